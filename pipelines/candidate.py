@@ -1,0 +1,71 @@
+"""What the extract stage hands to the fetch stage: a document without bytes, and what must be fetched for it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+from pipelines.document import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Timed text of a video: `kind` as in HTML (`subtitles`, `captions`), `is_automatic` where a machine wrote it."""
+
+    url: str
+    lang: str | None = None
+    kind: str = "subtitles"
+    is_automatic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRequest:
+    """One picture or video that a document needs.
+
+    Of an image document, request i is for `document.media[i]`. A video document has one request of type `video`
+    and no media yet: its frames and subtitles become segments once the bytes are at hand.
+
+    `url` is absolute, http(s); null where the input itself carries the bytes (`inline`: a data: URI, a tar member).
+    `page_url` is where it was found, null for lists.
+    """
+
+    type: Literal["image", "video"]
+    url: str | None
+    page_url: str | None = None
+    tracks: tuple[Track, ...] = ()
+    inline_sha256: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What the raw store knows it by: its URL, or the hash of its inline bytes."""
+        return self.url if self.url is not None else f"inline:{self.inline_sha256}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document that text rules let pass, its requests, and the inline bytes by their sha256 in hex."""
+
+    document: Document
+    requests: tuple[MediaRequest, ...] = ()
+    inline: tuple[tuple[str, bytes], ...] = ()
+
+    def requests_json(self) -> str:
+        """The requests as JSON, for a column of a parquet file."""
+        return json.dumps(
+            [asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+
+    @classmethod
+    def from_columns(cls, document: str, requests: str) -> Self:
+        """A candidate from its columns, without the inline bytes."""
+        rows = json.loads(requests)
+        return cls(
+            Document.from_json(document),
+            tuple(MediaRequest(**{**r, "tracks": tuple(Track(**t) for t in r["tracks"])}) for r in rows),
+        )
+
+
+def inline_request(data: bytes, page_url: str | None = None) -> tuple[MediaRequest, tuple[str, bytes]]:
+    """A request for a picture whose bytes are at hand, and the bytes by their hash."""
+    digest = hashlib.sha256(data).hexdigest()
+    return MediaRequest("image", None, page_url, inline_sha256=digest), (digest, data)

@@ -1,0 +1,281 @@
+"""The record that crosses every seam: `Document`, in the `seq/1` schema, and `Drop`, for what is left out.
+
+A document is a sequence of text, image and frame segments; its media are members of the same tar. The JSON
+of a sample is `Document.to_json()`: sorted keys, compact, UTF-8, floats at 6 significant digits, so that
+equal documents are equal bytes.
+"""
+
+import hashlib
+import json
+import unicodedata
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self, get_args
+
+SCHEMA = "seq/1"
+
+Kind = Literal["interleaved", "pair", "grounded", "video", "text"]
+SegmentType = Literal["text", "image", "frame"]
+Role = Literal["body", "heading", "caption", "alt", "subtitle", "transcript", "title", "content", "frame"]
+Origin = Literal["source", "synthetic", "derived"]
+Split = Literal["train", "val", "test"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SPLITS: tuple[Split, ...] = get_args(Split)
+CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one picture, one caption, img2dataset's extras
+
+KEY_PREFIX: dict[Kind, str] = {"interleaved": "i", "pair": "p", "grounded": "g", "video": "v", "text": "t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A phrase and where it is seen: half-open code-point offsets, and [x0, y0, x1, y1] in 0..1 from the top left."""
+
+    start: int
+    end: int
+    media: int
+    box: tuple[float, float, float, float]
+    score: float | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One step of the sequence. A text segment has `text`, any other has `media`, an index into the document's media.
+
+    `t0`, `t1` are seconds into the video; `generator` names the model behind text that is not plain source.
+    """
+
+    type: SegmentType
+    text: str | None = None
+    media: int | None = None
+    t0: float | None = None
+    t1: float | None = None
+    role: Role = "body"
+    origin: Origin = "source"
+    generator: str | None = None
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture of the document. What is null until the bytes are at hand: sizes, hashes, `part`, `mime`, `fetched_at`.
+
+    `stored_sha256` is of the bytes in the tar, `source_sha256` of those fetched; `part` is the member's name after
+    the key; `t` the time of a frame in seconds.
+    """
+
+    url: str | None
+    part: str | None = None
+    mime: str | None = None
+    width: int | None = None
+    height: int | None = None
+    source_width: int | None = None
+    source_height: int | None = None
+    bytes: int | None = None
+    stored_sha256: str | None = None
+    source_sha256: str | None = None
+    alt: str | None = None
+    t: float | None = None
+    fetched_at: str | None = None
+    license: str | None = None
+    license_evidence: str = "none-found"
+    credit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the record came from (the `source` of seq/1). No local path, no credential."""
+
+    dataset: str
+    record: str
+    release: str | None = None
+    file: str | None = None
+    page_url: str | None = None
+    canonical_url: str | None = None
+    crawl: str | None = None
+    warc_file: str | None = None
+    warc_offset: int | None = None
+    warc_length: int | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A machine-readable word on use, verbatim: `kind` as in permission.py, `target` is `page` or `media:<i>`."""
+
+    kind: str
+    target: str
+    value: str
+    observed_at: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether the sample may be used, by which policy, and why not."""
+
+    policy: str = "none"
+    allowed: bool = True
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number about `target` (`document`, `media:<i>`, `segment:<i>`); null is unknown, never zero."""
+
+    name: str
+    target: str
+    value: float | None
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What made the sample. `dedup_group` is shared by everything that must stay in one split."""
+
+    pipeline: str = ""
+    config_sha256: str = ""
+    pii_text: str | None = None
+    pii_hits: int = 0
+    dedup_group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One sample, or one candidate for it.
+
+    `extras` are further keys at the JSON's root that other readers expect (img2dataset's for pairs).
+    """
+
+    kind: Kind
+    key: str
+    segments: tuple[Segment, ...]
+    media: tuple[Media, ...]
+    source: Provenance
+    lang: str | None = None
+    signals: tuple[Signal, ...] = ()
+    decision: Decision = Decision()
+    scores: tuple[Score, ...] = ()
+    build: Build = Build()
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All text segments, joined by blank lines."""
+        return "\n\n".join(s.text for s in self.segments if s.text is not None)
+
+    @property
+    def num_text_chars(self) -> int:
+        """Code points in all text segments."""
+        return sum(len(s.text) for s in self.segments if s.text is not None)
+
+    def to_json(self) -> str:
+        """The canonical JSON of seq/1."""
+        record = {"schema": SCHEMA, **_plain(self)}
+        record |= record.pop("extras")
+        return canonical_json(record)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The document of a seq/1 JSON.
+
+        Raises:
+            ValueError: If it is not valid JSON, not `seq/1`, or lacks a key.
+        """
+        record = json.loads(text)
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise ValueError(f"not a {SCHEMA} record")
+        try:
+            known = {f.name for f in fields(cls)} - {"extras"}
+            return cls(
+                kind=record["kind"],
+                key=record["key"],
+                lang=record["lang"],
+                segments=tuple(
+                    Segment(
+                        **{
+                            **s,
+                            "regions": tuple(Region(**{**r, "box": tuple(r["box"])}) for r in s["regions"]),
+                        }
+                    )
+                    for s in record["segments"]
+                ),
+                media=tuple(Media(**m) for m in record["media"]),
+                source=Provenance(**record["source"]),
+                signals=tuple(Signal(**s) for s in record["signals"]),
+                decision=Decision(**{**record["decision"], "reasons": tuple(record["decision"]["reasons"])}),
+                scores=tuple(Score(**s) for s in record["scores"]),
+                build=Build(**record["build"]),
+                extras={k: v for k, v in record.items() if k not in known and k != "schema"},
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a {SCHEMA} record: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A candidate that was left out, and why. `unit` is what was counted: `page`, `document`, `media` or `sample`."""
+
+    source: str
+    stage: str
+    reason: str
+    unit: str
+    key: str | None = None
+    url: str | None = None
+    page_url: str | None = None
+    detail: str | None = None
+
+    def row(self) -> dict[str, str | None]:
+        """The columns of `drops/*.parquet`."""
+        return asdict(self)
+
+
+def make_key(kind: Kind, *locator: str | int) -> str:
+    """A sample's key: the kind's letter and 80 bits of the hash of its locator, so that it depends on nothing else."""
+    digest = hashlib.sha256("\x1f".join(map(str, locator)).encode("utf-8", "surrogatepass")).hexdigest()
+    return KEY_PREFIX[kind] + digest[:20]
+
+
+def clean_text(text: str) -> str:
+    """Text as the record keeps it: NFC, no lone surrogates, NULs or carriage returns, no space at either end."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Adjacent text of one role, origin and generator without times or regions, joined by a blank line."""
+    merged: list[Segment] = []
+    for segment in segments:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and segment.type == last.type == "text"
+            and (segment.role, segment.origin, segment.generator) == (last.role, last.origin, last.generator)
+            and segment.t0 is None
+            and last.t0 is None
+            and not segment.regions
+            and not last.regions
+        ):
+            merged[-1] = replace(last, text=f"{last.text}\n\n{segment.text}")
+        else:
+            merged.append(segment)
+    return tuple(merged)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON whose bytes repeat: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, tuples as lists, floats at 6 significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}

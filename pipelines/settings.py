@@ -1,0 +1,175 @@
+"""Settings as frozen models, and the one YAML loader that names a mistake's file, line and nearest right key."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of every settings model: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=Settings)
+_Path = tuple[str | int, ...]
+
+
+class _LineLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a repeated key and remembers the line of every key and item."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.lines: dict[_Path, int] = {}
+
+
+def _plain(loader: _LineLoader, node: yaml.Node, path: _Path) -> Any:
+    loader.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        value: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if key in value:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            loader.lines[(*path, str(key))] = key_node.start_mark.line + 1
+            value[key] = _plain(loader, value_node, (*path, str(key)))
+        return value
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, (*path, i)) for i, item in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)
+
+
+def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[_Path, int]]:
+    """The mapping in a YAML file, and the line on which each of its keys and items stands.
+
+    Raises:
+        UserError: If the file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    loader = _LineLoader(text)
+    try:
+        node = loader.get_single_node()
+        tree = {} if node is None else _plain(loader, node, ())
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: no valid YAML: {error.problem}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold a mapping of settings, not a {type(tree).__name__}")
+    return tree, loader.lines
+
+
+def load_settings(model: type[Model], path: str | Path, overrides: tuple[str, ...] = ()) -> Model:
+    """`model` from a YAML file, with `--set a.b=c` overrides, checked alike.
+
+    Args:
+        model: The settings model of the whole file.
+        path: A YAML file.
+        overrides: `dotted.key=value`; the value is read as YAML.
+
+    Raises:
+        UserError: One line that says what is wrong, on which line, and what would be right.
+    """
+    tree, lines = load_yaml(path)
+    for override in overrides:
+        set_override(tree, override)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(model, error, str(path), lines)) from error
+
+
+def set_override(tree: dict[str, Any], override: str) -> None:
+    """Put `dotted.key=value` into a tree of settings."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"--set {override}: should read --set some.key=value")
+    *parents, last = dotted.split(".")
+    place: Any = tree
+    for parent in parents:
+        if isinstance(place, list):
+            place = _item(place, parent, override)
+        else:
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+        if not isinstance(place, dict | list):
+            raise UserError(f"--set {override}: {parent!r} holds no settings")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: {value!r} is no valid YAML value") from error
+    if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", parsed):
+        parsed = float(parsed)  # YAML 1.1 reads 3e-4 as a string
+    if isinstance(place, list):
+        _item(place, last, override)
+        place[int(last)] = parsed
+    else:
+        place[last] = parsed
+
+
+def _item(items: list[Any], index: str, override: str) -> Any:
+    if not index.isdigit() or int(index) >= len(items):
+        raise UserError(f"--set {override}: {index!r} is no place in a list of {len(items)}")
+    return items[int(index)]
+
+
+def dump_yaml(settings: Settings) -> str:
+    """Every setting with its value, in the order of the model: what is written beside an output."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _explain(model: type[Settings], error: ValidationError, path: str, lines: dict[_Path, int]) -> str:
+    """The first mistake in one line: file, line, key, what is wrong, what would be right."""
+    first = error.errors()[0]
+    location: _Path = first["loc"]
+    # Drop what pydantic adds for unions and dictionaries of models: keep what stands in the file.
+    where: _Path = location
+    shown = ".".join(str(part) for part in location if not (isinstance(part, str) and part.endswith("]")))
+    line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
+    place = f"{path}:{line}" if line else path
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(
+            str(location[-1]), _known_keys(model, location[:-1]), n=1, cutoff=0.5
+        )
+        hint = (
+            f"Did you mean '{near[0]}'?"
+            if near
+            else f"Known here: {', '.join(_known_keys(model, location[:-1]))}."
+        )
+        return f"{place}: {shown}: unknown key. {hint}"
+    if first["type"] == "missing":
+        return f"{place}: {shown}: is missing and has no default."
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {shown + ': ' if shown else ''}{message}{more}"
+
+
+def _known_keys(model: Any, location: _Path) -> list[str]:
+    """Keys of the model at a location, found by walking annotations; empty where none is found."""
+    models = _models_in(model)
+    for part in location:
+        found: list[Any] = []
+        for candidate in models:
+            info = candidate.model_fields.get(str(part))
+            found += _models_in(info.annotation) if info else []
+        models = found or models  # an index, a dictionary's key or a union's tag: stay
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]

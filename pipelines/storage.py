@@ -1,0 +1,161 @@
+"""Files on a local disk or any fsspec URL (`s3://`, `gs://`), read by range and written whole or not at all.
+
+A local file appears under its name only when its bytes are on disk (temporary name, fsync, rename); an object
+store makes an upload visible when it is complete. Readers skip what begins with `.~`.
+"""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import fsspec
+
+TEMPORARY = ".~"
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on a mounted file system."""
+    return "://" not in path or path.startswith("file://")
+
+
+def join(folder: str, *names: str) -> str:
+    """A path below a folder."""
+    return "/".join([folder.rstrip("/") if folder != "/" else "", *names])
+
+
+def parent(path: str) -> str:
+    """The folder a path lies in."""
+    return path.rstrip("/").rpartition("/")[0] or "."
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    if is_local(path):
+        return os.path.exists(path)
+    fs, inner = _filesystem(path)
+    return bool(fs.exists(inner))
+
+
+def size(path: str) -> int:
+    """Bytes in a file."""
+    if is_local(path):
+        return os.path.getsize(path)
+    fs, inner = _filesystem(path)
+    return int(fs.size(inner))
+
+
+def open_read(path: str) -> BinaryIO:
+    """A file to read bytes from; a local one is unbuffered by fsspec."""
+    if is_local(path):
+        return open(path, "rb")
+    return cast(BinaryIO, fsspec.open(path, "rb").open())
+
+
+def read_bytes(path: str) -> bytes:
+    """All bytes of a file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """`length` bytes from `offset`.
+
+    Raises:
+        EOFError: If the file ends before.
+    """
+    if is_local(path):
+        with open(path, "rb") as file:
+            data = os.pread(file.fileno(), length, offset)
+    else:
+        fs, inner = _filesystem(path)
+        data = fs.cat_file(inner, start=offset, end=offset + length)
+    if len(data) != length:
+        raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
+    return cast(bytes, data)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Paths of the finished files below a folder that end so, sorted; none where the folder is missing."""
+    if is_local(folder):
+        found = [
+            join(base.replace(os.sep, "/"), name)
+            for base, _, names in os.walk(folder)
+            for name in names
+            if name.endswith(suffix) and not name.startswith(TEMPORARY)
+        ]
+        return sorted(found)
+    fs, inner = _filesystem(folder)
+    if not fs.exists(inner):
+        return []
+    paths = (str(fs.unstrip_protocol(p)) for p in fs.find(inner))
+    return sorted(p for p in paths if p.endswith(suffix) and not p.rpartition("/")[2].startswith(TEMPORARY))
+
+
+@contextlib.contextmanager
+def write_whole(path: str) -> Iterator[IO[bytes]]:
+    """A file to write bytes to, which appears under its name when the block ends, or never.
+
+    The temporary name is unique, so two writers of one path cannot mix: the last to finish wins.
+    """
+    if not is_local(path):
+        with fsspec.open(path, "wb") as file:  # visible when closed without an error
+            yield file
+        return
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    temporary = os.path.join(folder, f"{TEMPORARY}{name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(folder or ".")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a small file whole."""
+    with write_whole(path) as file:
+        file.write(data)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all below it; nothing happens where there is none."""
+    if is_local(path):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        return
+    fs, inner = _filesystem(path)
+    if fs.exists(inner):
+        fs.rm(inner, recursive=True)
+
+
+def remove_leftovers(folder: str) -> int:
+    """Remove temporary files that a killed run left below a local folder; returns how many."""
+    leftovers = [p for p in Path(folder).rglob(f"{TEMPORARY}*") if p.is_file()] if is_local(folder) else []
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
