@@ -51,9 +51,7 @@ class Candidate:
 
     def requests_json(self) -> str:
         """The requests as JSON, for a column of a parquet file."""
-        return json.dumps(
-            [asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        return json.dumps([asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_columns(cls, document: str, requests: str) -> Self:

@@ -141,14 +141,8 @@ def _explain(model: type[Settings], error: ValidationError, path: str, lines: di
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     place = f"{path}:{line}" if line else path
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(
-            str(location[-1]), _known_keys(model, location[:-1]), n=1, cutoff=0.5
-        )
-        hint = (
-            f"Did you mean '{near[0]}'?"
-            if near
-            else f"Known here: {', '.join(_known_keys(model, location[:-1]))}."
-        )
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(model, location[:-1]), n=1, cutoff=0.5)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(_known_keys(model, location[:-1]))}."
         return f"{place}: {shown}: unknown key. {hint}"
     if first["type"] == "missing":
         return f"{place}: {shown}: is missing and has no default."

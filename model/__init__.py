@@ -1,0 +1,1 @@
+"""The model: visual encoder, causal transformer, visual decoder, in single-device PyTorch."""

@@ -1,0 +1,1 @@
+"""Tools around a corpus and a run; `python -m tools` lists them."""
