@@ -79,7 +79,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         data = fs.cat_file(inner, start=offset, end=offset + length)
     if len(data) != length:
         raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
-    return cast(bytes, data)
+    return data
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
