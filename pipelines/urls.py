@@ -1,0 +1,238 @@
+"""URLs as identities: one spelling for each, resolution as in browsers, and what may be stored of them.
+
+`canonical_url` is what the project compares, fetches and keys by; `without_credentials` is what leaves the machine.
+"""
+
+import functools
+import ipaddress
+import itertools
+import re
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+
+import idna
+import tldextract
+
+MAX_URL_CHARS = 8192  # servers commonly refuse longer request lines (RFC 9110 asks for at least 8000 octets)
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_PATH = _UNRESERVED | frozenset(b"!$&'()*+,;=:@/")  # RFC 3986, 3.3
+_QUERY = _PATH | frozenset(b"?[]|")  # brackets and bars stand raw in too many working URLs
+_ESCAPE_OR_BYTE = re.compile(rb"%[0-9A-Fa-f]{2}|.", re.DOTALL)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Parameters that follow a visitor about or name the visitor's session, never the page.
+_TRACKING = _words(
+    "gclid gclsrc dclid gbraid wbraid fbclid msclkid yclid ysclid twclid ttclid li_fat_id igshid igsh srsltid mc_cid "
+    "mc_eid mkt_tok _ga _gl _hsenc _hsmi __hssc __hstc __hsfp hsctatracking vero_id vero_conv oly_anon_id oly_enc_id "
+    "wickedid s_cid ref_src rb_clickid phpsessid jsessionid aspsessionid cfid cftoken"
+)
+_TRACKING_PREFIXES = ("utm_", "pk_", "mtm_", "hsa_")
+_PATH_SESSION = re.compile(r";jsessionid=[^/;?]*", re.IGNORECASE)
+
+_SECRET_WORDS = _words(
+    "token secret password passwd passphrase pwd apikey auth authorization signature sig sign hmac jwt credential "
+    "credentials session sessionid accesskey accesskeyid awsaccesskeyid privatekey oauth bearer otp"
+)
+_SECRET_PAIRS = frozenset(
+    {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("key", "pair"), ("pass", "word")}
+)
+
+_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
+
+
+def canonical_url(url: str) -> str:
+    """The one spelling of an absolute http(s) URL.
+
+    Scheme and host in lower case, the host in IDNA's ASCII form, no userinfo, default port, dot segments, fragment,
+    tracking parameter or session id; percent-escapes where needed and only there, in upper case. The order of
+    parameters stays: servers may mind it.
+
+    Raises:
+        ValueError: If it is no absolute http(s) URL with a valid host and port, or is longer than `MAX_URL_CHARS`.
+    """
+    url = re.sub(r"[\t\r\n]", "", url.strip("".join(map(chr, range(33)))))
+    if len(url) > MAX_URL_CHARS:
+        raise ValueError(f"URL of {len(url)} characters; at most {MAX_URL_CHARS}")
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"no http(s) URL: {url[:100]!r}")
+    host = _canonical_host(parts.hostname or "")
+    port = parts.port  # ValueError where it is no number up to 65535
+    netloc = host if port is None or port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
+    path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
+    path = _without_dot_segments(path) or "/"
+    kept = [p for p in parts.query.split("&") if p and not _is_tracking(p)]
+    return urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+
+
+def resolve(base: str, reference: str) -> str | None:
+    """The canonical URL that a reference on a page leads to; None where that is not fetched over http(s).
+
+    Args:
+        base: The page's base URL; empty for a reference that must be absolute.
+        reference: As it stands in the attribute, entities decoded.
+    """
+    reference = re.sub(r"[\t\r\n]", "", reference.strip())
+    if not reference or len(reference) > MAX_URL_CHARS or re.fullmatch("(?i)https?:/*", reference):
+        return None
+    try:
+        # WHATWG URL: in http(s) a backslash is a slash; urllib does not know.
+        path, mark, rest = reference.partition("?")
+        return canonical_url(urljoin(base, path.replace("\\", "/") + mark + rest))
+    except ValueError:
+        return None
+
+
+def authority(url: str) -> str:
+    """Host, and port where it is not the scheme's default: what politeness and robots.txt go by.
+
+    Raises:
+        ValueError: As `canonical_url`.
+    """
+    return urlsplit(canonical_url(url)).netloc
+
+
+def registered_domain(url: str) -> str:
+    """The domain one registers below a public suffix (its private section included); an IP or bare host is its own.
+
+    Raises:
+        ValueError: As `canonical_url`.
+    """
+    return _registered_domain_of_host(urlsplit(canonical_url(url)).hostname or "")
+
+
+@functools.lru_cache(maxsize=100_000)
+def _registered_domain_of_host(host: str) -> str:
+    found = _suffixes(host)
+    return f"{found.domain}.{found.suffix}" if found.domain and found.suffix else host
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it may be stored and published: without userinfo and without parameters that read like secrets."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
+    kept = "&".join(p for p in parts.query.split("&") if not _is_secret(p.partition("=")[0]))
+    fragment = "" if "=" in parts.fragment and _is_secret(parts.fragment.partition("=")[0]) else parts.fragment
+    return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, fragment))
+
+
+def _is_tracking(parameter: str) -> bool:
+    name = unquote(parameter.partition("=")[0]).lower()
+    return name in _TRACKING or name.startswith(_TRACKING_PREFIXES)
+
+
+def _is_secret(name: str) -> bool:
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", unquote(name))
+    words = [w.lower() for w in re.split(r"[^A-Za-z0-9]+", spaced) if w]
+    return (
+        not _SECRET_WORDS.isdisjoint(words)
+        or "".join(words) in _SECRET_WORDS
+        or any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words))
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def _canonical_host(host: str) -> str:
+    host = unquote(host).lower()
+    if not host:
+        raise ValueError("URL without a host")
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(f"no valid host: {host!r}: {error}") from error
+    if not re.fullmatch(r"[a-z0-9_.-]+", host) or ".." in host or host.startswith(".") or len(host) > 254:
+        raise ValueError(f"no valid host: {host!r}")
+    return host.rstrip(".")
+
+
+def _percent_normal(text: str, allowed: frozenset[int]) -> str:
+    """Escapes in upper case; unreserved octets bare; octets that may not stand bare escaped."""
+    if text.isascii() and "%" not in text and all(ord(c) in allowed for c in text):
+        return text
+
+    def one(match: re.Match[bytes]) -> bytes:
+        token = match[0]
+        octet = int(token[1:], 16) if len(token) == 3 else token[0]
+        if octet in _UNRESERVED or (len(token) == 1 and octet in allowed):
+            return bytes([octet])
+        return b"%%%02X" % octet
+
+    return _ESCAPE_OR_BYTE.sub(one, text.encode("utf-8", "replace")).decode("ascii")
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986, 5.2.4."""
+    if "/." not in path:
+        return path
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+_SRCSET_URL = re.compile(r"[\s,]*(\S+)")
+_SRCSET_DESCRIPTORS = re.compile(r"(?:[^,(]|\([^)]*\)?)*")  # up to the next comma outside parentheses
+
+
+class SrcsetCandidate(NamedTuple):
+    """One picture of a `srcset`: its reference, and `width` in pixels (`640w`) or `density` (`2x`)."""
+
+    reference: str
+    width: int | None
+    density: float | None
+
+
+def parse_srcset(value: str) -> tuple[SrcsetCandidate, ...]:
+    """The candidates of a `srcset` by HTML's own algorithm: a comma inside a URL belongs to the URL.
+
+    A candidate with an invalid descriptor is left out; one without any has density 1.
+    """
+    candidates: list[SrcsetCandidate] = []
+    position = 0
+    while match := _SRCSET_URL.match(value, position):
+        reference, position = match[1], match.end()
+        descriptors: list[str] = []
+        if reference.endswith(","):
+            reference = reference.rstrip(",")
+        else:
+            end = _SRCSET_DESCRIPTORS.match(value, position)
+            assert end is not None  # matches nothing at least
+            descriptors, position = end[0].split(), end.end()
+        size = _srcset_size(descriptors)
+        if size is not None and reference:
+            candidates.append(SrcsetCandidate(reference, *size))
+    return tuple(candidates)
+
+
+def _srcset_size(descriptors: list[str]) -> tuple[int | None, float | None] | None:
+    """(width, density), or None where the descriptors are invalid."""
+    width: int | None = None
+    density: float | None = None
+    for descriptor in descriptors:
+        if re.fullmatch(r"\d{1,9}w", descriptor) and width is None and int(descriptor[:-1]):
+            width = int(descriptor[:-1])
+        elif re.fullmatch(r"\d{1,9}(\.\d{1,9})?x", descriptor) and density is None:
+            density = float(descriptor[:-1])
+        elif not re.fullmatch(r"\d{1,9}h", descriptor):
+            return None
+    if width is not None and density is not None:
+        return None
+    return width, (1.0 if width is None and density is None else density)

@@ -1,0 +1,154 @@
+"""URLs: one spelling, resolution as in browsers, secrets off, srcset by the letter."""
+
+import pytest
+
+from pipelines.urls import (
+    MAX_URL_CHARS,
+    authority,
+    canonical_url,
+    parse_srcset,
+    registered_domain,
+    resolve,
+    without_credentials,
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "canonical"),
+    [
+        ("HTTP://EXAMPLE.com:80", "http://example.com/"),
+        ("https://example.com:443/A", "https://example.com/A"),
+        ("http://example.com:8080/", "http://example.com:8080/"),
+        ("http://user:pw@example.com/", "http://example.com/"),
+        ("http://example.com./", "http://example.com/"),
+        ("http://bücher.example/ü?q=ü", "http://xn--bcher-kva.example/%C3%BC?q=%C3%BC"),
+        ("http://[0:0::1]:8000/a", "http://[::1]:8000/a"),
+        ("http://x.org/a/./b/../c", "http://x.org/a/c"),
+        ("http://x.org/../a/..", "http://x.org/"),
+        ("http://x.org/%2e%2e/b", "http://x.org/b"),
+        ("http://x.org/%7euser/%c3%a9", "http://x.org/~user/%C3%A9"),
+        ("http://x.org/a%2Fb", "http://x.org/a%2Fb"),
+        ("http://x.org/50%off a", "http://x.org/50%25off%20a"),
+        ("http://x.org/p?b=2&a=1#part", "http://x.org/p?b=2&a=1"),
+        ("http://x.org/p?utm_source=n&id=7&gclid=1&fbclid=2", "http://x.org/p?id=7"),
+        ("http://x.org/p?utm_source=n", "http://x.org/p"),
+        ("http://x.org/p;jsessionid=9A?PHPSESSID=3&id=7", "http://x.org/p?id=7"),
+        ("http://x.org//double//", "http://x.org//double//"),
+        (" http://x.org/\n a", "http://x.org/%20a"),
+    ],
+)
+def test_each_url_has_one_spelling(url: str, canonical: str) -> None:
+    assert canonical_url(url) == canonical
+    assert canonical_url(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x.org/",
+        "/relative",
+        "http:///path",
+        "http://x.org:99999/",
+        "http://[bad/",
+        "http://a b/",
+        "http://..x/",
+        "http://x.org/" + "a" * MAX_URL_CHARS,
+    ],
+)
+def test_what_is_no_http_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        canonical_url(url)
+
+
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("d.png", "http://a.org/b/d.png"),
+        ("./d.png", "http://a.org/b/d.png"),
+        ("../e", "http://a.org/e"),
+        ("../../../e", "http://a.org/e"),
+        ("/f", "http://a.org/f"),
+        ("//cdn.example/y", "http://cdn.example/y"),
+        ("?q=1", "http://a.org/b/c.html?q=1"),
+        ("#part", "http://a.org/b/c.html"),
+        ("\\x\\y?z=\\", "http://a.org/x/y?z=%5C"),
+        ("ht\ntp://q.org/", "http://q.org/"),
+    ],
+)
+def test_references_resolve_as_in_browsers(reference: str, url: str) -> None:
+    assert resolve("http://a.org/b/c.html", reference) == url
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "",
+        "javascript:void(0)",
+        "mailto:a@b.org",
+        "file:///etc/passwd",
+        "data:,x",
+        "http://",
+        "http://[bad",
+        "ftp://a/b",
+    ],
+)
+def test_only_http_is_followed(reference: str) -> None:
+    assert resolve("http://a.org/b/c.html", reference) is None
+
+
+def test_authority_names_a_port_that_is_not_the_default() -> None:
+    assert authority("http://A.org:8080/x") == "a.org:8080"
+    assert authority("https://A.org:443/x") == "a.org"
+
+
+@pytest.mark.parametrize(
+    ("url", "domain"),
+    [
+        ("http://news.example.co.uk/x", "example.co.uk"),
+        ("http://someone.github.io/", "someone.github.io"),
+        ("http://127.0.0.1:8000/", "127.0.0.1"),
+        ("http://[::1]/", "::1"),
+        ("http://localhost:9/", "localhost"),
+        ("http://co.uk/", "co.uk"),
+    ],
+)
+def test_registered_domain_follows_the_public_suffix_list(url: str, domain: str) -> None:
+    assert registered_domain(url) == domain
+
+
+@pytest.mark.parametrize(
+    ("url", "stored"),
+    [
+        ("http://user:pw@x.org/a?b=1", "http://x.org/a?b=1"),
+        ("http://x.org/a?token=1&b=2&api_key=3&APIKEY=4&apiKey=5", "http://x.org/a?b=2"),
+        ("http://x.org/a?X-Amz-Signature=1&X-Amz-Credential=2&w=3", "http://x.org/a?w=3"),
+        ("http://x.org/a?accessToken=1&user%5Fpassword=2&client_secret=3", "http://x.org/a"),
+        ("http://x.org/a?monkey=1&design=2&author=3&key=4", "http://x.org/a?monkey=1&design=2&author=3&key=4"),
+        ("http://x.org/a#access_token=1", "http://x.org/a"),
+        ("http://u:p@[bad/a?token=1", "[bad/a"),
+    ],
+)
+def test_stored_urls_carry_no_credentials(url: str, stored: str) -> None:
+    assert without_credentials(url) == stored
+
+
+@pytest.mark.parametrize(
+    ("value", "candidates"),
+    [
+        ("", []),
+        ("a.png", [("a.png", None, 1.0)]),
+        ("a.png 1x, b.png 2.5x", [("a.png", None, 1.0), ("b.png", None, 2.5)]),
+        ("a.png 320w,\n b.png 640w 480h", [("a.png", 320, None), ("b.png", 640, None)]),
+        (
+            "https://x/w_300,h_200/a.jpg 300w, https://x/w_600,h_400/a.jpg 600w",
+            [("https://x/w_300,h_200/a.jpg", 300, None), ("https://x/w_600,h_400/a.jpg", 600, None)],
+        ),
+        ("a.png, b.png", [("a.png", None, 1.0), ("b.png", None, 1.0)]),
+        (", ,a.png 2x,,", [("a.png", None, 2.0)]),
+        ("a.png 2x 3w, b.png 0w, c.png bad, d.png (1, 2), e.png 1x", [("e.png", None, 1.0)]),
+    ],
+)
+def test_srcset_is_read_by_the_html_algorithm(
+    value: str, candidates: list[tuple[str, int | None, float | None]]
+) -> None:
+    assert [tuple(c) for c in parse_srcset(value)] == candidates
