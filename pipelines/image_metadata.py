@@ -1,0 +1,282 @@
+"""The containers of pictures: format, size, what they carry beside pixels, and the same file without it.
+
+Everything is read from the bytes, never from a name or a header of HTTP, and without decoding a pixel, so that a
+hostile file costs nothing. JPEG, PNG and WebP are walked; the other formats are only recognised, and their XMP
+packet is found by its markers.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+Format = Literal["jpeg", "png", "webp", "gif", "bmp", "avif"]
+
+MIME: dict[Format, str] = {f: f"image/{f}" for f in ("jpeg", "png", "webp", "gif", "bmp", "avif")}
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are looked at
+_MAX_EXIF_ENTRIES = 1000
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside entropy-coded data: no stuffing, no restart, no fill
+_XMP_PACKET = re.compile(rb"<x:xmpmeta.{0,1048576}?</x:xmpmeta>", re.DOTALL)
+_EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a picture carries: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
+
+    exif: bytes = b""
+    xmp: bytes = b""
+    c2pa: bytes = b""
+
+    @property
+    def orientation(self) -> int:
+        """How the pixels must be turned to stand upright: EXIF's 1 to 8, and 1 where nothing valid is said."""
+        value = exif_value(self.exif, _EXIF_ORIENTATION)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def sniff_format(data: bytes) -> Format | None:
+    """The format that the first bytes show, or None."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(_PNG):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[4:8] == b"ftyp" and (b"avif" in data[8:64] or b"avis" in data[8:64]):
+        return "avif"
+    if data[:2] == b"BM" and len(data) > 26 and struct.unpack_from("<I", data, 14)[0] in (12, 40, 52, 56, 64, 108, 124):
+        return "bmp"
+    return None
+
+
+def read_size(data: bytes, format: Format) -> tuple[int, int]:
+    """Width and height as the header states them, before any turning.
+
+    Raises:
+        ValueError: If the header is broken.
+        PIL.Image.DecompressionBombError: If a GIF, BMP or AVIF is far beyond Pillow's limit.
+    """
+    try:
+        if format == "jpeg":
+            for marker, start, _ in _jpeg_segments(data):
+                if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                    height, width = struct.unpack_from(">HH", data, start + 1)
+                    return int(width), int(height)
+            raise ValueError("no frame header")
+        if format == "png":
+            width, height = struct.unpack_from(">II", data, 16)
+            return int(width), int(height)
+        if format == "webp":
+            return _webp_size(data)
+        with Image.open(io.BytesIO(data), formats=[format.upper()]) as image:
+            return image.size
+    except (struct.error, IndexError, OSError, SyntaxError) as error:
+        raise ValueError(f"broken {format} header: {error}") from error
+
+
+def read_metadata(data: bytes, format: Format) -> Metadata:
+    """The metadata of a picture; what is broken is left out."""
+    try:
+        if format == "jpeg":
+            return _jpeg_metadata(data)
+        if format == "png":
+            return _png_metadata(data)
+        if format == "webp":
+            return _webp_metadata(data)
+    except (struct.error, IndexError, ValueError):
+        return Metadata()
+    packet = _XMP_PACKET.search(data)
+    return Metadata(xmp=packet.group() if packet else b"")
+
+
+def strip_metadata(data: bytes, format: Format) -> bytes:
+    """The same picture, not decoded, with nothing but what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
+
+    Raises:
+        ValueError: If the file is broken or the format is not JPEG, PNG or a still, opaque WebP.
+    """
+    try:
+        if format == "jpeg":
+            return _strip_jpeg(data)
+        if format == "png":
+            kept = [
+                data[s - 8 : e + 4] for name, s, e in _png_chunks(data) if name in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+            ]
+            return _PNG + b"".join(kept)
+        if format == "webp":
+            pixels = [(n, data[s:e]) for n, s, e in _webp_chunks(data) if n in (b"VP8 ", b"VP8L")]
+            if len(pixels) != 1:
+                raise ValueError("not one still picture")
+            name, payload = pixels[0]
+            chunk = name + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
+            return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"broken {format}: {error}") from error
+    raise ValueError(f"{format} is not stored as it came")
+
+
+def exif_value(exif: bytes, tag: int) -> int | str | None:
+    """A number or a text of the first directory of EXIF, or None."""
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+        if order is None:
+            return None
+        (offset,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, offset)
+        for i in range(min(count, _MAX_EXIF_ENTRIES)):
+            entry = offset + 2 + 12 * i
+            found, kind, length = struct.unpack_from(order + "HHI", exif, entry)
+            if found != tag:
+                continue
+            if kind == 3:
+                return int(struct.unpack_from(order + "H", exif, entry + 8)[0])
+            if kind == 2:
+                at = entry + 8 if length <= 4 else struct.unpack_from(order + "I", exif, entry + 8)[0]
+                return exif[at : at + min(length, 4096)].split(b"\0")[0].decode("utf-8", "replace").strip() or None
+    except struct.error:
+        pass
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each payload up to and with the end-of-image marker, scans passed over."""
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise ValueError("no JPEG marker where one must be")
+        while data[at] == 0xFF:
+            at += 1
+        marker = data[at]
+        at += 1
+        if marker == 0xD9:
+            yield marker, at, at
+            return
+        if marker in (0x01, 0xD8):
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        end = at + length
+        if length < 2 or end > len(data):
+            raise ValueError("a JPEG segment ends beyond the file")
+        if marker == 0xDA:
+            found = _NEXT_MARKER.search(data, end)
+            if found is None:
+                raise ValueError("no end of the JPEG scan")
+            end = found.start()
+        yield marker, at + 2, end
+        at = end
+
+
+def _jpeg_metadata(data: bytes) -> Metadata:
+    exif, xmp, extended = b"", [], []
+    jumbf: dict[int, list[tuple[int, bytes]]] = {}
+    for marker, start, end in _jpeg_segments(data):
+        if marker == 0xDA:
+            break
+        payload = data[start:end]
+        if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
+            exif = exif or payload[6:]
+        elif marker == 0xE1 and payload.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            xmp.append(payload[29:])
+        elif marker == 0xE1 and payload.startswith(b"http://ns.adobe.com/xmp/extension/\0"):
+            extended.append((payload[35:67], struct.unpack_from(">I", payload, 71)[0], payload[75:]))
+        elif marker == 0xEB and payload.startswith(b"JP"):
+            box, sequence = struct.unpack_from(">HI", payload, 2)
+            jumbf.setdefault(box, []).append((sequence, payload[8:]))
+    xmp += [part for _, _, part in sorted(extended)]
+    stores = []
+    for _, pieces in sorted(jumbf.items()):
+        pieces.sort()
+        header = 16 if pieces[0][1][:4] == b"\0\0\0\1" else 8  # every further piece repeats the box's header
+        stores.append(pieces[0][1] + b"".join(piece[header:] for _, piece in pieces[1:]))
+    return Metadata(exif, b"".join(xmp)[:_MAX_METADATA], b"".join(stores)[:_MAX_METADATA])
+
+
+def _strip_jpeg(data: bytes) -> bytes:
+    kept = [b"\xff\xd8"]
+    for marker, start, end in _jpeg_segments(data):
+        payload = data[start:end]
+        if marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
+            kept.append(b"\xff\xe0\x00\x10" + payload[:12] + b"\0\0")  # without its thumbnail
+        elif marker == 0xD9:
+            kept.append(b"\xff\xd9")
+        elif not (0xE0 <= marker <= 0xEF or marker == 0xFE) or (marker == 0xEE and payload.startswith(b"Adobe")):
+            kept.append(b"\xff" + bytes([marker]) + data[start - 2 : end])
+    return b"".join(kept)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    at = 8
+    while True:
+        (length,) = struct.unpack_from(">I", data, at)
+        name, start, end = data[at + 4 : at + 8], at + 8, at + 8 + length
+        if end + 4 > len(data):
+            raise ValueError("a PNG chunk ends beyond the file")
+        yield name, start, end
+        if name == b"IEND":
+            return
+        at = end + 4
+
+
+def _png_metadata(data: bytes) -> Metadata:
+    exif = xmp = c2pa = b""
+    for name, start, end in _png_chunks(data):
+        if name == b"eXIf":
+            exif = data[start:end]
+        elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0", start):
+            is_compressed, rest = data[start + 18], data[start + 20 : end]
+            text = rest.split(b"\0", 2)[2]
+            xmp = _inflate(text) if is_compressed else text
+        elif name == b"caBX":
+            c2pa = data[start:end]
+    return Metadata(exif, xmp[:_MAX_METADATA], c2pa[:_MAX_METADATA])
+
+
+def _inflate(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, 1 << 20)
+    except zlib.error:
+        return b""
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    at, whole = 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0])
+    while at + 8 <= whole:
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        start, end = at + 8, at + 8 + length
+        if end > len(data):
+            raise ValueError("a WebP chunk ends beyond the file")
+        yield data[at : at + 4], start, end
+        at = end + length % 2
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    for name, start, _ in _webp_chunks(data):
+        if name == b"VP8X":
+            width, height = (int.from_bytes(data[start + i : start + i + 3], "little") + 1 for i in (4, 7))
+            return width, height
+        if name == b"VP8L":
+            bits = int.from_bytes(data[start + 1 : start + 5], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, start + 6)
+            return int(width) & 0x3FFF, int(height) & 0x3FFF
+    raise ValueError("no picture in the WebP container")
+
+
+def _webp_metadata(data: bytes) -> Metadata:
+    chunks = {name: data[start:end] for name, start, end in _webp_chunks(data)}
+    return Metadata(
+        chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0"),
+        chunks.get(b"XMP ", b"")[:_MAX_METADATA],
+        chunks.get(b"C2PA", b"")[:_MAX_METADATA],
+    )
