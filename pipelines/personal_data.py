@@ -1,0 +1,267 @@
+"""Personal data in text, masked by typed placeholders (`<EMAIL>`), the spans of grounded phrases carried along.
+
+What is masked is a function of the text alone: no made-up values, no counters, so that order and parallelism change
+nothing. Where a pattern alone would hit dates, versions, prices or ISBNs, a checksum
+or the context decides; names and street addresses are not looked for.
+"""
+
+import bisect
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.document import Document, Segment
+
+MASK = "mask-v1"
+"""What `build.pii_text` says of masked text; a change of the rules below is a new version."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Masked text, how often each type was found, and the spans asked for, in the masked text."""
+
+    text: str
+    hits: dict[str, int]
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def num_hits(self) -> int:
+        """Findings of all types."""
+        return sum(self.hits.values())
+
+
+# Every pattern is bounded in length and anchored at the beginning of a run, so that no text takes quadratic time.
+_EMAIL = re.compile(r"(?<![\w+%-])\w[\w.+%-]{0,63}@(?:[\w-]{1,63}\.){1,8}(?P<top>[^\W\d_]{2,24})(?!\w)")
+_FILE_EXTENSIONS = {"png", "jpg", "jpeg", "gif", "webp", "svg", "css", "js"}  # icon@2x.png
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
+_CARD = re.compile(r"(?<![\w.,+-])[2-6][0-9]{3}(?:[ -]?[0-9]){10,15}(?![\w]|[.,][0-9])")
+_CARD_ISSUERS = re.compile(  # issuer prefixes and the lengths in use; 13 digits are left to EANs and timestamps
+    r"4(?:.{15}|.{18})|(?:5[1-5]|2[2-7]).{14}|3[47].{13}|3(?:0[0-5]|[689]).{11,16}|35.{14,17}|6[0-9].{14,17}|5[06-8].{14,17}"
+)
+_NATIONAL_ID = re.compile(
+    r"(?<![\w.-])(?:"
+    r"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}"  # United States: social security number
+    r"|[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"  # Brazil: CPF
+    r"|[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"  # United Kingdom: NINO
+    r"|[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]"  # Italy: codice fiscale
+    r")(?![\w-])"
+)
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_IPV4 = re.compile(rf"(?<![\w.,-]){_OCTET}(?:\.{_OCTET}){{3}}(?!\w|[.-][0-9])")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_NUMBERED = re.compile(
+    r"(?:\b(?:v|ver|version|release|build|firmware|section|chapter|table|figure)|§)\W{0,2}$", re.IGNORECASE
+)
+
+_NOT_INSIDE = r"(?<![\w.,:/$€£¥#+-])"
+_NOT_GOING_ON = r"(?!\w|[.,:/-][0-9])"
+_PHONES = [
+    re.compile(pattern + _NOT_GOING_ON, re.IGNORECASE)
+    for pattern in (
+        # International: +49 (0)30 1234-567
+        r"(?<![\w+.,-])\(?\+[0-9]++\)?(?:[ .\-/]?\(?[0-9]++\)?){0,7}",
+        # North America: (212) 555-0123, 1-212-555-0123, 212.555.0123; spaces alone are too often figures of a table
+        _NOT_INSIDE + r"(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
+        # Trunk prefix 0: in pairs (01 23 45 67 89), or area code and number (020 7946 0958, 0171/1234567)
+        _NOT_INSIDE + r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}",
+        _NOT_INSIDE + r"\(?0[1-9][0-9]{1,4}\)?(?:[ /-][0-9]{2,8}){1,4}",
+        # Whatever is called a telephone number
+        r"(?<!\w)(?:(?:tele)?(?:phone|fax)|tel|t[eé]l[eé]fon[eo]?|telefoon|whatsapp|(?:mobile?|cell|handy|hotline)(?=:)"
+        r"|call(?: us)?(?: at| on|(?=:)))(?: (?:no|number)\b)?[.:]{0,2} {0,2}"
+        r"(?P<number>\(?[0-9](?:[ ().\-/]{0,2}[0-9]){6,14})",
+    )
+]
+_DATE = re.compile(
+    r"(?<![0-9])(?:[12][0-9]{3}([-./])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-./])[0-9]{1,2}\2[12][0-9]{3})(?![0-9])"
+)
+_WORTH_A_LOOK = re.compile(r"[@0-9]")
+_SEVEN_DIGITS = re.compile(r"[0-9](?:[^\w]{0,3}[0-9]){6}")  # what every telephone or card number holds
+
+
+def mask(text: str, spans: Sequence[Span] = ()) -> Masked:
+    """`text` with e-mail addresses, telephone, card and account numbers, IP addresses and national IDs masked.
+
+    IP addresses are masked whether public or private (a private one may still be told apart inside its network), but
+    for loopback, netmasks and those of four single digits, which are version or section numbers.
+
+    Args:
+        text: Any text.
+        spans: Half-open offsets into `text` to carry over; one that begins or ends inside something masked covers
+            its whole placeholder.
+    """
+    found = _find(text) if _WORTH_A_LOOK.search(text) else []
+    if not found:
+        return Masked(text, {}, tuple(spans))
+    pieces: list[str] = []
+    shifts: list[tuple[int, int, int, int]] = []  # start and end before, start and end after
+    position = length = 0
+    for start, end, name in found:
+        placeholder = f"<{name}>"
+        pieces += [text[position:start], placeholder]
+        length += start - position
+        shifts.append((start, end, length, length + len(placeholder)))
+        length += len(placeholder)
+        position = end
+    pieces.append(text[position:])
+    moved = [(_moved(a, shifts, is_end=False), _moved(b, shifts, is_end=True)) for a, b in spans]
+    return Masked("".join(pieces), dict(Counter(name for _, _, name in found)), tuple(moved))
+
+
+def mask_document(document: Document) -> Document:
+    """The document with all its text masked: text segments, alt texts, credits, and the caption in its extras.
+
+    Regions, and the spans of GRIT's `noun_chunks` and `ref_exps` into the caption, follow their phrases.
+    """
+    num_hits = 0
+    segments: list[Segment] = []
+    for segment in document.segments:
+        if segment.text is not None:
+            masked = mask(segment.text, [(r.start, r.end) for r in segment.regions])
+            regions = (replace(r, start=a, end=b) for r, (a, b) in zip(segment.regions, masked.spans, strict=True))
+            segment = replace(segment, text=masked.text, regions=tuple(regions))
+            num_hits += masked.num_hits
+        segments.append(segment)
+    media = []
+    for medium in document.media:
+        alt, credit = mask(medium.alt or ""), mask(medium.credit or "")
+        medium = replace(medium, alt=medium.alt and alt.text, credit=medium.credit and credit.text)
+        num_hits += alt.num_hits + credit.num_hits
+        media.append(medium)
+    return replace(
+        document,
+        segments=tuple(segments),
+        media=tuple(media),
+        extras=_mask_extras(document.extras),
+        build=replace(document.build, pii_text=MASK, pii_hits=document.build.pii_hits + num_hits),
+    )
+
+
+def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
+    """Extras with the caption masked; it repeats a segment, so that its findings are counted there."""
+    caption = extras.get("caption")
+    if not isinstance(caption, str):
+        return extras
+    rows = [(name, row) for name in ("noun_chunks", "ref_exps") for row in extras.get(name) or ()]
+    masked = mask(caption, [(int(row[0]), int(row[1])) for _, row in rows])
+    changed: dict[str, Any] = {name: [] for name, _ in rows}
+    for (name, row), (start, end) in zip(rows, masked.spans, strict=True):
+        changed[name].append([type(row[0])(start), type(row[1])(end), *row[2:]])
+    return {**extras, "caption": masked.text, **changed}
+
+
+def _find(text: str) -> list[tuple[int, int, str]]:
+    """Where what stands, in order and without overlap; of two that overlap the one of the stricter rule."""
+    found: list[tuple[int, int, str]] = []
+    for name, find in _FINDERS.items():
+        for start, end in find(text):
+            at = bisect.bisect(found, (start, end))
+            is_free = (at == 0 or found[at - 1][1] <= start) and (at == len(found) or end <= found[at][0])
+            if is_free:
+                found.insert(at, (start, end, name))
+    return found
+
+
+def _moved(offset: int, shifts: list[tuple[int, int, int, int]], *, is_end: bool) -> int:
+    shift = 0
+    for start, end, new_start, new_end in shifts:
+        if offset <= start:
+            break
+        if offset < end:
+            return new_end if is_end else new_start
+        shift = new_end - end
+    return offset + shift
+
+
+def _emails(text: str) -> Iterator[Span]:
+    if "@" in text:
+        yield from (m.span() for m in _EMAIL.finditer(text) if m["top"].lower() not in _FILE_EXTENSIONS)
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    for match in _IBAN.finditer(text):
+        yield from _longest_valid(match, _is_iban)
+
+
+def _is_iban(text: str) -> bool:
+    """ISO 13616: the number mod 97 is 1, letters as 10..35, the first four moved to the end."""
+    characters = text.replace(" ", "")
+    if not 15 <= len(characters) <= 34 or sum(c.isdigit() for c in characters) < 8:
+        return False
+    return int("".join(str(int(c, 36)) for c in characters[4:] + characters[:4])) % 97 == 1
+
+
+def _cards(text: str) -> Iterator[Span]:
+    for match in _CARD.finditer(text) if _SEVEN_DIGITS.search(text) else ():
+        yield from _longest_valid(match, _is_card)
+
+
+def _is_card(text: str) -> bool:
+    """ISO/IEC 7812: a known issuer's prefix and length, and Luhn's checksum."""
+    digits = re.sub("[ -]", "", text)
+    doubled = (sum(divmod(2 * int(d), 10)) for d in digits[-2::-2])
+    return bool(_CARD_ISSUERS.fullmatch(digits)) and (sum(doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0
+
+
+def _longest_valid(match: re.Match[str], is_valid: Callable[[str], bool], group: str | int = 0) -> Iterator[Span]:
+    """The span of what matched, less as many of its last groups as hide a valid number: `4111 1111 1111 1111 123`."""
+    text, start = match[group], match.start(group)
+    for end in (len(text), *(i for i in range(len(text) - 1, 0, -1) if text[i] in " -./")):
+        if is_valid(text[:end]):
+            yield start, start + end
+            return
+
+
+def _national_ids(text: str) -> Iterator[Span]:
+    yield from (m.span() for m in _NATIONAL_ID.finditer(text))
+
+
+def _ip_addresses(text: str) -> Iterator[Span]:
+    for match in _IPV4.finditer(text):
+        octets = [int(octet) for octet in match[0].split(".")]
+        before = text[max(match.start() - 12, 0) : match.start()]
+        if octets[0] not in (0, 127, 255) and max(octets) > 9 and not _NUMBERED.search(before):
+            yield match.span()
+    if "::" in text or text.count(":") >= 7:
+        yield from (m.span() for m in _IPV6.finditer(text) if _is_ipv6(m[0]))
+
+
+def _is_ipv6(text: str) -> bool:
+    groups = [group for group in text.split(":") if group]
+    if len(groups) < 2 or not any(c.isdigit() for c in text) or max(map(len, groups)) < 3:
+        return False  # a clock, `std::max`, `a1::b2`
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _phones(text: str) -> Iterator[Span]:
+    for pattern in _PHONES if _SEVEN_DIGITS.search(text) else ():
+        for match in pattern.finditer(text):
+            yield from _longest_valid(match, _is_phone, "number" if "number" in pattern.groupindex else 0)
+
+
+def _is_phone(text: str) -> bool:
+    """As many digits as a number with its area code has (E.164 allows 15), and no date."""
+    num_digits = sum(map(str.isdigit, text))
+    fewest = 9 if text.lstrip("(")[0] == "0" else 7
+    return fewest <= num_digits <= 15 and not _DATE.search(text)
+
+
+# The stricter rule first: it wins where two overlap.
+_FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
+    "EMAIL": _emails,
+    "IBAN": _ibans,
+    "CARD_NUMBER": _cards,
+    "NATIONAL_ID": _national_ids,
+    "IP_ADDRESS": _ip_addresses,
+    "PHONE": _phones,
+}
+TYPES = tuple(_FINDERS)
+"""The types of personal data that are masked, each as `<TYPE>`."""
