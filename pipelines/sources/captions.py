@@ -1,0 +1,55 @@
+"""Captions as lists hold them, cleaned, with the spans that point into them moved along."""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")  # not the joiners: scripts and emoji need them
+_SPACE = re.compile(r"[\u00a0\u2000-\u200a\u202f\u3000\t\r\n\f\v]")
+
+
+def clean_caption(caption: str) -> str:
+    """A caption without HTML debris, invisible characters and line breaks, in NFC.
+
+    Entities are resolved at most twice, since lists were seen escaped twice, and no further: a caption may
+    be about HTML.
+    """
+    return _clean(caption).strip()
+
+
+def clean_spans(caption: str, spans: Iterable[tuple[int, int]]) -> tuple[str, list[tuple[int, int] | None]]:
+    """The cleaned caption, and where its spans lie then.
+
+    Args:
+        caption: As published, which is what the spans index.
+        spans: Half-open code-point offsets, within the caption.
+
+    Returns:
+        The caption, and a span for each given one: null where it cut through what cleaning joins (an entity, a
+        letter and its accent) or holds nothing visible.
+    """
+    whole = _clean(caption)
+    lead = len(whole) - len(whole.lstrip())
+    text = whole.strip()
+
+    def moved(offset: int) -> int | None:
+        before = _clean(caption[:offset])
+        if before + _clean(caption[offset:]) != whole:
+            return None
+        return min(max(len(before) - lead, 0), len(text))
+
+    found: list[tuple[int, int] | None] = []
+    for start, end in spans:
+        first, last = moved(start), moved(end)
+        is_visible = first is not None and last is not None and text[first:last].strip()
+        found.append((first, last) if first is not None and last is not None and is_visible else None)
+    return text, found
+
+
+def _clean(caption: str) -> str:
+    for _ in range(2):
+        caption = html.unescape(caption)
+    caption = _INVISIBLE.sub("", caption.replace("\0", ""))
+    caption = _SPACE.sub(" ", caption).encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFC", caption)

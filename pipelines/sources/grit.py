@@ -1,0 +1,100 @@
+"""GRIT: captions whose phrases are grounded by boxes, in JSON Lines or parquet.
+
+Offsets index the caption as published and boxes are 0..1 from the top left, so both are checked against what was
+published and then moved along when the caption is cleaned. Several boxes of one phrase are several regions.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipelines.candidate import Candidate
+from pipelines.document import Kind, Region, Score
+from pipelines.sources.captions import clean_spans
+from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number
+from pipelines.sources.part import Files, Part
+from pipelines.sources.tables import open_table, table_parts
+from pipelines.sources.url_table import find_columns, pair_of
+
+KINDS: tuple[Kind, ...] = ("grounded", "pair")
+_LISTS = (("noun_chunks", "noun_chunk"), ("ref_exps", "ref_exp"))
+_OVERSHOOT = 0.01  # boxes were predicted: what lies outside by no more is clamped, any further is an error
+
+
+class GritSettings(Files):
+    """GRIT's phrases with boxes."""
+
+    format: Literal["grit"] = "grit"
+    ref_exps: bool = Field(True, description="Keep the expanded expressions beside the noun chunks they grew from")
+
+
+def parts(settings: GritSettings) -> list[Part]:
+    """The list, cut at row groups or lines."""
+    return table_parts(settings)
+
+
+def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """A grounded pair a row; a pair where the source asks for pairs.
+
+    Raises:
+        UserError: If a needed column is missing.
+    """
+    table = open_table(part)
+    columns: dict[str, str] = {}
+    if table.columns:
+        columns = find_columns(part.path, table.columns, {}, ("url", "caption"))
+        if kind == "grounded":
+            find_columns(part.path, table.columns, {"noun_chunks": "noun_chunks"}, ())
+
+    def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
+        pair = pair_of(origin, locator, row, columns)
+        return [grounded(pair, row, str(row[columns["caption"]]), settings.ref_exps) if kind == "grounded" else pair]
+
+    return convert_rows(Origin(source_name, kind, part, settings), table.rows, convert)
+
+
+def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exps: bool = True) -> Candidate:
+    """A pair with the row's regions on its caption.
+
+    Rows lose single regions that are damaged; how many is the document's score `num_bad_regions`.
+
+    Raises:
+        RowError: `missing_regions`, or, where all are damaged, `bad_span` or `bad_box` by the first.
+    """
+    document = pair.document
+    regions: list[Region] = []
+    bad: list[RowError] = []
+    for name, label in _LISTS[: 2 if with_ref_exps else 1]:
+        items = row.get(name)
+        for item in items if isinstance(items, list) else []:
+            try:
+                region = _region(item, caption, label)
+            except RowError as error:
+                bad.append(error)
+            else:
+                if replace(region, label="noun_chunk") not in regions:  # many expressions are a copy of their chunk
+                    regions.append(region)
+    text, spans = clean_spans(caption, [(r.start, r.end) for r in regions])
+    moved = [replace(r, start=span[0], end=span[1]) for r, span in zip(regions, spans, strict=True) if span]
+    bad += [RowError("bad_span", "cuts through what cleaning joins")] * (len(regions) - len(moved))
+    if not moved:
+        url = document.media[0].url
+        raise RowError(bad[0].reason, bad[0].detail, url) if bad else RowError("missing_regions", url=url)
+    segments = tuple(replace(s, text=text, regions=tuple(moved)) if s.type == "text" else s for s in document.segments)
+    scores = (*document.scores, Score("num_bad_regions", "document", float(len(bad)), "derived"))
+    return replace(pair, document=replace(document, segments=segments, scores=scores))
+
+
+def _region(item: Any, caption: str, label: str) -> Region:
+    """The region of seven numbers: start, end, x0, y0, x1, y1, score; parquet makes floats of the offsets."""
+    values = item if isinstance(item, list) else []
+    start, end, *box = [number(v) for v in values[:6]] if len(values) >= 6 else [None] * 6
+    if start is None or end is None or start != int(start) or end != int(end) or not 0 <= start < end <= len(caption):
+        raise RowError("bad_span", f"{values[:2]} in a caption of {len(caption)} characters")
+    x0, y0, x1, y1 = [min(max(v, 0.0), 1.0) if v is not None and -_OVERSHOOT <= v <= 1 + _OVERSHOOT else None
+                      for v in box]  # fmt: skip
+    if x0 is None or y0 is None or x1 is None or y1 is None or x0 >= x1 or y0 >= y1:
+        raise RowError("bad_box", f"{values[2:6]}")
+    return Region(int(start), int(end), 0, (x0, y0, x1, y1), number(values[6]) if len(values) > 6 else None, label)

@@ -1,0 +1,270 @@
+"""Lines of plain and compressed files, and the items of one large JSON value, as streams.
+
+Compression is told by the first bytes, not by the name; gzip members and zstd frames that follow one another are
+all read. A plain file is cut into ranges of bytes: a line belongs to the range in which it begins.
+"""
+
+import bz2
+import codecs
+import io
+import json
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, cast
+
+import zstandard
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources.origin import BrokenFileError, RowError
+from pipelines.sources.part import Part
+
+MAX_RECORD_BYTES = 256 << 20  # one line: MMC4 with pictures inside reaches tens of MB
+_CHUNK = 64 << 10
+
+
+class _Chunks(io.RawIOBase):
+    """A raw stream over an iterator of bytes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = next(self._chunks, b"")
+        num = min(len(buffer), len(self._rest))
+        buffer[:num] = self._rest[:num]
+        self._rest = self._rest[num:]
+        return num
+
+
+def compression(path: str) -> str | None:
+    """`gzip`, `zstd`, `bz2`, `xz`, `zip`, or null for a plain file, by its first bytes."""
+    with storage.open_read(path) as file:
+        head = file.read(6)
+    if head[:3] == b"PAR":
+        raise UserError(f"{path}: is a parquet file, and should be called .parquet")
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[:1] >= b"\x50"):
+        return "zstd"
+    kinds = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip"}
+    return next((kind for magic, kind in kinds.items() if head.startswith(magic)), None)
+
+
+def open_stream(path: str) -> BinaryIO:
+    """The uncompressed bytes of a file; the stream raises `BrokenFileError` where the data ends early."""
+    kind = compression(path)
+    file = storage.open_read(path)
+    if kind is None:
+        return file
+    chunks = _unzipped(path, file) if kind == "zip" else _decompressed(file, _decoder(kind))
+    return cast(BinaryIO, io.BufferedReader(_Chunks(chunks), 1 << 20))
+
+
+def line_parts(path: str, name: str, part_bytes: int) -> list[Part]:
+    """Byte ranges of a plain file, the whole of a compressed one."""
+    size = storage.size(path)
+    if compression(path) is not None or size <= part_bytes:
+        return [Part(path, name)]
+    return [Part(path, name, start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+
+
+def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[int, bytes | RowError]]:
+    """The lines that begin in a part, without their ends, each with its offset in the uncompressed file.
+
+    Empty lines are passed over, longer ones than `max_bytes` are a `RowError`.
+
+    Raises:
+        BrokenFileError: Where the data ends early, after what could be read.
+    """
+    with open_stream(part.path) as file:
+        offset = part.start
+        if offset:
+            file.seek(offset - 1)
+            offset += _skip_line(file) - 1
+        while part.stop is None or offset < part.stop:
+            line = file.readline(max_bytes + 1)
+            if not line:
+                return
+            here, offset = offset, offset + len(line)
+            if len(line) > max_bytes and not line.endswith(b"\n"):
+                offset += _skip_line(file)
+                yield here, RowError("record_too_long", f"over {max_bytes} bytes")
+            elif line := line.removeprefix(codecs.BOM_UTF8 if here == 0 else b"").rstrip(b"\r\n"):
+                yield here, line
+
+
+def read_text_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, str | RowError]]:
+    """As `read_lines`, in UTF-8; the locator is the offset."""
+    for offset, line in read_lines(part, max_bytes):
+        if isinstance(line, RowError):
+            yield str(offset), line
+            continue
+        try:
+            yield str(offset), line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield str(offset), RowError("not_utf8", str(error.reason))
+
+
+def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+    """The objects of a JSON Lines part, by the offset of their line.
+
+    Raises:
+        UserError: If the file is no JSON Lines at all.
+    """
+    for locator, line in read_text_lines(part, max_bytes):
+        if isinstance(line, RowError):
+            yield locator, line
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            value = RowError("malformed_row", str(error))
+        if locator == "0" and not line.lstrip().startswith("{"):
+            raise UserError(f"{part.path}: is no JSON Lines file: its first line is no JSON object")
+        yield locator, value if isinstance(value, dict | RowError) else RowError("malformed_row", "no JSON object")
+
+
+def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:
+    """The items of a file that is one JSON array or object, each with its index or key, without holding the whole.
+
+    Raises:
+        BrokenFileError: Where the JSON ends early or stops being JSON.
+        UserError: If the file holds neither.
+    """
+    decoder = json.JSONDecoder()
+    with open_stream(path) as stream:
+        buffer = _Buffer(stream, max_bytes)
+        opening = buffer.next_symbol()
+        if opening not in ("[", "{"):
+            raise UserError(f"{path}: holds no JSON array or object")
+        closing = "]" if opening == "[" else "}"
+        for index in range(1 << 62):
+            symbol = buffer.next_symbol()
+            if symbol == closing:
+                return
+            if index > 0:
+                if symbol != ",":
+                    raise BrokenFileError(f"no comma before item {index}")
+            else:
+                buffer.back()
+            key = str(index)
+            if closing == "}":
+                key = buffer.value(decoder)
+                if not isinstance(key, str) or buffer.next_symbol() != ":":
+                    raise BrokenFileError(f"no key at item {index}")
+            yield key, buffer.value(decoder)
+
+
+class _Buffer:
+    """The text around the place that is being parsed."""
+
+    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
+        self._stream, self._max = stream, max_bytes
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._text, self._at, self._is_end = "", 0, False
+
+    def next_symbol(self) -> str:
+        """The next character that is no white space, passed over."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                self._at += 1
+                return self._text[self._at - 1]
+            if not self._more():
+                raise BrokenFileError("the JSON ends early")
+
+    def back(self) -> None:
+        """Back before the symbol just read."""
+        self._at -= 1
+
+    def value(self, decoder: json.JSONDecoder) -> Any:
+        """The JSON value that stands here, passed over."""
+        self.next_symbol()
+        self.back()
+        while True:
+            try:
+                value, end = decoder.raw_decode(self._text, self._at)
+            except RecursionError as error:
+                raise BrokenFileError("nested too deeply") from error
+            except ValueError as error:
+                end, problem = len(self._text), error
+            else:
+                if end < len(self._text) or self._is_end:  # else a number may go on
+                    self._at = end
+                    return value
+                problem = ValueError("ends early")
+            if len(self._text) - self._at > self._max or not self._more():
+                raise BrokenFileError(f"no JSON value: {problem}")
+
+    def _more(self) -> bool:
+        """Read at least as much again as is kept, so that long values are parsed a few times only."""
+        if self._is_end:
+            return False
+        self._text, self._at = self._text[self._at :], 0
+        data = self._stream.read(max(_CHUNK, len(self._text)))
+        self._is_end = not data
+        self._text += self._decode.decode(data, final=self._is_end)
+        return True
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Bytes up to and with the next line end."""
+    num = 0
+    while data := file.readline(1 << 20):
+        num += len(data)
+        if data.endswith(b"\n"):
+            break
+    return num
+
+
+def _decoder(kind: str) -> Callable[[], Any]:
+    if kind == "zstd":
+        return lambda: zstandard.ZstdDecompressor().decompressobj()
+    return {"gzip": lambda: zlib.decompressobj(31), "bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}[kind]
+
+
+def _decompressed(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
+    """The content of all members or frames, one after the other."""
+    decoder = None
+    with file:
+        while chunk := file.read(_CHUNK):
+            while chunk:
+                if decoder is None:
+                    chunk = chunk.lstrip(b"\0")  # padding between or behind members
+                    if not chunk:
+                        break
+                    decoder = new()
+                try:
+                    data = decoder.decompress(chunk)
+                except Exception as error:  # each library has an error of its own, and all say: damaged
+                    raise BrokenFileError(f"damaged: {error}") from error
+                if data:
+                    yield data
+                chunk = decoder.unused_data if decoder.eof else b""
+                decoder = None if decoder.eof else decoder
+    if decoder is not None:
+        raise BrokenFileError("the compressed data ends early")
+
+
+def _unzipped(path: str, file: BinaryIO) -> Iterator[bytes]:
+    """The content of the one file in a zip."""
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+            members = [m for m in archive.infolist() if not m.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise BrokenFileError(f"damaged: {error}") from error
+        if len(members) != 1:
+            raise UserError(f"{path}: holds {len(members)} files, where one is expected")
+        try:
+            with archive.open(members[0]) as member:
+                while data := member.read(1 << 20):
+                    yield data
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise BrokenFileError(f"damaged: {error}") from error

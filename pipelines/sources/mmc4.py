@@ -1,0 +1,166 @@
+"""MMC4: sentences of a page, and its pictures, each assigned to a sentence by CLIP.
+
+The pictures have no place on the page: each stands before or after its sentence, by setting, and the sample says
+which. Sentences between two pictures are one text.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipelines.candidate import Candidate, MediaRequest, inline_request
+from pipelines.document import Kind, Media, Score, Segment, clean_text
+from pipelines.sources import lines
+from pipelines.sources.origin import (
+    Origin,
+    Outcome,
+    RowError,
+    as_dict,
+    as_list,
+    convert_rows,
+    media_url,
+    page_url,
+    upstream,
+)
+from pipelines.sources.part import Files, Part, expand
+
+KINDS: tuple[Kind, ...] = ("interleaved",)
+
+# These of the shards 0..23098 never existed: a range over all of them is no mistake.
+_NEVER_PUBLISHED = (3218, 3267, 5064, 5146, 7119, 8991, 9750, 11899, 15127, 15252, 16996, 17369, 17499, 17818)
+_MISSING = re.compile(rf"shard_0*({'|'.join(map(str, _NEVER_PUBLISHED))})_v\d")
+
+
+class Mmc4Settings(Files):
+    """MMC4's documents, as published (zip or jsonl); also its form in tars, through `webdataset`."""
+
+    format: Literal["mmc4"] = "mmc4"
+    image_side: Literal["before", "after"] = Field("before", description="Where a picture stands to its sentence")
+
+
+def parts(settings: Mmc4Settings) -> list[Part]:
+    """Byte ranges of plain files, whole zips."""
+    files = expand(settings.files, may_be_missing=_MISSING)
+    found = [part for path, name in files for part in lines.line_parts(path, name, settings.part_bytes)]
+    return [replace(part, index=i) for i, part in enumerate(found)]
+
+
+def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """An interleaved document a line, and a drop for each picture that it loses.
+
+    Raises:
+        UserError: If the file is no JSON Lines.
+    """
+
+    def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
+        return page_of(origin, locator, row, settings.image_side)
+
+    return convert_rows(Origin(source_name, kind, part, settings), lines.read_json_lines(part), convert)
+
+
+def page_of(
+    origin: Origin, locator: str, row: Mapping[str, Any], side: Literal["before", "after"] = "before"
+) -> list[Outcome]:
+    """The document of an MMC4 object, last, after drops for the pictures that it loses.
+
+    Raises:
+        RowError: `malformed_row`, `length_mismatch`, `missing_text` or `missing_images`.
+    """
+    url = page_url(row.get("url"))
+    sentences = as_list(row.get("text_list"), "text_list")
+    infos = [as_dict(info, "image_info") for info in as_list(row.get("image_info"), "image_info")]
+    matrix = row.get("similarity_matrix")
+    if matrix is not None and (
+        len(as_list(matrix, "similarity_matrix")) != len(infos)
+        or any(len(as_list(line, "similarity_matrix")) != len(sentences) for line in matrix)
+    ):
+        raise RowError("length_mismatch", "similarity_matrix is not pictures by sentences", url)
+    if not any(isinstance(s, str) and s.strip() for s in sentences):
+        raise RowError("missing_text", url=url)
+
+    outcomes: list[Outcome] = []
+    placed: list[tuple[int, int]] = []
+    for index, info in enumerate(infos):
+        sentence = info.get("matched_text_index")
+        if isinstance(sentence, int) and 0 <= sentence < len(sentences):
+            placed.append((sentence, index))
+        else:
+            detail = f"sentence {sentence} of {len(sentences)}"
+            place = f"{locator} image {index}"
+            outcomes.append(origin.drop("bad_text_index", place, unit="media", page_url=url, detail=detail))
+
+    at_sentence: dict[int, list[int]] = {}
+    media: list[Media] = []
+    requests: list[MediaRequest] = []
+    inline: list[tuple[str, bytes]] = []
+    scores = [Score("image_before_sentence", "document", float(side == "before"), "derived")]
+    for sentence, index in sorted(placed):
+        info = infos[index]
+        try:
+            request, data = _request(info, url)
+        except RowError as error:
+            place = f"{locator} image {index}"
+            outcomes.append(origin.drop(error.reason, place, unit="media", page_url=url, detail=error.detail))
+            continue
+        at_sentence.setdefault(sentence, []).append(len(media))
+        target = f"media:{len(media)}"
+        scores.append(upstream("matched_sim", target, info.get("matched_sim")))
+        scores.append(upstream("matched_text_index", target, sentence))
+        faces = info.get("face_detections")
+        scores.append(upstream("num_faces", target, len(faces) if isinstance(faces, list) else None))
+        media.append(Media(url=page_url(info.get("raw_url"))))
+        requests.append(request)
+        inline += data
+    if not media:
+        outcomes.append(origin.drop("missing_images", locator, page_url=url))
+        return outcomes
+
+    document = origin.document(
+        locator, _in_order(sentences, at_sentence, side), media, group=url, scores=scores, page_url=url
+    )
+    return [*outcomes, Candidate(document, tuple(requests), tuple(inline))]
+
+
+def _in_order(sentences: list[Any], at_sentence: Mapping[int, list[int]], side: str) -> list[Segment]:
+    """Texts and pictures: runs of sentences between pictures are joined by a space."""
+    segments: list[Segment] = []
+    run: list[str] = []
+
+    def close() -> None:
+        text = clean_text(" ".join(run))
+        run.clear()
+        if text:
+            segments.append(Segment("text", text=text))
+
+    for index, sentence in enumerate(sentences):
+        pictures = [Segment("image", media=m, role="content") for m in at_sentence.get(index, [])]
+        if pictures and side == "before":
+            close()
+            segments += pictures
+        if isinstance(sentence, str) and sentence.strip():
+            run.append(sentence.strip())
+        if pictures and side == "after":
+            close()
+            segments += pictures
+    close()
+    return segments
+
+
+def _request(info: Mapping[str, Any], url: str | None) -> tuple[MediaRequest, list[tuple[str, bytes]]]:
+    """What to fetch for a picture; nothing where its bytes stand beside it in base64."""
+    encoded = info.get("image_base64")
+    if encoded is None:
+        return MediaRequest("image", media_url(info.get("raw_url")), url), []
+    try:
+        data = base64.b64decode(str(encoded), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RowError("bad_base64", str(error)) from error
+    if not data:
+        raise RowError("bad_base64", "empty")
+    request, item = inline_request(data, url)
+    return request, [item]

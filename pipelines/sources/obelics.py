@@ -1,0 +1,195 @@
+"""OBELICS and OmniCorpus: texts and pictures of a page in its order, as parallel lists in parquet.
+
+OBELICS keeps two columns as JSON in strings, OmniCorpus as structs; both forms are read. A "read more" element of
+the page left a token in OBELICS's text, which is a boundary between documents and never text.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from pipelines import urls
+from pipelines.candidate import Candidate, MediaRequest
+from pipelines.document import Kind, Media, Score, Segment, clean_text, merge_text
+from pipelines.sources.origin import (
+    Origin,
+    Outcome,
+    RowError,
+    as_dict,
+    as_list,
+    convert_rows,
+    media_url,
+    page_url,
+    upstream,
+)
+from pipelines.sources.part import Files, Part
+from pipelines.sources.tables import read_parquet, require_columns, table_parts
+
+KINDS: tuple[Kind, ...] = ("interleaved",)
+BOUNDARY = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+_COLUMNS = ("images", "texts", "metadata", "general_metadata")
+_PAGE_SCORES = ("fluency_prob", "non_advertisement_prob", "politics_prob", "porn_prob", "toxic_prob")
+_IMAGE_SCORES = {
+    "aesthetic_prob": ("aesthetic_prob",),
+    "unsafe_prob": ("unsafe_prob",),
+    "upstream_width": ("original_width", "width"),
+    "upstream_height": ("original_height", "height"),
+}
+
+
+class ObelicsSettings(Files):
+    """OBELICS, best in its configuration without opted-out documents, or OmniCorpus-CC."""
+
+    format: Literal["obelics", "omnicorpus"] = "obelics"
+    boundary: Literal["split", "join"] = Field(
+        "split", description="At the token where a page's 'read more' stood: cut into documents, or go on as one"
+    )
+    resolve_urls: bool = Field(
+        True, description="Resolve pictures' relative addresses anew: upstream took them from the root of the domain"
+    )
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A document in the making."""
+
+    segments: list[Segment] = field(default_factory=list)
+    media: list[Media] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+
+
+def parts(settings: ObelicsSettings) -> list[Part]:
+    """Row groups."""
+    return table_parts(settings)
+
+
+def read(part: Part, settings: ObelicsSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """The documents of each row, more than one where a boundary splits it, and a drop for each picture they lose.
+
+    Raises:
+        UserError: If a column is missing.
+    """
+    require_columns(part, _COLUMNS)
+
+    def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
+        return _documents(origin, locator, row, settings)
+
+    return convert_rows(Origin(source_name, kind, part, settings), read_parquet(part, list(_COLUMNS)), convert)
+
+
+def _documents(origin: Origin, locator: str, row: Mapping[str, Any], settings: ObelicsSettings) -> list[Outcome]:
+    images, texts = as_list(row["images"], "images"), as_list(row["texts"], "texts")
+    page = as_dict(_parsed(row["general_metadata"], "general_metadata") or {}, "general_metadata")
+    url = page_url(page.get("url"))
+    if len(images) != len(texts):
+        raise RowError("length_mismatch", f"{len(images)} images, {len(texts)} texts", url)
+    infos = _parallel(_parsed(row["metadata"], "metadata"), images, url)
+
+    outcomes: list[Outcome] = []
+    pieces = [_Piece()]
+    for index, (image, text, info) in enumerate(zip(images, texts, infos, strict=True)):
+        if (image is None) == (text is None):
+            raise RowError("malformed_row", f"place {index} holds not exactly one of image and text", url)
+        if text is not None:
+            _add_text(pieces, str(text), settings.boundary)
+            continue
+        try:
+            _add_image(pieces[-1], image, info, url, settings.resolve_urls)
+        except RowError as error:
+            place = f"{locator} image {index}"
+            outcomes.append(
+                origin.drop(error.reason, place, unit="media", url=error.url, page_url=url, detail=error.detail)
+            )
+    page_scores = [upstream(name, "document", page[name]) for name in _PAGE_SCORES if name in page]
+    provenance: dict[str, Any] = {
+        "page_url": url,
+        "warc_file": _text_or_none(page.get("warc_filename")),
+        "warc_offset": _int_or_none(page.get("warc_record_offset")),
+        "warc_length": _int_or_none(page.get("warc_record_length")),
+    }
+    record = _text_or_none(page.get("id"))
+    kept = [piece for piece in pieces if piece.segments] or pieces[:1]
+    for number, piece in enumerate(kept):
+        ending = f"#d{number:02d}" if len(kept) > 1 else ""
+        if not piece.media or not any(s.text for s in piece.segments):
+            reason = "missing_text" if piece.media else "missing_images"
+            outcomes.append(origin.drop(reason, locator + ending, page_url=url))
+            continue
+        document = origin.document(
+            locator + ending,
+            merge_text(tuple(piece.segments)),
+            piece.media,
+            group=url,
+            record=record and record + ending,
+            scores=page_scores + piece.scores,
+            **provenance,
+        )
+        requests = tuple(MediaRequest("image", m.url, url) for m in piece.media)
+        outcomes.append(Candidate(document, requests))
+    return outcomes
+
+
+def _add_text(pieces: list[_Piece], text: str, boundary: str) -> None:
+    """Append a text, beginning a new piece at each boundary line."""
+    for number, piece in enumerate(text.split(BOUNDARY)):
+        if number and boundary == "split":
+            pieces.append(_Piece())
+        if cleaned := clean_text(piece):
+            pieces[-1].segments.append(Segment("text", text=cleaned))
+
+
+def _add_image(piece: _Piece, image: Any, info: Mapping[str, Any], page: str | None, resolve: bool) -> None:
+    unformatted = info.get("unformatted_src")
+    base = page_url(info.get("document_url")) or page
+    url = None
+    if resolve and base and isinstance(unformatted, str) and _is_relative(unformatted):
+        url = urls.resolve(base, unformatted)
+    url = url or media_url(image)
+    target = f"media:{len(piece.media)}"
+    for name, keys in _IMAGE_SCORES.items():
+        key = next((key for key in keys if key in info), None)
+        if key is not None:
+            piece.scores.append(upstream(name, target, info[key]))
+    alt = info.get("alt_text")
+    piece.segments.append(Segment("image", media=len(piece.media), role="content"))
+    piece.media.append(Media(url=url, alt=clean_text(alt) or None if isinstance(alt, str) else None))
+
+
+def _is_relative(reference: str) -> bool:
+    """Whether an address depends on the page's folder, which is where upstream's resolution went wrong."""
+    try:
+        return bool(reference.strip()) and not reference.startswith(("/", "#")) and not urlsplit(reference).scheme
+    except ValueError:
+        return False
+
+
+def _parallel(metadata: Any, images: list[Any], url: str | None) -> list[dict[str, Any]]:
+    """What is known of each place; OmniCorpus may list its pictures only, which the length tells."""
+    infos = as_list(metadata if metadata is not None else [], "metadata")
+    if len(infos) not in (len(images), num := sum(image is not None for image in images), 0):
+        raise RowError("length_mismatch", f"{len(infos)} metadata for {len(images)} places, {num} images", url)
+    if len(infos) != len(images):
+        compact = iter(infos)
+        infos = [next(compact, None) if image is not None else None for image in images]
+    return [info if isinstance(info, dict) else {} for info in infos]
+
+
+def _parsed(value: Any, what: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError("malformed_row", f"{what} is no JSON") from error
+
+
+def _text_or_none(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int) and str(value) else None
+
+
+def _int_or_none(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None

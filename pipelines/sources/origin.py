@@ -1,0 +1,202 @@
+"""What every format does with a row: name its document, or say why it is left out."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import urls
+from pipelines.candidate import Candidate
+from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
+from pipelines.sources.part import Files, Part
+
+# Reasons with which any format may drop a row; each module names its own beside its settings.
+REASONS = {
+    "malformed_row": "not of the form that its format lays down",
+    "not_utf8": "text that is no UTF-8",
+    "record_too_long": "longer than a record may be",
+    "missing_url": "no address of the picture or video",
+    "bad_url": "an address that is not absolute http(s)",
+    "missing_caption": "no caption, or an empty one",
+    "truncated_file": "the file ends early or is damaged: what was read before is kept, what follows is not known",
+}
+
+
+class RowError(Exception):
+    """A row that cannot become a document: a permanent reason, and what was found."""
+
+    def __init__(self, reason: str, detail: str | None = None, url: str | None = None) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail, self.url = reason, detail, url
+
+
+class BrokenFileError(Exception):
+    """The file ends early or is damaged from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The part that rows come from: gives their documents and drops key and provenance."""
+
+    source: str
+    kind: Kind
+    part: Part
+    settings: Files
+
+    def document(
+        self,
+        locator: str,
+        segments: Iterable[Segment],
+        media: Iterable[Media] = (),
+        *,
+        group: str | None = None,
+        record: str | None = None,
+        lang: str | None = None,
+        scores: Iterable[Score] = (),
+        **provenance: Any,
+    ) -> Document:
+        """The document of the row at `locator`, which is unique in the file and says where the row stands.
+
+        Args:
+            locator: The row's place in its file.
+            segments: The sequence.
+            media: Its media, without bytes.
+            group: What the row shares with others that must stay in one split: its page's URL, else its media's.
+            record: The data set's own id of the row, where it has one.
+            lang: Language, where upstream states one.
+            scores: Upstream's numbers.
+            provenance: Further fields of `Provenance`, such as `page_url`.
+        """
+        return Document(
+            kind=self.kind,
+            key=self.key(locator),
+            segments=tuple(segments),
+            media=tuple(media),
+            source=Provenance(
+                dataset=self.settings.dataset or self.source,
+                record=record or locator,
+                release=self.settings.release,
+                file=self.part.name,
+                license=self.settings.license,
+                **provenance,
+            ),
+            lang=lang,
+            scores=tuple(scores),
+            build=Build(dedup_group=dedup_group(group or f"{self.source}\x1f{self.part.name}\x1f{locator}")),
+        )
+
+    def key(self, locator: str) -> str:
+        """The key of the row's document."""
+        return make_key(self.kind, self.source, self.part.name, locator)
+
+    def drop(
+        self,
+        reason: str,
+        locator: str,
+        *,
+        unit: str = "document",
+        url: str | None = None,
+        page_url: str | None = None,
+        detail: str | None = None,
+    ) -> Drop:
+        """A drop of the extract stage; `detail` says where it stood and what was found."""
+        place = f"{self.part.name} {locator}"
+        return Drop(
+            source=self.source,
+            stage="extract",
+            reason=reason,
+            unit=unit,
+            key=self.key(locator),
+            url=url,
+            page_url=page_url,
+            detail=f"{place}: {detail}" if detail else place,
+        )
+
+
+Rows = Iterable[tuple[str, Any]]
+Outcome = Candidate | Drop
+
+
+def convert_rows(
+    origin: Origin, rows: Rows, convert: Callable[[Origin, str, Any], Iterable[Outcome]]
+) -> Iterator[Outcome]:
+    """Every row converted; a rejected one becomes a drop, and so does the rest of a broken file.
+
+    Args:
+        origin: The part.
+        rows: (locator, row), where a row that could not even be parsed is a `RowError`.
+        convert: Gives a row's candidates, or raises `RowError`.
+    """
+    try:
+        for locator, row in rows:
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                yield from list(convert(origin, locator, row))
+            except RowError as reject:
+                yield origin.drop(reject.reason, locator, url=reject.url, detail=reject.detail)
+    except BrokenFileError as error:
+        yield origin.drop("truncated_file", "end", detail=str(error))
+
+
+def dedup_group(what: str) -> str:
+    """The name of a duplicate group: 64 bits of the hash of what its members share, a page's URL above all."""
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def media_url(value: Any) -> str:
+    """The canonical form of an absolute http(s) address.
+
+    Raises:
+        RowError: `missing_url` where there is none, `bad_url` where it is of another kind.
+    """
+    if value is None or not str(value).strip():
+        raise RowError("missing_url")
+    url = urls.resolve("", str(value))
+    if url is None:
+        raise RowError("bad_url", urls.without_credentials(str(value))[:200])
+    return url
+
+
+def page_url(value: Any) -> str | None:
+    """The canonical address of a page, or null where it is no usable one."""
+    return urls.resolve("", value) if isinstance(value, str) else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or null for anything else: unknown is never 0."""
+    if value is None or isinstance(value, bool | list | dict):
+        return None
+    try:
+        parsed = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return parsed if math.isfinite(parsed) else None
+
+
+def upstream(name: str, target: str, value: Any) -> Score:
+    """A number that came with the data."""
+    return Score(name, target, number(value), "upstream")
+
+
+def as_list(value: Any, what: str) -> list[Any]:
+    """A list of the row.
+
+    Raises:
+        RowError: `malformed_row` if it is anything else.
+    """
+    if not isinstance(value, list):
+        raise RowError("malformed_row", f"{what} is no list")
+    return value
+
+
+def as_dict(value: Any, what: str) -> dict[str, Any]:
+    """A mapping of the row.
+
+    Raises:
+        RowError: `malformed_row` if it is anything else.
+    """
+    if not isinstance(value, dict):
+        raise RowError("malformed_row", f"{what} is no mapping")
+    return value

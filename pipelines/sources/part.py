@@ -1,0 +1,115 @@
+"""Which files a source reads and how they are cut: `Files`, the settings common to every format, and `Part`."""
+
+import glob
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import fsspec
+from pydantic import Field
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of the input that is read on its own; `index` counts the parts of a source from 0.
+
+    `start` and `stop` are row groups of a parquet file and bytes of any other; a null `stop` is the file's end.
+    `name` is what samples call the file: it holds no folder that the pattern states in full.
+    """
+
+    path: str
+    name: str
+    start: int = 0
+    stop: int | None = None
+    index: int = 0
+
+
+class Files(Settings):
+    """What the settings of every format hold."""
+
+    paths: ClassVar[tuple[str, ...]] = ()  # further settings that are paths
+
+    files: list[str] = Field(
+        min_length=1,
+        description="Paths or fsspec URLs, with globs and ranges such as {0..127}; relative to the spec's folder.",
+    )
+    dataset: str | None = Field(None, description="What samples name as their data set; the source's name if null.")
+    release: str | None = Field(None, description="Release of the data set, kept with each sample.")
+    license: str | None = Field(
+        None, description="Licence of the list, as an SPDX id; it grants nothing on the items that the list names."
+    )
+    part_bytes: int = Field(64 << 20, gt=0, description="Plain line files are cut at line ends about so far apart.")
+    part_rows: int = Field(100_000, gt=0, description="Row groups of parquet files are joined up to so many rows.")
+
+    def resolved(self, folder: str) -> Self:
+        """The settings with relative paths made to start at `folder`, that of the spec."""
+        update: dict[str, object] = {"files": [_below(folder, f) for f in self.files]}
+        for name in self.paths:
+            value = getattr(self, name)
+            update[name] = None if value is None else _below(folder, value)
+        return self.model_copy(update=update)
+
+
+def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -> list[tuple[str, str]]:
+    """The paths that the patterns name, in order, each with the name that samples give it.
+
+    That name is the path below the pattern's last folder without a wildcard, so it depends neither on the machine
+    nor on the other files.
+
+    Args:
+        files: Patterns.
+        may_be_missing: Names that a range may hold although no such file was ever published.
+
+    Raises:
+        UserError: If a pattern matches nothing, or two files would bear one name.
+    """
+    found: dict[str, str] = {}
+    for pattern in (single for item in files for single in _unbraced(item)):
+        is_glob = bool(re.search(r"[*\[]" if "://" in pattern else r"[*?\[]", pattern))
+        paths = _glob(pattern) if is_glob else [pattern]
+        if not is_glob and not storage.exists(pattern):
+            if may_be_missing is not None and may_be_missing.search(pattern):
+                continue
+            raise UserError(f"{pattern}: no such file")
+        if not paths:
+            raise UserError(f"{pattern}: matches no file")
+        fixed = re.split(r"[*?\[]", pattern)[0] if is_glob else pattern
+        depth = len(fixed.rpartition("/")[0]) + 1 if "/" in fixed else 0
+        for path in paths:
+            name = path[depth:]
+            if found.setdefault(name, path) != path:
+                raise UserError(f"{path} and {found[name]} would both be called {name}: make them two sources")
+    return [(path, name) for name, path in found.items()]
+
+
+def whole_files(settings: Files) -> list[Part]:
+    """A part a file, for formats that cannot be cut."""
+    return [Part(path, name, index=i) for i, (path, name) in enumerate(expand(settings.files))]
+
+
+def _below(folder: str, path: str) -> str:
+    return path if path.startswith("/") or "://" in path else storage.join(folder, path)
+
+
+def _glob(pattern: str) -> list[str]:
+    if storage.is_local(pattern):
+        return sorted(p for p in glob.glob(pattern, recursive=True) if not p.endswith("/"))
+    fs, inner = fsspec.core.url_to_fs(pattern)
+    return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner))
+
+
+def _unbraced(pattern: str) -> Iterator[str]:
+    """The patterns that `{000..127}` and `{a,b}` stand for."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, names = match.groups()
+    values = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+    for value in values:
+        yield from _unbraced(pattern[: match.start()] + value + pattern[match.end() :])
