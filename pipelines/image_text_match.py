@@ -1,0 +1,138 @@
+"""How well a picture and a text belong together: cosine of their CLIP embeddings, by open_clip.
+
+Needs torch, and only where a spec asks for it. Batches have one fixed size and the number of threads is set, so that
+the same part gives the same numbers; they are rounded to 4 decimals, beyond which kernels and machines differ.
+"""
+
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, field_validator
+
+from pipelines.errors import UserError
+from pipelines.settings import Settings
+
+DECIMALS = 4
+
+
+class MatchSettings(Settings):
+    """Which CLIP judges, and how it runs. Its weights are never downloaded."""
+
+    model: str = Field(
+        default="ViT-B-32-quickgelu",
+        description="A name that open_clip knows, or the path of a model config (.json) in its form.",
+    )
+    weights: str = Field(description="Path of the checkpoint, loaded strictly.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the towers.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the towers run.")
+    batch_size: int = Field(default=32, gt=0, description="Items a batch; the last one is padded to it.")
+    num_threads: int = Field(default=1, gt=0, description="CPU threads of torch; part of what makes numbers repeat.")
+
+    @field_validator("model")
+    @classmethod
+    def _is_local(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError(f"model: {value!r} would be fetched; give a name or a .json file, and the weights' path")
+        return value
+
+
+class ImageTextMatch:
+    """A CLIP model, loaded once.
+
+    `model_id` and `weights_sha256` belong beside every number it gives: numbers of two models do not compare.
+    """
+
+    def __init__(self, settings: MatchSettings) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: If the config or the weights are missing or do not fit together.
+        """
+        if not os.path.isfile(settings.weights):
+            raise UserError(f"{settings.weights}: no such file; 'weights' must be the checkpoint of {settings.model}")
+        import open_clip
+        import torch
+
+        torch.set_num_threads(settings.num_threads)
+        name = settings.model
+        if name.endswith(".json"):
+            if not os.path.isfile(name):
+                raise UserError(f"{name}: no such file; 'model' must be an open_clip name or a config in its form")
+            open_clip.add_model_config(name)
+            name = os.path.splitext(os.path.basename(name))[0]
+        if name not in open_clip.list_models():
+            raise UserError(f"model: open_clip knows no {settings.model!r}; see open_clip.list_models()")
+        try:
+            self._model, self._preprocess = open_clip.create_model_from_pretrained(
+                name, settings.weights, precision=settings.precision, device=settings.device, pretrained_text=False
+            )
+        except (RuntimeError, KeyError, ValueError, EOFError, AttributeError, StopIteration) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise UserError(f"{settings.weights}: not weights of {settings.model}: {first_line}") from error
+        except Exception as error:  # torch.load and safetensors raise types of their own, not all of them public
+            raise UserError(f"{settings.weights}: cannot be read as a checkpoint: {type(error).__name__}") from error
+        self._model.eval()
+        self._tokenizer = open_clip.get_tokenizer(name)
+        self._settings = settings
+        self._dtype = open_clip.get_input_dtype(settings.precision)
+        self.model_id = f"{name}/{settings.precision}"
+        self.weights_sha256 = _sha256(settings.weights)
+
+    def similarities(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
+        """Cosine of each picture with the text at the same place."""
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} pictures but {len(texts)} texts")
+        products = (self.embed_images(images) * self.embed_texts(texts)).sum(axis=1)
+        return [round(float(value), DECIMALS) for value in products]
+
+    def similarity_matrix(self, images: Sequence[bytes], texts: Sequence[str]) -> NDArray[np.float32]:
+        """(pictures, texts) cosines of each picture with each text."""
+        return np.round(self.embed_images(images) @ self.embed_texts(texts).T, DECIMALS)
+
+    def embed_images(self, images: Sequence[bytes]) -> NDArray[np.float32]:
+        """(N, width) unit vectors of picture files."""
+        return self._embed(images, lambda batch: [self._preprocess(_open(data)) for data in batch], "encode_image")
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, width) unit vectors of texts; what exceeds the context length is cut."""
+        return self._embed(texts, lambda batch: list(self._tokenizer(list(batch))), "encode_text")
+
+    def _embed(
+        self, items: Sequence[Any], prepare: Callable[[Sequence[Any]], list[Any]], tower: str
+    ) -> NDArray[np.float32]:
+        import torch
+
+        size = self._settings.batch_size
+        vectors: list[NDArray[np.float32]] = []
+        for start in range(0, len(items), size):
+            rows = prepare(items[start : start + size])
+            tensor = torch.stack(rows + [rows[-1]] * (size - len(rows))).to(self._settings.device)
+            if tensor.is_floating_point():
+                tensor = tensor.to(self._dtype)
+            with torch.inference_mode():
+                output = getattr(self._model, tower)(tensor, normalize=False)[: len(rows)].float()
+                vectors.append(torch.nn.functional.normalize(output, dim=-1).cpu().numpy())
+        if not vectors:
+            return np.zeros((0, 1), np.float32)
+        result = np.concatenate(vectors)
+        if not np.isfinite(result).all():
+            raise UserError(f"{self._settings.weights}: gives numbers that are not finite; are these trained weights?")
+        return result
+
+
+@functools.cache
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
