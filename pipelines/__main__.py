@@ -1,0 +1,158 @@
+"""`python -m pipelines`: one command a stage, and `corpus` for all of them."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipelines.errors import RunError, UserError
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and exit code 2, a failed run one line and exit code 1."""
+    logging.captureWarnings(True)
+    warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.CRITICAL)
+    try:
+        commands(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_fail(str(error), 2))
+    except RunError as error:
+        sys.exit(_fail(str(error), 1))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_fail("stopped; rerun to go on where it was", 130))
+    except OSError as error:
+        if error.errno in (27, 28, 122):  # file too large, no space, quota
+            sys.exit(_fail(f"{error.strerror}: {error.filename or ''}; free some and rerun; finished parts are kept", 1))
+        raise
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def commands() -> None:
+    """Build a multimodal pretraining corpus from a spec (see corpus_specs/ and README.md)."""
+
+
+def stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every stage takes."""
+    options = [
+        click.option("--spec", "spec_path", required=True, help="YAML file of the corpus."),
+        click.option("--out", required=True, help="The corpus's folder, local or an fsspec URL."),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec."),
+        click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners."),
+        click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default="cores"),
+        click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
+    """The spec, the output folder and the runner of a stage's options. Beam is imported here: it takes a second."""
+    from pipelines.beam_run import Runner
+    from pipelines.spec import load_spec
+
+    spec = load_spec(values["spec_path"], values["overrides"])
+    return spec, values["out"].rstrip("/"), Runner(values["runner"], values["workers"], values["beam_options"])
+
+
+RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Ask again for what failed but can pass.")
+
+
+@commands.command()
+@stage_options
+@RETRY
+def corpus(retry: str | None, **values: Any) -> None:
+    """Build a corpus, all stages; rerun to go on where it was."""
+    from pipelines.corpus import build_corpus
+
+    build_corpus(*_prepare(values), retry=retry is not None)
+
+
+@commands.command()
+@stage_options
+@RETRY
+def crawl(retry: str | None, **values: Any) -> None:
+    """Crawl pages into WARC files and a ledger."""
+    from pipelines.crawl import run_crawls
+    from pipelines.serve import serving
+
+    spec, out, runner = _prepare(values)
+    with serving(spec):
+        run_crawls(spec, out, runner, retry=retry is not None)
+
+
+@commands.command()
+@stage_options
+def extract(**values: Any) -> None:
+    """Pages and lists into candidates, whose text is judged."""
+    from pipelines.extract import run_extract
+
+    run_extract(*_prepare(values))
+
+
+@commands.command()
+@stage_options
+@RETRY
+def fetch(retry: str | None, **values: Any) -> None:
+    """Pictures, videos and subtitles of the candidates into the raw store."""
+    from pipelines.fetch import run_fetch
+    from pipelines.serve import serving
+
+    spec, out, runner = _prepare(values)
+    with serving(spec):
+        run_fetch(spec, out, runner, retry=retry is not None)
+
+
+@commands.command()
+@stage_options
+def filter(**values: Any) -> None:
+    """Features of pictures, then decisions: thresholds, duplicates, splits."""
+    from pipelines.filter import run_filter
+
+    run_filter(*_prepare(values))
+
+
+@commands.command()
+@stage_options
+def shard(**values: Any) -> None:
+    """Samples into tars, and the manifest."""
+    from pipelines.corpus import print_summary
+    from pipelines.shard import run_shard
+
+    spec, out, runner = _prepare(values)
+    print_summary(run_shard(spec, out, runner), out, {})
+
+
+@commands.command()
+@click.option("--corpus", "folder", required=True, help="Folder of tars: img2dataset's, Energon's, plain WebDataset.")
+def index(folder: str) -> None:
+    """Give foreign tars an index and a manifest."""
+    from pipelines.index import index_corpus
+
+    manifest = index_corpus(folder)
+    print(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards indexed")
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors."""
+    from pipelines.spec import json_schema
+
+    print(json_schema(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Running a stage: the runner behind `--runner`, the number of workers, and progress while it works.
+
+`local` is Beam's in-process FnApiRunner with one worker process a core; any other name is handed to Beam with what
+follows `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, DataflowRunner ...).
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pipelines.errors import RunError, UserError
+
+_DRIVER = "DROMAIUS_DRIVER_PID"
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """How pipelines run: `name` is `local` or one of Beam's runners, `arguments` go to Beam as they are."""
+
+    name: str = "local"
+    num_workers: int = 1
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def num_buckets(self) -> int:
+        """Groups of hosts that are fetched at the same time: one a worker."""
+        return self.num_workers if self.name == "local" or self.num_workers > 1 else 64
+
+    def options(self) -> list[str]:
+        """Beam's command line for this runner."""
+        if self.name != "local":
+            return [f"--runner={self.name}", *self.arguments]
+        mode = "multi_processing" if self.num_workers > 1 else "in_memory"
+        return [
+            "--runner=FnApiRunner",
+            f"--direct_running_mode={mode}",
+            f"--direct_num_workers={self.num_workers}",
+            *self.arguments,
+        ]
+
+
+def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], None], done: Callable[[], int]) -> None:
+    """Build a pipeline and run it to its end, showing how much `done()` counts.
+
+    Raises:
+        UserError, RunError: What a worker raised, as one line; any other error is a bug and keeps its traceback.
+    """
+    options = runner.options()
+    try:
+        parsed = PipelineOptions(options)
+        parsed.get_all_options(drop_default=True)
+    except SystemExit as error:
+        raise UserError(f"-- {' '.join(runner.arguments)}: Beam does not take these options") from error
+    os.environ[_DRIVER] = str(os.getpid())
+    with _quiet_beam(), _progress(label, done):
+        try:
+            with beam.Pipeline(options=parsed) as pipeline:
+                build(pipeline)
+        except Exception as error:
+            raise _known(error) from error
+
+
+def watch_driver() -> None:
+    """In a local worker process: end when the driver is gone, so that a killed run writes nothing more."""
+    driver = os.environ.get(_DRIVER)
+    if driver is None or int(driver) == os.getpid() or getattr(watch_driver, "is_watching", False):
+        return
+    watch_driver.is_watching = True  # type: ignore[attr-defined]
+
+    def watch(pid: int) -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(0.2)
+
+    threading.Thread(target=watch, args=(int(driver),), daemon=True).start()
+
+
+def _known(error: BaseException) -> BaseException:
+    """Our own error where a worker raised one: it crosses process borders as text only."""
+    text = str(error)
+    for kind in (UserError, RunError):
+        marker = f"{kind.__module__}.{kind.__qualname__}: "
+        if isinstance(error, kind):
+            return error
+        if marker in text:
+            line = text.rpartition(marker)[2].splitlines()[0]
+            return kind(line.split(" [while running")[0])
+    for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
+        if sign in text:
+            return RunError(f"{sign.lower()}: free some and rerun; finished parts are kept")
+    return error
+
+
+@contextlib.contextmanager
+def _quiet_beam() -> Iterator[None]:
+    """Beam logs its own running at WARNING and prints worker tracebacks twice; errors reach the user as exceptions."""
+    names = ("apache_beam", "root")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _progress(label: str, done: Callable[[], int]) -> Iterator[None]:
+    """A line on stderr that counts finished work; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    stop = threading.Event()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+
+        def poll() -> None:
+            while not stop.wait(1.0):
+                with contextlib.suppress(OSError, ValueError):
+                    progress.update(task, completed=done())
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()

@@ -1,0 +1,86 @@
+"""The whole of it: crawl, extract, fetch, filter and shard in order, each going on where it was."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.beam_run import Runner
+from pipelines.crawl import run_crawls
+from pipelines.extract import run_extract
+from pipelines.fetch import run_fetch
+from pipelines.filter import run_filter
+from pipelines.manifest import FunnelRow, Manifest
+from pipelines.serve import serving
+from pipelines.shard import run_shard
+from pipelines.spec import CorpusSpec
+
+STAGES = ("crawl", "extract", "fetch", "filter", "shard")
+MAX_REASONS = 4  # shown a row; all stand in the manifest
+
+
+def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> Manifest:
+    """Build a corpus, or go on with one.
+
+    Args:
+        spec: What to build.
+        out: Its folder.
+        runner: How to run.
+        retry: Ask again for pages and media that failed for a reason that can pass.
+    """
+    console = Console(stderr=True, highlight=False)
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, run: Callable[[], Manifest | None]) -> Manifest | None:
+        began = time.monotonic()
+        result = run()
+        seconds[stage] = time.monotonic() - began
+        console.print(f"{stage:8} {seconds[stage]:7.1f} s")
+        return result
+
+    with serving(spec):
+        timed("crawl", lambda: run_crawls(spec, out, runner, retry=retry))
+        timed("extract", lambda: run_extract(spec, out, runner))
+        timed("fetch", lambda: run_fetch(spec, out, runner, retry=retry))
+    timed("filter", lambda: run_filter(spec, out, runner))
+    manifest = timed("shard", lambda: run_shard(spec, out, runner))
+    assert manifest is not None
+    print_summary(manifest, out, seconds)
+    return manifest
+
+
+def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> None:
+    """The funnel as a table, the rates, and in the last line what was written where."""
+    console = Console(highlight=False)
+    table = Table("source", "stage", "unit", "in", "kept", "dropped by reason", box=None, pad_edge=False)
+    for row in manifest.funnel:
+        table.add_row(row.source, row.stage, row.unit, f"{row.in_:,}", f"{row.kept:,}", _reasons(row))
+    console.print(table)
+    pages = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("crawl", "page"))
+    media = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("fetch", "media"))
+    rates = []
+    if pages and seconds.get("crawl", 0) > 1:
+        rates.append(f"{pages / seconds['crawl']:.0f} pages/s crawled")
+    if media and seconds.get("fetch", 0) > 1:
+        rates.append(f"{media / seconds['fetch']:.0f} media/s fetched and joined")
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    scale = 1 if sys.platform == "darwin" else 1024
+    rates.append(f"largest process {peak * scale / 2**20:,.0f} MiB")
+    console.print(", ".join(rates))
+    num_dropped = sum(sum(row.dropped.values()) for row in manifest.funnel)
+    console.print(
+        f"{out}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards "
+        f"({sum(s.bytes for s in manifest.shards) / 1e6:,.1f} MB), {num_dropped:,} drops in drops/, "
+        f"{sum(seconds.values()):.0f} s",
+        soft_wrap=True,
+    )
+
+
+def _reasons(row: FunnelRow) -> str:
+    ranked = sorted(row.dropped.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} {num:,}" for reason, num in ranked[:MAX_REASONS]]
+    rest = len(ranked) - len(shown)
+    return ", ".join(shown) + (f", {rest} more" if rest else "")

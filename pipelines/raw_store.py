@@ -1,0 +1,186 @@
+"""The raw store: media bytes as they were normalised when they arrived, pinned, and what is known of each.
+
+A part is `<name>.blobs` (bytes end to end) and `<name>.parquet`, an index with a row a request: what became of it and
+where its `StoredMedia` JSON lies in the blobs. The index is written last, so blobs without one are nobody's data.
+Parts are only ever added: a retried request gets a row in a later generation, and the latest generation holds.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Self
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.document import Signal, canonical_json
+from pipelines.parts import PartFolder, Tally, read_rows, write_table
+
+FETCHED = "fetched"
+PART_ITEMS = 1000
+PART_BYTES = 256 << 20
+PART_SECONDS = 30.0
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # MediaRequest.key
+        ("rendition", pa.string()),  # hash of the media settings by which the bytes were made
+        ("outcome", pa.string()),  # `fetched`, or the reason why not
+        ("detail", pa.string()),
+        ("blobs", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes in the raw store: file name below `raw/`, offset and length."""
+
+    file: str
+    offset: int
+    length: int
+
+    def read(self, folder: str) -> bytes:
+        """The bytes, from a raw folder."""
+        return storage.read_range(storage.join(folder, self.file), self.offset, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """One picture: an image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
+
+    blob: Blob
+    mime: str
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    source_sha256: str
+    stored_sha256: str
+    t: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCue:
+    """A line of timed text, seconds."""
+
+    t0: float
+    t1: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMedia:
+    """What became of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
+
+    key: str
+    outcome: str
+    detail: str | None = None
+    url: str | None = None
+    fetched_at: str | None = None
+    signals: tuple[Signal, ...] = ()
+    license: str | None = None
+    license_evidence: str = "none-found"
+    credit: str | None = None
+    items: tuple[StoredItem, ...] = ()
+    box_map: dict[str, Any] | None = None
+    cues: tuple[StoredCue, ...] = ()
+    cues_lang: str | None = None
+    cues_automatic: bool = False
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """What `to_json` wrote."""
+        record = json.loads(text)
+        record["signals"] = tuple(Signal(**s) for s in record["signals"])
+        record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
+        record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
+        return cls(**record)
+
+
+class RawPartWriter:
+    """Collects results of one worker and closes a part when it is large or old enough, so that a kill costs little.
+
+    Part names are random: which requests share a part depends on timing, and nothing downstream depends on it.
+    """
+
+    def __init__(self, folder: str, generation: int) -> None:
+        self.folder = PartFolder(folder)
+        self._generation = generation
+        self._opened = 0.0
+        self._rows: list[dict[str, Any]] = []
+        self._blobs: IO[bytes] | None = None
+        self._name = ""
+        self._size = 0
+        self._stack = ExitStack()
+
+    def add_bytes(self, data: bytes) -> Blob:
+        """Append bytes to the open part; they are kept if `add` follows before `close`."""
+        if self._blobs is None:
+            self._name = f"g{self._generation:03d}-{uuid.uuid4().hex[:16]}"
+            self._opened = time.monotonic()
+            self._blobs = self._stack.enter_context(storage.write_whole(self.folder.file(self._name, ".blobs")))
+        blob = Blob(f"{self._name}.blobs", self._size, len(data))
+        self._blobs.write(data)
+        self._size += len(data)
+        return blob
+
+    def add(self, media: StoredMedia, rendition: str) -> None:
+        """Record what became of a request."""
+        blob = self.add_bytes(media.to_json().encode())
+        row = {"key": media.key, "rendition": rendition, "outcome": media.outcome, "detail": media.detail}
+        self._rows.append(row | {"blobs": blob.file, "offset": blob.offset, "length": blob.length})
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the open part is large or old enough to be closed."""
+        is_old = self._blobs is not None and time.monotonic() - self._opened > PART_SECONDS
+        return is_old or len(self._rows) >= PART_ITEMS or self._size >= PART_BYTES
+
+    def close(self) -> int:
+        """Finish the open part, if any; returns the number of its requests."""
+        num = len(self._rows)
+        if self._blobs is not None:
+            self._stack.close()  # the blobs appear under their name
+            digest = write_table(self.folder.file(self._name, ".parquet"), self._rows, INDEX_SCHEMA)
+            self.folder.finish(self._name, "", Tally("fetch"), {".parquet": digest}, num=num)
+        self._rows, self._blobs, self._size = [], None, 0
+        return num
+
+    def abandon(self) -> None:
+        """Leave nothing of the open part."""
+        self._stack.__exit__(RuntimeError, RuntimeError("abandoned"), None)
+        self._rows, self._blobs, self._size = [], None, 0
+
+
+def index_parts(folder: str) -> list[str]:
+    """Paths of the finished parts' indexes."""
+    return [path.removesuffix(".json") + ".parquet" for path in storage.list_files(folder, ".json")]
+
+
+def read_index(path: str) -> Iterator[dict[str, Any]]:
+    """Rows of a part's index, each with its `generation`."""
+    generation = int(path.rpartition("/")[2][1:4])
+    for row in read_rows(path):
+        yield row | {"generation": generation}
+
+
+def load_media(folder: str, row: dict[str, Any]) -> StoredMedia:
+    """The `StoredMedia` that an index row points to."""
+    return StoredMedia.from_json(Blob(row["blobs"], row["offset"], row["length"]).read(folder))
+
+
+def store_fingerprint(folder: str) -> str:
+    """sha256 over the names of all finished parts: changes when, and only when, something was added."""
+    names = "\n".join(path.rpartition("/")[2] for path in index_parts(folder))
+    return hashlib.sha256(names.encode()).hexdigest()

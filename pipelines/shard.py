@@ -1,0 +1,296 @@
+"""Shard: the samples that were decided for become tars, seeded-shuffled over the whole corpus, then the manifest.
+
+Samples are ordered within their source and split by a seeded hash of their key and rolled into shards by count and
+bytes. The hash's range is cut into buckets so that no worker needs the whole order; each bucket rolls its own shards.
+A shard is written by one worker, which reads the media's bytes by reference. `manifest.json` comes last.
+"""
+
+import bisect
+import importlib.metadata
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import apache_beam as beam
+
+import pipelines
+from pipelines import storage
+from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.corpus_readme import corpus_readme
+from pipelines.corpus_stats import collect_stats
+from pipelines.crawl import crawl_folder, crawl_receipts
+from pipelines.document import Document, Drop
+from pipelines.drops import write_drops
+from pipelines.errors import RunError
+from pipelines.fetch import candidates_folder, documents_folder, media_folder
+from pipelines.filter import decisions_folder
+from pipelines.manifest import (
+    FILE_NAME,
+    FunnelRow,
+    Manifest,
+    ShardInfo,
+    check_funnel,
+    shard_path,
+    sidecar_path,
+    sort_shards,
+    write_manifest,
+)
+from pipelines.parts import PartFolder, digest, read_rows, read_table, stable_hash, sum_counts
+from pipelines.raw_store import Blob
+from pipelines.reader_indexes import write_reader_indexes
+from pipelines.shard_format import ShardWriter, finish_document
+from pipelines.spec import CorpusSpec, Sharding
+from pipelines.tar_samples import index_path
+
+SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
+TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
+
+_Place = tuple[str, str, int]  # (source, split, bucket)
+
+
+def shards_folder(out: str) -> PartFolder:
+    """Where the receipts of shards lie."""
+    return PartFolder(storage.join(out, "work", "decisions", "shards"))
+
+
+def place_in_order(seed: int, key: str) -> int:
+    """A sample's 64-bit place in the seeded global shuffle."""
+    return stable_hash(f"{seed} {key}")
+
+
+def _sizes(part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]) -> Iterator[tuple[_Place, Any]]:
+    """((source, split, bucket), (place, bytes)) of each sample of a part of decisions."""
+    for row in read_rows(folder.file(part, ".parquet"), ["source", "split", "key", "num_bytes"]):
+        place = place_in_order(seed, row["key"])
+        yield _place(row, place, num_buckets), (place, row["num_bytes"])
+
+
+def _place(row: dict[str, Any], place: int, num_buckets: dict[str, int]) -> _Place:
+    return row["source"], row["split"], place * num_buckets[row["source"]] >> 64
+
+
+def roll(sizes: Iterable[tuple[int, int]], sharding: Sharding) -> list[int]:
+    """Where shards begin, as places in the order, for (place, bytes) rows: full by count or by bytes."""
+    starts: list[int] = []
+    num_samples = num_bytes = 0
+    for place, size in sorted(sizes):
+        is_full = num_samples >= sharding.max_samples or num_bytes + size > sharding.max_bytes
+        if not starts or is_full:
+            starts.append(place)
+            num_samples = num_bytes = 0
+        num_samples += 1
+        num_bytes += size
+    return starts
+
+
+class _Plan:
+    """Which shard a sample is in: dense numbers within (source, split), buckets in order."""
+
+    def __init__(self, starts: Iterable[tuple[_Place, list[int]]]) -> None:
+        self._starts = dict(starts)
+        self._first: dict[_Place, int] = {}
+        count: dict[tuple[str, str], int] = {}
+        for bucket in sorted(self._starts):
+            self._first[bucket] = count.get(bucket[:2], 0)
+            count[bucket[:2]] = self._first[bucket] + len(self._starts[bucket])
+
+    def number(self, bucket: _Place, place: int) -> int:
+        """The shard's number."""
+        return self._first[bucket] + bisect.bisect_right(self._starts[bucket], place) - 1
+
+
+def _to_shards(
+    part: str, starts: list[tuple[_Place, list[int]]], folder: PartFolder, seed: int, num_buckets: dict[str, int]
+) -> Iterator[tuple[str, tuple[int, str, str]]]:
+    """(shard path, (place, document, blobs)) of each sample of a part of decisions."""
+    plan = _Plan(starts)
+    for row in read_rows(folder.file(part, ".parquet")):
+        place = place_in_order(seed, row["key"])
+        number = plan.number(_place(row, place, num_buckets), place)
+        yield shard_path(row["source"], row["split"], number), (place, row["document"], json.dumps(row["blobs"]))
+
+
+class _WriteShard(beam.DoFn):
+    """Writes a shard; skips one that lies there, made from the same samples."""
+
+    def __init__(self, spec: CorpusSpec, out: str) -> None:
+        self._spec, self._out, self._config = spec, out, spec.sha256
+
+    def setup(self) -> None:
+        watch_driver()
+
+    def process(self, grouped: tuple[str, Iterable[tuple[int, str, str]]]) -> Iterator[dict[str, Any]]:
+        path, rows = grouped[0], sorted(grouped[1])
+        source, split, name = path.split("/")
+        number = int(name.removesuffix(".tar").rpartition("-")[2])
+        inputs = digest(rows, self._config, pipelines.__version__)
+        receipts = shards_folder(self._out)
+        receipt_path = receipts.file(name.removesuffix(".tar") + f"-{split}", ".json")
+        target = storage.join(self._out, path)
+        if storage.exists(receipt_path) and storage.exists(target):
+            receipt = json.loads(storage.read_bytes(receipt_path))
+            if receipt["inputs"] == inputs and receipt["shard"]["bytes"] == storage.size(target):
+                yield receipt["shard"]
+                return
+        for stale in (target, index_path(target), sidecar_path(target)):
+            storage.remove(stale)
+        with ShardWriter(self._out, source, self._spec.sources[source].kind, split, number) as writer:  # type: ignore[arg-type]
+            for _, text, blobs in rows:
+                writer.add(self._sample(text, blobs))
+        assert writer.info is not None
+        shard = asdict(writer.info)
+        storage.write_bytes(receipt_path, json.dumps({"inputs": inputs, "shard": shard}).encode())
+        yield shard
+
+    def _sample(self, text: str, blobs: str) -> Any:
+        document = Document.from_json(text)
+        build = replace(document.build, pipeline=pipelines.__version__, config_sha256=self._config)
+        raw = media_folder(self._out)
+        return finish_document(replace(document, build=build), [Blob(**b).read(raw) for b in json.loads(blobs)])
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
+    """Write the shards of all sources, what describes them, and the manifest.
+
+    Raises:
+        RunError: If the funnel does not add up: a bug, and the corpus must not be used.
+    """
+    decisions = decisions_folder(out)
+    receipts = decisions.receipts()
+    parts = [r.part for r in receipts]
+    totals = {c.source: c.kept for c in sum_counts(receipts) if c.stage == "shard" and c.unit == "sample"}
+    num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
+    folder = shards_folder(out)
+    storage.remove_leftovers(out)
+    plan_path = storage.join(out, "work", "decisions", "shards.plan")
+    result_path = storage.join(out, "work", "decisions", "shards.list")
+    for path in (plan_path, result_path):
+        storage.remove(path)
+    sharding = {name: source.sharding for name, source in spec.sources.items()}
+
+    def build(pipeline: beam.Pipeline) -> None:
+        names = pipeline | "ListDecisions" >> beam.Create(parts)
+        starts = (
+            names
+            | "ReadSizes" >> beam.FlatMap(_sizes, decisions, spec.seed, num_buckets)
+            | "ByBucket" >> beam.GroupByKey()
+            | "RollShards" >> beam.Map(lambda row: (row[0], roll(row[1], sharding[row[0][0]])))
+        )
+        _ = (
+            names
+            | "SpreadParts" >> beam.Reshuffle()
+            | "ToShards"
+            >> beam.FlatMap(_to_shards, beam.pvalue.AsList(starts), decisions, spec.seed, num_buckets)
+            | "ByShard" >> beam.GroupByKey()
+            | "WriteShards" >> beam.ParDo(_WriteShard(spec, out))
+            | "AllShards" >> beam.combiners.ToList()
+            | "ListShards" >> beam.Map(lambda shards: storage.write_bytes(result_path, json.dumps(shards).encode()))
+        )
+
+    # Until the new manifest lies there, no reader may take old and new shards for one corpus.
+    _forget_manifest(spec, out, decisions.fingerprint())
+    run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
+    shards = sort_shards(
+        [ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources)
+    )
+    _remove_stale(out, shards)
+    return _publish(spec, out, shards)
+
+
+def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
+    """Remove the manifest of a build over other decisions."""
+    path = storage.join(out, "work", "decisions", "shards.inputs")
+    inputs = digest(spec.sha256, fingerprint)
+    if not storage.exists(path) or storage.read_bytes(path).decode() != inputs:
+        storage.remove(storage.join(out, FILE_NAME))
+        storage.write_bytes(path, inputs.encode())
+
+
+def _remove_stale(out: str, shards: Iterable[ShardInfo]) -> None:
+    """Remove tars, and what belongs to them, of an earlier build that are no longer part of the corpus."""
+    current = {storage.join(out, s.path) for s in shards}
+    work = storage.join(out, "work") + "/"
+    for path in storage.list_files(out, ".tar"):
+        if path not in current and not path.startswith(work):
+            for stale in (path, index_path(path), sidecar_path(path)):
+                storage.remove(stale)
+
+
+def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
+    """Drops, statistics, other readers' indexes, the resolved spec; last of all the manifest."""
+    funnel = funnel_rows(spec, out)
+    if faults := check_funnel(funnel, shards):
+        raise RunError(f"the funnel does not add up: {faults[0]} (and {len(faults) - 1} more). Please report this bug")
+    manifest = Manifest(
+        name=spec.name,
+        version=spec.version,
+        spec_sha256=spec.sha256,
+        shards=shards,
+        funnel=tuple(funnel),
+        tools={"dromaius": pipelines.__version__} | {name: importlib.metadata.version(name) for name in TOOLS},
+        source_names=tuple(spec.sources),
+    )
+    _write_all_drops(spec, out)
+    stats = collect_stats(out, shards)
+    storage.write_bytes(
+        storage.join(out, "stats.json"), (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()
+    )
+    storage.write_bytes(storage.join(out, "spec.resolved.yaml"), spec.resolved().encode())
+    if shards:
+        write_reader_indexes(out, manifest)
+        storage.write_bytes(storage.join(out, "README.md"), corpus_readme(out, manifest).encode())
+    write_manifest(out, manifest)
+    return manifest
+
+
+def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
+    """What each stage took in, kept and dropped: crawls first, then sources, each in the order of the stages."""
+    receipts = [r for crawl in spec.crawls for r in crawl_receipts(out, crawl)]
+    for folder in (candidates_folder(out), documents_folder(out), decisions_folder(out)):
+        receipts += folder.receipts()
+    counts = {(c.source, c.stage, c.unit): c for c in sum_counts(receipts)}
+    order = [(crawl, stage, unit) for crawl in spec.crawls for stage, unit in CRAWL_ROWS]
+    order += [(source, stage, unit) for source in spec.sources for stage, unit in SOURCE_ROWS]
+    rows = []
+    for which in order:
+        if which in counts or which[1:] == ("shard", "sample"):
+            count = counts.get(which)
+            kept, dropped = (count.kept, count.dropped) if count is not None else (0, {})
+            rows.append(FunnelRow(*which, in_=kept + sum(dropped.values()), kept=kept, dropped=dropped))
+    return rows
+
+
+CRAWL_ROWS = (("extract", "picture"), ("crawl", "page"), ("extract", "page"))
+SOURCE_ROWS = (
+    ("fetch", "media"),
+    ("filter", "media"),
+    ("extract", "document"),
+    ("fetch", "document"),
+    ("filter", "document"),
+    ("shard", "sample"),
+)
+"""Rows of a source by stage and unit. Rows of one unit stand together, so that each can be held against the one before."""
+
+
+def _write_all_drops(spec: CorpusSpec, out: str) -> None:
+    """Collect the drops of all stages, source by source."""
+    folders = [PartFolder(storage.join(crawl_folder(out, crawl), "account")) for crawl in spec.crawls]
+    folders += [candidates_folder(out), documents_folder(out), decisions_folder(out)]
+    paths = [path for folder in folders for path in folder.drops()]
+    holding = {name: [] for name in [*spec.crawls, *spec.sources]}  # type: dict[str, list[str]]
+    for path in paths:
+        for name in read_table(path, ["source"]).column("source").unique().to_pylist():
+            holding[name].append(path)
+    for name, held in holding.items():
+        write_drops(out, name, _drops_of(name, held))
+
+
+def _drops_of(source: str, paths: list[str]) -> Iterator[Drop]:
+    for path in paths:
+        for row in read_rows(path):
+            if row["source"] == source:
+                yield Drop(**row)

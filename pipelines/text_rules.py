@@ -1,0 +1,44 @@
+"""Judging the text of a candidate: its language, its quality, and the personal data in it."""
+
+from dataclasses import dataclass, replace
+
+from pipelines.document import Document, Kind
+from pipelines.language import identify
+from pipelines.language import judge as judge_language
+from pipelines.personal_data import mask_document
+from pipelines.spec import Filters
+from pipelines.text_quality import judge_segments, profile
+
+PROFILES: dict[Kind, str] = {
+    "interleaved": "obelics",
+    "pair": "caption",
+    "grounded": "caption",
+    "video": "caption",
+    "text": "gopher",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a text is not taken."""
+
+    reason: str
+    detail: str | None = None
+
+
+def judge_text(document: Document, filters: Filters, kind: Kind) -> Document | Refusal:
+    """The document with its language told, poor lines removed and personal data masked; or why it is refused."""
+    has_text = any(s.text for s in document.segments)
+    if not has_text:
+        return document if kind == "video" else Refusal("no_text")  # a video's words come with its subtitles
+    settings = filters.language
+    (language,) = identify([document.text], settings.min_chars if settings is not None else 20)
+    if settings is not None and (reason := judge_language(language, settings)):
+        return Refusal(reason, f"{language.code} {language.score}")
+    document = replace(document, lang=language.code)
+    quality = filters.text if filters.text is not None else profile(PROFILES[kind])
+    judged = judge_segments(document.segments, language.code, quality)
+    if judged.reason is not None:
+        return Refusal(judged.reason, judged.detail)
+    document = replace(document, segments=judged.segments)
+    return mask_document(document) if filters.mask_personal_data else document

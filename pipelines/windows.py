@@ -1,0 +1,120 @@
+"""Windows: a long document as several samples. Media are never cut; text is cut at a paragraph, then a sentence."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pipelines.document import Document, Media, Segment
+
+# Where a text may be cut, best first: after a paragraph, a line, a sentence, a word.
+_CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), re.compile(r"\s+"))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One sample of a document; `media` are the places of its media in the document."""
+
+    document: Document
+    media: tuple[int, ...]
+
+
+def windows(document: Document, max_media: int, max_chars: int) -> list[Window]:
+    """The samples of a document, in order; nothing of it is left out or repeated.
+
+    Args:
+        document: Completed.
+        max_media: Pictures a sample.
+        max_chars: Code points of text a sample.
+    """
+    groups = [g for g in _groups(document.segments, max_media, max_chars) if g]
+    if len(groups) <= 1:
+        return [Window(document, tuple(range(len(document.media))))]
+    return [_window(document, group, number) for number, group in enumerate(groups)]
+
+
+def _groups(segments: tuple[Segment, ...], max_media: int, max_chars: int) -> Iterator[list[Segment]]:
+    group: list[Segment] = []
+    media: set[int] = set()
+    num_chars = 0
+    for segment in segments:
+        if segment.media is not None:
+            if len(media | {segment.media}) > max_media:
+                yield group
+                group, media, num_chars = [], set(), 0
+            group.append(segment)
+            media.add(segment.media)
+            continue
+        for piece in _pieces(segment, max_chars - num_chars, max_chars):
+            assert piece.text is not None
+            if num_chars + len(piece.text) > max_chars and group:
+                yield group
+                group, media, num_chars = [], set(), 0
+            group.append(piece)
+            num_chars += len(piece.text)
+    yield group
+
+
+def _pieces(segment: Segment, room: int, max_chars: int) -> Iterator[Segment]:
+    """A text segment in pieces of at most `max_chars`, the first of at most `room` where it can be cut well."""
+    text = segment.text or ""
+    if len(text) <= max_chars or segment.regions:
+        yield segment  # a whole segment moves to the next window rather than being cut
+        return
+    while len(text) > max_chars:
+        at = _cut(text, room if room >= max_chars // 2 else max_chars)
+        head, text = text[:at].rstrip(), text[at:].lstrip()
+        if head:
+            yield replace(segment, text=head)
+        room = max_chars
+    if text:
+        yield replace(segment, text=text)
+
+
+def _cut(text: str, limit: int) -> int:
+    """Where to cut a text so that at most `limit` code points stand before."""
+    for pattern in _CUTS:
+        ends = [m.end() for m in pattern.finditer(text, 0, limit)]
+        if ends and ends[-1] >= limit // 2:
+            return ends[-1]
+    return limit
+
+
+def _window(document: Document, group: list[Segment], number: int) -> Window:
+    order = list(dict.fromkeys(s.media for s in group if s.media is not None))
+    place = {old: new for new, old in enumerate(order)}
+    media: tuple[Media, ...] = tuple(document.media[old] for old in order)
+    segments = tuple(
+        s
+        if s.media is None and not s.regions
+        else replace(
+            s,
+            media=None if s.media is None else place[s.media],
+            regions=tuple(replace(r, media=place[r.media]) for r in s.regions if r.media in place),
+        )
+        for s in group
+    )
+    return Window(
+        replace(
+            document,
+            key=f"{document.key}-w{number:02d}",
+            segments=segments,
+            media=media,
+            source=replace(document.source, record=f"{document.source.record}#w{number:02d}"),
+            signals=_targeted(document.signals, place),
+            scores=_targeted(document.scores, place, segments=False),
+        ),
+        tuple(order),
+    )
+
+
+def _targeted(rows: tuple, place: dict[int, int], *, segments: bool = True) -> tuple:  # type: ignore[type-arg]
+    """Signals or scores whose targets are in the window, with their media's new places."""
+    kept = []
+    for row in rows:
+        what, _, number = row.target.partition(":")
+        if what == "media":
+            if int(number) in place:
+                kept.append(replace(row, target=f"media:{place[int(number)]}"))
+        elif what != "segment" or segments:
+            kept.append(row)
+    return tuple(kept)
