@@ -1,0 +1,317 @@
+"""Samples in a tar: members that share a key and stand together, found by an index of byte offsets.
+
+What is written here is USTAR with nothing that varies: mode 0644, times and owners 0, padded to 10,240 bytes. The
+headers are packed by hand, which is 8 times as fast as `tarfile` and does not change with Python's version. What is
+read may be any tar: PAX and GNU long names, prefixes, folders and files without a part in between are understood.
+
+`X.tar.idx` holds unsigned 64-bit little-endian numbers: the offset of each sample's first header, then the end of
+the last sample. It is Energon's format, byte for byte.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from pipelines import storage
+from pipelines.errors import UserError
+
+BLOCK = 512
+RECORD = 10_240
+MAX_MEMBER_BYTES = (8 << 30) - 1  # eleven octal digits
+MAX_NAME_BYTES = 99  # wids and some others read the 100-byte field only, and want its NUL
+
+_ZEROS = bytes(BLOCK)
+_OWNER = b"0000644\x00" + b"0000000\x00" * 2
+_TIME = b"00000000000\x00"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+_FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
+
+# webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is no sample
+_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+_META = re.compile(r"__[^/]*__($|/)")
+
+_FILES = (b"0", b"\x00", b"7")
+_WITHOUT_BYTES = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
+
+Read = Callable[[int, int], bytes]
+"""Bytes from an offset and a length; fewer where the file ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a tar. `offset` is of its first header, long-name headers included; `content` of its bytes."""
+
+    name: str
+    offset: int
+    content: int
+    size: int
+    is_file: bool
+
+    @property
+    def end(self) -> int:
+        """Where the next header stands."""
+        return self.content + padded(self.size)
+
+
+@dataclass(slots=True)
+class TarSample:
+    """A sample's key, its byte range `offset..end`, its parts by name in their order, and where each part begins."""
+
+    key: str
+    offset: int
+    end: int
+    parts: dict[str, bytes] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+
+
+def padded(size: int, unit: int = BLOCK) -> int:
+    """A size rounded up to whole blocks."""
+    return -(-size // unit) * unit
+
+
+def tar_bytes(sizes: Iterable[int]) -> int:
+    """Bytes that members of these sizes take in a tar, headers included and the end left out."""
+    return sum(BLOCK + padded(size) for size in sizes)
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The USTAR header of a regular file.
+
+    Raises:
+        ValueError: If the name is not ASCII or longer than 99 bytes, or the size reaches 8 GiB.
+    """
+    if not name.isascii() or not 0 < len(name) <= MAX_NAME_BYTES:
+        raise ValueError(f"{name!r}: a member's name must be 1 to {MAX_NAME_BYTES} ASCII characters")
+    if not 0 <= size <= MAX_MEMBER_BYTES:
+        raise ValueError(f"{name}: {size} bytes: a member must be smaller than 8 GiB")
+    name_bytes, octal = name.encode(), b"%011o\x00" % size
+    total = _FIXED_SUM + sum(name_bytes) + sum(octal)
+    return name_bytes.ljust(100, b"\x00") + _OWNER + octal + _TIME + b"%06o\x00 " % total + _REST
+
+
+def tar_end(size: int) -> bytes:
+    """What closes a tar of `size` bytes: two empty blocks, then zeros up to a whole record."""
+    return bytes(padded(size + 2 * BLOCK, RECORD) - size)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and part of a member's name, or null where the member belongs to no sample."""
+    if _META.match(name):
+        return None
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def walk_members(read: Read, where: str, start: int, end: int) -> Iterator[Member]:
+    """The members between two offsets of a tar; ends early at an empty block.
+
+    Args:
+        read: Gives bytes; called with rising offsets only.
+        where: What errors begin with: the tar's path.
+        start: Offset of a header.
+        end: Where the file, or the range, ends.
+
+    Raises:
+        ValueError: If a header is damaged, or a member reaches beyond the end.
+    """
+    at = first = start
+    long_name: str | None = None
+    long_size: int | None = None
+    while at < end:
+        head = read(at, BLOCK)
+        if head == _ZEROS:
+            return
+        if len(head) < BLOCK or not _sum_is_right(head):
+            raise ValueError(f"{where}: broken tar: no header at byte {at}")
+        kind, content = head[156:157], at + BLOCK
+        size = _number(head[124:136], where, at)
+        is_file = kind in _FILES
+        if is_file and long_size is not None:
+            size = long_size
+        elif kind in _WITHOUT_BYTES:
+            size = 0
+        if content + size > end:
+            raise ValueError(
+                f"{where}: broken tar: the member at byte {at} has {size} bytes, {end - content} are there"
+            )
+        at = content + padded(size)
+        if kind == b"L":
+            long_name = _text(read(content, size).rstrip(b"\x00"))
+        elif kind in (b"x", b"X"):
+            records = _pax_records(read(content, size), where, first)
+            long_name = records.get("path", long_name)
+            long_size = int(records["size"]) if "size" in records else None
+        elif kind == b"S":
+            raise ValueError(
+                f"{where}: the member at byte {first} is a sparse file; repack it with `tar --format=ustar`"
+            )
+        elif kind == b"g":
+            first = at
+        elif kind != b"K":
+            name = long_name if long_name is not None else _short_name(head)
+            yield Member(name, first, content, size, is_file and not name.endswith("/"))
+            first, long_name, long_size = at, None, None
+
+
+def walk_samples(read: Read, where: str, start: int, end: int) -> Iterator[TarSample]:
+    """The samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
+
+    A sample's range reaches to the next sample, so that it includes members between them that belong to none.
+
+    Raises:
+        ValueError: If the tar is broken, or a part comes twice in a sample.
+    """
+    sample: TarSample | None = None
+    last = start
+    for member in walk_members(read, where, start, end):
+        last = member.end
+        names = split_name(member.name) if member.is_file else None
+        if names is None:
+            continue
+        key, part = names
+        if sample is None or sample.key != key:
+            if sample is not None:
+                sample.end = member.offset
+                yield sample
+            sample = TarSample(key, member.offset, member.end)
+        if part in sample.parts:
+            raise ValueError(f"{where}, sample {key}: part {part!r} comes twice")
+        sample.parts[part] = read(member.content, member.size)
+        sample.places[part] = member.content
+    if sample is not None:
+        sample.end = last
+        yield sample
+
+
+def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
+    """The one sample in a byte range that an index names.
+
+    Args:
+        data: All bytes of the range.
+        where: What errors begin with: the tar's path.
+        offset: Where the range begins in the tar.
+
+    Raises:
+        ValueError: If there is not exactly one sample: the tar is damaged, or its index stale.
+    """
+
+    def read(at: int, length: int) -> bytes:
+        return data[at - offset : at - offset + length]
+
+    found = list(walk_samples(read, where, offset, offset + len(data)))
+    if len(found) != 1 or found[0].offset != offset:
+        raise ValueError(
+            f"{where}: {len(found)} samples between bytes {offset} and {offset + len(data)}: a stale index"
+        )
+    found[0].end = offset + len(data)
+    return found[0]
+
+
+def read_sample(path: str, offset: int, end: int) -> TarSample:
+    """The sample at a byte range of a tar, by one read.
+
+    Raises:
+        ValueError: If the tar is damaged there or ends before.
+    """
+    try:
+        return parse_sample(storage.read_range(path, offset, end - offset), path, offset)
+    except EOFError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_samples(path: str) -> Iterator[TarSample]:
+    """All samples of a tar, by its index.
+
+    Raises:
+        UserError: If the index is missing or damaged.
+        ValueError: If the tar does not fit its index.
+    """
+    offsets = read_index(path).tolist()
+    for offset, end in pairwise(offsets):
+        yield read_sample(path, offset, end)
+
+
+# --- the index ------------------------------------------------------------------------------------------------------
+
+
+def index_path(path: str) -> str:
+    """Where the index of a tar lies."""
+    return path + ".idx"
+
+
+def write_index(path: str, offsets: Iterable[int]) -> None:
+    """Write the index of a tar: the samples' offsets, and the end of the last one."""
+    storage.write_bytes(index_path(path), np.array(list(offsets), "<u8").tobytes())
+
+
+def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Offsets of a tar's samples and the end of the last, int64: sample i lies in `index[i]:index[i + 1]`.
+
+    Raises:
+        UserError: If there is no index, or it is damaged.
+    """
+    name = index_path(path)
+    try:
+        data = storage.read_bytes(name)
+    except FileNotFoundError as error:
+        raise UserError(f"{name}: is missing. `python -m pipelines index` gives foreign tars an index") from error
+    offsets = np.frombuffer(data[: len(data) // 8 * 8], "<u8").astype(np.int64)
+    if len(data) % 8 or len(offsets) < 2 or offsets[0] < 0 or not (np.diff(offsets) > 0).all():
+        raise UserError(f"{name}: no list of rising offsets ({len(data)} bytes). Delete it and make it again")
+    return offsets
+
+
+# --- parts of headers -----------------------------------------------------------------------------------------------
+
+
+def _sum_is_right(head: bytes) -> bool:
+    """Whether the checksum of a header holds.
+
+    Adler-32 keeps 1 + the sum of the bytes modulo 65,521 in its lower half: 20 times as fast as `sum`.
+    """
+    try:
+        said = int(head[148:156].rstrip(b" \x00") or b"0", 8)
+    except ValueError:
+        return False
+    low = zlib.adler32(head[:148] + b" " * 8 + head[156:]) & 0xFFFF
+    return (low - 1 - said) % 65_521 == 0
+
+
+def _number(digits: bytes, where: str, at: int) -> int:
+    """A size: octal digits, or GNU's base 256 where the first bit is set."""
+    if digits[0] & 0x80:
+        return int.from_bytes(digits[1:], "big")
+    try:
+        return int(digits.strip(b" \x00") or b"0", 8)
+    except ValueError as error:
+        raise ValueError(f"{where}: broken tar: no size in the header at byte {at}") from error
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _short_name(head: bytes) -> str:
+    name = _text(head[:100].split(b"\x00", 1)[0])
+    prefix = _text(head[345:500].split(b"\x00", 1)[0]) if head[257:263] == b"ustar\x00" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _pax_records(data: bytes, where: str, at: int) -> dict[str, str]:
+    """The records `<length> <key>=<value>\\n` of a PAX header."""
+    records, place = {}, 0
+    while place < len(data) and data[place] != 0:
+        digits, space, _ = data[place : place + 20].partition(b" ")
+        if not space or not digits.isdigit() or int(digits) <= len(digits):
+            raise ValueError(f"{where}: broken tar: no PAX record in the header at byte {at}")
+        key, _, value = data[place + len(digits) + 1 : place + int(digits) - 1].partition(b"=")
+        records[_text(key)] = _text(value)
+        place += int(digits)
+    return records
