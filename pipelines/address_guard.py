@@ -1,0 +1,140 @@
+"""Which addresses may be connected to: public ones, and hosts that the policy names (against SSRF).
+
+A name is resolved here and nowhere else; the connection goes to the very address that was checked, so that a second
+answer of the name server changes nothing.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_IPV6_PUBLIC = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for global unicast
+_IPV6_INSIDE = tuple(  # prefixes that hold an IPv4 address, and the bits to its right
+    (ipaddress.IPv6Network(prefix), shift)
+    for prefix, shift in (("::ffff:0:0/96", 0), ("64:ff9b::/96", 0), ("64:ff9b:1::/48", 0), ("2002::/16", 80))
+)
+_IPV4_SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))  # is_global differs by release
+_TEREDO = ipaddress.IPv6Network("2001::/32")
+
+# Codes of getaddrinfo that say "there is no such name", as against "nobody could tell".
+_NO_SUCH_NAME = frozenset(
+    code for code in (getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")) if code
+)
+
+
+class AddressError(OSError):
+    """A host that may not or cannot be connected to; `reason` is a drop reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet; an IPv4 address inside an IPv6 one is judged itself."""
+    ip: Address = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        for prefix, shift in _IPV6_INSIDE:
+            if ip in prefix:
+                return is_public(str(ipaddress.IPv4Address(int(ip) >> shift & 0xFFFFFFFF)))
+        return ip in _IPV6_PUBLIC and ip not in _TEREDO and ip.is_global and ip.scope_id is None
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _IPV4_SPECIAL)
+
+
+class AddressGuard(AbstractResolver):
+    """Resolves hosts with a cache, and lets only permitted addresses through.
+
+    Args:
+        allow_hosts: `host` or `host:port` that may have any address.
+        may_leave_loopback: False lets nothing through but loopback.
+        cache_seconds: How long an answer of the name server is kept.
+        num_threads: Look-ups at once; they block, so each takes a thread.
+    """
+
+    def __init__(
+        self,
+        allow_hosts: Iterable[str],
+        *,
+        may_leave_loopback: bool = True,
+        cache_seconds: float = 300.0,
+        num_threads: int = 16,
+    ) -> None:
+        self._allowed = frozenset(name.lower().strip("[]") for name in allow_hosts)
+        self._may_leave_loopback = may_leave_loopback
+        self._cache_seconds = cache_seconds
+        self._cache: dict[str, tuple[float, tuple[str, ...]]] = {}
+        self._lookups: dict[str, asyncio.Future[tuple[str, ...]]] = {}
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="dns")
+
+    async def permitted(self, host: str, port: int) -> tuple[str, ...]:
+        """Addresses of a host that may be connected to, IPv4 first.
+
+        Raises:
+            AddressError: `host_not_found`, `dns_failure`, `private_address` or `no_contact_address`.
+        """
+        found = await self._look_up(host)
+        is_named = host in self._allowed or f"{host}:{port}" in self._allowed or f"[{host}]:{port}" in self._allowed
+        permitted = found if is_named else tuple(address for address in found if is_public(address))
+        if not permitted:
+            raise AddressError("private_address", f"{host} is {', '.join(found)}; policy.allow_hosts may name it")
+        if not self._may_leave_loopback and not all(is_loopback(address) for address in permitted):
+            raise AddressError("no_contact_address", f"{host} is beyond loopback; set policy.user_agent")
+        return permitted
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The permitted addresses, as aiohttp's connector takes them."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self.permitted(host, port)
+        ]
+
+    async def close(self) -> None:
+        """End the threads; a look-up that hangs is left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look_up(self, host: str) -> tuple[str, ...]:
+        """All addresses of a host, from the cache or from one look-up that everyone waiting shares."""
+        expires, addresses = self._cache.get(host, (0.0, ()))
+        if time.monotonic() < expires:
+            return addresses
+        if host not in self._lookups:
+            lookup = asyncio.get_running_loop().run_in_executor(self._threads, _addresses_of, host)
+            self._lookups[host] = lookup
+            lookup.add_done_callback(lambda _: self._lookups.pop(host, None))
+        addresses = await asyncio.shield(self._lookups[host])
+        self._cache[host] = (time.monotonic() + self._cache_seconds, addresses)
+        return addresses
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine itself."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _addresses_of(host: str) -> tuple[str, ...]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        reason = "host_not_found" if error.errno in _NO_SUCH_NAME else "dns_failure"
+        raise AddressError(reason, f"{host}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        raise AddressError("dns_failure", f"{host}: {error}") from error
+    addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
+    return tuple(sorted(addresses, key=lambda address: ":" in address))

@@ -1,0 +1,124 @@
+"""One request at a time to a host, with a delay between the end of one and the start of the next.
+
+Within a process by a queue a host; between processes of one machine by a lock file a host, whose content keeps when the
+last request ended. Neither blocks the event loop.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+# CLOCK_MONOTONIC is one for all processes of a machine. After a reboot it begins anew: a time that lies in the future
+# is then a leftover, which `_wait` limits.
+_now = time.monotonic
+_RECORD = struct.Struct("<dd")  # end of the last request, earliest start of the next
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.002, 0.05
+
+
+class HostClosedError(Exception):
+    """Nothing more goes to this host."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """A request's turn at its host."""
+
+    not_before: float = 0.0
+
+    def postpone_next(self, seconds: float) -> None:
+        """Let nothing go to the host for so long from now on (Retry-After)."""
+        self.not_before = _now() + seconds
+
+
+@dataclass(slots=True)
+class _Queue:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ended: float = float("-inf")
+    not_before: float = 0.0
+    is_closed: bool = False
+
+
+class HostGate:
+    """The turns of all hosts.
+
+    Args:
+        folder: A local folder for lock files, shared by the processes of a machine; None: this process only.
+        max_wait_seconds: No wait is longer, whatever a lock file says.
+    """
+
+    def __init__(self, folder: str | None, max_wait_seconds: float) -> None:
+        self._folder = folder
+        self._max_wait_seconds = max_wait_seconds
+        self._queues: dict[str, _Queue] = {}
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, host: str, delay_seconds: float) -> AsyncIterator[Turn]:
+        """Wait for the host's turn, and hold it for as long as the block runs.
+
+        Raises:
+            HostClosedError: If the host is closed, at once for all who wait.
+        """
+        queue = self._queues.setdefault(host, _Queue())
+        async with queue.lock:
+            if queue.is_closed:
+                raise HostClosedError
+            file = await self._locked_file(host)
+            try:
+                if file is not None:
+                    queue.ended, queue.not_before = _read(file)
+                if (seconds := self._wait(queue, delay_seconds)) > 0:
+                    await asyncio.sleep(seconds)
+                turn = Turn()
+                try:
+                    yield turn
+                finally:
+                    queue.ended, queue.not_before = _now(), turn.not_before
+                    if file is not None:
+                        os.pwrite(file, _RECORD.pack(queue.ended, queue.not_before), 0)
+            finally:
+                if file is not None:
+                    os.close(file)  # ends the lock
+
+    def close(self, host: str) -> None:
+        """Let nothing more go to the host from this process."""
+        self._queues.setdefault(host, _Queue()).is_closed = True
+
+    def _wait(self, queue: _Queue, delay_seconds: float) -> float:
+        ready = max(queue.ended + delay_seconds, queue.not_before)
+        return min(ready - _now(), self._max_wait_seconds)
+
+    async def _locked_file(self, host: str) -> int | None:
+        """The host's lock file, open and locked; polled for, since no system call waits for a lock without blocking."""
+        if self._folder is None:
+            return None
+        file = os.open(
+            os.path.join(self._folder, quote(host, safe="")[:200]), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
+        seconds = _FIRST_POLL_SECONDS
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return file
+                except BlockingIOError:
+                    await asyncio.sleep(seconds)
+                    seconds = min(2 * seconds, _LAST_POLL_SECONDS)
+        except BaseException:
+            os.close(file)
+            raise
+
+
+def _read(file: int) -> tuple[float, float]:
+    data = os.pread(file, _RECORD.size, 0)
+    if len(data) < _RECORD.size:
+        return float("-inf"), 0.0
+    ended, not_before = _RECORD.unpack(data)
+    return ended, not_before
