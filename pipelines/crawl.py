@@ -29,6 +29,7 @@ from pipelines.host_queues import MAX_BALANCED_HOSTS, assign_buckets, bucket_of,
 from pipelines.html_document import parse_page
 from pipelines.http_client import Fetched, FetchFailure, PoliteClient, is_transient
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, sum_counts, write_table
+from pipelines.sitemaps import parse_sitemap
 from pipelines.spec import CorpusSpec, CrawlSettings
 
 FETCHED = "fetched"
@@ -219,6 +220,8 @@ class _CrawlBucket(beam.DoFn):
                     for url in await _sitemap_urls(client, item.url):
                         writer.link(url, item.depth + 1)
                 await _visit(client, writer, item)
+                for answer in client.take_policy_answers():
+                    writer.store(answer, {"is": "policy file"})
                 if writer.is_due:
                     closed.append(writer.close() or "")
 
@@ -273,14 +276,17 @@ def _signals(signals: Iterable[Any]) -> str:
 
 async def _sitemap_urls(client: PoliteClient, url: str) -> list[str]:
     """Pages that a host's sitemaps name, of that host only; a sitemap that cannot be had names none."""
-    site = await client.site(url)
+    try:
+        site = await client.site(url)
+    except FetchFailure:
+        return []
     queue, seen, found = list(site.sitemaps), set(site.sitemaps), []
     while queue and len(seen) <= MAX_SITEMAPS_PER_HOST:
         try:
             fetched = await client.fetch(queue.pop(0), "page")
         except FetchFailure:
             continue
-        sitemap = urls.parse_sitemap(fetched.body) if fetched.status == 200 else urls.parse_sitemap(b"")
+        sitemap = parse_sitemap(fetched.body)
         found += [urls.canonical_url(u) for u in sitemap.urls if urls.authority(u) == urls.authority(url)]
         for nested in sitemap.sitemaps:
             if nested not in seen:

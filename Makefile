@@ -1,0 +1,87 @@
+# Every target makes the environment that it needs, in .venv; nothing has to be activated.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+SPEC ?= corpus_specs/demo.yaml
+RUNNER ?= local
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+ARGS ?=
+corpus: OUT ?= build/corpus/$(basename $(notdir $(SPEC)))
+
+PYTHON ?= python3
+PY := .venv/bin/python
+UV := .venv/bin/uv
+INSTALL := $(UV) pip install --quiet --python $(PY)
+TESTS ?= tests
+
+.PHONY: help corpus real-site test check lint types format torture bench schema lock clean
+
+help: ## show every target
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+
+.venv/.base:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; name it with PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+.venv/.crawl: .venv/.base requirements-crawl.lock pyproject.toml
+	$(INSTALL) --require-hashes -r requirements-crawl.lock
+	$(INSTALL) --no-deps --editable .
+	touch $@
+
+.venv/.dev: .venv/.base requirements.lock pyproject.toml
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --editable .
+	touch $@ .venv/.crawl
+
+corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/corpus/<name> RUNNER=local WORKERS=n ARGS="..."
+	$(PY) -m pipelines corpus --spec $(SPEC) --out $(OUT) --runner $(RUNNER) --workers $(WORKERS) $(ARGS)
+
+real-site: build/real-site/gimp-help-en/.done ## fetch and unpack the GIMP manual's pages, once (needs apt-get)
+
+build/real-site/gimp-help-en/.done:
+	@command -v apt-get dpkg-deb >/dev/null || { echo "make real-site: needs apt-get (Debian, Ubuntu)" >&2; exit 2; }
+	rm -rf build/real-site/gimp-help-en build/real-site/package
+	mkdir -p build/real-site/package
+	cd build/real-site/package && { apt-get -q download gimp-help-en || { apt-get -q update && apt-get -q download gimp-help-en; }; }
+	dpkg-deb -x build/real-site/package/gimp-help-en_*.deb build/real-site/package/tree
+	mv build/real-site/package/tree/usr/share/gimp/2.0/help build/real-site/gimp-help-en
+	rm -rf build/real-site/package
+	touch $@
+
+test: .venv/.dev ## run the tests: TESTS=tests/...
+	$(PY) -m pytest $(TESTS) $(ARGS)
+
+check: lint types test ## format, lint, types and tests
+
+lint: .venv/.dev ## check format and lint
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+types: .venv/.dev ## check types
+	$(PY) -m mypy
+
+format: .venv/.dev ## rewrite in the project's format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+torture: .venv/.dev ## kill builds at random, a hundred times over all stages, and compare bytes
+	DROMAIUS_KILLS=100 $(PY) -m pytest tests/test_kill_and_resume.py -s $(ARGS)
+
+bench: .venv/.dev ## run the benchmarks against their peers
+	$(PY) -m tools.bench $(ARGS)
+
+schema: .venv/.crawl ## write the JSON Schema by which editors complete a spec
+	$(PY) -m pipelines schema > corpus_specs/spec.schema.json
+
+lock: .venv/.base ## resolve the dependencies anew into the hashed locks
+	$(UV) pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) --upgrade -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra crawl $(LOCK_OPTIONS) -c requirements.lock -o requirements-crawl.lock
+
+LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+clean: ## remove what was built, but not the environment
+	rm -rf build

@@ -1,0 +1,518 @@
+"""Filter: features of every picture as rows, then decisions over rows alone.
+
+Features are made once from the stored bytes, part by part. Decisions are thresholds first; then duplicates among what
+is left, the groups that must stay in one split, and the split. A changed threshold redoes decisions only, a changed
+duplicate rule likewise; nothing before this stage is touched.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.assignment import interleave_by_assignment, split_sentences
+from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text
+from pipelines.duplicates import Fingerprint, FindDuplicates, connected_components, minhash
+from pipelines.fetch import documents_folder, media_folder
+from pipelines.image_text_match import ImageTextMatch
+from pipelines.images import features
+from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, read_table, stable_hash, write_table
+from pipelines.raw_store import Blob
+from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
+from pipelines.windows import windows
+
+FEATURE_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("key", pa.string()),
+        (
+            "media",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("stored_sha256", pa.string()),
+                        ("phash", pa.uint64()),
+                        ("blur", pa.float32()),
+                        ("mean", pa.float32()),
+                        ("std", pa.float32()),
+                    ]
+                )
+            ),
+        ),
+        ("similarity", pa.list_(pa.list_(pa.float32()))),  # pictures x texts, where a CLIP model is named
+        ("match_model", pa.string()),
+    ]
+)
+DECISION_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("key", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("document", pa.string()),
+        ("blobs", pa.list_(pa.struct([("file", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]))),
+    ]
+)
+HEADER_BYTES = 1024  # of a tar member: header and half a block of padding, twice over
+
+
+def features_folder(out: str) -> PartFolder:
+    """Where features lie."""
+    return PartFolder(storage.join(out, "work", "features"))
+
+
+def decisions_folder(out: str) -> PartFolder:
+    """Where decided samples lie."""
+    return PartFolder(storage.join(out, "work", "decisions", "samples"))
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+class _MeasurePart(beam.DoFn):
+    """Writes the features of a part of documents."""
+
+    def __init__(self, spec: CorpusSpec, out: str) -> None:
+        self._spec, self._out = spec, out
+        self._models: dict[str, ImageTextMatch] = {}
+
+    def setup(self) -> None:
+        watch_driver()
+
+    def process(self, part: str) -> Iterator[str]:
+        receipt = documents_folder(self._out).receipt(part)
+        assert receipt is not None
+        models = {name: s.filters.match and s.filters.match.model_dump(mode="json") for name, s in self._spec.sources.items()}
+        inputs = digest(receipt.files, models)
+        features_folder(self._out).once(part, inputs, lambda: self._measure(part, inputs))
+        yield part
+
+    def _measure(self, part: str, inputs: str) -> Receipt:
+        raw = media_folder(self._out)
+        known: dict[str, dict[str, Any]] = {}  # pages give several documents with the same pictures
+        rows = []
+        for row in read_rows(documents_folder(self._out).file(part, ".parquet")):
+            document = Document.from_json(row["document"])
+            blobs = [Blob(**blob) for blob in row["blobs"]]
+            media = []
+            for item, blob in zip(document.media, blobs, strict=True):
+                name = item.stored_sha256 or ""
+                if name not in known:
+                    found = features(blob.read(raw))
+                    measured = {"phash": found.phash, "blur": found.blur, "mean": found.mean, "std": found.std}
+                    known[name] = {"stored_sha256": name, **measured}
+                media.append(known[name])
+            matched = self._match(self._spec.sources[row["source"]], document, blobs)
+            rows.append({"source": row["source"], "key": row["key"], "media": media, **matched})
+        folder = features_folder(self._out)
+        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, FEATURE_SCHEMA)}
+        return folder.finish(part, inputs, Tally("features"), files)
+
+    def _match(self, source: SourceSpec, document: Document, blobs: list[Blob]) -> dict[str, Any]:
+        settings = source.filters.match
+        texts = match_texts(document)
+        if settings is None or not document.media or not texts:
+            return {"similarity": None, "match_model": None}
+        name = settings.model.model_dump_json()
+        if name not in self._models:
+            self._models[name] = ImageTextMatch(settings.model)
+        model = self._models[name]
+        images = [blob.read(media_folder(self._out)) for blob in blobs]
+        similarity = model.similarity_matrix(images, texts).astype(float).tolist()
+        return {"similarity": similarity, "match_model": f"{model.model_id}@{model.weights_sha256[:16]}"}
+
+
+def match_texts(document: Document) -> list[str]:
+    """The texts that pictures are held against: sentences of an interleaved page, else each text segment."""
+    if document.kind == "interleaved":
+        return [s for g in document.segments if g.text for s in split_sentences(g.text, document.lang)]
+    return [g.text for g in document.segments if g.text]
+
+
+# --- thresholds -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A document after its thresholds: with the pictures that passed, or null with the reason."""
+
+    document: Document | None
+    places: tuple[int, ...]  # which of its pictures are left
+    lost: tuple[tuple[int, str, str], ...]  # picture, reason, detail
+    reason: str | None = None
+    detail: str | None = None
+
+
+def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]) -> Judged:
+    """Hold a document against its source's thresholds.
+
+    Args:
+        document: Completed.
+        row: Its features.
+        source: Its source.
+        overused: In how many pages the most used pictures occur, by their hash.
+    """
+    filters = source.filters
+    best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
+    lost: list[tuple[int, str, str]] = []
+    for i, measured in enumerate(row["media"]):
+        reason = _picture_reason(document, i, measured, source, overused)
+        if reason is None and best and filters.match is not None and filters.match.min_similarity is not None:
+            if best[i] is None or not best[i] >= filters.match.min_similarity:
+                reason = ("low_similarity", f"{best[i]}")
+        if reason is not None:
+            lost.append((i, *reason))
+    if best and filters.match is not None:
+        scores = tuple(
+            Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)
+        )
+        document = replace(document, scores=document.scores + scores)
+        if filters.match.assign and document.kind == "interleaved":
+            document = interleave_by_assignment(
+                document, row["similarity"], side=filters.match.side, min_similarity=filters.match.min_similarity
+            )
+    gone = {i for i, _, _ in lost}
+    places = tuple(i for i in range(len(document.media)) if i not in gone)
+    if document.kind in CAPTIONED and lost:
+        return Judged(None, (), tuple(lost), lost[0][1], lost[0][2])
+    kept = without_media(document, gone) if gone else document
+    num = len(kept.media)
+    if document.kind in ("interleaved", "video") and num < max(1, filters.min_images):
+        return Judged(None, (), tuple(lost), "too_few_images", str(num))
+    if document.kind == "interleaved" and filters.max_images is not None and num > filters.max_images:
+        return Judged(None, (), tuple(lost), "too_many_images", str(num))
+    return Judged(kept, places, tuple(lost))
+
+
+def _picture_reason(
+    document: Document, i: int, measured: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]
+) -> tuple[str, str] | None:
+    """Why a picture does not pass; what is not known never passes a threshold."""
+    limits, media = source.filters.images, document.media[i]
+    width, height = media.source_width or 0, media.source_height or 0
+    short, long = min(width, height), max(width, height)
+    if limits.min_side is not None and short < limits.min_side:
+        return "image_too_small", f"{width}x{height}"
+    if limits.max_side is not None and long > limits.max_side:
+        return "image_too_large", f"{width}x{height}"
+    if limits.max_aspect is not None and not long <= limits.max_aspect * max(short, 1):
+        return "image_aspect", f"{width}x{height}"
+    if limits.min_bytes is not None and (media.bytes or 0) < limits.min_bytes:
+        return "image_too_few_bytes", str(media.bytes)
+    if limits.min_contrast is not None and not measured["std"] >= limits.min_contrast:
+        return "image_blank", f"{measured['std']:.2f}"
+    if limits.min_blur is not None and not measured["blur"] >= limits.min_blur:
+        return "image_blurred", f"{measured['blur']:.1f}"
+    if limits.max_uses is not None and (uses := overused.get(measured["stored_sha256"], 0)) > limits.max_uses:
+        return "image_overused", f"in {uses} pages"
+    return None
+
+
+def without_media(document: Document, gone: set[int]) -> Document:
+    """The document without some of its pictures."""
+    place = {old: new for new, old in enumerate(i for i in range(len(document.media)) if i not in gone)}
+    segments = tuple(
+        replace(
+            s,
+            media=None if s.media is None else place[s.media],
+            regions=tuple(replace(r, media=place[r.media]) for r in s.regions if r.media in place),
+        )
+        for s in document.segments
+        if s.media is None or s.media in place
+    )
+
+    def moved(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        targets = {f"media:{old}": f"media:{new}" for old, new in place.items()}
+        lost = {f"media:{old}" for old in gone}
+        return tuple(replace(r, target=targets.get(r.target, r.target)) for r in rows if r.target not in lost)
+
+    return replace(
+        document,
+        segments=merge_text(segments),
+        media=tuple(m for i, m in enumerate(document.media) if i in place),
+        signals=moved(document.signals),
+        scores=moved(document.scores),
+    )
+
+
+def _rows_of(part: str, out: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(document row, feature row) of a part."""
+    documents = read_rows(documents_folder(out).file(part, ".parquet"))
+    measured = read_rows(features_folder(out).file(part, ".parquet"))
+    for document, row in zip(documents, measured, strict=True):
+        assert document["key"] == row["key"]
+        yield document, row
+
+
+# --- decisions ------------------------------------------------------------------------------------------------------
+
+
+def _uses(part: str, out: str) -> Iterator[tuple[str, str]]:
+    """(picture's hash, document group) of each picture of a part, once a group."""
+    seen = set()
+    table = read_table(features_folder(out).file(part, ".parquet"), ["media"]).column("media").to_pylist()
+    for (document, _), media in zip(_rows_of(part, out), table, strict=True):
+        group = Document.from_json(document["document"]).build.dedup_group
+        for measured in media:
+            seen.add((measured["stored_sha256"], group))
+    yield from sorted(seen)
+
+
+class _FingerprintPart(beam.DoFn):
+    """Small rows of what passes its thresholds: fingerprints; and what binds documents into groups."""
+
+    def __init__(self, spec: CorpusSpec, out: str) -> None:
+        self._spec, self._out = spec, out
+
+    def setup(self) -> None:
+        watch_driver()
+
+    def process(self, part: str, overused: dict[str, int]) -> Iterator[Any]:
+        groups: dict[str, int] = {}
+        pictures: set[tuple[str, str]] = set()
+        for row, measured in _rows_of(part, self._out):
+            source = self._spec.sources[row["source"]]
+            document = Document.from_json(row["document"])
+            judged = judge(document, measured, source, overused)
+            if judged.document is None:
+                continue
+            group = document.build.dedup_group
+            rule = _split_rule(document, self._spec.split)
+            groups[group] = min(rule, groups.get(group, rule))
+            media = [measured["media"][i] for i in judged.places]
+            pictures |= {(m["stored_sha256"], group) for m in media}
+            yield fingerprint(row["source"], source, judged.document, media)
+            yield beam.pvalue.TaggedOutput("documents", (document.key, (group, part)))
+        for group, rule in sorted(groups.items()):
+            yield beam.pvalue.TaggedOutput("groups", (group, (rule, part)))
+        for shared in sorted(pictures):
+            yield beam.pvalue.TaggedOutput("pictures", shared)
+
+
+def fingerprint(name: str, source: SourceSpec, document: Document, media: list[dict[str, Any]]) -> Fingerprint:
+    """What duplicates of a document are found by, within its source."""
+    settings = source.filters.duplicates
+    is_single = document.kind in CAPTIONED
+    content = [m["stored_sha256"] for m in media] + [s.text for s in document.segments if s.text]
+    size = sum((m.source_width or 0) * (m.source_height or 0) for m in document.media)
+    wants_text = document.kind in ("text", "interleaved")
+    return Fingerprint(
+        id=document.key,
+        scope=name,
+        sha256=digest(content),
+        phash=int(media[0]["phash"]) if is_single else None,
+        signature=minhash(document.text, settings) if wants_text else None,
+        priority=size + document.num_text_chars,
+    )
+
+
+def _split_rule(document: Document, settings: SplitSettings) -> int:
+    """Number of the first rule that fits the document's page; beyond all of them where none does."""
+    url = document.source.page_url or next((m.url for m in document.media if m.url), None) or ""
+    for i, rule in enumerate(settings.rules):
+        if re.search(rule.pattern, url):
+            return i
+    return len(settings.rules)
+
+
+def choose_split(group: str, rule: int, settings: SplitSettings) -> Split:
+    """The split of a duplicate group: by its rule, else by its stable hash."""
+    if rule < len(settings.rules):
+        return settings.rules[rule].split
+    place = stable_hash(f"split {group}") / 2**64
+    if place < settings.test:
+        return "test"
+    return "val" if place < settings.test + settings.val else "train"
+
+
+def _star(grouped: tuple[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
+    """Edges that bind the groups sharing something to the smallest of them."""
+    first, *others = sorted(set(grouped[1]))
+    for other in others:
+        yield first, other
+
+
+def _join_duplicates(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
+    """What a document's cluster means: its group's place in the cluster, and the part that must drop it."""
+    key, sides = joined
+    for duplicate in sides["duplicates"]:
+        for group, part in sides["documents"]:
+            yield beam.pvalue.TaggedOutput("clusters", (duplicate.cluster, group))
+            if not duplicate.is_kept:
+                yield part, ("duplicate", (key, duplicate.reason, duplicate.cluster))
+
+
+def _root_of(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, tuple[str, int, list[str]]]]:
+    """(root, (group, rule, parts)) of a group."""
+    group, sides = joined
+    members = list(sides["groups"])
+    if members:
+        root = next(iter(sides["roots"]), group)
+        yield root, (group, min(rule for rule, _ in members), sorted({part for _, part in members}))
+
+
+def _settle_split(
+    grouped: tuple[str, Iterable[tuple[str, int, list[str]]]], settings: SplitSettings
+) -> Iterator[tuple[str, tuple[str, tuple[str, str, Split]]]]:
+    """(part, ("group", (group, root, split))) for every part that holds documents of the group."""
+    root, members = grouped[0], list(grouped[1])
+    split = choose_split(root, min(rule for _, rule, _ in members), settings)
+    for group, _, parts in members:
+        for part in parts:
+            yield part, ("group", (group, root, split))
+
+
+class _DecidePart(beam.DoFn):
+    """Writes the samples of a part and what was dropped of it."""
+
+    def __init__(self, spec: CorpusSpec, out: str) -> None:
+        self._spec, self._out = spec, out
+
+    def setup(self) -> None:
+        watch_driver()
+
+    def process(self, grouped: tuple[str, Iterable[tuple[str, Any]]], overused: dict[str, int]) -> Iterator[str]:
+        part, marks = grouped[0], sorted(grouped[1], key=repr)
+        settings = {
+            name: s.model_dump(mode="json", include={"kind", "filters", "sharding"}) for name, s in self._spec.sources.items()
+        }
+        files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
+        inputs = digest([f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name)
+        decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, marks, overused))
+        yield part
+
+    def _decide(self, part: str, inputs: str, marks: list[tuple[str, Any]], overused: dict[str, int]) -> Receipt:
+        duplicates = {key: (reason, cluster) for mark, row in marks if mark == "duplicate" for key, reason, cluster in [row]}
+        groups = {group: (root, split) for mark, row in marks if mark == "group" for group, root, split in [row]}
+        tally, rows = Tally("filter"), []
+        for row, measured in _rows_of(part, self._out):
+            name, document = row["source"], Document.from_json(row["document"])
+            page = document.source.page_url
+            judged = judge(document, measured, self._spec.sources[name], overused)
+            tally.keep(name, "media", len(document.media) - len(judged.lost))
+            for i, reason, detail in judged.lost:
+                tally.drop(Drop(name, "filter", reason, "media", document.key, document.media[i].url, page, detail))
+            reason, detail = judged.reason, judged.detail
+            if judged.document is not None and document.key in duplicates:
+                reason, detail = duplicates[document.key]
+            if judged.document is None or reason is not None:
+                tally.drop(Drop(name, "filter", reason or "", "document", document.key, None, page, detail))
+                continue
+            tally.keep(name, "document")
+            root, split = groups[document.build.dedup_group]
+            decided = replace(
+                judged.document,
+                decision=Decision(self._spec.policy.name, True, ()),
+                build=replace(document.build, dedup_group=root),
+            )
+            blobs = [row["blobs"][i] for i in judged.places]
+            rows += self._samples(name, split, decided, blobs, tally)
+        folder = decisions_folder(self._out)
+        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, DECISION_SCHEMA)}
+        return folder.finish(part, inputs, tally, files)
+
+    def _samples(
+        self, source: str, split: Split, document: Document, blobs: list[dict[str, Any]], tally: Tally
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a document's windows; one without its pictures is dropped, as the shard stage counts it."""
+        sharding = self._spec.sources[source].sharding
+        for window in windows(document, sharding.max_media, sharding.max_chars):
+            sample = window.document
+            if document.media and not window.media:
+                url = sample.source.page_url
+                tally.drop(Drop(source, "shard", "window_without_media", "sample", sample.key, None, url))
+                continue
+            tally.keep(source, "sample", stage="shard")
+            text, held = sample.to_json(), [blobs[i] for i in window.media]
+            size = len(text.encode()) + sum(b["length"] for b in held) + HEADER_BYTES * (2 + len(held))
+            yield {
+                "source": source,
+                "split": split,
+                "key": sample.key,
+                "num_bytes": size,
+                "document": text,
+                "blobs": held,
+            }
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
+    """Measure every picture once, then decide which documents become samples of which split."""
+    documents, measured, decided = documents_folder(out), features_folder(out), decisions_folder(out)
+    parts = [receipt.part for receipt in documents.receipts()]
+    sources = {
+        name: s.model_dump(mode="json", include={"kind", "filters", "sharding"}) for name, s in spec.sources.items()
+    }
+    inputs = digest(documents.fingerprint(), sources, spec.split.model_dump(mode="json"), spec.policy.name)
+    if decided.is_finished(inputs):
+        return
+    measured.begin()
+    decided.begin()
+
+    def measure(pipeline: beam.Pipeline) -> None:
+        names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+        _ = names | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out))
+
+    run_pipeline("filter: features", runner, measure, lambda: len(measured.receipts()))
+    measured.keep_only(set(parts))
+    limits = [s.filters.images.max_uses for s in spec.sources.values() if s.filters.images.max_uses is not None]
+    least = min(limits, default=None)
+
+    def decide(pipeline: beam.Pipeline) -> None:
+        names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+        overused = beam.pvalue.AsDict(_overused(names, out, least))
+        found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out), overused).with_outputs(
+            "documents", "groups", "pictures", main="fingerprints"
+        )
+        per_source = {name: s.filters.duplicates for name, s in spec.sources.items()}
+        duplicates = found.fingerprints | "FindDuplicates" >> FindDuplicates(per_source)
+        joined = (
+            {"duplicates": duplicates | "ById" >> beam.Map(lambda d: (d.id, d)), "documents": found.documents}
+            | "JoinDuplicates" >> beam.CoGroupByKey()
+            | "ReadClusters" >> beam.FlatMap(_join_duplicates).with_outputs("clusters", main="losers")
+        )
+        edges = (
+            (
+                joined.clusters | "ByCluster" >> beam.GroupByKey() | "BindClusters" >> beam.FlatMap(_star),
+                found.pictures | "ByPicture" >> beam.GroupByKey() | "BindPictures" >> beam.FlatMap(_star),
+            )
+            | "AllEdges" >> beam.Flatten()
+        )
+        roots = edges | "FindRoots" >> ConnectedComponents()
+        groups = (
+            {"groups": found.groups, "roots": roots}
+            | "JoinRoots" >> beam.CoGroupByKey()
+            | "RootOfGroup" >> beam.FlatMap(_root_of)
+            | "ByRoot" >> beam.GroupByKey()
+            | "SettleSplits" >> beam.FlatMap(_settle_split, spec.split)
+        )
+        every = pipeline | "EveryPart" >> beam.Create([(part, ("part", None)) for part in parts])
+        _ = (
+            (joined.losers, groups, every)
+            | "JoinParts" >> beam.Flatten()
+            | "ByPart" >> beam.GroupByKey()
+            | "DecideParts" >> beam.ParDo(_DecidePart(spec, out), overused)
+        )
+
+    run_pipeline("filter: decisions", runner, decide, lambda: len(decided.receipts()))
+    decided.keep_only(set(parts))
+    decided.end(inputs)
+
+
+def _overused(names: beam.PCollection, out: str, least: int | None) -> beam.PCollection:
+    """(picture's hash, pages) of the pictures that more pages use than some source allows."""
+    return (
+        names
+        | "ReadUses" >> beam.FlatMap(_uses, out)
+        | "EachOnce" >> beam.Distinct()
+        | "PictureOf" >> beam.Map(lambda row: row[0])
+        | "CountUses" >> beam.combiners.Count.PerElement()
+        | "KeepOverused" >> beam.Filter(lambda row: least is not None and row[1] > least)
+    )
