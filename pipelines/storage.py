@@ -95,7 +95,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     fs, inner = _filesystem(folder)
     if not fs.exists(inner):
         return []
-    paths = (str(fs.unstrip_protocol(p)) for p in fs.find(inner))
+    paths = (join(folder, p[len(inner.rstrip("/")) + 1 :]) for p in fs.find(inner))
     return sorted(p for p in paths if p.endswith(suffix) and not p.rpartition("/")[2].startswith(TEMPORARY))
 
 

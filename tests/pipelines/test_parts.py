@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from pipelines import storage
+from pipelines.document import Drop
+from pipelines.parts import DROP_SCHEMA, Count, PartFolder, Tally, digest, read_rows, stable_hash, sum_counts, write_table
+
+
+def finish(folder: PartFolder, part: str, inputs: str = "x"):
+    tally = Tally("extract")
+    tally.keep("pages", "document", 2)
+    tally.drop(Drop("pages", "extract", "too_few_words", "document", key="a"))
+    return folder.finish(part, inputs, tally, {})
+
+
+def test_a_receipt_says_what_was_kept_and_dropped(tmp_path: Path):
+    folder = PartFolder(str(tmp_path))
+    finish(folder, "p0")
+    finish(folder, "p1")
+    assert sum_counts(folder.receipts()) == [Count("pages", "extract", "document", 4, {"too_few_words": 2})]
+    assert [row["reason"] for path in folder.drops() for row in read_rows(path)] == ["too_few_words"] * 2
+
+
+def test_a_finished_part_is_done_once_for_the_same_inputs(tmp_path: Path):
+    folder, calls = PartFolder(str(tmp_path)), []
+    for inputs in ("x", "x", "y"):
+        folder.once("p0", inputs, lambda inputs=inputs: calls.append(inputs) or finish(folder, "p0", inputs))
+    assert calls == ["x", "y"]
+
+
+def test_parts_of_an_earlier_run_are_removed(tmp_path: Path):
+    folder = PartFolder(str(tmp_path))
+    finish(folder, "p0")
+    finish(folder, "p1")
+    folder.keep_only({"p1"})
+    assert [receipt.part for receipt in folder.receipts()] == ["p1"]
+    assert len(folder.drops()) == 1
+
+
+def test_a_stage_is_finished_for_its_inputs_only(tmp_path: Path):
+    folder = PartFolder(str(tmp_path))
+    assert not folder.is_finished("x")
+    folder.end("x")
+    assert folder.is_finished("x")
+    assert not folder.is_finished("y")
+    folder.begin()
+    assert not folder.is_finished("x")
+
+
+def test_equal_rows_are_equal_bytes(tmp_path: Path):
+    rows = [Drop("s", "fetch", "http_404", "media", url="https://a.example/").row()] * 3
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    assert len({write_table(path, rows, DROP_SCHEMA) for path in paths}) == 1
+    assert storage.read_bytes(paths[0]) == storage.read_bytes(paths[1])
+
+
+def test_hashes_do_not_change_between_versions():
+    assert stable_hash("a") == 0xCA978112CA1BBDCA
+    assert digest("a", 1) != digest("a1")

@@ -1,0 +1,61 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import storage
+
+
+def test_a_file_appears_when_its_block_ends_and_not_before(tmp_path: Path):
+    path = str(tmp_path / "a" / "file")
+    with storage.write_whole(path) as file:
+        file.write(b"whole")
+        assert not storage.exists(path)
+        assert storage.list_files(str(tmp_path)) == []
+    assert storage.read_bytes(path) == b"whole"
+
+
+def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = str(tmp_path / "file")
+    storage.write_bytes(path, b"old")
+    with pytest.raises(RuntimeError), storage.write_whole(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert storage.read_bytes(path) == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_killed_writer_leaves_nothing_under_the_name_and_its_leftover_is_removed(tmp_path: Path):
+    script = (
+        "import os, signal\n"
+        "from pipelines import storage\n"
+        f"with storage.write_whole({str(tmp_path / 'file')!r}) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    assert storage.list_files(str(tmp_path)) == []
+    assert storage.remove_leftovers(str(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_range_that_ends_beyond_the_file_is_an_error(tmp_path: Path):
+    path = str(tmp_path / "file")
+    storage.write_bytes(path, b"0123456789")
+    assert storage.read_range(path, 3, 4) == b"3456"
+    with pytest.raises(EOFError, match="4 bytes wanted at 8, 2 there"):
+        storage.read_range(path, 8, 4)
+
+
+def test_fsspec_urls_behave_like_local_paths():
+    base = "memory://dromaius-test"
+    storage.write_bytes(storage.join(base, "a", "one.json"), b"0123")
+    storage.write_bytes(storage.join(base, "b.json"), b"x")
+    assert storage.list_files(base, ".json") == [f"{base}/a/one.json", f"{base}/b.json"]
+    assert storage.read_range(f"{base}/a/one.json", 1, 2) == b"12"
+    assert storage.size(f"{base}/b.json") == 1
+    storage.remove(base)
+    assert not storage.exists(f"{base}/b.json")
