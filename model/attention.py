@@ -1,0 +1,106 @@
+"""Attention over packed sequences: each token sees itself and what stands before it in its own sequence.
+
+One function for every Hugging Face language model, with three kernels: SDPA with a block mask (CPUs), FlexAttention
+with a sparse block mask, and variable-length Flash attention with the sequences' boundaries (GPUs, half precision).
+
+B packs, L tokens, H heads, C channels a head
+"""
+
+import functools
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import flex_attention as flex
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from model.batch import Batch
+
+NAME = "packed"  # under which `use_packed_attention` makes it known to transformers
+Kernel = Literal["sdpa", "flex", "varlen"]
+
+
+def use_packed_attention(language_model: nn.Module) -> None:
+    """Let a Hugging Face model attend through `attend`. Its masks then are those it is given, nothing else."""
+    AttentionInterface.register(NAME, attend)
+    language_model.set_attn_implementation(NAME)
+
+
+def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Tensor) -> Kernel:
+    """`wanted`, or for `auto` the fastest that runs where `hidden` lives."""
+    if wanted != "auto":
+        return wanted
+    if not hidden.is_cuda:
+        return "sdpa"
+    half = hidden.dtype in (torch.bfloat16, torch.float16)
+    return "varlen" if half and hasattr(torch.nn.attention, "varlen") else "flex"
+
+
+def packed_arguments(batch: Batch, kernel: Kernel) -> dict[str, Any]:
+    """What a Hugging Face model is called with so that its layers' attention stays within sequences."""
+    if kernel == "varlen":
+        return {"cu_seq_lens_q": batch.boundaries, "max_length_q": batch.longest}
+    documents = batch.documents
+    if kernel == "flex":
+        size, length = documents.shape
+
+        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return (q >= k) & (documents[b, q] == documents[b, k])
+
+        mask = flex.create_block_mask(visible, size, None, length, length, device=documents.device)
+        return {"attention_mask": mask}
+    same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, L, L)
+    return {"attention_mask": same.tril()}
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | flex.BlockMask | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention of one layer, in the form transformers asks for.
+
+    Args:
+        module: The layer that attends.
+        query: (B, H, L, C)
+        key: (B, H or fewer, L', C)
+        value: As `key`.
+        attention_mask: (B, 1, L, L') bool, a block mask, or null: then causal, or within `cu_seq_lens_q`.
+        scaling: Of the dot products.
+        dropout: Fraction of attention weights dropped.
+        cu_seq_lens_q: (sequences + 1,) int32: boundaries in flat order.
+        max_length_q: Tokens of the longest sequence.
+        **kwargs: What else the model passes on; not needed here.
+
+    Returns:
+        (B, L, H, C), and null for the weights.
+    """
+    if cu_seq_lens_q is not None:
+        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA alone
+
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
+        out = varlen_attn(
+            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
+        return out.unflatten(0, (query.shape[0], query.shape[2])), None
+    if isinstance(attention_mask, flex.BlockMask):
+        run = _compiled_flex() if query.is_cuda else flex.flex_attention
+        out = run(
+            query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        return out.transpose(1, 2).contiguous(), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex.flex_attention)

@@ -1,0 +1,275 @@
+"""Settings of the model's parts, and the named sizes.
+
+`family` decides how pictures enter and leave the language model: `emu` (arXiv:2307.05222) by a causal former,
+`emu2` (arXiv:2312.13286) by pooling and two linear layers. Everything else is numbers.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the constants every CLIP and EVA-CLIP was trained with
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Config(BaseModel):
+    """Base of every settings model: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EncoderConfig(Config):
+    """A vision transformer that gives the raw tokens of its last block."""
+
+    kind: Literal["eva", "clip"] = Field("eva", description="`eva`: timm's EVA; `clip`: open_clip's own ViT")
+    image_size: int = Field(224, description="pixels a side; pictures are squashed to a square")
+    patch_size: int = Field(14, description="pixels a side")
+    width: int = 1408
+    layers: int = 40
+    heads: int = 16
+    mlp_hidden: int = Field(6144, description="hidden units of the MLP")
+    post_norm: bool = Field(False, description="EVA-02-CLIP-E: each branch is normalised before it is added")
+    sub_norm: bool = Field(False, description="EVA-02-CLIP-B/L: rotary positions, SwiGLU, norms inside the branches")
+    position_grid: int = Field(16, description="patches a side that rotary positions are scaled to (224/14)")
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if self.post_norm and self.sub_norm:
+            raise ValueError("post_norm and sub_norm exclude each other")
+        return self
+
+
+class BridgeConfig(Config):
+    """How many visual embeddings a picture becomes, and how."""
+
+    image_slots: int = Field(64, description="visual embeddings of a still picture; 32 in Emu, 64 or 256 in Emu2")
+    frame_slots: int = Field(64, description="visual embeddings of a video frame")
+    standardize: bool = Field(
+        False,
+        description="emu2 only: regress per-dimension standardised features. Not in Emu2; without a large encoder "
+        "whose features are well scaled it decides whether small models learn to draw",
+    )
+    former_width: int = Field(768, description="emu only: the causal former is t5-base's decoder, from here on")
+    former_layers: int = 12
+    former_heads: int = 12
+    former_mlp_hidden: int = 3072
+    former_buckets: int = Field(32, description="buckets of the relative position bias")
+    former_max_distance: int = Field(128, description="distance from which all share the last bucket")
+    former_dropout: float = 0.0
+
+
+class LanguageModelConfig(Config):
+    """A LLaMA by numbers, or any causal language model by the folder that holds its Hugging Face `config.json`."""
+
+    path: str | None = Field(None, description="local folder; its configuration then replaces the numbers below")
+    width: int = 6656
+    layers: int = 60
+    heads: int = 52
+    kv_heads: int | None = Field(None, description="heads of keys and values; null means as many as heads")
+    mlp_hidden: int = 17920
+    max_positions: int = 2048
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = False
+    attention: Literal["auto", "sdpa", "flex", "varlen"] = Field(
+        "auto", description="kernel for packed documents; auto: varlen (Flash) on GPUs in half precision, else sdpa"
+    )
+
+
+class ObjectiveConfig(Config):
+    """The unified objective: cross-entropy on text, regression of the next visual embedding.
+
+    Neither paper gives the weight between the two or the reduction. With the mean over dimensions both losses are of
+    order one at the start (targets of unit variance), so equal weights neither drown nor starve either of them.
+    """
+
+    text_weight: float = 1.0
+    visual_weight: float = 1.0
+    regression: bool = Field(True, description="off in Emu2's caption-only first stage: cross-entropy alone")
+    reduction: Literal["mean", "sum"] = Field("mean", description="of the squared error over an embedding's dimensions")
+    input_noise: float = Field(
+        0.0,
+        description="standard deviation of Gaussian noise on visual inputs in training, in units of the embeddings; "
+        "narrows the gap between true embeddings in training and predicted ones when generating",
+    )
+
+
+class AutoencoderConfig(Config):
+    """The latent space of the image decoder: a diffusers AutoencoderKL."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_groups: int = 32
+    scaling_factor: float = Field(0.18215, description="latents are multiplied by it; 0.18215 SD 1.5, 0.13025 SDXL")
+    kl_weight: float = Field(1e-6, description="weight of the KL term when it is trained here (LDM, arXiv:2112.10752)")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a latent stands for, a side."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+class ImageDecoderConfig(Config):
+    """A diffusion U-Net that turns visual embeddings into pixels."""
+
+    image_size: int = Field(1024, description="pixels a side")
+    channels: tuple[int, ...] = (320, 640, 1280)
+    layers_per_block: int = 2
+    transformer_layers: tuple[int, ...] = Field(
+        (0, 2, 10), description="cross-attention layers in each resolution's blocks; 0 is a plain residual block"
+    )
+    heads: tuple[int, ...] = Field((5, 10, 20), description="attention heads at each resolution")
+    norm_groups: int = 32
+    linear_projection: bool = Field(True, description="linear rather than 1x1 convolutions around attention (SDXL)")
+    micro_conditions: bool = Field(True, description="SDXL: sizes and crop, and a pooled embedding")
+    pooled: Literal["mean", "flat"] = Field("mean", description="what is pooled: Emu2 the mean; flat keeps the order")
+    condition_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
+    coordinates: bool = Field(False, description="four channels of coordinates beside the latents; ours")
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    sampler: Literal["pndm", "euler", "ddim"] = "euler"
+    high_noise: bool = Field(False, description="draw times with density rising to high noise (square root of uniform)")
+    condition_dropout: float = Field(0.1, description="fraction of pictures trained without condition (both papers)")
+    noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
+    ema_decay: float | None = Field(None, description="of an exponential moving average of the weights")
+    steps: int = Field(50, description="sampling steps; 50 in both papers")
+    guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
+    autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
+
+
+class EmuConfig(Config):
+    """One model: encoder, bridge, language model, and the decoder that draws."""
+
+    name: str
+    family: Literal["emu", "emu2"]
+    base_vocab_size: int = Field(32000, description="tokens of the tokenizer proper; the model's own follow it")
+    vocab_size: int = Field(description="with the model's own tokens; see tokenizer.py")
+    encoder: EncoderConfig
+    bridge: BridgeConfig
+    language_model: LanguageModelConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    image_decoder: ImageDecoderConfig = ImageDecoderConfig()
+
+    @property
+    def visual_width(self) -> int:
+        """Width of a visual embedding: what is regressed, and what the image decoder is conditioned on."""
+        return self.language_model.width if self.family == "emu" else self.encoder.width
+
+    @property
+    def image_end_id(self) -> int:
+        """Id of `[/IMG]`, which follows `[PAD]` and `[IMG]` after the base vocabulary."""
+        return self.base_vocab_size + 2
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        slots = {self.bridge.image_slots, self.bridge.frame_slots}
+        if self.family == "emu":
+            if len(slots) > 1:
+                raise ValueError("the causal former gives pictures and frames equally many embeddings")
+            if self.bridge.standardize:
+                raise ValueError("standardize is for emu2: the causal former's output is learned")
+            return self
+        for count in slots:
+            side = round(count**0.5)
+            if side * side != count or self.encoder.grid % side:
+                raise ValueError(f"{count} slots: no square that divides the encoder's grid of {self.encoder.grid}")
+        return self
+
+
+_EVA_01_G = EncoderConfig()
+_EVA_02_E = EncoderConfig(image_size=448, width=1792, layers=64, mlp_hidden=15360, post_norm=True)
+_EVA_02_L = EncoderConfig(width=1024, layers=24, heads=16, mlp_hidden=2730, sub_norm=True)  # 4 * 2/3 of the width
+_EVA_02_B = EncoderConfig(image_size=256, patch_size=16, width=768, layers=12, heads=12, mlp_hidden=2048, sub_norm=True)
+_SD_15 = ImageDecoderConfig(
+    image_size=512, channels=(320, 640, 1280, 1280), transformer_layers=(1, 1, 1, 0), heads=(8, 8, 8, 8),
+    linear_projection=False, micro_conditions=False, noise_offset=0.0, sampler="pndm", guidance=7.5,
+    autoencoder=AutoencoderConfig(),
+)  # fmt: skip
+_TINY_DECODER = ImageDecoderConfig(
+    image_size=16, channels=(8, 16), layers_per_block=1, transformer_layers=(0, 1), heads=(1, 2), norm_groups=4,
+    sampler="ddim", steps=4,
+    autoencoder=AutoencoderConfig(channels=(8, 8), layers_per_block=1, norm_groups=4, scaling_factor=1.0),
+)  # fmt: skip
+_TINY_ENCODER = EncoderConfig(image_size=16, patch_size=4, width=24, layers=2, heads=2, mlp_hidden=48, position_grid=4)
+_TINY_LM = LanguageModelConfig(width=32, layers=2, heads=2, mlp_hidden=64, max_positions=256)
+
+SIZES: dict[str, EmuConfig] = {
+    config.name: config
+    for config in (
+        # Seconds on a CPU; 259 is a byte-level vocabulary with three tokens of its own.
+        EmuConfig(
+            name="debug", family="emu2", base_vocab_size=259, vocab_size=259 + 272,
+            encoder=_TINY_ENCODER, bridge=BridgeConfig(image_slots=4, frame_slots=4), language_model=_TINY_LM,
+            image_decoder=_TINY_DECODER,
+        ),
+        EmuConfig(
+            name="debug-emu", family="emu", base_vocab_size=259, vocab_size=259 + 4, encoder=_TINY_ENCODER,
+            bridge=BridgeConfig(
+                image_slots=4, frame_slots=4, former_width=16, former_layers=2, former_heads=2, former_mlp_hidden=32
+            ),
+            language_model=_TINY_LM,
+            image_decoder=_TINY_DECODER.model_copy(update={"micro_conditions": False, "noise_offset": 0.0}),
+        ),
+        # Minutes on two CPU cores, from scratch; see `make pretrain`.
+        EmuConfig(
+            name="demo", family="emu2", base_vocab_size=1024, vocab_size=1024 + 272,
+            encoder=EncoderConfig(kind="clip", image_size=32, patch_size=8, width=128, layers=4, heads=4,
+                                  mlp_hidden=512),
+            bridge=BridgeConfig(image_slots=16, frame_slots=16, standardize=True),
+            language_model=LanguageModelConfig(width=192, layers=4, heads=6, mlp_hidden=512, max_positions=512),
+            objective=ObjectiveConfig(input_noise=0.6),
+            image_decoder=ImageDecoderConfig(
+                image_size=32, channels=(64, 128), transformer_layers=(0, 1), heads=(2, 2), norm_groups=16,
+                pooled="flat", condition_positions=True, coordinates=True, prediction="sample", sampler="ddim",
+                high_noise=True, noise_offset=0.0, ema_decay=0.99, steps=12, guidance=1.5,
+                autoencoder=AutoencoderConfig(channels=(32, 64, 64), layers_per_block=1, norm_groups=16,
+                                              scaling_factor=1.0),
+            ),
+        ),
+        EmuConfig(
+            name="emu2-300m", family="emu2", vocab_size=32272, encoder=_EVA_02_B, bridge=BridgeConfig(),
+            language_model=LanguageModelConfig(width=1024, layers=12, heads=16, mlp_hidden=2816),
+        ),
+        EmuConfig(
+            name="emu2-1b", family="emu2", vocab_size=32272, encoder=_EVA_02_L, bridge=BridgeConfig(),
+            language_model=LanguageModelConfig(width=2048, layers=14, heads=16, mlp_hidden=5632),
+        ),
+        EmuConfig(
+            name="emu2-7b", family="emu2", vocab_size=32272,
+            encoder=_EVA_02_L.model_copy(update={"image_size": 448}), bridge=BridgeConfig(),
+            language_model=LanguageModelConfig(width=4096, layers=32, heads=32, mlp_hidden=11008),  # LLaMA 7B
+        ),
+        EmuConfig(
+            name="emu-14b", family="emu", vocab_size=32004, encoder=_EVA_01_G,
+            bridge=BridgeConfig(image_slots=32, frame_slots=32, former_dropout=0.1),
+            language_model=LanguageModelConfig(width=5120, layers=40, heads=40, mlp_hidden=13824),  # LLaMA 13B
+            image_decoder=_SD_15,
+        ),
+        EmuConfig(
+            name="emu2-37b", family="emu2", vocab_size=32272, encoder=_EVA_02_E, bridge=BridgeConfig(),
+            language_model=LanguageModelConfig(),  # LLaMA "33B"
+        ),
+    )
+}  # fmt: skip
+
+
+def named_size(name: str) -> EmuConfig:
+    """The configuration of a named size.
+
+    Raises:
+        ValueError: If there is no such size.
+    """
+    if name not in SIZES:
+        raise ValueError(f"model size {name!r} is unknown; known are {', '.join(SIZES)}")
+    return SIZES[name]

@@ -1,0 +1,220 @@
+"""The model: pictures and text in one sequence, the next token classified or the next visual embedding regressed.
+
+Emu (arXiv:2307.05222) and Emu2 (arXiv:2312.13286); neither's training code was released, this is written from the
+papers and from the layout of the released weights. The language model is transformers' (Apache-2.0).
+
+B packs, L tokens a pack, N pictures, S slots in all pictures, E width of visual embeddings, D width of the language
+model, T text targets, R regression targets
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from model.attention import choose_kernel, packed_arguments, use_packed_attention
+from model.batch import Batch
+from model.bridge import build_bridge
+from model.config import EmuConfig, LanguageModelConfig
+from model.encoder import Encoder
+
+
+class Losses(NamedTuple):
+    """What a forward pass gives: the loss to descend, and each target's own for the record.
+
+    Attributes:
+        loss: Scalar.
+        text: (T,) cross-entropy of each text target in nats, detached, in the order of `Batch.text_at`.
+        visual: (R,) squared error of each regression target, detached, in the order of `Batch.visual_at`.
+    """
+
+    loss: Tensor
+    text: Tensor
+    visual: Tensor
+
+
+class Emu(nn.Module):
+    """Encoder, bridge and language model."""
+
+    def __init__(self, config: EmuConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.bridge = build_bridge(config)
+        self.language_model = build_language_model(config.language_model, config.vocab_size)
+
+    def forward(self, batch: Batch, num_text: int | None = None, num_visual: int | None = None) -> Losses:
+        """The unified objective on packed sequences.
+
+        Every module takes part in every call, with zero weight where the batch has nothing for it: distributed
+        optimizers wait for all of them.
+
+        Args:
+            batch: Packed sequences.
+            num_text: What the sum over text targets is divided by; null means as many as the batch has. A trainer
+                gives the number in the global batch, so that the loss does not depend on how it was cut.
+            num_visual: The same for regression targets.
+        """
+        embeddings = self.embed_pictures(batch)  # (S or more, E), those of a dummy picture at the end
+        num_slots = len(batch.slots)
+        hidden = self.hidden(batch, self._noisy(embeddings))  # (B * L, D)
+
+        head = self.language_model.get_output_embeddings()
+        logits = head(hidden[batch.text_at])  # (T, vocabulary)
+        text = F.cross_entropy(logits.float(), batch.text_targets, reduction="none")  # (T,)
+
+        aim = embeddings[:num_slots].detach()
+        if self.config.family == "emu":  # the embedding of [/IMG] closes the series of targets
+            aim = torch.cat([aim, self._token_embedding(self.config.image_end_id).to(aim.dtype)])
+        guess = self.bridge.leave(hidden[batch.visual_at])  # (R, E)
+        visual = (guess.float() - aim[batch.visual_rows].float()).square()
+        settings = self.config.objective
+        visual = visual.sum(-1) if settings.reduction == "sum" else visual.mean(-1)  # (R,)
+
+        text_loss = text.sum() / max(1, len(text) if num_text is None else num_text)
+        visual_loss = visual.sum() / max(1, len(visual) if num_visual is None else num_visual)
+        visual_weight = settings.visual_weight if settings.regression else 0.0
+        loss = settings.text_weight * text_loss + visual_weight * visual_loss
+        return Losses(loss, text.detach(), visual.detach())
+
+    def embed_pictures(self, batch: Batch) -> Tensor:
+        """Visual embeddings of a batch's pictures, slot by slot.
+
+        Returns:
+            (S, E) in the order of `Batch.slots`; where there is no picture, those of one black dummy.
+        """
+        images = batch.images
+        if images is None:
+            side = self.config.encoder.image_size
+            images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=batch.token_ids.device)
+        num_stills = len(images) - batch.num_frames
+        parts = []
+        for part, is_frame in ((images[:num_stills], False), (images[num_stills:], True)):
+            if len(part):
+                parts.append(self.encode_pictures(part, frames=is_frame).flatten(0, 1))
+        return torch.cat(parts)
+
+    def encode_pictures(self, images: Tensor, *, frames: bool = False) -> Tensor:
+        """Visual embeddings of pictures.
+
+        Args:
+            images: (N, 3, side, side) uint8 or normalised pixels; or features as `picture_features` gives them.
+            frames: Whether they are video frames, which may have fewer embeddings.
+
+        Returns:
+            (N, slots a picture, E)
+        """
+        features = self.picture_features(images, frames=frames) if images.ndim == 4 else images
+        return self.bridge.encode(features.to(self.language_model.dtype))
+
+    def picture_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
+        """What the bridge makes of the encoder's tokens before its parameters come in: worth keeping if that is frozen.
+
+        Returns:
+            (N, slots, E) for emu2, (N, 1 + patches, encoder width) for emu.
+        """
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
+        with torch.set_grad_enabled(trained):
+            num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
+            return self.bridge.reduce(self.encoder(images), num_slots)
+
+    def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
+        """Last hidden state at every position.
+
+        Args:
+            batch: Packed sequences.
+            embeddings: (S or more, E) visual embeddings; those beyond the batch's slots take part with zero weight.
+
+        Returns:
+            (B * L, D)
+        """
+        entered = self.bridge.enter(embeddings)  # (S or more, D)
+        num_slots = len(batch.slots)
+        tokens = self.language_model.get_input_embeddings()(batch.token_ids)  # (B, L, D)
+        x = tokens.flatten(0, 1).index_copy(0, batch.slots, entered[:num_slots].to(tokens.dtype))
+        if len(entered) > num_slots:
+            x = x + 0.0 * entered[num_slots:].sum()
+        kernel = choose_kernel(self.config.language_model.attention, x)
+        output = self.language_model.base_model(
+            inputs_embeds=x.view_as(tokens),
+            position_ids=batch.positions,
+            use_cache=False,
+            **packed_arguments(batch, kernel),
+        )
+        return output.last_hidden_state.flatten(0, 1)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Every transformer block, for compiling one by one."""
+        yield from self.encoder.blocks()
+        yield from self.bridge.blocks()
+        yield from self.language_model.base_model.layers
+
+    def set_gradient_checkpointing(self, *, encoder: bool, bridge: bool, language_model: bool) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations, module by module."""
+        self.encoder.set_gradient_checkpointing(encoder)
+        self.bridge.set_gradient_checkpointing(bridge)
+        if language_model:
+            self.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.language_model.activation_checkpointing_disable()
+
+    def _noisy(self, embeddings: Tensor) -> Tensor:
+        scale = self.config.objective.input_noise
+        if not self.training or scale == 0:
+            return embeddings
+        return embeddings + scale * torch.randn_like(embeddings)
+
+    def _token_embedding(self, token_id: int) -> Tensor:
+        ids = torch.full((1,), token_id, device=self.language_model.device)
+        return self.language_model.get_input_embeddings()(ids).detach()  # (1, D)
+
+
+def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTrainedModel:
+    """A causal language model with fresh weights, attending within packed sequences.
+
+    Raises:
+        ValueError: If `config.path` holds no configuration.
+    """
+    if config.path is None:
+        settings = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads or config.heads,
+            intermediate_size=config.mlp_hidden,
+            max_position_embeddings=config.max_positions,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=config.tie_embeddings,
+        )
+    else:
+        try:
+            settings = AutoConfig.from_pretrained(config.path, local_files_only=True)
+        except OSError as error:
+            raise ValueError(f"{config.path}: no configuration of a language model: {error}") from error
+        if settings.hidden_size != config.width:
+            raise ValueError(f"{config.path}: hidden_size is {settings.hidden_size}; set language_model.width to it")
+        settings.vocab_size = vocab_size
+    settings.pad_token_id = None  # else Hugging Face's embedding would keep one of the model's rows at zero
+    language_model = AutoModelForCausalLM.from_config(settings)
+    use_packed_attention(language_model)
+    return language_model
+
+
+@torch.no_grad()
+def extend_vocabulary(language_model: PreTrainedModel, vocab_size: int) -> None:
+    """Add rows to the input and output embeddings; each starts at the mean of the old ones, as in Emu.
+
+    Raises:
+        ValueError: If the model has more rows already.
+    """
+    old = language_model.get_input_embeddings().weight.shape[0]
+    if vocab_size < old:
+        raise ValueError(f"the language model has {old} tokens, more than the {vocab_size} asked for")
+    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    for module in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
+        module.weight[old:] = module.weight[:old].mean(0)

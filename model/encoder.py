@@ -1,0 +1,118 @@
+"""The visual encoder: EVA-CLIP's vision tower, or open_clip's own, as far as its last block.
+
+EVA-01 (arXiv:2211.07636), EVA-02 (arXiv:2303.11331), EVA-CLIP (arXiv:2303.15389). The towers are timm's (Apache-2.0)
+and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the projection into CLIP's space) is left out.
+
+B pictures, S pixels a side, P patches, D width
+"""
+
+from collections.abc import Iterator
+
+import open_clip.transformer
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from model.config import EncoderConfig
+
+
+class Encoder(nn.Module):
+    """Pictures in, raw tokens of the last block out: CLS first, then patches row by row."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tower = _eva(config) if config.kind == "eva" else _clip(config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens of each picture.
+
+        Args:
+            images: (B, 3, S, S); uint8 pixels, or floats that `normalize` has been through.
+
+        Returns:
+            (B, 1 + P, D)
+        """
+        x = self.normalize(images) if images.dtype == torch.uint8 else images
+        x = x.to(next(self.tower.parameters()).dtype)
+        if self.config.kind == "eva":
+            return self.tower.forward_features(x)  # (B, 1 + P, D)
+        found = self.tower.forward_intermediates(
+            x, indices=1, normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
+            output_extra_tokens=True,
+        )  # fmt: skip
+        prefix = found["image_intermediates_prefix"][-1]  # (B, 1, D)
+        return torch.cat([prefix, found["image_intermediates"][-1]], dim=1)  # (B, 1 + P, D)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 pixels as the encoder was trained on them: float32, CLIP's mean and deviation taken out."""
+        # Python numbers rather than buffers: they survive casts to bf16 and models built on the meta device.
+        channels = [
+            (images[:, c].float() / 255 - mean) / std
+            for c, (mean, std) in enumerate(zip(self.config.mean, self.config.std, strict=True))
+        ]
+        return torch.stack(channels, dim=1)  # (B, 3, S, S)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, for compiling and checkpointing one by one."""
+        yield from self.tower.blocks if self.config.kind == "eva" else self.tower.transformer.resblocks
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.tower.set_grad_checkpointing(enabled)
+
+
+def resize_positions(positions: Tensor, grid: int) -> Tensor:
+    """Learned positions for another grid: bicubic, CLS kept apart (224 -> 448 pixels is 16 -> 32).
+
+    Args:
+        positions: (1, 1 + P, D), or (1 + P, D) as open_clip keeps them.
+        grid: Patches a side wanted.
+
+    Returns:
+        The same with 1 + grid * grid rows; untouched where it has them already.
+    """
+    if positions.shape[-2] == 1 + grid * grid:
+        return positions
+    batched = positions if positions.ndim == 3 else positions[None]
+    resized = resample_abs_pos_embed(batched, new_size=[grid, grid], num_prefix_tokens=1, antialias=False)
+    return resized if positions.ndim == 3 else resized[0]
+
+
+def _eva(config: EncoderConfig) -> Eva:
+    sub_norm = config.sub_norm
+    return Eva(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=config.width,
+        depth=config.layers,
+        num_heads=config.heads,
+        mlp_ratio=(config.mlp_hidden + 0.5) / config.width,  # timm rounds the product down; the half keeps it exact
+        qkv_fused=not sub_norm,
+        swiglu_mlp=sub_norm,
+        scale_mlp=sub_norm,
+        scale_attn_inner=sub_norm,
+        use_rot_pos_emb=sub_norm,
+        ref_feat_shape=(config.position_grid, config.position_grid) if sub_norm else None,
+        use_post_norm=config.post_norm,
+        use_post_transformer_norm=False,  # raw tokens: the tower's own final norm is not used by either model
+        use_fc_norm=False,
+    )
+
+
+def _clip(config: EncoderConfig) -> open_clip.transformer.VisionTransformer:
+    tower = open_clip.transformer.VisionTransformer(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        mlp_ratio=config.mlp_hidden / config.width,
+        output_dim=1,
+    )
+    tower.ln_post = nn.Identity()
+    tower.proj = None
+    return tower

@@ -1,0 +1,415 @@
+"""Text, pictures and boxes as one sequence of tokens and slots, in windows that fit the model.
+
+A sample is a list of `Text` and `Picture`, in the order of the source. `split` cuts it into windows, which depends on
+nothing but the sample; `lay_out` writes a window as tokens, which may draw on chance (a picture before or after its
+text, a box before or after its phrase) but never changes the window's length. So a trainer knows every length before
+it opens a sample.
+
+    <s> text [IMG] <image>*64 [/IMG] text </s>                              a picture
+    <s> [VIDEO] [IMG] [gIMG]*64 [/IMG] text [IMG] ... </s>                  frames (Emu2)
+    <s> <grounding> a <phrase>red boat</phrase><object>4 locations</object> </s>
+
+Formats are Emu's (arXiv:2307.05222) and Emu2's (arXiv:2312.13286), down to the released tokens.
+"""
+
+import random
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from pydantic import Field
+
+from model.config import BridgeConfig, Config
+from model.tokenizer import (
+    FRAME_SLOT,
+    GROUNDING,
+    IMAGE_END,
+    IMAGE_SLOT,
+    IMAGE_START,
+    LOCATIONS,
+    NEXT_BOX,
+    NO_BREAK,
+    OBJECT_END,
+    OBJECT_START,
+    PAD,
+    PARAGRAPH,
+    PHRASE_END,
+    PHRASE_START,
+    SENTENCE,
+    TOKEN,
+    VIDEO,
+    Tokenizer,
+)
+
+NONE, TEXT, VISUAL = 0, 1, 2  # what a position is as a target
+
+Box = tuple[float, float, float, float]
+_SPOKEN = ("subtitle", "transcript")
+
+
+class LayoutConfig(Config):
+    """How samples become sequences."""
+
+    image_first: float = Field(0.5, description="probability that a picture comes before its text (both papers)")
+    frame_first: float = Field(0.5, description="the same for video frames")
+    phrase_first: float = Field(0.7, description="probability that a phrase comes before its boxes (Emu2)")
+    max_location: int = Field(224, description="locations are 0 to this; 257 tokens exist, the released use 0 to 224")
+    frame_times: bool = Field(False, description="write each frame's time before it, as text; not in Emu, Emu2")
+    ignored: tuple[str, ...] = Field(
+        (PAD, IMAGE_SLOT, FRAME_SLOT, IMAGE_START, IMAGE_END),
+        description="tokens that cross-entropy never has as target, as released. Without `[IMG]` among them the model "
+        "learns to begin a picture by itself",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Tokens `start` to `end` of a text, and where what they name is seen: boxes of [x0, y0, x1, y1] in 0..1."""
+
+    start: int
+    end: int
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Ids of a text. `role` as in seq/1; `learn` off where it is not to be predicted (a prompt in tuning)."""
+
+    ids: np.ndarray
+    role: str = "body"
+    phrases: tuple[Phrase, ...] = ()
+    learn: bool = True
+    continued: bool = False  # goes on from the window before
+
+    def part(self, start: int, end: int) -> "Text":
+        """Tokens `start` to `end`, with the phrases that lie in them."""
+        phrases = tuple(
+            Phrase(p.start - start, p.end - start, p.boxes) for p in self.phrases if start <= p.start and p.end <= end
+        )
+        return replace(self, ids=self.ids[start:end], phrases=phrases, continued=self.continued or start > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture, by its index among the sample's media; `time` in seconds where it is a video frame."""
+
+    media: int
+    frame: bool = False
+    time: float | None = None
+    learn: bool = True
+
+
+Segment = Text | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a sample that fits the model. `num_tokens` counts all places, slots included."""
+
+    segments: tuple[Segment, ...]
+    num_tokens: int
+    num_images: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A window as the model reads it.
+
+    Attributes:
+        token_ids: (T,) int32.
+        targets: (T,) uint8: NONE, TEXT or VISUAL: whether the token, or the embedding in its place, is predicted.
+        slots: (T,) bool: the places of visual embeddings.
+        images: Index of each picture among the sample's media, in the order of their slots.
+        frames: Whether each is a video frame.
+        slot_counts: How many slots each has.
+    """
+
+    token_ids: np.ndarray
+    targets: np.ndarray
+    slots: np.ndarray
+    images: tuple[int, ...]
+    frames: tuple[bool, ...]
+    slot_counts: tuple[int, ...]
+
+
+def text(content: str, tokenizer: Tokenizer, *, role: str = "body", learn: bool = True) -> Text:
+    """A text segment from a string."""
+    return Text(np.array(tokenizer.encode(content), np.int32), role, learn=learn)
+
+
+def grounded_text(content: str, regions: Many[tuple[int, int, Box]], tokenizer: Tokenizer) -> Text:
+    """A caption whose phrases have boxes.
+
+    The text is encoded piece by piece, cut where phrases begin and end. A phrase that overlaps an earlier one is
+    left as plain text.
+
+    Args:
+        content: The caption.
+        regions: (start, end, box): half-open offsets in characters; several with equal offsets are one phrase.
+        tokenizer: Encodes.
+    """
+    boxes: dict[tuple[int, int], list[Box]] = {}
+    for start, end, box in sorted(regions, key=lambda region: (region[0], -region[1])):
+        boxes.setdefault((start, end), []).append(box)
+    ids: list[int] = []
+    phrases: list[Phrase] = []
+    done = 0
+    for (start, end), found in boxes.items():
+        if start < done or end <= start:
+            continue
+        ids += tokenizer.encode(content[done:start], continued=done > 0) if start > done else []
+        begin = len(ids)
+        ids += tokenizer.encode(content[start:end], continued=start > 0)
+        phrases.append(Phrase(begin, len(ids), tuple(found)))
+        done = end
+    ids += tokenizer.encode(content[done:], continued=done > 0) if done < len(content) else []
+    return Text(np.array(ids, np.int32), "caption", tuple(phrases))
+
+
+class Layout:
+    """Cuts samples into windows and writes them as tokens.
+
+    Args:
+        tokenizer: With the model's own tokens.
+        bridge: Says how many slots a picture takes.
+        config: Choices.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, bridge: BridgeConfig, config: LayoutConfig | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.config = config or LayoutConfig()
+        self.slots = {False: bridge.image_slots, True: bridge.frame_slots}
+        self.emu2 = tokenizer.family == "emu2"
+        self.ids = tokenizer.ids
+        ignored = [i for name, i in self.ids.items() if name in self.config.ignored]
+        self.ignored = np.array(ignored, np.int32)
+        self.separators = {" ": tokenizer.encode(" "), "\n": tokenizer.encode("\n")}
+
+    def split(self, segments: Many[Segment], length: int) -> list[Window]:
+        """Cut a sample into windows of at most `length` tokens.
+
+        No picture is ever cut; a text is cut after a paragraph, else after a sentence, else after a token, where a
+        better place is only taken if it leaves the window at least half full. Nothing is lost or repeated.
+
+        Raises:
+            ValueError: If a picture alone does not fit.
+        """
+        windows: list[Window] = []
+        queue = [s for s in segments if not isinstance(s, Text) or len(s.ids)][::-1]
+        parts: list[Segment] = []
+        used = 2  # <s>, and room for </s>
+
+        def close() -> None:
+            nonlocal parts, used
+            images = sum(isinstance(part, Picture) for part in parts)
+            windows.append(Window(tuple(parts), used - bool(queue), images, last=not queue))
+            parts, used = [], 2
+
+        while queue:
+            segment = queue.pop()
+            room = length - used
+            costs = self._costs(segment, parts)
+            if costs[-1] <= room:
+                parts.append(segment)
+                used += int(costs[-1])
+                continue
+            queue.append(segment)
+            if isinstance(segment, Text) and (count := self._cut(segment, costs, room, length, empty=not parts)):
+                queue[-1] = segment.part(count, len(segment.ids))
+                parts.append(segment.part(0, count))
+                used += int(self._costs(parts[-1], parts[:-1])[-1])
+            elif not parts:
+                what = "a phrase with its boxes" if isinstance(segment, Text) else "a picture"
+                raise ValueError(f"{what} takes {costs[-1]} tokens, but a window of {length} has room for {room}")
+            close()
+        if parts:
+            close()
+        return windows
+
+    def lay_out(self, window: Window, rng: random.Random | None = None) -> Sequence:
+        """Write a window as tokens.
+
+        Args:
+            window: From `split`.
+            rng: Draws what comes first; null keeps the order of the source.
+        """
+        writer = _Writer(self.tokenizer.bos_id)
+        self._write(self._ordered(window.segments, rng) if rng else window.segments, writer, rng)
+        if window.last:
+            writer.put([self.tokenizer.eos_id], TEXT)
+        sequence = writer.sequence(self.ignored)
+        assert len(sequence.token_ids) == window.num_tokens
+        return sequence
+
+    def prompt(self, segments: Many[Segment], *, draw: bool = False) -> Sequence:
+        """What a model goes on from: a sample without its end.
+
+        Args:
+            segments: In the order in which the model reads them.
+            draw: Whether to end with `[IMG]`, which asks for a picture.
+        """
+        writer = _Writer(self.tokenizer.bos_id)
+        self._write(segments, writer, None)
+        if draw:
+            writer.put([self.ids[IMAGE_START]], NONE)
+        return writer.sequence(self.ignored)
+
+    def location_ids(self, box: Box) -> list[int]:
+        """Four location tokens: left, top, right, bottom, each rounded to 0..`max_location`."""
+        top = self.config.max_location
+        return [self.ids[LOCATIONS[min(top, max(0, round(value * top)))]] for value in box]
+
+    def box(self, location_ids: Many[int]) -> Box:
+        """The box that four location tokens stand for."""
+        first = self.ids[LOCATIONS[0]]
+        x0, y0, x1, y1 = ((i - first) / self.config.max_location for i in location_ids)
+        return (x0, y0, x1, y1)
+
+    def _costs(self, segment: Segment, before: Many[Segment]) -> np.ndarray:
+        """Tokens that a segment takes up to and with each of its own; a picture has one entry."""
+        if isinstance(segment, Picture):
+            cost = 2 + self.slots[segment.frame] + len(self._time(segment))
+            cost += self.emu2 and segment.frame and not any(isinstance(s, Picture) and s.frame for s in before)
+            return np.array([cost])
+        costs = np.ones(len(segment.ids), np.int64)
+        costs[0] += len(self._separator(segment, before))
+        if self.emu2 and segment.phrases:
+            costs[0] += 1  # <grounding>
+            for phrase in segment.phrases:
+                costs[phrase.end - 1] += 4 + 5 * len(phrase.boxes) - 1
+        return costs.cumsum()
+
+    def _cut(self, segment: Text, costs: np.ndarray, room: int, length: int, *, empty: bool) -> int:
+        """How many of a text's tokens go into a window that cannot hold all of them."""
+        fits = int(np.searchsorted(costs, room, side="right"))
+        strengths = self.tokenizer.break_strengths(segment.ids)
+        for phrase in segment.phrases:
+            strengths[phrase.start : phrase.end - 1] = NO_BREAK
+        strengths = strengths[:fits]
+        left_over = room - costs[:fits]  # if cut after each token
+        for wanted in (PARAGRAPH, SENTENCE, TOKEN):
+            good = np.flatnonzero((strengths >= wanted) & ((left_over <= length // 2) | (wanted == TOKEN)))
+            if len(good):
+                return int(good[-1]) + 1
+            if wanted == PARAGRAPH and not empty and room <= length // 2:
+                return 0  # between two segments is as good as between two paragraphs
+        return 0
+
+    def _ordered(self, segments: Many[Segment], rng: random.Random) -> Iterator[Segment]:
+        """Pictures right before a text may move behind it: behind all of a caption, or a body's first sentence."""
+        run: list[Segment] = []
+        for segment in segments:
+            if isinstance(segment, Picture):
+                run.append(segment)
+                continue
+            if run and isinstance(run[0], Picture):
+                first = self.config.frame_first if run[0].frame else self.config.image_first
+                if rng.random() >= first:
+                    unit = self._unit(segment)
+                    yield segment.part(0, unit)
+                    yield from run
+                    run = []
+                    if unit < len(segment.ids):
+                        yield replace(segment.part(unit, len(segment.ids)), continued=True)
+                    continue
+            yield from run
+            run = []
+            yield segment
+        yield from run
+
+    def _unit(self, segment: Text) -> int:
+        """Tokens of a text that a picture before it belongs to."""
+        if segment.role != "body" or segment.phrases:
+            return len(segment.ids)
+        return int(np.flatnonzero(self.tokenizer.break_strengths(segment.ids) >= SENTENCE)[0]) + 1
+
+    def _separator(self, segment: Text, before: Many[Segment]) -> list[int]:
+        """What stands between a text and the one before it, pictures between them or not."""
+        if segment.continued or not any(isinstance(part, Text) for part in before):
+            return []
+        return self.separators[" " if segment.role in _SPOKEN else "\n"]
+
+    def _time(self, picture: Picture) -> list[int]:
+        if not self.config.frame_times or picture.time is None:
+            return []
+        return self.tokenizer.encode(f"{int(picture.time) // 60}:{int(picture.time) % 60:02d}")
+
+    def _write(self, segments: Many[Segment] | Iterator[Segment], writer: "_Writer", rng: random.Random | None) -> None:
+        before: list[Segment] = []
+        for segment in segments:
+            if isinstance(segment, Picture):
+                self._write_picture(segment, before, writer)
+            else:
+                self._write_text(segment, before, writer, rng)
+            before.append(segment)
+
+    def _write_picture(self, picture: Picture, before: Many[Segment], writer: "_Writer") -> None:
+        frame = picture.frame
+        if self.emu2 and frame and not any(isinstance(part, Picture) and part.frame for part in before):
+            writer.put([self.ids[VIDEO]], TEXT)
+        writer.put(self._time(picture), TEXT if picture.learn else NONE)
+        slot = self.ids[FRAME_SLOT if self.emu2 and frame else IMAGE_SLOT]
+        writer.put([self.ids[IMAGE_START]], TEXT if picture.learn else NONE)
+        writer.put_picture(picture, [slot] * self.slots[frame])
+        # In Emu the hidden state of the last slot is held to the embedding of [/IMG] by the same regression.
+        ends_visual = not self.emu2 and picture.learn
+        writer.put([self.ids[IMAGE_END]], VISUAL if ends_visual else NONE)
+
+    def _write_text(self, segment: Text, before: Many[Segment], writer: "_Writer", rng: random.Random | None) -> None:
+        target = TEXT if segment.learn else NONE
+        writer.put(self._separator(segment, before), target)
+        if not (self.emu2 and segment.phrases):
+            writer.put(segment.ids, target)
+            return
+        writer.put([self.ids[GROUNDING]], target)
+        done = 0
+        for phrase in segment.phrases:
+            writer.put(segment.ids[done : phrase.start], target)
+            named = [self.ids[PHRASE_START], *segment.ids[phrase.start : phrase.end], self.ids[PHRASE_END]]
+            located: list[int] = []
+            for box in phrase.boxes:
+                located += [self.ids[NEXT_BOX] if located else self.ids[OBJECT_START], *self.location_ids(box)]
+            located.append(self.ids[OBJECT_END])
+            phrase_first = rng is None or rng.random() < self.config.phrase_first
+            writer.put(named + located if phrase_first else located + named, target)
+            done = phrase.end
+        writer.put(segment.ids[done:], target)
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Tokens as they are written."""
+
+    bos_id: int
+    token_ids: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    pictures: list[tuple[Picture, int, int]] = field(default_factory=list)  # and where its slots begin and end
+
+    def __post_init__(self) -> None:
+        self.put([self.bos_id], NONE)
+
+    def put(self, ids: Many[int] | np.ndarray, target: int) -> None:
+        self.token_ids += [int(i) for i in ids]
+        self.targets += [target] * len(ids)
+
+    def put_picture(self, picture: Picture, ids: Many[int]) -> None:
+        start = len(self.token_ids)
+        self.put(ids, VISUAL if picture.learn else NONE)
+        self.pictures.append((picture, start, start + len(ids)))
+
+    def sequence(self, ignored: np.ndarray) -> Sequence:
+        token_ids, targets = np.array(self.token_ids, np.int32), np.array(self.targets, np.uint8)
+        targets[(targets == TEXT) & np.isin(token_ids, ignored)] = NONE
+        slots = np.zeros(len(token_ids), bool)
+        for _, start, end in self.pictures:
+            slots[start:end] = True
+        return Sequence(
+            token_ids,
+            targets,
+            slots,
+            images=tuple(p.media for p, _, _ in self.pictures),
+            frames=tuple(p.frame for p, _, _ in self.pictures),
+            slot_counts=tuple(end - start for _, start, end in self.pictures),
+        )

@@ -1,0 +1,248 @@
+"""Text to ids and back, and the model's own tokens after the base vocabulary.
+
+The base is any `tokenizers` file, a Hugging Face folder that holds one, or a sentencepiece model (LLaMA's). The model's
+own tokens follow in the order in which Emu and Emu2 added them, so that with LLaMA's vocabulary they have the released
+ids. Text never yields one of them: a page that says "[IMG]" is encoded as those five characters.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+Family = Literal["emu", "emu2"]
+
+PAD, IMAGE_START, IMAGE_END, IMAGE_SLOT = "[PAD]", "[IMG]", "[/IMG]", "<image>"
+FRAME_SLOT, VIDEO = "[gIMG]", "[VIDEO]"  # [gIMG] is borrowed for frames in the released code
+GROUNDING = "<grounding>"
+PHRASE_START, PHRASE_END, OBJECT_START, OBJECT_END = "<phrase>", "</phrase>", "<object>", "</object>"
+NEXT_BOX = "</delimiter_of_multi_objects/>"
+LOCATIONS = tuple(f"<patch_index_{i:04d}>" for i in range(257))
+CHAT = ("[USER]", "[ASSISTANT]")
+
+EMU_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE_SLOT)
+EMU2_TOKENS = (
+    *EMU_TOKENS, FRAME_SLOT, "[/gIMG]", "[EOC]", VIDEO, GROUNDING, PHRASE_START, PHRASE_END, OBJECT_START, OBJECT_END,
+    NEXT_BOX, "<REC>", *LOCATIONS,
+)  # fmt: skip
+
+NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how well a text may be cut after a token
+
+_BEGIN = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
+_END = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
+
+
+class Base(Protocol):
+    """What a base tokenizer must be able to do."""
+
+    size: int
+
+    def encode(self, text: str, continued: bool) -> list[int]:
+        """Ids of a text; `continued` if it goes on from another piece of the same text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+
+    def piece(self, token_id: int) -> str:
+        """What an id stands for, spaces and line breaks as such."""
+
+    def find(self, piece: str) -> int | None:
+        """The id of a piece, if there is one."""
+
+
+class Tokenizer:
+    """A base tokenizer with the model's own tokens.
+
+    Args:
+        base: The base tokenizer.
+        family: Whose tokens to add.
+        chat: Whether `[USER]` and `[ASSISTANT]` are added as well.
+    """
+
+    def __init__(self, base: Base, family: Family, *, chat: bool = False) -> None:
+        self.base = base
+        self.family = family
+        names = EMU_TOKENS if family == "emu" else EMU2_TOKENS
+        names += CHAT if chat else ()
+        begin = next((i for piece in _BEGIN if (i := base.find(piece)) is not None), None)
+        end = next((i for piece in _END if (i := base.find(piece)) is not None), None)
+        names += (_BEGIN[0],) * (begin is None) + (_END[0],) * (end is None)  # a base without them gets them last
+        self.names = names
+        self.ids = {name: base.size + i for i, name in enumerate(names)}
+        self.bos_id = self.ids[_BEGIN[0]] if begin is None else begin
+        self.eos_id = self.ids[_END[0]] if end is None else end
+
+    @classmethod
+    def load(cls, path: str | Path, family: Family, *, chat: bool = False) -> "Tokenizer":
+        """A tokenizer from a file or folder.
+
+        Raises:
+            ValueError: If there is no tokenizer at `path`.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = next(
+                (path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()), path
+            )
+        if not path.is_file():
+            raise ValueError(f"{path}: no tokenizer; give a tokenizer.json, a tokenizer.model or a folder with one")
+        try:
+            base: Base = _SentencePiece(path) if path.suffix == ".model" else _Fast(FastTokenizer.from_file(str(path)))
+        except Exception as error:  # both libraries raise bare Exception or RuntimeError
+            raise ValueError(f"{path}: not a tokenizer: {error}") from error
+        return cls(base, family, chat=chat)
+
+    @property
+    def base_vocab_size(self) -> int:
+        """Tokens of the base."""
+        return self.base.size
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the base and the model's own."""
+        return self.base.size + len(self.names)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of `[PAD]`."""
+        return self.ids[PAD]
+
+    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+        """Ids of a text; never the model's own tokens.
+
+        Args:
+            text: Anything.
+            continued: Whether it goes on from another piece of the same text, so that its first space is its own.
+        """
+        return self.base.encode(text, continued)
+
+    def decode(self, ids: Iterable[int], *, with_own: bool = False) -> str:
+        """The text of ids.
+
+        Args:
+            ids: Token ids.
+            with_own: Whether the model's own tokens, and begin and end, are written by their names or left out.
+        """
+        text, run = [], []
+        names = {i: name for name, i in self.ids.items()}
+        names |= {i: self.base.piece(i) for i in (self.bos_id, self.eos_id) if i < self.base.size}
+        for token_id in map(int, ids):
+            if token_id in names:
+                text += [self.base.decode(run), names[token_id] if with_own else ""]
+                run = []
+            else:
+                run.append(token_id)
+        return "".join([*text, self.base.decode(run)])
+
+    def break_strengths(self, ids: np.ndarray) -> np.ndarray:
+        """How well a text may be cut after each of its tokens: PARAGRAPH, SENTENCE or TOKEN.
+
+        Read off the tokens themselves, so that ids alone are enough to cut a text.
+
+        Args:
+            ids: (T,) ids of the base vocabulary.
+
+        Returns:
+            (T,) uint8; the end of the text counts as a paragraph's.
+        """
+        if not len(ids):
+            return np.zeros(0, np.uint8)
+        newlines, ends, closes, opens = (table[ids] for table in self._break_tables)
+        for _ in range(2):  # '."' may be one token or two
+            ends = np.where(closes, np.append(0, ends[:-1]), ends)
+        after_opens = np.append(opens[1:], True)
+        no_newline_follows = np.append(newlines[1:] == 0, True)
+        run = newlines + np.append(0, newlines[:-1])  # and so may a blank line
+        strengths = np.full(len(ids), TOKEN, np.uint8)
+        strengths[(ends == 2) | ((ends == 1) & after_opens)] = SENTENCE
+        strengths[(newlines == 1) & no_newline_follows] = SENTENCE
+        strengths[(newlines > 0) & (run > 1) & no_newline_follows] = PARAGRAPH
+        strengths[-1] = PARAGRAPH
+        return strengths
+
+    @cached_property
+    def _break_tables(self) -> tuple[np.ndarray, ...]:
+        """By id: line breaks at its end; if it ends a sentence (2: no space needed), only closes, opens with space."""
+        pieces = [self.base.piece(i) for i in range(self.base.size)]
+        bare = [piece.rstrip(" ") for piece in pieces]
+        core = [piece.rstrip("\"')]}”’»") for piece in bare]
+        newlines = np.array([min(2, len(p) - len(p.rstrip("\n"))) for p in bare], np.uint8)
+        ends = np.array([p.endswith((".", "!", "?", "…")) + 2 * p.endswith(("。", "！", "？")) for p in core], np.uint8)
+        closes = np.array([bool(p) and not c for p, c in zip(bare, core, strict=True)])
+        opens = np.array([p[:1] in (" ", "\n") for p in pieces])
+        return newlines, ends, closes, opens
+
+
+class _Fast:
+    """A `tokenizers` tokenizer."""
+
+    def __init__(self, tokenizer: FastTokenizer) -> None:
+        tokenizer.encode_special_tokens = True  # "</s>" on a page is text
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+        self.size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+
+    def encode(self, text: str, continued: bool) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False) if ids else ""  # type: ignore[no-any-return]
+
+    def piece(self, token_id: int) -> str:
+        piece = self.tokenizer.id_to_token(token_id) or ""
+        if self._byte_level:
+            return piece.replace("Ġ", " ").replace("Ċ", "\n")
+        return piece.replace("▁", " ").replace("<0x0A>", "\n")
+
+    def find(self, piece: str) -> int | None:
+        return self.tokenizer.token_to_id(piece)  # type: ignore[no-any-return]
+
+
+class _SentencePiece:
+    """A sentencepiece model; it sets a space before every text."""
+
+    def __init__(self, path: Path) -> None:
+        import sentencepiece  # only LLaMA's own file needs it
+
+        self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.size = int(self.model.vocab_size())
+
+    def encode(self, text: str, continued: bool) -> list[int]:
+        text = text[1:] if continued and text.startswith(" ") else text
+        return list(self.model.encode(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.model.decode(list(ids)))
+
+    def piece(self, token_id: int) -> str:
+        return str(self.model.id_to_piece(token_id)).replace("▁", " ").replace("<0x0A>", "\n")
+
+    def find(self, piece: str) -> int | None:
+        token_id = int(self.model.piece_to_id(piece))
+        return None if token_id == self.model.unk_id() and piece != "<unk>" else token_id
+
+
+def train_byte_level(texts: Iterable[str], vocab_size: int) -> FastTokenizer:
+    """A byte-level BPE for models trained from scratch: every text has ids, no `<unk>` is ever needed.
+
+    Args:
+        texts: What to learn merges from.
+        vocab_size: At most so many tokens; 256 bytes and `<unk>`, `<s>`, `</s>` (0, 1, 2 as in LLaMA) included.
+    """
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -1,0 +1,275 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+
+from model.config import BridgeConfig, LanguageModelConfig, ObjectiveConfig
+from model.emu import Emu, Losses, build_language_model, extend_vocabulary
+from model.sequence import Picture
+
+FAMILIES = ("emu", "emu2")
+
+
+def _documents(it: Any) -> tuple[list[Any], list[list[torch.Tensor]]]:
+    """Three documents of different kinds, and the pictures of each."""
+    images = it.images(4)
+    documents = [
+        it.sequence(Picture(0), "a red boat"),
+        it.sequence("only text, somewhat longer than the others"),
+        it.sequence("two frames", Picture(0, frame=True), "then", Picture(1, frame=True), Picture(2)),
+    ]
+    return documents, [images[:1], [], images[1:]]
+
+
+def _packed_loss(it: Any) -> tuple[Losses, list[Losses]]:
+    documents, images = _documents(it)
+    packs = [[documents[0], documents[1]], [documents[2]]]
+    together = it.model(it.batch(packs, [i for part in images for i in part]))
+    alone = [it.model(it.batch([[d]], i)) for d, i in zip(documents, images, strict=True)]
+    return together, alone
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packs_loss_is_the_sum_of_its_documents(small: Callable[..., Any], family: str, kernel: str) -> None:
+    it = small(family, language_model=small(family).config.language_model.model_copy(update={"attention": kernel}))
+    with torch.no_grad():  # on CPUs FlexAttention has no backward pass
+        together, alone = _packed_loss(it)
+    for kind in ("text", "visual"):
+        parts = [getattr(losses, kind) for losses in alone]
+        assert len(getattr(together, kind)) == sum(len(part) for part in parts)
+        torch.testing.assert_close(getattr(together, kind).sum(), sum(part.sum() for part in parts))
+    torch.testing.assert_close(together.text, torch.cat([losses.text for losses in alone]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_later_token_or_picture_moves_no_earlier_state(small: Callable[..., Any], family: str) -> None:
+    it = small(family)
+    sequence = it.sequence("see", Picture(0), "and", Picture(1), "end")
+    images = it.images(3)
+    picture = int(sequence.slots.nonzero()[0][4])  # the second one's first slot
+
+    def states(images: list[torch.Tensor], change_last: bool) -> torch.Tensor:
+        batch = it.batch([[sequence]], images, length=len(sequence.token_ids))
+        if change_last:
+            batch.token_ids[0, -2] += 1
+        return it.model.hidden(batch, it.model.embed_pictures(batch))
+
+    before, text, image = states(images[:2], False), states(images[:2], True), states([images[0], images[2]], False)
+    assert torch.equal(before[:-2], text[:-2])
+    assert not torch.allclose(before[-2:], text[-2:])
+    assert torch.equal(before[:picture], image[:picture])
+    assert not torch.allclose(before[picture:], image[picture:])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_objective_written_out(small: Callable[..., Any], family: str, reduction: str) -> None:
+    it = small(family, objective=ObjectiveConfig(text_weight=0.7, visual_weight=3.0, reduction=reduction))
+    model, ids = it.model, it.tokenizer.ids
+    sequence = it.sequence("hi", Picture(0), "yo")
+    (image,) = it.images(1)
+    losses = model(it.batch([[sequence]], [image]))
+
+    embeddings = model.bridge.encode(model.bridge.reduce(model.encoder(image[None]), 4))[0]
+    tokens = torch.tensor(sequence.token_ids).long()
+    inputs = model.language_model.get_input_embeddings()(tokens)
+    inputs[torch.from_numpy(sequence.slots)] = model.bridge.enter(embeddings)
+    output = model.language_model(inputs_embeds=inputs[None], output_hidden_states=True)
+    log_probabilities = output.logits[0].log_softmax(-1)
+    ignored = [ids[name] for name in ("[PAD]", "[IMG]", "[/IMG]", "<image>")]
+    ce = [-log_probabilities[i, t] for i, t in enumerate(tokens[1:].tolist()) if t not in ignored]
+
+    start = tokens.tolist().index(ids["[IMG]"])
+    aims = list(embeddings)
+    if family == "emu":
+        aims.append(model.language_model.get_input_embeddings().weight[ids["[/IMG]"]])
+    guesses = model.bridge.leave(output.hidden_states[-1][0, start : start + len(aims)])
+    errors = (guesses - torch.stack(aims)).square()
+    errors = errors.sum(-1) if reduction == "sum" else errors.mean(-1)
+
+    torch.testing.assert_close(losses.text, torch.stack(ce).detach())
+    torch.testing.assert_close(losses.visual, errors.detach())
+    torch.testing.assert_close(losses.loss, 0.7 * torch.stack(ce).mean() + 3.0 * errors.mean())
+
+
+def test_targets_are_detached(small: Callable[..., Any]) -> None:
+    it = small("emu", objective=ObjectiveConfig(text_weight=0.0))
+    batch = it.batch([[it.sequence(Picture(0))]], it.images(1))
+    embeddings = it.model.embed_pictures(batch)
+    embeddings.retain_grad()
+    it.model.embed_pictures = lambda batch: embeddings
+    it.model(batch).loss.backward()
+    assert torch.count_nonzero(embeddings.grad[3]) > 0  # as an input of what comes after
+    detached = it.model.bridge.stu_regress_head.weight.grad
+    assert detached is not None
+    # With inputs cut off as well, nothing is left that could reach the embeddings.
+    it.model.bridge.enter = lambda embeddings: embeddings.detach()
+    embeddings.grad = None
+    it.model(batch).loss.backward()
+    assert embeddings.grad is None
+
+
+def test_given_denominators_replace_the_batchs(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    own = it.model(batch)
+    given = it.model(batch, num_text=100, num_visual=10)
+    torch.testing.assert_close(given.loss, own.text.sum() / 100 + own.visual.sum() / 10)
+
+
+def test_caption_only_stage_has_no_regression(small: Callable[..., Any]) -> None:
+    it = small("emu2", objective=ObjectiveConfig(regression=False))
+    losses = it.model(it.batch([[it.sequence(Picture(0), "abc")]], it.images(1)))
+    torch.testing.assert_close(losses.loss, losses.text.mean())
+    losses.loss.backward()
+    assert torch.count_nonzero(it.model.bridge.project_down.weight.grad) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("parts", [("text alone",), (Picture(0),)])
+def test_every_parameter_takes_part_in_every_step(small: Callable[..., Any], family: str, parts: tuple) -> None:
+    it = small(family)
+    pictures = sum(isinstance(part, Picture) for part in parts)
+    losses = it.model(it.batch([[it.sequence(*parts)]], it.images(pictures)))
+    losses.loss.backward()
+    assert [name for name, p in it.model.named_parameters() if p.grad is None] == []
+    if not pictures:
+        assert all(torch.count_nonzero(p.grad) == 0 for p in it.model.encoder.parameters())
+        torch.testing.assert_close(losses.loss, losses.text.mean())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_features_give_the_loss_of_pixels(small: Callable[..., Any], family: str) -> None:
+    it = small(family)
+    sequence, images = it.sequence(Picture(0), "a", Picture(1)), it.images(2)
+    features = list(it.model.picture_features(torch.stack(images)))
+    pixels, kept = it.model(it.batch([[sequence]], images)), it.model(it.batch([[sequence]], features))
+    torch.testing.assert_close(pixels.loss, kept.loss)
+
+
+def test_frames_may_have_fewer_slots(small: Callable[..., Any]) -> None:
+    it = small("emu2", bridge=BridgeConfig(image_slots=16, frame_slots=4))
+    together, alone = _packed_loss(it)
+    assert len(together.visual) == 2 * 16 + 2 * 4
+    torch.testing.assert_close(together.visual.sum(), sum(losses.visual.sum() for losses in alone))
+
+
+def test_a_frozen_encoder_keeps_no_graph(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    it.model.encoder.requires_grad_(False)
+    assert not it.model.encode_pictures(torch.stack(it.images(1))).requires_grad
+    it.model(it.batch([[it.sequence(Picture(0))]], it.images(1))).loss.backward()
+    assert all(p.grad is None for p in it.model.encoder.parameters())
+
+
+def test_input_noise_is_for_training_and_spares_the_targets(small: Callable[..., Any]) -> None:
+    it = small("emu2", objective=ObjectiveConfig(input_noise=0.5))
+    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    plain = it.model(batch)
+    assert torch.equal(plain.visual, it.model(batch).visual)
+    noisy = it.model.train()(batch)
+    assert not torch.allclose(plain.text, noisy.text)
+    torch.testing.assert_close(plain.visual[0], noisy.visual[0])  # predicted from [IMG], which knows no picture yet
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_changes_no_gradient(small: Callable[..., Any], family: str) -> None:
+    it = small(family)
+    model = it.model.train()
+    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    gradients = []
+    for enabled in (False, True):
+        model.set_gradient_checkpointing(encoder=enabled, bridge=enabled, language_model=enabled)
+        model.zero_grad()
+        model(batch).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_blocks_are_all_transformer_blocks(small: Callable[..., Any]) -> None:
+    assert len(list(small("emu").model.blocks())) == 2 + 2 + 2
+    assert len(list(small("emu2").model.blocks())) == 2 + 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_batch_overfits(small: Callable[..., Any], family: str) -> None:
+    it = small(family)
+    documents, images = _documents(it)
+    model = it.model.train()
+    batch = it.batch([documents], [i for part in images for i in part])
+    model.encoder.requires_grad_(False)  # a trained one could make all pictures alike
+    model.bridge.requires_grad_(family == "emu2")
+    if family == "emu":
+        model.bridge.stu_regress_head.requires_grad_(True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    first = model(batch)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(batch).loss.backward()
+        optimizer.step()
+    last = model(batch)
+    assert last.text.mean() < 0.2 * first.text.mean()
+    assert last.visual.mean() < 0.2 * first.visual.mean()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_is_close(small: Callable[..., Any], family: str) -> None:
+    it = small(family)
+    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    exact = it.model(batch).loss
+    torch.testing.assert_close(it.model.bfloat16()(batch).loss.float(), exact, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "gpt_neox", "llama"])
+def test_any_local_causal_language_model(small: Callable[..., Any], tmp_path: Path, model_type: str) -> None:
+    settings = AutoConfig.for_model(
+        model_type, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, vocab_size=77, max_position_embeddings=256,
+    )  # fmt: skip
+    settings.save_pretrained(tmp_path)
+    it = small("emu2", language_model=LanguageModelConfig(path=str(tmp_path), width=32))
+    together, alone = _packed_loss(it)
+    torch.testing.assert_close(together.text, torch.cat([losses.text for losses in alone]))
+    together.loss.backward()
+
+
+def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no configuration of a language model"):
+        build_language_model(LanguageModelConfig(path=str(tmp_path / "none")), 100)
+    LlamaConfig(hidden_size=48, num_attention_heads=4).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_size is 48; set language_model"):
+        build_language_model(LanguageModelConfig(path=str(tmp_path), width=32), 100)
+
+
+def test_new_tokens_start_at_the_mean_of_the_old() -> None:
+    settings = LlamaConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=10
+    )
+    model = LlamaForCausalLM(settings)
+    old = [model.get_input_embeddings().weight.clone(), model.get_output_embeddings().weight.clone()]
+    extend_vocabulary(model, 14)
+    for before, module in zip(old, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
+        assert module.weight.shape == (14, 8)
+        assert torch.equal(module.weight[:10], before)
+        torch.testing.assert_close(module.weight[10:], before.mean(0).expand(4, -1))
+    with pytest.raises(ValueError, match="14 tokens, more than the 12"):
+        extend_vocabulary(model, 12)
+
+
+def test_attention_of_a_lone_sequence_is_the_stock_models(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    sequence = it.sequence("a plain text")
+    batch = it.batch([[sequence]], [], length=len(sequence.token_ids))
+    hidden = it.model.hidden(batch, it.model.embed_pictures(batch))
+    stock: nn.Module = it.model.language_model
+    stock.set_attn_implementation("eager")
+    expected = stock.base_model(input_ids=batch.token_ids).last_hidden_state[0]
+    torch.testing.assert_close(hidden, expected)
+    assert F.mse_loss(hidden, expected) < 1e-10
+    assert isinstance(it.model, Emu)
