@@ -47,14 +47,22 @@ _LAZY_SRC = (  # OBELICS' list, and what other lazy loaders use
 )
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
 _PLACEHOLDER_NAME = re.compile(
-    r"(^|[/._-])(blank|spacer|placeholder|transparent|loading|loader|lazy(load)?|empty|grey|gray|dummy|pixel|clear|1x1)"
-    r"([._-][^/]*)?\.(gif|png|jpe?g|webp)$",
+    r"(^|/)(blank|spacer|placeholder|transparent|loading|loader|lazy|lazyload|empty|grey|gray|dummy|pixel|clear|px|1x1)"
+    r"([._-]?(\d+|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
     re.IGNORECASE,
 )
 _LAZY_WORDS = frozenset({"lazy", "lazyload", "lazyloaded", "lazyloading", "lqip", "blur", "placeholder", "unveil"})
 _CHROME_WORDS = frozenset(
     {"logo", "logos", "icon", "icons", "favicon", "sprite", "sprites", "avatar", "avatars", "gravatar", "badge"}
     | {"badges", "pixel", "spacer", "emoji", "emojis", "smiley", "smilies", "btn", "guiicon", "spinner"}
+)
+_FIGURE_CLASSES = frozenset(
+    {"figure", "informalfigure", "mediaobject", "wp-caption", "thumb", "thumbinner", "gallerybox", "gallery-item"}
+    | {"imageblock", "videoblock", "image-container", "captioned-image"}
+)
+_CAPTION_CLASSES = frozenset(
+    {"caption", "figcaption", "wp-caption-text", "thumbcaption", "gallerytext", "gallery-caption", "image-caption"}
+    | {"img-caption", "photo-caption", "figure-caption", "caption-text", "media-caption", "video-caption"}
 )
 _ADMONITIONS = frozenset({"note", "tip", "warning", "caution", "important", "admonition"})
 _SHARE_LINK = re.compile(
@@ -129,7 +137,7 @@ def choose_source(image: Element, base: str, link: str | None) -> ImageSource:
             found.append(url)
     if not found:
         raise Skipped(reason)
-    if not _CHROME_WORDS.isdisjoint(_path_words(found[0])):
+    if not _CHROME_WORDS.isdisjoint(_path_words(found[0])) and not _is_captioned(image):
         raise Skipped("chrome_image")
     return ImageSource(found[0], None, tuple(found[1:]))
 
@@ -186,6 +194,32 @@ def _refuse_chrome(image: Element, link: str | None) -> None:
     # The sign beside a note: DocBook puts its name in brackets.
     if re.fullmatch(r"\[\w+\]", image.get("alt")) and any(a.classes & _ADMONITIONS for a in image.ancestors()):
         raise Skipped("chrome_image")
+
+
+def is_figure(element: Element) -> bool:
+    """Whether an element holds a picture and what belongs to it."""
+    return (
+        element.tag == "figure"
+        or not _FIGURE_CLASSES.isdisjoint(element.classes)
+        or element.get("itemtype").endswith("schema.org/ImageObject")
+    )
+
+
+def is_caption(element: Element) -> bool:
+    """Whether an element holds the words below a picture."""
+    if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
+        return True
+    return (
+        "title" in element.classes
+        and element.parent is not None
+        and element.parent.tag == "div"
+        and is_figure(element.parent)
+    )
+
+
+def _is_captioned(image: Element) -> bool:
+    """Whether a picture stands in a figure with a caption: shown to be looked at, whatever its file's name."""
+    return any(is_figure(a) and any(is_caption(e) for e in a.descendants()) for a in image.ancestors())
 
 
 def _path_words(url: str) -> frozenset[str]:

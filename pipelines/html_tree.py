@@ -22,7 +22,7 @@ _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"
 
 
 class Element:
-    """An element with its children, strings and elements in order, and figures about all below it.
+    """An element with its children, strings and elements in order (`elements` without the strings), and their sums.
 
     `text_chars` and `link_chars` count characters without the space around each string; `num_links` counts `<a href>`,
     `num_images` `<img>`. What is invisible counts as nothing. `is_boilerplate` is set by whoever judges it.
@@ -31,6 +31,7 @@ class Element:
     __slots__ = (
         "attributes",
         "children",
+        "elements",
         "is_boilerplate",
         "link_chars",
         "num_images",
@@ -45,6 +46,7 @@ class Element:
         self.attributes = attributes
         self.parent = parent
         self.children: list[Element | str] = []
+        self.elements: list[Element] = []
         self.text_chars = self.link_chars = self.num_links = self.num_images = 0
         self.is_boilerplate = False
 
@@ -62,11 +64,6 @@ class Element:
         """The words that the names in `class` and `id` are made of: `mainNav top-bar` gives main, nav, top, bar."""
         names = f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}"
         return split_words(names) if names != " " else frozenset()
-
-    @property
-    def elements(self) -> list["Element"]:
-        """The children that are elements."""
-        return [c for c in self.children if isinstance(c, Element)]
 
     def descendants(self, *tags: str) -> Iterator["Element"]:
         """The elements below, in document order; of these tags where any is named."""
@@ -141,8 +138,10 @@ def decode_html(body: bytes, content_type: str | None = None) -> str:
     if not body.isascii() and not (declared or "").startswith("utf-16"):
         text = body.decode("utf-8", "replace")
         num_broken = text.count("\ufffd")
+        if num_broken == 0:
+            return text
         num_sound = sum(1 for c in text if c > "\x7f") - num_broken
-        if num_broken == 0 or (declared in (None, "utf-8") and num_broken * 10 <= num_sound):
+        if declared in (None, "utf-8") and num_broken * 10 <= num_sound:
             return text
         if declared == "utf-8":
             declared = None
@@ -163,6 +162,7 @@ def parse_html(text: str) -> Element:
             parent = open_elements[-1]
             element = Element(node.tag, {name: node.getattr(name) or "" for name in node.attrs}, parent)
             parent.children.append(element)
+            parent.elements.append(element)
             open_elements.append(element)
             found.append(element)
         elif node.type == NodeType.TEXT:

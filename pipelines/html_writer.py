@@ -17,6 +17,8 @@ from pipelines.html_media import (
     choose_source,
     declared_size,
     inline_size,
+    is_caption,
+    is_figure,
     video_sources,
     video_tracks,
 )
@@ -30,14 +32,7 @@ _COUNTED = {"svg": "inline_svg", "canvas": "canvas"} | dict.fromkeys(
 )
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
-_FIGURE_CLASSES = frozenset(
-    {"figure", "informalfigure", "mediaobject", "wp-caption", "thumb", "thumbinner", "gallerybox", "gallery-item"}
-    | {"imageblock", "videoblock", "image-container", "captioned-image"}
-)
-_CAPTION_CLASSES = frozenset(
-    {"caption", "figcaption", "wp-caption-text", "thumbcaption", "gallerytext", "gallery-caption", "image-caption"}
-    | {"img-caption", "photo-caption", "figure-caption", "caption-text", "media-caption", "video-caption"}
-)
+_SPACE = re.compile(r"\s+")
 _CREDIT_WORDS = frozenset({"credit", "credits", "photographer", "attribution", "copyright"})
 _CREDIT_PROPERTIES = frozenset({"credittext", "creator", "author", "copyrightnotice", "copyrightholder"})
 
@@ -87,7 +82,7 @@ class PageWriter:
     def _children(self, element: Element) -> None:
         for child in element.children:
             if isinstance(child, str):
-                self._pieces.append(re.sub(r"\s+", " ", child))
+                self._pieces.append(_SPACE.sub(" ", child))
             else:
                 self._element(child)
 
@@ -110,7 +105,7 @@ class PageWriter:
             self._children(element)
         elif tag == "video":
             self._video(element)
-        elif self._is_caption(element):
+        elif is_caption(element) and not element.num_images:
             self._caption(element)
         elif tag == "pre":
             self._preformatted(element)
@@ -118,7 +113,7 @@ class PageWriter:
             self._list(element)
         elif tag == "table":
             self._table(element)
-        elif _is_figure(element):
+        elif is_figure(element):
             self._figure(element)
         else:
             self._block(element)
@@ -141,9 +136,12 @@ class PageWriter:
 
     def _take(self) -> str:
         """The inline text since the last break."""
-        text = re.sub(r" {2,}", " ", "".join(self._pieces))
+        text = "".join(self._pieces)
         self._pieces.clear()
-        return clean_text(re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)))
+        if not text.strip():
+            return ""
+        text = re.sub(r" ?\n ?", "\n", re.sub(r" {2,}", " ", text))
+        return clean_text(re.sub(r"\n{3,}", "\n\n", text))
 
     def _break(self) -> None:
         """End the line; inside a table row only a word."""
@@ -305,14 +303,6 @@ class PageWriter:
         self._break()
         self._bind(self._figures.pop())
 
-    def _is_caption(self, element: Element) -> bool:
-        if element.num_images:
-            return False
-        if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
-            return True
-        figure = self._figures[-1] if self._figures else None
-        return figure is not None and element.parent is figure.element and "title" in element.classes
-
     def _caption(self, element: Element) -> None:
         self._break()
         text = clean_text(element.text(without=lambda e: e.is_boilerplate or _is_credit(e)))
@@ -368,14 +358,6 @@ class PageWriter:
         return None
 
 
-def _is_figure(element: Element) -> bool:
-    return (
-        element.tag == "figure"
-        or not _FIGURE_CLASSES.isdisjoint(element.classes)
-        or element.get("itemtype").endswith("schema.org/ImageObject")
-    )
-
-
 def _is_credit(element: Element) -> bool:
     return not _CREDIT_WORDS.isdisjoint(element.words) or element.get("itemprop").lower() in _CREDIT_PROPERTIES
 
@@ -414,5 +396,5 @@ def _is_layout(table: Element, rows: list[Element]) -> bool:
         or all(sum(cell.text_chars > 0 for cell in row.elements) <= 1 for row in rows)
         or any(any(cell.descendants(*_BLOCKS_IN_CELLS)) for cell in cells)
         or any(sum(1 for _ in cell.descendants("p")) > 1 for cell in cells)
-        or any(_is_figure(e) for cell in cells for e in cell.descendants("div"))
+        or any(is_figure(e) for cell in cells for e in cell.descendants("div"))
     )
