@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.document import clean_text
 from pipelines.html_media import fraction_box
 from pipelines.html_page import PageRegion
 from pipelines.html_tree import Element
@@ -131,7 +132,7 @@ def _read_annotation(statements: Statements, node: Mapping[str, Any], base: str)
     bodies = [b for b in _list(node.get("body", node.get("hasBody"))) if isinstance(b, dict)]
     texts = [t for b in bodies if isinstance(t := b.get("value", b.get("chars")), str)]
     texts += [t for t in _list(node.get("bodyValue")) if isinstance(t, str)]
-    text = " ".join(" ".join(texts[:1]).split())
+    text = clean_text(" ".join(" ".join(texts[:1]).split()))
     for target in _list(node.get("target", node.get("hasTarget"))):
         source, selector, size = _read_target(target)
         url, match = resolve(base, source) if source else None, _SELECTOR.search(selector)

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from PIL import Image
 
 from pipelines.candidate import Track
+from pipelines.document import clean_text
 from pipelines.html_page import PageRegion
 from pipelines.html_tree import Element, split_words
 from pipelines.image_metadata import read_size, sniff_format
@@ -272,7 +273,7 @@ def area_regions(areas: Sequence[Element], size: tuple[int | None, int | None]) 
     regions: list[PageRegion] = []
     reasons: list[str] = []
     for area in areas[:MAX_REGIONS]:
-        text = " ".join((area.get("alt") or area.get("title") or area.get("aria-label")).split())
+        text = clean_text(" ".join((area.get("alt") or area.get("title") or area.get("aria-label")).split()))
         numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", area.get("coords"))[:200]]
         box = _shape_box(area.get("shape").lower() or "rect", numbers)
         if not text or box is None:
