@@ -14,9 +14,10 @@ Regions, times, roles and scores stay at hand under `sample["json"]` for a cooke
 
 from typing import Any
 
-from megatron.energon import InterleavedSample, basic_sample_keys
+from megatron.energon import InterleavedSample, basic_sample_keys, stateless
 
 
+@stateless
 def cook_interleaved(sample: dict[str, Any]) -> InterleavedSample:
     """The segments in order: a string for a text, the decoded picture for an image or a frame."""
     document = sample["json"]

@@ -149,7 +149,7 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
     with storage.open_read(path) as file:
         reader = _ForwardReader(file)
         try:
-            for sample in walk_samples(reader.read, path, 0, storage.size(path)):
+            for sample in walk_samples(reader.read, path, 0, storage.size(path), is_whole=True):
                 rows.append(sidecar_row(_document(sample, source, f"{path}/{sample.key}" in excluded), sample))
                 end = sample.end
         except ValueError as error:

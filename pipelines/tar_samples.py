@@ -109,7 +109,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def walk_members(read: Read, where: str, start: int, end: int) -> Iterator[Member]:
+def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[Member]:
     """The members between two offsets of a tar; ends early at an empty block.
 
     Args:
@@ -117,9 +117,10 @@ def walk_members(read: Read, where: str, start: int, end: int) -> Iterator[Membe
         where: What errors begin with: the tar's path.
         start: Offset of a header.
         end: Where the file, or the range, ends.
+        is_whole: An empty block must close it, as it closes every tar: without one the file was cut short.
 
     Raises:
-        ValueError: If a header is damaged, or a member reaches beyond the end.
+        ValueError: If a header is damaged, a member reaches beyond the end, or the closing block is missing.
     """
     at = first = start
     long_name: str | None = None
@@ -158,19 +159,21 @@ def walk_members(read: Read, where: str, start: int, end: int) -> Iterator[Membe
             name = long_name if long_name is not None else _short_name(head)
             yield Member(name, first, content, size, is_file and not name.endswith("/"))
             first, long_name, long_size = at, None, None
+    if is_whole:
+        raise ValueError(f"{where}: broken tar: cut short at byte {end}")
 
 
-def walk_samples(read: Read, where: str, start: int, end: int) -> Iterator[TarSample]:
+def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[TarSample]:
     """The samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
 
     A sample's range reaches to the next sample, so that it includes members between them that belong to none.
 
     Raises:
-        ValueError: If the tar is broken, or a part comes twice in a sample.
+        ValueError: As `walk_members`, or if a part comes twice in a sample.
     """
     sample: TarSample | None = None
     last = start
-    for member in walk_members(read, where, start, end):
+    for member in walk_members(read, where, start, end, is_whole=is_whole):
         last = member.end
         names = split_name(member.name) if member.is_file else None
         if names is None:
@@ -263,8 +266,9 @@ def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     except FileNotFoundError as error:
         raise UserError(f"{name}: is missing. `python -m pipelines index` gives foreign tars an index") from error
     offsets = np.frombuffer(data[: len(data) // 8 * 8], "<u8").astype(np.int64)
-    if len(data) % 8 or len(offsets) < 2 or offsets[0] < 0 or not (np.diff(offsets) > 0).all():
-        raise UserError(f"{name}: no list of rising offsets ({len(data)} bytes). Delete it and make it again")
+    is_rising = len(offsets) >= 2 and offsets[0] >= 0 and bool((np.diff(offsets) > 0).all())
+    if len(data) % 8 or not is_rising or (offsets % BLOCK).any():
+        raise UserError(f"{name}: no list of rising block offsets ({len(data)} bytes). Delete it and make it again")
     return offsets
 
 

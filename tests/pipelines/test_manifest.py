@@ -1,0 +1,183 @@
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.manifest import FunnelRow, Manifest, check_funnel, load_manifest, sort_shards, verify, write_manifest
+from tests.pipelines.corpus_builder import build
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("manifest") / "corpus"
+    return folder, build(str(folder), ("pair", "text"))
+
+
+@pytest.fixture
+def corpus(built, tmp_path):
+    shutil.copytree(built[0], tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+def test_the_file_has_the_keys_of_the_contract(built):
+    folder, manifest = built
+    record = json.loads((folder / "manifest.json").read_text())
+    assert list(record) == [
+        *("schema", "name", "version", "spec_sha256", "fingerprint", "sources", "shards", "funnel", "tools")
+    ]
+    assert record["schema"] == "dromaius-manifest/1"
+    assert record["sources"][0] == {"name": "pairs", "kind": "pair", "splits": ["train", "val"]}
+    assert list(record["shards"][0]) == ["path", "source", "kind", "split", "sha256", "bytes", "samples"]
+    assert record["funnel"][0] == {
+        "source": "pairs",
+        "stage": "shard",
+        "unit": "sample",
+        "in": 9,
+        "kept": 9,
+        "dropped": {},
+    }
+    lines = "".join(f"{s['path']} {s['sha256']}\n" for s in record["shards"])
+    assert record["fingerprint"] == hashlib.sha256(lines.encode()).hexdigest() == manifest.fingerprint
+
+
+def test_a_manifest_reads_back_as_it_was(built):
+    folder, manifest = built
+    assert load_manifest(str(folder)) == manifest
+    assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+
+
+def test_shards_stand_by_source_split_and_number(built):
+    shards = built[1].shards
+    assert sort_shards(reversed(shards), ["pairs", "texts"]) == shards
+    assert [s.path for s in shards[:3]] == [
+        "pairs/train/pairs-000000.tar",
+        "pairs/train/pairs-000001.tar",
+        "pairs/val/pairs-000000.tar",
+    ]
+    assert built[1].shards_of("pairs", "val") == shards[2:3]
+    assert built[1].num_samples == 18
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_manifest_says_what_makes_one(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.json: is missing.*python -m pipelines index --corpus"):
+        load_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: "{", "Expecting property name"),
+        (lambda record: "[]", "its schema is None"),
+        (lambda record: json.dumps(record | {"schema": "dromaius-manifest/2"}), "its schema is 'dromaius-manifest/2'"),
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "funnel"}), "a key is missing.*'funnel'"),
+        (lambda record: json.dumps(record | {"shards": record["shards"][1:]}), "its fingerprint is not that of"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(corpus, change, message):
+    path = corpus / "manifest.json"
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(UserError, match=f"manifest.json: no manifest that can be used: .*{message}"):
+        load_manifest(str(corpus))
+
+
+# --- the funnel -----------------------------------------------------------------------------------------------------
+
+ROWS = [
+    FunnelRow("pairs", "extract", "document", 20, 15, {"too_few_words": 5}),
+    FunnelRow("pairs", "fetch", "document", 15, 12, {"not_found": 2, "robots_disallowed": 1}),
+    FunnelRow("pairs", "shard", "sample", 12, 9, {"near_duplicate": 3}),
+]
+
+
+def test_a_funnel_that_adds_up_has_no_faults(built):
+    assert check_funnel(ROWS, [s for s in built[1].shards if s.source == "pairs"]) == []
+
+
+def test_a_row_that_loses_something_is_named():
+    rows = [replace(ROWS[0], dropped={})]
+    assert check_funnel(rows) == ["pairs, extract: 20 documents in, but 15 kept + 0 dropped"]
+
+
+def test_a_gap_between_stages_of_one_unit_is_named():
+    rows = [ROWS[0], replace(ROWS[1], in_=14, kept=11)]
+    assert check_funnel(rows) == ["pairs, fetch: 14 documents in, but extract kept 15"]
+
+
+def test_shards_with_another_number_of_samples_are_named(built):
+    rows = [replace(ROWS[2], in_=11, kept=8)]
+    shards = [s for s in built[1].shards if s.source == "pairs"]
+    assert check_funnel(rows, shards) == ["pairs: its shards hold 9 samples, its last row says 8 samples kept by shard"]
+    assert check_funnel([], shards) == ["pairs: its shards hold 9 samples, its last row says no row"]
+
+
+# --- verifying ------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_corpus_has_no_faults(built):
+    assert verify(str(built[0]), hashes=True) == []
+
+
+def one_fault(corpus, **options):
+    (fault,) = verify(str(corpus), **options)
+    assert "\n" not in fault
+    assert fault.startswith("pairs/train/pairs-000000.tar: ")
+    return fault
+
+
+def test_a_missing_shard_is_found(corpus):
+    (corpus / "pairs/train/pairs-000000.tar").unlink()
+    assert "is missing" in one_fault(corpus)
+
+
+def test_a_shard_of_another_size_is_found(corpus):
+    os.truncate(corpus / "pairs/train/pairs-000000.tar", 10_240)
+    assert "10240 bytes, the manifest says" in one_fault(corpus)
+
+
+def test_changed_bytes_are_found_where_asked_for(corpus):
+    path = corpus / "pairs/train/pairs-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    assert verify(str(corpus)) == []
+    assert "the bytes were changed" in one_fault(corpus, hashes=True)
+
+
+def test_a_stale_index_is_found(corpus):
+    folder = corpus / "pairs/train"
+    shutil.copy(folder / "pairs-000001.tar.idx", folder / "pairs-000000.tar.idx")
+    assert "lists 1 samples, the manifest says 6" in one_fault(corpus)
+
+
+def test_an_index_that_reaches_beyond_its_tar_is_found(corpus):
+    index = corpus / "pairs/train/pairs-000000.tar.idx"
+    index.write_bytes(index.read_bytes()[:-8] + (1 << 30).to_bytes(8, "little"))
+    assert "a stale index" in one_fault(corpus)
+
+
+def test_a_missing_index_is_found(corpus):
+    (corpus / "pairs/train/pairs-000000.tar.idx").unlink()
+    assert "pairs-000000.tar.idx: is missing" in one_fault(corpus)
+
+
+def test_a_sidecar_of_another_shard_is_found(corpus):
+    folder = corpus / "pairs/train"
+    shutil.copy(folder / "pairs-000001.parquet", folder / "pairs-000000.parquet")
+    assert "its sidecar has 1 rows, the manifest says 6 samples" in one_fault(corpus)
+
+
+def test_a_missing_sidecar_is_found(corpus):
+    (corpus / "pairs/train/pairs-000000.parquet").unlink()
+    assert "its sidecar" in one_fault(corpus)
+
+
+def test_a_funnel_that_does_not_add_up_is_found(corpus, built):
+    write_manifest(str(corpus), replace(built[1], funnel=()))
+    assert verify(str(corpus))[0] == "pairs: its shards hold 9 samples, its last row says no row"

@@ -1,0 +1,232 @@
+import io
+import struct
+import tarfile
+
+import pytest
+from webdataset.tariterators import base_plus_ext
+
+from pipelines.errors import UserError
+from pipelines.tar_samples import (
+    MAX_MEMBER_BYTES,
+    member_header,
+    parse_sample,
+    read_index,
+    read_sample,
+    read_samples,
+    split_name,
+    tar_bytes,
+    tar_end,
+    walk_members,
+    walk_samples,
+    write_index,
+)
+
+
+def tar(members, form=tarfile.USTAR_FORMAT):
+    """The bytes that `tarfile` writes for these (name, bytes)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def reader(data):
+    return lambda offset, length: data[offset : offset + length]
+
+
+def members_of(data):
+    return list(walk_members(reader(data), "x.tar", 0, len(data)))
+
+
+def samples_of(data):
+    return list(walk_samples(reader(data), "x.tar", 0, len(data)))
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("a.json", 0), ("k" * 95 + ".jpg", 513), ("p-_9.000.webp", MAX_MEMBER_BYTES)]
+)
+def test_a_header_is_what_tarfile_writes(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert member_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 9_216, 9_217, 10_240])
+def test_a_tar_is_padded_as_tarfile_pads_it(size):
+    written = tar([("a.bin", bytes(size))])
+    assert tar_bytes([size]) + len(tar_end(tar_bytes([size]))) == len(written)
+
+
+@pytest.mark.parametrize("name", ["", "é.json", "k" * 96 + ".jpg"])
+def test_a_name_that_other_readers_would_cut_is_refused(name):
+    with pytest.raises(ValueError, match="must be 1 to 99 ASCII characters"):
+        member_header(name, 1)
+
+
+def test_a_member_of_8_gib_is_refused():
+    with pytest.raises(ValueError, match="smaller than 8 GiB"):
+        member_header("a.bin", MAX_MEMBER_BYTES + 1)
+
+
+# --- reading any tar ------------------------------------------------------------------------------------------------
+
+LONG = "folder/" + "n" * 120 + ".jpg"
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (tarfile.USTAR_FORMAT, ["a.json", "a.jpg"]),
+        (tarfile.USTAR_FORMAT, ["deep/" * 30 + "k.jpg", "ü.txt"]),
+        (tarfile.GNU_FORMAT, [LONG, "deep/" * 30 + "k.jpg", "ü.txt"]),
+        (tarfile.PAX_FORMAT, [LONG, "deep/" * 30 + "k.jpg", "ü.txt"]),
+    ],
+)
+def test_members_are_those_that_tarfile_finds(form, names):
+    data = tar([(name, b"x" * (i * 700 + 5)) for i, name in enumerate(names)], form)
+    with tarfile.open(fileobj=io.BytesIO(data)) as file:
+        expected = [(m.name, m.offset, m.offset_data, m.size) for m in file]
+    assert [(m.name, m.offset, m.content, m.size) for m in members_of(data)] == expected
+
+
+def test_folders_links_and_names_without_a_part_belong_to_no_sample():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}) as file:
+        for name, kind in [("d.x", tarfile.DIRTYPE), ("link.jpg", tarfile.SYMTYPE), ("README", tarfile.REGTYPE)]:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            file.addfile(info)
+        for name in ["__meta__/info.json", ".hidden.txt", "d.x/k.txt"]:
+            info = tarfile.TarInfo(name)
+            info.size = 2
+            file.addfile(info, io.BytesIO(b"hi"))
+    (found,) = samples_of(buffer.getvalue())
+    assert (found.key, found.parts) == ("d.x/k", {"txt": b"hi"})
+
+
+@pytest.mark.parametrize(
+    "name", ["k.json", "a.b/k.000.jpg", "k", ".txt", "a/.txt", "a/b.c/d", "k.", "x\ny.jpg", "__x__.json"]
+)
+def test_key_and_part_are_split_as_webdataset_splits_them(name):
+    key, part = base_plus_ext(name)
+    assert split_name(name) == (None if key is None else (key, part))
+
+
+def test_metadata_of_a_tar_is_no_sample():
+    assert split_name("__x__/k.json") is None
+
+
+def test_samples_are_adjacent_members_and_reach_to_the_next_one():
+    data = tar([("a.json", b"{}"), ("a.txt", b"t" * 600), ("junk", b"?"), ("b.txt", b"b")])
+    first, second = samples_of(data)
+    assert (first.key, first.offset, list(first.parts)) == ("a", 0, ["json", "txt"])
+    assert first.end == second.offset == 512 * 7
+    assert second.end == 512 * 9
+    assert {p: data[at : at + len(first.parts[p])] for p, at in first.places.items()} == first.parts
+
+
+def test_a_part_that_comes_twice_is_an_error():
+    with pytest.raises(ValueError, match=r"x.tar, sample a: part 'txt' comes twice"):
+        samples_of(tar([("a.txt", b"1"), ("a.txt", b"2")]))
+
+
+def test_a_truncated_tar_is_an_error_that_says_where():
+    with pytest.raises(ValueError, match="broken tar: the member at byte 1024 has 5000 bytes, 1488 are there"):
+        samples_of(tar([("a.txt", b"1"), ("b.txt", bytes(5000))])[:3024])
+
+
+def test_a_damaged_header_is_an_error():
+    data = bytearray(tar([("a.txt", b"1"), ("b.txt", b"2")]))
+    data[1024] ^= 1
+    with pytest.raises(ValueError, match="broken tar: no header at byte 1024"):
+        samples_of(bytes(data))
+
+
+def test_a_sparse_file_is_an_error():
+    header = bytearray(member_header("a.bin", 0))
+    header[156:157] = b"S"
+    header[148:156] = b"%06o\x00 " % (sum(header) - sum(header[148:156]) + 256)
+    with pytest.raises(ValueError, match="the member at byte 0 is a sparse file"):
+        members_of(bytes(header) + bytes(1024))
+
+
+def test_a_whole_tar_has_its_end():
+    data = tar([("a.txt", b"1"), ("b.txt", b"2")])[: 4 * 512]
+    assert [s.key for s in samples_of(data)] == ["a", "b"]
+    with pytest.raises(ValueError, match="broken tar: cut short at byte 2048"):
+        list(walk_samples(reader(data), "x.tar", 0, len(data), is_whole=True))
+
+
+# --- by index -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A tar of three samples with its index."""
+    data = tar([("a.json", b"{}"), ("a.txt", b"one"), ("b.json", b"[]"), ("c.json", b"3")])
+    (tmp_path / "x.tar").write_bytes(data)
+    path = str(tmp_path / "x.tar")
+    found = samples_of(data)
+    write_index(path, [*(s.offset for s in found), found[-1].end])
+    return path
+
+
+def test_the_index_is_little_endian_offsets_and_the_end(path):
+    with open(path + ".idx", "rb") as file:
+        assert struct.unpack("<4Q", file.read()) == (0, 2048, 3072, 4096)
+    assert read_index(path).tolist() == [0, 2048, 3072, 4096]
+
+
+def test_samples_are_read_by_index(path):
+    assert [(s.key, s.parts) for s in read_samples(path)] == [
+        ("a", {"json": b"{}", "txt": b"one"}),
+        ("b", {"json": b"[]"}),
+        ("c", {"json": b"3"}),
+    ]
+    assert read_sample(path, 2048, 3072).places == {"json": 2560}
+
+
+@pytest.mark.parametrize(("offset", "end"), [(0, 3072), (512, 2048), (0, 1500)])
+def test_a_stale_index_is_an_error(path, offset, end):
+    with pytest.raises(ValueError, match=r"a stale index|no header at byte|bytes, \d+ are there"):
+        read_sample(path, offset, end)
+
+
+def test_a_range_beyond_the_tar_is_an_error(path):
+    with pytest.raises(ValueError, match="20480 bytes wanted at 0, 10240 there"):
+        read_sample(path, 0, 20480)
+
+
+def test_a_range_without_a_sample_is_an_error(path):
+    with pytest.raises(ValueError, match="0 samples between bytes 4096 and 5120: a stale index"):
+        read_sample(path, 4096, 5120)
+
+
+def test_parse_sample_keeps_places_of_the_whole_tar(path):
+    with open(path, "rb") as file:
+        data = file.read()[2048:3072]
+    assert parse_sample(data, path, 2048).places == {"json": 2560}
+
+
+def test_a_missing_index_says_what_makes_one(tmp_path):
+    with pytest.raises(UserError, match=r"x.tar.idx: is missing. `python -m pipelines index`"):
+        read_index(str(tmp_path / "x.tar"))
+
+
+@pytest.mark.parametrize("offsets", [[], [0], [0, 512, 512], [1024, 512], [0, 100]])
+def test_a_damaged_index_is_refused(tmp_path, offsets):
+    write_index(str(tmp_path / "x.tar"), offsets)
+    with pytest.raises(UserError, match="no list of rising block offsets"):
+        read_index(str(tmp_path / "x.tar"))
+
+
+def test_an_index_cut_short_is_refused(tmp_path):
+    (tmp_path / "x.tar.idx").write_bytes(bytes(8) + b"\x00\x02\x00")
+    with pytest.raises(UserError, match="no list of rising block offsets"):
+        read_index(str(tmp_path / "x.tar"))
