@@ -1,1 +1,67 @@
-"""Input formats: one module each, all giving `Candidate`s."""
+"""Input formats: one module each, all giving `Candidate`s and `Drop`s of the extract stage.
+
+```
+part.py         Files, what all settings have in common · Part, what is read on its own · patterns of file names
+origin.py       keys, provenance and drops of a part's rows · RowError, why a row is left out
+lines.py        lines of plain and compressed files · items of one large JSON
+tables.py       rows of parquet, csv, tsv and JSON by column names
+captions.py     cleaning, and moving spans along
+
+url_table.py    LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M        pair
+grit.py         GRIT                                                              grounded, pair
+mmc4.py         MMC4                                                              interleaved
+obelics.py      OBELICS, OmniCorpus                                               interleaved
+video_list.py   WebVid, HowTo100M, tables of videos                               video
+storyboard.py   yt-dlp's storyboards and subtitles on disk                        video
+jsonl_text.py   The Pile, JSON Lines, text files                                  text
+webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
+warc.py         pages that a crawl stored: read by the extract stage, as any crawl
+```
+
+A format is its settings' tag `format`, by which `SourceSettings` tells them apart, and a row of `FORMATS`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipelines.document import Kind
+from pipelines.sources import grit, jsonl_text, mmc4, obelics, storyboard, url_table, video_list, webdataset
+from pipelines.sources.origin import Outcome
+from pipelines.sources.part import Part
+
+SourceSettings = Annotated[
+    url_table.UrlTableSettings
+    | grit.GritSettings
+    | mmc4.Mmc4Settings
+    | obelics.ObelicsSettings
+    | video_list.VideoListSettings
+    | storyboard.StoryboardSettings
+    | jsonl_text.JsonlTextSettings
+    | webdataset.WebDatasetSettings,
+    Field(discriminator="format"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a format can do: the kinds it gives, how its files are cut, how a part is read."""
+
+    kinds: tuple[Kind, ...]
+    parts: Callable[[Any], list[Part]]
+    read: Callable[[Part, Any, str, Kind], Iterator[Outcome]]
+
+
+FORMATS: dict[str, Format] = {
+    "url_table": Format(url_table.KINDS, url_table.parts, url_table.read),
+    "grit": Format(grit.KINDS, grit.parts, grit.read),
+    "mmc4": Format(mmc4.KINDS, mmc4.parts, mmc4.read),
+    "obelics": Format(obelics.KINDS, obelics.parts, obelics.read),
+    "omnicorpus": Format(obelics.KINDS, obelics.parts, obelics.read),
+    "video_list": Format(video_list.KINDS, video_list.parts, video_list.read),
+    "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read),
+    "jsonl_text": Format(jsonl_text.KINDS, jsonl_text.parts, jsonl_text.read),
+    "webdataset": Format(webdataset.KINDS, webdataset.parts, webdataset.read),
+}

@@ -78,10 +78,10 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
             raise UserError(f"{pattern}: no such file")
         if not paths:
             raise UserError(f"{pattern}: matches no file")
-        fixed = re.split(r"[*?\[]", pattern)[0] if is_glob else pattern
+        fixed = _without_scheme(re.split(r"[*?\[]", pattern)[0] if is_glob else pattern)
         depth = len(fixed.rpartition("/")[0]) + 1 if "/" in fixed else 0
         for path in paths:
-            name = path[depth:]
+            name = _without_scheme(path)[depth:]
             if found.setdefault(name, path) != path:
                 raise UserError(f"{path} and {found[name]} would both be called {name}: make them two sources")
     return [(path, name) for name, path in found.items()]
@@ -94,6 +94,10 @@ def whole_files(settings: Files) -> list[Part]:
 
 def _below(folder: str, path: str) -> str:
     return path if path.startswith("/") or "://" in path else storage.join(folder, path)
+
+
+def _without_scheme(path: str) -> str:
+    return re.sub(r"^\w+:/+", "", path)
 
 
 def _glob(pattern: str) -> list[str]:

@@ -164,7 +164,13 @@ def pair_of(
     return Candidate(document, (MediaRequest("image", url, page),))
 
 
-def find_columns(path: str, names: Iterable[str], chosen: Mapping[str, str], needed: tuple[str, ...]) -> dict[str, str]:
+def find_columns(
+    path: str,
+    names: Iterable[str],
+    chosen: Mapping[str, str],
+    needed: tuple[str, ...],
+    aliases: Mapping[str, tuple[str, ...]] = ALIASES,
+) -> dict[str, str]:
     """The column of each role, as the file spells it.
 
     Args:
@@ -172,6 +178,7 @@ def find_columns(path: str, names: Iterable[str], chosen: Mapping[str, str], nee
         names: Its columns.
         chosen: Roles that the settings decide.
         needed: Roles that must be there.
+        aliases: What a role's column may be called, in lower case.
 
     Raises:
         UserError: If a role could be two columns, or a needed one is none of them.
@@ -182,10 +189,10 @@ def find_columns(path: str, names: Iterable[str], chosen: Mapping[str, str], nee
         if name not in names:
             raise UserError(f"{path}: columns.{role}: has no column {name!r}; it has {', '.join(names)}")
         found[role] = name
-    for role, aliases in ALIASES.items():
+    for role, known in aliases.items():
         if role in found:
             continue
-        matches = [name for name in names if name.lower() in aliases]
+        matches = [name for name in names if name.lower() in known]
         if role == "caption":
             synthetic = [name for alias in ("top_caption", "capsfusion") for name in names if name.lower() == alias]
             if synthetic:  # the alt text beside it is no caption of its own

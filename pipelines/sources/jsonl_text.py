@@ -1,0 +1,130 @@
+"""Plain text: The Pile and other JSON Lines, and text files."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipelines.candidate import Candidate
+from pipelines.document import Kind, Segment, clean_text
+from pipelines.errors import UserError
+from pipelines.sources import lines
+from pipelines.sources.origin import Origin, Outcome, RowError, Rows, convert_rows, page_url
+from pipelines.sources.part import Files, Part, expand
+from pipelines.sources.tables import suffix
+
+KINDS: tuple[Kind, ...] = ("text",)
+
+# Components of The Pile that are left out unless the spec says otherwise, and why.
+PILE_EXCLUDED = {
+    "Books3": "books under copyright, taken from a pirate library; withdrawn after notices",
+    "BookCorpus2": "books under copyright, collected without their authors' leave",
+    "OpenSubtitles": "subtitles are derivatives of films under copyright",
+    "YoutubeSubtitles": "collected against the site's terms",
+    "Enron Emails": "private letters of named people",
+    "Ubuntu IRC": "conversations of named people",
+}
+PUBLISHED_COMPONENT_KEY = "pile_set_name"
+MAX_TEXT_BYTES = 64 << 20  # one document; longer ones are drops and not truncated
+
+
+class JsonlTextSettings(Files):
+    """JSON Lines (.jsonl, .json, also compressed), or text files (.txt)."""
+
+    format: Literal["jsonl_text"] = "jsonl_text"
+    text_field: str = Field("text", description="Key of the text")
+    id_field: str | None = Field(None, description="Key of the row's own id; of id, doc_id and _id the first if null")
+    txt_documents: Literal["file", "line"] = Field("file", description="What one document of a .txt file is")
+    exclude_components: Literal["default"] | list[str] | None = Field(
+        None,
+        description="Components of The Pile to leave out: 'default' (Books3 and others with known objections), or a "
+        "list, which may be empty. A decision that must be made where rows name their component.",
+    )
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """Components that are left out."""
+        return frozenset(PILE_EXCLUDED if self.exclude_components == "default" else self.exclude_components or ())
+
+
+def parts(settings: JsonlTextSettings) -> list[Part]:
+    """Byte ranges of plain line files, compressed ones and texts whole."""
+    found: list[Part] = []
+    for path, name in expand(settings.files):
+        if suffix(path) not in (".jsonl", ".json", ".ndjson", ".txt"):
+            raise UserError(f"{path}: its name should end in .jsonl, .json or .txt, then .gz or .zst if compressed")
+        is_whole = suffix(path) == ".txt" and settings.txt_documents == "file"
+        found += [Part(path, name)] if is_whole else lines.line_parts(path, name, settings.part_bytes)
+    return [replace(part, index=i) for i, part in enumerate(found)]
+
+
+def read(part: Part, settings: JsonlTextSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """A text a row.
+
+    Raises:
+        UserError: If the file is of another format, or is of The Pile and no decision on its components was made.
+    """
+    is_text = suffix(part.path) == ".txt"
+
+    def convert(origin: Origin, locator: str, row: Any) -> list[Outcome]:
+        return [_document(origin, locator, {settings.text_field: row} if is_text else row, settings)]
+
+    return convert_rows(Origin(source_name, kind, part, settings), _rows(part, settings, is_text), convert)
+
+
+def _rows(part: Part, settings: JsonlTextSettings, is_text: bool) -> Rows:
+    if not is_text:
+        return lines.read_json_lines(part, MAX_TEXT_BYTES)
+    if settings.txt_documents == "line":
+        return lines.read_text_lines(part, MAX_TEXT_BYTES)
+    return _whole_text(part)
+
+
+def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
+    with lines.open_stream(part.path) as file:
+        data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        yield "0", RowError("record_too_long", f"over {MAX_TEXT_BYTES} bytes; txt_documents: line reads it by lines")
+        return
+    try:
+        yield "0", data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield "0", RowError("not_utf8", error.reason)
+
+
+def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: JsonlTextSettings) -> Candidate:
+    """The document of a row.
+
+    Raises:
+        RowError: `missing_text`, `excluded_component` or `unknown_component`.
+        UserError: If a component is named and nothing was decided.
+    """
+    meta = row.get("meta") if isinstance(row.get("meta"), dict) else row.get("metadata")
+    meta = meta if isinstance(meta, dict) else {}
+    component = meta.get(PUBLISHED_COMPONENT_KEY)
+    if component is not None and settings.exclude_components is None:
+        raise UserError(
+            f"{origin.part.path}: is of The Pile: decide on its components by exclude_components: default, which "
+            f"leaves out {', '.join(PILE_EXCLUDED)}, or a list of your own"
+        )
+    if component in settings.excluded:
+        raise RowError("excluded_component", str(component))
+    if component is None and settings.excluded:
+        raise RowError("unknown_component", "a re-upload without meta: what it may not hold cannot be told")
+    text = row.get(settings.text_field)
+    cleaned = clean_text(text) if isinstance(text, str) else ""
+    if not cleaned:
+        raise RowError("missing_text")
+    page = page_url(row.get("url")) or page_url(meta.get("url"))
+    names = [settings.id_field] if settings.id_field else ["id", "doc_id", "_id"]
+    own = next((row[name] for name in names if isinstance(row.get(name), str | int)), None)
+    record = str(own) if own is not None else locator
+    document = origin.document(
+        locator,
+        (Segment("text", text=cleaned),),
+        group=page,
+        record=f"{component}:{record}" if component is not None else record,
+        page_url=page,
+    )
+    return Candidate(document)

@@ -1,0 +1,296 @@
+"""Pages in WARC files: our own crawl's, Common Crawl's, or those of any other crawler.
+
+The HTTP headers inside are those of the crawl's moment, so the page's opt-out signals can be read without asking
+again. Bodies come decoded: Common Crawl stores them so and renames the encoding headers, others store what was sent.
+"""
+
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import zstandard
+from fastwarc.stream_io import BrotliReader
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from pipelines import storage
+from pipelines.errors import UserError
+
+MAX_BODY_BYTES = 64 << 20  # decoded; a page is never as large, a bomb is
+# Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
+CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+
+
+@dataclass(frozen=True, slots=True)
+class CrawledPage:
+    """A response as a crawl stored it, its body decoded. `truncated` says why the body is not whole, if it is not.
+
+    `warc_offset` and `warc_length` are of the compressed record; null where the file is not compressed by record.
+    """
+
+    url: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    fetched_at: str
+    warc_offset: int | None
+    warc_length: int | None
+    truncated: str | None = None
+    identified_mime: str | None = None
+    identified_charset: str | None = None
+
+    def header(self, name: str) -> str | None:
+        """The first HTTP header of that name, in any case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    @property
+    def mime(self) -> str | None:
+        """The type that the server states, else the one that the crawler found."""
+        stated = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        return stated or self.identified_mime
+
+    @property
+    def is_html(self) -> bool:
+        """Whether the server and the crawler, where it looked, both take it for HTML."""
+        return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
+
+    @property
+    def content_type(self) -> str | None:
+        """The Content-Type with the charset that the crawler identified, where the server states none."""
+        stated = self.header("content-type") or self.identified_mime
+        if stated is None or self.identified_charset is None or "charset=" in stated.lower():
+            return stated
+        return f"{stated}; charset={self.identified_charset}"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the response is no page to read, or null: `http_status`, `not_html` or `truncated_page`."""
+        if self.status != 200:
+            return "http_status"
+        if not self.is_html:
+            return "not_html"
+        return "truncated_page" if self.truncated else None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRecord:
+    """Where a WARC file stops being readable: reason `truncated_file`, or `malformed_record` for one response."""
+
+    warc_offset: int | None
+    reason: str
+    detail: str
+
+
+def read_pages(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage]:
+    """The responses of `read_records` of any status and type, without what could not be read."""
+    return (record for record in read_records(path, start, stop) if isinstance(record, CrawledPage))
+
+
+def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage | UnreadableRecord]:
+    """The responses of a WARC file, in order; where the file breaks, a last record says so.
+
+    Args:
+        path: A WARC file, plain or compressed by record.
+        start: Offset of the first record to read.
+        stop: Records that begin here or later are left.
+
+    Raises:
+        UserError: If the file is no WARC at all.
+    """
+    with storage.open_read(path) as file:
+        file.seek(start)
+        pending: tuple[CrawledPage, int] | None = None
+        num, at = 0, start
+        try:
+            for record in ArchiveIterator(file, parse_http=False):
+                at = record.stream_pos
+                if pending is not None:
+                    yield _with_length(pending, at)
+                    pending = None
+                if stop is not None and at >= stop:
+                    return
+                num += 1
+                is_response = record.record_type == WarcRecordType.response
+                block = record.reader.read(MAX_BODY_BYTES + 1)
+                if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
+                    yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
+                    return
+                if is_response:
+                    page = _page(record, block)
+                    if isinstance(page, CrawledPage):
+                        pending = (page, at)
+                    else:
+                        yield page
+        except OSError as error:
+            if num == 0 and start == 0 and not _looks_like_warc(path):
+                raise UserError(f"{path}: is no WARC file") from error
+            if pending is not None:
+                yield _with_length(pending, None)
+            yield UnreadableRecord(at, "truncated_file", str(error))
+            return
+        if pending is not None:
+            yield _with_length(pending, _record_end(file, pending[1]))
+        elif num == 0 and start == 0 and storage.size(path) and not _looks_like_warc(path):
+            raise UserError(f"{path}: is no WARC file")
+
+
+def _with_length(pending: tuple[CrawledPage, int], end: int | None) -> CrawledPage:
+    page, at = pending
+    return replace(page, warc_offset=at, warc_length=end - at if end is not None and end > at else None)
+
+
+def _record_end(file: BinaryIO, at: int) -> int | None:
+    """Where the last record ends: the end of its gzip member or zstd frame, else of the file."""
+    file.seek(at)
+    head = file.read(4)
+    file.seek(at)
+    if head[:2] == b"\x1f\x8b":
+        decoder: Any = zlib.decompressobj(31)
+    elif head == b"\x28\xb5\x2f\xfd":
+        decoder = zstandard.ZstdDecompressor().decompressobj()
+    else:
+        return file.seek(0, io.SEEK_END)
+    try:
+        while chunk := file.read(1 << 16):
+            decoder.decompress(chunk)
+            if decoder.eof:
+                return file.tell() - len(decoder.unused_data)
+    except (zlib.error, zstandard.ZstdError):
+        return None
+    return None
+
+
+def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
+    """The page of a response record and its block, HTTP headers included."""
+    head, separator, body = block.partition(b"\r\n\r\n")
+    if not separator:
+        head, separator, body = block.partition(b"\n\n")
+    status_line, *rest = head.replace(b"\r\n", b"\n").split(b"\n")
+    status = status_line.split(b" ", 2)
+    url = record.headers.get("WARC-Target-URI")
+    if not separator or len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
+        return UnreadableRecord(record.stream_pos, "malformed_record", "no HTTP response")
+    headers = tuple(_headers(rest))
+    truncated = record.headers.get("WARC-Truncated")
+    if truncated is None and (len(body) in CUT_LENGTHS or len(block) > MAX_BODY_BYTES):
+        truncated = "length"
+    try:
+        body = _decoded(body, headers)
+    except ValueError as error:
+        if truncated is None:
+            return UnreadableRecord(record.stream_pos, "malformed_record", str(error))
+    return CrawledPage(
+        url=url.strip("<> "),
+        status=int(status[1]),
+        headers=headers,
+        body=body[:MAX_BODY_BYTES],
+        fetched_at=record.headers.get("WARC-Date") or "",
+        warc_offset=None,
+        warc_length=None,
+        truncated=truncated or ("length" if len(body) > MAX_BODY_BYTES else None),
+        identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
+        identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
+    )
+
+
+def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
+    """Names and values, folded lines joined; UTF-8 where they are, else Latin-1, which takes any byte."""
+    joined: list[bytes] = []
+    for line in lines:
+        if line[:1] in (b" ", b"\t") and joined:
+            joined[-1] += b" " + line.strip()
+        else:
+            joined.append(line)
+    for line in joined:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            text = line.decode("latin-1")
+        name, colon, value = text.partition(":")
+        if colon and name.strip():
+            yield name.strip(), value.strip()
+
+
+def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """The body without transfer and content encodings. One that is named and not there was decoded before."""
+    named = {name.lower(): value.lower() for name, value in headers}
+    if "chunked" in named.get("transfer-encoding", ""):
+        body = _unchunked(body)
+    for encoding in reversed([e.strip() for e in named.get("content-encoding", "").split(",") if e.strip()]):
+        if encoding in ("gzip", "x-gzip"):
+            body = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else body
+        elif encoding == "deflate":
+            body = _deflated(body)
+        elif encoding == "zstd":
+            body = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else body
+        elif encoding == "br":
+            body = _unbrotlied(body)
+        elif encoding != "identity":
+            raise ValueError(f"content encoding {encoding}")
+    return body
+
+
+def _unchunked(body: bytes) -> bytes:
+    """The content of chunks; the body as it is where it has no chunks."""
+    found: list[bytes] = []
+    at = 0
+    while True:
+        end = body.find(b"\r\n", at, at + 100)
+        try:
+            size = int(body[at:end].partition(b";")[0], 16) if end >= 0 else -1
+        except ValueError:
+            size = -1
+        if size < 0 or end + 2 + size > len(body):
+            return b"".join(found) if found else body
+        if size == 0:
+            return b"".join(found)
+        found.append(body[end + 2 : end + 2 + size])
+        at = end + 2 + size + 2
+
+
+def _inflated(body: bytes, bits: int) -> bytes:
+    try:
+        return zlib.decompressobj(bits).decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise ValueError(f"damaged content encoding: {error}") from error
+
+
+def _deflated(body: bytes) -> bytes:
+    """What servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
+    for bits in (15, -15):
+        try:
+            return _inflated(body, bits)
+        except ValueError:
+            continue
+    return body
+
+
+def _zstd(body: bytes) -> bytes:
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(io.BytesIO(body)) as reader:
+            return bytes(reader.read(MAX_BODY_BYTES + 1))
+    except zstandard.ZstdError as error:
+        raise ValueError(f"damaged content encoding: {error}") from error
+
+
+def _unbrotlied(body: bytes) -> bytes:
+    """Brotli has no magic number: what cannot be decoded was decoded before."""
+    try:
+        return BrotliReader(io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
+    except OSError:
+        return body
+
+
+def _looks_like_warc(path: str) -> bool:
+    with storage.open_read(path) as file:
+        head = file.read(1 << 16)
+    if head[:2] == b"\x1f\x8b":
+        try:
+            head = zlib.decompressobj(31).decompress(head, 16)
+        except zlib.error:
+            return False
+    elif head[:4] == b"\x28\xb5\x2f\xfd":
+        return True
+    return head.lstrip().startswith(b"WARC/")

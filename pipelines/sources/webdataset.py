@@ -1,0 +1,244 @@
+"""Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 with its pictures in base64.
+
+A sample's bytes are taken as they are, so nothing is asked of the web. A sample of ours keeps its provenance, its
+signals and its duplicate group; its key is made anew, since one sample may come in by two sources.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipelines import storage
+from pipelines.candidate import Candidate, MediaRequest, inline_request
+from pipelines.document import Build, Document, Kind, Media, Segment, clean_text
+from pipelines.foreign_samples import read_document
+from pipelines.sources import lines, mmc4, url_table
+from pipelines.sources.captions import clean_caption
+from pipelines.sources.grit import grounded
+from pipelines.sources.origin import (
+    BrokenFileError,
+    Origin,
+    Outcome,
+    RowError,
+    convert_rows,
+    dedup_group,
+    number,
+    page_url,
+)
+from pipelines.sources.part import Files, Part, whole_files
+from pipelines.sources.storyboard import builder_document
+from pipelines.tar_samples import TarSample, split_name, walk_members
+
+KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
+_ASPECT_TOLERANCE = 0.02  # of width over height, beyond the rounding of a pixel
+_UPRIGHT = ("", "1", "Horizontal (normal)")
+
+
+class WebDatasetSettings(Files):
+    """Tars (also .tar.gz) whose samples are of the source's kind; others are dropped."""
+
+    format: Literal["webdataset"] = "webdataset"
+    generator: str | None = Field(None, description="The model that wrote the captions of foreign pairs, where one did")
+    image_side: Literal["before", "after"] = Field("before", description="MMC4: where a picture stands to its sentence")
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads at rising offsets from a stream that may not seek."""
+
+    stream: Any
+    at: int = 0
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        while self.at < offset:
+            skipped = len(self.stream.read(min(offset - self.at, 1 << 20)))
+            if not skipped:
+                raise BrokenFileError(f"the tar ends at byte {self.at}")
+            self.at += skipped
+        data = bytes(self.stream.read(length))
+        self.at += len(data)
+        return data
+
+
+def parts(settings: WebDatasetSettings) -> list[Part]:
+    """A part a tar."""
+    return whole_files(settings)
+
+
+def read(part: Part, settings: WebDatasetSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """A candidate a sample, with its bytes."""
+
+    def convert(origin: Origin, locator: str, sample: TarSample) -> list[Outcome]:
+        return _convert(origin, locator, sample, settings)
+
+    return convert_rows(Origin(source_name, kind, part, settings), _samples(part), convert)
+
+
+def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
+    """The samples of a tar, by the offset of their first member.
+
+    Raises:
+        BrokenFileError: Where the tar is damaged; the sample that it breaks off in is left.
+    """
+    is_plain = lines.compression(part.path) is None
+    with lines.open_stream(part.path) as stream:
+        reader = _Reader(stream)
+        sample: TarSample | None = None
+        twice: str | None = None
+        try:
+            for member in walk_members(reader, part.name, 0, storage.size(part.path) if is_plain else 1 << 62):
+                names = split_name(member.name) if member.is_file else None
+                if names is None:
+                    continue
+                key, name = names
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield str(sample.offset), RowError("duplicate_part", twice) if twice else sample
+                    sample, twice = TarSample(key, member.offset, member.end), None
+                data = reader(member.content, member.size)
+                if len(data) < member.size:
+                    raise BrokenFileError(f"the tar ends in {member.name}")
+                twice = name if name in sample.parts else twice
+                sample.parts[name.lower()] = data
+        except ValueError as error:
+            raise BrokenFileError(str(error)) from error
+        if sample is not None:
+            yield str(sample.offset), RowError("duplicate_part", twice) if twice else sample
+
+
+def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatasetSettings) -> list[Outcome]:
+    """The candidate of a sample.
+
+    Raises:
+        RowError: If it is of another kind, none that is known, or damaged.
+    """
+    record: Any = {}
+    if "json" in sample.parts:
+        try:
+            record = json.loads(sample.parts["json"])
+        except (ValueError, RecursionError) as error:
+            raise RowError("malformed_sample", f"its JSON is damaged: {error}") from error
+    record = record if isinstance(record, dict) else {}
+    if record.get("schema") == "seq/1":
+        return [_own(origin, locator, sample)]
+    if "image_info" in record and "text_list" in record:
+        _check_kind(origin, "interleaved")
+        return mmc4.page_of(origin, locator, record, settings.image_side)
+    if "final_meta.json" in sample.parts:
+        _check_kind(origin, "video")
+        return [builder_document(origin, locator, sample)]
+    if record.get("status") not in (None, "success"):
+        raise RowError("upstream_failed", str(record.get("error_message")))
+    return [_foreign(origin, locator, sample, record, settings)]
+
+
+def _own(origin: Origin, locator: str, sample: TarSample) -> Candidate:
+    """A sample of schema seq/1."""
+    document = _document(origin, sample)
+    _check_kind(origin, document.kind)
+    if any(s.media is not None and not 0 <= s.media < len(document.media) for s in document.segments):
+        raise RowError("malformed_sample", "a segment names a medium that is not listed")
+    group = document.build.dedup_group or dedup_group(document.source.page_url or sample.key)
+    own = replace(document, key=origin.key(locator), build=Build(dedup_group=group), extras={})
+    return _with_bytes(own, sample)
+
+
+def _foreign(
+    origin: Origin, locator: str, sample: TarSample, record: dict[str, Any], settings: WebDatasetSettings
+) -> Candidate:
+    """A sample that another tool wrote."""
+    found = _document(origin, sample)
+    is_grounded = origin.kind == "grounded" and found.kind == "pair" and "noun_chunks" in record
+    if not is_grounded:
+        _check_kind(origin, found.kind)
+    if found.kind == "pair" and page_url(record.get("url")) and isinstance(record.get("caption"), str):
+        columns = {"url": "url", "caption": "caption", "width": "original_width", "height": "original_height"}
+        pair = url_table.pair_of(origin, locator, record, columns, settings.generator)
+        if is_grounded:
+            _check_view(record)
+            pair = grounded(pair, record, record["caption"])
+        document = replace(pair.document, source=replace(pair.document.source, record=sample.key))
+        media = (replace(document.media[0], part=found.media[0].part),)
+        return _with_bytes(replace(document, media=media), sample)
+    if is_grounded:
+        raise RowError("missing_caption")
+    segments = tuple(_cleaned(s, settings.generator) for s in found.segments)
+    if any(s.type == "text" and not s.text for s in segments):
+        raise RowError("missing_text")
+    page = page_url(found.source.page_url)
+    group = page or (found.media[0].url if found.media else None)
+    document = origin.document(
+        locator, segments, found.media, group=group, record=sample.key, lang=found.lang, page_url=page
+    )
+    return _with_bytes(document, sample)
+
+
+def _document(origin: Origin, sample: TarSample) -> Document:
+    try:
+        return read_document(sample, origin.source)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RowError("malformed_sample", str(error)) from error
+
+
+def _check_kind(origin: Origin, kind: Kind) -> None:
+    if kind != origin.kind:
+        raise RowError("other_kind", kind)
+
+
+def _cleaned(segment: Segment, generator: str | None) -> Segment:
+    if segment.type != "text" or segment.text is None:
+        return segment
+    if segment.role != "caption":
+        return replace(segment, text=clean_text(segment.text))
+    origin: Literal["source", "synthetic"] = "source" if generator is None else "synthetic"
+    return replace(segment, text=clean_caption(segment.text), origin=origin, generator=generator)
+
+
+def _with_bytes(document: Document, sample: TarSample) -> Candidate:
+    """The candidate whose pictures are members of the sample; what is measured on bytes is measured anew."""
+    requests: list[MediaRequest] = []
+    inline: dict[str, bytes] = {}
+    media: list[Media] = []
+    for item in document.media:
+        data = sample.parts.get((item.part or "").lower())
+        if not data:
+            raise RowError("missing_member", item.part)
+        request, (digest, content) = inline_request(data, document.source.page_url)
+        requests.append(request)
+        inline[digest] = content
+        media.append(
+            Media(
+                url=item.url,
+                alt=item.alt,
+                t=item.t,
+                fetched_at=item.fetched_at,
+                license=item.license,
+                license_evidence=item.license_evidence,
+                credit=item.credit,
+            )
+        )
+    return Candidate(replace(document, media=tuple(media)), tuple(requests), tuple(inline.items()))
+
+
+def _check_view(record: dict[str, Any]) -> None:
+    """Boxes are of the whole upright picture: refuse one that was cropped, padded or stored on its side.
+
+    Raises:
+        RowError: `boxes_cropped` or `boxes_rotated`.
+    """
+    sizes = [number(record.get(name)) for name in ("width", "height", "original_width", "original_height")]
+    if all(size is not None and size > 0 for size in sizes):
+        width, height, before_width, before_height = (float(size or 0) for size in sizes)
+        rounding = 1 / width + 1 / height
+        if abs(width * before_height / (height * before_width) - 1) > _ASPECT_TOLERANCE + rounding:
+            raise RowError("boxes_cropped", f"{before_width:g}x{before_height:g} became {width:g}x{height:g}")
+    try:
+        exif = json.loads(record.get("exif") or "{}")
+    except (ValueError, TypeError):
+        exif = {}
+    orientation = next((str(v) for k, v in exif.items() if k.endswith("Orientation")), "") if exif else ""
+    if orientation not in _UPRIGHT:
+        raise RowError("boxes_rotated", orientation)
