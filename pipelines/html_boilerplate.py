@@ -4,6 +4,7 @@ Judged by tag, ARIA role, the words in class and id, link density, and headings 
 ours, set on the pages of the GIMP manual and the fixtures of the tests: what counts is that prose survives.
 """
 
+import itertools
 import re
 
 from pipelines.html_tree import Element
@@ -109,12 +110,8 @@ def _is_link_list(element: Element) -> bool:
 
 
 def _mark_announced_links(heading: Element, siblings: list[Element]) -> None:
-    """Mark "Related articles" and what follows it up to the next heading of its rank, if that is mostly links."""
+    """Mark "Related articles" and what directly follows it, as long as that is mostly links."""
     start = siblings.index(heading)
-    ranks = _HEADINGS[: _HEADINGS.index(heading.tag) + 1]
-    end = next((i for i in range(start + 1, len(siblings)) if siblings[i].tag in ranks), len(siblings))
-    announced = siblings[start + 1 : end]
-    in_links = sum(e.link_chars for e in announced)
-    if in_links and 2 * in_links >= sum(e.text_chars for e in announced):
-        for element in [heading, *announced]:
-            element.is_boilerplate = True
+    announced = list(itertools.takewhile(lambda e: 0 < e.text_chars <= 2 * e.link_chars, siblings[start + 1 :]))
+    for element in [heading, *announced] if announced else ():
+        element.is_boilerplate = True

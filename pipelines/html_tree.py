@@ -141,7 +141,7 @@ def decode_html(body: bytes, content_type: str | None = None) -> str:
         if num_broken == 0:
             return text
         num_sound = sum(1 for c in text if c > "\x7f") - num_broken
-        if declared in (None, "utf-8") and num_broken * 10 <= num_sound:
+        if declared in (None, "utf-8") and num_broken <= num_sound:
             return text
         if declared == "utf-8":
             declared = None

@@ -203,10 +203,16 @@ class PageWriter:
             self._cells = []
             for cell in row.elements:
                 self._element(cell)
-                self._cells.append(self._take().replace("\n", " "))
+                self._end_cell(is_text=not cell.num_images)
             self._end_row()
         self._depth -= 1
         self._is_tight = self._depth > 0
+
+    def _end_cell(self, *, is_text: bool) -> None:
+        """Add a cell to the row; an empty one only where it is for text, to keep the columns."""
+        text = self._take().replace("\n", " ")
+        if self._cells is not None and (text or is_text):
+            self._cells.append(text)
 
     def _end_row(self) -> None:
         cells, self._cells = self._cells or [], None
@@ -221,7 +227,7 @@ class PageWriter:
             self._break()
             self.blocks.append(block)
             return
-        self._cells.append(self._take().replace("\n", " "))
+        self._end_cell(is_text=False)
         self._end_row()
         self.blocks.append(block)
         self._cells = []
