@@ -67,7 +67,7 @@ class AddressGuard(AbstractResolver):
         cache_seconds: float = 300.0,
         num_threads: int = 16,
     ) -> None:
-        self._allowed = frozenset(name.lower().strip("[]") for name in allow_hosts)
+        self._allowed = frozenset(name.lower() for name in allow_hosts)
         self._may_leave_loopback = may_leave_loopback
         self._cache_seconds = cache_seconds
         self._cache: dict[str, tuple[float, tuple[str, ...]]] = {}
@@ -81,7 +81,8 @@ class AddressGuard(AbstractResolver):
             AddressError: `host_not_found`, `dns_failure`, `private_address` or `no_contact_address`.
         """
         found = await self._look_up(host)
-        is_named = host in self._allowed or f"{host}:{port}" in self._allowed or f"[{host}]:{port}" in self._allowed
+        name = f"[{host}]" if ":" in host else host
+        is_named = not self._allowed.isdisjoint((host, name, f"{name}:{port}"))
         permitted = found if is_named else tuple(address for address in found if is_public(address))
         if not permitted:
             raise AddressError("private_address", f"{host} is {', '.join(found)}; policy.allow_hosts may name it")
@@ -134,7 +135,9 @@ def _addresses_of(host: str) -> tuple[str, ...]:
     except socket.gaierror as error:
         reason = "host_not_found" if error.errno in _NO_SUCH_NAME else "dns_failure"
         raise AddressError(reason, f"{host}: {error.strerror}") from error
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:  # a label of no or too many characters
+        raise AddressError("host_not_found", f"{host}: {error}") from error
+    except OSError as error:
         raise AddressError("dns_failure", f"{host}: {error}") from error
     addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
     return tuple(sorted(addresses, key=lambda address: ":" in address))

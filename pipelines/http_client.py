@@ -153,7 +153,8 @@ class PoliteClient:
         except FetchFailure as failure:
             failure.signals = tuple(dict.fromkeys(evidence))
             if asked:
-                failure.url, failure.detail = url, ": ".join(p for p in (f"at {failure.url}", failure.detail) if p)
+                failure.detail = ": ".join(part for part in (f"at {failure.url}", failure.detail) if part)
+            failure.url = url
             raise
 
     async def site(self, url: str) -> SiteRules:
