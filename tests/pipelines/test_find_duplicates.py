@@ -1,0 +1,72 @@
+"""The Beam transforms give exact records, whatever the order of the input and however it is bundled."""
+
+import random
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipelines.duplicates import Duplicate, DuplicateSettings, Fingerprint, minhash
+from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
+
+SETTINGS = DuplicateSettings(max_phash_distance=5)
+SCOPES = {"pages": SETTINGS, "pictures": SETTINGS, "unmerged": DuplicateSettings(exact=False)}
+WORDS = [f"word{i}" for i in range(100)]
+NEAR = [*WORDS[:50], "another", *WORDS[51:]]
+TOP = 1 << 63  # a phash is unsigned: Beam's integers are not
+
+RECORDS = [
+    Fingerprint("e1", "pages", sha256="x", priority=1),
+    Fingerprint("e2", "pages", sha256="x", priority=3),
+    Fingerprint("e3", "pages", sha256="x", priority=3),
+    Fingerprint("f1", "pictures", sha256="x"),  # another scope
+    Fingerprint("p1", "pictures", phash=TOP | 0b0000, priority=2),
+    Fingerprint("p2", "pictures", phash=TOP | 0b0111, priority=1),
+    Fingerprint("p3", "pictures", phash=TOP | 0b0111, sha256="y", priority=0),
+    Fingerprint("p4", "pictures", phash=~TOP & (2**64 - 1)),
+    Fingerprint("p5", "pictures", phash=0, sha256="y", priority=-1),  # near p1 as well as equal to p3
+    Fingerprint("t1", "pages", signature=minhash(" ".join(WORDS), SETTINGS)),
+    Fingerprint("t2", "pages", signature=minhash(" ".join(NEAR), SETTINGS)),
+    Fingerprint("t3", "pages", signature=minhash(" ".join(reversed(WORDS)), SETTINGS)),
+    Fingerprint("u1", "unmerged", sha256="x"),
+    Fingerprint("u2", "unmerged", sha256="x"),
+]
+EXPECTED = [
+    Duplicate("e2", "e1", True, None),
+    Duplicate("e1", "e1", False, "exact_duplicate"),
+    Duplicate("e3", "e1", False, "exact_duplicate"),
+    Duplicate("p1", "p1", True, None),
+    Duplicate("p2", "p1", False, "near_duplicate_image"),
+    Duplicate("p3", "p1", False, "exact_duplicate"),
+    Duplicate("p5", "p1", False, "exact_duplicate"),
+    Duplicate("t1", "t1", True, None),
+    Duplicate("t2", "t1", False, "near_duplicate_text"),
+]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exact_records_in_any_order_of_input(seed: int):
+    records = list(RECORDS)
+    random.Random(seed).shuffle(records)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        found = pipeline | beam.Create(records) | beam.Reshuffle(num_buckets=seed + 1) | FindDuplicates(SCOPES)
+        assert_that(found, equal_to(EXPECTED))
+
+
+def test_nothing_in_gives_nothing():
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create([]) | FindDuplicates(SCOPES), equal_to([]))
+
+
+def test_an_id_twice_is_an_error():
+    with (
+        pytest.raises(Exception, match="record e1 has 2 fingerprints"),
+        beam.Pipeline(runner="FnApiRunner") as pipeline,
+    ):
+        _ = pipeline | beam.Create([*RECORDS[:2], RECORDS[0]]) | FindDuplicates(SCOPES)
+
+
+def test_components_name_the_smallest_id():
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        roots = pipeline | beam.Create([("c", "b"), ("b", "a"), ("x", "y")]) | ConnectedComponents()
+        assert_that(roots, equal_to([("a", "a"), ("b", "a"), ("c", "a"), ("x", "x"), ("y", "x")]))
