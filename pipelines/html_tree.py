@@ -101,6 +101,14 @@ class Element:
                 stack.extend(node.children[::-1])
         return " ".join("".join(pieces).split())
 
+    def raw_text(self) -> str:
+        """The visible text below with its spaces and line breaks as written, for `<pre>`."""
+        return "".join(
+            child if isinstance(child, str) else "\n" if child.tag == "br" else child.raw_text()
+            for child in self.children
+            if isinstance(child, str) or child.tag not in INVISIBLE
+        )
+
 
 # Tags that do not break a line; any other does.
 INLINE = frozenset(

@@ -6,7 +6,7 @@ inside a paragraph, a list or a table divides it.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pipelines.document import Role, clean_text
@@ -163,7 +163,7 @@ class PageWriter:
 
     def _preformatted(self, element: Element) -> None:
         self._break()
-        text = "".join(_raw_text(element)).strip("\r\n")
+        text = element.raw_text().strip("\r\n")
         margin = text[: len(text) - len(text.lstrip(" \t"))]
         if text := clean_text(text):
             self._text(margin + text)
@@ -377,16 +377,6 @@ def _after(first: str, second: str) -> str:
 
 def _whole(text: str, default: int) -> int:
     return int(text) if re.fullmatch(r"-?\d{1,9}", text) else default
-
-
-def _raw_text(element: Element) -> Iterator[str]:
-    for child in element.children:
-        if isinstance(child, str):
-            yield child
-        elif child.tag == "br":
-            yield "\n"
-        elif child.tag not in INVISIBLE and not child.is_boilerplate:
-            yield from _raw_text(child)
 
 
 def _rows(table: Element) -> list[Element]:

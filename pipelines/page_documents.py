@@ -32,11 +32,13 @@ from pipelines.urls import canonical_url, registered_domain, without_credentials
 class PageSettings(Settings):
     """What a page's parts must have to become candidates. Text is judged by the filters, not here."""
 
-    min_caption_chars: int = Field(5, ge=1, description="Of a pair's or grounded caption (LAION-400M, COYO: 5)")
-    min_caption_words: int = Field(2, ge=1, description="Likewise; a phrase of a picture's region may be one word")
-    max_caption_chars: int = Field(1000, ge=1, description="Longer ones are no captions (COYO: 1,000)")
-    use_alt: bool = Field(True, description="A pair without a caption takes its picture's alt text")
-    max_images: int = Field(100, ge=1, description="Pictures of one page that are asked for; the first ones")
+    min_caption_chars: int = Field(default=5, ge=1, description="Of a pair's or grounded caption (LAION-400M, COYO: 5)")
+    min_caption_words: int = Field(
+        default=2, ge=1, description="Likewise; a phrase of a picture's region may be one word"
+    )
+    max_caption_chars: int = Field(default=1000, ge=1, description="Longer ones are no captions (COYO: 1,000)")
+    use_alt: bool = Field(default=True, description="A pair without a caption takes its picture's alt text")
+    max_images: int = Field(default=100, ge=1, description="Pictures of one page that are asked for; the first ones")
     strip_figure_numbers: bool = Field(
         True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
     )

@@ -116,7 +116,11 @@ def registered_domain(url: str) -> str:
 @functools.lru_cache(maxsize=100_000)
 def _registered_domain_of_host(host: str) -> str:
     found = _suffixes(host)
-    return f"{found.domain}.{found.suffix}" if found.domain and found.suffix else host
+    if found.domain and found.suffix:
+        return f"{found.domain}.{found.suffix}"
+    # A suffix that the list does not know counts as public, as the list itself has it.
+    is_name = not found.suffix and not found.ipv4 and ":" not in host
+    return ".".join(host.split(".")[-2:]) if is_name else host
 
 
 def without_credentials(url: str) -> str:

@@ -115,6 +115,7 @@ def test_authority_names_a_port_that_is_not_the_default() -> None:
         ("http://127.0.0.1:8000/", "127.0.0.1"),
         ("http://[::1]/", "::1"),
         ("http://localhost:9/", "localhost"),
+        ("http://www.site.example/", "site.example"),
         ("http://co.uk/", "co.uk"),
     ],
 )
