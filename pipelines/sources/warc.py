@@ -101,48 +101,54 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
     """
     with storage.open_read(path) as file:
         file.seek(start)
-        pending: tuple[CrawledPage, int] | None = None
-        num, at = 0, start
+        pending: CrawledPage | None = None
+        num, at, is_by_record = 0, start, True
         try:
             for record in ArchiveIterator(file, parse_http=False):
+                is_by_record = num == 0 or record.stream_pos > at
                 at = record.stream_pos
                 if pending is not None:
-                    yield _with_length(pending, at)
+                    yield _placed(pending, at)
                     pending = None
                 if stop is not None and at >= stop:
                     return
                 num += 1
-                is_response = record.record_type == WarcRecordType.response
                 block = record.reader.read(MAX_BODY_BYTES + 1)
                 if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
                     yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
                     return
-                if is_response:
+                if record.record_type == WarcRecordType.response:
                     page = _page(record, block)
                     if isinstance(page, CrawledPage):
-                        pending = (page, at)
+                        pending = page
                     else:
                         yield page
         except OSError as error:
             if num == 0 and start == 0 and not _looks_like_warc(path):
                 raise UserError(f"{path}: is no WARC file") from error
             if pending is not None:
-                yield _with_length(pending, None)
+                yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, "truncated_file", str(error))
             return
+        if num == 0:
+            if start == 0 and storage.size(path) and not _looks_like_warc(path):
+                raise UserError(f"{path}: is no WARC file")
+            return
+        end = _record_end(file, at)
         if pending is not None:
-            yield _with_length(pending, _record_end(file, pending[1]))
-        elif num == 0 and start == 0 and storage.size(path) and not _looks_like_warc(path):
-            raise UserError(f"{path}: is no WARC file")
+            yield _placed(pending, end or at) if is_by_record else replace(pending, warc_offset=None)
+        if end is None or end < storage.size(path):  # the reader passes over a header that is cut off
+            yield UnreadableRecord(end, "truncated_file", "the last record ends early")
 
 
-def _with_length(pending: tuple[CrawledPage, int], end: int | None) -> CrawledPage:
-    page, at = pending
-    return replace(page, warc_offset=at, warc_length=end - at if end is not None and end > at else None)
+def _placed(page: CrawledPage, end: int) -> CrawledPage:
+    """The page with its record's length, or without a place where records share one compressed stream."""
+    at = page.warc_offset or 0
+    return replace(page, warc_length=end - at) if end > at else replace(page, warc_offset=None)
 
 
 def _record_end(file: BinaryIO, at: int) -> int | None:
-    """Where the last record ends: the end of its gzip member or zstd frame, else of the file."""
+    """Where the last record ends: with its gzip member or zstd frame, else with the file; null if it is cut off."""
     file.seek(at)
     head = file.read(4)
     file.seek(at)
@@ -151,7 +157,9 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
     elif head == b"\x28\xb5\x2f\xfd":
         decoder = zstandard.ZstdDecompressor().decompressobj()
     else:
-        return file.seek(0, io.SEEK_END)
+        end = file.seek(0, io.SEEK_END)
+        file.seek(max(0, end - 4))
+        return end if file.read(4) == b"\r\n\r\n" else None
     try:
         while chunk := file.read(1 << 16):
             decoder.decompress(chunk)
@@ -187,7 +195,7 @@ def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
         headers=headers,
         body=body[:MAX_BODY_BYTES],
         fetched_at=record.headers.get("WARC-Date") or "",
-        warc_offset=None,
+        warc_offset=record.stream_pos,
         warc_length=None,
         truncated=truncated or ("length" if len(body) > MAX_BODY_BYTES else None),
         identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
