@@ -71,25 +71,25 @@ def is_transient(reason: str) -> bool:
 class HttpSettings(Settings):
     """How gently and how patiently to ask, and how much to take."""
 
-    delay_seconds: float = Field(1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
+    delay_seconds: float = Field(default=1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
     max_crawl_delay_seconds: float = Field(
-        30.0, ge=0, description="A host whose Crawl-delay is longer is left alone (Nutch, StormCrawler: 30)"
+        default=30.0, ge=0, description="A host that asks for more is left alone (Nutch: 30)"
     )
-    timeout_seconds: float = Field(60.0, gt=0, description="For one request, from connecting to the last byte")
-    connect_timeout_seconds: float = Field(10.0, gt=0, description="For connecting")
-    max_redirects: int = Field(10, ge=0, description="Redirects followed for one URL")
-    max_page_bytes: int = Field(5 << 20, ge=1, description="Decoded bytes of a page, cut there (Common Crawl: 5 MiB)")
-    max_image_bytes: int = Field(20 << 20, ge=1, description="A larger image is dropped")
-    max_video_bytes: int = Field(512 << 20, ge=1, description="A larger video is dropped")
-    max_text_bytes: int = Field(5 << 20, ge=1, description="A larger subtitle track is dropped")
-    max_retries: int = Field(2, ge=0, description="Further attempts after a failure that can pass (Scrapy: 2)")
-    backoff_seconds: float = Field(1.0, ge=0, description="Rest of a host after a failure; doubles with each in a row")
-    max_retry_after_seconds: float = Field(120.0, ge=0, description="A longer Retry-After fails the host for now")
-    error_budget: int = Field(10, ge=1, description="Failed attempts in a row after which a host is left alone")
-    max_in_flight: int = Field(256, ge=1, description="Requests at once over all hosts")
-    dns_cache_seconds: float = Field(300.0, ge=0, description="How long a name server's answer is kept")
+    timeout_seconds: float = Field(default=60.0, gt=0, description="For one request, from connecting to the last byte")
+    connect_timeout_seconds: float = Field(default=10.0, gt=0, description="For connecting")
+    max_redirects: int = Field(default=10, ge=0, description="Redirects followed for one URL")
+    max_page_bytes: int = Field(default=5 << 20, ge=1, description="A page is cut there (Common Crawl: 5 MiB)")
+    max_image_bytes: int = Field(default=20 << 20, ge=1, description="A larger image is dropped")
+    max_video_bytes: int = Field(default=512 << 20, ge=1, description="A larger video is dropped")
+    max_text_bytes: int = Field(default=5 << 20, ge=1, description="A larger subtitle track is dropped")
+    max_retries: int = Field(default=2, ge=0, description="Further attempts after a failure that can pass (Scrapy: 2)")
+    backoff_seconds: float = Field(default=1.0, ge=0, description="Rest after a failure; doubles with each in a row")
+    max_retry_after_seconds: float = Field(default=120.0, ge=0, description="A longer wait fails the host for now")
+    error_budget: int = Field(default=10, ge=1, description="Failed attempts in a row after which a host is left alone")
+    max_in_flight: int = Field(default=256, ge=1, description="Requests at once over all hosts")
+    dns_cache_seconds: float = Field(default=300.0, ge=0, description="How long a name server's answer is kept")
     site_cache_seconds: float = Field(
-        86_400.0, ge=0, description="How long robots.txt is kept (RFC 9309: at most 24 h)"
+        default=86_400.0, ge=0, description="Age of a robots.txt (RFC 9309: at most 24 h)"
     )
 
     def max_bytes(self, purpose: Purpose) -> int:

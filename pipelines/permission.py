@@ -75,27 +75,29 @@ _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-p
 class PolicySettings(Settings):
     """What counts as a refusal, how we introduce ourselves, and where we may go."""
 
-    name: str = Field("strict", min_length=1, description="Written into every sample's decision")
+    name: str = Field(default="strict", min_length=1, description="Written into every sample's decision")
     user_agent: str | None = Field(
-        None, description="User-Agent with a contact address (URL or e-mail); null: no request beyond loopback"
+        default=None, description="User-Agent with a contact address (URL or e-mail); null: no request beyond loopback"
     )
     product_token: str = Field(
-        "Dromaius", pattern=r"^[A-Za-z_-]+$", description="Our name in robots.txt: letters, _ and - (RFC 9309, 2.2.1)"
+        default="Dromaius", pattern=r"^[A-Za-z_-]+$", description="Our name in robots.txt (RFC 9309, 2.2.1)"
     )
     training_tokens: Literal["strict", "named"] = Field(
-        "strict", description="strict: a path disallowed for any known training crawler is refused; named: only for us"
+        default="strict",
+        description="strict: a path disallowed for any known training crawler is refused; named: only for us",
     )
     blocking_signals: list[Literal["preferences", "tdm", "ai_txt", "noai", "noindex"]] = Field(
         default=["preferences", "tdm", "ai_txt", "noai"],
         description="Signals that block, besides robots.txt; the others are kept as evidence only",
     )
     unknown: Literal["refuse", "allow"] = Field(
-        "refuse", description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network"
+        default="refuse",
+        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network",
     )
     asks_headers_of_reserved: bool = Field(
-        True, description="Ask by HEAD whether a tdm-reservation header lifts what tdmrep.json reserves"
+        default=True, description="Ask by HEAD whether a tdm-reservation header lifts what tdmrep.json reserves"
     )
-    licenses: list[str] | None = Field(None, description="SPDX ids that are acceptable; null: any, stated or not")
+    licenses: list[str] | None = Field(default=None, description="Acceptable SPDX ids; null: any, or none stated")
     allow_hosts: list[str] = Field(
         default=[], description="host or host:port that may be asked though its address is not public"
     )
