@@ -14,6 +14,8 @@ from pipelines.html_tree import Element, decode_html, parse_html
 from pipelines.html_writer import PageWriter
 from pipelines.urls import canonical_url, resolve
 
+__all__ = ["Page", "parse_page"]
+
 _LICENSE_METAS = ("dcterms.license", "dc.rights", "dcterms.rights", "license")
 
 
