@@ -121,18 +121,19 @@ says of every other one why it did not. Beside each tar lie the offsets of its s
 (`.parquet`).
 
 ```python
+# in this folder
 import webdataset
 webdataset.WebDataset("{shards}", shardshuffle=False).decode("pil")
 
-import datasets
-datasets.load_dataset(".", "{source}", split="{split}")  # in this folder
+import os, datasets
+datasets.load_dataset(os.getcwd(), "{source}", split="{split}")
 
 import megatron.energon as energon  # .nv-meta/cookers.py has cookers for interleaved, video and grounded sources
 energon.get_train_dataset("{source}", batch_size=1, shuffle_buffer_size=None, max_samples_per_sequence=None,
                           worker_config=energon.WorkerConfig.default_worker_config())
 
 import wids  # part of webdataset 0.2
-wids.ShardListDataset("{source}/wids-{split}.json")
+wids.ShardListDataset("{source}/wids-{split}.json", transformations=[])
 ```
 """
 

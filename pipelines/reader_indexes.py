@@ -1,7 +1,7 @@
 """Indexes for other readers of the same tars: Megatron-Energon's `.nv-meta` and wids' JSON, made from the sidecars.
 
 Both hold a source's relative paths only, so a folder may be moved or published as it stands. Energon's tables are
-those that its own `energon prepare` makes (8.x databases of 7.4.1; a test compares the rows).
+those that its own `energon prepare` makes; a test compares them row by row.
 """
 
 import json
@@ -64,10 +64,13 @@ def write_reader_indexes(corpus: str, manifest: Manifest, exclude: Sequence[str]
         prefix = f"{source.name}/"
         left_out = [name.removeprefix(prefix) for name in exclude if name.startswith(prefix)]
         write_energon_index(corpus, source.kind, shards, manifest.fingerprint, left_out)
-        for split in source.splits:
+        for split in SPLITS:
             path = storage.join(corpus, source.name, f"wids-{split}.json")
-            text = wids_index(f"{manifest.name}-{source.name}-{split}", manifest.shards_of(source.name, split))
-            storage.write_bytes(path, text.encode())
+            if split in source.splits:
+                text = wids_index(f"{manifest.name}-{source.name}-{split}", manifest.shards_of(source.name, split))
+                storage.write_bytes(path, text.encode())
+            else:
+                storage.remove(path)  # an earlier build may have had that split
 
 
 def write_energon_index(

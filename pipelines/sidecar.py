@@ -1,6 +1,6 @@
 """The sidecar of a tar: one row a sample in tar order, so that statistics, takedown and indexes never open tars."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -99,15 +99,9 @@ def sidecar_row(document: Document, sample: TarSample) -> dict[str, Any]:
     }
 
 
-def write_sidecar(path: str, rows: Sequence[dict[str, Any]], notes: Mapping[str, str] | None = None) -> None:
-    """Write a sidecar whole; equal rows and notes give equal bytes.
-
-    Args:
-        path: Of the parquet file.
-        rows: As `sidecar_row` gives them, in tar order.
-        notes: Further facts about the shard, kept in the file's metadata.
-    """
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(dict(notes or {})))
+def write_sidecar(path: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as `sidecar_row` gives them, in tar order, whole; equal rows give equal bytes."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     with storage.write_whole(path) as file:
         pq.write_table(
             table, file, row_group_size=_ROW_GROUP, compression="zstd", compression_level=3, store_schema=False
@@ -119,13 +113,6 @@ def read_sidecar(path: str, columns: Sequence[str] | None = None) -> Iterator[di
     with storage.open_read(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(_ROW_GROUP, columns=None if columns is None else list(columns)):
             yield from batch.to_pylist()
-
-
-def read_notes(path: str) -> dict[str, str]:
-    """What was noted about the shard when its sidecar was written."""
-    with storage.open_read(path) as file:
-        metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def _domain(url: str | None) -> str | None:

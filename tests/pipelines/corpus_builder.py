@@ -75,7 +75,7 @@ def sample(kind: Kind, number: int) -> SampleParts:
         tuple(items),
         Provenance("test-web", str(number), page_url=f"https://www.example.org/{kind}/{number}"),
         lang="en",
-        build=Build(pipeline="test", dedup_group=f"group-{kind}-{number // 2}"),
+        build=Build(pipeline="test", dedup_group=f"group-{kind}-{max(number, 1)}"),
     )
     return finish_document(document, [picture(number * len(forms) + i, form) for i, form in enumerate(forms)])
 

@@ -145,7 +145,7 @@ def test_our_own_samples_keep_their_kind(tmp_path):
         ("texts", "text", ("train", "val")),
         ("videos", "video", ("train", "val")),
     ]
-    assert rows(tmp_path, manifest.shards_of("videos")[0])[0]["dedup_group"] == "group-video-0"
+    assert rows(tmp_path, manifest.shards_of("videos")[0])[0]["dedup_group"] == "group-video-1"
     assert collect_stats(str(tmp_path), manifest.shards)["totals"]["samples"] == 18
 
 

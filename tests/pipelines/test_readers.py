@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 import warnings
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -118,7 +119,7 @@ def energon_samples(folder, cookers=(), split="train"):
     Encoder.cookers = [Cooker(c) for c in cookers]
     workers = WorkerConfig(rank=0, world_size=1, num_workers=0)
     dataset = get_val_dataset(folder, split_part=split, worker_config=workers, batch_size=None, task_encoder=Encoder())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # torch's, on a machine without an accelerator
         warnings.filterwarnings("ignore", "'pin_memory' argument is set as true but no accelerator")
         return list(get_loader(dataset))
 
@@ -221,3 +222,31 @@ def test_the_index_is_what_energon_calls_one(corpus):
     offsets = np.fromfile(f"{path}.idx", "<u8")
     assert offsets[0] == 0
     assert len(offsets) == corpus[1].shards[0].samples + 1
+
+
+def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
+    build(str(tmp_path / "corpus"), ("pair", "text"))
+    (tmp_path / "wids").mkdir()
+    monkeypatch.chdir(tmp_path / "corpus")
+    monkeypatch.setenv("WIDS_CACHE", str(tmp_path / "wids"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    text = (tmp_path / "corpus" / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert "load_dataset" in code
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_index_of_a_split_that_is_gone_is_removed(corpus, tmp_path):
+    folder, manifest = corpus
+    shutil.copytree(folder, tmp_path / "c")
+    train_only = replace(manifest, shards=tuple(s for s in manifest.shards if s.split == "train"))
+    write_reader_indexes(str(tmp_path / "c"), train_only)
+    assert sorted(p.name for p in (tmp_path / "c" / "pairs").glob("wids-*")) == ["wids-train.json"]
+
+
+def test_equal_corpora_have_equal_files(corpus, tmp_path):
+    build(str(tmp_path))
+    ours = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    theirs = {p.relative_to(corpus[0]): p.read_bytes() for p in corpus[0].rglob("*") if p.is_file()}
+    theirs = {p: data for p, data in theirs.items() if not p.name.endswith(".lock")}  # of Hugging Face datasets
+    assert ours == theirs

@@ -9,7 +9,7 @@ import pytest
 from pipelines import storage
 from pipelines.document import KINDS, Decision, Document, Provenance, Region, Segment
 from pipelines.shard_format import ShardWriter, finish_document
-from pipelines.tar_samples import read_index, tar_bytes
+from pipelines.tar_samples import read_index, read_samples, tar_bytes
 from tests.pipelines.corpus_builder import media, picture, sample, write_shard
 
 
@@ -151,7 +151,7 @@ def test_the_sidecar_has_a_row_a_sample_in_tar_order(tmp_path):
     assert (row["kind"], row["lang"], row["num_media"], row["allowed"]) == ("interleaved", "en", 2, True)
     assert row["num_text_chars"] == sum(len(s.text or "") for s in samples[0].document.segments)
     assert (row["page_url"], row["domain"]) == ("https://www.example.org/interleaved/4", "example.org")
-    assert (row["dataset"], row["record"], row["dedup_group"]) == ("test-web", "4", "group-interleaved-2")
+    assert (row["dataset"], row["record"], row["dedup_group"]) == ("test-web", "4", "group-interleaved-4")
     assert [m["part"] for m in row["media"]] == ["000.jpg", "001.webp"]
     assert row["media"][0]["stored_sha256"] == samples[0].document.media[0].stored_sha256
     data = (tmp_path / info.path).read_bytes()
@@ -207,3 +207,11 @@ def test_a_key_that_comes_twice_is_refused(tmp_path):
 def test_a_sample_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a sample of kind text in a shard of kind pair"):
         write_shard(str(tmp_path), "pair", "train", 0, [sample("text", 0)])
+
+
+def test_a_shard_in_an_object_store_is_the_same(tmp_path):
+    samples = [sample("pair", n) for n in range(3)]
+    local = write_shard(str(tmp_path), "pair", "train", 0, samples)
+    assert write_shard("memory://corpus", "pair", "train", 0, samples) == local
+    assert storage.read_bytes(f"memory://corpus/{local.sidecar}") == (tmp_path / local.sidecar).read_bytes()
+    assert [s.key for s in read_samples(f"memory://corpus/{local.path}")] == [s.key for s in samples]
