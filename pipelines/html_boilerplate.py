@@ -4,7 +4,6 @@ Judged by tag, ARIA role, the words in class and id, link density, and headings 
 ours, set on the pages of the GIMP manual and the fixtures of the tests: what counts is that prose survives.
 """
 
-import itertools
 import re
 
 from pipelines.html_tree import Element
@@ -111,7 +110,9 @@ def _is_link_list(element: Element) -> bool:
 
 def _mark_announced_links(heading: Element, siblings: list[Element]) -> None:
     """Mark "Related articles" and what directly follows it, as long as that is mostly links."""
-    start = siblings.index(heading)
-    announced = list(itertools.takewhile(lambda e: 0 < e.text_chars <= 2 * e.link_chars, siblings[start + 1 :]))
-    for element in [heading, *announced] if announced else ():
-        element.is_boilerplate = True
+    end = heading.index + 1
+    while end < len(siblings) and 0 < siblings[end].text_chars <= 2 * siblings[end].link_chars:
+        end += 1
+    if end > heading.index + 1:
+        for element in siblings[heading.index : end]:
+            element.is_boilerplate = True

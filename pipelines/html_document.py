@@ -49,9 +49,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Pag
         boilerplate_image=page_body.num_images - content.num_images,
         invalid_json_ld=statements.num_invalid,
         invalid_region=statements.num_invalid_regions,
-        region_without_image=sum(
-            len(found) for image, found in statements.annotations.items() if image not in writer.image_urls
-        ),
+        region_without_image=sum(map(len, statements.annotations.values())),
     )
     metas = [(e.get("name") or e.get("property"), e.get("content")) for e in elements if e.tag == "meta"]
     meta = tuple((name.lower(), content) for name, content in metas if name)

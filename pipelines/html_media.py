@@ -57,14 +57,6 @@ _CHROME_WORDS = frozenset(
     {"logo", "logos", "icon", "icons", "favicon", "sprite", "sprites", "avatar", "avatars", "gravatar", "badge"}
     | {"badges", "pixel", "spacer", "emoji", "emojis", "smiley", "smilies", "btn", "guiicon", "spinner"}
 )
-_FIGURE_CLASSES = frozenset(
-    {"figure", "informalfigure", "mediaobject", "wp-caption", "thumb", "thumbinner", "gallerybox", "gallery-item"}
-    | {"imageblock", "videoblock", "image-container", "captioned-image"}
-)
-_CAPTION_CLASSES = frozenset(
-    {"caption", "figcaption", "wp-caption-text", "thumbcaption", "gallerytext", "gallery-caption", "image-caption"}
-    | {"img-caption", "photo-caption", "figure-caption", "caption-text", "media-caption", "video-caption"}
-)
 _ADMONITIONS = frozenset({"note", "tip", "warning", "caution", "important", "admonition"})
 _SHARE_LINK = re.compile(
     r"//(www\.)?(facebook\.com/(sharer|share)|(twitter|x)\.com/(intent|share)|pinterest\.\w+/pin/create"
@@ -103,7 +95,7 @@ def _pixels(element: Element, side: str) -> int | None:
     return int(style[1]) if style else None
 
 
-def choose_source(image: Element, base: str, link: str | None) -> ImageSource:
+def choose_source(image: Element, base: str, link: str | None, *, is_captioned: bool = False) -> ImageSource:
     """Where to get the picture that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
@@ -113,6 +105,7 @@ def choose_source(image: Element, base: str, link: str | None) -> ImageSource:
         image: The `<img>`.
         base: The page's base URL.
         link: What the picture links to, if anything.
+        is_captioned: Whether it stands in a figure with a caption: shown to be looked at, whatever its file's name.
 
     Raises:
         Skipped: If it is furniture, or has no usable source.
@@ -138,7 +131,7 @@ def choose_source(image: Element, base: str, link: str | None) -> ImageSource:
             found.append(url)
     if not found:
         raise Skipped(reason)
-    if not _CHROME_WORDS.isdisjoint(_path_words(found[0])) and not _is_captioned(image):
+    if not _CHROME_WORDS.isdisjoint(_path_words(found[0])) and not is_captioned:
         raise Skipped("chrome_image")
     return ImageSource(found[0], None, tuple(found[1:]))
 
@@ -195,32 +188,6 @@ def _refuse_chrome(image: Element, link: str | None) -> None:
     # The sign beside a note: DocBook puts its name in brackets.
     if re.fullmatch(r"\[\w+\]", image.get("alt")) and any(a.classes & _ADMONITIONS for a in image.ancestors()):
         raise Skipped("chrome_image")
-
-
-def is_figure(element: Element) -> bool:
-    """Whether an element holds a picture and what belongs to it."""
-    return (
-        element.tag == "figure"
-        or not _FIGURE_CLASSES.isdisjoint(element.classes)
-        or element.get("itemtype").endswith("schema.org/ImageObject")
-    )
-
-
-def is_caption(element: Element) -> bool:
-    """Whether an element holds the words below a picture."""
-    if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
-        return True
-    return (
-        "title" in element.classes
-        and element.parent is not None
-        and element.parent.tag == "div"
-        and is_figure(element.parent)
-    )
-
-
-def _is_captioned(image: Element) -> bool:
-    """Whether a picture stands in a figure with a caption: shown to be looked at, whatever its file's name."""
-    return any(is_figure(a) and any(is_caption(e) for e in a.descendants()) for a in image.ancestors())
 
 
 def _path_words(url: str) -> frozenset[str]:

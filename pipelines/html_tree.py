@@ -24,14 +24,16 @@ _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"
 class Element:
     """An element with its children, strings and elements in order (`elements` without the strings), and their sums.
 
-    `text_chars` and `link_chars` count characters without the space around each string; `num_links` counts `<a href>`,
-    `num_images` `<img>`. What is invisible counts as nothing. `is_boilerplate` is set by whoever judges it.
+    `index` is its place among its parent's `elements`. `text_chars` and `link_chars` count characters without the
+    space around each string, `num_links` counts `<a href>`, `num_images` `<img>`; what is invisible counts as nothing.
+    `is_boilerplate` is set by whoever judges it.
     """
 
     __slots__ = (
         "attributes",
         "children",
         "elements",
+        "index",
         "is_boilerplate",
         "link_chars",
         "num_images",
@@ -47,6 +49,7 @@ class Element:
         self.parent = parent
         self.children: list[Element | str] = []
         self.elements: list[Element] = []
+        self.index = len(parent.elements) if parent is not None else 0
         self.text_chars = self.link_chars = self.num_links = self.num_images = 0
         self.is_boilerplate = False
 
@@ -84,8 +87,7 @@ class Element:
     def neighbours(self) -> list["Element"]:
         """The element siblings just before and just after."""
         siblings = self.parent.elements if self.parent is not None else [self]
-        at = siblings.index(self)
-        return siblings[max(at - 1, 0) : at] + siblings[at + 1 : at + 2]
+        return siblings[max(self.index - 1, 0) : self.index] + siblings[self.index + 1 : self.index + 2]
 
     def text(self, without: Callable[["Element"], bool] = lambda _: False) -> str:
         """The visible text below in one line, save that of elements that `without` tells."""

@@ -6,10 +6,10 @@ inside a paragraph, a list or a table divides it.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pipelines.document import Role, clean_text
+from pipelines.html_figures import Figure, is_caption, is_credit, is_figure, join_captions
 from pipelines.html_json_ld import Statements
 from pipelines.html_media import (
     Skipped,
@@ -17,8 +17,6 @@ from pipelines.html_media import (
     choose_source,
     declared_size,
     inline_size,
-    is_caption,
-    is_figure,
     video_sources,
     video_tracks,
 )
@@ -33,18 +31,14 @@ _COUNTED = {"svg": "inline_svg", "canvas": "canvas"} | dict.fromkeys(
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
-_CREDIT_WORDS = frozenset({"credit", "credits", "photographer", "attribution", "copyright"})
-_CREDIT_PROPERTIES = frozenset({"credittext", "creator", "author", "copyrightnotice", "copyrightholder"})
 
 
 @dataclass(slots=True)
-class _Figure:
-    """A figure being written: where it begins among the blocks; the captions that came by, and where the first did."""
+class _Text:
+    """A text block being written."""
 
-    element: Element
-    start: int
-    captions: list[str] = field(default_factory=list)
-    caption_at: int = 0
+    lines: list[str]
+    role: Role = "body"
 
 
 class PageWriter:
@@ -53,13 +47,12 @@ class PageWriter:
     Args:
         base: The base URL of the page.
         statements: What it says about its pictures.
-        areas: `<area>` elements of each image map, by its name.
+        areas: `<area>` elements of each image map, by its name; taken out once used.
     """
 
-    def __init__(self, base: str, statements: Statements, areas: Mapping[str, list[Element]]) -> None:
-        self.blocks: list[Block] = []
+    def __init__(self, base: str, statements: Statements, areas: dict[str, list[Element]]) -> None:
         self.skipped: Counter[str] = Counter()
-        self.image_urls: set[str] = set()
+        self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
         self._statements = statements
         self._areas = areas
@@ -70,14 +63,20 @@ class PageWriter:
         self._depth = 0  # of lists and tables around
         self._is_tight = False  # whether the next text follows the last after one line break, not after a blank line
         self._cells: list[str] | None = None  # of the table row being written
-        self._figures: list[_Figure] = []
+        self._figures: list[Figure] = []
 
     def write(self, element: Element) -> None:
-        """Write all below an element, and end the line; headings with nothing behind them are left out."""
+        """Write all below an element, and end the line."""
         self._children(element)
         self._break()
-        while self.blocks and isinstance(last := self.blocks[-1], PageText) and last.role == "heading":
-            self.blocks.pop()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What was written, without headings that have nothing behind them."""
+        end = len(self._blocks)
+        while end and isinstance(last := self._blocks[end - 1], _Text) and last.role == "heading":
+            end -= 1
+        return tuple(PageText("\n".join(b.lines), b.role) if isinstance(b, _Text) else b for b in self._blocks[:end])
 
     def _children(self, element: Element) -> None:
         for child in element.children:
@@ -123,13 +122,13 @@ class PageWriter:
         outer = self._role
         if element.tag in _HEADINGS:
             self._role = "heading"
-        num_blocks = len(self.blocks)
+        num_blocks = len(self._blocks)
         self._children(element)
         self._break()
         self._role = outer
         if element.tag == "dl":
             self._is_tight = self._depth > 0
-        elif element.tag == "dt" and len(self.blocks) > num_blocks:
+        elif element.tag == "dt" and len(self._blocks) > num_blocks:
             self._is_tight = True  # what defines a term follows on the next line
 
     # Text
@@ -154,11 +153,11 @@ class PageWriter:
         first = self._marker or self._indent
         text = first + text.replace("\n", "\n" + self._indent)
         self._marker = ""
-        last = self.blocks[-1] if self.blocks else None
-        if self._is_tight and isinstance(last, PageText) and last.role == self._role:
-            self.blocks[-1] = PageText(f"{last.text}\n{text}", self._role)
+        last = self._blocks[-1] if self._blocks else None
+        if self._is_tight and isinstance(last, _Text) and last.role == self._role:
+            last.lines.append(text)
         else:
-            self.blocks.append(PageText(text, self._role))
+            self._blocks.append(_Text([text], self._role))
         self._is_tight = self._depth > 0
 
     def _preformatted(self, element: Element) -> None:
@@ -225,11 +224,11 @@ class PageWriter:
         """Write a picture or video, after the text that stands before it."""
         if self._cells is None:
             self._break()
-            self.blocks.append(block)
+            self._blocks.append(block)
             return
         self._end_cell(is_text=False)
         self._end_row()
-        self.blocks.append(block)
+        self._blocks.append(block)
         self._cells = []
 
     def _images_only(self, element: Element) -> None:
@@ -243,24 +242,23 @@ class PageWriter:
         around = next((a for a in element.ancestors() if a.tag not in INLINE or a.tag == "a"), None)
         link = around.get("href") if around is not None and around.tag == "a" else None
         try:
-            source = choose_source(element, self._base, link)
+            is_captioned = any(figure.has_caption for figure in self._figures)
+            source = choose_source(element, self._base, link, is_captioned=is_captioned)
         except Skipped as skipped:
             self.skipped[skipped.reason] += 1
             return
         target = resolve(self._base, link) if link else None
-        last = self.blocks[-1] if self.blocks else None
+        last = self._blocks[-1] if self._blocks else None
         if isinstance(last, PageImage) and not "".join(self._pieces).strip():
             is_same = last.data == source.data if source.url is None else source.url in (last.url, last.link)
             if is_same:
                 self.skipped["repeated_image"] += 1
                 return
         urls = [url for url in (source.url, *source.others) if url]
-        self.image_urls.update(urls)
         size = (inline_size(source.data) if source.data else None) or declared_size(element)
         rights = next((r for url in urls if (r := self._statements.rights.get(url))), None)
-        license_text, evidence = self._figure_license() or (
-            (rights.license, rights.evidence) if rights else (None, "none-found")
-        )
+        stated = next((f.license for f in reversed(self._figures) if f.license), None)
+        license_text, evidence = stated or ((rights.license, rights.evidence) if rights else (None, "none-found"))
         self._media(
             PageImage(
                 source.url,
@@ -279,10 +277,11 @@ class PageWriter:
     def _regions(
         self, element: Element, urls: list[str], size: tuple[int | None, int | None]
     ) -> tuple[PageRegion, ...]:
-        found, reasons = area_regions(self._areas.get(element.get("usemap").removeprefix("#"), []), size)
+        """The regions of the picture's map and annotations; each is taken once, where the picture comes first."""
+        found, reasons = area_regions(self._areas.pop(element.get("usemap").removeprefix("#"), []), size)
         self.skipped.update(reasons)
         for url in urls:
-            for annotation in self._statements.annotations.get(url, []):
+            for annotation in self._statements.annotations.pop(url, []):
                 region = annotation.region(size)
                 if isinstance(region, PageRegion):
                     found.append(region)
@@ -304,75 +303,52 @@ class PageWriter:
 
     def _figure(self, element: Element) -> None:
         self._break()
-        self._figures.append(_Figure(element, len(self.blocks)))
+        self._figures.append(Figure.of(element, len(self._blocks)))
         self._children(element)
         self._break()
         self._bind(self._figures.pop())
 
     def _caption(self, element: Element) -> None:
         self._break()
-        text = clean_text(element.text(without=lambda e: e.is_boilerplate or _is_credit(e)))
+        text = clean_text(element.text(without=lambda e: e.is_boilerplate or is_credit(e)))
         if not text:
             return
         if self._figures:
             figure = self._figures[-1]
-            figure.caption_at = figure.caption_at if figure.captions else len(self.blocks)
+            figure.caption_at = figure.caption_at if figure.captions else len(self._blocks)
             figure.captions.append(text)
             return
-        last = self.blocks[-1] if self.blocks else None
+        last = self._blocks[-1] if self._blocks else None
         if isinstance(last, PageImage | PageVideo) and last.caption is None:
-            self.blocks[-1:] = [replace(last, caption=text), PageText(text, "caption")]
+            self._blocks[-1:] = [replace(last, caption=text), _Text([text], "caption")]
         else:
             self._text(text)
 
-    def _bind(self, figure: _Figure) -> None:
+    def _bind(self, figure: Figure) -> None:
         """Give a figure's caption and credit to its pictures; a caption stands behind the last of them."""
-        media = [i for i in range(figure.start, len(self.blocks)) if not isinstance(self.blocks[i], PageText)]
-        credit = next((clean_text(e.text()) for e in figure.element.descendants() if _is_credit(e)), None)
-        for i in media if credit else ():
-            block = self.blocks[i]
+        media = [i for i in range(figure.start, len(self._blocks)) if not isinstance(self._blocks[i], _Text)]
+        for i in media if figure.credit else ():
+            block = self._blocks[i]
             if isinstance(block, PageImage) and block.credit is None:
-                self.blocks[i] = replace(block, credit=credit)
+                self._blocks[i] = replace(block, credit=figure.credit)
         caption = ""
         for text in dict.fromkeys(figure.captions):
-            caption = _after(caption, text)
+            caption = join_captions(caption, text)
         if not caption:
             return
-        bare = [i for i in media if getattr(self.blocks[i], "caption", None) is None]
+        bare = [i for i in media if getattr(self._blocks[i], "caption", None) is None]
         for i in bare or media[: len(media) == 1]:
-            block = self.blocks[i]
+            block = self._blocks[i]
             assert isinstance(block, PageImage | PageVideo)
             # A lone picture with words of its own inside the figure has the figure's title before them.
-            self.blocks[i] = replace(block, caption=_after(caption, block.caption or ""))
+            self._blocks[i] = replace(block, caption=join_captions(caption, block.caption or ""))
         if bare:
-            self.blocks.insert(bare[-1] + 1, PageText(caption, "caption"))
+            self._blocks.insert(bare[-1] + 1, _Text([caption], "caption"))
         elif len(media) == 1:
-            whole = getattr(self.blocks[media[0]], "caption", None) or caption
-            self.blocks[media[0] + 1] = PageText(whole, "caption")
+            whole = getattr(self._blocks[media[0]], "caption", None) or caption
+            self._blocks[media[0] + 1] = _Text([whole], "caption")
         else:
-            self.blocks.insert(figure.caption_at, PageText(caption))
-
-    def _figure_license(self) -> tuple[str, str] | None:
-        """The licence stated inside the figures around, from the inside, and by what."""
-        for figure in reversed(self._figures):
-            for element in figure.element.descendants("a", "link", "meta"):
-                stated = element.get("href") or element.get("content")
-                if stated and "license" in element.get("rel").lower().split():
-                    return stated, "figure:rel=license"
-                if stated and element.get("itemprop").lower() == "license":
-                    return stated, "figure:itemprop=license"
-        return None
-
-
-def _is_credit(element: Element) -> bool:
-    return not _CREDIT_WORDS.isdisjoint(element.words) or element.get("itemprop").lower() in _CREDIT_PROPERTIES
-
-
-def _after(first: str, second: str) -> str:
-    """Two captions as one."""
-    if not first or not second:
-        return first or second
-    return f"{first} {second}" if first[-1] in ".!?:…" else f"{first}. {second}"
+            self._blocks.insert(figure.caption_at, _Text([caption]))
 
 
 def _whole(text: str, default: int) -> int:

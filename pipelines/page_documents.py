@@ -40,7 +40,7 @@ class PageSettings(Settings):
     use_alt: bool = Field(default=True, description="A pair without a caption takes its picture's alt text")
     max_images: int = Field(default=100, ge=1, description="Pictures of one page that are asked for; the first ones")
     strip_figure_numbers: bool = Field(
-        True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
+        default=True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
     )
 
 
