@@ -1,34 +1,211 @@
 """Storyboards that yt-dlp wrote on disk: `<name>.mhtml` beside `<name>.info.json` and `<name>.<lang>.vtt` or its like.
 
-Tiles are frames with the times that the storyboard implies, subtitles stand between them by their own. Also read:
-the tars of the storyboard builder that Emu's authors released, through `webdataset`.
+Instead of the mhtml its sheets may lie there one by one, as `<name>_<n>.webp`. Tiles are frames with the times that
+the storyboard implies, subtitles stand between them by their own. Also read: the tars of the storyboard builder that
+Emu's authors released, through `webdataset`.
 """
 
+import glob
 import json
 import re
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from pipelines.candidate import Candidate, MediaRequest, inline_request
+import fsspec
+
+from pipelines import storage
+from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
-from pipelines.sources.origin import Origin, RowError, number
-from pipelines.sources.part import Files
+from pipelines.errors import UserError
+from pipelines.licenses import license_id
+from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
+from pipelines.sources.part import Files, Part, whole_files
+from pipelines.storyboard_sheets import (
+    Level,
+    Sheet,
+    StoryboardRejected,
+    best_level,
+    cut_sheets,
+    level_of_format,
+    read_mhtml,
+    tile_times,
+)
+from pipelines.subtitles import Format, Subtitles, SubtitlesRejected, choose_track, parse_subtitles
 from pipelines.tar_samples import TarSample
 
 KINDS: tuple[Kind, ...] = ("video",)
+_SUBTITLES: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")  # word times survive in the first
+_SHEET = re.compile(r"_(\d{1,4})\.(?:webp|jpe?g|png)$")
+_LIVE = ("is_live", "is_upcoming", "post_live")
 
 
 class StoryboardSettings(Files):
-    """yt-dlp's storyboards (`.mhtml`) with their subtitles."""
+    """yt-dlp's storyboards with their subtitles: name the `.mhtml`, or the `.info.json` where sheets lie beside it."""
 
     format: Literal["storyboard"] = "storyboard"
 
 
-def parts(settings):
-    return []
+def parts(settings: StoryboardSettings) -> list[Part]:
+    """A part a video."""
+    found = whole_files(settings)
+    for part in found:
+        if not part.path.endswith((".mhtml", ".info.json")):
+            raise UserError(f"{part.path}: should be a .mhtml, or the .info.json beside sheets")
+    return found
 
 
-def read(part, settings, source_name, kind):
-    return iter(())
+def read(part: Part, settings: StoryboardSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
+    """The video of a storyboard, and a drop for each sheet or tile that it loses."""
+    stem = part.path.removesuffix(".mhtml").removesuffix(".info.json")
+    return convert_rows(Origin(source_name, kind, part, settings), [("0", stem)], _video)
+
+
+def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
+    """The document of the files that begin with `stem`, after drops for what was left out of its pictures.
+
+    Raises:
+        RowError: If something is missing or damaged; a storyboard's and subtitles' own reasons included.
+    """
+    beside = _beside(stem)
+    info = _info(stem, beside)
+    seconds = number(info.get("duration"))
+    if seconds is None or seconds <= 0:
+        raise RowError("missing_duration")
+    try:
+        sheets = _sheets(origin.part.path, stem, beside)
+        level = _level(info, sheets, seconds)
+        subtitles, is_automatic, lang = _subtitles(stem, beside, info)
+    except (StoryboardRejected, SubtitlesRejected) as rejected:
+        raise RowError(rejected.reason, rejected.detail) from rejected
+    cut = cut_sheets(sheets, level)
+    outcomes: list[Outcome] = [
+        origin.drop(reason, f"{locator} {'tile' if reason.startswith('tile') else 'sheet'} {index}", unit="media",
+                    detail=detail)
+        for index, reason, detail in cut.dropped
+    ]  # fmt: skip
+    page = page_url(info.get("webpage_url"))
+    if not cut.tiles:
+        return [*outcomes, origin.drop("missing_images", locator, page_url=page)]
+
+    times, is_estimated = tile_times(level.num_tiles or cut.tiles[-1].index + 1, seconds, level.interval_ms)
+    licence = info.get("license") if isinstance(info.get("license"), str) else None
+    segments: list[Segment] = [
+        Segment(
+            "text",
+            cue.text,
+            t0=cue.t0,
+            t1=cue.t1,
+            role="transcript" if is_automatic else "subtitle",
+            generator="automatic captions" if is_automatic else None,
+        )
+        for cue in subtitles.cues
+    ]
+    frames = _Frames()
+    for tile in cut.tiles:
+        segments.append(frames.add(tile.png, times[min(tile.index, len(times) - 1)]))
+    segments.sort(key=lambda s: (s.t0, s.type == "text"))  # on a tie the frame comes first
+    scores = [
+        Score("t_estimated", "document", float(is_estimated), "derived"),
+        upstream("duration_seconds", "document", seconds),
+        upstream("age_limit", "document", info.get("age_limit")),
+    ]
+    document = origin.document(
+        locator,
+        segments,
+        [
+            Media(
+                url=None,
+                t=t,
+                license=(license_id(licence) or licence) if licence else None,
+                license_evidence="video-metadata" if licence else "none-found",
+            )
+            for t in frames.times
+        ],
+        group=page or str(info.get("id") or origin.part.name),
+        record=str(info["id"]) if info.get("id") else None,
+        lang=lang,
+        scores=scores,
+        page_url=page,
+    )
+    return [*outcomes, Candidate(document, tuple(frames.requests), tuple(frames.inline.items()))]
+
+
+class _Frames:
+    """The pictures of a video in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self.requests: list[MediaRequest] = []
+        self.inline: dict[str, bytes] = {}
+        self.times: list[float | None] = []
+
+    def add(self, data: bytes, t: float | None) -> Segment:
+        """A picture's segment."""
+        request, (digest, content) = inline_request(data)
+        self.requests.append(request)
+        self.inline[digest] = content
+        self.times.append(t)
+        return Segment("frame", media=len(self.times) - 1, t0=t, role="frame", origin="derived")
+
+
+def _beside(stem: str) -> list[str]:
+    """The files whose names begin with the video's, sorted."""
+    if storage.is_local(stem):
+        return sorted(glob.glob(glob.escape(stem) + "*"))
+    fs, inner = fsspec.core.url_to_fs(stem)
+    return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner.replace("[", "[[]") + "*"))
+
+
+def _info(stem: str, beside: list[str]) -> dict[str, Any]:
+    path = next((p for p in beside if p.endswith(".info.json") and len(p) == len(stem) + len(".info.json")), None)
+    if path is None:
+        raise RowError("missing_info", "no .info.json beside it")
+    try:
+        info = json.loads(storage.read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise RowError("malformed_row", f".info.json: {error}") from error
+    if not isinstance(info, dict):
+        raise RowError("malformed_row", ".info.json holds no object")
+    if info.get("live_status") in _LIVE:
+        raise RowError("live_stream", str(info["live_status"]))
+    return info
+
+
+def _sheets(path: str, stem: str, beside: list[str]) -> list[Sheet]:
+    if path.endswith(".mhtml"):
+        return read_mhtml(storage.read_bytes(path))
+    found = [(int(m[1]), p) for p in beside if (m := _SHEET.fullmatch(p, p.rfind("_"))) and p.rfind("_") == len(stem)]
+    if not found:
+        raise RowError("missing_images", "no sheets beside it")
+    return [Sheet(index, storage.read_bytes(p)) for index, p in sorted(found)]
+
+
+def _level(info: dict[str, Any], sheets: list[Sheet], seconds: float) -> Level:
+    """The layout of the storyboard at hand, told by a sheet's address; else the one asked for, else the best."""
+    addresses = {sheet.url for sheet in sheets if sheet.url}
+    formats = [f for f in info.get("formats") or [] if isinstance(f, dict)]
+    fetched = next((f for f in formats if addresses & {x.get("url") for x in f.get("fragments") or []}), None)
+    asked = info if info.get("columns") else None
+    return level_of_format(fetched or asked or best_level(info) or {}, seconds)
+
+
+def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[Subtitles, bool, str | None]:
+    """The subtitles of what is spoken, whether a machine wrote them, and their language."""
+    human, automatic = info.get("subtitles") or {}, info.get("automatic_captions") or {}
+    tracks: dict[Track, tuple[str, Format]] = {}
+    for format in reversed(_SUBTITLES):  # the best format of a language remains
+        for path in beside:
+            if path.endswith(f".{format}") and path.startswith(stem + "."):
+                lang = path[len(stem) + 1 : -len(format) - 1] or None
+                is_automatic = (lang or "").endswith("-orig") or (lang not in human and lang in automatic)
+                tracks[Track("", lang, is_automatic=is_automatic)] = (path, format)
+    spoken = info.get("language") if isinstance(info.get("language"), str) else None
+    track = choose_track(sorted(tracks, key=lambda t: t.lang or ""), spoken)
+    if track is None:
+        raise RowError("missing_subtitles", f"none found; {len(tracks)} that are translations by a machine")
+    path, format = tracks[track]
+    found = parse_subtitles(storage.read_bytes(path), format, is_automatic=track.is_automatic)
+    lang = re.split("[-_]", (track.lang or found.lang or spoken or "").lower())[0]
+    return found, track.is_automatic, lang if re.fullmatch("[a-z]{2,3}", lang) else None
 
 
 def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candidate:
@@ -47,23 +224,18 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
     last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
-    media: list[Media] = []
-    requests: list[MediaRequest] = []
-    inline: dict[str, bytes] = {}
+    frames = _Frames()
     for index in range(last + 1):  # by number: members sort as 0, 1, 10, 2
         if text := clean_text(texts.get(f"{index}.txt", "")):
             segments.append(Segment("text", text, role="transcript", generator="automatic captions"))
         if index in names:
             t = index * duration / (count or len(names)) if duration is not None else None
-            segments.append(Segment("frame", media=len(media), t0=t, role="frame", origin="derived"))
-            media.append(Media(url=None, t=t))
-            request, (digest, data) = inline_request(sample.parts[names[index]])
-            requests.append(request)
-            inline[digest] = data
-    if not media:
+            segments.append(frames.add(sample.parts[names[index]], t))
+    if not frames.times:
         raise RowError("missing_images")
     if not any(s.text for s in segments):
         raise RowError("missing_text")
+    media = [Media(url=None, t=t) for t in frames.times]
     scores = [Score("t_estimated", "document", 1.0, "derived")]
     document = origin.document(locator, segments, media, record=sample.key, group=sample.key, scores=scores)
-    return Candidate(document, tuple(requests), tuple(inline.items()))
+    return Candidate(document, tuple(frames.requests), tuple(frames.inline.items()))

@@ -43,7 +43,7 @@ def _brotli(data):
     file = io.BytesIO()
     writer = BrotliWriter(file)
     writer.write(data)
-    writer.finish()
+    writer.close()
     return file.getvalue()
 
 
