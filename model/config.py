@@ -147,6 +147,17 @@ class ImageDecoderConfig(Config):
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
     autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not len(self.channels) == len(self.transformer_layers) == len(self.heads):
+            raise ValueError("channels, transformer_layers and heads must have one entry a resolution each")
+        smallest = self.autoencoder.downscale * 2 ** (len(self.channels) - 1)
+        if self.image_size % smallest:
+            raise ValueError(f"image_size {self.image_size} is no multiple of {smallest}, the U-Net's coarsest pixel")
+        if self.sampler == "pndm" and self.prediction == "sample":
+            raise ValueError("the pndm sampler knows no prediction of the sample; take ddim or euler")
+        return self
+
 
 class EmuConfig(Config):
     """One model: encoder, bridge, language model, and the decoder that draws."""

@@ -121,15 +121,15 @@ class Emu(nn.Module):
             num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
             return self.bridge.reduce(self.encoder(images), num_slots)
 
-    def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """Last hidden state at every position.
+    def inputs(self, batch: Batch, embeddings: Tensor) -> Tensor:
+        """What the language model reads: embeddings of tokens, and in the slots those of pictures.
 
         Args:
             batch: Packed sequences.
             embeddings: (S or more, E) visual embeddings; those beyond the batch's slots take part with zero weight.
 
         Returns:
-            (B * L, D)
+            (B, L, D)
         """
         entered = self.bridge.enter(embeddings)  # (S or more, D)
         num_slots = len(batch.slots)
@@ -137,12 +137,14 @@ class Emu(nn.Module):
         x = tokens.flatten(0, 1).index_copy(0, batch.slots, entered[:num_slots].to(tokens.dtype))
         if len(entered) > num_slots:
             x = x + 0.0 * entered[num_slots:].sum()
+        return x.view_as(tokens)
+
+    def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
+        """Last hidden state at every position, flat: (B * L, D). Arguments as for `inputs`."""
+        x = self.inputs(batch, embeddings)
         kernel = choose_kernel(self.config.language_model.attention, x)
         output = self.language_model.base_model(
-            inputs_embeds=x.view_as(tokens),
-            position_ids=batch.positions,
-            use_cache=False,
-            **packed_arguments(batch, kernel),
+            inputs_embeds=x, position_ids=batch.positions, use_cache=False, **packed_arguments(batch, kernel)
         )
         return output.last_hidden_state.flatten(0, 1)
 

@@ -1,0 +1,324 @@
+"""Text, pictures, or both in turn, from any interleaved prompt.
+
+One loop for all: at each step a row of the batch is either in a text, where the next token is chosen, or in a picture,
+where the predicted visual embedding is fed back as it is. Keys and values are cached; the released code runs the whole
+prefix again for each of the 32 or 64 embeddings.
+
+B prompts, L tokens, D width of the language model, N visual embeddings a picture, E their width
+"""
+
+import contextlib
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from model.attention import use_packed_attention
+from model.batch import collate
+from model.config import Config
+from model.emu import Emu
+from model.image_decoder import ImageDecoder
+from model.sequence import Layout, Segment, Sequence
+from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
+
+
+class GenerationConfig(Config):
+    """How to go on from a prompt."""
+
+    max_new_tokens: int = Field(128, description="text tokens at most; 0 for pictures alone")
+    max_images: int = Field(0, description="pictures at most, the one a prompt asks for included")
+    temperature: float | None = Field(None, description="of sampling; null takes the likeliest token")
+    top_k: int | None = Field(None, description="sample among so many")
+    top_p: float | None = Field(None, description="sample among the likeliest that hold this probability together")
+    num_beams: int = Field(1, description="beam search; 5 in both papers. Text alone")
+    min_new_tokens: int = Field(0, description="tokens before the end may come; beam search alone")
+    length_penalty: float = Field(1.0, description="exponent of the length in a beam's score; beam search alone")
+    use_cache: bool = Field(True, description="off runs the whole prefix again at each step, as the released code does")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What to go on from.
+
+    Attributes:
+        sequence: As `Layout.prompt` writes it. Ends with `[IMG]` where a picture is asked for.
+        images: (pictures, 3, S, S) uint8, in the order of the sequence; null where there are none.
+    """
+
+    sequence: Sequence
+    images: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, layout: Layout, segments: Many[Segment], images: Tensor | None = None, *, draw: bool = False
+    ) -> "Prompt":
+        """From texts and pictures in the order in which the model reads them; `draw` asks for a picture."""
+        return cls(layout.prompt(segments, draw=draw), images)
+
+
+@dataclass(slots=True)
+class Generated:
+    """What came after a prompt: runs of token ids, and pictures as visual embeddings (N, E), in order."""
+
+    parts: list[list[int] | Tensor] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> list[Tensor]:
+        """The pictures alone."""
+        return [part for part in self.parts if isinstance(part, Tensor)]
+
+    def text(self, tokenizer: Tokenizer, *, with_own: bool = False) -> str:
+        """The text alone."""
+        return "".join(tokenizer.decode(part, with_own=with_own) for part in self.parts if isinstance(part, list))
+
+
+@torch.no_grad()
+def generate(
+    model: Emu,
+    tokenizer: Tokenizer,
+    prompts: Many[Prompt],
+    config: GenerationConfig,
+    generator: torch.Generator | None = None,
+) -> list[Generated]:
+    """Go on from prompts, all in one batch.
+
+    A row ends with its end of text, or when it has all the tokens and pictures it may have. Pictures begin where a
+    prompt asks for one, and where a model that has learned to begins one by itself.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: The model's.
+        prompts: Of any lengths.
+        config: How.
+        generator: Of sampling.
+
+    Raises:
+        ValueError: If there is no prompt, or pictures are asked of beam search.
+    """
+    x, lengths = _embed(model, tokenizer, prompts)  # (B, L, D), padded on the left
+    if config.num_beams > 1:
+        if config.max_images:
+            raise ValueError("beam search is for text alone; set num_beams to 1 or max_images to 0")
+        return _beams(model.language_model, tokenizer, x, lengths, config)
+
+    ids = tokenizer.ids
+    num_slots = model.config.bridge.image_slots
+    rows = [_Row() for _ in prompts]
+    for row, prompt in zip(rows, prompts, strict=True):
+        if int(prompt.sequence.token_ids[-1]) == ids[IMAGE_START] and config.max_images:
+            row.begin_picture(num_slots)
+        row.settle(config)
+    runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
+    head, embed = model.language_model.get_output_embeddings(), model.language_model.get_input_embeddings()
+    never = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := ids.get(name)) is not None]
+    never.append(tokenizer.bos_id)
+
+    while not all(row.done for row in rows):
+        hidden = runner.step(x)  # (B, D)
+        tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # what finished rows read on
+        in_picture = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
+        in_text = [i for i, row in enumerate(rows) if not row.done and not row.slots_left and not row.closing]
+        for i, row in enumerate(rows):
+            if row.closing:
+                tokens[i] = ids[IMAGE_END]
+                row.closing = False
+        if in_text:
+            logits = head(hidden[in_text]).float()
+            logits[:, never] = float("-inf")
+            full = [j for j, i in enumerate(in_text) if len(rows[i].result.pictures) >= config.max_images]
+            logits[full, ids[IMAGE_START]] = float("-inf")
+            chosen = _choose(logits, config, generator)
+            tokens[in_text] = chosen
+            for i, token in zip(in_text, chosen.tolist(), strict=True):
+                rows[i].take_token(token, tokenizer.eos_id, ids[IMAGE_START], num_slots)
+        following = embed(tokens)  # (B, D)
+        if in_picture:
+            embeddings = model.bridge.leave(hidden[in_picture])
+            following[in_picture] = model.bridge.enter(embeddings).to(following.dtype)
+            for i, embedding in zip(in_picture, embeddings, strict=True):
+                rows[i].take_embedding(embedding)
+        for row in rows:
+            row.settle(config)
+        x = following[:, None]  # (B, 1, D)
+    return [row.result for row in rows]
+
+
+def draw(
+    model: Emu,
+    decoder: ImageDecoder,
+    layout: Layout,
+    prompts: Many[Prompt],
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    null_prompt: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One picture for each prompt.
+
+    Args:
+        model: In evaluation mode.
+        decoder: Turns embeddings into pixels.
+        layout: Writes the empty prompt.
+        prompts: Each ending with `[IMG]`.
+        steps: Of sampling.
+        guidance: Strength of classifier-free guidance.
+        null_prompt: Whether guidance leads away from what the model draws for an empty prompt, as the released models
+            do, rather than from zeros.
+        generator: Of the initial noise.
+
+    Returns:
+        (B, 3, S, S) uint8.
+
+    Raises:
+        ValueError: If a prompt asks for no picture.
+    """
+    asks = layout.tokenizer.ids[IMAGE_START]
+    if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
+        raise ValueError(f"prompts {wrong} do not end with [IMG]; make them with draw=True")
+    empty = [Prompt(layout.prompt([], draw=True))] if null_prompt else []
+    settings = GenerationConfig(max_new_tokens=0, max_images=1)
+    found = generate(model, layout.tokenizer, [*empty, *prompts], settings)
+    embeddings = torch.stack([result.pictures[0] for result in found])  # (B or B + 1, N, E)
+    null = embeddings[:1] if null_prompt else None
+    return decoder.sample(embeddings[len(empty) :], null=null, steps=steps, guidance=guidance, generator=generator)
+
+
+@dataclass(slots=True)
+class _Row:
+    """Where one prompt's continuation stands."""
+
+    result: Generated = field(default_factory=Generated)
+    slots_left: int = 0
+    closing: bool = False  # the picture is complete, [/IMG] comes next
+    num_tokens: int = 0
+    drawn: list[Tensor] = field(default_factory=list)
+    ended: bool = False
+    done: bool = False
+
+    def begin_picture(self, num_slots: int) -> None:
+        self.slots_left = num_slots
+
+    def take_token(self, token: int, eos_id: int, image_start_id: int, num_slots: int) -> None:
+        self.num_tokens += 1
+        if token == eos_id:
+            self.ended = True
+        elif token == image_start_id:
+            self.begin_picture(num_slots)
+        else:
+            if not self.result.parts or isinstance(self.result.parts[-1], Tensor):
+                self.result.parts.append([])
+            self.result.parts[-1].append(token)  # type: ignore[union-attr]
+
+    def take_embedding(self, embedding: Tensor) -> None:
+        self.drawn.append(embedding)
+        self.slots_left -= 1
+        if not self.slots_left:
+            self.result.parts.append(torch.stack(self.drawn))
+            self.drawn = []
+            self.closing = True
+
+    def settle(self, config: GenerationConfig) -> None:
+        self.done = self.ended or (not self.slots_left and self.num_tokens >= config.max_new_tokens)
+        self.closing &= not self.done
+
+
+class _Runner:
+    """The language model step by step, with cached keys and values or without."""
+
+    def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
+        self.model = language_model.base_model
+        self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
+        self.cache = DynamicCache(config=language_model.config) if use_cache else None
+        self.seen: Tensor | None = None  # all inputs so far, where there is no cache
+        self.total = 0  # places so far, padding included
+
+    def step(self, x: Tensor) -> Tensor:
+        """Read (B, L, D) more; the last hidden state (B, D)."""
+        if self.total:
+            self.lengths = self.lengths + x.shape[1]
+        self.total += x.shape[1]
+        if self.cache is None:
+            self.seen = x = x if self.seen is None else torch.cat([self.seen, x], dim=1)
+        places = torch.arange(self.total, device=x.device)
+        positions = places - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
+        rows = places[-x.shape[1] :]
+        mask = (rows[:, None] >= places) & (positions >= 0)[:, None]  # (B, L, total)
+        mask = mask | (rows[:, None] == places)  # padding sees itself: an empty softmax would be NaN
+        output = self.model(
+            inputs_embeds=x,
+            attention_mask=mask[:, None],
+            position_ids=positions[:, -x.shape[1] :].clamp(min=0),
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+        )
+        return output.last_hidden_state[:, -1]
+
+
+def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Tensor, Tensor]:
+    """Inputs (B, L, D) padded on the left, and lengths (B,)."""
+    if not prompts:
+        raise ValueError("no prompts")
+    images = [image for prompt in prompts if prompt.images is not None for image in prompt.images]
+    lengths = [len(prompt.sequence.token_ids) for prompt in prompts]
+    device = model.language_model.device
+    batch = collate([[p.sequence] for p in prompts], images, length=max(lengths), pad_id=tokenizer.pad_id).to(device)
+    x = model.inputs(batch, model.embed_pictures(batch))
+    rows = [row.roll(max(lengths) - length, 0) for row, length in zip(x, lengths, strict=True)]
+    return torch.stack(rows), torch.tensor(lengths, device=device)
+
+
+def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator | None) -> Tensor:
+    """A token for each row of (B, vocabulary)."""
+    if config.temperature is None:
+        return logits.argmax(-1)
+    logits = logits / config.temperature
+    if config.top_k is not None:
+        least = logits.topk(min(config.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if config.top_p is not None:
+        ordered, order = logits.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        cut = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= config.top_p)
+        logits = logits.masked_fill(cut, float("-inf"))
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _beams(
+    language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
+) -> list[Generated]:
+    """Beam search, by transformers."""
+    places = torch.arange(x.shape[1], device=x.device)
+    never = {*tokenizer.ids.values(), tokenizer.bos_id} - {tokenizer.eos_id}
+    with _stock_attention(language_model):
+        found = language_model.generate(
+            inputs_embeds=x,
+            attention_mask=(places >= x.shape[1] - lengths[:, None]).long(),
+            num_beams=config.num_beams,
+            do_sample=False,
+            max_new_tokens=config.max_new_tokens,
+            min_new_tokens=config.min_new_tokens,
+            length_penalty=config.length_penalty,
+            suppress_tokens=sorted(never),
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.eos_id,
+        )
+    rows = []
+    for row in found.tolist():
+        text = row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row
+        rows.append(Generated([text] if text else []))
+    return rows
+
+
+@contextlib.contextmanager
+def _stock_attention(language_model: PreTrainedModel) -> Iterator[None]:
+    """transformers' own attention, which makes its masks from padding."""
+    language_model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        use_packed_attention(language_model)

@@ -1,0 +1,310 @@
+"""The image decoder: a latent diffusion U-Net that turns visual embeddings back into pixels.
+
+Latent diffusion (arXiv:2112.10752), SDXL (arXiv:2307.01952), as Emu and Emu2 condition them: the embeddings of one
+picture stand where a text encoder's states stood. U-Net, autoencoder and schedulers are diffusers' (Apache-2.0).
+
+B pictures, S pixels a side, N visual embeddings a picture, E their width, C latent channels, s latents a side
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+
+from model.config import AutoencoderConfig, EmuConfig, ImageDecoderConfig
+
+_TIME_WIDTH = 256  # SDXL: channels of each of the six micro-conditions
+# Stable Diffusion's noise schedule, which both papers keep.
+_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
+
+
+class DiffusionLosses(NamedTuple):
+    """The mean over the batch, and each picture's own (B,), detached."""
+
+    loss: Tensor
+    pictures: Tensor
+
+
+class ImageDecoder(nn.Module):
+    """U-Net, and the autoencoder whose latents it denoises."""
+
+    def __init__(self, config: ImageDecoderConfig, visual_width: int, num_slots: int) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = build_unet(config, visual_width, num_slots)
+        self.autoencoder = build_autoencoder(config.autoencoder).requires_grad_(False)
+        self.register_buffer("latent_scale", torch.tensor(config.autoencoder.scaling_factor))
+        if config.condition_positions:
+            # As large as the embeddings: with std 0.02 the position of a shape was not learned (18 % against 98 %).
+            self.positions = nn.Parameter(torch.randn(1, num_slots, visual_width))
+        self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
+
+    @classmethod
+    def for_model(cls, config: EmuConfig) -> "ImageDecoder":
+        """The decoder that belongs to a model."""
+        return cls(config.image_decoder, config.visual_width, config.bridge.image_slots)
+
+    def forward(
+        self,
+        images: Tensor,
+        conditions: Tensor,
+        *,
+        micro: Tensor | None = None,
+        weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DiffusionLosses:
+        """Denoise pictures at random times.
+
+        Args:
+            images: (B, 3, S, S) uint8 pixels; or (B, C, s, s) latents as `encode` gives them.
+            conditions: (B, N, E) visual embeddings: encoded ones (Emu2) or the model's own rollouts (Emu).
+            micro: (B, 6) original height and width, crop top and left, target height and width, in pixels. Null means
+                whole pictures of the decoder's size.
+            weights: (B, 1, s, s) weights of the squared error; null means equal ones.
+            generator: Of all that is drawn.
+        """
+        latents = images if images.shape[1] == self.config.autoencoder.latent_channels else self.encode(images)
+        latents = latents.to(self.unet.dtype)
+        draw = {"generator": generator, "device": latents.device}
+        noise = torch.randn(latents.shape, dtype=latents.dtype, **draw)
+        if self.config.noise_offset:
+            offset = torch.randn(*latents.shape[:2], 1, 1, dtype=latents.dtype, **draw)
+            noise = noise + self.config.noise_offset * offset
+        chance = torch.rand(len(latents), **draw)
+        chance = chance.sqrt() if self.config.high_noise else chance
+        times = (chance * self.schedule.config.num_train_timesteps).long()  # (B,)
+        kept = torch.rand(len(latents), 1, 1, **draw) >= self.config.condition_dropout
+        conditions = conditions.to(latents.dtype) * kept
+
+        guess = self._predict(self.schedule.add_noise(latents, noise, times), times, conditions, micro)
+        target = {"epsilon": noise, "sample": latents}.get(self.config.prediction)
+        if target is None:
+            target = self.schedule.get_velocity(latents, noise, times)
+        errors = (guess.float() - target.float()).square()  # (B, C, s, s)
+        pictures = (errors if weights is None else errors * weights).mean((1, 2, 3))
+        return DiffusionLosses(pictures.mean(), pictures.detach())
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditions: Tensor,
+        *,
+        null: Tensor | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Pictures from visual embeddings.
+
+        Args:
+            conditions: (B, N, E)
+            null: (1 or B, N, E), the condition to lead away from; null means zeros, as in training here. The released
+                models take what they draw for an empty prompt, or when autoencoding the features of a grey picture.
+            steps: Sampling steps; null means the configured number.
+            guidance: Strength of classifier-free guidance; 1 turns it off. Null means the configured one.
+            generator: Of the initial noise (and of the sampler's, where it draws any).
+
+        Returns:
+            (B, 3, S, S) uint8.
+        """
+        size = len(conditions)
+        guidance = self.config.guidance if guidance is None else guidance
+        dtype, device = self.unet.dtype, conditions.device
+        conditions = conditions.to(dtype)
+        if guidance != 1.0:
+            null = torch.zeros_like(conditions) if null is None else null.to(conditions)
+            conditions = torch.cat([null.expand_as(conditions), conditions])  # (2 B, N, E)
+        sampler = build_sampler(self.config)
+        sampler.set_timesteps(steps or self.config.steps, device=device)
+        side = self.config.image_size // self.config.autoencoder.downscale
+        shape = (size, self.config.autoencoder.latent_channels, side, side)
+        x = torch.randn(shape, generator=generator, device=device, dtype=dtype) * sampler.init_noise_sigma
+        for time in sampler.timesteps:
+            scaled = sampler.scale_model_input(x, time)
+            if guidance != 1.0:
+                without, with_ = self._predict(torch.cat([scaled, scaled]), time, conditions, None).chunk(2)
+                guess = without + guidance * (with_ - without)
+            else:
+                guess = self._predict(scaled, time, conditions, None)
+            x = sampler.step(guess, time, x, return_dict=False)[0]
+        return to_uint8(self.decode(x))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of pictures, scaled to about unit variance: (B, 3, S, S) uint8 -> (B, C, s, s)."""
+        pixels = from_uint8(images).to(self.autoencoder.dtype)
+        return self.autoencoder.encode(pixels).latent_dist.mode() * self.latent_scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures of latents: (B, C, s, s) -> (B, 3, S, S) in -1..1."""
+        return self.autoencoder.decode(latents.to(self.autoencoder.dtype) / self.latent_scale).sample
+
+    @torch.no_grad()
+    def fit_latent_scale(self, images: Iterable[Tensor]) -> None:
+        """Set the latents' scale from a sample of pictures, after the autoencoder was trained here.
+
+        Args:
+            images: (B, 3, S, S) uint8 tensors.
+        """
+        self.latent_scale.fill_(1.0)
+        latents = torch.cat([self.encode(part).float().flatten() for part in images])
+        self.latent_scale.copy_(1.0 / latents.std())
+
+    def _predict(self, noisy: Tensor, times: Tensor, conditions: Tensor, micro: Tensor | None) -> Tensor:
+        extra: dict[str, Any] = {}
+        if self.config.micro_conditions:
+            pooled = conditions.mean(1) if self.config.pooled == "mean" else conditions.flatten(1)
+            if micro is None:
+                side = float(self.config.image_size)
+                micro = conditions.new_tensor([side, side, 0.0, 0.0, side, side]).expand(len(conditions), 6)
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": micro}
+        if self.config.condition_positions:
+            conditions = conditions + self.positions
+        if self.config.coordinates:
+            noisy = torch.cat([noisy, _coordinates(noisy).expand(len(noisy), -1, -1, -1)], dim=1)
+        return self.unet(noisy, times, encoder_hidden_states=conditions, **extra).sample
+
+
+def build_unet(config: ImageDecoderConfig, visual_width: int, num_slots: int) -> UNet2DConditionModel:
+    """A U-Net of SD 1.5's or SDXL's build, its cross-attention reading visual embeddings."""
+    attends = [layers > 0 for layers in config.transformer_layers]
+    extra: dict[str, Any] = {}
+    if config.micro_conditions:
+        pooled_width = visual_width * (num_slots if config.pooled == "flat" else 1)
+        extra = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": _TIME_WIDTH,
+            "projection_class_embeddings_input_dim": pooled_width + 6 * _TIME_WIDTH,
+        }
+    latent_channels = config.autoencoder.latent_channels
+    return UNet2DConditionModel(
+        sample_size=config.image_size // config.autoencoder.downscale,
+        in_channels=latent_channels + 4 * config.coordinates,
+        out_channels=latent_channels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        transformer_layers_per_block=tuple(max(1, layers) for layers in config.transformer_layers),
+        attention_head_dim=config.heads,  # diffusers calls the number of heads by this name
+        norm_num_groups=config.norm_groups,
+        cross_attention_dim=visual_width,
+        use_linear_projection=config.linear_projection,
+        **extra,
+    )
+
+
+def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+    """Pixels to latents and back."""
+    count = len(config.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * count,
+        up_block_types=("UpDecoderBlock2D",) * count,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scaling_factor,
+    )
+
+
+def build_sampler(config: ImageDecoderConfig) -> PNDMScheduler | EulerDiscreteScheduler | DDIMScheduler:
+    """The configured sampler, on the training schedule."""
+    common = {**_SCHEDULE, "prediction_type": config.prediction, "timestep_spacing": "leading", "steps_offset": 1}
+    if config.sampler == "pndm":
+        return PNDMScheduler(**common, skip_prk_steps=True)
+    if config.sampler == "euler":
+        return EulerDiscreteScheduler(**common)
+    return DDIMScheduler(**common, clip_sample=False)
+
+
+def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, *, kl_weight: float) -> DiffusionLosses:
+    """Squared error of reconstructed pictures, and the KL term that keeps latents near a unit Gaussian.
+
+    Args:
+        autoencoder: To be trained.
+        images: (B, 3, S, S) uint8.
+        kl_weight: Of the KL term, both terms being means over a picture's pixels.
+    """
+    pixels = from_uint8(images).to(autoencoder.dtype)
+    latents = autoencoder.encode(pixels).latent_dist
+    errors = F.mse_loss(autoencoder.decode(latents.sample()).sample.float(), pixels.float(), reduction="none")
+    pictures = errors.mean((1, 2, 3)) + kl_weight * latents.kl() / pixels[0].numel()
+    return DiffusionLosses(pictures.mean(), pictures.detach())
+
+
+class WeightAverage:
+    """Exponential moving average of a module's trained parameters, in float32."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take one step towards the module's weights."""
+        for name, parameter in module.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(parameter.float(), 1.0 - self.decay)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module with averaged weights, for as long as the context lasts."""
+        own = {n: p.detach().clone() for n, p in module.named_parameters() if n in self.weights}
+        parameters = dict(module.named_parameters())
+        for name, weight in self.weights.items():
+            parameters[name].copy_(weight)
+        try:
+            yield
+        finally:
+            for name, weight in own.items():
+                parameters[name].copy_(weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights."""
+        return self.weights
+
+    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
+        """Go on from saved weights.
+
+        Raises:
+            ValueError: If they are of other parameters.
+        """
+        if wrong := set(weights) ^ set(self.weights):
+            raise ValueError(f"weight average: parameters differ: {', '.join(sorted(wrong))}")
+        for name, weight in weights.items():
+            self.weights[name].copy_(weight)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Pixels 0..255 to -1..1, float32."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pixels -1..1 to 0..255, rounded."""
+    return ((images.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """Where each latent lies: (1, 4, s, s): both coordinates in -1..1, and their distance from the middle."""
+    line = torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype)
+    across, down = line.expand(x.shape[-2], -1), line[:, None].expand(-1, x.shape[-1])
+    return torch.stack([across, down, across.abs(), down.abs()])[None]

@@ -1,0 +1,291 @@
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from pydantic import ValidationError
+from torch import Tensor
+
+from model.config import SIZES, ImageDecoderConfig
+from model.image_decoder import (
+    ImageDecoder,
+    WeightAverage,
+    autoencoder_loss,
+    build_autoencoder,
+    build_unet,
+    from_uint8,
+    to_uint8,
+)
+
+# diffusers 0.42's Euler scheduler hands NumPy 2 a tensor in a way that it warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+TINY = SIZES["debug"].image_decoder
+PLAIN = {"condition_dropout": 0.0, "noise_offset": 0.0}
+
+
+def _decoder(**changes: Any) -> ImageDecoder:
+    torch.manual_seed(0)
+    config = ImageDecoderConfig(**(TINY.model_dump() | changes))
+    return ImageDecoder(config, visual_width=24, num_slots=4).eval()
+
+
+def _images(count: int = 2) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def _conditions(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(count, 4, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def _seed(value: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(value)
+
+
+def test_unets_have_the_released_shapes() -> None:
+    with torch.device("meta"):
+        sdxl = build_unet(SIZES["emu2-37b"].image_decoder, 1792, 64)
+        sd15 = build_unet(SIZES["emu-14b"].image_decoder, 5120, 32)
+        vae = build_autoencoder(SIZES["emu2-37b"].image_decoder.autoencoder)
+    assert sdxl.config.cross_attention_dim == 1792
+    assert sdxl.config.projection_class_embeddings_input_dim == 3328
+    assert sum(p.numel() for p in sdxl.parameters()) * 2 / 1e9 == pytest.approx(5.05, abs=0.01)  # GB in bf16
+    assert sd15.config.cross_attention_dim == 5120
+    assert sd15.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k.weight.shape == (320, 5120)
+    # Stable Diffusion 1.5 has 859.5 M; its 32 key and value projections read 5120 instead of 768 channels.
+    assert sum(p.numel() for p in sd15.parameters()) == pytest.approx(859.5e6 + 2 * (5120 - 768) * 12_480, rel=1e-3)
+    assert sum(p.numel() for p in vae.parameters()) / 1e6 == pytest.approx(83.65, abs=0.01)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_objective_written_out(prediction: str) -> None:
+    decoder = _decoder(prediction=prediction, **PLAIN)
+    latents, conditions = torch.randn(2, 4, 8, 8), _conditions()
+    losses = decoder(latents, conditions, generator=_seed())
+
+    made = _seed()
+    noise = torch.randn(2, 4, 8, 8, generator=made)
+    times = (torch.rand(2, generator=made) * 1000).long()
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alpha = (1 - betas).cumprod(0)[times].view(2, 1, 1, 1)
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    micro = torch.tensor([[16.0, 16, 0, 0, 16, 16]]).expand(2, 6)
+    added = {"text_embeds": conditions.mean(1), "time_ids": micro}
+    guess = decoder.unet(noisy, times, encoder_hidden_states=conditions, added_cond_kwargs=added).sample
+    targets = {"epsilon": noise, "sample": latents, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents}
+    expected = (guess - targets[prediction]).square().mean((1, 2, 3))
+    torch.testing.assert_close(losses.pictures, expected.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses.loss, expected.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_are_encoded_on_the_fly() -> None:
+    decoder = _decoder(**PLAIN)
+    pixels = decoder(_images(), _conditions(), generator=_seed())
+    latents = decoder(decoder.encode(_images()), _conditions(), generator=_seed())
+    assert torch.equal(pixels.pictures, latents.pictures)
+    assert all(p.grad is None for p in decoder.autoencoder.parameters())
+
+
+def test_dropped_conditions_are_zeros() -> None:
+    latents = torch.randn(2, 4, 8, 8)
+    dropped = _decoder(condition_dropout=1.0, noise_offset=0.0)(latents, _conditions(), generator=_seed())
+    zeros = _decoder(**PLAIN)(latents, torch.zeros(2, 4, 24), generator=_seed())
+    kept = _decoder(**PLAIN)(latents, _conditions(), generator=_seed())
+    assert torch.equal(dropped.pictures, zeros.pictures)
+    assert not torch.equal(dropped.pictures, kept.pictures)
+
+
+def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
+    latents, conditions = torch.zeros(64, 4, 8, 8), _conditions(64)
+    seen = {}
+
+    def spy(name: str) -> Any:
+        def keep(module: Any, args: tuple, kwargs: dict) -> None:
+            seen[name] = args[0]
+
+        return keep
+
+    for offset in (0.0, 0.5):
+        decoder = _decoder(noise_offset=offset, condition_dropout=0.0)
+        decoder.unet.register_forward_pre_hook(spy(str(offset)), with_kwargs=True)
+        with torch.no_grad():
+            decoder(latents, conditions, generator=_seed())
+    spread = {name: float(noisy.mean((2, 3)).std()) for name, noisy in seen.items()}
+    assert spread["0.5"] > 3 * spread["0.0"]
+
+    decoder = _decoder(**PLAIN)
+    cropped = torch.tensor([[32.0, 64, 0, 24, 16, 16]] * 2)
+    plain = decoder(latents[:2], conditions[:2], generator=_seed())
+    told = decoder(latents[:2], conditions[:2], micro=cropped, generator=_seed())
+    assert not torch.equal(plain.pictures, told.pictures)
+
+
+def test_times_may_lean_to_high_noise() -> None:
+    drawn = {}
+    for lean in (False, True):
+        decoder = _decoder(high_noise=lean, **PLAIN)
+        decoder.unet.register_forward_pre_hook(lambda m, args, lean=lean: drawn.__setitem__(lean, args[1]))
+        with torch.no_grad():
+            decoder(torch.randn(256, 4, 8, 8), _conditions(256), generator=_seed())
+    assert drawn[False].float().mean() == pytest.approx(500, abs=50)
+    assert drawn[True].float().mean() == pytest.approx(667, abs=50)
+    assert drawn[True].max() < 1000
+
+
+def test_weights_scale_the_error() -> None:
+    decoder = _decoder(**PLAIN)
+    latents, weights = torch.randn(2, 4, 8, 8), torch.ones(2, 1, 8, 8)
+    weights[1] = 5.0
+    plain = decoder(latents, _conditions(), generator=_seed())
+    weighted = decoder(latents, _conditions(), weights=weights, generator=_seed())
+    torch.testing.assert_close(weighted.pictures, plain.pictures * torch.tensor([1.0, 5.0]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooled": "flat", "condition_positions": True, "coordinates": True},
+        {"micro_conditions": False},
+        {"sampler": "euler"},
+        {"sampler": "pndm"},
+        {"prediction": "sample", "sampler": "euler"},
+        {"prediction": "v_prediction"},
+    ],
+)
+def test_every_variant_trains_and_samples(changes: dict) -> None:
+    decoder = _decoder(**changes)
+    decoder(_images(), _conditions(), generator=_seed()).loss.backward()
+    missing = [n for n, p in decoder.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    pictures = decoder.sample(_conditions(), steps=3, generator=_seed())
+    assert pictures.shape == (2, 3, 16, 16)
+    assert pictures.dtype == torch.uint8
+    assert torch.equal(pictures, decoder.sample(_conditions(), steps=3, generator=_seed()))
+
+
+# PNDM stops at the schedule's first level as Stable Diffusion has it, where noise of 0.03 is left.
+@pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 1), ("euler", 1), ("pndm", 16)])
+def test_samplers_walk_the_training_schedule_back(sampler: str, tolerance: int) -> None:
+    """With a U-Net that knows the true noise, sampling ends at the clean latents."""
+    decoder = _decoder(sampler=sampler, steps=20)
+    clean = torch.randn(1, 4, 8, 8) * 0.5
+    schedule: DDPMScheduler = decoder.schedule
+
+    class Knows(torch.nn.Module):
+        dtype = torch.float32
+
+        def forward(self, noisy: Tensor, time: Tensor, **kwargs: Any) -> Any:
+            alpha = schedule.alphas_cumprod[int(time)]
+            noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+            return type("Output", (), {"sample": noise})
+
+    decoder.unet = Knows()
+    decoder.decode = lambda latents: latents
+    found = decoder.sample(_conditions(1), guidance=1.0, generator=_seed())
+    assert (found.int() - to_uint8(clean).int()).abs().max() <= tolerance
+
+
+def test_guidance_leads_from_null_to_condition() -> None:
+    decoder = _decoder()
+    seen = []
+
+    class Linear(torch.nn.Module):
+        dtype = torch.float32
+
+        def forward(self, noisy: Tensor, time: Tensor, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
+            seen.append(encoder_hidden_states)
+            level = encoder_hidden_states.mean((1, 2)).view(-1, 1, 1, 1)
+            return type("Output", (), {"sample": level.expand_as(noisy)})
+
+    decoder.unet = Linear()
+    decoder.decode = lambda latents: latents
+    null, condition = torch.full((1, 4, 24), 0.1), torch.full((1, 4, 24), 0.3)
+    guided = decoder.sample(condition, null=null, guidance=3.0, steps=1, generator=_seed())
+    direct = decoder.sample(torch.full((1, 4, 24), 0.7), guidance=1.0, steps=1, generator=_seed())  # 0.1 + 3 * 0.2
+    assert torch.equal(guided, direct)
+    assert torch.equal(seen[0], torch.cat([null, condition]))
+
+
+def test_one_batch_overfits() -> None:
+    decoder = _decoder(**PLAIN).train()
+    latents, conditions = torch.randn(2, 4, 8, 8), _conditions()
+    optimizer = torch.optim.AdamW(decoder.unet.parameters(), lr=3e-3)
+
+    def loss() -> Tensor:
+        repeated = decoder(latents.repeat(8, 1, 1, 1), conditions.repeat(8, 1, 1), generator=_seed())
+        return repeated.loss
+
+    first = loss().item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.3 * first
+
+
+def test_autoencoder_learns_and_its_scale_is_fitted() -> None:
+    decoder = _decoder()
+    autoencoder = decoder.autoencoder.requires_grad_(True).train()
+    x = torch.linspace(0, 255, 16).view(1, 1, 1, 16).expand(4, 3, 16, 16)
+    images = torch.cat([x[:2], x[:2].mT]).to(torch.uint8)
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=5e-3)
+    torch.manual_seed(0)
+    first = autoencoder_loss(autoencoder, images, kl_weight=1e-6)
+    assert first.pictures.shape == (4,)
+    for _ in range(80):
+        optimizer.zero_grad()
+        autoencoder_loss(autoencoder, images, kl_weight=1e-6).loss.backward()
+        optimizer.step()
+    assert autoencoder_loss(autoencoder, images, kl_weight=1e-6).loss < 0.2 * first.loss
+    decoder.fit_latent_scale([images])
+    assert decoder.encode(images).std() == pytest.approx(1.0, abs=1e-4)
+    round_trip = to_uint8(decoder.decode(decoder.encode(images)))
+    assert (round_trip.float() - images.float()).square().mean() < 127.5**2 * 0.5
+    assert "latent_scale" in decoder.state_dict()
+
+
+def test_kl_term_is_the_gaussian_one() -> None:
+    autoencoder = _decoder().autoencoder
+    latents = autoencoder.encode(from_uint8(_images())).latent_dist
+    kl = 0.5 * (latents.mean**2 + latents.var - 1 - latents.logvar).sum((1, 2, 3)) / (3 * 16 * 16)
+    torch.manual_seed(1)
+    without = autoencoder_loss(autoencoder, _images(), kl_weight=0.0)
+    torch.manual_seed(1)
+    with_ = autoencoder_loss(autoencoder, _images(), kl_weight=2.0)
+    torch.testing.assert_close(with_.pictures - without.pictures, 2.0 * kl.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_weights_are_averaged_and_lent() -> None:
+    decoder = _decoder()
+    average = WeightAverage(decoder, decay=0.9)
+    assert not any(name.startswith("autoencoder") for name in average.weights)
+    name, weight = next((n, p) for n, p in decoder.named_parameters() if p.requires_grad)
+    start = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    average.update(decoder)
+    with average.applied(decoder):
+        torch.testing.assert_close(weight.detach(), start + 0.1)
+    torch.testing.assert_close(weight.detach(), start + 1.0)
+    fresh = WeightAverage(decoder, decay=0.9)
+    fresh.load_state_dict(average.state_dict())
+    torch.testing.assert_close(fresh.weights[name], start + 0.1)
+    with pytest.raises(ValueError, match="parameters differ: other"):
+        fresh.load_state_dict(average.state_dict() | {"other": start})
+
+
+def test_pixels_survive_the_round_trip() -> None:
+    assert torch.equal(to_uint8(from_uint8(_images())), _images())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": (1, 2, 4)}, "one entry a resolution"),
+        ({"image_size": 18}, "no multiple of 4"),
+        ({"sampler": "pndm", "prediction": "sample"}, "pndm sampler knows no prediction of the sample"),
+    ],
+)
+def test_settings_are_checked(change: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ImageDecoderConfig(**(TINY.model_dump() | change))
