@@ -28,6 +28,7 @@ _UNSEEN = INVISIBLE | {"head", "audio", "map", "input", "svg", "canvas", "iframe
 _COUNTED = {"svg": "inline_svg", "canvas": "canvas"} | dict.fromkeys(
     ("iframe", "frame", "object", "embed"), "embedded_frame"
 )
+_MAX_NESTED_FIGURES = 8  # each is looked through once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
@@ -112,7 +113,7 @@ class PageWriter:
             self._list(element)
         elif tag == "table":
             self._table(element)
-        elif is_figure(element):
+        elif is_figure(element) and len(self._figures) < _MAX_NESTED_FIGURES:
             self._figure(element)
         else:
             self._block(element)
