@@ -30,7 +30,9 @@ def main() -> None:
         sys.exit(_fail("stopped; rerun to go on where it was", 130))
     except OSError as error:
         if error.errno in (27, 28, 122):  # file too large, no space, quota
-            sys.exit(_fail(f"{error.strerror}: {error.filename or ''}; free some and rerun; finished parts are kept", 1))
+            sys.exit(
+                _fail(f"{error.strerror}: {error.filename or ''}; free some and rerun, finished parts are kept", 1)
+            )
         raise
 
 

@@ -1,26 +1,25 @@
 """Running a stage: the runner behind `--runner`, the number of workers, and progress while it works.
 
-`local` is Beam's in-process FnApiRunner with one worker process a core; any other name is handed to Beam with what
+`local` is Beam's FnApiRunner with one worker process a core; any other name is handed to Beam with what
 follows `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, DataflowRunner ...).
 """
 
 import contextlib
 import logging
-import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.errors import RunError, UserError
-
-_DRIVER = "DROMAIUS_DRIVER_PID"
+from pipelines.local_workers import forking_runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,13 @@ class Runner:
         """Beam's command line for this runner."""
         if self.name != "local":
             return [f"--runner={self.name}", *self.arguments]
-        mode = "multi_processing" if self.num_workers > 1 else "in_memory"
-        return [
-            "--runner=FnApiRunner",
-            f"--direct_running_mode={mode}",
-            f"--direct_num_workers={self.num_workers}",
-            *self.arguments,
-        ]
+        return [f"--direct_num_workers={self.num_workers}", *self.arguments]
+
+    def instance(self) -> PipelineRunner | None:
+        """The runner itself; null where Beam finds it by its name."""
+        if self.name != "local":
+            return None
+        return forking_runner() if self.num_workers > 1 else FnApiRunner()
 
 
 def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], None], done: Callable[[], int]) -> None:
@@ -61,31 +60,12 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
         parsed.get_all_options(drop_default=True)
     except SystemExit as error:
         raise UserError(f"-- {' '.join(runner.arguments)}: Beam does not take these options") from error
-    os.environ[_DRIVER] = str(os.getpid())
     with _quiet_beam(), _progress(label, done):
         try:
-            with beam.Pipeline(options=parsed) as pipeline:
+            with beam.Pipeline(runner=runner.instance(), options=parsed) as pipeline:
                 build(pipeline)
         except Exception as error:
             raise _known(error) from error
-
-
-def watch_driver() -> None:
-    """In a local worker process: end when the driver is gone, so that a killed run writes nothing more."""
-    driver = os.environ.get(_DRIVER)
-    if driver is None or int(driver) == os.getpid() or getattr(watch_driver, "is_watching", False):
-        return
-    watch_driver.is_watching = True  # type: ignore[attr-defined]
-
-    def watch(pid: int) -> None:
-        while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                os._exit(1)
-            time.sleep(0.2)
-
-    threading.Thread(target=watch, args=(int(driver),), daemon=True).start()
 
 
 def _known(error: BaseException) -> BaseException:
@@ -124,7 +104,13 @@ def _progress(label: str, done: Callable[[], int]) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     stop = threading.Event()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=None)

@@ -66,9 +66,7 @@ def _complete_images(candidate: Candidate, stored: Mapping[str, StoredMedia], mi
         signals += [replace(s, target=f"media:{moved[i]}") for s in found.signals]
     is_upright = document.source.page_url is not None  # who marked the box saw a browser's view
     segments = [s for s in (_move_segment(s, moved, maps, is_upright) for s in document.segments) if s is not None]
-    completed = replace(
-        document, segments=merge_text(tuple(segments)), media=tuple(media), signals=tuple(signals)
-    )
+    completed = replace(document, segments=merge_text(tuple(segments)), media=tuple(media), signals=tuple(signals))
     _check_order(completed)
     result = Completion(completed, tuple(blobs), tuple(lost), len(media))
     if document.kind in CAPTIONED and lost:
@@ -129,7 +127,7 @@ def _media(wanted: Media, found: StoredMedia, item: StoredItem) -> Media:
         bytes=item.blob.length,
         stored_sha256=item.stored_sha256,
         source_sha256=item.source_sha256,
-        fetched_at=found.fetched_at,
+        fetched_at=found.fetched_at or wanted.fetched_at,
         license=wanted.license or found.license,
         license_evidence=wanted.license_evidence if wanted.license else found.license_evidence,
         credit=wanted.credit or found.credit,
@@ -141,9 +139,7 @@ def _box_map(found: StoredMedia) -> BoxMap:
     return BoxMap(at.get("orientation", 1), tuple(at.get("scale", (1.0, 1.0))), tuple(at.get("shift", (0.0, 0.0))))
 
 
-def _move_segment(
-    segment: Segment, moved: dict[int, int], maps: dict[int, BoxMap], is_upright: bool
-) -> Segment | None:
+def _move_segment(segment: Segment, moved: dict[int, int], maps: dict[int, BoxMap], is_upright: bool) -> Segment | None:
     """The segment with media and boxes in their new places; null where its picture was not had."""
     if segment.media is not None:
         return replace(segment, media=moved[segment.media]) if segment.media in moved else None

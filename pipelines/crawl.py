@@ -6,64 +6,26 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 """
 
 import asyncio
-import gzip
-import io
 import json
-import time
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import apache_beam as beam
-import pyarrow as pa
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 from pipelines import storage, urls
-from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.beam_run import Runner, run_pipeline
+from pipelines.crawl_part import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.document import Drop, canonical_json
-from pipelines.host_queues import MAX_BALANCED_HOSTS, assign_buckets, bucket_of, run_queues
-from pipelines.html_document import parse_page
-from pipelines.http_client import Fetched, FetchFailure, PoliteClient, is_transient
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, sum_counts, write_table
-from pipelines.sitemaps import parse_sitemap
+from pipelines.host_buckets import GroupHosts
+from pipelines.host_queues import run_queues
+from pipelines.http_client import PoliteClient, is_transient
+from pipelines.ledger import FETCHED, account_folder, crawl_folder
+from pipelines.parts import PartFolder, Tally, digest, read_rows, stable_hash
 from pipelines.spec import CorpusSpec, CrawlSettings
+from pipelines.warc_ledger import IndexWarc, warc_paths
 
-FETCHED = "fetched"
-PART_SECONDS = 30.0
-PART_PAGES = 1000
-MAX_SITEMAPS_PER_HOST = 1000
 ACCOUNT_PARTS = 16
-
-LEDGER_SCHEMA = pa.schema(
-    [
-        ("url", pa.string()),
-        ("depth", pa.int32()),
-        ("outcome", pa.string()),  # `fetched`, or the reason why not
-        ("detail", pa.string()),
-        ("status", pa.int32()),
-        ("mime", pa.string()),
-        ("canonical_url", pa.string()),  # what the page calls itself
-        ("truncated", pa.bool_()),
-        ("signals", pa.string()),  # JSON list of Signal: what was read before and with the response
-        ("fetched_at", pa.string()),
-        ("warc", pa.string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-    ]
-)
-LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
-
-
-@dataclass(frozen=True, slots=True)
-class FrontierUrl:
-    """A URL to ask for, and how many links away from a seed it was found."""
-
-    url: str
-    depth: int
 
 
 def scope_reason(url: str, depth: int, settings: CrawlSettings) -> str | None:
@@ -78,135 +40,18 @@ def scope_reason(url: str, depth: int, settings: CrawlSettings) -> str | None:
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
-class _PartWriter:
-    """The open part of one worker: a WARC file, ledger rows and links, closed together."""
-
-    def __init__(self, folder: PartFolder, round_: int) -> None:
-        self._folder, self._round = folder, round_
-        self._stack = ExitStack()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._name, self._file, self._writer = "", None, None
-        self._ledger: list[dict[str, Any]] = []
-        self._links: dict[str, int] = {}
-        self._opened = 0.0
-
-    def _open(self) -> None:
-        if not self._name:
-            self._name = f"r{self._round:03d}-{uuid.uuid4().hex[:16]}"
-            self._opened = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the part is large or old enough to be closed."""
-        old = bool(self._name) and time.monotonic() - self._opened > PART_SECONDS
-        return old or len(self._ledger) >= PART_PAGES
-
-    def _warc(self) -> tuple[IO[bytes], WARCWriter]:
-        if self._file is None:
-            self._open()
-            path = self._folder.file(self._name, ".warc.gz")
-            self._file = self._stack.enter_context(storage.write_whole(path))
-            self._writer = WARCWriter(self._file, gzip=True)
-            info = {"software": "Dromaius", "format": "WARC File Format 1.1", "robots": "obeyed (RFC 9309)"}
-            self._writer.write_record(self._writer.create_warcinfo_record(f"{self._name}.warc.gz", info))
-        return self._file, self._writer
-
-    def store(self, fetched: Fetched, metadata: dict[str, Any]) -> tuple[str, int, int]:
-        """Write request, response and metadata records; returns the WARC's name, the response's offset and length."""
-        file, writer = self._warc()
-        where = urlsplit(fetched.url)
-        target = (where.path or "/") + (f"?{where.query}" if where.query else "")
-        common = {"WARC-Date": fetched.fetched_at, "WARC-IP-Address": fetched.ip}
-        response = writer.create_warc_record(
-            fetched.url,
-            "response",
-            payload=io.BytesIO(fetched.body),
-            http_headers=StatusAndHeaders(
-                f"{fetched.status} {fetched.reason}", _decoded_headers(fetched), protocol=fetched.http_version
-            ),
-            warc_headers_dict=common | ({"WARC-Truncated": "length"} if fetched.truncated else {}),
-        )
-        request = writer.create_warc_record(
-            fetched.url,
-            "request",
-            http_headers=StatusAndHeaders(
-                f"GET {target} HTTP/1.1", list(fetched.request_headers), protocol="", is_http_request=True
-            ),
-            warc_headers_dict=common,
-        )
-        response_id = response.rec_headers.get_header("WARC-Record-ID")
-        request.rec_headers.add_header("WARC-Concurrent-To", response_id)
-        note = writer.create_warc_record(
-            fetched.url,
-            "metadata",
-            payload=io.BytesIO(canonical_json(metadata).encode()),
-            warc_content_type="application/json",
-            warc_headers_dict={"WARC-Date": fetched.fetched_at, "WARC-Concurrent-To": response_id},
-        )
-        writer.write_record(request)
-        offset = file.tell()
-        writer.write_record(response)
-        length = file.tell() - offset
-        writer.write_record(note)
-        return f"{self._name}.warc.gz", offset, length
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a ledger row."""
-        self._open()
-        self._ledger.append(row)
-
-    def link(self, url: str, depth: int) -> None:
-        """Note a URL that was found."""
-        self._open()
-        self._links[url] = min(depth, self._links.get(url, depth))
-
-    def close(self) -> str | None:
-        """Finish the part; returns its name, or null where there was nothing."""
-        name = self._name
-        if not name:
-            return None
-        self._stack.close()
-        links = [{"url": url, "depth": depth} for url, depth in sorted(self._links.items())]
-        files = {
-            ".links.parquet": write_table(self._folder.file(name, ".links.parquet"), links, LINK_SCHEMA),
-            ".parquet": write_table(self._folder.file(name, ".parquet"), self._ledger, LEDGER_SCHEMA),
-        }
-        self._folder.finish(name, "", Tally("crawl"), files, num=len(self._ledger))
-        self._reset()
-        return name
-
-    def abandon(self, error: BaseException) -> None:
-        """Leave nothing of the open part."""
-        self._stack.__exit__(type(error), error, error.__traceback__)
-
-
-def _decoded_headers(fetched: Fetched) -> list[tuple[str, str]]:
-    """Response headers as fit for the decoded body: encoding headers renamed, as Common Crawl does."""
-    headers = []
-    for name, value in fetched.headers:
-        if name.lower() in ("content-encoding", "transfer-encoding", "content-length"):
-            name = f"X-Crawler-{name}"
-        headers.append((name, value))
-    return [*headers, ("Content-Length", str(len(fetched.body)))]
-
-
 class _CrawlBucket(beam.DoFn):
     """Asks for all URLs of a bucket of hosts; yields the names of the parts it closed."""
 
     def __init__(self, spec: CorpusSpec, crawl: str, folder: str, round_: int) -> None:
         self._spec, self._crawl, self._folder, self._round = spec, crawl, folder, round_
 
-    def setup(self) -> None:
-        watch_driver()
-
-    def process(self, bucket: tuple[int, Iterable[tuple[str, int, bool]]]) -> Iterator[str]:
-        frontier = sorted((depth, url, is_new_host) for url, depth, is_new_host in bucket[1])
+    def process(self, bucket: tuple[int, Iterable[tuple[str, tuple[str, int, bool]]]]) -> Iterator[str]:
+        frontier = sorted((depth, url, is_new_host) for _, (url, depth, is_new_host) in bucket[1])
         yield from asyncio.run(self._run(frontier))
 
     async def _run(self, frontier: list[tuple[int, str, bool]]) -> list[str]:
-        writer = _PartWriter(PartFolder(self._folder), self._round)
+        writer = CrawlPartWriter(PartFolder(self._folder), self._round)
         closed: list[str] = []
         new_hosts = {urls.authority(url) for _, url, is_new_host in frontier if is_new_host}
         settings = self._spec.crawls[self._crawl]
@@ -214,12 +59,12 @@ class _CrawlBucket(beam.DoFn):
 
         async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
 
-            async def visit(item: FrontierUrl) -> None:
+            async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
                     new_hosts.discard(urls.authority(item.url))
-                    for url in await _sitemap_urls(client, item.url):
+                    for url in await sitemap_urls(client, item.url):
                         writer.link(url, item.depth + 1)
-                await _visit(client, writer, item)
+                await visit(client, writer, item)
                 for answer in client.take_policy_answers():
                     writer.store(answer, {"is": "policy file"})
                 if writer.is_due:
@@ -227,72 +72,12 @@ class _CrawlBucket(beam.DoFn):
 
             items = [(urls.authority(url), FrontierUrl(url, depth)) for depth, url, _ in frontier]
             try:
-                await run_queues(items, visit, max_hosts=self._spec.http.max_in_flight)
+                await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
             except BaseException as error:
                 writer.abandon(error)
                 raise
         closed.append(writer.close() or "")
         return [name for name in closed if name]
-
-
-async def _visit(client: PoliteClient, writer: _PartWriter, item: FrontierUrl) -> None:
-    """Ask for one page and write down what came of it."""
-    row: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
-    row |= {"url": item.url, "depth": item.depth, "signals": "[]", "truncated": False}
-    try:
-        fetched = await client.fetch(item.url, "page", follow_redirects=False)
-    except FetchFailure as failure:
-        row |= {"outcome": failure.reason, "detail": failure.detail, "signals": _signals(failure.signals)}
-        writer.add(row)
-        return
-    headers = {name.lower(): value for name, value in fetched.headers}
-    row |= {
-        "status": fetched.status,
-        "mime": headers.get("content-type", "").partition(";")[0].strip().lower() or None,
-        "signals": _signals(fetched.verdict.signals),
-        "fetched_at": fetched.fetched_at,
-        "truncated": fetched.truncated,
-    }
-    if 300 <= fetched.status < 400:
-        target = urls.resolve(fetched.url, headers.get("location", ""))
-        if target is not None:
-            writer.link(urls.canonical_url(target), item.depth + 1)
-        writer.add(row | {"outcome": "redirected" if target else "redirect_refused", "detail": headers.get("location")})
-        return
-    row["outcome"] = FETCHED
-    if row["mime"] in ("text/html", "application/xhtml+xml"):
-        page = parse_page(fetched.body, fetched.url, content_type=headers.get("content-type"))
-        row["canonical_url"] = page.canonical_url
-        for link in page.links:
-            if not link.is_nofollow:
-                writer.link(urls.canonical_url(link.url), item.depth + 1)
-    warc, offset, length = writer.store(fetched, {"depth": item.depth, "signals": json.loads(row["signals"])})
-    writer.add(row | {"warc": warc, "offset": offset, "length": length})
-
-
-def _signals(signals: Iterable[Any]) -> str:
-    return canonical_json([asdict(signal) for signal in signals])
-
-
-async def _sitemap_urls(client: PoliteClient, url: str) -> list[str]:
-    """Pages that a host's sitemaps name, of that host only; a sitemap that cannot be had names none."""
-    try:
-        site = await client.site(url)
-    except FetchFailure:
-        return []
-    queue, seen, found = list(site.sitemaps), set(site.sitemaps), []
-    while queue and len(seen) <= MAX_SITEMAPS_PER_HOST:
-        try:
-            fetched = await client.fetch(queue.pop(0), "page")
-        except FetchFailure:
-            continue
-        sitemap = parse_sitemap(fetched.body)
-        found += [urls.canonical_url(u) for u in sitemap.urls if urls.authority(u) == urls.authority(url)]
-        for nested in sitemap.sitemaps:
-            if nested not in seen:
-                seen.add(nested)
-                queue.append(nested)
-    return found
 
 
 # --- a round --------------------------------------------------------------------------------------------------------
@@ -342,7 +127,7 @@ class _Crawl:
     """One crawl of the spec in its folder."""
 
     def __init__(self, spec: CorpusSpec, name: str, out: str, runner: Runner) -> None:
-        self.spec, self.name, self.runner = spec, name, runner
+        self.spec, self.name, self.out, self.runner = spec, name, out, runner
         self.settings = spec.crawls[name]
         self.folder = crawl_folder(out, name)
         self.parts = PartFolder(self.folder)
@@ -404,23 +189,29 @@ class _Crawl:
                 | "ByHost" >> beam.CoGroupByKey()
                 | "CapHosts" >> beam.FlatMap(_cap_host, settings.max_pages_per_host)
             )
-            balanced = balance_hosts(capped, num_buckets)
             _ = (
                 capped
-                | "ToBucket"
-                >> beam.Map(lambda row, b: (bucket_of(row[0], b, num_buckets), row[1]), beam.pvalue.AsSingleton(balanced))
-                | "ByBucket" >> beam.GroupByKey()
+                | "GroupHosts" >> GroupHosts(num_buckets)
                 | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.folder, round_))
             )
 
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
+
+    def index_files(self, paths: list[str]) -> None:
+        """Write the ledger of WARC files that another crawler wrote."""
+
+        def build(pipeline: beam.Pipeline) -> None:
+            names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
+            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.folder))
+
+        run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
     def account(self) -> None:
         """One verdict a URL, over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
         seeds = [(urls.canonical_url(seed), (1, 0, "", "")) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
-        folder = PartFolder(storage.join(self.folder, "account"))
+        folder = account_folder(self.out, name)
         storage.remove(folder.path)
 
         def build(pipeline: beam.Pipeline) -> None:
@@ -438,17 +229,6 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
 
 
-def balance_hosts(pairs: beam.PCollection, num_buckets: int) -> beam.PCollection:
-    """A single dictionary: buckets of the largest hosts of (authority, anything) pairs."""
-    return (
-        pairs
-        | "HostOf" >> beam.Map(lambda row: row[0])
-        | "CountPerHost" >> beam.combiners.Count.PerElement()
-        | "LargestHosts" >> beam.combiners.Top.Of(MAX_BALANCED_HOSTS, key=lambda row: (row[1], row[0]))
-        | "BalanceHosts" >> beam.Map(lambda rows: assign_buckets(dict(rows), num_buckets))
-    )
-
-
 _Outcome = tuple[int, int, str, str]  # (0 asked | 1 only found, depth, outcome, detail)
 
 
@@ -463,7 +243,7 @@ def _link_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
 
 
 def _verdict(grouped: tuple[str, Iterable[_Outcome]], settings: CrawlSettings) -> tuple[int, tuple[str, str, str]]:
-    """(part, (url, outcome, detail)): `fetched` if it ever was, else the last failure, else why it was not asked for."""
+    """(part, (url, outcome, detail)): `fetched` if it ever was, else the last failure, else why it was not asked."""
     url, outcomes = grouped[0], sorted(grouped[1])
     asked = [o for o in outcomes if o[0] == 0]
     if any(o[2] == FETCHED for o in asked):
@@ -489,21 +269,6 @@ def _write_account(grouped: tuple[int, Iterable[tuple[str, str, str]]], folder: 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def crawl_folder(out: str, crawl: str) -> str:
-    """Where a crawl's WARC files and ledger lie."""
-    return storage.join(out, "work", "warc", crawl)
-
-
-def ledger_parts(out: str, crawl: str) -> list[str]:
-    """Names of a crawl's finished parts."""
-    return sorted(r.part for r in PartFolder(crawl_folder(out, crawl)).receipts() if r.part.startswith("r"))
-
-
-def crawl_receipts(out: str, crawl: str) -> list[Receipt]:
-    """Receipts that count a crawl's pages."""
-    return PartFolder(storage.join(crawl_folder(out, crawl), "account")).receipts()
-
-
 def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> None:
     """Run the crawls of a spec until nothing new is found; finished ones are left alone.
 
@@ -523,7 +288,10 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             state |= {"retry_before": f"r{state['rounds']:03d}", "finished": None}
             crawl.save(state)
         storage.remove_leftovers(crawl.folder)
-        while True:
+        files = crawl.settings.warc_files
+        if files:
+            crawl.index_files(warc_paths(files))
+        while not files:
             crawl.run_round(state["rounds"], state["retry_before"])
             if not crawl.part_files(".parquet", only=state["rounds"]):
                 break

@@ -32,18 +32,26 @@ PHASH_BITS = 64
 class DuplicateSettings(Settings):
     """What counts as the same; null is off."""
 
-    exact: bool = Field(True, description="Equal SHA-256")
+    exact: bool = Field(default=True, description="Equal SHA-256")
     max_phash_distance: int | None = Field(
-        0, ge=0, le=16, description="Bits of 64 (COYO, data-juicer: 0; MMC4: 5 of another hash). Drawings collide early"
+        default=0,
+        ge=0,
+        le=16,
+        description="Bits of 64 (COYO, data-juicer: 0; MMC4: 5 of another hash). Drawings collide early",
     )
     min_jaccard: float | None = Field(
-        0.72, gt=0, le=1, description="Shared n-grams of all; FineWeb's bands find 65 % of pairs at 0.72, 92 % at 0.8"
+        default=0.72,
+        gt=0,
+        le=1,
+        description="Shared n-grams of all; FineWeb's bands find 65 % of pairs at 0.72, 92 % at 0.8",
     )
-    ngram_words: int = Field(5, ge=1, description="Words an n-gram (datatrove, FineWeb: 5)")
-    num_bands: int = Field(14, ge=1, le=255, description="Bands (datatrove, FineWeb: 14)")
-    rows_per_band: int = Field(8, ge=1, description="Hashes a band (datatrove, FineWeb: 8)")
+    ngram_words: int = Field(default=5, ge=1, description="Words an n-gram (datatrove, FineWeb: 5)")
+    num_bands: int = Field(default=14, ge=1, le=255, description="Bands (datatrove, FineWeb: 14)")
+    rows_per_band: int = Field(default=8, ge=1, description="Hashes a band (datatrove, FineWeb: 8)")
     max_anchors: int = Field(
-        1_000, ge=1, description="Records of one band that the others are held against: bounds the work, not the recall"
+        default=1_000,
+        ge=1,
+        description="Records of one band that the others are held against: bounds the work, not the recall",
     )
 
     @model_validator(mode="after")

@@ -13,12 +13,12 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage, urls
-from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.beam_run import Runner, run_pipeline
 from pipelines.candidate import Candidate
-from pipelines.crawl import FETCHED, crawl_folder, ledger_parts
 from pipelines.document import Document, Drop, Signal
 from pipelines.fetch import candidates_folder
 from pipelines.html_document import Page, parse_page
+from pipelines.ledger import FETCHED, crawl_folder, ledger_parts
 from pipelines.page_documents import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, write_table
 from pipelines.permission import Verdict, page_verdict, response_verdict
@@ -103,9 +103,6 @@ class _ExtractPart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, grouped: tuple[str, Iterable[tuple[str, Any]]]) -> Iterator[str]:
         marks = list(grouped[1])
         (task,) = [value for mark, value in marks if mark == "task"]
@@ -137,7 +134,8 @@ class _ExtractPart(beam.DoFn):
 
     def _read_list(self, name: str, piece: Part | None, found: _Candidates) -> None:
         source = self._spec.sources[name]
-        assert piece is not None and not isinstance(source.input, CrawlInput)
+        assert piece is not None
+        assert not isinstance(source.input, CrawlInput)
         found.tally.keep(name, "document", 0)
         found.add(name, FORMATS[source.input.format].read(piece, source.input, name, source.kind))
 
@@ -181,15 +179,16 @@ class _ExtractPart(beam.DoFn):
             found.tally.drop(Drop(crawl, "extract", reason, "page", url=shown, page_url=shown, detail=detail))
 
         if row["url"] in duplicates:
-            return drop("duplicate_url", urls.without_credentials(duplicates[row["url"]]))
-        if not record.is_html:
-            return drop("not_html", record.mime)
-        if row["truncated"] or record.truncated:
-            return drop("truncated_page", record.truncated)
-        page = parse_page(record.body, row["url"], content_type=record.header("content-type"))
+            drop("duplicate_url", urls.without_credentials(duplicates[row["url"]]))
+            return
+        if record.refusal is not None:
+            drop(record.refusal, record.truncated or record.mime)
+            return
+        page = parse_page(record.body, row["url"], content_type=record.content_type)
         verdict = self._page_verdict(row, record, page)
         if not verdict.allowed:
-            return drop(verdict.reason or "", "; ".join(verdict.reasons))
+            drop(verdict.reasons[0], ", ".join(verdict.reasons))
+            return
         found.tally.keep(crawl, "page")
         found.tally.keep(crawl, "picture", len(page.images))
         for reason, num in page.skipped:
@@ -198,7 +197,6 @@ class _ExtractPart(beam.DoFn):
         external = self._spec.crawls[crawl].warc_files
         origin = PageOrigin(
             crawl=crawl,
-            url=row["url"],
             fetched_at=row["fetched_at"],
             signals=verdict.signals,
             # Which part of our own crawl holds a page depends on timing; the ledger finds it by its URL.

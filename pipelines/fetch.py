@@ -5,7 +5,6 @@ failed for a reason that can pass. Candidates and the store are then joined by s
 """
 
 import asyncio
-import functools
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +15,16 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage, urls
-from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.beam_run import Runner, run_pipeline
 from pipelines.candidate import Candidate, MediaRequest, Track
 from pipelines.completion import complete
-from pipelines.crawl import balance_hosts
 from pipelines.document import Drop
 from pipelines.fetch_media import fetch_media, store_image
-from pipelines.host_queues import bucket_of, run_queues
+from pipelines.host_buckets import GroupHosts
+from pipelines.host_queues import run_queues
 from pipelines.http_client import PoliteClient, is_transient
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, write_table
-from pipelines.raw_store import FETCHED, RawPartWriter, StoredMedia, index_parts, load_media, read_index
+from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, write_table
+from pipelines.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
 from pipelines.spec import CorpusSpec, MediaSettings
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -102,16 +101,11 @@ def _missing(
 class _FetchBucket(beam.DoFn):
     """Asks for all media of a bucket of hosts."""
 
-    def __init__(
-        self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]
-    ) -> None:
+    def __init__(self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]) -> None:
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
 
-    def setup(self) -> None:
-        watch_driver()
-
-    def process(self, bucket: tuple[int, Iterable[tuple[str, str, _Request]]]) -> Iterator[int]:
-        rows = sorted(bucket[1])
+    def process(self, bucket: tuple[int, Iterable[tuple[str, tuple[str, _Request]]]]) -> Iterator[int]:
+        rows = sorted((host, *item) for host, item in bucket[1])
         writer = RawPartWriter(media_folder(self._out), self._generation)
         try:
             inline = [row for row in rows if row[0].startswith("inline ")]
@@ -190,9 +184,6 @@ class _CompletePart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str, renditions: dict[str, dict[str, str]]) -> None:
         self._spec, self._out, self._renditions = spec, out, renditions
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, grouped: tuple[str, Iterable[tuple[str, str, int, int] | None]]) -> Iterator[str]:
         part, rows = grouped[0], sorted(row for row in grouped[1] if row is not None)
         folder = documents_folder(self._out)
@@ -250,9 +241,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
         for name, source in spec.sources.items()
     }
-    inputs = digest(
-        candidates.fingerprint(), renditions, [s.filters.min_images for s in spec.sources.values()]
-    )
+    inputs = digest(candidates.fingerprint(), renditions, [s.filters.min_images for s in spec.sources.values()])
     if documents.is_finished(inputs) and not retry:
         return
     documents.begin()
@@ -307,14 +296,9 @@ def _fetch_missing(
             | "ByMedia" >> beam.CoGroupByKey()
             | "KeepMissing" >> beam.FlatMap(_missing, generation, retry)
         )
-        balanced = balance_hosts(missing, num_buckets)
         _ = (
             missing
-            | "ToBucket"
-            >> beam.Map(
-                lambda row, b: (bucket_of(row[0], b, num_buckets), (row[0], *row[1])), beam.pvalue.AsSingleton(balanced)
-            )
-            | "ByBucket" >> beam.GroupByKey()
+            | "GroupHosts" >> GroupHosts(num_buckets)
             | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
         )
 

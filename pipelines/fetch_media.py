@@ -82,14 +82,12 @@ async def fetch_media(
         failed = StoredMedia(request.key, failure.reason, failure.detail, url=shown, signals=failure.signals)
         writer.add(failed, rendition)
     except VideoRejected as rejected:
-        failed = StoredMedia(request.key, rejected.reason, rejected.detail, url=shown, signals=rejected.signals)
+        failed = StoredMedia(request.key, rejected.reason, rejected.detail, url=shown)
         writer.add(failed, rendition)
 
 
 def _describe(key: str, shown: str, fetched: Fetched) -> StoredMedia:
-    return StoredMedia(
-        key, FETCHED, url=shown, fetched_at=fetched.fetched_at, signals=fetched.verdict.signals
-    )
+    return StoredMedia(key, FETCHED, url=shown, fetched_at=fetched.fetched_at, signals=fetched.verdict.signals)
 
 
 def _add_image(writer: RawPartWriter, rendition: str, base: StoredMedia, judged: _Judged) -> None:

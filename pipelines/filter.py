@@ -7,7 +7,7 @@ duplicate rule likewise; nothing before this stage is touched.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.assignment import interleave_by_assignment, split_sentences
-from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.beam_run import Runner, run_pipeline
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text
-from pipelines.duplicates import Fingerprint, FindDuplicates, connected_components, minhash
+from pipelines.duplicates import Fingerprint, minhash
+from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.fetch import documents_folder, media_folder
+from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.image_text_match import ImageTextMatch
 from pipelines.images import features
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, read_table, stable_hash, write_table
@@ -81,13 +83,12 @@ class _MeasurePart(beam.DoFn):
         self._spec, self._out = spec, out
         self._models: dict[str, ImageTextMatch] = {}
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
         assert receipt is not None
-        models = {name: s.filters.match and s.filters.match.model_dump(mode="json") for name, s in self._spec.sources.items()}
+        models = {
+            name: s.filters.match and s.filters.match.model_dump(mode="json") for name, s in self._spec.sources.items()
+        }
         inputs = digest(receipt.files, models)
         features_folder(self._out).once(part, inputs, lambda: self._measure(part, inputs))
         yield part
@@ -159,12 +160,12 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
     """
     filters = source.filters
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
+    least = filters.match.min_similarity if filters.match is not None else None
     lost: list[tuple[int, str, str]] = []
     for i, measured in enumerate(row["media"]):
         reason = _picture_reason(document, i, measured, source, overused)
-        if reason is None and best and filters.match is not None and filters.match.min_similarity is not None:
-            if best[i] is None or not best[i] >= filters.match.min_similarity:
-                reason = ("low_similarity", f"{best[i]}")
+        if reason is None and best and least is not None and not (best[i] is not None and best[i] >= least):
+            reason = ("low_similarity", f"{best[i]}")
         if reason is not None:
             lost.append((i, *reason))
     if best and filters.match is not None:
@@ -269,9 +270,6 @@ class _FingerprintPart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, part: str, overused: dict[str, int]) -> Iterator[Any]:
         groups: dict[str, int] = {}
         pictures: set[tuple[str, str]] = set()
@@ -373,21 +371,23 @@ class _DecidePart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, grouped: tuple[str, Iterable[tuple[str, Any]]], overused: dict[str, int]) -> Iterator[str]:
         part, marks = grouped[0], sorted(grouped[1], key=repr)
         settings = {
-            name: s.model_dump(mode="json", include={"kind", "filters", "sharding"}) for name, s in self._spec.sources.items()
+            name: s.model_dump(mode="json", include={"kind", "filters", "sharding"})
+            for name, s in self._spec.sources.items()
         }
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
-        inputs = digest([f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name)
+        inputs = digest(
+            [f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name
+        )
         decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, marks, overused))
         yield part
 
     def _decide(self, part: str, inputs: str, marks: list[tuple[str, Any]], overused: dict[str, int]) -> Receipt:
-        duplicates = {key: (reason, cluster) for mark, row in marks if mark == "duplicate" for key, reason, cluster in [row]}
+        duplicates = {
+            key: (reason, cluster) for mark, row in marks if mark == "duplicate" for key, reason, cluster in [row]
+        }
         groups = {group: (root, split) for mark, row in marks if mark == "group" for group, root, split in [row]}
         tally, rows = Tally("filter"), []
         for row, measured in _rows_of(part, self._out):
@@ -479,12 +479,9 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "ReadClusters" >> beam.FlatMap(_join_duplicates).with_outputs("clusters", main="losers")
         )
         edges = (
-            (
-                joined.clusters | "ByCluster" >> beam.GroupByKey() | "BindClusters" >> beam.FlatMap(_star),
-                found.pictures | "ByPicture" >> beam.GroupByKey() | "BindPictures" >> beam.FlatMap(_star),
-            )
-            | "AllEdges" >> beam.Flatten()
-        )
+            joined.clusters | "ByCluster" >> beam.GroupByKey() | "BindClusters" >> beam.FlatMap(_star),
+            found.pictures | "ByPicture" >> beam.GroupByKey() | "BindPictures" >> beam.FlatMap(_star),
+        ) | "AllEdges" >> beam.Flatten()
         roots = edges | "FindRoots" >> ConnectedComponents()
         groups = (
             {"groups": found.groups, "roots": roots}

@@ -23,12 +23,14 @@ _LABEL = "__label__"
 class LanguageSettings(Settings):
     """Which languages are kept."""
 
-    languages: tuple[str, ...] | None = Field(None, description="Codes as lid.176 gives them (en, de, zh); null: any")
+    languages: tuple[str, ...] | None = Field(
+        default=None, description="Codes as lid.176 gives them (en, de, zh); null: any"
+    )
     min_score: float | None = Field(
-        0.65, ge=0, le=1, description="lid.176 score (FineWeb, datatrove: 0.65; OBELICS: 0.8); null: any"
+        default=0.65, ge=0, le=1, description="lid.176 score (FineWeb, datatrove: 0.65; OBELICS: 0.8); null: any"
     )
     min_chars: int = Field(
-        20,
+        default=20,
         ge=0,
         description="A text of fewer letters is too short to tell: kept, lang null; 0: all are judged",
     )

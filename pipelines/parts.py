@@ -19,10 +19,7 @@ from pipelines import storage
 from pipelines.document import Drop, canonical_json
 
 DROP_SCHEMA = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("source", "stage", "reason", "unit", "key", "url", "page_url", "detail")
-    ]
+    [(name, pa.string()) for name in ("source", "stage", "reason", "unit", "key", "url", "page_url", "detail")]
 )
 
 
@@ -169,10 +166,11 @@ class PartFolder:
 
     def receipts(self) -> list[Receipt]:
         """All receipts, by part."""
+        names = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
         return [
-            Receipt.from_json(storage.read_bytes(path))
-            for path in storage.list_files(self.path, ".json")
-            if not path.endswith("/stage.json")
+            Receipt.from_json(storage.read_bytes(storage.join(self.path, name)))
+            for name in names
+            if "/" not in name and name != "stage.json"
         ]
 
     def finish(self, part: str, inputs: str, tally: Tally, files: dict[str, str], **extra: Any) -> Receipt:

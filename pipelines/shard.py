@@ -16,15 +16,15 @@ import apache_beam as beam
 
 import pipelines
 from pipelines import storage
-from pipelines.beam_run import Runner, run_pipeline, watch_driver
+from pipelines.beam_run import Runner, run_pipeline
 from pipelines.corpus_readme import corpus_readme
 from pipelines.corpus_stats import collect_stats
-from pipelines.crawl import crawl_folder, crawl_receipts
 from pipelines.document import Document, Drop
 from pipelines.drops import write_drops
 from pipelines.errors import RunError
 from pipelines.fetch import candidates_folder, documents_folder, media_folder
 from pipelines.filter import decisions_folder
+from pipelines.ledger import account_folder, crawl_receipts
 from pipelines.manifest import (
     FILE_NAME,
     FunnelRow,
@@ -55,8 +55,8 @@ def shards_folder(out: str) -> PartFolder:
 
 
 def place_in_order(seed: int, key: str) -> int:
-    """A sample's 64-bit place in the seeded global shuffle."""
-    return stable_hash(f"{seed} {key}")
+    """A sample's place in the seeded global shuffle: 63 bits, for Beam's integers have a sign."""
+    return stable_hash(f"{seed} {key}") >> 1
 
 
 def _sizes(part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]) -> Iterator[tuple[_Place, Any]]:
@@ -67,7 +67,7 @@ def _sizes(part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]
 
 
 def _place(row: dict[str, Any], place: int, num_buckets: dict[str, int]) -> _Place:
-    return row["source"], row["split"], place * num_buckets[row["source"]] >> 64
+    return row["source"], row["split"], place * num_buckets[row["source"]] >> 63
 
 
 def roll(sizes: Iterable[tuple[int, int]], sharding: Sharding) -> list[int]:
@@ -117,9 +117,6 @@ class _WriteShard(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out, self._config = spec, out, spec.sha256
 
-    def setup(self) -> None:
-        watch_driver()
-
     def process(self, grouped: tuple[str, Iterable[tuple[int, str, str]]]) -> Iterator[dict[str, Any]]:
         path, rows = grouped[0], sorted(grouped[1])
         source, split, name = path.split("/")
@@ -166,10 +163,8 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
     folder = shards_folder(out)
     storage.remove_leftovers(out)
-    plan_path = storage.join(out, "work", "decisions", "shards.plan")
     result_path = storage.join(out, "work", "decisions", "shards.list")
-    for path in (plan_path, result_path):
-        storage.remove(path)
+    storage.remove(result_path)
     sharding = {name: source.sharding for name, source in spec.sources.items()}
 
     def build(pipeline: beam.Pipeline) -> None:
@@ -183,8 +178,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
         _ = (
             names
             | "SpreadParts" >> beam.Reshuffle()
-            | "ToShards"
-            >> beam.FlatMap(_to_shards, beam.pvalue.AsList(starts), decisions, spec.seed, num_buckets)
+            | "ToShards" >> beam.FlatMap(_to_shards, beam.pvalue.AsList(starts), decisions, spec.seed, num_buckets)
             | "ByShard" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(_WriteShard(spec, out))
             | "AllShards" >> beam.combiners.ToList()
@@ -194,9 +188,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     # Until the new manifest lies there, no reader may take old and new shards for one corpus.
     _forget_manifest(spec, out, decisions.fingerprint())
     run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
-    shards = sort_shards(
-        [ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources)
-    )
+    shards = sort_shards([ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources))
     _remove_stale(out, shards)
     return _publish(spec, out, shards)
 
@@ -273,12 +265,12 @@ SOURCE_ROWS = (
     ("filter", "document"),
     ("shard", "sample"),
 )
-"""Rows of a source by stage and unit. Rows of one unit stand together, so that each can be held against the one before."""
+"""Rows of a source by stage and unit. Rows of one unit stand together: each is held against the one before."""
 
 
 def _write_all_drops(spec: CorpusSpec, out: str) -> None:
     """Collect the drops of all stages, source by source."""
-    folders = [PartFolder(storage.join(crawl_folder(out, crawl), "account")) for crawl in spec.crawls]
+    folders = [account_folder(out, crawl) for crawl in spec.crawls]
     folders += [candidates_folder(out), documents_folder(out), decisions_folder(out)]
     paths = [path for folder in folders for path in folder.drops()]
     holding = {name: [] for name in [*spec.crawls, *spec.sources]}  # type: dict[str, list[str]]

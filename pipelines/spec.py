@@ -46,7 +46,7 @@ class Serve(Settings):
 
     addresses: list[str] = Field(description="host:port on loopback", min_length=1)
     folder: str | None = Field(None, description="Folder whose files are served, relative to where the command runs")
-    command: list[str] | None = Field(None, description="Arguments to the project's Python, such as [-m, tools, demo-web]")
+    command: list[str] | None = Field(None, description="Arguments to Python, such as [-m, tools, demo-web]")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -110,7 +110,7 @@ class ImageFilter(Settings):
     min_bytes: int | None = Field(None, description="Bytes as stored (LAION, COYO: 5,120 as fetched)")
     min_blur: float | None = Field(None, description="Variance of the Laplacian (NeMo Curator: 100)")
     min_contrast: float | None = Field(2.0, description="Standard deviation of grey, 0-255: drops blank pictures")
-    max_uses: int | None = Field(10, description="A picture used in more documents than this is dropped (OBELICS, MMC4: 10)")
+    max_uses: int | None = Field(10, description="A picture on more pages than this is dropped (OBELICS, MMC4: 10)")
 
 
 class MatchFilter(Settings):
@@ -118,7 +118,7 @@ class MatchFilter(Settings):
 
     model: MatchSettings
     min_similarity: float | None = Field(None, description="Cosine; LAION-2B: 0.28 of ViT-B/32. Null: only scored")
-    assign: bool = Field(False, description="Interleaved: place each picture at its best sentence (MMC4), not in DOM order")
+    assign: bool = Field(False, description="Interleaved: each picture at its best sentence (MMC4), not in DOM order")
     side: Literal["before", "after"] = Field("before", description="Where an assigned picture stands to its sentence")
 
 

@@ -7,6 +7,7 @@ store makes an upload visible when it is complete. Readers skip what begins with
 import contextlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,8 +107,12 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
     The temporary name is unique, so two writers of one path cannot mix: the last to finish wins.
     """
     if not is_local(path):
-        with fsspec.open(path, "wb") as file:  # visible when closed without an error
+        fs, inner = _filesystem(path)
+        with tempfile.NamedTemporaryFile() as file:  # uploaded as one piece: not every store can take back a half
             yield file
+            file.flush()
+            fs.makedirs(parent(inner), exist_ok=True)
+            fs.put_file(file.name, inner)
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)

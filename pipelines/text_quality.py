@@ -112,83 +112,97 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 class Measures(Settings):
     """Thresholds that OBELICS asks of paragraphs and of documents alike; null is off."""
 
-    min_words: int | None = Field(None, ge=0, description="Gopher: 50; OBELICS: 10, paragraph 4; DataComp: 3")
-    max_words: int | None = Field(None, ge=1, description="Gopher: 100,000; OBELICS: 2,000, paragraph 1,000; COYO: 256")
+    min_words: int | None = Field(default=None, ge=0, description="Gopher: 50; OBELICS: 10, paragraph 4; DataComp: 3")
+    max_words: int | None = Field(
+        default=None, ge=1, description="Gopher: 100,000; OBELICS: 2,000, paragraph 1,000; COYO: 256"
+    )
     max_character_repetition: _Fraction | None = Field(
-        None, description="Share of the most frequent 10-grams of characters; OBELICS: 0.1, paragraph 0.1"
+        default=None, description="Share of the most frequent 10-grams of characters; OBELICS: 0.1, paragraph 0.1"
     )
     max_word_repetition: _Fraction | None = Field(
-        None, description="Share of 5-grams of words that occur again; OBELICS: 0.2, paragraph 0.1"
+        default=None, description="Share of 5-grams of words that occur again; OBELICS: 0.2, paragraph 0.1"
     )
     max_special_characters: _Fraction | None = Field(
-        None, description="Share of characters, spaces too, that are not letters; OBELICS: 0.275, 0.3"
+        default=None, description="Share of characters, spaces too, that are not letters; OBELICS: 0.275, 0.3"
     )
     min_stop_word_fraction: _Fraction | None = Field(
-        None, description="Share of words that are function words; OBELICS: 0.35, paragraph 0.3"
+        default=None, description="Share of words that are function words; OBELICS: 0.35, paragraph 0.3"
     )
     max_flagged_words: _Fraction | None = Field(
-        None, description="Share of words of pornographic sites; OBELICS: 0.01, paragraph 0.01"
+        default=None, description="Share of words of pornographic sites; OBELICS: 0.01, paragraph 0.01"
     )
     min_punctuation_per_word: float | None = Field(
-        None, ge=0, description="Punctuation marks a word, asked of 12 words or more; OBELICS: 0.03, paragraph 0.001"
+        default=None,
+        ge=0,
+        description="Punctuation marks a word, asked of 12 words or more; OBELICS: 0.03, paragraph 0.001",
     )
     max_spam_words: _Fraction | None = Field(
-        None, description="Share of words of buttons (share, subscribe); OBELICS: paragraph 0.12"
+        default=None, description="Share of words of buttons (share, subscribe); OBELICS: paragraph 0.12"
     )
 
 
 class TextQuality(Measures):
     """All rules for one source's text. `rules` sets the thresholds of a published recipe; what else is said wins."""
 
-    rules: Rules | None = Field(None, description="Recipe whose thresholds hold where nothing else is said; null: none")
-
-    line_terminal_punctuation: bool = Field(False, description="Take out lines that do not end a sentence (C4)")
-    line_min_words: int | None = Field(None, ge=0, description="Take out shorter lines (C4: 3)")
-    line_max_word_chars: int | None = Field(None, ge=1, description="Take out lines with a longer word (C4: 1,000)")
-    line_furniture: bool = Field(False, description="Take out lines on javascript, cookies and terms of use (C4)")
-
-    paragraph: Measures = Field(Measures(), description="Take out paragraphs that fail one of these (OBELICS)")
-
-    min_chars: int | None = Field(None, ge=0, description="DataComp: more than 5 characters")
-    max_chars: int | None = Field(None, ge=1, description="COYO: 1,000 characters")
-    min_mean_word_chars: float | None = Field(None, ge=0, description="Gopher: 3 characters")
-    max_mean_word_chars: float | None = Field(None, ge=0, description="Gopher: 10 characters")
-    max_symbols_per_word: float | None = Field(None, ge=0, description="Hash signs, or ellipses, a word; Gopher: 0.1")
-    max_bullet_lines: _Fraction | None = Field(None, description="Lines that begin with a bullet; Gopher: 0.9")
-    max_ellipsis_lines: _Fraction | None = Field(None, description="Lines that end in an ellipsis; Gopher: 0.3")
-    min_alphabetic_words: _Fraction | None = Field(None, description="Words with a letter; Gopher: 0.8")
-    min_stop_words: int | None = Field(
-        None, ge=0, le=8, description="How many different ones of a language's eight commonest words; Gopher: 2"
+    rules: Rules | None = Field(
+        default=None, description="Recipe whose thresholds hold where nothing else is said; null: none"
     )
-    min_sentences: int | None = Field(None, ge=0, description="Ends of sentences; C4: 5")
-    min_long_paragraphs: int | None = Field(None, ge=0, description="Paragraphs of 200 characters; C4, optional: 3")
-    no_lorem_ipsum: bool = Field(False, description="Reject placeholder text (C4)")
-    no_curly_bracket: bool = Field(False, description="Reject text with { in it: code (C4)")
+
+    line_terminal_punctuation: bool = Field(default=False, description="Take out lines that do not end a sentence (C4)")
+    line_min_words: int | None = Field(default=None, ge=0, description="Take out shorter lines (C4: 3)")
+    line_max_word_chars: int | None = Field(
+        default=None, ge=1, description="Take out lines with a longer word (C4: 1,000)"
+    )
+    line_furniture: bool = Field(
+        default=False, description="Take out lines on javascript, cookies and terms of use (C4)"
+    )
+
+    paragraph: Measures = Field(default=Measures(), description="Take out paragraphs that fail one of these (OBELICS)")
+
+    min_chars: int | None = Field(default=None, ge=0, description="DataComp: more than 5 characters")
+    max_chars: int | None = Field(default=None, ge=1, description="COYO: 1,000 characters")
+    min_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 3 characters")
+    max_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 10 characters")
+    max_symbols_per_word: float | None = Field(
+        default=None, ge=0, description="Hash signs, or ellipses, a word; Gopher: 0.1"
+    )
+    max_bullet_lines: _Fraction | None = Field(default=None, description="Lines that begin with a bullet; Gopher: 0.9")
+    max_ellipsis_lines: _Fraction | None = Field(default=None, description="Lines that end in an ellipsis; Gopher: 0.3")
+    min_alphabetic_words: _Fraction | None = Field(default=None, description="Words with a letter; Gopher: 0.8")
+    min_stop_words: int | None = Field(
+        default=None, ge=0, le=8, description="How many different ones of a language's eight commonest words; Gopher: 2"
+    )
+    min_sentences: int | None = Field(default=None, ge=0, description="Ends of sentences; C4: 5")
+    min_long_paragraphs: int | None = Field(
+        default=None, ge=0, description="Paragraphs of 200 characters; C4, optional: 3"
+    )
+    no_lorem_ipsum: bool = Field(default=False, description="Reject placeholder text (C4)")
+    no_curly_bracket: bool = Field(default=False, description="Reject text with { in it: code (C4)")
     min_punctuated_lines: _Fraction | None = Field(
-        None, description="Share of lines that end a sentence; FineWeb: 0.12"
+        default=None, description="Share of lines that end a sentence; FineWeb: 0.12"
     )
     max_short_lines: _Fraction | None = Field(
-        None, description="Share of lines of at most 30 characters; FineWeb: 0.67"
+        default=None, description="Share of lines of at most 30 characters; FineWeb: 0.67"
     )
-    max_lines_per_word: float | None = Field(None, ge=0, description="Line breaks a word; FineWeb: 0.3")
-    max_duplicate_lines: _Fraction | None = Field(None, description="Share of repeats; Gopher: 0.3")
+    max_lines_per_word: float | None = Field(default=None, ge=0, description="Line breaks a word; FineWeb: 0.3")
+    max_duplicate_lines: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
     max_duplicate_line_chars: _Fraction | None = Field(
-        None, description="Characters in repeated lines; Gopher: 0.2; FineWeb: 0.01"
+        default=None, description="Characters in repeated lines; Gopher: 0.2; FineWeb: 0.01"
     )
-    max_duplicate_paragraphs: _Fraction | None = Field(None, description="Share of repeats; Gopher: 0.3")
+    max_duplicate_paragraphs: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
     max_duplicate_paragraph_chars: _Fraction | None = Field(
-        None, description="Characters in repeated paragraphs; Gopher: 0.2"
+        default=None, description="Characters in repeated paragraphs; Gopher: 0.2"
     )
     # Characters of words in the n-gram that takes up most, or in n-grams that were there before
-    max_top_2_gram: _Fraction | None = Field(None, description="Characters in it; Gopher: 0.2")
-    max_top_3_gram: _Fraction | None = Field(None, description="Characters in it; Gopher: 0.18")
-    max_top_4_gram: _Fraction | None = Field(None, description="Characters in it; Gopher: 0.16")
-    max_duplicate_5_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.15")
-    max_duplicate_6_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.14")
-    max_duplicate_7_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.13")
-    max_duplicate_8_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.12")
-    max_duplicate_9_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.11")
-    max_duplicate_10_gram: _Fraction | None = Field(None, description="Characters in repeats; Gopher: 0.1")
+    max_top_2_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.2")
+    max_top_3_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.18")
+    max_top_4_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.16")
+    max_duplicate_5_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.15")
+    max_duplicate_6_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.14")
+    max_duplicate_7_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.13")
+    max_duplicate_8_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.12")
+    max_duplicate_9_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.11")
+    max_duplicate_10_gram: _Fraction | None = Field(default=None, description="Characters in repeats; Gopher: 0.1")
 
     @model_validator(mode="before")
     @classmethod

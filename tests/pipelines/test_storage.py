@@ -57,5 +57,9 @@ def test_fsspec_urls_behave_like_local_paths():
     assert storage.list_files(base, ".json") == [f"{base}/a/one.json", f"{base}/b.json"]
     assert storage.read_range(f"{base}/a/one.json", 1, 2) == b"12"
     assert storage.size(f"{base}/b.json") == 1
+    with pytest.raises(RuntimeError), storage.write_whole(f"{base}/half") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert not storage.exists(f"{base}/half")
     storage.remove(base)
     assert not storage.exists(f"{base}/b.json")

@@ -1,0 +1,56 @@
+"""Hosts to workers: each host's URLs are in one bucket, and buckets hold about as much."""
+
+import heapq
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.parts import stable_hash
+
+MAX_BALANCED_HOSTS = 10_000
+
+
+def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, int]:
+    """Buckets of the largest hosts: largest first, to the emptiest bucket.
+
+    Args:
+        num_urls: URLs by authority.
+        num_buckets: One a worker.
+    """
+    heap = [(0, bucket) for bucket in range(num_buckets)]
+    buckets = {}
+    for authority, num in sorted(num_urls.items(), key=lambda item: (-item[1], item[0])):
+        load, bucket = heapq.heappop(heap)
+        buckets[authority] = bucket
+        heapq.heappush(heap, (load + num, bucket))
+    return buckets
+
+
+def _to_bucket(row: tuple[str, Any], balanced: dict[str, int], num_buckets: int) -> tuple[int, tuple[str, Any]]:
+    authority = row[0]
+    bucket = balanced.get(authority)  # the few largest; all others by their hash
+    return stable_hash(authority) % num_buckets if bucket is None else bucket, row
+
+
+class GroupHosts(beam.PTransform):
+    """(authority, item) pairs into (bucket, pairs): one worker's queue of hosts."""
+
+    def __init__(self, num_buckets: int) -> None:
+        super().__init__()
+        self._num_buckets = num_buckets
+
+    def expand(self, pairs: beam.PCollection) -> beam.PCollection:
+        num_buckets = self._num_buckets
+        balanced = (
+            pairs
+            | "HostOf" >> beam.Map(lambda row: row[0])
+            | "CountPerHost" >> beam.combiners.Count.PerElement()
+            | "LargestHosts" >> beam.combiners.Top.Of(MAX_BALANCED_HOSTS, key=lambda row: (row[1], row[0]))
+            | "BalanceHosts" >> beam.Map(lambda rows: assign_buckets(dict(rows), num_buckets))
+        )
+        return (
+            pairs
+            | "ToBucket" >> beam.Map(_to_bucket, beam.pvalue.AsSingleton(balanced), num_buckets)
+            | "ByBucket" >> beam.GroupByKey()
+        )

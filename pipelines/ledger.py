@@ -1,0 +1,55 @@
+"""A crawl's ledger: one row a URL that was asked for, and what came of it. Links that were found lie beside it."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.parts import PartFolder, Receipt
+
+FETCHED = "fetched"
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("url", pa.string()),
+        ("depth", pa.int32()),
+        ("outcome", pa.string()),  # `fetched`, or the reason why not
+        ("detail", pa.string()),
+        ("status", pa.int32()),
+        ("mime", pa.string()),
+        ("canonical_url", pa.string()),  # what the page calls itself
+        ("truncated", pa.bool_()),
+        ("signals", pa.string()),  # JSON list of Signal: what was read before and with the response
+        ("fetched_at", pa.string()),
+        ("warc", pa.string()),  # beside the ledger, or a path where another crawler wrote it
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
+
+
+def ledger_row(url: str, depth: int) -> dict[str, Any]:
+    """A row with everything still unknown."""
+    empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
+    return empty | {"url": url, "depth": depth, "signals": "[]", "truncated": False}
+
+
+def crawl_folder(out: str, crawl: str) -> str:
+    """Where a crawl's WARC files and ledger lie."""
+    return storage.join(out, "work", "warc", crawl)
+
+
+def ledger_parts(out: str, crawl: str) -> list[str]:
+    """Names of a crawl's finished parts."""
+    return sorted(r.part for r in PartFolder(crawl_folder(out, crawl)).receipts() if r.part.startswith("r"))
+
+
+def account_folder(out: str, crawl: str) -> PartFolder:
+    """Where a crawl's pages are counted."""
+    return PartFolder(storage.join(crawl_folder(out, crawl), "account"))
+
+
+def crawl_receipts(out: str, crawl: str) -> list[Receipt]:
+    """Receipts that count a crawl's pages."""
+    return account_folder(out, crawl).receipts()

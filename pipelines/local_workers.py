@@ -1,0 +1,102 @@
+"""Worker processes of the local runner: forked from a server that has imported everything once.
+
+Beam's own `multi_processing` mode starts an interpreter a worker and a pipeline, three seconds of imports each; a
+corpus takes a dozen pipelines. Here `multiprocessing`'s forkserver imports the stages while the first pipeline is
+being built, and a worker is there in milliseconds.
+"""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
+from apache_beam.transforms import environments
+
+_URN = "dromaius:env:forked:v1"
+_PRELOAD = ["apache_beam.runners.worker.sdk_worker", "pipelines.corpus"]
+_STOP_SECONDS = 10
+
+_context: ForkServerContext | None = None
+
+
+@environments.Environment.register_urn(_URN, bytes)
+class ForkedEnvironment(environments.Environment):
+    """Beam's name for our worker processes."""
+
+    def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
+        return _URN, b""
+
+    @staticmethod
+    def from_runner_api_parameter(
+        payload: bytes, capabilities: Any, artifacts: Any, resource_hints: Any, context: Any
+    ) -> "ForkedEnvironment":
+        return ForkedEnvironment(capabilities, artifacts, resource_hints)
+
+
+@WorkerHandler.register_environment(_URN, bytes)
+class _ForkedWorkerHandler(GrpcWorkerHandler):
+    """Starts and ends one worker process."""
+
+    def __init__(self, payload: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
+        super().__init__(state, provision_info, grpc_server)
+        self._process: ForkServerProcess | None = None
+
+    def start_worker(self) -> None:
+        self._process = _forkserver().Process(
+            target=_run_worker, args=(self.control_address, self.worker_id, os.getpid()), daemon=True
+        )
+        self._process.start()
+
+    def stop_worker(self) -> None:
+        assert self._process is not None
+        self._process.join(_STOP_SECONDS)  # ends by itself when the control channel closes
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def forking_runner() -> FnApiRunner:
+    """Beam's in-process runner with forked worker processes."""
+    _forkserver()
+    return FnApiRunner(default_environment=ForkedEnvironment(environments.python_sdk_capabilities()))
+
+
+def _forkserver() -> ForkServerContext:
+    global _context
+    if _context is None:
+        _context = multiprocessing.get_context("forkserver")
+        _context.set_forkserver_preload(_PRELOAD)
+        multiprocessing.forkserver.ensure_running()
+        atexit.register(_stop_forkserver)
+    return _context
+
+
+def _stop_forkserver() -> None:
+    stop = getattr(multiprocessing.forkserver._forkserver, "_stop", None)  # type: ignore[attr-defined]
+    if stop is not None:
+        stop()
+
+
+def _run_worker(control_address: str, worker_id: str, driver: int) -> None:
+    """The life of a worker process: Beam's harness, until the driver ends it or is gone."""
+    from apache_beam.runners.worker.sdk_worker import SdkHarness
+
+    logging.getLogger().setLevel(logging.CRITICAL)
+    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
+
+
+def _end_with(driver: int) -> None:
+    """End when the driver is gone, so that a killed run writes nothing more."""
+    while True:
+        try:
+            os.kill(driver, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(0.1)
