@@ -110,7 +110,7 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Measures(Settings):
-    """Thresholds that OBELICS asks of paragraphs and of documents alike; null is off."""
+    """Thresholds that OBELICS has for documents and for paragraphs, fractions of the whole; null is off."""
 
     min_words: int | None = Field(default=None, ge=0, description="Gopher: 50; OBELICS: 10, paragraph 4; DataComp: 3")
     max_words: int | None = Field(
@@ -126,36 +126,26 @@ class Measures(Settings):
         default=None, description="Share of characters, spaces too, that are not letters; OBELICS: 0.275, 0.3"
     )
     min_stop_word_fraction: _Fraction | None = Field(
-        default=None, description="Share of words that are function words; OBELICS: 0.35, paragraph 0.3"
+        default=None, description="Function words; OBELICS: 0.35, paragraph 0.3"
     )
-    max_flagged_words: _Fraction | None = Field(
-        default=None, description="Share of words of pornographic sites; OBELICS: 0.01, paragraph 0.01"
-    )
+    max_flagged_words: _Fraction | None = Field(default=None, description="Words of pornography; OBELICS: 0.01, 0.01")
     min_punctuation_per_word: float | None = Field(
-        default=None,
-        ge=0,
-        description="Punctuation marks a word, asked of 12 words or more; OBELICS: 0.03, paragraph 0.001",
+        default=None, ge=0, description="Punctuation marks a word, from 12 words on; OBELICS: 0.03, 0.001"
     )
-    max_spam_words: _Fraction | None = Field(
-        default=None, description="Share of words of buttons (share, subscribe); OBELICS: paragraph 0.12"
-    )
+    max_spam_words: _Fraction | None = Field(default=None, description="Words of buttons (subscribe); OBELICS: 0.12")
 
 
 class TextQuality(Measures):
     """All rules for one source's text. `rules` sets the thresholds of a published recipe; what else is said wins."""
 
-    rules: Rules | None = Field(
-        default=None, description="Recipe whose thresholds hold where nothing else is said; null: none"
-    )
+    rules: Rules | None = Field(default=None, description="Recipe for what is not said here; null: none")
 
     line_terminal_punctuation: bool = Field(default=False, description="Take out lines that do not end a sentence (C4)")
     line_min_words: int | None = Field(default=None, ge=0, description="Take out shorter lines (C4: 3)")
     line_max_word_chars: int | None = Field(
         default=None, ge=1, description="Take out lines with a longer word (C4: 1,000)"
     )
-    line_furniture: bool = Field(
-        default=False, description="Take out lines on javascript, cookies and terms of use (C4)"
-    )
+    line_furniture: bool = Field(default=False, description="Take out lines on javascript, cookies, terms (C4)")
 
     paragraph: Measures = Field(default=Measures(), description="Take out paragraphs that fail one of these (OBELICS)")
 
@@ -164,35 +154,27 @@ class TextQuality(Measures):
     min_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 3 characters")
     max_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 10 characters")
     max_symbols_per_word: float | None = Field(
-        default=None, ge=0, description="Hash signs, or ellipses, a word; Gopher: 0.1"
+        default=None, ge=0, description="Hashes, or ellipses, a word; Gopher: 0.1"
     )
     max_bullet_lines: _Fraction | None = Field(default=None, description="Lines that begin with a bullet; Gopher: 0.9")
     max_ellipsis_lines: _Fraction | None = Field(default=None, description="Lines that end in an ellipsis; Gopher: 0.3")
     min_alphabetic_words: _Fraction | None = Field(default=None, description="Words with a letter; Gopher: 0.8")
     min_stop_words: int | None = Field(
-        default=None, ge=0, le=8, description="How many different ones of a language's eight commonest words; Gopher: 2"
+        default=None, ge=0, le=8, description="Different ones of the 8 commonest; Gopher: 2"
     )
     min_sentences: int | None = Field(default=None, ge=0, description="Ends of sentences; C4: 5")
-    min_long_paragraphs: int | None = Field(
-        default=None, ge=0, description="Paragraphs of 200 characters; C4, optional: 3"
-    )
+    min_long_paragraphs: int | None = Field(default=None, ge=0, description="Paragraphs of 200 characters; C4: 3")
     no_lorem_ipsum: bool = Field(default=False, description="Reject placeholder text (C4)")
     no_curly_bracket: bool = Field(default=False, description="Reject text with { in it: code (C4)")
-    min_punctuated_lines: _Fraction | None = Field(
-        default=None, description="Share of lines that end a sentence; FineWeb: 0.12"
-    )
-    max_short_lines: _Fraction | None = Field(
-        default=None, description="Share of lines of at most 30 characters; FineWeb: 0.67"
-    )
+    min_punctuated_lines: _Fraction | None = Field(default=None, description="Lines that end a sentence; FineWeb: 0.12")
+    max_short_lines: _Fraction | None = Field(default=None, description="Lines of at most 30 characters; FineWeb: 0.67")
     max_lines_per_word: float | None = Field(default=None, ge=0, description="Line breaks a word; FineWeb: 0.3")
     max_duplicate_lines: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
     max_duplicate_line_chars: _Fraction | None = Field(
-        default=None, description="Characters in repeated lines; Gopher: 0.2; FineWeb: 0.01"
+        default=None, description="Of characters; Gopher: 0.2; FineWeb: 0.01"
     )
     max_duplicate_paragraphs: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
-    max_duplicate_paragraph_chars: _Fraction | None = Field(
-        default=None, description="Characters in repeated paragraphs; Gopher: 0.2"
-    )
+    max_duplicate_paragraph_chars: _Fraction | None = Field(default=None, description="Of characters; Gopher: 0.2")
     # Characters of words in the n-gram that takes up most, or in n-grams that were there before
     max_top_2_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.2")
     max_top_3_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.18")
