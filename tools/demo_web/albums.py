@@ -226,9 +226,9 @@ def _neighbours(rng: random.Random, held_out: bool) -> tuple[list[Step], str]:
 
 
 STORIES: tuple[Story, ...] = (
-    _collection, _quiz, _walk, _growth, _recolouring, _reshaping, _counting, _neighbours,
+    _collection, _collection, _walk, _walk, _quiz, _growth, _recolouring, _reshaping, _counting, _neighbours,
 )  # fmt: skip
-HELD_OUT_STORIES: tuple[Story, ...] = (_collection, _quiz, _walk, _growth, _counting, _neighbours)
+HELD_OUT_STORIES: tuple[Story, ...] = (_collection, _collection, _walk, _quiz, _growth, _counting, _neighbours)
 """Those in which no picture changes its colour or shape, and so none leaves the held-out pairs."""
 
 TITLES: Rules = {

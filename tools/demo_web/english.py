@@ -1,6 +1,9 @@
 """English sentences for albums and the library: people, places, and what they say around a picture."""
 
-from tools.demo_web.grammar import Rules
+from tools.demo_web.grammar import Rules, with_article
+from tools.demo_web.language import Language
+from tools.demo_web.scene import COLOURS, SHAPES
+from tools.demo_web.wording import NUMBERS, plural
 
 NAMES = (
     "Ada", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mara", "Nils",
@@ -129,3 +132,70 @@ CLOSINGS: Rules = {
         "Those who have followed us up to here know as much about it as {name} does",
     ),
 }  # fmt: skip
+
+ENGLISH = Language(
+    one={(c, s): with_article(f"{c} {s}") for c in COLOURS for s in SHAPES},
+    several={(c, s): f"{c} {plural(s)}" for c in COLOURS for s in SHAPES},
+    numbers=NUMBERS,
+    rules={
+        **OPENINGS,
+        **BRIDGES,
+        **CLOSINGS,
+        "begin": ("{opening}",),
+        "middle": (
+            "{one} looks larger when it stands beside something small",
+            "a circle has no corners, and so it can be turned without anybody seeing it",
+            "all sides of a square are equal, which makes it easy to cut from paper",
+            "three corners are enough for a triangle, and it does not matter which of them points up",
+            "two bars of the same length make a cross when they meet in the middle",
+            "if you take the inner part out of a circle, what remains is a ring",
+            "{name} put {one} next to {another} and asked which of them one sees first",
+            "from far away {one} may look like a dot",
+            "most people who are asked to think of a shape think of a circle, and many think of the colour red",
+            "in the dark all colours look alike, but the shapes can still be felt with the hand",
+            "when orange is mixed from red and yellow, nobody can take it apart again",
+            "blue and yellow paint give green, while blue and red paint give purple",
+            "with a lot of white, red turns into pink",
+            "cyan lies somewhere between green and blue, and printers need it every day",
+            "it is said that {several} bring luck to {place}",
+            "there were {several} on the floor, and {one} on the wall above them",
+            "{name} knows a game in which {one} is worth more than {another}",
+            "on the table lay {one}, and beside it {another}",
+            "nobody could tell why {one} had been painted over",
+            "the children cut {several} from old newspapers",
+            "what is above from here is below when you stand on your head",
+            "a thing at the top of the page is read before a thing at the bottom",
+            "in a row of three, the one in the center has a neighbour on either side",
+            "{one} was sold, and {another} was given away",
+            "{helper} had hoped for {several}, but there were none to be had",
+            "for {name}, {one} means that the way is free",
+            "{name} has made a list of everything that is round",
+            "people remember {one} for a long time if it stands alone",
+            "once a year the walls of {place} are painted, and then {several} appear on them",
+            "two pictures are the same only if the shapes, the colours, the sizes and the places are the same",
+            "whoever draws {one} needs a steady hand",
+            "{another} is harder to draw than {one}, as {name} found out {time}",
+            "{place} uses {one} as its sign, and everyone in town knows it",
+            "a small shape in a large frame looks lost, and a large one in a small frame looks proud",
+            "{time} {name} counted all the shapes and came to a different number than {helper}",
+            "it was not easy to find {several} of the same size",
+            "some say that {one} is cheerful and that {another} is sad",
+            "the sign over the door shows {one}, but in the old days it was {another}",
+            "a row may grow to the right as long as there is wall",
+            "those who look long enough at {one} will see its shade on a white wall afterwards",
+            "{name} wrote a letter about {several} and never sent it",
+            "in the window there are {several}, and the light of the evening comes through them",
+        ),
+        "sum": (
+            "{a} {several} and {b} {others} make {total} shapes",
+            "if there are {a} {several} and {b} more of them come, there are {total}",
+            "{name} has {total} {several}, gives {b} away and keeps {a}",
+            "count {a} {several} and then {b} {others}, and you will have counted to {total}",
+            "of {total} shapes on the wall, {a} were {several} and the other {b} were {others}",
+            "take {b} from {total} and {a} remain, whether they are {several} or anything else",
+            "on one page there were {a} {several}, on the next {b}, which is {total} in all",
+            "{a} and {b} is {total}, and so there must be {total} {several} in the box",
+        ),
+        "end": ("{closing}",),
+    },
+)

@@ -3,11 +3,12 @@
 import base64
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 from tools.demo_web.grammar import Rules, say, sentence
-from tools.demo_web.scene import BACKGROUNDS, POSITIONS, Item, Scene, draw, fit_together, random_item
+from tools.demo_web.scene import BACKGROUNDS, POSITIONS, SEEN, Item, Scene, draw, random_item
 from tools.demo_web.site import IMAGE_TYPES, NOT_FOUND, Reply, Section, Site, Web, encode, escape, image_reply
 from tools.demo_web.wording import caption
 
@@ -89,6 +90,12 @@ def _relative(f: Figure) -> str:
     return f'<figure><img src="{f.path.removeprefix("/")}.webp"><figcaption>{f.alt}</figcaption></figure>'
 
 
+OPPOSITE_PLACES = [  # on one row or in one column, and so far apart that two large items fit
+    (a, b)
+    for (a, (column_a, row_a)), (b, (column_b, row_b)) in product(POSITIONS.items(), repeat=2)
+    if sorted((abs(column_a - column_b), abs(row_a - row_b))) == [0, 2]
+]
+
 FORMS: tuple[Callable[[Figure], str], ...] = (
     _captioned, _captioned, _captioned, _alt_only, _alt_only, _srcset, _density, _picture, _lazy, _lazy_srcset,
     _noscript, _inline, _commas, _protocol_relative, _query,
@@ -113,18 +120,14 @@ def random_scene(web: Web, key: str, *, held_out: bool) -> Scene:
     first = random_item(rng, held_out=held_out)
     items: tuple[Item, ...] = (first,)
     if kind == "two":
-        while True:
-            second = random_item(rng)
-            column, row = POSITIONS[first.position]
-            in_line = column == POSITIONS[second.position][0] or row == POSITIONS[second.position][1]
-            if in_line and second.name != first.name and fit_together(first, second):
-                break
-        items = (first, second)
+        here, there = rng.choice(OPPOSITE_PLACES)
+        others = [pair for pair in SEEN if pair != (first.colour, first.shape)]
+        items = (replace(first, position=here), replace(random_item(rng, pairs=others), position=there))
     elif kind == "several":
         places = rng.sample(tuple(POSITIONS), rng.choice((2, 3, 3, 4)))
-        others = random_item(rng)
+        second = random_item(rng)
         alike = rng.randint(2, len(places))
-        kinds = [first] * alike + [others] * (len(places) - alike)
+        kinds = [first] * alike + [second] * (len(places) - alike)
         items = tuple(Item(item.colour, item.shape, "small", place) for item, place in zip(kinds, places, strict=True))
     return Scene(items, rng.choice(tuple(BACKGROUNDS)), f"{web.seed} {key}")
 

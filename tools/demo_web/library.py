@@ -3,12 +3,16 @@
 import random
 from dataclasses import dataclass
 
-from tools.demo_web.english import NAMES
+from tools.demo_web.english import ENGLISH, NAMES
+from tools.demo_web.french import FRENCH
+from tools.demo_web.german import GERMAN
 from tools.demo_web.grammar import say, sentence, tell
-from tools.demo_web.prose import LANGUAGES, Language
+from tools.demo_web.language import Language
 from tools.demo_web.scene import SEEN
 from tools.demo_web.site import NOT_FOUND, Reply, Section, Site, Web, escape
+from tools.demo_web.spanish import SPANISH
 
+LANGUAGES = {"en": ENGLISH, "de": GERMAN, "fr": FRENCH, "es": SPANISH}
 TITLES = {
     "en": ("On shapes and colours", "What {name} counted", "A note by {name}", "Looking and counting"),
     "de": ("Über Formen und Farben", "Was {name} zählte", "Eine Notiz von {name}", "Sehen und zählen"),

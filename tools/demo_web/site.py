@@ -1,7 +1,6 @@
 """What all sites of the demo web share: replies, sections of numbered pages, lists, sitemaps, the frame of a page."""
 
 import html
-import io
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,6 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import cv2
-import numpy as np
-from PIL import Image
 
 from tools.demo_web.scene import Picture
 
@@ -31,18 +28,21 @@ ADDRESSES = {
     "broken": "127.0.1.13",
     "maze": "127.0.1.14",
     "elsewhere": "127.0.1.15",
+    "slow": "127.0.1.16",
+    "closed": "127.0.1.17",
+    "patient": "127.0.1.18",
 }
 """Loopback address of each site. `elsewhere` is linked, but a crawl's scope should leave it out."""
 
 PAGES_PER_LIST = 80
 LINK_LIST = 'class="listing"'
 
-Manner = Literal["whole", "trickle", "endless", "cut"]
+Manner = Literal["whole", "trickle", "endless", "cut", "busy_once"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `manner` says how the server sends the body: whole, drop by drop, over and over, or cut short."""
+    """An answer. `manner` is how the body is sent: whole, drop by drop, over and over, cut short, or not at once."""
 
     body: bytes = b""
     content_type: str = "text/html; charset=utf-8"
@@ -127,7 +127,7 @@ class Site:
         if bare == "/robots.txt":
             return text_reply(f"User-agent: *\nAllow: /\nCrawl-delay: 0\n\nSitemap: {self.url('/sitemap.xml')}\n")
         if bare == "/sitemap.xml":
-            return sitemap([self.url(path) for path in ("/", *self.lists())])
+            return sitemap([self.url(path) for path in ("/", *self.paths())])
         return NOT_FOUND
 
     def url(self, path: str) -> str:
@@ -182,7 +182,8 @@ class Site:
         text = (
             f'<!doctype html>\n<html lang="{lang}"><head><meta charset="utf-8"><title>{escape(title)}</title>{head}'
             f'<link rel="stylesheet" href="{self.web.url("start", "/style.css")}"></head>\n<body>\n'
-            f'<header class="site-header"><a href="/">{escape(self.title)}</a>'
+            f'<header class="site-header"><img src="{self.web.url("start", "/logo.png")}" alt="logo">'
+            f'<a href="/">{escape(self.title)}</a>'
             f'<nav class="navigation"><ul>{menu}</ul></nav></header>\n'
             f"<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n"
             '<footer class="footer"><p>Imprint · Privacy · Contact</p><p>All pages of this web are made up.</p>'
@@ -238,10 +239,3 @@ def image_reply(picture: Picture, extension: str) -> Reply:
 def any_extension(rng: random.Random) -> str:
     """A file type as the web has them: mostly JPEG."""
     return rng.choices(("jpg", "png", "webp"), (80, 12, 8))[0]
-
-
-def pillow_bytes(picture: Picture, file_format: str, **options: object) -> bytes:
-    """The bytes of a picture by Pillow, for what OpenCV cannot write (EXIF, XMP)."""
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(out, file_format, **options)
-    return out.getvalue()

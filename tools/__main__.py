@@ -1,0 +1,44 @@
+"""The tools: `python -m tools <command>`."""
+
+import asyncio
+import sys
+
+import click
+
+from pipelines.errors import RunError, UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """What surrounds a corpus and a run."""
+
+
+@main.command("demo-web")
+@click.option("--port", default=8700, type=click.IntRange(0, 65535), help="One port on all addresses; 0: any free one.")
+@click.option("--pages-scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Part of the pages that is there.")
+@click.option("--seed", default=0, help="Another seed is another web.")
+def demo_web(port: int, pages_scale: float, seed: int) -> None:
+    """Serve a small made-up web on loopback addresses, until it is terminated."""
+    from tools.demo_web.server import serve
+    from tools.demo_web.site import ADDRESSES, Web
+
+    def ready(web: Web) -> None:
+        click.echo(f"demo-web ready: {web.url('start')} and {len(ADDRESSES) - 1} more addresses, seed {web.seed}")
+
+    asyncio.run(serve(Web(seed, port, pages_scale), ready))
+
+
+def run() -> None:
+    """The command line: exit code 2 for a user's mistake, 1 for a failed run, one line on stderr each."""
+    try:
+        main()
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except RunError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

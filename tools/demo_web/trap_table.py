@@ -1,0 +1,263 @@
+"""Everything on the demo web that must be refused, and what looks like it but must not: one row each, in `TRAPS`."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from tools.demo_web import broken_files
+from tools.demo_web.scene import Picture
+from tools.demo_web.site import Manner, Reply, encode, image_reply, text_reply
+from tools.demo_web.trap_texts import ALMOST, GERMAN, JAPANESE, MARKERS, PERSONAL_DATA, RUINED_TEXTS
+from tools.demo_web.traps import Make, Trap, changed, drawn, encoded, film, page, picture, redirect, status, words
+
+_ROBOTS = ("robots_disallowed",)
+_TDM = ("tdm_reserved",)
+_AI_TRAIN = ("ai_train_refused",)
+_SERVER_GONE = ("timeout", "incomplete_body", "connection_failed")
+_GZIP = (("Content-Encoding", "gzip"),)
+_COPY = ("duplicate_text", "near_duplicate_text", "duplicate_page")
+_SAME_PICTURE = ("duplicate_image", "exact_duplicate", "near_duplicate_image", "repeated_image")
+
+
+def _shown(path: str, make: Make, *reasons: str) -> Trap:
+    """A picture of the noisy site that stands on one of its walls, with a caption."""
+    return Trap("noise", path, make, reasons, "picture")
+
+
+def _sent(manner: Manner, make: Make) -> Make:
+    """The same, but sent in another manner."""
+    return lambda site: replace(make(site), manner=manner)
+
+
+PERMISSION = (
+    Trap("noise", "/private/page.html", page("private"), _ROBOTS),
+    _shown("/private/picture.jpg", picture("private"), *_ROBOTS),
+    Trap("noise", "/private/open.html", page("open")),  # the longer rule allows it
+    Trap("noise", "/notes/today.secret", page("secret"), _ROBOTS),  # by a rule with * and $
+    Trap("noise", "/unused/page.html", page("unused"), _AI_TRAIN),  # Content-Usage in robots.txt, for a path
+    Trap("noise", "/reserved/page.html", page("reserved"), _TDM),  # tdmrep.json
+    _shown("/reserved/picture.jpg", picture("reserved"), *_TDM),
+    Trap("noise", "/reserved/open.html", page("unreserved")),  # an earlier row of tdmrep.json
+    Trap("noise", "/reserved/lifted.html", page("lifted", headers=(("tdm-reservation", "0"),))),
+    Trap("noise", "/signals/tdm-header.html", page("tdm header", headers=(("TDM-Reservation", "1"),)), _TDM),
+    Trap("noise", "/signals/tdm-meta.html", page("tdm", head='<meta name="tdm-reservation" content="1">'), _TDM),
+    Trap("noise", "/signals/noai.html", page("noai", head='<meta name="robots" content="noai, noimageai">'), ("noai",)),
+    Trap("noise", "/signals/noai-header.html", page("header", headers=(("X-Robots-Tag", "noai"),)), ("noai",)),
+    Trap("noise", "/signals/other-robot.html", page("other", headers=(("X-Robots-Tag", "otherbot: noai"),))),
+    Trap(
+        "noise", "/signals/noimageai.jpg", picture("tag", (("X-Robots-Tag", "noimageai"),)), ("noimageai",), "picture"
+    ),
+    Trap(
+        "noise",
+        "/signals/noimageai.html",
+        page(
+            "noimageai",
+            head='<meta name="robots" content="noimageai">',
+            body='<figure><img src="/signals/shown.jpg"><figcaption>A picture that may be seen.</figcaption></figure>',
+        ),
+        ("noimageai",),
+    ),
+    Trap("noise", "/signals/shown.jpg", picture("shown"), ("noimageai",), "no"),
+    Trap("noise", "/signals/usage.html", page("usage", headers=(("Content-Usage", "train-ai=n"),)), _AI_TRAIN),
+    Trap("noise", "/signals/signal.html", page("signal", headers=(("Content-Signal", "ai-train=no"),)), _AI_TRAIN),
+    _shown("/signals/plus.jpg", changed("plus", broken_files.plus_jpeg), "plus_prohibited"),
+    _shown("/signals/c2pa.jpg", changed("c2pa", broken_files.c2pa_jpeg), "c2pa_not_allowed"),
+    Trap(
+        "noise",
+        "/licences/by.html",
+        page("by", head='<link rel="license" href="https://creativecommons.org/licenses/by/4.0/">'),
+    ),
+    Trap(
+        "noise",
+        "/licences/by-nc-nd.html",  # refused only where the policy lists licences
+        page("nd", body='<p><a rel="license" href="https://creativecommons.org/licenses/by-nc-nd/4.0/">CC</a></p>'),
+    ),
+    Trap("unavailable", "/page.html", page("unavailable"), ("robots_unreachable",)),
+    Trap("reserved", "/page.html", page("signal site"), _AI_TRAIN),  # Content-Signal in robots.txt
+    Trap("no-media", "/page.html", page("no media")),  # the page is free, ai.txt is about media
+    Trap("no-media", "/picture.jpg", picture("no media"), ("ai_txt_disallowed",), "picture"),
+    Trap("no-training", "/page.html", page("no training"), ("training_crawlers_disallowed",)),
+    Trap("patient", "/page.html", page("patient"), ("crawl_delay_too_long",)),
+)
+
+TRANSPORT = (
+    Trap("hostile", "/status/404.html", status(404), ("http_404",)),
+    Trap("hostile", "/status/410.html", status(410), ("http_410",)),
+    Trap("hostile", "/status/500.html", status(500), ("http_500",)),
+    Trap("hostile", "/status/404.jpg", status(404), ("http_404",), "picture"),
+    Trap("hostile", "/status/busy.html", _sent("busy_once", page("busy"))),
+    Trap("hostile", "/moved/once.html", redirect("{site}/moved/twice.html"), ("redirected",)),
+    Trap("hostile", "/moved/twice.html", redirect("{site}/moved/here.html"), ("redirected",), "no"),
+    Trap("hostile", "/moved/here.html", page("moved"), (), "no"),
+    Trap("hostile", "/moved/circle.html", redirect("{site}/moved/elcric.html"), ("redirect_loop", "redirected")),
+    Trap("hostile", "/moved/elcric.html", redirect("{site}/moved/circle.html"), ("redirect_loop", "redirected"), "no"),
+    Trap("hostile", "/moved/private.html", redirect("http://169.254.169.254/latest/meta-data/"), ("redirected",)),
+    Trap("hostile", "/moved/file.html", redirect("file:///etc/passwd"), ("redirected", "scheme_not_allowed")),
+    Trap("hostile", "/moved/private.jpg", redirect("http://10.0.0.1/picture.jpg"), ("private_address",), "picture"),
+    Trap("hostile", "/moved/file.jpg", redirect("file:///etc/passwd"), ("scheme_not_allowed",), "picture"),
+    Trap("hostile", "/moved/circle.jpg", redirect("{site}/moved/circle.jpg"), ("redirect_loop",), "picture"),
+    Trap("hostile", "/moved/1.jpg", redirect("{site}/moved/2.jpg"), ("too_many_redirects",), "picture"),
+    *(
+        Trap("hostile", f"/moved/{n}.jpg", redirect(f"{{site}}/moved/{n + 1}.jpg"), ("too_many_redirects",), "no")
+        for n in range(2, 30)
+    ),
+    Trap("slow", "/drops.html", _sent("trickle", page("drops")), _SERVER_GONE),
+    Trap("slow", "/cut.html", _sent("cut", page("cut")), _SERVER_GONE),
+    Trap("slow", "/cut.jpg", _sent("cut", picture("cut")), _SERVER_GONE, "picture"),
+    Trap("slow", "/endless.html", lambda site: replace(page("endless")(site), manner="endless"), ("truncated_page",)),
+    Trap(
+        "slow",
+        "/endless.jpg",
+        lambda site: replace(picture("endless")(site), manner="endless"),
+        ("too_large",),
+        "picture",
+    ),
+    Trap(
+        "slow",
+        "/bomb.html",
+        lambda site: Reply(broken_files.gzip_bomb(), headers=_GZIP),
+        ("truncated_page", "too_large"),
+    ),
+    Trap(
+        "slow",
+        "/packed.html",
+        lambda site: replace(r := page("packed")(site), body=broken_files.gzipped(r.body), headers=_GZIP),
+    ),
+    Trap(
+        "slow",
+        "/not-packed.html",
+        lambda site: replace(page("not packed")(site), headers=_GZIP),
+        ("bad_content_encoding",),
+    ),
+    Trap("closed", "/page.html", status(503, ("Retry-After", "86400")), ("retry_after_too_long",)),
+    *(Trap("broken", f"/{n:02}.html", status(500), ("http_500", "host_error_budget")) for n in range(1, 13)),
+    Trap("elsewhere", "/page.html", page("elsewhere"), ("out_of_scope",)),
+)
+
+TEXTS = (
+    *(Trap("noise", f"/texts/{name}.html", words("A text", *told), why) for name, (why, told) in RUINED_TEXTS.items()),
+    Trap("noise", "/texts/personal-data.html", words("An address", PERSONAL_DATA)),  # masked, not dropped
+    Trap("noise", "/texts/markers.html", words("Words on a frame", MARKERS)),  # [IMG] and <s>, but as text
+    Trap("noise", "/texts/cp1252.html", encoded("Ein Drachen", GERMAN, "cp1252", "windows-1252", "de")),
+    Trap("noise", "/texts/undeclared.html", encoded("Der Drachen", GERMAN + " So ist es.", "cp1252", None, "de")),
+    Trap("noise", "/texts/shift-jis.html", encoded("頁", JAPANESE, "cp932", "Shift_JIS", "ja"), ("other_language",)),
+    Trap("noise", "/texts/copy-1.html", page("copy"), _COPY),  # of the two, one stays
+    Trap("noise", "/texts/copy-2.html", page("copy"), _COPY),
+    Trap("noise", "/texts/almost-1.html", page("almost", body=f"<p>{ALMOST[0]}</p>"), _COPY),
+    Trap("noise", "/texts/almost-2.html", page("almost", body=f"<p>{ALMOST[1]}</p>"), _COPY),
+    Trap("noise", "/texts/paper.pdf", lambda site: Reply(b"%PDF-1.4\n%%EOF\n", "application/pdf"), ("not_html",)),
+    Trap("noise", "/texts/data.html", lambda site: Reply(bytes(range(256)), "application/octet-stream"), ("not_html",)),
+    Trap("noise", "/texts/variants.html", page("variants")),
+    Trap(
+        "noise",
+        "/texts/printed.html",
+        page("variants", head='<link rel="canonical" href="/texts/variants.html">'),
+        ("duplicate_url", *_COPY),
+    ),
+)
+
+
+def _strip(pixels: Picture) -> bytes:
+    return encode(np.tile(pixels[:16], (1, 10, 1)), "png")
+
+
+def _blank(pixels: Picture) -> bytes:
+    return encode(np.full_like(pixels, 200), "png")
+
+
+def _again(pixels: Picture) -> bytes:
+    _, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])
+    return bytes(data.tobytes())
+
+
+_SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><circle cx="32" cy="32" r="20" fill="red"/></svg>'
+)
+_JPEG = "image/jpeg"
+_PNG = "image/png"
+
+PICTURES = (
+    _shown("/pictures/good.jpg", picture("good")),
+    Trap(
+        "noise", "/pictures/corrupt.jpg", changed("corrupt", broken_files.corrupt_jpeg), ("corrupt_image",), "picture"
+    ),
+    _shown("/pictures/cut.png", changed("cut", broken_files.truncated_png, _PNG), "corrupt_image"),
+    Trap(
+        "noise", "/pictures/empty.jpg", lambda site: Reply(b"", _JPEG), ("unsupported_format", "empty_body"), "picture"
+    ),
+    _shown("/pictures/page.jpg", words("Not a picture"), "unsupported_format"),
+    Trap(
+        "noise", "/pictures/drawing.svg", lambda site: text_reply(_SVG, "image/svg+xml"), ("vector_image",), "picture"
+    ),
+    _shown("/pictures/drawing.png", lambda site: text_reply(_SVG, _PNG), "unsupported_format"),
+    Trap(
+        "noise",
+        "/pictures/huge.png",
+        lambda site: Reply(broken_files.huge_png(), _PNG),
+        ("too_many_pixels",),
+        "picture",
+    ),
+    _shown("/pictures/strip.png", changed("strip", _strip, _PNG), "aspect_ratio", "max_aspect"),
+    _shown("/pictures/blank.png", changed("blank", _blank, _PNG), "low_contrast", "min_contrast"),
+    Trap(
+        "noise",
+        "/pictures/tiny.png",
+        lambda site: image_reply(drawn(site, "tiny", 12), "png"),
+        ("too_small",),
+        "picture",
+    ),
+    _shown("/pictures/same-1.jpg", picture("same"), *_SAME_PICTURE),  # of the four, one stays
+    _shown("/pictures/same-2.jpg", picture("same"), *_SAME_PICTURE),
+    _shown("/pictures/same-3.jpg", changed("same", _again), *_SAME_PICTURE),
+    _shown("/pictures/same-4.png", changed("same", lambda p: encode(p, "png"), _PNG), *_SAME_PICTURE),
+    _shown("/pictures/turned.jpg", changed("turned", broken_files.rotated_jpeg)),
+    Trap(
+        "noise",
+        "/pictures/moving.gif",
+        lambda site: Reply(broken_files.animated_gif([drawn(site, f"moving {n}") for n in range(3)]), "image/gif"),
+        (),  # its first frame
+        "picture",
+    ),
+    Trap("noise", "/pictures/everywhere.jpg", picture("everywhere"), ("max_uses", "too_many_uses"), "no"),
+    *(
+        Trap(
+            "noise",
+            f"/pictures/used-{n:02}.html",
+            page(f"used {n}", body='<img src="/pictures/everywhere.jpg" alt="The sign of the house, seen once more.">'),
+        )
+        for n in range(1, 13)
+    ),
+    Trap(
+        "noise",
+        "/pictures/short.html",
+        page("short", body='<img src="/pictures/short.jpg" alt="IMG_1234">'),
+    ),
+    Trap("noise", "/pictures/short.jpg", picture("short"), ("too_few_words", "too_few_chars"), "no"),
+    Trap(
+        "noise",
+        "/pictures/odd.html",
+        page(
+            "odd",
+            body='<img src="/pictures/dot.gif" width="1" height="1" alt="">'
+            '<div style="background-image: url(/pictures/good.jpg)"></div><canvas width="64" height="64"></canvas>'
+            f'{_SVG}<iframe src="/pictures/good.html"></iframe><img src="/pictures/spacer.gif" alt="">'
+            f'<img src="data:image/jpeg;base64,AAAA" alt="Nothing that could be read at all."><video controls></video>',
+        ),
+    ),
+)
+
+FILMS = (
+    *film("no-words", ("no_text", "too_few_words")),
+    *film("damaged", ("corrupt_video",), caption="A short film that nobody can play.", is_sound=False),
+    *film(
+        "bad-track",
+        ("subtitles_malformed", "subtitles_unsupported", "subtitles_empty"),
+        track="WEBVTT\n\nlost in time\n",
+    ),
+    *film("no-track", ("http_404",), track=""),
+)
+
+TRAPS: tuple[Trap, ...] = (*PERMISSION, *TRANSPORT, *TEXTS, *PICTURES, *FILMS)
+REASONS: dict[str, tuple[str, ...]] = {f"{trap.site}{trap.path}": trap.reasons for trap in TRAPS if trap.reasons}
+"""`<site><path>` of everything to be refused, and the drop reasons that are right for it, depending on the spec."""
