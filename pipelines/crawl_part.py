@@ -20,7 +20,6 @@ from pipelines.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row
 from pipelines.parts import PartFolder, Tally, write_table
 
-
 PART_SECONDS = 30.0
 PART_PAGES = 1000
 MAX_SITEMAPS_PER_HOST = 1000

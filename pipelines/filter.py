@@ -18,7 +18,6 @@ from pipelines.assignment import interleave_by_assignment, split_sentences
 from pipelines.beam_run import Runner, run_pipeline
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text
 from pipelines.duplicates import Fingerprint, minhash
-from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.fetch import documents_folder, media_folder
 from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.image_text_match import ImageTextMatch
