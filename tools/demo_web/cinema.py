@@ -146,7 +146,7 @@ def video_bytes(web: Web, key: str, held_out: bool, extension: str) -> bytes:
     """A clip as a file: one thread and bit-exact flags, so that the bytes repeat."""
     codec, options = CODECS[extension]
     out = io.BytesIO()
-    with av.open(out, "w", format=extension, options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+    with av.open(out, "w", format=extension, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
