@@ -1,1 +1,14 @@
-"""The model: visual encoder, causal transformer, visual decoder, in single-device PyTorch."""
+"""The model: visual encoder, bridge, language model and image decoder. Single-device PyTorch, imports nothing else of ours.
+
+config           settings of each part, and the named sizes
+tokenizer        text to ids; the model's own tokens after any base vocabulary
+sequence         samples to windows, windows to tokens and slots with their targets
+batch            packs of sequences as tensors
+encoder          EVA-CLIP's vision towers, and open_clip's own
+bridge           Emu's causal former; Emu2's pooling and projections
+attention        packed sequences: SDPA, FlexAttention, variable-length Flash
+emu              encoder + bridge + language model; forward gives the losses
+image_decoder    diffusion U-Net and autoencoder
+generate         text, pictures or both from any prompt
+weights          released checkpoints in and out, strictly
+"""

@@ -7,6 +7,7 @@ B packs, L tokens, H heads, C channels a head
 """
 
 import functools
+import importlib.util
 from typing import Any, Literal
 
 import torch
@@ -34,7 +35,7 @@ def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Ten
     if not hidden.is_cuda:
         return "sdpa"
     half = hidden.dtype in (torch.bfloat16, torch.float16)
-    return "varlen" if half and hasattr(torch.nn.attention, "varlen") else "flex"
+    return "varlen" if half and importlib.util.find_spec("torch.nn.attention.varlen") else "flex"
 
 
 def packed_arguments(batch: Batch, kernel: Kernel) -> dict[str, Any]:

@@ -241,7 +241,7 @@ SIZES: dict[str, EmuConfig] = {
             language_model=LanguageModelConfig(width=192, layers=4, heads=6, mlp_hidden=512, max_positions=512),
             objective=ObjectiveConfig(input_noise=0.6),
             image_decoder=ImageDecoderConfig(
-                image_size=32, channels=(64, 128), transformer_layers=(0, 1), heads=(2, 2), norm_groups=16,
+                image_size=32, channels=(64, 64), transformer_layers=(1, 0), heads=(2, 2), norm_groups=16,
                 pooled="flat", condition_positions=True, coordinates=True, prediction="sample", sampler="ddim",
                 high_noise=True, noise_offset=0.0, ema_decay=0.99, steps=12, guidance=1.5,
                 autoencoder=AutoencoderConfig(channels=(32, 64, 64), layers_per_block=1, norm_groups=16,

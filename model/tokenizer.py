@@ -5,6 +5,7 @@ own tokens follow in the order in which Emu and Emu2 added them, so that with LL
 ids. Text never yields one of them: a page that says "[IMG]" is encoded as those five characters.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +92,7 @@ class Tokenizer:
         if not path.is_file():
             raise ValueError(f"{path}: no tokenizer; give a tokenizer.json, a tokenizer.model or a folder with one")
         try:
-            base: Base = _SentencePiece(path) if path.suffix == ".model" else _Fast(FastTokenizer.from_file(str(path)))
+            base: Base = _SentencePiece(path) if path.suffix == ".model" else _Fast(path.read_text(encoding="utf-8"))
         except Exception as error:  # both libraries raise bare Exception or RuntimeError
             raise ValueError(f"{path}: not a tokenizer: {error}") from error
         return cls(base, family, chat=chat)
@@ -178,9 +179,13 @@ class Tokenizer:
 
 
 class _Fast:
-    """A `tokenizers` tokenizer."""
+    """A `tokenizers` tokenizer, from its JSON."""
 
-    def __init__(self, tokenizer: FastTokenizer) -> None:
+    def __init__(self, content: str) -> None:
+        settings = json.loads(content)
+        for token in settings.get("added_tokens", ()):
+            token["special"] = True  # so that the next but one line covers all of them
+        tokenizer = FastTokenizer.from_str(json.dumps(settings))
         tokenizer.encode_special_tokens = True  # "</s>" on a page is text
         tokenizer.no_padding()
         tokenizer.no_truncation()

@@ -69,6 +69,17 @@ def test_text_never_yields_special_tokens(tokenizers: dict[str, Tokenizer], llam
         assert tokenizer.decode(ids) == HOSTILE
 
 
+def test_words_that_a_base_has_added_are_text_too(tmp_path: Path) -> None:
+    base = train_byte_level(["text"], 259)
+    base.add_tokens(["<tool_call>"])
+    base.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path, "emu2")
+    ids = tokenizer.encode("a <tool_call>")
+    assert len(ids) == 13
+    assert tokenizer.decode(ids) == "a <tool_call>"
+    assert tokenizer.pad_id == 260
+
+
 def test_a_continued_text_gets_no_second_space(llama: Path) -> None:
     tokenizer = Tokenizer.load(llama, "emu")
     halves = tokenizer.encode("a red") + tokenizer.encode(" boat", continued=True)

@@ -1,0 +1,327 @@
+"""Released checkpoints into this model's modules and back, strictly.
+
+A layout is the naming of one kind of checkpoint. Every tensor of a checkpoint must have a place here and every place
+must be filled; what a release carries without using it is listed with the layout, returned by `load`, and may be given
+back to `export`, which then writes the same keys again.
+
+| layout     | module                        | checkpoint                                                   |
+|------------|-------------------------------|--------------------------------------------------------------|
+| `emu`      | `Emu`, family emu             | Emu's `multimodal_encoder/pytorch_model.bin`                 |
+| `emu2`     | `Emu`, family emu2            | Emu2, native                                                 |
+| `emu2-hf`  | `Emu`, family emu2            | Emu2, Hugging Face                                           |
+| `emu2-gen` | `with_decoder(emu, decoder)`  | Emu2-Gen, native: all in one file                            |
+| `diffusers`| `ImageDecoder`                | `unet/` and `vae/` of a pipeline's folder                    |
+| `eva-clip` | `Encoder` of kind eva         | EVA-CLIP as its authors released it                          |
+| `open-clip`| `Encoder`                     | what open_clip saves, its own vision towers and timm's       |
+| `llama`    | `Emu`: its language model     | LLaMA or another as transformers names it, base tokens only  |
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from torch import Tensor, nn
+
+from model.config import EmuConfig
+from model.emu import Emu
+from model.encoder import Encoder, resize_positions
+from model.image_decoder import ImageDecoder
+
+LayoutName = Literal["emu", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama"]
+
+
+class WeightsError(ValueError):
+    """A checkpoint and a module that do not fit; names every key."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Prefixes there and here; when loading, the first that fits. `unused`: keys that a release carries in vain."""
+
+    prefixes: tuple[tuple[str, str], ...]
+    unused: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()  # read but never written
+    resize: bool = False  # whether positions may be interpolated to another grid
+    part: str = ""  # what the layout speaks of, if not of all the module
+
+
+_ROTARY = r".*rotary_emb\.inv_freq"  # buffers of transformers 4.31
+_EMU2 = (("visual.", "encoder.tower."), ("project_", "bridge.project_"), ("decoder.lm.", "language_model."))
+_CLIP_TEXT = (r"text\..*", r"logit_(scale|bias)", r"transformer\..*", r"token_embedding\..*", "positional_embedding",
+              r"ln_final\..*", "text_projection", "attn_mask")  # fmt: skip
+# Attention of autoencoders before diffusers 0.17.
+_OLD_ATTENTION = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
+
+_LAYOUTS: dict[LayoutName, _Layout] = {
+    "emu": _Layout(
+        (
+            ("visual.", "encoder.tower."),
+            ("ln_visual.", "bridge.ln_visual."),
+            ("cformer.", "bridge.cformer."),
+            ("decoder.lm.stu_regress_head.", "bridge.stu_regress_head."),
+            ("decoder.lm.", "language_model."),
+        ),
+        unused=(r"visual\.(norm|head)\..*", r"cformer\.cformer\.embed_tokens\.weight", _ROTARY),
+    ),
+    "emu2": _Layout(_EMU2, unused=(_ROTARY,), aliases=(("decoder.lm.project_", "bridge.project_"),)),
+    "emu2-hf": _Layout(
+        (
+            ("model.visual.", "encoder.tower."),
+            ("project_", "bridge.project_"),
+            ("model.decoder.lm.", "language_model."),
+        ),
+        unused=(_ROTARY,),
+    ),
+    "emu2-gen": _Layout(
+        (
+            *((f"multimodal_encoder.{theirs}", f"emu.{ours}") for theirs, ours in _EMU2),
+            ("unet.", "decoder.unet."),
+            ("vae.", "decoder.autoencoder."),
+        ),
+        unused=(_ROTARY, r"safety_checker\..*"),
+    ),
+    "diffusers": _Layout((("unet.", "unet."), ("vae.", "autoencoder."))),
+    "eva-clip": _Layout(
+        (("visual.", "tower."),),
+        unused=(r"visual\.(norm|head)\..*", r"visual\.(.*\.)?rope\..*", *_CLIP_TEXT),
+        resize=True,
+    ),
+    "open-clip": _Layout(
+        (("visual.trunk.", "tower."), ("visual.", "tower.")),
+        unused=(r"visual\.trunk\.(norm|fc_norm|head)\..*", r"visual\.(ln_post|head)\..*", r"visual\.proj", *_CLIP_TEXT),
+        resize=True,
+    ),
+    "llama": _Layout((("", "language_model."),), unused=(_ROTARY,), part="language_model."),
+}
+_OURS_ALONE = re.compile(r".*(latent_scale|feature_mean|feature_std)")  # come from settings, not from checkpoints
+# EVA-02's names for what timm calls otherwise, in the variant with norms inside the branches.
+_EVA_02 = (
+    (".attn.inner_attn_ln.", ".attn.norm."),
+    (".mlp.ffn_ln.", ".mlp.norm."),
+    (".mlp.w1.", ".mlp.fc1_g."),
+    (".mlp.w2.", ".mlp.fc1_x."),
+    (".mlp.w3.", ".mlp.fc2."),
+    (".attn.q_bias", ".attn.q_proj.bias"),
+    (".attn.v_bias", ".attn.v_proj.bias"),
+)
+
+
+def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:
+    """Fill a module from a checkpoint.
+
+    Args:
+        module: As the table above has it.
+        tensors: As `read` gives them.
+        layout: How they are named.
+
+    Returns:
+        The tensors that the release carries without using them.
+
+    Raises:
+        WeightsError: If a key is missing, unknown, given twice, or of another shape; nothing is changed then.
+    """
+    names = _Names(module, layout)
+    wanted = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if name.startswith(names.layout.part) and not _OURS_ALONE.fullmatch(name)
+    }
+    found: dict[str, Tensor] = {}
+    unused: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for theirs, tensor in tensors.items():
+        ours = names.ours(theirs)
+        if ours in wanted and ours not in found:
+            found[ours] = tensor
+        elif names.is_unused(theirs):
+            unused[theirs] = tensor
+        else:
+            problems.append(f"{theirs}: {'a second tensor for ' + ours if ours in found else 'unexpected'}")
+    tied = _tied(module)
+    for ours in wanted:
+        if ours in tied and ours not in found:
+            continue
+        if ours not in found:
+            problems.append(f"{names.theirs(ours)}: missing")
+            continue
+        found[ours] = _fitted(ours, found[ours], module, layout)
+        if found[ours].shape != wanted[ours].shape:
+            is_, should = tuple(found[ours].shape), tuple(wanted[ours].shape)
+            problems.append(f"{names.theirs(ours)}: has shape {is_}, should have {should}")
+    if problems:
+        raise WeightsError(f"not a checkpoint of layout {layout} for this model:\n  " + "\n  ".join(problems))
+    with torch.no_grad():
+        for ours, tensor in found.items():
+            wanted[ours].copy_(tensor)
+    return unused
+
+
+def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A module's weights under a layout's names.
+
+    Args:
+        module: As the table above has it.
+        layout: How to name them.
+        unused: What `load` returned, for loaders that insist on it.
+
+    Raises:
+        WeightsError: If the module has what the layout has no place for.
+    """
+    names = _Names(module, layout)
+    exported = {}
+    for ours, tensor in module.state_dict().items():
+        if not ours.startswith(names.layout.part):
+            continue
+        if _OURS_ALONE.fullmatch(ours):
+            if "feature" in ours and not torch.equal(tensor, torch.full_like(tensor, float(ours.endswith("std")))):
+                raise WeightsError(f"{ours}: standardised features have no place in layout {layout}")
+            continue
+        base_only = layout == "llama" and ours in _vocabulary(module)
+        exported[names.theirs(ours)] = tensor[: module.config.base_vocab_size] if base_only else tensor
+    return {**exported, **(unused or {})}
+
+
+def with_decoder(model: Emu, decoder: ImageDecoder) -> nn.ModuleDict:
+    """Both as one module, for `emu2-gen`."""
+    return nn.ModuleDict({"emu": model, "decoder": decoder})
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, mapped from disk where the format allows.
+
+    Args:
+        path: A `.safetensors`, `.bin` or `.pt` file, or a folder: with one such file or several shards, or a diffusers
+            pipeline, whose `unet/` and `vae/` then become prefixes.
+
+    Raises:
+        WeightsError: If there is none, it cannot be read, or two shards hold the same key.
+    """
+    path = Path(path)
+    if (path / "unet").is_dir() and (path / "vae").is_dir():
+        return {f"{part}.{k}": v for part in ("unet", "vae") for k, v in read(path / part).items()}
+    files = [path] if path.is_file() else _files(path)
+    if not files:
+        raise WeightsError(f"{path}: no checkpoint; give a .safetensors, .bin or .pt file, or a folder of them")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        part = _read_file(file)
+        if twice := sorted(set(part) & set(tensors)):
+            raise WeightsError(f"{file}: keys that another file of {path} holds already: {', '.join(twice)}")
+        tensors |= part
+    return tensors
+
+
+def save_emu(model: Emu, folder: str | Path) -> None:
+    """Write a model as `config.json` and `model.safetensors`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(model.config.model_dump_json(indent=1) + "\n")
+    save_model(model, str(folder / "model.safetensors"))
+
+
+def load_emu(folder: str | Path) -> Emu:
+    """A model as `save_emu` wrote it.
+
+    Raises:
+        WeightsError: If the folder holds none, or its weights are of another model.
+    """
+    folder = Path(folder)
+    try:
+        model = Emu(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
+        load_model(model, str(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: no model that can be read: {error}") from error
+    return model
+
+
+class _Names:
+    """Keys there to keys here and back, for one module and layout."""
+
+    def __init__(self, module: nn.Module, layout: LayoutName) -> None:
+        self.layout = _LAYOUTS[layout]
+        encoder = next((part for part in module.modules() if isinstance(part, Encoder)), None)
+        renamed = encoder is not None and encoder.config.sub_norm and layout != "open-clip"
+        self.renamed = _EVA_02 if renamed else ()
+        self.prefixes = self.layout.prefixes
+        if layout == "open-clip" and encoder is not None and encoder.config.kind == "clip":
+            self.prefixes = self.prefixes[1:]
+
+    def ours(self, theirs: str) -> str:
+        for there, here in (*self.layout.aliases, *self.prefixes):
+            if not theirs.startswith(there):
+                continue
+            name = here + theirs[len(there) :]
+            changes = self.renamed if "tower." in here else _OLD_ATTENTION if "autoencoder." in here else ()
+            for old, new in changes:
+                name = name.replace(old, new)
+            return name
+        return ""
+
+    def theirs(self, ours: str) -> str:
+        for there, here in self.prefixes:
+            if ours.startswith(here):
+                for old, new in self.renamed if "tower." in here else ():
+                    ours = ours.replace(new, old)
+                return there + ours[len(here) :]
+        raise WeightsError(f"{ours}: has no place in this layout")
+
+    def is_unused(self, theirs: str) -> bool:
+        return any(re.fullmatch(pattern, theirs) for pattern in self.layout.unused)
+
+
+def _fitted(ours: str, tensor: Tensor, module: nn.Module, layout: LayoutName) -> Tensor:
+    """A tensor after the two changes that loading may make: positions to another grid, rows for the model's tokens."""
+    if _LAYOUTS[layout].resize and isinstance(module, Encoder) and ours.endswith(("pos_embed", "positional_embedding")):
+        return resize_positions(tensor, module.config.grid)
+    if layout == "llama" and ours in _vocabulary(module):
+        more = module.config.vocab_size - module.config.base_vocab_size
+        mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
+    return tensor
+
+
+def _vocabulary(module: nn.Module) -> set[str]:
+    """Names of a model's tables with a row a token."""
+    assert isinstance(module, Emu)
+    tables = (module.language_model.get_input_embeddings().weight, module.language_model.get_output_embeddings().weight)
+    return {name for name, value in module.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
+
+
+def _tied(module: nn.Module) -> set[str]:
+    """Names of parameters that are others as well, and need no key of their own."""
+    first = {name for name, _ in module.named_parameters()}
+    return {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that an index names; else all of the safest kind."""
+    for index in sorted(folder.glob("*.index.json")):
+        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+    for pattern in ("*.safetensors", "*.bin", "*.pt"):
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(str(file))
+        try:
+            loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        except RuntimeError:  # files of before torch 1.6 cannot be mapped
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds for a broken file
+        raise WeightsError(f"{file}: cannot be read: {str(error).partition(chr(10))[0]}") from error
+    for wrapper in ("module", "state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{file}: holds no state dict of tensors")
+    return loaded
