@@ -1,7 +1,8 @@
-"""The model: visual encoder, bridge, language model and image decoder. Single-device PyTorch, imports nothing else of ours.
+"""The model: visual encoder, bridge, language model, image decoder. Single-device PyTorch, with nothing else of ours.
 
 config           settings of each part, and the named sizes
 tokenizer        text to ids; the model's own tokens after any base vocabulary
+segment          what a sample is made of: texts, grounded phrases, pictures
 sequence         samples to windows, windows to tokens and slots with their targets
 batch            packs of sequences as tensors
 encoder          EVA-CLIP's vision towers, and open_clip's own

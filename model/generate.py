@@ -22,7 +22,8 @@ from model.batch import collate
 from model.config import Config
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
-from model.sequence import Layout, Segment, Sequence
+from model.segment import Segment
+from model.sequence import Layout, Sequence
 from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
 
 

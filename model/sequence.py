@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from model.config import BridgeConfig, Config
+from model.segment import Box, Picture, Segment, Text
 from model.tokenizer import (
     FRAME_SLOT,
     GROUNDING,
@@ -44,7 +45,6 @@ from model.tokenizer import (
 
 NONE, TEXT, VISUAL = 0, 1, 2  # what a position is as a target
 
-Box = tuple[float, float, float, float]
 _SPOKEN = ("subtitle", "transcript")
 
 
@@ -61,46 +61,6 @@ class LayoutConfig(Config):
         description="tokens that cross-entropy never has as target, as released. Without `[IMG]` among them the model "
         "learns to begin a picture by itself",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """Tokens `start` to `end` of a text, and where what they name is seen: boxes of [x0, y0, x1, y1] in 0..1."""
-
-    start: int
-    end: int
-    boxes: tuple[Box, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Ids of a text. `role` as in seq/1; `learn` off where it is not to be predicted (a prompt in tuning)."""
-
-    ids: np.ndarray
-    role: str = "body"
-    phrases: tuple[Phrase, ...] = ()
-    learn: bool = True
-    continued: bool = False  # goes on from the window before
-
-    def part(self, start: int, end: int) -> "Text":
-        """Tokens `start` to `end`, with the phrases that lie in them."""
-        phrases = tuple(
-            Phrase(p.start - start, p.end - start, p.boxes) for p in self.phrases if start <= p.start and p.end <= end
-        )
-        return replace(self, ids=self.ids[start:end], phrases=phrases, continued=self.continued or start > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture, by its index among the sample's media; `time` in seconds where it is a video frame."""
-
-    media: int
-    frame: bool = False
-    time: float | None = None
-    learn: bool = True
-
-
-Segment = Text | Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,40 +92,6 @@ class Sequence:
     images: tuple[int, ...]
     frames: tuple[bool, ...]
     slot_counts: tuple[int, ...]
-
-
-def text(content: str, tokenizer: Tokenizer, *, role: str = "body", learn: bool = True) -> Text:
-    """A text segment from a string."""
-    return Text(np.array(tokenizer.encode(content), np.int32), role, learn=learn)
-
-
-def grounded_text(content: str, regions: Many[tuple[int, int, Box]], tokenizer: Tokenizer) -> Text:
-    """A caption whose phrases have boxes.
-
-    The text is encoded piece by piece, cut where phrases begin and end. A phrase that overlaps an earlier one is
-    left as plain text.
-
-    Args:
-        content: The caption.
-        regions: (start, end, box): half-open offsets in characters; several with equal offsets are one phrase.
-        tokenizer: Encodes.
-    """
-    boxes: dict[tuple[int, int], list[Box]] = {}
-    for start, end, box in sorted(regions, key=lambda region: (region[0], -region[1])):
-        boxes.setdefault((start, end), []).append(box)
-    ids: list[int] = []
-    phrases: list[Phrase] = []
-    done = 0
-    for (start, end), found in boxes.items():
-        if start < done or end <= start:
-            continue
-        ids += tokenizer.encode(content[done:start], continued=done > 0) if start > done else []
-        begin = len(ids)
-        ids += tokenizer.encode(content[start:end], continued=start > 0)
-        phrases.append(Phrase(begin, len(ids), tuple(found)))
-        done = end
-    ids += tokenizer.encode(content[done:], continued=done > 0) if done < len(content) else []
-    return Text(np.array(ids, np.int32), "caption", tuple(phrases))
 
 
 class Layout:

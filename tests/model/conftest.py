@@ -10,8 +10,8 @@ from torch import Tensor
 from model.batch import Batch, collate
 from model.config import EmuConfig, named_size
 from model.emu import Emu
-from model.sequence import Layout, Sequence, text
-from model.sequence import Picture as Picture
+from model.segment import Picture, text
+from model.sequence import Layout, Sequence
 from model.tokenizer import Tokenizer, train_byte_level
 
 torch.set_num_threads(1)

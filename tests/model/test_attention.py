@@ -1,3 +1,4 @@
+import itertools
 import sys
 import types
 from typing import Any
@@ -39,7 +40,7 @@ def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
     """Causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = []
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
         parts.append(F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=0.3, enable_gqa=True)[0])
     return torch.cat(parts, dim=1).transpose(0, 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.config import BridgeConfig
-from model.sequence import Picture
+from model.segment import Picture
 
 
 def test_positions_documents_and_boundaries(small: Callable[..., Any]) -> None:

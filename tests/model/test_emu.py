@@ -10,7 +10,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from model.config import BridgeConfig, LanguageModelConfig, ObjectiveConfig
 from model.emu import Emu, Losses, build_language_model, extend_vocabulary
-from model.sequence import Picture
+from model.segment import Picture
 
 FAMILIES = ("emu", "emu2")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.config import BridgeConfig
 from model.generate import Generated, GenerationConfig, Prompt, draw, generate
 from model.image_decoder import ImageDecoder
-from model.sequence import Picture, text
+from model.segment import Picture, text
 
 FAMILIES = ("emu", "emu2")
 TEXT = GenerationConfig(max_new_tokens=8)

@@ -4,19 +4,8 @@ import numpy as np
 import pytest
 
 from model.config import BridgeConfig
-from model.sequence import (
-    NONE,
-    TEXT,
-    VISUAL,
-    Layout,
-    LayoutConfig,
-    Picture,
-    Segment,
-    Sequence,
-    Text,
-    grounded_text,
-    text,
-)
+from model.segment import Picture, Segment, Text, grounded_text, text
+from model.sequence import NONE, TEXT, VISUAL, Layout, LayoutConfig, Sequence
 from model.tokenizer import Tokenizer
 
 BRIDGE = BridgeConfig(image_slots=4, frame_slots=3)

@@ -15,7 +15,7 @@ from model.config import SIZES, EncoderConfig
 from model.emu import Emu
 from model.encoder import Encoder
 from model.image_decoder import ImageDecoder
-from model.sequence import Picture
+from model.segment import Picture
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
 
 State = dict[str, Tensor]
