@@ -144,7 +144,10 @@ def index(folder: str) -> None:
     """Give foreign tars an index and a manifest."""
     from pipelines.index import index_corpus
 
-    manifest = index_corpus(folder)
+    indexed = index_corpus(folder)
+    for note in indexed.notes:
+        print(f"note: {note}", file=sys.stderr)
+    manifest = indexed.manifest
     print(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards indexed")
 
 

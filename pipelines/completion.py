@@ -1,14 +1,16 @@
 """Completing a document: a candidate without bytes, and what became of its requests, give a document with media."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines import urls
 from pipelines.candidate import Candidate
 from pipelines.document import CAPTIONED, Document, Media, Region, Segment, merge_text
+from pipelines.frame_text import sequence
 from pipelines.images import BoxMap
 from pipelines.raw_store import FETCHED, Blob, StoredItem, StoredMedia
+from pipelines.subtitles import Cue
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +34,31 @@ class Completion:
     detail: str | None = None
 
 
-def complete(candidate: Candidate, stored: Mapping[str, StoredMedia], min_images: int) -> Completion:
+def complete(
+    candidate: Candidate,
+    stored: Mapping[str, StoredMedia],
+    min_images: int,
+    allows_license: Callable[[str | None], bool] = lambda _: True,
+) -> Completion:
     """Join a candidate with its media.
 
     Args:
         candidate: As the extract stage wrote it.
         stored: What became of each request, by `MediaRequest.key`.
         min_images: Pictures that an interleaved or video document needs.
+        allows_license: Whether a picture of this licence may be used.
     """
     if candidate.requests and candidate.requests[0].type == "video":
-        return _complete_video(candidate, stored[candidate.requests[0].key], min_images)
-    return _complete_images(candidate, stored, min_images)
+        return _complete_video(candidate, stored[candidate.requests[0].key], min_images, allows_license)
+    return _complete_images(candidate, stored, min_images, allows_license)
 
 
-def _complete_images(candidate: Candidate, stored: Mapping[str, StoredMedia], min_images: int) -> Completion:
+def _complete_images(
+    candidate: Candidate,
+    stored: Mapping[str, StoredMedia],
+    min_images: int,
+    allows_license: Callable[[str | None], bool],
+) -> Completion:
     document = candidate.document
     moved: dict[int, int] = {}  # place among the candidate's media: place among those that were had
     media: list[Media] = []
@@ -55,9 +68,12 @@ def _complete_images(candidate: Candidate, stored: Mapping[str, StoredMedia], mi
     maps: dict[int, BoxMap] = {}
     for i, (wanted, request) in enumerate(zip(document.media, candidate.requests, strict=True)):
         found = stored[request.key]
+        shown = urls.without_credentials(request.url) if request.url else None
         if found.outcome != FETCHED:
-            shown = urls.without_credentials(request.url) if request.url else None
             lost.append(LostMedia(found.outcome, shown, found.detail))
+            continue
+        if not allows_license(license := wanted.license or found.license):
+            lost.append(LostMedia("license_not_allowed", shown, license))
             continue
         moved[i] = len(media)
         maps[i] = _box_map(found)
@@ -79,12 +95,16 @@ def _complete_images(candidate: Candidate, stored: Mapping[str, StoredMedia], mi
     return result
 
 
-def _complete_video(candidate: Candidate, found: StoredMedia, min_images: int) -> Completion:
+def _complete_video(
+    candidate: Candidate, found: StoredMedia, min_images: int, allows_license: Callable[[str | None], bool]
+) -> Completion:
     document = candidate.document
     shown = urls.without_credentials(found.url) if found.url else None
     if found.outcome != FETCHED:
         lost = (LostMedia(found.outcome, shown, found.detail),)
         return Completion(None, (), lost, 0, found.outcome, found.detail or shown)
+    if not allows_license(found.license):
+        return Completion(None, (), (LostMedia("license_not_allowed", shown, found.license),), 0, "license_not_allowed")
     if len(found.items) < max(1, min_images):
         return Completion(None, (), (), 1, "too_few_frames", f"{len(found.items)} frames")
     has_words = bool(found.cues) or any(s.text for s in document.segments)
@@ -92,23 +112,17 @@ def _complete_video(candidate: Candidate, found: StoredMedia, min_images: int) -
         return Completion(None, (), (), 1, "video_without_text", shown)
     base = Media(url=shown)
     media = tuple(replace(_media(base, found, item), t=item.t) for item in found.items)
+    times = [item.t or 0.0 for item in found.items]
+    cues = tuple(Cue(cue.t0, cue.t1, cue.text) for cue in found.cues)
+    before = tuple(s for s in document.segments if s.t0 is None)
     timed = [
-        Segment("frame", media=i, t0=item.t, role="frame", origin="derived") for i, item in enumerate(found.items)
-    ] + [
-        Segment(
-            "text",
-            text=cue.text,
-            t0=cue.t0,
-            t1=cue.t1,
-            role="transcript" if found.cues_automatic else "subtitle",
-            generator="automatic captions" if found.cues_automatic else None,
-        )
-        for cue in found.cues
+        *(s for s in document.segments if s.t0 is not None),
+        *sequence(times, cues, is_automatic=found.cues_automatic),
     ]
-    timed.sort(key=lambda s: (s.t0, s.type == "text"))  # on a tie the frame comes first
+    timed.sort(key=lambda s: (s.t0, s.type == "text"))
     completed = replace(
         document,
-        segments=(*document.segments, *timed),
+        segments=(*before, *timed),
         media=media,
         lang=document.lang or found.cues_lang,
         signals=(*document.signals, *(replace(s, target="media:0") for s in found.signals)),
@@ -160,4 +174,3 @@ def _check_order(document: Document) -> None:
             order.append(segment.media)
     if order != list(range(len(document.media))):
         raise AssertionError(f"{document.key}: media in the order {order} of {len(document.media)}")
-    return document

@@ -42,7 +42,8 @@ class CrawlPartWriter:
         self._reset()
 
     def _reset(self) -> None:
-        self._name, self._file, self._writer = "", None, None
+        self._name = ""
+        self._warc: tuple[IO[bytes], WARCWriter] | None = None
         self._ledger: list[dict[str, Any]] = []
         self._links: dict[str, int] = {}
         self._opened = 0.0
@@ -58,19 +59,20 @@ class CrawlPartWriter:
         old = bool(self._name) and time.monotonic() - self._opened > PART_SECONDS
         return old or len(self._ledger) >= PART_PAGES
 
-    def _warc(self) -> tuple[IO[bytes], WARCWriter]:
-        if self._file is None:
+    def _open_warc(self) -> tuple[IO[bytes], WARCWriter]:
+        if self._warc is None:
             self._open()
             path = self._folder.file(self._name, ".warc.gz")
-            self._file = self._stack.enter_context(storage.write_whole(path))
-            self._writer = WARCWriter(self._file, gzip=True)
+            file = self._stack.enter_context(storage.write_whole(path))
+            writer = WARCWriter(file, gzip=True)
             info = {"software": "Dromaius", "format": "WARC File Format 1.1", "robots": "obeyed (RFC 9309)"}
-            self._writer.write_record(self._writer.create_warcinfo_record(f"{self._name}.warc.gz", info))
-        return self._file, self._writer
+            writer.write_record(writer.create_warcinfo_record(f"{self._name}.warc.gz", info))
+            self._warc = file, writer
+        return self._warc
 
     def store(self, fetched: Fetched, metadata: dict[str, Any]) -> tuple[str, int, int]:
         """Write request, response and metadata records; returns the WARC's name, the response's offset and length."""
-        file, writer = self._warc()
+        file, writer = self._open_warc()
         where = urlsplit(fetched.url)
         target = (where.path or "/") + (f"?{where.query}" if where.query else "")
         common = {"WARC-Date": fetched.fetched_at, "WARC-IP-Address": fetched.ip}

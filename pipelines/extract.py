@@ -26,7 +26,7 @@ from pipelines.sources import FORMATS
 from pipelines.sources.part import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text_rules import judge_text
+from pipelines.text_rules import Refusal, judge_text
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -74,7 +74,9 @@ class _Candidates:
             if isinstance(candidate, Drop):
                 self.tally.drop(candidate)
                 continue
-            judged = judge_text(candidate.document, settings.filters, settings.kind)
+            judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
+            if self._is_unlicensed(candidate.document, settings):
+                judged = Refusal("license_not_allowed", candidate.document.source.license)
             if isinstance(judged, Document):
                 self._keep(source, replace(candidate, document=judged))
             else:
@@ -83,6 +85,11 @@ class _Candidates:
                 self.tally.drop(
                     Drop(source, "extract", judged.reason, "document", document.key, None, page, judged.detail)
                 )
+
+    def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
+        """Whether the page's words are under a licence that the policy does not allow; pictures have their own."""
+        has_words = settings.kind in ("interleaved", "text") and isinstance(settings.input, CrawlInput)
+        return has_words and not self._spec.policy.allows_license(document.source.license)
 
     def _keep(self, source: str, candidate: Candidate) -> None:
         self.tally.keep(source, "document")

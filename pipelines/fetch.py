@@ -26,6 +26,7 @@ from pipelines.http_client import PoliteClient, is_transient
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, write_table
 from pipelines.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
 from pipelines.spec import CorpusSpec, MediaSettings
+from pipelines.text_rules import Refusal, judge_spoken
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -178,6 +179,13 @@ def _to_parts(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[st
             yield part, (key, *latest[2:])
 
 
+def _completion_settings(spec: CorpusSpec) -> list[Any]:
+    """The settings that decide how documents are completed."""
+    names = {"language", "mask_personal_data", "min_images"}
+    filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
+    return [filters, spec.policy.licenses]
+
+
 class _CompletePart(beam.DoFn):
     """Writes the documents of a part of candidates."""
 
@@ -189,8 +197,7 @@ class _CompletePart(beam.DoFn):
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
         assert candidates is not None
-        thresholds = {name: self._spec.sources[name].filters.min_images for name in sorted(self._renditions)}
-        inputs = digest(candidates.files, rows, thresholds)
+        inputs = digest(candidates.files, rows, _completion_settings(self._spec))
         folder.once(part, inputs, lambda: self._complete(part, inputs, rows))
         yield part
 
@@ -205,7 +212,8 @@ class _CompletePart(beam.DoFn):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"])
             names = self._renditions[source]
             mine = {r.key: stored[f"{names[r.type]} {r.key}"] for r in candidate.requests}
-            result = complete(candidate, mine, self._spec.sources[source].filters.min_images)
+            filters = self._spec.sources[source].filters
+            result = complete(candidate, mine, filters.min_images, self._spec.policy.allows_license)
             document = candidate.document
             page = document.source.page_url
             tally.keep(source, "media", result.num_found)
@@ -215,10 +223,13 @@ class _CompletePart(beam.DoFn):
                 reason = result.reason or "media_missing"
                 tally.drop(Drop(source, "fetch", reason, "document", document.key, None, page, result.detail))
                 continue
+            judged = judge_spoken(result.document, filters) if document.kind == "video" else result.document
+            if isinstance(judged, Refusal):
+                tally.drop(Drop(source, "fetch", judged.reason, "document", document.key, None, page, judged.detail))
+                continue
             tally.keep(source, "document")
-            blobs = [asdict(blob) for blob in result.blobs]
-            text = result.document.to_json()
-            written.append({"source": source, "key": document.key, "document": text, "blobs": blobs})
+            places = [asdict(blob) for blob in result.blobs]
+            written.append({"source": source, "key": document.key, "document": judged.to_json(), "blobs": places})
         folder = documents_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return folder.finish(part, inputs, tally, files)
@@ -241,7 +252,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
         for name, source in spec.sources.items()
     }
-    inputs = digest(candidates.fingerprint(), renditions, [s.filters.min_images for s in spec.sources.values()])
+    inputs = digest(candidates.fingerprint(), renditions, _completion_settings(spec))
     if documents.is_finished(inputs) and not retry:
         return
     documents.begin()

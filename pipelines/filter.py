@@ -5,6 +5,7 @@ is left, the groups that must stay in one split, and the split. A changed thresh
 duplicate rule likewise; nothing before this stage is touched.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.assignment import interleave_by_assignment, split_sentences
+from pipelines.assignment import UNMATCHED, interleave_by_assignment, sentences_of
 from pipelines.beam_run import Runner, run_pipeline
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text
 from pipelines.duplicates import Fingerprint, minhash
@@ -130,7 +131,7 @@ class _MeasurePart(beam.DoFn):
 def match_texts(document: Document) -> list[str]:
     """The texts that pictures are held against: sentences of an interleaved page, else each text segment."""
     if document.kind == "interleaved":
-        return [s for g in document.segments if g.text for s in split_sentences(g.text, document.lang)]
+        return sentences_of(document)
     return [g.text for g in document.segments if g.text]
 
 
@@ -143,7 +144,7 @@ class Judged:
 
     document: Document | None
     places: tuple[int, ...]  # which of its pictures are left
-    lost: tuple[tuple[int, str, str], ...]  # picture, reason, detail
+    lost: dict[int, tuple[str, str]]  # picture: reason, detail
     reason: str | None = None
     detail: str | None = None
 
@@ -158,35 +159,40 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
         overused: In how many pages the most used pictures occur, by their hash.
     """
     filters = source.filters
+    match = filters.match
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
-    least = filters.match.min_similarity if filters.match is not None else None
-    lost: list[tuple[int, str, str]] = []
+    lost: dict[int, tuple[str, str]] = {}
     for i, measured in enumerate(row["media"]):
         reason = _picture_reason(document, i, measured, source, overused)
-        if reason is None and best and least is not None and not (best[i] is not None and best[i] >= least):
+        if reason is None and match is not None and best and _is_below(best[i], match.min_similarity):
             reason = ("low_similarity", f"{best[i]}")
         if reason is not None:
-            lost.append((i, *reason))
-    if best and filters.match is not None:
-        scores = tuple(
-            Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)
-        )
-        document = replace(document, scores=document.scores + scores)
-        if filters.match.assign and document.kind == "interleaved":
-            document = interleave_by_assignment(
-                document, row["similarity"], side=filters.match.side, min_similarity=filters.match.min_similarity
-            )
-    gone = {i for i, _, _ in lost}
-    places = tuple(i for i in range(len(document.media)) if i not in gone)
+            lost[i] = reason
     if document.kind in CAPTIONED and lost:
-        return Judged(None, (), tuple(lost), lost[0][1], lost[0][2])
-    kept = without_media(document, gone) if gone else document
-    num = len(kept.media)
-    if document.kind in ("interleaved", "video") and num < max(1, filters.min_images):
-        return Judged(None, (), tuple(lost), "too_few_images", str(num))
-    if document.kind == "interleaved" and filters.max_images is not None and num > filters.max_images:
-        return Judged(None, (), tuple(lost), "too_many_images", str(num))
-    return Judged(kept, places, tuple(lost))
+        return Judged(None, (), lost, *lost[0])
+    if match is not None and best:
+        scores = [Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)]
+        document = replace(document, scores=(*document.scores, *scores))
+    if match is not None and match.assign and best and document.kind == "interleaved":
+        similarity = [[math.nan] * len(r) if i in lost else r for i, r in enumerate(row["similarity"])]
+        found = interleave_by_assignment(
+            document, similarity, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
+        )
+        lost |= {i: (UNMATCHED, "") for i in found.dropped if i not in lost}
+        kept, places = found.document, found.places
+    else:
+        places = tuple(i for i in range(len(document.media)) if i not in lost)
+        kept = without_media(document, set(lost)) if lost else document
+    if document.kind in ("interleaved", "video") and len(places) < max(1, filters.min_images):
+        return Judged(None, (), lost, "too_few_images", str(len(places)))
+    if document.kind == "interleaved" and filters.max_images is not None and len(places) > filters.max_images:
+        return Judged(None, (), lost, "too_many_images", str(len(places)))
+    return Judged(kept, places, lost)
+
+
+def _is_below(value: float | None, least: float | None) -> bool:
+    """Whether a score fails a threshold; one that is not known does."""
+    return least is not None and (value is None or not value >= least)
 
 
 def _picture_reason(
@@ -388,14 +394,15 @@ class _DecidePart(beam.DoFn):
             key: (reason, cluster) for mark, row in marks if mark == "duplicate" for key, reason, cluster in [row]
         }
         groups = {group: (root, split) for mark, row in marks if mark == "group" for group, root, split in [row]}
-        tally, rows = Tally("filter"), []
+        tally = Tally("filter")
+        rows: list[dict[str, Any]] = []
         for row, measured in _rows_of(part, self._out):
             name, document = row["source"], Document.from_json(row["document"])
             page = document.source.page_url
             judged = judge(document, measured, self._spec.sources[name], overused)
             tally.keep(name, "media", len(document.media) - len(judged.lost))
-            for i, reason, detail in judged.lost:
-                tally.drop(Drop(name, "filter", reason, "media", document.key, document.media[i].url, page, detail))
+            for i, why in sorted(judged.lost.items()):
+                tally.drop(Drop(name, "filter", why[0], "media", document.key, document.media[i].url, page, why[1]))
             reason, detail = judged.reason, judged.detail
             if judged.document is not None and document.key in duplicates:
                 reason, detail = duplicates[document.key]

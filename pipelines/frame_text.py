@@ -42,13 +42,15 @@ def sequence(
         caption: What the video shows.
         is_automatic: Whether a machine wrote the cues.
     """
-    timed = [Segment("frame", media=i, t0=t, role="frame", origin="derived") for i, t in enumerate(frame_times)]
+    timed = [
+        Segment("frame", media=i, t0=_written(t), role="frame", origin="derived") for i, t in enumerate(frame_times)
+    ]
     timed += [
         Segment(
             "text",
             text=cue.text,
-            t0=cue.t0,
-            t1=cue.t1,
+            t0=_written(cue.t0),
+            t1=_written(cue.t1),
             role="transcript" if is_automatic else "subtitle",
             generator="automatic captions" if is_automatic else None,
         )
@@ -56,3 +58,8 @@ def sequence(
     ]
     timed.sort(key=lambda s: (s.t0, s.type == "text"))
     return (*([Segment("text", text=caption, role="caption")] if caption else []), *timed)
+
+
+def _written(seconds: float) -> float:
+    """A time as the record writes it, so that the order here is the order there."""
+    return float(f"{seconds:.6g}")

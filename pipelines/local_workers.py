@@ -8,6 +8,7 @@ being built, and a worker is there in milliseconds.
 import atexit
 import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import threading
 import time
@@ -78,7 +79,7 @@ def _forkserver() -> ForkServerContext:
 
 
 def _stop_forkserver() -> None:
-    stop = getattr(multiprocessing.forkserver._forkserver, "_stop", None)  # type: ignore[attr-defined]
+    stop = getattr(multiprocessing.forkserver._forkserver, "_stop", None)
     if stop is not None:
         stop()
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -135,9 +135,11 @@ def _explain(model: type[Settings], error: ValidationError, path: str, lines: di
     """The first mistake in one line: file, line, key, what is wrong, what would be right."""
     first = error.errors()[0]
     location: _Path = first["loc"]
-    # Drop what pydantic adds for unions and dictionaries of models: keep what stands in the file.
-    where: _Path = location
-    shown = ".".join(str(part) for part in location if not (isinstance(part, str) and part.endswith("]")))
+    where: _Path = ()  # the location without what pydantic adds to it for unions: only what stands in the file
+    for i, part in enumerate(location):
+        if (*where, part) in lines or i == len(location) - 1:
+            where = (*where, part)
+    shown = ".".join(map(str, where))
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     place = f"{path}:{line}" if line else path
     if first["type"] == "extra_forbidden":
@@ -146,6 +148,9 @@ def _explain(model: type[Settings], error: ValidationError, path: str, lines: di
         return f"{place}: {shown}: unknown key. {hint}"
     if first["type"] == "missing":
         return f"{place}: {shown}: is missing and has no default."
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = ", ".join(sorted({tag for m in _models_at(model, location) for tag in _tags(m)}))
+        return f"{place}: {shown}: has no 'format' that is known here. Known: {known}."
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{place}: {shown + ': ' if shown else ''}{message}{more}"
@@ -153,14 +158,26 @@ def _explain(model: type[Settings], error: ValidationError, path: str, lines: di
 
 def _known_keys(model: Any, location: _Path) -> list[str]:
     """Keys of the model at a location, found by walking annotations; empty where none is found."""
+    return sorted({name for m in _models_at(model, location) for name in m.model_fields})
+
+
+def _models_at(model: Any, location: _Path) -> list[Any]:
+    """The models that may stand at a location."""
     models = _models_in(model)
     for part in location:
         found: list[Any] = []
         for candidate in models:
             info = candidate.model_fields.get(str(part))
             found += _models_in(info.annotation) if info else []
-        models = found or models  # an index, a dictionary's key or a union's tag: stay
-    return sorted({name for m in models for name in m.model_fields})
+        tagged = [m for m in models if part in _tags(m)]
+        models = found or tagged or models  # an index or a dictionary's key: stay
+    return models
+
+
+def _tags(model: Any) -> tuple[Any, ...]:
+    """The values of `format` by which a union tells the model from others."""
+    info = model.model_fields.get("format")
+    return get_args(info.annotation) if info is not None else ()
 
 
 def _models_in(annotation: Any) -> list[Any]:

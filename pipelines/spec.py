@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines import urls
-from pipelines.document import KINDS, Kind, Split
+from pipelines.document import Kind, Split
 from pipelines.duplicates import DuplicateSettings
 from pipelines.errors import UserError
 from pipelines.http_client import HttpSettings
@@ -22,7 +22,7 @@ from pipelines.language import LanguageSettings
 from pipelines.page_documents import PageSettings
 from pipelines.permission import PolicySettings
 from pipelines.settings import Settings, dump_yaml, load_settings
-from pipelines.sources import SourceSettings
+from pipelines.sources import FORMATS, SourceSettings
 from pipelines.text_quality import TextQuality
 from pipelines.video import VideoSettings
 
@@ -89,7 +89,7 @@ class CrawlSettings(Settings):
 class CrawlInput(Settings):
     """Pages of a crawl."""
 
-    format: Literal["crawl"] = "crawl"
+    format: Literal["crawled"] = "crawled"
     crawl: str = Field(description="Name of one of the spec's crawls")
     include: list[Pattern] = Field(default=[], description="Only pages whose URL one of these finds; empty: all")
     exclude: list[Pattern] = Field(default=[], description="No page whose URL one of these finds")
@@ -179,18 +179,27 @@ class SourceSpec(Settings):
     """One source of samples, all of one kind."""
 
     kind: Kind
-    input: CrawlInput | SourceSettings = Field(description="{crawl: name}, or {format: ..., files: [...]}")
+    input: Annotated[CrawlInput | SourceSettings, Field(discriminator="format")] = Field(
+        description="{crawl: name}, or {format: ..., files: [...]}"
+    )
     pages: PageSettings = PageSettings()
     filters: Filters = Filters()
     media: MediaSettings = MediaSettings()
     sharding: Sharding = Sharding()
 
-    @model_validator(mode="before")
+    @field_validator("input", mode="before")
     @classmethod
-    def _check_kind(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and tree.get("kind") not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}")
-        return tree
+    def _name_crawls(cls, tree: Any) -> Any:
+        return {"format": "crawled", **tree} if isinstance(tree, dict) and "crawl" in tree else tree
+
+    @model_validator(mode="after")
+    def _fits_its_input(self) -> Self:
+        if isinstance(self.input, CrawlInput):
+            return self
+        kinds = FORMATS[self.input.format].kinds
+        if self.kind not in kinds:
+            raise ValueError(f"format {self.input.format} gives {' or '.join(kinds)}, not {self.kind}")
+        return self
 
 
 class CorpusSpec(Settings):
