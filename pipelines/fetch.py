@@ -216,9 +216,11 @@ class _CompletePart(beam.DoFn):
             result = complete(candidate, mine, filters.min_images, self._spec.policy.allows_license)
             document = candidate.document
             page = document.source.page_url
-            tally.keep(source, "media", result.num_found)
+            # A video is one request and becomes many pictures; what the filter counts as media are those.
+            unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
+            tally.keep(source, unit, result.num_found)
             for lost in result.lost:
-                tally.drop(Drop(source, "fetch", lost.reason, "media", document.key, lost.url, page, lost.detail))
+                tally.drop(Drop(source, "fetch", lost.reason, unit, document.key, lost.url, page, lost.detail))
             if result.document is None:
                 reason = result.reason or "media_missing"
                 tally.drop(Drop(source, "fetch", reason, "document", document.key, None, page, result.detail))

@@ -258,6 +258,7 @@ def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
 
 CRAWL_ROWS = (("extract", "picture"), ("crawl", "page"), ("extract", "page"))
 SOURCE_ROWS = (
+    ("fetch", "video"),
     ("fetch", "media"),
     ("filter", "media"),
     ("extract", "document"),
