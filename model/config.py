@@ -244,7 +244,7 @@ SIZES: dict[str, EmuConfig] = {
                 image_size=32, channels=(64, 64), transformer_layers=(1, 0), heads=(2, 2), norm_groups=16,
                 pooled="flat", condition_positions=True, coordinates=True, prediction="sample", sampler="ddim",
                 high_noise=True, noise_offset=0.0, ema_decay=0.99, steps=12, guidance=1.5,
-                autoencoder=AutoencoderConfig(channels=(32, 64, 64), layers_per_block=1, norm_groups=16,
+                autoencoder=AutoencoderConfig(channels=(16, 32, 64), layers_per_block=1, norm_groups=8,
                                               scaling_factor=1.0),
             ),
         ),

@@ -7,9 +7,10 @@ B pictures, S pixels a side, P patches, D width
 """
 
 from collections.abc import Iterator
+from typing import Any
 
-import open_clip.transformer
 import torch
+from open_clip.transformer import VisionTransformer
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.tower = _eva(config) if config.kind == "eva" else _clip(config)
+        self.tower = build_tower(config)
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens of each picture.
@@ -35,15 +36,7 @@ class Encoder(nn.Module):
             (B, 1 + P, D)
         """
         x = self.normalize(images) if images.dtype == torch.uint8 else images
-        x = x.to(next(self.tower.parameters()).dtype)
-        if self.config.kind == "eva":
-            return self.tower.forward_features(x)  # (B, 1 + P, D)
-        found = self.tower.forward_intermediates(
-            x, indices=1, normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
-            output_extra_tokens=True,
-        )  # fmt: skip
-        prefix = found["image_intermediates_prefix"][-1]  # (B, 1, D)
-        return torch.cat([prefix, found["image_intermediates"][-1]], dim=1)  # (B, 1 + P, D)
+        return self.tower(x.to(next(self.tower.parameters()).dtype))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 pixels as the encoder was trained on them: float32, CLIP's mean and deviation taken out."""
@@ -80,9 +73,42 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
     return resized if positions.ndim == 3 else resized[0]
 
 
-def _eva(config: EncoderConfig) -> Eva:
+class _EvaTower(Eva):
+    """timm's EVA that stops at the tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x)  # (B, 1 + P, D)
+
+
+class _ClipTower(VisionTransformer):
+    """open_clip's vision transformer that stops at the tokens."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(output_dim=1, **arguments)
+        self.ln_post = nn.Identity()
+        self.proj = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = self.forward_intermediates(
+            x, indices=1, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
+        )
+        parts = (last["image_intermediates_prefix"][-1], last["image_intermediates"][-1])  # (B, 1, D), (B, P, D)
+        return torch.cat(parts, dim=1)  # (B, 1 + P, D)
+
+
+def build_tower(config: EncoderConfig) -> Eva | VisionTransformer:
+    """The vision transformer of an encoder, with fresh weights."""
+    if config.kind == "clip":
+        return _ClipTower(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            mlp_ratio=config.mlp_hidden / config.width,
+        )
     sub_norm = config.sub_norm
-    return Eva(
+    return _EvaTower(
         img_size=config.image_size,
         patch_size=config.patch_size,
         num_classes=0,
@@ -101,18 +127,3 @@ def _eva(config: EncoderConfig) -> Eva:
         use_post_transformer_norm=False,  # raw tokens: the tower's own final norm is not used by either model
         use_fc_norm=False,
     )
-
-
-def _clip(config: EncoderConfig) -> open_clip.transformer.VisionTransformer:
-    tower = open_clip.transformer.VisionTransformer(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        mlp_ratio=config.mlp_hidden / config.width,
-        output_dim=1,
-    )
-    tower.ln_post = nn.Identity()
-    tower.proj = None
-    return tower

@@ -146,6 +146,14 @@ def test_every_parameter_takes_part_in_every_step(small: Callable[..., Any], fam
         torch.testing.assert_close(losses.loss, losses.text.mean())
 
 
+def test_a_batch_without_targets_has_no_loss(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    losses = it.model(it.batch([[it.layout.prompt([Picture(0, learn=False)])]], it.images(1)))
+    losses.loss.backward()
+    assert losses.loss == 0
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in it.model.parameters())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_features_give_the_loss_of_pixels(small: Callable[..., Any], family: str) -> None:
     it = small(family)
