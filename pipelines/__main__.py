@@ -101,8 +101,11 @@ def crawl(retry: str | None, **values: Any) -> None:
 def extract(**values: Any) -> None:
     """Pages and lists into candidates, whose text is judged."""
     from pipelines.extract import run_extract
+    from pipelines.serve import serving
 
-    run_extract(*_prepare(values))
+    spec, out, runner = _prepare(values)
+    with serving(spec):
+        run_extract(spec, out, runner)
 
 
 @commands.command()

@@ -6,7 +6,6 @@ being built, and a worker is there in milliseconds.
 """
 
 import atexit
-import logging
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -20,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWo
 from apache_beam.transforms import environments
 
 _URN = "dromaius:env:forked:v1"
-_PRELOAD = ["apache_beam.runners.worker.sdk_worker", "pipelines.corpus"]
+_PRELOAD = ["pipelines.forkserver_preload"]
 _STOP_SECONDS = 10
 
 _context: ForkServerContext | None = None
@@ -88,7 +87,6 @@ def _run_worker(control_address: str, worker_id: str, driver: int) -> None:
     """The life of a worker process: Beam's harness, until the driver ends it or is gone."""
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    logging.getLogger().setLevel(logging.CRITICAL)
     threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
     SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
 

@@ -5,13 +5,14 @@ store makes an upload visible when it is complete. Readers skip what begins with
 """
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO
 
 import fsspec
 
@@ -57,7 +58,7 @@ def open_read(path: str) -> BinaryIO:
     """A file to read bytes from; a local one is unbuffered by fsspec."""
     if is_local(path):
         return open(path, "rb")
-    return cast(BinaryIO, fsspec.open(path, "rb").open())
+    return io.BufferedReader(fsspec.open(path, "rb").open(), 1 << 20)  # fsspec's own files lack readline(limit)
 
 
 def read_bytes(path: str) -> bytes:
