@@ -202,7 +202,8 @@ def _distance(shape: str, x: Field, y: Field, radius: float) -> Field:
     elif shape == "cross":
         ax, ay, arm = np.abs(x), np.abs(y), 0.32 * radius
         distance = np.minimum(np.maximum(ax - radius, ay - arm), np.maximum(ax - arm, ay - radius))
-    elif shape == "triangle":  # equilateral, point up, its centroid at the origin
+    elif shape == "triangle":  # equilateral, point up, the middle of its height at the origin
+        y = y - 0.29 * radius
         distance = np.maximum((math.sqrt(3) * np.abs(x) - y) / 2, y) - 0.58 * radius
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")

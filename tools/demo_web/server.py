@@ -1,6 +1,7 @@
 """Serving the demo web over HTTP: every site on its own loopback address, all on one port."""
 
 import asyncio
+import contextlib
 import re
 import signal
 import socket
@@ -71,9 +72,10 @@ async def _endless(request: web.BaseRequest, reply: Reply, headers: dict[str, st
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     chunk = reply.body * (65_536 // len(reply.body) + 1)
-    for _ in range(_ENDLESS_CHUNKS):
-        await response.write(chunk)
-    await response.write_eof()
+    with contextlib.suppress(ConnectionError):  # the other side has had enough
+        for _ in range(_ENDLESS_CHUNKS):
+            await response.write(chunk)
+        await response.write_eof()
     return response
 
 
@@ -81,12 +83,13 @@ async def _unfinished(request: web.BaseRequest, reply: Reply, headers: dict[str,
     """The body, at once or in drops, then the line goes dead before the length that the headers told."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(reply.body) + 10_000)})
     await response.prepare(request)
-    if reply.manner == "trickle":
-        for step in range(_TRICKLE_STEPS):
-            await response.write(reply.body[step : step + 1])
-            await asyncio.sleep(_TRICKLE_SECONDS)
-    else:
-        await response.write(reply.body)
+    with contextlib.suppress(ConnectionError):  # the other side has lost patience
+        if reply.manner == "trickle":
+            for step in range(_TRICKLE_STEPS):
+                await response.write(reply.body[step : step + 1])
+                await asyncio.sleep(_TRICKLE_SECONDS)
+        else:
+            await response.write(reply.body)
     if request.transport is not None:
         request.transport.abort()
     return response

@@ -16,8 +16,8 @@ _TDM = ("tdm_reserved",)
 _AI_TRAIN = ("ai_train_refused",)
 _SERVER_GONE = ("timeout", "incomplete_body", "connection_failed")
 _GZIP = (("Content-Encoding", "gzip"),)
-_COPY = ("duplicate_text", "near_duplicate_text", "duplicate_page")
-_SAME_PICTURE = ("duplicate_image", "exact_duplicate", "near_duplicate_image", "repeated_image")
+_COPY = ("exact_duplicate", "near_duplicate_text")
+_SAME_PICTURE = ("exact_duplicate", "near_duplicate_image")
 
 
 def _shown(path: str, make: Make, *reasons: str) -> Trap:
@@ -58,7 +58,7 @@ PERMISSION = (
         ),
         ("noimageai",),
     ),
-    Trap("noise", "/signals/shown.jpg", picture("shown"), ("noimageai",), "no"),
+    Trap("noise", "/signals/shown.jpg", picture("shown"), (), "no"),
     Trap("noise", "/signals/usage.html", page("usage", headers=(("Content-Usage", "train-ai=n"),)), _AI_TRAIN),
     Trap("noise", "/signals/signal.html", page("signal", headers=(("Content-Signal", "ai-train=no"),)), _AI_TRAIN),
     _shown("/signals/plus.jpg", changed("plus", broken_files.plus_jpeg), "plus_prohibited"),
@@ -73,12 +73,12 @@ PERMISSION = (
         "/licences/by-nc-nd.html",  # refused only where the policy lists licences
         page("nd", body='<p><a rel="license" href="https://creativecommons.org/licenses/by-nc-nd/4.0/">CC</a></p>'),
     ),
-    Trap("unavailable", "/page.html", page("unavailable"), ("robots_unreachable",)),
-    Trap("reserved", "/page.html", page("signal site"), _AI_TRAIN),  # Content-Signal in robots.txt
+    Trap("unavailable", "/", page("unavailable"), ("robots_unreachable",)),
+    Trap("reserved", "/", page("signal site"), _AI_TRAIN),  # Content-Signal in robots.txt
     Trap("no-media", "/page.html", page("no media")),  # the page is free, ai.txt is about media
     Trap("no-media", "/picture.jpg", picture("no media"), ("ai_txt_disallowed",), "picture"),
-    Trap("no-training", "/page.html", page("no training"), ("training_crawlers_disallowed",)),
-    Trap("patient", "/page.html", page("patient"), ("crawl_delay_too_long",)),
+    Trap("no-training", "/", page("no training"), ("training_crawlers_disallowed",)),
+    Trap("patient", "/", page("patient"), ("crawl_delay_too_long",)),
 )
 
 TRANSPORT = (
@@ -93,15 +93,12 @@ TRANSPORT = (
     Trap("hostile", "/moved/circle.html", redirect("{site}/moved/elcric.html"), ("redirect_loop", "redirected")),
     Trap("hostile", "/moved/elcric.html", redirect("{site}/moved/circle.html"), ("redirect_loop", "redirected"), "no"),
     Trap("hostile", "/moved/private.html", redirect("http://169.254.169.254/latest/meta-data/"), ("redirected",)),
-    Trap("hostile", "/moved/file.html", redirect("file:///etc/passwd"), ("redirected", "scheme_not_allowed")),
+    Trap("hostile", "/moved/file.html", redirect("file:///etc/passwd"), ("redirect_refused", "scheme_not_allowed")),
     Trap("hostile", "/moved/private.jpg", redirect("http://10.0.0.1/picture.jpg"), ("private_address",), "picture"),
     Trap("hostile", "/moved/file.jpg", redirect("file:///etc/passwd"), ("scheme_not_allowed",), "picture"),
     Trap("hostile", "/moved/circle.jpg", redirect("{site}/moved/circle.jpg"), ("redirect_loop",), "picture"),
     Trap("hostile", "/moved/1.jpg", redirect("{site}/moved/2.jpg"), ("too_many_redirects",), "picture"),
-    *(
-        Trap("hostile", f"/moved/{n}.jpg", redirect(f"{{site}}/moved/{n + 1}.jpg"), ("too_many_redirects",), "no")
-        for n in range(2, 30)
-    ),
+    *(Trap("hostile", f"/moved/{n}.jpg", redirect(f"{{site}}/moved/{n + 1}.jpg"), (), "no") for n in range(2, 30)),
     Trap("slow", "/drops.html", _sent("trickle", page("drops")), _SERVER_GONE),
     Trap("slow", "/cut.html", _sent("cut", page("cut")), _SERVER_GONE),
     Trap("slow", "/cut.jpg", _sent("cut", picture("cut")), _SERVER_GONE, "picture"),
@@ -130,9 +127,9 @@ TRANSPORT = (
         lambda site: replace(page("not packed")(site), headers=_GZIP),
         ("bad_content_encoding",),
     ),
-    Trap("closed", "/page.html", status(503, ("Retry-After", "86400")), ("retry_after_too_long",)),
+    Trap("closed", "/", status(503, ("Retry-After", "86400")), ("retry_after_too_long",)),
     *(Trap("broken", f"/{n:02}.html", status(500), ("http_500", "host_error_budget")) for n in range(1, 13)),
-    Trap("elsewhere", "/page.html", page("elsewhere"), ("out_of_scope",)),
+    Trap("elsewhere", "/", page("elsewhere"), ("out_of_scope",)),
 )
 
 TEXTS = (
@@ -184,7 +181,11 @@ PICTURES = (
     ),
     _shown("/pictures/cut.png", changed("cut", broken_files.truncated_png, _PNG), "corrupt_image"),
     Trap(
-        "noise", "/pictures/empty.jpg", lambda site: Reply(b"", _JPEG), ("unsupported_format", "empty_body"), "picture"
+        "noise",
+        "/pictures/nothing.jpg",
+        lambda site: Reply(b"", _JPEG),
+        ("unsupported_format", "empty_body"),
+        "picture",
     ),
     _shown("/pictures/page.jpg", words("Not a picture"), "unsupported_format"),
     Trap(
@@ -198,13 +199,16 @@ PICTURES = (
         ("too_many_pixels",),
         "picture",
     ),
-    _shown("/pictures/strip.png", changed("strip", _strip, _PNG), "aspect_ratio", "max_aspect"),
-    _shown("/pictures/blank.png", changed("blank", _blank, _PNG), "low_contrast", "min_contrast"),
+    _shown("/pictures/strip.png", changed("strip", _strip, _PNG), "aspect_ratio", "image_aspect"),
+    _shown("/pictures/white.png", changed("blank", _blank, _PNG), "image_blank"),
     Trap(
         "noise",
         "/pictures/tiny.png",
         lambda site: image_reply(drawn(site, "tiny", 12), "png"),
-        ("too_small",),
+        (
+            "too_small",
+            "image_too_small",
+        ),
         "picture",
     ),
     _shown("/pictures/same-1.jpg", picture("same"), *_SAME_PICTURE),  # of the four, one stays
@@ -219,7 +223,7 @@ PICTURES = (
         (),  # its first frame
         "picture",
     ),
-    Trap("noise", "/pictures/everywhere.jpg", picture("everywhere"), ("max_uses", "too_many_uses"), "no"),
+    Trap("noise", "/pictures/everywhere.jpg", picture("everywhere"), ("image_overused",), "no"),
     *(
         Trap(
             "noise",
@@ -231,9 +235,10 @@ PICTURES = (
     Trap(
         "noise",
         "/pictures/short.html",
-        page("short", body='<img src="/pictures/short.jpg" alt="IMG_1234">'),
+        page("short", body='<img src="/pictures/short.jpg" alt="A ring">'),
+        ("too_few_words",),
     ),
-    Trap("noise", "/pictures/short.jpg", picture("short"), ("too_few_words", "too_few_chars"), "no"),
+    Trap("noise", "/pictures/short.jpg", picture("short"), (), "no"),
     Trap(
         "noise",
         "/pictures/odd.html",
@@ -248,14 +253,14 @@ PICTURES = (
 )
 
 FILMS = (
-    *film("no-words", ("no_text", "too_few_words")),
+    *film("no-words", ("video_without_text",)),
     *film("damaged", ("corrupt_video",), caption="A short film that nobody can play.", is_sound=False),
     *film(
         "bad-track",
-        ("subtitles_malformed", "subtitles_unsupported", "subtitles_empty"),
+        ("video_without_text", "subtitles_malformed"),
         track="WEBVTT\n\nlost in time\n",
     ),
-    *film("no-track", ("http_404",), track=""),
+    *film("no-track", ("video_without_text", "http_404"), track=""),
 )
 
 TRAPS: tuple[Trap, ...] = (*PERMISSION, *TRANSPORT, *TEXTS, *PICTURES, *FILMS)

@@ -1,5 +1,6 @@
 """Texts that a corpus should not take, each for one reason."""
 
+import re
 from collections.abc import Sequence
 
 from tools.demo_web.site import escape
@@ -14,7 +15,6 @@ _GOOD = (
 )
 
 RUINED_TEXTS: dict[str, RuinedText] = {  # name: the reasons that are right, the paragraphs
-    "no-words": (("no_text", "too_few_words"), ()),
     "few-words": (("too_few_words",), ("There is very little to read on this page.",)),
     "italian": (
         ("other_language",),
@@ -54,12 +54,13 @@ RUINED_TEXTS: dict[str, RuinedText] = {  # name: the reasons that are right, the
         (" ".join(["Come and see the big sale of the year that you will not forget."] * 9),),
     ),
     "shouting": (
-        ("spam_words", "special_characters", "too_few_stop_words", "too_few_sentences", "no_terminal_punctuation"),
+        ("too_few_stop_words", "spam_words", "special_characters", "low_language_score"),
         (
-            "Share this on Facebook! Subscribe to our newsletter! Follow us on Twitter! Click here, sign up, log in, "
-            "accept all cookies, download the app, share, like, comment, subscribe, register, buy now, free shipping!",
-            "Share this page! Subscribe now! Cookies, privacy policy, terms of use, sign in, password, login, share, "
-            "facebook, twitter, pinterest, whatsapp, newsletter, subscribe, advertisement, sponsored, cookie policy!",
+            "Share this page on Facebook! Subscribe now! Follow us on Twitter! Click here, sign up, log in! Free "
+            "shipping on every order! Accept all cookies! Download our app! Share, like, comment, subscribe, register! "
+            "Buy now, pay later! Cookie policy, privacy policy, terms, help, contact, imprint, newsletter!",
+            "Share it today! Sponsored links! Sign in, forgot your password? New password, new account, new offers! "
+            "Only today: more offers, more news, more pictures! Share on Pinterest, share on WhatsApp, share by mail!",
         ),
     ),
     "hashes": (
@@ -71,7 +72,7 @@ RUINED_TEXTS: dict[str, RuinedText] = {  # name: the reasons that are right, the
     ),
     "bullets": (
         ("bullet_lines", "short_lines", "too_few_words", "no_text"),
-        tuple(f"• {line.strip()}." for line in _GOOD.split(". ")),
+        tuple(f"• {part.strip()}." for part in re.split(r"[,.]| and | that ", _GOOD) if part.strip()),
     ),
     "unfinished": (
         ("ellipsis_lines", "no_terminal_punctuation"),
@@ -81,19 +82,19 @@ RUINED_TEXTS: dict[str, RuinedText] = {  # name: the reasons that are right, the
         ("mean_word_length", "low_language_score", "other_language", "too_few_stop_words"),
         (
             "Donaudampfschifffahrtsgesellschaftskapitän trifft Rindfleischetikettierungsüberwachungsaufgabe und "
-            "Kraftfahrzeughaftpflichtversicherungsbeitragsrechnung. " * 8,
+            "Kraftfahrzeughaftpflichtversicherungsbeitragsrechnung. " * 14,
         ),
     ),
     "numbers": (
         ("too_few_alphabetic_words", "special_characters", "unknown_language", "low_language_score", "other_language"),
         (
-            "In the table of the year we have " + " ".join(str(n * 37 % 1009) for n in range(60)) + ".",
-            "And in the one of the next " + " ".join(str(n * 53 % 1013) for n in range(60)) + ".",
+            "In the table of the year we have " + " ".join(str(10_007 * n) for n in range(60)) + ".",
+            "And in the one of the next " + " ".join(str(20_011 * n) for n in range(60)) + ".",
         ),
     ),
     "braces": (
         ("curly_bracket",),
-        (_GOOD, "Then somebody opened the page with function start() { return the_picture; } and it was gone.", _GOOD),
+        (_GOOD, "Then somebody opened the page with function start() { return the_picture; } and it was gone."),
     ),
 }
 
