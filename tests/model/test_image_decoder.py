@@ -164,10 +164,17 @@ def test_every_variant_trains_and_samples(changes: dict) -> None:
 
 
 # PNDM stops at the schedule's first level as Stable Diffusion has it, where noise of 0.03 is left.
-@pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 1), ("euler", 1), ("pndm", 16)])
-def test_samplers_walk_the_training_schedule_back(sampler: str, tolerance: int) -> None:
-    """With a U-Net that knows the true noise, sampling ends at the clean latents."""
-    decoder = _decoder(sampler=sampler, steps=20)
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "tolerance"),
+    [
+        *((sampler, p, 1) for sampler in ("ddim", "euler") for p in ("epsilon", "v_prediction", "sample")),
+        ("pndm", "epsilon", 16),
+        ("pndm", "v_prediction", 16),
+    ],
+)
+def test_samplers_walk_the_training_schedule_back(sampler: str, prediction: str, tolerance: int) -> None:
+    """With a U-Net that knows the truth, sampling ends at the clean latents."""
+    decoder = _decoder(sampler=sampler, prediction=prediction, steps=20)
     clean = torch.randn(1, 4, 8, 8) * 0.5
     schedule: DDPMScheduler = decoder.schedule
 
@@ -177,7 +184,9 @@ def test_samplers_walk_the_training_schedule_back(sampler: str, tolerance: int) 
         def forward(self, noisy: Tensor, time: Tensor, **kwargs: Any) -> Any:
             alpha = schedule.alphas_cumprod[int(time)]
             noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-            return type("Output", (), {"sample": noise})
+            velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+            truth = {"epsilon": noise, "v_prediction": velocity, "sample": clean}
+            return type("Output", (), {"sample": truth[prediction]})
 
     decoder.unet = Knows()
     decoder.decode = lambda latents: latents
