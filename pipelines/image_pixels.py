@@ -58,8 +58,12 @@ def decode(data: bytes, format: Format, reduction: int = 1) -> Decoded:
     if format == "jpeg":
         if data.count(b"\xff\xda") > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} JPEG scans")
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        if colours not in ("CMYK", "YCCK"):
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        except KeyError:  # a subsampling that it does not know, or none, as in a file that ends in its tables
+            height = width = 0
+            colours = ""
+        if colours not in ("", "CMYK", "YCCK"):
             size = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
             pixels = _decode_jpeg(data, size if reduction > 1 else {})
             return Decoded(pixels, read_metadata(data, format).orientation, True)

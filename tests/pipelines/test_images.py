@@ -214,6 +214,12 @@ def test_a_truncated_picture_is_corrupt(format):
         assert reason(data[: max(30, int(len(data) * share))]) == "corrupt_image"
 
 
+def test_a_jpeg_cut_at_any_byte_of_its_header_is_corrupt():
+    data = encoded(picture(64, 48))
+    for end in range(4, data.index(b"\xff\xda") + 20):
+        assert reason(data[:end]) == "corrupt_image", end
+
+
 def test_damaged_bytes_give_a_picture_or_a_reason():
     rng = np.random.default_rng(7)
     for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
