@@ -7,7 +7,7 @@ failed for a reason that can pass. Candidates and the store are then joined by s
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines import storage, urls
 from pipelines.beam_run import Runner, run_pipeline
 from pipelines.candidate import Candidate, MediaRequest, Track
 from pipelines.completion import complete
-from pipelines.document import Drop
+from pipelines.document import Document, Drop
 from pipelines.fetch_media import fetch_media, store_image
 from pipelines.host_buckets import GroupHosts
 from pipelines.host_queues import run_queues
@@ -111,7 +111,9 @@ class _FetchBucket(beam.DoFn):
         try:
             inline = [row for row in rows if row[0].startswith("inline ")]
             self._store_inline(inline, writer)
-            asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer))
+            # The pool outlives the loop: a thread that waits for a request is let go when the loop cancels it.
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer, pool))
         except BaseException:
             writer.abandon()
             raise
@@ -133,27 +135,26 @@ class _FetchBucket(beam.DoFn):
                 if writer.is_full:
                     writer.close()
 
-    async def _run(self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter) -> None:
-        gate = storage.join(self._out, "work", "warc", "gates") if storage.is_local(self._out) else None
+    async def _run(self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter, pool: Executor) -> None:
+        gate = storage.join(self._out, "work", "gates") if storage.is_local(self._out) else None
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
+        async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
 
-                async def work(row: tuple[str, _Request]) -> None:
-                    key, (type_, page_url, tracks) = row
-                    made, target = key.split(" ", 1)
-                    request = MediaRequest(
-                        "image" if type_ == "image" else "video",
-                        target,
-                        page_url or None,
-                        tuple(Track(**t) for t in json.loads(tracks)),
-                    )
-                    await fetch_media(client, loop, pool, request, made, self._settings[made], writer)
-                    if writer.is_full:
-                        writer.close()
+            async def work(row: tuple[str, _Request]) -> None:
+                key, (type_, page_url, tracks) = row
+                made, target = key.split(" ", 1)
+                request = MediaRequest(
+                    "image" if type_ == "image" else "video",
+                    target,
+                    page_url or None,
+                    tuple(Track(**t) for t in json.loads(tracks)),
+                )
+                await fetch_media(client, loop, pool, request, made, self._settings[made], writer)
+                if writer.is_full:
+                    writer.close()
 
-                items = [(host, (key, request)) for host, key, request in rows]
-                await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+            items = [(host, (key, request)) for host, key, request in rows]
+            await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -218,20 +219,22 @@ class _CompletePart(beam.DoFn):
             page = document.source.page_url
             # A video is one request and becomes many pictures; what the filter counts as media are those.
             unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
-            tally.keep(source, unit, result.num_found)
             for lost in result.lost:
                 tally.drop(Drop(source, "fetch", lost.reason, unit, document.key, lost.url, page, lost.detail))
-            if result.document is None:
-                reason = result.reason or "media_missing"
-                tally.drop(Drop(source, "fetch", reason, "document", document.key, None, page, result.detail))
-                continue
-            judged = judge_spoken(result.document, filters) if document.kind == "video" else result.document
+            judged: Document | Refusal = result.document or Refusal(result.reason or "", result.detail)
+            if isinstance(judged, Document) and judged.kind == "video":
+                judged = judge_spoken(judged, filters)
             if isinstance(judged, Refusal):
                 tally.drop(Drop(source, "fetch", judged.reason, "document", document.key, None, page, judged.detail))
+                for url in result.found:
+                    tally.drop(Drop(source, "fetch", "document_dropped", unit, document.key, url, page))
                 continue
             tally.keep(source, "document")
-            places = [asdict(blob) for blob in result.blobs]
-            written.append({"source": source, "key": document.key, "document": judged.to_json(), "blobs": places})
+            if result.found:
+                tally.keep(source, unit, len(result.found))
+            blobs = [asdict(blob) for blob in result.blobs]
+            row = {"source": source, "key": document.key, "document": judged.to_json(), "blobs": blobs}
+            written.append(row)
         folder = documents_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return folder.finish(part, inputs, tally, files)
