@@ -1,0 +1,267 @@
+"""Mixtures: which source each sample of the schedule comes from, exactly by the weights, and the log of their changes.
+
+Both rules give every next sample of a source a time before which it may not come and a deadline, and take the earliest
+deadline among those that may come:
+
+* `samples`: Tijdeman's rule (The chairman assignment problem, 1980). After every sample each of n sources is within
+  1 - 1/(2n - 2) samples of its share, whatever the weights; no rule can promise less.
+* `tokens`: worst-case fair weighted fair queueing (Bennett and Zhang, INFOCOM 1996) on samples of known lengths. Each
+  source is within the longest sample of its share. Taking the largest deficit instead, as most loaders do, drifts by
+  several samples where sources are many.
+
+All arithmetic is on integers: there is nothing to round, so a schedule of any length is the same everywhere.
+"""
+
+import heapq
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.settings import Settings
+
+Unit = Literal["samples", "tokens"]
+
+SUM_TOLERANCE = 1e-3  # weights written with three decimals; they are then scaled to sum to exactly 1
+
+
+class Phase(Settings):
+    """Weights from a step on."""
+
+    step: int = Field(0, ge=0, description="the step with which the phase begins")
+    weights: dict[str, float] = Field(description="share of each source, together 1; a source left out has 0")
+    unit: Unit = Field("samples", description="what the shares are counted in: samples, or places in the sequence")
+    reason: str = Field("config", description="why; written to mixture.jsonl")
+
+    @field_validator("weights")
+    @classmethod
+    def _sums_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"the weight of {name} is {weight}; weights are 0 or more")
+        total = math.fsum(weights.values())
+        if abs(total - 1) > SUM_TOLERANCE:
+            near = ", ".join(f"{name}: {weight / total:.4g}" for name, weight in weights.items()) if total else ""
+            raise ValueError(f"the weights sum to {total:.6g}, not to 1{'; in the same ratio: ' if near else ''}{near}")
+        return weights
+
+
+class MixtureSettings(Settings):
+    """How sources are mixed, phase by phase."""
+
+    phases: tuple[Phase, ...] = Field(min_length=1, description="in the order of their steps, the first at step 0")
+    max_passes: dict[str, float] = Field(
+        default_factory=dict, description="how often a source may be gone through, at most; training ends there"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        steps = [phase.step for phase in self.phases]
+        if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"phases must begin at rising steps, the first at 0, not at {steps}")
+        return self
+
+
+def integer_weights(weights: Iterable[float]) -> list[int]:
+    """The smallest whole numbers in the ratio of some decimal numbers, taken as they are written."""
+    fractions = [Fraction(repr(w)) for w in weights]
+    scale = math.lcm(*(f.denominator for f in fractions))
+    numbers = [int(f * scale) for f in fractions]
+    divisor = math.gcd(*numbers) or 1
+    return [n // divisor for n in numbers]
+
+
+class Scheduler:
+    """Draws sources one after the other.
+
+    What it has drawn is all that it depends on: one made anew from `units` and `longest` goes on alike.
+
+    Attributes:
+        units: Samples or tokens drawn of each source since the phase began.
+        longest: Tokens of the longest sample drawn since the phase began; 0 when counting samples.
+
+    Args:
+        weights: Of each source, in any scale; sources of weight 0 are never drawn.
+        unit: What is counted.
+        units: To go on from; null at the beginning of a phase.
+        longest: To go on from.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], unit: Unit, units: Sequence[int] | None = None, longest: int = 0
+    ) -> None:
+        self.weights = integer_weights(weights)
+        if not any(self.weights):
+            raise ValueError("all weights are 0")
+        self.unit = unit
+        self.units = list(units) if units is not None else [0] * len(self.weights)
+        self.longest = longest
+        self._active = [s for s, weight in enumerate(self.weights) if weight]
+        self._total = sum(self.weights)
+        common = math.lcm(*(self.weights[s] for s in self._active))
+        self._inverse = [common // weight if weight else 0 for weight in self.weights]
+
+    def draw(self, num: int, size: Callable[[int, int], int] | None = None) -> list[int]:
+        """The sources of the next `num` samples.
+
+        Args:
+            num: How many.
+            size: Tokens of the i-th coming sample of source s, as `size(s, i)`; asked for only when counting tokens.
+        """
+        if len(self._active) == 1:
+            return self._draw_one_source(num, size)
+        if self.unit == "samples":
+            return self._draw_samples(num)
+        assert size is not None, "lengths are needed to count tokens"
+        return self._draw_tokens(num, size)
+
+    def _draw_one_source(self, num: int, size: Callable[[int, int], int] | None) -> list[int]:
+        (source,) = self._active
+        if self.unit == "samples":
+            self.units[source] += num
+        else:
+            assert size is not None, "lengths are needed to count tokens"
+            sizes = [size(source, i) for i in range(num)]
+            self.units[source] += sum(sizes)
+            self.longest = max([self.longest, *sizes])
+        return [source] * num
+
+    def _draw_samples(self, num: int) -> list[int]:
+        """With c drawn of a source of share w, D = 2n - 2: the next may come when w T >= c + 1/D and must come when
+        w T >= c + 1 - 1/D, T the samples of all sources with it."""
+        units, weights, inverse, total = self.units, self.weights, self._inverse, self._total
+        d = 2 * len(self._active) - 2
+        may_come = [(-(-((units[s] * d + 1) * total) // (d * weights[s])), s) for s in self._active]
+        heapq.heapify(may_come)
+        waiting: list[tuple[int, int]] = []  # (deadline, source)
+        push, pop, replace = heapq.heappush, heapq.heappop, heapq.heapreplace
+        drawn: list[int] = []
+        time = sum(units)
+        for now in range(time + 1, time + num + 1):
+            while may_come and may_come[0][0] <= now:
+                s = pop(may_come)[1]
+                push(waiting, ((units[s] * d + d - 1) * inverse[s], s))
+            s = waiting[0][1]
+            drawn.append(s)
+            units[s] = count = units[s] + 1
+            start = -(-((count * d + 1) * total) // (d * weights[s]))
+            if start <= now + 1:
+                replace(waiting, ((count * d + d - 1) * inverse[s], s))
+            else:
+                pop(waiting)
+                push(may_come, (start, s))
+        return drawn
+
+    def _draw_tokens(self, num: int, size: Callable[[int, int], int]) -> list[int]:
+        """A source's next sample may come when the source is not ahead of its share; its deadline is when its share
+        would hold the sample, taken no longer than the longest so far: an exceptional one is not held back for long."""
+        units, weights, inverse, total = self.units, self.weights, self._inverse, self._total
+        taken = [0] * len(weights)
+        heads = {s: size(s, 0) for s in self._active}
+        drawn: list[int] = []
+        now = sum(units)
+        may_come: list[tuple[int, int]] = []
+        waiting: list[tuple[int, int]] = []
+
+        def begin() -> None:
+            nonlocal may_come, waiting
+            waiting = []
+            may_come = [(-(-units[s] * total // weights[s]), s) for s in self._active]
+            heapq.heapify(may_come)
+
+        begin()
+        for _ in range(num):
+            while may_come and may_come[0][0] <= now:
+                s = heapq.heappop(may_come)[1]
+                heapq.heappush(waiting, ((units[s] + min(heads[s], self.longest)) * inverse[s], s))
+            s = heapq.heappop(waiting)[1]
+            drawn.append(s)
+            length = heads[s]
+            units[s] += length
+            now += length
+            taken[s] += 1
+            heads[s] = size(s, taken[s])
+            if length > self.longest:
+                self.longest = length
+                begin()  # deadlines hang on the longest sample
+            else:
+                heapq.heappush(may_come, (-(-units[s] * total // weights[s]), s))
+        return drawn
+
+
+def share_error(weights: Sequence[float], units: Sequence[int]) -> float:
+    """How far the source that is farthest from its share is from it, in the units of `units`."""
+    numbers = integer_weights(weights)
+    done, total = sum(units), sum(numbers)
+    return float(max(abs(Fraction(u * total - done * w, total)) for u, w in zip(units, numbers, strict=True)))
+
+
+def share_bound(weights: Sequence[float]) -> float:
+    """Tijdeman's bound on `share_error` in samples."""
+    n = sum(w > 0 for w in weights)
+    return 1 - 1 / (2 * n - 2) if n > 1 else 0.0
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStart:
+    """A row of `mixture.jsonl`: from this step and position on, samples are drawn by these weights."""
+
+    step: int
+    position: int
+    weights: dict[str, float]
+    unit: Unit
+    reason: str
+
+    def equals(self, phase: Phase) -> bool:
+        """Whether a phase asks for what this one does already."""
+        return self.unit == phase.unit and _shares(self.weights) == _shares(phase.weights)
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, int]:
+    names = sorted(name for name, weight in weights.items() if weight)
+    return dict(zip(names, integer_weights([weights[name] for name in names]), strict=True))
+
+
+def load_phases(path: str) -> list[PhaseStart]:
+    """The rows of a run's `mixture.jsonl`; none where there is no such file.
+
+    Raises:
+        UserError: If a line is damaged.
+    """
+    if not storage.exists(path):
+        return []
+    rows = []
+    for number, line in enumerate(storage.read_bytes(path).splitlines(), 1):
+        try:
+            rows.append(PhaseStart(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}:{number}: no row of a mixture: {error}") from error
+    return rows
+
+
+def append_phase(path: str, row: PhaseStart) -> None:
+    """Append a row, unless it is the last one already: a resumed run comes by its phases again."""
+    rows = load_phases(path)
+    if not rows or rows[-1] != row:
+        _write(path, [*rows, row])
+
+
+def cut_phases(path: str, step: int) -> None:
+    """Take back the phases that began after `step` was over, as a resume from there takes back what they drew."""
+    rows = load_phases(path)
+    kept = [row for row in rows if row.step < step or row.step == 0]
+    if len(kept) < len(rows):
+        _write(path, kept)
+
+
+def _write(path: str, rows: Iterable[PhaseStart]) -> None:
+    storage.write_bytes(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
