@@ -24,12 +24,15 @@ class LostMedia:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The document with its media (`blobs[i]` holds the bytes of media i), or the reason why there is none."""
+    """The document with its media (`blobs[i]` holds the bytes of media i), or the reason why there is none.
+
+    `found` are the addresses of what was had, without credentials; null for what came with the candidate.
+    """
 
     document: Document | None
     blobs: tuple[Blob, ...]
     lost: tuple[LostMedia, ...]
-    num_found: int
+    found: tuple[str | None, ...]
     reason: str | None = None
     detail: str | None = None
 
@@ -84,7 +87,7 @@ def _complete_images(
     segments = [s for s in (_move_segment(s, moved, maps, is_upright) for s in document.segments) if s is not None]
     completed = replace(document, segments=merge_text(tuple(segments)), media=tuple(media), signals=tuple(signals))
     _check_order(completed)
-    result = Completion(completed, tuple(blobs), tuple(lost), len(media))
+    result = Completion(completed, tuple(blobs), tuple(lost), tuple(m.url for m in media))
     if document.kind in CAPTIONED and lost:
         return replace(result, document=None, blobs=(), reason=lost[0].reason, detail=lost[0].url or lost[0].detail)
     if document.kind == "grounded" and not any(s.regions for s in completed.segments):
@@ -102,14 +105,16 @@ def _complete_video(
     shown = urls.without_credentials(found.url) if found.url else None
     if found.outcome != FETCHED:
         lost = (LostMedia(found.outcome, shown, found.detail),)
-        return Completion(None, (), lost, 0, found.outcome, found.detail or shown)
+        return Completion(None, (), lost, (), found.outcome, found.detail or shown)
     if not allows_license(found.license):
-        return Completion(None, (), (LostMedia("license_not_allowed", shown, found.license),), 0, "license_not_allowed")
+        return Completion(
+            None, (), (LostMedia("license_not_allowed", shown, found.license),), (), "license_not_allowed"
+        )
     if len(found.items) < max(1, min_images):
-        return Completion(None, (), (), 1, "too_few_frames", f"{len(found.items)} frames")
+        return Completion(None, (), (), (shown,), "too_few_frames", f"{len(found.items)} frames")
     has_words = bool(found.cues) or any(s.text for s in document.segments)
     if not has_words:
-        return Completion(None, (), (), 1, "video_without_text", shown)
+        return Completion(None, (), (), (shown,), "video_without_text", shown)
     base = Media(url=shown)
     media = tuple(replace(_media(base, found, item), t=item.t) for item in found.items)
     times = [item.t or 0.0 for item in found.items]
@@ -127,7 +132,7 @@ def _complete_video(
         lang=document.lang or found.cues_lang,
         signals=(*document.signals, *(replace(s, target="media:0") for s in found.signals)),
     )
-    return Completion(completed, tuple(item.blob for item in found.items), (), 1)
+    return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
 
 
 def _media(wanted: Media, found: StoredMedia, item: StoredItem) -> Media:

@@ -43,19 +43,19 @@ def scope_reason(url: str, depth: int, settings: CrawlSettings) -> str | None:
 class _CrawlBucket(beam.DoFn):
     """Asks for all URLs of a bucket of hosts; yields the names of the parts it closed."""
 
-    def __init__(self, spec: CorpusSpec, crawl: str, folder: str, round_: int) -> None:
-        self._spec, self._crawl, self._folder, self._round = spec, crawl, folder, round_
+    def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int) -> None:
+        self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, tuple[str, int, bool]]]]) -> Iterator[str]:
         frontier = sorted((depth, url, is_new_host) for _, (url, depth, is_new_host) in bucket[1])
         yield from asyncio.run(self._run(frontier))
 
     async def _run(self, frontier: list[tuple[int, str, bool]]) -> list[str]:
-        writer = CrawlPartWriter(PartFolder(self._folder), self._round)
+        writer = CrawlPartWriter(PartFolder(crawl_folder(self._out, self._crawl)), self._round)
         closed: list[str] = []
         new_hosts = {urls.authority(url) for _, url, is_new_host in frontier if is_new_host}
         settings = self._spec.crawls[self._crawl]
-        gate = storage.join(storage.parent(self._folder), "gates") if storage.is_local(self._folder) else None
+        gate = storage.join(self._out, "work", "gates") if storage.is_local(self._out) else None
 
         async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
 
@@ -192,7 +192,7 @@ class _Crawl:
             _ = (
                 capped
                 | "GroupHosts" >> GroupHosts(num_buckets)
-                | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.folder, round_))
+                | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
             )
 
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)

@@ -155,7 +155,6 @@ class _ExtractPart(beam.DoFn):
             if isinstance(source.input, CrawlInput) and source.input.crawl == crawl
         }
         found.tally.keep(crawl, "page", 0)
-        found.tally.keep(crawl, "picture", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
         if not rows:
@@ -197,10 +196,10 @@ class _ExtractPart(beam.DoFn):
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
         found.tally.keep(crawl, "page")
-        found.tally.keep(crawl, "picture", len(page.images))
+        found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for reason, num in page.skipped:
             for _ in range(num):
-                found.tally.drop(Drop(crawl, "extract", reason, "picture", page_url=shown))
+                found.tally.drop(Drop(crawl, "extract", reason, "element", page_url=shown))
         external = self._spec.crawls[crawl].warc_files
         origin = PageOrigin(
             crawl=crawl,

@@ -232,8 +232,8 @@ class _CompletePart(beam.DoFn):
             tally.keep(source, "document")
             if result.found:
                 tally.keep(source, unit, len(result.found))
-            blobs = [asdict(blob) for blob in result.blobs]
-            row = {"source": source, "key": document.key, "document": judged.to_json(), "blobs": blobs}
+            places = [asdict(blob) for blob in result.blobs]
+            row = {"source": source, "key": document.key, "document": judged.to_json(), "blobs": places}
             written.append(row)
         folder = documents_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}

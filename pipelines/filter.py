@@ -400,7 +400,6 @@ class _DecidePart(beam.DoFn):
             name, document = row["source"], Document.from_json(row["document"])
             page = document.source.page_url
             judged = judge(document, measured, self._spec.sources[name], overused)
-            tally.keep(name, "media", len(document.media) - len(judged.lost))
             for i, why in sorted(judged.lost.items()):
                 tally.drop(Drop(name, "filter", why[0], "media", document.key, document.media[i].url, page, why[1]))
             reason, detail = judged.reason, judged.detail
@@ -408,8 +407,13 @@ class _DecidePart(beam.DoFn):
                 reason, detail = duplicates[document.key]
             if judged.document is None or reason is not None:
                 tally.drop(Drop(name, "filter", reason or "", "document", document.key, None, page, detail))
+                for i, media in enumerate(document.media):
+                    if i not in judged.lost:
+                        tally.drop(Drop(name, "filter", "document_dropped", "media", document.key, media.url, page))
                 continue
             tally.keep(name, "document")
+            if judged.places:
+                tally.keep(name, "media", len(judged.places))
             root, split = groups[document.build.dedup_group]
             decided = replace(
                 judged.document,

@@ -1,7 +1,9 @@
 """Which language a text is in: fastText's lid.176 (arXiv:1607.01759), and the rule that keeps the wanted ones.
 
 A text without a letter, or with fewer than asked for, has no language and no score: null, which is not zero and
-passes no threshold.
+passes no threshold. Of a short text the language found is mostly right, while its score is low: of 2,900 English
+captions of the GIMP manual, 98 % of those with 20 to 29 letters are told to be English, 28 % with a score of 0.65 or
+more; 9 in 10 reach that score only from 100 letters on.
 """
 
 import functools
@@ -34,6 +36,11 @@ class LanguageSettings(Settings):
         ge=0,
         description="A text of fewer letters is too short to tell: kept, lang null; 0: all are judged",
     )
+    min_score_chars: int = Field(
+        default=100,
+        ge=0,
+        description="Letters from which `min_score` holds; in shorter texts, captions mostly, only the language counts",
+    )
 
     @field_validator("languages")
     @classmethod
@@ -57,7 +64,7 @@ UNKNOWN = Language(None, None)
 def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
     """The most likely language of each text; `UNKNOWN` where it has fewer than `min_chars` letters (at least 1)."""
     lines = [" ".join(text.split()) for text in texts]
-    clear = [i for i, line in enumerate(lines) if sum(map(str.isalpha, line)) >= max(min_chars, 1)]
+    clear = [i for i, line in enumerate(lines) if num_letters(line) >= max(min_chars, 1)]
     found = [UNKNOWN] * len(lines)
     if clear:
         # A list, not one string: the single-string call of fasttext 0.9.3 breaks on NumPy 2.
@@ -67,7 +74,12 @@ def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
     return found
 
 
-def judge(language: Language, settings: LanguageSettings) -> str | None:
+def num_letters(text: str) -> int:
+    """How many letters a text has: what tells its language."""
+    return sum(map(str.isalpha, text))
+
+
+def judge(language: Language, text: str, settings: LanguageSettings) -> str | None:
     """The reason why a text of this language is dropped, or None.
 
     `UNKNOWN` passes where `min_chars` excuses short texts, or nothing is asked; call with what
@@ -78,7 +90,11 @@ def judge(language: Language, settings: LanguageSettings) -> str | None:
         return "unknown_language" if asks and settings.min_chars == 0 else None
     if settings.languages is not None and language.code not in settings.languages:
         return "other_language"
-    if settings.min_score is not None and language.score < settings.min_score:
+    if (
+        settings.min_score is not None
+        and language.score < settings.min_score
+        and num_letters(text) >= settings.min_score_chars
+    ):
         return "low_language_score"
     return None
 

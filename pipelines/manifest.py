@@ -198,20 +198,21 @@ def load_manifest(corpus: str) -> Manifest:
 def check_funnel(rows: Sequence[FunnelRow], shards: Sequence[ShardInfo] = ()) -> list[str]:
     """What does not add up, a line each; nothing where all does.
 
-    In each row `in = kept + dropped`; a row takes in what the row before it of its source kept, where both count
-    the same unit; with `shards`, a source's last row counts the samples in its shards.
+    In each row `in = kept + dropped`; a row takes in what the last row before it of its source and unit kept; with
+    `shards`, a source's last row counts the samples in its shards.
     """
     faults = []
     last: dict[str, FunnelRow] = {}
+    last_of_unit: dict[tuple[str, str], FunnelRow] = {}
     for row in rows:
         name = f"{row.source}, {row.stage}"
         num_dropped = sum(row.dropped.values())
         if row.in_ != row.kept + num_dropped:
             faults.append(f"{name}: {row.in_} {row.unit}s in, but {row.kept} kept + {num_dropped} dropped")
-        before = last.get(row.source)
-        if before is not None and before.unit == row.unit and before.kept != row.in_:
+        before = last_of_unit.get((row.source, row.unit))
+        if before is not None and before.kept != row.in_:
             faults.append(f"{name}: {row.in_} {row.unit}s in, but {before.stage} kept {before.kept}")
-        last[row.source] = row
+        last[row.source] = last_of_unit[row.source, row.unit] = row
     for source in dict.fromkeys(s.source for s in shards):
         num_samples = sum(s.samples for s in shards if s.source == source)
         end = last.get(source)

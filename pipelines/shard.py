@@ -31,9 +31,11 @@ from pipelines.manifest import (
     Manifest,
     ShardInfo,
     check_funnel,
+    load_manifest,
     shard_path,
     sidecar_path,
     sort_shards,
+    verify,
     write_manifest,
 )
 from pipelines.parts import PartFolder, digest, read_rows, read_table, stable_hash, sum_counts
@@ -163,6 +165,8 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
     folder = shards_folder(out)
     storage.remove_leftovers(out)
+    if _is_published(spec, out, decisions.fingerprint()):
+        return load_manifest(out)
     result_path = storage.join(out, "work", "decisions", "shards.list")
     storage.remove(result_path)
     sharding = {name: source.sharding for name, source in spec.sources.items()}
@@ -193,23 +197,37 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     return _publish(spec, out, shards)
 
 
-def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
-    """Remove the manifest of a build over other decisions."""
+def _inputs(spec: CorpusSpec, fingerprint: str) -> str:
+    return digest(spec.sha256, fingerprint, pipelines.__version__)
+
+
+def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:
+    """Whether the manifest that lies there is of these decisions, and its shards are in place."""
     path = storage.join(out, "work", "decisions", "shards.inputs")
-    inputs = digest(spec.sha256, fingerprint)
-    if not storage.exists(path) or storage.read_bytes(path).decode() != inputs:
-        storage.remove(storage.join(out, FILE_NAME))
-        storage.write_bytes(path, inputs.encode())
+    is_ours = storage.exists(path) and storage.read_bytes(path).decode() == _inputs(spec, fingerprint)
+    return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
+
+
+def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
+    """Remove the manifest of an earlier build and note which one is being made."""
+    storage.remove(storage.join(out, FILE_NAME))
+    path = storage.join(out, "work", "decisions", "shards.inputs")
+    storage.write_bytes(path, _inputs(spec, fingerprint).encode())
 
 
 def _remove_stale(out: str, shards: Iterable[ShardInfo]) -> None:
-    """Remove tars, and what belongs to them, of an earlier build that are no longer part of the corpus."""
+    """Remove tars, and what belongs to them and their sources, that are no longer part of the corpus."""
     current = {storage.join(out, s.path) for s in shards}
     work = storage.join(out, "work") + "/"
     for path in storage.list_files(out, ".tar"):
         if path not in current and not path.startswith(work):
             for stale in (path, index_path(path), sidecar_path(path)):
                 storage.remove(stale)
+    sources = {s.source for s in shards}
+    for path in storage.list_files(out, "/.nv-meta/index.uuid"):
+        source = path[len(out) + 1 :].partition("/")[0]
+        if source not in sources and not path.startswith(work):
+            storage.remove(storage.join(out, source))
 
 
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
@@ -256,17 +274,17 @@ def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
     return rows
 
 
-CRAWL_ROWS = (("extract", "picture"), ("crawl", "page"), ("extract", "page"))
+CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
 SOURCE_ROWS = (
+    ("extract", "document"),
     ("fetch", "video"),
     ("fetch", "media"),
-    ("filter", "media"),
-    ("extract", "document"),
     ("fetch", "document"),
+    ("filter", "media"),
     ("filter", "document"),
     ("shard", "sample"),
 )
-"""Rows of a source by stage and unit. Rows of one unit stand together: each is held against the one before."""
+"""Rows by stage and unit, in order. An element is what a page embeds: a picture, a video, a frame."""
 
 
 def _write_all_drops(spec: CorpusSpec, out: str) -> None:
@@ -278,8 +296,10 @@ def _write_all_drops(spec: CorpusSpec, out: str) -> None:
     for path in paths:
         for name in read_table(path, ["source"]).column("source").unique().to_pylist():
             holding[name].append(path)
-    for name, held in holding.items():
-        write_drops(out, name, _drops_of(name, held))
+    written = {path for name, held in holding.items() for path in write_drops(out, name, _drops_of(name, held))}
+    for path in storage.list_files(storage.join(out, "drops")):
+        if path not in written:
+            storage.remove(path)
 
 
 def _drops_of(source: str, paths: list[str]) -> Iterator[Drop]:

@@ -54,6 +54,6 @@ def judge_spoken(document: Document, filters: Filters) -> Document | Refusal:
 def _tell_language(document: Document, filters: Filters) -> Document | Refusal:
     settings = filters.language if filters.language is not None else LanguageSettings(min_score=None)
     (language,) = identify([document.text], settings.min_chars)
-    if reason := judge_language(language, settings):
+    if reason := judge_language(language, document.text, settings):
         return Refusal(reason, f"{language.code} {language.score}")
     return replace(document, lang=language.code or document.lang)
