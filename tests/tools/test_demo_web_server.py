@@ -26,9 +26,7 @@ CONTENT_SITES = ("start", "albums", "galleries", "maps", "cinema", "library")
 def start(port=0):
     """A server process, and the port that it says it has."""
     command = [sys.executable, "-m", "tools", "demo-web", "--port", str(port), "--pages-scale", str(SCALE)]
-    process = subprocess.Popen(
-        [*command, "--seed", str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     line = process.stdout.readline()
     assert re.match(r"demo-web ready: http://127\.0\.1\.1:\d+/ ", line), process.stderr.read()
     return process, int(re.search(r":(\d+)/", line)[1])
