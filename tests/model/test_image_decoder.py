@@ -218,14 +218,14 @@ def test_guidance_leads_from_null_to_condition() -> None:
 def test_one_batch_overfits() -> None:
     decoder = _decoder(**PLAIN).train()
     latents, conditions = torch.randn(2, 4, 8, 8), _conditions()
-    optimizer = torch.optim.AdamW(decoder.unet.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(decoder.unet.parameters(), lr=5e-3)
 
     def loss() -> Tensor:
-        repeated = decoder(latents.repeat(8, 1, 1, 1), conditions.repeat(8, 1, 1), generator=_seed())
+        repeated = decoder(latents.repeat(4, 1, 1, 1), conditions.repeat(4, 1, 1), generator=_seed())
         return repeated.loss
 
     first = loss().item()
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
@@ -241,7 +241,7 @@ def test_autoencoder_learns_and_its_scale_is_fitted() -> None:
     torch.manual_seed(0)
     first = autoencoder_loss(autoencoder, images, kl_weight=1e-6)
     assert first.pictures.shape == (4,)
-    for _ in range(80):
+    for _ in range(50):
         optimizer.zero_grad()
         autoencoder_loss(autoencoder, images, kl_weight=1e-6).loss.backward()
         optimizer.step()
