@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pipelines import urls
 from pipelines.candidate import Candidate
-from pipelines.document import CAPTIONED, Document, Media, Region, Segment, merge_text
+from pipelines.document import CAPTIONED, Document, Media, Region, Segment, merge_text, without_pictures
 from pipelines.frame_text import sequence
 from pipelines.images import BoxMap
 from pipelines.raw_store import FETCHED, Blob, StoredItem, StoredMedia
@@ -84,7 +84,8 @@ def _complete_images(
         blobs.append(found.items[0].blob)
         signals += [replace(s, target=f"media:{moved[i]}") for s in found.signals]
     is_upright = document.source.page_url is not None  # who marked the box saw a browser's view
-    segments = [s for s in (_move_segment(s, moved, maps, is_upright) for s in document.segments) if s is not None]
+    left = without_pictures(document.segments, set(range(len(document.media))) - moved.keys())
+    segments = [_move_segment(s, moved, maps, is_upright) for s in left]
     completed = replace(document, segments=merge_text(tuple(segments)), media=tuple(media), signals=tuple(signals))
     _check_order(completed)
     result = Completion(completed, tuple(blobs), tuple(lost), tuple(m.url for m in media))
@@ -158,10 +159,10 @@ def _box_map(found: StoredMedia) -> BoxMap:
     return BoxMap(at.get("orientation", 1), tuple(at.get("scale", (1.0, 1.0))), tuple(at.get("shift", (0.0, 0.0))))
 
 
-def _move_segment(segment: Segment, moved: dict[int, int], maps: dict[int, BoxMap], is_upright: bool) -> Segment | None:
-    """The segment with media and boxes in their new places; null where its picture was not had."""
+def _move_segment(segment: Segment, moved: dict[int, int], maps: dict[int, BoxMap], is_upright: bool) -> Segment:
+    """The segment with media and boxes in their new places."""
     if segment.media is not None:
-        return replace(segment, media=moved[segment.media]) if segment.media in moved else None
+        return replace(segment, media=moved[segment.media])
     regions: list[Region] = []
     for region in segment.regions:
         if region.media in moved:

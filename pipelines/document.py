@@ -8,6 +8,7 @@ equal documents are equal bytes.
 import hashlib
 import json
 import unicodedata
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -261,6 +262,23 @@ def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         else:
             merged.append(segment)
     return tuple(merged)
+
+
+def without_pictures(segments: tuple[Segment, ...], gone: Container[int]) -> tuple[Segment, ...]:
+    """The segments less those of the media in `gone`, and less the caption that stands directly behind such a picture.
+
+    A caption that several pictures share goes with the last of them, behind which it stands.
+    """
+    kept: list[Segment] = []
+    is_gone = False  # the picture directly before
+    for segment in segments:
+        if segment.media is not None:
+            is_gone = segment.media in gone
+        elif not is_gone or segment.role != "caption" or segment.t0 is not None:
+            is_gone = False
+        if not is_gone:
+            kept.append(segment)
+    return tuple(kept)
 
 
 def canonical_json(value: Any) -> str:

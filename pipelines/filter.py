@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.assignment import UNMATCHED, interleave_by_assignment, sentences_of
 from pipelines.beam_run import Runner, run_pipeline
-from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text
+from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text, without_pictures
 from pipelines.duplicates import Fingerprint, minhash
 from pipelines.fetch import documents_folder, media_folder
 from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
@@ -220,7 +220,7 @@ def _picture_reason(
 
 
 def without_media(document: Document, gone: set[int]) -> Document:
-    """The document without some of its pictures."""
+    """The document without some of its pictures, and without their captions."""
     place = {old: new for new, old in enumerate(i for i in range(len(document.media)) if i not in gone)}
     segments = tuple(
         replace(
@@ -228,8 +228,7 @@ def without_media(document: Document, gone: set[int]) -> Document:
             media=None if s.media is None else place[s.media],
             regions=tuple(replace(r, media=place[r.media]) for r in s.regions if r.media in place),
         )
-        for s in document.segments
-        if s.media is None or s.media in place
+        for s in without_pictures(document.segments, gone)
     )
 
     def moved(rows: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -2,7 +2,17 @@ import json
 
 import pytest
 
-from pipelines.document import Document, Media, Provenance, Region, Segment, clean_text, make_key, merge_text
+from pipelines.document import (
+    Document,
+    Media,
+    Provenance,
+    Region,
+    Segment,
+    clean_text,
+    make_key,
+    merge_text,
+    without_pictures,
+)
 
 
 def document() -> Document:
@@ -64,3 +74,27 @@ def test_text_is_merged_only_with_its_like():
         Segment("image", media=0),
     ):
         assert merge_text((body, other)) == (body, other)
+
+
+def test_the_caption_of_a_lost_picture_goes_with_it():
+    before, after = Segment("text", text="before"), Segment("text", text="after")
+    pictures = [Segment("image", media=i, role="content") for i in range(3)]
+    captions = [Segment("text", text=f"caption {i}", role="caption") for i in range(3)]
+    segments = (before, pictures[0], captions[0], pictures[1], captions[1], after, captions[2], pictures[2])
+    assert without_pictures(segments, {0}) == (before, pictures[1], captions[1], after, captions[2], pictures[2])
+    assert without_pictures(segments, {1}) == (before, pictures[0], captions[0], after, captions[2], pictures[2])
+    assert without_pictures(segments, {0, 1, 2}) == (before, after, captions[2])
+    assert without_pictures(segments, set()) == segments
+
+
+def test_a_shared_caption_stays_with_the_picture_before_it():
+    first, second = (Segment("image", media=i, role="content") for i in range(2))
+    caption = Segment("text", text="two boats", role="caption")
+    assert without_pictures((first, second, caption), {0}) == (second, caption)
+    assert without_pictures((first, second, caption), {1}) == (first,)
+
+
+def test_what_is_said_after_a_lost_frame_stays():
+    frame = Segment("frame", media=0, t0=1.0, t1=1.0, role="frame")
+    said = Segment("text", text="hello", t0=1.0, t1=2.0, role="subtitle")
+    assert without_pictures((frame, said), {0}) == (said,)
