@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.candidate import Track
 from pipelines.document import clean_text
 from pipelines.html_page import PageRegion
-from pipelines.html_tree import Element, split_words
+from pipelines.html_tree import INLINE, Element, split_words
 from pipelines.image_metadata import read_size, sniff_format
 from pipelines.urls import parse_srcset, resolve
 
@@ -20,6 +20,8 @@ MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to here is taken: eno
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is out
 MAX_DATA_URI_BYTES = 10_000_000  # of a picture written into the page
 MAX_REGIONS = 200  # of one picture
+MAX_ICON_CHARS = 40  # of an icon's alt that is part of a sentence
+MAX_ICONS = 50  # pictures in one block: each looks through the block's text
 
 SKIP_REASONS = {
     "boilerplate_image": "picture inside navigation, a footer, an aside",
@@ -188,6 +190,21 @@ def _refuse_chrome(image: Element, link: str | None) -> None:
     # The sign beside a note: DocBook puts its name in brackets.
     if re.fullmatch(r"\[\w+\]", image.get("alt")) and any(a.classes & _ADMONITIONS for a in image.ancestors()):
         raise Skipped("chrome_image")
+
+
+def words_of_icon(image: Element) -> str:
+    """What an icon within a line says there, by its `alt`: "press the Save button", an emoji; empty where nothing.
+
+    A file's name says nothing, nor what the text around says as well.
+    """
+    alt = clean_text(" ".join(image.get("alt").split()))
+    block = next((a for a in image.ancestors() if a.tag not in INLINE), image)
+    is_word = 0 < len(alt) <= MAX_ICON_CHARS and alt[0] != "[" and not re.search(r"\.\w{3,4}$|^https?:", alt)
+    if not is_word or image.get("role") in ("presentation", "none") or image.get("aria-hidden") == "true":
+        return ""
+    if block.num_images > MAX_ICONS or alt.casefold() in block.text().casefold():
+        return ""
+    return alt
 
 
 def _path_words(url: str) -> frozenset[str]:

@@ -16,7 +16,10 @@ class PageRegion:
 
 @dataclass(frozen=True, slots=True)
 class PageText:
-    """A paragraph, heading, list, table or caption: role `body`, `heading` or `caption`."""
+    """A paragraph, heading, list, table, caption, or a figure's title: role `body`, `heading`, `caption` or `title`.
+
+    Only a figure of several pictures that have captions of their own has a title.
+    """
 
     text: str
     role: Role = "body"
@@ -26,7 +29,8 @@ class PageText:
 class PageImage:
     """A picture at a canonical `url`, or with its bytes in the page (`data`, and no URL).
 
-    `caption` also stands as a block of its own behind the picture, or behind the last of those that share it. Width
+    `caption` also stands as a block of its own behind the picture, or behind the last of those that share it; where
+    its figure has a title over several pictures, `caption` begins with that, and the block does not. Width
     and height are those declared, or those of the inline bytes. `license` is a URL or a phrase, as it was found;
     a licence of the page is never a picture's.
     """

@@ -19,6 +19,7 @@ from pipelines.html_media import (
     inline_size,
     video_sources,
     video_tracks,
+    words_of_icon,
 )
 from pipelines.html_page import Block, PageImage, PageRegion, PageText, PageVideo
 from pipelines.html_tree import INLINE, INVISIBLE, Element
@@ -105,7 +106,8 @@ class PageWriter:
             self._children(element)
         elif tag == "video":
             self._video(element)
-        elif is_caption(element) and not element.num_images:
+        elif is_caption(element) and (icons := self._icons(element)) is not None:
+            self.skipped.update(icons)
             self._caption(element)
         elif tag == "pre":
             self._preformatted(element)
@@ -247,6 +249,10 @@ class PageWriter:
             source = choose_source(element, self._base, link, is_captioned=is_captioned)
         except Skipped as skipped:
             self.skipped[skipped.reason] += 1
+            # Inside a figure an icon may bear the figure's alt: DocBook's style sheets give it to each picture there.
+            is_icon = skipped.reason in ("chrome_image", "small_image") and not self._figures
+            if is_icon and "".join(self._pieces).strip():
+                self._pieces.append(words_of_icon(element))
             return
         target = resolve(self._base, link) if link else None
         last = self._blocks[-1] if self._blocks else None
@@ -309,6 +315,18 @@ class PageWriter:
         self._break()
         self._bind(self._figures.pop())
 
+    def _icons(self, caption: Element) -> list[str] | None:
+        """Why each picture in a caption is none to be shown; None where one is, and the caption a block around it."""
+        reasons: list[str] = []
+        for image in caption.descendants("img"):
+            try:
+                choose_source(image, self._base, None)
+            except Skipped as skipped:
+                reasons.append(skipped.reason)
+            else:
+                return None
+        return reasons
+
     def _caption(self, element: Element) -> None:
         self._break()
         text = clean_text(element.text(without=lambda e: e.is_boilerplate or is_credit(e)))
@@ -338,18 +356,19 @@ class PageWriter:
         if not caption:
             return
         bare = [i for i in media if getattr(self._blocks[i], "caption", None) is None]
-        for i in bare or media[: len(media) == 1]:
+        for i in media:
             block = self._blocks[i]
             assert isinstance(block, PageImage | PageVideo)
-            # A lone picture with words of its own inside the figure has the figure's title before them.
-            self._blocks[i] = replace(block, caption=join_captions(caption, block.caption or ""))
+            # A picture with words of its own inside the figure has the figure's title before them.
+            if not (block.caption or "").startswith(caption):
+                self._blocks[i] = replace(block, caption=join_captions(caption, block.caption or ""))
         if bare:
             self._blocks.insert(bare[-1] + 1, _Text([caption], "caption"))
         elif len(media) == 1:
             whole = getattr(self._blocks[media[0]], "caption", None) or caption
             self._blocks[media[0] + 1] = _Text([whole], "caption")
         else:
-            self._blocks.insert(figure.caption_at, _Text([caption]))
+            self._blocks.insert(figure.caption_at, _Text([caption], "title" if media else "body"))
 
 
 def _whole(text: str, default: int) -> int:

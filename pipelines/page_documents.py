@@ -155,8 +155,8 @@ def videos(page: Page, origin: PageOrigin, source_name: str, settings: PageSetti
 
 
 def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """The page's headings and body as one text; captions stay away with their pictures."""
-    blocks = [b.text for b in page.blocks if isinstance(b, PageText) and b.role != "caption"]
+    """The page's headings and body as one text; captions and titles of figures stay away with their pictures."""
+    blocks = [b.text for b in page.blocks if isinstance(b, PageText) and b.role in ("body", "heading")]
     if not blocks:
         return []
     sample = _Sample("text", page, origin, source_name)

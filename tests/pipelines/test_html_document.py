@@ -360,10 +360,40 @@ def test_title_and_caption_of_one_picture_are_joined() -> None:
     assert page.images[0].caption == "Figure 2. Boats. Seen from the shore"
 
 
-def test_a_title_over_captioned_pictures_stays_text() -> None:
+def test_a_title_over_captioned_pictures_begins_the_caption_of_each() -> None:
     media = "<div class=mediaobject><img src={0}.jpg><div class=caption>Picture {0}</div></div>"
     page = parse(f"<div class=figure><p class=title>Two boats</p>{media.format('a')}{media.format('b')}</div>")
-    assert shown(page) == ["Two boats", "<a.jpg>", "[caption] Picture a", "<b.jpg>", "[caption] Picture b"]
+    assert shown(page) == ["[title] Two boats", "<a.jpg>", "[caption] Picture a", "<b.jpg>", "[caption] Picture b"]
+    assert [image.caption for image in page.images] == ["Two boats. Picture a", "Two boats. Picture b"]
+
+
+def test_a_caption_may_hold_an_icon() -> None:
+    page = parse(
+        "<div class=mediaobject><img src=a.jpg><div class=caption>The <span class=guiicon><img src=i.png alt=Sail>"
+        "</span> button is pressed</div></div>"
+    )
+    assert shown(page) == ["<a.jpg>", "[caption] The button is pressed"]
+    assert page.images[0].caption == "The button is pressed"
+    assert dict(page.skipped) == {"chrome_image": 1}
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<p>Press <img class=icon src=s.png alt=Save>, then wait.</p>", "Press Save, then wait."),
+        ("<p>Fine weather <img class=emoji src=1f603.png alt='\U0001f603'></p>", "Fine weather \U0001f603"),
+        ("<p>Press <img width=16 height=16 src=s.png alt=Save>.</p>", "Press Save."),
+        ("<p>Press <img class=icon src=s.png>.</p>", "Press ."),
+        ("<p>Press <img class=icon src=s.png alt=save-icon.png>.</p>", "Press ."),
+        ("<p>Press <img class=icon src=s.png alt=Save aria-hidden=true>.</p>", "Press ."),
+        ("<p>Photo by <img class=avatar src=k.png alt=Kim> Kim</p>", "Photo by Kim"),
+        ("<p><img class=icon src=pdf.png alt=PDF> Download the report</p>", "Download the report"),
+        (f"<p>Press <img class=icon src=s.png alt='{'long ' * 9}'>.</p>", "Press ."),
+        ("<p>Press <img width=1 height=1 src=s.png alt=Save>.</p>", "Press ."),
+    ],
+)
+def test_an_icon_within_a_line_is_the_words_it_stands_for(markup: str, text: str) -> None:
+    assert shown(parse(markup)) == [text]
 
 
 def test_pictures_share_the_caption_of_their_figure() -> None:

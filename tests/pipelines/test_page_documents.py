@@ -216,7 +216,13 @@ def test_a_video_has_its_caption_first_and_its_tracks_asked_for() -> None:
 
 
 def test_text_is_headings_and_body_in_one_piece() -> None:
-    page = page_of(PageText("Boats", "heading"), image("a"), PageText("A boat", "caption"), PageText("One.\n- two"))
+    page = page_of(
+        PageText("Boats", "heading"),
+        PageText("Figure 1", "title"),
+        image("a"),
+        PageText("A boat", "caption"),
+        PageText("One.\n- two"),
+    )
     (candidate,) = text(page, ORIGIN, "web", SETTINGS)
     assert candidate.document.segments == (Segment("text", text="Boats\n\nOne.\n- two"),)
     assert (candidate.document.media, candidate.requests) == ((), ())
