@@ -16,6 +16,8 @@ TEXTS = {
     "th": "วันนี้อากาศดีมาก เราไปเดินเล่นที่สวนสาธารณะกันเถอะ",
 }
 
+LONG = TEXTS["en"] * 2
+
 
 def test_identify_names_the_language_of_each_text_in_order():
     found = identify(list(TEXTS.values()))
@@ -57,18 +59,32 @@ def test_lone_surrogates_do_no_harm():
 def test_each_reason():
     only_english = LanguageSettings(languages=("en",))
     reasons = [
-        judge(Language("de", 0.99), only_english),
-        judge(Language("en", 0.64), only_english),
-        judge(UNKNOWN, LanguageSettings(min_chars=0)),
+        judge(Language("de", 0.99), LONG, only_english),
+        judge(Language("en", 0.64), LONG, only_english),
+        judge(UNKNOWN, "12", LanguageSettings(min_chars=0)),
     ]
     assert tuple(reasons) == REASONS
 
 
 def test_what_passes():
-    assert judge(Language("en", 0.65), LanguageSettings(languages=("en",))) is None
-    assert judge(Language("de", 0.2), LanguageSettings(min_score=None)) is None
-    assert judge(UNKNOWN, LanguageSettings(languages=("en",), min_chars=20)) is None  # said to be too short to tell
-    assert judge(UNKNOWN, LanguageSettings(min_score=None, min_chars=0)) is None  # nothing is asked
+    assert judge(Language("en", 0.65), LONG, LanguageSettings(languages=("en",))) is None
+    assert judge(Language("de", 0.2), LONG, LanguageSettings(min_score=None)) is None
+    # Said to be too short to tell, and nothing asked
+    assert judge(UNKNOWN, "red circle", LanguageSettings(languages=("en",), min_chars=20)) is None
+    assert judge(UNKNOWN, "red circle", LanguageSettings(min_score=None, min_chars=0)) is None
+
+
+def test_the_score_of_a_caption_says_nothing_its_language_does():
+    english = "Tool options of the Bucket Fill tool"
+    (found,) = identify([english])
+    assert found.code == "en"
+    assert found.score is not None
+    assert found.score < 0.65
+    settings = LanguageSettings(languages=("en",))
+    assert judge(found, english, settings) is None
+    assert judge(found, english, LanguageSettings(languages=("en",), min_score_chars=30)) == "low_language_score"
+    german = "Werkzeugeinstellungen des Werkzeugs Füllen"
+    assert judge(identify([german])[0], german, settings) == "other_language"
 
 
 def test_a_language_name_is_no_code():
