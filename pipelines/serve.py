@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.spec import CorpusSpec, Serve
 
 READY_SECONDS = 60
+FREE_SECONDS = 3
 
 
 @contextlib.contextmanager
@@ -36,9 +37,11 @@ def serving(spec: CorpusSpec) -> Iterator[None]:
 
 
 def _start(serve: Serve) -> list[subprocess.Popen[bytes]]:
-    for address in serve.addresses:
-        if _answers(address):
-            raise UserError(f"serve: {address} is taken by another program; end it, or choose another address")
+    deadline = time.monotonic() + FREE_SECONDS  # the server of a run that was killed takes a moment to end
+    while taken := [address for address in serve.addresses if _answers(address)]:
+        if time.monotonic() > deadline:
+            raise UserError(f"serve: {taken[0]} is taken by another program; end it, or choose another address")
+        time.sleep(0.1)
     if serve.folder is not None:
         if not os.path.isdir(serve.folder):
             raise UserError(f"serve: no folder {serve.folder}; the spec's first lines say what it needs")
