@@ -8,7 +8,7 @@ import numpy as np
 from tools.demo_web import broken_files
 from tools.demo_web.scene import Picture
 from tools.demo_web.site import Manner, Reply, encode, image_reply, text_reply
-from tools.demo_web.trap_texts import ALMOST, GERMAN, JAPANESE, MARKERS, PERSONAL_DATA, RUINED_TEXTS
+from tools.demo_web.trap_texts import ALMOST, GERMAN, JAPANESE, MARKERS, PERSONAL_DATA, RUINED_TEXTS, UMLAUTS
 from tools.demo_web.traps import Make, Trap, changed, drawn, encoded, film, page, picture, redirect, status, words
 
 _ROBOTS = ("robots_disallowed",)
@@ -137,7 +137,7 @@ TEXTS = (
     Trap("noise", "/texts/personal-data.html", words("An address", PERSONAL_DATA)),  # masked, not dropped
     Trap("noise", "/texts/markers.html", words("Words on a frame", MARKERS)),  # [IMG] and <s>, but as text
     Trap("noise", "/texts/cp1252.html", encoded("Ein Drachen", GERMAN, "cp1252", "windows-1252", "de")),
-    Trap("noise", "/texts/undeclared.html", encoded("Der Drachen", GERMAN + " So ist es.", "cp1252", None, "de")),
+    Trap("noise", "/texts/undeclared.html", encoded("Die Mühle", UMLAUTS, "cp1252", None, "de")),
     Trap("noise", "/texts/shift-jis.html", encoded("頁", JAPANESE, "cp932", "Shift_JIS", "ja"), ("other_language",)),
     Trap("noise", "/texts/copy-1.html", page("copy"), _COPY),  # of the two, one stays
     Trap("noise", "/texts/copy-2.html", page("copy"), _COPY),
@@ -253,7 +253,7 @@ PICTURES = (
 )
 
 FILMS = (
-    *film("no-words", ("video_without_text",)),
+    *film("no-words", ()),  # no words belong to it, so it is nobody's sample
     *film("damaged", ("corrupt_video",), caption="A short film that nobody can play.", is_sound=False),
     *film(
         "bad-track",

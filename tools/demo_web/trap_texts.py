@@ -112,6 +112,12 @@ GERMAN = (
     "Heute dürfen ihn alle benützen, die pünktlich kommen und ihn heil zurückbringen. "
     "Am schönsten ist es, wenn die Sonne tief steht und der Wind vom Fluss herüberweht."
 )
+UMLAUTS = (
+    "Die alte Mühle gehört längst einer Tänzerin, die dort für ihre Schüler ein großes Zimmer eingerichtet hat. "
+    "Wer über die Brücke geht, hört schon früh am Morgen, wie sie die Schritte zählt und die Fenster öffnet. "
+    "Im Winter müssen alle mithelfen, das Holz zu schlichten, und dafür gibt es heiße Milch und süße Brötchen. "
+    "Manche kommen nur deswegen, aber auch sie lernen mit der Zeit, sich zu drehen, ohne zu stürzen."
+)
 JAPANESE = (
     "この頁には小さな町の話が書かれています。昔、川のそばに古い家があり、そこに絵を描く人が住んでいました。"
     "毎朝早く起きて、橋の上から見える景色を紙に写していたそうです。今ではその家はもうありません。"
