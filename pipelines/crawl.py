@@ -20,10 +20,10 @@ from pipelines.document import Drop, canonical_json
 from pipelines.host_buckets import GroupHosts
 from pipelines.host_queues import run_queues
 from pipelines.http_client import PoliteClient, is_transient
-from pipelines.ledger import FETCHED, account_folder, crawl_folder
+from pipelines.ledger import FETCHED, account_folder, crawl_folder, ledger_parts, round_of
 from pipelines.parts import PartFolder, Tally, digest, read_rows, stable_hash
 from pipelines.spec import CorpusSpec, CrawlSettings
-from pipelines.warc_ledger import IndexWarc, warc_paths
+from pipelines.warc_ledger import IndexWarc, indexed_part, warc_paths
 
 ACCOUNT_PARTS = 16
 
@@ -85,9 +85,9 @@ class _CrawlBucket(beam.DoFn):
 _Mark = tuple[str, int]  # ("known" | "done" | "found", depth)
 
 
-def _ledger_marks(path: str, mark: str, retry_before: str) -> Iterator[tuple[str, _Mark]]:
-    """Rows of a ledger part as marks; what failed for a passing reason before a retry is only `found`."""
-    retried = path.rpartition("/")[2] < retry_before
+def _ledger_marks(path: str, mark: str, retry_before: int) -> Iterator[tuple[str, _Mark]]:
+    """Rows of a ledger part as marks; what failed for a passing reason before a retry's first round is only `found`."""
+    retried = round_of(path) < retry_before
     for row in read_rows(path, ["url", "depth", "outcome"]):
         passing = retried and is_transient(row["outcome"])
         yield row["url"], ("found" if passing else mark, row["depth"])
@@ -134,7 +134,7 @@ class _Crawl:
 
     def state(self) -> dict[str, Any]:
         path = storage.join(self.folder, "stage.json")
-        start = {"rounds": 0, "retry_before": "", "finished": None}
+        start = {"rounds": 0, "retry_before": 0, "finished": None}
         return start | (json.loads(storage.read_bytes(path)) if storage.exists(path) else {})
 
     def save(self, state: dict[str, Any]) -> None:
@@ -145,14 +145,13 @@ class _Crawl:
 
     def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
         """Files of finished parts, of rounds before one, or of one round."""
-        names = sorted(r.part for r in self.parts.receipts() if r.part.startswith("r"))
-        if before is not None:
-            names = [name for name in names if name < f"r{before:03d}"]
-        if only is not None:
-            names = [name for name in names if name.startswith(f"r{only:03d}-")]
-        return [self.parts.file(name, suffix) for name in names]
+        return [
+            self.parts.file(name, suffix)
+            for name in ledger_parts(self.out, self.name)
+            if (before is None or round_of(name) < before) and (only is None or round_of(name) == only)
+        ]
 
-    def run_round(self, round_: int, retry_before: str) -> None:
+    def run_round(self, round_: int, retry_before: int) -> None:
         num_buckets = self.runner.num_buckets
         earlier = self.part_files(".parquet", before=round_)
         current = self.part_files(".parquet", only=round_)
@@ -169,7 +168,7 @@ class _Crawl:
             done = (
                 pipeline
                 | "ListThisLedger" >> beam.Create(current)
-                | "ReadThisLedger" >> beam.FlatMap(_ledger_marks, "done", "")
+                | "ReadThisLedger" >> beam.FlatMap(_ledger_marks, "done", 0)
             )
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(_link_marks)
             frontier = (
@@ -198,7 +197,8 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
 
     def index_files(self, paths: list[str]) -> None:
-        """Write the ledger of WARC files that another crawler wrote."""
+        """Write the ledger of WARC files that another crawler wrote, and forget files that are no longer named."""
+        self.parts.keep_only({indexed_part(path) for path in paths})
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
@@ -209,7 +209,7 @@ class _Crawl:
     def account(self) -> None:
         """One verdict a URL, over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
-        seeds = [(urls.canonical_url(seed), (1, 0, "", "")) for seed in self.settings.seeds]
+        seeds = [(urls.canonical_url(seed), (_ONLY_FOUND, 0, "", "")) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
@@ -229,29 +229,31 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
 
 
-_Outcome = tuple[int, int, str, str]  # (0 asked | 1 only found, depth, outcome, detail)
+_Outcome = tuple[int, int, str, str]  # (round in which it was asked for, depth, outcome, detail)
+_ONLY_FOUND = -1  # the round of what was not asked for
 
 
 def _ledger_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
+    round_ = round_of(path)
     for row in read_rows(path, ["url", "depth", "outcome", "detail"]):
-        yield row["url"], (0, row["depth"], row["outcome"], row["detail"] or "")
+        yield row["url"], (round_, row["depth"], row["outcome"], row["detail"] or "")
 
 
 def _link_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
     for row in read_rows(path):
-        yield row["url"], (1, row["depth"], "", "")
+        yield row["url"], (_ONLY_FOUND, row["depth"], "", "")
 
 
 def _verdict(grouped: tuple[str, Iterable[_Outcome]], settings: CrawlSettings) -> tuple[int, tuple[str, str, str]]:
     """(part, (url, outcome, detail)): `fetched` if it ever was, else the last failure, else why it was not asked."""
     url, outcomes = grouped[0], sorted(grouped[1])
-    asked = [o for o in outcomes if o[0] == 0]
+    asked = [o for o in outcomes if o[0] != _ONLY_FOUND]
     if any(o[2] == FETCHED for o in asked):
         outcome, detail = FETCHED, ""
     elif asked:
         outcome, detail = asked[-1][2], asked[-1][3]
     else:
-        outcome, detail = scope_reason(url, outcomes[0][1], settings) or "over_page_cap", ""
+        outcome, detail = scope_reason(url, min(o[1] for o in outcomes), settings) or "over_page_cap", ""
     return stable_hash(url) % ACCOUNT_PARTS, (url, outcome, detail)
 
 
@@ -285,7 +287,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         if state["finished"] == inputs and not retry:
             continue
         if retry and state["finished"] is not None:
-            state |= {"retry_before": f"r{state['rounds']:03d}", "finished": None}
+            state |= {"retry_before": state["rounds"], "finished": None}
             crawl.save(state)
         storage.remove_leftovers(crawl.folder)
         files = crawl.settings.warc_files

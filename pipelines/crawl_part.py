@@ -17,7 +17,7 @@ from pipelines import storage, urls
 from pipelines.document import canonical_json
 from pipelines.html_document import parse_page
 from pipelines.http_client import Fetched, FetchFailure, PoliteClient
-from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row
+from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.parts import PartFolder, Tally, write_table
 
 PART_SECONDS = 30.0
@@ -50,7 +50,7 @@ class CrawlPartWriter:
 
     def _open(self) -> None:
         if not self._name:
-            self._name = f"r{self._round:03d}-{uuid.uuid4().hex[:16]}"
+            self._name = part_name(self._round, uuid.uuid4().hex[:16])
             self._opened = time.monotonic()
 
     @property

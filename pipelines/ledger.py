@@ -45,6 +45,16 @@ def ledger_parts(out: str, crawl: str) -> list[str]:
     return sorted(r.part for r in PartFolder(crawl_folder(out, crawl)).receipts() if r.part.startswith("r"))
 
 
+def part_name(round_: int, unique: str) -> str:
+    """Name of a part of a round."""
+    return f"r{round_:03d}-{unique}"
+
+
+def round_of(part: str) -> int:
+    """The round of a part, by its name or the path of one of its files."""
+    return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))
+
+
 def account_folder(out: str, crawl: str) -> PartFolder:
     """Where a crawl's pages are counted."""
     return PartFolder(storage.join(crawl_folder(out, crawl), "account"))

@@ -9,7 +9,7 @@ import apache_beam as beam
 from pipelines import storage, urls
 from pipelines.errors import UserError
 from pipelines.html_document import parse_page
-from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row
+from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.sources.part import expand
 from pipelines.sources.warc import CrawledPage, read_records
@@ -22,7 +22,7 @@ class IndexWarc(beam.DoFn):
         self._folder = PartFolder(folder)
 
     def process(self, path: str) -> Iterator[str]:
-        part = f"r000-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+        part = indexed_part(path)
         inputs = f"{path} {storage.size(path)}"
         yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
 
@@ -60,6 +60,11 @@ def _page_row(path: str, page: CrawledPage) -> dict[str, Any]:
     if row["outcome"] == FETCHED and page.is_html:
         row["canonical_url"] = parse_page(page.body, url, content_type=page.content_type).canonical_url
     return row
+
+
+def indexed_part(path: str) -> str:
+    """Name of the ledger part of a WARC file."""
+    return part_name(0, hashlib.sha256(path.encode()).hexdigest()[:16])
 
 
 def warc_paths(patterns: list[str]) -> list[str]:
