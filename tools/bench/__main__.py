@@ -1,0 +1,33 @@
+"""Benchmarks against named peers: `python -m tools.bench [names...]`; without names, all of them.
+
+Each prints a line a figure and a ratio, never a verdict: what they gave, and when, stands in RESULTS.md.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from tools.bench.fetch import bench_fetch
+from tools.bench.report import machine
+from tools.bench.stages import bench_stages
+
+BENCHES: dict[str, Callable[[Path], None]] = {
+    "fetch": bench_fetch,
+    "stages": bench_stages,
+}
+"""By name; each takes a folder for what it makes, which stays there for the next run."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
+@click.option("--folder", default=Path("build/bench"), type=click.Path(path_type=Path), help="For what is made.")
+def main(names: tuple[str, ...], folder: Path) -> None:
+    """Run benchmarks."""
+    for name in names or BENCHES:
+        click.echo(f"{name:8} on {machine()}")
+        BENCHES[name](folder / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Pictures for the fetch benchmark, made once, and a server for them: `python -m tools.bench.pictures FOLDER PORT`.
+
+Noise at many scales, as photographs have it, so that a JPEG holds as much as a photograph's: 400x300 to 1600x1200.
+All of them lie in one file that the server maps into memory: what it costs to serve is little beside fetching.
+"""
+
+import asyncio
+import json
+import mmap
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from aiohttp import web
+from numpy.typing import NDArray
+
+ADDRESSES = tuple(f"127.0.2.{n}" for n in range(1, 13))
+PORT = 8703
+NUM_PICTURES = 3000
+_WIDTHS = range(400, 1601, 100)
+_FIELD = 2400  # pixels a side of what pictures are cut from
+
+
+def make_pictures(folder: Path, num_pictures: int = NUM_PICTURES) -> None:
+    """Write the pictures into a folder, unless they are there."""
+    index = folder / f"pictures-{num_pictures}.json"
+    if index.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    places: list[tuple[int, int]] = []
+    with open(folder / f"pictures-{num_pictures}.bin", "wb") as file:
+        for data in _pictures(num_pictures):
+            places.append((file.tell(), len(data)))
+            file.write(data)
+    index.write_text(json.dumps(places))
+
+
+def urls(num_pictures: int = NUM_PICTURES) -> list[str]:
+    """Where each picture is served: in turns on all addresses."""
+    return [f"http://{ADDRESSES[n % len(ADDRESSES)]}:{PORT}/{n:06d}.jpg" for n in range(num_pictures)]
+
+
+def _pictures(num_pictures: int) -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    fields = [_noise(rng) for _ in range(4)]
+    for n in range(num_pictures):
+        width = _WIDTHS[n % len(_WIDTHS)]
+        height = width * 3 // 4
+        x, y = rng.integers(0, _FIELD - width), rng.integers(0, _FIELD - height)
+        pixels = fields[n % len(fields)][y : y + height, x : x + width]
+        turned = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        shade = rng.uniform(0.6, 1.0, 3)
+        yield cv2.imencode(".jpg", (turned * shade).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
+    """(side, side, 3) float32 in 0..255, whose amplitude falls with frequency."""
+    field = np.zeros((_FIELD, _FIELD, 3), np.float32)
+    for octave in range(2, 12):
+        side = min(2**octave, _FIELD)
+        coarse = rng.standard_normal((side, side, 3)).astype(np.float32)
+        field += cv2.resize(coarse, (_FIELD, _FIELD), interpolation=cv2.INTER_CUBIC) * 0.75**octave
+    low, high = np.percentile(field, (1, 99))
+    return np.clip((field - low) / (high - low) * 255, 0, 255)
+
+
+async def serve(folder: Path, port: int, num_pictures: int = NUM_PICTURES) -> None:
+    """Serve the pictures on all addresses until terminated; a line on stdout says when it is ready."""
+    places = json.loads((folder / f"pictures-{num_pictures}.json").read_text())
+    with open(folder / f"pictures-{num_pictures}.bin", "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        name = request.path.removeprefix("/").removesuffix(".jpg")
+        if not name.isdigit():
+            return web.Response(status=404)
+        offset, length = places[int(name)]
+        return web.Response(body=data[offset : offset + length], content_type="image/jpeg")
+
+    server = web.ServerRunner(web.Server(answer))
+    await server.setup()
+    for address in ADDRESSES:
+        await web.TCPSite(server, address, port).start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print("ready", flush=True)
+    await stop.wait()
+    await server.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
