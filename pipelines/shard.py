@@ -193,7 +193,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     _forget_manifest(spec, out, decisions.fingerprint())
     run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
     shards = sort_shards([ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources))
-    _remove_stale(out, shards)
+    _remove_stale(spec, out, shards)
     return _publish(spec, out, shards)
 
 
@@ -215,8 +215,8 @@ def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
     storage.write_bytes(path, _inputs(spec, fingerprint).encode())
 
 
-def _remove_stale(out: str, shards: Iterable[ShardInfo]) -> None:
-    """Remove tars, and what belongs to them and their sources, that are no longer part of the corpus."""
+def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> None:
+    """Remove tars, what belongs to them and their sources, and drops that are no longer part of the corpus."""
     current = {storage.join(out, s.path) for s in shards}
     work = storage.join(out, "work") + "/"
     for path in storage.list_files(out, ".tar"):
@@ -224,10 +224,13 @@ def _remove_stale(out: str, shards: Iterable[ShardInfo]) -> None:
             for stale in (path, index_path(path), sidecar_path(path)):
                 storage.remove(stale)
     sources = {s.source for s in shards}
-    for path in storage.list_files(out, "/.nv-meta/index.uuid"):
-        source = path[len(out) + 1 :].partition("/")[0]
-        if source not in sources and not path.startswith(work):
+    for path in storage.list_files(out, "index.uuid"):
+        source, _, name = path[len(out) + 1 :].partition("/")
+        if source not in sources and name == ".nv-meta/index.uuid":
             storage.remove(storage.join(out, source))
+    for path in storage.list_files(storage.join(out, "drops"), ".parquet"):
+        if path.rpartition("/")[2].rpartition("-")[0] not in {*spec.crawls, *spec.sources}:
+            storage.remove(path)
 
 
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
