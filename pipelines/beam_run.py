@@ -69,15 +69,13 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
 
 
 def _known(error: BaseException) -> BaseException:
-    """Our own error where a worker raised one: it crosses process borders as text only."""
+    """Our own error where a worker raised one: it crosses process borders as text only, and Beam adds where it was."""
     text = str(error)
     for kind in (UserError, RunError):
         marker = f"{kind.__module__}.{kind.__qualname__}: "
-        if isinstance(error, kind):
-            return error
-        if marker in text:
-            line = text.rpartition(marker)[2].splitlines()[0]
-            return kind(line.split(" [while running")[0])
+        if isinstance(error, kind) or marker in text:
+            line = text.rpartition(marker)[2].partition("\n")[0]
+            return kind(line.partition(" [while running")[0])
     for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
         if sign in text:
             return RunError(f"{sign.lower()}: free some and rerun; finished parts are kept")
