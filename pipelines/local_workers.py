@@ -10,7 +10,6 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import threading
-import time
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
@@ -49,7 +48,7 @@ class _ForkedWorkerHandler(GrpcWorkerHandler):
 
     def start_worker(self) -> None:
         self._process = _forkserver().Process(
-            target=_run_worker, args=(self.control_address, self.worker_id, os.getpid()), daemon=True
+            target=_run_worker, args=(self.control_address, self.worker_id), daemon=True
         )
         self._process.start()
 
@@ -83,19 +82,17 @@ def _stop_forkserver() -> None:
         stop()
 
 
-def _run_worker(control_address: str, worker_id: str, driver: int) -> None:
+def _run_worker(control_address: str, worker_id: str) -> None:
     """The life of a worker process: Beam's harness, until the driver ends it or is gone."""
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
 
 
-def _end_with(driver: int) -> None:
+def _end_with_driver() -> None:
     """End when the driver is gone, so that a killed run writes nothing more."""
-    while True:
-        try:
-            os.kill(driver, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(0.1)
+    driver = multiprocessing.parent_process()  # the one that asked for us, not the forkserver
+    assert driver is not None
+    driver.join()  # a pipe that closes with the driver: its id may still be taken, by itself as a zombie or by another
+    os._exit(1)
