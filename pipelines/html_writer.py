@@ -66,6 +66,7 @@ class PageWriter:
         self._is_tight = False  # whether the next text follows the last after one line break, not after a blank line
         self._cells: list[str] | None = None  # of the table row being written
         self._figures: list[Figure] = []
+        self._num_texts = 0  # lines and paragraphs written so far
 
     def write(self, element: Element) -> None:
         """Write all below an element, and end the line."""
@@ -125,13 +126,13 @@ class PageWriter:
         outer = self._role
         if element.tag in _HEADINGS:
             self._role = "heading"
-        num_blocks = len(self._blocks)
+        num_texts = self._num_texts
         self._children(element)
         self._break()
         self._role = outer
         if element.tag == "dl":
             self._is_tight = self._depth > 0
-        elif element.tag == "dt" and len(self._blocks) > num_blocks:
+        elif element.tag == "dt" and self._num_texts > num_texts:
             self._is_tight = True  # what defines a term follows on the next line
 
     # Text
@@ -156,6 +157,7 @@ class PageWriter:
         first = self._marker or self._indent
         text = first + text.replace("\n", "\n" + self._indent)
         self._marker = ""
+        self._num_texts += 1
         last = self._blocks[-1] if self._blocks else None
         if self._is_tight and isinstance(last, _Text) and last.role == self._role:
             last.lines.append(text)

@@ -77,6 +77,11 @@ def test_definitions_stand_below_their_terms() -> None:
     assert shown(page) == ["Bow\nThe front.", "Stern\nThe back.", "Really.", "End."]
 
 
+def test_terms_within_a_definition_keep_their_own() -> None:
+    page = parse("<dl><dt>Sails<dd><dl><dt>Jib<dd><p>The front one.</p><dt>Main<dd>The big one.</dl></dl><p>End.</p>")
+    assert shown(page) == ["Sails\nJib\nThe front one.", "Main\nThe big one.", "End."]
+
+
 def test_tables_are_rows_of_cells() -> None:
     page = parse(
         "<table><caption>Boats</caption><thead><tr><th>Name<th>Length</thead>"
