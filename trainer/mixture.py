@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -63,7 +64,7 @@ class MixtureSettings(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         steps = [phase.step for phase in self.phases]
-        if steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+        if steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
             raise ValueError(f"phases must begin at rising steps, the first at 0, not at {steps}")
         return self
 

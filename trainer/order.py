@@ -16,7 +16,8 @@ from pipelines.settings import Settings
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 
-_ROUNDS = 6  # each turns both halves
+_AHEAD = 4096  # samples whose order is worked out at once, at most
+_ROUNDS = 4  # each turns both halves
 
 
 class OrderSettings(Settings):
@@ -125,3 +126,48 @@ class SourceOrder:
         after = place >= (short + 1) * self._block - missing
         block, inside = np.divmod(place + np.where(after, missing, 0), self._block)
         return permute(block, self._num_blocks, key) * self._block + inside
+
+
+class Upcoming:
+    """The coming samples of a source, worked out some thousand at a time: a cache, and no more.
+
+    Args:
+        order: The source's.
+        totals: Places that each of its samples takes.
+    """
+
+    def __init__(self, order: SourceOrder, totals: I64) -> None:
+        self._order, self._all_totals = order, totals
+        self._ahead = min(_AHEAD, max(64, order.num_samples))  # each pass is worked out by itself
+        self._base = 0  # the ordinal of the first that is kept
+        self.passes = self.samples = self.totals = np.zeros(0, np.int64)
+        self._total_list: list[int] = []
+
+    def at(self, ordinals: I64) -> tuple[I64, I64, I64]:
+        """Pass, sample and its total places, for rising ordinals."""
+        self.reach(int(ordinals[0]), int(ordinals[-1]) + 1)
+        index = ordinals - self._base
+        return self.passes[index], self.samples[index], self.totals[index]
+
+    def total(self, ordinal: int) -> int:
+        """Places of all windows of a coming sample, inside what was reached for or after it."""
+        if ordinal - self._base >= len(self._total_list):
+            self.reach(self._base, ordinal + 1)
+        return self._total_list[ordinal - self._base]
+
+    def reach(self, start: int, end: int) -> None:
+        """Make sure of ordinals from `start` to `end`; earlier ones may be forgotten."""
+        if start < self._base or start > self._base + len(self.samples):
+            self._base = start
+            self.passes = self.samples = self.totals = np.zeros(0, np.int64)
+        elif end > self._base + len(self.samples):
+            keep = slice(start - self._base, None)
+            self.passes, self.samples, self.totals = self.passes[keep], self.samples[keep], self.totals[keep]
+            self._base = start
+        have = self._base + len(self.samples)
+        if end > have or not len(self._total_list):
+            passes, samples = self._order.samples(np.arange(have, max(end, have + self._ahead)))
+            self.passes = np.concatenate([self.passes, passes])
+            self.samples = np.concatenate([self.samples, samples])
+            self.totals = np.concatenate([self.totals, self._all_totals[samples]])
+            self._total_list = self.totals.tolist()

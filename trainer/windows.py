@@ -1,0 +1,71 @@
+"""How many places and pictures each window of each sample takes: what a plan knows of a source without opening it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+I64 = np.ndarray[Any, np.dtype[np.int64]]
+I32 = np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True)
+class SourceWindows:
+    """The windows of a source's samples, in the order of its shards.
+
+    Attributes:
+        name: The source's.
+        kind: Of its samples.
+        shards: Paths of its shards, as the manifest has them.
+        shard_ends: (S,) samples up to and with each shard.
+        numbers: (N,) which of the shards' samples are trained on; null where all are.
+        first: (N + 1,) where each sample's windows begin in `tokens`, and the end.
+        tokens: (M,) places that each window takes, picture slots included.
+        images: (M,) pictures in each window.
+        refused: (key, reason) of the samples that are not trained on.
+    """
+
+    name: str
+    kind: str
+    shards: tuple[str, ...]
+    shard_ends: I64
+    numbers: I64 | None
+    first: I64
+    tokens: I32
+    images: I32
+    refused: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that are trained on."""
+        return len(self.first) - 1
+
+    @cached_property
+    def totals(self) -> I64:
+        """(N,) places that all windows of each sample take together."""
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens, dtype=np.int64)])
+        return ends[self.first[1:]] - ends[self.first[:-1]]
+
+    def place(self, sample: int) -> tuple[int, int]:
+        """Shard and row in it of a sample."""
+        number = sample if self.numbers is None else int(self.numbers[sample])
+        shard = int(np.searchsorted(self.shard_ends, number, side="right"))
+        return shard, number - (int(self.shard_ends[shard - 1]) if shard else 0)
+
+
+def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequence[int]) -> SourceWindows:
+    """A source whose samples count one place and one picture each: for training on pictures without a sequence.
+
+    Args:
+        name: The source's.
+        kind: Of its samples.
+        shards: Paths of its shards.
+        samples: How many each shard has.
+    """
+    num = int(sum(samples))
+    ones = np.ones(num, np.int32)
+    return SourceWindows(
+        name, kind, tuple(shards), np.cumsum(samples, dtype=np.int64), None, np.arange(num + 1), ones, ones
+    )
