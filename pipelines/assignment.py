@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipelines.document import Document, Region, Score, Segment, merge_text
+from pipelines.document import Document, Score, Segment, merge_text, with_media
 
 UNMATCHED = "image_without_sentence"
 """Why a picture is dropped: no sentence of its page is similar enough."""
@@ -203,7 +203,8 @@ def interleave_by_assignment(
     dropped = tuple(i for i, sentence in enumerate(chosen) if sentence is None)
     best = [float(matrix[i, chosen[i]]) for i in places]
     scores = [Score(SIMILARITY, f"media:{new}", value, origin) for new, value in enumerate(best)]
-    return Interleaved(_renumbered(document, tuple(segments), places, scores), places, dropped)
+    found = with_media(document, merge_text(tuple(segments)), places)
+    return Interleaved(replace(found, scores=(*found.scores, *scores)), places, dropped)
 
 
 def _around(
@@ -228,31 +229,3 @@ def _around(
     if text := segment.text[start:].strip():
         result.append(segment if is_whole else replace(segment, text=text))
     return result
-
-
-def _renumbered(
-    document: Document, segments: tuple[Segment, ...], places: tuple[int, ...], scores: Sequence[Score]
-) -> Document:
-    """The document of new segments, whose media are those at `places`, in that order."""
-    new = {old: i for i, old in enumerate(places)}
-
-    def target(name: str) -> str | None:
-        kind, _, number = name.partition(":")
-        if kind == "media":
-            return f"media:{new[int(number)]}" if int(number) in new else None
-        return None if kind == "segment" else name
-
-    def regions(segment: Segment) -> tuple[Region, ...]:
-        return tuple(replace(r, media=new[r.media]) for r in segment.regions if r.media in new)
-
-    moved = (
-        replace(s, media=None if s.media is None else new[s.media], regions=regions(s) if s.regions else s.regions)
-        for s in segments
-    )
-    return replace(
-        document,
-        segments=merge_text(tuple(moved)),
-        media=tuple(document.media[i] for i in places),
-        signals=tuple(replace(s, target=t) for s in document.signals if (t := target(s.target)) is not None),
-        scores=(*(replace(s, target=t) for s in document.scores if (t := target(s.target)) is not None), *scores),
-    )

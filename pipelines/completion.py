@@ -1,12 +1,12 @@
 """Completing a document: a candidate without bytes, and what became of its requests, give a document with media."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines import urls
 from pipelines.candidate import Candidate
-from pipelines.document import CAPTIONED, Document, Media, Region, Segment, merge_text, without_pictures
+from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
 from pipelines.frame_text import sequence
 from pipelines.images import BoxMap
 from pipelines.raw_store import FETCHED, Blob, StoredItem, StoredMedia
@@ -63,38 +63,43 @@ def _complete_images(
     allows_license: Callable[[str | None], bool],
 ) -> Completion:
     document = candidate.document
-    moved: dict[int, int] = {}  # place among the candidate's media: place among those that were had
-    media: list[Media] = []
-    blobs: list[Blob] = []
-    lost: list[LostMedia] = []
-    signals = list(document.signals)
-    maps: dict[int, BoxMap] = {}
+    had: list[StoredMedia] = []
+    lost: dict[int, LostMedia] = {}
     for i, (wanted, request) in enumerate(zip(document.media, candidate.requests, strict=True)):
         found = stored[request.key]
         shown = urls.without_credentials(request.url) if request.url else None
+        license = wanted.license or found.license
         if found.outcome != FETCHED:
-            lost.append(LostMedia(found.outcome, shown, found.detail))
-            continue
-        if not allows_license(license := wanted.license or found.license):
-            lost.append(LostMedia("license_not_allowed", shown, license))
-            continue
-        moved[i] = len(media)
-        maps[i] = _box_map(found)
-        media.append(_media(wanted, found, found.items[0]))
-        blobs.append(found.items[0].blob)
-        signals += [replace(s, target=f"media:{moved[i]}") for s in found.signals]
+            lost[i] = LostMedia(found.outcome, shown, found.detail)
+        elif not allows_license(license):
+            lost[i] = LostMedia("license_not_allowed", shown, license)
+        else:
+            had.append(found)
+    left = without_media(document, lost)
     is_upright = document.source.page_url is not None  # who marked the box saw a browser's view
-    left = without_pictures(document.segments, set(range(len(document.media))) - moved.keys())
-    segments = [_move_segment(s, moved, maps, is_upright) for s in left]
-    completed = replace(document, segments=merge_text(tuple(segments)), media=tuple(media), signals=tuple(signals))
+    maps = [_box_map(found) for found in had]
+    completed = replace(
+        left,
+        segments=merge_text(tuple(_map_boxes(s, maps, is_upright) for s in left.segments)),
+        media=tuple(_media(wanted, found, found.items[0]) for wanted, found in zip(left.media, had, strict=True)),
+        signals=(
+            *left.signals,
+            *(replace(s, target=f"media:{i}") for i, found in enumerate(had) for s in found.signals),
+        ),
+    )
     _check_order(completed)
-    result = Completion(completed, tuple(blobs), tuple(lost), tuple(m.url for m in media))
+    media = completed.media
+    result = Completion(
+        completed, tuple(found.items[0].blob for found in had), tuple(lost.values()), tuple(m.url for m in media)
+    )
     if document.kind in CAPTIONED and lost:
-        return replace(result, document=None, blobs=(), reason=lost[0].reason, detail=lost[0].url or lost[0].detail)
+        (why,) = lost.values()
+        return replace(result, document=None, blobs=(), reason=why.reason, detail=why.url or why.detail)
     if document.kind == "grounded" and not any(s.regions for s in completed.segments):
         return replace(result, document=None, blobs=(), reason="box_outside_picture")
     if document.kind in ("interleaved", "video") and len(media) < max(1, min_images):
-        reasons = ", ".join(f"{reason} {num}" for reason, num in sorted(Counter(x.reason for x in lost).items()))
+        counted = sorted(Counter(why.reason for why in result.lost).items())
+        reasons = ", ".join(f"{reason} {num}" for reason, num in counted)
         return replace(result, document=None, blobs=(), reason="too_few_images", detail=reasons or None)
     return result
 
@@ -159,17 +164,12 @@ def _box_map(found: StoredMedia) -> BoxMap:
     return BoxMap(at.get("orientation", 1), tuple(at.get("scale", (1.0, 1.0))), tuple(at.get("shift", (0.0, 0.0))))
 
 
-def _move_segment(segment: Segment, moved: dict[int, int], maps: dict[int, BoxMap], is_upright: bool) -> Segment:
-    """The segment with media and boxes in their new places."""
-    if segment.media is not None:
-        return replace(segment, media=moved[segment.media])
-    regions: list[Region] = []
-    for region in segment.regions:
-        if region.media in moved:
-            box = maps[region.media].map_box(region.box, is_upright=is_upright)
-            if box is not None:
-                regions.append(replace(region, media=moved[region.media], box=box))
-    return replace(segment, regions=tuple(regions))
+def _map_boxes(segment: Segment, maps: Sequence[BoxMap], is_upright: bool) -> Segment:
+    """The segment with its boxes where they lie on the stored pictures, less those of which nothing is left."""
+    if not segment.regions:
+        return segment
+    boxes = ((r, maps[r.media].map_box(r.box, is_upright=is_upright)) for r in segment.regions)
+    return replace(segment, regions=tuple(replace(r, box=box) for r, box in boxes if box is not None))
 
 
 def _check_order(document: Document) -> None:

@@ -8,7 +8,7 @@ equal documents are equal bytes.
 import hashlib
 import json
 import unicodedata
-from collections.abc import Container
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -279,6 +279,50 @@ def without_pictures(segments: tuple[Segment, ...], gone: Container[int]) -> tup
         if not is_gone:
             kept.append(segment)
     return tuple(kept)
+
+
+def with_media(document: Document, segments: Iterable[Segment], places: Sequence[int]) -> Document:
+    """The document of other segments, whose media are those at `places`, in that order.
+
+    Signals and scores of media move along; those of media that are gone go, those of segments too, for segments are
+    others now.
+
+    Args:
+        document: As it is.
+        segments: With the media's present numbers, each of them in `places`.
+        places: Numbers of the media that are kept.
+    """
+    new = {old: i for i, old in enumerate(places)}
+    targets = {f"media:{old}": f"media:{i}" for old, i in new.items()}
+
+    def moved(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept = (r for r in rows if r.target in targets or not r.target.startswith(("media:", "segment:")))
+        return tuple(replace(r, target=targets.get(r.target, r.target)) for r in kept)
+
+    return replace(
+        document,
+        segments=tuple(
+            s
+            if s.media is None and not s.regions
+            else replace(
+                s,
+                media=None if s.media is None else new[s.media],
+                regions=tuple(replace(r, media=new[r.media]) for r in s.regions if r.media in new),
+            )
+            for s in segments
+        ),
+        media=tuple(document.media[old] for old in places),
+        signals=moved(document.signals),
+        scores=moved(document.scores),
+    )
+
+
+def without_media(document: Document, gone: Collection[int]) -> Document:
+    """The document without some of its pictures, and without their captions; itself where none is gone."""
+    if not gone:
+        return document
+    places = [i for i in range(len(document.media)) if i not in gone]
+    return with_media(document, merge_text(without_pictures(document.segments, gone)), places)
 
 
 def canonical_json(value: Any) -> str:

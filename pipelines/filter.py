@@ -17,13 +17,13 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.assignment import UNMATCHED, interleave_by_assignment, sentences_of
 from pipelines.beam_run import Runner, run_pipeline
-from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, merge_text, without_pictures
+from pipelines.document import CAPTIONED, Decision, Document, Drop, Score, Split, without_media
 from pipelines.duplicates import Fingerprint, minhash
 from pipelines.fetch import documents_folder, media_folder
 from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
-from pipelines.image_text_match import ImageTextMatch
+from pipelines.image_text_match import DECIMALS, ImageTextMatch
 from pipelines.images import features
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, read_table, stable_hash, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, write_table
 from pipelines.raw_store import Blob
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
 from pipelines.windows import windows
@@ -46,7 +46,7 @@ FEATURE_SCHEMA = pa.schema(
                 )
             ),
         ),
-        ("similarity", pa.list_(pa.list_(pa.float32()))),  # pictures x texts, where a CLIP model is named
+        ("similarity", pa.list_(pa.list_(pa.float64()))),  # pictures x texts, where a CLIP model is named; 4 decimals
         ("match_model", pa.string()),
     ]
 )
@@ -124,7 +124,7 @@ class _MeasurePart(beam.DoFn):
             self._models[name] = ImageTextMatch(settings.model)
         model = self._models[name]
         images = [blob.read(media_folder(self._out)) for blob in blobs]
-        similarity = model.similarity_matrix(images, texts).astype(float).tolist()
+        similarity = model.similarity_matrix(images, texts).astype(float).round(DECIMALS).tolist()
         return {"similarity": similarity, "match_model": f"{model.model_id}@{model.weights_sha256[:16]}"}
 
 
@@ -164,8 +164,9 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
     lost: dict[int, tuple[str, str]] = {}
     for i, measured in enumerate(row["media"]):
         reason = _picture_reason(document, i, measured, source, overused)
-        if reason is None and match is not None and best and _is_below(best[i], match.min_similarity):
-            reason = ("low_similarity", f"{best[i]}")
+        similarity = best[i] if best else None
+        if reason is None and match is not None and _is_below(similarity, match.min_similarity):
+            reason = ("low_similarity", str(similarity))
         if reason is not None:
             lost[i] = reason
     if document.kind in CAPTIONED and lost:
@@ -174,15 +175,15 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
         scores = [Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)]
         document = replace(document, scores=(*document.scores, *scores))
     if match is not None and match.assign and best and document.kind == "interleaved":
-        similarity = [[math.nan] * len(r) if i in lost else r for i, r in enumerate(row["similarity"])]
+        left = [[math.nan] * len(r) if i in lost else r for i, r in enumerate(row["similarity"])]
         found = interleave_by_assignment(
-            document, similarity, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
+            document, left, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
         )
         lost |= {i: (UNMATCHED, "") for i in found.dropped if i not in lost}
         kept, places = found.document, found.places
     else:
         places = tuple(i for i in range(len(document.media)) if i not in lost)
-        kept = without_media(document, set(lost)) if lost else document
+        kept = without_media(document, lost)
     if document.kind in ("interleaved", "video") and len(places) < max(1, filters.min_images):
         return Judged(None, (), lost, "too_few_images", str(len(places)))
     if document.kind == "interleaved" and filters.max_images is not None and len(places) > filters.max_images:
@@ -219,32 +220,6 @@ def _picture_reason(
     return None
 
 
-def without_media(document: Document, gone: set[int]) -> Document:
-    """The document without some of its pictures, and without their captions."""
-    place = {old: new for new, old in enumerate(i for i in range(len(document.media)) if i not in gone)}
-    segments = tuple(
-        replace(
-            s,
-            media=None if s.media is None else place[s.media],
-            regions=tuple(replace(r, media=place[r.media]) for r in s.regions if r.media in place),
-        )
-        for s in without_pictures(document.segments, gone)
-    )
-
-    def moved(rows: tuple[Any, ...]) -> tuple[Any, ...]:
-        targets = {f"media:{old}": f"media:{new}" for old, new in place.items()}
-        lost = {f"media:{old}" for old in gone}
-        return tuple(replace(r, target=targets.get(r.target, r.target)) for r in rows if r.target not in lost)
-
-    return replace(
-        document,
-        segments=merge_text(segments),
-        media=tuple(m for i, m in enumerate(document.media) if i in place),
-        signals=moved(document.signals),
-        scores=moved(document.scores),
-    )
-
-
 def _rows_of(part: str, out: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(document row, feature row) of a part."""
     documents = read_rows(documents_folder(out).file(part, ".parquet"))
@@ -260,11 +235,9 @@ def _rows_of(part: str, out: str) -> Iterator[tuple[dict[str, Any], dict[str, An
 def _uses(part: str, out: str) -> Iterator[tuple[str, str]]:
     """(picture's hash, document group) of each picture of a part, once a group."""
     seen = set()
-    table = read_table(features_folder(out).file(part, ".parquet"), ["media"]).column("media").to_pylist()
-    for (document, _), media in zip(_rows_of(part, out), table, strict=True):
-        group = Document.from_json(document["document"]).build.dedup_group
-        for measured in media:
-            seen.add((measured["stored_sha256"], group))
+    for row, measured in _rows_of(part, out):
+        group = Document.from_json(row["document"]).build.dedup_group
+        seen |= {(picture["stored_sha256"], group) for picture in measured["media"]}
     yield from sorted(seen)
 
 

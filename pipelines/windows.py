@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pipelines.document import Document, Media, Segment
+from pipelines.document import Document, Segment, with_media
 
 # Where a text may be cut, best first: after a paragraph, a line, a sentence, a word.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), re.compile(r"\s+"))
@@ -80,41 +80,8 @@ def _cut(text: str, limit: int) -> int:
 
 
 def _window(document: Document, group: list[Segment], number: int) -> Window:
-    order = list(dict.fromkeys(s.media for s in group if s.media is not None))
-    place = {old: new for new, old in enumerate(order)}
-    media: tuple[Media, ...] = tuple(document.media[old] for old in order)
-    segments = tuple(
-        s
-        if s.media is None and not s.regions
-        else replace(
-            s,
-            media=None if s.media is None else place[s.media],
-            regions=tuple(replace(r, media=place[r.media]) for r in s.regions if r.media in place),
-        )
-        for s in group
-    )
-    return Window(
-        replace(
-            document,
-            key=f"{document.key}-w{number:02d}",
-            segments=segments,
-            media=media,
-            source=replace(document.source, record=f"{document.source.record}#w{number:02d}"),
-            signals=_targeted(document.signals, place),
-            scores=_targeted(document.scores, place, segments=False),
-        ),
-        tuple(order),
-    )
-
-
-def _targeted(rows: tuple, place: dict[int, int], *, segments: bool = True) -> tuple:  # type: ignore[type-arg]
-    """Signals or scores whose targets are in the window, with their media's new places."""
-    kept = []
-    for row in rows:
-        what, _, number = row.target.partition(":")
-        if what == "media":
-            if int(number) in place:
-                kept.append(replace(row, target=f"media:{place[int(number)]}"))
-        elif what != "segment" or segments:
-            kept.append(row)
-    return tuple(kept)
+    places = tuple(dict.fromkeys(s.media for s in group if s.media is not None))
+    part = with_media(document, group, places)
+    record = f"{document.source.record}#w{number:02d}"
+    source = replace(document.source, record=record)
+    return Window(replace(part, key=f"{document.key}-w{number:02d}", source=source), places)
