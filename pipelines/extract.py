@@ -152,7 +152,7 @@ class _ExtractPart(beam.DoFn):
         sources = {
             name: source
             for name, source in self._spec.sources.items()
-            if isinstance(source.input, CrawlInput) and source.input.crawl == crawl
+            if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
         }
         found.tally.keep(crawl, "page", 0)
         for name in sources:
@@ -242,7 +242,7 @@ def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:
     drawing = {
         name: _source_settings(source)
         for name, source in spec.sources.items()
-        if isinstance(source.input, CrawlInput) and source.input.crawl == crawl
+        if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
     }
     return [drawing, spec.request_policy.model_dump(mode="json")]
 

@@ -87,12 +87,17 @@ class CrawlSettings(Settings):
 
 
 class CrawlInput(Settings):
-    """Pages of a crawl."""
+    """Pages of one crawl, or of several."""
 
     format: Literal["crawled"] = "crawled"
-    crawl: str = Field(description="Name of one of the spec's crawls")
+    crawl: str | list[str] = Field(description="Name of one of the spec's crawls, or a list of names")
     include: list[Pattern] = Field(default=[], description="Only pages whose URL one of these finds; empty: all")
     exclude: list[Pattern] = Field(default=[], description="No page whose URL one of these finds")
+
+    @property
+    def crawls(self) -> tuple[str, ...]:
+        """Names of the crawls."""
+        return (self.crawl,) if isinstance(self.crawl, str) else tuple(self.crawl)
 
     def takes(self, url: str) -> bool:
         """Whether a page belongs to the source."""
@@ -220,13 +225,15 @@ class CorpusSpec(Settings):
     def _is_consistent(self) -> Self:
         if both := sorted(self.crawls.keys() & self.sources.keys()):
             raise ValueError(f"{both[0]!r} names both a crawl and a source; the funnel needs them apart")
+        if taken := sorted({"work", "drops", "tokens"} & self.sources.keys()):
+            raise ValueError(f"sources.{taken[0]}: a corpus has a folder of that name; choose another")
         used = set()
         for name, source in self.sources.items():
             if isinstance(source.input, CrawlInput):
-                used.add(source.input.crawl)
-                if source.input.crawl not in self.crawls:
+                used |= set(source.input.crawls)
+                if unknown := [crawl for crawl in source.input.crawls if crawl not in self.crawls]:
                     known = ", ".join(sorted(self.crawls)) or "none"
-                    raise ValueError(f"sources.{name}.input.crawl: no crawl {source.input.crawl!r}; there are: {known}")
+                    raise ValueError(f"sources.{name}.input.crawl: no crawl {unknown[0]!r}; there are: {known}")
         if unused := sorted(self.crawls.keys() - used):
             raise ValueError(f"crawls.{unused[0]}: no source draws on it")
         if self.fetches_beyond_loopback and not self.policy.has_contact:
