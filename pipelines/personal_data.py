@@ -57,6 +57,8 @@ _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w
 _NUMBERED = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|section|chapter|table|figure)|§)\W{0,2}$", re.IGNORECASE
 )
+_LINE_START = re.compile(r"(?:^|\n)[ \t]*$")
+_HEADING = re.compile(r"\.\s+\W?[^\W\d_]")  # behind its number: "13.3.3.1. Options"
 
 _NOT_INSIDE = r"(?<![\w.,:/$€£¥#+-])"
 _NOT_GOING_ON = r"(?!\w|[.,:/-][0-9])"
@@ -87,7 +89,8 @@ def mask(text: str, spans: Sequence[Span] = ()) -> Masked:
     """`text` with e-mail addresses, telephone, card and account numbers, IP addresses and national IDs masked.
 
     IP addresses are masked whether public or private (a private one may still be told apart inside its network), but
-    for loopback, netmasks and those of four single digits, which are version or section numbers.
+    for loopback, netmasks and those of four single digits, which are version or section numbers; nor is the number
+    before a heading one.
 
     Args:
         text: Any text.
@@ -224,7 +227,8 @@ def _ip_addresses(text: str) -> Iterator[Span]:
     for match in _IPV4.finditer(text):
         octets = [int(octet) for octet in match[0].split(".")]
         before = text[max(match.start() - 12, 0) : match.start()]
-        if octets[0] not in (0, 127, 255) and max(octets) > 9 and not _NUMBERED.search(before):
+        is_heading = _HEADING.match(text, match.end()) and _LINE_START.search(before)
+        if octets[0] not in (0, 127, 255) and max(octets) > 9 and not _NUMBERED.search(before) and not is_heading:
             yield match.span()
     if "::" in text or text.count(":") >= 7:
         yield from (m.span() for m in _IPV6.finditer(text) if _is_ipv6(m[0]))

@@ -29,6 +29,8 @@ SOURCE = Provenance(dataset="test", record="1")
         ("RSSMRA85T10A562S", "<NATIONAL_ID>"),
         ("from 93.184.216.34:8080", "from <IP_ADDRESS>:8080"),
         ("at 192.168.1.20/24", "at <IP_ADDRESS>/24"),
+        ("by 192.168.1.20. Then", "by <IP_ADDRESS>. Then"),
+        ("192.168.1.20 is it", "<IP_ADDRESS> is it"),
         ("at 2001:db8::ff00:42:8329.", "at <IP_ADDRESS>."),
         ("fe80::1c2d", "<IP_ADDRESS>"),
         ("Call +49 (0)30 1234-5678 now", "Call <PHONE> now"),
@@ -48,6 +50,8 @@ def test_personal_data_becomes_a_typed_placeholder(text: str, expected: str):
     "text",
     [
         "GIMP 2.10.34 and version 1.2.3.4, v10.11.12.13, section 10.2.11.1, §12.1.1.4",
+        "13.3.3.1. Options",
+        "See below.\n\n  12.1.10.4.\u00a0“Brush” tab",
         "127.0.0.1, 0.0.0.0, 255.255.255.0, 8.8.8.8, ::1",
         "2023-05-12 12:30:45, 12.05.2023, 05/12/2023, 2023.05.12, 20230512123045",
         "Call 2023-05-12; phone 12.05.2023",
