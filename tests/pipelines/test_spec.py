@@ -65,6 +65,12 @@ def load(tree: dict[str, Any], folder: Path, overrides: tuple[str, ...] = ()) ->
             "sources.pages: format jsonl_text gives text, not interleaved",
         ),
         ("sources.site", LIST, "'site' names both a crawl and a source; the funnel needs them apart"),
+        ("sources.drops", LIST, "sources.drops: a corpus has a folder of that name; choose another"),
+        (
+            "sources.pages.input.crawl",
+            ["site", "sight"],
+            "sources.pages.input.crawl: no crawl 'sight'; there are: site",
+        ),
         ("sources.pages.input.crawl", "sight", "sources.pages.input.crawl: no crawl 'sight'; there are: site"),
         ("crawls.other", {"seeds": ["http://127.0.0.2/"]}, "crawls.other: no source draws on it"),
         (
