@@ -196,7 +196,7 @@ def test_an_exhausted_source_stops_the_run():
 
 def test_pictures_alone_are_packs_of_one():
     pictures = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
-    settings = PlanSettings(length=8, packs_per_step=2)
+    settings = PlanSettings(length=1, packs_per_step=16)
     assert pictures.place(2) == (0, 2)
     assert pictures.place(3) == (1, 0)
     step = next(iter(Plan([pictures], settings, [Phase(weights={"pairs": 1.0})], "f")))

@@ -1,0 +1,295 @@
+"""Token sidecars: the text of a shard's samples as ids of one tokenizer, and all else that a sequence is made of.
+
+`tokens/<tokenizer's name>/<source>/<split>/<shard>.parquet` has one row a sample, in tar order, with lists that have an
+entry a segment. So a trainer knows every length without opening a tar, and opens it for pictures only. The hashes of
+the tar and of the tokenizer stand in the file's own metadata: whether it is still true can be seen from itself.
+`tokenizer.json` (or `tokenizer.model`) lies beside them, and `tokens.json`, written last, says that all are there.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.document import Document, Segment
+from pipelines.errors import UserError
+from pipelines.manifest import Manifest, ShardInfo
+
+SCHEMA_NAME = "dromaius-tokens/1"
+FILE_NAME = "tokens.json"
+ROWS_PER_GROUP = 256  # what is decoded to read one sample's ids; four blocks of the trainer's order
+
+TYPES = ("text", "image", "frame")
+"""Segment types by their number in the column `types`."""
+
+_REGION = pa.struct(
+    [("segment", pa.int32()), ("start", pa.int32()), ("end", pa.int32()), ("box", pa.list_(pa.float32()))]
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("num_tokens", pa.int64()),  # of all texts
+        ("num_media", pa.int32()),
+        ("types", pa.list_(pa.int8())),  # of each segment: a place in TYPES
+        ("roles", pa.list_(pa.string())),
+        ("counts", pa.list_(pa.int32())),  # tokens of each segment, 0 where it is no text
+        ("media", pa.list_(pa.int32())),  # which of the sample's media, -1 for texts
+        ("times", pa.list_(pa.float64())),  # seconds into the video, null where there is none
+        ("ids", pa.list_(pa.int32())),  # of all texts, one after the other
+        ("regions", pa.list_(_REGION)),  # tokens `start` to `end` of a text segment, and the box that they name
+    ]
+)
+
+
+class TextEncoder(Protocol):
+    """What encodes text; special tokens in it are text."""
+
+    sha256: str
+
+    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+        """Ids of a text; `continued` if it goes on from another piece of the same text."""
+
+
+class FastEncoder:
+    """A tokenizer of the `tokenizers` library, by its JSON.
+
+    Args:
+        content: Of `tokenizer.json`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+
+    file_name = "tokenizer.json"
+
+    def __init__(self, content: bytes) -> None:
+        from tokenizers import Tokenizer  # not needed to read sidecars
+
+        self.content = content
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        settings = json.loads(content)
+        for token in settings.get("added_tokens", ()):
+            token["special"] = True  # so that the next line but two covers all of them
+        try:
+            self._tokenizer = Tokenizer.from_str(json.dumps(settings))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"no tokenizer: {error}") from error
+        self._tokenizer.encode_special_tokens = True  # "</s>" on a page is text
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+        """Ids of a text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+class SentencePieceEncoder:
+    """A sentencepiece model, by its file's bytes; it sets a space before every text.
+
+    Args:
+        content: Of `tokenizer.model`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+
+    file_name = "tokenizer.model"
+
+    def __init__(self, content: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor  # only LLaMA's own file needs it
+
+        self.content = content
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            self._model = SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
+            raise ValueError(f"no sentencepiece model: {error}") from error
+
+    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+        """Ids of a text."""
+        return list(self._model.encode(text[1:] if continued and text.startswith(" ") else text))
+
+
+def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
+    """The tokenizer in a file or a local Hugging Face folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    names = ("tokenizer.json", "tokenizer.model")
+    file = next((f for f in (Path(path) / name for name in names) if f.is_file()), Path(path))
+    if not file.is_file():
+        raise UserError(
+            f"{path}: no tokenizer: give a tokenizer.json, a tokenizer.model or a folder with one, or train one on the "
+            "corpus with --train-bpe"
+        )
+    try:
+        return (SentencePieceEncoder if file.suffix == ".model" else FastEncoder)(file.read_bytes())
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{file}: cannot be used: {error}") from error
+
+
+# --- a document's row -----------------------------------------------------------------------------------------------
+
+
+def token_row(document: Document, encoder: TextEncoder) -> dict[str, Any]:
+    """The row of a document.
+
+    A text whose phrases have boxes is encoded piece by piece, cut where phrases begin and end, so that each phrase is
+    whole tokens. A phrase that overlaps an earlier one is left as plain text.
+    """
+    ids: list[int] = []
+    counts: list[int] = []
+    regions: list[dict[str, Any]] = []
+    for number, segment in enumerate(document.segments):
+        found, phrases = _encode(segment, encoder) if segment.text is not None else ([], [])
+        ids += found
+        counts.append(len(found))
+        regions += ({"segment": number, "start": a, "end": b, "box": list(box)} for a, b, box in phrases)
+    segments = document.segments
+    return {
+        "key": document.key,
+        "num_tokens": len(ids),
+        "num_media": len(document.media),
+        "types": [TYPES.index(s.type) for s in segments],
+        "roles": [s.role for s in segments],
+        "counts": counts,
+        "media": [-1 if s.media is None else s.media for s in segments],
+        "times": [s.t0 for s in segments],
+        "ids": ids,
+        "regions": regions,
+    }
+
+
+_Phrase = tuple[int, int, tuple[float, ...]]
+
+
+def _encode(segment: Segment, encoder: TextEncoder) -> tuple[list[int], list[_Phrase]]:
+    assert segment.text is not None
+    text = segment.text
+    boxes: dict[tuple[int, int], list[tuple[float, ...]]] = {}
+    for region in sorted(segment.regions, key=lambda r: (r.start, -r.end)):
+        boxes.setdefault((region.start, region.end), []).append(region.box)
+    ids: list[int] = []
+    phrases: list[_Phrase] = []
+    done = 0
+    for (start, end), found in boxes.items():
+        if start < done or end <= start:
+            continue
+        ids += encoder.encode(text[done:start], continued=done > 0) if start > done else []
+        begin = len(ids)
+        ids += encoder.encode(text[start:end], continued=start > 0)
+        phrases += ((begin, len(ids), box) for box in found)
+        done = end
+    ids += encoder.encode(text[done:], continued=done > 0) if done < len(text) else []
+    return ids, phrases
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokensInfo:
+    """What `tokens.json` says."""
+
+    name: str
+    tokenizer: str  # file name
+    tokenizer_sha256: str
+    fingerprint: str  # of the corpus
+    num_samples: int
+    num_tokens: int
+
+    def to_json(self) -> str:
+        """The file."""
+        return json.dumps({"schema": SCHEMA_NAME, **asdict(self)}, indent=1) + "\n"
+
+
+def tokens_folder(corpus: str, name: str) -> str:
+    """Where the sidecars of a tokenizer lie."""
+    return storage.join(corpus, "tokens", name)
+
+
+def token_sidecar_path(folder: str, shard: str) -> str:
+    """Where the token sidecar of a shard lies, by the shard's path in the manifest."""
+    return storage.join(folder, shard.removesuffix(".tar") + ".parquet")
+
+
+def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256: str, tokenizer_sha256: str) -> None:
+    """Write the rows of a shard, whole; equal rows give equal bytes."""
+    made_from = {
+        "schema": SCHEMA_NAME,
+        "shard_sha256": shard_sha256,
+        "tokenizer_sha256": tokenizer_sha256,
+        "num_tokens": str(sum(row["num_tokens"] for row in rows)),
+    }
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA).replace_schema_metadata(made_from)
+    with storage.write_whole(path) as file:
+        pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", compression_level=3)
+
+
+def made_from(path: str) -> dict[str, str] | None:
+    """The metadata of a token sidecar, and its number of rows as `num_rows`; null where there is none."""
+    if not storage.exists(path):
+        return None
+    with storage.open_read(path) as file:
+        metadata = pq.ParquetFile(file).metadata
+    found = {k.decode(): v.decode() for k, v in (metadata.metadata or {}).items() if not k.startswith(b"ARROW")}
+    return found | {"num_rows": str(metadata.num_rows)}
+
+
+def is_current(path: str, shard: ShardInfo, tokenizer_sha256: str) -> bool:
+    """Whether a shard's token sidecar lies there and was made from these bytes by this tokenizer."""
+    found = made_from(path) or {}
+    wanted = (SCHEMA_NAME, shard.sha256, tokenizer_sha256, str(shard.samples))
+    return tuple(found.get(k) for k in ("schema", "shard_sha256", "tokenizer_sha256", "num_rows")) == wanted
+
+
+def load_tokens(corpus: str, manifest: Manifest, name: str | None = None) -> TokensInfo:
+    """What the token sidecars of a corpus are, once they are known to be those of its tars.
+
+    Args:
+        corpus: Its folder.
+        manifest: Its manifest.
+        name: The tokenizer's; null where there is only one.
+
+    Raises:
+        UserError: If there are none, or they were made from other tars.
+    """
+    command = f"`python -m pipelines tokenize --corpus {corpus} --tokenizer T`"
+    if name is None:
+        paths = storage.list_files(storage.join(corpus, "tokens"), FILE_NAME)
+        names = [path.split("/")[-2] for path in paths]
+        if len(names) != 1:
+            have = f"those of {', '.join(names)}: name one" if names else f"none; {command} makes them"
+            raise UserError(f"{corpus}/tokens: which tokens? There are {have}")
+        name = names[0]
+    path = storage.join(tokens_folder(corpus, name), FILE_NAME)
+    if not storage.exists(path):
+        raise UserError(f"{path}: is missing: no finished tokens of {name!r} here. {command} makes them")
+    try:
+        record = json.loads(storage.read_bytes(path))
+        if record.pop("schema") != SCHEMA_NAME:
+            raise ValueError(f"not {SCHEMA_NAME}")
+        info = TokensInfo(**record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be used: {error}. Delete it; {command} makes it again") from error
+    if info.fingerprint != manifest.fingerprint:
+        raise UserError(f"{path}: made from another build of this corpus, so its lengths are wrong. Rerun {command}")
+    tokenizer = storage.join(tokens_folder(corpus, name), info.tokenizer)
+    found = hashlib.sha256(storage.read_bytes(tokenizer)).hexdigest() if storage.exists(tokenizer) else "missing"
+    if found != info.tokenizer_sha256:
+        raise UserError(f"{tokenizer}: not the tokenizer that these tokens were made with. Rerun {command}")
+    return info
+
+
+def read_token_rows(path: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a token sidecar, or some of their columns, in tar order."""
+    with storage.open_read(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=list(columns) if columns else None):
+            yield from batch.to_pylist()

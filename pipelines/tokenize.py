@@ -1,0 +1,211 @@
+"""Tokenize: the text of every sample as ids of one tokenizer, shard by shard.
+
+A shard's token sidecar is a transaction: a rerun skips those that say themselves that they were made from the same tar
+by the same tokenizer. Special tokens are the model's and are added later; one that stands in a text is text.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines import storage
+from pipelines.beam_run import Runner, run_pipeline
+from pipelines.document import Document
+from pipelines.errors import UserError
+from pipelines.foreign_samples import MIME_TYPES, read_document
+from pipelines.manifest import Manifest, ShardInfo, load_manifest
+from pipelines.sidecar import read_sidecar
+from pipelines.tar_samples import TarSample
+from pipelines.token_sidecar import (
+    FILE_NAME,
+    FastEncoder,
+    SentencePieceEncoder,
+    TokensInfo,
+    is_current,
+    load_encoder,
+    made_from,
+    token_row,
+    token_sidecar_path,
+    tokens_folder,
+    write_token_sidecar,
+)
+
+BPE_TRAINING_CHARS = 1 << 30
+"""Characters that a tokenizer is trained on, over all sources in equal parts: more change its merges no further."""
+
+_BPE_SPECIAL = ["<unk>", "<s>", "</s>"]  # 0, 1, 2 as in LLaMA
+
+
+def run_tokenize(
+    corpus: str, tokenizer: str | None, runner: Runner, *, train_bpe: int | None = None, name: str | None = None
+) -> TokensInfo:
+    """Write the token sidecars of a corpus for one tokenizer.
+
+    Args:
+        corpus: Its folder.
+        tokenizer: A `tokenizer.json`, a `tokenizer.model`, or a folder that holds one.
+        runner: How the pipeline runs.
+        train_bpe: Instead of `tokenizer`: tokens of a byte-level BPE that is trained on the corpus.
+        name: Of the folder below `tokens/`; null makes it of the tokenizer's folder or file, or `bpe-<tokens>`.
+
+    Raises:
+        UserError: If there is no corpus or tokenizer, or not exactly one of `tokenizer` and `train_bpe`.
+    """
+    if (tokenizer is None) == (train_bpe is None):
+        raise UserError("tokenize: give either --tokenizer or --train-bpe")
+    corpus = corpus.rstrip("/")
+    manifest = load_manifest(corpus)
+    name = name or (f"bpe-{train_bpe}" if tokenizer is None else _name_of(tokenizer))
+    folder = tokens_folder(corpus, name)
+    encoder: FastEncoder | SentencePieceEncoder
+    if tokenizer is not None:
+        encoder = load_encoder(tokenizer)
+    else:
+        assert train_bpe is not None
+        encoder = _trained_bpe(corpus, manifest, folder, train_bpe)
+    done_path = storage.join(folder, FILE_NAME)
+    storage.remove(done_path)
+    storage.remove_leftovers(folder)
+    path = storage.join(folder, encoder.file_name)
+    if not storage.exists(path) or storage.read_bytes(path) != encoder.content:
+        storage.write_bytes(path, encoder.content)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = (
+            pipeline
+            | "ListShards" >> beam.Create([(s.path,) for s in manifest.shards])
+            | "SpreadShards" >> beam.Reshuffle()
+            | "TokenizeShards" >> beam.ParDo(_TokenizeShard(corpus, folder, encoder.file_name, manifest))
+        )
+
+    run_pipeline("tokenize", runner, build, lambda: len(storage.list_files(folder, ".parquet")))
+    wanted = {token_sidecar_path(folder, shard.path) for shard in manifest.shards}
+    for stale in storage.list_files(folder, ".parquet"):
+        if stale not in wanted:
+            storage.remove(stale)
+    num_tokens = sum(int((made_from(path) or {})["num_tokens"]) for path in sorted(wanted))
+    info = TokensInfo(name, encoder.file_name, encoder.sha256, manifest.fingerprint, manifest.num_samples, num_tokens)
+    storage.write_bytes(done_path, info.to_json().encode())
+    return info
+
+
+def _name_of(tokenizer: str) -> str:
+    path = Path(tokenizer)
+    name = path.parent.resolve().name if path.stem == "tokenizer" else path.stem if path.suffix else path.resolve().name
+    return name or "tokenizer"
+
+
+class _TokenizeShard(beam.DoFn):
+    """Writes the token sidecar of a shard; skips one that is current."""
+
+    def __init__(self, corpus: str, folder: str, tokenizer: str, manifest: Manifest) -> None:
+        self._corpus, self._folder, self._tokenizer = corpus, folder, tokenizer
+        self._shards = {shard.path: shard for shard in manifest.shards}
+        self._encoder: Any = None
+
+    def setup(self) -> None:
+        content = storage.read_bytes(storage.join(self._folder, self._tokenizer))
+        self._encoder = (SentencePieceEncoder if self._tokenizer.endswith(".model") else FastEncoder)(content)
+
+    def process(self, element: tuple[str]) -> Iterator[None]:
+        shard = self._shards[element[0]]
+        path = token_sidecar_path(self._folder, shard.path)
+        if not is_current(path, shard, self._encoder.sha256):
+            rows = [token_row(document, self._encoder) for document in read_texts(self._corpus, shard)]
+            write_token_sidecar(path, rows, shard.sha256, self._encoder.sha256)
+        yield from ()
+
+
+def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
+    """The documents of a shard, whose pictures' bytes are not read; one that may not be used is empty.
+
+    Raises:
+        UserError: If the tar does not fit its sidecar.
+    """
+    path = storage.join(corpus, shard.path)
+    if storage.size(path) != shard.bytes:
+        raise UserError(f"{path}: {storage.size(path)} bytes, the manifest says {shard.bytes}: from another build")
+    with storage.open_read(path) as file:
+        for row in read_sidecar(storage.join(corpus, shard.sidecar), ("key", "allowed", "parts")):
+            if not row["allowed"]:
+                yield _empty(row["key"], shard)
+                continue
+            sample = TarSample(row["key"], 0, 0)
+            for part in row["parts"]:
+                is_picture = part["name"].rpartition(".")[2].lower() in MIME_TYPES
+                file.seek(part["offset"])
+                sample.parts[part["name"]] = b"" if is_picture else file.read(part["bytes"])
+            try:
+                yield read_document(sample, shard.source)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, sample {row['key']}: {error}: the tar does not fit its sidecar. Build or index it again"
+                ) from error
+
+
+def _empty(key: str, shard: ShardInfo) -> Document:
+    from pipelines.document import Provenance
+
+    return Document(shard.kind, key, (), (), Provenance(shard.source, key))
+
+
+# --- a tokenizer of one's own ---------------------------------------------------------------------------------------
+
+
+def _trained_bpe(corpus: str, manifest: Manifest, folder: str, num_tokens: int) -> FastEncoder:
+    """The tokenizer that lies there, if it was trained on this corpus; else a new one."""
+    receipt = storage.join(folder, "trained.json")
+    inputs = json.dumps({"fingerprint": manifest.fingerprint, "num_tokens": num_tokens})
+    path = storage.join(folder, FastEncoder.file_name)
+    if storage.exists(receipt) and storage.read_bytes(receipt).decode() == inputs and storage.exists(path):
+        return FastEncoder(storage.read_bytes(path))
+    storage.remove(receipt)
+    encoder = FastEncoder(train_bpe(_training_texts(corpus, manifest), num_tokens))
+    storage.write_bytes(path, encoder.content)
+    storage.write_bytes(receipt, inputs.encode())
+    return encoder
+
+
+def _training_texts(corpus: str, manifest: Manifest) -> Iterator[str]:
+    """Texts of the training split, of each source up to its part."""
+    limit = BPE_TRAINING_CHARS // max(1, len(manifest.sources))
+    for source in manifest.sources:
+        num_chars = 0
+        for shard in manifest.shards_of(source.name, "train"):
+            for document in read_texts(corpus, shard):
+                for segment in document.segments:
+                    if segment.text is not None and num_chars < limit:
+                        num_chars += len(segment.text)
+                        yield segment.text
+            if num_chars >= limit:
+                break
+
+
+def train_bpe(texts: Iterator[str], num_tokens: int) -> bytes:
+    """A byte-level BPE as `tokenizer.json`: every text has ids, so `<unk>` is never needed.
+
+    Args:
+        texts: What to learn merges from.
+        num_tokens: At most so many tokens, 256 bytes and `<unk>`, `<s>`, `</s>` included.
+
+    Raises:
+        UserError: If these would not fit.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if num_tokens < 256 + len(_BPE_SPECIAL):
+        raise UserError(f"--train-bpe {num_tokens}: a byte-level vocabulary has at least {256 + len(_BPE_SPECIAL)}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_tokens,
+        special_tokens=_BPE_SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return str(tokenizer.to_str()).encode()
