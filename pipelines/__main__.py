@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pipelines.errors import RunError, UserError
 
 def main() -> None:
     """Run a command; a user's mistake is one line and exit code 2, a failed run one line and exit code 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.CRITICAL)
@@ -27,13 +29,18 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_fail("stopped; rerun to go on where it was", 130))
+        _fail("stopped; rerun to go on where it was", 130)
+        os._exit(130)  # at once: Python would wait for threads that wait for the network; workers end with us
     except OSError as error:
         if error.errno in (27, 28, 122):  # file too large, no space, quota
             sys.exit(
                 _fail(f"{error.strerror}: {error.filename or ''}; free some and rerun, finished parts are kept", 1)
             )
         raise
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(line: str, code: int) -> int:

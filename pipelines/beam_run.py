@@ -5,6 +5,7 @@ follows `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, Data
 """
 
 import contextlib
+import io
 import logging
 import sys
 import threading
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -35,17 +36,37 @@ class Runner:
         """Groups of hosts that are fetched at the same time: one a worker."""
         return self.num_workers if self.name == "local" or self.num_workers > 1 else 64
 
-    def options(self) -> list[str]:
-        """Beam's command line for this runner."""
-        if self.name != "local":
-            return [f"--runner={self.name}", *self.arguments]
-        return [f"--direct_num_workers={self.num_workers}", *self.arguments]
+    def options(self) -> PipelineOptions:
+        """Beam's options for this runner.
 
-    def instance(self) -> PipelineRunner | None:
-        """The runner itself; null where Beam finds it by its name."""
-        if self.name != "local":
-            return None
-        return forking_runner() if self.num_workers > 1 else FnApiRunner()
+        Raises:
+            UserError: If Beam does not take one. Other runners than the local one may know more than Beam itself does.
+        """
+        given = f"-- {' '.join(self.arguments)}"
+        first = f"--runner={self.name}" if self.name != "local" else f"--direct_num_workers={self.num_workers}"
+        options = PipelineOptions([first, *self.arguments])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                known = options.get_all_options()
+                unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+        except SystemExit as error:
+            raise UserError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
+        if unknown and self.name == "local":
+            raise UserError(f"{given}: Beam has no option --{min(unknown)}")
+        return options
+
+    def instance(self) -> PipelineRunner:
+        """The runner itself.
+
+        Raises:
+            UserError: If Beam has none of that name.
+        """
+        if self.name == "local":
+            return forking_runner() if self.num_workers > 1 else FnApiRunner()
+        try:
+            return create_runner(self.name)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UserError(f"--runner {self.name}: {error}") from error
 
 
 def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], None], done: Callable[[], int]) -> None:
@@ -54,15 +75,11 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
     Raises:
         UserError, RunError: What a worker raised, as one line; any other error is a bug and keeps its traceback.
     """
-    options = runner.options()
-    try:
-        parsed = PipelineOptions(options)
-        parsed.get_all_options(drop_default=True)
-    except SystemExit as error:
-        raise UserError(f"-- {' '.join(runner.arguments)}: Beam does not take these options") from error
     with _quiet_beam(), _progress(label, done):
+        options = runner.options()
+        instance = runner.instance()
         try:
-            with beam.Pipeline(runner=runner.instance(), options=parsed) as pipeline:
+            with beam.Pipeline(runner=instance, options=options) as pipeline:
                 build(pipeline)
         except Exception as error:
             raise _known(error) from error
@@ -70,16 +87,25 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
 
 def _known(error: BaseException) -> BaseException:
     """Our own error where a worker raised one: it crosses process borders as text only, and Beam adds where it was."""
-    text = str(error)
+    text = _said(error)
     for kind in (UserError, RunError):
         marker = f"{kind.__module__}.{kind.__qualname__}: "
-        if isinstance(error, kind) or marker in text:
+        if marker in text:
             line = text.rpartition(marker)[2].partition("\n")[0]
             return kind(line.partition(" [while running")[0])
     for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
         if sign in text:
             return RunError(f"{sign.lower()}: free some and rerun; finished parts are kept")
+    if "Channel closed prematurely" in text:
+        return RunError("a worker process was killed, as for want of memory; rerun to go on where it was")
     return error
+
+
+def _said(error: BaseException) -> str:
+    """The kind and words of an error, or of each in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(map(_said, error.exceptions))
+    return f"{type(error).__module__}.{type(error).__qualname__}: {error}"
 
 
 @contextlib.contextmanager
