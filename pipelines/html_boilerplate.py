@@ -11,6 +11,7 @@ from pipelines.html_tree import Element
 MAX_LINK_DENSITY = 0.75  # share of a container's text that stands in links
 MIN_LINKS = 3  # fewer links are prose, however dense
 MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block that holds more is the content, by any name
+MIN_PARAGRAPH_CHARS = 80  # outside links: what a paragraph of prose has at least
 MIN_MAIN_SHARE = 0.3  # of the same: below, `<main>` or `<article>` is not taken at its word
 
 _TAGS = frozenset({"nav", "aside", "footer", "dialog", "menu", "search"})
@@ -82,8 +83,10 @@ def _is_boilerplate(element: Element, limit: float) -> bool:
         return True
     if element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math":
         return True  # an icon drawn with a font, a decorative sign
-    if element.tag in _TAGS or element.get("role").lower() in _ROLES or _is_link_list(element):
+    if element.tag in _TAGS or element.get("role").lower() in _ROLES:
         return True
+    if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
+        return True  # a chapter's long table of contents does not take its introduction along
     names = element.classes | {element.get("id").lower()}
     if element.tag == "header" or (element.tag == "div" and not _HEADER_NAMES.isdisjoint(names)):
         return _is_site_header(element)
@@ -106,6 +109,10 @@ def _is_link_list(element: Element) -> bool:
     return (
         least is not None and element.num_links >= least and element.link_chars > MAX_LINK_DENSITY * element.text_chars
     )
+
+
+def _has_paragraph(element: Element) -> bool:
+    return any(_prose(p) >= MIN_PARAGRAPH_CHARS and p.link_chars <= _prose(p) for p in element.descendants("p"))
 
 
 def _mark_announced_links(heading: Element, siblings: list[Element]) -> None:

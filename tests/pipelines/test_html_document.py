@@ -365,6 +365,16 @@ def test_title_and_caption_of_one_picture_are_joined() -> None:
     assert page.images[0].caption == "Figure 2. Boats. Seen from the shore"
 
 
+def test_a_long_table_of_contents_leaves_the_introduction_beside_it() -> None:
+    contents = "".join(f"<li><a href={n}.html>{n}. A chapter on boats and what makes them float</a>" for n in range(20))
+    page = parse(f"<div><h1>Boats</h1><div><ul>{contents}</ul></div><div>{PROSE}</div></div>")
+    assert shown(page) == ["[heading] Boats", PROSE_TEXT]
+    dated = "".join(
+        f"<div><a href={n}.html>An older article about boats and harbours</a> {n} May</div>" for n in range(9)
+    )
+    assert shown(parse(f"<div>{dated}</div>")) == []
+
+
 def test_a_title_over_captioned_pictures_begins_the_caption_of_each() -> None:
     media = "<div class=mediaobject><img src={0}.jpg><div class=caption>Picture {0}</div></div>"
     page = parse(f"<div class=figure><p class=title>Two boats</p>{media.format('a')}{media.format('b')}</div>")
