@@ -1,0 +1,271 @@
+"""Groups that stay together, splits, and duplicates: the same whatever the order, the parts or the workers."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import storage
+from pipelines.beam_run import Runner
+from pipelines.document import Document, Segment
+from pipelines.fetch import DOCUMENT_SCHEMA, documents_folder, media_folder
+from pipelines.filter import choose_split, decisions_folder, features_folder, fingerprint, run_filter
+from pipelines.images import ImageSettings, normalise
+from pipelines.parts import Tally, read_rows, sum_counts, write_table
+from pipelines.raw_store import Blob
+from pipelines.spec import SplitSettings
+from tests.pipelines.stage_records import document, image, image_url, picture, spec, text
+
+WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
+
+
+def words(seed: int, num: int = 60) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=num)) + f" {seed}."
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_of_the_sizes_asked_for_and_do_not_move():
+    settings = SplitSettings(val=0.1, test=0.2)
+    splits = [choose_split(f"group {i}", 0, settings) for i in range(2000)]
+    shares = {split: num / 2000 for split, num in Counter(splits).items()}
+    assert shares == {
+        split: pytest.approx(share, abs=0.03) for split, share in [("train", 0.7), ("val", 0.1), ("test", 0.2)]
+    }
+    assert splits[:6] == [choose_split(f"group {i}", 0, settings) for i in range(6)]
+    assert {choose_split(f"group {i}", 0, SplitSettings(val=0, test=0)) for i in range(200)} == {"train"}
+
+
+def test_a_rule_goes_before_the_hash():
+    rules = [{"pattern": "/a/", "split": "test"}, {"pattern": "/b/", "split": "train"}]
+    settings = SplitSettings(val=0.99, test=0, rules=rules)
+    assert [choose_split("group 1", rule, settings) for rule in range(3)] == ["test", "train", "val"]
+
+
+def test_fingerprints_of_each_kind():
+    sources = {
+        "pages": {"kind": "interleaved"},
+        "pairs": {"kind": "pair"},
+        "texts": {"kind": "text"},
+        "films": {"kind": "video"},
+    }
+    settings = spec(sources).sources
+    media = [{"stored_sha256": "a", "phash": 7}, {"stored_sha256": "b", "phash": 8}]
+    page = document("interleaved", image(0), text(words(0)), image(1), num_media=2)
+    pair = document("pair", image(0), text(words(0)), num_media=1)
+    found = {
+        "pages": fingerprint("pages", settings["pages"], page, media),
+        "pairs": fingerprint("pairs", settings["pairs"], pair, media[:1]),
+        "texts": fingerprint("texts", settings["texts"], document("text", text(words(0))), []),
+        "films": fingerprint("films", settings["films"], replace(page, kind="video"), media),
+    }
+    assert {name: (f.phash, f.signature is not None) for name, f in found.items()} == {
+        "pages": (None, True),
+        "pairs": (7, False),
+        "texts": (None, True),
+        "films": (None, False),
+    }
+    assert {f.scope for f in found.values()} == found.keys()
+    assert len({f.sha256 for f in found.values()}) == 3  # a film of the same content as the page, in another scope
+    other = fingerprint("pages", settings["pages"], page, media[::-1])
+    assert other.sha256 != found["pages"].sha256  # the same pictures in another order
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+class Input:
+    """What the fetch stage leaves: documents in parts, their pictures in one file of blobs."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self._data = b""
+        self._blobs: dict[int, tuple[Blob, Any]] = {}
+        self._rows: list[tuple[str, Document, tuple[int, ...]]] = []
+
+    def add(self, source: str, page: str, *segments: Segment, pictures: tuple[int, ...] = ()) -> str:
+        """Add a document that shows pictures by number, and return its key."""
+        kind = {"pages": "interleaved", "pairs": "pair", "texts": "text"}[source]
+        made = document(kind, *segments, num_media=len(pictures), page=f"https://www.example.org{page}")
+        media = []
+        for i in pictures:
+            blob, stored = self._stored(i)
+            media.append(
+                replace(
+                    made.media[0],
+                    url=image_url(i),
+                    mime=stored.mime,
+                    width=stored.width,
+                    height=stored.height,
+                    source_width=stored.source_width,
+                    source_height=stored.source_height,
+                    source_sha256=stored.source_sha256,
+                    stored_sha256=stored.stored_sha256,
+                    bytes=blob.length,
+                )
+            )
+        self._rows.append((source, replace(made, media=tuple(media)), pictures))
+        return made.key
+
+    def _stored(self, i: int) -> tuple[Blob, Any]:
+        if i not in self._blobs:
+            stored = normalise(picture(i), ImageSettings())
+            self._blobs[i] = Blob("g000-x.blobs", len(self._data), len(stored.data)), stored
+            self._data += stored.data
+        return self._blobs[i]
+
+    def write(self, num_parts: int = 2, seed: int = 0) -> None:
+        storage.write_bytes(storage.join(media_folder(self.out), "g000-x.blobs"), self._data)
+        rows = list(self._rows)
+        random.Random(seed).shuffle(rows)
+        folder = documents_folder(self.out)
+        for number in range(num_parts):
+            part, tally = f"part-{number}", Tally("fetch")
+            written = []
+            for source, made, pictures in rows[number::num_parts]:
+                blobs = [asdict(self._blobs[i][0]) for i in pictures]
+                written.append({"source": source, "key": made.key, "document": made.to_json(), "blobs": blobs})
+                tally.keep(source, "document")
+            files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
+            folder.finish(part, "", tally, files)
+
+
+def samples(out: str) -> dict[str, dict[str, Any]]:
+    folder = decisions_folder(out)
+    rows = [row for receipt in folder.receipts() for row in read_rows(folder.file(receipt.part, ".parquet"))]
+    return {row["key"]: row for row in rows}
+
+
+def drops(out: str) -> list[tuple[str, str, str | None, str | None]]:
+    """(reason, unit, key, URL) of all drops."""
+    rows = [row for path in decisions_folder(out).drops() for row in read_rows(path)]
+    return sorted(((r["reason"], r["unit"], r["key"], r["url"]) for r in rows), key=str)
+
+
+SOURCES: dict[str, Any] = {
+    "pages": {"kind": "interleaved", "filters": {"images": {"max_uses": 2}}},
+    "pairs": {"kind": "pair", "filters": {"images": {"max_uses": None}}},
+    "texts": {"kind": "text"},
+}
+SPLIT = {"val": 0.3, "test": 0.3, "rules": [{"pattern": "/held-out/", "split": "val"}]}
+SPEC = spec(SOURCES, split=SPLIT)
+
+
+def small_corpus(out: str) -> tuple[Input, dict[str, str]]:
+    """Pages of all that binds or drops them, and their keys by name."""
+    given, keys = Input(out), {}
+    for i in range(8):
+        keys[f"page {i}"] = given.add("pages", f"/{i}", text(words(i)), image(0), pictures=(i,))
+    # Two pages share a picture, a third shares another with the second and is held out: one group, one split.
+    for i, (name, pictures) in enumerate((("a", (20,)), ("b", (20, 21)), ("held-out/c", (21,)))):
+        shown = [image(j) for j in range(len(pictures))]
+        keys[name] = given.add("pages", f"/shared/{name}", text(words(20 + i)), *shown, pictures=pictures)
+    for i in range(3):  # a logo on three pages, beside a picture of their own; alone on a fourth
+        keys[f"logo {i}"] = given.add(
+            "pages", f"/logo/{i}", text(words(30 + i)), image(0), image(1), pictures=(30 + i, 40)
+        )
+    keys["only logo"] = given.add("pages", "/logo/only", text(words(39)), image(0), pictures=(40,))
+    keys["pair"] = given.add("pairs", "/1", image(0), text("the picture of page one"), pictures=(1,))
+    long = words(50, 200)
+    for name, body in (("text", long), ("longer", f"{long} And one more."), ("copy", long)):
+        keys[name] = given.add("texts", f"/texts/{name}", text(body))
+    return given, keys
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[str, dict[str, str]]:
+    out = str(tmp_path_factory.mktemp("built"))
+    given, keys = small_corpus(out)
+    given.write()
+    run_filter(SPEC, out, Runner())
+    return out, keys
+
+
+def test_pages_that_share_a_picture_end_in_one_split_by_the_rule_of_any(built):
+    out, keys = built
+    found = samples(out)
+    shared = [found[keys[name]] for name in ("a", "b", "held-out/c")]
+    assert {row["split"] for row in shared} == {"val"}
+    assert len({json.loads(row["document"])["build"]["dedup_group"] for row in shared}) == 1
+    pair, page = found[keys["pair"]], found[keys["page 1"]]  # of one page, in two sources
+    assert pair["split"] == page["split"]
+    assert {found[keys[f"page {i}"]]["split"] for i in range(8)} == {"train", "val", "test"}
+
+
+def test_a_picture_on_too_many_pages_is_dropped_from_each_and_binds_none(built):
+    out, keys = built
+    found = samples(out)
+    groups = set()
+    for i in range(3):
+        kept = json.loads(found[keys[f"logo {i}"]]["document"])
+        assert [m["url"] for m in kept["media"]] == [image_url(30 + i)]
+        assert len(found[keys[f"logo {i}"]]["blobs"]) == 1
+        groups.add(kept["build"]["dedup_group"])
+        assert ("image_overused", "media", keys[f"logo {i}"], image_url(40)) in drops(out)
+    assert len(groups) == 3
+    assert ("too_few_images", "document", keys["only logo"], None) in drops(out)
+
+
+def test_the_longest_of_near_duplicates_is_kept(built):
+    out, keys = built
+    found = samples(out)
+    assert keys["longer"] in found
+    assert {keys["text"], keys["copy"]}.isdisjoint(found)
+    reasons = {key: reason for reason, unit, key, _ in drops(out) if unit == "document"}
+    assert {reasons[keys["text"]], reasons[keys["copy"]]} <= {"near_duplicate_text", "exact_duplicate"}
+
+
+def test_what_came_in_is_kept_or_dropped(built):
+    out, _ = built
+    counts = {(c.source, c.stage, c.unit): c for c in sum_counts(decisions_folder(out).receipts())}
+    assert (counts["pages", "filter", "document"].in_, counts["pages", "filter", "document"].kept) == (15, 14)
+    assert (counts["pages", "filter", "media"].in_, counts["pages", "filter", "media"].kept) == (19, 15)
+    assert counts["pages", "filter", "media"].dropped == {"image_overused": 4}
+    assert (counts["texts", "filter", "document"].in_, counts["texts", "filter", "document"].kept) == (3, 1)
+    assert counts["pairs", "shard", "sample"].kept == 1
+
+
+@pytest.mark.parametrize(("seed", "num_parts", "num_workers"), [(1, 5, 1), (2, 3, 2)])
+def test_the_result_depends_on_neither_order_nor_parts_nor_workers(built, tmp_path: Path, seed, num_parts, num_workers):
+    given, _ = small_corpus(str(tmp_path))
+    given.write(num_parts, seed)
+    run_filter(SPEC, given.out, Runner("local", num_workers))
+    assert samples(given.out) == samples(built[0])
+    assert drops(given.out) == drops(built[0])
+
+
+def test_pictures_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path):
+    given = Input(str(tmp_path))
+    first = given.add("pairs", "/1", image(0), text("a red circle"), pictures=(1,))
+    second = given.add("pairs", "/2", image(0), text("a red circle"), pictures=(1,))
+    given.write(1)
+    run_filter(SPEC, given.out, Runner())
+    lost = max(first, second)
+    assert drops(given.out) == [
+        ("document_dropped", "media", lost, image_url(1)),
+        ("exact_duplicate", "document", lost, None),
+    ]
+
+
+def test_a_changed_threshold_measures_no_picture_again(tmp_path: Path):
+    given, keys = small_corpus(str(tmp_path))
+    given.write()
+    run_filter(SPEC, given.out, Runner())
+    before = Path(features_folder(given.out).file("part-0", ".parquet")).stat()
+    storage.remove(media_folder(given.out))  # no bytes are read any more
+    pages = SOURCES["pages"] | {"filters": {"images": {"max_uses": None, "min_side": 65}}}
+    stricter = spec(SOURCES | {"pages": pages}, split=SPLIT)
+    run_filter(stricter, given.out, Runner())
+    assert Path(features_folder(given.out).file("part-0", ".parquet")).stat() == before
+    assert keys["pair"] in samples(given.out)
+    assert keys["page 1"] not in samples(given.out)
+
+
+def test_no_documents_give_no_samples(tmp_path: Path):
+    run_filter(SPEC, str(tmp_path), Runner())
+    assert samples(str(tmp_path)) == {}
