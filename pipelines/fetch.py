@@ -154,7 +154,8 @@ class _FetchBucket(beam.DoFn):
                     writer.close()
 
             items = [(host, (key, request)) for host, key, request in rows]
-            await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+            # Two of a host: while a picture is decoded, the next is asked for.
+            await run_queues(items, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
 
 
 # --- documents ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,23 +13,31 @@ async def run_queues(
     work: Callable[[T], Awaitable[None]],
     *,
     max_hosts: int,
+    max_items: int = 1,
 ) -> None:
-    """Run `work` on every item, in order within a host, up to `max_hosts` hosts at once.
+    """Run `work` on every item, begun in order within a host, up to `max_hosts` hosts at once.
 
     Args:
         items: (authority, item) in the order in which a host's items are to run.
         work: Must not raise for what the web does; what it raises ends the run.
         max_hosts: Hosts in flight.
+        max_items: Items of a host in flight: where `work` also waits for other things than the host, which has a gate
+            of its own (`HostGate`), 2 let it be asked again meanwhile.
     """
     queues: dict[str, list[T]] = defaultdict(list)
     for authority, item in items:
         queues[authority].append(item)
     slots = asyncio.Semaphore(max_hosts)
 
+    async def take(queue: Iterator[T]) -> None:
+        for item in queue:
+            await work(item)
+
     async def drain(queue: list[T]) -> None:
-        async with slots:
-            for item in queue:
-                await work(item)
+        remaining = iter(queue)
+        async with slots, asyncio.TaskGroup() as group:
+            for _ in range(min(max_items, len(queue))):
+                group.create_task(take(remaining))
 
     # The longest queue decides when the worker is done, so it begins first.
     ordered = sorted(queues.items(), key=lambda entry: (-len(entry[1]), entry[0]))

@@ -67,3 +67,21 @@ def test_an_error_ends_the_run():
         asyncio.run(run_queues(ITEMS, fail, max_hosts=3))
     assert raised.group_contains(OSError, match="No space left")
     assert "b1" not in work.began
+
+
+def test_a_second_item_of_a_host_begins_while_the_first_waits_for_something_else():
+    began: list[str] = []
+
+    async def scene() -> None:
+        second_began = asyncio.Event()
+
+        async def work(item: str) -> None:
+            began.append(item)
+            if item == "a1":
+                second_began.set()
+            await second_began.wait()  # passes only if both are under way at once
+
+        await run_queues([("a", "a0"), ("a", "a1"), ("a", "a2")], work, max_hosts=1, max_items=2)
+
+    asyncio.run(scene())
+    assert began == ["a0", "a1", "a2"]
