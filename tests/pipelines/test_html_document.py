@@ -369,9 +369,7 @@ def test_a_long_table_of_contents_leaves_the_introduction_beside_it() -> None:
     contents = "".join(f"<li><a href={n}.html>{n}. A chapter on boats and what makes them float</a>" for n in range(20))
     page = parse(f"<div><h1>Boats</h1><div><ul>{contents}</ul></div><div>{PROSE}</div></div>")
     assert shown(page) == ["[heading] Boats", PROSE_TEXT]
-    dated = "".join(
-        f"<div><a href={n}.html>An older article about boats and harbours</a> {n} May</div>" for n in range(9)
-    )
+    dated = "".join(f"<div><a href={n}.html>An older article on boats and harbours</a> {n} May</div>" for n in range(9))
     assert shown(parse(f"<div>{dated}</div>")) == []
 
 
