@@ -84,11 +84,14 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A record that has duplicates: `cluster` is the smallest id among them; `reason` is null for the one kept."""
+    """A record that has duplicates: `cluster` is the smallest id among them, `kept` the id of the one that is kept.
+
+    `reason` is null for that one.
+    """
 
     id: str
     cluster: str
-    is_kept: bool
+    kept: str
     reason: str | None
 
 
@@ -287,5 +290,7 @@ def choose_kept(cluster: str, members: Iterable[tuple[str, float, int]]) -> Iter
         cluster: Its smallest id.
         members: Id, priority, and the strictest rule that joins it to another.
     """
-    for i, (identifier, _, rule) in enumerate(sorted(members, key=lambda member: (-member[1], member[0]))):
-        yield Duplicate(identifier, cluster, i == 0, None if i == 0 else REASONS[rule])
+    ordered = sorted(members, key=lambda member: (-member[1], member[0]))
+    kept = ordered[0][0]
+    for identifier, _, rule in ordered:
+        yield Duplicate(identifier, cluster, kept, None if identifier == kept else REASONS[rule])

@@ -233,8 +233,8 @@ def _join_duplicates(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[A
     for duplicate in sides["duplicates"]:
         for group, part in sides["documents"]:
             yield beam.pvalue.TaggedOutput("clusters", (duplicate.cluster, group))
-            if not duplicate.is_kept:
-                yield part, ("duplicate", (key, duplicate.reason, duplicate.cluster))
+            if duplicate.id != duplicate.kept:
+                yield part, ("duplicate", (key, duplicate.reason, duplicate.kept))
 
 
 def _root_of(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, tuple[str, int, list[str]]]]:
@@ -277,9 +277,7 @@ class _DecidePart(beam.DoFn):
         yield part
 
     def _decide(self, part: str, inputs: str, marks: list[tuple[str, Any]], overused: dict[str, int]) -> Receipt:
-        duplicates = {
-            key: (reason, cluster) for mark, row in marks if mark == "duplicate" for key, reason, cluster in [row]
-        }
+        duplicates = {key: (reason, kept) for mark, row in marks if mark == "duplicate" for key, reason, kept in [row]}
         groups = {group: (root, split) for mark, row in marks if mark == "group" for group, root, split in [row]}
         tally = Tally("filter")
         rows: list[dict[str, Any]] = []

@@ -209,10 +209,10 @@ def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
 def test_kept_one_has_the_highest_priority_then_the_smallest_id():
     members = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
     expected = [
-        Duplicate("b", "a", True, None),
-        Duplicate("d", "a", False, "exact_duplicate"),
-        Duplicate("a", "a", False, "near_duplicate_image"),
-        Duplicate("c", "a", False, "near_duplicate_text"),
+        Duplicate("b", "a", "b", None),
+        Duplicate("d", "a", "b", "exact_duplicate"),
+        Duplicate("a", "a", "b", "near_duplicate_image"),
+        Duplicate("c", "a", "b", "near_duplicate_text"),
     ]
     for order in itertools.permutations(members):
         assert list(choose_kept("a", order)) == expected

@@ -32,15 +32,15 @@ RECORDS = [
     Fingerprint("u2", "unmerged", sha256="x"),
 ]
 EXPECTED = [
-    Duplicate("e2", "e1", True, None),
-    Duplicate("e1", "e1", False, "exact_duplicate"),
-    Duplicate("e3", "e1", False, "exact_duplicate"),
-    Duplicate("p1", "p1", True, None),
-    Duplicate("p2", "p1", False, "near_duplicate_image"),
-    Duplicate("p3", "p1", False, "exact_duplicate"),
-    Duplicate("p5", "p1", False, "exact_duplicate"),
-    Duplicate("t1", "t1", True, None),
-    Duplicate("t2", "t1", False, "near_duplicate_text"),
+    Duplicate("e2", "e1", "e2", None),
+    Duplicate("e1", "e1", "e2", "exact_duplicate"),
+    Duplicate("e3", "e1", "e2", "exact_duplicate"),
+    Duplicate("p1", "p1", "p1", None),
+    Duplicate("p2", "p1", "p1", "near_duplicate_image"),
+    Duplicate("p3", "p1", "p1", "exact_duplicate"),
+    Duplicate("p5", "p1", "p1", "exact_duplicate"),
+    Duplicate("t1", "t1", "t1", None),
+    Duplicate("t2", "t1", "t1", "near_duplicate_text"),
 ]
 
 
