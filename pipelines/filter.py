@@ -25,6 +25,7 @@ from pipelines.images import features
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, write_table
 from pipelines.raw_store import Blob
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
+from pipelines.tar_samples import tar_bytes
 from pipelines.thresholds import judge
 from pipelines.windows import windows
 
@@ -60,7 +61,7 @@ DECISION_SCHEMA = pa.schema(
         ("blobs", pa.list_(pa.struct([("file", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]))),
     ]
 )
-HEADER_BYTES = 1024  # of a tar member: header and half a block of padding, twice over
+FINISHING_BYTES = 1024  # that the shard stage adds to a sample's JSON: the pipeline's version, hashes, names of keys
 
 
 def features_folder(out: str) -> PartFolder:
@@ -324,15 +325,26 @@ class _DecidePart(beam.DoFn):
                 continue
             tally.keep(source, "sample", stage="shard")
             text, held = sample.to_json(), [blobs[i] for i in window.media]
-            size = len(text.encode()) + sum(b["length"] for b in held) + HEADER_BYTES * (2 + len(held))
             yield {
                 "source": source,
                 "split": split,
                 "key": sample.key,
-                "num_bytes": size,
+                "num_bytes": largest_tar_bytes(sample, text, [b["length"] for b in held]),
                 "document": text,
                 "blobs": held,
             }
+
+
+def largest_tar_bytes(sample: Document, text: str, lengths: list[int]) -> int:
+    """Bytes that a sample takes in a tar at most.
+
+    `finish_document` adds names and hashes to the JSON; a captioned one says again what it holds, and once more in
+    its txt, as img2dataset's and GRIT's readers expect it.
+    """
+    num = len(text.encode())
+    is_captioned = sample.kind in CAPTIONED
+    json_bytes = FINISHING_BYTES + num * (2 if is_captioned else 1)
+    return tar_bytes([json_bytes, *lengths, *([len(sample.text.encode())] if is_captioned else [])])
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from pipelines.raw_store import Blob
 from pipelines.reader_indexes import write_reader_indexes
 from pipelines.shard_format import ShardWriter, finish_document
 from pipelines.spec import CorpusSpec, Sharding
-from pipelines.tar_samples import index_path
+from pipelines.tar_samples import index_path, tar_end
 
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
@@ -73,11 +73,12 @@ def _place(row: dict[str, Any], place: int, num_buckets: dict[str, int]) -> _Pla
 
 
 def roll(sizes: Iterable[tuple[int, int]], sharding: Sharding) -> list[int]:
-    """Where shards begin, as places in the order, for (place, bytes) rows: full by count or by bytes."""
+    """Where shards begin, as places in the order, for (place, bytes) rows: full by count or by bytes of the tar."""
     starts: list[int] = []
     num_samples = num_bytes = 0
     for place, size in sorted(sizes):
-        is_full = num_samples >= sharding.max_samples or num_bytes + size > sharding.max_bytes
+        total = num_bytes + size
+        is_full = num_samples >= sharding.max_samples or total + len(tar_end(total)) > sharding.max_bytes
         if not starts or is_full:
             starts.append(place)
             num_samples = num_bytes = 0
