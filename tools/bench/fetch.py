@@ -26,8 +26,8 @@ from tools.bench.report import figure, ratio
 ROUNDS = 3
 NUM_FEW = 24  # pictures of the run that tells how long starting and ending take
 NUM_WORKERS = 2
-THREAD_COUNTS = (32, 128)  # of img2dataset, a process; its default of 256 was slower on two cores
-_WORDS = "harbour lantern meadow orchard violin kettle bridge ladder garden window basket mountain river".split()
+THREAD_COUNTS = (32, 128)  # of img2dataset, a process
+_WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
 
 
 @dataclass(frozen=True, slots=True)

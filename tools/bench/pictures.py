@@ -64,7 +64,8 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
         coarse = rng.standard_normal((side, side, 3)).astype(np.float32)
         field += cv2.resize(coarse, (_FIELD, _FIELD), interpolation=cv2.INTER_CUBIC) * 0.75**octave
     low, high = np.percentile(field, (1, 99))
-    return np.clip((field - low) / (high - low) * 255, 0, 255)
+    stretched: NDArray[np.float32] = np.clip((field - low) / (high - low) * 255, 0, 255)
+    return stretched
 
 
 async def serve(folder: Path, port: int, num_pictures: int = NUM_PICTURES) -> None:
