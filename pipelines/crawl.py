@@ -207,7 +207,7 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
     def account(self) -> None:
-        """One verdict a URL, over all rounds: kept, or dropped with its reason."""
+        """What became of each URL, over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
         seeds = [(urls.canonical_url(seed), (_ONLY_FOUND, 0, "", "")) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
@@ -221,7 +221,7 @@ class _Crawl:
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "Join" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "Judge" >> beam.Map(_verdict, settings)
+                | "Judge" >> beam.FlatMap(_verdicts, settings)
                 | "ByPart" >> beam.GroupByKey()
                 | "WriteAccounts" >> beam.Map(_write_account, folder, name)
             )
@@ -244,17 +244,24 @@ def _link_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
         yield row["url"], (_ONLY_FOUND, row["depth"], "", "")
 
 
-def _verdict(grouped: tuple[str, Iterable[_Outcome]], settings: CrawlSettings) -> tuple[int, tuple[str, str, str]]:
-    """(part, (url, outcome, detail)): `fetched` if it ever was, else the last failure, else why it was not asked."""
+def _verdicts(
+    grouped: tuple[str, Iterable[_Outcome]], settings: CrawlSettings
+) -> Iterator[tuple[int, tuple[str, str, str]]]:
+    """(part, (url, outcome, detail)): `fetched` as often as it was, else the last failure, else why it was not asked.
+
+    A crawl of ours fetches a URL once; the archives of others may hold it several times.
+    """
     url, outcomes = grouped[0], sorted(grouped[1])
     asked = [o for o in outcomes if o[0] != _ONLY_FOUND]
-    if any(o[2] == FETCHED for o in asked):
+    num_fetched = sum(o[2] == FETCHED for o in asked)
+    if num_fetched:
         outcome, detail = FETCHED, ""
     elif asked:
         outcome, detail = asked[-1][2], asked[-1][3]
     else:
         outcome, detail = scope_reason(url, min(o[1] for o in outcomes), settings) or "over_page_cap", ""
-    return stable_hash(url) % ACCOUNT_PARTS, (url, outcome, detail)
+    for _ in range(max(num_fetched, 1)):
+        yield stable_hash(url) % ACCOUNT_PARTS, (url, outcome, detail)
 
 
 def _write_account(grouped: tuple[int, Iterable[tuple[str, str, str]]], folder: PartFolder, crawl: str) -> None:

@@ -113,13 +113,13 @@ class _ExtractPart(beam.DoFn):
     def process(self, grouped: tuple[str, Iterable[tuple[str, Any]]]) -> Iterator[str]:
         marks = list(grouped[1])
         (task,) = [value for mark, value in marks if mark == "task"]
-        duplicates = {url: kept for mark, value in marks if mark == "duplicate" for url, kept in [value]}
+        duplicates = {offset: kept for mark, value in marks if mark == "duplicate" for offset, kept in [value]}
         folder = candidates_folder(self._out)
         inputs = self._inputs(task, duplicates)
         folder.once(task.name, inputs, lambda: self._write(task, inputs, duplicates))
         yield task.name
 
-    def _inputs(self, task: _Task, duplicates: dict[str, str]) -> str:
+    def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
         if task.crawl is not None:
             receipt = PartFolder(crawl_folder(self._out, task.crawl)).receipt(task.ledger or "")
             assert receipt is not None
@@ -128,7 +128,7 @@ class _ExtractPart(beam.DoFn):
         source = self._spec.sources[task.source or ""]
         return digest(_source_settings(source), asdict(task.piece))
 
-    def _write(self, task: _Task, inputs: str, duplicates: dict[str, str]) -> Receipt:
+    def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
         found = _Candidates(self._spec)
         if task.crawl is not None:
             self._extract_pages(task.crawl, task.ledger or "", duplicates, found)
@@ -146,7 +146,7 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(name, "document", 0)
         found.add(name, FORMATS[source.input.format].read(piece, source.input, name, source.kind))
 
-    def _extract_pages(self, crawl: str, ledger: str, duplicates: dict[str, str], found: _Candidates) -> None:
+    def _extract_pages(self, crawl: str, ledger: str, duplicates: dict[int, str], found: _Candidates) -> None:
         folder = PartFolder(crawl_folder(self._out, crawl))
         rows = {r["offset"]: r for r in read_rows(folder.file(ledger, ".parquet")) if r["outcome"] == FETCHED}
         sources = {
@@ -175,7 +175,7 @@ class _ExtractPart(beam.DoFn):
         crawl: str,
         row: dict[str, Any],
         record: CrawledPage,
-        duplicates: dict[str, str],
+        duplicates: dict[int, str],
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
@@ -184,8 +184,8 @@ class _ExtractPart(beam.DoFn):
         def drop(reason: str, detail: str | None = None) -> None:
             found.tally.drop(Drop(crawl, "extract", reason, "page", url=shown, page_url=shown, detail=detail))
 
-        if row["url"] in duplicates:
-            drop("duplicate_url", urls.without_credentials(duplicates[row["url"]]))
+        if row["offset"] in duplicates:
+            drop("duplicate_url", urls.without_credentials(duplicates[row["offset"]]))
             return
         if record.refusal is not None:
             drop(record.refusal, record.truncated or record.mime)
@@ -250,24 +250,26 @@ def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
-def _page_names(task: _Task, out: str) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """(crawl and the page's own URL, (depth, URL, task)) of every page that was fetched."""
+_Place = tuple[int, str, str, int]  # (depth, URL, task, offset) of a page; archives may hold one URL several times
+
+
+def _page_names(task: _Task, out: str) -> Iterator[tuple[str, _Place]]:
+    """(crawl and the page's own URL, place) of every page that was fetched."""
     path = PartFolder(crawl_folder(out, task.crawl or "")).file(task.ledger or "", ".parquet")
-    for row in read_rows(path, ["url", "depth", "outcome", "canonical_url"]):
+    for row in read_rows(path, ["url", "depth", "outcome", "canonical_url", "offset"]):
         if row["outcome"] == FETCHED:
             own = row["canonical_url"] or row["url"]
             # Only a page of the same host may speak for another: else one site could silence a second.
             own = own if urls.authority(own) == urls.authority(row["url"]) else row["url"]
-            yield f"{task.crawl} {own}", (row["depth"], row["url"], task.name)
+            yield f"{task.crawl} {own}", (row["depth"], row["url"], task.name, row["offset"])
 
 
-def _duplicates(grouped: tuple[str, Iterable[tuple[int, str, str]]]) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """(task, ("duplicate", (URL, the one kept))) of all pages of one canonical URL but one."""
+def _duplicates(grouped: tuple[str, Iterable[_Place]]) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """(task, ("duplicate", (offset, URL of the one kept))) of all pages of one canonical URL but one."""
     own = grouped[0].partition(" ")[2]
-    kept, *others = sorted(grouped[1], key=lambda row: (row[1] != own, *row))
-    for _, url, task in others:
-        if url != kept[1]:
-            yield task, ("duplicate", (url, kept[1]))
+    kept, *others = sorted(grouped[1], key=lambda place: (place[1] != own, *place))
+    for _, _, task, offset in others:
+        yield task, ("duplicate", (offset, kept[1]))
 
 
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:

@@ -81,7 +81,7 @@ def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, 
 
 
 def verdict(*outcomes: crawl._Outcome, url: str = URL) -> tuple[str, str]:
-    part, (named, outcome, detail) = crawl._verdict((url, outcomes), SETTINGS)
+    ((part, (named, outcome, detail)),) = crawl._verdicts((url, outcomes), SETTINGS)
     assert 0 <= part < crawl.ACCOUNT_PARTS
     assert named == url
     return outcome, detail
@@ -92,6 +92,11 @@ ONLY_FOUND = (-1, 1, "", "")
 
 def test_a_page_that_was_ever_fetched_is_kept():
     assert verdict((1, 1, "http_503", "busy"), ONLY_FOUND, (0, 1, FETCHED, "")) == (FETCHED, "")
+
+
+def test_a_page_that_an_archive_holds_twice_is_two_pages():
+    found = list(crawl._verdicts((URL, [(0, 0, FETCHED, ""), (0, 0, FETCHED, ""), (0, 0, "http_404", "")]), SETTINGS))
+    assert [row[1] for row in found] == [(URL, FETCHED, "")] * 2
 
 
 def test_a_page_that_failed_again_bears_its_last_failure():
