@@ -40,7 +40,10 @@ def main() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    """SIGTERM as Ctrl-C, which asyncio knows how to carry out of its loop."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _fail(line: str, code: int) -> int:

@@ -96,6 +96,8 @@ def _known(error: BaseException) -> BaseException:
     for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
         if sign in text:
             return RunError(f"{sign.lower()}: free some and rerun; finished parts are kept")
+    if str(error).startswith("KeyboardInterrupt [while running"):  # Ctrl-C in this process, as Beam words it
+        return KeyboardInterrupt()
     if "Channel closed prematurely" in text:
         return RunError("a worker process was killed, as for want of memory; rerun to go on where it was")
     return error
