@@ -7,7 +7,6 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import storage, urls
-from pipelines.errors import UserError
 from pipelines.html_document import parse_page
 from pipelines.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.parts import PartFolder, Tally, write_table
@@ -73,7 +72,4 @@ def warc_paths(patterns: list[str]) -> list[str]:
     Raises:
         UserError: If one names none.
     """
-    paths = [path for path, _ in expand(patterns)]
-    if not paths:
-        raise UserError(f"warc_files: {', '.join(patterns)}: no such file")
-    return paths
+    return [path for path, _ in expand(patterns)]
