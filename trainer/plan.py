@@ -82,6 +82,17 @@ class Plan:
                 yield Step(number, stretch)
             self.state = stretch.end
 
+    def change(self, phase: Phase) -> None:
+        """Draw by another phase from its step on, until the next that is scheduled.
+
+        The step must not be inside what was planned of the steps that are trained on: `Loader.change` sees to that.
+
+        Raises:
+            UserError: If it names unknown or empty sources.
+        """
+        self.phases = sorted([p for p in self.phases if p.step != phase.step] + [phase], key=lambda p: p.step)
+        self._check_names()
+
     def plan_stretch(self, state: PlanState) -> Stretch:
         """The stretch that a state lies in."""
         num_steps = state.stretch_steps or self._num_steps(state.stretch_step)

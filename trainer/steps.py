@@ -82,8 +82,12 @@ class Step:
     @cached_property
     def packs(self) -> list[list[Piece]]:
         """The pieces of each slot, in the order in which they lie in the pack."""
+        return self.of_rank(0, 1)
+
+    def of_rank(self, rank: int, world_size: int) -> list[list[Piece]]:
+        """The packs that a rank trains on: slots rank, rank + world size, ..."""
         stretch = self.stretch
-        chosen = stretch.steps[self.number - stretch.start.stretch_step]
+        chosen = stretch.steps[self.number - stretch.start.stretch_step][rank::world_size]
         columns = (
             stretch.positions, stretch.sources, stretch.passes, stretch.samples, stretch.windows, stretch.tokens,
             stretch.images,
@@ -92,10 +96,6 @@ class Step:
             [Piece(*row) for row in zip(*(column[stretch.packs[p]].tolist() for column in columns), strict=True)]
             for p in chosen
         ]
-
-    def of_rank(self, rank: int, world_size: int) -> list[list[Piece]]:
-        """The packs that a rank trains on: slots rank, rank + world size, ..."""
-        return self.packs[rank::world_size]
 
     @property
     def num_tokens(self) -> int:

@@ -1,0 +1,85 @@
+"""A small corpus with tokens, and what reads it: long pages and texts, pairs, grounded pairs and videos."""
+
+import hashlib
+from pathlib import Path
+
+from model.config import BridgeConfig
+from model.sequence import Layout, LayoutConfig
+from model.tokenizer import Tokenizer
+from pipelines.beam_run import Runner
+from pipelines.document import Kind
+from pipelines.manifest import FunnelRow, Manifest, sort_shards, write_manifest
+from pipelines.tokenize import run_tokenize
+from tests.pipelines.corpus_builder import sample, write_shard
+from trainer.corpus import TrainingCorpus
+from trainer.mixture import Phase
+from trainer.order import OrderSettings
+from trainer.plan import Plan
+from trainer.plan_state import Costs, PlanSettings, PlanState
+from trainer.reader import Loader, PieceReader, RankStep, ReaderSettings
+from trainer.window_tables import source_windows, windows_fingerprint
+
+KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
+NUM_SAMPLES = 30
+WEIGHTS = {"interleaveds": 0.3, "pairs": 0.25, "groundeds": 0.15, "videos": 0.2, "texts": 0.1}
+SETTINGS = PlanSettings(
+    seed=3, length=48, packs_per_step=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
+)
+
+
+def build(path: Path, kinds: tuple[Kind, ...] = KINDS) -> str:
+    """Two train shards and one val shard a kind, with tokens."""
+    corpus = str(path)
+    shards, funnel = [], []
+    for kind in kinds:
+        samples = [sample(kind, n) for n in range(NUM_SAMPLES + 2)]
+        parts = (("train", 0, samples[:20]), ("train", 1, samples[20:NUM_SAMPLES]), ("val", 0, samples[NUM_SAMPLES:]))
+        shards += [write_shard(corpus, kind, split, number, part) for split, number, part in parts]  # type: ignore[arg-type]
+        funnel.append(FunnelRow(f"{kind}s", "shard", "sample", len(samples), len(samples), {}))
+    names = [f"{kind}s" for kind in kinds]
+    write_manifest(
+        corpus, Manifest("small", "1", "0" * 64, sort_shards(shards, names), tuple(funnel), {}, tuple(names))
+    )
+    run_tokenize(corpus, None, Runner(), train_bpe=300)
+    return corpus
+
+
+class Opened:
+    """A corpus with its layout and tables."""
+
+    def __init__(self, folder: str) -> None:
+        self.corpus = TrainingCorpus.open(folder)
+        assert self.corpus.tokens is not None
+        tokenizer = Tokenizer.load(f"{folder}/tokens/{self.corpus.tokens.name}", "emu2")
+        self.layout = Layout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig())
+        arguments = (self.corpus.manifest, self.corpus.tokens, self.layout, SETTINGS.length)
+        self.sources = source_windows(folder, *arguments)
+        self.fingerprint = windows_fingerprint(*arguments, "train")
+
+    def plan(self, state: PlanState | None = None, phases: tuple[Phase, ...] = (Phase(weights=WEIGHTS),)) -> Plan:
+        """A plan over it."""
+        return Plan(self.sources, SETTINGS, phases, self.fingerprint, costs=Costs(1, 0.01, 5), state=state)
+
+    def loader(self, plan: Plan, rank: int = 0, world_size: int = 1, num_threads: int = 0) -> Loader:
+        """A loader of the plan."""
+        reader = PieceReader(self.corpus, self.sources, self.layout, length=SETTINGS.length, image_size=16, seed=3)
+        return Loader(plan, reader, ReaderSettings(num_threads=num_threads), rank, world_size)
+
+
+def take(loader: Loader, num: int) -> list[RankStep]:
+    """The next steps of a loader, which is then closed."""
+    steps = [step for step, _ in zip(loader, range(num), strict=False)]
+    loader.close()
+    return steps
+
+
+def digest(packs: list) -> str:
+    """sha256 of all that packs hold: tokens, targets, pixels and records."""
+    found = hashlib.sha256()
+    for pack in packs:
+        for piece in pack:
+            sequence = piece.sequence
+            for array in (sequence.token_ids, sequence.targets, sequence.slots, *piece.images):
+                found.update(array.tobytes())
+            found.update(repr((piece.source, piece.row, sequence.images, sequence.frames)).encode())
+    return found.hexdigest()

@@ -1,0 +1,143 @@
+"""Byte ranges of files: local ones by `pread`, remote ones by chunks that are kept on a local disk up to a limit."""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from tempfile import gettempdir
+
+from pydantic import Field
+
+from pipelines import storage
+from pipelines.settings import Settings
+
+_OPEN_FILES = 512  # below the usual limit of 1,024 a process
+
+
+class CacheSettings(Settings):
+    """Where chunks of remote tars are kept."""
+
+    folder: str | None = Field(None, description="null: a folder of the user's below the system's temporary one")
+    max_bytes: int = Field(50 << 30, ge=1, description="bytes on disk at most, over all ranks of a machine")
+    chunk_bytes: int = Field(8 << 20, ge=1, description="of one request; object stores are slow below some MB")
+
+
+class ByteStore:
+    """Reads ranges of local and remote files; safe to use from many threads.
+
+    Args:
+        settings: Where chunks of remote files are kept.
+    """
+
+    def __init__(self, settings: CacheSettings | None = None) -> None:
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._cache = _ChunkCache(settings or CacheSettings())
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`.
+
+        Raises:
+            EOFError: If the file ends before.
+            OSError: If it cannot be read.
+        """
+        if not storage.is_local(path):
+            return self._cache.read(path, offset, length)
+        file = self._files.get(path) or self._open(path)
+        data = os.pread(file.handle, length, offset)
+        if len(data) != length:
+            raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
+        return data
+
+    def _open(self, path: str) -> "_OpenFile":
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = _OpenFile(path)
+                if len(self._files) > _OPEN_FILES:
+                    self._files.popitem(last=False)
+            return self._files[path]
+
+
+class _OpenFile:
+    """A file that is closed when nothing reads from it any more."""
+
+    def __init__(self, path: str) -> None:
+        self.handle = -1
+        self.handle = os.open(path.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+
+
+class _ChunkCache:
+    """Chunks of remote files in a folder that all ranks of a machine share; the oldest go when it is full.
+
+    A chunk appears under its name whole (temporary name, rename), so ranks need no lock between them. Two that fetch
+    the same chunk at once write the same bytes.
+    """
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._settings = settings
+        user = f"{os.getuid()}" if hasattr(os, "getuid") else "user"
+        self.folder = Path(settings.folder or os.path.join(gettempdir(), f"dromaius-cache-{user}"))
+        self._sizes: dict[str, int] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._since_sweep = settings.max_bytes  # look at once: another run may have left it full
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        if path not in self._sizes:
+            self._sizes[path] = storage.size(path)
+        size, chunk = self._sizes[path], self._settings.chunk_bytes
+        if offset + length > size:
+            raise EOFError(f"{path}: {length} bytes wanted at {offset}, {max(0, size - offset)} there")
+        parts = []
+        for number in range(offset // chunk, -(-(offset + length) // chunk)):
+            begin = number * chunk
+            data = self._chunk(path, begin, min(chunk, size - begin))
+            parts.append(data[max(0, offset - begin) : offset + length - begin])
+        return b"".join(parts)
+
+    def _chunk(self, path: str, begin: int, length: int) -> bytes:
+        name = hashlib.sha256(f"{path} {self._sizes[path]} {begin} {length}".encode()).hexdigest()[:40]
+        file = self.folder / name
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:  # one request a chunk, however many threads want it
+            try:
+                data = file.read_bytes()
+                if len(data) == length:
+                    os.utime(file)
+                    return data
+            except FileNotFoundError:
+                pass
+            data = storage.read_range(path, begin, length)
+            self._make_room(length)
+            storage.write_bytes(str(file), data)
+        with self._lock:
+            self._locks.pop(name, None)
+        return data
+
+    def _make_room(self, length: int) -> None:
+        """Remove the oldest chunks until all fit; looks at the folder each time a sixteenth of it was written."""
+        limit = self._settings.max_bytes
+        with self._lock:
+            self._since_sweep += length
+            if self._since_sweep < limit // 16:
+                return
+            self._since_sweep = 0
+        found = []
+        for file in self.folder.glob("*") if self.folder.is_dir() else ():
+            try:
+                stat = file.stat()
+            except FileNotFoundError:
+                continue
+            found.append((stat.st_mtime_ns, stat.st_size, file))
+        total = sum(size for _, size, _ in found) + length
+        for _, size, file in sorted(found):
+            if total <= limit - limit // 16:
+                break
+            file.unlink(missing_ok=True)
+            total -= size

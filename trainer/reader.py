@@ -1,0 +1,291 @@
+"""Reading what a plan asks for: one process a rank, threads that decode, and results in the plan's order.
+
+A window's text comes from the token sidecar, its pictures from the tar. What cannot be read is replaced by another
+sample of its source, which the plan's seed decides, cut to the places that were planned: no other rank need know.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from model.segment import Text
+from model.sequence import Layout, Window
+from model.sequence import Sequence as TokenSequence
+from pipelines.errors import RunError, UserError
+from pipelines.settings import Settings
+from trainer.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
+from trainer.corpus import TrainingCorpus
+from trainer.images import Pixels, decode
+from trainer.mixture import Phase, Unit
+from trainer.order import key_of
+from trainer.plan import Plan
+from trainer.shard_reader import DamagedSample, ShardReader
+from trainer.steps import Piece, Step
+from trainer.windows import SourceWindows
+
+_SUBSTITUTES = 64  # that are tried before the source is taken for broken
+
+
+class ReaderSettings(Settings):
+    """How samples are read."""
+
+    num_threads: int = Field(2, ge=0, description="that read and decode, a rank; 0: none beside the training")
+    prefetch_steps: int = Field(2, ge=1, description="steps that are read ahead")
+    max_bad_fraction: float = Field(0.01, ge=0, description="of a source's samples that may be unreadable")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPiece:
+    """A window as the model gets it.
+
+    Attributes:
+        source: Its number in the plan.
+        sequence: Its tokens and slots.
+        images: (size, size, 3) uint8 RGB, one for each picture of `sequence`, in its order.
+        row: For `consumed`.
+        bad: The sample that it stands in for, if it does.
+    """
+
+    source: int
+    sequence: TokenSequence
+    images: tuple[Pixels, ...]
+    row: ConsumedRow
+    bad: QuarantineRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankStep:
+    """What a rank trains on in a step: the packs of its slots, in order."""
+
+    step: Step
+    packs: list[list[ReadPiece]]
+
+    @property
+    def rows(self) -> list[ConsumedRow]:
+        """For `consumed`."""
+        return [piece.row for pack in self.packs for piece in pack]
+
+    @property
+    def bad(self) -> list[QuarantineRow]:
+        """For `quarantine.jsonl`."""
+        return [piece.bad for pack in self.packs for piece in pack if piece.bad is not None]
+
+
+class PieceReader:
+    """Reads pieces of a plan; a pure function of the piece, whatever thread or rank asks.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        layout: Writes windows as tokens.
+        length: Places of a pack: what samples were cut by.
+        image_size: Pixels a side.
+        seed: Decides what comes first in a window, and substitutes.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingCorpus,
+        sources: Sequence[SourceWindows],
+        layout: Layout,
+        *,
+        length: int,
+        image_size: int,
+        seed: int = 0,
+    ) -> None:
+        self._corpus, self._sources, self._layout = corpus, sources, layout
+        self._length, self._image_size, self._seed = length, image_size, seed
+        self._shards: dict[str, ShardReader] = {}
+
+    def read(self, piece: Piece, step: int) -> ReadPiece:
+        """A piece, or what stands in for it.
+
+        Raises:
+            UserError: If the tokens are not those that the plan was made with.
+            RunError: If nothing of the source can be read.
+        """
+        source = self._sources[piece.source]
+        reader, row = self._place(source, piece.sample)
+        window = self._window(reader, row, piece)
+        try:
+            return self._finish(piece, step, reader, row, window, None)
+        except DamagedSample as error:
+            bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
+            return self._substitute(piece, step, bad)
+
+    def _place(self, source: SourceWindows, sample: int) -> tuple[ShardReader, int]:
+        shard, row = source.place(sample)
+        path = source.shards[shard]
+        if path not in self._shards:
+            self._shards[path] = self._corpus.reader(path)
+        return self._shards[path], row
+
+    def _window(self, reader: ShardReader, row: int, piece: Piece) -> Window:
+        windows = self._layout.split(reader.segments(row), self._length)
+        if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
+            raise UserError(
+                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
+                "Rerun `python -m pipelines tokenize`"
+            )
+        return windows[piece.window]
+
+    def _finish(
+        self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window, bad: QuarantineRow | None
+    ) -> ReadPiece:
+        rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
+        sequence = self._layout.lay_out(window, rng)
+        images = tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
+        shard = reader.shard
+        consumed = ConsumedRow(
+            step,
+            piece.position,
+            shard.source,
+            shard.split,
+            shard.path,
+            reader.key(row),
+            piece.window,
+            piece.pass_,
+            piece.tokens,
+            len(images),
+            bad.key if bad is not None else None,
+        )
+        return ReadPiece(piece.source, sequence, images, consumed, bad)
+
+    def _substitute(self, piece: Piece, step: int, bad: QuarantineRow) -> ReadPiece:
+        """The first of the source's samples, in an order of the piece's own, that can be read and cut to its places."""
+        source = self._sources[piece.source]
+        for attempt in range(_SUBSTITUTES):
+            number = key_of("substitute", self._seed, source.name, piece.sample, piece.window, attempt)
+            sample = number % source.num_samples
+            if sample == piece.sample:
+                continue
+            reader, row = self._place(source, sample)
+            window = self._cut(reader, row, piece.tokens)
+            if window is None:
+                continue
+            try:
+                return self._finish(piece, step, reader, row, window, bad)
+            except DamagedSample:
+                continue
+        raise RunError(
+            f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
+        )
+
+    def _cut(self, reader: ShardReader, row: int, places: int) -> Window | None:
+        """As much of a sample as fits: its texts alone where a picture does not."""
+        segments = reader.segments(row)
+        for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
+            try:
+                if windows := self._layout.split(chosen, places):
+                    return windows[0]
+            except ValueError:
+                continue
+        return None
+
+
+class Loader:
+    """The steps of a rank, read ahead by threads.
+
+    What it gives depends on the plan alone: threads change nothing but the time it takes.
+
+    Args:
+        plan: What is read; the loader goes on from its state.
+        reader: Reads it.
+        settings: How.
+        rank: Of this process.
+        world_size: Processes in all; divides the packs of a step.
+
+    Raises:
+        UserError: If it does not.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: PieceReader,
+        settings: ReaderSettings | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        packs = plan.settings.packs_per_step
+        if packs % world_size:
+            raise UserError(
+                f"packs_per_step is {packs}, which {world_size} processes cannot share alike: make it a multiple, or "
+                "start another number of processes"
+            )
+        self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()
+        self._rank, self._world_size = rank, world_size
+        self._limit = BadSampleLimit(self._settings.max_bad_fraction)
+        self._start = plan.state
+        self._steps = iter(plan)
+        self._ahead: deque[tuple[Step, list[Future[list[ReadPiece]]]]] = deque()
+        self._last: Step | None = None
+        num = self._settings.num_threads
+        self._pool = ThreadPoolExecutor(num, "reader") if num else None
+        self._planner = ThreadPoolExecutor(1, "planner") if num else None
+        self._next: Future[Step] | None = None
+
+    def __iter__(self) -> Iterator[RankStep]:
+        """The steps, without end."""
+        while True:
+            yield self._inline() if self._pool is None else self._from_threads()
+
+    def change(self, weights: dict[str, float], unit: Unit = "samples", reason: str = "asked for") -> int:
+        """Draw by other weights as soon as the samples that are drawn already are trained on.
+
+        Returns:
+            The step with which they begin. All ranks must call this between the same two steps.
+        """
+        self._settle()
+        step = self._last.stretch.end.step if self._last is not None else self._start.step
+        self._plan.change(Phase(step=step, weights=weights, unit=unit, reason=reason))
+        kept = [entry for entry in self._ahead if entry[0].stretch.end.step == step]
+        for _, futures in list(self._ahead)[len(kept) :]:
+            for future in futures:
+                future.cancel()
+        self._ahead = deque(kept)
+        last = kept[-1][0] if kept else self._last
+        self._plan.state = last.state if last is not None else self._start
+        self._steps = iter(self._plan)
+        return step
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._planner, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _inline(self) -> RankStep:
+        step = next(self._steps)
+        return self._done(step, [self._read(pack, step.number) for pack in step.of_rank(self._rank, self._world_size)])
+
+    def _from_threads(self) -> RankStep:
+        assert self._pool is not None
+        assert self._planner is not None
+        while len(self._ahead) <= self._settings.prefetch_steps:
+            step = (self._next or self._planner.submit(next, self._steps)).result()
+            self._next = self._planner.submit(next, self._steps)
+            packs = step.of_rank(self._rank, self._world_size)
+            self._ahead.append((step, [self._pool.submit(self._read, pack, step.number) for pack in packs]))
+        step, futures = self._ahead.popleft()
+        return self._done(step, [future.result() for future in futures])
+
+    def _settle(self) -> None:
+        """Wait for the planner; what it has planned is planned again."""
+        if self._next is not None:
+            self._next.exception()
+            self._next = None
+
+    def _read(self, pack: list[Piece], step: int) -> list[ReadPiece]:
+        return [self._reader.read(piece, step) for piece in pack]
+
+    def _done(self, step: Step, packs: list[list[ReadPiece]]) -> RankStep:
+        for pack in packs:
+            for piece in pack:
+                self._limit.count(piece.row.source, piece.bad)
+        self._last = step
+        return RankStep(step, packs)
