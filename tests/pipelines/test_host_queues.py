@@ -55,6 +55,22 @@ def test_the_longest_queue_begins_first():
     assert work.began == ["z0", "z1", "a0"]
 
 
+def test_two_items_of_a_host_may_be_under_way_begun_in_order():
+    began: list[str] = []
+
+    async def scene() -> None:
+        both = asyncio.Barrier(2)
+
+        async def work(item: str) -> None:
+            began.append(item)
+            await both.wait()  # passes only if two items are under way
+
+        await run_queues([("a", f"a{i}") for i in range(4)], work, max_hosts=1, max_items=2)
+
+    asyncio.run(scene())
+    assert began == ["a0", "a1", "a2", "a3"]
+
+
 def test_an_error_ends_the_run():
     work = Recorder()
 

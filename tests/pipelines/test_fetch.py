@@ -1,0 +1,215 @@
+"""What is asked for, once; what is asked for again; and what becomes of documents whose media were not had."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines.beam_run import Runner
+from pipelines.candidate import Candidate, MediaRequest, inline_request
+from pipelines.document import Document, Media
+from pipelines.extract import CANDIDATE_SCHEMA
+from pipelines.fetch import _missing, _to_parts, candidates_folder, documents_folder, media_folder, rendition, run_fetch
+from pipelines.parts import Tally, read_rows, sum_counts, write_table
+from pipelines.raw_store import FETCHED, index_parts, load_media, read_index
+from pipelines.spec import CorpusSpec, MediaSettings
+from tests.pipelines.stage_records import document, image, picture, spec, text
+
+URL = "https://images.example.org/1.jpg"
+WANTED = ("image", "https://www.example.org/b", "[]")
+
+
+def missing(
+    known: list[tuple[int, str]], *, generation: int = 0, retry: bool = False, key: str = URL, wanted=(WANTED,)
+):
+    return list(_missing((f"r1 {key}", {"wanted": wanted, "known": known}), generation, retry))
+
+
+def test_what_the_store_does_not_have_is_asked_for_once():
+    earlier = ("image", "https://www.example.org/a", "[]")
+    assert missing([], wanted=(WANTED, earlier, WANTED)) == [("images.example.org", (f"r1 {URL}", earlier))]
+    assert missing([], wanted=()) == missing([(0, FETCHED)], wanted=()) == []
+
+
+@pytest.mark.parametrize("outcome", [FETCHED, "http_404", "http_503", "timeout"])
+def test_what_the_store_has_is_not_asked_for_again(outcome: str):
+    assert missing([(0, outcome)]) == []
+
+
+def test_a_retry_asks_for_what_failed_for_a_passing_reason_before_it():
+    for outcome, is_asked in [("http_503", True), ("timeout", True), ("http_404", False), (FETCHED, False)]:
+        assert bool(missing([(0, outcome)], generation=1, retry=True)) == is_asked
+    assert missing([(0, "timeout"), (1, FETCHED)], generation=2, retry=True) == []
+    assert missing([(0, "timeout"), (1, "timeout")], generation=1, retry=True) == []  # the killed retry goes on
+
+
+def test_bytes_of_a_candidate_go_to_its_part():
+    wanted = [("image", part, "[]") for part in ("part-1", "part-0")]
+    assert missing([], key="inline:ab", wanted=wanted) == [("inline part-0", ("r1 inline:ab", wanted[1]))]
+
+
+def test_the_latest_generation_holds():
+    stored = [(1, FETCHED, "g001-a.blobs", 5, 6), (0, "timeout", "g000-z.blobs", 7, 8)]
+    assert list(_to_parts(("k", {"parts": ["p", "q"], "stored": stored}))) == [
+        (part, ("k", "g001-a.blobs", 5, 6)) for part in ("p", "q")
+    ]
+    assert list(_to_parts(("k", {"parts": ["p"], "stored": []}))) == []
+
+
+def test_a_rendition_is_named_by_the_settings_of_its_type():
+    plain, larger = MediaSettings(), MediaSettings.model_validate({"images": {"image_size": 512}})
+    assert rendition(plain, "image") != rendition(plain, "video")
+    assert rendition(plain, "image") == rendition(MediaSettings(), "image") != rendition(larger, "image")
+    assert rendition(plain, "video") == rendition(larger, "video")
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+class Site(ThreadingHTTPServer):
+    """Pictures by number; what is in `busy` answers 503."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked: Counter[str] = Counter()
+        self.busy = {"/busy.jpg"}
+        self.address = f"127.0.0.1:{self.server_port}"
+
+    def url(self, name: object) -> str:
+        return f"http://{self.address}/{name}.jpg"
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path] += 1
+        name = self.path.strip("/").removesuffix(".jpg")
+        status, body = (200, picture(int(name))) if name.isdigit() else (404, b"")
+        if name == "broken":
+            status, body = 200, picture(0)[:300]
+        if name == "busy":
+            status, body = (503, b"") if self.path in self.server.busy else (200, picture(99))
+        self.send_response(status)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def corpus(site: Site) -> CorpusSpec:
+    return spec(
+        {"pages": {"kind": "interleaved", "filters": {"language": None, "min_images": 2}}, "pairs": {"kind": "pair"}},
+        policy={"allow_hosts": [site.address]},
+        http={"delay_seconds": 0, "backoff_seconds": 0, "max_retries": 0},
+    )
+
+
+def of(site: Site, kind: str, *names: object, inline: tuple[bytes, ...] = ()) -> Candidate:
+    segments = [*(image(i) for i in range(len(names) + len(inline))), text("A caption of a picture.", role="body")]
+    made = document(kind, *segments, page=f"http://{site.address}/page/{kind}/{names}")
+    requests = [MediaRequest("image", site.url(name), made.source.page_url) for name in names]
+    own = [inline_request(data, made.source.page_url) for data in inline]
+    media = tuple(Media(r.url) for r in [*requests, *(r for r, _ in own)])
+    return Candidate(replace(made, media=media), (*requests, *(r for r, _ in own)), tuple(blob for _, blob in own))
+
+
+def write(out: str, part: str, **candidates: list[Candidate]) -> None:
+    """A part of candidates, by source."""
+    rows = [
+        {
+            "source": source,
+            "key": c.document.key,
+            "document": c.document.to_json(),
+            "requests": c.requests_json(),
+            "inline": [{"sha256": name, "data": data} for name, data in c.inline],
+        }
+        for source, found in candidates.items()
+        for c in found
+    ]
+    folder = candidates_folder(out)
+    files = {".parquet": write_table(folder.file(part, ".parquet"), rows, CANDIDATE_SCHEMA)}
+    folder.finish(part, "", Tally("extract"), files)
+
+
+def documents(out: str) -> dict[str, Document]:
+    folder = documents_folder(out)
+    rows = [row for r in folder.receipts() for row in read_rows(folder.file(r.part, ".parquet"))]
+    return {row["key"]: Document.from_json(row["document"]) for row in rows}
+
+
+def counts(out: str) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
+    return {(c.source, c.unit): (c.kept, c.dropped) for c in sum_counts(documents_folder(out).receipts())}
+
+
+def test_each_picture_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_path: Path):
+    out = str(tmp_path)
+    whole, with_own = of(site, "interleaved", 1, 2), of(site, "interleaved", 1, inline=(picture(7),))
+    short, pair, broken = of(site, "interleaved", 3, "gone"), of(site, "pair", 1), of(site, "pair", "broken")
+    write(out, "a", pages=[whole, short], pairs=[pair])
+    write(out, "b", pages=[with_own], pairs=[broken])
+    run_fetch(corpus(site), out, Runner())
+    assert {path: num for path, num in site.asked.items() if path.endswith(".jpg")} == {
+        f"/{name}.jpg": 1 for name in (1, 2, 3, "gone", "broken")
+    }
+    found = documents(out)
+    assert set(found) == {whole.document.key, with_own.document.key, pair.document.key}
+    assert [m.url for m in found[with_own.document.key].media] == [site.url(1), None]
+    assert counts(out) == {
+        ("pages", "document"): (2, {"too_few_images": 1}),
+        ("pages", "media"): (4, {"http_404": 1, "document_dropped": 1}),
+        ("pairs", "document"): (1, {"corrupt_image": 1}),
+        ("pairs", "media"): (1, {"corrupt_image": 1}),
+    }
+
+
+def test_a_retry_asks_only_for_what_can_pass_and_the_new_answer_holds(site: Site, tmp_path: Path):
+    out, given = str(tmp_path), corpus(site)
+    page = of(site, "interleaved", 1, 2, "busy", "gone")
+    write(out, "a", pages=[page])
+    run_fetch(given, out, Runner())
+    assert len(documents(out)[page.document.key].media) == 2
+    site.busy.clear()
+    site.asked.clear()
+    run_fetch(given, out, Runner())
+    assert not site.asked
+    run_fetch(given, out, Runner(), retry=True)
+    assert [path for path in site.asked if path.endswith(".jpg")] == ["/busy.jpg"]
+    assert [m.url for m in documents(out)[page.document.key].media] == [site.url(name) for name in (1, 2, "busy")]
+    rows = [row for path in index_parts(media_folder(out)) for row in read_index(path)]
+    assert sorted((r["generation"], r["outcome"]) for r in rows if r["key"] == site.url("busy")) == [
+        (0, "http_503"),
+        (1, FETCHED),
+    ]
+    assert all(load_media(media_folder(out), row).outcome == row["outcome"] for row in rows)
+
+
+def test_new_candidates_cost_only_their_own_requests(site: Site, tmp_path: Path):
+    out, given = str(tmp_path), corpus(site)
+    write(out, "a", pages=[of(site, "interleaved", 1, 2)])
+    run_fetch(given, out, Runner())
+    before = Path(documents_folder(out).file("a", ".parquet")).stat()
+    site.asked.clear()
+    write(out, "b", pages=[of(site, "interleaved", 2, 3)])
+    run_fetch(given, out, Runner())
+    assert [path for path in site.asked if path.endswith(".jpg")] == ["/3.jpg"]
+    assert Path(documents_folder(out).file("a", ".parquet")).stat() == before
+    assert len(documents(out)) == 2
