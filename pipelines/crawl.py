@@ -85,9 +85,9 @@ class _CrawlBucket(beam.DoFn):
 _Mark = tuple[str, int]  # ("known" | "done" | "found", depth)
 
 
-def _ledger_marks(path: str, mark: str, retry_before: int) -> Iterator[tuple[str, _Mark]]:
-    """Rows of a ledger part as marks; what failed for a passing reason before a retry's first round is only `found`."""
-    retried = round_of(path) < retry_before
+def _ledger_marks(path: str, mark: str, retry_round: int) -> Iterator[tuple[str, _Mark]]:
+    """Rows of a ledger part as marks; what failed for a passing reason before the last retry is only `found`."""
+    retried = round_of(path) < retry_round
     for row in read_rows(path, ["url", "depth", "outcome"]):
         passing = retried and is_transient(row["outcome"])
         yield row["url"], ("found" if passing else mark, row["depth"])
@@ -134,7 +134,7 @@ class _Crawl:
 
     def state(self) -> dict[str, Any]:
         path = storage.join(self.folder, "stage.json")
-        start = {"rounds": 0, "retry_before": 0, "finished": None}
+        start = {"rounds": 0, "retry_round": 0, "finished": None}
         return start | (json.loads(storage.read_bytes(path)) if storage.exists(path) else {})
 
     def save(self, state: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ class _Crawl:
             if (before is None or round_of(name) < before) and (only is None or round_of(name) == only)
         ]
 
-    def run_round(self, round_: int, retry_before: int) -> None:
+    def run_round(self, round_: int, retry_round: int) -> None:
         num_buckets = self.runner.num_buckets
         earlier = self.part_files(".parquet", before=round_)
         current = self.part_files(".parquet", only=round_)
@@ -163,7 +163,7 @@ class _Crawl:
             known = (
                 pipeline
                 | "ListEarlierLedgers" >> beam.Create(earlier)
-                | "ReadEarlierLedgers" >> beam.FlatMap(_ledger_marks, "known", retry_before)
+                | "ReadEarlierLedgers" >> beam.FlatMap(_ledger_marks, "known", retry_round)
             )
             done = (
                 pipeline
@@ -294,14 +294,14 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         if state["finished"] == inputs and not retry:
             continue
         if retry and state["finished"] is not None:
-            state |= {"retry_before": state["rounds"], "finished": None}
+            state |= {"retry_round": state["rounds"], "finished": None}
             crawl.save(state)
         storage.remove_leftovers(crawl.folder)
         files = crawl.settings.warc_files
         if files:
             crawl.index_files(warc_paths(files))
         while not files:
-            crawl.run_round(state["rounds"], state["retry_before"])
+            crawl.run_round(state["rounds"], state["retry_round"])
             if not crawl.part_files(".parquet", only=state["rounds"]):
                 break
             state["rounds"] += 1

@@ -5,7 +5,6 @@ where its `StoredMedia` JSON lies in the blobs. The index is written last, so bl
 Parts are only ever added: a retried request gets a row in a later generation, and the latest generation holds.
 """
 
-import hashlib
 import json
 import time
 import uuid
@@ -178,9 +177,3 @@ def read_index(path: str) -> Iterator[dict[str, Any]]:
 def load_media(folder: str, row: dict[str, Any]) -> StoredMedia:
     """The `StoredMedia` that an index row points to."""
     return StoredMedia.from_json(Blob(row["blobs"], row["offset"], row["length"]).read(folder))
-
-
-def store_fingerprint(folder: str) -> str:
-    """sha256 over the names of all finished parts: changes when, and only when, something was added."""
-    names = "\n".join(path.rpartition("/")[2] for path in index_parts(folder))
-    return hashlib.sha256(names.encode()).hexdigest()

@@ -69,7 +69,6 @@ class CrawlSettings(Settings):
     path_prefixes: list[str] = Field(default=["/"], description="Paths in scope")
     max_depth: int = Field(20, ge=0, description="Links from a seed")
     max_pages_per_host: int = Field(10_000, ge=1)
-    num_buckets: int = Field(64, ge=1, description="Groups of hosts; each is one worker's queue. More than workers")
 
     @model_validator(mode="after")
     def _begins_somewhere(self) -> Self:
