@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.errors import RunError, UserError
-from pipelines.local_workers import forking_runner
+from pipelines.local_workers import LOST_WORKER, forking_runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _known(error: BaseException) -> BaseException:
     if str(error).startswith("KeyboardInterrupt [while running"):  # Ctrl-C in this process, as Beam words it
         return KeyboardInterrupt()
     if "Channel closed prematurely" in text:
-        return RunError("a worker process was killed, as for want of memory; rerun to go on where it was")
+        return RunError(LOST_WORKER)
     return error
 
 
@@ -117,9 +118,13 @@ def _quiet_beam() -> Iterator[None]:
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    hook = threading.excepthook
+    # Threads that read from a worker end so when it is gone.
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)
     try:
         yield
     finally:
+        threading.excepthook = hook
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
 

@@ -6,7 +6,9 @@ being built, and a worker is there in milliseconds.
 """
 
 import atexit
+import contextlib
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import signal
@@ -18,9 +20,12 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.transforms import environments
 
+from pipelines.errors import RunError
+
 _URN = "dromaius:env:forked:v1"
 _PRELOAD = ["pipelines.forkserver_preload"]
 _STOP_SECONDS = 10
+LOST_WORKER = "a worker process was killed, as for want of memory; rerun to go on where it was"
 
 _context: ForkServerContext | None = None
 
@@ -46,15 +51,26 @@ class _ForkedWorkerHandler(GrpcWorkerHandler):
     def __init__(self, payload: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
         self._process: ForkServerProcess | None = None
+        self._stopping = threading.Event()
 
     def start_worker(self) -> None:
         self._process = _forkserver().Process(
             target=_run_worker, args=(self.control_address, self.worker_id), daemon=True
         )
         self._process.start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Fail the run when the worker ends before its time: Beam would wait for its answer for ever."""
+        assert self._process is not None
+        multiprocessing.connection.wait([self._process.sentinel])
+        while not self._stopping.wait(0.2):  # what is asked of it from now on fails as well
+            with contextlib.suppress(RuntimeError):  # the dictionary of what it was asked changes meanwhile
+                self.control_conn.abort(RunError(LOST_WORKER))
 
     def stop_worker(self) -> None:
         assert self._process is not None
+        self._stopping.set()
         self._process.join(_STOP_SECONDS)  # ends by itself when the control channel closes
         if self._process.is_alive():
             self._process.kill()

@@ -21,6 +21,7 @@ from tests.corpus_command import (
     build_here,
     copy_raw_store,
     free_port,
+    group_members,
     kill_group,
     leftovers,
     published,
@@ -253,3 +254,33 @@ def test_a_stopped_run_ends_at_once_and_can_go_on(tmp_path, number, workers, who
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)
+
+
+def test_a_worker_that_is_killed_fails_the_run_in_one_line(tmp_path):
+    port = free_port()
+    tree = spec_tree(port) | {"serve": serve_setting(port, tmp_path / "web")}
+    tree["http"]["delay_seconds"] = 30
+    spec = write_spec(tmp_path / "spec.yaml", tree)
+    process = start("corpus", "--spec", spec, "--out", tmp_path / "out", "--workers", "2")
+    try:
+        log = tmp_path / "web" / "requests.log"
+        while not log.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        for worker in grandchildren(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        printed, err = process.communicate(timeout=60)
+        assert (process.returncode, printed) == (1, "")
+        assert err == "error: a worker process was killed, as for want of memory; rerun to go on where it was\n"
+        assert wait_for_end(process.pid) == []
+    finally:
+        kill_group(process.pid)
+
+
+def grandchildren(process: int) -> list[int]:
+    """The worker processes of a run: children of its fork server."""
+    parents = {}
+    for member in group_members(process):
+        with contextlib.suppress(OSError):
+            parents[member] = int(Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()[1])
+    return [member for member, parent in parents.items() if parents.get(parent) == process]

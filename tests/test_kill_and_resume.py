@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.manifest import check_funnel, load_manifest, verify
+from pipelines.raw_store import index_parts, read_index
 from tests.corpus_command import (
+    Web,
     build,
     build_here,
     copy_raw_store,
@@ -126,14 +128,24 @@ def torment(folder: Path, number: int, num_kills: int, seconds: dict[str, float]
     port = free_port()
     spec = write_spec(folder / "spec.yaml", spec_tree(port) | {"serve": serve_setting(port, folder / "web")})
     out = folder / "out"
+    web = Web(port, folder / "web")
     hits: Counter[str] = Counter()
+    stored: set[str] = set()
+    num_asked = 0
     for kill in plan(number, num_kills, seconds):
         hit = kill_once(spec, out, kill)
         if hit is not None:
             hits[hit] += 1
             who = "all" if kill.whole_group else "the driver"
             print(f"build {number}: killed {who} of {kill.num_workers} workers in {hit}", flush=True)
+        if hit == "partial store":
+            indexes = index_parts(str(out / "work" / "raw" / "media"))
+            stored = {
+                row["key"].removeprefix("http://").replace(f":{port}", "") for i in indexes for row in read_index(i)
+            }
+            num_asked = len(web.requests())
     build(spec, out, workers=1)
+    assert not stored.intersection(web.requests()[num_asked:]), "what was stored before the kill is asked for again"
     assert leftovers(out) == []
     assert verify(str(out), hashes=True) == []
     manifest = load_manifest(str(out))
