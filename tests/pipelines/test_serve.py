@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import serve
 from pipelines.errors import UserError
 from pipelines.serve import _answers, serving
 from pipelines.spec import CorpusSpec
@@ -37,9 +38,9 @@ def address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def spec(**serve: object) -> CorpusSpec:
+def spec(**served: object) -> CorpusSpec:
     texts = {"kind": "text", "input": {"format": "jsonl_text", "files": ["a.jsonl"]}}
-    return CorpusSpec.model_validate({"name": "x", "version": "1.0.0", "serve": [serve], "sources": {"texts": texts}})
+    return CorpusSpec.model_validate({"name": "x", "version": "1.0.0", "serve": [served], "sources": {"texts": texts}})
 
 
 def test_a_folder_is_served_within_the_block_only(tmp_path: Path, address: str):
@@ -68,7 +69,8 @@ def test_a_missing_folder_is_told(tmp_path: Path, address: str):
         pass
 
 
-def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str):
+def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve, "FREE_SECONDS", 0)
     host, _, port = address.rpartition(":")
     with (
         socket.create_server((host, int(port))),

@@ -1,0 +1,57 @@
+"""Which pages become candidates: one of each canonical URL, under a licence and with signals that allow it."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.document import Provenance
+from pipelines.extract import _Candidates, _duplicates
+from pipelines.spec import CorpusSpec
+from tests.pipelines.stage_records import candidate, document, image, spec, text
+
+OWN = "https://a.example/x"
+WORDS = "The harbour was quiet and the lantern was golden, and nobody knew who had lit it in the night."
+
+
+def places(*rows: tuple[int, str, str, int], own: str = OWN) -> list[tuple[str, tuple[int, str]]]:
+    return [(task, value) for task, (mark, value) in _duplicates((f"web {own}", rows)) if mark == "duplicate"]
+
+
+def test_the_page_at_its_own_address_is_kept_then_the_nearest_to_a_seed():
+    near, own = (0, "https://a.example/x?print=1", "t1", 5), (3, OWN, "t2", 7)
+    assert places(near, own) == [("t1", (5, OWN))]
+    assert places(near, (1, "https://a.example/x?s=2", "t0", 9)) == [("t0", (9, "https://a.example/x?print=1"))]
+    assert places(own) == []
+
+
+def test_of_captures_of_one_url_one_is_kept_whatever_their_order():
+    rows = [(0, OWN, "t1", 0), (0, OWN, "t1", 90), (0, OWN, "t0", 40)]
+    assert places(*rows) == places(*reversed(rows)) == [("t1", (0, OWN)), ("t1", (90, OWN))]
+
+
+def free(kind: str, **policy: object) -> CorpusSpec:
+    return spec({"x": {"kind": kind, "filters": {"text": {"min_words": 1}}}}, policy=policy)
+
+
+def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
+    shown = (image(0),) if kind == "pair" else ()
+    made = document(kind, *shown, text(WORDS), num_media=len(shown))
+    found = _Candidates(given)
+    source = Provenance("x", "1", page_url="http://127.0.0.1:8000/1", license=license)
+    found.add("x", [candidate(replace(made, source=source))])
+    assert len(found.rows) + len(found.tally.drops) == 1
+    return [drop.reason for drop in found.tally.drops]
+
+
+@pytest.mark.parametrize(
+    ("kind", "license", "expected"),
+    [
+        ("text", "CC-BY-4.0", []),
+        ("text", "CC-BY-NC-4.0", ["license_not_allowed"]),
+        ("text", None, ["license_not_allowed"]),
+        ("pair", None, []),  # its picture has a licence of its own, which is known when it is there
+    ],
+)
+def test_a_pages_words_need_an_allowed_licence(kind: str, license: str | None, expected: list[str]):
+    assert reasons(free(kind, licenses=["CC-BY-4.0"]), license, kind) == expected
+    assert reasons(free(kind), license, kind) == []
