@@ -9,12 +9,14 @@ from pathlib import Path
 import click
 
 from tools.bench.fetch import bench_fetch
+from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
 
 BENCHES: dict[str, Callable[[Path], None]] = {
     "fetch": bench_fetch,
     "stages": bench_stages,
+    "reader": bench_reader,
 }
 """By name; each takes a folder for what it makes, which stays there for the next run."""
 

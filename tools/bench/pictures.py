@@ -1,26 +1,36 @@
-"""Pictures for the fetch benchmark, made once, and a server for them: `python -m tools.bench.pictures FOLDER PORT`.
+"""Pictures for the fetch benchmark, made once, and a server for them: `python -m tools.bench.pictures FOLDER`.
 
 Noise at many scales, as photographs have it, so that a JPEG holds as much as a photograph's: 400x300 to 1600x1200.
-All of them lie in one file that the server maps into memory: what it costs to serve is little beside fetching.
+All of them lie in one file that the server maps into memory: what it costs to serve is little beside fetching. It
+serves them over http, and over https with a certificate of its own.
 """
 
 import asyncio
+import ipaddress
 import json
 import mmap
 import signal
+import ssl
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import certifi
 import cv2
 import numpy as np
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 
 ADDRESSES = tuple(f"127.0.2.{n}" for n in range(1, 13))
-PORT = 8703
+PORTS = {"http": 8703, "https": 8704}
 NUM_PICTURES = 3000
 _WIDTHS = range(400, 1601, 100)
+_KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
 _FIELD = 2400  # pixels a side of what pictures are cut from
 
 
@@ -38,9 +48,20 @@ def make_pictures(folder: Path, num_pictures: int = NUM_PICTURES) -> None:
     index.write_text(json.dumps(places))
 
 
-def urls(num_pictures: int = NUM_PICTURES) -> list[str]:
+def urls(scheme: str, num_pictures: int) -> list[str]:
     """Where each picture is served: in turns on all addresses."""
-    return [f"http://{ADDRESSES[n % len(ADDRESSES)]}:{PORT}/{n:06d}.jpg" for n in range(num_pictures)]
+    port = PORTS[scheme]
+    return [f"{scheme}://{ADDRESSES[n % len(ADDRESSES)]}:{port}/{n:06d}.jpg" for n in range(num_pictures)]
+
+
+def trusted_certificates(folder: Path) -> Path:
+    """A file of all certificates that this machine trusts, and the server's own, which is made if it is not there."""
+    own, both = folder / "server.pem", folder / "trusted.pem"
+    if not own.exists():
+        own.write_bytes(_certificate())
+    known = ssl.get_default_verify_paths().cafile or certifi.where()
+    both.write_bytes(Path(known).read_bytes() + b"\n" + own.read_bytes().partition(_KEY_BEGINS)[0])
+    return both
 
 
 def _pictures(num_pictures: int) -> Iterator[bytes]:
@@ -68,7 +89,30 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
     return stretched
 
 
-async def serve(folder: Path, port: int, num_pictures: int = NUM_PICTURES) -> None:
+def _certificate() -> bytes:
+    """A certificate for all addresses, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tools.bench.pictures")])
+    addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2025, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2045, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + private
+
+
+async def serve(folder: Path, num_pictures: int = NUM_PICTURES) -> None:
     """Serve the pictures on all addresses until terminated; a line on stdout says when it is ready."""
     places = json.loads((folder / f"pictures-{num_pictures}.json").read_text())
     with open(folder / f"pictures-{num_pictures}.bin", "rb") as file:
@@ -81,10 +125,13 @@ async def serve(folder: Path, port: int, num_pictures: int = NUM_PICTURES) -> No
         offset, length = places[int(name)]
         return web.Response(body=data[offset : offset + length], content_type="image/jpeg")
 
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "server.pem")
     server = web.ServerRunner(web.Server(answer))
     await server.setup()
     for address in ADDRESSES:
-        await web.TCPSite(server, address, port).start()
+        await web.TCPSite(server, address, PORTS["http"]).start()
+        await web.TCPSite(server, address, PORTS["https"], ssl_context=tls).start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)
@@ -93,4 +140,4 @@ async def serve(folder: Path, port: int, num_pictures: int = NUM_PICTURES) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve(Path(sys.argv[1])))
