@@ -54,7 +54,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
 
 def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> None:
     """The funnel as a table, the rates, and in the last line what was written where."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     table = Table("source", "stage", "unit", "in", "kept", "dropped by reason", box=None, pad_edge=False)
     for row in manifest.funnel:
         table.add_row(row.source, row.stage, row.unit, f"{row.in_:,}", f"{row.kept:,}", _reasons(row))

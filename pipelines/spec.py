@@ -89,7 +89,9 @@ class CrawlInput(Settings):
     """Pages of one crawl, or of several."""
 
     format: Literal["crawled"] = "crawled"
-    crawl: str | list[str] = Field(description="Name of one of the spec's crawls, or a list of names")
+    crawl: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Name of one of the spec's crawls, or a list of names"
+    )
     include: list[Pattern] = Field(default=[], description="Only pages whose URL one of these finds; empty: all")
     exclude: list[Pattern] = Field(default=[], description="No page whose URL one of these finds")
 

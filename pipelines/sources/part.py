@@ -4,7 +4,6 @@ import glob
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 import fsspec
 from pydantic import Field
@@ -32,11 +31,9 @@ class Part:
 class Files(Settings):
     """What the settings of every format hold."""
 
-    paths: ClassVar[tuple[str, ...]] = ()  # further settings that are paths
-
     files: list[str] = Field(
         min_length=1,
-        description="Paths or fsspec URLs, with globs and ranges such as {0..127}; relative to the spec's folder.",
+        description="Paths or fsspec URLs, with globs and ranges such as {0..127}; relative to where the command runs.",
     )
     dataset: str | None = Field(None, description="What samples name as their data set; the source's name if null.")
     release: str | None = Field(None, description="Release of the data set, kept with each sample.")
@@ -45,14 +42,6 @@ class Files(Settings):
     )
     part_bytes: int = Field(64 << 20, gt=0, description="Plain line files are cut at line ends about so far apart.")
     part_rows: int = Field(100_000, gt=0, description="Row groups of parquet files are joined up to so many rows.")
-
-    def resolved(self, folder: str) -> Self:
-        """The settings with relative paths made to start at `folder`, that of the spec."""
-        update: dict[str, object] = {"files": [_below(folder, f) for f in self.files]}
-        for name in self.paths:
-            value = getattr(self, name)
-            update[name] = None if value is None else _below(folder, value)
-        return self.model_copy(update=update)
 
 
 def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -> list[tuple[str, str]]:
@@ -90,10 +79,6 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
 def whole_files(settings: Files) -> list[Part]:
     """A part a file, for formats that cannot be cut."""
     return [Part(path, name, index=i) for i, (path, name) in enumerate(expand(settings.files))]
-
-
-def _below(folder: str, path: str) -> str:
-    return path if path.startswith("/") or "://" in path else storage.join(folder, path)
 
 
 def _without_scheme(path: str) -> str:

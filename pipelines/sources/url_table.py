@@ -8,7 +8,7 @@ be known from it; its licence says nothing of the pictures.
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -65,8 +65,6 @@ _WITHDRAWN_COLUMNS = {"URL", "TEXT", "similarity"}  # in this case, as the origi
 
 class UrlTableSettings(Files):
     """A list of picture addresses with captions."""
-
-    paths: ClassVar[tuple[str, ...]] = ("block_list",)
 
     format: Literal["url_table"] = "url_table"
     columns: dict[str, str] = Field(

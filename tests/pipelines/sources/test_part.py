@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from pipelines.errors import UserError
 from pipelines.settings import load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.sources.part import Files, expand
+from pipelines.sources.part import expand
 from pipelines.sources.url_table import UrlTableSettings
 
 
@@ -51,13 +51,6 @@ def test_patterns_work_on_fsspec_urls(read_all):
     fsspec.filesystem("memory").pipe("/lists/de/a.csv", b"url,caption\nhttps://img.example/1.jpg,boat\n")
     assert [name for _, name in expand(["memory://lists/*/*.csv"])] == ["de/a.csv"]
     assert read_all(UrlTableSettings(files=["memory://lists/**/*.csv"]), "pair").texts == ["boat"]
-
-
-def test_relative_paths_start_at_the_specs_folder():
-    settings = UrlTableSettings(files=["a/*.csv", "/b.csv", "s3://c/d.csv"], block_list="no.txt").resolved("/spec")
-    assert settings.files == ["/spec/a/*.csv", "/b.csv", "s3://c/d.csv"]
-    assert settings.block_list == "/spec/no.txt"
-    assert Files(files=["x"]).resolved("/spec").files == ["/spec/x"]
 
 
 def test_every_format_of_the_union_has_functions_and_the_reverse():
