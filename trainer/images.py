@@ -40,7 +40,8 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
     if (height, width) == (size, size):
         return np.ascontiguousarray(picture)
     shrinks = height >= size and width >= size
-    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)  # type: ignore[return-value]
+    resized: Pixels = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return resized
 
 
 def _jpeg(data: bytes, size: int) -> Pixels:
@@ -49,20 +50,21 @@ def _jpeg(data: bytes, size: int) -> Pixels:
         _refuse_large(width, height)
         if colours in ("CMYK", "YCCK"):
             return _other(data)
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, min_factor=1)
+        decoded: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, min_factor=1)
     except ValueError as error:
         raise DamagedSample(f"broken JPEG: {error}") from error
+    return decoded
 
 
 def _other(data: bytes) -> Pixels:
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        picture: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise DamagedSample(f"broken picture: {error}") from error
     if picture is None:
         raise DamagedSample("broken picture: no format that is known")
     _refuse_large(picture.shape[1], picture.shape[0])
-    return picture  # type: ignore[return-value]
+    return picture
 
 
 def _refuse_large(width: int, height: int) -> None:

@@ -83,9 +83,7 @@ class PlanReport:
                 + (f"   {s.num_refused:,} samples left out" if s.num_refused else "")
             )
         if self.num_planned < self.num_steps:
-            lines.append(
-                f"steps up to {self.num_planned:,} are planned as they will be, the rest goes on at their pace"
-            )
+            lines.append("planned are the first steps of each phase; the rest goes on at their pace")
         if self.exhausted:
             lines.append(f"WARNING: {self.exhausted}")
         return "\n".join(lines)

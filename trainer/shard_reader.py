@@ -24,8 +24,13 @@ from trainer.byte_store import ByteStore
 GROUP_CACHE_BYTES = 256 << 20
 """Bytes of row groups that are kept: the blocks that a few sources are being read from."""
 
-_PARTS = ("key", "byte_offset", "bytes", "parts.list.element.name", "parts.list.element.offset")
-_PARTS = (*_PARTS, "parts.list.element.bytes", "media.list.element.part")
+_PARTS = (
+    "key",
+    "byte_offset",
+    "bytes",
+    *(f"parts.list.element.{name}" for name in ("name", "offset", "bytes")),
+    "media.list.element.part",
+)
 _FRAME = TYPES.index("frame")
 _TEXT = TYPES.index("text")
 
@@ -88,11 +93,10 @@ class ShardReader:
 
     def segments(self, row: int) -> list[Segment]:
         """What a sample is made of."""
-        assert self._tokens is not None, "opened without tokens"
-        number, at = self._tokens.locate(row)
-        group: _TokenGroup = self._cache.get(
-            (self._tokens.path, number), lambda: _TokenGroup.read(self._tokens, number)
-        )
+        tokens = self._tokens
+        assert tokens is not None, "opened without tokens"
+        number, at = tokens.locate(row)
+        group: _TokenGroup = self._cache.get((tokens.path, number), lambda: _TokenGroup.read(tokens, number))
         return group.segments(at)
 
     def picture(self, row: int, media: int) -> bytes:

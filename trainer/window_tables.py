@@ -75,7 +75,7 @@ def source_windows(
             arrays = _measure(corpus, shards, tokens, layout, length)
             with contextlib.suppress(OSError):  # a corpus that may only be read
                 buffer = io.BytesIO()
-                np.savez(buffer, **arrays)
+                np.savez(buffer, allow_pickle=False, **arrays)
                 storage.write_bytes(path, buffer.getvalue())
         refused = json.loads(bytes(arrays.pop("refused")))
         numbers = arrays.pop("numbers")

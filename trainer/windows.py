@@ -1,5 +1,6 @@
 """How many places and pictures each window of each sample takes: what a plan knows of a source without opening it."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,13 +47,19 @@ class SourceWindows:
     def totals(self) -> I64:
         """(N,) places that all windows of each sample take together."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens, dtype=np.int64)])
-        return ends[self.first[1:]] - ends[self.first[:-1]]
+        totals: I64 = ends[self.first[1:]] - ends[self.first[:-1]]
+        return totals
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        ends: list[int] = self.shard_ends.tolist()
+        return ends
 
     def place(self, sample: int) -> tuple[int, int]:
         """Shard and row in it of a sample."""
         number = sample if self.numbers is None else int(self.numbers[sample])
-        shard = int(np.searchsorted(self.shard_ends, number, side="right"))
-        return shard, number - (int(self.shard_ends[shard - 1]) if shard else 0)
+        shard = bisect_right(self._ends, number)
+        return shard, number - (self._ends[shard - 1] if shard else 0)
 
 
 def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequence[int]) -> SourceWindows:
