@@ -228,6 +228,7 @@ class Loader:
         self._pool = ThreadPoolExecutor(num, "reader") if num else None
         self._planner = ThreadPoolExecutor(1, "planner") if num else None
         self._next: Future[Step] | None = None
+        self._end: UserError | None = None
 
     def __iter__(self) -> Iterator[RankStep]:
         """The steps, without end."""
@@ -250,6 +251,7 @@ class Loader:
         self._ahead = deque(kept)
         last = kept[-1][0] if kept else self._last
         self._plan.state = last.state if last is not None else self._start
+        self._end = None
         self._steps = iter(self._plan)
         return step
 
@@ -266,11 +268,18 @@ class Loader:
     def _from_threads(self) -> RankStep:
         assert self._pool is not None
         assert self._planner is not None
-        while len(self._ahead) <= self._settings.prefetch_steps:
-            step = (self._next or self._planner.submit(next, self._steps)).result()
+        while self._end is None and len(self._ahead) <= self._settings.prefetch_steps:
+            try:
+                step = (self._next or self._planner.submit(next, self._steps)).result()
+            except UserError as error:
+                self._end = error  # a source is exhausted: what was planned before is trained on first
+                break
             self._next = self._planner.submit(next, self._steps)
             packs = step.of_rank(self._rank, self._world_size)
             self._ahead.append((step, [self._pool.submit(self._read, pack, step.number) for pack in packs]))
+        if not self._ahead:
+            assert self._end is not None
+            raise self._end
         step, futures = self._ahead.popleft()
         return self._done(step, [future.result() for future in futures])
 

@@ -15,6 +15,7 @@ from tests.trainer.small_corpus import WEIGHTS, Opened, build, digest, take
 from trainer.consumed import ConsumedLog
 from trainer.corpus import TrainingCorpus
 from trainer.mixture import Phase
+from trainer.plan import Plan
 from trainer.plan_state import PlanState
 
 NUM_STEPS = 14
@@ -252,3 +253,23 @@ def test_phases_of_tokens_are_read_as_planned(opened):
     assert {row.source for step in steps[3:] for row in step.rows if row.position >= steps[3].step.phase.position} == {
         "texts"
     }
+
+
+def test_all_that_was_planned_is_read_before_a_source_is_exhausted(opened):
+    seen = []
+    for num_threads in (0, 2):
+        plan = opened.plan()
+        plan.max_passes = {"pairs": 2}
+        steps = map(lambda step: seen.append(step.step.number), opened.loader(plan, num_threads=num_threads))  # noqa: C417
+        with pytest.raises(UserError, match="pairs is exhausted: steps from 16 on"):
+            list(steps)
+        with pytest.raises(UserError, match="pairs is exhausted"):
+            take(opened.loader(opened_at(opened, 16), num_threads=num_threads), 1)
+    assert seen == [*range(16), *range(16)]
+
+
+def opened_at(opened: Opened, step: int) -> Plan:
+    """A plan of at most two passes over the pairs that goes on from a step."""
+    plan = opened.plan(next(s.state for s in opened.plan() if s.number == step - 1))
+    plan.max_passes = {"pairs": 2}
+    return plan
