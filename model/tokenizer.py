@@ -128,7 +128,8 @@ class Tokenizer:
             ids: Token ids.
             with_own: Whether the model's own tokens, and begin and end, are written by their names or left out.
         """
-        text, run = [], []
+        text: list[str] = []
+        run: list[int] = []
         names = {i: name for name, i in self.ids.items()}
         names |= {i: self.base.piece(i) for i in (self.bos_id, self.eos_id) if i < self.base.size}
         for token_id in map(int, ids):
@@ -194,10 +195,10 @@ class _Fast:
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
 
     def encode(self, text: str, continued: bool) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False) if ids else ""  # type: ignore[no-any-return]
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False) if ids else ""
 
     def piece(self, token_id: int) -> str:
         piece = self.tokenizer.id_to_token(token_id) or ""
@@ -206,7 +207,7 @@ class _Fast:
         return piece.replace("▁", " ").replace("<0x0A>", "\n")
 
     def find(self, piece: str) -> int | None:
-        return self.tokenizer.token_to_id(piece)  # type: ignore[no-any-return]
+        return self.tokenizer.token_to_id(piece)
 
 
 class _SentencePiece:

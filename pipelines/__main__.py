@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pipelines import storage
 from pipelines.errors import RunError, UserError
 
 
@@ -77,6 +78,7 @@ def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
+    click.get_current_context().with_resource(storage.hold(values["out"].rstrip("/")))
     return spec, values["out"].rstrip("/"), Runner(values["runner"], values["workers"], values["beam_options"])
 
 

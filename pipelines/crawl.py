@@ -290,16 +290,17 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
     for name in spec.crawls:
         crawl = _Crawl(spec, name, out, runner)
         state = crawl.state()
-        inputs = digest(spec.crawls[name].model_dump(mode="json"), spec.request_policy.model_dump(mode="json"))
+        files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
+        settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
+        inputs = digest(settings, [(path, storage.size(path)) for path in files])
         if state["finished"] == inputs and not retry:
             continue
         if retry and state["finished"] is not None:
             state |= {"retry_round": state["rounds"], "finished": None}
             crawl.save(state)
         storage.remove_leftovers(crawl.folder)
-        files = crawl.settings.warc_files
         if files:
-            crawl.index_files(warc_paths(files))
+            crawl.index_files(files)
         while not files:
             crawl.run_round(state["rounds"], state["retry_round"])
             if not crawl.part_files(".parquet", only=state["rounds"]):

@@ -20,7 +20,7 @@ from pipelines.fetch import candidates_folder
 from pipelines.html_document import Page, parse_page
 from pipelines.ledger import FETCHED, crawl_folder, ledger_parts
 from pipelines.page_documents import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.permission import Verdict, page_verdict, response_verdict
 from pipelines.sources import FORMATS
 from pipelines.sources.part import Part
@@ -123,10 +123,10 @@ class _ExtractPart(beam.DoFn):
         if task.crawl is not None:
             receipt = PartFolder(crawl_folder(self._out, task.crawl)).receipt(task.ledger or "")
             assert receipt is not None
-            return digest(_crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
+            return stage_inputs(_crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
         assert task.piece is not None
         source = self._spec.sources[task.source or ""]
-        return digest(_source_settings(source), asdict(task.piece))
+        return stage_inputs(_source_settings(source), asdict(task.piece))
 
     def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
         found = _Candidates(self._spec)
@@ -285,7 +285,7 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     ledgers = {crawl: PartFolder(crawl_folder(out, crawl)).fingerprint() for crawl in spec.crawls}
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = digest(ledgers, settings, lists, [asdict(task) for task in tasks])
+    inputs = stage_inputs(ledgers, settings, lists, [asdict(task) for task in tasks])
     if folder.is_finished(inputs):
         return
     folder.begin()

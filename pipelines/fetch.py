@@ -23,7 +23,7 @@ from pipelines.fetch_media import fetch_media, store_image
 from pipelines.host_buckets import GroupHosts
 from pipelines.host_queues import run_queues
 from pipelines.http_client import PoliteClient, is_transient
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
 from pipelines.spec import CorpusSpec, MediaSettings
 from pipelines.text_rules import Refusal, judge_spoken
@@ -199,7 +199,7 @@ class _CompletePart(beam.DoFn):
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
         assert candidates is not None
-        inputs = digest(candidates.files, rows, _completion_settings(self._spec))
+        inputs = stage_inputs(candidates.files, rows, _completion_settings(self._spec))
         folder.once(part, inputs, lambda: self._complete(part, inputs, rows))
         yield part
 
@@ -258,7 +258,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
         for name, source in spec.sources.items()
     }
-    inputs = digest(candidates.fingerprint(), renditions, _completion_settings(spec))
+    inputs = stage_inputs(candidates.fingerprint(), renditions, _completion_settings(spec))
     if documents.is_finished(inputs) and not retry:
         return
     documents.begin()

@@ -22,7 +22,7 @@ from pipelines.fetch import documents_folder, media_folder
 from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.image_text_match import DECIMALS, ImageTextMatch
 from pipelines.images import features
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
 from pipelines.raw_store import Blob
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
 from pipelines.tar_samples import tar_bytes
@@ -90,7 +90,7 @@ class _MeasurePart(beam.DoFn):
         models = {
             name: s.filters.match and s.filters.match.model_dump(mode="json") for name, s in self._spec.sources.items()
         }
-        inputs = digest(receipt.files, models)
+        inputs = stage_inputs(receipt.files, models)
         features_folder(self._out).once(part, inputs, lambda: self._measure(part, inputs))
         yield part
 
@@ -271,7 +271,7 @@ class _DecidePart(beam.DoFn):
             for name, s in self._spec.sources.items()
         }
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
-        inputs = digest(
+        inputs = stage_inputs(
             [f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name
         )
         decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, marks, overused))
@@ -357,7 +357,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     sources = {
         name: s.model_dump(mode="json", include={"kind", "filters", "sharding"}) for name, s in spec.sources.items()
     }
-    inputs = digest(documents.fingerprint(), sources, spec.split.model_dump(mode="json"), spec.policy.name)
+    inputs = stage_inputs(documents.fingerprint(), sources, spec.split.model_dump(mode="json"), spec.policy.name)
     if decided.is_finished(inputs):
         return
     measured.begin()

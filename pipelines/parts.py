@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipelines
 from pipelines import storage
 from pipelines.document import Drop, canonical_json
 
@@ -109,6 +110,11 @@ def sum_counts(receipts: Iterable[Receipt]) -> list[Count]:
 def digest(*values: Any) -> str:
     """sha256 in hex of any JSON values: the name of a part's or stage's inputs."""
     return hashlib.sha256(canonical_json(values).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def stage_inputs(*values: Any) -> str:
+    """The hash of what a part or a stage is made from: the values, and the version of the code that makes it."""
+    return digest(pipelines.__version__, *values)
 
 
 def stable_hash(text: str) -> int:

@@ -38,7 +38,7 @@ from pipelines.manifest import (
     verify,
     write_manifest,
 )
-from pipelines.parts import PartFolder, digest, read_rows, read_table, stable_hash, sum_counts
+from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
 from pipelines.raw_store import Blob
 from pipelines.reader_indexes import write_reader_indexes
 from pipelines.shard_format import ShardWriter, finish_document
@@ -124,7 +124,7 @@ class _WriteShard(beam.DoFn):
         path, rows = grouped[0], sorted(grouped[1])
         source, split, name = path.split("/")
         number = int(name.removesuffix(".tar").rpartition("-")[2])
-        inputs = digest(rows, self._config, pipelines.__version__)
+        inputs = stage_inputs(rows, self._config)
         receipts = shards_folder(self._out)
         receipt_path = receipts.file(name.removesuffix(".tar") + f"-{split}", ".json")
         target = storage.join(self._out, path)
@@ -199,7 +199,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
 
 
 def _inputs(spec: CorpusSpec, fingerprint: str) -> str:
-    return digest(spec.sha256, fingerprint, pipelines.__version__)
+    return stage_inputs(spec.sha256, fingerprint)
 
 
 def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:

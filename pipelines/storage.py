@@ -5,6 +5,7 @@ store makes an upload visible when it is complete. Readers skip what begins with
 """
 
 import contextlib
+import fcntl
 import io
 import os
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import fsspec
+
+from pipelines.errors import UserError
 
 TEMPORARY = ".~"
 
@@ -149,6 +152,25 @@ def remove(path: str) -> None:
     fs, inner = _filesystem(path)
     if fs.exists(inner):
         fs.rm(inner, recursive=True)
+
+
+@contextlib.contextmanager
+def hold(folder: str) -> Iterator[None]:
+    """Be the only run that works in a local folder; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: If another run is there.
+    """
+    if not is_local(folder):
+        yield
+        return
+    os.makedirs(os.path.join(folder, "work"), exist_ok=True)
+    with open(os.path.join(folder, "work", "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another run is at work here; wait for it, or name another folder") from error
+        yield
 
 
 def remove_leftovers(folder: str) -> int:

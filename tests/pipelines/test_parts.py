@@ -2,7 +2,17 @@ from pathlib import Path
 
 from pipelines import storage
 from pipelines.document import Drop
-from pipelines.parts import DROP_SCHEMA, Count, PartFolder, Tally, digest, read_rows, stable_hash, sum_counts, write_table
+from pipelines.parts import (
+    DROP_SCHEMA,
+    Count,
+    PartFolder,
+    Tally,
+    digest,
+    read_rows,
+    stable_hash,
+    sum_counts,
+    write_table,
+)
 
 
 def finish(folder: PartFolder, part: str, inputs: str = "x"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
+from pipelines.errors import UserError
 
 
 def test_a_file_appears_when_its_block_ends_and_not_before(tmp_path: Path):
@@ -63,3 +64,11 @@ def test_fsspec_urls_behave_like_local_paths():
     assert not storage.exists(f"{base}/half")
     storage.remove(base)
     assert not storage.exists(f"{base}/b.json")
+
+
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path):
+    held = storage.hold(str(tmp_path))
+    with held, pytest.raises(UserError, match="another run is at work here"), storage.hold(str(tmp_path)):
+        pass
+    with storage.hold(str(tmp_path)):
+        pass

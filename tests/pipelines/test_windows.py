@@ -47,7 +47,7 @@ def test_signals_and_scores_follow_their_picture():
 
 def test_text_is_cut_at_a_paragraph_before_a_sentence_before_a_word():
     paragraphs = "\n\n".join(["one two three."] * 6)
-    assert [w.document.text for w in windows(page(Segment("text", text=paragraphs)), 1, 50)][0].endswith("three.")
+    assert windows(page(Segment("text", text=paragraphs)), 1, 50)[0].document.text.endswith("three.")
     sentences = " ".join(["One two three."] * 6)
     assert all(w.document.text.endswith("three.") for w in windows(page(Segment("text", text=sentences)), 1, 50))
     words = " ".join(["word"] * 40)
