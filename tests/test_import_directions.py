@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "pipelines", "tools", "trainer")
-STAGES = {"beam_run", "forkserver_preload", "local_workers", "crawl", "extract", "fetch", "filter", "shard", "tokenize", "corpus", "__main__"}
+STAGES = {
+    "beam_run",
+    "forkserver_preload",
+    "local_workers",
+    "crawl",
+    "extract",
+    "fetch",
+    "filter",
+    "shard",
+    "tokenize",
+    "corpus",
+    "__main__",
+}
 BEAM_MODULES = STAGES | {"duplicates", "find_duplicates", "host_buckets", "warc_ledger"}
 VOCABULARY = {"errors", "document", "candidate", "settings", "storage"}
 MAY_IMPORT = {
