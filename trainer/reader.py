@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 from pydantic import Field
 
 from model.segment import Text
@@ -224,6 +225,7 @@ class Loader:
         self._steps = iter(plan)
         self._ahead: deque[tuple[Step, list[Future[list[ReadPiece]]]]] = deque()
         self._last: Step | None = None
+        cv2.setNumThreads(1)  # our threads are the parallelism; OpenCV's own would fight them
         num = self._settings.num_threads
         self._pool = ThreadPoolExecutor(num, "reader") if num else None
         self._planner = ThreadPoolExecutor(1, "planner") if num else None
