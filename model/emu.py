@@ -90,11 +90,18 @@ class Emu(nn.Module):
         if images is None:
             side = self.config.encoder.image_size
             images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=batch.token_ids.device)
+        if images.ndim != 4 or self._slots_alike:
+            return self.encode_pictures(images).flatten(0, 1)
+        # The encoder runs once: ranks with and without frames must call the same modules, or ZeRO-3 waits for ever.
         num_stills = len(images) - batch.num_frames
+        tokens = self._encoder_tokens(images)
         parts = []
-        for part, is_frame in ((images[:num_stills], False), (images[num_stills:], True)):
-            if len(part):
-                parts.append(self.encode_pictures(part, frames=is_frame).flatten(0, 1))
+        for part, num_slots in (
+            (tokens[:num_stills], self.config.bridge.image_slots),
+            (tokens[num_stills:], self.config.bridge.frame_slots),
+        ):
+            features = self.bridge.reduce(part, num_slots).to(self.language_model.dtype)
+            parts.append(self.bridge.encode(features).flatten(0, 1))
         return torch.cat(parts)
 
     def encode_pictures(self, images: Tensor, *, frames: bool = False) -> Tensor:
@@ -116,10 +123,17 @@ class Emu(nn.Module):
         Returns:
             (N, slots, E) for emu2, (N, 1 + patches, encoder width) for emu.
         """
+        num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
+        return self.bridge.reduce(self._encoder_tokens(images), num_slots)
+
+    def _encoder_tokens(self, images: Tensor) -> Tensor:
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(trained):
-            num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
-            return self.bridge.reduce(self.encoder(images), num_slots)
+            return self.encoder(images)
+
+    @property
+    def _slots_alike(self) -> bool:
+        return self.config.bridge.image_slots == self.config.bridge.frame_slots
 
     def inputs(self, batch: Batch, embeddings: Tensor) -> Tensor:
         """What the language model reads: embeddings of tokens, and in the slots those of pictures.

@@ -74,7 +74,7 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     """The spec, the output folder and the runner of a stage's options. Beam is imported here: it takes a second."""
-    from pipelines.beam_run import Runner
+    from pipelines.running.beam_run import Runner
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
@@ -101,7 +101,7 @@ def corpus(retry: str | None, **values: Any) -> None:
 def crawl(retry: str | None, **values: Any) -> None:
     """Crawl pages into WARC files and a ledger."""
     from pipelines.crawl import run_crawls
-    from pipelines.serve import serving
+    from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
@@ -113,7 +113,7 @@ def crawl(retry: str | None, **values: Any) -> None:
 def extract(**values: Any) -> None:
     """Pages and lists into candidates, whose text is judged."""
     from pipelines.extract import run_extract
-    from pipelines.serve import serving
+    from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
@@ -126,7 +126,7 @@ def extract(**values: Any) -> None:
 def fetch(retry: str | None, **values: Any) -> None:
     """Pictures, videos and subtitles of the candidates into the raw store."""
     from pipelines.fetch import run_fetch
-    from pipelines.serve import serving
+    from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
@@ -157,7 +157,7 @@ def shard(**values: Any) -> None:
 @click.option("--corpus", "folder", required=True, help="Folder of tars: img2dataset's, Energon's, plain WebDataset.")
 def index(folder: str) -> None:
     """Give foreign tars an index and a manifest."""
-    from pipelines.index import index_corpus
+    from pipelines.shards.index import index_corpus
 
     indexed = index_corpus(folder)
     for note in indexed.notes:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.beam_run import Runner
 from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
-from pipelines.manifest import FunnelRow, Manifest
-from pipelines.serve import serving
+from pipelines.running.beam_run import Runner
+from pipelines.running.serve import serving
 from pipelines.shard import run_shard
+from pipelines.shards.manifest import FunnelRow, Manifest
 from pipelines.spec import CorpusSpec
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")

@@ -14,19 +14,20 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines import storage, urls
-from pipelines.beam_run import Runner, run_pipeline
+from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track
-from pipelines.completion import complete
 from pipelines.document import Document, Drop
-from pipelines.fetch_media import fetch_media, store_image
-from pipelines.host_buckets import GroupHosts
-from pipelines.host_queues import run_queues
-from pipelines.http_client import PoliteClient, is_transient
+from pipelines.media.completion import complete
+from pipelines.media.fetch_media import fetch_media, store_image
+from pipelines.media.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
-from pipelines.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
+from pipelines.running.beam_run import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, MediaSettings
-from pipelines.text_rules import Refusal, judge_spoken
+from pipelines.text.text_rules import Refusal, judge_spoken
+from pipelines.web import urls
+from pipelines.web.host_buckets import GroupHosts
+from pipelines.web.host_queues import run_queues
+from pipelines.web.http_client import PoliteClient, is_transient
 
 DOCUMENT_SCHEMA = pa.schema(
     [

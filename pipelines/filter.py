@@ -14,20 +14,20 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.assignment import sentences_of
-from pipelines.beam_run import Runner, run_pipeline
+from pipelines.decisions.duplicates import Fingerprint, minhash
+from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions.thresholds import judge
+from pipelines.decisions.windows import windows
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
-from pipelines.duplicates import Fingerprint, minhash
 from pipelines.fetch import documents_folder, media_folder
-from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
-from pipelines.image_text_match import DECIMALS, ImageTextMatch
-from pipelines.images import features
+from pipelines.images.image_text_match import DECIMALS, ImageTextMatch
+from pipelines.images.images import features
+from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
-from pipelines.raw_store import Blob
+from pipelines.running.beam_run import Runner, run_pipeline
+from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
-from pipelines.tar_samples import tar_bytes
-from pipelines.thresholds import judge
-from pipelines.windows import windows
+from pipelines.text.assignment import sentences_of
 
 FEATURE_SCHEMA = pa.schema(
     [

@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pipelines import urls
+from pipelines.decisions.duplicates import DuplicateSettings
 from pipelines.document import Kind, Split
-from pipelines.duplicates import DuplicateSettings
 from pipelines.errors import UserError
-from pipelines.http_client import HttpSettings
-from pipelines.image_text_match import MatchSettings
-from pipelines.images import ImageSettings
-from pipelines.language import LanguageSettings
-from pipelines.page_documents import PageSettings
-from pipelines.permission import PolicySettings
+from pipelines.images.image_text_match import MatchSettings
+from pipelines.images.images import ImageSettings
+from pipelines.pages.page_documents import PageSettings
 from pipelines.settings import Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.text_quality import TextQuality
-from pipelines.video import VideoSettings
+from pipelines.text.language import LanguageSettings
+from pipelines.text.text_quality import TextQuality
+from pipelines.video.video import VideoSettings
+from pipelines.web import urls
+from pipelines.web.http_client import HttpSettings
+from pipelines.web.permission import PolicySettings
 
 NAME = r"^[a-z][a-z0-9_-]{0,39}$"
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.document import Document, Segment
 from pipelines.errors import UserError
-from pipelines.manifest import Manifest, ShardInfo
+from pipelines.shards.manifest import Manifest, ShardInfo
 
 SCHEMA_NAME = "dromaius-tokens/1"
 FILE_NAME = "tokens.json"

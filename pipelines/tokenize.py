@@ -12,13 +12,13 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.beam_run import Runner, run_pipeline
 from pipelines.document import Document
 from pipelines.errors import UserError
-from pipelines.foreign_samples import MIME_TYPES, read_document
-from pipelines.manifest import Manifest, ShardInfo, load_manifest
-from pipelines.sidecar import read_sidecar
-from pipelines.tar_samples import TarSample
+from pipelines.running.beam_run import Runner, run_pipeline
+from pipelines.shards.foreign_samples import MIME_TYPES, read_document
+from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.shards.tar_samples import TarSample
 from pipelines.token_sidecar import (
     FILE_NAME,
     FastEncoder,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.manifest import check_funnel, load_manifest, verify
+from pipelines.shards.manifest import check_funnel, load_manifest, verify
 from tests.corpus_command import (
     ROOT,
     build_here,

@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from pipelines.document import KINDS, Document
-from pipelines.manifest import Manifest, check_funnel, load_manifest, verify
+from pipelines.shards.manifest import Manifest, check_funnel, load_manifest, verify
 from tests.corpus_command import (
     Web,
     build,

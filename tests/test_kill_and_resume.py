@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.manifest import check_funnel, load_manifest, verify
-from pipelines.raw_store import index_parts, read_index
+from pipelines.media.raw_store import index_parts, read_index
+from pipelines.shards.manifest import check_funnel, load_manifest, verify
 from tests.corpus_command import (
     Web,
     build,

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pipelines import storage
 from pipelines.document import KINDS, Document, Kind
 from pipelines.errors import UserError
-from pipelines.foreign_samples import read_document
-from pipelines.manifest import Manifest, ShardInfo, load_manifest
-from pipelines.tar_samples import TarSample, read_index, read_sample
+from pipelines.shards.foreign_samples import read_document
+from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
+from pipelines.shards.tar_samples import TarSample, read_index, read_sample
 
 WIDTH = 1400
 MARGIN = 28

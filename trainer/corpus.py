@@ -7,8 +7,8 @@ from typing import Any, Self
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from pipelines.manifest import Manifest, ShardInfo, load_manifest
-from pipelines.tar_samples import index_path
+from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
+from pipelines.shards.tar_samples import index_path
 from pipelines.token_sidecar import TokensInfo, load_tokens, token_sidecar_path, tokens_folder
 from trainer.byte_store import ByteStore, CacheSettings
 from trainer.shard_reader import GroupCache, ShardReader

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from model.segment import Phrase, Picture, Segment, Text
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.manifest import ShardInfo
-from pipelines.tar_samples import BLOCK
+from pipelines.shards.manifest import ShardInfo
+from pipelines.shards.tar_samples import BLOCK
 from pipelines.token_sidecar import TYPES
 from trainer.byte_store import ByteStore
 

@@ -21,8 +21,8 @@ from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
 from pipelines.document import Document
 from pipelines.errors import RunError, UserError
-from pipelines.foreign_samples import read_document
-from pipelines.tar_samples import TarSample
+from pipelines.shards.foreign_samples import read_document
+from pipelines.shards.tar_samples import TarSample
 from trainer.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.images import decode
 from trainer.mixture import Scheduler

@@ -18,8 +18,8 @@ from model.sequence import Layout
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from pipelines.manifest import Manifest, ShardInfo
 from pipelines.parts import read_table
+from pipelines.shards.manifest import Manifest, ShardInfo
 from pipelines.token_sidecar import TYPES, TokensInfo, is_current, token_sidecar_path, tokens_folder
 from trainer.byte_store import ByteStore
 from trainer.shard_reader import GroupCache, ShardReader

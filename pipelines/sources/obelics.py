@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from pipelines import urls
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Kind, Media, Score, Segment, clean_text, merge_text
 from pipelines.sources.origin import (
@@ -28,6 +27,7 @@ from pipelines.sources.origin import (
 )
 from pipelines.sources.part import Files, Part
 from pipelines.sources.tables import read_parquet, require_columns, table_parts
+from pipelines.web import urls
 
 KINDS: tuple[Kind, ...] = ("interleaved",)
 BOUNDARY = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"

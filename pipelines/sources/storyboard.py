@@ -17,10 +17,10 @@ from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.errors import UserError
-from pipelines.licenses import license_id
+from pipelines.shards.tar_samples import TarSample
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
 from pipelines.sources.part import Files, Part, whole_files
-from pipelines.storyboard_sheets import (
+from pipelines.video.storyboard_sheets import (
     Level,
     Sheet,
     StoryboardRejected,
@@ -30,8 +30,8 @@ from pipelines.storyboard_sheets import (
     read_mhtml,
     tile_times,
 )
-from pipelines.subtitles import Format, Subtitles, SubtitlesRejected, choose_track, parse_subtitles
-from pipelines.tar_samples import TarSample
+from pipelines.video.subtitles import Format, Subtitles, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("video",)
 _SUBTITLES: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")  # word times survive in the first

@@ -15,12 +15,12 @@ from pydantic import Field
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Kind, Media, Score, Segment
 from pipelines.errors import UserError
-from pipelines.licenses import license_id
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
 from pipelines.sources.part import Files, Part
 from pipelines.sources.tables import open_table, table_parts
+from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("pair",)
 

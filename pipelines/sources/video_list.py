@@ -31,7 +31,7 @@ from pipelines.sources.origin import (
 from pipelines.sources.part import Files, Part, expand
 from pipelines.sources.tables import open_table, suffix, table_parts
 from pipelines.sources.url_table import find_columns
-from pipelines.subtitles import SubtitlesRejected, parse_subtitles
+from pipelines.video.subtitles import SubtitlesRejected, parse_subtitles
 
 KINDS: tuple[Kind, ...] = ("video",)
 _WEBVID = frozenset({"videoid", "name", "page_dir", "contentUrl"})

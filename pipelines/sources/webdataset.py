@@ -14,7 +14,8 @@ from pydantic import Field
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Build, Document, Kind, Media, Segment, clean_text
-from pipelines.foreign_samples import read_document
+from pipelines.shards.foreign_samples import read_document
+from pipelines.shards.tar_samples import TarSample, split_name, walk_members
 from pipelines.sources import lines, mmc4, url_table
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.grit import grounded
@@ -30,7 +31,6 @@ from pipelines.sources.origin import (
 )
 from pipelines.sources.part import Files, Part, whole_files
 from pipelines.sources.storyboard import builder_document
-from pipelines.tar_samples import TarSample, split_name, walk_members
 
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 _ASPECT_TOLERANCE = 0.02  # of width over height, beyond the rounding of a pixel

@@ -5,11 +5,11 @@ import io
 from PIL import Image
 
 from pipelines import storage
-from pipelines.corpus_readme import corpus_readme
 from pipelines.document import Build, Document, Kind, Media, Provenance, Region, Segment, Split, make_key
-from pipelines.manifest import FunnelRow, Manifest, ShardInfo, sort_shards, write_manifest
-from pipelines.reader_indexes import write_reader_indexes
-from pipelines.shard_format import SampleParts, ShardWriter, finish_document
+from pipelines.shards.corpus_readme import corpus_readme
+from pipelines.shards.manifest import FunnelRow, Manifest, ShardInfo, sort_shards, write_manifest
+from pipelines.shards.reader_indexes import write_reader_indexes
+from pipelines.shards.shard_format import SampleParts, ShardWriter, finish_document
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")

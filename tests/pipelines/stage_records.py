@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Build, Document, Kind, Media, Provenance, Score, Segment, make_key
-from pipelines.raw_store import FETCHED, Blob, StoredItem, StoredMedia
+from pipelines.media.raw_store import FETCHED, Blob, StoredItem, StoredMedia
 from pipelines.spec import CorpusSpec
 
 PAGE = "https://www.example.org/page/1"

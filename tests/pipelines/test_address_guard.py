@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.address_guard import AddressError, AddressGuard, is_public
+from pipelines.web.address_guard import AddressError, AddressGuard, is_public
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipelines.assignment import Interleaved, assign, interleave_by_assignment, sentences_of, split_sentences
 from pipelines.document import Document, Media, Provenance, Region, Score, Segment, Signal
+from pipelines.text.assignment import Interleaved, assign, interleave_by_assignment, sentences_of, split_sentences
 
 NAN = math.nan
 Picture, Text = (lambda i: Segment("image", media=i, role="content")), (lambda t: Segment("text", t))

@@ -3,8 +3,8 @@
 import apache_beam as beam
 import pytest
 
-from pipelines.beam_run import Runner, _known, run_pipeline
 from pipelines.errors import RunError, UserError
+from pipelines.running.beam_run import Runner, _known, run_pipeline
 
 IN_WORKER = (
     "Traceback (most recent call last):\n  File ...\npipelines.errors.UserError: a.csv: is no table\n\n"

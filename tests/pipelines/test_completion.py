@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from pipelines.candidate import Candidate, MediaRequest
-from pipelines.completion import LostMedia, complete
 from pipelines.document import Document, Media, Region, Signal
-from pipelines.images import ImageSettings, normalise
-from pipelines.permission import PolicySettings
-from pipelines.raw_store import FETCHED, StoredCue, StoredMedia
+from pipelines.images.images import ImageSettings, normalise
+from pipelines.media.completion import LostMedia, complete
+from pipelines.media.raw_store import FETCHED, StoredCue, StoredMedia
+from pipelines.web.permission import PolicySettings
 from tests.pipelines.stage_records import (
     PAGE,
     candidate,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipelines.corpus_stats import collect_stats
+from pipelines.shards.corpus_stats import collect_stats
 from tests.pipelines.corpus_builder import build, sample, write_shard
 
 

@@ -11,11 +11,11 @@ from fastwarc.warc import ArchiveIterator as FastIterator
 from warcio.archiveiterator import ArchiveIterator
 
 from pipelines import storage
-from pipelines.crawl_part import PART_PAGES, CrawlPartWriter
-from pipelines.http_client import Fetched
-from pipelines.ledger import FETCHED, ledger_row, part_name, round_of
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
+from pipelines.web.crawl_part import PART_PAGES, CrawlPartWriter
+from pipelines.web.http_client import Fetched
+from pipelines.web.ledger import FETCHED, ledger_row, part_name, round_of
 
 BODY = "<p>café</p>".encode()
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.document import KINDS, Decision, Media, Region, Segment
-from pipelines.document_rules import caption_of, find_faults
+from pipelines.shards.document_rules import caption_of, find_faults
 from tests.pipelines.corpus_builder import sample
 
 

@@ -1,7 +1,7 @@
 import pyarrow.parquet as pq
 
 from pipelines.document import Drop
-from pipelines.drops import write_drops
+from pipelines.shards.drops import write_drops
 
 
 def drops(num):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.duplicates import (
+from pipelines.decisions.duplicates import (
     EXACT,
     IMAGE,
     REASONS,
@@ -105,7 +105,7 @@ def test_texts_without_spaces_are_cut_into_characters():
 def test_long_text_is_hashed_in_blocks_of_the_same_result(monkeypatch: pytest.MonkeyPatch):
     text = near_texts(random.Random(2), 1, 0, 0)[0]
     whole = minhash(text, SETTINGS)
-    monkeypatch.setattr("pipelines.duplicates._BLOCK", 7)
+    monkeypatch.setattr("pipelines.decisions.duplicates._BLOCK", 7)
     assert minhash(text, SETTINGS) == whole
 
 

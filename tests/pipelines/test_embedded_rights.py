@@ -5,7 +5,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from pipelines.embedded_rights import C2PA_NOT_ALLOWED, PLUS_PROHIBITED, REASONS, embedded_rights
+from pipelines.images.embedded_rights import C2PA_NOT_ALLOWED, PLUS_PROHIBITED, REASONS, embedded_rights
 
 PLUS = "http://ns.useplus.org/ldf/vocab/"
 

@@ -6,8 +6,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.duplicates import Duplicate, DuplicateSettings, Fingerprint, minhash
-from pipelines.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions.duplicates import Duplicate, DuplicateSettings, Fingerprint, minhash
+from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 
 SETTINGS = DuplicateSettings(max_phash_distance=5)
 SCOPES = {"pages": SETTINGS, "pictures": SETTINGS, "unmerged": DuplicateSettings(exact=False)}

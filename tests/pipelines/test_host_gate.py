@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.host_gate import HostClosedError, HostGate
+from pipelines.web.host_gate import HostClosedError, HostGate
 
 DELAY = 0.03
 
 WORKER = """
 import asyncio, sys, time
-from pipelines.host_gate import HostGate
+from pipelines.web.host_gate import HostGate
 
 async def main(folder, delay):
     gate = HostGate(folder, 10.0)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pipelines.candidate import Track
-from pipelines.html_document import parse_page
-from pipelines.html_media import SKIP_REASONS
-from pipelines.html_page import License, Link, Page, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.html_document import parse_page
+from pipelines.pages.html_media import SKIP_REASONS
+from pipelines.pages.html_page import License, Link, Page, PageImage, PageRegion, PageText, PageVideo
 
 URL = "http://site.example/folder/page.html"
 PROSE = "<p>This paragraph is here to be prose, long enough that nobody takes the page for a list of links.</p>"

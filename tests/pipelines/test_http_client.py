@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipelines.http_client import REASONS, FetchFailure, HttpSettings, PoliteClient, is_transient
-from pipelines.permission import PolicySettings
+from pipelines.web.http_client import REASONS, FetchFailure, HttpSettings, PoliteClient, is_transient
+from pipelines.web.permission import PolicySettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

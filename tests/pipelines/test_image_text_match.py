@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipelines.errors import UserError
-from pipelines.image_text_match import ImageTextMatch, MatchSettings
+from pipelines.images.image_text_match import ImageTextMatch, MatchSettings
 
 CONFIG = {
     "embed_dim": 16,
@@ -136,5 +136,5 @@ def test_pictures_and_texts_come_in_pairs(match):
 
 
 def test_the_module_itself_needs_no_torch():
-    code = "import sys, pipelines.image_text_match; print('torch' in sys.modules)"
+    code = "import sys, pipelines.images.image_text_match; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipelines.image_metadata import read_metadata, read_size, sniff_format, strip_metadata
-from pipelines.images import REASONS, BoxMap, ImageRejected, ImageSettings, features, normalise, normalise_pixels
+from pipelines.images.image_metadata import read_metadata, read_size, sniff_format, strip_metadata
+from pipelines.images.images import REASONS, BoxMap, ImageRejected, ImageSettings, features, normalise, normalise_pixels
 
 # img2dataset's Resizer passes albumentations an option by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:value is deprecated, use fill:DeprecationWarning")
@@ -314,7 +314,7 @@ def test_metadata_of_a_broken_container_is_none():
 def test_resizing_loads_neither_torch_nor_the_rest_of_img2dataset():
     code = """
 import sys, numpy
-from pipelines.images import ImageSettings, normalise_pixels
+from pipelines.images.images import ImageSettings, normalise_pixels
 normalise_pixels(numpy.zeros((9, 9, 3), numpy.uint8), ImageSettings(), "")
 print([m for m in ("torch", "wandb", "webdataset", "img2dataset") if m in sys.modules])
 """

@@ -9,12 +9,12 @@ import pytest
 import webdataset
 from megatron.energon.flavors.webdataset.prepare import WebdatasetPreparator
 
-from pipelines.corpus_stats import collect_stats
 from pipelines.errors import UserError
-from pipelines.index import index_corpus
-from pipelines.manifest import load_manifest, verify
-from pipelines.sidecar import read_sidecar
-from pipelines.tar_samples import read_index, read_samples
+from pipelines.shards.corpus_stats import collect_stats
+from pipelines.shards.index import index_corpus
+from pipelines.shards.manifest import load_manifest, verify
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.shards.tar_samples import read_index, read_samples
 from tests.pipelines.corpus_builder import build, picture, sample
 
 

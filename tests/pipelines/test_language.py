@@ -5,7 +5,7 @@ import threading
 import pytest
 from pydantic import ValidationError
 
-from pipelines.language import REASONS, UNKNOWN, Language, LanguageSettings, identify, judge
+from pipelines.text.language import REASONS, UNKNOWN, Language, LanguageSettings, identify, judge
 
 TEXTS = {
     "en": "The quick brown fox jumps over the lazy dog and then walks home through the rain.",

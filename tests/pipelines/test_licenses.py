@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.licenses import license_id
+from pipelines.web.licenses import license_id
 
 
 @pytest.mark.parametrize(

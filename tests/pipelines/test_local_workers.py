@@ -8,14 +8,14 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipelines.beam_run import Runner, run_pipeline
 from pipelines.errors import RunError, UserError
+from pipelines.running.beam_run import Runner, run_pipeline
 
 ROOT = Path(__file__).parents[2]
 HANGING_RUN = """
 import os, sys, threading
 import apache_beam as beam
-from pipelines.beam_run import Runner, run_pipeline
+from pipelines.running.beam_run import Runner, run_pipeline
 
 def hang(path):
     pipe = os.open(path, os.O_WRONLY)  # stays open as long as the worker lives

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.manifest import FunnelRow, Manifest, check_funnel, load_manifest, sort_shards, verify, write_manifest
+from pipelines.shards.manifest import (
+    FunnelRow,
+    Manifest,
+    check_funnel,
+    load_manifest,
+    sort_shards,
+    verify,
+    write_manifest,
+)
 from tests.pipelines.corpus_builder import build
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from pipelines.candidate import Candidate, MediaRequest, Track
 from pipelines.document import Document, Region, Segment, Signal
-from pipelines.html_document import parse_page
-from pipelines.html_page import License, Page, PageImage, PageRegion, PageText, PageVideo
-from pipelines.page_documents import (
+from pipelines.pages.html_document import parse_page
+from pipelines.pages.html_page import License, Page, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.page_documents import (
     PageOrigin,
     PageSettings,
     duplicate_group,

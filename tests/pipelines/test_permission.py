@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.document import Signal
-from pipelines.permission import (
+from pipelines.web.permission import (
     REASONS,
     PolicySettings,
     Purpose,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.document import Document, Media, Provenance, Region, Segment
-from pipelines.personal_data import MASK, TYPES, mask, mask_document
+from pipelines.text.personal_data import MASK, TYPES, mask, mask_document
 
 SOURCE = Provenance(dataset="test", record="1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import storage
 from pipelines.document import Signal
-from pipelines.raw_store import (
+from pipelines.media.raw_store import (
     FETCHED,
     PART_ITEMS,
     Blob,

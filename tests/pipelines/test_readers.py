@@ -17,9 +17,9 @@ from braceexpand import braceexpand
 from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_val_dataset
 from megatron.energon.flavors.webdataset.prepare import WebdatasetPreparator
 
-from pipelines.corpus_readme import feature_list, features, part_names
 from pipelines.document import KINDS, Document
-from pipelines.reader_indexes import write_reader_indexes
+from pipelines.shards.corpus_readme import feature_list, features, part_names
+from pipelines.shards.reader_indexes import write_reader_indexes
 from tests.pipelines.corpus_builder import NUM_SAMPLES, build, sample
 
 NUM_TRAIN = NUM_SAMPLES["train"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.robots import MAX_BYTES, parse_robots, path_matches, refuses_training, rule_by_type
+from pipelines.web.robots import MAX_BYTES, parse_robots, path_matches, refuses_training, rule_by_type
 
 
 def allows(text: str, path: str, token: str = "Dromaius") -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import serve
 from pipelines.errors import UserError
-from pipelines.serve import _answers, serving
+from pipelines.running import serve
+from pipelines.running.serve import _answers, serving
 from pipelines.spec import CorpusSpec
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 """
 HANGING_RUN = """
 import sys
-from pipelines.serve import serving
+from pipelines.running.serve import serving
 from pipelines.spec import CorpusSpec
 with serving(CorpusSpec.model_validate_json(sys.argv[1])):
     print("ready", flush=True)

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines import storage
 from pipelines.document import KINDS, Decision, Document, Provenance, Region, Segment
-from pipelines.shard_format import ShardWriter, finish_document
-from pipelines.tar_samples import read_index, read_samples, tar_bytes
+from pipelines.shards.shard_format import ShardWriter, finish_document
+from pipelines.shards.tar_samples import read_index, read_samples, tar_bytes
 from tests.pipelines.corpus_builder import media, picture, sample, write_shard
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.storyboard_sheets import (
+from pipelines.video.storyboard_sheets import (
     Level,
     Sheet,
     StoryboardRejected,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipelines.candidate import Track
-from pipelines.subtitles import REASONS, Cue, SubtitleSettings, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.video.subtitles import REASONS, Cue, SubtitleSettings, SubtitlesRejected, choose_track, parse_subtitles
 
 MIX = (Cue(0.32, 2.51, "mix the flour"), Cue(2.52, 6.41, "and salt"))
 ROLLING = """WEBVTT

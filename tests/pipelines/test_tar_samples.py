@@ -6,7 +6,7 @@ import pytest
 from webdataset.tariterators import base_plus_ext
 
 from pipelines.errors import UserError
-from pipelines.tar_samples import (
+from pipelines.shards.tar_samples import (
     MAX_MEMBER_BYTES,
     member_header,
     parse_sample,

@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from pipelines.document import Region, Segment
 from pipelines.settings import dump_yaml, load_settings
-from pipelines.stop_words import CORE_STOP_WORDS, STOP_WORDS
-from pipelines.text_measures import character_repetition, duplicate_n_grams, split_words, top_n_gram
-from pipelines.text_quality import PROFILES, REASONS, Judged, TextQuality, judge, judge_segments, profile
+from pipelines.text.stop_words import CORE_STOP_WORDS, STOP_WORDS
+from pipelines.text.text_measures import character_repetition, duplicate_n_grams, split_words, top_n_gram
+from pipelines.text.text_quality import PROFILES, REASONS, Judged, TextQuality, judge, judge_segments, profile
 
 GOOD = {
     "en": (

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.document import Document
 from pipelines.spec import Filters
-from pipelines.text_rules import PROFILES, Refusal, judge_spoken, judge_text
+from pipelines.text.text_rules import PROFILES, Refusal, judge_spoken, judge_text
 from tests.pipelines.stage_records import document, image, text
 
 ENGLISH = (

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.assignment import sentences_of
+from pipelines.decisions.thresholds import DOCUMENT_REASONS, PICTURE_REASONS, Judged, judge
 from pipelines.document import Document, Media, Score
 from pipelines.spec import SourceSpec
-from pipelines.thresholds import DOCUMENT_REASONS, PICTURE_REASONS, Judged, judge
+from pipelines.text.assignment import sentences_of
 from tests.pipelines.stage_records import document, image, image_url, scores, spec, text
 
 MODEL = "ViT-B-32/fp32@0123456789abcdef"

@@ -6,9 +6,9 @@ import pytest
 from model.segment import grounded_text
 from model.tokenizer import Tokenizer
 from pipelines import storage
-from pipelines.beam_run import Runner
 from pipelines.errors import UserError
-from pipelines.manifest import load_manifest
+from pipelines.running.beam_run import Runner
+from pipelines.shards.manifest import load_manifest
 from pipelines.token_sidecar import FastEncoder, is_current, load_encoder, load_tokens, read_token_rows, token_row
 from pipelines.tokenize import read_texts, run_tokenize, train_bpe
 from tests.pipelines import corpus_builder

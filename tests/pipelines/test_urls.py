@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from pipelines import urls
-from pipelines.urls import (
+from pipelines.web import urls
+from pipelines.web.urls import (
     MAX_URL_CHARS,
     Sitemap,
     authority,

@@ -7,11 +7,11 @@ import pytest
 from aiohttp import web
 
 from pipelines.candidate import MediaRequest, Track
-from pipelines.http_client import FetchFailure, HttpSettings, PoliteClient
-from pipelines.images import ImageSettings
-from pipelines.permission import PolicySettings
-from pipelines.subtitles import Cue
-from pipelines.video import VideoRejected, VideoSettings, fetch_video
+from pipelines.images.images import ImageSettings
+from pipelines.video.subtitles import Cue
+from pipelines.video.video import VideoRejected, VideoSettings, fetch_video
+from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient
+from pipelines.web.permission import PolicySettings
 
 CUES = (("00.500 --> 00:01.000", "a red square"), ("01.200 --> 00:01.600", "moves"), ("03.000 --> 00:03.500", "right"))
 TRACK = "WEBVTT\n\n" + "\n".join(f"00:{times}\n{text}\n" for times, text in CUES)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipelines.document import Segment
-from pipelines.frame_text import merge_cues, sequence
-from pipelines.images import ImageSettings
-from pipelines.subtitles import Cue
-from pipelines.video_frames import FrameSettings, VideoRejected, extract_frames, probe_video, thin_out
+from pipelines.images.images import ImageSettings
+from pipelines.video.frame_text import merge_cues, sequence
+from pipelines.video.subtitles import Cue
+from pipelines.video.video_frames import FrameSettings, VideoRejected, extract_frames, probe_video, thin_out
 
 IMAGE = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1)
 

@@ -10,15 +10,15 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
-from pipelines.beam_run import Runner
 from pipelines.crawl import run_crawls
 from pipelines.errors import UserError
 from pipelines.extract import run_extract
 from pipelines.fetch import candidates_folder
-from pipelines.ledger import FETCHED, crawl_folder, crawl_receipts, ledger_parts
 from pipelines.parts import PartFolder, read_rows, sum_counts
+from pipelines.running.beam_run import Runner
 from pipelines.spec import CorpusSpec
-from pipelines.warc_ledger import IndexWarc, indexed_part, warc_paths
+from pipelines.web.ledger import FETCHED, crawl_folder, crawl_receipts, ledger_parts
+from pipelines.web.warc_ledger import IndexWarc, indexed_part, warc_paths
 
 WORDS = b"The harbour was quiet and the lantern was golden. "
 

@@ -1,7 +1,7 @@
 import random
 
+from pipelines.decisions.windows import windows
 from pipelines.document import Document, Media, Provenance, Score, Segment, Signal
-from pipelines.windows import windows
 
 
 def page(*segments: Segment, num_media: int = 0, **more) -> Document:

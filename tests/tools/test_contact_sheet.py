@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from pipelines.errors import UserError
-from pipelines.manifest import Manifest, load_manifest
+from pipelines.shards.manifest import Manifest, load_manifest
 from tests.pipelines import corpus_builder
 from tools import contact_sheet
 from tools.contact_sheet import COLOURS, MARGIN, WIDTH, draw_samples, write_contact_sheet

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pipelines.document import Document, Provenance, Segment
-from pipelines.language import LanguageSettings, identify
 from pipelines.spec import Filters
-from pipelines.subtitles import parse_subtitles
-from pipelines.text_rules import judge_text
+from pipelines.text.language import LanguageSettings, identify
+from pipelines.text.text_rules import judge_text
+from pipelines.video.subtitles import parse_subtitles
 from tools.demo_web.albums import album
 from tools.demo_web.cinema import clip, rolling_captions, subtitles, video_bytes
 from tools.demo_web.galleries import figures

@@ -6,9 +6,9 @@ from pathlib import Path
 from model.config import BridgeConfig
 from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
-from pipelines.beam_run import Runner
 from pipelines.document import Kind
-from pipelines.manifest import FunnelRow, Manifest, sort_shards, write_manifest
+from pipelines.running.beam_run import Runner
+from pipelines.shards.manifest import FunnelRow, Manifest, sort_shards, write_manifest
 from pipelines.tokenize import run_tokenize
 from tests.pipelines.corpus_builder import sample, write_shard
 from trainer.corpus import TrainingCorpus

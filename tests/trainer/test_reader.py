@@ -8,9 +8,9 @@ import pytest
 
 from pipelines import storage
 from pipelines.errors import RunError, UserError
-from pipelines.manifest import load_manifest
-from pipelines.sidecar import read_sidecar
-from pipelines.tar_samples import index_path
+from pipelines.shards.manifest import load_manifest
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.shards.tar_samples import index_path
 from tests.trainer.small_corpus import WEIGHTS, Opened, build, digest, take
 from trainer.consumed import ConsumedLog
 from trainer.corpus import TrainingCorpus

@@ -7,9 +7,9 @@ from model.config import BridgeConfig
 from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
 from pipelines import storage
-from pipelines.beam_run import Runner
 from pipelines.document import Document, Provenance, Region, Segment
-from pipelines.index import index_corpus
+from pipelines.running.beam_run import Runner
+from pipelines.shards.index import index_corpus
 from pipelines.token_sidecar import FastEncoder, token_row, write_token_sidecar
 from pipelines.tokenize import run_tokenize, train_bpe
 from tests.pipelines.corpus_builder import picture

@@ -21,9 +21,9 @@ from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer, train_byte_level
 from pipelines.document import Document, Media, Provenance, Segment, make_key
 from pipelines.errors import UserError
-from pipelines.manifest import FunnelRow, Manifest, load_manifest, write_manifest
-from pipelines.reader_indexes import write_reader_indexes
-from pipelines.shard_format import ShardWriter, finish_document
+from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, write_manifest
+from pipelines.shards.reader_indexes import write_reader_indexes
+from pipelines.shards.shard_format import ShardWriter, finish_document
 from pipelines.token_sidecar import FastEncoder, TokensInfo, token_row, token_sidecar_path, write_token_sidecar
 from tools.bench.report import figure, interleave, ratio
 from trainer.corpus import TrainingCorpus

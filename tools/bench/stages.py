@@ -14,13 +14,13 @@ import click
 import numpy as np
 import webdataset
 
+from pipelines.decisions.duplicates import DuplicateSettings, minhash
 from pipelines.document import Document, Media, Provenance, Segment
-from pipelines.duplicates import DuplicateSettings, minhash
-from pipelines.html_document import parse_page
-from pipelines.page_documents import PageOrigin, PageSettings, interleaved
-from pipelines.shard_format import SampleParts, ShardWriter, finish_document
+from pipelines.pages.html_document import parse_page
+from pipelines.pages.page_documents import PageOrigin, PageSettings, interleaved
+from pipelines.shards.shard_format import SampleParts, ShardWriter, finish_document
 from pipelines.spec import Filters
-from pipelines.text_rules import judge_text
+from pipelines.text.text_rules import judge_text
 from tools.bench.report import figure, interleave, ratio
 
 ROUNDS = 5

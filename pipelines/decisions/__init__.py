@@ -1,0 +1,1 @@
+"""What stays: thresholds, duplicates, windows."""

@@ -1,0 +1,103 @@
+"""Duplicates over all workers: Beam transforms in which only small rows are shuffled, never text or pictures."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.decisions.duplicates import (
+    Duplicate,
+    DuplicateSettings,
+    Fingerprint,
+    Member,
+    band_rows,
+    choose_kept,
+    connected_components,
+    link_band,
+    read_band_key,
+)
+
+_Edge = tuple[str, str]
+
+
+class FindDuplicates(beam.PTransform):
+    """`Duplicate`s, a cluster's members each, of `Fingerprint`s; a record without duplicates gives none.
+
+    The result does not depend on the order of the input or on the workers.
+    """
+
+    def __init__(self, settings: Mapping[str, DuplicateSettings]) -> None:
+        """Settings by scope."""
+        super().__init__()
+        self._settings = dict(settings)
+
+    def expand(self, fingerprints: beam.PCollection) -> beam.PCollection:
+        edges = (
+            fingerprints
+            | "CutIntoBands" >> beam.FlatMap(_band_rows, self._settings).with_output_types(tuple[bytes, Member])
+            | "MeetInBands" >> beam.GroupByKey()
+            | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[_Edge, int])
+            | "EachEdgeOnce" >> beam.CombinePerKey(min)
+        )
+        rules = (
+            edges
+            | "EndsOfEdges" >> beam.FlatMap(_ends).with_output_types(tuple[str, int])
+            | "StrictestRule" >> beam.CombinePerKey(min)
+        )
+        priorities = fingerprints | "Priorities" >> beam.Map(_priority).with_output_types(tuple[str, float])
+        roots = edges | "Edges" >> beam.Keys() | "FindClusters" >> ConnectedComponents()
+        return (
+            {"priority": priorities, "rule": rules, "root": roots}
+            | "JoinRecords" >> beam.CoGroupByKey()
+            | "ByCluster" >> beam.FlatMap(_member).with_output_types(tuple[str, tuple[str, float, int]])
+            | "GroupClusters" >> beam.GroupByKey()
+            | "ChooseKept" >> beam.FlatMapTuple(choose_kept).with_output_types(Duplicate)
+        )
+
+
+class ConnectedComponents(beam.PTransform):
+    """(id, smallest id of its component) for every id in edges (id, id); one worker holds all edges."""
+
+    def expand(self, edges: beam.PCollection) -> beam.PCollection:
+        return (
+            edges
+            | "OneGroup" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, _Edge])
+            | "Gather" >> beam.GroupByKey()
+            | "Connect" >> beam.FlatMap(_connect).with_output_types(tuple[str, str])
+        )
+
+
+def _band_rows(fingerprint: Fingerprint, settings: dict[str, DuplicateSettings]) -> Iterator[tuple[bytes, Member]]:
+    return band_rows(fingerprint, settings[fingerprint.scope])
+
+
+def _link_band(
+    grouped: tuple[bytes, Iterable[Member]], settings: dict[str, DuplicateSettings]
+) -> Iterator[tuple[_Edge, int]]:
+    key, members = grouped
+    rule, scope = read_band_key(key)
+    for edge in link_band(key, members, settings[scope]):
+        yield edge, rule
+
+
+def _ends(row: tuple[_Edge, int]) -> Iterator[tuple[str, int]]:
+    (first, second), rule = row
+    yield first, rule
+    yield second, rule
+
+
+def _priority(fingerprint: Fingerprint) -> tuple[str, float]:
+    return fingerprint.id, float(fingerprint.priority)
+
+
+def _connect(grouped: tuple[int, Iterable[_Edge]]) -> Iterator[tuple[str, str]]:
+    yield from connected_components(grouped[1]).items()
+
+
+def _member(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, tuple[str, float, int]]]:
+    identifier, sides = joined
+    priorities = list(sides["priority"])
+    if len(priorities) != 1:
+        raise ValueError(f"record {identifier} has {len(priorities)} fingerprints, ids must be unique")
+    for root in sides["root"]:
+        yield root, (identifier, priorities[0], next(iter(sides["rule"])))

@@ -1,0 +1,107 @@
+"""Thresholds on a completed document: which of its pictures pass, and whether it is kept with those."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.document import CAPTIONED, Document, Score, without_media
+from pipelines.spec import SourceSpec
+from pipelines.text.assignment import UNMATCHED, interleave_by_assignment
+
+PICTURE_REASONS = (
+    "image_too_small",
+    "image_too_large",
+    "image_aspect",
+    "image_too_few_bytes",
+    "image_blank",
+    "image_blurred",
+    "image_overused",
+    "low_similarity",
+    UNMATCHED,
+)
+"""Why a picture is left out; of a pair or grounded sample, also why the document is."""
+DOCUMENT_REASONS = ("too_few_images", "too_many_images")
+"""Why a document is left out for the number of pictures that passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A document after its thresholds: with the pictures that passed, or null with the reason."""
+
+    document: Document | None
+    places: tuple[int, ...]  # which of its pictures are left
+    lost: dict[int, tuple[str, str]]  # picture: reason, detail
+    reason: str | None = None
+    detail: str | None = None
+
+
+def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]) -> Judged:
+    """Hold a document against its source's thresholds.
+
+    Args:
+        document: Completed.
+        row: Its features.
+        source: Its source.
+        overused: In how many pages the most used pictures occur, by their hash.
+    """
+    filters = source.filters
+    match = filters.match
+    best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
+    lost: dict[int, tuple[str, str]] = {}
+    for i, measured in enumerate(row["media"]):
+        reason = _picture_reason(document, i, measured, source, overused)
+        similarity = best[i] if best else None
+        if reason is None and match is not None and _is_below(similarity, match.min_similarity):
+            reason = ("low_similarity", str(similarity))
+        if reason is not None:
+            lost[i] = reason
+    if document.kind in CAPTIONED and lost:
+        return Judged(None, (), lost, *lost[0])
+    if match is not None and best:
+        scores = [Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)]
+        document = replace(document, scores=(*document.scores, *scores))
+    if match is not None and match.assign and best and document.kind == "interleaved":
+        left = [[math.nan] * len(r) if i in lost else r for i, r in enumerate(row["similarity"])]
+        found = interleave_by_assignment(
+            document, left, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
+        )
+        lost |= {i: (UNMATCHED, "") for i in found.dropped if i not in lost}
+        kept, places = found.document, found.places
+    else:
+        places = tuple(i for i in range(len(document.media)) if i not in lost)
+        kept = without_media(document, lost)
+    if document.kind in ("interleaved", "video") and len(places) < max(1, filters.min_images):
+        return Judged(None, (), lost, "too_few_images", str(len(places)))
+    if document.kind == "interleaved" and filters.max_images is not None and len(places) > filters.max_images:
+        return Judged(None, (), lost, "too_many_images", str(len(places)))
+    return Judged(kept, places, lost)
+
+
+def _is_below(value: float | None, least: float | None) -> bool:
+    """Whether a score fails a threshold; one that is not known does."""
+    return least is not None and (value is None or not value >= least)
+
+
+def _picture_reason(
+    document: Document, i: int, measured: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]
+) -> tuple[str, str] | None:
+    """Why a picture does not pass; what is not known never passes a threshold."""
+    limits, media = source.filters.images, document.media[i]
+    width, height = media.source_width or 0, media.source_height or 0
+    short, long = min(width, height), max(width, height)
+    if limits.min_side is not None and short < limits.min_side:
+        return "image_too_small", f"{width}x{height}"
+    if limits.max_side is not None and long > limits.max_side:
+        return "image_too_large", f"{width}x{height}"
+    if limits.max_aspect is not None and not long <= limits.max_aspect * max(short, 1):
+        return "image_aspect", f"{width}x{height}"
+    if limits.min_bytes is not None and (media.bytes or 0) < limits.min_bytes:
+        return "image_too_few_bytes", str(media.bytes)
+    if limits.min_contrast is not None and not measured["std"] >= limits.min_contrast:
+        return "image_blank", f"{measured['std']:.2f}"
+    if limits.min_blur is not None and not measured["blur"] >= limits.min_blur:
+        return "image_blurred", f"{measured['blur']:.1f}"
+    if limits.max_uses is not None and (uses := overused.get(measured["stored_sha256"], 0)) > limits.max_uses:
+        return "image_overused", f"in {uses} pages"
+    return None

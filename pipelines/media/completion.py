@@ -1,0 +1,182 @@
+"""Completing a document: a candidate without bytes, and what became of its requests, give a document with media."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pipelines.candidate import Candidate
+from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
+from pipelines.images.images import BoxMap
+from pipelines.media.raw_store import FETCHED, Blob, StoredItem, StoredMedia
+from pipelines.video.frame_text import sequence
+from pipelines.video.subtitles import Cue
+from pipelines.web import urls
+
+
+@dataclass(frozen=True, slots=True)
+class LostMedia:
+    """A picture or video that a document asked for and did not get."""
+
+    reason: str
+    url: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The document with its media (`blobs[i]` holds the bytes of media i), or the reason why there is none.
+
+    `found` are the addresses of what was had, without credentials; null for what came with the candidate.
+    """
+
+    document: Document | None
+    blobs: tuple[Blob, ...]
+    lost: tuple[LostMedia, ...]
+    found: tuple[str | None, ...]
+    reason: str | None = None
+    detail: str | None = None
+
+
+def complete(
+    candidate: Candidate,
+    stored: Mapping[str, StoredMedia],
+    min_images: int,
+    allows_license: Callable[[str | None], bool] = lambda _: True,
+) -> Completion:
+    """Join a candidate with its media.
+
+    Args:
+        candidate: As the extract stage wrote it.
+        stored: What became of each request, by `MediaRequest.key`.
+        min_images: Pictures that an interleaved or video document needs.
+        allows_license: Whether a picture of this licence may be used.
+    """
+    if candidate.requests and candidate.requests[0].type == "video":
+        return _complete_video(candidate, stored[candidate.requests[0].key], min_images, allows_license)
+    return _complete_images(candidate, stored, min_images, allows_license)
+
+
+def _complete_images(
+    candidate: Candidate,
+    stored: Mapping[str, StoredMedia],
+    min_images: int,
+    allows_license: Callable[[str | None], bool],
+) -> Completion:
+    document = candidate.document
+    had: list[StoredMedia] = []
+    lost: dict[int, LostMedia] = {}
+    for i, (wanted, request) in enumerate(zip(document.media, candidate.requests, strict=True)):
+        found = stored[request.key]
+        shown = urls.without_credentials(request.url) if request.url else None
+        license = wanted.license or found.license
+        if found.outcome != FETCHED:
+            lost[i] = LostMedia(found.outcome, shown, found.detail)
+        elif not allows_license(license):
+            lost[i] = LostMedia("license_not_allowed", shown, license)
+        else:
+            had.append(found)
+    left = without_media(document, lost)
+    is_upright = document.source.page_url is not None  # who marked the box saw a browser's view
+    maps = [_box_map(found) for found in had]
+    completed = replace(
+        left,
+        segments=merge_text(tuple(_map_boxes(s, maps, is_upright) for s in left.segments)),
+        media=tuple(_media(wanted, found, found.items[0]) for wanted, found in zip(left.media, had, strict=True)),
+        signals=(
+            *left.signals,
+            *(replace(s, target=f"media:{i}") for i, found in enumerate(had) for s in found.signals),
+        ),
+    )
+    _check_order(completed)
+    media = completed.media
+    result = Completion(
+        completed, tuple(found.items[0].blob for found in had), tuple(lost.values()), tuple(m.url for m in media)
+    )
+    if document.kind in CAPTIONED and lost:
+        (why,) = lost.values()
+        return replace(result, document=None, blobs=(), reason=why.reason, detail=why.url or why.detail)
+    if document.kind == "grounded" and not any(s.regions for s in completed.segments):
+        return replace(result, document=None, blobs=(), reason="box_outside_picture")
+    if document.kind in ("interleaved", "video") and len(media) < max(1, min_images):
+        counted = sorted(Counter(why.reason for why in result.lost).items())
+        reasons = ", ".join(f"{reason} {num}" for reason, num in counted)
+        return replace(result, document=None, blobs=(), reason="too_few_images", detail=reasons or None)
+    return result
+
+
+def _complete_video(
+    candidate: Candidate, found: StoredMedia, min_images: int, allows_license: Callable[[str | None], bool]
+) -> Completion:
+    document = candidate.document
+    shown = urls.without_credentials(found.url) if found.url else None
+    if found.outcome != FETCHED:
+        lost = (LostMedia(found.outcome, shown, found.detail),)
+        return Completion(None, (), lost, (), found.outcome, found.detail or shown)
+    if not allows_license(found.license):
+        return Completion(
+            None, (), (LostMedia("license_not_allowed", shown, found.license),), (), "license_not_allowed"
+        )
+    if len(found.items) < max(1, min_images):
+        return Completion(None, (), (), (shown,), "too_few_frames", f"{len(found.items)} frames")
+    has_words = bool(found.cues) or any(s.text for s in document.segments)
+    if not has_words:
+        return Completion(None, (), (), (shown,), "video_without_text", shown)
+    base = Media(url=shown)
+    media = tuple(replace(_media(base, found, item), t=item.t) for item in found.items)
+    times = [item.t or 0.0 for item in found.items]
+    cues = tuple(Cue(cue.t0, cue.t1, cue.text) for cue in found.cues)
+    before = tuple(s for s in document.segments if s.t0 is None)
+    timed = [
+        *(s for s in document.segments if s.t0 is not None),
+        *sequence(times, cues, is_automatic=found.cues_automatic),
+    ]
+    timed.sort(key=lambda s: (s.t0, s.type == "text"))
+    completed = replace(
+        document,
+        segments=(*before, *timed),
+        media=media,
+        lang=document.lang or found.cues_lang,
+        signals=(*document.signals, *(replace(s, target="media:0") for s in found.signals)),
+    )
+    return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
+
+
+def _media(wanted: Media, found: StoredMedia, item: StoredItem) -> Media:
+    return replace(
+        wanted,
+        mime=item.mime,
+        width=item.width,
+        height=item.height,
+        source_width=item.source_width,
+        source_height=item.source_height,
+        bytes=item.blob.length,
+        stored_sha256=item.stored_sha256,
+        source_sha256=item.source_sha256,
+        fetched_at=found.fetched_at or wanted.fetched_at,
+        license=wanted.license or found.license,
+        license_evidence=wanted.license_evidence if wanted.license else found.license_evidence,
+        credit=wanted.credit or found.credit,
+    )
+
+
+def _box_map(found: StoredMedia) -> BoxMap:
+    at = found.box_map or {}
+    return BoxMap(at.get("orientation", 1), tuple(at.get("scale", (1.0, 1.0))), tuple(at.get("shift", (0.0, 0.0))))
+
+
+def _map_boxes(segment: Segment, maps: Sequence[BoxMap], is_upright: bool) -> Segment:
+    """The segment with its boxes where they lie on the stored pictures, less those of which nothing is left."""
+    if not segment.regions:
+        return segment
+    boxes = ((r, maps[r.media].map_box(r.box, is_upright=is_upright)) for r in segment.regions)
+    return replace(segment, regions=tuple(replace(r, box=box) for r, box in boxes if box is not None))
+
+
+def _check_order(document: Document) -> None:
+    """Media must be numbered in the order of their first use."""
+    order: list[int] = []
+    for segment in document.segments:
+        if segment.media is not None and segment.media not in order:
+            order.append(segment.media)
+    if order != list(range(len(document.media))):
+        raise AssertionError(f"{document.key}: media in the order {order} of {len(document.media)}")

@@ -1,0 +1,1 @@
+"""How stages run: Beam's runners, local worker processes, progress, and what is served meanwhile."""

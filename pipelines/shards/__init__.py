@@ -1,0 +1,1 @@
+"""The corpus on disk: tars, indexes, sidecars, manifest, and what other readers need."""

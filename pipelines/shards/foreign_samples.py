@@ -1,0 +1,128 @@
+"""Samples of tars that others wrote, as documents: img2dataset's, Energon's, plain WebDataset pairs and texts.
+
+Only what is in the sample is said of it: sizes that no JSON tells are null, permission is not known and not denied.
+"""
+
+import json
+from typing import Any
+
+from pipelines.document import Document, Kind, Media, Provenance, Segment
+from pipelines.shards.tar_samples import TarSample
+
+MIME_TYPES = {
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+}
+"""Pictures by the last component of their part's name, in lower case."""
+
+TEXT_PARTS = ("txt", "text", "caption", "transcript")
+_CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
+
+
+def read_document(sample: TarSample, source: str) -> Document:
+    """The document in a tar's sample, ours or another's.
+
+    A JSON of schema `seq/1` is taken at its word. Otherwise one picture with a caption (a text part, or a key of the
+    JSON) is a pair; parallel lists `images` and `texts` that name parts, as Energon has them, are interleaved; text
+    alone is text.
+
+    Args:
+        sample: With all its parts.
+        source: What its `source.dataset` becomes where the sample says nothing.
+
+    Raises:
+        ValueError: If it is none of these, or its JSON or text is damaged.
+    """
+    record: Any = {}
+    if "json" in sample.parts:
+        try:
+            record = json.loads(sample.parts["json"])
+        except ValueError as error:
+            raise ValueError(f"its JSON is damaged: {error}") from error
+    if isinstance(record, dict) and record.get("schema") == "seq/1":
+        document = Document.from_json(sample.parts["json"])
+        if document.key != sample.key:
+            raise ValueError(f"its JSON is that of {document.key}")
+        return document
+    record = record if isinstance(record, dict) else {}
+    kind, segments, media = _content(sample, record)
+    provenance = Provenance(
+        dataset=source,
+        record=sample.key,
+        page_url=_text_or_none(record.get("page_url")),
+        license=_text_or_none(record.get("license")),
+    )
+    return Document(kind, sample.key, tuple(segments), tuple(media), provenance, lang=_text_or_none(record.get("lang")))
+
+
+def _content(sample: TarSample, record: dict[str, Any]) -> tuple[Kind, list[Segment], list[Media]]:
+    pictures = [part for part in sample.parts if part.rpartition(".")[2].lower() in MIME_TYPES]
+    images, texts = record.get("images"), record.get("texts")
+    if isinstance(images, list) and isinstance(texts, list) and len(images) == len(texts) and pictures:
+        return _parallel_lists(sample, images, texts)
+    text = _caption(sample, record)
+    if len(pictures) == 1 and text is not None:
+        media = _media(sample, pictures[0], record)
+        return "pair", [Segment("image", media=0, role="content"), Segment("text", text, role="caption")], [media]
+    if not pictures and text is not None:
+        return "text", [Segment("text", text)], []
+    raise ValueError(f"parts {', '.join(sample.parts)}: neither a picture with its caption nor a text")
+
+
+def _parallel_lists(sample: TarSample, images: list[Any], texts: list[Any]) -> tuple[Kind, list[Segment], list[Media]]:
+    segments: list[Segment] = []
+    media: list[Media] = []
+    for image, text in zip(images, texts, strict=True):
+        if isinstance(image, str):
+            part = image if image in sample.parts else image.removeprefix(f"{sample.key}.")
+            if part not in sample.parts:
+                raise ValueError(f"its list of images names {image!r}, which is no part of it")
+            segments.append(Segment("image", media=len(media), role="content"))
+            media.append(_media(sample, part, {}))
+        if isinstance(text, str) and text.strip():
+            segments.append(Segment("text", text))
+    if not media:
+        raise ValueError("its list of images names none")
+    return "interleaved", segments, media
+
+
+def _media(sample: TarSample, part: str, record: dict[str, Any]) -> Media:
+    return Media(
+        url=_text_or_none(record.get("url")),
+        part=part,
+        mime=MIME_TYPES[part.rpartition(".")[2].lower()],
+        width=_int_or_none(record.get("width")),
+        height=_int_or_none(record.get("height")),
+        source_width=_int_or_none(record.get("original_width")),
+        source_height=_int_or_none(record.get("original_height")),
+        bytes=len(sample.parts[part]),
+        source_sha256=_text_or_none(record.get("sha256")),
+        license=_text_or_none(record.get("license")),
+    )
+
+
+def _caption(sample: TarSample, record: dict[str, Any]) -> str | None:
+    """The text beside a picture, or alone: from a part, else from the JSON; null where there is none but spaces."""
+    found = next((sample.parts[part] for part in TEXT_PARTS if part in sample.parts), None)
+    if found is not None:
+        try:
+            text = found.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"its text is no UTF-8: {error}") from error
+    else:
+        text = next((record[k] for k in _CAPTION_KEYS if isinstance(record.get(k), str)), "")
+    return text.strip() or None
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _int_or_none(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None

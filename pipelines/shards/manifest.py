@@ -1,0 +1,273 @@
+"""The manifest: what a corpus consists of, shard by shard, and how many candidates became its samples.
+
+`manifest.json` is written last: where it lies, the corpus is complete. Its fingerprint names the tars' bytes, and
+with them everything that training draws from them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.document import SPLITS, Kind, Split
+from pipelines.errors import UserError
+from pipelines.shards.tar_samples import index_path, read_index
+
+SCHEMA = "dromaius-manifest/1"
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """A finished tar. `path` is relative to the manifest, `bytes` and `sha256` are of the whole file.
+
+    `sidecar_file` is named only where it is not the tar's name with `.parquet`: beside img2dataset's own tables.
+    """
+
+    path: str
+    source: str
+    kind: Kind
+    split: Split
+    sha256: str
+    bytes: int
+    samples: int
+    sidecar_file: str | None = None
+
+    @property
+    def sidecar(self) -> str:
+        """Where the sidecar lies, relative to the manifest."""
+        return self.sidecar_file or sidecar_path(self.path)
+
+    def to_record(self) -> dict[str, Any]:
+        """The shard as it stands in the manifest."""
+        return {name: value for name, value in asdict(self).items() if name != "sidecar_file" or value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelRow:
+    """How many of a source's `unit`s a stage took in, kept and dropped, by reason."""
+
+    source: str
+    stage: str
+    unit: str
+    in_: int
+    kept: int
+    dropped: dict[str, int]
+
+    def to_record(self) -> dict[str, Any]:
+        """The row as it stands in the manifest."""
+        record = asdict(self)
+        record["in"] = record.pop("in_")
+        return {name: record[name] for name in ("source", "stage", "unit", "in", "kept", "dropped")} | {
+            "dropped": dict(sorted(self.dropped.items()))
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of the corpus: its name, its one kind, and the splits that it has, in the order train, val, test."""
+
+    name: str
+    kind: Kind
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says. Foreign tars have no spec, so `spec_sha256` is null."""
+
+    name: str
+    version: str
+    spec_sha256: str | None
+    shards: tuple[ShardInfo, ...]
+    funnel: tuple[FunnelRow, ...]
+    tools: dict[str, str]
+    source_names: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the lines `<path> <sha256>` of all shards in order."""
+        return hashlib.sha256("".join(f"{s.path} {s.sha256}\n" for s in self.shards).encode()).hexdigest()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources that have shards, in the order of `source_names`, then of the shards."""
+        kinds = {s.source: s.kind for s in self.shards}
+        order = [n for n in self.source_names if n in kinds]
+        order += [n for n in kinds if n not in order]
+        have = {(s.source, s.split) for s in self.shards}
+        return tuple(Source(n, kinds[n], tuple(p for p in SPLITS if (n, p) in have)) for n in order)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(s.samples for s in self.shards)
+
+    def shards_of(self, source: str, split: Split | None = None) -> tuple[ShardInfo, ...]:
+        """The shards of a source, or of one of its splits, in order."""
+        return tuple(s for s in self.shards if s.source == source and split in (None, s.split))
+
+    def to_json(self) -> str:
+        """The manifest file: equal manifests are equal bytes."""
+        record = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "spec_sha256": self.spec_sha256,
+            "fingerprint": self.fingerprint,
+            "sources": [{"name": s.name, "kind": s.kind, "splits": list(s.splits)} for s in self.sources],
+            "shards": [s.to_record() for s in self.shards],
+            "funnel": [row.to_record() for row in self.funnel],
+            "tools": dict(sorted(self.tools.items())),
+        }
+        return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """The manifest that `to_json` wrote.
+
+        Raises:
+            ValueError: If it is not valid JSON, of another schema, lacks a key, or its fingerprint is not its shards'.
+        """
+        record = json.loads(text)
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            found = record.get("schema") if isinstance(record, dict) else None
+            raise ValueError(f"its schema is {found!r}, not {SCHEMA!r}")
+        try:
+            manifest = cls(
+                name=record["name"],
+                version=record["version"],
+                spec_sha256=record["spec_sha256"],
+                shards=tuple(ShardInfo(**s) for s in record["shards"]),
+                funnel=tuple(
+                    FunnelRow(**{("in_" if k == "in" else k): v for k, v in r.items()}) for r in record["funnel"]
+                ),
+                tools=record["tools"],
+                source_names=tuple(s["name"] for s in record["sources"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a key is missing or unknown: {error}") from error
+        if record.get("fingerprint") != manifest.fingerprint:
+            raise ValueError("its fingerprint is not that of its shards")
+        return manifest
+
+
+def shard_path(source: str, split: Split, number: int) -> str:
+    """A shard's path relative to the manifest."""
+    return f"{source}/{split}/{source}-{number:06d}.tar"
+
+
+def sidecar_path(path: str) -> str:
+    """Where the sidecar of a tar of ours lies; `ShardInfo.sidecar` knows those of others, too."""
+    return path.removesuffix(".tar") + ".parquet"
+
+
+def sort_shards(shards: Iterable[ShardInfo], sources: Sequence[str]) -> tuple[ShardInfo, ...]:
+    """Shards in the manifest's order: by source as given, by split train, val, test, by path."""
+    place = {name: i for i, name in enumerate(sources)}
+    return tuple(sorted(shards, key=lambda s: (place[s.source], SPLITS.index(s.split), s.path)))
+
+
+def write_manifest(corpus: str, manifest: Manifest) -> None:
+    """Write `manifest.json`: the last thing that a build writes."""
+    storage.write_bytes(storage.join(corpus, FILE_NAME), manifest.to_json().encode())
+
+
+def load_manifest(corpus: str) -> Manifest:
+    """The manifest of a corpus.
+
+    Raises:
+        UserError: If there is none, or it cannot be used.
+    """
+    path = storage.join(corpus, FILE_NAME)
+    if not storage.exists(path):
+        raise UserError(
+            f"{path}: is missing: no finished corpus here. `make corpus` builds one; "
+            f"`python -m pipelines index --corpus {corpus}` makes one of foreign tars"
+        )
+    try:
+        return Manifest.from_json(storage.read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: no manifest that can be used: {error}") from error
+
+
+def check_funnel(rows: Sequence[FunnelRow], shards: Sequence[ShardInfo] = ()) -> list[str]:
+    """What does not add up, a line each; nothing where all does.
+
+    In each row `in = kept + dropped`; a row takes in what the last row before it of its source and unit kept; with
+    `shards`, a source's last row counts the samples in its shards.
+    """
+    faults = []
+    last: dict[str, FunnelRow] = {}
+    last_of_unit: dict[tuple[str, str], FunnelRow] = {}
+    for row in rows:
+        name = f"{row.source}, {row.stage}"
+        num_dropped = sum(row.dropped.values())
+        if row.in_ != row.kept + num_dropped:
+            faults.append(f"{name}: {row.in_} {row.unit}s in, but {row.kept} kept + {num_dropped} dropped")
+        before = last_of_unit.get((row.source, row.unit))
+        if before is not None and before.kept != row.in_:
+            faults.append(f"{name}: {row.in_} {row.unit}s in, but {before.stage} kept {before.kept}")
+        last[row.source] = last_of_unit[row.source, row.unit] = row
+    for source in dict.fromkeys(s.source for s in shards):
+        num_samples = sum(s.samples for s in shards if s.source == source)
+        end = last.get(source)
+        if end is None or (end.stage, end.unit, end.kept) != ("shard", "sample", num_samples):
+            said = f"{end.kept} {end.unit}s kept by {end.stage}" if end is not None else "no row"
+            faults.append(f"{source}: its shards hold {num_samples} samples, its last row says {said}")
+    return faults
+
+
+def verify(corpus: str, *, hashes: bool = False) -> list[str]:
+    """What on disk does not fit the manifest, a line each: sizes, indexes, sidecars and, if asked, every byte.
+
+    Raises:
+        UserError: If there is no manifest.
+    """
+    manifest = load_manifest(corpus)
+    faults = check_funnel(manifest.funnel, manifest.shards)
+    for shard in manifest.shards:
+        faults += (f"{shard.path}: {fault}" for fault in _shard_faults(corpus, shard, hashes))
+    return faults
+
+
+def _shard_faults(corpus: str, shard: ShardInfo, hashes: bool) -> list[str]:
+    path = storage.join(corpus, shard.path)
+    if not storage.exists(path):
+        return ["is missing"]
+    if (found := storage.size(path)) != shard.bytes:
+        return [f"{found} bytes, the manifest says {shard.bytes}: one of them is from another build"]
+    faults = []
+    if hashes and (digest := hash_file(path)) != shard.sha256:
+        faults.append(f"sha256 {digest}, the manifest says {shard.sha256}: the bytes were changed")
+    try:
+        index = read_index(path)
+    except UserError as error:
+        faults.append(str(error))
+    else:
+        if len(index) - 1 != shard.samples:
+            faults.append(f"{index_path(path)} lists {len(index) - 1} samples, the manifest says {shard.samples}")
+        elif index[-1] > shard.bytes:
+            faults.append(f"{index_path(path)} ends at byte {index[-1]} of {shard.bytes}: a stale index")
+    sidecar = storage.join(corpus, shard.sidecar)
+    if not storage.exists(sidecar):
+        faults.append(f"its sidecar {sidecar} is missing")
+    else:
+        with storage.open_read(sidecar) as file:
+            num_rows = pq.ParquetFile(file).metadata.num_rows
+        if num_rows != shard.samples:
+            faults.append(f"its sidecar has {num_rows} rows, the manifest says {shard.samples} samples")
+    return faults
+
+
+def hash_file(path: str) -> str:
+    """sha256 of a file in hex."""
+    digest = hashlib.sha256()
+    with storage.open_read(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Text: its language, its quality, the personal data in it, its sentences."""

@@ -1,0 +1,227 @@
+"""Storyboards of video players: sheets of small pictures, cut into tiles, and the times that the tiles stand for.
+
+A storyboard comes as yt-dlp's `.mhtml` or as sheets of their own. Which second a tile shows is nowhere exactly
+stated; where it is inferred, the times are marked as estimated.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipelines.images.image_metadata import read_size, sniff_format
+from pipelines.images.image_pixels import Pixels, decode
+
+REASONS = ("sheet_unreadable", "sheet_grid_mismatch", "tile_near_uniform")
+"""Why a sheet or a tile is left out."""
+
+_PART_HEADER = re.compile(rb"--([^\r\n]{1,200})\r?\n((?:[A-Za-z.-]+:[^\r\n]*\r?\n)+)\r?\n")
+_SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
+_LIKELY_INTERVALS = (1, 2, 5, 10)  # seconds; players choose whole ones
+_SNAP_FRACTION = 0.02
+_MIN_STD = 2.0  # of the grey values; black and white filler tiles have 0 to 1, after compression
+_MAX_PIXELS = 50_000_000  # of a sheet
+
+
+class StoryboardRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
+    """A storyboard that cannot be read: `storyboard_malformed`, and what was found."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("storyboard_malformed", detail)
+        self.reason, self.detail = "storyboard_malformed", detail
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One sheet as fetched; `index` is its place among all sheets of the level, also where others are missing."""
+
+    index: int
+    data: bytes
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How a storyboard is laid out: pixels of a tile, tiles of a sheet, tiles in all where that is known.
+
+    `interval_ms` is what the player's own data say: null where they are not at hand, 0 for a small fixed grid.
+    """
+
+    tile_width: int
+    tile_height: int
+    columns: int
+    rows: int
+    num_tiles: int | None = None
+    interval_ms: int | None = None
+
+    @property
+    def num_per_sheet(self) -> int:
+        """Tiles of a full sheet."""
+        return self.columns * self.rows
+
+    def num_expected(self, sheet: int) -> int | None:
+        """Tiles of a sheet, or None where the number in all is not known."""
+        if self.num_tiles is None:
+            return None
+        return max(0, min(self.num_per_sheet, self.num_tiles - sheet * self.num_per_sheet))
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile, lossless; `index` counts over all sheets."""
+
+    index: int
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CutSheets:
+    """The tiles in order, and what was left out: (sheet or tile index, reason, what was found)."""
+
+    tiles: tuple[Tile, ...]
+    dropped: tuple[tuple[int, str, str], ...]
+
+
+def read_mhtml(data: bytes) -> list[Sheet]:
+    """The sheets in a storyboard as yt-dlp writes it, by their own numbers: fragments that failed are not in it.
+
+    Raises:
+        StoryboardRejected: If it holds no sheet or ends within one.
+    """
+    sheets: list[Sheet] = []
+    at = 0
+    while (match := _PART_HEADER.search(data, at)) is not None:
+        lines = match[2].decode("latin-1").splitlines()
+        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = fields.get("content-length", "")
+        if not length.isdecimal():
+            raise StoryboardRejected("a part does not state its length")
+        at = match.end() + int(length)
+        if at > len(data):
+            raise StoryboardRejected("ends within a part")
+        if fields.get("content-type", "").startswith("image/"):
+            url = fields.get("content-location")
+            index = sheet_index(url or "")
+            sheets.append(Sheet(len(sheets) if index is None else index, data[match.end() : at], url))
+    if not sheets:
+        raise StoryboardRejected("holds no sheet")
+    return sorted(sheets, key=lambda sheet: sheet.index)
+
+
+def sheet_index(url: str) -> int | None:
+    """The number in a sheet's address (`M3.jpg` is 3, `default.jpg` the only one), or None."""
+    path = re.split(r"[?#]", url)[0]
+    match = _SHEET_NUMBER.search(path)
+    if match is not None:
+        return int(match[1])
+    return 0 if re.search(r"(?:^|/)default\.\w+$", path) else None
+
+
+def level_of_format(entry: dict[str, Any], seconds: float | None) -> Level:
+    """The layout in an entry of `formats` of yt-dlp's info.json.
+
+    Raises:
+        StoryboardRejected: If it is no storyboard.
+    """
+    try:
+        width, height, columns, rows = (int(entry[name]) for name in ("width", "height", "columns", "rows"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoryboardRejected(f"no layout of a storyboard: {error}") from error
+    if min(width, height, columns, rows) < 1:
+        raise StoryboardRejected(f"a layout of {columns}x{rows} tiles of {width}x{height}")
+    fps = entry.get("fps")
+    num_tiles = round(fps * seconds) if fps and seconds else None
+    return Level(width, height, columns, rows, num_tiles)
+
+
+def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
+    """The storyboard with the largest tiles in yt-dlp's info.json, or None."""
+    entries = [f for f in info.get("formats") or [] if f.get("format_note") == "storyboard" or f.get("ext") == "mhtml"]
+    return max(entries, key=lambda f: (f.get("width") or 0) * (f.get("height") or 0), default=None)
+
+
+def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -> tuple[list[float], bool]:
+    """When each tile stands, and whether that is estimated.
+
+    The player's interval where it is known; else the mean one, snapped to whole seconds within 2 %. Dividing by the
+    frame rate instead would drift: 94 tiles at 5 s are a video of 464 s, whose last tile is at 464 s and not 459.
+    """
+    interval = seconds / num_tiles if num_tiles else 0.0
+    if interval_ms:
+        interval = interval_ms / 1000
+    elif interval_ms is None:
+        whole = next((n for n in (*_LIKELY_INTERVALS, round(interval)) if _is_near(interval, n)), None)
+        interval = interval if whole is None else float(whole)
+    return [round(min(i * interval, seconds), 3) for i in range(num_tiles)], not interval_ms
+
+
+def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
+    """The tiles of sheets, without filler.
+
+    A sheet whose pixels disagree with the layout is left out whole: its tiles would be cut across pictures.
+    """
+    tiles: list[Tile] = []
+    dropped: list[tuple[int, str, str]] = []
+    for sheet in sheets:
+        try:
+            pixels = _read_sheet(sheet.data)
+        except (ValueError, Image.DecompressionBombError) as error:
+            dropped.append((sheet.index, "sheet_unreadable", str(error)))
+            continue
+        num, columns = _grid(pixels, sheet.index, level)
+        if num is None:
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            detail = f"{size} for {level.num_expected(sheet.index)} tiles of {level.tile_width}x{level.tile_height}"
+            dropped.append((sheet.index, "sheet_grid_mismatch", detail))
+            continue
+        for place in range(num):
+            top, left = place // columns * level.tile_height, place % columns * level.tile_width
+            tile = np.ascontiguousarray(pixels[top : top + level.tile_height, left : left + level.tile_width])
+            index = sheet.index * level.num_per_sheet + place
+            spread = float(cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY).std())
+            if spread < _MIN_STD:
+                dropped.append((index, "tile_near_uniform", f"standard deviation {spread:.2f}"))
+            else:
+                tiles.append(Tile(index, _png(tile)))
+    return CutSheets(tuple(tiles), tuple(dropped))
+
+
+def _read_sheet(data: bytes) -> Pixels:
+    format = sniff_format(data)  # WebP under the name .jpg is the rule
+    if format is None:
+        raise ValueError(f"begins with {data[:16]!r}")
+    width, height = read_size(data, format)
+    if width * height > _MAX_PIXELS:
+        raise ValueError(f"{width}x{height}")
+    return decode(data, format).pixels
+
+
+def _grid(pixels: Pixels, index: int, level: Level) -> tuple[int | None, int]:
+    """Tiles that a sheet holds and its columns; None where its size and the layout disagree."""
+    height, width = pixels.shape[:2]
+    columns, rows = width // level.tile_width, height // level.tile_height
+    if width % level.tile_width or height % level.tile_height or not 0 < columns <= level.columns:
+        return None, columns
+    expected = level.num_expected(index)
+    if expected is None:
+        return (columns * rows if 0 < rows <= level.rows else None), columns
+    # The last sheet is cut below its last row; where one row is left, it may be cut behind its last tile too.
+    fits_rows = rows in (math.ceil(expected / level.columns), level.rows)
+    fits_columns = columns == level.columns or (rows == 1 and columns == expected)
+    return (expected if expected and fits_rows and fits_columns else None), columns
+
+
+def _is_near(value: float, whole: int) -> bool:
+    return whole > 0 and abs(value - whole) <= _SNAP_FRACTION * whole
+
+
+def _png(pixels: Pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels[:, :, ::-1]).save(out, "PNG", compress_level=1)
+    return out.getvalue()

@@ -1,0 +1,260 @@
+"""A polite, bounded HTTP client: permission before the request, one request at a time to a host, every size capped.
+
+`PoliteClient.fetch` is all there is to call. What it returns may be used as far as the site and the response say;
+anything else is a `FetchFailure` with a drop reason.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urljoin
+
+from yarl import URL
+
+from pipelines.document import Signal
+from pipelines.web.http_exchange import (
+    REASONS,
+    REDIRECT_STATUSES,
+    TRANSIENT,
+    Exchange,
+    Fetched,
+    FetchFailure,
+    Headers,
+    HttpSettings,
+    Request,
+    is_transient,
+    parse_target,
+    utc_now,
+)
+from pipelines.web.permission import (
+    MEDIA_PURPOSES,
+    PolicySettings,
+    Purpose,
+    SiteFile,
+    SiteRules,
+    Verdict,
+    response_verdict,
+)
+from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
+
+__all__ = ["REASONS", "TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
+
+_SITE_FILE_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five, to any host
+_UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's for a robots.txt that failed
+_ADDRESS_REASONS = frozenset({"host_not_found", "dns_failure", "private_address", "no_contact_address"})
+
+
+@dataclass(slots=True)
+class _Site:
+    """What is known of an authority."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    rules: SiteRules | None = None
+    expires: float = 0.0
+
+
+class PoliteClient:
+    """Fetches URLs under a policy. An asynchronous context manager, bound to one event loop.
+
+    Args:
+        policy: What we call ourselves and what we take for a refusal.
+        http: Delays, caps and deadlines.
+        gate_folder: Local folder of lock files, by which several processes of a machine share the turns of each host.
+        loopback_delay: Seconds between requests to a host on loopback, instead of `delay_seconds`; None: no exception.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySettings,
+        http: HttpSettings,
+        *,
+        gate_folder: str | None = None,
+        loopback_delay: float | None = None,
+    ) -> None:
+        self._policy = policy
+        self._http = http
+        self._exchange = Exchange(policy, http, gate_folder, loopback_delay)
+        self._sites: dict[str, _Site] = {}
+        self._policy_answers: list[Fetched] = []
+
+    async def __aenter__(self) -> Self:
+        await self._exchange.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.close()
+
+    async def fetch(
+        self,
+        url: str,
+        purpose: Purpose,
+        *,
+        max_bytes: int | None = None,
+        follow_redirects: bool = True,
+        headers: Iterable[tuple[str, str]] = (),
+        method: Literal["GET", "HEAD"] = "GET",
+        site_rules: bool = True,
+    ) -> Fetched:
+        """What a URL answers, if site and response allow its use.
+
+        Args:
+            url: An http(s) URL; a fragment is not sent.
+            purpose: What it is wanted for: decides which signals count and how large it may be.
+            max_bytes: Instead of the purpose's cap. A page is cut there, anything else fails.
+            follow_redirects: False hands out a redirect as it is. Each hop is judged like the first.
+            headers: Further request headers.
+            method: GET or HEAD.
+            site_rules: False asks for no robots.txt and the like: for a URL that was judged otherwise.
+
+        Raises:
+            FetchFailure: With its reason, also where the use is refused.
+        """
+        max_bytes = max_bytes if max_bytes is not None else self._http.max_bytes(purpose)
+        hop, asked, evidence = url, list[str](), list[Signal]()
+        try:
+            while True:
+                target = parse_target(hop)
+                site = await self._site_verdict(target, purpose, evidence) if site_rules else Verdict()
+
+                def is_wanted(status: int, received: Headers, site: Verdict = site) -> bool:
+                    is_of_use = 200 <= status < 300 or (status in REDIRECT_STATUSES and not follow_redirects)
+                    return is_of_use and response_verdict(site, received, purpose, self._policy).allowed
+
+                answer = await self._exchange.ask(
+                    Request(
+                        target,
+                        is_wanted,
+                        method,
+                        tuple(headers),
+                        max_bytes,
+                        may_cut=purpose == "page",
+                        delay_seconds=site.crawl_delay or 0.0,
+                    )
+                )
+                verdict = self._judged(site, answer, purpose)
+                evidence += verdict.signals
+                if answer.status in REDIRECT_STATUSES and follow_redirects:
+                    asked.append(hop)
+                    hop = self._next_hop(answer, asked)
+                    continue
+                if not (200 <= answer.status < 300 or answer.status in REDIRECT_STATUSES):
+                    raise FetchFailure(f"http_{answer.status}", hop, answer.reason)
+                if not verdict.allowed:
+                    raise FetchFailure(verdict.reasons[0], hop, ", ".join(verdict.reasons[1:]))
+                if answer.truncated and purpose != "page":
+                    raise FetchFailure("too_large", hop, f"more than {max_bytes} bytes")
+                return replace(answer, url=url, redirects=tuple(asked), verdict=verdict.adding(signals=evidence))
+        except FetchFailure as failure:
+            failure.signals = tuple(dict.fromkeys(evidence))
+            if asked:
+                failure.detail = ": ".join(part for part in (f"at {failure.url}", failure.detail) if part)
+            failure.url = url
+            raise
+
+    async def site(self, url: str) -> SiteRules:
+        """The rules of a URL's authority: for its sitemaps, and as evidence.
+
+        Raises:
+            FetchFailure: If the host may not or cannot be asked.
+        """
+        return await self._rules(parse_target(url), "page")
+
+    def take_policy_answers(self) -> list[Fetched]:
+        """robots.txt, tdmrep.json and ai.txt of any status that came since the last call: for the archive."""
+        answers, self._policy_answers = self._policy_answers, []
+        return answers
+
+    def _judged(self, site: Verdict, answer: Fetched, purpose: Purpose) -> Verdict:
+        return response_verdict(
+            site, answer.headers, purpose, self._policy, url=answer.final_url, observed_at=answer.fetched_at
+        )
+
+    def _next_hop(self, answer: Fetched, asked: list[str]) -> str:
+        """Where a redirect leads, if not in a circle or too far."""
+        hop = _location(answer)
+        if hop is None:
+            raise FetchFailure(f"http_{answer.status}", answer.final_url, "no valid Location")
+        if hop in asked:
+            raise FetchFailure("redirect_loop", hop)
+        if len(asked) > self._http.max_redirects:
+            raise FetchFailure("too_many_redirects", hop, f"more than {self._http.max_redirects}")
+        return hop
+
+    async def _site_verdict(self, target: URL, purpose: Purpose, evidence: list[Signal]) -> Verdict:
+        """The site's word on a URL that it lets us ask for.
+
+        Raises:
+            FetchFailure: If it does not.
+        """
+        url = str(target)
+        rules = await self._rules(target, purpose)
+        verdict = rules.verdict(url, purpose)
+        evidence += verdict.signals
+        delay = verdict.crawl_delay or 0.0
+        if delay > self._http.max_crawl_delay_seconds:
+            raise FetchFailure("crawl_delay_too_long", url, f"{delay:g} seconds")
+        if verdict.reasons == ("tdm_reserved",) and self._policy.asks_headers_of_reserved:
+            # The header overrides the file. HEAD brings it without the content that the file reserves.
+            head = await self._exchange.ask(Request(target, lambda *_: False, "HEAD", delay_seconds=delay))
+            if 200 <= head.status < 300:
+                verdict = self._judged(verdict, head, purpose)
+                evidence += verdict.signals
+        if not verdict.allowed:
+            raise FetchFailure(verdict.reasons[0], url, ", ".join(verdict.reasons[1:]))
+        return verdict
+
+    async def _rules(self, target: URL, purpose: Purpose) -> SiteRules:
+        """The policy files of an authority, asked for once; ai.txt only when media are wanted."""
+        origin = str(target.origin())
+        site = self._sites.setdefault(origin, _Site())
+        async with site.lock:
+            if site.rules is None or time.monotonic() >= site.expires:
+                site.rules = SiteRules(self._policy, await self._site_file(f"{origin}/robots.txt"))
+                tdmrep = f"{origin}/.well-known/tdmrep.json"
+                if site.rules.may_read(tdmrep):
+                    site.rules = replace(site.rules, tdmrep=await self._site_file(tdmrep))
+                seconds = self._http.site_cache_seconds
+                if site.rules.robots.is_unreachable:
+                    seconds = min(seconds, _UNREACHABLE_CACHE_SECONDS)
+                site.expires = time.monotonic() + seconds
+            if purpose in MEDIA_PURPOSES and site.rules.ai_txt is None and site.rules.may_read(f"{origin}/ai.txt"):
+                site.rules = replace(site.rules, ai_txt=await self._site_file(f"{origin}/ai.txt"))
+            return site.rules
+
+    async def _site_file(self, url: str) -> SiteFile:
+        """A policy file, by way of a few redirects; a longer chain is no file (RFC 9309, 2.3.1.2)."""
+        target = parse_target(url)
+        for num_redirects in range(_SITE_FILE_REDIRECTS + 1):
+            try:
+                answer = await self._exchange.ask(
+                    Request(target, lambda status, _: 200 <= status < 300, max_bytes=ROBOTS_MAX_BYTES, may_cut=True)
+                )
+                hop = _location(answer) if answer.status in REDIRECT_STATUSES else None
+                if hop is None or num_redirects == _SITE_FILE_REDIRECTS:
+                    break
+                target = parse_target(hop)
+            except FetchFailure as failure:
+                if num_redirects == 0 and failure.reason in _ADDRESS_REASONS:
+                    raise  # the host itself may not be asked, which says more than that its robots.txt is missing
+                return SiteFile(url, None, observed_at=utc_now())
+        self._policy_answers.append(replace(answer, url=url))
+        return SiteFile(url, answer.status, answer.body, answer.fetched_at)
+
+
+def _location(answer: Fetched) -> str | None:
+    """The absolute URL that a redirect leads to."""
+    location = answer.header("location")
+    if location is None:
+        return None
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")  # what browsers take the bytes for
+    try:
+        return urljoin(answer.final_url, location.strip())
+    except ValueError:
+        return None

@@ -1,0 +1,406 @@
+"""One polite exchange with a host: its turn, a checked address, a deadline, caps, and retries of what can pass.
+
+What may be asked for at all is decided above, in http_client.py.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import aiohttp
+from pydantic import Field
+from yarl import URL
+
+from pipelines.document import Signal
+from pipelines.settings import Settings
+from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
+from pipelines.web.host_gate import HostClosedError, HostGate
+from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
+
+Headers = tuple[tuple[str, str], ...]
+
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+# 408, 425, 429, and what a server, or a proxy before it, says when it is overloaded or away.
+_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
+_DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be used again
+_PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
+_HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
+
+REASONS: dict[str, str] = {
+    "http_<status>": "the final answer was no success",
+    "timeout": "no complete answer within timeout_seconds",
+    "dns_failure": "the name server could not tell",
+    "host_not_found": "there is no such host",
+    "connection_failed": "the connection was refused, reset or closed",
+    "incomplete_body": "the body ended early",
+    "tls_failure": "no valid TLS connection",
+    "bad_response": "the answer is no valid HTTP",
+    "bad_content_encoding": "the body does not decode as its Content-Encoding says",
+    "too_large": "the body is larger than the cap for its purpose",
+    "too_many_redirects": "more than max_redirects",
+    "redirect_loop": "a redirect to an address already asked",
+    "invalid_url": "no valid http(s) URL",
+    "credentials_in_url": "the URL holds a user name or password",
+    "scheme_not_allowed": "neither http nor https",
+    "private_address": "the host's address is not public and the policy does not name it",
+    "no_contact_address": "the host is beyond loopback and the policy has no user agent with a contact",
+    "crawl_delay_too_long": "robots.txt asks for more than max_crawl_delay_seconds",
+    "retry_after_too_long": "the host asked to wait for more than max_retry_after_seconds",
+    "host_error_budget": "the host failed so often in a row that it is left alone",
+}
+TRANSIENT = (
+    frozenset({"timeout", "dns_failure", "connection_failed", "incomplete_body"})
+    | {"retry_after_too_long", "host_error_budget"}
+    | {f"http_{status}" for status in _PASSING_STATUSES}
+    | PASSING_REASONS
+)
+
+
+def is_transient(reason: str) -> bool:
+    """Whether a later attempt may succeed: what `--retry transient` asks for again."""
+    return reason in TRANSIENT
+
+
+class HttpSettings(Settings):
+    """How gently and how patiently to ask, and how much to take."""
+
+    delay_seconds: float = Field(default=1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
+    max_crawl_delay_seconds: float = Field(
+        default=30.0, ge=0, description="A host that asks for more is left alone (Nutch: 30)"
+    )
+    timeout_seconds: float = Field(default=60.0, gt=0, description="For one request, from connecting to the last byte")
+    connect_timeout_seconds: float = Field(default=10.0, gt=0, description="For connecting")
+    max_redirects: int = Field(default=10, ge=0, description="Redirects followed for one URL")
+    max_page_bytes: int = Field(default=5 << 20, ge=1, description="A page is cut there (Common Crawl: 5 MiB)")
+    max_image_bytes: int = Field(default=20 << 20, ge=1, description="A larger image is dropped")
+    max_video_bytes: int = Field(default=512 << 20, ge=1, description="A larger video is dropped")
+    max_text_bytes: int = Field(default=5 << 20, ge=1, description="A larger subtitle track is dropped")
+    max_retries: int = Field(default=2, ge=0, description="Further attempts after a failure that can pass (Scrapy: 2)")
+    backoff_seconds: float = Field(default=1.0, ge=0, description="Rest after a failure; doubles with each in a row")
+    max_retry_after_seconds: float = Field(default=120.0, ge=0, description="A longer wait fails the host for now")
+    error_budget: int = Field(default=10, ge=1, description="Failed attempts in a row after which a host is left alone")
+    max_in_flight: int = Field(default=256, ge=1, description="Requests at once over all hosts")
+    dns_cache_seconds: float = Field(default=300.0, ge=0, description="How long a name server's answer is kept")
+    site_cache_seconds: float = Field(
+        default=86_400.0, ge=0, description="Age of a robots.txt (RFC 9309: at most 24 h)"
+    )
+
+    def max_bytes(self, purpose: Purpose) -> int:
+        """The cap on a body."""
+        caps = {"page": self.max_page_bytes, "image": self.max_image_bytes, "video": self.max_video_bytes}
+        return caps.get(purpose, self.max_text_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One answer. `headers` are as sent; `body` is decoded of its Content-Encoding, and cut where `truncated`.
+
+    `redirects` are the URLs asked before `final_url`; `fetched_at` is UTC, `2026-01-05T10:11:12Z`; `verdict` holds the
+    evidence of every hop.
+    """
+
+    url: str
+    final_url: str
+    status: int
+    reason: str
+    http_version: str
+    headers: Headers
+    body: bytes
+    request_headers: Headers
+    ip: str | None
+    fetched_at: str
+    truncated: bool = False
+    redirects: tuple[str, ...] = ()
+    verdict: Verdict = field(default_factory=Verdict)
+
+    def header(self, name: str) -> str | None:
+        """The first header of a name, whatever its case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
+    """Why there is nothing to use; `reason` is one of `REASONS` here or in permission.py."""
+
+    def __init__(self, reason: str, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
+        super().__init__(reason, url, detail)
+        self.reason = reason
+        self.url = url
+        self.detail = detail
+        self.signals = signals
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.url, self.reason, self.detail) if part)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a later attempt may succeed."""
+        return is_transient(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, and how much of the answer to take.
+
+    `is_wanted` tells by status and headers whether the body is read, `max_bytes` how much of it; where `may_cut` is
+    false, a body known to be larger is not begun. `delay_seconds` is the least wait since the host's last answer.
+    """
+
+    target: URL
+    is_wanted: Callable[[int, Headers], bool]
+    method: Literal["GET", "HEAD"] = "GET"
+    headers: Headers = ()
+    max_bytes: int = 0
+    may_cut: bool = False
+    delay_seconds: float = 0.0
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that remembers whom it came from: a small one has left its connection when it is handed out."""
+
+    peer: str | None = None
+
+    async def start(self, connection: aiohttp.connector.Connection) -> "_Response":
+        name = connection.transport.get_extra_info("peername") if connection.transport is not None else None
+        self.peer = name[0] if name else None
+        await super().start(connection)
+        return self
+
+
+class Exchange:
+    """Requests to all hosts, one at a time to each. An asynchronous context manager, bound to one event loop.
+
+    Args:
+        policy: The user agent, and the hosts that need no public address.
+        http: Delays, caps and deadlines.
+        gate_folder: See `HostGate`.
+        loopback_delay: Instead of `delay_seconds` for hosts on loopback; None: no exception.
+    """
+
+    def __init__(
+        self, policy: PolicySettings, http: HttpSettings, gate_folder: str | None, loopback_delay: float | None
+    ) -> None:
+        self._policy = policy
+        self._http = http
+        self._loopback_delay = loopback_delay
+        longest_wait = max(http.max_retry_after_seconds, http.max_crawl_delay_seconds, http.delay_seconds)
+        self._gate = HostGate(gate_folder, longest_wait)
+        self._guard = AddressGuard(
+            policy.allow_hosts, may_leave_loopback=policy.has_contact, cache_seconds=http.dns_cache_seconds
+        )
+        self._in_flight = asyncio.Semaphore(http.max_in_flight)
+        self._errors: dict[str, int] = {}  # failed attempts in a row, by host
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Get ready to ask. One connection pool and one TLS context serve all hosts."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": self._policy.user_agent_header,
+                "Accept": "*/*",
+                "Accept-Encoding": "gzip, deflate",
+            },
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._http.connect_timeout_seconds),
+            response_class=_Response,
+            trust_env=False,  # a proxy would resolve names itself, past the guard
+        )
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+        await self._guard.close()
+
+    async def ask(self, request: Request) -> Fetched:
+        """The answer to a request, whatever its status, asked for again while a failure can pass.
+
+        Raises:
+            FetchFailure: If there is no answer.
+        """
+        outcome: Fetched | FetchFailure | None = None
+        for _ in range(1 + self._http.max_retries):
+            try:
+                outcome = await self._take_turn(request)
+            except HostClosedError:
+                outcome = outcome or FetchFailure("host_error_budget", str(request.target))
+                break
+            if not _can_pass(outcome):
+                break
+        assert outcome is not None
+        if isinstance(outcome, FetchFailure):
+            raise outcome
+        return outcome
+
+    async def _take_turn(self, request: Request) -> Fetched | FetchFailure:
+        """One attempt, at the host's turn. A failure lets the host rest: twice as long with each in a row."""
+        host, port = request.target.raw_host or "", request.target.port or 0
+        try:
+            addresses = await self._guard.permitted(host, port)
+        except AddressError as error:
+            if error.reason == "dns_failure":
+                await asyncio.sleep(self._count_error(host))
+            return FetchFailure(error.reason, str(request.target), error.detail)
+        is_here = all(is_loopback(address) for address in addresses)
+        delay = self._loopback_delay if is_here and self._loopback_delay is not None else self._http.delay_seconds
+        async with self._gate.turn(host, max(delay, request.delay_seconds)) as turn:
+            outcome: Fetched | FetchFailure
+            async with self._in_flight:
+                try:
+                    outcome = await self._attempt(request)
+                except FetchFailure as failure:
+                    outcome = failure
+            if isinstance(outcome, Fetched) and not _can_pass(outcome):
+                self._errors.pop(host, None)
+                return outcome
+            rest = self._count_error(host)
+            if isinstance(outcome, Fetched) and (asked := _retry_after(outcome)) is not None:
+                if asked > self._http.max_retry_after_seconds:
+                    self._gate.close(host)
+                    return FetchFailure("retry_after_too_long", str(request.target), f"{asked:.0f} seconds")
+                rest = max(rest, asked)
+            turn.postpone_next(rest)
+            return outcome
+
+    def _count_error(self, host: str) -> float:
+        """Note a failed attempt; returns for how many seconds to leave the host alone."""
+        count = self._errors[host] = self._errors.get(host, 0) + 1
+        if count >= self._http.error_budget:
+            self._gate.close(host)
+        return min(self._http.backoff_seconds * 2.0 ** (count - 1), self._http.max_retry_after_seconds)
+
+    async def _attempt(self, request: Request) -> Fetched:
+        """One request and its answer within the deadline.
+
+        Raises:
+            FetchFailure: For everything that a network, a server or a name server can do.
+        """
+        assert self._session is not None, "not open"
+        url = str(request.target)
+        try:
+            async with (
+                asyncio.timeout(self._http.timeout_seconds),
+                self._session.request(
+                    request.method, request.target, headers=request.headers, allow_redirects=False
+                ) as response,
+            ):
+                fetched_at = utc_now()
+                headers = tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in response.raw_headers)
+                body, truncated = b"", False
+                if request.is_wanted(response.status, headers):
+                    body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
+                elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        await _read_body(response, _DRAIN_BYTES, True)
+                assert isinstance(response, _Response)
+                version = response.version or aiohttp.HttpVersion11
+                return Fetched(
+                    url=url,
+                    final_url=url,
+                    status=response.status,
+                    reason=response.reason or "",
+                    http_version=f"{version.major}.{version.minor}",
+                    headers=headers,
+                    body=body,
+                    request_headers=tuple(response.request_info.headers.items()),
+                    ip=response.peer,
+                    fetched_at=fetched_at,
+                    truncated=truncated,
+                )
+        except (TimeoutError, OSError, aiohttp.ClientError, ValueError) as error:
+            reason, detail = _failure_of(error)
+            raise FetchFailure(reason, url, detail) from error
+
+
+def parse_target(url: str) -> URL:
+    """The URL to ask for, without its fragment.
+
+    Raises:
+        FetchFailure: If it is not one that may be asked for.
+    """
+    try:
+        # What is plain ASCII goes out as it stands: signatures over URLs break where escapes are respelled.
+        target = URL(url, encoded=_PLAIN_URL.fullmatch(url) is not None).with_fragment(None)
+        host, port = target.raw_host, target.port
+    except ValueError as error:
+        raise FetchFailure("invalid_url", url, str(error)) from error
+    if target.scheme not in ("http", "https"):
+        raise FetchFailure("scheme_not_allowed", url, target.scheme or "no scheme")
+    if target.raw_user is not None or target.raw_password is not None:
+        raise FetchFailure("credentials_in_url", url)
+    if not host or not port or not _HOST.fullmatch(host):
+        raise FetchFailure("invalid_url", url, "no valid host")
+    return target
+
+
+def utc_now() -> str:
+    """The time as records keep it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: bool) -> tuple[bytes, bool]:
+    """At most `max_bytes` decoded bytes of the body, and whether there is more; nothing where that is known before."""
+    if response.method == "HEAD":
+        return b"", False
+    if not may_cut and (response.content_length or 0) > max_bytes:
+        return b"", True
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            response.close()
+            break
+    return b"".join(chunks)[:max_bytes], size > max_bytes
+
+
+def _can_pass(outcome: Fetched | FetchFailure) -> bool:
+    return outcome.status in _PASSING_STATUSES if isinstance(outcome, Fetched) else outcome.is_transient
+
+
+def _retry_after(answer: Fetched) -> float | None:
+    """Seconds that a 429 or 503 asks to wait: a number, or a date, taken by the server's own clock where it tells."""
+    value = (answer.header("retry-after") or "").strip()
+    if answer.status not in _STATUSES_WITH_RETRY_AFTER or not value:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    until = _http_date(value)
+    now = _http_date(answer.header("date") or "") or datetime.now(UTC)
+    return max((until - now).total_seconds(), 0.0) if until is not None else None
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+def _failure_of(error: Exception) -> tuple[str, str]:
+    """Drop reason and detail of what a request raised."""
+    detail = str(error) or type(error).__name__
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, AddressError):
+        return cause.reason, cause.detail
+    if isinstance(error, TimeoutError):
+        return "timeout", ""
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "tls_failure", detail
+    if isinstance(error, aiohttp.ClientPayloadError):
+        is_decoding = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
+        return "bad_content_encoding" if is_decoding else "incomplete_body", detail
+    if isinstance(error, aiohttp.InvalidURL):
+        return "invalid_url", detail
+    if isinstance(error, OSError | aiohttp.ClientConnectionError):
+        return "connection_failed", detail
+    return "bad_response", detail

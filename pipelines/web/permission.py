@@ -1,0 +1,400 @@
+"""May this URL be fetched and used for training? A verdict with its reasons, and the evidence verbatim.
+
+Three steps, each adding what it sees to the verdict of the one before:
+
+1. `SiteRules.verdict`, before the request: robots.txt with its preference lines, tdmrep.json, ai.txt (media only).
+2. `response_verdict`: X-Robots-Tag, TDMRep, Content-Usage and Content-Signal headers.
+3. `page_verdict`: the `<meta>` elements of an HTML page.
+
+Nothing here reads files, the network or the clock. `Signal.kind` is one of `SIGNAL_KINDS`.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from pipelines.document import Signal, canonical_json
+from pipelines.settings import Settings
+from pipelines.web.robots import Group, Robots, parse_robots, path_matches, refuses_training, rule_by_type
+
+Purpose = Literal["page", "image", "video", "text"]
+MEDIA_PURPOSES: frozenset[Purpose] = frozenset({"image", "video"})
+
+SIGNAL_KINDS = (
+    "robots.txt",  # the group's heading and the rule that decided, or the status where there is no file
+    "content-usage",  # AIPREF (draft-ietf-aipref-attach), in robots.txt or as a header
+    "content-signal",  # in robots.txt or as a header
+    "tdmrep.json",  # the first matching rule
+    "tdm-reservation",
+    "tdm-policy",
+    "ai.txt",
+    "x-robots-tag",
+    "meta-robots",
+    "meta-tdm-reservation",
+    "meta-tdm-policy",
+)
+
+REASONS: dict[str, str] = {
+    "robots_disallowed": "robots.txt disallows the path for us",
+    "robots_unreachable": "robots.txt gave no answer, 5xx or 429: all is disallowed (RFC 9309, 2.3.1.4)",
+    "training_crawlers_disallowed": "robots.txt disallows the path for a crawler known to gather training data",
+    "ai_train_refused": "Content-Usage or Content-Signal refuses AI training",
+    "tdm_reserved": "the text-and-data-mining right is reserved (TDMRep)",
+    "tdm_unreachable": "tdmrep.json gave no answer, 5xx or 429",
+    "ai_txt_disallowed": "ai.txt disallows the type of media",
+    "ai_txt_unreachable": "ai.txt gave no answer, 5xx or 429",
+    "noai": "X-Robots-Tag or meta robots says noai or noml",
+    "noimageai": "X-Robots-Tag or meta robots says noimageai",
+    "noindex": "X-Robots-Tag or meta robots says noindex or none (off by default)",
+    "noimageindex": "X-Robots-Tag or meta robots says noimageindex (off by default)",
+    "license_not_allowed": "the licence is not among those the policy allows",
+}
+PASSING_REASONS = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
+
+# Product tokens whose published purpose is to gather training data, from the operators' pages and the public list
+# ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are left out.
+TRAINING_TOKENS_DATE = "2026-08"
+TRAINING_TOKENS = (
+    "AI2Bot", "Ai2Bot-Dolma", "Amazonbot", "anthropic-ai", "Applebot-Extended", "Bytespider", "CCBot", "ClaudeBot",
+    "cohere-training-data-crawler", "Cotoyogi", "DeepSeekBot", "Diffbot", "FacebookBot", "FriendlyCrawler",
+    "Google-Extended", "GPTBot", "ICC-Crawler", "img2dataset", "laion-huggingface-processor", "LAIONDownloader",
+    "Meta-ExternalAgent", "omgili", "omgilibot", "PanguBot", "SBIntuitionsBot", "TikTokSpider", "Timpibot",
+    "VelenPublicWebCrawler", "Webzio-Extended",
+)  # fmt: skip
+
+_CONTACT = re.compile(r"https?://[^\s/]+\.[^\s/]+|[^\s@<>()+:;,]+@[^\s@<>();,]+\.[A-Za-z]{2,}")
+# Directives of X-Robots-Tag that hold a colon of their own, and so are no product token before one.
+_VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+
+
+class PolicySettings(Settings):
+    """What counts as a refusal, how we introduce ourselves, and where we may go."""
+
+    name: str = Field(default="strict", min_length=1, description="Written into every sample's decision")
+    user_agent: str | None = Field(
+        default=None, description="User-Agent with a contact address (URL or e-mail); null: no request beyond loopback"
+    )
+    product_token: str = Field(
+        default="Dromaius", pattern=r"^[A-Za-z_-]+$", description="Our name in robots.txt (RFC 9309, 2.2.1)"
+    )
+    training_tokens: Literal["strict", "named"] = Field(
+        default="strict",
+        description="strict: a path disallowed for any known training crawler is refused; named: only for us",
+    )
+    blocking_signals: list[Literal["preferences", "tdm", "ai_txt", "noai", "noindex"]] = Field(
+        default=["preferences", "tdm", "ai_txt", "noai"],
+        description="Signals that block, besides robots.txt; the others are kept as evidence only",
+    )
+    unknown: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network",
+    )
+    asks_headers_of_reserved: bool = Field(
+        default=True, description="Ask by HEAD whether a tdm-reservation header lifts what tdmrep.json reserves"
+    )
+    licenses: list[str] | None = Field(default=None, description="Acceptable SPDX ids; null: any, or none stated")
+    allow_hosts: list[str] = Field(
+        default=[], description="host or host:port that may be asked though its address is not public"
+    )
+
+    @field_validator("user_agent")
+    @classmethod
+    def _names_a_contact(cls, value: str | None) -> str | None:
+        if value is not None and not _CONTACT.search(value):
+            raise ValueError(
+                f"{value!r} holds no contact address, such as (+https://example.org/bot; mail@example.org)"
+            )
+        if value is not None and not re.fullmatch(r"[\x20-\x7e]+", value):
+            raise ValueError(f"{value!r} must be printable ASCII")
+        return value
+
+    @property
+    def has_contact(self) -> bool:
+        """Whether requests say whom to write to."""
+        return self.user_agent is not None
+
+    @property
+    def user_agent_header(self) -> str:
+        """The User-Agent to send: holds the product token, by which robots.txt addresses us."""
+        if self.user_agent is None:
+            return self.product_token
+        has_token = self.product_token.lower() in self.user_agent.lower()
+        return self.user_agent if has_token else f"{self.user_agent} {self.product_token}"
+
+    def heeds(self, token: str) -> bool:
+        """Whether a word addressed to this product token is meant for us."""
+        token = token.lower()
+        return token == self.product_token.lower() or (self.training_tokens == "strict" and token in _TRAINING)
+
+    def allows_license(self, license_id: str | None) -> bool:
+        """Whether material under this licence (None: none found) is acceptable."""
+        return self.licenses is None or (license_id or "").lower() in {name.lower() for name in self.licenses}
+
+
+_TRAINING = frozenset(token.lower() for token in TRAINING_TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Reasons against (none: allowed), all signals seen, and the delay that robots.txt asks for, in seconds.
+
+    `image_reasons` say why the pictures embedded in a page may not be used although the page may.
+    """
+
+    reasons: tuple[str, ...] = ()
+    signals: tuple[Signal, ...] = ()
+    crawl_delay: float | None = None
+    image_reasons: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+    @property
+    def reason(self) -> str | None:
+        """The first reason against."""
+        return self.reasons[0] if self.reasons else None
+
+    @property
+    def images_allowed(self) -> bool:
+        """Whether the page lets its pictures be used; each picture's own verdict must allow it as well."""
+        return self.allowed and not self.image_reasons
+
+    def adding(
+        self, reasons: Iterable[str] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[str] = ()
+    ) -> "Verdict":
+        """This verdict and more, each thing once."""
+        return replace(
+            self,
+            reasons=tuple(dict.fromkeys((*self.reasons, *reasons))),
+            signals=tuple(dict.fromkeys((*self.signals, *signals))),
+            image_reasons=tuple(dict.fromkeys((*self.image_reasons, *image_reasons))),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFile:
+    """The answer to the request for a policy file; `status` is None where there was no answer."""
+
+    url: str
+    status: int | None
+    body: bytes = b""
+    observed_at: str | None = None
+
+    @property
+    def is_unreachable(self) -> bool:
+        """No answer, 5xx, or 429: RFC 9309 reads 4xx as "no rules", but who asks us to slow down may have some."""
+        return self.status is None or self.status >= 500 or self.status == 429
+
+    @property
+    def content(self) -> bytes:
+        """The file's bytes; empty where there is none."""
+        return self.body if self.status is not None and 200 <= self.status < 300 else b""
+
+    def signal(self, kind: str, value: str | None = None) -> Signal:
+        """What was seen in the file, or the status where nothing could be."""
+        status = "no answer" if self.status is None else f"HTTP {self.status}"
+        return Signal(kind, "page", status if value is None else value, self.observed_at, self.url)
+
+
+@dataclass(frozen=True)
+class SiteRules:
+    """The policy files of one authority. `tdmrep` and `ai_txt` are None where they were not asked for."""
+
+    policy: PolicySettings
+    robots: SiteFile
+    tdmrep: SiteFile | None = None
+    ai_txt: SiteFile | None = None
+
+    def verdict(self, url: str, purpose: Purpose) -> Verdict:
+        """Whether a URL of this authority may be requested, before any request for it."""
+        if self.robots.is_unreachable:
+            return Verdict(("robots_unreachable",), (self.robots.signal("robots.txt"),))
+        found = self._robots_verdict(url)
+        if self.tdmrep is not None:
+            found = self._tdmrep_verdict(found, self.tdmrep, url)
+        if self.ai_txt is not None and purpose in MEDIA_PURPOSES:
+            found = self._ai_txt_verdict(found, self.ai_txt, url)
+        return found
+
+    def may_read(self, url: str) -> bool:
+        """Whether robots.txt lets us read another policy file."""
+        return not self.robots.is_unreachable and (self._group is None or self._group.allows(url))
+
+    @property
+    def crawl_delay(self) -> float | None:
+        """Seconds between requests that robots.txt asks of us."""
+        return self._group.crawl_delay if self._group is not None else None
+
+    @property
+    def sitemaps(self) -> tuple[str, ...]:
+        """Sitemaps that robots.txt names, as written."""
+        return self._parsed.sitemaps
+
+    @functools.cached_property
+    def _parsed(self) -> Robots:
+        return parse_robots(self.robots.content)
+
+    @functools.cached_property
+    def _group(self) -> Group | None:
+        return self._parsed.group(self.policy.product_token)
+
+    @functools.cached_property
+    def _training_groups(self) -> list[Group]:
+        """Groups for training crawlers by name; one that is not named says nothing beyond what `*` says to us."""
+        if self.policy.training_tokens != "strict":
+            return []
+        return [group for token, group in self._parsed.groups.items() if token in _TRAINING]
+
+    def _robots_verdict(self, url: str) -> Verdict:
+        group, reasons, signals = self._group, [], []
+        if group is None:
+            signals.append(self.robots.signal("robots.txt"))
+        else:
+            signals.append(self.robots.signal("robots.txt", group.evidence(url)))
+            if not group.allows(url):
+                reasons.append("robots_disallowed")
+        for other in self._training_groups:
+            signals.append(self.robots.signal("robots.txt", other.evidence(url)))
+            if not other.allows(url):
+                reasons.append("training_crawlers_disallowed")
+        for speaker in [*([group] if group is not None else []), *self._training_groups]:
+            for line in speaker.preferences(url):
+                signals.append(self.robots.signal(line.field, line.value))
+                if "preferences" in self.policy.blocking_signals and refuses_training(line.preference):
+                    reasons.append("ai_train_refused")
+        return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
+
+    def _tdmrep_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
+        if file.is_unreachable:
+            refused = self.policy.unknown == "refuse" and "tdm" in self.policy.blocking_signals
+            return found.adding(["tdm_unreachable"] if refused else [], [file.signal("tdmrep.json")])
+        for rule in self._tdm_rules:
+            if path_matches(rule["location"], url):
+                seen = found.adding(signals=[file.signal("tdmrep.json", canonical_json(rule))])
+                return _with_reservation(seen, rule.get("tdm-reservation"), self.policy)
+        return found
+
+    @functools.cached_property
+    def _tdm_rules(self) -> list[dict[str, Any]]:
+        """Rules of tdmrep.json in order; what is not of the form is passed over (on an error the value is unset)."""
+        try:
+            rules = json.loads(self.tdmrep.content) if self.tdmrep is not None else []
+        except (ValueError, RecursionError):
+            return []
+        rules = rules if isinstance(rules, list) else [rules]
+        return [
+            {**rule, "location": location if location.startswith(("/", "*")) else f"/{location}"}
+            for rule in rules
+            if isinstance(rule, dict) and isinstance(location := rule.get("location"), str) and location
+        ]
+
+    def _ai_txt_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
+        blocks = "ai_txt" in self.policy.blocking_signals
+        if file.is_unreachable:
+            refused = blocks and self.policy.unknown == "refuse"
+            return found.adding(["ai_txt_unreachable"] if refused else [], [file.signal("ai.txt")])
+        group = self._ai_group
+        if group is None:
+            return found
+        allowed, line = rule_by_type(group, url)
+        evidence = f"{group.heading}\n{line}" if line else group.heading
+        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], [file.signal("ai.txt", evidence)])
+
+    @functools.cached_property
+    def _ai_group(self) -> Group | None:
+        assert self.ai_txt is not None
+        return parse_robots(self.ai_txt.content).group(self.policy.product_token)
+
+
+def response_verdict(
+    site: Verdict,
+    headers: Iterable[tuple[str, str]],
+    purpose: Purpose,
+    policy: PolicySettings,
+    *,
+    url: str | None = None,
+    observed_at: str | None = None,
+) -> Verdict:
+    """The site's verdict and what the response's headers add; a TDMRep header overrides the file."""
+    seen: dict[str, list[str]] = {}
+    for name, value in headers:
+        if name.lower() in ("x-robots-tag", "content-usage", "content-signal", "tdm-reservation", "tdm-policy"):
+            seen.setdefault(name.lower(), []).append(value.strip())
+    if not seen:
+        return site
+    found = site.adding(signals=[Signal(k, "page", v, observed_at, url) for k, values in seen.items() for v in values])
+    preferences = [*seen.get("content-usage", []), *seen.get("content-signal", [])]
+    if "preferences" in policy.blocking_signals and any(map(refuses_training, preferences)):
+        found = found.adding(["ai_train_refused"])
+    for value in sorted(seen.get("tdm-reservation", [])):  # "1" last: of contradicting headers the stricter counts
+        found = _with_reservation(found, value, policy)
+    words = {word for value in seen.get("x-robots-tag", []) for word in _words_for_us(value, policy)}
+    return _with_words(found, words, purpose, policy)
+
+
+def page_verdict(
+    response: Verdict,
+    metas: Iterable[tuple[str, str]],
+    policy: PolicySettings,
+    *,
+    url: str | None = None,
+    observed_at: str | None = None,
+) -> Verdict:
+    """The response's verdict and what an HTML page's `<meta name content>` pairs add.
+
+    `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the pictures embedded in it.
+    """
+    found, words, reservations = response, set[str](), []
+    for name, content in metas:
+        name, content = name.strip().lower(), content.strip()
+        if name == "robots" or policy.heeds(name):
+            found = found.adding(signals=[Signal("meta-robots", "page", f"{name}: {content}", observed_at, url)])
+            words |= {word.strip().lower() for word in content.split(",")}
+        elif name in ("tdm-reservation", "tdm-policy"):
+            found = found.adding(signals=[Signal(f"meta-{name}", "page", content, observed_at, url)])
+            reservations += [content] if name == "tdm-reservation" else []
+    for value in sorted(reservations):
+        found = _with_reservation(found, value, policy)
+    return _with_words(found, words, "page", policy)
+
+
+def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:
+    """A later word of TDMRep replaces an earlier one; what is neither 0 nor 1 is unset and changes nothing."""
+    if isinstance(value, bool) or str(value) not in ("0", "1") or "tdm" not in policy.blocking_signals:
+        return found
+    others = tuple(reason for reason in found.reasons if reason not in ("tdm_reserved", "tdm_unreachable"))
+    return replace(found, reasons=(*others, "tdm_reserved") if str(value) == "1" else others)
+
+
+def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
+    """Words of one X-Robots-Tag that are for everyone or for us: `noai`, or `token: noai, noimageai`."""
+    words: list[str] = []
+    is_for_us = True
+    for part in value.lower().split(","):
+        token, colon, rest = part.partition(":")
+        if colon and token.strip() not in _VALUED_DIRECTIVES:
+            is_for_us, part = token.strip() in ("*", "robots") or policy.heeds(token.strip()), rest
+        if is_for_us:
+            words.append(part.strip())
+    return words
+
+
+def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:
+    """The verdict with what `noai`, `noimageai` and, by setting, the index words add."""
+    reasons, image_reasons = [], []
+    if "noai" in policy.blocking_signals:
+        reasons += ["noai"] if words & {"noai", "noml"} else []
+        image_reasons += ["noimageai"] if "noimageai" in words else []
+    if "noindex" in policy.blocking_signals:
+        reasons += ["noindex"] if words & {"noindex", "none"} else []
+        image_reasons += ["noimageindex"] if "noimageindex" in words else []
+    if purpose in MEDIA_PURPOSES:
+        return found.adding([*reasons, *image_reasons])
+    return found.adding(reasons, image_reasons=image_reasons)
