@@ -154,6 +154,31 @@ def shard(**values: Any) -> None:
 
 
 @commands.command()
+@click.option("--corpus", "folder", required=True, help="A finished corpus.")
+@click.option("--tokenizer", help="A tokenizer.json, a tokenizer.model, or a folder that holds one.")
+@click.option("--train-bpe", type=click.IntRange(min=257), metavar="TOKENS", help="Train a byte-level BPE instead.")
+@click.option("--name", help="Of the folder below tokens/.")
+@click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners.")
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default="cores")
+@click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
+def tokenize(
+    folder: str,
+    tokenizer: str | None,
+    train_bpe: int | None,
+    name: str | None,
+    runner: str,
+    workers: int,
+    beam_options: tuple[str, ...],
+) -> None:
+    """Text ids of one tokenizer, for training, below tokens/ of a corpus."""
+    from pipelines.running.beam_run import Runner
+    from pipelines.tokenize import run_tokenize
+
+    info = run_tokenize(folder, tokenizer, Runner(runner, workers, beam_options), train_bpe=train_bpe, name=name)
+    print(f"{folder}/tokens/{info.name}: {info.num_tokens:,} tokens of {info.num_samples:,} samples")
+
+
+@commands.command()
 @click.option("--corpus", "folder", required=True, help="Folder of tars: img2dataset's, Energon's, plain WebDataset.")
 def index(folder: str) -> None:
     """Give foreign tars an index and a manifest."""
