@@ -1,0 +1,84 @@
+"""`python -m trainer`: one process, or under `torchrun`, `deepspeed` or `srun` unchanged."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipelines.errors import RunError, UserError
+from pipelines.settings import load_settings
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and exit code 2, a failed run one line and exit code 1."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        sys.exit(commands(standalone_mode=False) or 0)
+    except UserError as error:
+        sys.exit(_fail(str(error), 2))
+    except RunError as error:
+        sys.exit(_fail(str(error), 1))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_fail("stopped; rerun to go on from the last checkpoint", 130))
+    except OSError as error:
+        if error.errno in (27, 28, 122):  # file too large, no space, quota
+            sys.exit(_fail(f"{error.strerror}: {error.filename or ''}; free some and rerun", 2))
+        raise
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def commands() -> None:
+    """Train a multimodal model on a corpus (see trainer/configs/ and README.md)."""
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command takes."""
+    options = [
+        click.option("--config", "config_path", required=True, help="YAML file of the run."),
+        click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
+        click.option("--out", required=True, help="The run's folder."),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config."),
+        click.option("--local_rank", default=None, hidden=True, help="Given by the deepspeed launcher."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@commands.command()
+@run_options
+def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+    """Train the main model; rerun to go on from the last checkpoint."""
+    from trainer import distributed
+    from trainer.config import TrainConfig
+
+    config = load_settings(TrainConfig, config_path, overrides)
+    world = distributed.start()
+    from trainer.pretrain import STOPPED
+    from trainer.pretrain import pretrain as train
+
+    try:
+        end = train(config, corpus, out, world)
+    finally:
+        distributed.stop()
+    if world.is_first:
+        print(
+            f"{end}: {config.steps} steps, {out}/metrics.jsonl, {out}/checkpoints"
+            if end != STOPPED
+            else f"{end}: saved in {out}/checkpoints; rerun to go on"
+        )
+    return config.checkpoints.requeue_exit_code if end == STOPPED else 0
+
+
+if __name__ == "__main__":
+    main()

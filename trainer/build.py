@@ -1,0 +1,106 @@
+"""The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model import weights as weight_files
+from model.bridge import PoolBridge
+from model.config import EmuConfig
+from model.emu import Emu
+from model.weights import WeightsError
+from pipelines.errors import UserError
+from trainer.batch import as_tensor
+from trainer.config import TrainConfig, WeightsSettings
+from trainer.data import TrainingData
+from trainer.order import key_of
+from trainer.plan import Plan
+from trainer.reader import PieceReader
+
+_FIT_PICTURES = 512  # from which mean and deviation of features are taken
+
+
+def build_model(settings: EmuConfig, config: TrainConfig, run: str) -> Emu:
+    """The model with the weights that the config names, the rest random by the seed: alike on every rank.
+
+    Raises:
+        UserError: If a checkpoint does not fit.
+    """
+    torch.manual_seed(key_of("weights", config.data.plan.seed))
+    model = Emu(settings)
+    for named in config.model.weights:
+        _load(model, named, run)
+    return model
+
+
+def _load(model: Emu, named: WeightsSettings, run: str) -> None:
+    path = Path(named.path)
+    if not named.path.startswith((".", "/")):
+        path = Path(run) / path
+    try:
+        if named.layout == "ours":
+            loaded = weight_files.load_emu(path)
+            _check(model.load_state_dict(loaded.state_dict(), strict=False), path)
+        else:
+            part = model.encoder if named.layout in ("eva-clip", "open-clip") else model
+            weight_files.load(part, weight_files.read(path), named.layout)
+    except (WeightsError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"model.weights: {' '.join(line.strip() for line in lines[:3])}{more}") from error
+
+
+def _check(result: object, path: Path) -> None:
+    wrong = [*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())]
+    if wrong:
+        raise WeightsError(f"{path}: keys that do not fit: {', '.join(wrong[:3])}")
+
+
+def fit_features(model: Emu, plan: Plan, reader: PieceReader, device: torch.device) -> None:
+    """Set the mean and deviation that regression targets are standardised by, from the first pictures of the plan.
+
+    Nothing happens where the model does not standardise. Every rank works them out alike.
+    """
+    if not isinstance(model.bridge, PoolBridge) or not model.bridge.standardize:
+        return
+    model.to(device).eval()
+    features = []
+    pictures = itertools.islice(_first_pictures(plan, reader), _FIT_PICTURES)
+    while part := list(itertools.islice(pictures, 64)):
+        with torch.no_grad():
+            features.append(model.picture_features(torch.stack(part).to(device)))
+    if features:
+        model.bridge.fit_standardization(features)
+    model.to("cpu")
+
+
+def _first_pictures(plan: Plan, reader: PieceReader) -> Iterator[Tensor]:
+    """The pictures of the first stretch, without moving the plan on."""
+    from trainer.steps import Step
+
+    stretch = plan.plan_stretch(plan.state)
+    for number in range(stretch.start.step, stretch.end.step):
+        for pack in Step(number, stretch).packs:
+            for piece in pack:
+                for image in reader.read(piece, number).images if piece.images else ():
+                    yield as_tensor(image)
+
+
+def save_model(state: dict[str, Tensor], settings: EmuConfig, data: TrainingData, folder: str) -> None:
+    """Write whole weights with all that is needed to use them: configuration and tokenizer."""
+    from safetensors.torch import save_file
+
+    from pipelines import storage
+    from pipelines.token_sidecar import tokens_folder
+
+    assert data.corpus.tokens is not None
+    with storage.write_whole(storage.join(folder, "model.safetensors")) as file:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file.name)
+    storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
+    tokens = tokens_folder(data.corpus.folder, data.corpus.tokens.name)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if storage.exists(path := storage.join(tokens, name)):
+            storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
