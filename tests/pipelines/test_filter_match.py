@@ -1,0 +1,97 @@
+"""The filter stage with a CLIP: a tiny open_clip model, its weights on disk, real pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from pipelines.document import Document
+from pipelines.filter import features_folder, run_filter
+from pipelines.parts import read_rows
+from pipelines.running.beam_run import Runner
+from tests.pipelines.stage_records import image, spec, text
+from tests.pipelines.test_filter import Input, drops, samples, words
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("clip")
+    config, weights = folder / "tiny-filter.json", folder / "tiny.pt"
+    config.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(str(config))
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-filter").state_dict(), weights)
+    return {"model": str(config), "weights": str(weights)}
+
+
+def sources(**match: Any) -> dict[str, Any]:
+    filters = {"match": match, "images": {"max_uses": None}}
+    return {"pages": {"kind": "interleaved", "filters": filters}, "pairs": {"kind": "pair", "filters": filters}}
+
+
+def write(out: Path) -> Input:
+    given = Input(str(out))
+    for i in range(6):
+        given.add("pairs", f"/{i}", image(0), text(words(i, 8)), pictures=(i,))
+    given.add("pages", "/page", image(0), text(words(7)), image(1), text(words(8)), pictures=(7, 8))
+    given.write(1)
+    return given
+
+
+def similarity_of(row: dict[str, Any]) -> float:
+    document = Document.from_json(row["document"])
+    return next(score.value for score in document.scores if score.name == "clip_similarity") or 0.0
+
+
+def test_each_picture_bears_its_similarity_with_the_model_and_its_weights(model, tmp_path: Path):
+    given = write(tmp_path)
+    run_filter(spec(sources(model=model)), given.out, Runner())
+    found = samples(given.out)
+    assert len(found) == 7
+    scores = [s for row in found.values() for s in Document.from_json(row["document"]).scores]
+    assert {s.name for s in scores} == {"clip_similarity"}
+    assert {s.target for s in scores} == {"media:0", "media:1"}
+    (origin,) = {s.origin for s in scores}
+    assert origin.startswith("tiny-filter/fp32@")
+    assert all(s.value == round(s.value or 0, 4) for s in scores)
+
+
+def test_pictures_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path):
+    given, again = write(tmp_path / "a"), write(tmp_path / "b")
+    run_filter(spec(sources(model=model)), given.out, Runner())
+    pairs = sorted(similarity_of(row) for row in samples(given.out).values() if row["source"] == "pairs")
+    stricter = spec(sources(model=model, min_similarity=pairs[3]))
+    run_filter(stricter, given.out, Runner())
+    run_filter(stricter, again.out, Runner(num_workers=2))
+    assert samples(given.out) == samples(again.out)
+    assert sorted(similarity_of(r) for r in samples(given.out).values() if r["source"] == "pairs") == pairs[3:]
+    assert [d[0] for d in drops(given.out) if d[1] == "document"].count("low_similarity") == 3
+
+
+def test_pictures_are_assigned_to_their_best_sentences(model, tmp_path: Path):
+    given = write(tmp_path)
+    run_filter(spec(sources(model=model, assign=True)), given.out, Runner())
+    (row,) = [row for row in samples(given.out).values() if row["source"] == "pages"]
+    document = Document.from_json(row["document"])
+    (measured,) = [
+        r for r in read_rows(features_folder(given.out).file("part-0", ".parquet")) if r["source"] == "pages"
+    ]
+    assert {s.name for s in document.scores} == {"clip_similarity", "matched_sim"}
+    assert len(document.media) == len(row["blobs"]) == 2
+    matched = sorted(s.value or 0 for s in document.scores if s.name == "matched_sim")
+    best = max(
+        measured["similarity"][0][i] + measured["similarity"][1][j]
+        for i in range(len(measured["similarity"][0]))
+        for j in range(len(measured["similarity"][0]))
+        if i != j
+    )
+    assert sum(matched) == pytest.approx(best, abs=1e-3)
