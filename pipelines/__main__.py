@@ -78,8 +78,9 @@ def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
-    click.get_current_context().with_resource(storage.hold(values["out"].rstrip("/")))
-    return spec, values["out"].rstrip("/"), Runner(values["runner"], values["workers"], values["beam_options"])
+    out = values["out"].removeprefix("file://").rstrip("/")  # a local folder is locked, and its files are synced
+    click.get_current_context().with_resource(storage.hold(out))
+    return spec, out, Runner(values["runner"], values["workers"], values["beam_options"])
 
 
 RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Ask again for what failed but can pass.")
@@ -100,24 +101,28 @@ def corpus(retry: str | None, **values: Any) -> None:
 @RETRY
 def crawl(retry: str | None, **values: Any) -> None:
     """Crawl pages into WARC files and a ledger."""
+    from pipelines.corpus import print_stage
     from pipelines.crawl import run_crawls
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
         run_crawls(spec, out, runner, retry=retry is not None)
+    print_stage(spec, out, "crawl")
 
 
 @commands.command()
 @stage_options
 def extract(**values: Any) -> None:
     """Pages and lists into candidates, whose text is judged."""
+    from pipelines.corpus import print_stage
     from pipelines.extract import run_extract
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
         run_extract(spec, out, runner)
+    print_stage(spec, out, "extract")
 
 
 @commands.command()
@@ -125,21 +130,26 @@ def extract(**values: Any) -> None:
 @RETRY
 def fetch(retry: str | None, **values: Any) -> None:
     """Pictures, videos and subtitles of the candidates into the raw store."""
+    from pipelines.corpus import print_stage
     from pipelines.fetch import run_fetch
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
     with serving(spec):
         run_fetch(spec, out, runner, retry=retry is not None)
+    print_stage(spec, out, "fetch")
 
 
 @commands.command()
 @stage_options
 def filter(**values: Any) -> None:
     """Features of pictures, then decisions: thresholds, duplicates, splits."""
+    from pipelines.corpus import print_stage
     from pipelines.filter import run_filter
 
-    run_filter(*_prepare(values))
+    spec, out, runner = _prepare(values)
+    run_filter(spec, out, runner)
+    print_stage(spec, out, "filter")
 
 
 @commands.command()

@@ -3,22 +3,23 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from pipelines import storage
 from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
 from pipelines.running.beam_run import Runner
 from pipelines.running.serve import serving
-from pipelines.shard import run_shard
+from pipelines.shard import checked_funnel, run_shard
 from pipelines.shards.manifest import FunnelRow, Manifest
 from pipelines.spec import CorpusSpec
 
-STAGES = ("crawl", "extract", "fetch", "filter", "shard")
+FOLDERS = {"crawl": "warc", "extract": "candidates", "fetch": "raw", "filter": "decisions"}  # of stages, in work/
 MAX_REASONS = 4  # shown a row; all stand in the manifest
 
 
@@ -30,6 +31,9 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
         out: Its folder.
         runner: How to run.
         retry: Ask again for pages and media that failed for a reason that can pass.
+
+    Raises:
+        RunError: If after a stage the funnel does not add up.
     """
     console = Console(stderr=True, highlight=False)
     seconds: dict[str, float] = {}
@@ -37,6 +41,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
     def timed(stage: str, run: Callable[[], Manifest | None]) -> Manifest | None:
         began = time.monotonic()
         result = run()
+        checked_funnel(spec, out, stage)
         seconds[stage] = time.monotonic() - began
         console.print(f"{stage:8} {seconds[stage]:7.1f} s")
         return result
@@ -54,11 +59,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
 
 def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> None:
     """The funnel as a table, the rates, and in the last line what was written where."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    table = Table("source", "stage", "unit", "in", "kept", "dropped by reason", box=None, pad_edge=False)
-    for row in manifest.funnel:
-        table.add_row(row.source, row.stage, row.unit, f"{row.in_:,}", f"{row.kept:,}", _reasons(row))
-    console.print(table)
+    console = _print_funnel(manifest.funnel)
     pages = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("crawl", "page"))
     media = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("fetch", "media"))
     rates = []
@@ -70,13 +71,39 @@ def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> No
     scale = 1 if sys.platform == "darwin" else 1024
     rates.append(f"largest process {peak * scale / 2**20:,.0f} MiB")
     console.print(", ".join(rates))
-    num_dropped = sum(sum(row.dropped.values()) for row in manifest.funnel)
+    took = f", {sum(seconds.values()):.0f} s" if seconds else ""
     console.print(
         f"{out}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards "
-        f"({sum(s.bytes for s in manifest.shards) / 1e6:,.1f} MB), {num_dropped:,} drops in drops/, "
-        f"{sum(seconds.values()):.0f} s",
+        f"({sum(s.bytes for s in manifest.shards) / 1e6:,.1f} MB), {_num_dropped(manifest.funnel):,} drops in drops/"
+        f"{took}",
         soft_wrap=True,
     )
+
+
+def print_stage(spec: CorpusSpec, out: str, stage: str) -> None:
+    """One stage's rows of the funnel as a table, and in the last line how many it kept and dropped, and where.
+
+    Raises:
+        RunError: If the funnel up to here does not add up.
+    """
+    rows = [row for row in checked_funnel(spec, out, stage) if row.stage == stage]
+    kept = ", ".join(f"{sum(r.kept for r in rows if r.unit == u):,} {u}s" for u in dict.fromkeys(r.unit for r in rows))
+    folder = storage.join(out, "work", FOLDERS[stage])
+    line = f"{folder}: {stage} kept {kept or 'nothing'}, dropped {_num_dropped(rows):,}"
+    _print_funnel(rows).print(line, soft_wrap=True)
+
+
+def _print_funnel(rows: Sequence[FunnelRow]) -> Console:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table("source", "stage", "unit", "in", "kept", "dropped by reason", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.source, row.stage, row.unit, f"{row.in_:,}", f"{row.kept:,}", _reasons(row))
+    console.print(table)
+    return console
+
+
+def _num_dropped(rows: Iterable[FunnelRow]) -> int:
+    return sum(sum(row.dropped.values()) for row in rows)
 
 
 def _reasons(row: FunnelRow) -> str:

@@ -236,9 +236,7 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
 
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
     """Drops, statistics, other readers' indexes, the resolved spec; last of all the manifest."""
-    funnel = funnel_rows(spec, out)
-    if faults := check_funnel(funnel, shards):
-        raise RunError(f"the funnel does not add up: {faults[0]} (and {len(faults) - 1} more). Please report this bug")
+    funnel = checked_funnel(spec, out, "shard", shards)
     manifest = Manifest(
         name=spec.name,
         version=spec.version,
@@ -261,6 +259,20 @@ def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manif
     return manifest
 
 
+def checked_funnel(spec: CorpusSpec, out: str, last_stage: str, shards: tuple[ShardInfo, ...] = ()) -> list[FunnelRow]:
+    """The funnel up to a stage that came to its end; what later stages left of an earlier run is not looked at.
+
+    Raises:
+        RunError: If it does not add up: a bug, and what was made must not be used.
+    """
+    done = STAGES[: STAGES.index(last_stage) + 1]
+    funnel = [row for row in funnel_rows(spec, out) if row.stage in done]
+    if faults := check_funnel(funnel, shards):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise RunError(f"the funnel does not add up: {faults[0]}{more}. Please report this bug")
+    return funnel
+
+
 def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
     """What each stage took in, kept and dropped: crawls first, then sources, each in the order of the stages."""
     receipts = [r for crawl in spec.crawls for r in crawl_receipts(out, crawl)]
@@ -278,6 +290,7 @@ def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
     return rows
 
 
+STAGES = ("crawl", "extract", "fetch", "filter", "shard")
 CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
 SOURCE_ROWS = (
     ("extract", "document"),

@@ -17,6 +17,7 @@ from tests.corpus_command import (
     copy_raw_store,
     leftovers,
     published,
+    run_here,
     served,
     spec_tree,
     times,
@@ -185,9 +186,32 @@ def test_one_worker_gives_the_bytes_of_two_without_a_request(built, tmp_path):
 
 def test_stages_one_by_one_give_the_same_bytes(built, tmp_path):
     again = copy_raw_store(built.out, tmp_path / "stages")
-    for stage in ("crawl", "extract", "fetch", "filter", "shard"):
-        build_here(built.spec, again, command=stage)
+    last_lines = [
+        build_here(built.spec, again, command=stage).splitlines()[-1]
+        for stage in ("crawl", "extract", "fetch", "filter", "shard")
+    ]
     assert published(again) == published(built.out)
+    for stage, line in zip(("crawl", "extract", "fetch", "filter"), last_lines, strict=False):
+        rows = [row for row in built.manifest.funnel if row.stage == stage]
+        num_dropped = sum(sum(row.dropped.values()) for row in rows)
+        units = {
+            unit: sum(row.kept for row in rows if row.unit == unit) for unit in dict.fromkeys(r.unit for r in rows)
+        }
+        kept = ", ".join(f"{num:,} {unit}s" for unit, num in units.items())
+        assert line.endswith(f"{stage} kept {kept}, dropped {num_dropped:,}")
+
+
+def test_a_stage_after_which_the_funnel_does_not_add_up_fails(built, tmp_path):
+    again = built.copy(tmp_path / "out")
+    receipts = {path: json.loads(path.read_text()) for path in sorted((again / "work/raw/documents").glob("*.json"))}
+    receipt, record = next((path, found) for path, found in receipts.items() if found.get("counts"))
+    record["counts"][0]["kept"] += 1
+    receipt.write_text(json.dumps(record))
+    build_here(built.spec, again, command="extract")
+    for stage in ("fetch", "filter"):
+        _, err = run_here(stage, "--spec", built.spec, "--out", again, "--workers", "1", code=1)
+        assert err.startswith("error: the funnel does not add up: ")
+        assert len(err.splitlines()) == 1
 
 
 def test_without_its_work_a_corpus_is_complete(built, tmp_path):
