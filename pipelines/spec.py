@@ -4,6 +4,7 @@ One YAML file, checked when it is read: an unknown key is refused with the neare
 """
 
 import hashlib
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -37,6 +38,15 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+def _is_on_loopback(authority: str) -> bool:
+    """Whether a host, or host:port, is this machine by its very name: `127.example.org` is not."""
+    host = authority.removeprefix("[").partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -53,8 +63,8 @@ class Serve(Settings):
         if (self.folder is None) == (self.command is None):
             raise ValueError("needs either 'folder' or 'command'")
         for address in self.addresses:
-            host, colon, port = address.rpartition(":")
-            if not colon or not port.isdigit() or not (host == "localhost" or host.startswith("127.")):
+            _, colon, port = address.rpartition(":")
+            if not colon or not port.isdigit() or "[" in address or not _is_on_loopback(address):
                 raise ValueError(f"{address!r} is no loopback address such as 127.0.0.1:8080")
         return self
 
@@ -245,11 +255,17 @@ class CorpusSpec(Settings):
 
     @property
     def fetches_beyond_loopback(self) -> bool:
-        """Whether a request may leave this machine: any list of URLs, any crawl of another host."""
+        """Whether a request may leave this machine: any crawl of another host; media of lists and of others' archives.
+
+        Those may also name what the spec itself serves, so with a `serve:` the client decides, request by request.
+        """
         hosts = {h for c in self.crawls.values() for h in c.scope}
-        lists = [s for s in self.sources.values() if not isinstance(s.input, CrawlInput) and s.kind != "text"]
-        served = {address for serve in self.serve for address in serve.addresses}
-        return any(not h.startswith(("127.", "localhost")) for h in hosts) or (bool(lists) and not served)
+        archives = {name for name, c in self.crawls.items() if c.warc_files}
+        asks_for_media = any(
+            s.kind != "text" and (not isinstance(s.input, CrawlInput) or archives.intersection(s.input.crawls))
+            for s in self.sources.values()
+        )
+        return not all(map(_is_on_loopback, hosts)) or (asks_for_media and not self.serve)
 
     @property
     def request_policy(self) -> PolicySettings:

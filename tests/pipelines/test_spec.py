@@ -78,6 +78,9 @@ def load(tree: dict[str, Any], folder: Path, overrides: tuple[str, ...] = ()) ->
             ["https://news.example.org/"],
             "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback",
         ),
+        ("crawls.site.hosts", ["127.example.org"], "policy.user_agent: must hold a contact address"),
+        ("crawls.site", {"warc_files": ["a.warc.gz"]}, "policy.user_agent: must hold a contact address"),
+        ("serve", [{"addresses": ["127.example.org:80"], "folder": "a"}], "is no loopback address such as"),
         ("sources.list", LIST, "policy.user_agent: must hold a contact address"),
         ("sources.pages.filters.text", {"min_wrods": 5}, "unknown key"),
         ("sources", {}, "sources: "),
@@ -130,6 +133,12 @@ def test_beyond_loopback_a_contact_address_is_enough():
     tree = changed("crawls.site.seeds", ["https://news.example.org/"]) | {"policy": {"user_agent": BOT}}
     assert CorpusSpec.model_validate(tree).fetches_beyond_loopback
     assert not CorpusSpec.model_validate(TREE).fetches_beyond_loopback
+
+
+def test_texts_of_an_archive_ask_nobody():
+    tree = changed("crawls.site", {"warc_files": ["a.warc.gz"]})
+    tree["sources"]["pages"]["kind"] = "text"
+    assert not CorpusSpec.model_validate(tree).fetches_beyond_loopback
 
 
 def test_what_the_spec_serves_may_be_asked():
