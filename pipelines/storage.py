@@ -23,8 +23,8 @@ TEMPORARY = ".~"
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is on a mounted file system."""
-    return "://" not in path or path.startswith("file://")
+    """Whether a path names a mounted file system as such; a `file://` URL goes through fsspec like any other."""
+    return "://" not in path
 
 
 def join(folder: str, *names: str) -> str:
@@ -38,7 +38,10 @@ def parent(path: str) -> str:
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
-    return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+    try:
+        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+    except (ImportError, ValueError) as error:  # the package behind the scheme is missing, or there is no such scheme
+        raise UserError(f"{path}: {error}") from error
 
 
 def exists(path: str) -> bool:
@@ -159,13 +162,17 @@ def hold(folder: str) -> Iterator[None]:
     """Be the only run that works in a local folder; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: If another run is there.
+        UserError: If another run is there, or the folder cannot be written to.
     """
     if not is_local(folder):
         yield
         return
-    os.makedirs(os.path.join(folder, "work"), exist_ok=True)
-    with open(os.path.join(folder, "work", "lock"), "w") as file:
+    try:
+        os.makedirs(os.path.join(folder, "work"), exist_ok=True)
+        lock = open(os.path.join(folder, "work", "lock"), "w")  # noqa: SIM115 - closed below
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"{folder}: no folder that can be written to: {error.strerror}") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

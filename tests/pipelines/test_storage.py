@@ -66,6 +66,28 @@ def test_fsspec_urls_behave_like_local_paths():
     assert not storage.exists(f"{base}/b.json")
 
 
+def test_a_file_url_names_the_same_file(tmp_path: Path):
+    storage.write_bytes(f"file://{tmp_path}/a/one", b"0123")
+    assert storage.read_bytes(str(tmp_path / "a" / "one")) == b"0123"
+    assert storage.exists(f"file://{tmp_path}/a/one")
+    assert storage.list_files(f"file://{tmp_path}") == [f"file://{tmp_path}/a/one"]
+    assert storage.read_range(f"file://{tmp_path}/a/one", 1, 2) == b"12"
+
+
+def test_an_unknown_scheme_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"^nowhere://bucket/x: Protocol not known: nowhere$"):
+        storage.exists("nowhere://bucket/x")
+
+
+def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="file/out: no folder that can be written to: Not a directory"),
+        storage.hold(str(tmp_path / "file" / "out")),
+    ):
+        pass
+
+
 def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path):
     held = storage.hold(str(tmp_path))
     with held, pytest.raises(UserError, match="another run is at work here"), storage.hold(str(tmp_path)):
