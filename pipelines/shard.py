@@ -128,12 +128,13 @@ class _WriteShard(beam.DoFn):
         receipts = shards_folder(self._out)
         receipt_path = receipts.file(name.removesuffix(".tar") + f"-{split}", ".json")
         target = storage.join(self._out, path)
-        if storage.exists(receipt_path) and storage.exists(target):
+        files = (target, index_path(target), sidecar_path(target))
+        if all(map(storage.exists, (receipt_path, *files))):
             receipt = json.loads(storage.read_bytes(receipt_path))
             if receipt["inputs"] == inputs and receipt["shard"]["bytes"] == storage.size(target):
                 yield receipt["shard"]
                 return
-        for stale in (target, index_path(target), sidecar_path(target)):
+        for stale in files:
             storage.remove(stale)
         with ShardWriter(self._out, source, self._spec.sources[source].kind, split, number) as writer:  # type: ignore[arg-type]
             for _, text, blobs in rows:

@@ -234,6 +234,15 @@ def test_a_rerun_asks_nothing_and_touches_no_shard(built):
     assert {name: after[name] for name in shards} == {name: before[name] for name in shards}
 
 
+def test_a_sidecar_and_an_index_that_went_missing_are_made_again(built, tmp_path):
+    out = built.copy(tmp_path / "out")
+    first, second = built.manifest.shards[:2]
+    (out / first.sidecar).unlink()
+    (out / f"{second.path}.idx").unlink()
+    build_here(built.spec, out)
+    assert published(out) == published(built.out)
+
+
 @pytest.mark.parametrize(
     ("changes", "untouched"),
     [
