@@ -43,12 +43,12 @@ corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/co
 real-site: build/real-site/gimp-help-en/.done ## fetch and unpack the GIMP manual's pages, once (needs apt-get)
 
 build/real-site/gimp-help-en/.done:
-	@command -v apt-get dpkg-deb >/dev/null || { echo "make real-site: needs apt-get (Debian, Ubuntu)" >&2; exit 2; }
+	@{ command -v apt-get && command -v dpkg-deb; } >/dev/null || { echo "make real-site: needs apt-get (Debian, Ubuntu)" >&2; exit 2; }
 	rm -rf build/real-site/gimp-help-en build/real-site/package
 	mkdir -p build/real-site/package
 	cd build/real-site/package && { apt-get -q download gimp-help-en || { apt-get -q update && apt-get -q download gimp-help-en; }; }
 	dpkg-deb -x build/real-site/package/gimp-help-en_*.deb build/real-site/package/tree
-	mv build/real-site/package/tree/usr/share/gimp/2.0/help build/real-site/gimp-help-en
+	mv build/real-site/package/tree/usr/share/gimp/*/help build/real-site/gimp-help-en
 	rm -rf build/real-site/package
 	touch $@
 
