@@ -299,6 +299,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         if retry and state["finished"] is not None:
             state |= {"retry_round": state["rounds"], "finished": None}
             crawl.save(state)
+        elif state["finished"]:  # with other settings, which must not take what a killed run leaves for finished
+            state |= {"finished": ""}
+            crawl.save(state)
         storage.remove_leftovers(crawl.folder)
         if files:
             crawl.index_files(files)

@@ -136,6 +136,22 @@ def test_a_page_that_archives_hold_several_times_is_one(tmp_path: Path):
     assert storage.list_files(crawl_folder(out, "web"), ".links.parquet")
 
 
+def test_a_run_with_other_files_that_is_killed_is_not_taken_for_the_first(tmp_path: Path, monkeypatch):
+    first = write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()))
+    second = write_warc(tmp_path / "b.warc.gz", ("https://a.example/y", page()))
+    out = str(tmp_path / "out")
+    built = build(out, first)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pipelines.crawl._Crawl.account", killed)
+        run_crawls(archive_spec(first, second), out, Runner())
+    assert build(out, first) == built
+    assert ledger_parts(out, "web") == [indexed_part(first)]
+
+
 def test_only_a_page_of_the_same_host_speaks_for_another(tmp_path: Path):
     head = b'<link rel="canonical" href="https://a.example/x">'
     path = write_warc(
