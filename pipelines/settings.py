@@ -88,7 +88,7 @@ def load_settings(model: type[Model], path: str | Path, overrides: tuple[str, ..
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(model, error, str(path), lines)) from error
+        raise UserError(_explain(model, error, str(path), tree, lines)) from error
 
 
 def set_override(tree: dict[str, Any], override: str) -> None:
@@ -131,14 +131,19 @@ def dump_yaml(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
-def _explain(model: type[Settings], error: ValidationError, path: str, lines: dict[_Path, int]) -> str:
+def _explain(
+    model: type[Settings], error: ValidationError, path: str, tree: dict[str, Any], lines: dict[_Path, int]
+) -> str:
     """The first mistake in one line: file, line, key, what is wrong, what would be right."""
     first = error.errors()[0]
     location: _Path = first["loc"]
-    where: _Path = ()  # the location without what pydantic adds to it for unions: only what stands in the file
+    where: _Path = ()  # the location without what pydantic adds to it for unions: only what stands in the settings
+    place: Any = tree
     for i, part in enumerate(location):
-        if (*where, part) in lines or i == len(location) - 1:
+        stands = part in place if isinstance(place, dict) else isinstance(place, list) and isinstance(part, int)
+        if stands or i == len(location) - 1:
             where = (*where, part)
+            place = place[part] if stands else None
     shown = ".".join(map(str, where))
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     place = f"{path}:{line}" if line else path

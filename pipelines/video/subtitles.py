@@ -135,16 +135,14 @@ def choose_track(tracks: Sequence[Track], video_lang: str | None) -> Track | Non
     """The track that says what is spoken, or None.
 
     A human track in the video's language, else the automatic one of the original speech, else any human track. Of
-    automatic tracks only the original counts (`<lang>-orig`, the video's language, or the only one there is where that
-    is not known): the others are translated by a machine.
+    automatic tracks only the original counts (`<lang>-orig`, or the video's language): the others are translated
+    by a machine.
     """
     spoken = _primary(video_lang)
     texts = [t for t in tracks if t.kind in ("subtitles", "captions")]
     human = [t for t in texts if not t.is_automatic]
     original = [t for t in texts if t.is_automatic and (t.lang or "").endswith("-orig")]
-    languages = {_primary(t.lang) for t in texts if t.is_automatic}
-    if spoken is not None or len(languages) == 1:
-        original += [t for t in texts if t.is_automatic and spoken in (None, _primary(t.lang))]
+    original += [t for t in texts if t.is_automatic and spoken is not None and _primary(t.lang) == spoken]
     same = [t for t in human if spoken is None or _primary(t.lang) == spoken]
     return next(iter([*same, *original, *human]), None)
 

@@ -101,7 +101,8 @@ def fetch_video(
         max_bytes=settings.max_bytes,
         page=page,
     )
-    track, timed = _fetch_subtitles(request.tracks or found.tracks, found.lang, client, loop, settings.subtitles)
+    lang = found.lang or _only_language(request.tracks)
+    track, timed = _fetch_subtitles(request.tracks or found.tracks, lang, client, loop, settings.subtitles)
     cues = timed.cues if timed is not None else ()
     try:
         frames = extract_frames(found.path, [cue.t0 for cue in cues], settings)
@@ -120,6 +121,12 @@ def fetch_video(
         license=found.license,
         signals=found.signals,
     )
+
+
+def _only_language(tracks: Sequence[Track]) -> str | None:
+    """What is spoken, where a page's machine-written tracks are all of one language: a page offers no translations."""
+    languages = {track.lang for track in tracks if track.is_automatic}
+    return next(iter(languages)) if len(languages) == 1 else None
 
 
 def _fetch_subtitles(

@@ -273,7 +273,6 @@ def test_machine_translations_are_refused():
     assert choose_track(automatic, "ja") == track("ja-orig", is_automatic=True)
     assert choose_track(automatic[:2], "ja") is None
     assert choose_track(automatic[:2], None) is None
-    assert choose_track(automatic[:1], None) == automatic[0]
     assert choose_track(automatic[:2], "fr-CA") == track("fr", is_automatic=True)
 
 
