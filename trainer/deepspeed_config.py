@@ -37,7 +37,9 @@ def deepspeed_config(
         "wall_clock_breakdown": False,
     }
     if engine.precision == "bf16":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        config["bf16"] = {"enabled": True}
+        if engine.zero_stage > 0:  # without ZeRO DeepSpeed knows no mix of the two
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
 

@@ -82,7 +82,7 @@ class Engine:
                 f"engine.micro_packs is {micro}, of which {packs // world.size} packs of a process are no multiple"
             )
         self.micro_packs, self.num_micro = micro, packs // world.size // micro
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         settings = config.engine
         if stage.objective is not None:
             model.config = model.config.model_copy(update={"objective": stage.objective})
@@ -100,6 +100,9 @@ class Engine:
         self.settings = deepspeed_config(
             settings, config.optimizer, micro_packs=micro, num_micro=self.num_micro, world_size=world.size
         )
+        for part in (model.encoder, model.bridge):  # DeepSpeed casts parameters only; rotary tables stay fp32
+            for buffer in part.buffers():
+                buffer.data = buffer.data.to(self.dtype) if buffer.is_floating_point() else buffer.data
         model.train()
         with _quiet():
             self.deepspeed, *_ = deepspeed.initialize(
@@ -242,9 +245,9 @@ class Engine:
         return SourceSums(text, [int(n) for n in num_text], visual, [int(n) for n in num_visual])
 
 
-def _import_deepspeed() -> Any:
+def import_deepspeed() -> Any:
     """DeepSpeed, told not to compile the shared-memory operator for CPUs: gloo does without it and a compiler."""
-    with _quiet():
+    with _quiet(), _no_compiler_errors():
         import deepspeed
         import deepspeed.ops
 
@@ -259,6 +262,20 @@ def _quiet() -> Iterator[None]:
     """Swallow what libraries print to standard output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def _no_compiler_errors() -> Iterator[None]:
+    """Swallow what programs started from here say: DeepSpeed tries a linker for operators that are not needed."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,88 @@
+"""What the tests of training share: one small corpus, and configs for it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer import small_corpus
+from trainer.config import TrainConfig
+
+torch.set_num_threads(1)
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+TREE = {
+    "steps": 12,
+    "model": {"size": "debug"},
+    "data": {
+        "plan": {"length": 96, "packs_per_step": 4, "stretch_packs": 16, "seed": 3},
+        "reader": {"num_threads": 0},
+    },
+    "mixture": {"phases": [{"weights": small_corpus.WEIGHTS}]},
+    "stages": [{"lr": {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}}],
+    "engine": {"precision": "fp32", "zero_stage": 0, "micro_packs": 2, "peak_flops": 1e12, "threads": 1},
+    "checkpoints": {"every": 4, "keep": 2},
+    "log": {"every": 1, "tensorboard": False},
+}
+
+
+@pytest.fixture(scope="session")
+def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Five sources, with tokens."""
+    return small_corpus.build(tmp_path_factory.mktemp("training") / "corpus")
+
+
+@pytest.fixture
+def config() -> Callable[..., TrainConfig]:
+    """A function that gives a config, changed by dotted keys: `config(**{"engine.zero_stage": 2})`."""
+
+    def build(**changes: object) -> TrainConfig:
+        return TrainConfig.model_validate(changed(TREE, changes))
+
+    return build
+
+
+def changed(tree: dict, changes: dict) -> dict:
+    """A copy of a tree of settings with dotted keys set."""
+    out = {k: dict(v) if isinstance(v, dict) else v for k, v in tree.items()}
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        place = out
+        for parent in parents:
+            place[parent] = dict(place.get(parent, {}))
+            place = place[parent]
+        place[last] = value
+    return out
+
+
+@pytest.fixture
+def check_run() -> Callable[[str, str], list[str]]:
+    """Holds a run against the promises of its files; the findings."""
+    return run_findings
+
+
+def run_findings(run: str, corpus: str) -> list[str]:
+    """Positions without gaps or repeats, passes complete before the next, every step there."""
+    import pyarrow.parquet as pq
+
+    rows = [r for p in sorted(Path(run).glob("consumed/*.parquet")) for r in pq.read_table(p).to_pylist()]
+    found = []
+    if [r["step"] for r in rows] != sorted(r["step"] for r in rows):
+        found.append("not in step order")
+    places = [(r["position"], r["window"]) for r in rows]
+    if len(places) != len(set(places)):
+        found.append("a window twice")
+    positions = sorted({r["position"] for r in rows})
+    if positions != list(range(len(positions))):
+        found.append("gaps between positions")
+    seen: dict[tuple[str, int], set[str]] = {}
+    for r in sorted(rows, key=lambda r: (r["position"], r["window"])):
+        if r["window"] == 0:
+            turn = r["replaces"] or r["key"]
+            keys = seen.setdefault((r["source"], r["pass"]), set())
+            if turn in keys:
+                found.append(f"{turn} twice in pass {r['pass']} of {r['source']}")
+            keys.add(turn)
+    return found
