@@ -8,9 +8,10 @@ duplicate rule likewise; nothing before this stage is touched.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
@@ -20,7 +21,7 @@ from pipelines.decisions.thresholds import judge
 from pipelines.decisions.windows import windows
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
 from pipelines.fetch import documents_folder, media_folder
-from pipelines.images.image_text_match import DECIMALS, ImageTextMatch
+from pipelines.images.image_text_match import DECIMALS, ImageTextMatch, MatchSettings
 from pipelines.images.images import features
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
@@ -77,6 +78,15 @@ def decisions_folder(out: str) -> PartFolder:
 # --- features -------------------------------------------------------------------------------------------------------
 
 
+class _Matched(NamedTuple):
+    """A document that a CLIP model judges: the place of its row, its pictures and its texts."""
+
+    place: int
+    settings: MatchSettings
+    blobs: list[Blob]
+    texts: list[str]
+
+
 class _MeasurePart(beam.DoFn):
     """Writes the features of a part of documents."""
 
@@ -97,7 +107,8 @@ class _MeasurePart(beam.DoFn):
     def _measure(self, part: str, inputs: str) -> Receipt:
         raw = media_folder(self._out)
         known: dict[str, dict[str, Any]] = {}  # pages give several documents with the same pictures
-        rows = []
+        rows: list[dict[str, Any]] = []
+        matched: dict[str, list[_Matched]] = {}  # by model: what it is to judge, all of the part at once
         for row in read_rows(documents_folder(self._out).file(part, ".parquet")):
             document = Document.from_json(row["document"])
             blobs = [Blob(**blob) for blob in row["blobs"]]
@@ -109,24 +120,38 @@ class _MeasurePart(beam.DoFn):
                     measured = {"phash": found.phash, "blur": found.blur, "mean": found.mean, "std": found.std}
                     known[name] = {"stored_sha256": name, **measured}
                 media.append(known[name])
-            matched = self._match(self._spec.sources[row["source"]], document, blobs)
-            rows.append({"source": row["source"], "key": row["key"], "media": media, **matched})
+            settings, texts = self._spec.sources[row["source"]].filters.match, match_texts(document)
+            if settings is not None and blobs and texts:
+                asked = matched.setdefault(settings.model.model_dump_json(), [])
+                asked.append(_Matched(len(rows), settings.model, blobs, texts))
+            unmatched = {"similarity": None, "match_model": None}
+            rows.append({"source": row["source"], "key": row["key"], "media": media, **unmatched})
+        for name, asked in sorted(matched.items()):
+            for place, measured in self._match(name, asked):
+                rows[place] |= measured
         folder = features_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, FEATURE_SCHEMA)}
         return folder.finish(part, inputs, Tally("features"), files)
 
-    def _match(self, source: SourceSpec, document: Document, blobs: list[Blob]) -> dict[str, Any]:
-        settings = source.filters.match
-        texts = match_texts(document)
-        if settings is None or not document.media or not texts:
-            return {"similarity": None, "match_model": None}
-        name = settings.model.model_dump_json()
+    def _match(self, name: str, asked: list[_Matched]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(place of its row, similarities) of the documents of a part that one model judges.
+
+        A batch is filled from many documents: a pair alone would be one picture and 31 of padding.
+        """
         if name not in self._models:
-            self._models[name] = ImageTextMatch(settings.model)
-        model = self._models[name]
-        images = [blob.read(media_folder(self._out)) for blob in blobs]
-        similarity = model.similarity_matrix(images, texts).astype(float).round(DECIMALS).tolist()
-        return {"similarity": similarity, "match_model": f"{model.model_id}@{model.weights_sha256[:16]}"}
+            self._models[name] = ImageTextMatch(asked[0].settings)
+        model, size = self._models[name], 16 * asked[0].settings.batch_size  # files held in memory at once
+        blobs = [blob for a in asked for blob in a.blobs]
+        chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
+        pictures = np.concatenate([model.embed_images([b.read(media_folder(self._out)) for b in c]) for c in chunks])
+        sentences = model.embed_texts([text for a in asked for text in a.texts])
+        at_picture = at_sentence = 0
+        for a in asked:
+            mine = pictures[at_picture : at_picture + len(a.blobs)]
+            cosines = mine @ sentences[at_sentence : at_sentence + len(a.texts)].T
+            at_picture, at_sentence = at_picture + len(a.blobs), at_sentence + len(a.texts)
+            similarity = cosines.astype(float).round(DECIMALS).tolist()
+            yield a.place, {"similarity": similarity, "match_model": f"{model.model_id}@{model.weights_sha256[:16]}"}
 
 
 def match_texts(document: Document) -> list[str]:

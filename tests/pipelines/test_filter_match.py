@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from pipelines.document import Document
+from pipelines.fetch import media_folder
 from pipelines.filter import features_folder, run_filter
+from pipelines.images.image_text_match import ImageTextMatch
+from pipelines.media.raw_store import Blob
 from pipelines.parts import read_rows
 from pipelines.running.beam_run import Runner
 from tests.pipelines.stage_records import image, spec, text
@@ -63,6 +66,21 @@ def test_each_picture_bears_its_similarity_with_the_model_and_its_weights(model,
     (origin,) = {s.origin for s in scores}
     assert origin.startswith("tiny-filter/fp32@")
     assert all(s.value == round(s.value or 0, 4) for s in scores)
+
+
+def test_a_batch_is_filled_from_many_documents_and_each_gets_its_own_numbers(model, tmp_path: Path, monkeypatch):
+    given, asked = write(tmp_path), []
+    embed = ImageTextMatch.embed_images
+    monkeypatch.setattr(ImageTextMatch, "embed_images", lambda self, found: asked.append(found) or embed(self, found))
+    settings = spec(sources(model=model))
+    run_filter(settings, given.out, Runner())
+    assert [len(pictures) for pictures in asked] == [8]
+    judge = ImageTextMatch(settings.sources["pairs"].filters.match.model)
+    for row in samples(given.out).values():
+        if row["source"] == "pairs":
+            picture = Blob(**row["blobs"][0]).read(media_folder(given.out))
+            alone = judge.similarity_matrix([picture], [Document.from_json(row["document"]).text])[0][0]
+            assert similarity_of(row) == pytest.approx(float(alone), abs=1.1e-4)
 
 
 def test_pictures_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path):
