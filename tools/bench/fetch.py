@@ -2,8 +2,8 @@
 
 Both get the same list, served by one server on twelve loopback addresses that shares the machine with them, the same
 picture settings (shorter side 256, quality 95) and two processes. Ours asks for robots.txt and the like first, asks
-each address for one picture at a time, keeps evidence, and also judges captions, hashes, filters and shuffles. Lists
-of today are nearly all https, for which img2dataset reads the machine's certificates anew for every picture.
+each address for one picture at a time, keeps evidence, and also judges captions, hashes, filters and shuffles. Over
+https img2dataset reads the machine's certificates anew for every picture; we keep one context, and our connections.
 """
 
 import contextlib
