@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from model.config import EmuConfig
 from pipelines import storage
 from pipelines.errors import RunError, UserError
 from trainer.config import CheckpointSettings
@@ -130,7 +131,6 @@ class Checkpoints:
             UserError: If it is of another model.
         """
         saved, settings = checkpoint.run, engine.config.engine
-        _check_model(checkpoint, engine)
         same = saved.zero_stage == settings.zero_stage and saved.precision == settings.precision
         if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
             engine.load(checkpoint.folder, _TAG, universal=False)
@@ -176,10 +176,13 @@ class Checkpoints:
         return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())
 
 
-def _check_model(checkpoint: Checkpoint, engine: Engine) -> None:
-    saved = checkpoint.run.model
-    here = json.loads(engine.model.config.model_dump_json())
-    if different := _differences(saved, here):
+def check_model(checkpoint: Checkpoint, model: EmuConfig) -> None:
+    """Refuse to go on with another model.
+
+    Raises:
+        UserError: If the checkpoint is of another architecture; names the settings.
+    """
+    if different := _differences(checkpoint.run.model, json.loads(model.model_dump_json())):
         raise UserError(
             f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Go back to it, or give another "
             "--out for a new run"

@@ -207,6 +207,9 @@ class Engine:
         Raises:
             UserError: If it is of another model.
         """
+        # From ZeRO-3's universal form every group comes back with the first one's name, rate and decay, and all count
+        # their steps in one tensor, which then runs ahead (DeepSpeed 0.19.8).
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.deepspeed._config.load_universal_checkpoint = universal
             with _quiet():
@@ -220,6 +223,11 @@ class Engine:
             self.deepspeed._config.load_universal_checkpoint = False  # what is saved with it on lacks parts
         if path is None:
             raise UserError(f"{folder}/{tag}: holds no checkpoint that DeepSpeed knows")
+        for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(ours)
+        for state in self.optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
 
     def close(self) -> None:
         """Let go of what DeepSpeed holds."""

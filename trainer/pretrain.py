@@ -19,7 +19,7 @@ from pipelines.errors import RunError
 from pipelines.settings import dump_yaml
 from trainer.batch import Batches, RankBatch, as_tensor, pixels
 from trainer.build import build_model, fit_features, save_model
-from trainer.checkpoint import Checkpoint, Checkpoints, RunState
+from trainer.checkpoint import Checkpoint, Checkpoints, RunState, check_model
 from trainer.config import TrainConfig
 from trainer.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.data import TrainingData
@@ -66,6 +66,8 @@ class Pretraining:
         self._bad: list[QuarantineRow] = []
 
         found = self.checkpoints.latest()
+        if found is not None:
+            check_model(found, self.data.model)
         self.stage = found.run.stage if found else 0
         self.first_step = found.run.step if found else 0
         model = build_model(self.data.model, config, self.out)
