@@ -80,5 +80,22 @@ def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
     return config.checkpoints.requeue_exit_code if end == STOPPED else 0
 
 
+@commands.command()
+@click.option("--config", "config_path", required=True, help="YAML file of the run.")
+@click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL.")
+@click.option("--out", default=None, help="Not used: nothing is written.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
+def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, ...]) -> None:
+    """Show what a mixture will do, before anything runs."""
+    from trainer.config import TrainConfig
+
+    config = load_settings(TrainConfig, config_path, overrides)
+    from trainer.data import TrainingData
+    from trainer.forecast import describe, forecast
+
+    data = TrainingData.open(corpus, config)
+    click.echo(describe(data, forecast(data)))
+
+
 if __name__ == "__main__":
     main()
