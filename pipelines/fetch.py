@@ -19,7 +19,7 @@ from pipelines.candidate import Candidate, MediaRequest, Track
 from pipelines.document import Document, Drop
 from pipelines.media.completion import complete
 from pipelines.media.fetch_media import fetch_media, store_image
-from pipelines.media.raw_store import RawPartWriter, StoredMedia, index_parts, load_media, read_index
+from pipelines.media.raw_store import RawPartWriter, StoredMedia, generation_of, index_parts, load_media, read_index
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.running.beam_run import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, MediaSettings
@@ -112,9 +112,11 @@ class _FetchBucket(beam.DoFn):
         try:
             inline = [row for row in rows if row[0].startswith("inline ")]
             self._store_inline(inline, writer)
-            # The pool outlives the loop: a thread that waits for a request is let go when the loop cancels it.
-            with ThreadPoolExecutor(max_workers=8) as pool:
-                asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer, pool))
+            # The pools outlive the loop: a thread that waits for a request is let go when the loop cancels it. Videos
+            # have one of their own, or a few slow ones would keep every picture waiting.
+            with ThreadPoolExecutor(max_workers=8) as pictures, ThreadPoolExecutor(max_workers=8) as videos:
+                pools: dict[str, Executor] = {"image": pictures, "video": videos}
+                asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer, pools))
         except BaseException:
             writer.abandon()
             raise
@@ -136,7 +138,9 @@ class _FetchBucket(beam.DoFn):
                 if writer.is_full:
                     writer.close()
 
-    async def _run(self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter, pool: Executor) -> None:
+    async def _run(
+        self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter, pools: dict[str, Executor]
+    ) -> None:
         gate = storage.join(self._out, "work", "gates") if storage.is_local(self._out) else None
         loop = asyncio.get_running_loop()
         async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
@@ -150,7 +154,7 @@ class _FetchBucket(beam.DoFn):
                     page_url or None,
                     tuple(Track(**t) for t in json.loads(tracks)),
                 )
-                await fetch_media(client, loop, pool, request, made, self._settings[made], writer)
+                await fetch_media(client, loop, pools[request.type], request, made, self._settings[made], writer)
                 if writer.is_full:
                     writer.close()
 
@@ -295,7 +299,7 @@ def _fetch_missing(
 ) -> None:
     media = media_folder(out)
     indexes = index_parts(media)
-    latest = max((int(path.rpartition("/")[2][1:4]) for path in indexes), default=0)
+    latest = max((generation_of(path) for path in indexes), default=0)
     generation = latest + 1 if retry else latest
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
     candidates, num_buckets = candidates_folder(out), runner.num_buckets

@@ -21,7 +21,7 @@ from pipelines.decisions.thresholds import judge
 from pipelines.decisions.windows import windows
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
 from pipelines.fetch import documents_folder, media_folder
-from pipelines.images.image_text_match import DECIMALS, ImageTextMatch, MatchSettings
+from pipelines.images.image_text_match import DECIMALS, ImageTextMatch, MatchSettings, weights_sha256
 from pipelines.images.images import features
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
@@ -90,17 +90,14 @@ class _Matched(NamedTuple):
 class _MeasurePart(beam.DoFn):
     """Writes the features of a part of documents."""
 
-    def __init__(self, spec: CorpusSpec, out: str) -> None:
-        self._spec, self._out = spec, out
+    def __init__(self, spec: CorpusSpec, out: str, weights: dict[str, list[Any]]) -> None:
+        self._spec, self._out, self._weights = spec, out, weights
         self._models: dict[str, ImageTextMatch] = {}
 
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
         assert receipt is not None
-        models = {
-            name: s.filters.match and s.filters.match.model_dump(mode="json") for name, s in self._spec.sources.items()
-        }
-        inputs = stage_inputs(receipt.files, models)
+        inputs = stage_inputs(receipt.files, self._weights)
         features_folder(self._out).once(part, inputs, lambda: self._measure(part, inputs))
         yield part
 
@@ -382,7 +379,13 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     sources = {
         name: s.model_dump(mode="json", include={"kind", "filters", "sharding"}) for name, s in spec.sources.items()
     }
-    inputs = stage_inputs(documents.fingerprint(), sources, spec.split.model_dump(mode="json"), spec.policy.name)
+    weights = {  # a checkpoint may be replaced under its name
+        name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
+        for name, s in spec.sources.items()
+        if s.filters.match is not None
+    }
+    settings = [sources, weights, spec.split.model_dump(mode="json"), spec.policy.name]
+    inputs = stage_inputs(documents.fingerprint(), settings)
     if decided.is_finished(inputs):
         return
     measured.begin()
@@ -390,7 +393,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
 
     def measure(pipeline: beam.Pipeline) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-        _ = names | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out))
+        _ = names | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out, weights))
 
     run_pipeline("filter: features", runner, measure, lambda: len(measured.receipts()))
     measured.keep_only(set(parts))

@@ -55,8 +55,7 @@ class ImageTextMatch:
         Raises:
             UserError: If the config or the weights are missing or do not fit together.
         """
-        if not os.path.isfile(settings.weights):
-            raise UserError(f"{settings.weights}: no such file; 'weights' must be the checkpoint of {settings.model}")
+        self.weights_sha256 = weights_sha256(settings)
         import open_clip
         import torch
 
@@ -83,7 +82,6 @@ class ImageTextMatch:
         self._settings = settings
         self._dtype = open_clip.get_input_dtype(settings.precision)
         self.model_id = f"{name}/{settings.precision}"
-        self.weights_sha256 = _sha256(settings.weights)
 
     def similarities(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
         """Cosine of each picture with the text at the same place."""
@@ -125,6 +123,17 @@ class ImageTextMatch:
         if not np.isfinite(result).all():
             raise UserError(f"{self._settings.weights}: gives numbers that are not finite; are these trained weights?")
         return result
+
+
+def weights_sha256(settings: MatchSettings) -> str:
+    """The hash of the checkpoint that the settings name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not os.path.isfile(settings.weights):
+        raise UserError(f"{settings.weights}: no such file; 'weights' must be the checkpoint of {settings.model}")
+    return _sha256(settings.weights)
 
 
 @functools.cache

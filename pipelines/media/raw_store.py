@@ -167,9 +167,14 @@ def index_parts(folder: str) -> list[str]:
     return [path.removesuffix(".json") + ".parquet" for path in storage.list_files(folder, ".json")]
 
 
+def generation_of(path: str) -> int:
+    """Which retry a part of the store comes from, by its name `g<generation>-...`; 0 is the first time."""
+    return int(path.rpartition("/")[2].partition("-")[0].removeprefix("g"))
+
+
 def read_index(path: str) -> Iterator[dict[str, Any]]:
     """Rows of a part's index, each with its `generation`."""
-    generation = int(path.rpartition("/")[2][1:4])
+    generation = generation_of(path)
     for row in read_rows(path):
         yield row | {"generation": generation}
 
