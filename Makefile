@@ -16,7 +16,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus real-site test check lint types format torture bench test-training schema lock clean
+.PHONY: help corpus real-site test check lint types format torture bench schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -54,9 +54,6 @@ build/real-site/gimp-help-en/.done:
 
 test: .venv/.dev ## run the tests: TESTS=tests/...
 	$(PY) -m pytest $(TESTS) $(ARGS)
-
-test-training: .venv/.dev ## run the tests that fork training processes
-	DROMAIUS_TRAINING=1 $(PY) -m pytest tests/trainer/test_engine.py tests/trainer/test_pretrain.py $(ARGS)
 
 check: lint types test ## format, lint, types and tests
 
