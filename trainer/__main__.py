@@ -57,27 +57,50 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @commands.command()
 @run_options
+def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+    """Train a visual encoder on the corpus's pairs, where no released one is at hand."""
+    return _train("encoder", config_path, corpus, out, overrides)
+
+
+@commands.command()
+@run_options
 def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
     """Train the main model; rerun to go on from the last checkpoint."""
-    from trainer import distributed
+    return _train("pretrain", config_path, corpus, out, overrides)
+
+
+@commands.command()
+@run_options
+def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+    """Train the image decoder, and before it its autoencoder if the config says so."""
+    return _train("decoder", config_path, corpus, out, overrides)
+
+
+def _train(command: str, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
+    if getattr(config, command) is None:
+        raise UserError(f"{config_path}: has no section `{command}:`")
+    from trainer import distributed
+
     world = distributed.start()
-    from trainer.pretrain import STOPPED
-    from trainer.pretrain import pretrain as train
+    from trainer.runs import run
+    from trainer.training import STOPPED
 
     try:
-        end = train(config, corpus, out, world)
+        end = run(command, config, corpus, out, world)
     finally:
         distributed.stop()
+    settings = getattr(config, command)
+    folder = out if command == "pretrain" else f"{out}/{command}"
     if world.is_first:
         print(
-            f"{end}: {config.steps} steps, {out}/metrics.jsonl, {out}/checkpoints"
+            f"{end}: {settings.steps} steps, {folder}/metrics.jsonl, {folder}/model"
             if end != STOPPED
-            else f"{end}: saved in {out}/checkpoints; rerun to go on"
+            else f"{end}: saved in {folder}/checkpoints; rerun to go on"
         )
-    return config.checkpoints.requeue_exit_code if end == STOPPED else 0
+    return settings.checkpoints.requeue_exit_code if end == STOPPED else 0
 
 
 @commands.command()
@@ -90,10 +113,12 @@ def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, .
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
+    if config.pretrain is None:
+        raise UserError(f"{config_path}: has no section `pretrain:`")
     from trainer.data import TrainingData
     from trainer.forecast import describe, forecast
 
-    data = TrainingData.open(corpus, config)
+    data = TrainingData.open(corpus, config.model, config.pretrain)
     click.echo(describe(data, forecast(data)))
 
 

@@ -1,9 +1,9 @@
 """From what was read to what the model is given: packs collated into micro-batches, a step ahead of the training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -14,12 +14,49 @@ from trainer.images import Pixels
 from trainer.reader import RankStep, ReadPiece
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """What a forward pass is given.
+class Losses(NamedTuple):
+    """What a forward pass gives.
 
     Attributes:
-        batch: Packed sequences.
+        loss: Scalar, to descend; a share of the global batch's, so that shares add up.
+        values: Of each objective, every target's own loss, detached.
+    """
+
+    loss: Tensor
+    values: tuple[Tensor, ...]
+
+
+class MicroBatch(Protocol):
+    """What a forward pass is given, and how.
+
+    Attributes:
+        sources: Of each objective, the number of the source that every target is from.
+    """
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]: ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Run a module on it.
+
+        Args:
+            module: As the engine holds it.
+            totals: Targets of each objective in the global batch; null for this one alone.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatch:
+    """Packed sequences for the main model.
+
+    Attributes:
+        batch: The sequences.
         text_sources: Which source each text target is from, in the order of `batch.text_at`.
         visual_sources: The same of regression targets.
     """
@@ -27,6 +64,11 @@ class MicroBatch:
     batch: Batch
     text_sources: Tensor
     visual_sources: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of text targets, and of regression targets."""
+        return self.text_sources, self.visual_sources
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
@@ -39,6 +81,11 @@ class MicroBatch:
     def pin_memory(self) -> Self:
         """The same in page-locked memory."""
         return type(self)(self.batch.pin_memory(), self.text_sources.pin_memory(), self.visual_sources.pin_memory())
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Cross-entropy and squared error, by the main model."""
+        found = module(self.batch, *(totals or (None, None)))
+        return Losses(found.loss, (found.text, found.visual))
 
 
 class Pictures(Protocol):
@@ -58,9 +105,9 @@ def as_tensor(image: Pixels) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def micro_batch(
+def sequence_batch(
     packs: Sequence[Sequence[ReadPiece]], *, length: int, pad_id: int, pictures: Pictures = pixels
-) -> MicroBatch:
+) -> SequenceBatch:
     """Packs as one micro-batch.
 
     Args:
@@ -80,7 +127,7 @@ def micro_batch(
             at += size
     # A target's source is that of the place before it, from which it is predicted.
     sources = torch.from_numpy(of_place)
-    return MicroBatch(batch, sources[batch.text_at], sources[batch.visual_at])
+    return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +138,12 @@ class RankBatch:
     micros: list[MicroBatch]
 
     @property
-    def num_text(self) -> int:
-        """Text targets."""
-        return sum(len(m.text_sources) for m in self.micros)
+    def num_targets(self) -> list[int]:
+        """Targets of each objective."""
+        return [sum(map(len, parts)) for parts in zip(*(micro.sources for micro in self.micros), strict=True)]
 
-    @property
-    def num_visual(self) -> int:
-        """Regression targets."""
-        return sum(len(m.visual_sources) for m in self.micros)
+
+Collate = Callable[[Sequence[Sequence[ReadPiece]]], MicroBatch]
 
 
 class Batches:
@@ -107,25 +152,13 @@ class Batches:
     Args:
         steps: What a loader gives.
         micro_packs: Packs of a micro-batch.
-        length: Places of a pack.
-        pad_id: Id of `[PAD]`.
+        collate: Makes a micro-batch of packs.
         pin: Whether to lock pages, for copies to a GPU.
-        pictures: Gives the pieces' pictures.
     """
 
-    def __init__(
-        self,
-        steps: Iterable[RankStep],
-        *,
-        micro_packs: int,
-        length: int,
-        pad_id: int,
-        pin: bool = False,
-        pictures: Pictures = pixels,
-    ) -> None:
+    def __init__(self, steps: Iterable[RankStep], *, micro_packs: int, collate: Collate, pin: bool = False) -> None:
         self._steps = iter(steps)
-        self._micro_packs, self._length, self._pad_id = micro_packs, length, pad_id
-        self._pin, self._pictures = pin, pictures
+        self._micro_packs, self._collate, self._pin = micro_packs, collate, pin
         self._pool = ThreadPoolExecutor(1, "batches")
 
     def __iter__(self) -> Iterator[RankBatch]:
@@ -142,13 +175,6 @@ class Batches:
 
     def _next(self) -> RankBatch:
         read = next(self._steps)
-        micros = [
-            micro_batch(
-                read.packs[i : i + self._micro_packs],
-                length=self._length,
-                pad_id=self._pad_id,
-                pictures=self._pictures,
-            )
-            for i in range(0, len(read.packs), self._micro_packs)
-        ]
-        return RankBatch(read, [m.pin_memory() for m in micros] if self._pin else micros)
+        size = self._micro_packs
+        micros = [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)]
+        return RankBatch(read, [micro.pin_memory() for micro in micros] if self._pin else micros)

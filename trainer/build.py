@@ -1,7 +1,7 @@
 """The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,24 +14,22 @@ from model.emu import Emu
 from model.weights import WeightsError
 from pipelines.errors import UserError
 from trainer.batch import as_tensor
-from trainer.config import TrainConfig, WeightsSettings
-from trainer.data import TrainingData
-from trainer.order import key_of
+from trainer.config import WeightsSettings
+from trainer.data import RunData
 from trainer.plan import Plan
-from trainer.reader import PieceReader
+from trainer.reader import SampleReader
 
 _FIT_PICTURES = 512  # from which mean and deviation of features are taken
 
 
-def build_model(settings: EmuConfig, config: TrainConfig, run: str) -> Emu:
-    """The model with the weights that the config names, the rest random by the seed: alike on every rank.
+def build_model(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Emu:
+    """The model with the weights that are named, the rest random.
 
     Raises:
         UserError: If a checkpoint does not fit.
     """
-    torch.manual_seed(key_of("weights", config.data.plan.seed))
     model = Emu(settings)
-    for named in config.model.weights:
+    for named in weights:
         _load(model, named, run)
     return model
 
@@ -59,7 +57,7 @@ def _check(result: object, path: Path) -> None:
         raise WeightsError(f"{path}: keys that do not fit: {', '.join(wrong[:3])}")
 
 
-def fit_features(model: Emu, plan: Plan, reader: PieceReader, device: torch.device) -> None:
+def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.device) -> None:
     """Set the mean and deviation that regression targets are standardised by, from the first pictures of the plan.
 
     Nothing happens where the model does not standardise. Every rank works them out alike.
@@ -77,7 +75,7 @@ def fit_features(model: Emu, plan: Plan, reader: PieceReader, device: torch.devi
     model.to("cpu")
 
 
-def _first_pictures(plan: Plan, reader: PieceReader) -> Iterator[Tensor]:
+def _first_pictures(plan: Plan, reader: SampleReader) -> Iterator[Tensor]:
     """The pictures of the first stretch, without moving the plan on."""
     from trainer.steps import Step
 
@@ -89,7 +87,7 @@ def _first_pictures(plan: Plan, reader: PieceReader) -> Iterator[Tensor]:
                     yield as_tensor(image)
 
 
-def save_model(state: dict[str, Tensor], settings: EmuConfig, data: TrainingData, folder: str) -> None:
+def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
     """Write whole weights with all that is needed to use them: configuration and tokenizer."""
     from safetensors.torch import save_file
 

@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from model.config import EmuConfig
 from pipelines import storage
 from pipelines.errors import RunError, UserError
-from trainer.config import CheckpointSettings
 from trainer.distributed import World
 from trainer.engine import Engine
 from trainer.plan_state import PlanState
+from trainer.run_settings import CheckpointSettings
 
 _TAG = "deepspeed"
 _PREFIX = "step-"
@@ -37,7 +36,7 @@ class RunState:
         world_size: Processes that saved.
         zero_stage: What was split over them.
         precision: Of the weights.
-        model: The model's configuration.
+        architecture: All settings that decide the weights' shapes.
         totals: Samples, tokens and pictures so far.
         guard: The spike guard's memory.
     """
@@ -47,7 +46,7 @@ class RunState:
     world_size: int
     zero_stage: int
     precision: str
-    model: dict[str, Any]
+    architecture: dict[str, Any]
     totals: dict[str, Any]
     guard: dict[str, Any] = field(default_factory=dict)
 
@@ -130,7 +129,7 @@ class Checkpoints:
         Raises:
             UserError: If it is of another model.
         """
-        saved, settings = checkpoint.run, engine.config.engine
+        saved, settings = checkpoint.run, engine.run.engine
         same = saved.zero_stage == settings.zero_stage and saved.precision == settings.precision
         if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
             engine.load(checkpoint.folder, _TAG, universal=False)
@@ -176,13 +175,13 @@ class Checkpoints:
         return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())
 
 
-def check_model(checkpoint: Checkpoint, model: EmuConfig) -> None:
+def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:
     """Refuse to go on with another model.
 
     Raises:
         UserError: If the checkpoint is of another architecture; names the settings.
     """
-    if different := _differences(checkpoint.run.model, json.loads(model.model_dump_json())):
+    if different := _differences(checkpoint.run.architecture, architecture):
         raise UserError(
             f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Go back to it, or give another "
             "--out for a new run"
@@ -190,11 +189,9 @@ def check_model(checkpoint: Checkpoint, model: EmuConfig) -> None:
 
 
 def _differences(saved: Any, here: Any, path: str = "") -> str:
-    """The first settings by which two models differ, but for those that do not decide their weights' shapes."""
+    """The first settings by which two models differ."""
     if isinstance(saved, dict) and isinstance(here, dict):
-        ignored = {"name", "objective", "image_decoder", "path", "attention"}
-        names = [name for name in {**saved, **here} if name not in ignored]
-        parts = (_differences(saved.get(n), here.get(n), f"{path}.{n}" if path else n) for n in names)
+        parts = (_differences(saved.get(n), here.get(n), f"{path}.{n}" if path else n) for n in {**saved, **here})
         return "; ".join([part for part in parts if part][:3])
     return "" if saved == here else f"{path} was {saved}, is {here}"
 

@@ -1,5 +1,6 @@
-"""What a config makes of a corpus: tokenizer, layout, windows, plan and reader."""
+"""What a run's settings make of a corpus: its sources as windows, the plan over them, and what reads them."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,50 +10,31 @@ from model.tokenizer import Tokenizer
 from pipelines.document import Split
 from pipelines.errors import UserError
 from pipelines.token_sidecar import tokens_folder
-from trainer.config import TrainConfig
+from trainer.config import ModelSettings
 from trainer.consumed import QuarantineRow
 from trainer.corpus import TrainingCorpus
 from trainer.plan import Plan
 from trainer.plan_state import Costs, PlanState
-from trainer.reader import PieceReader
+from trainer.reader import PieceReader, SampleReader
+from trainer.run_settings import RunSettings
 from trainer.window_tables import source_windows, windows_fingerprint
 from trainer.windows import SourceWindows
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """One split of a corpus, as a config reads it."""
+class RunData(ABC):
+    """One split of a corpus, as a run reads it."""
 
-    config: TrainConfig
+    run: RunSettings
     corpus: TrainingCorpus
     tokenizer: Tokenizer
-    layout: Layout
     model: EmuConfig
     sources: tuple[SourceWindows, ...]
     fingerprint: str
 
-    @classmethod
-    def open(cls, folder: str, config: TrainConfig, split: Split = "train") -> Self:
-        """The data of a run.
-
-        Raises:
-            UserError: If the corpus, its tokens or the model do not fit each other.
-        """
-        settings = config.data
-        corpus = TrainingCorpus.open(folder, tokens=settings.tokens, split=split, cache=settings.cache)
-        assert corpus.tokens is not None, "opened with tokens"
-        try:
-            tokenizer = Tokenizer.load(tokens_folder(corpus.folder, corpus.tokens.name), config.model.family)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        model = config.model.resolve(tokenizer)
-        longest = model.language_model.max_positions
-        if settings.plan.length > longest:
-            raise UserError(f"data.plan.length is {settings.plan.length}, the language model has {longest} positions")
-        layout = Layout(tokenizer, model.bridge, settings.layout)
-        arguments = (corpus.manifest, corpus.tokens, layout, settings.plan.length, split)
-        sources = source_windows(corpus.folder, *arguments)
-        return cls(config, corpus, tokenizer, layout, model, tuple(sources), windows_fingerprint(*arguments))
+    @abstractmethod
+    def reader(self) -> SampleReader:
+        """Reads the plan's pieces."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,13 +52,13 @@ class TrainingData:
         Raises:
             UserError: If the mixture does not fit the corpus, or the state is of another plan.
         """
-        mixture, steps = self.config.mixture, self.config.steps
+        mixture, steps = self.run.mixture, self.run.steps
         # Stretches end where phases begin; one more at the end, so that what is planned is trained on.
         last = [phase for phase in mixture.phases if phase.step < steps][-1]
         phases = [*(phase for phase in mixture.phases if phase.step < steps), last.model_copy(update={"step": steps})]
         return Plan(
             self.sources,
-            self.config.data.plan,
+            self.run.data.plan,
             phases,
             self.fingerprint,
             costs=costs,
@@ -84,14 +66,48 @@ class TrainingData:
             state=state,
         )
 
+
+@dataclass(frozen=True)
+class TrainingData(RunData):
+    """Samples as sequences, for the main model."""
+
+    layout: Layout
+
+    @classmethod
+    def open(cls, folder: str, wanted: ModelSettings, run: RunSettings, split: Split = "train") -> Self:
+        """The data of a run.
+
+        Raises:
+            UserError: If the corpus, its tokens or the model do not fit each other.
+        """
+        corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
+        assert corpus.tokens is not None
+        length, longest = run.data.plan.length, model.language_model.max_positions
+        if length > longest:
+            raise UserError(f"data.plan.length is {length}, the language model has {longest} positions")
+        layout = Layout(tokenizer, model.bridge, run.data.layout)
+        arguments = (corpus.manifest, corpus.tokens, layout, length, split)
+        sources = tuple(source_windows(corpus.folder, *arguments))
+        return cls(run, corpus, tokenizer, model, sources, windows_fingerprint(*arguments), layout)
+
     def reader(self) -> PieceReader:
-        """Reads the plan's pieces."""
-        plan = self.config.data.plan
-        return PieceReader(
-            self.corpus,
-            self.sources,
-            self.layout,
-            length=plan.length,
-            image_size=self.model.encoder.image_size,
-            seed=plan.seed,
-        )
+        """Reads windows, laid out as sequences."""
+        plan, size = self.run.data.plan, self.model.encoder.image_size
+        return PieceReader(self.corpus, self.sources, self.layout, length=plan.length, image_size=size, seed=plan.seed)
+
+
+def open_corpus(
+    folder: str, wanted: ModelSettings, run: RunSettings, split: Split
+) -> tuple[TrainingCorpus, Tokenizer, EmuConfig]:
+    """A corpus, its tokenizer with the model's own tokens, and the model with that vocabulary.
+
+    Raises:
+        UserError: If the corpus has no tokens, or more than one set and none is named.
+    """
+    corpus = TrainingCorpus.open(folder, tokens=run.data.tokens, split=split, cache=run.data.cache)
+    assert corpus.tokens is not None, "opened with tokens"
+    try:
+        tokenizer = Tokenizer.load(tokens_folder(corpus.folder, corpus.tokens.name), wanted.family)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return corpus, tokenizer, wanted.resolve(tokenizer)

@@ -9,41 +9,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.emu import Emu
 from pipelines.errors import RunError, UserError
-from trainer.batch import MicroBatch
-from trainer.config import ModuleName, Stage, TrainConfig
+from trainer.batch import Losses, MicroBatch
 from trainer.deepspeed_config import clips_itself, deepspeed_config
 from trainer.distributed import World
 from trainer.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
+from trainer.run_settings import RunSettings, Stage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSums:
-    """Sums over targets, by source.
+    """Sums over targets, by objective and source.
 
     Attributes:
-        text: Cross-entropy in nats.
-        num_text: Text targets.
-        visual: Squared error.
-        num_visual: Regression targets.
+        objectives: Their names.
+        totals: Of each objective, each source's sum of losses.
+        counts: Of each objective, each source's number of targets.
     """
 
-    text: list[float]
-    num_text: list[int]
-    visual: list[float]
-    num_visual: list[int]
+    objectives: tuple[str, ...]
+    totals: list[list[float]]
+    counts: list[list[int]]
 
     def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """`ce/<source>` and `regression/<source>` of the sources that have targets."""
-        rows = (("ce", self.text, self.num_text), ("regression", self.visual, self.num_visual))
+        """`<objective>/<source>` of the sources that have targets."""
         return {
-            f"{prefix}{kind}/{name}": total / count
-            for kind, totals, counts in rows
+            f"{prefix}{objective}/{name}": total / count
+            for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True)
             for name, total, count in zip(names, totals, counts, strict=True)
             if count
         }
@@ -63,89 +59,84 @@ class Engine:
     """A model under DeepSpeed, for one stage of training.
 
     Args:
-        model: On the CPU, with the weights to begin with.
+        module: On the CPU, with the weights to begin with.
         stage: What of it is trained.
-        config: The run's.
+        modules: The names of its parts that learning rates are given for.
+        run: The run's settings.
         world: Its processes.
+        objectives: Names of what its micro-batches give losses of.
         num_sources: Sources that losses are told apart by.
     """
 
-    def __init__(self, model: Emu, stage: Stage, config: TrainConfig, world: World, num_sources: int) -> None:
-        self.world, self.stage, self.config = world, stage, config
-        self._num_sources = num_sources
-        packs = config.data.plan.packs_per_step
+    def __init__(
+        self,
+        module: nn.Module,
+        stage: Stage,
+        modules: Sequence[str],
+        run: RunSettings,
+        world: World,
+        objectives: tuple[str, ...],
+        num_sources: int,
+    ) -> None:
+        self.world, self.run = world, run
+        self._objectives, self._num_sources = objectives, num_sources
+        packs = run.data.plan.packs_per_step
         if packs % world.size:
             raise UserError(f"data.plan.packs_per_step is {packs}, which {world.size} processes cannot share alike")
-        micro = config.engine.micro_packs or packs // world.size
+        micro = run.engine.micro_packs or packs // world.size
         if packs // world.size % micro:
             raise UserError(
                 f"engine.micro_packs is {micro}, of which {packs // world.size} packs of a process are no multiple"
             )
         self.micro_packs, self.num_micro = micro, packs // world.size // micro
         deepspeed = import_deepspeed()
-        settings = config.engine
-        if stage.objective is not None:
-            model.config = model.config.model_copy(update={"objective": stage.objective})
-        groups = parameter_groups(model, stage, config.optimizer)
-        chosen = settings.gradient_checkpointing
-        model.set_gradient_checkpointing(
-            encoder="encoder" in chosen and "encoder" in stage.lr,
-            bridge="bridge" in chosen,
-            language_model="language_model" in chosen,
-        )
-        if settings.compile:
-            for block in model.blocks():
-                block.compile()
-        self.optimizer = GuardedAdamW(groups, config.optimizer, fused=world.device.type == "cuda")
+        settings = run.engine
+        groups = parameter_groups(module, stage, modules, run.optimizer)
+        self.optimizer = GuardedAdamW(groups, run.optimizer, fused=world.device.type == "cuda")
         self.settings = deepspeed_config(
-            settings, config.optimizer, micro_packs=micro, num_micro=self.num_micro, world_size=world.size
+            settings, run.optimizer, micro_packs=micro, num_micro=self.num_micro, world_size=world.size
         )
-        for part in (model.encoder, model.bridge):  # DeepSpeed casts parameters only; rotary tables stay fp32
-            for buffer in part.buffers():
-                buffer.data = buffer.data.to(self.dtype) if buffer.is_floating_point() else buffer.data
-        model.train()
+        module.train()
         with _quiet():
             self.deepspeed, *_ = deepspeed.initialize(
-                model=model, optimizer=self.optimizer, config=self.settings, dist_init_required=False
+                model=module, optimizer=self.optimizer, config=self.settings, dist_init_required=False
             )
         if not clips_itself(settings):
             self.optimizer.read_norm = lambda: float(self.deepspeed.optimizer._global_grad_norm)
 
     @property
-    def model(self) -> Emu:
+    def module(self) -> nn.Module:
         """The model, for forward passes without gradients."""
         return self.deepspeed.module  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations."""
-        return DTYPES[self.config.engine.precision]
+        return DTYPES[self.run.engine.precision]
 
     def step(
         self,
         micros: Sequence[MicroBatch],
-        num_text: int,
-        num_visual: int,
-        rates: dict[ModuleName, float],
+        totals: Sequence[int],
+        rates: dict[str, float],
         guard: SpikeGuard,
     ) -> StepResult:
         """Train on a step's micro-batches of this rank.
 
         Args:
             micros: As many on every rank.
-            num_text: Text targets of all ranks: the loss is a mean over them, however they are dealt out.
-            num_visual: Regression targets of all ranks.
+            totals: Targets of each objective on all ranks: losses are means over them, however they are dealt out.
             rates: Learning rate of each module.
             guard: Says when not to move.
         """
         # DeepSpeed takes the mean over ranks and micro-batches; our losses are shares of a sum.
         share = self.world.size * self.num_micro
-        sums = torch.zeros(4 * self._num_sources + 1, dtype=torch.float64, device=self.world.device)
+        sums = self._no_sums()
         for micro in micros:
             here = micro.to(self.world.device)
-            losses = self.deepspeed(here.batch, num_text, num_visual)
+            losses = here.losses(self.deepspeed, totals)
             self.deepspeed.backward(losses.loss * share)
-            self._add(sums, here, losses.text, losses.visual)
+            self._add(sums, here, losses)
             sums[-1] += losses.loss.detach()
             if micro is not micros[-1]:
                 self.deepspeed.step()  # counts micro-batches; the optimizer moves at the last
@@ -170,23 +161,23 @@ class Engine:
             micros: Of this rank, as many on every rank; null where it has less than the others.
             filler: What is run through the model in their place and not counted.
         """
-        model = self.model
-        model.eval()
-        sums = torch.zeros(4 * self._num_sources + 1, dtype=torch.float64, device=self.world.device)
+        module = self.module
+        module.eval()
+        sums = self._no_sums()
         for micro in micros:
             here = (micro or filler).to(self.world.device)
-            losses = model(here.batch)
+            losses = here.losses(module, None)
             if micro is not None:
-                self._add(sums, here, losses.text, losses.visual)
-        model.train()
+                self._add(sums, here, losses)
+        module.train()
         return self._named(self._over_ranks(sums)[:-1])
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights on the CPU, whole, at the first process; all must ask."""
-        if self.config.engine.zero_stage == 3:
+        if self.run.engine.zero_stage == 3:
             state = self.deepspeed._zero3_consolidated_16bit_state_dict()
             return state if state is not None else {}
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def save(self, folder: str, tag: str) -> None:
         """Write weights, masters and moments below `folder`/`tag`; all processes together.
@@ -233,11 +224,15 @@ class Engine:
         """Let go of what DeepSpeed holds."""
         self.deepspeed.destroy()
 
-    def _add(self, sums: Tensor, micro: MicroBatch, text: Tensor, visual: Tensor) -> None:
+    def _no_sums(self) -> Tensor:
+        num = 2 * len(self._objectives) * self._num_sources + 1
+        return torch.zeros(num, dtype=torch.float64, device=self.world.device)
+
+    def _add(self, sums: Tensor, micro: MicroBatch, losses: Losses) -> None:
         """Add each source's losses and counts without waiting for the device."""
         size = self._num_sources
         ones = torch.ones((), dtype=sums.dtype, device=sums.device)
-        for row, (sources, values) in enumerate(((micro.text_sources, text), (micro.visual_sources, visual))):
+        for row, (sources, values) in enumerate(zip(micro.sources, losses.values, strict=True)):
             at = 2 * row * size
             sums[at : at + size].index_add_(0, sources, values.to(sums.dtype))
             sums[at + size : at + 2 * size].index_add_(0, sources, ones.expand(len(sources)))
@@ -248,9 +243,9 @@ class Engine:
         return sums.tolist()  # type: ignore[no-any-return]
 
     def _named(self, found: list[float]) -> SourceSums:
-        size = self._num_sources
-        text, num_text, visual, num_visual = (found[i * size : (i + 1) * size] for i in range(4))
-        return SourceSums(text, [int(n) for n in num_text], visual, [int(n) for n in num_visual])
+        size, num = self._num_sources, len(self._objectives)
+        parts = [found[i * size : (i + 1) * size] for i in range(2 * num)]
+        return SourceSums(self._objectives, parts[::2], [[int(n) for n in part] for part in parts[1::2]])
 
 
 def import_deepspeed() -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from model.emu import Emu
-from trainer.data import TrainingData
+from trainer.data import RunData
 from trainer.flops import ModelFlops
 from trainer.metrics import Totals
 from trainer.mixture import Phase
@@ -38,11 +38,11 @@ class PhaseForecast:
     fill: float
 
 
-def forecast(data: TrainingData) -> list[PhaseForecast]:
+def forecast(data: RunData) -> list[PhaseForecast]:
     """Each phase, from the plan of its first stretches."""
     with torch.device("meta"):
         costs = ModelFlops.of(Emu(data.model)).costs()
-    phases, steps = data.config.mixture.phases, data.config.steps
+    phases, steps = data.run.mixture.phases, data.run.steps
     ends = [*(phase.step for phase in phases[1:]), steps]
     return [
         _of_phase(data, phase, min(end, steps) - phase.step, costs)
@@ -51,8 +51,8 @@ def forecast(data: TrainingData) -> list[PhaseForecast]:
     ]
 
 
-def _of_phase(data: TrainingData, phase: Phase, num_steps: int, costs: Costs) -> PhaseForecast:
-    settings = data.config.data.plan
+def _of_phase(data: RunData, phase: Phase, num_steps: int, costs: Costs) -> PhaseForecast:
+    settings = data.run.data.plan
     starts = [phase.model_copy(update={"step": 0}), phase.model_copy(update={"step": num_steps})]
     plan = Plan(data.sources, settings, starts, data.fingerprint, costs=costs)
     total, planned = Totals(), 0
@@ -74,7 +74,7 @@ def _steps(plan: Plan, num_steps: int) -> Iterator[Step]:
             return
 
 
-def describe(data: TrainingData, phases: Sequence[PhaseForecast]) -> str:
+def describe(data: RunData, phases: Sequence[PhaseForecast]) -> str:
     """The forecast as text."""
     lines = []
     done = [0.0] * len(data.sources)
@@ -94,7 +94,7 @@ def describe(data: TrainingData, phases: Sequence[PhaseForecast]) -> str:
             passes = done[number] / source.num_samples
             line = f"  {source.name:24} {drawn:12,.0f} {source.num_samples:12,} {tokens * phase.num_steps:15,.0f}"
             line += f" {images * phase.num_steps:12,.0f} {passes:8.2f}"
-            limit = data.config.mixture.max_passes.get(source.name)
+            limit = data.run.mixture.max_passes.get(source.name)
             end = phase.first + (source.num_samples * (limit or 1) - before) / samples
             if limit is not None and passes > limit:
                 line += f"  runs dry at about step {end:,.0f}: mixture.max_passes is {limit:g}"

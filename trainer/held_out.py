@@ -1,18 +1,15 @@
 """Loss on samples that are not trained on: the same few packs of each source every time."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from pipelines.errors import UserError
-from trainer.batch import MicroBatch, micro_batch
-from trainer.config import TrainConfig
-from trainer.data import TrainingData
+from trainer.batch import MicroBatch
 from trainer.distributed import World
 from trainer.engine import Engine
 from trainer.packing import pack_prefix
-from trainer.reader import PieceReader, ReadPiece
+from trainer.reader import ReadPiece, SampleReader
 from trainer.steps import Piece
+from trainer.task import Task
 from trainer.windows import SourceWindows
 
 
@@ -20,30 +17,27 @@ class HeldOut:
     """Packs of a held-out split, shared between ranks.
 
     Args:
-        corpus: The corpus's folder.
-        config: The run's.
-        names: The sources of training, by whose numbers losses are told apart.
+        task: What is trained.
+        micro_packs: Packs of a forward pass.
         world: The run's processes.
     """
 
-    def __init__(self, corpus: str, config: TrainConfig, names: Sequence[str], world: World) -> None:
+    def __init__(self, task: Task, micro_packs: int, world: World) -> None:
+        settings = task.run.held_out
         try:
-            data = TrainingData.open(corpus, config, config.held_out.split)
+            data = task.open(settings.split)
         except UserError as error:
             raise UserError(f"held_out: {error}") from error
-        self._names = names
-        reader = data.reader()
-        length, pad_id = config.data.plan.length, data.tokenizer.pad_id
-        packs = [
-            pack
-            for number, source in enumerate(data.sources)
-            for pack in _first_packs(source, number, reader, length, config.held_out.packs)
-        ]
-        mine = packs[world.rank :: world.size]
-        num = -(-len(packs) // world.size)
-        self._micros: list[MicroBatch | None] = [micro_batch([p], length=length, pad_id=pad_id) for p in mine]
-        self._micros += [None] * (num - len(mine))
-        self._filler = micro_batch([packs[0]], length=length, pad_id=pad_id) if packs else None
+        self._names = task.data.names
+        reader, length = data.reader(), task.run.data.plan.length
+        chunks = []
+        for number, source in enumerate(data.sources):
+            packs = _first_packs(source, number, reader, length, settings.packs)
+            chunks += [packs[i : i + micro_packs] for i in range(0, len(packs), micro_packs)]
+        mine = chunks[world.rank :: world.size]
+        self._micros: list[MicroBatch | None] = [task.collate(chunk) for chunk in mine]
+        self._micros += [None] * (-(-len(chunks) // world.size) - len(mine))
+        self._filler = task.collate(chunks[0]) if chunks else None
 
     def losses(self, engine: Engine) -> dict[str, float]:
         """`held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must ask."""
@@ -53,7 +47,7 @@ class HeldOut:
 
 
 def _first_packs(
-    source: SourceWindows, number: int, reader: PieceReader, length: int, num_packs: int
+    source: SourceWindows, number: int, reader: SampleReader, length: int, num_packs: int
 ) -> list[list[ReadPiece]]:
     """The source's first windows, packed as in training."""
     num = min(len(source.tokens), num_packs * length)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import LogSettings
+from trainer.run_settings import LogSettings
 from trainer.steps import Step
 
 

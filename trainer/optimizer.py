@@ -2,24 +2,26 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainer.config import MODULES, GuardSettings, ModuleName, OptimizerSettings, Stage
+from trainer.run_settings import GuardSettings, OptimizerSettings, Stage
 
 _MIN_HISTORY = 32  # steps before which a deviation says little
 
 
-def parameter_groups(model: nn.Module, stage: Stage, settings: OptimizerSettings) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, stage: Stage, modules: Sequence[str], settings: OptimizerSettings
+) -> list[dict[str, Any]]:
     """Groups of the parameters that a stage trains, by module, with and without weight decay; the others are frozen.
 
     Frozen before the optimizer is built: DeepSpeed takes badly to it afterwards.
     """
     groups = []
-    for name in MODULES:
+    for name in modules:
         module = model.get_submodule(name)
         module.requires_grad_(name in stage.lr)
         if name not in stage.lr:
@@ -55,7 +57,7 @@ class GuardedAdamW(torch.optim.AdamW):
         self.read_norm: Callable[[], float] | None = None
         self.norm = 0.0
 
-    def set_lr(self, rates: dict[ModuleName, float]) -> None:
+    def set_lr(self, rates: dict[str, float]) -> None:
         """The learning rate of each module for the coming step."""
         for group in self.param_groups:
             group["lr"] = rates[group["name"].removesuffix("_1d")]

@@ -4,7 +4,9 @@ A window's text comes from the token sidecar, its pictures from the tar. What ca
 sample of its source, which the plan's seed decides, cut to the places that were planned: no other rank need know.
 """
 
+import contextlib
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,8 @@ from trainer.steps import Piece, Step
 from trainer.windows import SourceWindows
 
 _SUBSTITUTES = 64  # that are tried before the source is taken for broken
+
+Content = tuple[TokenSequence, tuple[Pixels, ...]]
 
 
 class ReaderSettings(Settings):
@@ -76,30 +80,17 @@ class RankStep:
         return [piece.bad for pack in self.packs for piece in pack if piece.bad is not None]
 
 
-class PieceReader:
+class SampleReader(ABC):
     """Reads pieces of a plan; a pure function of the piece, whatever thread or rank asks.
 
     Args:
         corpus: Where they lie.
         sources: The plan's.
-        layout: Writes windows as tokens.
-        length: Places of a pack: what samples were cut by.
-        image_size: Pixels a side.
-        seed: Decides what comes first in a window, and substitutes.
+        seed: Decides all that is left to chance, and substitutes.
     """
 
-    def __init__(
-        self,
-        corpus: TrainingCorpus,
-        sources: Sequence[SourceWindows],
-        layout: Layout,
-        *,
-        length: int,
-        image_size: int,
-        seed: int = 0,
-    ) -> None:
-        self._corpus, self._sources, self._layout = corpus, sources, layout
-        self._length, self._image_size, self._seed = length, image_size, seed
+    def __init__(self, corpus: TrainingCorpus, sources: Sequence[SourceWindows], *, seed: int = 0) -> None:
+        self._corpus, self._sources, self._seed = corpus, sources, seed
         self._shards: dict[str, ShardReader] = {}
 
     def read(self, piece: Piece, step: int) -> ReadPiece:
@@ -111,12 +102,28 @@ class PieceReader:
         """
         source = self._sources[piece.source]
         reader, row = self._place(source, piece.sample)
-        window = self._window(reader, row, piece)
         try:
-            return self._finish(piece, step, reader, row, window, None)
+            sequence, images = self._read(piece, reader, row)
         except DamagedSample as error:
             bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
             return self._substitute(piece, step, bad)
+        return self._piece(piece, step, reader, row, sequence, images, None)
+
+    @abstractmethod
+    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+        """A piece's tokens and pictures.
+
+        Raises:
+            DamagedSample: If they cannot be read.
+        """
+
+    @abstractmethod
+    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content | None:
+        """As much of another sample as takes the piece's places; none if it does not fit.
+
+        Raises:
+            DamagedSample: If it cannot be read.
+        """
 
     def _place(self, source: SourceWindows, sample: int) -> tuple[ShardReader, int]:
         shard, row = source.place(sample)
@@ -125,21 +132,16 @@ class PieceReader:
             self._shards[path] = self._corpus.reader(path)
         return self._shards[path], row
 
-    def _window(self, reader: ShardReader, row: int, piece: Piece) -> Window:
-        windows = self._layout.split(reader.segments(row), self._length)
-        if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
-            raise UserError(
-                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
-                "Rerun `python -m pipelines tokenize`"
-            )
-        return windows[piece.window]
-
-    def _finish(
-        self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window, bad: QuarantineRow | None
+    def _piece(
+        self,
+        piece: Piece,
+        step: int,
+        reader: ShardReader,
+        row: int,
+        sequence: TokenSequence,
+        images: tuple[Pixels, ...],
+        bad: QuarantineRow | None,
     ) -> ReadPiece:
-        rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
-        sequence = self._layout.lay_out(window, rng)
-        images = tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
         shard = reader.shard
         consumed = ConsumedRow(
             step,
@@ -165,27 +167,61 @@ class PieceReader:
             if sample == piece.sample:
                 continue
             reader, row = self._place(source, sample)
-            window = self._cut(reader, row, piece.tokens)
-            if window is None:
-                continue
-            try:
-                return self._finish(piece, step, reader, row, window, bad)
-            except DamagedSample:
-                continue
+            with contextlib.suppress(DamagedSample):
+                if content := self._stand_in(piece, reader, row):
+                    return self._piece(piece, step, reader, row, *content, bad)
         raise RunError(
             f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
         )
 
-    def _cut(self, reader: ShardReader, row: int, places: int) -> Window | None:
-        """As much of a sample as fits: its texts alone where a picture does not."""
+
+class PieceReader(SampleReader):
+    """Reads windows as the main model is given them.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        layout: Writes windows as tokens.
+        length: Places of a pack: what samples were cut by.
+        image_size: Pixels a side.
+        seed: Decides what comes first in a window, and substitutes.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingCorpus,
+        sources: Sequence[SourceWindows],
+        layout: Layout,
+        *,
+        length: int,
+        image_size: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(corpus, sources, seed=seed)
+        self._layout, self._length, self._image_size = layout, length, image_size
+
+    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+        windows = self._layout.split(reader.segments(row), self._length)
+        if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
+            raise UserError(
+                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
+                "Rerun `python -m pipelines tokenize`"
+            )
+        return self._lay_out(piece, reader, row, windows[piece.window])
+
+    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content | None:
+        """As much as fits: its texts alone where a picture does not."""
         segments = reader.segments(row)
         for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
-            try:
-                if windows := self._layout.split(chosen, places):
-                    return windows[0]
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                if windows := self._layout.split(chosen, piece.tokens):
+                    return self._lay_out(piece, reader, row, windows[0])
         return None
+
+    def _lay_out(self, piece: Piece, reader: ShardReader, row: int, window: Window) -> Content:
+        rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
+        sequence = self._layout.lay_out(window, rng)
+        return sequence, tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
 
 
 class Loader:
@@ -207,7 +243,7 @@ class Loader:
     def __init__(
         self,
         plan: Plan,
-        reader: PieceReader,
+        reader: SampleReader,
         settings: ReaderSettings | None = None,
         rank: int = 0,
         world_size: int = 1,

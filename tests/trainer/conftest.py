@@ -13,9 +13,8 @@ from trainer.config import TrainConfig
 torch.set_num_threads(1)
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-TREE = {
+RUN = {
     "steps": 12,
-    "model": {"size": "debug"},
     "data": {
         "plan": {"length": 96, "packs_per_step": 4, "stretch_packs": 16, "seed": 3},
         "reader": {"num_threads": 0},
@@ -26,6 +25,7 @@ TREE = {
     "checkpoints": {"every": 4, "keep": 2},
     "log": {"every": 1, "tensorboard": False},
 }
+TREE = {"model": {"size": "debug"}, "pretrain": RUN}
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +36,14 @@ def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config() -> Callable[..., TrainConfig]:
-    """A function that gives a config, changed by dotted keys: `config(**{"engine.zero_stage": 2})`."""
+    """A function that gives a config whose `pretrain` section, or `model`, is changed by dotted keys.
+
+    For example `config(**{"engine.zero_stage": 2, "model.size": "debug-emu"})`.
+    """
 
     def build(**changes: object) -> TrainConfig:
-        return TrainConfig.model_validate(changed(TREE, changes))
+        named = {key if key.startswith("model") else f"pretrain.{key}": value for key, value in changes.items()}
+        return TrainConfig.model_validate(changed(TREE, named))
 
     return build
 

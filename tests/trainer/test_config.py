@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.settings import load_settings
-from tests.trainer.conftest import TREE, changed
-from trainer.config import ScheduleSettings, TrainConfig
+from tests.trainer.conftest import RUN, TREE, changed
+from trainer.config import PretrainSettings, TrainConfig
+from trainer.run_settings import ScheduleSettings
 
 
 def test_a_cosine_rises_then_falls_to_its_end():
@@ -41,12 +42,23 @@ def test_drops_hold_from_their_step_on():
         ({"stages": [{"lr": {"bridge": 0}}]}, "with a learning rate above 0"),
         ({"engine.micro_packs": 3}, "no multiple of engine.micro_packs 3"),
         ({"engine.keep_features": True}, "the encoder is trained, so its features change"),
-        ({"model.size": "dbug"}, "model size 'dbug' is unknown"),
-        ({"model.changes": {"encoder": {"widht": 3}}}, "encoder.widht"),
+        ({"stages": [{"lr": {"brigde": 1e-3}}]}, "no module 'brigde': its modules are encoder, bridge"),
         ({"mixture.phases": [{"weights": {"a": 0.5}}]}, "the weights sum to 0.5, not to 1"),
     ],
 )
 def test_a_mistake_says_what_would_be_right(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PretrainSettings.model_validate(changed(RUN, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.size": "dbug"}, "model size 'dbug' is unknown"),
+        ({"model.changes": {"encoder": {"widht": 3}}}, "encoder.widht"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainConfig.model_validate(changed(TREE, changes))
 
@@ -54,9 +66,12 @@ def test_a_mistake_says_what_would_be_right(changes, message):
 def test_an_unknown_key_is_answered_with_the_nearest(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
-        "steps: 3\nengine:\n  zero_stgae: 1\nmixture: {phases: [{weights: {a: 1}}]}\nstages: [{lr: {bridge: 1}}]\n"
+        "pretrain:\n  steps: 3\n  engine:\n    zero_stgae: 1\n  mixture: {phases: [{weights: {a: 1}}]}\n"
+        "  stages: [{lr: {bridge: 1}}]\n"
     )
-    with pytest.raises(UserError, match=r"run\.yaml:3: engine\.zero_stgae: unknown key\. Did you mean 'zero_stage'\?"):
+    with pytest.raises(
+        UserError, match=r"run\.yaml:4: pretrain\.engine\.zero_stgae: unknown key\. Did you mean 'zero_stage'\?"
+    ):
         load_settings(TrainConfig, path)
 
 

@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from tests.trainer.ranks import in_ranks
-from trainer.batch import MicroBatch, micro_batch
-from trainer.build import build_model
-from trainer.config import GuardSettings
-from trainer.data import TrainingData
+from trainer.batch import SequenceBatch
 from trainer.engine import Engine
-from trainer.flops import ModelFlops
 from trainer.optimizer import SpikeGuard
+from trainer.pretrain import PretrainTask
 from trainer.reader import Loader
+from trainer.run_settings import GuardSettings
 
 RATES = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
 NO_GUARD = GuardSettings(sigmas=None)
@@ -21,29 +19,27 @@ NO_GUARD = GuardSettings(sigmas=None)
 
 def make(world, corpus, config):
     """An engine, and the micro-batches of a rank's first step."""
-    data = TrainingData.open(corpus, config)
-    model = build_model(data.model, config, "/nowhere")
-    plan = data.plan(ModelFlops.of(model).costs())
-    engine = Engine(model, config.stages[0], config, world, len(data.sources))
-    step = next(iter(Loader(plan, data.reader(), config.data.reader, world.rank, world.size)))
-    length, pad_id, size = config.data.plan.length, data.tokenizer.pad_id, engine.micro_packs
-    micros = [
-        micro_batch(step.packs[i : i + size], length=length, pad_id=pad_id) for i in range(0, len(step.packs), size)
-    ]
-    return engine, micros
+    run = config.pretrain
+    task = PretrainTask(config.model, run, corpus, "/nowhere")
+    torch.manual_seed(3)
+    module = task.build()
+    task.prepare(module, run.stages[0], torch.float32 if run.engine.precision == "fp32" else torch.bfloat16)
+    engine = Engine(module, run.stages[0], task.modules, run, world, task.objectives, len(task.data.sources))
+    plan = task.data.plan(task.costs())
+    step = next(iter(Loader(plan, task.data.reader(), run.data.reader, world.rank, world.size)))
+    size = engine.micro_packs
+    return engine, [task.collate(step.packs[i : i + size]) for i in range(0, len(step.packs), size)]
 
 
 def targets(world, micros):
-    return [
-        int(n)
-        for n in world.sum([sum(len(m.text_sources) for m in micros), sum(len(m.visual_sources) for m in micros)])
-    ]
+    counts = [sum(map(len, parts)) for parts in zip(*(micro.sources for micro in micros), strict=True)]
+    return [int(n) for n in world.sum(counts)]
 
 
 def overfit(world, corpus, config, num_steps):
     engine, micros = make(world, corpus, config)
     guard = SpikeGuard(NO_GUARD)
-    results = [engine.step(micros, *targets(world, micros), RATES, guard) for _ in range(num_steps)]
+    results = [engine.step(micros, targets(world, micros), RATES, guard) for _ in range(num_steps)]
     return [r.loss for r in results], [r.grad_norm for r in results]
 
 
@@ -72,7 +68,7 @@ def one_rank_without_pictures(world, corpus, config):
     engine, micros = make(world, corpus, config)
     if world.rank == 1:
         micros = [_text_only(micro) for micro in micros]
-    result = engine.step(micros, *targets(world, micros), RATES, SpikeGuard(NO_GUARD))
+    result = engine.step(micros, targets(world, micros), RATES, SpikeGuard(NO_GUARD))
     return result.loss, result.grad_norm
 
 
@@ -81,7 +77,7 @@ def _text_only(micro):
     nothing = torch.zeros(0, dtype=torch.long)
     values = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     values |= {"images": None, "num_frames": 0, "slots": nothing, "visual_at": nothing, "visual_rows": nothing}
-    return MicroBatch(type(batch)(**values), micro.text_sources, nothing)
+    return SequenceBatch(type(batch)(**values), micro.text_sources, nothing)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -96,9 +92,9 @@ def test_a_rank_without_pictures_does_not_hang(training_corpus, config, stage, f
 
 def frozen_parts(world, corpus, config):
     engine, micros = make(world, corpus, config)
-    before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
-    engine.step(micros, *targets(world, micros), RATES, SpikeGuard(NO_GUARD))
-    return {name.partition(".")[0] for name, p in engine.model.named_parameters() if not torch.equal(p, before[name])}
+    before = {name: p.detach().clone() for name, p in engine.module.named_parameters()}
+    engine.step(micros, targets(world, micros), RATES, SpikeGuard(NO_GUARD))
+    return {name.partition(".")[0] for name, p in engine.module.named_parameters() if not torch.equal(p, before[name])}
 
 
 def test_a_module_without_a_learning_rate_is_frozen(training_corpus, config):
@@ -118,14 +114,14 @@ def spoiled(world, corpus, config, how):
             guard.took(100.0, 1e-6 * (1 + number))
     elif world.rank == world.size - 1:
         with torch.no_grad():
-            engine.model.bridge.project_up.weight.mul_(float("nan"))
-    before = [p.detach().clone() for p in engine.model.language_model.parameters()]
-    result = engine.step(micros, *counts, RATES, guard)
-    same = all(torch.equal(a, b) for a, b in zip(before, engine.model.language_model.parameters(), strict=True))
+            engine.module.bridge.project_up.weight.mul_(float("nan"))
+    before = [p.detach().clone() for p in engine.module.language_model.parameters()]
+    result = engine.step(micros, counts, RATES, guard)
+    same = all(torch.equal(a, b) for a, b in zip(before, engine.module.language_model.parameters(), strict=True))
     guard.forget()
     after = None
     if how != "nan":
-        after = [engine.step(micros, *counts, RATES, guard).loss for _ in range(2)]
+        after = [engine.step(micros, counts, RATES, guard).loss for _ in range(2)]
     return result.skipped, same, after
 
 

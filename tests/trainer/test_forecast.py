@@ -10,7 +10,7 @@ from trainer.plan_state import Costs
 
 def test_a_forecast_is_what_the_plan_then_does(training_corpus, config):
     chosen = config(steps=24)
-    data = TrainingData.open(training_corpus, chosen)
+    data = TrainingData.open(training_corpus, chosen.model, chosen.pretrain)
     (phase,) = forecast(data)
     steps = [step for step, _ in zip(data.plan(Costs()), range(24), strict=False)]
     total = sum((Totals.of(step, len(data.sources)) for step in steps), Totals())
@@ -21,7 +21,7 @@ def test_a_forecast_is_what_the_plan_then_does(training_corpus, config):
 
 def test_a_source_that_runs_dry_is_named(training_corpus, config):
     chosen = config(steps=200, **{"mixture.max_passes": {"pairs": 2}})
-    data = TrainingData.open(training_corpus, chosen)
+    data = TrainingData.open(training_corpus, chosen.model, chosen.pretrain)
     text = describe(data, forecast(data))
     assert "runs dry at about step" in text
     assert "first seen whole at about step" in text

@@ -9,19 +9,21 @@ import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
+from trainer import runs
 from trainer.metrics import read_metrics
 from trainer.mixture import load_phases
 from trainer.plan_state import MAX_STATE_BYTES
-from trainer.pretrain import FINISHED, STOPPED, Pretraining, pretrain
+from trainer.training import FINISHED, STOPPED
 
 
 def run(world, config, corpus, out):
-    return pretrain(config, corpus, str(out), world)
+    return runs.run("pretrain", config, corpus, str(out), world)
 
 
 def run_killed(world, config, corpus, out, after):
     """A run whose process dies after a step, as by kill -9."""
-    training = Pretraining(config, corpus, str(out), world)
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
     step_done = training._after
 
     def die(batch, result, step, *rest):
@@ -34,7 +36,8 @@ def run_killed(world, config, corpus, out, after):
 
 
 def run_with_signal(world, config, corpus, out, at):
-    training = Pretraining(config, corpus, str(out), world)
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
     train = training._train
 
     def train_and_signal(batch, *counts):
@@ -158,7 +161,8 @@ def run_on_full_disk(world, config, corpus, out):
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    training = Pretraining(config, corpus, str(out), world)
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     return training.run()
 
@@ -176,8 +180,9 @@ def test_too_many_skipped_steps_end_the_run_and_name_the_samples(training_corpus
 
 
 def run_to_infinity(world, config, corpus, out):
-    training = Pretraining(config, corpus, str(out), world)
-    training.engine.model.bridge.project_up.weight.data.fill_(float("inf"))
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
+    training.engine.module.bridge.project_up.weight.data.fill_(float("inf"))
     return training.run()
 
 

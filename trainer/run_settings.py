@@ -1,0 +1,175 @@
+"""What every run has, whatever it trains: its steps, data, mixture and stages, and how it is computed and kept."""
+
+import math
+from itertools import pairwise
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from model.config import ObjectiveConfig
+from model.sequence import LayoutConfig
+from pipelines.settings import Settings
+from trainer.byte_store import CacheSettings
+from trainer.mixture import MixtureSettings
+from trainer.plan_state import PlanSettings
+from trainer.reader import ReaderSettings
+
+
+class DataSettings(Settings):
+    """What is read, and how it becomes steps."""
+
+    tokens: str | None = Field(None, description="which of the corpus's tokens; null where there are but one")
+    plan: PlanSettings = PlanSettings()
+    layout: LayoutConfig = LayoutConfig()
+    reader: ReaderSettings = ReaderSettings()
+    cache: CacheSettings = CacheSettings()
+
+
+class ScheduleSettings(Settings):
+    """Learning rates over a stage, as factors of each module's peak."""
+
+    warmup: float = Field(
+        0.02, ge=0, description="steps of warm-up, or below 1 the fraction of the stage (Emu 0.2; Emu2 0.02, then 0.1)"
+    )
+    warmup_shape: Literal["linear", "log"] = Field("linear", description="log: Emu2's visual decoder")
+    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
+    final: float = Field(0.0, ge=0, le=1, description="factor at the stage's end")
+    drops: dict[int, float] = Field(
+        default_factory=dict, description="factor from a step of the stage on, instead of a decay (Emu's decoder)"
+    )
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """Factor of the peak at a step of a stage.
+
+        Args:
+            step: From 0.
+            num_steps: Of the stage.
+        """
+        warmup = self.warmup if self.warmup >= 1 else round(self.warmup * num_steps)
+        if step < warmup:
+            done = (step + 1) / warmup
+            return done if self.warmup_shape == "linear" else math.log1p(done * (math.e**5 - 1)) / 5
+        if self.drops:
+            return next((f for s, f in sorted(self.drops.items(), reverse=True) if step >= s), 1.0)
+        done = (step - warmup) / max(1, num_steps - warmup)
+        curve = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.decay]
+        return self.final + (1 - self.final) * curve if self.decay != "constant" else 1.0
+
+
+class Stage(Settings):
+    """What is learned from a step on, until the next stage begins or the run ends."""
+
+    step: int = Field(0, ge=0, description="with which it begins")
+    name: str = Field("pretrain", description="for the log")
+    lr: dict[str, float] = Field(description="peak learning rate of each module; one left out is frozen")
+    schedule: ScheduleSettings = ScheduleSettings()
+    objective: ObjectiveConfig | None = Field(None, description="null: the model's own")
+
+    @field_validator("lr")
+    @classmethod
+    def _trains(cls, lr: dict[str, float]) -> dict[str, float]:
+        if not lr or not all(math.isfinite(rate) and rate > 0 for rate in lr.values()):
+            raise ValueError("name the modules that are trained, each with a learning rate above 0")
+        return lr
+
+
+class OptimizerSettings(Settings):
+    """AdamW (arXiv:1711.05101)."""
+
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Emu2; Emu 0.9, 0.98")
+    eps: float = Field(1e-6, description="both papers")
+    weight_decay: float = Field(0.05, description="of matrices, not of biases and norms; Emu 0.05, Emu2 gives none")
+    clip: float | None = Field(5.0, gt=0, description="largest norm of the whole gradient; null: none. Emu2 5.0")
+
+
+class GuardSettings(Settings):
+    """Which steps are skipped: the optimizer does not move, and the samples' keys are written down."""
+
+    sigmas: float | None = Field(
+        6.0,
+        gt=0,
+        description="skip where loss or gradient lie so many deviations above the mean (OLMo 6); null: never",
+    )
+    window: int = Field(128, ge=2, description="steps that mean and deviation are taken over (OLMo: 128)")
+    max_in_a_row: int = Field(20, ge=1, description="skipped steps after which the run ends")
+
+
+class EngineSettings(Settings):
+    """How it is computed; changes no result but by rounding."""
+
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of weights and activations; masters are fp32")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1, description="what is split over ranks: 1 optimizer, 2 gradients, 3 weights"
+    )
+    micro_packs: int | None = Field(None, ge=1, description="packs of a forward pass; null: all of a rank's")
+    gradient_checkpointing: frozenset[str] = Field(
+        frozenset(), description="modules that are computed again in the backward pass rather than kept"
+    )
+    compile: bool = Field(False, description="compile each transformer block")
+    keep_features: bool = Field(
+        False, description="keep the features of a frozen encoder in memory; for small corpora that are seen often"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of a rank; null: PyTorch's choice")
+    peak_flops: float | None = Field(
+        None, gt=0, description="of one device, for the MFU; null: from a table, or measured by a matrix product"
+    )
+
+
+class CheckpointSettings(Settings):
+    """What is saved, and when."""
+
+    every: int = Field(1000, ge=1, description="steps")
+    keep: int = Field(3, ge=1, description="the newest that are kept")
+    requeue_exit_code: int = Field(75, description="of a run that saved after SIGTERM and wants to be started again")
+
+
+class LogSettings(Settings):
+    """What is written down."""
+
+    every: int = Field(10, ge=1, description="steps")
+    tensorboard: bool = True
+    wandb_project: str | None = Field(None, description="also to Weights & Biases; needs the wandb package")
+
+
+class HeldOutSettings(Settings):
+    """Loss on samples that are not trained on, source by source."""
+
+    every: int | None = Field(None, ge=1, description="steps; null: never")
+    split: Literal["val", "test"] = "val"
+    packs: int = Field(4, ge=1, description="of each source, at most")
+
+
+class RunSettings(Settings):
+    """A run of one of the trainer's commands."""
+
+    steps: int = Field(ge=1, description="of all stages together")
+    data: DataSettings = DataSettings()
+    mixture: MixtureSettings
+    stages: tuple[Stage, ...] = Field(min_length=1, description="in the order of their steps, the first at step 0")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    guard: GuardSettings = GuardSettings()
+    engine: EngineSettings = EngineSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    log: LogSettings = LogSettings()
+    held_out: HeldOutSettings = HeldOutSettings()
+
+    def stage_at(self, step: int) -> int:
+        """Number of the stage that a step belongs to."""
+        return max(number for number, stage in enumerate(self.stages) if stage.step <= step)
+
+    def stage_steps(self, number: int) -> int:
+        """Steps of a stage."""
+        ends = [*(stage.step for stage in self.stages[1:]), self.steps]
+        return ends[number] - self.stages[number].step
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        steps = [*(stage.step for stage in self.stages), self.steps]
+        if steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
+            raise ValueError(f"stages must begin at rising steps, the first at 0, the last before {self.steps}")
+        micro = self.engine.micro_packs
+        if micro is not None and self.data.plan.packs_per_step % micro:
+            raise ValueError(
+                f"data.plan.packs_per_step {self.data.plan.packs_per_step} is no multiple of engine.micro_packs {micro}"
+            )
+        return self

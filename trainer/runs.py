@@ -1,0 +1,54 @@
+"""The runs behind the trainer's commands: which task, in which folder, and in which order."""
+
+from collections.abc import Callable
+
+from pipelines import storage
+from trainer.config import TrainConfig
+from trainer.distributed import World
+from trainer.task import Task
+from trainer.training import STOPPED, Training
+
+COMMANDS = ("encoder", "pretrain", "decoder")
+"""Each a section of the config."""
+
+
+def run(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> str:
+    """Train what a command names, or go on where it was; `FINISHED` or `STOPPED`.
+
+    Args:
+        command: One of `COMMANDS` that the config has a section for.
+        config: Of all commands.
+        corpus: The corpus's folder.
+        out: The folder of the main model's run, with those of the others in it.
+        world: Its processes.
+    """
+    end = STOPPED
+    for make_training in trainings(command, config, corpus, out, world):
+        end = make_training().run()
+        if end == STOPPED:
+            break
+    return end
+
+
+def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> list[Callable[[], Training]]:
+    """What makes the runs of a command, in their order. Arguments as of `run`."""
+
+    def made(make_task: Callable[[], Task], *folder: str) -> Callable[[], Training]:
+        return lambda: Training(make_task, config, storage.join(out, *folder), world)
+
+    if command == "encoder" and (encoder := config.encoder) is not None:
+        from trainer.encoder import EncoderTask
+
+        return [made(lambda: EncoderTask(config.model, encoder, corpus, out), "encoder")]
+    if command == "pretrain" and (pretrain := config.pretrain) is not None:
+        from trainer.pretrain import PretrainTask
+
+        return [made(lambda: PretrainTask(config.model, pretrain, corpus, out))]
+    if command == "decoder" and (decoder := config.decoder) is not None:
+        from trainer.decoder import AutoencoderTask, DecoderTask
+
+        last = made(lambda: DecoderTask(config.model, decoder, corpus, out), "decoder")
+        if (autoencoder := decoder.autoencoder) is None:
+            return [last]
+        return [made(lambda: AutoencoderTask(config.model, autoencoder, corpus), "autoencoder"), last]
+    raise ValueError(f"the config has no section {command!r}")

@@ -1,0 +1,330 @@
+"""The loop of every run: plan, read, step, write down; and all that lets it be killed at any time."""
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines import storage
+from pipelines.errors import RunError
+from pipelines.settings import dump_yaml
+from trainer.batch import Batches, RankBatch
+from trainer.checkpoint import Checkpoint, Checkpoints, RunState, check_architecture
+from trainer.config import TrainConfig
+from trainer.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
+from trainer.distributed import World
+from trainer.engine import DTYPES, Engine, StepResult
+from trainer.flops import peak_flops
+from trainer.held_out import HeldOut
+from trainer.metrics import MetricsLog, Totals
+from trainer.mixture import append_phase, cut_phases
+from trainer.optimizer import SpikeGuard
+from trainer.order import key_of
+from trainer.reader import Loader
+from trainer.steps import Step
+from trainer.task import Task
+
+STOPPED = "stopped"
+FINISHED = "finished"
+
+
+class Training:
+    """A run, from its beginning or its last checkpoint.
+
+    Args:
+        make_task: Opens what is trained, and on what; the first process does it before the others.
+        config: Of which the run is a part; written down beside it.
+        out: The run's folder.
+        world: Its processes.
+    """
+
+    def __init__(self, make_task: Callable[[], Task], config: TrainConfig, out: str, world: World) -> None:
+        self.config, self.out, self.world = config, out.rstrip("/"), world
+        if world.is_first:  # works out the tables of windows, which the others then read
+            self.task = make_task()
+        world.barrier()
+        if not world.is_first:
+            self.task = make_task()
+        self.data, self.settings = self.task.data, self.task.run
+        settings = self.settings
+        if settings.engine.threads is not None:
+            torch.set_num_threads(settings.engine.threads)
+        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
+        self.guard = SpikeGuard(settings.guard)
+        self.totals = Totals()
+        self._stop = False
+        self._rows: list[ConsumedRow] = []
+        self._bad: list[QuarantineRow] = []
+
+        found = self.checkpoints.latest()
+        if found is not None:
+            check_architecture(found, self.task.architecture())
+        self.stage = found.run.stage if found else 0
+        self.first_step = found.run.step if found else 0
+        torch.manual_seed(key_of("weights", settings.data.plan.seed))
+        module = self.task.build()
+        self.plan = self.data.plan(self.task.costs(), found.plan if found else None)
+        self.reader = self.data.reader()
+        if found is None:
+            self.task.begin(module, self.plan, self.reader, world.device)
+        self.engine = self._engine(module)
+        if found is not None:
+            self._resume(found)
+        self._state = self.plan.state  # after the last step that was trained on
+        self._write_beginning()
+        self.held_out = HeldOut(self.task, self.engine.micro_packs, world) if settings.held_out.every else None
+
+    # --- the loop ---
+
+    def run(self) -> str:
+        """Train until the last step or a signal; says which."""
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        loader = Loader(self.plan, self.reader, self.settings.data.reader, self.world.rank, self.world.size)
+        on_gpu = self.world.device.type == "cuda"
+        batches = Batches(loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
+        log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
+        interval = _Interval()
+        step = self.first_step
+        stream = iter(batches)
+        try:
+            while step < self.settings.steps:
+                waiting = time.perf_counter()
+                batch = next(stream)
+                interval.waited += time.perf_counter() - waiting
+                *targets, stop = map(int, self.world.sum([*batch.num_targets, self._stop]))
+                if stop:
+                    if step > self.first_step:
+                        self._save(step)
+                    return STOPPED
+                self._enter_stage(step)
+                result = self._train(batch, targets)
+                step += 1
+                self._after(batch, result, step, targets, interval, log)
+        except RunError:
+            append_quarantine(self.out, self._bad)
+            raise
+        finally:
+            batches.close()
+            loader.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if log is not None:
+                log.close()
+        if step > self.first_step:
+            self._save(step)
+        self._export()
+        return FINISHED
+
+    def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
+        number = batch.read.step.number
+        # Noise and dropout as a function of the step, so that a resume draws the same.
+        torch.manual_seed(key_of("step", self.settings.data.plan.seed, number, self.world.rank))
+        stage = self.settings.stages[self.stage]
+        factor = stage.schedule.factor(number - stage.step, self.settings.stage_steps(self.stage))
+        rates = {name: peak * factor for name, peak in stage.lr.items()}
+        result = self.engine.step(batch.micros, targets, rates, self.guard)
+        if result.skipped is None:
+            self.task.stepped(self.engine.module)
+        return result
+
+    def _after(
+        self,
+        batch: RankBatch,
+        result: StepResult,
+        step: int,
+        targets: list[int],
+        interval: "_Interval",
+        log: MetricsLog | None,
+    ) -> None:
+        """What follows a step: records, and at their times held-out loss, metrics and a checkpoint."""
+        read, config = batch.read, self.settings
+        self._state = read.step.state
+        self._rows += read.rows
+        self._bad += read.bad
+        counts = Totals.of(read.step, len(self.data.sources))
+        self.totals += counts
+        stage = config.stages[self.stage]
+        interval.add(counts, self.task.flops(counts, targets, stage.lr))
+        if self.world.is_first and read.step.phase is not None:
+            append_phase(storage.join(self.out, "mixture.jsonl"), read.step.phase)
+        self._judge(read.step, read.rows, result)
+        last = step == config.steps
+        held_out: dict[str, float] = {}
+        if self.held_out is not None and (step % (config.held_out.every or 1) == 0 or last):
+            held_out = interval.outside(partial(self.held_out.losses, self.engine))
+        if log is not None and (step == 1 or step % config.log.every == 0 or last or result.skipped or held_out):
+            log.write(self._row(read.step, result, interval) | held_out)
+        if step % config.checkpoints.every == 0 and not last:
+            interval.outside(lambda: self._save(step))
+
+    def _judge(self, step: Step, rows: list[ConsumedRow], result: StepResult) -> None:
+        """Remember the step's loss and norm, or write down what a skipped one was made of."""
+        if result.skipped is None:
+            self.guard.took(result.loss, result.grad_norm)
+            return
+        found = self.world.gather(rows)
+        if self.world.is_first:
+            record = {"step": step.number, "why": result.skipped, "loss": repr(result.loss)}
+            samples = [row.record() for part in found for row in part]
+            path = storage.join(self.out, "skipped", f"step-{step.number:08d}.json")
+            storage.write_bytes(path, (json.dumps(record | {"samples": samples}, indent=1) + "\n").encode())
+        if self.guard.skipped():
+            raise RunError(
+                f"{self.guard.skipped_in_a_row} steps in a row were skipped, the last for {result.skipped}: see "
+                f"{self.out}/skipped. Lower the learning rate, or resume from an earlier checkpoint"
+            )
+
+    def _row(self, step: Step, result: StepResult, interval: "_Interval") -> dict[str, Any]:
+        stage = self.settings.stages[self.stage]
+        rates = {group["name"].removesuffix("_1d"): group["lr"] for group in self.engine.optimizer.param_groups}
+        sizes = [max(1, source.num_samples) for source in self.data.sources]
+        seconds = interval.seconds
+        row: dict[str, Any] = {
+            "step": step.number,
+            "stage": stage.name,
+            **self.totals.columns(self.data.names, sizes),
+            "loss": result.loss if result.skipped is None else None,
+            "lr": max(rates.values()),
+            **{f"lr/{name}": rate for name, rate in rates.items()},
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": interval.tokens / seconds,
+            "images_per_second": interval.images / seconds,
+            "data_wait_fraction": min(1.0, interval.waited / seconds),
+            "step_seconds": seconds / interval.steps,
+            "mfu": interval.flops / seconds / (self._peak * self.world.size),
+            "memory_gb": _memory_gb(self.world.device),
+            **result.sums.means(self.data.names),
+        }
+        if result.skipped is not None:
+            row["skipped"] = result.skipped
+        self._print(row)
+        interval.reset()
+        return row
+
+    def _print(self, row: dict[str, Any]) -> None:
+        loss = "skipped" if row["loss"] is None else f"loss {row['loss']:.4f}"
+        print(
+            f"step {row['step'] + 1}/{self.settings.steps} {row['stage']}: {loss}  lr {row['lr']:.2e}  "
+            f"{row['tokens_per_second']:,.0f} tokens/s  wait {row['data_wait_fraction']:.1%}  mfu {row['mfu']:.1%}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    # --- beginning, saving, resuming ---
+
+    def _engine(self, module: nn.Module) -> Engine:
+        settings, stage = self.settings, self.settings.stages[self.stage]
+        self.task.prepare(module, stage, DTYPES[settings.engine.precision])
+        if settings.engine.compile:
+            for block in self.task.blocks(module):
+                block.compile()
+        task = self.task
+        return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.sources))
+
+    def _resume(self, found: Checkpoint) -> None:
+        self.checkpoints.load(found, self.engine)
+        self.guard.load(found.run.guard)
+        self.totals = Totals.from_record(found.run.totals)
+
+    def _write_beginning(self) -> None:
+        """Files that say what the run is, cut back to where it goes on."""
+        self._peak = self.settings.engine.peak_flops or peak_flops(self.world.device, self.engine.dtype)
+        if self.world.is_first:
+            storage.write_bytes(storage.join(self.out, "config.resolved.yaml"), dump_yaml(self.config).encode())
+            cut_phases(storage.join(self.out, "mixture.jsonl"), self.first_step)
+            append_quarantine(self.out, self.data.refused)
+            ConsumedLog(self.out).cut(self.first_step)
+        self.world.barrier()
+
+    def _enter_stage(self, step: int) -> None:
+        """Begin the next stage where its first step is reached."""
+        number = self.settings.stage_at(step)
+        if number == self.stage:
+            return
+        before, stage = self.settings.stages[self.stage], self.settings.stages[number]
+        self.guard.forget()
+        self.stage = number
+        if set(before.lr) == set(stage.lr):  # the same parameters learn on: Adam keeps its moments
+            self.task.change(self.engine.module, stage)
+            return
+        self._export()
+        self.world.barrier()
+        self.engine.close()
+        self.engine = self._engine(self.task.load(storage.join(self.out, "model")))
+
+    def _save(self, step: int) -> None:
+        """A checkpoint, and all records up to it."""
+        rows, bad = self.world.gather(self._rows), self.world.gather(self._bad)
+        if self.world.is_first:
+            log = ConsumedLog(self.out)
+            log.add(row for part in rows for row in part)
+            log.write()
+            append_quarantine(self.out, [row for part in bad for row in part])
+        self._rows, self._bad = [], []
+        engine = self.settings.engine
+        run = RunState(
+            step=step,
+            stage=self.stage,
+            world_size=self.world.size,
+            zero_stage=engine.zero_stage,
+            precision=engine.precision,
+            architecture=self.task.architecture(),
+            totals=self.totals.to_record(),
+            guard=self.guard.state(),
+        )
+        self.checkpoints.save(self.engine, run, self._state)
+
+    def _export(self) -> None:
+        """The model's weights by themselves, for what comes after training."""
+        weights = self.engine.weights()
+        if self.world.is_first:
+            self.task.export(weights, storage.join(self.out, "model"))
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = True
+
+
+class _Interval:
+    """What happened since the last logged step."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._start = time.perf_counter()
+        self.waited = self.flops = 0.0
+        self.steps = self.tokens = self.images = 0
+
+    def add(self, counts: Totals, flops: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.tokens += counts.tokens
+        self.images += counts.images
+        self.flops += flops
+
+    def outside(self, work: Callable[[], Any]) -> Any:
+        """Do what is no training, and leave its time out."""
+        begun = time.perf_counter()
+        result = work()
+        self._start += time.perf_counter() - begun
+        return result
+
+    @property
+    def seconds(self) -> float:
+        """Time of training."""
+        return max(1e-9, time.perf_counter() - self._start)
+
+
+def _memory_gb(device: torch.device) -> float:
+    """The most that this process has held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
