@@ -39,13 +39,8 @@ class Encoder(nn.Module):
         return self.tower(x.to(next(self.tower.parameters()).dtype))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 pixels as the encoder was trained on them: float32, CLIP's mean and deviation taken out."""
-        # Python numbers rather than buffers: they survive casts to bf16 and models built on the meta device.
-        channels = [
-            (images[:, c].float() / 255 - mean) / std
-            for c, (mean, std) in enumerate(zip(self.config.mean, self.config.std, strict=True))
-        ]
-        return torch.stack(channels, dim=1)  # (B, 3, S, S)
+        """uint8 pixels as the encoder was trained on them: float32, mean and deviation taken out."""
+        return normalize(images, self.config)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, for compiling and checkpointing one by one."""
@@ -54,6 +49,16 @@ class Encoder(nn.Module):
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.tower.set_grad_checkpointing(enabled)
+
+
+def normalize(images: Tensor, config: EncoderConfig) -> Tensor:
+    """uint8 pixels (B, 3, S, S) as an encoder is trained on them: float32, mean and deviation taken out."""
+    # Python numbers rather than buffers: they survive casts to bf16 and models built on the meta device.
+    channels = [
+        (images[:, c].float() / 255 - mean) / std
+        for c, (mean, std) in enumerate(zip(config.mean, config.std, strict=True))
+    ]
+    return torch.stack(channels, dim=1)
 
 
 def resize_positions(positions: Tensor, grid: int) -> Tensor:

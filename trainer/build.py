@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model import weights as weight_files
@@ -12,7 +13,9 @@ from model.bridge import PoolBridge
 from model.config import EmuConfig
 from model.emu import Emu
 from model.weights import WeightsError
+from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.token_sidecar import tokens_folder
 from trainer.batch import as_tensor
 from trainer.config import WeightsSettings
 from trainer.data import RunData
@@ -89,16 +92,16 @@ def _first_pictures(plan: Plan, reader: SampleReader) -> Iterator[Tensor]:
 
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
     """Write whole weights with all that is needed to use them: configuration and tokenizer."""
-    from safetensors.torch import save_file
-
-    from pipelines import storage
-    from pipelines.token_sidecar import tokens_folder
-
     assert data.corpus.tokens is not None
-    with storage.write_whole(storage.join(folder, "model.safetensors")) as file:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file.name)
+    save_tensors(state, storage.join(folder, "model.safetensors"))
     storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
     tokens = tokens_folder(data.corpus.folder, data.corpus.tokens.name)
     for name in ("tokenizer.json", "tokenizer.model"):
         if storage.exists(path := storage.join(tokens, name)):
             storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: str) -> None:
+    """Write a `.safetensors` file, whole or not at all."""
+    with storage.write_whole(path) as file:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name)

@@ -117,6 +117,11 @@ class EncoderRunSettings(PictureRunSettings):
     text_layers: int = 2
     text_heads: int = 4
     context_length: int = Field(32, description="tokens of a caption, the two around it included; longer ones are cut")
+    pool: Literal["tok", "avg"] = Field(
+        "avg",
+        description="what of a picture meets its caption: CLIP's class token, or the mean of the patches, which "
+        "teaches what the main model reads",
+    )
     embed_width: int = Field(128, description="of the space in which pictures and captions meet")
     max_shift: float = Field(
         0.0, ge=0, le=0.5, description="pictures are shifted at random by up to this part of their side"

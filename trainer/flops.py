@@ -7,10 +7,13 @@ gradients on, or none where nothing before it learns.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import EmuConfig
 from model.emu import Emu
@@ -84,6 +87,18 @@ class ModelFlops:
             + bridge * self.per_picture_bridge * pictures
             + language_model * of_language_model
         )
+
+
+def measured_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], Any]) -> float:
+    """FLOPs of a forward pass, counted operation by operation on the meta device.
+
+    Args:
+        build: Makes the module.
+        run: Calls it, with arguments on the meta device.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        run(build())
+    return float(counter.get_total_flops())
 
 
 def _bridge(config: EmuConfig, model: Emu, places: int) -> float:

@@ -60,7 +60,7 @@ class Stage(Settings):
     """What is learned from a step on, until the next stage begins or the run ends."""
 
     step: int = Field(0, ge=0, description="with which it begins")
-    name: str = Field("pretrain", description="for the log")
+    name: str = Field("all", description="for the log")
     lr: dict[str, float] = Field(description="peak learning rate of each module; one left out is frozen")
     schedule: ScheduleSettings = ScheduleSettings()
     objective: ObjectiveConfig | None = Field(None, description="null: the model's own")

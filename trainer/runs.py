@@ -39,7 +39,7 @@ def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: W
     if command == "encoder" and (encoder := config.encoder) is not None:
         from trainer.encoder import EncoderTask
 
-        return [made(lambda: EncoderTask(config.model, encoder, corpus, out), "encoder")]
+        return [made(lambda: EncoderTask(config.model, encoder, corpus), "encoder")]
     if command == "pretrain" and (pretrain := config.pretrain) is not None:
         from trainer.pretrain import PretrainTask
 

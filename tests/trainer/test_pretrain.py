@@ -126,7 +126,7 @@ def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, 
         killed(chosen, training_corpus, cut, after)
     in_ranks(1, run, chosen, training_corpus, cut)
     assert losses(cut) == losses(whole)
-    assert [row["stage"] for row in read_metrics(str(cut / "metrics.jsonl"))][::4] == ["pretrain", "unified", "slow"]
+    assert [row["stage"] for row in read_metrics(str(cut / "metrics.jsonl"))][::4] == ["all", "unified", "slow"]
 
 
 def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_path):

@@ -1,0 +1,66 @@
+"""Captions as a text tower reads them: the corpus's tokenizer in the form that open_clip loads from a folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, processors
+from torch import Tensor
+
+from pipelines import storage
+
+_BEGIN, _END = "<s>", "</s>"
+
+
+class Captions:
+    """A `tokenizer.json` that sets a text between `<s>` and `</s>`.
+
+    Args:
+        path: The corpus's.
+        context_length: Ids of a caption, both ends included; longer ones are cut, shorter ones filled with `</s>`.
+    """
+
+    def __init__(self, path: Path, context_length: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.add_special_tokens([AddedToken(_BEGIN, special=True), AddedToken(_END, special=True)])
+        self._context_length = context_length
+        begin, end = self._tokenizer.token_to_id(_BEGIN), self._tokenizer.token_to_id(_END)
+        assert begin is not None
+        assert end is not None
+        self._begin_id, self.end_id = begin, end
+        self._tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{_BEGIN} $A {_END}", special_tokens=[(_BEGIN, begin), (_END, end)]
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that there are."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def pad_id(self) -> int:
+        """What follows a caption's end: more of it, since the first one is what the tower looks for."""
+        return self.end_id
+
+    def batch(self, captions: Sequence[Sequence[int]]) -> Tensor:
+        """Captions as ids of the corpus's tokens to (B, context) int64."""
+        rows = torch.full((len(captions), self._context_length), self.end_id)
+        for row, ids in zip(rows, captions, strict=True):
+            kept = [self._begin_id, *ids[: self._context_length - 2]]
+            row[: len(kept)] = torch.tensor(kept)
+        return rows
+
+    def save(self, folder: str) -> None:
+        """Write what transformers, and so open_clip, reads a tokenizer from."""
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self._context_length,
+            "bos_token": _BEGIN,
+            "eos_token": _END,
+            "pad_token": _END,
+        }
+        storage.write_bytes(storage.join(folder, "tokenizer.json"), self._tokenizer.to_str().encode())
+        storage.write_bytes(
+            storage.join(folder, "tokenizer_config.json"), (json.dumps(config, indent=1) + "\n").encode()
+        )

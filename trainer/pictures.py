@@ -1,0 +1,142 @@
+"""Samples as single pictures, with or without their captions: for encoders and image decoders."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from model.segment import Text
+from model.sequence import Sequence as TokenSequence
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.parts import read_table
+from trainer.config import ModelSettings
+from trainer.corpus import TrainingCorpus
+from trainer.data import RunData, open_corpus
+from trainer.images import decode
+from trainer.reader import Content, SampleReader
+from trainer.run_settings import RunSettings
+from trainer.shard_reader import ShardReader
+from trainer.steps import Piece
+from trainer.window_tables import NOT_ALLOWED
+from trainer.windows import SourceWindows
+
+VERSION = 1  # of this file's reckoning: another one makes other pieces
+CAPTIONED = ("pair", "grounded")
+"""Kinds whose samples are a picture and its caption."""
+
+
+@dataclass(frozen=True)
+class PictureData(RunData):
+    """Every picture a piece by itself, one place long.
+
+    Attributes:
+        image_size: Pixels a side that pictures are read with.
+        captioned: Whether only pictures with captions are given, and the captions with them.
+    """
+
+    image_size: int
+    captioned: bool
+
+    @classmethod
+    def open(
+        cls,
+        folder: str,
+        wanted: ModelSettings,
+        run: RunSettings,
+        split: Split = "train",
+        *,
+        image_size: int | None = None,
+        captioned: bool,
+    ) -> Self:
+        """The data of a run; pictures have the encoder's size unless another is given.
+
+        Raises:
+            UserError: If the corpus, its tokens or the model do not fit each other.
+        """
+        corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
+        sources = _sources(corpus, captioned=captioned)
+        made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
+        fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        size = image_size or model.encoder.image_size
+        return cls(run, corpus, tokenizer, model, sources, fingerprint, size, captioned)
+
+    def reader(self) -> "PictureReader":
+        """Reads pictures."""
+        return PictureReader(
+            self.corpus,
+            self.sources,
+            image_size=self.image_size,
+            captioned=self.captioned,
+            seed=self.run.data.plan.seed,
+        )
+
+
+def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows, ...]:
+    found = []
+    for source in corpus.manifest.sources:
+        shards = corpus.manifest.shards_of(source.name, corpus.split)
+        tables = [
+            read_table(storage.join(corpus.folder, s.sidecar), ["key", "num_media", "allowed"]).to_pylist()
+            for s in shards
+        ]
+        rows = [row for table in tables for row in table]
+        usable = not captioned or source.kind in CAPTIONED
+        counts = np.array([row["num_media"] if usable and row["allowed"] else 0 for row in rows], np.int64)
+        if captioned:
+            counts = np.minimum(counts, 1)
+        numbers = np.flatnonzero(counts)
+        ones = np.ones(int(counts.sum()), np.int32)
+        found.append(
+            SourceWindows(
+                source.name,
+                source.kind,
+                tuple(s.path for s in shards),
+                np.cumsum([s.samples for s in shards], dtype=np.int64),
+                numbers,
+                np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
+                tokens=ones,
+                images=ones,
+                refused=tuple((row["key"], NOT_ALLOWED) for row in rows if not row["allowed"]),
+            )
+        )
+    return tuple(found)
+
+
+class PictureReader(SampleReader):
+    """Reads pictures one by one; a piece's window says which of the sample's.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        image_size: Pixels a side; the middle of longer sides is kept.
+        captioned: Whether captions are read as well.
+        seed: Decides substitutes.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingCorpus,
+        sources: tuple[SourceWindows, ...],
+        *,
+        image_size: int,
+        captioned: bool,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(corpus, sources, seed=seed)
+        self._image_size, self._captioned = image_size, captioned
+
+    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+        return self._picture(reader, row, piece.window)
+
+    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+        return self._picture(reader, row, 0)
+
+    def _picture(self, reader: ShardReader, row: int, media: int) -> Content:
+        ids = [s.ids for s in reader.segments(row) if isinstance(s, Text)] if self._captioned else []
+        caption = np.concatenate([np.zeros(0, np.int32), *ids])
+        nothing = np.zeros(len(caption), np.uint8)
+        sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
+        return sequence, (decode(reader.picture(row, media), self._image_size, "squash"),)
