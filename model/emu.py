@@ -36,14 +36,48 @@ class Losses(NamedTuple):
     visual: Tensor
 
 
-class Emu(nn.Module):
-    """Encoder, bridge and language model."""
+class Sight(nn.Module):
+    """Encoder and bridge: pictures as visual embeddings."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.bridge = build_bridge(config)
+
+    def encode_pictures(self, images: Tensor, *, frames: bool = False) -> Tensor:
+        """Visual embeddings of pictures.
+
+        Args:
+            images: (N, 3, side, side) uint8 or normalised pixels; or features as `picture_features` gives them.
+            frames: Whether they are video frames, which may have fewer embeddings.
+
+        Returns:
+            (N, slots a picture, E)
+        """
+        features = self.picture_features(images, frames=frames) if images.ndim == 4 else images
+        return self.bridge.encode(features.to(next(self.bridge.parameters()).dtype))
+
+    def picture_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
+        """What the bridge makes of the encoder's tokens before its parameters come in: worth keeping if that is frozen.
+
+        Returns:
+            (N, slots, E) for emu2, (N, 1 + patches, encoder width) for emu.
+        """
+        num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
+        return self.bridge.reduce(self._encoder_tokens(images), num_slots)
+
+    def _encoder_tokens(self, images: Tensor) -> Tensor:
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
+        with torch.set_grad_enabled(trained):
+            return self.encoder(images)
+
+
+class Emu(Sight):
+    """Encoder, bridge and language model."""
+
+    def __init__(self, config: EmuConfig) -> None:
+        super().__init__(config)
         self.language_model = build_language_model(config.language_model, config.vocab_size)
 
     def forward(self, batch: Batch, num_text: int | None = None, num_visual: int | None = None) -> Losses:
@@ -103,33 +137,6 @@ class Emu(nn.Module):
             features = self.bridge.reduce(part, num_slots).to(self.language_model.dtype)
             parts.append(self.bridge.encode(features).flatten(0, 1))
         return torch.cat(parts)
-
-    def encode_pictures(self, images: Tensor, *, frames: bool = False) -> Tensor:
-        """Visual embeddings of pictures.
-
-        Args:
-            images: (N, 3, side, side) uint8 or normalised pixels; or features as `picture_features` gives them.
-            frames: Whether they are video frames, which may have fewer embeddings.
-
-        Returns:
-            (N, slots a picture, E)
-        """
-        features = self.picture_features(images, frames=frames) if images.ndim == 4 else images
-        return self.bridge.encode(features.to(self.language_model.dtype))
-
-    def picture_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
-        """What the bridge makes of the encoder's tokens before its parameters come in: worth keeping if that is frozen.
-
-        Returns:
-            (N, slots, E) for emu2, (N, 1 + patches, encoder width) for emu.
-        """
-        num_slots = self.config.bridge.frame_slots if frames else self.config.bridge.image_slots
-        return self.bridge.reduce(self._encoder_tokens(images), num_slots)
-
-    def _encoder_tokens(self, images: Tensor) -> Tensor:
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(trained):
-            return self.encoder(images)
 
     @property
     def _slots_alike(self) -> bool:

@@ -249,27 +249,39 @@ def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, *, kl_weight: f
     return DiffusionLosses(pictures.mean(), pictures.detach())
 
 
-class WeightAverage:
-    """Exponential moving average of a module's trained parameters, in float32."""
+class WeightAverage(nn.Module):
+    """Exponential moving average of a module's trained parameters, in float32.
+
+    Its buffers are the averages, so that whatever keeps modules keeps them.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
         self.decay = decay
-        self.weights = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+        self._names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        parameters = dict(module.named_parameters())
+        for name in self._names:
+            self.register_buffer(_buffer_name(name), parameters[name].detach().float().clone())
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averages by the names of their parameters."""
+        return {name: self.get_buffer(_buffer_name(name)) for name in self._names}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take one step towards the module's weights."""
+        averages = self.weights()
         for name, parameter in module.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter.float(), 1.0 - self.decay)
+            if name in averages:
+                averages[name].lerp_(parameter.float(), 1.0 - self.decay)
 
     @contextlib.contextmanager
     @torch.no_grad()
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module with averaged weights, for as long as the context lasts."""
-        own = {n: p.detach().clone() for n, p in module.named_parameters() if n in self.weights}
-        parameters = dict(module.named_parameters())
-        for name, weight in self.weights.items():
+        averages, parameters = self.weights(), dict(module.named_parameters())
+        own = {name: parameters[name].detach().clone() for name in averages}
+        for name, weight in averages.items():
             parameters[name].copy_(weight)
         try:
             yield
@@ -277,20 +289,9 @@ class WeightAverage:
             for name, weight in own.items():
                 parameters[name].copy_(weight)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights."""
-        return self.weights
 
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Go on from saved weights.
-
-        Raises:
-            ValueError: If they are of other parameters.
-        """
-        if wrong := set(weights) ^ set(self.weights):
-            raise ValueError(f"weight average: parameters differ: {', '.join(sorted(wrong))}")
-        for name, weight in weights.items():
-            self.weights[name].copy_(weight)
+def _buffer_name(parameter: str) -> str:
+    return parameter.replace(".", "/")  # buffers' names hold no dots
 
 
 def from_uint8(images: Tensor) -> Tensor:

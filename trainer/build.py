@@ -1,5 +1,6 @@
 """The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 from model import weights as weight_files
 from model.bridge import PoolBridge
 from model.config import EmuConfig
-from model.emu import Emu
+from model.emu import Emu, Sight
+from model.image_decoder import ImageDecoder
 from model.weights import WeightsError
 from pipelines import storage
 from pipelines.errors import UserError
@@ -37,21 +39,65 @@ def build_model(settings: EmuConfig, weights: Sequence[WeightsSettings], run: st
     return model
 
 
-def _load(model: Emu, named: WeightsSettings, run: str) -> None:
-    path = Path(named.path)
-    if not named.path.startswith((".", "/")):
-        path = Path(run) / path
+def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
+    """Encoder and bridge alone, from the run's own model or, where it has none yet, as the model is begun with.
+
+    Raises:
+        UserError: If a checkpoint does not fit.
+    """
+    folder = Path(run) / "model"
+    if not (folder / "model.safetensors").is_file():
+        whole: Sight = build_model(settings, weights, run)
+        tensors = {n: t for n, t in whole.state_dict().items() if not n.startswith("language_model.")}
+    else:
+        tensors = {n: t for n, t in weight_files.read(folder).items() if not n.startswith("language_model.")}
+    sight = Sight(settings)
     try:
+        sight.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: not of the model that the config names: {str(error).splitlines()[-1]}") from error
+    return sight
+
+
+def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> None:
+    """Fill an image decoder from the checkpoints that are named.
+
+    Raises:
+        UserError: If a checkpoint does not fit.
+    """
+    for named in weights:
+        path = _path(named, run)
+        with _explained("decoder.weights"):
+            if named.layout == "ours":
+                _check(decoder.load_state_dict(weight_files.read(path), strict=False), path)
+            else:
+                weight_files.load(decoder, weight_files.read(path), named.layout)
+
+
+def _path(named: WeightsSettings, run: str) -> Path:
+    return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
+
+
+@contextlib.contextmanager
+def _explained(setting: str) -> Iterator[None]:
+    """A checkpoint that does not fit, as one line."""
+    try:
+        yield
+    except (WeightsError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"{setting}: {' '.join(line.strip() for line in lines[:3])}{more}") from error
+
+
+def _load(model: Emu, named: WeightsSettings, run: str) -> None:
+    path = _path(named, run)
+    with _explained("model.weights"):
         if named.layout == "ours":
             loaded = weight_files.load_emu(path)
             _check(model.load_state_dict(loaded.state_dict(), strict=False), path)
         else:
             part = model.encoder if named.layout in ("eva-clip", "open-clip") else model
             weight_files.load(part, weight_files.read(path), named.layout)
-    except (WeightsError, RuntimeError) as error:
-        lines = str(error).splitlines()
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"model.weights: {' '.join(line.strip() for line in lines[:3])}{more}") from error
 
 
 def _check(result: object, path: Path) -> None:
@@ -69,7 +115,7 @@ def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.dev
         return
     model.to(device).eval()
     features = []
-    pictures = itertools.islice(_first_pictures(plan, reader), _FIT_PICTURES)
+    pictures = itertools.islice(first_pictures(plan, reader), _FIT_PICTURES)
     while part := list(itertools.islice(pictures, 64)):
         with torch.no_grad():
             features.append(model.picture_features(torch.stack(part).to(device)))
@@ -78,7 +124,7 @@ def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.dev
     model.to("cpu")
 
 
-def _first_pictures(plan: Plan, reader: SampleReader) -> Iterator[Tensor]:
+def first_pictures(plan: Plan, reader: SampleReader) -> Iterator[Tensor]:
     """The pictures of the first stretch, without moving the plan on."""
     from trainer.steps import Step
 

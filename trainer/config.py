@@ -142,7 +142,13 @@ class DecoderRunSettings(PictureRunSettings):
     conditions: Literal["encoded", "rollout"] = Field(
         "encoded", description="embeddings of the picture itself (Emu2), or what the model draws for its text (Emu)"
     )
-    max_caption_tokens: int = Field(150, description="for rollouts: longer captions are not trained on (Emu)")
+    max_caption_tokens: int = Field(150, description="for rollouts: longer captions are cut (Emu leaves them out)")
+    max_scale: float = Field(
+        1.0,
+        ge=1,
+        description="pictures are scaled at random to up to so many times the size and a square is cut out "
+        "(Emu2 does; it says not by how much); 1: whole pictures",
+    )
 
 
 class TrainConfig(Settings):

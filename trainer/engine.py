@@ -36,13 +36,14 @@ class SourceSums:
     counts: list[list[int]]
 
     def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """`<objective>/<source>` of the sources that have targets."""
-        return {
-            f"{prefix}{objective}/{name}": total / count
-            for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True)
-            for name, total, count in zip(names, totals, counts, strict=True)
-            if count
-        }
+        """`<objective>` over all targets, and `<objective>/<source>` of the sources that have any."""
+        found = {}
+        for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
+            rows = zip(
+                ["", *(f"/{name}" for name in names)], [sum(totals), *totals], [sum(counts), *counts], strict=True
+            )
+            found |= {f"{prefix}{objective}{name}": total / count for name, total, count in rows if count}
+        return found
 
 
 @dataclass(frozen=True, slots=True)

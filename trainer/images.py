@@ -4,6 +4,7 @@ A JPEG is decoded at the smallest of its eight DCT scales that is not below the 
 large photos), then resized by area, as a bicubic filter with anti-aliasing would nearly do.
 """
 
+import random
 from typing import Any, Literal
 
 import cv2
@@ -14,6 +15,8 @@ from trainer.shard_reader import DamagedSample
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Fit = Literal["squash", "crop"]
+Crop = tuple[int, int, int, int]
+"""Height and width before, and what was cut off at the top and on the left, in pixels of the size after scaling."""
 
 MAX_PIXELS = 179_000_000
 """Of a picture that is decoded at all: Pillow's limit against decompression bombs."""
@@ -42,6 +45,28 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
     shrinks = height >= size and width >= size
     resized: Pixels = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return resized
+
+
+def decode_crop(data: bytes, size: int, rng: random.Random, max_scale: float) -> tuple[Pixels, Crop]:
+    """A random square of a picture that was scaled at random, as SDXL is trained (arXiv:2307.01952) and Emu2's decoder.
+
+    Args:
+        data: JPEG, PNG or WebP.
+        size: Pixels a side of the square.
+        rng: Chooses.
+        max_scale: The shorter side is scaled to between `size` and so many times it.
+
+    Raises:
+        DamagedSample: If it cannot be decoded.
+    """
+    picture = _other(data)
+    height, width = picture.shape[:2]
+    scale = size * rng.uniform(1.0, max_scale) / min(height, width)
+    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    resized = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = rng.randint(0, high - size), rng.randint(0, wide - size)
+    square: Pixels = np.ascontiguousarray(resized[top : top + size, left : left + size])
+    return square, (height, width, top, left)
 
 
 def _jpeg(data: bytes, size: int) -> Pixels:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,8 @@ from pipelines.parts import read_table
 from trainer.config import ModelSettings
 from trainer.corpus import TrainingCorpus
 from trainer.data import RunData, open_corpus
-from trainer.images import decode
+from trainer.images import decode, decode_crop
+from trainer.order import key_of
 from trainer.reader import Content, SampleReader
 from trainer.run_settings import RunSettings
 from trainer.shard_reader import ShardReader
@@ -35,10 +37,13 @@ class PictureData(RunData):
     Attributes:
         image_size: Pixels a side that pictures are read with.
         captioned: Whether only pictures with captions are given, and the captions with them.
+        max_scale: By how much more than to that size they are scaled at random before a square is cut out; 1 takes
+            them whole, squashed to a square.
     """
 
     image_size: int
     captioned: bool
+    max_scale: float
 
     @classmethod
     def open(
@@ -48,10 +53,11 @@ class PictureData(RunData):
         run: RunSettings,
         split: Split = "train",
         *,
-        image_size: int | None = None,
+        for_decoder: bool = False,
         captioned: bool,
+        max_scale: float = 1.0,
     ) -> Self:
-        """The data of a run; pictures have the encoder's size unless another is given.
+        """The data of a run; pictures have the encoder's size, or the image decoder's.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -60,8 +66,8 @@ class PictureData(RunData):
         sources = _sources(corpus, captioned=captioned)
         made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
         fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        size = image_size or model.encoder.image_size
-        return cls(run, corpus, tokenizer, model, sources, fingerprint, size, captioned)
+        size = model.image_decoder.image_size if for_decoder else model.encoder.image_size
+        return cls(run, corpus, tokenizer, model, sources, fingerprint, size, captioned, max_scale)
 
     def reader(self) -> "PictureReader":
         """Reads pictures."""
@@ -70,6 +76,7 @@ class PictureData(RunData):
             self.sources,
             image_size=self.image_size,
             captioned=self.captioned,
+            max_scale=self.max_scale,
             seed=self.run.data.plan.seed,
         )
 
@@ -111,9 +118,10 @@ class PictureReader(SampleReader):
     Args:
         corpus: Where they lie.
         sources: The plan's.
-        image_size: Pixels a side; the middle of longer sides is kept.
+        image_size: Pixels a side.
         captioned: Whether captions are read as well.
-        seed: Decides substitutes.
+        max_scale: As of `PictureData`.
+        seed: Decides crops and substitutes.
     """
 
     def __init__(
@@ -123,20 +131,26 @@ class PictureReader(SampleReader):
         *,
         image_size: int,
         captioned: bool,
+        max_scale: float,
         seed: int = 0,
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
-        self._image_size, self._captioned = image_size, captioned
+        self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
 
     def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
-        return self._picture(reader, row, piece.window)
+        return self._picture(piece, reader, row, piece.window)
 
     def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content:
-        return self._picture(reader, row, 0)
+        return self._picture(piece, reader, row, 0)
 
-    def _picture(self, reader: ShardReader, row: int, media: int) -> Content:
+    def _picture(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:
         ids = [s.ids for s in reader.segments(row) if isinstance(s, Text)] if self._captioned else []
         caption = np.concatenate([np.zeros(0, np.int32), *ids])
         nothing = np.zeros(len(caption), np.uint8)
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
-        return sequence, (decode(reader.picture(row, media), self._image_size, "squash"),)
+        data, size = reader.picture(row, media), self._image_size
+        if self._max_scale == 1.0:
+            return Content(sequence, (decode(data, size),), (size, size, 0, 0))
+        rng = random.Random(key_of("crop", self._seed, piece.source, piece.pass_, piece.sample, media))
+        image, crop = decode_crop(data, size, rng, self._max_scale)
+        return Content(sequence, (image,), crop)

@@ -22,7 +22,7 @@ from pipelines.errors import RunError, UserError
 from pipelines.settings import Settings
 from trainer.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.corpus import TrainingCorpus
-from trainer.images import Pixels, decode
+from trainer.images import Crop, Pixels, decode
 from trainer.mixture import Phase, Unit
 from trainer.order import key_of
 from trainer.plan import Plan
@@ -32,7 +32,14 @@ from trainer.windows import SourceWindows
 
 _SUBSTITUTES = 64  # that are tried before the source is taken for broken
 
-Content = tuple[TokenSequence, tuple[Pixels, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read of a piece; as in `ReadPiece`."""
+
+    sequence: TokenSequence
+    images: tuple[Pixels, ...]
+    crop: Crop | None = None
 
 
 class ReaderSettings(Settings):
@@ -53,6 +60,7 @@ class ReadPiece:
         images: (size, size, 3) uint8 RGB, one for each picture of `sequence`, in its order.
         row: For `consumed`.
         bad: The sample that it stands in for, if it does.
+        crop: Of a picture by itself: height and width before, and what of it was cut off at the top and on the left.
     """
 
     source: int
@@ -60,6 +68,7 @@ class ReadPiece:
     images: tuple[Pixels, ...]
     row: ConsumedRow
     bad: QuarantineRow | None = None
+    crop: Crop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +112,11 @@ class SampleReader(ABC):
         source = self._sources[piece.source]
         reader, row = self._place(source, piece.sample)
         try:
-            sequence, images = self._read(piece, reader, row)
+            content = self._read(piece, reader, row)
         except DamagedSample as error:
             bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
             return self._substitute(piece, step, bad)
-        return self._piece(piece, step, reader, row, sequence, images, None)
+        return self._piece(piece, step, reader, row, content, None)
 
     @abstractmethod
     def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
@@ -138,8 +147,7 @@ class SampleReader(ABC):
         step: int,
         reader: ShardReader,
         row: int,
-        sequence: TokenSequence,
-        images: tuple[Pixels, ...],
+        content: Content,
         bad: QuarantineRow | None,
     ) -> ReadPiece:
         shard = reader.shard
@@ -153,10 +161,10 @@ class SampleReader(ABC):
             piece.window,
             piece.pass_,
             piece.tokens,
-            len(images),
+            len(content.images),
             bad.key if bad is not None else None,
         )
-        return ReadPiece(piece.source, sequence, images, consumed, bad)
+        return ReadPiece(piece.source, content.sequence, content.images, consumed, bad, content.crop)
 
     def _substitute(self, piece: Piece, step: int, bad: QuarantineRow) -> ReadPiece:
         """The first of the source's samples, in an order of the piece's own, that can be read and cut to its places."""
@@ -169,7 +177,7 @@ class SampleReader(ABC):
             reader, row = self._place(source, sample)
             with contextlib.suppress(DamagedSample):
                 if content := self._stand_in(piece, reader, row):
-                    return self._piece(piece, step, reader, row, *content, bad)
+                    return self._piece(piece, step, reader, row, content, bad)
         raise RunError(
             f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
         )
@@ -221,7 +229,8 @@ class PieceReader(SampleReader):
     def _lay_out(self, piece: Piece, reader: ShardReader, row: int, window: Window) -> Content:
         rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
         sequence = self._layout.lay_out(window, rng)
-        return sequence, tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
+        images = tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
+        return Content(sequence, images)
 
 
 class Loader:

@@ -47,7 +47,7 @@ def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: W
     if command == "decoder" and (decoder := config.decoder) is not None:
         from trainer.decoder import AutoencoderTask, DecoderTask
 
-        last = made(lambda: DecoderTask(config.model, decoder, corpus, out), "decoder")
+        last = made(lambda: DecoderTask(config.model, decoder, corpus, out, world.device), "decoder")
         if (autoencoder := decoder.autoencoder) is None:
             return [last]
         return [made(lambda: AutoencoderTask(config.model, autoencoder, corpus), "autoencoder"), last]

@@ -1,0 +1,388 @@
+"""`decoder`: the image decoder, and before it its autoencoder where no released one is at hand.
+
+Emu2's learns to draw a picture again from its own visual embeddings, Emu's from the embeddings that the main model
+makes of a caption. What the conditions and latents come from is frozen and stays outside the engine.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from model.emu import Emu, Sight
+from model.generate import GenerationConfig, Prompt, generate
+from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
+from model.segment import Text
+from model.sequence import Layout
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.errors import UserError
+from trainer.batch import Losses, as_tensor
+from trainer.build import build_model, build_sight, first_pictures, load_decoder_weights, save_tensors
+from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
+from trainer.flops import measured_flops
+from trainer.metrics import Totals
+from trainer.pictures import PictureData
+from trainer.plan import Plan
+from trainer.reader import ReadPiece, SampleReader
+from trainer.run_settings import Stage
+from trainer.task import Task
+
+_FIT_PICTURES = 512  # from which the latents' scale is taken
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBatch:
+    """Pictures for the autoencoder.
+
+    Attributes:
+        images: (B, 3, S, S) uint8.
+        source: (B,) which source each is from.
+    """
+
+    images: Tensor
+    source: Tensor
+
+    @classmethod
+    def of(cls, pieces: Sequence[ReadPiece]) -> Self:
+        """From what was read."""
+        images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+        return cls(images, torch.tensor([piece.source for piece in pieces]))
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of the pictures."""
+        return (self.source,)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(
+            self, images=self.images.to(device, non_blocking=True), source=self.source.to(device, non_blocking=True)
+        )
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        return replace(self, images=self.images.pin_memory(), source=self.source.pin_memory())
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Squared error of the pictures made again."""
+        found = module(self.images)
+        return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.pictures,))
+
+
+class _Autoencoding(nn.Module):
+    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self._kl_weight = kl_weight
+
+    def forward(self, images: Tensor) -> Any:
+        return autoencoder_loss(self.autoencoder, images, kl_weight=self._kl_weight)
+
+
+class AutoencoderTask(Task):
+    """Pixels to latents and back (LDM, arXiv:2112.10752).
+
+    Args:
+        model: Whose image decoder it is for.
+        run: How it is trained.
+        corpus: The corpus's folder.
+    """
+
+    objectives = ("reconstruction",)
+    modules = ("autoencoder",)
+    data: PictureData
+
+    def __init__(self, model: ModelSettings, run: AutoencoderRunSettings, corpus: str) -> None:
+        self.run, self._model, self._corpus = run, model, corpus
+        self.data = self.open("train")
+        self._config = self.data.model.image_decoder
+        side = self._config.image_size
+        self._flops = measured_flops(self.build, lambda m: m(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+
+    def open(self, split: Split) -> PictureData:
+        """All pictures of a split."""
+        return PictureData.open(self._corpus, self._model, self.run, split, for_decoder=True, captioned=False)
+
+    def build(self) -> nn.Module:
+        """diffusers' autoencoder with random weights."""
+        return _Autoencoding(build_autoencoder(self._config.autoencoder), self._config.autoencoder.kl_weight)
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> PictureBatch:
+        """Pictures as tensors."""
+        return PictureBatch.of([piece for pack in packs for piece in pack])
+
+    def architecture(self) -> dict[str, Any]:
+        """Of the autoencoder."""
+        return json.loads(self._config.autoencoder.model_dump_json())  # type: ignore[no-any-return]
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """Three forward passes a picture."""
+        return 3.0 * self._flops * targets[0]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """As diffusers reads a folder."""
+        autoencoder = build_autoencoder(self._config.autoencoder)
+        autoencoder.load_state_dict({name.removeprefix("autoencoder."): tensor for name, tensor in weights.items()})
+        autoencoder.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawingBatch:
+    """Pictures with what they are drawn from.
+
+    Attributes:
+        images: (B, 3, S, S) uint8; or, where they were kept, (B, C, s, s) latents.
+        source: (B,) which source each is from.
+        micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
+        conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
+        prompts: Captions that ask for a picture, where conditions are rolled out from them.
+        eyes: Makes conditions.
+    """
+
+    images: Tensor
+    source: Tensor
+    micro: Tensor
+    conditions: Tensor | None
+    prompts: tuple[Prompt, ...]
+    eyes: "Conditions"
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of the pictures."""
+        return (self.source,)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Squared error of what the noise, or the picture, is taken for; without training always by the same noise."""
+        num = len(self.source)
+        conditions = self.conditions
+        if conditions is None:
+            conditions = self.eyes.rolled_out(self.prompts) if self.prompts else self.eyes.encoded(self.images)
+        generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
+        found = module(self.images, conditions, micro=self.micro, generator=generator)
+        return Losses(found.loss * num / (totals[0] if totals else num), (found.pictures,))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        conditions = change(self.conditions) if self.conditions is not None else None
+        return replace(
+            self,
+            images=change(self.images),
+            source=change(self.source),
+            micro=change(self.micro),
+            conditions=conditions,
+        )
+
+
+class Conditions:
+    """Makes what pictures are drawn from, with a frozen model.
+
+    Args:
+        sight: Encoder and bridge; or the whole model, where captions are rolled out.
+        layout: Writes captions as prompts.
+    """
+
+    def __init__(self, sight: Sight, layout: Layout) -> None:
+        self._sight = sight.requires_grad_(False).eval()
+        self._layout = layout
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Go where the training is."""
+        self._sight.to(device, dtype)
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """The visual embeddings of pictures: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
+        side = self._sight.config.encoder.image_size
+        if images.shape[-1] != side:
+            images = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+            images = images.round().clamp(0, 255).to(torch.uint8)
+        return self._sight.encode_pictures(images)
+
+    def prompt(self, caption: Sequence[int]) -> Prompt:
+        """A caption that asks for its picture."""
+        return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
+
+    def rolled_out(self, prompts: Sequence[Prompt]) -> Tensor:
+        """The visual embeddings that the model makes of captions: (B, N, E)."""
+        assert isinstance(self._sight, Emu)
+        settings = GenerationConfig(max_new_tokens=0, max_images=1)
+        found = generate(self._sight, self._layout.tokenizer, prompts, settings)
+        return torch.stack([result.pictures[0] for result in found])
+
+
+class _Drawing(nn.Module):
+    """What the engine trains, and the average of its weights, so that checkpoints hold it."""
+
+    def __init__(self, decoder: ImageDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        decay = decoder.config.ema_decay
+        self.average = WeightAverage(decoder, decay) if decay is not None else None
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.decoder(*args, **named)
+
+
+class DecoderTask(Task):
+    """Pictures from visual embeddings.
+
+    Args:
+        model: The main model, whose visual embeddings these are.
+        run: How it is trained.
+        corpus: The corpus's folder.
+        out: The main model's run, with its weights, and the autoencoder's.
+        device: That is trained on.
+    """
+
+    objectives = ("diffusion",)
+    modules = ("decoder",)
+    data: PictureData
+
+    def __init__(
+        self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, device: torch.device
+    ) -> None:
+        self.run: DecoderRunSettings = run
+        self._model, self._corpus, self._out, self._device = model, corpus, out, device
+        self.data = self.open("train")
+        self._rollout = run.conditions == "rollout"
+        if run.engine.keep_features and run.max_scale > 1:
+            raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")
+        config = self.data.model
+        build = build_model if self._rollout else build_sight
+        layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
+        self._conditions = Conditions(build(config, model.weights, out), layout)
+        self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+        self._decoder: ImageDecoder | None = None
+        self._flops = self._forward_flops()
+
+    def open(self, split: Split) -> PictureData:
+        """The pictures of a split, with captions where conditions are rolled out from them."""
+        run = self.run
+        return PictureData.open(
+            self._corpus,
+            self._model,
+            run,
+            split,
+            for_decoder=True,
+            captioned=run.conditions == "rollout",
+            max_scale=run.max_scale,
+        )
+
+    def build(self) -> nn.Module:
+        """U-Net and autoencoder, from the weights that are named, the autoencoder's run, or at random."""
+        decoder = ImageDecoder.for_model(self.data.model)
+        if self.run.autoencoder is not None:
+            folder = storage.join(self._out, "autoencoder", "model")
+            decoder.autoencoder.load_state_dict(
+                AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).state_dict()
+            )
+        load_decoder_weights(decoder, self.run.weights, self._out)
+        return _Drawing(decoder)
+
+    def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
+        """Set the latents' scale, where the autoencoder was trained here."""
+        assert isinstance(module, _Drawing)
+        if self.run.autoencoder is not None:
+            pictures = list(itertools.islice(first_pictures(plan, reader), _FIT_PICTURES))
+            module.decoder.fit_latent_scale([torch.stack(pictures[i : i + 64]) for i in range(0, len(pictures), 64)])
+
+    def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
+        """Bring the frozen model beside the trained one."""
+        assert isinstance(module, _Drawing)
+        self._conditions.to(self._device, dtype)
+        self._decoder = module.decoder
+        if "decoder" in self.run.engine.gradient_checkpointing:
+            module.decoder.unet.enable_gradient_checkpointing()
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> DrawingBatch:
+        """Pictures, or what was kept of them, and what they are drawn from."""
+        pieces = [piece for pack in packs for piece in pack]
+        images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+        conditions: Tensor | None = None
+        prompts: tuple[Prompt, ...] = ()
+        if self._rollout:
+            limit = self.run.max_caption_tokens
+            prompts = tuple(self._conditions.prompt(piece.sequence.token_ids[:limit]) for piece in pieces)
+        if self.run.engine.keep_features:
+            images, conditions = self._keep(pieces, images, prompts)
+            prompts = ()
+        side = self.data.model.image_decoder.image_size
+        micro = torch.tensor([[*piece.crop, side, side] for piece in pieces], dtype=torch.float32)
+        source = torch.tensor([piece.source for piece in pieces])
+        return DrawingBatch(images, source, micro, conditions, prompts, self._conditions)
+
+    def _keep(self, pieces: Sequence[ReadPiece], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Latents and conditions, worked out where a picture is seen for the first time."""
+        assert self._decoder is not None
+        keys = [(piece.row.shard, piece.row.key, piece.row.window) for piece in pieces]
+        if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
+            new = images[missing].to(self._device)
+            made = (
+                self._conditions.rolled_out([prompts[i] for i in missing]) if prompts else self._conditions.encoded(new)
+            )
+            latents = self._decoder.encode(new)
+            for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
+                self._kept[keys[i]] = (tensors[0], tensors[1])
+        kept = [self._kept[key] for key in keys]
+        return torch.stack([latent for latent, _ in kept]), torch.stack([condition for _, condition in kept])
+
+    def stepped(self, module: nn.Module) -> None:
+        """Let the average follow."""
+        assert isinstance(module, _Drawing)
+        if module.average is not None:
+            module.average.update(module.decoder)
+
+    def architecture(self) -> dict[str, Any]:
+        """Of the decoder, and of what it is conditioned on."""
+        config = self.data.model
+        tree = json.loads(config.image_decoder.model_dump_json())
+        return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """One forward pass of what is frozen, three of the U-Net, a picture."""
+        frozen, unet = self._flops
+        return (frozen * (not self.run.engine.keep_features) + 3.0 * unet) * targets[0]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """Weights, averaged where they were, and the main model's configuration."""
+        prefix = "decoder."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        averages = {
+            name.removeprefix("average.").replace("/", "."): tensor.to(own["latent_scale"].dtype)
+            for name, tensor in weights.items()
+            if name.startswith("average.")
+        }
+        save_tensors(own | averages, storage.join(folder, "model.safetensors"))
+        config = self.data.model.model_dump_json(indent=1) + "\n"
+        storage.write_bytes(storage.join(folder, "config.json"), config.encode())
+
+    def _forward_flops(self) -> tuple[float, float]:
+        """Of encoder and autoencoder, and of the U-Net, a picture."""
+        config = self.data.model
+        drawer = config.image_decoder
+        side = drawer.image_size
+        latents = (1, drawer.autoencoder.latent_channels, *(2 * (side // drawer.autoencoder.downscale,)))
+        with torch.device("meta"):
+            picture = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+            known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
+            noise = torch.zeros(latents)
+            eye = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
+        seeing = measured_flops(lambda: Sight(config), lambda sight: sight.picture_features(eye))
+        encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(picture))
+        drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
+        return seeing + encoding, drawing
