@@ -59,48 +59,58 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @run_options
 def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
     """Train a visual encoder on the corpus's pairs, where no released one is at hand."""
-    return _train("encoder", config_path, corpus, out, overrides)
+    return _train(("encoder",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
 def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
     """Train the main model; rerun to go on from the last checkpoint."""
-    return _train("pretrain", config_path, corpus, out, overrides)
+    return _train(("pretrain",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
 def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
     """Train the image decoder, and before it its autoencoder if the config says so."""
-    return _train("decoder", config_path, corpus, out, overrides)
+    return _train(("decoder",), config_path, corpus, out, overrides)
 
 
-def _train(command: str, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+@commands.command("all")
+@run_options
+def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+    """Train all that the config has a section for: encoder, main model, decoder; what is finished is left as it is."""
+    return _train(None, config_path, corpus, out, overrides)
+
+
+def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+    """Train what commands name; null: whatever the config has a section for, and is not finished."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
-    if getattr(config, command) is None:
-        raise UserError(f"{config_path}: has no section `{command}:`")
     from trainer import distributed
+    from trainer.runs import COMMANDS, is_finished, run, run_folder
 
+    chosen = names or tuple(name for name in COMMANDS if getattr(config, name) is not None)
+    if missing := [name for name in chosen if getattr(config, name) is None]:
+        raise UserError(f"{config_path}: has no section `{missing[0]}:`")
     world = distributed.start()
-    from trainer.runs import run
     from trainer.training import STOPPED
 
     try:
-        end = run(command, config, corpus, out, world)
+        for name in chosen:
+            settings, folder = getattr(config, name), run_folder(name, out)
+            if names is None and is_finished(folder, settings):
+                end = "finished before"
+            else:
+                end = run(name, config, corpus, out, world)
+            if end == STOPPED:
+                world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
+                return int(settings.checkpoints.requeue_exit_code)
+            world.say(f"{name}: {end}, {settings.steps} steps, {folder}/metrics.jsonl, {folder}/model")
     finally:
         distributed.stop()
-    settings = getattr(config, command)
-    folder = out if command == "pretrain" else f"{out}/{command}"
-    if world.is_first:
-        print(
-            f"{end}: {settings.steps} steps, {folder}/metrics.jsonl, {folder}/model"
-            if end != STOPPED
-            else f"{end}: saved in {folder}/checkpoints; rerun to go on"
-        )
-    return settings.checkpoints.requeue_exit_code if end == STOPPED else 0
+    return 0
 
 
 @commands.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pipelines import storage
 from trainer.config import TrainConfig
 from trainer.distributed import World
+from trainer.run_settings import RunSettings
 from trainer.task import Task
 from trainer.training import STOPPED, Training
 
@@ -30,11 +31,22 @@ def run(command: str, config: TrainConfig, corpus: str, out: str, world: World) 
     return end
 
 
+def run_folder(command: str, out: str) -> str:
+    """Where a command's run lies."""
+    return out.rstrip("/") if command == "pretrain" else storage.join(out, command)
+
+
+def is_finished(folder: str, settings: RunSettings) -> bool:
+    """Whether a run has made all its steps and written its model."""
+    last = storage.join(folder, "checkpoints", f"step-{settings.steps:08d}", "data_state.json")
+    return storage.exists(last) and storage.exists(storage.join(folder, "model"))
+
+
 def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> list[Callable[[], Training]]:
     """What makes the runs of a command, in their order. Arguments as of `run`."""
 
-    def made(make_task: Callable[[], Task], *folder: str) -> Callable[[], Training]:
-        return lambda: Training(make_task, config, storage.join(out, *folder), world)
+    def made(make_task: Callable[[], Task], name: str) -> Callable[[], Training]:
+        return lambda: Training(make_task, config, run_folder(name, out), world)
 
     if command == "encoder" and (encoder := config.encoder) is not None:
         from trainer.encoder import EncoderTask
@@ -43,7 +55,7 @@ def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: W
     if command == "pretrain" and (pretrain := config.pretrain) is not None:
         from trainer.pretrain import PretrainTask
 
-        return [made(lambda: PretrainTask(config.model, pretrain, corpus, out))]
+        return [made(lambda: PretrainTask(config.model, pretrain, corpus, out), "pretrain")]
     if command == "decoder" and (decoder := config.decoder) is not None:
         from trainer.decoder import AutoencoderTask, DecoderTask
 
