@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,24 +39,42 @@ def build_model(settings: EmuConfig, weights: Sequence[WeightsSettings], run: st
     return model
 
 
-def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
-    """Encoder and bridge alone, from the run's own model or, where it has none yet, as the model is begun with.
+def build_whole(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Emu:
+    """The model as the run has trained it or, where it has not, as it is begun with.
 
     Raises:
-        UserError: If a checkpoint does not fit.
+        UserError: If there is neither, or a checkpoint does not fit.
     """
-    folder = Path(run) / "model"
-    if not (folder / "model.safetensors").is_file():
-        whole: Sight = build_model(settings, weights, run)
-        tensors = {n: t for n, t in whole.state_dict().items() if not n.startswith("language_model.")}
-    else:
-        tensors = {n: t for n, t in weight_files.read(folder).items() if not n.startswith("language_model.")}
+    if not weights and not _trained(run).is_file():
+        raise UserError(f"{_trained(run)}: is missing, and no model.weights are named: train the main model first")
+    model = build_model(settings, () if _trained(run).is_file() else weights, run)
+    if _trained(run).is_file():
+        _fill(model, weight_files.read(_trained(run)), run)
+    return model
+
+
+def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
+    """Encoder and bridge alone. Arguments and errors as of `build_whole`."""
+    whole = (
+        weight_files.read(_trained(run))
+        if _trained(run).is_file()
+        else build_whole(settings, weights, run).state_dict()
+    )
     sight = Sight(settings)
-    try:
-        sight.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: not of the model that the config names: {str(error).splitlines()[-1]}") from error
+    _fill(sight, {name: tensor for name, tensor in whole.items() if not name.startswith("language_model.")}, run)
     return sight
+
+
+def _trained(run: str) -> Path:
+    return Path(run) / "model" / "model.safetensors"
+
+
+def _fill(module: Sight, tensors: Mapping[str, Tensor], run: str) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(f"{_trained(run)}: not of the model that the config names: {line}") from error
 
 
 def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> None:

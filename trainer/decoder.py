@@ -25,7 +25,7 @@ from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.batch import Losses, as_tensor
-from trainer.build import build_model, build_sight, first_pictures, load_decoder_weights, save_tensors
+from trainer.build import build_sight, build_whole, first_pictures, load_decoder_weights, save_tensors
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.flops import measured_flops
 from trainer.metrics import Totals
@@ -263,9 +263,9 @@ class DecoderTask(Task):
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")
         config = self.data.model
-        build = build_model if self._rollout else build_sight
         layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
-        self._conditions = Conditions(build(config, model.weights, out), layout)
+        sight = build_whole(config, model.weights, out) if self._rollout else build_sight(config, model.weights, out)
+        self._conditions = Conditions(sight, layout)
         self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()

@@ -18,16 +18,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of the parameters that a stage trains, by module, with and without weight decay; the others are frozen.
 
-    Frozen before the optimizer is built: DeepSpeed takes badly to it afterwards.
+    Frozen before the optimizer is built: DeepSpeed takes badly to it afterwards. What a module has frozen by itself
+    stays so.
     """
     groups = []
     for name in modules:
         module = model.get_submodule(name)
-        module.requires_grad_(name in stage.lr)
         if name not in stage.lr:
+            module.requires_grad_(False)
             continue
-        decayed = [p for p in module.parameters() if p.ndim > 1]
-        others = [p for p in module.parameters() if p.ndim <= 1]
+        decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
         for suffix, parameters, decay in (("", decayed, settings.weight_decay), ("_1d", others, 0.0)):
             if parameters:
                 groups.append(

@@ -9,12 +9,12 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.errors import UserError
 from pipelines.settings import Settings
@@ -27,9 +27,12 @@ class MatchSettings(Settings):
 
     model: str = Field(
         default="ViT-B-32-quickgelu",
-        description="A name that open_clip knows, or the path of a model config (.json) in its form.",
+        description="A name that open_clip knows, the path of a model config (.json) in its form, or a folder with "
+        "config, weights and tokenizer, as `python -m trainer encoder` writes it.",
     )
-    weights: str = Field(description="Path of the checkpoint, loaded strictly.")
+    weights: str | None = Field(
+        default=None, description="Path of the checkpoint, loaded strictly; null where `model` is a folder."
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the towers.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the towers run.")
     batch_size: int = Field(default=32, gt=0, description="Items a batch; the last one is padded to it.")
@@ -41,6 +44,17 @@ class MatchSettings(Settings):
         if ":" in value:
             raise ValueError(f"model: {value!r} would be fetched; give a name or a .json file, and the weights' path")
         return value
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.weights is None and not os.path.isdir(self.model):
+            raise ValueError(f"weights: are needed, since {self.model!r} is no folder that holds them")
+        return self
+
+    @property
+    def checkpoint(self) -> str:
+        """Path of the weights."""
+        return self.weights or os.path.join(self.model, "open_clip_model.safetensors")
 
 
 class ImageTextMatch:
@@ -66,7 +80,11 @@ class ImageTextMatch:
                 raise UserError(f"{name}: no such file; 'model' must be an open_clip name or a config in its form")
             open_clip.add_model_config(name)
             name = os.path.splitext(os.path.basename(name))[0]
-        if name not in open_clip.list_models():
+        if settings.weights is None:
+            name = f"local-dir:{settings.model}"
+            if not os.path.isfile(os.path.join(settings.model, "open_clip_config.json")):
+                raise UserError(f"{settings.model}: no model: a folder must hold an open_clip_config.json")
+        elif name not in open_clip.list_models():
             raise UserError(f"model: open_clip knows no {settings.model!r}; see open_clip.list_models()")
         try:
             self._model, self._preprocess = open_clip.create_model_from_pretrained(
@@ -74,14 +92,14 @@ class ImageTextMatch:
             )
         except (RuntimeError, KeyError, ValueError, EOFError, AttributeError, StopIteration) as error:
             first_line = str(error).strip().partition("\n")[0]
-            raise UserError(f"{settings.weights}: not weights of {settings.model}: {first_line}") from error
+            raise UserError(f"{settings.checkpoint}: not weights of {settings.model}: {first_line}") from error
         except Exception as error:  # torch.load and safetensors raise types of their own, not all of them public
-            raise UserError(f"{settings.weights}: cannot be read as a checkpoint: {type(error).__name__}") from error
+            raise UserError(f"{settings.checkpoint}: cannot be read as a checkpoint: {type(error).__name__}") from error
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(name)
         self._settings = settings
         self._dtype = open_clip.get_input_dtype(settings.precision)
-        self.model_id = f"{name}/{settings.precision}"
+        self.model_id = f"{settings.model if settings.weights is None else name}/{settings.precision}"
 
     def similarities(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
         """Cosine of each picture with the text at the same place."""
@@ -131,9 +149,9 @@ def weights_sha256(settings: MatchSettings) -> str:
     Raises:
         UserError: If there is none.
     """
-    if not os.path.isfile(settings.weights):
-        raise UserError(f"{settings.weights}: no such file; 'weights' must be the checkpoint of {settings.model}")
-    return _sha256(settings.weights)
+    if not os.path.isfile(settings.checkpoint):
+        raise UserError(f"{settings.checkpoint}: no such file; 'weights' must be the checkpoint of {settings.model}")
+    return _sha256(settings.checkpoint)
 
 
 @functools.cache
