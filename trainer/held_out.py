@@ -1,5 +1,7 @@
 """Loss on samples that are not trained on: the same few packs of each source every time."""
 
+from typing import Any
+
 import numpy as np
 
 from pipelines.errors import UserError
@@ -28,7 +30,7 @@ class HeldOut:
             data = task.open(settings.split)
         except UserError as error:
             raise UserError(f"held_out: {error}") from error
-        self._names = task.data.names
+        self._task, self._data = task, data
         reader, length = data.reader(), task.run.data.plan.length
         chunks = []
         for number, source in enumerate(data.sources):
@@ -43,7 +45,15 @@ class HeldOut:
         """`held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must ask."""
         if self._filler is None:
             return {}
-        return engine.losses(self._micros, self._filler).means(self._names, "held_out_")
+        return engine.losses(self._micros, self._filler).means(self._task.data.names, "held_out_")
+
+    def samples(self, engine: Engine) -> list[dict[str, Any]]:
+        """What the model makes of a few samples, as the task shows it; all ranks must ask, and get the same."""
+        num = self._task.run.held_out.samples
+        engine.module.eval()
+        found = self._task.samples(engine.module, self._data, num) if num else []
+        engine.module.train()
+        return found
 
 
 def _first_packs(

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from model.emu import Emu
+from model.generate import GenerationConfig, Prompt, generate
+from model.segment import Picture, Text
 from model.weights import load_emu
 from pipelines.document import Split
 from trainer.batch import SequenceBatch, as_tensor, pixels, sequence_batch
 from trainer.build import build_model, fit_features, save_model
 from trainer.config import MODULES, ModelSettings, PretrainSettings
-from trainer.data import TrainingData
+from trainer.data import RunData, TrainingData
 from trainer.flops import ModelFlops
+from trainer.images import decode
 from trainer.metrics import Totals
+from trainer.pictures import CAPTIONED
 from trainer.plan import Plan
 from trainer.plan_state import Costs
 from trainer.reader import ReadPiece, SampleReader
@@ -117,6 +121,28 @@ class PretrainTask(Task):
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
         """See flops.py."""
         return self.model_flops.step(counts.tokens, counts.pairs, targets[0], counts.images, trained)
+
+    def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
+        """Captions of the first held-out pictures of each captioned source."""
+        assert isinstance(module, Emu)
+        assert isinstance(data, TrainingData)
+        rows: list[dict[str, Any]] = []
+        prompts = []
+        for source in data.sources:
+            for sample in range(min(num, source.num_samples) if source.kind in CAPTIONED else 0):
+                shard, row = source.place(sample)
+                reader = data.corpus.reader(source.shards[shard])
+                picture, text = (
+                    next(s for s in reader.segments(row) if isinstance(s, kind)) for kind in (Picture, Text)
+                )
+                image = as_tensor(decode(reader.picture(row, picture.media), data.model.encoder.image_size))
+                prompts.append(Prompt.of(data.layout, [picture], image[None]))
+                caption = data.tokenizer.decode(text.ids.tolist())
+                rows.append({"source": source.name, "key": reader.key(row), "caption": caption})
+        if not prompts:
+            return []
+        found = generate(module, data.tokenizer, prompts, GenerationConfig(max_new_tokens=48))
+        return [row | {"generated": result.text(data.tokenizer)} for row, result in zip(rows, found, strict=True)]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
         """Weights, configuration and tokenizer."""

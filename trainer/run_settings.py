@@ -137,6 +137,7 @@ class HeldOutSettings(Settings):
     every: int | None = Field(None, ge=1, description="steps; null: never")
     split: Literal["val", "test"] = "val"
     packs: int = Field(4, ge=1, description="of each source, at most")
+    samples: int = Field(4, ge=0, description="captions that are generated for pictures, to be read in samples/")
 
 
 class RunSettings(Settings):

@@ -80,3 +80,7 @@ class Task(ABC):
 
     def stepped(self, module: nn.Module) -> None:
         """What follows a step that was taken."""
+
+    def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
+        """What the model makes of so many held-out samples, to read."""
+        return []

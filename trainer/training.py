@@ -3,7 +3,6 @@
 import json
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from trainer.metrics import MetricsLog, Totals
 from trainer.mixture import append_phase, cut_phases
 from trainer.optimizer import SpikeGuard
 from trainer.order import key_of
+from trainer.progress import Interval, Progress
 from trainer.reader import Loader
 from trainer.steps import Step
 from trainer.task import Task
@@ -90,7 +90,8 @@ class Training:
         on_gpu = self.world.device.type == "cuda"
         batches = Batches(loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
         log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
-        interval = _Interval()
+        interval = Interval()
+        self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)
         step = self.first_step
         stream = iter(batches)
         try:
@@ -111,6 +112,7 @@ class Training:
             append_quarantine(self.out, self._bad)
             raise
         finally:
+            self._progress.close()
             batches.close()
             loader.close()
             for number, handler in handlers.items():
@@ -140,7 +142,7 @@ class Training:
         result: StepResult,
         step: int,
         targets: list[int],
-        interval: "_Interval",
+        interval: Interval,
         log: MetricsLog | None,
     ) -> None:
         """What follows a step: records, and at their times held-out loss, metrics and a checkpoint."""
@@ -158,11 +160,20 @@ class Training:
         last = step == config.steps
         held_out: dict[str, float] = {}
         if self.held_out is not None and (step % (config.held_out.every or 1) == 0 or last):
-            held_out = interval.outside(partial(self.held_out.losses, self.engine))
+            held_out = interval.outside(partial(self._hold_out, self.held_out, step))
         if log is not None and (step == 1 or step % config.log.every == 0 or last or result.skipped or held_out):
             log.write(self._row(read.step, result, interval) | held_out)
         if step % config.checkpoints.every == 0 and not last:
             interval.outside(lambda: self._save(step))
+
+    def _hold_out(self, held_out: HeldOut, step: int) -> dict[str, float]:
+        """Held-out losses, and beside them what the model says of held-out samples."""
+        found = held_out.losses(self.engine)
+        samples = held_out.samples(self.engine)
+        if samples and self.world.is_first:
+            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+            storage.write_bytes(storage.join(self.out, "samples", f"step-{step:08d}.jsonl"), lines.encode())
+        return found
 
     def _judge(self, step: Step, rows: list[ConsumedRow], result: StepResult) -> None:
         """Remember the step's loss and norm, or write down what a skipped one was made of."""
@@ -181,7 +192,7 @@ class Training:
                 f"{self.out}/skipped. Lower the learning rate, or resume from an earlier checkpoint"
             )
 
-    def _row(self, step: Step, result: StepResult, interval: "_Interval") -> dict[str, Any]:
+    def _row(self, step: Step, result: StepResult, interval: Interval) -> dict[str, Any]:
         stage = self.settings.stages[self.stage]
         rates = {group["name"].removesuffix("_1d"): group["lr"] for group in self.engine.optimizer.param_groups}
         sizes = [max(1, source.num_samples) for source in self.data.sources]
@@ -204,18 +215,9 @@ class Training:
         }
         if result.skipped is not None:
             row["skipped"] = result.skipped
-        self._print(row)
+        self._progress.show(row)
         interval.reset()
         return row
-
-    def _print(self, row: dict[str, Any]) -> None:
-        loss = "skipped" if row["loss"] is None else f"loss {row['loss']:.4f}"
-        print(
-            f"step {row['step'] + 1}/{self.settings.steps} {row['stage']}: {loss}  lr {row['lr']:.2e}  "
-            f"{row['tokens_per_second']:,.0f} tokens/s  wait {row['data_wait_fraction']:.1%}  mfu {row['mfu']:.1%}",
-            file=sys.stderr,
-            flush=True,
-        )
 
     # --- beginning, saving, resuming ---
 
@@ -289,38 +291,6 @@ class Training:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
-
-
-class _Interval:
-    """What happened since the last logged step."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self._start = time.perf_counter()
-        self.waited = self.flops = 0.0
-        self.steps = self.tokens = self.images = 0
-
-    def add(self, counts: Totals, flops: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.tokens += counts.tokens
-        self.images += counts.images
-        self.flops += flops
-
-    def outside(self, work: Callable[[], Any]) -> Any:
-        """Do what is no training, and leave its time out."""
-        begun = time.perf_counter()
-        result = work()
-        self._start += time.perf_counter() - begun
-        return result
-
-    @property
-    def seconds(self) -> float:
-        """Time of training."""
-        return max(1e-9, time.perf_counter() - self._start)
 
 
 def _memory_gb(device: torch.device) -> float:
