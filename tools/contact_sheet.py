@@ -5,15 +5,12 @@ their boxes and, in the same colours, their phrases, videos with what is said fr
 corpus and seed give the same sheet.
 """
 
-import importlib.util
 import io
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from pipelines import storage
 from pipelines.document import KINDS, Document, Kind
@@ -21,12 +18,10 @@ from pipelines.errors import UserError
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.tar_samples import TarSample, read_index, read_sample
+from trainer.paper import BODY, GAP, GREY, HEADING, INK, SMALL, TITLE, Column, Run, side_by_side, stacked
 
 WIDTH = 1400
 MARGIN = 28
-GAP = 22
-BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # heights of letters in pixels
-INK, GREY, RULE, PAPER = "#1c2024", "#6b7280", "#d5d9de", "#ffffff"
 COLOURS = ("#d6293e", "#1d64d8", "#12833c", "#9333c9", "#b45309", "#0e7490")  # of boxes and their phrases
 
 # How many samples stand side by side, and how many pixels high one may be before it is cut off
@@ -41,8 +36,6 @@ TITLES: dict[Kind, str] = {
     "text": "Text",
 }
 
-Run = tuple[str, str]
-"""Text and its colour."""
 Drawn = tuple[Document, TarSample]
 
 
@@ -101,24 +94,19 @@ def _read(corpus: str, shard: ShardInfo, number: int) -> Drawn:
 
 def contact_sheet(manifest: Manifest, samples: dict[Kind, list[Drawn]]) -> Image.Image:
     """The samples below each other, kind by kind, under the corpus's name; (WIDTH, as high as needed), RGB."""
-    title = _Column(WIDTH - 2 * MARGIN, 200)
+    title = Column(WIDTH - 2 * MARGIN, 200)
     title.text([(f"{manifest.name} {manifest.version}", INK)], TITLE)
     title.text([(f"{manifest.num_samples:,} samples, drawn at random from its tars", GREY)], BODY)
     bands = [title.done()]
     for kind in KINDS:
         if samples[kind]:
             bands += [_heading(manifest, kind), *_rows(kind, samples[kind])]
-    sheet = Image.new("RGB", (WIDTH, 2 * MARGIN + sum(b.height + GAP for b in bands) - GAP), PAPER)
-    top = MARGIN
-    for band in bands:
-        sheet.paste(band, (MARGIN, top))
-        top += band.height + GAP
-    return sheet
+    return stacked(bands, WIDTH, MARGIN)
 
 
 def _heading(manifest: Manifest, kind: Kind) -> Image.Image:
     """The name of a kind between rules, and how many samples its sources have in each split."""
-    column = _Column(WIDTH - 2 * MARGIN, 200)
+    column = Column(WIDTH - 2 * MARGIN, 200)
     column.rule()
     counts = []
     for source in (s for s in manifest.sources if s.kind == kind):
@@ -135,14 +123,7 @@ def _rows(kind: Kind, samples: Sequence[Drawn]) -> Iterator[Image.Image]:
     width = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     for start in range(0, len(samples), columns):
         cells = [_CELLS[kind](*drawn, width, MAX_HEIGHT[kind]) for drawn in samples[start : start + columns]]
-        yield _side_by_side(cells, width)
-
-
-def _side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> Image.Image:
-    row = Image.new("RGB", (len(cells) * (width + gap) - gap, max(c.height for c in cells)), PAPER)
-    for i, cell in enumerate(cells):
-        row.paste(cell, (i * (width + gap), 0))
-    return row
+        yield side_by_side(cells, width)
 
 
 # --- one sample -----------------------------------------------------------------------------------------------------
@@ -150,7 +131,7 @@ def _side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> I
 
 def _in_order(document: Document, sample: TarSample, width: int, height: int) -> Image.Image:
     """Texts and pictures as they follow each other, with boxes and phrases where there are some."""
-    column = _Column(width, height)
+    column = Column(width, height)
     is_pair = document.kind in ("pair", "grounded")
     for segment in document.segments:
         if segment.text is not None:
@@ -167,22 +148,22 @@ def _in_order(document: Document, sample: TarSample, width: int, height: int) ->
 
 def _film(document: Document, sample: TarSample, width: int, height: int) -> Image.Image:
     """Frames from left to right, each over its time and what is said until the next one."""
-    cells: list[_Column] = []
+    cells: list[Column] = []
     cell_width = (width - NUM_FRAMES * GAP // 2) // NUM_FRAMES
     for segment in document.segments:
         if segment.media is not None:
             if len(cells) == NUM_FRAMES:
                 break
-            cells.append(_Column(cell_width, height))
+            cells.append(Column(cell_width, height))
             picture = _picture(document, sample, segment.media)
             cells[-1].picture(ImageOps.contain(picture, (cell_width, cell_width), Image.Resampling.LANCZOS))
             cells[-1].text([(_clock(segment.t0), GREY)], SMALL)
         elif segment.text is not None:
             if not cells:  # said before the first frame
-                cells.append(_Column(cell_width, height))
+                cells.append(Column(cell_width, height))
             times = f"{_clock(segment.t0)}–{_clock(segment.t1)} " if segment.t0 is not None else ""
             cells[-1].text([(times, GREY), (segment.text, INK)], SMALL + 2)
-    return _side_by_side([cell.done() for cell in cells], cell_width, GAP // 2)
+    return side_by_side([cell.done() for cell in cells], cell_width, GAP // 2)
 
 
 _CELLS: dict[Kind, Callable[[Document, TarSample, int, int], Image.Image]] = {
@@ -220,89 +201,3 @@ def _coloured(text: str, spans: Iterable[tuple[int, int]], colour: str) -> list[
 def _colours() -> Iterator[str]:
     while True:
         yield from COLOURS
-
-
-# --- setting text and pictures --------------------------------------------------------------------------------------
-
-
-class _Column:
-    """A strip of paper on which pictures and texts are put one below the other, until it is full."""
-
-    def __init__(self, width: int, max_height: int) -> None:
-        self._image = Image.new("RGB", (width, max_height), PAPER)
-        self._draw = ImageDraw.Draw(self._image)
-        self._y = 0
-        self._is_full = False
-
-    def rule(self) -> None:
-        """A thin line over the whole width."""
-        self._draw.line((0, self._y, self._image.width, self._y), fill=RULE, width=2)
-        self._y += 14
-
-    def picture(self, picture: Image.Image) -> None:
-        """A picture, or a sign that there was no room for it."""
-        if self._has_room(picture.height):
-            self._image.paste(picture, (0, self._y))
-            self._y += picture.height + 10
-
-    def text(self, runs: Iterable[Run], size: int) -> None:
-        """Text in lines as wide as the strip; a sign where the rest has no room."""
-        font = _font(size)
-        for line in _lines(runs, font, self._image.width):
-            if not self._has_room(round(size * 1.35)):
-                return
-            for x, character, colour in line:
-                self._draw.text((x, self._y), character, font=font, fill=colour)
-            self._y += round(size * 1.35)
-        self._y += 8
-
-    def done(self) -> Image.Image:
-        """What has been put on it, without the empty rest."""
-        return self._image.crop((0, 0, self._image.width, min(max(self._y, 1), self._image.height)))
-
-    def _has_room(self, height: int) -> bool:
-        if not self._is_full and self._y + height > self._image.height - BODY * 1.5:
-            self._is_full = True
-            self._draw.text((0, self._y), "[…]", font=_font(BODY), fill=GREY)
-            self._y += round(BODY * 1.35)
-        return not self._is_full
-
-
-def _lines(runs: Iterable[Run], font: ImageFont.FreeTypeFont, width: int) -> Iterator[list[tuple[float, str, str]]]:
-    """Lines of text: pieces of one colour with their x. Words too long for a line are cut, empty lines left out."""
-    letters = [(character, colour) for text, colour in runs for character in text]
-    text = "".join(character for character, _ in letters)
-    for paragraph in re.finditer(r"[^\n]*\S[^\n]*", text):
-        line: list[tuple[float, str, str]] = []
-        x = 0.0
-        for word in re.finditer(r"\S+", paragraph[0]):
-            begin = paragraph.start() + word.start()
-            if x and x + font.getlength(word[0]) > width:
-                yield line
-                line, x = [], 0.0
-            piece = ""
-            for at in range(begin, begin + len(word[0])):
-                character, colour = letters[at]
-                if piece and x + font.getlength(piece + character) > width:
-                    yield [*line, (x, piece, letters[at - 1][1])]
-                    line, x, piece = [], 0.0, ""
-                elif piece and colour != letters[at - 1][1]:
-                    line.append((x, piece, letters[at - 1][1]))
-                    x, piece = x + font.getlength(piece), ""
-                piece += character
-            line.append((x, piece, letters[begin + len(word[0]) - 1][1]))
-            x += font.getlength(piece + " ")
-        yield line
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans where matplotlib brings it (extra `dev`); else Pillow's own, which has no letters beyond ASCII."""
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        font = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        if font.exists():
-            return ImageFont.truetype(str(font), size - 1)  # wider letters than others of its size
-    font_of_pillow = ImageFont.load_default(size)
-    assert isinstance(font_of_pillow, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font_of_pillow

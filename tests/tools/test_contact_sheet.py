@@ -88,14 +88,6 @@ def test_a_sample_that_is_too_high_is_cut_off_with_a_sign(corpus: str, manifest:
     assert drawn_as(corpus, manifest, "text").height < whole
 
 
-@pytest.mark.parametrize("text", ["two words", "a\n\nb", "x" * 100, "", "  spaces   between ", "word " * 50])
-def test_lines_hold_every_letter_and_fit(text: str):
-    font = contact_sheet._font(19)
-    lines = list(contact_sheet._lines([(text[:7], "#111111"), (text[7:], "#222222")], font, 150))
-    assert "".join(piece for line in lines for _, piece, _ in line) == "".join(text.split())
-    assert all(x + font.getlength(piece) <= 150 for line in lines for x, piece, _ in line)
-
-
 @pytest.mark.parametrize("out", ["sheet.gif", "sheet"])
 def test_another_format_is_refused(corpus: str, tmp_path: Path, out: str):
     with pytest.raises(UserError, match=r"a contact sheet is a \.png or a \.jpg"):

@@ -1,0 +1,116 @@
+"""Paper to set text and pictures on: for contact sheets of corpora and of what a model can do."""
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # heights of letters in pixels
+GAP = 22
+INK, GREY, RULE, PAPER = "#1c2024", "#6b7280", "#d5d9de", "#ffffff"
+
+Run = tuple[str, str]
+"""Text and its colour."""
+
+
+class Column:
+    """A strip of paper on which pictures and texts are put one below the other, until it is full."""
+
+    def __init__(self, width: int, max_height: int) -> None:
+        self._image = Image.new("RGB", (width, max_height), PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+        self._y = 0
+        self._is_full = False
+
+    def rule(self) -> None:
+        """A thin line over the whole width."""
+        self._draw.line((0, self._y, self._image.width, self._y), fill=RULE, width=2)
+        self._y += 14
+
+    def picture(self, picture: Image.Image) -> None:
+        """A picture, or a sign that there was no room for it."""
+        if self._has_room(picture.height):
+            self._image.paste(picture, (0, self._y))
+            self._y += picture.height + 10
+
+    def text(self, runs: Iterable[Run], size: int) -> None:
+        """Text in lines as wide as the strip; a sign where the rest has no room."""
+        for line in lines(runs, font(size), self._image.width):
+            if not self._has_room(round(size * 1.35)):
+                return
+            for x, character, colour in line:
+                self._draw.text((x, self._y), character, font=font(size), fill=colour)
+            self._y += round(size * 1.35)
+        self._y += 8
+
+    def done(self) -> Image.Image:
+        """What has been put on it, without the empty rest."""
+        return self._image.crop((0, 0, self._image.width, min(max(self._y, 1), self._image.height)))
+
+    def _has_room(self, height: int) -> bool:
+        if not self._is_full and self._y + height > self._image.height - BODY * 1.5:
+            self._is_full = True
+            self._draw.text((0, self._y), "[…]", font=font(BODY), fill=GREY)
+            self._y += round(BODY * 1.35)
+        return not self._is_full
+
+
+def lines(runs: Iterable[Run], letter: ImageFont.FreeTypeFont, width: int) -> Iterator[list[tuple[float, str, str]]]:
+    """Lines of text: pieces of one colour with their x. Words too long for a line are cut, empty lines left out."""
+    letters = [(character, colour) for text, colour in runs for character in text]
+    text = "".join(character for character, _ in letters)
+    for paragraph in re.finditer(r"[^\n]*\S[^\n]*", text):
+        line: list[tuple[float, str, str]] = []
+        x = 0.0
+        for word in re.finditer(r"\S+", paragraph[0]):
+            begin = paragraph.start() + word.start()
+            if x and x + letter.getlength(word[0]) > width:
+                yield line
+                line, x = [], 0.0
+            piece = ""
+            for at in range(begin, begin + len(word[0])):
+                character, colour = letters[at]
+                if piece and x + letter.getlength(piece + character) > width:
+                    yield [*line, (x, piece, letters[at - 1][1])]
+                    line, x, piece = [], 0.0, ""
+                elif piece and colour != letters[at - 1][1]:
+                    line.append((x, piece, letters[at - 1][1]))
+                    x, piece = x + letter.getlength(piece), ""
+                piece += character
+            line.append((x, piece, letters[begin + len(word[0]) - 1][1]))
+            x += letter.getlength(piece + " ")
+        yield line
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans where matplotlib brings it (extra `dev`); else Pillow's own, which has no letters beyond ASCII."""
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if file.exists():
+            return ImageFont.truetype(str(file), size - 1)  # wider letters than others of its size
+    font_of_pillow = ImageFont.load_default(size)
+    assert isinstance(font_of_pillow, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font_of_pillow
+
+
+def side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> Image.Image:
+    """Cells in a row, each with as much room as the widest may take."""
+    row = Image.new("RGB", (len(cells) * (width + gap) - gap, max(c.height for c in cells)), PAPER)
+    for i, cell in enumerate(cells):
+        row.paste(cell, (i * (width + gap), 0))
+    return row
+
+
+def stacked(bands: Sequence[Image.Image], width: int, margin: int = 0, gap: int = GAP) -> Image.Image:
+    """Bands below each other on paper of a width."""
+    sheet = Image.new("RGB", (width, 2 * margin + sum(b.height + gap for b in bands) - gap), PAPER)
+    top = margin
+    for band in bands:
+        sheet.paste(band, (margin, top))
+        top += band.height + gap
+    return sheet
