@@ -7,6 +7,7 @@ back to `export`, which then writes the same keys again.
 | layout     | module                        | checkpoint                                                   |
 |------------|-------------------------------|--------------------------------------------------------------|
 | `emu`      | `Emu`, family emu             | Emu's `multimodal_encoder/pytorch_model.bin`                 |
+| `emu-i`    | the same with adapters        | Emu-I's `Emu-instruct.pt`, adapters as PEFT names them       |
 | `emu2`     | `Emu`, family emu2            | Emu2, native                                                 |
 | `emu2-hf`  | `Emu`, family emu2            | Emu2, Hugging Face                                           |
 | `emu2-gen` | `with_decoder(emu, decoder)`  | Emu2-Gen, native: all in one file                            |
@@ -33,7 +34,7 @@ from model.emu import Emu
 from model.encoder import Encoder, resize_positions
 from model.image_decoder import ImageDecoder
 
-LayoutName = Literal["emu", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama"]
+LayoutName = Literal["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama"]
 
 
 class WeightsError(ValueError):
@@ -48,6 +49,7 @@ class _Layout:
     unused: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()  # read but never written
     resize: bool = False  # whether positions may be interpolated to another grid
+    peft: bool = False  # whether adapters are named as in a PEFT model
     part: str = ""  # what the layout speaks of, if not of all the module
 
 
@@ -58,17 +60,24 @@ _CLIP_TEXT = (r"text\..*", r"logit_(scale|bias)", r"transformer\..*", r"token_em
 # Attention of autoencoders before diffusers 0.17.
 _OLD_ATTENTION = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 
-_LAYOUTS: dict[LayoutName, _Layout] = {
-    "emu": _Layout(
+
+def _emu(language_model: str, *, peft: bool) -> _Layout:
+    return _Layout(
         (
             ("visual.", "encoder.tower."),
             ("ln_visual.", "bridge.ln_visual."),
             ("cformer.", "bridge.cformer."),
-            ("decoder.lm.stu_regress_head.", "bridge.stu_regress_head."),
-            ("decoder.lm.", "language_model."),
+            (f"{language_model}stu_regress_head.", "bridge.stu_regress_head."),
+            (language_model, "language_model."),
         ),
         unused=(r"visual\.(norm|head)\..*", r"cformer\.cformer\.embed_tokens\.weight", _ROTARY),
-    ),
+        peft=peft,
+    )
+
+
+_LAYOUTS: dict[LayoutName, _Layout] = {
+    "emu": _emu("decoder.lm.", peft=False),
+    "emu-i": _emu("decoder.lm.base_model.model.", peft=True),
     "emu2": _Layout(_EMU2, unused=(_ROTARY,), aliases=(("decoder.lm.project_", "bridge.project_"),)),
     "emu2-hf": _Layout(
         (
@@ -99,6 +108,9 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
     ),
     "llama": _Layout((("", "language_model."),), unused=(_ROTARY,), part="language_model."),
 }
+# PEFT's names of an adapter called `default`; since its version 0.6 the layer itself lies a step deeper.
+_PEFT = ((".lora_A.default.", ".lora_A."), (".lora_B.default.", ".lora_B."))
+_PEFT_BASE = (".base_layer.", ".")
 _OURS_ALONE = re.compile(r".*(latent_scale|feature_mean|feature_std)")  # come from settings, not from checkpoints
 # EVA-02's names for what timm calls otherwise, in the variant with norms inside the branches.
 _EVA_02 = (
@@ -240,6 +252,21 @@ def load_emu(folder: str | Path) -> Emu:
     return model
 
 
+def load_image_decoder(folder: str | Path) -> ImageDecoder:
+    """An image decoder: its weights, and `config.json`, which is that of the model it belongs to.
+
+    Raises:
+        WeightsError: If the folder holds none, or its weights are of another decoder.
+    """
+    folder = Path(folder)
+    try:
+        decoder = ImageDecoder.for_model(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
+        load_model(decoder, str(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: no image decoder that can be read: {error}") from error
+    return decoder
+
+
 class _Names:
     """Keys there to keys here and back, for one module and layout."""
 
@@ -258,6 +285,8 @@ class _Names:
                 continue
             name = here + theirs[len(there) :]
             changes = self.renamed if "tower." in here else _OLD_ATTENTION if "autoencoder." in here else ()
+            if self.layout.peft and here == "language_model.":
+                changes = (*_PEFT, _PEFT_BASE)
             for old, new in changes:
                 name = name.replace(old, new)
             return name
@@ -266,7 +295,8 @@ class _Names:
     def theirs(self, ours: str) -> str:
         for there, here in self.prefixes:
             if ours.startswith(here):
-                for old, new in self.renamed if "tower." in here else ():
+                changes = self.renamed if "tower." in here else _PEFT if self.layout.peft else ()
+                for old, new in changes:
                     ours = ours.replace(new, old)
                 return there + ours[len(here) :]
         raise WeightsError(f"{ours}: has no place in this layout")
