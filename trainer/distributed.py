@@ -2,14 +2,15 @@
 
 import datetime
 import os
-import socket
-import subprocess
-import sys
+import re
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from pipelines.errors import UserError
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # a slow file system may hold up a save for long
 
@@ -61,6 +62,11 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def say(self, line: str) -> None:
+        """Print a line, once for all processes."""
+        if self.is_first:
+            print(line, flush=True)
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.size > 1:
@@ -71,20 +77,23 @@ def start() -> World:
     """Join the other processes of the run, as the launcher's environment says; alone where there is none.
 
     DeepSpeed is imported only after this: it looks for its accelerator when it is imported.
+
+    Raises:
+        UserError: If this machine has fewer GPUs than processes.
     """
-    rank, size, local_rank = _place()
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
-    if has_gpu:
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rank, size, local_rank = join_launcher(os.environ, num_gpus)
+    device = torch.device("cuda", local_rank) if num_gpus else torch.device("cpu")
+    if num_gpus:
         torch.cuda.set_device(device)
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if num_gpus else "cpu")
     if not dist.is_initialized():
-        backend = "nccl" if has_gpu else "gloo"
+        backend = "nccl" if num_gpus else "gloo"
         if size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=_TIMEOUT)
         else:
             dist.init_process_group(backend, timeout=_TIMEOUT)
-    control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if has_gpu else dist.group.WORLD
+    control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if num_gpus else dist.group.WORLD
     return World(rank, size, local_rank, device, control)
 
 
@@ -94,30 +103,36 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _place() -> tuple[int, int, int]:
-    """Rank, world size and local rank; and in the environment what PyTorch and DeepSpeed look for."""
-    env = os.environ
+def join_launcher(env: MutableMapping[str, str], num_gpus: int) -> tuple[int, int, int]:
+    """Rank, world size and local rank; and in the environment what PyTorch and DeepSpeed look for.
+
+    Args:
+        env: What the launcher has set; torchrun and deepspeed say all, srun in words of its own, a shell nothing.
+        num_gpus: That this process sees.
+
+    Raises:
+        UserError: If this machine has fewer GPUs than processes.
+    """
     if "RANK" in env and "WORLD_SIZE" in env:  # torchrun, deepspeed
         env.setdefault("LOCAL_RANK", "0")
-    elif "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in env:  # srun
-        env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_NTASKS"]
-        env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
-        env.setdefault("MASTER_ADDR", _first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))))
-        env.setdefault("MASTER_PORT", str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000))
+    elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:  # srun
+        env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
+        # With --gpus-per-task each process sees but its own GPU, which then is the first.
+        env["LOCAL_RANK"] = "0" if num_gpus == 1 else env.get("SLURM_LOCALID", "0")
+        env.setdefault("MASTER_ADDR", first_host(env["SLURM_STEP_NODELIST"]))
+        job, step = int(env.get("SLURM_JOB_ID", "0")), int(env.get("SLURM_STEP_ID", "0"))
+        env.setdefault("MASTER_PORT", str(15_000 + (7 * job + step) % 15_000))  # below those given to outgoing calls
     else:
         env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = "0", "1", "0"
         env.setdefault("MASTER_ADDR", "127.0.0.1")
         env.setdefault("MASTER_PORT", "29500")  # never opened: a single process needs no store
-    return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"])
+    local_rank = int(env["LOCAL_RANK"])
+    if num_gpus and local_rank >= num_gpus:
+        raise UserError(f"process {local_rank + 1} of this machine, which has {num_gpus} GPUs: start one for each")
+    return int(env["RANK"]), int(env["WORLD_SIZE"]), local_rank
 
 
-def _first_host(nodes: str) -> str:
-    """The first host of a SLURM list such as `gpu[07-09]`."""
-    if "[" not in nodes:
-        return nodes.partition(",")[0] or socket.gethostname()
-    try:
-        found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"warning: scontrol: {error}; taking this host for the first", file=sys.stderr)
-        return socket.gethostname()
-    return found.stdout.split()[0]
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM list: `gpu07` of `gpu[07-09,12],login1`."""
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)

@@ -1,0 +1,38 @@
+#!/bin/bash
+# Trains on machines of one's own by torchrun, one process a GPU. On each of them, from the project's folder, which like
+# corpus and run lies on a file system that all see, after `make test` has made .venv there:
+#
+#   CONFIG=trainer/configs/emu2_stage2.yaml CORPUS=/data/corpus OUT=/data/runs/emu2 \
+#     NODES=2 MASTER=10.0.0.1 PROCESSES=8 bash trainer/launch/torchrun.sh
+#
+# CONFIG   the run's YAML                              CORPUS   the corpus's folder
+# OUT      the run's folder; build/runs/<config's name> if not given
+# NODES    machines; 1 if not given                    MASTER   where they meet: the address of one of them
+# PROCESSES   of each machine; if not given one a GPU, or one a core where there is none
+# COMMAND  encoder, pretrain, decoder, all of them (`all`) or tune; pretrain if not given
+# BIN      .venv/bin if not given
+# More options of the trainer may follow: ... bash trainer/launch/torchrun.sh --set pretrain.steps=100
+#
+# To end a run with a checkpoint, send one of its torchruns SIGTERM: it passes it on and waits ten minutes for the
+# save (GRACE). Run the same command again to go on; the number of machines may differ. torchrun ends with 1 whatever
+# code the trainer ends with, so a supervisor cannot see the trainer's 75 (saved, go on); srun and deepspeed show it.
+
+fail() {
+    echo "torchrun.sh: $1" >&2
+    exit 2
+}
+
+bin=${BIN:-.venv/bin}
+nodes=${NODES:-1}
+[ -n "$CONFIG" ] || fail "CONFIG is not set: the YAML of the run"
+[ -f "$CONFIG" ] || fail "CONFIG=$CONFIG: no such file below $PWD"
+[ -n "$CORPUS" ] || fail "CORPUS is not set: the folder of the corpus"
+[ "$nodes" = 1 ] || [ -n "$MASTER" ] || fail "MASTER is not set: the address at which $nodes machines meet"
+[ -x "$bin/torchrun" ] || fail "BIN=$bin: no torchrun below $PWD; start this from the project's folder"
+
+name=$(basename "${CONFIG%.*}")
+meet=(--standalone)
+[ "$nodes" = 1 ] || meet=(--rdzv_backend=c10d --rdzv_endpoint="$MASTER:${PORT:-29400}" --rdzv_id="$name")
+exec "$bin/torchrun" --nnodes="$nodes" --nproc_per_node="${PROCESSES:-auto}" "${meet[@]}" \
+    --shutdown_timeout="${GRACE:-600}" -m trainer "${COMMAND:-pretrain}" \
+    --config "$CONFIG" --corpus "$CORPUS" --out "${OUT:-build/runs/$name}" "$@"
