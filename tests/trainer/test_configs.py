@@ -1,0 +1,124 @@
+"""Tests of the configs that come with the trainer."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.emu import Emu
+from model.image_decoder import ImageDecoder
+from pipelines.settings import load_settings
+from trainer.config import TrainConfig
+from trainer.runs import COMMANDS
+
+CONFIGS = {path.stem: path for path in sorted(Path("trainer/configs").glob("*.yaml"))}
+
+
+@cache
+def load(name):
+    return load_settings(TrainConfig, CONFIGS[name])
+
+
+@dataclass
+class Llama:
+    """The size of LLaMA's vocabulary with a family's own tokens."""
+
+    vocab_size: int
+    base_vocab_size: int = 32000
+
+
+def model(name):
+    settings = load(name).model
+    return settings.resolve(Llama(32004 if settings.family == "emu" else 32272))
+
+
+def sections(name):
+    config = load(name)
+    return [(command, section) for command in COMMANDS if (section := getattr(config, command, None)) is not None]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_valid_and_says_how_it_is_used(name):
+    assert sections(name)
+    text = CONFIGS[name].read_text()
+    assert text.startswith("# ")
+    header = text[: re.search(r"^[^#]", text, re.MULTILINE).start()]
+    assert f"trainer/configs/{name}.yaml" in header or "make pretrain" in header
+    for path in re.findall(r"\btrainer/[\w/]+\.\w+|\b\w+\.yaml", header):
+        assert Path(path).exists() or path.removesuffix(".yaml") in CONFIGS, path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_begins_with_a_model_that_another_leaves(name):
+    config = load(name)
+    weights = [*config.model.weights, *(config.decoder.weights if config.decoder else ())]
+    for run in (match[1] for w in weights if (match := re.match(r"\./build/runs/(\w+)/model", w.path))):
+        assert load(run).pretrain is not None
+        before, after = model(run), model(name)
+        assert before.language_model == after.language_model
+        assert before.encoder.model_copy(update={"image_size": 0}) == after.encoder.model_copy(update={"image_size": 0})
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("emu") and "1b" not in name])
+def test_a_step_can_be_shared_by_the_papers_gpus(name):
+    for _, section in sections(name):
+        gpus = 32 if name == "emu_decoder" else 128
+        packs, rest = divmod(section.data.plan.packs_per_step, gpus)
+        assert rest == 0
+        assert packs % section.engine.micro_packs == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("emu_pretrain", 14.18), ("emu2_stage1", 36.91), ("emu2_stage2", 36.91), ("emu2_1b_h200", 1.16)],
+)
+def test_the_main_model_has_the_papers_size(name, billions):
+    with torch.device("meta"):
+        found = sum(p.numel() for p in Emu(model(name)).parameters())
+    assert found / 1e9 == pytest.approx(billions, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "width", "billions"), [("emu_decoder", 5120, 0.93), ("emu2_decoder", 1792, 2.5)])
+def test_the_image_decoder_has_the_size_of_its_diffusion_model(name, width, billions):
+    with torch.device("meta"):
+        decoder = ImageDecoder.for_model(model(name))
+    assert decoder.unet.config.cross_attention_dim == width
+    assert sum(p.numel() for p in decoder.unet.parameters()) / 1e9 == pytest.approx(billions, abs=0.05)
+
+
+def test_samples_seen_are_the_papers():
+    """By the places that a sample takes on the average, as the configs' comments have them."""
+    stage1 = load("emu2_stage1").pretrain
+    weights = stage1.mixture.phases[0].weights
+    pairs = weights["laion2b"] + weights["capsfusion"]
+    samples = stage1.steps * stage1.data.plan.packs_per_step * 2048 / (95 * pairs + 550 * weights["webvid"])
+    assert samples * pairs == pytest.approx(162e6, rel=0.05)
+    assert samples * weights["webvid"] == pytest.approx(6.76e6, rel=0.05)
+
+    stage2 = load("emu2_stage2").pretrain
+    weights, places = stage2.mixture.phases[0].weights, stage2.steps * stage2.data.plan.packs_per_step * 2048
+    pairs = sum(weights[name] for name in ("laion2b", "capsfusion", "capsfusion_grounded", "grit"))
+    assert places * pairs / 100 == pytest.approx(160e6, rel=0.05)
+    assert places * weights["pile"] == pytest.approx(3.7e9, rel=0.05)
+    assert places * weights["grit"] / 100 == pytest.approx(20e6, rel=0.05)
+
+    emu = load("emu_pretrain").pretrain
+    assert emu.steps * emu.data.plan.packs_per_step * 2048 / 230 == pytest.approx(82e6, rel=0.05)
+
+
+def test_learning_rates_are_the_papers():
+    decoder = load("emu_decoder").decoder
+    (stage,) = decoder.stages
+    rates = [stage.lr["decoder"] * stage.schedule.factor(s, decoder.steps) for s in (4_999, 9_999, 10_000, 14_000)]
+    assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 1e-5])
+    (stage,) = load("emu_pretrain").pretrain.stages
+    assert stage.schedule.factor(1_999, 10_000) == 1.0
+    assert stage.schedule.factor(9_999, 10_000) < 1e-6
+    (stage,) = load("emu2_stage1").pretrain.stages
+    assert stage.objective is not None
+    assert not stage.objective.regression
+    (stage,) = load("emu2_stage2").pretrain.stages
+    assert set(stage.lr) == {"bridge", "language_model"}
