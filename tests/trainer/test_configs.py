@@ -12,7 +12,7 @@ from model.emu import Emu
 from model.image_decoder import ImageDecoder
 from pipelines.settings import load_settings
 from trainer.config import TrainConfig
-from trainer.runs import COMMANDS
+from trainer.run_settings import RunSettings
 
 CONFIGS = {path.stem: path for path in sorted(Path("trainer/configs").glob("*.yaml"))}
 
@@ -37,7 +37,8 @@ def model(name):
 
 def sections(name):
     config = load(name)
-    return [(command, section) for command in COMMANDS if (section := getattr(config, command, None)) is not None]
+    found = (getattr(config, command) for command in TrainConfig.model_fields)
+    return [section for section in found if isinstance(section, RunSettings)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -62,10 +63,19 @@ def test_a_config_begins_with_a_model_that_another_leaves(name):
         assert before.encoder.model_copy(update={"image_size": 0}) == after.encoder.model_copy(update={"image_size": 0})
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("emu") and "1b" not in name])
-def test_a_step_can_be_shared_by_the_papers_gpus(name):
-    for _, section in sections(name):
-        gpus = 32 if name == "emu_decoder" else 128
+@pytest.mark.parametrize(
+    ("name", "gpus"),
+    [
+        ("emu_pretrain", 128),
+        ("emu_decoder", 32),
+        ("emu2_stage1", 128),
+        ("emu2_stage1_448", 128),
+        ("emu2_stage2", 128),
+        ("emu2_decoder", 64),
+    ],
+)
+def test_a_step_can_be_shared_by_so_many_gpus(name, gpus):
+    for section in sections(name):
         packs, rest = divmod(section.data.plan.packs_per_step, gpus)
         assert rest == 0
         assert packs % section.engine.micro_packs == 0
