@@ -101,7 +101,12 @@ class Layout:
         tokenizer: With the model's own tokens.
         bridge: Says how many slots a picture takes.
         config: Choices.
+
+    Attributes:
+        template: What decides the sequences beside all that, where they are not the samples as they are; see tuning.
     """
+
+    template: str | None = None
 
     def __init__(self, tokenizer: Tokenizer, bridge: BridgeConfig, config: LayoutConfig | None = None) -> None:
         self.tokenizer = tokenizer
@@ -154,15 +159,18 @@ class Layout:
             close()
         return windows
 
-    def lay_out(self, window: Window, rng: random.Random | None = None) -> Sequence:
+    def lay_out(
+        self, window: Window, rng: random.Random | None = None, *, media_first: float | None = None
+    ) -> Sequence:
         """Write a window as tokens.
 
         Args:
             window: From `split`.
             rng: Draws what comes first; null keeps the order of the source.
+            media_first: Probability that pictures and frames come before their text; null: the configured ones.
         """
         writer = _Writer(self.tokenizer.bos_id)
-        self._write(self._ordered(window.segments, rng) if rng else window.segments, writer, rng)
+        self._write(self._ordered(window.segments, rng, media_first) if rng else window.segments, writer, rng)
         if window.last:
             writer.put([self.tokenizer.eos_id], TEXT)
         sequence = writer.sequence(self.ignored)
@@ -223,7 +231,7 @@ class Layout:
                 return 0  # between two segments is as good as between two paragraphs
         return 0
 
-    def _ordered(self, segments: Many[Segment], rng: random.Random) -> Iterator[Segment]:
+    def _ordered(self, segments: Many[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
         """Pictures right before a text may move behind it: behind all of a caption, or a body's first sentence."""
         run: list[Segment] = []
         for segment in segments:
@@ -231,7 +239,9 @@ class Layout:
                 run.append(segment)
                 continue
             if run and isinstance(run[0], Picture):
-                first = self.config.frame_first if run[0].frame else self.config.image_first
+                first = media_first
+                if first is None:
+                    first = self.config.frame_first if run[0].frame else self.config.image_first
                 if rng.random() >= first:
                     unit = self._unit(segment)
                     yield segment.part(0, unit)
@@ -274,7 +284,7 @@ class Layout:
     def _write_picture(self, picture: Picture, before: Many[Segment], writer: "_Writer") -> None:
         frame = picture.frame
         if self.emu2 and frame and not any(isinstance(part, Picture) and part.frame for part in before):
-            writer.put([self.ids[VIDEO]], TEXT)
+            writer.put([self.ids[VIDEO]], TEXT if picture.learn else NONE)
         writer.put(self._time(picture), TEXT if picture.learn else NONE)
         slot = self.ids[FRAME_SLOT if self.emu2 and frame else IMAGE_SLOT]
         writer.put([self.ids[IMAGE_START]], TEXT if picture.learn else NONE)

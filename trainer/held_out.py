@@ -10,6 +10,7 @@ from trainer.distributed import World
 from trainer.engine import Engine
 from trainer.packing import pack_prefix
 from trainer.reader import ReadPiece, SampleReader
+from trainer.run_settings import RunSettings
 from trainer.steps import Piece
 from trainer.task import Task
 from trainer.windows import SourceWindows
@@ -31,10 +32,10 @@ class HeldOut:
         except UserError as error:
             raise UserError(f"held_out: {error}") from error
         self._task, self._data = task, data
-        reader, length = data.reader(), task.run.data.plan.length
+        reader = data.reader()
         chunks = []
         for number, source in enumerate(data.sources):
-            packs = _first_packs(source, number, reader, length, settings.packs)
+            packs = _first_packs(source, number, reader, task.run, settings.packs)
             chunks += [packs[i : i + micro_packs] for i in range(0, len(packs), micro_packs)]
         mine = chunks[world.rank :: world.size]
         self._micros: list[MicroBatch | None] = [task.collate(chunk) for chunk in mine]
@@ -57,9 +58,10 @@ class HeldOut:
 
 
 def _first_packs(
-    source: SourceWindows, number: int, reader: SampleReader, length: int, num_packs: int
+    source: SourceWindows, number: int, reader: SampleReader, run: RunSettings, num_packs: int
 ) -> list[list[ReadPiece]]:
-    """The source's first windows, packed as in training."""
+    """The source's first windows, packed as in training and laid out as in its last stage."""
+    length = run.data.plan.length
     num = min(len(source.tokens), num_packs * length)
     if not num:
         return []
@@ -70,4 +72,4 @@ def _first_packs(
         Piece(int(s), number, 0, int(s), int(w - source.first[s]), int(tokens[w]), int(images[w]))
         for w, s in enumerate(samples.tolist())
     ]
-    return [[reader.read(pieces[i], 0) for i in pack] for pack in packs]
+    return [[reader.read(pieces[i], run.steps - 1) for i in pack] for pack in packs]

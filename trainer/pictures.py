@@ -137,10 +137,10 @@ class PictureReader(SampleReader):
         super().__init__(corpus, sources, seed=seed)
         self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
 
-    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
         return self._picture(piece, reader, row, piece.window)
 
-    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
         return self._picture(piece, reader, row, 0)
 
     def _picture(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:

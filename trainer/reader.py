@@ -8,7 +8,7 @@ import contextlib
 import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -112,14 +112,14 @@ class SampleReader(ABC):
         source = self._sources[piece.source]
         reader, row = self._place(source, piece.sample)
         try:
-            content = self._read(piece, reader, row)
+            content = self._read(piece, step, reader, row)
         except DamagedSample as error:
             bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
             return self._substitute(piece, step, bad)
         return self._piece(piece, step, reader, row, content, None)
 
     @abstractmethod
-    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
         """A piece's tokens and pictures.
 
         Raises:
@@ -127,7 +127,7 @@ class SampleReader(ABC):
         """
 
     @abstractmethod
-    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content | None:
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
         """As much of another sample as takes the piece's places; none if it does not fit.
 
         Raises:
@@ -176,7 +176,7 @@ class SampleReader(ABC):
                 continue
             reader, row = self._place(source, sample)
             with contextlib.suppress(DamagedSample):
-                if content := self._stand_in(piece, reader, row):
+                if content := self._stand_in(piece, step, reader, row):
                     return self._piece(piece, step, reader, row, content, bad)
         raise RunError(
             f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
@@ -193,6 +193,7 @@ class PieceReader(SampleReader):
         length: Places of a pack: what samples were cut by.
         image_size: Pixels a side.
         seed: Decides what comes first in a window, and substitutes.
+        media_first: Gives the probability that pictures come before their text, by the step; null: the layout's.
     """
 
     def __init__(
@@ -204,33 +205,37 @@ class PieceReader(SampleReader):
         length: int,
         image_size: int,
         seed: int = 0,
+        media_first: Callable[[int], float | None] = lambda step: None,
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
-        self._layout, self._length, self._image_size = layout, length, image_size
+        self.image_size = image_size
+        self._layout, self._length, self._media_first = layout, length, media_first
 
-    def _read(self, piece: Piece, reader: ShardReader, row: int) -> Content:
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
         windows = self._layout.split(reader.segments(row), self._length)
         if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
             raise UserError(
                 f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
                 "Rerun `python -m pipelines tokenize`"
             )
-        return self._lay_out(piece, reader, row, windows[piece.window])
+        return self._lay_out(piece, step, reader, row, windows[piece.window])
 
-    def _stand_in(self, piece: Piece, reader: ShardReader, row: int) -> Content | None:
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
         """As much as fits: its texts alone where a picture does not."""
         segments = reader.segments(row)
         for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
             with contextlib.suppress(ValueError):
                 if windows := self._layout.split(chosen, piece.tokens):
-                    return self._lay_out(piece, reader, row, windows[0])
+                    return self._lay_out(piece, step, reader, row, windows[0])
         return None
 
-    def _lay_out(self, piece: Piece, reader: ShardReader, row: int, window: Window) -> Content:
+    def _lay_out(self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window) -> Content:
         rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
-        sequence = self._layout.lay_out(window, rng)
-        images = tuple(decode(reader.picture(row, media), self._image_size) for media in sequence.images)
-        return Content(sequence, images)
+        sequence = self._layout.lay_out(window, rng, media_first=self._media_first(step))
+        return Content(sequence, tuple(self._picture(reader, row, media) for media in sequence.images))
+
+    def _picture(self, reader: ShardReader, row: int, media: int) -> Pixels:
+        return decode(reader.picture(row, media), self.image_size)
 
 
 class Loader:

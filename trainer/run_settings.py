@@ -64,6 +64,9 @@ class Stage(Settings):
     lr: dict[str, float] = Field(description="peak learning rate of each module; one left out is frozen")
     schedule: ScheduleSettings = ScheduleSettings()
     objective: ObjectiveConfig | None = Field(None, description="null: the model's own")
+    media_first: float | None = Field(
+        None, ge=0, le=1, description="probability that pictures and frames come before their text; null: the layout's"
+    )
 
     @field_validator("lr")
     @classmethod

@@ -66,7 +66,7 @@ class Task(ABC):
         return Costs()
 
     def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
-        """What is set from the data before the first step."""
+        """What is set from the data before the first step, and before a stage that trains other modules."""
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Fit the model to a stage, before the engine has it."""

@@ -259,7 +259,9 @@ class Training:
         self._export()
         self.world.barrier()
         self.engine.close()
-        self.engine = self._engine(self.task.load(storage.join(self.out, "model")))
+        module = self.task.load(storage.join(self.out, "model"))
+        self.task.begin(module, self.data.plan(self.task.costs()), self.reader, self.world.device)
+        self.engine = self._engine(module)
 
     def _save(self, step: int) -> None:
         """A checkpoint, and all records up to it."""
