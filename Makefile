@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 SPEC ?= corpus_specs/demo.yaml
 RUNNER ?= local
-WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS ?=
 corpus: OUT ?= build/corpus/$(basename $(notdir $(SPEC)))
 
@@ -38,7 +37,7 @@ help: ## show every target
 	touch $@ .venv/.crawl
 
 corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/corpus/<name> RUNNER=local WORKERS=n ARGS="..."
-	$(PY) -m pipelines corpus --spec $(SPEC) --out $(OUT) --runner $(RUNNER) --workers $(WORKERS) $(ARGS)
+	$(PY) -m pipelines corpus --spec $(SPEC) --out $(OUT) --runner $(RUNNER) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 real-site: build/real-site/gimp-help-en/.done ## fetch and unpack the GIMP manual's pages, once (needs apt-get)
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders
 
 Family = Literal["emu", "emu2"]
 
@@ -232,23 +232,3 @@ class _SentencePiece:
     def find(self, piece: str) -> int | None:
         token_id = int(self.model.piece_to_id(piece))
         return None if token_id == self.model.unk_id() and piece != "<unk>" else token_id
-
-
-def train_byte_level(texts: Iterable[str], vocab_size: int) -> FastTokenizer:
-    """A byte-level BPE for models trained from scratch: every text has ids, no `<unk>` is ever needed.
-
-    Args:
-        texts: What to learn merges from.
-        vocab_size: At most so many tokens; 256 bytes and `<unk>`, `<s>`, `</s>` (0, 1, 2 as in LLaMA) included.
-    """
-    tokenizer = FastTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer

@@ -1,7 +1,6 @@
 """`python -m pipelines`: one command a stage, and `corpus` for all of them."""
 
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -11,33 +10,16 @@ from typing import Any
 import click
 
 from pipelines import storage
-from pipelines.errors import RunError, UserError
+from pipelines.command_line import num_cores, run_commands
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and exit code 2, a failed run one line and exit code 1."""
+    """Run a command."""
     signal.signal(signal.SIGTERM, _interrupt)
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.CRITICAL)
-    try:
-        commands(standalone_mode=False)
-    except UserError as error:
-        sys.exit(_fail(str(error), 2))
-    except RunError as error:
-        sys.exit(_fail(str(error), 1))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("stopped; rerun to go on where it was", 130)
-        os._exit(130)  # at once: Python would wait for threads that wait for the network; workers end with us
-    except OSError as error:
-        if error.errno in (27, 28, 122):  # file too large, no space, quota
-            sys.exit(
-                _fail(f"{error.strerror}: {error.filename or ''}; free some and rerun, finished parts are kept", 1)
-            )
-        raise
+    run_commands(commands, rerun="; rerun to go on where it was")
 
 
 def _interrupt(*_: object) -> None:
@@ -45,11 +27,6 @@ def _interrupt(*_: object) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
-
-
-def _fail(line: str, code: int) -> int:
-    print(f"error: {line}", file=sys.stderr)
-    return code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -64,7 +41,7 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", required=True, help="The corpus's folder, local or an fsspec URL."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec."),
         click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners."),
-        click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default="cores"),
+        click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores"),
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
     ]
     for option in reversed(options):
@@ -169,7 +146,7 @@ def shard(**values: Any) -> None:
 @click.option("--train-bpe", type=click.IntRange(min=257), metavar="TOKENS", help="Train a byte-level BPE instead.")
 @click.option("--name", help="Of the folder below tokens/.")
 @click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners.")
-@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default="cores")
+@click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores")
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def tokenize(
     folder: str,

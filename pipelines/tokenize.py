@@ -19,6 +19,7 @@ from pipelines.shards.foreign_samples import MIME_TYPES, read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import TarSample
+from pipelines.text.byte_level_bpe import train_bpe
 from pipelines.token_sidecar import (
     FILE_NAME,
     FastEncoder,
@@ -35,8 +36,6 @@ from pipelines.token_sidecar import (
 
 BPE_TRAINING_CHARS = 1 << 30
 """Characters that a tokenizer is trained on, over all sources in equal parts: more change its merges no further."""
-
-_BPE_SPECIAL = ["<unk>", "<s>", "</s>"]  # 0, 1, 2 as in LLaMA
 
 
 def run_tokenize(
@@ -182,30 +181,3 @@ def _training_texts(corpus: str, manifest: Manifest) -> Iterator[str]:
                         yield segment.text
             if num_chars >= limit:
                 break
-
-
-def train_bpe(texts: Iterator[str], num_tokens: int) -> bytes:
-    """A byte-level BPE as `tokenizer.json`: every text has ids, so `<unk>` is never needed.
-
-    Args:
-        texts: What to learn merges from.
-        num_tokens: At most so many tokens, 256 bytes and `<unk>`, `<s>`, `</s>` included.
-
-    Raises:
-        UserError: If these would not fit.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    if num_tokens < 256 + len(_BPE_SPECIAL):
-        raise UserError(f"--train-bpe {num_tokens}: a byte-level vocabulary has at least {256 + len(_BPE_SPECIAL)}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=num_tokens,
-        special_tokens=_BPE_SPECIAL,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return str(tokenizer.to_str()).encode()

@@ -194,9 +194,9 @@ def test_a_full_disk_is_one_line_and_no_half_file(crawled, tmp_path, stage, max_
         for earlier in before[: before.index(stage)]:
             build_here(spec, out, command=earlier)
         arguments = (stage, "--spec", spec, "--out", out, "--workers", "1")
-        printed, err = run(*arguments, code=1, preexec_fn=small_files(max_bytes))
+        printed, err = run(*arguments, code=2, preexec_fn=small_files(max_bytes))
         assert printed == ""
-        assert err.splitlines() == ["error: file too large: free some and rerun; finished parts are kept"]
+        assert err.splitlines() == ["error: file too large: free some and rerun; what was finished is kept"]
         assert leftovers(out) == []
         assert not (out / "manifest.json").exists()
         build_here(spec, out)

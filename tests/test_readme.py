@@ -13,7 +13,7 @@ import pytest
 from pipelines.__main__ import commands as pipelines_commands
 from pipelines.spec import load_spec
 from tests.pipelines.corpus_builder import build
-from tools.__main__ import main as tools_commands
+from tools.__main__ import commands as tools_commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

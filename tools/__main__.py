@@ -1,19 +1,18 @@
 """The tools: `python -m tools <command>`."""
 
 import asyncio
-import sys
 
 import click
 
-from pipelines.errors import RunError, UserError
+from pipelines.command_line import run_commands
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-def main() -> None:
+def commands() -> None:
     """What surrounds a corpus and a run."""
 
 
-@main.command("demo-web")
+@commands.command("demo-web")
 @click.option("--port", default=8700, type=click.IntRange(0, 65535), help="One port on all addresses; 0: any free one.")
 @click.option("--pages-scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Part of the pages that is there.")
 @click.option("--seed", default=0, help="Another seed is another web.")
@@ -28,7 +27,7 @@ def demo_web(port: int, pages_scale: float, seed: int) -> None:
     asyncio.run(serve(Web(seed, port, pages_scale), ready))
 
 
-@main.command("contact-sheet")
+@commands.command("contact-sheet")
 @click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
 @click.option("--out", required=True, help="The picture: a .png or a .jpg.")
 @click.option("--per-kind", type=click.IntRange(1), show_default="a row", help="Samples of each kind.")
@@ -41,17 +40,10 @@ def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> Non
     click.echo(f"{out}: {num_samples} samples of {corpus}")
 
 
-def run() -> None:
-    """The command line: exit code 2 for a user's mistake, 1 for a failed run, one line on stderr each."""
-    try:
-        main()
-    except UserError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except RunError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+def main() -> None:
+    """Run a command."""
+    run_commands(commands)
 
 
 if __name__ == "__main__":
-    run()
+    main()

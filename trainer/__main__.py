@@ -1,39 +1,20 @@
 """`python -m trainer`: one process, or under `torchrun`, `deepspeed` or `srun` unchanged."""
 
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from pipelines.errors import RunError, UserError
+from pipelines.command_line import run_commands
+from pipelines.errors import UserError
 from pipelines.settings import load_settings
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and exit code 2, a failed run one line and exit code 1."""
+    """Run a command."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    try:
-        sys.exit(commands(standalone_mode=False) or 0)
-    except UserError as error:
-        sys.exit(_fail(str(error), 2))
-    except RunError as error:
-        sys.exit(_fail(str(error), 1))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(_fail("stopped; rerun to go on from the last checkpoint", 130))
-    except OSError as error:
-        if error.errno in (27, 28, 122):  # file too large, no space, quota
-            sys.exit(_fail(f"{error.strerror}: {error.filename or ''}; free some and rerun", 2))
-        raise
-
-
-def _fail(line: str, code: int) -> int:
-    print(f"error: {line}", file=sys.stderr)
-    return code
+    run_commands(commands, rerun="; rerun to go on from the last checkpoint")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pipelines.candidate import Candidate
 from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
 from pipelines.images.images import BoxMap
-from pipelines.media.raw_store import FETCHED, Blob, StoredItem, StoredMedia
+from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.video.frame_text import sequence
 from pipelines.video.subtitles import Cue
 from pipelines.web import urls
+from pipelines.web.ledger import FETCHED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.images import ImageRejected, ImageSettings, NormalisedImage, normalise
-from pipelines.media.raw_store import FETCHED, RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
 from pipelines.spec import MediaSettings
 from pipelines.video.video import VideoMedia, VideoRejected, fetch_video
 from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.ledger import FETCHED
 from pipelines.web.licenses import license_id
 
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")

@@ -19,7 +19,6 @@ from pipelines import storage
 from pipelines.document import Signal, canonical_json
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 
-FETCHED = "fetched"
 PART_ITEMS = 1000
 PART_BYTES = 256 << 20
 PART_SECONDS = 30.0

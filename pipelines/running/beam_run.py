@@ -20,7 +20,7 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.errors import RunError, UserError
+from pipelines.errors import RunError, UserError, full_disk
 from pipelines.running.local_workers import LOST_WORKER, forking_runner
 
 
@@ -94,9 +94,8 @@ def _known(error: BaseException) -> BaseException:
         if marker in text:
             line = text.rpartition(marker)[2].partition("\n")[0]
             return kind(line.partition(" [while running")[0])
-    for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
-        if sign in text:
-            return RunError(f"{sign.lower()}: free some and rerun; finished parts are kept")
+    if (known := full_disk(text)) is not None:
+        return known
     if str(error).startswith("KeyboardInterrupt [while running"):  # Ctrl-C in this process, as Beam words it
         return KeyboardInterrupt()
     if "Channel closed prematurely" in text:

@@ -8,6 +8,7 @@ from pipelines import storage
 from pipelines.parts import PartFolder, Receipt
 
 FETCHED = "fetched"
+"""The outcome of a request, for a page or for media, that was answered with what was asked for."""
 
 LEDGER_SCHEMA = pa.schema(
     [

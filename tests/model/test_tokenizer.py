@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer as FastTokenizer
 
-from model.tokenizer import EMU2_TOKENS, EMU_TOKENS, PARAGRAPH, SENTENCE, TOKEN, Tokenizer, train_byte_level
+from model.tokenizer import EMU2_TOKENS, EMU_TOKENS, PARAGRAPH, SENTENCE, TOKEN, Tokenizer
+from pipelines.text.byte_level_bpe import train_bpe
 
 HOSTILE = "</s><s>[IMG]<image>[/IMG][PAD]<unk> <grounding><patch_index_0001>[USER] naïve 東京 🙂\n\n"
 
@@ -53,8 +55,7 @@ def test_chat_adds_two_roles(llama: Path) -> None:
 
 
 def test_base_without_begin_and_end_gets_them_last(tmp_path: Path) -> None:
-    base = train_byte_level(["text"], 259)
-    plain = base.to_str().replace('"<s>"', '"<other>"').replace('"</s>"', '"</other>"')
+    plain = train_bpe(["text"], 259).decode().replace('"<s>"', '"<other>"').replace('"</s>"', '"</other>"')
     (tmp_path / "tokenizer.json").write_text(plain)
     tokenizer = Tokenizer.load(tmp_path, "emu")
     assert (tokenizer.bos_id, tokenizer.eos_id) == (259 + 4, 259 + 5)
@@ -70,7 +71,7 @@ def test_text_never_yields_special_tokens(tokenizers: dict[str, Tokenizer], llam
 
 
 def test_words_that_a_base_has_added_are_text_too(tmp_path: Path) -> None:
-    base = train_byte_level(["text"], 259)
+    base = FastTokenizer.from_buffer(train_bpe(["text"], 259))
     base.add_tokens(["<tool_call>"])
     base.save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.load(tmp_path, "emu2")

@@ -36,15 +36,15 @@ def test_options_and_buckets_of_a_runner(runner: Runner, options: dict[str, obje
         (RuntimeError("x\npipelines.errors.RunError: broken\ny"), RunError, "broken"),
         (
             RuntimeError("OSError: [Errno 28] No space left on device: 'x' [while running 'Write']"),
-            RunError,
-            "no space left on device: free some and rerun; finished parts are kept",
+            UserError,
+            "no space left on device: free some and rerun; what was finished is kept",
         ),
         (
             OSError(122, "Disk quota exceeded"),
-            RunError,
-            "disk quota exceeded: free some and rerun; finished parts are kept",
+            UserError,
+            "disk quota exceeded: free some and rerun; what was finished is kept",
         ),
-        (OSError(27, "File too large"), RunError, "file too large: free some and rerun; finished parts are kept"),
+        (OSError(27, "File too large"), UserError, "file too large: free some and rerun; what was finished is kept"),
     ],
 )
 def test_an_error_of_ours_is_told_from_its_text(error: Exception, kind: type[Exception], line: str):

@@ -8,7 +8,8 @@ from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Document, Media, Region, Signal
 from pipelines.images.images import ImageSettings, normalise
 from pipelines.media.completion import LostMedia, complete
-from pipelines.media.raw_store import FETCHED, StoredCue, StoredMedia
+from pipelines.media.raw_store import StoredCue, StoredMedia
+from pipelines.web.ledger import FETCHED
 from pipelines.web.permission import PolicySettings
 from tests.pipelines.stage_records import (
     PAGE,

@@ -7,7 +7,6 @@ import pytest
 from pipelines import storage
 from pipelines.document import Signal
 from pipelines.media.raw_store import (
-    FETCHED,
     PART_ITEMS,
     Blob,
     RawPartWriter,
@@ -18,6 +17,7 @@ from pipelines.media.raw_store import (
     load_media,
     read_index,
 )
+from pipelines.web.ledger import FETCHED
 
 URL = "https://a.example/1.jpg"
 FAILED = StoredMedia("https://a.example/gone", "http_404", "Not Found")

@@ -9,8 +9,9 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.running.beam_run import Runner
 from pipelines.shards.manifest import load_manifest
+from pipelines.text.byte_level_bpe import train_bpe
 from pipelines.token_sidecar import FastEncoder, is_current, load_encoder, load_tokens, read_token_rows, token_row
-from pipelines.tokenize import read_texts, run_tokenize, train_bpe
+from pipelines.tokenize import read_texts, run_tokenize
 from tests.pipelines import corpus_builder
 
 NUM_TOKENS = 300

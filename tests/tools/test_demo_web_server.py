@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.images.images import ImageSettings, normalise
-from tools.__main__ import main
+from tools.__main__ import commands
 from tools.demo_web.server import sites
 from tools.demo_web.site import ADDRESSES, Web
 from tools.demo_web.trap_table import REASONS, TRAPS
@@ -247,12 +247,12 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_2(port):
     command = [sys.executable, "-m", "tools", "demo-web", "--port", str(port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: demo-web: 127.0.1.1:{port} cannot be had")
+    assert done.stderr.startswith(f"error: demo-web: 127.0.1.1:{port} cannot be had")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("option", "value"), [("--port", "70000"), ("--pages-scale", "0"), ("--seed", "x")])
 def test_a_wrong_option_is_exit_code_2(option, value):
-    result = CliRunner().invoke(main, ["demo-web", option, value])
+    result = CliRunner().invoke(commands, ["demo-web", option, value])
     assert result.exit_code == 2
     assert option in result.output

@@ -6,8 +6,9 @@ import webdataset
 
 from model.config import BridgeConfig
 from model.sequence import Layout
-from model.tokenizer import Tokenizer, train_byte_level
+from model.tokenizer import Tokenizer
 from pipelines.errors import RunError, UserError
+from pipelines.text.byte_level_bpe import train_bpe
 from tests.pipelines.corpus_builder import picture
 from trainer.streaming import StreamLoader, StreamStep
 
@@ -15,7 +16,7 @@ from trainer.streaming import StreamLoader, StreamStep
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_byte_level(["a caption"], 280).save(str(path))
+    path.write_bytes(train_bpe(["a caption"], 280))
     return Layout(Tokenizer.load(path, "emu2"), BridgeConfig(image_slots=4))
 
 

@@ -10,8 +10,9 @@ from pipelines import storage
 from pipelines.document import Document, Provenance, Region, Segment
 from pipelines.running.beam_run import Runner
 from pipelines.shards.index import index_corpus
+from pipelines.text.byte_level_bpe import train_bpe
 from pipelines.token_sidecar import FastEncoder, token_row, write_token_sidecar
-from pipelines.tokenize import run_tokenize, train_bpe
+from pipelines.tokenize import run_tokenize
 from tests.pipelines.corpus_builder import picture
 from tests.trainer.small_corpus import build
 from trainer.byte_store import ByteStore

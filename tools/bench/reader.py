@@ -18,12 +18,13 @@ import numpy as np
 
 from model.config import BridgeConfig
 from model.sequence import Layout, LayoutConfig
-from model.tokenizer import Tokenizer, train_byte_level
+from model.tokenizer import Tokenizer
 from pipelines.document import Document, Media, Provenance, Segment, make_key
 from pipelines.errors import UserError
 from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, write_manifest
 from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.shard_format import ShardWriter, finish_document
+from pipelines.text.byte_level_bpe import train_bpe
 from pipelines.token_sidecar import FastEncoder, TokensInfo, token_row, token_sidecar_path, write_token_sidecar
 from tools.bench.report import figure, interleave, ratio
 from trainer.corpus import TrainingCorpus
@@ -242,7 +243,7 @@ def _made(folder: Path) -> TrainingCorpus:
 
 def _make(corpus: str) -> None:
     blobs = [_picture(n) for n in range(100)]
-    encoder = FastEncoder(train_byte_level(["a red boat on the lake"], 300).to_str().encode())
+    encoder = FastEncoder(train_bpe(["a red boat on the lake"], 300))
     rng = random.Random(0)
     shards = []
     documents: list[list[Document]] = []
