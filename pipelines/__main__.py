@@ -55,9 +55,15 @@ def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
-    out = values["out"].removeprefix("file://").rstrip("/")  # a local folder is locked, and its files are synced
-    click.get_current_context().with_resource(storage.hold(out))
+    out = _hold(values["out"])
     return spec, out, Runner(values["runner"], values["workers"], values["beam_options"])
+
+
+def _hold(folder: str) -> str:
+    """A folder's path, which is this command's alone until it ends. A local one is locked, and its files are synced."""
+    path = folder.removeprefix("file://").rstrip("/") or "/"
+    click.get_current_context().with_resource(storage.hold(path))
+    return path
 
 
 RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Ask again for what failed but can pass.")
@@ -159,8 +165,11 @@ def tokenize(
 ) -> None:
     """Text ids of one tokenizer, for training, below tokens/ of a corpus."""
     from pipelines.running.beam_run import Runner
+    from pipelines.shards.manifest import load_manifest
     from pipelines.tokenize import run_tokenize
 
+    load_manifest(folder)  # nothing is made where there is no corpus
+    folder = _hold(folder)
     info = run_tokenize(folder, tokenizer, Runner(runner, workers, beam_options), train_bpe=train_bpe, name=name)
     print(f"{folder}/tokens/{info.name}: {info.num_tokens:,} tokens of {info.num_samples:,} samples")
 
@@ -171,6 +180,8 @@ def index(folder: str) -> None:
     """Give foreign tars an index and a manifest."""
     from pipelines.shards.index import index_corpus
 
+    if storage.exists(folder):  # else there is nothing to hold, and `index_corpus` says so
+        folder = _hold(folder)
     indexed = index_corpus(folder)
     for note in indexed.notes:
         print(f"note: {note}", file=sys.stderr)

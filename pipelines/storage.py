@@ -20,6 +20,8 @@ import fsspec
 from pipelines.errors import UserError
 
 TEMPORARY = ".~"
+_STORES = {"botocore", "aiobotocore", "google", "gcsfs", "azure", "adlfs", "aiohttp"}
+"""Packages behind fsspec with errors of their own, such as `NoCredentialsError`, which fsspec lets through."""
 
 
 def is_local(path: str) -> bool:
@@ -37,34 +39,49 @@ def parent(path: str) -> str:
     return path.rstrip("/").rpartition("/")[0] or "."
 
 
-def _filesystem(path: str) -> tuple[Any, str]:
+@contextlib.contextmanager
+def remote(path: str) -> Iterator[tuple[Any, str]]:
+    """The fsspec file system of a URL, and the path in it; within the block, what it refuses is a user's mistake.
+
+    Raises:
+        UserError: If there is no such scheme, or the store does not let us in: no credentials, no bucket, no right.
+    """
     try:
-        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+        found = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:  # the package behind the scheme is missing, or there is no such scheme
         raise UserError(f"{path}: {error}") from error
+    try:
+        yield found
+    except Exception as error:
+        is_its_own = type(error).__module__.partition(".")[0] in _STORES and not isinstance(error, OSError)
+        if not is_its_own and not isinstance(error, PermissionError):
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: {type(error).__name__}: {said}; are credentials and address right?") from error
 
 
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(path):
         return os.path.exists(path)
-    fs, inner = _filesystem(path)
-    return bool(fs.exists(inner))
+    with remote(path) as (fs, inner):
+        return bool(fs.exists(inner))
 
 
 def size(path: str) -> int:
     """Bytes in a file."""
     if is_local(path):
         return os.path.getsize(path)
-    fs, inner = _filesystem(path)
-    return int(fs.size(inner))
+    with remote(path) as (fs, inner):
+        return int(fs.size(inner))
 
 
 def open_read(path: str) -> BinaryIO:
     """A file to read bytes from; a local one is unbuffered by fsspec."""
     if is_local(path):
         return open(path, "rb")
-    return io.BufferedReader(fsspec.open(path, "rb").open(), 1 << 20)  # fsspec's own files lack readline(limit)
+    with remote(path) as (fs, inner):
+        return io.BufferedReader(fs.open(inner, "rb"), 1 << 20)  # fsspec's own files lack readline(limit)
 
 
 def read_bytes(path: str) -> bytes:
@@ -83,8 +100,8 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         with open(path, "rb") as file:
             data = os.pread(file.fileno(), length, offset)
     else:
-        fs, inner = _filesystem(path)
-        data = fs.cat_file(inner, start=offset, end=offset + length)
+        with remote(path) as (fs, inner):
+            data = fs.cat_file(inner, start=offset, end=offset + length)
     if len(data) != length:
         raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
     return data
@@ -100,10 +117,9 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
             if name.endswith(suffix) and not name.startswith(TEMPORARY)
         ]
         return sorted(found)
-    fs, inner = _filesystem(folder)
-    if not fs.exists(inner):
-        return []
-    paths = (join(folder, p[len(inner.rstrip("/")) + 1 :]) for p in fs.find(inner))
+    with remote(folder) as (fs, inner):
+        found = fs.find(inner) if fs.exists(inner) else []
+    paths = (join(folder, p[len(inner.rstrip("/")) + 1 :]) for p in found)
     return sorted(p for p in paths if p.endswith(suffix) and not p.rpartition("/")[2].startswith(TEMPORARY))
 
 
@@ -114,12 +130,12 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
     The temporary name is unique, so two writers of one path cannot mix: the last to finish wins.
     """
     if not is_local(path):
-        fs, inner = _filesystem(path)
         with tempfile.NamedTemporaryFile() as file:  # uploaded as one piece: not every store can take back a half
             yield file
             file.flush()
-            fs.makedirs(parent(inner), exist_ok=True)
-            fs.put_file(file.name, inner)
+            with remote(path) as (fs, inner):
+                fs.makedirs(parent(inner), exist_ok=True)
+                fs.put_file(file.name, inner)
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
@@ -152,9 +168,9 @@ def remove(path: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         return
-    fs, inner = _filesystem(path)
-    if fs.exists(inner):
-        fs.rm(inner, recursive=True)
+    with remote(path) as (fs, inner):
+        if fs.exists(inner):
+            fs.rm(inner, recursive=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import storage
 from pipelines.shards.manifest import check_funnel, load_manifest, verify
 from tests.corpus_command import (
     ROOT,
@@ -34,6 +35,7 @@ from tests.corpus_command import (
     wait_for_end,
     write_spec,
 )
+from tests.pipelines.corpus_builder import build
 
 STAGE = re.compile(r"[a-z]+ +[0-9.]+ s")  # a stage that came to its end
 TEXT = {"kind": "text", "input": {"crawl": "web"}}
@@ -133,6 +135,19 @@ def test_a_served_folder_that_is_missing_is_refused(tmp_path):
 def test_a_server_that_does_not_start_is_told(tmp_path):
     serve = [{"addresses": [f"127.0.1.1:{free_port()}"], "command": ["-c", "raise SystemExit(3)"]}]
     assert "does not answer on 127.0.1.1" in refused(tmp_path, minimal(serve=serve))
+
+
+@pytest.mark.parametrize("command", [("tokenize", "--train-bpe", "300"), ("index",)])
+def test_a_corpus_at_which_another_run_is_at_work_is_refused(tmp_path, command):
+    build(str(tmp_path / "corpus"), ("pair",))
+    with storage.hold(str(tmp_path / "corpus")):
+        assert "another run is at work here" in complaint(*command, "--corpus", tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("command", [("tokenize", "--train-bpe", "300"), ("index",)])
+def test_a_corpus_that_is_not_there_is_refused_and_not_made(tmp_path, command):
+    assert f"{tmp_path}/none" in complaint(*command, "--corpus", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 # --- broken input: counted ------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import fsspec
 from pydantic import Field
 
 from pipelines import storage
@@ -88,8 +87,8 @@ def _without_scheme(path: str) -> str:
 def _glob(pattern: str) -> list[str]:
     if storage.is_local(pattern):
         return sorted(p for p in glob.glob(pattern, recursive=True) if not p.endswith("/"))
-    fs, inner = fsspec.core.url_to_fs(pattern)
-    return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner))
+    with storage.remote(pattern) as (fs, inner):
+        return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner))
 
 
 def _unbraced(pattern: str) -> Iterator[str]:

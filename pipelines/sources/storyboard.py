@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import fsspec
-
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
@@ -151,8 +149,8 @@ def _beside(stem: str) -> list[str]:
     """The files whose names begin with the video's, sorted."""
     if storage.is_local(stem):
         return sorted(glob.glob(glob.escape(stem) + "*"))
-    fs, inner = fsspec.core.url_to_fs(stem)
-    return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner.replace("[", "[[]") + "*"))
+    with storage.remote(stem) as (fs, inner):
+        return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner.replace("[", "[[]") + "*"))
 
 
 def _info(stem: str, beside: list[str]) -> dict[str, Any]:

@@ -79,6 +79,26 @@ def test_an_unknown_scheme_is_refused_in_one_line():
         storage.exists("nowhere://bucket/x")
 
 
+def test_a_store_that_does_not_let_us_in_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    line = r"^s3://bucket/x: NoCredentialsError: Unable to locate credentials; are credentials and address right\?$"
+    with pytest.raises(UserError, match=line):
+        storage.exists("s3://bucket/x")
+    with pytest.raises(UserError, match=line):
+        storage.read_bytes("s3://bucket/x")
+    with pytest.raises(UserError, match=line):
+        storage.write_bytes("s3://bucket/x", b"0")
+
+
+def test_what_a_store_does_not_have_is_no_mistake_of_its_address():
+    with pytest.raises(FileNotFoundError):
+        storage.size("memory://dromaius-test/none")
+
+
 def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     with (
