@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines import storage
-from pipelines.errors import RunError, UserError
+from pipelines.errors import UserError
 from trainer.distributed import World
 from trainer.engine import Engine
 from trainer.plan_state import PlanState
@@ -104,7 +104,7 @@ class Checkpoints:
         """Write a checkpoint, then remove what is older than those that are kept; returns its folder.
 
         Raises:
-            RunError: If it cannot be written; those before stay as they are.
+            UserError: If it cannot be written, as on a full disk; those before stay as they are.
         """
         target = self._folder / f"{_PREFIX}{run.step:08d}"
         temporary = self._folder / f"{storage.TEMPORARY}{target.name}"
@@ -117,7 +117,7 @@ class Checkpoints:
             self._world.barrier()
             if self._world.is_first:
                 self._try(lambda: self._finish(temporary, target, run, plan))
-        except RunError:
+        except UserError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self._world.barrier()
@@ -169,7 +169,10 @@ class Checkpoints:
         try:
             work()
         except OSError as error:
-            raise RunError(f"{self._folder}: the checkpoint cannot be written: {error.strerror or error}") from error
+            raise UserError(
+                f"{self._folder}: the checkpoint cannot be written: {error.strerror or error}; free some space and "
+                "rerun, those before are kept"
+            ) from error
 
     def _finished(self) -> list[Path]:
         return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())

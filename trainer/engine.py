@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.errors import RunError, UserError
+from pipelines.errors import UserError
 from trainer.batch import Losses, MicroBatch
 from trainer.deepspeed_config import clips_itself, deepspeed_config
 from trainer.distributed import World
@@ -184,14 +184,17 @@ class Engine:
         """Write weights, masters and moments below `folder`/`tag`; all processes together.
 
         Raises:
-            RunError: If they cannot be written.
+            UserError: If they cannot be written.
         """
         state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
         try:
             with _quiet():
                 self.deepspeed.save_checkpoint(folder, tag=tag, client_state=state, save_latest=False)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise RunError(f"{folder}: the checkpoint cannot be written: {_first_line(error)}") from error
+            raise UserError(
+                f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun, those "
+                "before are kept"
+            ) from error
 
     def load(self, folder: str, tag: str, *, universal: bool) -> None:
         """Go on from what `save` wrote, or from its universal form.
