@@ -8,6 +8,9 @@ SPEC ?= corpus_specs/demo.yaml
 RUNNER ?= local
 ARGS ?=
 corpus: OUT ?= build/corpus/$(basename $(notdir $(SPEC)))
+CORPUS ?= build/corpus/demo
+CONFIG ?= trainer/configs/demo.yaml
+pretrain: OUT ?= build/runs/$(basename $(notdir $(CONFIG)))
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -15,7 +18,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus real-site test check lint types format torture bench schema lock clean
+.PHONY: help corpus pretrain real-site test check lint types format torture bench schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -38,6 +41,13 @@ help: ## show every target
 
 corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/corpus/<name> RUNNER=local WORKERS=n ARGS="..."
 	$(PY) -m pipelines corpus --spec $(SPEC) --out $(OUT) --runner $(RUNNER) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/demo CONFIG=trainer/configs/demo.yaml OUT=build/runs/<name> ARGS="..."
+	@[[ $(CORPUS) != build/corpus/demo || -e $(CORPUS)/manifest.json ]] || $(MAKE) corpus SPEC=corpus_specs/demo.yaml OUT=$(CORPUS) ARGS=
+	@[[ -n "$$(find $(CORPUS)/tokens -name tokens.json -newer $(CORPUS)/manifest.json 2>/dev/null)" ]] || \
+		$(PY) -m pipelines tokenize --corpus $(CORPUS) --train-bpe 1000 $(if $(WORKERS),--workers $(WORKERS))
+	$(PY) -m trainer all --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
+	$(PY) -m trainer evaluate --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
 
 real-site: build/real-site/gimp-help-en/.done ## fetch and unpack the GIMP manual's pages, once (needs apt-get)
 

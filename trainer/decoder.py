@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from model.config import AutoencoderConfig
 from model.emu import Emu, Sight
 from model.generate import GenerationConfig, Prompt, generate
 from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
@@ -78,13 +79,13 @@ class PictureBatch:
 
 
 class _Autoencoding(nn.Module):
-    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
-        self._kl_weight = kl_weight
+        self.autoencoder = build_autoencoder(config)
+        self._config = config
 
     def forward(self, images: Tensor) -> Any:
-        return autoencoder_loss(self.autoencoder, images, kl_weight=self._kl_weight)
+        return autoencoder_loss(self.autoencoder, images, self._config)
 
 
 class AutoencoderTask(Task):
@@ -113,7 +114,7 @@ class AutoencoderTask(Task):
 
     def build(self) -> nn.Module:
         """diffusers' autoencoder with random weights."""
-        return _Autoencoding(build_autoencoder(self._config.autoencoder), self._config.autoencoder.kl_weight)
+        return _Autoencoding(self._config.autoencoder)
 
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> PictureBatch:
         """Pictures as tensors."""

@@ -252,6 +252,13 @@ class Engine:
         return SourceSums(self._objectives, parts[::2], [[int(n) for n in part] for part in parts[1::2]])
 
 
+def own_precision(device: torch.device) -> str:
+    """`bf16` where a device computes in it, else `fp32`."""
+    if device.type == "cuda":
+        return "bf16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
 def import_deepspeed() -> Any:
     """DeepSpeed, told not to compile the shared-memory operator for CPUs: gloo does without it and a compiler."""
     with _quiet(), _no_compiler_errors():

@@ -100,7 +100,9 @@ class GuardSettings(Settings):
 class EngineSettings(Settings):
     """How it is computed; changes no result but by rounding."""
 
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of weights and activations; masters are fp32")
+    precision: Literal["bf16", "fp32"] | None = Field(
+        "bf16", description="of weights and activations; masters are fp32. Null: bf16 if the device computes in it"
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="what is split over ranks: 1 optimizer, 2 gradients, 3 weights"
     )

@@ -9,14 +9,18 @@ from pathlib import Path
 import click
 
 from tools.bench.fetch import bench_fetch
+from tools.bench.generation import bench_generation
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
+from tools.bench.training import bench_training
 
 BENCHES: dict[str, Callable[[Path], None]] = {
     "fetch": bench_fetch,
     "stages": bench_stages,
     "reader": bench_reader,
+    "training": bench_training,
+    "generation": bench_generation,
 }
 """By name; each takes a folder for what it makes, which stays there for the next run."""
 
