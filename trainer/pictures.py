@@ -57,7 +57,7 @@ class PictureData(RunData):
         captioned: bool,
         max_scale: float = 1.0,
     ) -> Self:
-        """The data of a run; pictures have the encoder's size, or the image decoder's.
+        """The data of a run; pictures have the encoder's size, or that and the image decoder's, whichever is larger.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -66,7 +66,9 @@ class PictureData(RunData):
         sources = _sources(corpus, captioned=captioned)
         made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
         fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        size = model.image_decoder.image_size if for_decoder else model.encoder.image_size
+        size = model.encoder.image_size
+        if for_decoder:
+            size = max(size, model.image_decoder.image_size)
         return cls(run, corpus, tokenizer, model, sources, fingerprint, size, captioned, max_scale)
 
     def reader(self) -> "PictureReader":
@@ -150,7 +152,7 @@ class PictureReader(SampleReader):
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
         data, size = reader.picture(row, media), self._image_size
         if self._max_scale == 1.0:
-            return Content(sequence, (decode(data, size),), (size, size, 0, 0))
+            return Content(sequence, (decode(data, size),))
         rng = random.Random(key_of("crop", self._seed, piece.source, piece.pass_, piece.sample, media))
         image, crop = decode_crop(data, size, rng, self._max_scale)
         return Content(sequence, (image,), crop)
