@@ -95,6 +95,90 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
 
 
 @commands.command()
+@run_options
+def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> None:
+    """Measure a finished run on held-out samples: evaluation.json, samples/ and loss.png in its folder."""
+    from trainer.config import TrainConfig
+
+    config = load_settings(TrainConfig, config_path, overrides)
+    from trainer.evaluate import evaluate as measure
+
+    figures = measure(config, corpus, out)
+    for name, value in figures.items():
+        click.echo(f"{name:32} {value:,.4g}")
+    click.echo(f"evaluated: {len(figures)} figures, {out}/evaluation.json, {out}/samples, {out}/loss.png")
+
+
+@commands.command()
+@click.option("--config", "config_path", required=True, help="YAML file of the run.")
+@click.option("--corpus", default=None, help="Not used: the model brings its tokenizer.")
+@click.option("--out", required=True, help="The run's folder.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
+@click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
+@click.option("--prompts", "prompts_path", default=None, help='JSON lines, each {"prompt": "..."}.')
+@click.option("--want", type=click.Choice(["text", "picture", "both"]), default="text", show_default=True)
+@click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--max-pictures", type=click.IntRange(1), default=4, show_default=True, help="With --want both.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=None, help="Not given: likeliest.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=None, help="Sample among the likeliest.")
+@click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="With --want text.")
+@click.option("--guidance", type=float, default=None, help="Of drawing; the decoder's own if not given.")
+@click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Taken of a video, evenly.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def generate(
+    config_path: str,
+    corpus: str | None,
+    out: str,
+    overrides: tuple[str, ...],
+    prompts: tuple[str, ...],
+    prompts_path: str | None,
+    want: Any,
+    save_to: str | None,
+    max_new_tokens: int,
+    max_pictures: int,
+    temperature: float | None,
+    top_p: float | None,
+    beams: int,
+    guidance: float | None,
+    frames: int,
+    seed: int,
+) -> None:
+    """Go on from prompts: as text, as a picture, or both in turn."""
+    from trainer.config import TrainConfig
+
+    config = load_settings(TrainConfig, config_path, overrides)
+    if beams > 1 and want != "text":
+        raise UserError("--beams is for --want text alone")
+    if top_p is not None and temperature is None:
+        raise UserError("--top-p needs a --temperature: without one the likeliest token is taken")
+    from model.generate import GenerationConfig
+    from model.sequence import LayoutConfig
+    from trainer.finished_run import FinishedRun
+    from trainer.generate import RESULTS, Request, read_prompts
+    from trainer.generate import generate as go_on
+
+    asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
+    if not asked:
+        raise UserError("no prompt: give --prompt or --prompts")
+    layout = config.pretrain.data.layout if config.pretrain is not None else LayoutConfig()
+    run = FinishedRun.open(out, layout, batch=config.evaluate.batch)
+    chosen = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        max_images=max_pictures,
+        temperature=temperature,
+        top_p=top_p,
+        num_beams=beams,
+    )
+    folder = save_to or f"{out}/generated"
+    rows = go_on(run, asked, Request(want, chosen, frames, guidance, seed), folder)
+    for row in rows:
+        click.echo("\n".join([row["prompt"], *(f"  {part.get('text', part.get('picture'))}" for part in row["parts"])]))
+    num_pictures = sum(len(row["pictures"]) for row in rows)
+    click.echo(f"generated: {len(rows)} texts, {num_pictures} pictures, {folder}/{RESULTS}")
+
+
+@commands.command()
 @click.option("--config", "config_path", required=True, help="YAML file of the run.")
 @click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL.")
 @click.option("--out", default=None, help="Not used: nothing is written.")

@@ -17,7 +17,7 @@ class Attributes:
     """
 
     def __init__(self, words: Mapping[str, Sequence[str]], combined: Sequence[str] = ()) -> None:
-        self.words = {name: tuple(values) for name, values in words.items()}
+        self.words = {name: tuple(value.lower() for value in values) for name, values in words.items()}
         self._combined = tuple(combined)
         self._patterns = {name: _pattern(values) for name, values in self.words.items()}
 
@@ -57,5 +57,5 @@ class Attributes:
 
 def _pattern(values: Sequence[str]) -> re.Pattern[str]:
     """Whole words, singular or plural, the longest first."""
-    longest_first = sorted((value.lower() for value in values), key=len, reverse=True)
+    longest_first = sorted(values, key=len, reverse=True)
     return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})(?:e?s)?\b".replace(r"\ ", r"\s+"))

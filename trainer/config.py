@@ -9,6 +9,7 @@ from model.tokenizer import Tokenizer
 from model.weights import LayoutName
 from pipelines.errors import UserError
 from pipelines.settings import Settings
+from trainer.evaluate_settings import EvaluateSettings
 from trainer.plan_state import PlanSettings
 from trainer.run_settings import DataSettings, HeldOutSettings, RunSettings
 
@@ -158,3 +159,4 @@ class TrainConfig(Settings):
     encoder: EncoderRunSettings | None = Field(None, description="trained first and taken over, if there is one")
     pretrain: PretrainSettings | None = None
     decoder: DecoderRunSettings | None = None
+    evaluate: EvaluateSettings = EvaluateSettings()

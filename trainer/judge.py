@@ -61,7 +61,7 @@ class Judge:
         draw = torch.Generator().manual_seed(seed)
         answers = torch.tensor([[self._words[n].index(v[n]) for n in self._words] for v in values])  # (B, attributes)
         order = torch.randperm(len(pictures), generator=draw)
-        num_own = min(_MAX_OWN, len(pictures) // 5)
+        num_own = max(1, min(_MAX_OWN, len(pictures) // 5))
         own, others = order[:num_own], order[num_own:]
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_LR, steps)

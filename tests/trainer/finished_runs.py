@@ -1,0 +1,38 @@
+"""A run's folder as training leaves it, with random weights: for what reads finished runs."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_model
+
+from model.config import EmuConfig
+from model.emu import Emu
+from model.image_decoder import ImageDecoder
+from model.tokenizer import Tokenizer
+from model.weights import save_emu
+from tests.trainer.conftest import TREE
+from trainer.config import TrainConfig
+
+
+def write_run(folder: Path, corpus: str, *, decoder: bool = True) -> TrainConfig:
+    """Write one of the debug size for a corpus; its config."""
+    config = TrainConfig.model_validate(TREE)
+    [tokens] = Path(corpus, "tokens").iterdir()
+    settings = config.model.resolve(Tokenizer.load(tokens, "emu2"))
+    torch.manual_seed(0)
+    save_emu(Emu(settings), folder / "model")
+    (folder / "model/tokenizer.json").write_bytes((tokens / "tokenizer.json").read_bytes())
+    if decoder:
+        write_decoder(folder / "decoder/model", settings)
+    rows = [{"step": i, "stage": "all", "ce/pairs": 5.0 - i, "regression/pairs": 1.0} for i in range(3)]
+    rows[-1]["held_out_ce/pairs"] = 4.5
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return config
+
+
+def write_decoder(folder: Path, settings: EmuConfig) -> None:
+    """Write an image decoder with random weights."""
+    folder.mkdir(parents=True)
+    save_model(ImageDecoder.for_model(settings), str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(settings.model_dump_json())

@@ -1,0 +1,71 @@
+"""Samples one by one, as segments with their pictures: what an evaluation asks a model about."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.segment import Picture, Segment, Text
+from model.tokenizer import Tokenizer
+from trainer.batch import as_tensor
+from trainer.data import TrainingData
+from trainer.images import decode
+from trainer.shard_reader import ShardReader
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample of a corpus.
+
+    Attributes:
+        key: The sample's.
+        segments: What it is made of.
+        reader: Of its shard.
+        row: In the shard.
+    """
+
+    key: str
+    segments: tuple[Segment, ...]
+    reader: ShardReader
+    row: int
+
+    def image(self, media: int, size: int) -> Tensor:
+        """A picture as (3, size, size) uint8.
+
+        Raises:
+            DamagedSample: If it cannot be read.
+        """
+        return as_tensor(decode(self.reader.picture(self.row, media), size))
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """All its texts."""
+        return "\n".join(tokenizer.decode(part.ids) for part in self.segments if isinstance(part, Text))
+
+
+def samples_of(data: TrainingData, kinds: Sequence[str]) -> Iterator[Sample]:
+    """The samples of some kinds that may be used, in the corpus's order."""
+    for source in data.sources:
+        if source.kind not in kinds:
+            continue
+        readers = [data.corpus.reader(shard) for shard in source.shards]
+        for number in range(source.num_samples):
+            shard, row = source.place(number)
+            reader = readers[shard]
+            yield Sample(reader.key(row), tuple(reader.segments(row)), reader, row)
+
+
+def drawn(samples: Sequence[Sample], num: int, seed: int) -> list[Sample]:
+    """At most so many of them, in random order."""
+    return random.Random(seed).sample(list(samples), min(num, len(samples)))
+
+
+def images_of(samples: Sequence[Sample], size: int) -> Tensor:
+    """The first picture of each: (B, 3, size, size) uint8."""
+    return torch.stack([sample.image(first_picture(sample).media, size) for sample in samples])
+
+
+def first_picture(sample: Sample) -> Picture:
+    """The first picture of a sample that has one."""
+    return next(part for part in sample.segments if isinstance(part, Picture))
