@@ -87,7 +87,7 @@ def lines(runs: Iterable[Run], letter: ImageFont.FreeTypeFont, width: int) -> It
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans where matplotlib brings it (extra `dev`); else Pillow's own, which has no letters beyond ASCII."""
+    """DejaVu Sans where matplotlib brings it (extra `train`); else Pillow's own, which has no letters beyond ASCII."""
     matplotlib = importlib.util.find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:
         file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
