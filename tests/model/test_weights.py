@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from model.config import SIZES, EncoderConfig
 from model.emu import Emu
 from model.encoder import Encoder
 from model.image_decoder import ImageDecoder
+from model.lora import LoraConfig, add_adapters
 from model.segment import Picture
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
 
@@ -90,6 +92,19 @@ def _emu() -> State:
     return _random(shapes)
 
 
+def _emu_i() -> State:
+    """Emu-I: two tokens more, and the language model in PEFT's wrapping."""
+    state = {name.replace("decoder.lm.", "decoder.lm.base_model.model."): tensor for name, tensor in _emu().items()}
+    shapes = {}
+    for name in ("model.embed_tokens", "lm_head"):
+        shapes[f"decoder.lm.base_model.model.{name}.weight"] = (265, 32)
+    for i in range(2):
+        for target in "qkvo":
+            at = f"decoder.lm.base_model.model.model.layers.{i}.self_attn.{target}_proj"
+            shapes |= {f"{at}.lora_A.default.weight": (16, 32), f"{at}.lora_B.default.weight": (32, 16)}
+    return state | _random(shapes)
+
+
 def _emu2(model: str = "", *, gen: bool = False) -> State:
     start = "multimodal_encoder." if gen else ""
     shapes = _visual(f"{start}{model}visual.", SIZES["debug"].encoder, unused=False)
@@ -102,6 +117,10 @@ def _emu2(model: str = "", *, gen: bool = False) -> State:
 def _module(layout: str) -> nn.Module:
     if layout == "emu":
         return Emu(SIZES["debug-emu"])
+    if layout == "emu-i":
+        model = Emu(SIZES["debug-emu"].model_copy(update={"vocab_size": 265}))
+        add_adapters(model.language_model, LoraConfig())
+        return model
     model = Emu(SIZES["debug"])
     return with_decoder(model, ImageDecoder.for_model(SIZES["debug"])) if layout == "emu2-gen" else model
 
@@ -109,6 +128,8 @@ def _module(layout: str) -> nn.Module:
 def _state(layout: str) -> State:
     if layout == "emu":
         return _emu()
+    if layout == "emu-i":
+        return _emu_i()
     if layout == "emu2-gen":
         decoder = ImageDecoder.for_model(SIZES["debug"])
         parts = {f"unet.{k}": v for k, v in decoder.unet.state_dict().items()}
@@ -117,7 +138,7 @@ def _state(layout: str) -> State:
     return _emu2("model." if layout == "emu2-hf" else "")
 
 
-@pytest.mark.parametrize("layout", ["emu", "emu2", "emu2-hf", "emu2-gen"])
+@pytest.mark.parametrize("layout", ["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen"])
 def test_released_layouts_make_the_round_trip(layout: Any) -> None:
     module, state = _module(layout), _state(layout)
     unused = load(module, state, layout)
@@ -135,7 +156,24 @@ def test_tensors_land_where_they_belong() -> None:
     assert torch.equal(module.language_model.lm_head.weight, state["decoder.lm.lm_head.weight"])
 
 
-@pytest.mark.parametrize("layout", ["emu", "emu2", "emu2-hf", "emu2-gen"])
+def test_adapters_of_every_peft_version_are_read() -> None:
+    state = _emu_i()
+    late = {
+        re.sub(r"(\.[qkvo]_proj)\.weight", r"\1.base_layer.weight", name).replace(".default.", "."): tensor
+        for name, tensor in state.items()
+    }
+    assert len(set(late) - set(state)) == 3 * 8
+    modules = [_module("emu-i"), _module("emu-i")]
+    for module, tensors in zip(modules, (state, late), strict=True):
+        load(module, tensors, "emu-i")
+    first, second = (module.state_dict() for module in modules)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    q_proj = modules[0].language_model.model.layers[1].self_attn.q_proj
+    at = "decoder.lm.base_model.model.model.layers.1.self_attn.q_proj"
+    assert torch.equal(q_proj.lora_B.weight, state[f"{at}.lora_B.default.weight"])
+
+
+@pytest.mark.parametrize("layout", ["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen"])
 def test_every_missing_key_is_named_and_nothing_changes(layout: Any) -> None:
     module = _module(layout)
     unused = set(load(module, _state(layout), layout))
