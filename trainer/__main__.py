@@ -57,10 +57,17 @@ def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...],
     return _train(("decoder",), config_path, corpus, out, overrides)
 
 
+@commands.command()
+@run_options
+def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+    """Tune the main model on instructions, or on drawing alone."""
+    return _train(("tune",), config_path, corpus, out, overrides)
+
+
 @commands.command("all")
 @run_options
 def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
-    """Train all that the config has a section for: encoder, main model, decoder; what is finished is left as it is."""
+    """Train all that the config has a section for, encoder to tuning; what is finished is left as it is."""
     return _train(None, config_path, corpus, out, overrides)
 
 

@@ -27,15 +27,23 @@ from trainer.reader import SampleReader
 _FIT_PICTURES = 512  # from which mean and deviation of features are taken
 
 
-def build_model(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Emu:
+def build_model(
+    settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str = "model.weights"
+) -> Emu:
     """The model with the weights that are named, the rest random.
+
+    Args:
+        settings: Of the model.
+        weights: To fill it with, in turn.
+        run: The run's folder.
+        setting: Where the weights are named, for errors.
 
     Raises:
         UserError: If a checkpoint does not fit.
     """
     model = Emu(settings)
     for named in weights:
-        _load(model, named, run)
+        _load(model, named, run, setting)
     return model
 
 
@@ -107,9 +115,9 @@ def _explained(setting: str) -> Iterator[None]:
         raise UserError(f"{setting}: {' '.join(line.strip() for line in lines[:3])}{more}") from error
 
 
-def _load(model: Emu, named: WeightsSettings, run: str) -> None:
+def _load(model: Emu, named: WeightsSettings, run: str, setting: str) -> None:
     path = _path(named, run)
-    with _explained("model.weights"):
+    with _explained(setting):
         if named.layout == "ours":
             loaded = weight_files.load_emu(path)
             _check(model.load_state_dict(loaded.state_dict(), strict=False), path)

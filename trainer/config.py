@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from model.config import EmuConfig, named_size
+from model.lora import LoraConfig
 from model.tokenizer import Tokenizer
 from model.weights import LayoutName
 from pipelines.errors import UserError
@@ -12,6 +13,7 @@ from pipelines.settings import Settings
 from trainer.evaluate_settings import EvaluateSettings
 from trainer.plan_state import PlanSettings
 from trainer.run_settings import DataSettings, HeldOutSettings, RunSettings
+from trainer.templates import TemplateSettings
 
 MODULES = ("encoder", "bridge", "language_model")
 
@@ -152,6 +154,18 @@ class DecoderRunSettings(PictureRunSettings):
     )
 
 
+class TuneSettings(PretrainSettings):
+    """`tune`: the main model on instructions, or on drawing alone."""
+
+    weights: tuple[WeightsSettings, ...] = Field(
+        (WeightsSettings(path="model"),), description="to begin with, in turn: what `pretrain` has made, if not said"
+    )
+    template: TemplateSettings = TemplateSettings()
+    lora: LoraConfig | None = Field(
+        None, description="train adapters of the language model and leave it as it is (Emu-I); null: train it itself"
+    )
+
+
 class TrainConfig(Settings):
     """A model and how it comes about; each command reads its own section."""
 
@@ -159,4 +173,5 @@ class TrainConfig(Settings):
     encoder: EncoderRunSettings | None = Field(None, description="trained first and taken over, if there is one")
     pretrain: PretrainSettings | None = None
     decoder: DecoderRunSettings | None = None
+    tune: TuneSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -80,15 +80,25 @@ class TrainingData(RunData):
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
-        corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
+        corpus, tokenizer, model = open_corpus(folder, wanted, run, split, chat=cls.is_chat(run))
         assert corpus.tokens is not None
         length, longest = run.data.plan.length, model.language_model.max_positions
         if length > longest:
             raise UserError(f"data.plan.length is {length}, the language model has {longest} positions")
-        layout = Layout(tokenizer, model.bridge, run.data.layout)
+        layout = cls.make_layout(tokenizer, model, run)
         arguments = (corpus.manifest, corpus.tokens, layout, length, split)
         sources = tuple(source_windows(corpus.folder, *arguments))
         return cls(run, corpus, tokenizer, model, sources, windows_fingerprint(*arguments), layout)
+
+    @classmethod
+    def is_chat(cls, run: RunSettings) -> bool:
+        """Whether the two sides of a conversation have tokens."""
+        return False
+
+    @classmethod
+    def make_layout(cls, tokenizer: Tokenizer, model: EmuConfig, run: RunSettings) -> Layout:
+        """What writes samples as sequences."""
+        return Layout(tokenizer, model.bridge, run.data.layout)
 
     def reader(self) -> PieceReader:
         """Reads windows, laid out as sequences."""
@@ -97,7 +107,7 @@ class TrainingData(RunData):
 
 
 def open_corpus(
-    folder: str, wanted: ModelSettings, run: RunSettings, split: Split
+    folder: str, wanted: ModelSettings, run: RunSettings, split: Split, *, chat: bool = False
 ) -> tuple[TrainingCorpus, Tokenizer, EmuConfig]:
     """A corpus, its tokenizer with the model's own tokens, and the model with that vocabulary.
 
@@ -107,7 +117,7 @@ def open_corpus(
     corpus = TrainingCorpus.open(folder, tokens=run.data.tokens, split=split, cache=run.data.cache)
     assert corpus.tokens is not None, "opened with tokens"
     try:
-        tokenizer = Tokenizer.load(tokens_folder(corpus.folder, corpus.tokens.name), wanted.family)
+        tokenizer = Tokenizer.load(tokens_folder(corpus.folder, corpus.tokens.name), wanted.family, chat=chat)
     except ValueError as error:
         raise UserError(str(error)) from error
     return corpus, tokenizer, wanted.resolve(tokenizer)

@@ -9,7 +9,7 @@ from trainer.run_settings import RunSettings
 from trainer.task import Task
 from trainer.training import STOPPED, Training
 
-COMMANDS = ("encoder", "pretrain", "decoder")
+COMMANDS = ("encoder", "pretrain", "decoder", "tune")
 """Each a section of the config."""
 
 
@@ -63,4 +63,8 @@ def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: W
         if (autoencoder := decoder.autoencoder) is None:
             return [last]
         return [made(lambda: AutoencoderTask(config.model, autoencoder, corpus), "autoencoder"), last]
+    if command == "tune" and (tune := config.tune) is not None:
+        from trainer.tune import TuneTask
+
+        return [made(lambda: TuneTask(config.model, tune, corpus, out), "tune")]
     raise ValueError(f"the config has no section {command!r}")

@@ -27,6 +27,7 @@ from trainer.windows import SourceWindows
 
 VERSION = 1  # of this file's reckoning: another one makes other tables
 NOT_ALLOWED = "not_allowed"
+NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned picture
 TOO_LARGE = "too_large"
 _THREADS = 8
 _SPOKEN = ("subtitle", "transcript")
@@ -50,6 +51,8 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
         "length": length,
         "split": split,
     }
+    if layout.template is not None:
+        made_from["template"] = layout.template
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
@@ -138,9 +141,10 @@ def measure_shard(path: str, reader: ShardReader, layout: Layout, length: int) -
     pictures: list[Any] = images.tolist()
     refused = []
     for row in np.flatnonzero((totals > length) | ~exact).tolist():
+        segments = reader.segments(row)
         try:
-            windows = layout.split(reader.segments(row), length)
-            reason = NOT_ALLOWED
+            windows = layout.split(segments, length)
+            reason = NO_EXAMPLE if segments else NOT_ALLOWED
         except ValueError as error:
             windows, reason = [], f"{TOO_LARGE}: {error}"
         counts[row] = len(windows)
@@ -160,7 +164,7 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
 
     Returns:
         Places, pictures, and whether the number of places is exact: not for a sample without anything, nor where
-        times are written out.
+        times are written out or a template makes something else of samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])
     first, types = _flat_column(table, "types")
@@ -184,6 +188,8 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
         totals += np.bincount(row, is_frame, num) > 0  # [VIDEO]
         totals += _grounding(table, num)
     exact = np.bincount(row, has_text | is_picture, num) > 0
+    if layout.template is not None:
+        exact[:] = False
     if layout.config.frame_times:
         timed = _flat_column(table, "times")[1].is_valid().to_numpy(zero_copy_only=False)
         exact &= np.bincount(row, is_picture & timed, num) == 0

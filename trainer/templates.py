@@ -1,0 +1,311 @@
+"""What tuning makes of a sample: a conversation (Emu-I, Emu2-Chat) or a picture to be drawn (Emu2-Gen); and prompts.
+
+    <s>system [USER]: [IMG]...[/IMG]question [ASSISTANT]: answer</s>[USER]: question [ASSISTANT]: answer</s>
+    <s><grounding>a <phrase>red boat</phrase><object>[IMG]...[/IMG]</object>[IMG]...[/IMG]</s>
+
+Answers alone are learned in the one, the last picture alone in the other. All strings are the released ones.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from model.config import BridgeConfig
+from model.generate import Prompt
+from model.segment import Box, Phrase, Picture, Segment, Text
+from model.sequence import NONE, TEXT, Layout, LayoutConfig, Window
+from model.sequence import Sequence as TokenSequence
+from model.tokenizer import (
+    CHAT,
+    GROUNDING,
+    NEXT_BOX,
+    OBJECT_END,
+    OBJECT_START,
+    PHRASE_END,
+    PHRASE_START,
+    Tokenizer,
+)
+from pipelines.settings import Settings
+
+Form = Literal["chat", "emu", "generation"]
+Message = Sequence[str | Tensor]
+"""What one side says: texts, and pictures as (3, S, S) uint8."""
+
+SYSTEM: dict[Form, str] = {
+    "chat": "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses.",
+    "emu": "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I "
+    "provide it to you. Please answer my questions based on the given image.",
+}
+GROUNDED_SYSTEM = "You are a helpful assistant, dedicated to provide concise and efficient answers."
+VIDEO_SYSTEM = (
+    "You are a helpful assistant and you will be presented with a video consisting of multiple chronological images: "
+    "[IMG]ImageContent[/IMG]. You will be able to see the video after I provide it to you. Please answer my questions "
+    "based on the given video."
+)
+USER, ASSISTANT = CHAT
+
+_OUTLINE = 3 / 448  # of a drawn box, as part of the canvas (Emu2's demo)
+
+
+class TemplateSettings(Settings):
+    """What tuning makes of a sample."""
+
+    form: Form = Field("chat", description="chat: Emu2-Chat; emu: Emu-I; generation: Emu2-Gen")
+    system: str | None = Field(None, description="message before a conversation; null: the released one")
+    instructions: tuple[str, ...] = Field(
+        ("Describe the picture.",),
+        min_length=1,
+        description="what the user asks of a picture with a caption, which is the answer; one is chosen by the caption",
+    )
+
+    @property
+    def chats(self) -> bool:
+        """Whether it is of two sides, which have tokens of their own."""
+        return self.form != "generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question, and its answer where there is one already."""
+
+    question: tuple["str | Segment", ...]
+    answer: Text | None = None
+
+
+class TemplateLayout(Layout):
+    """Cuts samples by a template and writes them as tokens.
+
+    Args:
+        tokenizer: With the model's own tokens, and for conversations those of the two sides.
+        bridge: Says how many slots a picture takes.
+        config: Choices of every layout.
+        settings: Of the template.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, bridge: BridgeConfig, config: LayoutConfig, settings: TemplateSettings
+    ) -> None:
+        super().__init__(tokenizer, bridge, config)
+        self.settings = settings
+        self.template = settings.model_dump_json()
+        if self.emu2:  # in an answer it is the question that asks for boxes
+            self.ignored = np.append(self.ignored, np.int32(self.ids[GROUNDING]))
+
+    def split(self, segments: Sequence[Segment], length: int) -> list[Window]:
+        """A sample's conversation, or each of its pictures to be drawn; none where no picture has a caption.
+
+        A conversation that is too long loses its last turns, then the end of its first answer.
+
+        Raises:
+            ValueError: If the first question alone does not fit, or a caption with its picture.
+        """
+        captioned = list(captioned_pictures(segments))
+        if self.settings.chats:
+            turns = [self._turn(pictures, caption) for pictures, caption in captioned]
+            return [self._talk(turns, length)] if turns else []
+        boxes = boxes_of(segments)
+        return [
+            self._window(self._drawing(pictures[0], caption, boxes), length)
+            for pictures, caption in captioned
+            if len(pictures) == 1 and not pictures[0].frame
+        ]
+
+    def lay_out(
+        self, window: Window, rng: random.Random | None = None, *, media_first: float | None = None
+    ) -> TokenSequence:
+        """Write a window as tokens."""
+        sequence = super().lay_out(window, rng)
+        if not self.settings.chats:
+            sequence.targets[sequence.targets == TEXT] = NONE
+        return sequence
+
+    def _ordered(self, segments: Sequence[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
+        yield from segments
+
+    def _turn(self, pictures: Sequence[Picture], caption: Text) -> Turn:
+        choices = self.settings.instructions
+        choice = choices[zlib.crc32(caption.ids.astype(np.int32).tobytes()) % len(choices)]
+        seen = [replace(picture, learn=False) for picture in pictures]
+        return Turn((*seen, choice), answer_text(caption, self.tokenizer))
+
+    def _talk(self, turns: Sequence[Turn], length: int) -> Window:
+        kept = len(turns)
+        while kept > 1 and self._size(self._conversation(turns[:kept])) > length:
+            kept -= 1
+        whole = self._conversation(turns[:kept])
+        if kept > 1 or self._size(whole) <= length:
+            return self._window(whole, length)
+        *question, answer = whole
+        assert isinstance(answer, Text)
+        room = length - self._size(question) + 1  # no </s> follows
+        fits = int(np.searchsorted(self._costs(answer, question), room, side="right"))
+        if fits <= 0:
+            raise ValueError(f"a question takes {self._size(question)} tokens, a window has {length}")
+        return self._window([*question, answer.part(0, fits)], length, last=False)
+
+    def _conversation(self, turns: Sequence[Turn]) -> list[Segment]:
+        return conversation(self.tokenizer, turns, self.settings)
+
+    def _drawing(self, picture: Picture, caption: Text, boxes: Sequence[Box]) -> list[Segment]:
+        parts: list[str | int | Segment] = []
+        ids, done = self.ids, 0
+        if self.emu2 and caption.phrases:
+            parts.append(ids[GROUNDING])
+            for phrase in caption.phrases:
+                parts += [*caption.ids[done : phrase.start].tolist(), ids[PHRASE_START]]
+                parts += [*caption.ids[phrase.start : phrase.end].tolist(), ids[PHRASE_END], ids[OBJECT_START]]
+                for number, box in enumerate(phrase.boxes):
+                    parts += [ids[NEXT_BOX]] if number else []
+                    parts.append(Picture(-1 - boxes.index(box), learn=False))
+                parts.append(ids[OBJECT_END])
+                done = phrase.end
+        return [*fixed(self.tokenizer, [*parts, *caption.ids[done:].tolist()]), picture]
+
+    def _size(self, segments: Sequence[Segment]) -> int:
+        """Tokens of a whole window."""
+        return 2 + sum(int(self._costs(segment, segments[:i])[-1]) for i, segment in enumerate(segments))
+
+    def _window(self, segments: Sequence[Segment], length: int, *, last: bool = True) -> Window:
+        size = self._size(segments) - (not last)
+        if size > length:
+            raise ValueError(f"a caption with its pictures takes {size} tokens, a window has {length}")
+        return Window(tuple(segments), size, sum(isinstance(part, Picture) for part in segments), last=last)
+
+
+def captioned_pictures(segments: Iterable[Segment]) -> Iterator[tuple[list[Picture], Text]]:
+    """Pictures, or the frames of a video, with the caption that follows them."""
+    run: list[Picture] = []
+    for segment in segments:
+        if isinstance(segment, Picture):
+            run.append(segment)
+            continue
+        if run and segment.role == "caption" and len(segment.ids):
+            yield run, segment
+        run = []
+
+
+def conversation(
+    tokenizer: Tokenizer, turns: Sequence[Turn], settings: TemplateSettings, *, grounded: bool = False
+) -> list[Segment]:
+    """A conversation as the model reads it, of which it learns the answers.
+
+    Args:
+        tokenizer: With tokens for the two sides.
+        turns: In order; all but the last with answers.
+        settings: Of the template.
+        grounded: Whether the coming answer is to have boxes; one that is there says so itself.
+    """
+    ids = tokenizer.ids
+    grounded |= any(turn.answer is not None and bool(turn.answer.phrases) for turn in turns)
+    grounded &= GROUNDING in ids
+    pictures = [part for turn in turns for part in turn.question if isinstance(part, Picture)]
+    parts: list[str | int | Segment] = [*_named(tokenizer, _system(settings, pictures, grounded=grounded))]
+    for number, turn in enumerate(turns):
+        if number:
+            parts.append(Text(np.array([tokenizer.eos_id], np.int32), continued=True))
+        parts += [" "] if parts and not number else []
+        parts += [ids[USER], ": ", *turn.question, " ", ids[ASSISTANT], ":"]
+        if turn.answer is not None:
+            parts.append(turn.answer)
+        elif grounded:
+            parts.append(ids[GROUNDING])
+    return fixed(tokenizer, parts)
+
+
+def chat_prompt(
+    layout: Layout, messages: Sequence[Message], settings: TemplateSettings | None = None, *, grounded: bool = False
+) -> Prompt:
+    """What a tuned model goes on from with its answer, which begins with a space.
+
+    Args:
+        layout: Of the tuned model, its tokenizer with tokens for the two sides.
+        messages: The user's and the model's in turn; the first and the last are the user's.
+        settings: Of the template that the model was tuned with.
+        grounded: Whether the answer is to name boxes.
+
+    Raises:
+        ValueError: If it is not the user's turn to have spoken, or a picture stands among the model's words.
+    """
+    settings = settings or TemplateSettings()
+    if not len(messages) % 2:
+        raise ValueError("a conversation begins and ends with what the user says")
+    images = [part for message in messages for part in message if isinstance(part, Tensor)]
+    count = 0
+    turns = []
+    for said, answered in zip(messages[::2], [*messages[1::2], None], strict=True):
+        question: list[str | Segment] = []
+        for part in said:
+            question.append(part if isinstance(part, str) else Picture(count, learn=False))
+            count += not isinstance(part, str)
+        turns.append(Turn(tuple(question), _answered(answered, layout.tokenizer)))
+    segments = conversation(layout.tokenizer, turns, settings, grounded=grounded)
+    return Prompt.of(layout, segments, torch.stack(images) if images else None)
+
+
+def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
+    """A caption as an answer: after the colon comes a space, which some tokenizers have in the first token."""
+    caption = replace(caption, continued=True)
+    if tokenizer.base.piece(int(caption.ids[0])).startswith(" "):
+        return caption
+    space = tokenizer.encode(" ")
+    phrases = tuple(Phrase(p.start + len(space), p.end + len(space), p.boxes) for p in caption.phrases)
+    return replace(caption, ids=np.append(np.array(space, np.int32), caption.ids), phrases=phrases)
+
+
+def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[Segment]:
+    """Strings and ids as texts that are not learned, between segments that stay as they are."""
+    out: list[Segment] = []
+    for kind, group in groupby(parts, key=lambda part: type(part) if isinstance(part, str | int) else Segment):
+        found: list[Any] = list(group)
+        if kind is Segment:
+            out += found
+        elif ids := tokenizer.encode("".join(found)) if kind is str else found:
+            out.append(Text(np.array(ids, np.int32), learn=False, continued=True))
+    return out
+
+
+def boxes_of(segments: Iterable[Segment]) -> list[Box]:
+    """All boxes of a sample: picture -1 - i of one that is to be drawn is a canvas with box i."""
+    return [box for part in segments if isinstance(part, Text) for phrase in part.phrases for box in phrase.boxes]
+
+
+def box_picture(box: Box, size: int) -> np.ndarray:
+    """Where an object is, as a picture: the white outline of its box on a black canvas, (size, size, 3) uint8."""
+    canvas = np.zeros((size, size, 3), np.uint8)
+    x0, y0, x1, y1 = (min(size - 1, max(0, round(value * size))) for value in box)
+    cv2.rectangle(canvas, (x0, y0), (x1, y1), (255, 255, 255), max(1, round(_OUTLINE * size)))
+    return canvas
+
+
+def _system(settings: TemplateSettings, pictures: Sequence[Picture], *, grounded: bool) -> str:
+    if settings.system is not None:
+        return settings.system
+    if settings.form == "emu":
+        return VIDEO_SYSTEM if any(picture.frame for picture in pictures) else SYSTEM["emu"] if pictures else ""
+    return GROUNDED_SYSTEM if grounded else SYSTEM["chat"]
+
+
+def _named(tokenizer: Tokenizer, text: str) -> Iterator[str | int]:
+    """A text of ours, in which the model's own tokens stand by their names."""
+    for part in re.split("(" + "|".join(map(re.escape, tokenizer.ids)) + ")", text):
+        if part:
+            yield tokenizer.ids.get(part, part)
+
+
+def _answered(message: Message | None, tokenizer: Tokenizer) -> Text | None:
+    if message is None:
+        return None
+    if not message or not all(isinstance(part, str) for part in message):
+        raise ValueError("what the model has said is text alone")
+    said = "".join(part for part in message if isinstance(part, str)).strip()
+    return answer_text(Text(np.array(tokenizer.encode(said), np.int32), learn=False), tokenizer)
