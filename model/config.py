@@ -105,6 +105,9 @@ class ObjectiveConfig(Config):
     )
 
 
+_FOREGROUND_WEIGHT = "further weight of errors where a picture stands out from its background; ours"
+
+
 class AutoencoderConfig(Config):
     """The latent space of the image decoder: a diffusers AutoencoderKL."""
 
@@ -114,11 +117,18 @@ class AutoencoderConfig(Config):
     norm_groups: int = 32
     scaling_factor: float = Field(0.18215, description="latents are multiplied by it; 0.18215 SD 1.5, 0.13025 SDXL")
     kl_weight: float = Field(1e-6, description="weight of the KL term when it is trained here (LDM, arXiv:2112.10752)")
+    foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
 
     @property
     def downscale(self) -> int:
         """Pixels a latent stands for, a side."""
         return int(2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.layers_per_block == 0 and len(set(self.channels)) > 1:
+            raise ValueError("with layers_per_block 0 there is nothing to change the number of channels")
+        return self
 
 
 class ImageDecoderConfig(Config):
@@ -137,15 +147,24 @@ class ImageDecoderConfig(Config):
     pooled: Literal["mean", "flat"] = Field("mean", description="what is pooled: Emu2 the mean; flat keeps the order")
     condition_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
     coordinates: bool = Field(False, description="four channels of coordinates beside the latents; ours")
+    canvas: int = Field(
+        0, description="channels beside the latents that one linear layer draws of the embeddings; ours"
+    )
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     sampler: Literal["pndm", "euler", "ddim"] = "euler"
     high_noise: bool = Field(False, description="draw times with density rising to high noise (square root of uniform)")
     condition_dropout: float = Field(0.1, description="fraction of pictures trained without condition (both papers)")
+    foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
     noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
     ema_decay: float | None = Field(None, description="of an exponential moving average of the weights")
     steps: int = Field(50, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
     autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
+
+    @property
+    def latent_side(self) -> int:
+        """Latents a side."""
+        return self.image_size // self.autoencoder.downscale
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -237,15 +256,16 @@ SIZES: dict[str, EmuConfig] = {
             name="demo", family="emu2", base_vocab_size=1024, vocab_size=1024 + 272,
             encoder=EncoderConfig(kind="clip", image_size=32, patch_size=8, width=128, layers=4, heads=4,
                                   mlp_hidden=512),
-            bridge=BridgeConfig(image_slots=16, frame_slots=16, standardize=True),
+            bridge=BridgeConfig(image_slots=4, frame_slots=4, standardize=True),
             language_model=LanguageModelConfig(width=192, layers=4, heads=6, mlp_hidden=512, max_positions=512),
             objective=ObjectiveConfig(input_noise=0.6),
             image_decoder=ImageDecoderConfig(
-                image_size=32, channels=(64, 64), transformer_layers=(1, 0), heads=(2, 2), norm_groups=16,
-                pooled="flat", condition_positions=True, coordinates=True, prediction="sample", sampler="ddim",
-                high_noise=True, noise_offset=0.0, ema_decay=0.99, steps=12, guidance=1.5,
-                autoencoder=AutoencoderConfig(channels=(16, 32, 64), layers_per_block=1, norm_groups=8,
-                                              scaling_factor=1.0),
+                image_size=32, channels=(32, 64, 64), layers_per_block=1, transformer_layers=(0, 1, 0),
+                heads=(1, 2, 2), norm_groups=8, pooled="flat", condition_positions=True, coordinates=True, canvas=8,
+                prediction="sample", sampler="ddim", high_noise=True, foreground_weight=5.0, noise_offset=0.0,
+                ema_decay=0.99, steps=12, guidance=1.5,
+                autoencoder=AutoencoderConfig(channels=(16, 16), layers_per_block=0, latent_channels=8, norm_groups=4,
+                                              foreground_weight=5.0, scaling_factor=1.0),
             ),
         ),
         EmuConfig(

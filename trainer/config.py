@@ -87,8 +87,9 @@ class PretrainSettings(RunSettings):
         chosen = {name for stage in self.stages for name in stage.lr}
         if unknown := sorted((chosen | self.engine.gradient_checkpointing) - set(MODULES)):
             raise ValueError(f"the model has no module {unknown[0]!r}: its modules are {', '.join(MODULES)}")
-        if self.engine.keep_features and "encoder" in chosen:
-            raise ValueError("engine.keep_features: the encoder is trained, so its features change")
+        trained = ["encoder" in stage.lr for stage in self.stages]
+        if self.engine.keep_features and (trained[-1] or trained != sorted(trained, reverse=True)):
+            raise ValueError("engine.keep_features: the encoder is trained to the end, so its features change")
         return self
 
 
@@ -173,5 +174,5 @@ class TrainConfig(Settings):
     encoder: EncoderRunSettings | None = Field(None, description="trained first and taken over, if there is one")
     pretrain: PretrainSettings | None = None
     decoder: DecoderRunSettings | None = None
-    tune: TuneSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
+    tune: TuneSettings | None = None

@@ -102,8 +102,16 @@ class TrainingData(RunData):
 
     def reader(self) -> PieceReader:
         """Reads windows, laid out as sequences."""
-        plan, size = self.run.data.plan, self.model.encoder.image_size
-        return PieceReader(self.corpus, self.sources, self.layout, length=plan.length, image_size=size, seed=plan.seed)
+        run, plan = self.run, self.run.data.plan
+        return PieceReader(
+            self.corpus,
+            self.sources,
+            self.layout,
+            length=plan.length,
+            image_size=self.model.encoder.image_size,
+            seed=plan.seed,
+            media_first=lambda step: run.stages[run.stage_at(step)].media_first,
+        )
 
 
 def open_corpus(

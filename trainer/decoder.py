@@ -52,9 +52,9 @@ class PictureBatch:
     source: Tensor
 
     @classmethod
-    def of(cls, pieces: Sequence[ReadPiece]) -> Self:
-        """From what was read."""
-        images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+    def of(cls, pieces: Sequence[ReadPiece], side: int) -> Self:
+        """From what was read, brought to so many pixels a side."""
+        images = resized(torch.stack([as_tensor(piece.images[0]) for piece in pieces]), side)
         return cls(images, torch.tensor([piece.source for piece in pieces]))
 
     @property
@@ -76,6 +76,14 @@ class PictureBatch:
         """Squared error of the pictures made again."""
         found = module(self.images)
         return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.pictures,))
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 pictures (B, 3, S, S) of another size."""
+    if images.shape[-1] == side:
+        return images
+    smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+    return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
 class _Autoencoding(nn.Module):
@@ -118,7 +126,7 @@ class AutoencoderTask(Task):
 
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> PictureBatch:
         """Pictures as tensors."""
-        return PictureBatch.of([piece for pack in packs for piece in pack])
+        return PictureBatch.of([piece for pack in packs for piece in pack], self._config.image_size)
 
     def architecture(self) -> dict[str, Any]:
         """Of the autoencoder."""
@@ -140,11 +148,12 @@ class DrawingBatch:
     """Pictures with what they are drawn from.
 
     Attributes:
-        images: (B, 3, S, S) uint8; or, where they were kept, (B, C, s, s) latents.
+        images: (B, 3, S, S) uint8 of any size; or, where they were kept, (B, C, s, s) latents.
         source: (B,) which source each is from.
         micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
         conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
         prompts: Captions that ask for a picture, where conditions are rolled out from them.
+        side: Pixels a side of what is drawn.
         eyes: Makes conditions.
     """
 
@@ -153,6 +162,7 @@ class DrawingBatch:
     micro: Tensor
     conditions: Tensor | None
     prompts: tuple[Prompt, ...]
+    side: int
     eyes: "Conditions"
 
     @property
@@ -175,7 +185,8 @@ class DrawingBatch:
         if conditions is None:
             conditions = self.eyes.rolled_out(self.prompts) if self.prompts else self.eyes.encoded(self.images)
         generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
-        found = module(self.images, conditions, micro=self.micro, generator=generator)
+        images = self.images if self.conditions is not None else resized(self.images, self.side)
+        found = module(images, conditions, micro=self.micro, generator=generator)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.pictures,))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -208,11 +219,7 @@ class Conditions:
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
         """The visual embeddings of pictures: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
-        side = self._sight.config.encoder.image_size
-        if images.shape[-1] != side:
-            images = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
-            images = images.round().clamp(0, 255).to(torch.uint8)
-        return self._sight.encode_pictures(images)
+        return self._sight.encode_pictures(resized(images, self._sight.config.encoder.image_size))
 
     def prompt(self, caption: Sequence[int]) -> Prompt:
         """A caption that asks for its picture."""
@@ -300,7 +307,9 @@ class DecoderTask(Task):
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
             pictures = list(itertools.islice(first_pictures(plan, reader), _FIT_PICTURES))
-            module.decoder.fit_latent_scale([torch.stack(pictures[i : i + 64]) for i in range(0, len(pictures), 64)])
+            side = module.decoder.config.image_size
+            parts = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
+            module.decoder.fit_latent_scale([resized(torch.stack(part), side) for part in parts])
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Bring the frozen model beside the trained one."""
@@ -323,9 +332,16 @@ class DecoderTask(Task):
             images, conditions = self._keep(pieces, images, prompts)
             prompts = ()
         side = self.data.model.image_decoder.image_size
-        micro = torch.tensor([[*piece.crop, side, side] for piece in pieces], dtype=torch.float32)
+        micro = torch.tensor([self._micro(piece) for piece in pieces])
         source = torch.tensor([piece.source for piece in pieces])
-        return DrawingBatch(images, source, micro, conditions, prompts, self._conditions)
+        return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
+
+    def _micro(self, piece: ReadPiece) -> list[float]:
+        """SDXL's micro-conditions of a picture; a whole one is told as it is when drawn."""
+        side = float(self.data.model.image_decoder.image_size)
+        height, width, top, left = piece.crop or (side, side, 0, 0)
+        scale = side / self.data.image_size  # crops are measured as pictures are read
+        return [height, width, top * scale, left * scale, side, side]
 
     def _keep(self, pieces: Sequence[ReadPiece], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Latents and conditions, worked out where a picture is seen for the first time."""
@@ -336,7 +352,7 @@ class DecoderTask(Task):
             made = (
                 self._conditions.rolled_out([prompts[i] for i in missing]) if prompts else self._conditions.encoded(new)
             )
-            latents = self._decoder.encode(new)
+            latents = self._decoder.encode(resized(new, self.data.model.image_decoder.image_size))
             for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
                 self._kept[keys[i]] = (tensors[0], tensors[1])
         kept = [self._kept[key] for key in keys]

@@ -79,7 +79,7 @@ class PretrainTask(Task):
         for part in (module.encoder, module.bridge):  # DeepSpeed casts parameters only; rotary tables stay fp32
             for buffer in part.buffers():
                 buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data
-        if self._features is not None:
+        if self._features is not None and "encoder" not in stage.lr:
             self._features.model = module
 
     def change(self, module: nn.Module, stage: Stage) -> None:
@@ -98,7 +98,7 @@ class PretrainTask(Task):
             packs,
             length=self.run.data.plan.length,
             pad_id=self.data.tokenizer.pad_id,
-            pictures=self._features or pixels,
+            pictures=self._features if self._features is not None and self._features.model is not None else pixels,
         )
 
     def architecture(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.config import SIZES, ImageDecoderConfig
+from model.config import SIZES, AutoencoderConfig, ImageDecoderConfig
 from model.image_decoder import (
     ImageDecoder,
     WeightAverage,
@@ -132,19 +132,36 @@ def test_times_may_lean_to_high_noise() -> None:
     assert drawn[True].max() < 1000
 
 
-def test_weights_scale_the_error() -> None:
-    decoder = _decoder(**PLAIN)
-    latents, weights = torch.randn(2, 4, 8, 8), torch.ones(2, 1, 8, 8)
-    weights[1] = 5.0
-    plain = decoder(latents, _conditions(), generator=_seed())
-    weighted = decoder(latents, _conditions(), weights=weights, generator=_seed())
-    torch.testing.assert_close(weighted.pictures, plain.pictures * torch.tensor([1.0, 5.0]))
+def test_foreground_may_weigh_more() -> None:
+    latents = 0.05 * torch.randn(2, 4, 8, 8, generator=_seed())
+    latents[0, :, 2:4, 2:4] += 4.0
+    foreground, background = torch.zeros(2, 2, 1, 8, 8)
+    foreground[0, :, 2:4, 2:4] = 1.0
+    background[0, :, 6:, 6:] = 1.0
+
+    def error(wrong: Tensor, weight: float) -> Tensor:
+        decoder = _decoder(prediction="sample", foreground_weight=weight, **PLAIN)
+        decoder._predict = lambda *_: latents + wrong
+        return decoder(latents, _conditions(), generator=_seed()).pictures
+
+    plain = torch.tensor([4 / 64, 0.0])
+    torch.testing.assert_close(error(foreground, 0.0), plain)
+    torch.testing.assert_close(error(background, 0.0), plain)
+    torch.testing.assert_close(error(foreground, 3.0), 4 * plain)
+    torch.testing.assert_close(error(background, 3.0), plain)
+
+
+def test_a_fresh_autoencoder_begins_without_its_residual_branches() -> None:
+    autoencoder = _decoder().autoencoder
+    x = torch.randn(1, 8, 4, 4)
+    torch.testing.assert_close(autoencoder.encoder.mid_block(x), x)
+    torch.testing.assert_close(autoencoder.decoder.mid_block(x), x)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pooled": "flat", "condition_positions": True, "coordinates": True},
+        {"pooled": "flat", "condition_positions": True, "coordinates": True, "canvas": 2, "foreground_weight": 5.0},
         {"micro_conditions": False},
         {"sampler": "euler"},
         {"sampler": "pndm"},
@@ -234,18 +251,18 @@ def test_one_batch_overfits() -> None:
 
 def test_autoencoder_learns_and_its_scale_is_fitted() -> None:
     decoder = _decoder()
-    autoencoder = decoder.autoencoder.requires_grad_(True).train()
+    autoencoder, config = decoder.autoencoder.requires_grad_(True).train(), TINY.autoencoder
     x = torch.linspace(0, 255, 16).view(1, 1, 1, 16).expand(4, 3, 16, 16)
     images = torch.cat([x[:2], x[:2].mT]).to(torch.uint8)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=5e-3)
     torch.manual_seed(0)
-    first = autoencoder_loss(autoencoder, images, kl_weight=1e-6)
+    first = autoencoder_loss(autoencoder, images, config)
     assert first.pictures.shape == (4,)
     for _ in range(50):
         optimizer.zero_grad()
-        autoencoder_loss(autoencoder, images, kl_weight=1e-6).loss.backward()
+        autoencoder_loss(autoencoder, images, config).loss.backward()
         optimizer.step()
-    assert autoencoder_loss(autoencoder, images, kl_weight=1e-6).loss < 0.2 * first.loss
+    assert autoencoder_loss(autoencoder, images, config).loss < 0.2 * first.loss
     decoder.fit_latent_scale([images])
     assert decoder.encode(images).std() == pytest.approx(1.0, abs=1e-4)
     round_trip = to_uint8(decoder.decode(decoder.encode(images)))
@@ -258,9 +275,9 @@ def test_kl_term_is_the_gaussian_one() -> None:
     latents = autoencoder.encode(from_uint8(_images())).latent_dist
     kl = 0.5 * (latents.mean**2 + latents.var - 1 - latents.logvar).sum((1, 2, 3)) / (3 * 16 * 16)
     torch.manual_seed(1)
-    without = autoencoder_loss(autoencoder, _images(), kl_weight=0.0)
+    without = autoencoder_loss(autoencoder, _images(), AutoencoderConfig(kl_weight=0.0))
     torch.manual_seed(1)
-    with_ = autoencoder_loss(autoencoder, _images(), kl_weight=2.0)
+    with_ = autoencoder_loss(autoencoder, _images(), AutoencoderConfig(kl_weight=2.0))
     torch.testing.assert_close(with_.pictures - without.pictures, 2.0 * kl.detach(), rtol=1e-3, atol=1e-5)
 
 
@@ -291,6 +308,7 @@ def test_pixels_survive_the_round_trip() -> None:
         ({"heads": (1, 2, 4)}, "one entry a resolution"),
         ({"image_size": 18}, "no multiple of 4"),
         ({"sampler": "pndm", "prediction": "sample"}, "pndm sampler knows no prediction of the sample"),
+        ({"autoencoder": {"channels": (8, 16), "layers_per_block": 0}}, "nothing to change the number of channels"),
     ],
 )
 def test_settings_are_checked(change: dict, message: str) -> None:
