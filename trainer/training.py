@@ -57,7 +57,7 @@ class Training:
         settings = self.settings = run.model_copy(update={"engine": engine})
         if settings.engine.threads is not None:
             torch.set_num_threads(settings.engine.threads)
-        # On CPUs PyTorch's fused attention is many times slower in bf16 than the plain one (2.9), and no faster in fp32.
+        # On CPUs PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
         torch.backends.cuda.enable_flash_sdp(world.device.type == "cuda")
         self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
         self.guard = SpikeGuard(settings.guard)

@@ -58,7 +58,7 @@ def bench_training(folder: Path) -> None:
                 alone.append((time.perf_counter() - start) / BLOCK)
             began = time.perf_counter()
 
-    training._train, training._after = remember, measure  # type: ignore[method-assign]
+    training._train, training._after = remember, measure  # type: ignore[method-assign,assignment]
     training.run()
     distributed.stop()
     figure("training", "a step of the loop, median", 1000 * statistics.median(loop), "ms")
