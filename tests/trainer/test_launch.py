@@ -174,6 +174,7 @@ needs_slurm = pytest.mark.skipif(
 
 
 @needs_slurm
+@pytest.mark.timeout(1800)
 def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
     run = tmp_path / "run"
     job, log = _submit(tmp_path, run, training_corpus, SETTINGS)
@@ -187,7 +188,7 @@ def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
         subprocess.run(["scancel", job], check=True)
     text = log.read_text()
     assert text.count("step 1/200") == 1
-    assert "task 0: Exited with exit code 75" in text
+    assert "Exited with exit code 75" in text
     assert run_findings(str(run), training_corpus) == []
 
 
@@ -203,7 +204,7 @@ def test_a_job_ended_from_outside_saves_and_is_not_queued_again_by_itself(tmp_pa
     try:
         _wait(log, "1: begun")
         subprocess.run([*command, job], check=True)
-        _wait(log, "task 1: Exited with exit code 75")
+        _wait(log, "Exited with exit code 75")
         end = time.monotonic() + 60
         while f"JobState={state}" not in (found := _output("scontrol", "show", "job", job)):
             assert time.monotonic() < end, found
@@ -225,8 +226,7 @@ def _output(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _wait(log, text, seconds=250):
-    end = time.monotonic() + seconds
+def _wait(log, text):
+    """Until the log says so, or pytest's own time is over."""
     while not log.exists() or text not in log.read_text():
-        assert time.monotonic() < end, f"no {text!r}"
         time.sleep(0.5)
