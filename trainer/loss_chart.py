@@ -50,32 +50,37 @@ def write_loss_chart(run: str) -> None:
     ]
     if not found:
         return
+    sources = list(dict.fromkeys(name for panel, rows in found for name in _curves(rows, panel.objective)))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(sources)}
     num_rows = math.ceil(len(found) / 2)
     columns = min(2, len(found))
     figure = Figure(figsize=(6.0 * columns, 3.6 * num_rows), dpi=_DPI, layout="constrained", facecolor="white")
     for number, (panel, rows) in enumerate(found, 1):
-        _draw(figure.add_subplot(num_rows, columns, number), panel, rows)
+        _draw(figure.add_subplot(num_rows, columns, number), panel, rows, colours)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     storage.write_bytes(storage.join(run, "loss.png"), buffer.getvalue())
 
 
-def _draw(axes: Axes, panel: Panel, rows: Sequence[Row]) -> None:
-    curves = _curves(rows, panel.objective)
-    for (name, (steps, losses)), colour in zip(curves.items(), _COLOURS * len(curves), strict=False):
-        axes.plot(steps, losses, color=colour, alpha=0.18, linewidth=0.8)
-        axes.plot(steps, smooth(steps, losses), color=colour, linewidth=1.6, label=name)
+def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    smoothed = []
+    for name, (steps, losses) in _curves(rows, panel.objective).items():
+        axes.plot(steps, losses, color=colours[name], alpha=0.18, linewidth=0.8)
+        smoothed += smooth(steps, losses)
+        axes.plot(steps, smoothed[-len(steps) :], color=colours[name], linewidth=1.6, label=name)
     held_out = _curves(rows, f"held_out_{panel.objective}")
-    for name, colour in zip(curves, _COLOURS * len(curves), strict=False):
-        if name in held_out:
-            axes.plot(*held_out[name], "o", color=colour, markersize=3.5, markerfacecolor="white")
+    marker = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white", "linestyle": ""}
+    for name, points in held_out.items():
+        axes.plot(*points, color=colours.get(name, _INK), **marker)
     if held_out:
-        axes.plot([], [], "o", color=_INK, markersize=3.5, markerfacecolor="white", label="held out")
-    low, high = axes.get_ylim()
+        axes.plot([], [], color=_INK, label="held out", **marker)
+    # By the curves: what is held out may lie far above while a stage leaves its source out.
+    low, high = min(smoothed), max(smoothed)
+    margin = 0.06 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + margin)
     for step, name in stage_borders(rows):
         axes.axvline(step, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-        axes.annotate(name, (step, high), (4, -4), textcoords="offset points", fontsize=8, va="top", color=_INK)
-    axes.set_ylim(low, high)
+        axes.annotate(name, (step, high), (4, 0), textcoords="offset points", fontsize=8, va="center", color=_INK)
     axes.set_title(panel.title, fontsize=11, loc="left", color=_INK)
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
@@ -90,8 +95,8 @@ def _curves(rows: Sequence[Row], objective: str) -> dict[str, tuple[list[int], l
     for row in rows[:: len(rows) // _MAX_POINTS + 1]:
         for key, value in row.items():
             name, _, source = key.partition("/")
-            if name == objective and value is not None:
-                steps, losses = curves.setdefault(source or objective, ([], []))
+            if name == objective and source and value is not None:
+                steps, losses = curves.setdefault(source, ([], []))
                 steps.append(row["step"])
                 losses.append(value)
     return curves

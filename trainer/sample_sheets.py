@@ -235,5 +235,5 @@ def _third() -> int:
 
 def _write(sheet: Image.Image, path: str) -> None:
     buffer = io.BytesIO()
-    sheet.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG", optimize=True)  # in full colour: with 256 of them orange turns to red
     storage.write_bytes(path, buffer.getvalue())
