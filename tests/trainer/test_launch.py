@@ -185,7 +185,7 @@ def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # it would wait two minutes
         _wait(log, "finished")
     finally:
-        subprocess.run(["scancel", job], check=True)
+        subprocess.run(["scancel", job], check=False)  # it may be over
     text = log.read_text()
     assert text.count("step 1/200") == 1
     assert "Exited with exit code 75" in text
@@ -210,7 +210,7 @@ def test_a_job_ended_from_outside_saves_and_is_not_queued_again_by_itself(tmp_pa
             assert time.monotonic() < end, found
             time.sleep(0.5)
     finally:
-        subprocess.run(["scancel", job], check=True)
+        subprocess.run(["scancel", job], check=False)  # it may be over
     assert "queued again" not in log.read_text()
 
 
