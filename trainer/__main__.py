@@ -18,6 +18,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--local_rank", hidden=True, expose_value=False, help="Given by the deepspeed launcher.")
 def commands() -> None:
     """Train a multimodal model on a corpus (see trainer/configs/ and README.md)."""
 

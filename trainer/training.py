@@ -125,6 +125,7 @@ class Training:
         if step > self.first_step:
             self._save(step)
         self._export()
+        self.world.barrier()  # a launcher may end the first process once the others are gone
         return FINISHED
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
