@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -174,6 +175,15 @@ def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, fol
 
 
 def save_tensors(tensors: dict[str, Tensor], path: str) -> None:
-    """Write a `.safetensors` file, whole or not at all."""
-    with storage.write_whole(path) as file:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name)
+    """Write a `.safetensors` file, whole or not at all.
+
+    Raises:
+        UserError: If it cannot be written, as on a full disk.
+    """
+    try:
+        with storage.write_whole(path) as file:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be written: {error}; free some space and rerun, checkpoints are kept"
+        ) from error
