@@ -1,5 +1,6 @@
 """The runs behind the trainer's commands: which task, in which folder, and in which order."""
 
+import json
 from collections.abc import Callable
 
 from pipelines import storage
@@ -7,7 +8,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.run_settings import RunSettings
 from trainer.task import Task
-from trainer.training import STOPPED, Training
+from trainer.training import STOPPED, TRAINED, Training
 
 COMMANDS = ("encoder", "pretrain", "decoder", "tune")
 """Each a section of the config."""
@@ -37,9 +38,9 @@ def run_folder(command: str, out: str) -> str:
 
 
 def is_finished(folder: str, settings: RunSettings) -> bool:
-    """Whether a run has made all its steps and written its model."""
-    last = storage.join(folder, "checkpoints", f"step-{settings.steps:08d}", "data_state.json")
-    return storage.exists(last) and storage.exists(storage.join(folder, "model"))
+    """Whether a run has made all its steps and written its model of them."""
+    path = storage.join(folder, "model", TRAINED)
+    return storage.exists(path) and json.loads(storage.read_bytes(path))["steps"] >= settings.steps
 
 
 def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> list[Callable[[], Training]]:

@@ -31,6 +31,7 @@ from trainer.reader import Loader
 from trainer.steps import Step
 from trainer.task import Task
 
+TRAINED = "trained.json"  # in a model's folder, written last: of how many steps it is
 STOPPED = "stopped"
 FINISHED = "finished"
 
@@ -124,7 +125,7 @@ class Training:
                 log.close()
         if step > self.first_step:
             self._save(step)
-        self._export()
+        self._export(step)
         self.world.barrier()  # a launcher may end the first process once the others are gone
         return FINISHED
 
@@ -260,7 +261,7 @@ class Training:
         if set(before.lr) == set(stage.lr):  # the same parameters learn on: Adam keeps its moments
             self.task.change(self.engine.module, stage)
             return
-        self._export()
+        self._export(step)
         self.world.barrier()
         self.engine.close()
         module = self.task.load(storage.join(self.out, "model"))
@@ -289,11 +290,13 @@ class Training:
         )
         self.checkpoints.save(self.engine, run, self._state)
 
-    def _export(self) -> None:
+    def _export(self, step: int) -> None:
         """The model's weights by themselves, for what comes after training."""
         weights = self.engine.weights()
         if self.world.is_first:
-            self.task.export(weights, storage.join(self.out, "model"))
+            folder = storage.join(self.out, "model")
+            self.task.export(weights, folder)
+            storage.write_bytes(storage.join(folder, TRAINED), (json.dumps({"steps": step}) + "\n").encode())
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
