@@ -3,9 +3,10 @@
 B packs, L tokens a pack, N pictures, S pixels a side
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,8 +15,27 @@ from torch import Tensor
 from model.sequence import TEXT, VISUAL, Sequence
 
 
+class Tensors:
+    """A dataclass whose tensors, and whose fields of this kind, go from one memory to another together."""
+
+    __slots__ = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
+        """The same on another device."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which copies to a GPU run beside other work."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor | Tensors)}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Tensors):
     """Packed sequences. `flat` positions count through all packs: row * L + column.
 
     Attributes:
@@ -46,18 +66,6 @@ class Batch:
     text_targets: Tensor
     visual_at: Tensor
     visual_rows: Tensor
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
-        """The same on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory, from which copies to a GPU run beside other work."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change) -> Self:  # type: ignore[no-untyped-def]
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
 
 def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, length: int, pad_id: int) -> Batch:

@@ -148,6 +148,12 @@ def generate(
     return [row.result for row in rows]
 
 
+def roll_out(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:
+    """The visual embeddings (B, N, E) of the pictures that prompts ask for."""
+    found = generate(model, tokenizer, prompts, GenerationConfig(max_new_tokens=0, max_images=1))
+    return torch.stack([result.pictures[0] for result in found])
+
+
 def draw(
     model: Emu,
     decoder: ImageDecoder,
@@ -182,9 +188,7 @@ def draw(
     if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
         raise ValueError(f"prompts {wrong} do not end with [IMG]; make them with draw=True")
     empty = [Prompt(layout.prompt([], draw=True))] if null_prompt else []
-    settings = GenerationConfig(max_new_tokens=0, max_images=1)
-    found = generate(model, layout.tokenizer, [*empty, *prompts], settings)
-    embeddings = torch.stack([result.pictures[0] for result in found])  # (B or B + 1, N, E)
+    embeddings = roll_out(model, layout.tokenizer, [*empty, *prompts])  # (B or B + 1, N, E)
     null = embeddings[:1] if null_prompt else None
     return decoder.sample(embeddings[len(empty) :], null=null, steps=steps, guidance=guidance, generator=generator)
 

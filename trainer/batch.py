@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from model.batch import Batch, collate
+from model.batch import Batch, Tensors, collate
 from trainer.images import Pixels
 from trainer.reader import RankStep, ReadPiece
 
@@ -52,7 +53,7 @@ class MicroBatch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceBatch:
+class SequenceBatch(Tensors):
     """Packed sequences for the main model.
 
     Attributes:
@@ -70,22 +71,34 @@ class SequenceBatch:
         """Of text targets, and of regression targets."""
         return self.text_sources, self.visual_sources
 
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return type(self)(
-            self.batch.to(device),
-            self.text_sources.to(device, non_blocking=True),
-            self.visual_sources.to(device, non_blocking=True),
-        )
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory."""
-        return type(self)(self.batch.pin_memory(), self.text_sources.pin_memory(), self.visual_sources.pin_memory())
-
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Cross-entropy and squared error, by the main model."""
         found = module(self.batch, *(totals or (None, None)))
         return Losses(found.loss, (found.text, found.visual))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBatch(Tensors):
+    """Pictures one by one.
+
+    Attributes:
+        images: (B, 3, S, S) uint8.
+        source: (B,) which source each is from.
+    """
+
+    images: Tensor
+    source: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of the pictures."""
+        return (self.source,)
+
+
+def pictures_of(pieces: Sequence[ReadPiece]) -> tuple[Tensor, Tensor]:
+    """Images and sources of a `PictureBatch`, from pieces of one picture each."""
+    images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+    return images, torch.tensor([piece.source for piece in pieces])
 
 
 class Pictures(Protocol):
@@ -103,6 +116,14 @@ def pixels(piece: ReadPiece) -> list[Tensor]:
 def as_tensor(image: Pixels) -> Tensor:
     """(S, S, 3) array to (3, S, S) tensor, without a copy."""
     return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 pictures (B, 3, S, S) at another size."""
+    if images.shape[-1] == side:
+        return images
+    smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+    return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
 def sequence_batch(

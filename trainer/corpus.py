@@ -12,7 +12,6 @@ from pipelines.shards.tar_samples import index_path
 from pipelines.token_sidecar import TokensInfo, load_tokens, token_sidecar_path, tokens_folder
 from trainer.byte_store import ByteStore, CacheSettings
 from trainer.shard_reader import GroupCache, ShardReader
-from trainer.windows import SourceWindows, one_window_each
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,14 @@ class TrainingCorpus:
     Attributes:
         folder: Where it lies.
         manifest: What it consists of.
-        tokens: Its tokens; null where only pictures are trained on.
+        tokens: Its tokens.
         split: The split that is read.
         cache: Where chunks of remote tars are kept.
     """
 
     folder: str
     manifest: Manifest
-    tokens: TokensInfo | None
+    tokens: TokensInfo
     split: Split = "train"
     cache: CacheSettings = field(default_factory=CacheSettings)
 
@@ -39,7 +38,6 @@ class TrainingCorpus:
         folder: str,
         *,
         tokens: str | None = None,
-        with_tokens: bool = True,
         split: Split = "train",
         cache: CacheSettings | None = None,
     ) -> Self:
@@ -48,7 +46,6 @@ class TrainingCorpus:
         Args:
             folder: Where it lies, local or an fsspec URL.
             tokens: The tokenizer's name; null where there are tokens of only one.
-            with_tokens: Off where only pictures are trained on.
             split: The split that is read.
             cache: Where chunks of remote tars are kept.
 
@@ -60,7 +57,7 @@ class TrainingCorpus:
         corpus = cls(
             folder,
             manifest,
-            load_tokens(folder, manifest, tokens) if with_tokens else None,
+            load_tokens(folder, manifest, tokens),
             split,
             cache or CacheSettings(),
         )
@@ -103,15 +100,5 @@ class TrainingCorpus:
 
     def reader(self, shard: str) -> ShardReader:
         """A reader of a shard, by its path in the manifest."""
-        tokens = None
-        if self.tokens is not None:
-            tokens = token_sidecar_path(tokens_folder(self.folder, self.tokens.name), shard)
+        tokens = token_sidecar_path(tokens_folder(self.folder, self.tokens.name), shard)
         return ShardReader(self.folder, self._shards[shard], tokens, self.store, self.groups)
-
-    def pictures(self) -> list[SourceWindows]:
-        """All sources with each sample one piece: for training on pictures without sequences."""
-        return [
-            one_window_each(s.name, s.kind, [i.path for i in shards], [i.samples for i in shards])
-            for s in self.manifest.sources
-            for shards in [self.manifest.shards_of(s.name, self.split)]
-        ]

@@ -81,7 +81,6 @@ class TrainingData(RunData):
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split, chat=cls.is_chat(run))
-        assert corpus.tokens is not None
         length, longest = run.data.plan.length, model.language_model.max_positions
         if length > longest:
             raise UserError(f"data.plan.length is {length}, the language model has {longest} positions")
@@ -123,7 +122,6 @@ def open_corpus(
         UserError: If the corpus has no tokens, or more than one set and none is named.
     """
     corpus = TrainingCorpus.open(folder, tokens=run.data.tokens, split=split, cache=run.data.cache)
-    assert corpus.tokens is not None, "opened with tokens"
     try:
         tokenizer = Tokenizer.load(tokens_folder(corpus.folder, corpus.tokens.name), wanted.family, chat=chat)
     except ValueError as error:

@@ -6,26 +6,25 @@ makes of a caption. What the conditions and latents come from is frozen and stay
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from model.config import AutoencoderConfig
 from model.emu import Emu, Sight
-from model.generate import GenerationConfig, Prompt, generate
+from model.generate import Prompt, roll_out
 from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
 from model.segment import Text
 from model.sequence import Layout
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from trainer.batch import Losses, as_tensor
+from trainer.batch import Losses, PictureBatch, pictures_of, resized
 from trainer.build import build_sight, build_whole, first_pictures, load_decoder_weights, save_tensors
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.flops import measured_flops
@@ -40,50 +39,13 @@ _FIT_PICTURES = 512  # from which the latents' scale is taken
 
 
 @dataclass(frozen=True, slots=True)
-class PictureBatch:
-    """Pictures for the autoencoder.
-
-    Attributes:
-        images: (B, 3, S, S) uint8.
-        source: (B,) which source each is from.
-    """
-
-    images: Tensor
-    source: Tensor
-
-    @classmethod
-    def of(cls, pieces: Sequence[ReadPiece], side: int) -> Self:
-        """From what was read, brought to so many pixels a side."""
-        images = resized(torch.stack([as_tensor(piece.images[0]) for piece in pieces]), side)
-        return cls(images, torch.tensor([piece.source for piece in pieces]))
-
-    @property
-    def sources(self) -> tuple[Tensor, ...]:
-        """Of the pictures."""
-        return (self.source,)
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return replace(
-            self, images=self.images.to(device, non_blocking=True), source=self.source.to(device, non_blocking=True)
-        )
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory."""
-        return replace(self, images=self.images.pin_memory(), source=self.source.pin_memory())
+class ReconstructionBatch(PictureBatch):
+    """Pictures for the autoencoder."""
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Squared error of the pictures made again."""
         found = module(self.images)
         return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.pictures,))
-
-
-def resized(images: Tensor, side: int) -> Tensor:
-    """uint8 pictures (B, 3, S, S) of another size."""
-    if images.shape[-1] == side:
-        return images
-    smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
-    return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
 class _Autoencoding(nn.Module):
@@ -124,9 +86,10 @@ class AutoencoderTask(Task):
         """diffusers' autoencoder with random weights."""
         return _Autoencoding(self._config.autoencoder)
 
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> PictureBatch:
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> ReconstructionBatch:
         """Pictures as tensors."""
-        return PictureBatch.of([piece for pack in packs for piece in pack], self._config.image_size)
+        images, source = pictures_of([piece for pack in packs for piece in pack])
+        return ReconstructionBatch(resized(images, self._config.image_size), source)
 
     def architecture(self) -> dict[str, Any]:
         """Of the autoencoder."""
@@ -144,12 +107,10 @@ class AutoencoderTask(Task):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawingBatch:
-    """Pictures with what they are drawn from.
+class DrawingBatch(PictureBatch):
+    """Pictures of any size, or (B, C, s, s) latents where these were kept, with what they are drawn from.
 
     Attributes:
-        images: (B, 3, S, S) uint8 of any size; or, where they were kept, (B, C, s, s) latents.
-        source: (B,) which source each is from.
         micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
         conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
         prompts: Captions that ask for a picture, where conditions are rolled out from them.
@@ -157,26 +118,11 @@ class DrawingBatch:
         eyes: Makes conditions.
     """
 
-    images: Tensor
-    source: Tensor
     micro: Tensor
     conditions: Tensor | None
     prompts: tuple[Prompt, ...]
     side: int
     eyes: "Conditions"
-
-    @property
-    def sources(self) -> tuple[Tensor, ...]:
-        """Of the pictures."""
-        return (self.source,)
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory."""
-        return self._each(lambda tensor: tensor.pin_memory())
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Squared error of what the noise, or the picture, is taken for; without training always by the same noise."""
@@ -188,16 +134,6 @@ class DrawingBatch:
         images = self.images if self.conditions is not None else resized(self.images, self.side)
         found = module(images, conditions, micro=self.micro, generator=generator)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.pictures,))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        conditions = change(self.conditions) if self.conditions is not None else None
-        return replace(
-            self,
-            images=change(self.images),
-            source=change(self.source),
-            micro=change(self.micro),
-            conditions=conditions,
-        )
 
 
 class Conditions:
@@ -228,9 +164,7 @@ class Conditions:
     def rolled_out(self, prompts: Sequence[Prompt]) -> Tensor:
         """The visual embeddings that the model makes of captions: (B, N, E)."""
         assert isinstance(self._sight, Emu)
-        settings = GenerationConfig(max_new_tokens=0, max_images=1)
-        found = generate(self._sight, self._layout.tokenizer, prompts, settings)
-        return torch.stack([result.pictures[0] for result in found])
+        return roll_out(self._sight, self._layout.tokenizer, prompts)
 
 
 class _Drawing(nn.Module):
@@ -322,7 +256,7 @@ class DecoderTask(Task):
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> DrawingBatch:
         """Pictures, or what was kept of them, and what they are drawn from."""
         pieces = [piece for pack in packs for piece in pack]
-        images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+        images, source = pictures_of(pieces)
         conditions: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
         if self._rollout:
@@ -333,7 +267,6 @@ class DecoderTask(Task):
             prompts = ()
         side = self.data.model.image_decoder.image_size
         micro = torch.tensor([self._micro(piece) for piece in pieces])
-        source = torch.tensor([piece.source for piece in pieces])
         return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
 
     def _micro(self, piece: ReadPiece) -> list[float]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
 from pipelines.token_sidecar import tokens_folder
-from trainer.batch import Losses, as_tensor
+from trainer.batch import Losses, PictureBatch, pictures_of
 from trainer.build import save_tensors
 from trainer.captions import Captions
 from trainer.config import EncoderRunSettings, ModelSettings
@@ -79,9 +79,8 @@ class EncoderTask(Task):
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> "PairBatch":
         """Pictures and captions as tensors."""
         pieces = [piece for pack in packs for piece in pack]
-        images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
         texts = self._captions.batch([piece.sequence.token_ids.tolist() for piece in pieces])
-        return PairBatch(images, texts, torch.tensor([piece.source for piece in pieces]))
+        return PairBatch(*pictures_of(pieces), texts)
 
     def architecture(self) -> dict[str, Any]:
         """open_clip's configuration."""
@@ -105,7 +104,6 @@ class EncoderTask(Task):
         self._captions.save(folder)
 
     def _tokenizer_file(self) -> Path:
-        assert self.data.corpus.tokens is not None
         path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"
         if not path.is_file():
             raise UserError(
@@ -192,31 +190,14 @@ def shifted(images: Tensor, limit: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class PairBatch:
+class PairBatch(PictureBatch):
     """Pictures and captions.
 
     Attributes:
-        images: (B, 3, S, S) uint8.
         texts: (B, context) int64.
-        source: (B,) which source each is from.
     """
 
-    images: Tensor
     texts: Tensor
-    source: Tensor
-
-    @property
-    def sources(self) -> tuple[Tensor, ...]:
-        """Of the pairs."""
-        return (self.source,)
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return type(self)(*(t.to(device, non_blocking=True) for t in (self.images, self.texts, self.source)))
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory."""
-        return type(self)(*(t.pin_memory() for t in (self.images, self.texts, self.source)))
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Each pair's loss among those of its batch, on all ranks in training."""

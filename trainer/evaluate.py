@@ -22,6 +22,7 @@ from model.segment import Text
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.attributes import Attributes, Values
+from trainer.batch import resized
 from trainer.config import TrainConfig
 from trainer.continuation import Continuation, continuations
 from trainer.data import TrainingData
@@ -47,6 +48,11 @@ class Pair:
     sample: Sample
     caption: str
     values: Values | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its pictures can be read."""
+        return self.sample.is_whole
 
 
 def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
@@ -226,9 +232,10 @@ class Evaluation:
             images = self.run.draw(embeddings[name], seed=self.settings.seed)
             if judge is not None:
                 side = min(size, _MAX_JUDGED)
-                figures |= self._right("generated", name, judge.read(_resized(images, side)), pairs)
-                figures |= self._right("judge", name, judge.read(self._images(self.sets[name], side)), self.sets[name])
-                figures[f"num_judge_{name}"] = len(self.sets[name])
+                figures |= self._right("generated", name, judge.read(resized(images, side)), pairs)
+                every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
+                figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
+                figures[f"num_judge_{name}"] = len(every)
             figures[f"num_generated_{name}"] = len(pairs)
             drawings[name] = [
                 Drawing(pair.caption, true_image, image)
@@ -238,7 +245,8 @@ class Evaluation:
 
     def _judge(self, size: int) -> Judge:
         """One that has learned from the training split's pictures of single things."""
-        pairs = [pair for pair in self._train_pairs if pair.values is not None]
+        single = [pair for pair in self._train_pairs if pair.values is not None]
+        pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
@@ -293,9 +301,3 @@ def _retrieval(guesses: Tensor, true: Tensor) -> Figures:
         "chance_retrieval_at_1": 1 / len(true),
         "num_retrieval": len(true),
     }
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
-        return images
-    return F.interpolate(images.float(), (side, side), mode="area").round().to(torch.uint8)

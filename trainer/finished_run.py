@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from model.emu import Emu
-from model.generate import Generated, GenerationConfig, Prompt, generate
+from model.generate import Generated, GenerationConfig, Prompt, generate, roll_out
 from model.image_decoder import ImageDecoder
 from model.sequence import Layout, LayoutConfig
 from model.tokenizer import IMAGE_START, Tokenizer
 from model.weights import WeightsError, load_emu, load_image_decoder
 from pipelines.errors import UserError
-
-_ROLL_OUT = GenerationConfig(max_new_tokens=0, max_images=1)
 
 Item = TypeVar("Item")
 
@@ -93,7 +91,7 @@ class FinishedRun:
 
     def roll_out(self, prompts: Sequence[Prompt]) -> Tensor:
         """The visual embeddings (B, N, E) of the pictures that prompts ask for."""
-        return torch.stack([result.pictures[0] for result in self.go_on(prompts, _ROLL_OUT)])
+        return torch.cat([roll_out(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)])
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from model.emu import Emu
 from model.generate import GenerationConfig, Prompt, generate
-from model.segment import Picture, Text
 from model.weights import load_emu
 from pipelines.document import Split
 from trainer.batch import SequenceBatch, as_tensor, pixels, sequence_batch
@@ -18,7 +17,7 @@ from trainer.build import build_model, fit_features, save_model
 from trainer.config import MODULES, ModelSettings, PretrainSettings
 from trainer.data import RunData, TrainingData
 from trainer.flops import ModelFlops
-from trainer.images import decode
+from trainer.held_out_samples import first_picture, images_of, samples_of
 from trainer.metrics import Totals
 from trainer.pictures import CAPTIONED
 from trainer.plan import Plan
@@ -126,23 +125,24 @@ class PretrainTask(Task):
         """Captions of the first held-out pictures of each captioned source."""
         assert isinstance(module, Emu)
         assert isinstance(data, TrainingData)
-        rows: list[dict[str, Any]] = []
-        prompts = []
-        for source in data.sources:
-            for sample in range(min(num, source.num_samples) if source.kind in CAPTIONED else 0):
-                shard, row = source.place(sample)
-                reader = data.corpus.reader(source.shards[shard])
-                picture, text = (
-                    next(s for s in reader.segments(row) if isinstance(s, kind)) for kind in (Picture, Text)
-                )
-                image = as_tensor(decode(reader.picture(row, picture.media), data.model.encoder.image_size))
-                prompts.append(Prompt.of(data.layout, [picture], image[None]))
-                caption = data.tokenizer.decode(text.ids.tolist())
-                rows.append({"source": source.name, "key": reader.key(row), "caption": caption})
-        if not prompts:
+        samples = [sample for sample in samples_of(data, CAPTIONED, num) if sample.is_whole]
+        if not samples:
             return []
+        images = images_of(samples, data.model.encoder.image_size)
+        prompts = [
+            Prompt.of(data.layout, [first_picture(sample)], image[None])
+            for sample, image in zip(samples, images, strict=True)
+        ]
         found = generate(module, data.tokenizer, prompts, GenerationConfig(max_new_tokens=48))
-        return [row | {"generated": result.text(data.tokenizer)} for row, result in zip(rows, found, strict=True)]
+        return [
+            {
+                "source": sample.source,
+                "key": sample.key,
+                "caption": sample.text(data.tokenizer),
+                "generated": result.text(data.tokenizer),
+            }
+            for sample, result in zip(samples, found, strict=True)
+        ]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
         """Weights, configuration and tokenizer."""

@@ -72,19 +72,17 @@ class ShardReader:
     Args:
         corpus: The corpus's folder.
         shard: The shard, as the manifest has it.
-        tokens: Path of its token sidecar; null to read bytes only.
+        tokens: Path of its token sidecar.
         store: Reads the tar.
         cache: Keeps row groups.
     """
 
-    def __init__(
-        self, corpus: str, shard: ShardInfo, tokens: str | None, store: ByteStore, cache: "GroupCache[Any]"
-    ) -> None:
+    def __init__(self, corpus: str, shard: ShardInfo, tokens: str, store: ByteStore, cache: "GroupCache[Any]") -> None:
         self.shard = shard
         self.path = storage.join(corpus, shard.path)
         self._store, self._cache = store, cache
         self._parts = _GroupedFile(storage.join(corpus, shard.sidecar), _PARTS)
-        self._tokens = _GroupedFile(tokens, None) if tokens is not None else None
+        self._tokens = _GroupedFile(tokens, None)
 
     def key(self, row: int) -> str:
         """A sample's key."""
@@ -94,7 +92,6 @@ class ShardReader:
     def segments(self, row: int) -> list[Segment]:
         """What a sample is made of."""
         tokens = self._tokens
-        assert tokens is not None, "opened without tokens"
         number, at = tokens.locate(row)
         group: _TokenGroup = self._cache.get((tokens.path, number), lambda: _TokenGroup.read(tokens, number))
         return group.segments(at)

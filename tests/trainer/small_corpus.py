@@ -6,9 +6,11 @@ from pathlib import Path
 from model.config import BridgeConfig
 from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
-from pipelines.document import Kind
+from pipelines import storage
+from pipelines.document import Kind, Split
 from pipelines.running.beam_run import Runner
-from pipelines.shards.manifest import FunnelRow, Manifest, sort_shards, write_manifest
+from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, sort_shards, write_manifest
+from pipelines.shards.sidecar import read_sidecar
 from pipelines.tokenize import run_tokenize
 from tests.pipelines.corpus_builder import sample, write_shard
 from trainer.corpus import TrainingCorpus
@@ -44,12 +46,26 @@ def build(path: Path, kinds: tuple[Kind, ...] = KINDS) -> str:
     return corpus
 
 
+def damage(corpus: str, source: str, keys: set[str] | None = None, split: Split = "train") -> set[str]:
+    """Overwrite the middle of the first picture of some samples of a source, or of all; returns their keys."""
+    done = set()
+    for shard in load_manifest(corpus).shards_of(source, split):
+        data = bytearray(storage.read_bytes(f"{corpus}/{shard.path}"))
+        for row in read_sidecar(f"{corpus}/{shard.sidecar}"):
+            if keys is None or row["key"] in keys:
+                part = next(p for p in row["parts"] if p["name"] == row["media"][0]["part"])
+                middle = part["offset"] + 20
+                data[middle : middle + part["bytes"] - 40] = bytes(part["bytes"] - 40)
+                done.add(row["key"])
+        Path(corpus, shard.path).write_bytes(data)
+    return done
+
+
 class Opened:
     """A corpus with its layout and tables."""
 
     def __init__(self, folder: str) -> None:
         self.corpus = TrainingCorpus.open(folder)
-        assert self.corpus.tokens is not None
         tokenizer = Tokenizer.load(f"{folder}/tokens/{self.corpus.tokens.name}", "emu2")
         self.layout = Layout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig())
         arguments = (self.corpus.manifest, self.corpus.tokens, self.layout, SETTINGS.length)

@@ -1,15 +1,19 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from pipelines.errors import UserError
+from tests.pipelines.corpus_builder import sample
 from tests.trainer.finished_runs import write_run
+from tests.trainer.small_corpus import damage
 from trainer.config import TrainConfig
 from trainer.evaluate import Evaluation, evaluate
 from trainer.evaluate_settings import EvaluateSettings
+from trainer.held_out_samples import drawn
 from trainer.sample_sheets import WIDTH
 
 NUMBERS = tuple(f"boat {number}" for number in range(32))  # training captions name 0 to 29
@@ -62,6 +66,18 @@ def test_combinations_that_no_training_caption_names_are_held_out(run: tuple[Pat
         settings = JUDGED.model_copy(update={"combined": combined})
         evaluation = Evaluation(config.model_copy(update={"evaluate": settings}), training_corpus, str(folder))
         assert {name: 2} == {name: len(pairs) for name, pairs in evaluation.sets.items()}
+
+
+def test_a_damaged_picture_is_left_out(run: tuple[Path, TrainConfig], training_corpus: str, tmp_path: Path):
+    folder, config = run
+    corpus = str(tmp_path / "corpus")
+    shutil.copytree(training_corpus, corpus)
+    (damaged,) = damage(corpus, "pairs", {sample("pair", 30).key}, "val")
+    evaluation = Evaluation(config.model_copy(update={"evaluate": JUDGED}), corpus, str(folder))
+    (pairs,) = evaluation.sets.values()
+    assert damaged in {pair.sample.key for pair in pairs}
+    assert damaged not in {pair.sample.key for pair in drawn(pairs, len(pairs), 0)}
+    assert evaluation.figures()["num_captions_held_out"] == len(pairs) - 1
 
 
 def test_a_run_without_weights_is_refused(tmp_path: Path, training_corpus: str, run: tuple[Path, TrainConfig]):

@@ -8,10 +8,9 @@ import pytest
 
 from pipelines import storage
 from pipelines.errors import RunError, UserError
-from pipelines.shards.manifest import load_manifest
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import index_path
-from tests.trainer.small_corpus import WEIGHTS, Opened, build, digest, take
+from tests.trainer.small_corpus import WEIGHTS, Opened, build, damage, digest, take
 from trainer.consumed import ConsumedLog
 from trainer.corpus import TrainingCorpus
 from trainer.mixture import Phase
@@ -37,21 +36,6 @@ def copy(folder: str, tmp_path: Path) -> str:
     shutil.copytree(folder, path)
     shutil.rmtree(f"{path}/tokens/bpe-300/windows", ignore_errors=True)
     return path
-
-
-def damage(corpus: str, source: str, keys: set[str] | None = None) -> set[str]:
-    """Overwrite the middle of the first picture of some samples of a source, or of all; returns their keys."""
-    done = set()
-    for shard in load_manifest(corpus).shards_of(source, "train"):
-        data = bytearray(storage.read_bytes(f"{corpus}/{shard.path}"))
-        for row in read_sidecar(f"{corpus}/{shard.sidecar}"):
-            if keys is None or row["key"] in keys:
-                part = next(p for p in row["parts"] if p["name"] == row["media"][0]["part"])
-                middle = part["offset"] + 20
-                data[middle : middle + part["bytes"] - 40] = bytes(part["bytes"] - 40)
-                done.add(row["key"])
-        Path(corpus, shard.path).write_bytes(data)
-    return done
 
 
 def test_what_is_read_is_what_was_planned(opened):

@@ -35,7 +35,7 @@ from trainer.plan import Plan
 from trainer.plan_state import Costs, PlanSettings, PlanState
 from trainer.reader import Loader, PieceReader, ReaderSettings
 from trainer.window_tables import source_windows, windows_fingerprint
-from trainer.windows import SourceWindows
+from trainer.windows import SourceWindows, one_window_each
 
 NUM_SHARDS = 4
 SAMPLES_PER_SHARD = 1000
@@ -99,7 +99,9 @@ def _rate(items: Iterator[Any], num: int, clock: Callable[[], float] = time.perf
 
 def _our_places(corpus: TrainingCorpus) -> Iterator[tuple[Any, int]]:
     """Readers and rows in the order of training, pass after pass."""
-    (source,) = corpus.pictures()
+    (named,) = corpus.manifest.sources
+    shards = corpus.manifest.shards_of(named.name, corpus.split)
+    source = one_window_each(named.name, named.kind, [s.path for s in shards], [s.samples for s in shards])
     order = SourceOrder(source.num_samples, 0, source.name)
     readers = [corpus.reader(shard) for shard in source.shards]
     for begin in range(0, 1 << 40, 4096):
@@ -203,7 +205,6 @@ def _bench_resume(corpus: TrainingCorpus) -> None:
     def loader(state: str | None) -> tuple[Loader, float]:
         begin = time.perf_counter()
         opened = TrainingCorpus.open(corpus.folder)
-        assert opened.tokens is not None
         tokenizer = Tokenizer.load(f"{corpus.folder}/tokens/{opened.tokens.name}", "emu2")
         layout = Layout(tokenizer, BridgeConfig(), LayoutConfig())
         sources = source_windows(corpus.folder, opened.manifest, opened.tokens, layout, 2048)
