@@ -6,6 +6,7 @@ and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the project
 B pictures, S pixels a side, P patches, D width
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,9 +70,10 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
         grid: Patches a side wanted.
 
     Returns:
-        The same with 1 + grid * grid rows; untouched where it has them already.
+        The same with 1 + grid * grid rows; untouched where it has them already, or is of no square grid.
     """
-    if positions.shape[-2] == 1 + grid * grid:
+    patches = positions.shape[-2] - 1
+    if patches == grid * grid or patches != math.isqrt(patches) ** 2:
         return positions
     batched = positions if positions.ndim == 3 else positions[None]
     resized = resample_abs_pos_embed(batched, new_size=[grid, grid], num_prefix_tokens=1, antialias=False)

@@ -15,6 +15,9 @@ back to `export`, which then writes the same keys again.
 | `eva-clip` | `Encoder` of kind eva         | EVA-CLIP as its authors released it                          |
 | `open-clip`| `Encoder`                     | what open_clip saves, its own vision towers and timm's       |
 | `llama`    | `Emu`: its language model     | LLaMA or another as transformers names it, base tokens only  |
+| `ours`     | any                           | what `save_emu` and the trainer write                        |
+
+A `Sight` is filled from what holds a whole `Emu` too, whose language model then is not used.
 """
 
 import json
@@ -25,16 +28,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from model.config import EmuConfig
-from model.emu import Emu
+from model.emu import Emu, Sight
 from model.encoder import Encoder, resize_positions
 from model.image_decoder import ImageDecoder
 
-LayoutName = Literal["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama"]
+LayoutName = Literal[
+    "emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama", "ours"
+]
 
 
 class WeightsError(ValueError):
@@ -47,9 +51,11 @@ class _Layout:
 
     prefixes: tuple[tuple[str, str], ...]
     unused: tuple[str, ...] = ()
+    lacks: str = r".*(latent_scale|feature_mean|feature_std)"  # what comes from settings instead
     aliases: tuple[tuple[str, str], ...] = ()  # read but never written
     resize: bool = False  # whether positions may be interpolated to another grid
     peft: bool = False  # whether adapters are named as in a PEFT model
+    anew: str = ""  # what stays at its random beginning where its inputs have another width
     part: str = ""  # what the layout speaks of, if not of all the module
 
 
@@ -95,7 +101,13 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
         ),
         unused=(_ROTARY, r"safety_checker\..*"),
     ),
-    "diffusers": _Layout((("unet.", "unet."), ("vae.", "autoencoder."))),
+    # Emu's decoder begins as Stable Diffusion 1.5 with new projections in its cross-attention (arXiv:2307.05222): Emu
+    # has 5120 channels for text's 768. Emu2's begins as SDXL; as released it reads 1792 and a pooled 1792, where text
+    # had 2048 and 1280.
+    "diffusers": _Layout(
+        (("unet.", "unet."), ("vae.", "autoencoder.")),
+        anew=r"unet\.(.*\.attn2\.to_[kv]|add_embedding\.linear_1)\.weight",
+    ),
     "eva-clip": _Layout(
         (("visual.", "tower."),),
         unused=(r"visual\.(norm|head)\..*", r"visual\.(.*\.)?rope\..*", *_CLIP_TEXT),
@@ -107,11 +119,11 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
         resize=True,
     ),
     "llama": _Layout((("", "language_model."),), unused=(_ROTARY,), part="language_model."),
+    "ours": _Layout((("", ""),), lacks="", resize=True),
 }
 # PEFT's names of an adapter called `default`; since its version 0.6 the layer itself lies a step deeper.
 _PEFT = ((".lora_A.default.", ".lora_A."), (".lora_B.default.", ".lora_B."))
 _PEFT_BASE = (".base_layer.", ".")
-_OURS_ALONE = re.compile(r".*(latent_scale|feature_mean|feature_std)")  # come from settings, not from checkpoints
 # EVA-02's names for what timm calls otherwise, in the variant with norms inside the branches.
 _EVA_02 = (
     (".attn.inner_attn_ln.", ".attn.norm."),
@@ -133,17 +145,13 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
         layout: How they are named.
 
     Returns:
-        The tensors that the release carries without using them.
+        The tensors that are not used: what the release carries in vain, and what is begun anew here.
 
     Raises:
         WeightsError: If a key is missing, unknown, given twice, or of another shape; nothing is changed then.
     """
     names = _Names(module, layout)
-    wanted = {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if name.startswith(names.layout.part) and not _OURS_ALONE.fullmatch(name)
-    }
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if names.has_place(name)}
     found: dict[str, Tensor] = {}
     unused: dict[str, Tensor] = {}
     problems: list[str] = []
@@ -155,16 +163,18 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
             unused[theirs] = tensor
         else:
             problems.append(f"{theirs}: {'a second tensor for ' + ours if ours in found else 'unexpected'}")
-    tied = _tied(module)
     for ours in wanted:
-        if ours in tied and ours not in found:
-            continue
         if ours not in found:
-            problems.append(f"{names.theirs(ours)}: missing")
+            if not any(name in found for name in _same(module, ours)):  # tied ones need but one key
+                problems.append(f"{names.theirs(ours)}: missing")
             continue
-        found[ours] = _fitted(ours, found[ours], module, layout)
-        if found[ours].shape != wanted[ours].shape:
-            is_, should = tuple(found[ours].shape), tuple(wanted[ours].shape)
+        found[ours] = _fitted(ours, found[ours], module, names)
+        is_, should = tuple(found[ours].shape), tuple(wanted[ours].shape)
+        if is_ == should:
+            continue
+        if is_[:-1] == should[:-1] and re.fullmatch(names.layout.anew, names.theirs(ours)):
+            unused[names.theirs(ours)] = found.pop(ours)
+        else:
             problems.append(f"{names.theirs(ours)}: has shape {is_}, should have {should}")
     if problems:
         raise WeightsError(f"not a checkpoint of layout {layout} for this model:\n  " + "\n  ".join(problems))
@@ -180,7 +190,7 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
     Args:
         module: As the table above has it.
         layout: How to name them.
-        unused: What `load` returned, for loaders that insist on it.
+        unused: What `load` returned, for loaders that insist on it; gives way to the module's own.
 
     Raises:
         WeightsError: If the module has what the layout has no place for.
@@ -190,13 +200,13 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
     for ours, tensor in module.state_dict().items():
         if not ours.startswith(names.layout.part):
             continue
-        if _OURS_ALONE.fullmatch(ours):
+        if not names.has_place(ours):
             if "feature" in ours and not torch.equal(tensor, torch.full_like(tensor, float(ours.endswith("std")))):
                 raise WeightsError(f"{ours}: standardised features have no place in layout {layout}")
             continue
         base_only = layout == "llama" and ours in _vocabulary(module)
         exported[names.theirs(ours)] = tensor[: module.config.base_vocab_size] if base_only else tensor
-    return {**exported, **(unused or {})}
+    return {**(unused or {}), **exported}
 
 
 def with_decoder(model: Emu, decoder: ImageDecoder) -> nn.ModuleDict:
@@ -246,8 +256,8 @@ def load_emu(folder: str | Path) -> Emu:
     folder = Path(folder)
     try:
         model = Emu(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
-        load_model(model, str(folder / "model.safetensors"))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        load(model, read(folder / "model.safetensors"), "ours")
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: no model that can be read: {error}") from error
     return model
 
@@ -261,8 +271,8 @@ def load_image_decoder(folder: str | Path) -> ImageDecoder:
     folder = Path(folder)
     try:
         decoder = ImageDecoder.for_model(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
-        load_model(decoder, str(folder / "model.safetensors"))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        load(decoder, read(folder / "model.safetensors"), "ours")
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: no image decoder that can be read: {error}") from error
     return decoder
 
@@ -272,12 +282,13 @@ class _Names:
 
     def __init__(self, module: nn.Module, layout: LayoutName) -> None:
         self.layout = _LAYOUTS[layout]
-        encoder = next((part for part in module.modules() if isinstance(part, Encoder)), None)
-        renamed = encoder is not None and encoder.config.sub_norm and layout != "open-clip"
+        self.encoder = next((part.config for part in module.modules() if isinstance(part, Encoder)), None)
+        renamed = self.encoder is not None and self.encoder.sub_norm and layout != "open-clip"
         self.renamed = _EVA_02 if renamed else ()
         self.prefixes = self.layout.prefixes
-        if layout == "open-clip" and encoder is not None and encoder.config.kind == "clip":
+        if layout == "open-clip" and self.encoder is not None and self.encoder.kind == "clip":
             self.prefixes = self.prefixes[1:]
+        self.absent = ("language_model.",) if isinstance(module, Sight) and not isinstance(module, Emu) else ()
 
     def ours(self, theirs: str) -> str:
         for there, here in (*self.layout.aliases, *self.prefixes):
@@ -301,15 +312,20 @@ class _Names:
                 return there + ours[len(here) :]
         raise WeightsError(f"{ours}: has no place in this layout")
 
+    def has_place(self, ours: str) -> bool:
+        return ours.startswith(self.layout.part) and not re.fullmatch(self.layout.lacks, ours)
+
     def is_unused(self, theirs: str) -> bool:
-        return any(re.fullmatch(pattern, theirs) for pattern in self.layout.unused)
+        listed = any(re.fullmatch(pattern, theirs) for pattern in self.layout.unused)
+        return listed or self.ours(theirs).startswith(self.absent)
 
 
-def _fitted(ours: str, tensor: Tensor, module: nn.Module, layout: LayoutName) -> Tensor:
+def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tensor:
     """A tensor after the two changes that loading may make: positions to another grid, rows for the model's tokens."""
-    if _LAYOUTS[layout].resize and isinstance(module, Encoder) and ours.endswith(("pos_embed", "positional_embedding")):
-        return resize_positions(tensor, module.config.grid)
-    if layout == "llama" and ours in _vocabulary(module):
+    positions = ours.endswith(("tower.pos_embed", "tower.positional_embedding"))
+    if names.layout.resize and positions and names.encoder is not None:
+        return resize_positions(tensor, names.encoder.grid)
+    if names.layout is _LAYOUTS["llama"] and ours in _vocabulary(module):
         more = module.config.vocab_size - module.config.base_vocab_size
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
         return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
@@ -323,17 +339,17 @@ def _vocabulary(module: nn.Module) -> set[str]:
     return {name for name, value in module.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
 
 
-def _tied(module: nn.Module) -> set[str]:
-    """Names of parameters that are others as well, and need no key of their own."""
-    first = {name for name, _ in module.named_parameters()}
-    return {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+def _same(module: nn.Module, ours: str) -> list[str]:
+    """The names of the parameter that has this one."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return [name for name, parameter in named.items() if parameter is named.get(ours)]
 
 
 def _files(folder: Path) -> list[Path]:
-    """Those that an index names; else all of the safest kind."""
+    """Those that an index names; else all of the safest kind, and of diffusers' variants the plain one."""
     for index in sorted(folder.glob("*.index.json")):
         return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    for pattern in ("*.safetensors", "*.bin", "*.pt"):
+    for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors", "*.bin", "*.pt"):
         if files := sorted(folder.glob(pattern)):
             return files
     return []

@@ -1,14 +1,14 @@
 """The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import weights as weight_files
 from model.bridge import PoolBridge
@@ -43,8 +43,7 @@ def build_model(
         UserError: If a checkpoint does not fit.
     """
     model = Emu(settings)
-    for named in weights:
-        _load(model, named, run, setting)
+    _fill(model, weights, run, setting)
     return model
 
 
@@ -54,83 +53,63 @@ def build_whole(settings: EmuConfig, weights: Sequence[WeightsSettings], run: st
     Raises:
         UserError: If there is neither, or a checkpoint does not fit.
     """
-    if not weights and not _trained(run).is_file():
-        raise UserError(f"{_trained(run)}: is missing, and no model.weights are named: train the main model first")
-    model = build_model(settings, () if _trained(run).is_file() else weights, run)
-    if _trained(run).is_file():
-        _fill(model, weight_files.read(_trained(run)), run)
-    return model
+    return build_model(settings, _newest(weights, run), run)
 
 
 def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
     """Encoder and bridge alone. Arguments and errors as of `build_whole`."""
-    whole = (
-        weight_files.read(_trained(run))
-        if _trained(run).is_file()
-        else build_whole(settings, weights, run).state_dict()
-    )
     sight = Sight(settings)
-    _fill(sight, {name: tensor for name, tensor in whole.items() if not name.startswith("language_model.")}, run)
+    _fill(sight, _newest(weights, run), run, "model.weights")
     return sight
 
 
-def _trained(run: str) -> Path:
-    return Path(run) / "model" / "model.safetensors"
+def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSettings]:
+    """The model of a run; those that it begins with, where it has none."""
+    own = WeightsSettings(path="model")
+    if (_path(own, run) / "model.safetensors").is_file():
+        return [own]
+    if not weights:
+        raise UserError(f"{_path(own, run)}: is missing, and no model.weights are named: train the main model first")
+    return weights
 
 
-def _fill(module: Sight, tensors: Mapping[str, Tensor], run: str) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        line = str(error).splitlines()[-1].strip()
-        raise UserError(f"{_trained(run)}: not of the model that the config names: {line}") from error
-
-
-def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> None:
+def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
     """Fill an image decoder from the checkpoints that are named.
 
+    Returns:
+        A line for each checkpoint that was conditioned on something else, as released U-Nets were on text: which
+        tensors stay random because they read conditions of another width. See `diffusers` in model/weights.py.
+
     Raises:
-        UserError: If a checkpoint does not fit.
+        UserError: If a checkpoint does not fit in any other way.
     """
+    lines = []
     for named in weights:
-        path = _path(named, run)
-        with _explained("decoder.weights"):
-            if named.layout == "ours":
-                _check(decoder.load_state_dict(weight_files.read(path), strict=False), path)
-            else:
-                weight_files.load(decoder, weight_files.read(path), named.layout)
+        if anew := _load(decoder, named, run, "decoder.weights"):
+            kinds = Counter(".".join(name.split(".")[-3:]) for name in anew)
+            which = ", ".join(f"{num} {kind}" for kind, num in kinds.items())
+            lines.append(f"{_path(named, run)}: begun anew, as conditions have another width here: {which}")
+    return lines
+
+
+def _fill(model: Sight, weights: Sequence[WeightsSettings], run: str, setting: str) -> None:
+    for named in weights:
+        _load(model.encoder if named.layout in ("eva-clip", "open-clip") else model, named, run, setting)
+
+
+def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> dict[str, Tensor]:
+    """Fill a module from one checkpoint; returns the tensors that it has no use for."""
+    path = _path(named, run)
+    try:
+        return weight_files.load(module, weight_files.read(path), named.layout)
+    except WeightsError as error:
+        lines = [line.strip() for line in str(error).removeprefix(f"{path}: ").splitlines()]
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"{setting}: {path}: {' '.join(lines[:3])}{more}") from error
 
 
 def _path(named: WeightsSettings, run: str) -> Path:
     return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
-
-
-@contextlib.contextmanager
-def _explained(setting: str) -> Iterator[None]:
-    """A checkpoint that does not fit, as one line."""
-    try:
-        yield
-    except (WeightsError, RuntimeError) as error:
-        lines = str(error).splitlines()
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"{setting}: {' '.join(line.strip() for line in lines[:3])}{more}") from error
-
-
-def _load(model: Emu, named: WeightsSettings, run: str, setting: str) -> None:
-    path = _path(named, run)
-    with _explained(setting):
-        if named.layout == "ours":
-            loaded = weight_files.load_emu(path)
-            _check(model.load_state_dict(loaded.state_dict(), strict=False), path)
-        else:
-            part = model.encoder if named.layout in ("eva-clip", "open-clip") else model
-            weight_files.load(part, weight_files.read(path), named.layout)
-
-
-def _check(result: object, path: Path) -> None:
-    wrong = [*getattr(result, "missing_keys", ()), *getattr(result, "unexpected_keys", ())]
-    if wrong:
-        raise WeightsError(f"{path}: keys that do not fit: {', '.join(wrong[:3])}")
 
 
 def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.device) -> None:

@@ -350,6 +350,12 @@ def test_tied_embeddings_need_one_key() -> None:
     del state["lm_head.weight"]
     load(model, state, "llama")
     assert torch.equal(model.language_model.lm_head.weight[:259], state["model.embed_tokens.weight"])
+    ours = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    for name in ("lm_head", "model.embed_tokens"):  # which of them is written depends on what writes
+        load(model, {key: tensor for key, tensor in ours.items() if key != f"language_model.{name}.weight"}, "ours")
+        assert torch.equal(model.language_model.lm_head.weight, ours["language_model.lm_head.weight"])
+    with pytest.raises(WeightsError, match=r"lm_head\.weight: missing"):
+        load(model, {}, "ours")
 
 
 def test_pipelines_of_diffusers_are_read(tmp_path: Path) -> None:
@@ -369,6 +375,9 @@ def test_pipelines_of_diffusers_are_read(tmp_path: Path) -> None:
         early[name] = tensor
     assert early.keys() != state.keys()
     load(other, early, "diffusers")
+    for part, variant in (("unet", "fp16"), ("vae", "non_ema")):
+        (tmp_path / part / f"diffusion_pytorch_model.{variant}.safetensors").write_bytes(b"of no matter")
+    assert set(read(tmp_path)) == set(state)
 
 
 def test_saved_models_give_equal_losses(small: Callable[..., Any], tmp_path: Path) -> None:
