@@ -16,6 +16,7 @@ from trainer.batch import Losses, MicroBatch
 from trainer.deepspeed_config import clips_itself, deepspeed_config
 from trainer.distributed import World
 from trainer.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
+from trainer.placement import place
 from trainer.run_settings import RunSettings, Stage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -60,7 +61,7 @@ class Engine:
     """A model under DeepSpeed, for one stage of training.
 
     Args:
-        module: On the CPU, with the weights to begin with.
+        module: On the CPU, with the weights to begin with, at the first process at least (see placement.py).
         stage: What of it is trained.
         modules: The names of its parts that learning rates are given for.
         run: The run's settings.
@@ -93,6 +94,7 @@ class Engine:
         deepspeed = import_deepspeed()
         settings = run.engine
         groups = parameter_groups(module, stage, modules, run.optimizer)
+        place(module, world, self.dtype, split=settings.zero_stage == 3)  # parts have no shapes to group them by
         self.optimizer = GuardedAdamW(groups, run.optimizer, fused=world.device.type == "cuda")
         self.settings = deepspeed_config(
             settings, run.optimizer, micro_packs=micro, num_micro=self.num_micro, world_size=world.size

@@ -9,6 +9,7 @@ from tests.trainer.ranks import in_ranks
 from trainer.batch import SequenceBatch
 from trainer.engine import Engine
 from trainer.optimizer import SpikeGuard
+from trainer.placement import filled_once
 from trainer.pretrain import PretrainTask
 from trainer.reader import Loader
 from trainer.run_settings import GuardSettings
@@ -22,7 +23,8 @@ def make(world, corpus, config):
     run = config.pretrain
     task = PretrainTask(config.model, run, corpus, "/nowhere")
     torch.manual_seed(3)
-    module = task.build()
+    with filled_once(world):
+        module = task.build()
     task.prepare(module, run.stages[0], torch.float32 if run.engine.precision == "fp32" else torch.bfloat16)
     engine = Engine(module, run.stages[0], task.modules, run, world, task.objectives, len(task.data.sources))
     plan = task.data.plan(task.costs())
