@@ -20,12 +20,13 @@ from tools.bench.report import figure, interleave, ratio
 
 SLOTS = 64
 ROUNDS = 3
+TOGETHER = 8  # prompts of a batch
 SHOWN = 5  # captioned pictures of the longer prompt
 _CAPTION = "A large red circle in the top left corner, beside a small blue square on a light background."
 
 
 def bench_generation(folder: Path) -> None:
-    """One picture of `SLOTS` embeddings by a language model of 512 channels and 8 layers, after two prompts."""
+    """Pictures of `SLOTS` embeddings by a language model of 512 channels and 8 layers, after prompts long and short."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_bytes(train_bpe([_CAPTION], 300))
     tokenizer = Tokenizer.load(folder, "emu2")
@@ -47,10 +48,14 @@ def bench_generation(folder: Path) -> None:
     images = torch.zeros(SHOWN, 3, config.encoder.image_size, config.encoder.image_size, dtype=torch.uint8)
     alone = Prompt.of(layout, [caption], draw=True)
     in_context = Prompt.of(layout, [*shown, caption], images, draw=True)
-    for name, prompt in (("a caption", alone), (f"{SHOWN} captioned pictures and a caption", in_context)):
-        length = len(prompt.sequence.token_ids)
+    for name, prompts in (
+        ("a caption", [alone]),
+        (f"each of {TOGETHER} captions at a time", [alone] * TOGETHER),
+        (f"{SHOWN} captioned pictures and a caption", [in_context]),
+    ):
+        length = len(prompts[0].sequence.token_ids)
         with_cache, without = (
-            partial(_pictures_a_second, model, tokenizer, prompt, use_cache=c) for c in (True, False)
+            partial(_pictures_a_second, model, tokenizer, prompts, use_cache=c) for c in (True, False)
         )
         with_cache()
         cached, again = interleave(ROUNDS, with_cache, without)
@@ -59,8 +64,8 @@ def bench_generation(folder: Path) -> None:
         ratio("generate", "  with a cache to without", cached, again)
 
 
-def _pictures_a_second(model: Emu, tokenizer: Tokenizer, prompt: Prompt, *, use_cache: bool) -> float:
+def _pictures_a_second(model: Emu, tokenizer: Tokenizer, prompts: list[Prompt], *, use_cache: bool) -> float:
     settings = GenerationConfig(max_new_tokens=0, max_images=1, use_cache=use_cache)
     start = time.perf_counter()
-    generate(model, tokenizer, [prompt], settings)
-    return 1.0 / (time.perf_counter() - start)
+    generate(model, tokenizer, prompts, settings)
+    return len(prompts) / (time.perf_counter() - start)
