@@ -30,7 +30,6 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
         click.option("--out", required=True, help="The run's folder."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config."),
-        click.option("--local_rank", default=None, hidden=True, help="Given by the deepspeed launcher."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -39,35 +38,35 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @commands.command()
 @run_options
-def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Train a visual encoder on the corpus's pairs, where no released one is at hand."""
     return _train(("encoder",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
-def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Train the main model; rerun to go on from the last checkpoint."""
     return _train(("pretrain",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
-def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Train the image decoder, and before it its autoencoder if the config says so."""
     return _train(("decoder",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
-def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Tune the main model on instructions, or on drawing alone."""
     return _train(("tune",), config_path, corpus, out, overrides)
 
 
 @commands.command("all")
 @run_options
-def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> int:
+def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Train all that the config has a section for, encoder to tuning; what is finished is left as it is."""
     return _train(None, config_path, corpus, out, overrides)
 
@@ -104,7 +103,7 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
 
 @commands.command()
 @run_options
-def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...], local_rank: str | None) -> None:
+def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> None:
     """Measure a finished run on held-out samples: evaluation.json, samples/ and loss.png in its folder."""
     from trainer.config import TrainConfig
 
