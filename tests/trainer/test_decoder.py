@@ -1,7 +1,5 @@
 """Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of pictures or of captions."""
 
-import os
-
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -11,7 +9,7 @@ from model.image_decoder import ImageDecoder
 from model.weights import read, save_emu
 from tests.trainer.conftest import RUN
 from tests.trainer.ranks import in_ranks
-from trainer import runs
+from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.decoder import AutoencoderTask, DecoderTask
 from trainer.metrics import read_metrics
@@ -40,44 +38,23 @@ def config(size="debug", changes=None, **decoder):
     return TrainConfig.model_validate({"model": model, "decoder": run})
 
 
-def begin(world, chosen, corpus, out):
+def begin(chosen, corpus, out):
     """A main model, as if it had been trained."""
     pretrain = PretrainSettings.model_validate(RUN)
     torch.manual_seed(1)
     save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out)).build(), out / "model")
 
 
-def run(world, chosen, corpus, out):
-    begin(world, chosen, corpus, out)
-    return runs.run("decoder", chosen, corpus, str(out), world)
-
-
-def run_killed(world, chosen, corpus, out, after):
-    """Both parts, the second dying after a step."""
-    begin(world, chosen, corpus, out)
-    first, second = runs.trainings("decoder", chosen, corpus, str(out), world)
-    first().run()
-    training = second()
-    step_done = training._after
-
-    def die(batch, result, step, *rest):
-        step_done(batch, result, step, *rest)
-        if step == after:
-            os._exit(9)
-
-    training._after = die
-    return training.run()
-
-
-def losses(out):
-    return [row["loss"] for row in read_metrics(str(out / "decoder" / "metrics.jsonl"))]
+def run_whole(chosen, corpus, out):
+    begin(chosen, corpus, out)
+    assert in_ranks(1, run, "decoder", chosen, corpus, out) == [FINISHED]
 
 
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
     """The folder of a short run."""
     out = tmp_path_factory.mktemp("drawing")
-    assert in_ranks(1, run, config(), training_corpus, out) == [FINISHED]
+    run_whole(config(), training_corpus, out)
     return out
 
 
@@ -96,30 +73,30 @@ def test_both_parts_leave_what_they_promise(trained):
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
-    with pytest.raises(EOFError):
-        in_ranks(1, run_killed, config(), training_corpus, tmp_path, 3)
-    in_ranks(1, run, config(), training_corpus, tmp_path)
-    assert losses(tmp_path) == losses(trained)
+    begin(config(), training_corpus, tmp_path)
+    killed(1, "decoder", config(), training_corpus, tmp_path, 3)
+    in_ranks(1, run, "decoder", config(), training_corpus, tmp_path)
+    assert losses(tmp_path / "decoder") == losses(trained / "decoder")
     for name, weight in read(trained / "decoder" / "model").items():
         assert torch.equal(weight, read(tmp_path / "decoder" / "model")[name]), name
 
 
 def test_kept_features_change_nothing(trained, training_corpus, tmp_path):
     kept = config(engine={"precision": "fp32", "zero_stage": 0, "peak_flops": 1e12, "keep_features": True})
-    in_ranks(1, run, kept, training_corpus, tmp_path)
-    assert losses(tmp_path) == pytest.approx(losses(trained), rel=1e-4)
+    run_whole(kept, training_corpus, tmp_path)
+    assert losses(tmp_path / "decoder") == pytest.approx(losses(trained / "decoder"), rel=1e-4)
 
 
 def test_captions_are_rolled_out(training_corpus, tmp_path):
     phases = {"phases": [{"weights": {"pairs": 1.0}}]}
     chosen = config("debug-emu", conditions="rollout", mixture=phases)
-    assert in_ranks(1, run, chosen, training_corpus, tmp_path) == [FINISHED]
-    assert len(losses(tmp_path)) == 6
+    run_whole(chosen, training_corpus, tmp_path)
+    assert len(losses(tmp_path / "decoder")) == 6
 
 
 def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
     chosen = config(max_scale=1.5, autoencoder=None)
-    assert in_ranks(1, run, chosen, training_corpus, tmp_path) == [FINISHED]
+    run_whole(chosen, training_corpus, tmp_path)
     (crops,) = in_ranks(1, crops_of_a_step, chosen, training_corpus, tmp_path)
     assert {tuple(row[:2]) for row in crops} == {(24, 32)}
     assert len({tuple(row[2:4]) for row in crops}) > 1
@@ -132,8 +109,7 @@ def crops_of_a_step(world, chosen, corpus, out):
     return [row for step, _ in zip(loader, range(4), strict=False) for row in task.collate(step.packs).micro.tolist()]
 
 
-def overfit(world, chosen, corpus, part, out):
-    begin(world, chosen, corpus, out)
+def overfit_part(world, chosen, corpus, part, out):
     if part == "autoencoder":
         task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus)
     else:
@@ -142,15 +118,7 @@ def overfit(world, chosen, corpus, part, out):
     module = task.build()
     task.prepare(module, task.run.stages[0], torch.float32)
     batch = task.collate(next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs)
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
-    found = []
-    for _ in range(80):
-        loss = batch.losses(module, [4]).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        found.append(float(loss))
-    return found
+    return overfit(module, batch, [4], 80, lr=1e-2)
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "decoder"])
@@ -158,14 +126,11 @@ def test_one_batch_overfits(training_corpus, tmp_path, part):
     chosen = config(changes={"prediction": "sample"}).model_copy()
     if part == "decoder":
         chosen = config(changes={"prediction": "sample"}, autoencoder=None)
-    (found,) = in_ranks(1, overfit, chosen, training_corpus, part, tmp_path)
+    begin(chosen, training_corpus, tmp_path)
+    (found,) = in_ranks(1, overfit_part, chosen, training_corpus, part, tmp_path)
     assert sum(found[-8:]) < 0.6 * sum(found[:8])
 
 
 def test_a_decoder_of_no_model_is_refused(training_corpus, tmp_path):
     with pytest.raises(RuntimeError, match=r"UserError: .*train the main model first"):
-        in_ranks(1, run_alone, config(autoencoder=None), training_corpus, tmp_path)
-
-
-def run_alone(world, chosen, corpus, out):
-    return runs.run("decoder", chosen, corpus, str(out), world)
+        in_ranks(1, run, "decoder", config(autoencoder=None), training_corpus, tmp_path)

@@ -12,7 +12,7 @@ from tests.pipelines.corpus_builder import picture
 from tests.trainer.conftest import RUN
 from tests.trainer.ranks import in_ranks
 from tests.trainer.small_corpus import take
-from trainer import runs
+from tests.trainer.trial_runs import overfit, run
 from trainer.config import TrainConfig
 from trainer.encoder import EncoderTask, shifted
 from trainer.metrics import read_metrics
@@ -38,15 +38,11 @@ def config(**changes):
     return TrainConfig.model_validate({"model": model, "encoder": encoder | changes})
 
 
-def run(world, chosen, corpus, out):
-    return runs.run("encoder", chosen, corpus, str(out), world)
-
-
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
     """The folder of a short run."""
     out = tmp_path_factory.mktemp("encoder")
-    assert in_ranks(1, run, config(), training_corpus, out) == [FINISHED]
+    assert in_ranks(1, run, "encoder", config(), training_corpus, out) == [FINISHED]
     return out / "encoder"
 
 
@@ -95,25 +91,16 @@ def test_pairs_of_all_ranks_are_told_apart(training_corpus):
     assert sum(in_ranks(2, first_loss, config(), training_corpus)) == pytest.approx(alone, rel=1e-5)
 
 
-def overfit(world, chosen, corpus):
+def overfit_one(world, chosen, corpus):
     task = EncoderTask(chosen.model, chosen.encoder, corpus)
     torch.manual_seed(1)
     module = task.build()
     (step,) = take(Loader(task.data.plan(task.costs()), task.data.reader()), 1)
-    batch = task.collate(step.packs)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(60):
-        found = batch.losses(module, [8]).loss
-        optimizer.zero_grad()
-        found.backward()
-        optimizer.step()
-        losses.append(float(found))
-    return losses
+    return overfit(module, task.collate(step.packs), [8], 60, lr=1e-2)
 
 
 def test_one_batch_overfits(training_corpus):
-    (losses,) = in_ranks(1, overfit, config(), training_corpus)
+    (losses,) = in_ranks(1, overfit_one, config(), training_corpus)
     assert losses[-1] < 0.3 * losses[0]
 
 

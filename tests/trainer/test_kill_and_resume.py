@@ -5,11 +5,11 @@ import random
 import signal
 import threading
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
+from tests.trainer.trial_runs import consumed, run
 from trainer import runs
 from trainer.metrics import read_metrics
 from trainer.training import FINISHED
@@ -18,13 +18,9 @@ STEPS = 48
 SIZES = (1, 2, 1, 2, 1, 2)
 
 
-def run(world, config, corpus, out):
-    return runs.run("pretrain", config, corpus, out, world)
-
-
 def run_killed(world, config, corpus, out, rank, steps, seconds):
     """A run of which a process is killed some steps and a moment later."""
-    (make,) = runs.trainings("pretrain", config, corpus, out, world)
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
     training = make()
     train = training._train
 
@@ -40,23 +36,18 @@ def run_killed(world, config, corpus, out, rank, steps, seconds):
     return training.run()
 
 
-def consumed(out):
-    files = sorted((out / "consumed").glob("*.parquet"))
-    return [row for path in files for row in pq.read_table(path).to_pylist()]
-
-
 @pytest.mark.parametrize("seed", [random.randrange(1000)])
 def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config, tmp_path, seed):
     chosen = config(steps=STEPS, **{"engine.zero_stage": 1, "engine.micro_packs": 1})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert in_ranks(1, run, chosen, training_corpus, str(whole)) == [FINISHED]
+    assert in_ranks(1, run, "pretrain", chosen, training_corpus, whole) == [FINISHED]
     moments = random.Random(seed)
     for size in SIZES[:-1]:
         moment = moments.randrange(size), moments.randint(1, 6), moments.random() / 4
         with pytest.raises((EOFError, RuntimeError)):  # its own end, or what the other says of it
-            in_ranks(size, run_killed, chosen, training_corpus, str(cut), *moment)
+            in_ranks(size, run_killed, chosen, training_corpus, cut, *moment)
     size = SIZES[-1]
-    assert in_ranks(size, run, chosen, training_corpus, str(cut)) == [FINISHED] * size
+    assert in_ranks(size, run, "pretrain", chosen, training_corpus, cut) == [FINISHED] * size
     assert run_findings(str(cut), training_corpus) == []
     assert consumed(cut) == consumed(whole)
     rows, expected = (read_metrics(str(folder / "metrics.jsonl")) for folder in (cut, whole))

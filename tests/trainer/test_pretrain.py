@@ -4,35 +4,16 @@ import json
 import os
 import signal
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
+from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer import runs
 from trainer.metrics import read_metrics
 from trainer.mixture import load_phases
 from trainer.plan_state import MAX_STATE_BYTES
 from trainer.training import FINISHED, STOPPED
-
-
-def run(world, config, corpus, out):
-    return runs.run("pretrain", config, corpus, str(out), world)
-
-
-def run_killed(world, config, corpus, out, after):
-    """A run whose process dies after a step, as by kill -9."""
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
-    training = make()
-    step_done = training._after
-
-    def die(batch, result, step, *rest):
-        step_done(batch, result, step, *rest)
-        if step == after:
-            os._exit(9)
-
-    training._after = die
-    return training.run()
 
 
 def run_with_signal(world, config, corpus, out, at):
@@ -49,23 +30,9 @@ def run_with_signal(world, config, corpus, out, at):
     return training.run()
 
 
-def killed(config, corpus, out, after, size=1):
-    with pytest.raises(EOFError):
-        in_ranks(size, run_killed, config, corpus, out, after)
-
-
-def consumed(out):
-    files = sorted((out / "consumed").glob("*.parquet"))
-    return [row for path in files for row in pq.read_table(path).to_pylist()]
-
-
-def losses(out):
-    return [row["loss"] for row in read_metrics(str(out / "metrics.jsonl"))]
-
-
 def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_path):
     chosen = config(steps=40, **{"held_out.every": 20, "log.tensorboard": True, "checkpoints.every": 16})
-    assert in_ranks(1, run, chosen, training_corpus, tmp_path) == [FINISHED]
+    assert in_ranks(1, run, "pretrain", chosen, training_corpus, tmp_path) == [FINISHED]
     rows = read_metrics(str(tmp_path / "metrics.jsonl"))
     assert [row["step"] for row in rows] == list(range(40))
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -83,6 +50,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
         "config.json",
         "model.safetensors",
         "tokenizer.json",
+        "trained.json",
     }
     assert len(load_phases(str(tmp_path / "mixture.jsonl"))) == 1
     assert list((tmp_path / "tensorboard").iterdir())
@@ -90,11 +58,11 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    in_ranks(1, run, config(), training_corpus, whole)
-    killed(config(), training_corpus, cut, 2)
-    killed(config(), training_corpus, cut, 7)
-    killed(config(), training_corpus, cut, 11)
-    in_ranks(1, run, config(), training_corpus, cut)
+    in_ranks(1, run, "pretrain", config(), training_corpus, whole)
+    killed(1, "pretrain", config(), training_corpus, cut, 2)
+    killed(1, "pretrain", config(), training_corpus, cut, 7)
+    killed(1, "pretrain", config(), training_corpus, cut, 11)
+    in_ranks(1, run, "pretrain", config(), training_corpus, cut)
     assert consumed(cut) == consumed(whole)
     assert losses(cut) == losses(whole)
 
@@ -103,10 +71,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tm
 def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     chosen = config(**{"engine.zero_stage": stage, "engine.micro_packs": 1, "held_out.every": 6})
-    in_ranks(1, run, chosen, training_corpus, whole)
-    killed(chosen, training_corpus, cut, 5, sizes[0])
+    in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
+    killed(sizes[0], "pretrain", chosen, training_corpus, cut, 5)
     assert in_ranks(sizes[1], run_with_signal, chosen, training_corpus, cut, 7) == [STOPPED] * sizes[1]
-    assert in_ranks(sizes[2], run, chosen, training_corpus, cut) == [FINISHED]
+    assert in_ranks(sizes[2], run, "pretrain", chosen, training_corpus, cut) == [FINISHED]
     assert run_findings(str(cut), training_corpus) == []
     assert consumed(cut) == consumed(whole)
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
@@ -121,18 +89,18 @@ def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, 
     ]
     chosen = config(stages=stages, **{"engine.zero_stage": 1})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    in_ranks(1, run, chosen, training_corpus, whole)
+    in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
     for after in (4, 6, 9):
-        killed(chosen, training_corpus, cut, after)
-    in_ranks(1, run, chosen, training_corpus, cut)
+        killed(1, "pretrain", chosen, training_corpus, cut, after)
+    in_ranks(1, run, "pretrain", chosen, training_corpus, cut)
     assert losses(cut) == losses(whole)
     assert [row["stage"] for row in read_metrics(str(cut / "metrics.jsonl"))][::4] == ["all", "unified", "slow"]
 
 
 def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_path):
-    killed(config(), training_corpus, tmp_path, 5)
+    killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
     phases = [{"weights": {"pairs": 1.0}}]
-    in_ranks(1, run, config(**{"mixture.phases": phases}), training_corpus, tmp_path)
+    in_ranks(1, run, "pretrain", config(**{"mixture.phases": phases}), training_corpus, tmp_path)
     _, second = load_phases(str(tmp_path / "mixture.jsonl"))
     assert second.weights == {"pairs": 1.0}
     after = [row for row in consumed(tmp_path) if row["position"] >= second.position]
@@ -142,18 +110,18 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
 
 
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
-    in_ranks(1, run, config(steps=4), training_corpus, tmp_path)
+    in_ranks(1, run, "pretrain", config(steps=4), training_corpus, tmp_path)
     other = config(**{"model.changes": {"language_model": {"layers": 3}}})
     with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, is 3"):
-        in_ranks(1, run, other, training_corpus, tmp_path)
+        in_ranks(1, run, "pretrain", other, training_corpus, tmp_path)
 
 
 def test_a_save_that_fails_leaves_the_one_before(training_corpus, config, tmp_path):
-    killed(config(), training_corpus, tmp_path, 5)
+    killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
     with pytest.raises(RuntimeError, match=r"UserError: .*cannot be written"):
         in_ranks(1, run_on_full_disk, config(), training_corpus, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
-    assert in_ranks(1, run, config(), training_corpus, tmp_path) == [FINISHED]
+    assert in_ranks(1, run, "pretrain", config(), training_corpus, tmp_path) == [FINISHED]
     assert run_findings(str(tmp_path), training_corpus) == []
 
 
@@ -198,7 +166,7 @@ def run_to_infinity(world, config, corpus, out):
 )
 def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, message):
     with pytest.raises(RuntimeError, match=r"^UserError: .*" + message):
-        in_ranks(1, run, config(**changes), training_corpus, tmp_path)
+        in_ranks(1, run, "pretrain", config(**changes), training_corpus, tmp_path)
 
 
 def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
@@ -206,4 +174,4 @@ def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tm
     with pytest.raises(
         RuntimeError, match=r"UserError: data\.plan\.packs_per_step is 3, which 2 processes cannot share"
     ):
-        in_ranks(2, run, chosen, training_corpus, tmp_path)
+        in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)

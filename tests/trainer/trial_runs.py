@@ -1,0 +1,67 @@
+"""Runs as tests make them: whole ones, ones that die on the way, and one batch over and over."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.trainer.ranks import in_ranks
+from trainer import runs
+from trainer.config import TrainConfig
+from trainer.distributed import World
+from trainer.metrics import read_metrics
+
+
+def run(world: World, command: str, config: TrainConfig, corpus: str, out: Path) -> str:
+    """All of a command, for `in_ranks`."""
+    return runs.run(command, config, corpus, str(out), world)
+
+
+def killed(size: int, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> None:
+    """A command in so many processes that all die after a step of its last run, as by kill -9."""
+    with pytest.raises(EOFError):
+        in_ranks(size, _run_killed, command, config, corpus, out, after)
+
+
+def _run_killed(world: World, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> str:
+    *before, last = runs.trainings(command, config, corpus, str(out), world)
+    for make_training in before:
+        make_training().run()
+    training = last()
+    step_done = training._after
+
+    def die(batch: Any, result: Any, step: int, *rest: Any) -> None:
+        step_done(batch, result, step, *rest)
+        if step == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training._after = die  # type: ignore[method-assign]
+    return training.run()
+
+
+def consumed(out: Path) -> list[dict[str, Any]]:
+    """What a run was trained on."""
+    files = sorted((out / "consumed").glob("*.parquet"))
+    return [row for path in files for row in pq.read_table(path).to_pylist()]
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of each step of a run."""
+    return [row["loss"] for row in read_metrics(str(out / "metrics.jsonl"))]
+
+
+def overfit(module: torch.nn.Module, batch: Any, totals: list[int] | None, steps: int, *, lr: float) -> list[float]:
+    """The losses of training on one batch alone."""
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr)
+    found = []
+    for _ in range(steps):
+        loss = batch.losses(module, totals).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return found
