@@ -151,7 +151,7 @@ def generate(
     frames: int,
     seed: int,
 ) -> None:
-    """Go on from prompts: as text, as a picture, or both in turn."""
+    """Go on from prompts: as text, as a picture, or both in turn. A tuned model (--out OUT/tune) answers, or draws."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
@@ -160,16 +160,13 @@ def generate(
     if top_p is not None and temperature is None:
         raise UserError("--top-p needs a --temperature: without one the likeliest token is taken")
     from model.generate import GenerationConfig
-    from model.sequence import LayoutConfig
-    from trainer.finished_run import FinishedRun
-    from trainer.generate import RESULTS, Request, read_prompts
+    from trainer.generate import RESULTS, Request, open_run, read_prompts
     from trainer.generate import generate as go_on
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:
         raise UserError("no prompt: give --prompt or --prompts")
-    layout = config.pretrain.data.layout if config.pretrain is not None else LayoutConfig()
-    run = FinishedRun.open(out, layout, batch=config.evaluate.batch)
+    run = open_run(out, config)
     chosen = GenerationConfig(
         max_new_tokens=max_new_tokens,
         max_images=max_pictures,

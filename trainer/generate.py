@@ -13,10 +13,13 @@ from torch import Tensor
 
 from model.generate import Generated, GenerationConfig, Prompt
 from model.segment import Text
+from model.sequence import LayoutConfig
 from pipelines import storage
 from pipelines.errors import UserError
+from trainer.config import TrainConfig
 from trainer.finished_run import FinishedRun
-from trainer.prompts import read_prompt
+from trainer.prompts import read_prompt, written
+from trainer.templates import TEMPLATE, TemplateLayout, TemplateSettings
 
 Wanted = Literal["text", "picture", "both"]
 RESULTS = "generated.jsonl"
@@ -42,6 +45,25 @@ class Request:
     seed: int = 0
 
 
+def open_run(folder: str, config: TrainConfig) -> FinishedRun:
+    """A finished run; that of a tuned model lays prompts out by its template.
+
+    Raises:
+        UserError: If it has no weights, or they or the template cannot be read.
+    """
+    path = Path(folder) / "model" / TEMPLATE
+    section = config.tune if path.is_file() else config.pretrain
+    layout = section.data.layout if section is not None else LayoutConfig()
+    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
+    if not path.is_file():
+        return run
+    try:
+        template = TemplateSettings.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
+    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
+
+
 def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
     """Go on from prompts and write what comes of it.
 
@@ -55,8 +77,13 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         The rows of `generated.jsonl`: `prompt`, `text`, `pictures` (their files) and `parts`, both in their order.
 
     Raises:
-        UserError: If a prompt cannot be read, or a picture is wanted of a run without an image decoder.
+        UserError: If a prompt cannot be read, a picture is wanted of a run without an image decoder, or something that
+            the model was not tuned to.
     """
+    if isinstance(run.layout, TemplateLayout):
+        able = "text" if run.layout.settings.chats else "picture"
+        if request.wanted != able:
+            raise UserError(f"{run.folder}: is tuned to give a {able} and nothing else: ask with --want {able}")
     if run.decoder is None and request.wanted != "text":
         raise UserError(
             f"{run.folder}: has no image decoder, so it draws nothing: run `python -m trainer decoder`, or ask for text"
@@ -75,7 +102,7 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
                 _write_png(next(images), storage.join(folder, name))
                 parts.append({"picture": name})
             else:
-                parts.append({"text": run.tokenizer.decode(part)})
+                parts.append({"text": written(part, run.layout)})
         texts = [part["text"] for part in parts if "text" in part]
         pictures = [part["picture"] for part in parts if "picture" in part]
         rows.append({"prompt": prompt, "text": "".join(texts).strip(), "pictures": pictures, "parts": parts})

@@ -1,4 +1,4 @@
-"""What tuning makes of a sample: a conversation (Emu-I, Emu2-Chat) or a picture to be drawn (Emu2-Gen); and prompts.
+"""What tuning makes of samples, and of prompts: conversations (Emu-I, Emu2-Chat) or pictures to be drawn (Emu2-Gen).
 
     <s>system [USER]: [IMG]...[/IMG]question [ASSISTANT]: answer</s>[USER]: question [ASSISTANT]: answer</s>
     <s><grounding>a <phrase>red boat</phrase><object>[IMG]...[/IMG]</object>[IMG]...[/IMG]</s>
@@ -16,12 +16,9 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from model.config import BridgeConfig
-from model.generate import Prompt
 from model.segment import Box, Phrase, Picture, Segment, Text
 from model.sequence import NONE, TEXT, Layout, LayoutConfig, Window
 from model.sequence import Sequence as TokenSequence
@@ -38,8 +35,11 @@ from model.tokenizer import (
 from pipelines.settings import Settings
 
 Form = Literal["chat", "emu", "generation"]
-Message = Sequence[str | Tensor]
-"""What one side says: texts, and pictures as (3, S, S) uint8."""
+
+TEMPLATE = "template.json"
+"""Settings of the template, in the folder of a model that was tuned with it."""
+ANSWER = "answer"
+"""Role of what the model has said, in a prompt."""
 
 SYSTEM: dict[Form, str] = {
     "chat": "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses.",
@@ -76,10 +76,10 @@ class TemplateSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, and its answer where there is one already."""
+    """A question, and its answer as far as it is there."""
 
     question: tuple["str | Segment", ...]
-    answer: Text | None = None
+    answer: tuple[Text, ...] = ()
 
 
 class TemplateLayout(Layout):
@@ -115,7 +115,7 @@ class TemplateLayout(Layout):
             return [self._talk(turns, length)] if turns else []
         boxes = boxes_of(segments)
         return [
-            self._window(self._drawing(pictures[0], caption, boxes), length)
+            self._window([*self._wish([caption], boxes), pictures[0]], length)
             for pictures, caption in captioned
             if len(pictures) == 1 and not pictures[0].frame
         ]
@@ -129,6 +129,19 @@ class TemplateLayout(Layout):
             sequence.targets[sequence.targets == TEXT] = NONE
         return sequence
 
+    def prompt(self, segments: Sequence[Segment], *, draw: bool = False) -> TokenSequence:
+        """What the tuned model goes on from: a conversation up to its answer, or what is to be drawn.
+
+        Args:
+            segments: Texts of the role `ANSWER` are the model's, all else is the user's, who speaks first. Of pictures
+                without a word the first instruction is asked. A box of what is to be drawn becomes picture -1 - i:
+                a canvas with the i-th of `boxes_of`.
+            draw: Whether to end with `[IMG]`, which asks for a picture.
+        """
+        if self.settings.chats:
+            return super().prompt(self._conversation(self._turns(segments)), draw=draw)
+        return super().prompt(self._wish(segments, boxes_of(segments)), draw=draw)
+
     def _ordered(self, segments: Sequence[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
         yield from segments
 
@@ -136,7 +149,29 @@ class TemplateLayout(Layout):
         choices = self.settings.instructions
         choice = choices[zlib.crc32(caption.ids.astype(np.int32).tobytes()) % len(choices)]
         seen = [replace(picture, learn=False) for picture in pictures]
-        return Turn((*seen, choice), answer_text(caption, self.tokenizer))
+        return Turn((*seen, choice), (answer_text(caption, self.tokenizer),))
+
+    def _turns(self, segments: Sequence[Segment]) -> list[Turn]:
+        turns: list[Turn] = []
+        for answers, group in groupby(segments, key=lambda part: isinstance(part, Text) and part.role == ANSWER):
+            if answers:
+                said = (part for part in group if isinstance(part, Text))
+                texts = (part if part.continued else answer_text(part, self.tokenizer) for part in said)
+                turns[-1] = replace(turns[-1], answer=tuple(texts))
+            else:
+                turns.append(Turn(self._question(list(group))))
+        return turns
+
+    def _question(self, segments: Sequence[Segment]) -> tuple[str | Segment, ...]:
+        if all(isinstance(part, Picture) for part in segments):
+            return (*segments, self.settings.instructions[0])
+        parts: list[str | Segment] = []
+        for part in segments:
+            if isinstance(part, Text):  # a string again, for it is encoded together with what stands around it
+                parts.append(replace(part, continued=True) if part.phrases else self.tokenizer.decode(part.ids))
+            else:
+                parts.append(part)
+        return tuple(parts)
 
     def _talk(self, turns: Sequence[Turn], length: int) -> Window:
         kept = len(turns)
@@ -154,22 +189,41 @@ class TemplateLayout(Layout):
         return self._window([*question, answer.part(0, fits)], length, last=False)
 
     def _conversation(self, turns: Sequence[Turn]) -> list[Segment]:
-        return conversation(self.tokenizer, turns, self.settings)
+        """A conversation as the model reads it, of which it learns the answers."""
+        ids = self.ids
+        said = [text for turn in turns for text in turn.answer]
+        grounded = self.emu2 and any(text.phrases or ids[GROUNDING] in text.ids for text in said)
+        pictures = [part for turn in turns for part in turn.question if isinstance(part, Picture)]
+        parts: list[str | int | Segment] = [
+            *_named(self.tokenizer, _system(self.settings, pictures, grounded=grounded))
+        ]
+        for number, turn in enumerate(turns):
+            if number:
+                parts.append(Text(np.array([self.tokenizer.eos_id], np.int32), continued=True))
+            parts += [" "] if parts and not number else []
+            parts += [ids[USER], ": ", *turn.question, " ", ids[ASSISTANT], ":", *turn.answer]
+        return fixed(self.tokenizer, parts)
 
-    def _drawing(self, picture: Picture, caption: Text, boxes: Sequence[Box]) -> list[Segment]:
-        parts: list[str | int | Segment] = []
-        ids, done = self.ids, 0
-        if self.emu2 and caption.phrases:
-            parts.append(ids[GROUNDING])
-            for phrase in caption.phrases:
-                parts += [*caption.ids[done : phrase.start].tolist(), ids[PHRASE_START]]
-                parts += [*caption.ids[phrase.start : phrase.end].tolist(), ids[PHRASE_END], ids[OBJECT_START]]
+    def _wish(self, segments: Sequence[Segment], boxes: Sequence[Box]) -> list[Segment]:
+        """What is to be drawn: words, pictures, and boxes as pictures."""
+        ids = self.ids
+        grounded = self.emu2 and any(isinstance(segment, Text) and segment.phrases for segment in segments)
+        parts: list[str | int | Segment] = [ids[GROUNDING]] if grounded else []
+        for segment in segments:
+            if isinstance(segment, Picture):
+                parts.append(segment)
+                continue
+            done = 0
+            for phrase in segment.phrases if grounded else ():
+                parts += [*segment.ids[done : phrase.start].tolist(), ids[PHRASE_START]]
+                parts += [*segment.ids[phrase.start : phrase.end].tolist(), ids[PHRASE_END], ids[OBJECT_START]]
                 for number, box in enumerate(phrase.boxes):
                     parts += [ids[NEXT_BOX]] if number else []
                     parts.append(Picture(-1 - boxes.index(box), learn=False))
                 parts.append(ids[OBJECT_END])
                 done = phrase.end
-        return [*fixed(self.tokenizer, [*parts, *caption.ids[done:].tolist()]), picture]
+            parts += segment.ids[done:].tolist()
+        return fixed(self.tokenizer, parts)
 
     def _size(self, segments: Sequence[Segment]) -> int:
         """Tokens of a whole window."""
@@ -192,64 +246,6 @@ def captioned_pictures(segments: Iterable[Segment]) -> Iterator[tuple[list[Pictu
         if run and segment.role == "caption" and len(segment.ids):
             yield run, segment
         run = []
-
-
-def conversation(
-    tokenizer: Tokenizer, turns: Sequence[Turn], settings: TemplateSettings, *, grounded: bool = False
-) -> list[Segment]:
-    """A conversation as the model reads it, of which it learns the answers.
-
-    Args:
-        tokenizer: With tokens for the two sides.
-        turns: In order; all but the last with answers.
-        settings: Of the template.
-        grounded: Whether the coming answer is to have boxes; one that is there says so itself.
-    """
-    ids = tokenizer.ids
-    grounded |= any(turn.answer is not None and bool(turn.answer.phrases) for turn in turns)
-    grounded &= GROUNDING in ids
-    pictures = [part for turn in turns for part in turn.question if isinstance(part, Picture)]
-    parts: list[str | int | Segment] = [*_named(tokenizer, _system(settings, pictures, grounded=grounded))]
-    for number, turn in enumerate(turns):
-        if number:
-            parts.append(Text(np.array([tokenizer.eos_id], np.int32), continued=True))
-        parts += [" "] if parts and not number else []
-        parts += [ids[USER], ": ", *turn.question, " ", ids[ASSISTANT], ":"]
-        if turn.answer is not None:
-            parts.append(turn.answer)
-        elif grounded:
-            parts.append(ids[GROUNDING])
-    return fixed(tokenizer, parts)
-
-
-def chat_prompt(
-    layout: Layout, messages: Sequence[Message], settings: TemplateSettings | None = None, *, grounded: bool = False
-) -> Prompt:
-    """What a tuned model goes on from with its answer, which begins with a space.
-
-    Args:
-        layout: Of the tuned model, its tokenizer with tokens for the two sides.
-        messages: The user's and the model's in turn; the first and the last are the user's.
-        settings: Of the template that the model was tuned with.
-        grounded: Whether the answer is to name boxes.
-
-    Raises:
-        ValueError: If it is not the user's turn to have spoken, or a picture stands among the model's words.
-    """
-    settings = settings or TemplateSettings()
-    if not len(messages) % 2:
-        raise ValueError("a conversation begins and ends with what the user says")
-    images = [part for message in messages for part in message if isinstance(part, Tensor)]
-    count = 0
-    turns = []
-    for said, answered in zip(messages[::2], [*messages[1::2], None], strict=True):
-        question: list[str | Segment] = []
-        for part in said:
-            question.append(part if isinstance(part, str) else Picture(count, learn=False))
-            count += not isinstance(part, str)
-        turns.append(Turn(tuple(question), _answered(answered, layout.tokenizer)))
-    segments = conversation(layout.tokenizer, turns, settings, grounded=grounded)
-    return Prompt.of(layout, segments, torch.stack(images) if images else None)
 
 
 def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
@@ -300,12 +296,3 @@ def _named(tokenizer: Tokenizer, text: str) -> Iterator[str | int]:
     for part in re.split("(" + "|".join(map(re.escape, tokenizer.ids)) + ")", text):
         if part:
             yield tokenizer.ids.get(part, part)
-
-
-def _answered(message: Message | None, tokenizer: Tokenizer) -> Text | None:
-    if message is None:
-        return None
-    if not message or not all(isinstance(part, str) for part in message):
-        raise ValueError("what the model has said is text alone")
-    said = "".join(part for part in message if isinstance(part, str)).strip()
-    return answer_text(Text(np.array(tokenizer.encode(said), np.int32), learn=False), tokenizer)

@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 from trainer.build import build_model, save_tensors
 from trainer.config import ModelSettings, TuneSettings
 from trainer.consumed import QuarantineRow
-from trainer.data import TrainingData
+from trainer.data import RunData, TrainingData
 from trainer.images import Pixels
 from trainer.metrics import Totals
 from trainer.plan import Plan
@@ -26,7 +26,7 @@ from trainer.pretrain import PretrainTask
 from trainer.reader import PieceReader, SampleReader
 from trainer.run_settings import RunSettings
 from trainer.shard_reader import ShardReader
-from trainer.templates import TemplateLayout, box_picture, boxes_of
+from trainer.templates import TEMPLATE, TemplateLayout, box_picture, boxes_of
 
 _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 
@@ -79,8 +79,12 @@ class TuneTask(PretrainTask):
         frozen = set(trained) - {"language_model"}
         return (super().flops(counts, targets, trained) + super().flops(counts, targets, frozen)) / 2
 
+    def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
+        """Answers about the first held-out pictures; nothing of a model that only draws."""
+        return super().samples(module, data, num) if self.run.template.chats else []
+
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """The model with its adapters merged, and beside it the adapters alone, as PEFT reads them."""
+        """The model with its adapters merged, its template, and the adapters alone, as PEFT reads them."""
         if (lora := self.run.lora) is not None:
             adapters, record = peft_adapter(weights, lora)
             save_tensors(adapters, storage.join(folder, "adapter", "adapter_model.safetensors"))
@@ -88,6 +92,8 @@ class TuneTask(PretrainTask):
             storage.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
             weights = merged(weights, lora)
         super().export(weights, folder)
+        template = self.run.template.model_dump_json(indent=1) + "\n"
+        storage.write_bytes(storage.join(folder, TEMPLATE), template.encode())
 
     def _adapted(self, model: Emu) -> Emu:
         if self.run.lora is not None:

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -8,13 +10,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from model.generate import GenerationConfig
+from model.segment import grounded_text
 from model.sequence import LayoutConfig
+from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
 from trainer.finished_run import FinishedRun
 from trainer.generate import Request, generate, read_prompts
-from trainer.prompts import read_prompt, read_video
+from trainer.prompts import read_prompt, read_video, written
+from trainer.templates import TemplateLayout, TemplateSettings
 
 CHOICE = GenerationConfig(max_new_tokens=4, max_images=2, temperature=1.0)
 
@@ -29,6 +34,19 @@ def run_folder(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def run(run_folder: Path) -> FinishedRun:
     return FinishedRun.open(str(run_folder), LayoutConfig(), batch=2)
+
+
+@pytest.fixture
+def tuned(run: FinishedRun) -> Callable[..., FinishedRun]:
+    """A function that gives the run as if it had been tuned with a template."""
+
+    def build(**settings: object) -> FinishedRun:
+        template = TemplateSettings.model_validate({"system": "Answer.", **settings})
+        tokenizer = Tokenizer(run.tokenizer.base, "emu2", chat=template.chats)
+        layout = TemplateLayout(tokenizer, run.model.config.bridge, LayoutConfig(), template)
+        return replace(run, tokenizer=tokenizer, layout=layout)
+
+    return build
 
 
 @pytest.fixture
@@ -61,6 +79,75 @@ def test_a_prompt_holds_texts_pictures_and_frames_in_order(run: FinishedRun, pic
     assert prompt.images is not None
     assert prompt.images.shape == (3, 3, 16, 16)
     assert prompt.images[0, 0].float().mean() > 250
+
+
+def shown(content: str, run: FinishedRun, *, draw: bool = False) -> str:
+    sequence = read_prompt(content, run, draw=draw, num_frames=2).sequence
+    slots = run.tokenizer.decode(sequence.token_ids, with_own=True)
+    return slots.replace("<image>" * 4, "<image>").replace("[gIMG]" * 4, "[gIMG]")
+
+
+def test_a_tuned_model_is_asked(tuned: Callable[..., FinishedRun], picture: Path, video: Path):
+    chat, image = tuned(), f"[image:{picture}]"
+    begin = "<s>Answer. [USER]: [IMG]<image>[/IMG]What is it? [ASSISTANT]:"
+    assert shown(f"{image} What is it?", chat) == begin
+    assert shown(f"[USER]: {image} What is it? [ASSISTANT]:", chat) == begin
+    assert shown(f"{image} What is it? <grounding>", chat) == f"{begin}<grounding>"
+    assert shown(f"{image} What is it? [ASSISTANT]: A dock [USER]: Where? [ASSISTANT]: At", chat) == (
+        f"{begin} A dock</s>[USER]: Where? [ASSISTANT]: At"
+    )
+    located = "<patch_index_0000>" * 2 + "<patch_index_0224>" * 2
+    asked = f"<grounding><phrase>It</phrase><object>{located}</object> is? [ASSISTANT]:"
+    assert shown(f"{image} [box:It:0,0,1,1] is?", chat).endswith(f"[/IMG]{asked}")
+    frames = "[VIDEO]" + "[IMG][gIMG][/IMG]" * 2
+    assert shown(f"[video:{video}] And this?", chat) == f"<s>Answer. [USER]: {frames}And this? [ASSISTANT]:"
+
+
+def test_boxes_are_locations_to_read_and_pictures_to_draw(run: FinishedRun, tuned: Callable[..., FinishedRun]):
+    content = "a [box:red boat:0,0,0.5,1;0.5,0,1,1] here"
+    first, second = ("".join(f"<patch_index_{n:04d}>" for n in box) for box in ((0, 0, 112, 224), (112, 0, 224, 224)))
+    named, apart = "<s><grounding>a <phrase>red boat</phrase><object>", "</delimiter_of_multi_objects/>"
+    assert shown(content, run) == f"{named}{first}{apart}{second}</object> here"
+    slots = "[IMG]<image>[/IMG]"
+    assert shown(content, tuned(form="generation"), draw=True) == f"{named}{slots}{apart}{slots}</object> here[IMG]"
+    prompt = read_prompt(content, tuned(form="generation"), draw=True, num_frames=2)
+    assert prompt.images is not None
+    left, right = prompt.images[:, 0].float()
+    assert left[:, 12:].max() == right[:, :4].max() == 0
+    assert left[:, 0].min() == right[:, 15].min() == 255
+
+
+def test_boxes_are_written_as_they_are_read(run: FinishedRun):
+    caption = grounded_text("a red boat here", [(2, 10, (0, 0, 0.5, 1)), (2, 10, (0.5, 0, 1, 1))], run.tokenizer)
+    ids = run.layout.prompt([caption]).token_ids
+    assert written(ids[1:], run.layout) == "a [box:red boat:0,0,0.5,1;0.5,0,1,1] here"
+    broken = np.delete(ids, np.flatnonzero(ids == run.layout.ids["<patch_index_0112>"])[0])
+    assert written(broken[1:], run.layout) == "a red boat here"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("[ASSISTANT]: Hello", "a side says nothing"),
+        ("", "a side says nothing"),
+        ("Hello [USER]: Hello", "are to take turns"),
+        ("a [ASSISTANT]: b [USER]: [ASSISTANT]: c", "a side says nothing"),
+        ("a [ASSISTANT]: [image:{picture}]", "words alone"),
+    ],
+)
+def test_a_conversation_that_is_none_is_refused(
+    tuned: Callable[..., FinishedRun], picture: Path, prompt: str, message: str
+):
+    with pytest.raises(UserError, match=message):
+        shown(prompt.replace("{picture}", str(picture)), tuned())
+
+
+@pytest.mark.parametrize(("form", "wanted", "able"), [("chat", "both", "text"), ("generation", "text", "picture")])
+def test_a_tuned_model_is_not_asked_for_what_it_cannot_do(
+    tuned: Callable[..., FinishedRun], tmp_path: Path, form: str, wanted: str, able: str
+):
+    with pytest.raises(UserError, match=f"is tuned to give a {able} and nothing else: ask with --want {able}"):
+        generate(tuned(form=form), ["a dock"], Request(wanted, CHOICE), str(tmp_path))  # type: ignore[arg-type]
 
 
 def test_frames_are_spread_evenly_over_a_video(video: Path):
@@ -104,6 +191,8 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
         ("[image:{text}]", "broken picture"),
         ("[video:{text}]", "not a video that can be read"),
         ("word " * 400, "positions: shorten it"),
+        ("a [box:boat:0.5,0,0.1,1]", "not .box:PHRASE:LEFT,TOP,RIGHT,BOTTOM. with places in 0..1"),
+        ("a [box:boat]", "not .box:PHRASE"),
     ],
 )
 def test_prompts_that_cannot_be_read_are_named(run: FinishedRun, tmp_path: Path, prompt: str, message: str):

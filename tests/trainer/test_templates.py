@@ -4,14 +4,13 @@ import random
 
 import numpy as np
 import pytest
-import torch
 
 from model.config import BridgeConfig
 from model.segment import Picture, Segment, grounded_text, text
 from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.templates import TemplateLayout, TemplateSettings, box_picture, chat_prompt
+from trainer.templates import ANSWER, TemplateLayout, TemplateSettings, box_picture
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
 SYSTEM = "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses."
@@ -155,24 +154,40 @@ def test_a_box_is_a_white_outline_on_black():
     assert (canvas[:220] == 0).all()
 
 
+def asked(layout: TemplateLayout, *segments: Segment) -> str:
+    return shown(layout, layout.prompt(segments))
+
+
 def test_a_prompt_is_a_conversation_without_its_last_answer(layout):
     chat = layout(instructions=["What is it?"])
-    picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
-    prompt = chat_prompt(chat, [[picture, "What is it?"]], chat.settings)
     (sequence,) = written(chat, *pair(chat))
-    size = len(prompt.sequence.token_ids)
-    assert prompt.sequence.token_ids.tolist() == sequence.token_ids[:size].tolist()
-    assert shown(chat, sequence)[len(shown(chat, prompt.sequence)) :] == " a cat</s>"
-    assert prompt.images.shape == (1, 3, 16, 16)
+    prompt = chat.prompt([Picture(0), text("What is it?", chat.tokenizer)])
+    size = len(prompt.token_ids)
+    assert prompt.token_ids.tolist() == sequence.token_ids[:size].tolist()
+    assert shown(chat, sequence)[len(shown(chat, prompt)) :] == " a cat</s>"
+    assert prompt.images == (0,)
+    assert chat.prompt([Picture(0)]).token_ids.tolist() == prompt.token_ids.tolist()
 
 
 def test_a_prompt_goes_on_with_a_conversation(layout):
     chat = layout(system="")
-    picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
-    prompt = chat_prompt(chat, [["[IMG]?"], ["No."], ["And ", picture, picture]], chat.settings, grounded=True)
-    begin, later = "<s>[USER]: [IMG]? [ASSISTANT]: No.", f"</s>[USER]: And {SLOTS}{SLOTS} [ASSISTANT]:<grounding>"
-    assert shown(chat, prompt.sequence) == begin + later
-    assert int(np.sum(prompt.sequence.token_ids == chat.ids["[IMG]"])) == 2  # what a user types is text
-    assert len(prompt.images) == 2
-    with pytest.raises(ValueError, match="ends with what the user says"):
-        chat_prompt(chat, [["a"], ["b"]])
+    said = [text("[IMG]?", chat.tokenizer), text("No.", chat.tokenizer, role=ANSWER)]
+    more = [text("And", chat.tokenizer), Picture(0), Picture(1)]
+    begin, later = "<s>[USER]: [IMG]? [ASSISTANT]: No.", f"</s>[USER]: And{SLOTS}{SLOTS} [ASSISTANT]:"
+    assert asked(chat, *said, *more) == begin + later
+    assert asked(chat, *said, *more, text("It is", chat.tokenizer, role=ANSWER)) == begin + later + " It is"
+    prompt = chat.prompt(said)
+    assert chat.ids["[IMG]"] not in prompt.token_ids  # what a user types is text
+
+
+def test_a_prompt_for_a_drawing_is_a_sample_up_to_its_picture(layout):
+    gen = layout(form="generation")
+    caption = grounded_text("a cat here", [(2, 5, BOX), (2, 5, (0, 0, 0.5, 0.5))], gen.tokenizer)
+    for words in (caption, text("a cat", gen.tokenizer, role="caption")):
+        (sequence,) = written(gen, Picture(0), words)
+        prompt = gen.prompt([words], draw=True)
+        assert prompt.token_ids.tolist() == sequence.token_ids[: len(prompt.token_ids)].tolist()
+        assert prompt.images == sequence.images[:-1]
+        assert shown(gen, prompt).endswith("[IMG]")
+    example = gen.prompt([Picture(0), text("on the beach", gen.tokenizer)], draw=True)
+    assert shown(gen, example) == f"<s>{SLOTS}on the beach[IMG]"

@@ -1,22 +1,30 @@
-"""Tests of tuning: what is learned, what is left alone, and what is written."""
+"""Tests of tuning: what is learned, what is left alone, what is written, and what answers come of it."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 
 from model.emu import Emu
+from model.sequence import TEXT
 from model.tokenizer import Tokenizer
-from model.weights import load_emu, save_emu
+from model.weights import load_emu, read, save_emu
 from pipelines.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed, run_findings
+from tests.trainer.finished_runs import write_decoder
 from tests.trainer.ranks import in_ranks
-from trainer import runs
+from tests.trainer.trial_runs import killed, losses, overfit, run
+from trainer.__main__ import commands
+from trainer.batch import as_tensor
 from trainer.config import TrainConfig
 from trainer.corpus import TrainingCorpus
+from trainer.generate import open_run
 from trainer.metrics import read_metrics
+from trainer.prompts import read_prompt, written
 from trainer.training import FINISHED
 from trainer.tune import TuneTask, add_chat_tokens
 
@@ -51,14 +59,14 @@ def task_of(config, corpus, out):
     return TuneTask(config.model, config.tune, corpus, str(out))
 
 
-def first_batch(task):
+def first_packs(task):
     reader = task.data.reader()
     step = next(iter(task.data.plan(task.costs())))
-    return task.collate([[reader.read(piece, 0) for piece in pack] for pack in step.of_rank(0, 2)])
+    return [[reader.read(piece, 0) for piece in pack] for pack in step.of_rank(0, 2)]
 
 
-def run(world, config, corpus, out):
-    return runs.run("tune", config, corpus, str(out), world)
+def first_batch(task):
+    return task.collate(first_packs(task))
 
 
 @pytest.mark.parametrize(
@@ -76,16 +84,59 @@ def test_one_batch_is_learned_by_its_own_objective(training_corpus, tmp_path, si
     module, batch = task.build().train(), first_batch(task)
     assert [len(sources) > 0 for sources in batch.sources] == objectives
     module.encoder.requires_grad_(False)
-    rate = 3e-2 if "lora" in changes else 1e-2
-    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=rate)
-    losses = []
-    for _ in range(25):
-        found = batch.losses(module, None)
-        losses.append(float(found.loss.detach()))
-        optimizer.zero_grad()
-        found.loss.backward()
-        optimizer.step()
-    assert losses[-1] < part * losses[0]
+    found = overfit(module, batch, None, 25, lr=3e-2 if "lora" in changes else 1e-2)
+    assert found[-1] < part * found[0]
+
+
+def learned(config, corpus, out):
+    """Tune a model on the first packs until it knows them by heart."""
+    pretrained(config, corpus, out)
+    task = task_of(config, corpus, out)
+    module, packs = task.build().train(), first_packs(task)
+    module.encoder.requires_grad_(False)
+    overfit(module, task.collate(packs), None, 250, lr=3e-3)
+    task.export(module.state_dict(), str(out / "tune/model"))
+    return task, packs
+
+
+def answer(out, *options):
+    """What the command line makes of prompts for the tuned model below `out`."""
+    (out / "config.yaml").write_text("model: {size: debug}\n")
+    base = ["generate", "--config", str(out / "config.yaml"), "--out", str(out / "tune")]
+    result = CliRunner().invoke(commands, [*base, *options])
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in (out / "tune/generated/generated.jsonl").read_text().splitlines()]
+
+
+def test_a_tuned_model_answers_on_the_command_line(training_corpus, tmp_path):
+    question = "What is it?"
+    config = tuning(**{"template.instructions": [question]})
+    task, packs = learned(config, training_corpus, tmp_path)
+    prompts, answers = [], []
+    for number, piece in enumerate(piece for pack in packs for piece in pack):
+        Image.fromarray(piece.images[0]).save(tmp_path / f"{number}.png")
+        said = piece.sequence.token_ids[piece.sequence.targets == TEXT]
+        boxes = "<grounding>" if piece.source == task.data.names.index("groundeds") else ""
+        prompts += ["--prompt", f"[image:{tmp_path}/{number}.png] {question} {boxes}"]
+        answers.append(written(said[:-1], task.data.layout).strip())
+    assert len(set(answers)) > 5
+    assert any("[box:a dock:" in text for text in answers)
+    assert [row["text"] for row in answer(tmp_path, *prompts)] == answers
+
+
+def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
+    config = tuning(**{"template.form": "generation", "mixture.phases": [{"weights": {"pairs": 1.0}}]})
+    task, packs = learned(config, training_corpus, tmp_path)
+    write_decoder(tmp_path / "decoder/model", task.data.model)
+    run = open_run(str(tmp_path / "tune"), config)
+    pieces = [piece for pack in packs for piece in pack]
+    captions = [run.tokenizer.decode(piece.sequence.token_ids) for piece in pieces]
+    drawn = run.roll_out([read_prompt(caption, run, draw=True, num_frames=1) for caption in captions])
+    true = run.embed(torch.stack([as_tensor(piece.images[0]) for piece in pieces]))
+    nearest = torch.cdist(drawn.flatten(1), true.flatten(1)).argmin(1)
+    torch.testing.assert_close(true[nearest], true)  # some captions come twice
+    (row,) = answer(tmp_path, "--prompt", captions[0], "--want", "picture")
+    assert Image.open(tmp_path / "tune/generated" / row["pictures"][0]).size == (16, 16)
 
 
 def test_the_two_sides_begin_as_their_words(training_corpus, tmp_path):
@@ -107,7 +158,7 @@ def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path
     lr = {"language_model": 1e-2}
     config = tuning(**{"lora": LORA, "stages": [{"lr": lr}], "engine.zero_stage": zero_stage})
     base, tokenizer = pretrained(config, training_corpus, tmp_path)
-    assert in_ranks(1, run, config, training_corpus, tmp_path) == [FINISHED]
+    assert in_ranks(1, run, "tune", config, training_corpus, tmp_path) == [FINISHED]
     assert run_findings(str(tmp_path / "tune"), training_corpus) == []
     tuned = load_emu(tmp_path / "tune" / "model").state_dict()
     adapters = load_file(tmp_path / "tune" / "model" / "adapter" / "adapter_model.safetensors")
@@ -124,10 +175,28 @@ def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path
             assert torch.equal(tuned[name][: tokenizer.vocab_size], tensor)
 
 
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_killed_run_ends_with_the_same_weights(training_corpus, tmp_path, zero_stage):
+    lora = LORA | {"dropout": 0.1}
+    config = tuning(**{"steps": 6, "lora": lora, "engine.zero_stage": zero_stage, "checkpoints.every": 2})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for out in (whole, cut):
+        pretrained(config, training_corpus, out)
+    in_ranks(2, run, "tune", config, training_corpus, whole)
+    killed(2, "tune", config, training_corpus, cut, 3)
+    assert [path.name for path in (cut / "tune/checkpoints").iterdir()] == ["step-00000002"]
+    in_ranks(2, run, "tune", config, training_corpus, cut)
+    assert losses(cut / "tune") == losses(whole / "tune")
+    for folder in ("tune/model", "tune/model/adapter"):
+        found, expected = read(cut / folder), read(whole / folder)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
 def test_a_tuned_run_leaves_what_it_promises(training_corpus, tmp_path):
     config = tuning(**{"held_out.every": 4, "template.instructions": ["What is it?", "Say what you see."]})
     pretrained(config, training_corpus, tmp_path)
-    assert in_ranks(2, run, config, training_corpus, tmp_path) == [FINISHED, FINISHED]
+    assert in_ranks(2, run, "tune", config, training_corpus, tmp_path) == [FINISHED, FINISHED]
     row = read_metrics(str(tmp_path / "tune" / "metrics.jsonl"))[-1]
     assert {"ce/pairs", "ce/groundeds", "held_out_ce/pairs"} <= set(row)
     assert not any(name.startswith("regression") for name in row)
@@ -150,7 +219,7 @@ def test_boxes_are_drawn_for_what_is_to_be_drawn(training_corpus, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": [{"path": "elsewhere"}]}, r"tune\.weights: .*elsewhere: no model that can be read"),
+        ({"weights": [{"path": "elsewhere"}]}, r"tune\.weights: .*elsewhere: no "),
         ({"mixture.phases": [{"weights": {"texts": 1.0}}]}, "'texts' has no sample to train on"),
         ({"lora": {"targets": ["w_proj"]}}, r"tune\.lora\.targets: the language model has no linear layer 'w_proj'"),
     ],
