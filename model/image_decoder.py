@@ -61,7 +61,8 @@ class ImageDecoder(nn.Module):
         if config.canvas:
             # Attention alone takes long to learn where things lie (after 300 steps of 16 pictures 42 % against 99 %).
             self.canvas = nn.Linear(num_slots * visual_width, config.canvas * config.latent_side**2)
-        self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
+        with torch.device("cpu"):  # no module: built on the meta device it would stay without values
+            self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
 
     @classmethod
     def for_model(cls, config: EmuConfig) -> "ImageDecoder":

@@ -78,6 +78,12 @@ def test_the_objective_written_out(prediction: str) -> None:
     torch.testing.assert_close(losses.loss, expected.mean(), rtol=1e-4, atol=1e-6)
 
 
+def test_without_values_it_still_knows_its_schedule() -> None:
+    with torch.device("meta"):
+        decoder = _decoder()
+    assert torch.equal(decoder.schedule.alphas_cumprod, _decoder().schedule.alphas_cumprod)
+
+
 def test_pixels_are_encoded_on_the_fly() -> None:
     decoder = _decoder(**PLAIN)
     pixels = decoder(_images(), _conditions(), generator=_seed())

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from model.config import SIZES, EncoderConfig
 from model.emu import Emu
 from model.encoder import Encoder
-from model.image_decoder import ImageDecoder
+from model.image_decoder import ImageDecoder, build_unet
 from model.lora import LoraConfig, add_adapters
 from model.segment import Picture
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
@@ -378,6 +378,21 @@ def test_pipelines_of_diffusers_are_read(tmp_path: Path) -> None:
     for part, variant in (("unet", "fp16"), ("vae", "non_ema")):
         (tmp_path / part / f"diffusion_pytorch_model.{variant}.safetensors").write_bytes(b"of no matter")
     assert set(read(tmp_path)) == set(state)
+
+
+@pytest.mark.parametrize(("size", "width", "pooled", "anew"), [("emu-14b", 768, 0, 32), ("emu2-37b", 2048, 1280, 141)])
+def test_image_decoders_begin_as_the_released_u_nets(size: str, width: int, pooled: int, anew: int) -> None:
+    config = SIZES[size]
+    with torch.device("meta"):
+        decoder = ImageDecoder.for_model(config)
+        text = build_unet(config.image_decoder, width, 1)  # its pooled condition is as wide as the others
+        if pooled:
+            text.add_embedding.linear_1 = nn.Linear(pooled + 6 * 256, 1280)
+    state = {f"unet.{name}": tensor for name, tensor in text.state_dict().items()}
+    state |= {name: tensor for name, tensor in export(decoder, "diffusers").items() if name.startswith("vae.")}
+    unused = load(decoder, state, "diffusers")
+    assert len(unused) == anew
+    assert all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight", "g.linear_1.weight")) for name in unused)
 
 
 def test_saved_models_give_equal_losses(small: Callable[..., Any], tmp_path: Path) -> None:
