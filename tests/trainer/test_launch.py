@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipelines.errors import UserError
 from tests.trainer import small_corpus
@@ -149,6 +150,10 @@ def test_what_the_files_name_exists():
     assert named <= commands.commands.keys()
 
 
+def test_what_the_deepspeed_launcher_adds_is_taken():
+    assert CliRunner().invoke(commands, ["--local_rank=1", "pretrain", "--help"]).exit_code == 0
+
+
 def test_the_hostfile_is_one_for_deepspeed():
     from deepspeed.launcher.runner import fetch_hostfile
 
@@ -182,13 +187,14 @@ def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
         _wait(log, "step 20/")
         subprocess.run(["scancel", "--signal=TERM", job], check=True)
         _wait(log, "queued again")
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # it would wait two minutes
-        _wait(log, "finished")
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+10"], check=True)  # not two minutes
+        _wait_state(job, "COMPLETED")
     finally:
         subprocess.run(["scancel", job], check=False)  # it may be over
     text = log.read_text()
     assert text.count("step 1/200") == 1
     assert "Exited with exit code 75" in text
+    assert "pretrain: finished" in text
     assert run_findings(str(run), training_corpus) == []
 
 
@@ -205,10 +211,7 @@ def test_a_job_ended_from_outside_saves_and_is_not_queued_again_by_itself(tmp_pa
         _wait(log, "1: begun")
         subprocess.run([*command, job], check=True)
         _wait(log, "Exited with exit code 75")
-        end = time.monotonic() + 60
-        while f"JobState={state}" not in (found := _output("scontrol", "show", "job", job)):
-            assert time.monotonic() < end, found
-            time.sleep(0.5)
+        _wait_state(job, state)
     finally:
         subprocess.run(["scancel", job], check=False)  # it may be over
     assert "queued again" not in log.read_text()
@@ -222,11 +225,16 @@ def _submit(folder, run, corpus, settings, **env):
     return job, run / "logs" / f"slurm-{job}.log"
 
 
-def _output(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def _wait(log, text):
     """Until the log says so, or pytest's own time is over."""
     while not log.exists() or text not in log.read_text():
         time.sleep(0.5)
+
+
+def _wait_state(job, state):
+    """Until the job is there, or pytest's own time is over."""
+    show, found = ["scontrol", "show", "job", job], ""
+    while f"JobState={state}" not in found:
+        time.sleep(0.5)
+        found = subprocess.run(show, check=True, capture_output=True, text=True).stdout
+        assert "JobState=FAILED" not in found
