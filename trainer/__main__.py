@@ -194,11 +194,14 @@ def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, .
     config = load_settings(TrainConfig, config_path, overrides)
     if config.pretrain is None:
         raise UserError(f"{config_path}: has no section `pretrain:`")
-    from trainer.data import TrainingData
-    from trainer.forecast import describe, forecast
+    from trainer.data import StreamData, TrainingData
+    from trainer.forecast import describe, describe_streams, forecast
 
-    data = TrainingData.open(corpus, config.model, config.pretrain)
-    click.echo(describe(data, forecast(data)))
+    if config.pretrain.data.streams:
+        click.echo(describe_streams(StreamData.open(corpus, config.model, config.pretrain)))
+    else:
+        data = TrainingData.open(corpus, config.model, config.pretrain)
+        click.echo(describe(data, forecast(data)))
 
 
 if __name__ == "__main__":

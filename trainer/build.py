@@ -18,12 +18,8 @@ from model.image_decoder import ImageDecoder
 from model.weights import WeightsError
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.token_sidecar import tokens_folder
-from trainer.batch import as_tensor
 from trainer.config import WeightsSettings
-from trainer.data import RunData
-from trainer.plan import Plan
-from trainer.reader import SampleReader
+from trainer.data import TOKENIZER_FILES, RunData
 
 _FIT_PICTURES = 512  # from which mean and deviation of features are taken
 
@@ -112,8 +108,8 @@ def _path(named: WeightsSettings, run: str) -> Path:
     return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
 
 
-def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.device) -> None:
-    """Set the mean and deviation that regression targets are standardised by, from the first pictures of the plan.
+def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -> None:
+    """Set the mean and deviation that regression targets are standardised by, from the first pictures of a run.
 
     Nothing happens where the model does not standardise. Every rank works them out alike.
     """
@@ -121,8 +117,8 @@ def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.dev
         return
     model.to(device).eval()
     features = []
-    pictures = itertools.islice(first_pictures(plan, reader), _FIT_PICTURES)
-    while part := list(itertools.islice(pictures, 64)):
+    chosen = itertools.islice(pictures, _FIT_PICTURES)
+    while part := list(itertools.islice(chosen, 64)):
         with torch.no_grad():
             features.append(model.picture_features(torch.stack(part).to(device)))
     if features:
@@ -130,26 +126,12 @@ def fit_features(model: Emu, plan: Plan, reader: SampleReader, device: torch.dev
     model.to("cpu")
 
 
-def first_pictures(plan: Plan, reader: SampleReader) -> Iterator[Tensor]:
-    """The pictures of the first stretch, without moving the plan on."""
-    from trainer.steps import Step
-
-    stretch = plan.plan_stretch(plan.state)
-    for number in range(stretch.start.step, stretch.end.step):
-        for pack in Step(number, stretch).packs:
-            for piece in pack:
-                for image in reader.read(piece, number).images if piece.images else ():
-                    yield as_tensor(image)
-
-
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
     """Write whole weights with all that is needed to use them: configuration and tokenizer."""
-    assert data.corpus.tokens is not None
     save_tensors(state, storage.join(folder, "model.safetensors"))
     storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
-    tokens = tokens_folder(data.corpus.folder, data.corpus.tokens.name)
-    for name in ("tokenizer.json", "tokenizer.model"):
-        if storage.exists(path := storage.join(tokens, name)):
+    for name in TOKENIZER_FILES:
+        if storage.exists(path := storage.join(data.tokenizer_folder, name)):
             storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
 
 

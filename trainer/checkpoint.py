@@ -1,6 +1,6 @@
 """Checkpoints: a folder a save, which appears whole under its name or not at all, and is resumed at any world size.
 
-checkpoints/step-00000100/data_state.json   where the plan is, under 4 KB, equal on every rank
+checkpoints/step-00000100/data_state.json   where the data is, under 4 KB, equal on every rank
                           run_state.json    what else a resume needs and a person may want to read
                           deepspeed/        weights, masters and moments
 """
@@ -13,13 +13,12 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.distributed import World
 from trainer.engine import Engine
-from trainer.plan_state import PlanState
 from trainer.run_settings import CheckpointSettings
 
 _TAG = "deepspeed"
@@ -28,7 +27,7 @@ _PREFIX = "step-"
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint holds besides weights and the plan.
+    """What a checkpoint holds besides weights and the data's state.
 
     Attributes:
         step: Steps that are done.
@@ -66,13 +65,20 @@ class RunState:
             ) from error
 
 
+class DataState(Protocol):
+    """Where the data is, after a step."""
+
+    def to_json(self) -> str:
+        """As `data_state.json` holds it."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished one."""
+    """A finished one; `data` is its `data_state.json`."""
 
     folder: str
     run: RunState
-    plan: PlanState
+    data: str
 
 
 class Checkpoints:
@@ -97,10 +103,10 @@ class Checkpoints:
         newest = self._world.broadcast(str(found[-1]) if (found := self._finished()) else None)
         if newest is None:
             return None
-        plan = PlanState.from_json(storage.read_bytes(storage.join(newest, "data_state.json")))
-        return Checkpoint(newest, RunState.read(newest), plan)
+        data = storage.read_bytes(storage.join(newest, "data_state.json")).decode(errors="replace")
+        return Checkpoint(newest, RunState.read(newest), data)
 
-    def save(self, engine: Engine, run: RunState, plan: PlanState) -> str:
+    def save(self, engine: Engine, run: RunState, data: DataState) -> str:
         """Write a checkpoint, then remove what is older than those that are kept; returns its folder.
 
         Raises:
@@ -116,7 +122,7 @@ class Checkpoints:
             engine.save(str(temporary), _TAG)
             self._world.barrier()
             if self._world.is_first:
-                self._try(lambda: self._finish(temporary, target, run, plan))
+                self._try(lambda: self._finish(temporary, target, run, data))
         except UserError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -153,8 +159,8 @@ class Checkpoints:
         if self._world.is_first:
             shutil.rmtree(converted, ignore_errors=True)
 
-    def _finish(self, temporary: Path, target: Path, run: RunState, plan: PlanState) -> None:
-        storage.write_bytes(str(temporary / "data_state.json"), plan.to_json().encode())
+    def _finish(self, temporary: Path, target: Path, run: RunState, data: DataState) -> None:
+        storage.write_bytes(str(temporary / "data_state.json"), data.to_json().encode())
         storage.write_bytes(str(temporary / "run_state.json"), (json.dumps(asdict(run), indent=1) + "\n").encode())
         for path in temporary.rglob("*"):
             _sync(path)

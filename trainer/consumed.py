@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.errors import RunError
 from pipelines.parts import read_table, write_arrow
+from trainer.mixture import Order
 
 SCHEMA = pa.schema(
     [
@@ -67,10 +68,13 @@ class ConsumedLog:
 
     Args:
         run: The run's folder.
+        order: Of what is trained on; where it is approximate, a column `order` says so.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, order: Order = "exact") -> None:
         self._folder = storage.join(run, "consumed")
+        self._order = {} if order == "exact" else {"order": order}
+        self._schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in self._order)])
         self._rows: list[ConsumedRow] = []
 
     def add(self, rows: Iterable[ConsumedRow]) -> None:
@@ -83,7 +87,7 @@ class ConsumedLog:
             return None
         rows = sorted(self._rows, key=lambda r: (r.step, r.position, r.window))
         path = self._path(rows[0].step, rows[-1].step)
-        write_arrow(path, pa.Table.from_pylist([row.record() for row in rows], schema=SCHEMA))
+        write_arrow(path, pa.Table.from_pylist([row.record() | self._order for row in rows], schema=self._schema))
         self._rows = []
         return path
 

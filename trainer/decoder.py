@@ -6,7 +6,7 @@ makes of a caption. What the conditions and latents come from is frozen and stay
 
 import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,12 @@ from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.batch import Losses, PictureBatch, pictures_of, resized
-from trainer.build import build_sight, build_whole, first_pictures, load_decoder_weights, save_tensors
+from trainer.build import build_sight, build_whole, load_decoder_weights, save_tensors
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.flops import measured_flops
 from trainer.metrics import Totals
 from trainer.pictures import PictureData
-from trainer.plan import Plan
-from trainer.reader import ReadPiece, SampleReader
+from trainer.reader import ReadPiece
 from trainer.run_settings import Stage
 from trainer.task import Task
 
@@ -236,13 +235,13 @@ class DecoderTask(Task):
         load_decoder_weights(decoder, self.run.weights, self._out)
         return _Drawing(decoder)
 
-    def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
         """Set the latents' scale, where the autoencoder was trained here."""
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
-            pictures = list(itertools.islice(first_pictures(plan, reader), _FIT_PICTURES))
+            chosen = list(itertools.islice(pictures, _FIT_PICTURES))
             side = module.decoder.config.image_size
-            parts = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
+            parts = [chosen[i : i + 64] for i in range(0, len(chosen), 64)]
             module.decoder.fit_latent_scale([resized(torch.stack(part), side) for part in parts])
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:

@@ -1,4 +1,7 @@
-"""What a mixture will do, before anything runs: passes over each source, when one is through, fill, tokens a step."""
+"""What a mixture will do, before anything runs: passes over each source, when one is through, fill, tokens a step.
+
+Of streams only the shares are known.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,13 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from model.emu import Emu
-from trainer.data import RunData
+from trainer.data import CorpusData, StreamData
 from trainer.flops import ModelFlops
 from trainer.metrics import Totals
 from trainer.mixture import Phase
 from trainer.plan import Plan
 from trainer.plan_state import Costs
 from trainer.steps import Step
+from trainer.streamed_tars import expanded
 
 _STRETCHES = 8  # of each phase that are planned; the rest of it is taken to be alike
 
@@ -38,7 +42,7 @@ class PhaseForecast:
     fill: float
 
 
-def forecast(data: RunData) -> list[PhaseForecast]:
+def forecast(data: CorpusData) -> list[PhaseForecast]:
     """Each phase, from the plan of its first stretches."""
     with torch.device("meta"):
         costs = ModelFlops.of(Emu(data.model)).costs()
@@ -51,7 +55,7 @@ def forecast(data: RunData) -> list[PhaseForecast]:
     ]
 
 
-def _of_phase(data: RunData, phase: Phase, num_steps: int, costs: Costs) -> PhaseForecast:
+def _of_phase(data: CorpusData, phase: Phase, num_steps: int, costs: Costs) -> PhaseForecast:
     settings = data.run.data.plan
     starts = [phase.model_copy(update={"step": 0}), phase.model_copy(update={"step": num_steps})]
     plan = Plan(data.sources, settings, starts, data.fingerprint, costs=costs)
@@ -74,7 +78,7 @@ def _steps(plan: Plan, num_steps: int) -> Iterator[Step]:
             return
 
 
-def describe(data: RunData, phases: Sequence[PhaseForecast]) -> str:
+def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
     """The forecast as text."""
     lines = []
     done = [0.0] * len(data.sources)
@@ -106,4 +110,22 @@ def describe(data: RunData, phases: Sequence[PhaseForecast]) -> str:
             lines.append(
                 f"{source.name}: {len(source.refused):,} samples are not trained on (not allowed, or too large)"
             )
+    return "\n".join(lines)
+
+
+def describe_streams(data: StreamData) -> str:
+    """What is known of a run on streams."""
+    run, plan = data.run, data.run.data.plan
+    ends = [*(phase.step for phase in run.mixture.phases[1:]), run.steps]
+    lines = [f"order: {data.order}; how much is in streams, and so passes and fill, is not known before they are read"]
+    for phase, end in zip(run.mixture.phases, ends, strict=True):
+        if phase.step >= run.steps:
+            break
+        lines.append(
+            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.packs_per_step:,} packs of "
+            f"{plan.length:,} tokens"
+        )
+        lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")
+        tars = {name: len(expanded(urls)) for name, urls in run.data.streams.items()}
+        lines += [f"  {name:24} {share:12.2%} {tars[name]:12,}" for name, share in phase.weights.items() if share]
     return "\n".join(lines)

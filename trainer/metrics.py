@@ -11,13 +11,16 @@ import numpy as np
 
 from pipelines import storage
 from pipelines.errors import UserError
+from trainer.consumed import ConsumedRow
+from trainer.distributed import World
+from trainer.order import I64
 from trainer.run_settings import LogSettings
 from trainer.steps import Step
 
 
 @dataclass(frozen=True)
 class Totals:
-    """How much was trained on so far, in all and by source: known from the plan, alike on every rank."""
+    """How much was trained on so far, in all and by source; alike on every rank."""
 
     samples: int = 0
     tokens: int = 0
@@ -27,13 +30,23 @@ class Totals:
 
     @classmethod
     def of(cls, step: Step, num_sources: int) -> "Totals":
-        """Of one step. A sample counts with its first window."""
+        """Of one step, known from the plan."""
         stretch = step.stretch
         packs = stretch.steps[step.number - stretch.start.stretch_step]
         at = np.concatenate([np.array(stretch.packs[pack], np.int64) for pack in packs])
-        sources, tokens, images = stretch.sources[at], stretch.tokens[at], stretch.images[at]
+        return cls._of(stretch.sources[at], stretch.windows[at], stretch.tokens[at], stretch.images[at], num_sources)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[ConsumedRow], names: Sequence[str]) -> "Totals":
+        """Of what one rank was trained on."""
+        columns = [(names.index(row.source), row.window, row.num_tokens, row.num_images) for row in rows]
+        return cls._of(*np.array(columns, np.int64).reshape(-1, 4).T, len(names))
+
+    @classmethod
+    def _of(cls, sources: I64, windows: I64, tokens: I64, images: I64, num_sources: int) -> "Totals":
+        """A sample counts with its first window."""
         columns = (
-            np.bincount(sources[stretch.windows[at] == 0], minlength=num_sources),
+            np.bincount(sources[windows == 0], minlength=num_sources),
             np.bincount(sources, tokens, num_sources).astype(np.int64),
             np.bincount(sources, images, num_sources).astype(np.int64),
         )
@@ -51,6 +64,14 @@ class Totals:
             tuple((a + d, b + e, c + f) for (a, b, c), (d, e, f) in zip(rows, other.by_source, strict=True)),
         )
 
+    def over(self, world: World) -> "Totals":
+        """The sum over all processes of what each counted; all must ask."""
+        alone = [self.samples, self.tokens, self.images, self.pairs]
+        summed = world.sum([*alone, *(value for row in self.by_source for value in row)])
+        samples, tokens, images, pairs, *flat = summed
+        rows = tuple(zip(*[map(int, flat)] * 3, strict=True))
+        return Totals(int(samples), int(tokens), int(images), pairs, rows)
+
     def to_record(self) -> dict[str, Any]:
         """For a checkpoint."""
         return asdict(self)
@@ -60,12 +81,13 @@ class Totals:
         """As a checkpoint has it."""
         return cls(**record | {"by_source": tuple(tuple(row) for row in record["by_source"])})
 
-    def columns(self, names: Sequence[str], sizes: Sequence[int]) -> dict[str, float]:
-        """Samples, tokens and pictures so far; for each source tokens, pictures and times through it."""
+    def columns(self, names: Sequence[str], sizes: Sequence[int | None]) -> dict[str, float]:
+        """Samples, tokens and pictures so far; for each source tokens, pictures and, by its size, times through it."""
         row: dict[str, float] = {"samples": self.samples, "tokens": self.tokens, "images": self.images}
         for name, size, (samples, tokens, images) in zip(names, sizes, self.by_source, strict=True):
             if samples:
-                row |= {f"tokens/{name}": tokens, f"images/{name}": images, f"passes/{name}": round(samples / size, 4)}
+                row |= {f"tokens/{name}": tokens, f"images/{name}": images}
+                row |= {f"passes/{name}": round(samples / size, 4)} if size else {}
         return row
 
 

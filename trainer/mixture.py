@@ -28,6 +28,7 @@ from pipelines.errors import UserError
 from pipelines.settings import Settings
 
 Unit = Literal["samples", "tokens"]
+Order = Literal["exact", "approximate"]
 
 SUM_TOLERANCE = 1e-3  # weights written with three decimals; they are then scaled to sum to exactly 1
 
@@ -221,6 +222,7 @@ class PhaseStart:
     weights: dict[str, float]
     unit: Unit
     reason: str
+    order: Order = "exact"
 
     def equals(self, phase: Phase) -> bool:
         """Whether a phase asks for what this one does already."""

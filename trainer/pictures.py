@@ -15,7 +15,7 @@ from pipelines.document import Split
 from pipelines.parts import read_table
 from trainer.config import ModelSettings
 from trainer.corpus import TrainingCorpus
-from trainer.data import RunData, open_corpus
+from trainer.data import CorpusData, open_corpus
 from trainer.images import decode, decode_crop
 from trainer.order import key_of
 from trainer.reader import Content, SampleReader
@@ -31,7 +31,7 @@ CAPTIONED = ("pair", "grounded")
 
 
 @dataclass(frozen=True)
-class PictureData(RunData):
+class PictureData(CorpusData):
     """Every picture a piece by itself, one place long.
 
     Attributes:
@@ -69,7 +69,7 @@ class PictureData(RunData):
         size = model.encoder.image_size
         if for_decoder:
             size = max(size, model.image_decoder.image_size)
-        return cls(run, corpus, tokenizer, model, sources, fingerprint, size, captioned, max_scale)
+        return cls(run, tokenizer, model, corpus, sources, fingerprint, size, captioned, max_scale)
 
     def reader(self) -> "PictureReader":
         """Reads pictures."""

@@ -93,6 +93,8 @@ class PlanState:
         """
         try:
             record = json.loads(text)
+            if "order" in record:
+                raise ValueError("the run was trained on data.streams, not on an indexed corpus: give another --out")
             phase = PhaseStart(**record["phase"]) if record["phase"] is not None else None
             record |= {"phase": phase, "drawn": tuple(record["drawn"]), "units": tuple(record["units"])}
             return cls(**record)

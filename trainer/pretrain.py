@@ -15,14 +15,13 @@ from pipelines.document import Split
 from trainer.batch import SequenceBatch, as_tensor, pixels, sequence_batch
 from trainer.build import build_model, fit_features, save_model
 from trainer.config import MODULES, ModelSettings, PretrainSettings
-from trainer.data import RunData, TrainingData
+from trainer.data import RunData, StreamData, TrainingData
 from trainer.flops import ModelFlops
 from trainer.held_out_samples import first_picture, images_of, samples_of
 from trainer.metrics import Totals
 from trainer.pictures import CAPTIONED
-from trainer.plan import Plan
 from trainer.plan_state import Costs
-from trainer.reader import ReadPiece, SampleReader
+from trainer.reader import ReadPiece
 from trainer.run_settings import Stage
 from trainer.task import Task
 
@@ -41,15 +40,17 @@ class PretrainTask(Task):
 
     objectives = ("ce", "regression")
     modules = MODULES
-    data: TrainingData
+    data: TrainingData | StreamData
 
     def __init__(self, model: ModelSettings, run: PretrainSettings, corpus: str, out: str) -> None:
         self.run, self._model, self._corpus, self._out = run, model, corpus, out
         self.data = self.open("train")
         self._features = _Features() if run.engine.keep_features else None
 
-    def open(self, split: Split) -> TrainingData:
-        """A split of the corpus, as sequences."""
+    def open(self, split: Split) -> TrainingData | StreamData:
+        """A split of the corpus, or streams, as sequences."""
+        if self.run.data.streams:
+            return StreamData.open(self._corpus, self._model, self.run)
         return TrainingData.open(self._corpus, self._model, self.run, split)
 
     def build(self) -> Emu:
@@ -60,10 +61,10 @@ class PretrainTask(Task):
         """The model of the stage before."""
         return load_emu(folder)
 
-    def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
         """Standardise regression targets, where the model does."""
         assert isinstance(module, Emu)
-        fit_features(module, plan, reader, device)
+        fit_features(module, pictures, device)
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Set what is computed again in the backward pass."""

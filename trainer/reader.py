@@ -265,8 +265,8 @@ class Loader:
         packs = plan.settings.packs_per_step
         if packs % world_size:
             raise UserError(
-                f"packs_per_step is {packs}, which {world_size} processes cannot share alike: make it a multiple, or "
-                "start another number of processes"
+                f"data.plan.packs_per_step is {packs}, which {world_size} processes cannot share alike: make it a "
+                "multiple, or start another number of processes"
             )
         self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()
         self._rank, self._world_size = rank, world_size

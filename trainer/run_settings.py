@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,11 @@ class DataSettings(Settings):
     """What is read, and how it becomes steps."""
 
     tokens: str | None = Field(None, description="which of the corpus's tokens; null where there are but one")
+    streams: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="instead of the corpus's sources, what cannot be indexed: the URLs of each, as webdataset takes "
+        "them (pipe:, .tar.gz, HTTP, braces). Their order is approximate. For `pretrain`",
+    )
     plan: PlanSettings = PlanSettings()
     layout: LayoutConfig = LayoutConfig()
     reader: ReaderSettings = ReaderSettings()
@@ -167,6 +172,25 @@ class RunSettings(Settings):
         """Steps of a stage."""
         ends = [*(stage.step for stage in self.stages[1:]), self.steps]
         return ends[number] - self.stages[number].step
+
+    @model_validator(mode="after")
+    def _can_be_streamed(self) -> Self:
+        streams, mixture = self.data.streams, self.mixture
+        if not streams:
+            return self
+        named = {name for phase in mixture.phases for name, weight in phase.weights.items() if weight}
+        if unknown := sorted(named - set(streams)):
+            raise ValueError(
+                f"mixture: {unknown[0]!r} is none of data.streams, which are {', '.join(streams)}: a run reads streams "
+                "or a corpus's sources, not both"
+            )
+        if any(phase.unit == "tokens" for phase in mixture.phases):
+            raise ValueError("mixture: streams are mixed by samples: what they have of tokens is not known before")
+        if mixture.max_passes:
+            raise ValueError("mixture.max_passes: what is in streams is not known before, nor how often it is seen")
+        if self.held_out.every is not None:
+            raise ValueError("held_out.every: streams have no held-out split: set it to null")
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -1,204 +1,264 @@
-"""Streams that cannot be indexed: `pipe:` commands, compressed tars, plain HTTP, read through `webdataset`.
+"""Training on streams that cannot be indexed: `pipe:` commands, compressed tars, plain HTTP (see streamed_tars.py).
 
-Their order is approximate, and says so wherever it is reported: each rank reads its own URLs from front to back through
-a shuffle buffer, mixes its sources exactly by samples and packs what it has. A resume reads over what was read before;
-another world size, or a broken connection, gives another order. Index the tars where that can be done.
+Their order is approximate, and says so wherever it is reported. Each rank mixes the samples that it is given exactly by
+their number, and packs them a step at a time. A resume goes on with the next sample if there are as many ranks as
+before, and else with the first tar that some rank had not read whole. Index the tars where that can be done.
 """
 
-import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
 
+import cv2
 import numpy as np
-import webdataset
-from braceexpand import braceexpand
 
 from model.segment import Picture, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
 from pipelines.document import Document
-from pipelines.errors import RunError, UserError
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.tar_samples import TarSample
 from trainer.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
-from trainer.images import decode
-from trainer.mixture import Scheduler
+from trainer.images import Pixels, decode
+from trainer.mixture import Phase, PhaseStart, Scheduler
 from trainer.order import key_of
 from trainer.packing import pack_prefix
 from trainer.reader import ReadPiece
+from trainer.run_settings import RunSettings
 from trainer.shard_reader import DamagedSample
+from trainer.stream_state import RankPlace, StreamState
+from trainer.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
+from trainer.window_tables import NOT_ALLOWED
 
-SHUFFLE_BUFFER = 1000
-"""Samples that are mixed with each other: webdataset's usual size."""
+_AHEAD = 256  # samples of a source that are read before they are needed: opening the next tar takes its time
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlace:
+    """A step, as one rank knows it.
+
+    Attributes:
+        number: Its own.
+        state: After it, with this rank's place only.
+        phase: The phase that begins with it, if one does.
+    """
+
+    number: int
+    state: StreamState
+    phase: PhaseStart | None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStep:
-    """What a rank trains on in a step, as `RankStep`; `state` is that of this rank only."""
+    """What a rank trains on in a step; as `RankStep`."""
 
-    number: int
+    step: StreamPlace
     packs: list[list[ReadPiece]]
     bad: list[QuarantineRow]
-    state: str
 
     @property
     def rows(self) -> list[ConsumedRow]:
-        """For `consumed`; positions count this rank's samples, interleaved with those of the others."""
+        """For `consumed`."""
         return [piece.row for pack in self.packs for piece in pack]
 
 
 @dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sample in windows; `problem` says why there are none."""
+
+    sample: StreamedSample
+    document: Document | None
+    windows: list[Window]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A window that waits to be packed."""
+    """A window that is drawn and waits to be packed."""
 
     source: int
-    window: Window
+    prepared: _Prepared
     number: int
-    parts: Mapping[str, bytes]
-    document: Document
-    url: str
     position: int
-    pass_: int
+
+    @property
+    def window(self) -> Window:
+        return self.prepared.windows[self.number]
 
 
 class StreamLoader:
-    """Steps from streams of samples.
+    """The steps of a rank, from streams.
 
     Args:
-        urls: Of each source, as webdataset takes them (`{000..127}` and `pipe:` included).
-        weights: Of each source.
+        run: Names the streams, and how they are mixed and packed.
         layout: Writes windows as tokens.
-        length: Places of a pack.
-        packs_per_rank: Of each step.
         image_size: Pixels a side.
-        seed: Of the shuffle buffers.
         rank: Of this process.
-        world_size: Processes in all.
-        state: To go on from: a step's, of the same rank and world size.
-
-    Raises:
-        UserError: If a source has no URLs, or the state is of another world size.
+        world_size: Processes in all; divides the packs of a step.
+        state: To go on from; null for the beginning.
     """
-
-    order: Literal["approximate"] = "approximate"
 
     def __init__(
         self,
-        urls: Mapping[str, str | Sequence[str]],
-        weights: Mapping[str, float],
+        run: RunSettings,
         layout: Layout,
-        *,
-        length: int,
-        packs_per_rank: int,
         image_size: int,
-        seed: int = 0,
+        *,
         rank: int = 0,
         world_size: int = 1,
-        state: str | None = None,
+        state: StreamState | None = None,
     ) -> None:
-        self._names = [name for name in urls if weights.get(name)]
-        self._urls = {name: _expand(urls[name]) for name in self._names}
-        for name, found in self._urls.items():
-            if not found:
-                raise UserError(f"{name}: a source without URLs")
-        self._weights = [weights[name] for name in self._names]
-        self._layout, self._length, self._packs = layout, length, packs_per_rank
-        self._image_size, self._seed = image_size, seed
+        self._run, self._settings = run, run.data.plan
+        self._layout, self._image_size = layout, image_size
         self._rank, self._world_size = rank, world_size
-        self._limit = BadSampleLimit()
-        begin = {"world_size": world_size, "step": 0, "read": [0] * len(self._names)}
-        before: dict[str, Any] = json.loads(state) if state else begin
-        if before["world_size"] != world_size or len(before["read"]) != len(self._names):
-            raise UserError(
-                f"these streams were read by {before['world_size']} processes and cannot go on with {world_size}: "
-                "their order is approximate. Index the tars (`python -m pipelines index`) to resume at any world size"
-            )
-        self._step: int = before["step"]
-        self._read: list[int] = before["read"]
+        self._names = tuple(run.data.streams)
+        self._urls = [expanded(urls) for urls in run.data.streams.values()]
+        state = state or StreamState.begin(self._names)
+        place = state.place(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
+        self._step, self._phase = state.step, state.phase
+        self._position, self._at = place.position, list(place.at)
+        self._scheduler = Scheduler(self._weights(state.phase or run.mixture.phases[0]), "samples", place.units)
+        self._limit = BadSampleLimit(run.data.reader.max_bad_fraction)
+        self._streams: dict[int, Ahead[_Prepared]] = {}
+        self._waiting: list[_Waiting] = []
+        self._bad: list[QuarantineRow] = []
+        cv2.setNumThreads(1)  # our threads are the parallelism
+        num = run.data.reader.num_threads
+        self._pool = ThreadPoolExecutor(num, "reader") if num else None
 
     def __iter__(self) -> Iterator[StreamStep]:
         """The steps, without end."""
-        samples = [self._samples(s) for s in range(len(self._names))]
-        scheduler = Scheduler(self._weights, "samples", self._read)
-        waiting: list[_Waiting] = []
-        bad: list[QuarantineRow] = []
         while True:
-            while sum(w.window.num_tokens for w in waiting) < self._packs * self._length:
-                (source,) = scheduler.draw(1)
-                waiting += next(samples[source])
-            tokens, images = (
-                np.array([getattr(w.window, name) for w in waiting], np.int64) for name in ("num_tokens", "num_images")
-            )
-            num, packs = pack_prefix(tokens, images, self._packs, self._length)
-            done = [[p for p in (self._finish(waiting[i], bad) for i in pack) if p is not None] for pack in packs]
-            waiting = waiting[num:]
-            self._step += 1
-            state = {"order": self.order, "world_size": self._world_size, "step": self._step, "read": scheduler.units}
-            yield StreamStep(self._step - 1, done, bad, json.dumps(state))
-            bad = []
+            yield self._next_step()
 
-    def _samples(self, source: int) -> Iterator[list[_Waiting]]:
-        """The windows of one sample after the other, pass after pass."""
-        name, skip = self._names[source], self._read[source]
-        count = 0
-        for pass_ in range(1 << 30):
-            for sample in self._stream(source, pass_):
-                count += 1
-                if count > skip and (windows := self._windows(source, sample, count - 1, pass_)):
-                    yield windows
-            if not count:
-                raise RunError(f"{name}: nothing comes from {self._urls[name][0]}")
+    def close(self) -> None:
+        """End the threads, and the commands that are read from."""
+        for stream in self._streams.values():
+            stream.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
-    def _stream(self, source: int, pass_: int) -> Iterator[dict[str, Any]]:
-        """A pass over this rank's part: its own URLs, or every n-th sample where there are too few."""
-        urls = self._urls[self._names[source]]
-        own = urls[self._rank :: self._world_size] if len(urls) >= self._world_size > 1 else urls
-        dataset = webdataset.WebDataset(own, shardshuffle=False, empty_check=False, nodesplitter=lambda x: x)
-        rng = _rng(self._seed, source, pass_, self._rank if len(own) < len(urls) else 0)
-        shuffled = dataset.shuffle(SHUFFLE_BUFFER, rng=rng)
-        return iter(shuffled) if len(own) < len(urls) else islice(shuffled, self._rank, None, self._world_size)
+    def _next_step(self) -> StreamStep:
+        phase = self._enter_phase()
+        length, num_packs = self._settings.length, self._settings.packs_per_step // self._world_size
+        while sum(waiting.window.num_tokens for waiting in self._waiting) < num_packs * length:
+            self._draw()
+        tokens, images = (
+            np.array([getattr(waiting.window, name) for waiting in self._waiting], np.int64)
+            for name in ("num_tokens", "num_images")
+        )
+        num, packs = pack_prefix(tokens, images, num_packs, length, self._settings.max_images)
+        pieces = list((self._pool.map if self._pool else map)(self._read, self._waiting[:num]))
+        for piece in pieces:
+            if isinstance(piece, QuarantineRow):
+                self._limit.count(piece.source, piece)
+                self._bad.append(piece)
+            else:
+                self._limit.count(piece.row.source, None)
+        self._waiting = self._waiting[num:]
+        self._step += 1
+        state = StreamState(self._names, self._step, self._phase, self._world_size, (self._place(),))
+        read = [[piece for i in pack if isinstance(piece := pieces[i], ReadPiece)] for pack in packs]
+        bad, self._bad = self._bad, []
+        return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
 
-    def _windows(self, source: int, sample: dict[str, Any], number: int, pass_: int) -> list[_Waiting]:
-        parts = {name: data for name, data in sample.items() if not name.startswith("__")}
-        key, url = sample["__key__"], _without_query(sample["__url__"])
-        position = number * self._world_size + self._rank
-        try:
-            document = read_document(TarSample(key, 0, 0, parts), self._names[source])
-            windows = self._layout.split(segments_of(document, self._layout.tokenizer), self._length)
-        except ValueError as error:
-            self._limit.count(self._names[source], QuarantineRow(self._names[source], key, position, str(error)))
-            return []
-        return [_Waiting(source, w, n, parts, document, url, position, pass_) for n, w in enumerate(windows)]
-
-    def _finish(self, waiting: _Waiting, bad: list[QuarantineRow]) -> ReadPiece | None:
-        """A window as the model gets it; null, and a line for the quarantine, where it cannot be decoded."""
-        name, document = self._names[waiting.source], waiting.document
-        sequence = self._layout.lay_out(waiting.window, _rng(self._seed, waiting.source, waiting.position))
-        try:
-            images = tuple(
-                decode(waiting.parts[str(document.media[m].part)], self._image_size) for m in sequence.images
-            )
-        except DamagedSample as error:
-            bad.append(QuarantineRow(name, document.key, waiting.position, str(error)))
-            self._limit.count(name, bad[-1])
+    def _enter_phase(self) -> PhaseStart | None:
+        """The phase that begins with the next step; null where the one before goes on."""
+        wanted = [phase for phase in self._run.mixture.phases if phase.step <= self._step][-1]
+        if self._phase is not None and self._phase.equals(wanted):
             return None
-        self._limit.count(name, None)
+        weights = {name: weight for name, weight in wanted.weights.items() if weight}
+        self._phase = PhaseStart(self._step, self._position, weights, wanted.unit, wanted.reason, "approximate")
+        self._scheduler = Scheduler(self._weights(wanted), "samples")
+        return self._phase
+
+    def _weights(self, phase: Phase | PhaseStart) -> list[float]:
+        return [phase.weights.get(name, 0.0) for name in self._names]
+
+    def _draw(self) -> None:
+        """The windows of the next sample that has any."""
+        (source,) = self._scheduler.draw(1)
+        if source not in self._streams:
+            self._streams[source] = Ahead(self._prepared(source), _AHEAD)
+        while True:
+            prepared = self._streams[source].take()
+            sample, (place, number, first) = prepared.sample, self._at[source]
+            self._at[source] = (sample.place, sample.number + 1, 0)
+            if prepared.windows:
+                break
+            name, position = self._names[source], self._position
+            if prepared.problem == NOT_ALLOWED:
+                self._bad.append(QuarantineRow(name, sample.key, None, NOT_ALLOWED))
+            else:
+                self._bad.append(QuarantineRow(name, sample.key, position, prepared.problem))
+                self._limit.count(name, self._bad[-1])
+        first = first if (place, number) == (sample.place, sample.number) else 0
+        self._waiting += [_Waiting(source, prepared, n, self._position) for n in range(first, len(prepared.windows))]
+        self._position += self._world_size
+
+    def _prepared(self, source: int) -> Generator[_Prepared, None, None]:
+        place, number, _ = self._at[source]
+        samples = samples_of_rank(
+            self._urls[source],
+            place,
+            number,
+            rank=self._rank,
+            world_size=self._world_size,
+            seed=self._settings.seed,
+        )
+        return (self._prepare(sample, self._names[source]) for sample in samples)
+
+    def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
+        try:
+            document = read_document(TarSample(sample.key, 0, 0, sample.parts), source)
+            segments = segments_of(document, self._layout.tokenizer) if document.decision.allowed else []
+            windows = self._layout.split(segments, self._settings.length)
+        except ValueError as error:
+            return _Prepared(sample, None, [], str(error))
+        return _Prepared(sample, document, windows, "" if windows else NOT_ALLOWED)
+
+    def _read(self, waiting: _Waiting) -> ReadPiece | QuarantineRow:
+        """A window as the model gets it; a line for the quarantine where it cannot be decoded."""
+        name, sample, window = self._names[waiting.source], waiting.prepared.sample, waiting.window
+        rng = random.Random(key_of("layout", self._settings.seed, name, waiting.position, waiting.number))
+        media_first = self._run.stages[self._run.stage_at(self._step)].media_first
+        sequence = self._layout.lay_out(window, rng, media_first=media_first)
+        try:
+            images = tuple(self._picture(waiting.prepared, media) for media in sequence.images)
+        except DamagedSample as error:
+            return QuarantineRow(name, sample.key, waiting.position, str(error))
         row = ConsumedRow(
             self._step,
             waiting.position,
             name,
             "train",
-            waiting.url,
-            document.key,
+            sample.url,
+            sample.key,
             waiting.number,
-            waiting.pass_,
-            waiting.window.num_tokens,
+            sample.pass_,
+            window.num_tokens,
             len(images),
         )
         return ReadPiece(waiting.source, sequence, images, row)
+
+    def _picture(self, prepared: _Prepared, media: int) -> Pixels:
+        assert prepared.document is not None
+        part = str(prepared.document.media[media].part)
+        if part not in prepared.sample.parts:
+            raise DamagedSample(f"its part {part} is missing")
+        return decode(prepared.sample.parts[part], self._image_size)
+
+    def _place(self) -> RankPlace:
+        """Before the first sample of each source that is not trained on whole."""
+        position, units, at = self._position, list(self._scheduler.units), list(self._at)
+        for waiting in reversed(self._waiting):
+            sample = waiting.prepared.sample
+            at[waiting.source] = (sample.place, sample.number, waiting.number)
+            if waiting.position != position:
+                position = waiting.position
+                units[waiting.source] = max(0, units[waiting.source] - 1)  # 0 where a phase began in between
+        return RankPlace(position, tuple(units), tuple(at))
 
 
 def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
@@ -214,16 +274,3 @@ def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
         else:
             segments.append(text(segment.text, tokenizer, role=segment.role))
     return segments
-
-
-def _expand(urls: str | Sequence[str]) -> list[str]:
-    return [u for url in ([urls] if isinstance(urls, str) else urls) for u in braceexpand(url)]
-
-
-def _without_query(url: str) -> str:
-    """A URL as it may be written down: what follows `?` may be a signature."""
-    return url.partition("?")[0]
-
-
-def _rng(*names: int) -> random.Random:
-    return random.Random(key_of("stream", *names))

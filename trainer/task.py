@@ -12,9 +12,8 @@ from pipelines.document import Split
 from trainer.batch import MicroBatch
 from trainer.data import RunData
 from trainer.metrics import Totals
-from trainer.plan import Plan
 from trainer.plan_state import Costs
-from trainer.reader import ReadPiece, SampleReader
+from trainer.reader import ReadPiece
 from trainer.run_settings import RunSettings, Stage
 
 
@@ -65,7 +64,7 @@ class Task(ABC):
         """What packs are balanced by."""
         return Costs()
 
-    def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
         """What is set from the data before the first step, and before a stage that trains other modules."""
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:

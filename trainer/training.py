@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.errors import RunError
 from pipelines.settings import dump_yaml
 from trainer.batch import Batches, RankBatch
-from trainer.checkpoint import Checkpoint, Checkpoints, RunState, check_architecture
+from trainer.checkpoint import Checkpoint, Checkpoints, DataState, RunState, check_architecture
 from trainer.config import TrainConfig
 from trainer.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.distributed import World
@@ -27,7 +27,6 @@ from trainer.mixture import append_phase, cut_phases
 from trainer.optimizer import SpikeGuard
 from trainer.order import key_of
 from trainer.progress import Interval, Progress
-from trainer.reader import Loader
 from trainer.steps import Step
 from trainer.task import Task
 
@@ -64,6 +63,7 @@ class Training:
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
         self._stop = False
+        self._state: DataState | None = None  # after the last step that was trained on
         self._rows: list[ConsumedRow] = []
         self._bad: list[QuarantineRow] = []
 
@@ -74,14 +74,12 @@ class Training:
         self.first_step = found.run.step if found else 0
         torch.manual_seed(key_of("weights", settings.data.plan.seed))
         module = self.task.build()
-        self.plan = self.data.plan(self.task.costs(), found.plan if found else None)
-        self.reader = self.data.reader()
+        self.loader = self.data.loader(self.task.costs(), world, found.data if found else None)
         if found is None:
-            self.task.begin(module, self.plan, self.reader, world.device)
+            self.task.begin(module, self.data.first_pictures(self.task.costs()), world.device)
         self.engine = self._engine(module)
         if found is not None:
             self._resume(found)
-        self._state = self.plan.state  # after the last step that was trained on
         self._write_beginning()
         self.held_out = HeldOut(self.task, self.engine.micro_packs, world) if settings.held_out.every else None
 
@@ -90,9 +88,8 @@ class Training:
     def run(self) -> str:
         """Train until the last step or a signal; says which."""
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        loader = Loader(self.plan, self.reader, self.settings.data.reader, self.world.rank, self.world.size)
         on_gpu = self.world.device.type == "cuda"
-        batches = Batches(loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
+        batches = Batches(self.loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
         log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
         interval = Interval()
         self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)
@@ -118,7 +115,7 @@ class Training:
         finally:
             self._progress.close()
             batches.close()
-            loader.close()
+            self.loader.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if log is not None:
@@ -155,7 +152,7 @@ class Training:
         self._state = read.step.state
         self._rows += read.rows
         self._bad += read.bad
-        counts = Totals.of(read.step, len(self.data.sources))
+        counts = self.data.totals(read, self.world)
         self.totals += counts
         stage = config.stages[self.stage]
         interval.add(counts, self.task.flops(counts, targets, stage.lr))
@@ -200,12 +197,11 @@ class Training:
     def _row(self, step: Step, result: StepResult, interval: Interval) -> dict[str, Any]:
         stage = self.settings.stages[self.stage]
         rates = {group["name"].removesuffix("_1d"): group["lr"] for group in self.engine.optimizer.param_groups}
-        sizes = [max(1, source.num_samples) for source in self.data.sources]
         seconds = interval.seconds
         row: dict[str, Any] = {
             "step": step.number,
             "stage": stage.name,
-            **self.totals.columns(self.data.names, sizes),
+            **self.totals.columns(self.data.names, self.data.sizes),
             "loss": result.loss if result.skipped is None else None,
             "lr": max(rates.values()),
             **{f"lr/{name}": rate for name, rate in rates.items()},
@@ -233,7 +229,7 @@ class Training:
             for block in self.task.blocks(module):
                 block.compile()
         task = self.task
-        return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.sources))
+        return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.names))
 
     def _resume(self, found: Checkpoint) -> None:
         self.checkpoints.load(found, self.engine)
@@ -265,14 +261,14 @@ class Training:
         self.world.barrier()
         self.engine.close()
         module = self.task.load(storage.join(self.out, "model"))
-        self.task.begin(module, self.data.plan(self.task.costs()), self.reader, self.world.device)
+        self.task.begin(module, self.data.first_pictures(self.task.costs()), self.world.device)
         self.engine = self._engine(module)
 
     def _save(self, step: int) -> None:
         """A checkpoint, and all records up to it."""
         rows, bad = self.world.gather(self._rows), self.world.gather(self._bad)
         if self.world.is_first:
-            log = ConsumedLog(self.out)
+            log = ConsumedLog(self.out, self.data.order)
             log.add(row for part in rows for row in part)
             log.write()
             append_quarantine(self.out, [row for part in bad for row in part])
@@ -288,7 +284,7 @@ class Training:
             totals=self.totals.to_record(),
             guard=self.guard.state(),
         )
-        self.checkpoints.save(self.engine, run, self._state)
+        self.checkpoints.save(self.engine, run, self.data.gathered(self._state, self.world))
 
     def _export(self, step: int) -> None:
         """The model's weights by themselves, for what comes after training."""

@@ -1,7 +1,7 @@
 """`tune`: the pretrained model on instructions (Emu-I, Emu2-Chat) or on drawing alone (Emu2-Gen)."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,8 @@ from trainer.consumed import QuarantineRow
 from trainer.data import RunData, TrainingData
 from trainer.images import Pixels
 from trainer.metrics import Totals
-from trainer.plan import Plan
 from trainer.pretrain import PretrainTask
-from trainer.reader import PieceReader, SampleReader
+from trainer.reader import PieceReader
 from trainer.run_settings import RunSettings
 from trainer.shard_reader import ShardReader
 from trainer.templates import TEMPLATE, TemplateLayout, box_picture, boxes_of
@@ -64,7 +63,7 @@ class TuneTask(PretrainTask):
         """The model of the stage before, its adapters merged."""
         return self._adapted(super().load(folder))
 
-    def begin(self, module: nn.Module, plan: Plan, reader: SampleReader, device: torch.device) -> None:
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
         """Nothing: regression targets stay as they were standardised."""
 
     def architecture(self) -> dict[str, Any]:
