@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,7 +118,7 @@ class MetricsLog:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, row["step"])
         if self._wandb is not None:
-            self._wandb.log(numbers, step=row["step"])
+            self._wandb.log(numbers | {"step": row["step"]})
 
     def close(self) -> None:
         """Write out what is buffered."""
@@ -150,8 +151,18 @@ def _tensorboard(folder: str, step: int) -> Any:
 
 
 def _wandb(project: str, run: str) -> Any:
+    """The run at Weights & Biases that goes with a run's folder, whichever process goes on with it."""
     try:
         import wandb
     except ImportError as error:
         raise UserError("log.wandb_project: the wandb package is not installed; `pip install wandb`") from error
-    return wandb.init(project=project, dir=run, id=run.strip("/").replace("/", "-"), resume="allow")
+    path = storage.join(run, "wandb", "run_id")
+    if not storage.exists(path):
+        storage.write_bytes(path, uuid.uuid4().hex.encode())
+    try:
+        found = wandb.init(project=project, dir=run, id=storage.read_bytes(path).decode(), resume="allow")
+    except wandb.Error as error:  # no key, no network
+        raise UserError(f"log.wandb_project: {error}") from error
+    # Its own count of steps drops rows that a resumed run repeats.
+    found.define_metric("*", step_metric="step")
+    return found
