@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipelines.command_line import run_commands
-from pipelines.errors import UserError
+from pipelines.errors import RunError, UserError
 from pipelines.settings import load_settings
 
 
@@ -96,6 +96,10 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
                 world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
                 return int(settings.checkpoints.requeue_exit_code)
             world.say(f"{name}: {end}, {settings.steps} steps, {folder}/metrics.jsonl, {folder}/model")
+    except RuntimeError as error:
+        if distributed.lost_another(error):
+            raise RunError("another process of the run has ended, with the error that it gives") from error
+        raise
     finally:
         distributed.stop()
     return 0

@@ -103,6 +103,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def lost_another(error: BaseException) -> bool:
+    """Whether an error only says that another process is gone, in gloo's words."""
+    return "closed by peer" in str(error) or "reset by peer" in str(error)
+
+
 def join_launcher(env: MutableMapping[str, str], num_gpus: int) -> tuple[int, int, int]:
     """Rank, world size and local rank; and in the environment what PyTorch and DeepSpeed look for.
 

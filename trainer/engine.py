@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipelines.errors import UserError
 from trainer.batch import Losses, MicroBatch
 from trainer.deepspeed_config import clips_itself, deepspeed_config
-from trainer.distributed import World
+from trainer.distributed import World, lost_another
 from trainer.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.placement import place
 from trainer.run_settings import RunSettings, Stage
@@ -193,6 +193,8 @@ class Engine:
             with _quiet():
                 self.deepspeed.save_checkpoint(folder, tag=tag, client_state=state, save_latest=False)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            if lost_another(error):
+                raise
             raise UserError(
                 f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun, those "
                 "before are kept"

@@ -18,7 +18,7 @@ import yaml
 
 from tests.trainer.conftest import TREE, changed, run_findings
 from tests.trainer.ranks import in_ranks
-from trainer import __main__, checkpoint
+from trainer import __main__, build, checkpoint
 from trainer.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,27 @@ def killed_in_a_save(world, *arguments: str):
 def with_small_files(world, *arguments: str):
     """The command, as on a disk that is full: no file may become larger than the checkpoint's small ones."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    return command(world, *arguments)
+
+
+def on_a_disk_that_fills(world, *arguments: str):
+    """The command, with a disk that is full when the checkpoints are written and the model is not."""
+    export = build.save_tensors
+
+    def fill(tensors, path):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        export(tensors, path)
+
+    build.save_tensors = fill
+    return command(world, *arguments)
+
+
+def failing_first(world, how: str, *arguments: str):
+    """The command, of which the first process alone fails."""
+    if world.rank == 0 and how == "disk":
+        return with_small_files(world, *arguments)
+    if world.rank == 0:
+        return command(world, *arguments[:3], "--corpus", "/nowhere", *arguments[5:])
     return command(world, *arguments)
 
 
@@ -183,3 +204,27 @@ def test_a_full_disk_and_a_kill_in_a_save_lose_nothing(training_corpus, killed_r
     assert checkpoints(out) == ["step-00000008", "step-00000012"]
     assert [row["step"] for row in read_metrics(str(out / "metrics.jsonl"))] == list(range(12))
     assert run_findings(str(out), training_corpus) == []
+
+
+def test_a_disk_that_is_full_when_the_model_is_written_loses_nothing(training_corpus, tmp_path):
+    given = arguments(tmp_path, training_corpus, tmp_path / "out")
+    ((code, err),) = in_ranks(1, on_a_disk_that_fills, *given)
+    assert code == 2
+    *_, line = err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/out/model/model.safetensors: cannot be written")
+    assert "Traceback" not in err
+    assert checkpoints(tmp_path / "out") == ["step-00000008", "step-00000012"]
+    assert content(tmp_path / "out/model") == {}
+    ((code, _),) = in_ranks(1, command, *given)
+    assert code == 0
+    assert (tmp_path / "out/model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("how", "message"), [("disk", "the checkpoint cannot be written"), ("corpus", "/nowhere")])
+def test_a_process_that_fails_alone_says_why_and_the_others_end_with_it(training_corpus, tmp_path, how, message):
+    given = arguments(tmp_path, training_corpus, tmp_path / "out")
+    (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given, timeout=60)
+    assert (code, other_code) == (2, 1)
+    assert message in err.splitlines()[-1]
+    assert other.splitlines()[-1] == "error: another process of the run has ended, with the error that it gives"
+    assert "Traceback" not in err + other
