@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -75,7 +76,8 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
     """Train what commands name; null: whatever the config has a section for, and is not finished."""
     from trainer.config import TrainConfig
 
-    config = load_settings(TrainConfig, config_path, overrides)
+    read_config = partial(load_settings, TrainConfig, config_path, overrides)
+    config = read_config()
     from trainer import distributed
     from trainer.runs import COMMANDS, is_finished, run, run_folder
 
@@ -91,7 +93,7 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
             if names is None and is_finished(folder, settings):
                 end = "finished before"
             else:
-                end = run(name, config, corpus, out, world)
+                end = run(name, config, corpus, out, world, read_config)
             if end == STOPPED:
                 world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
                 return int(settings.checkpoints.requeue_exit_code)

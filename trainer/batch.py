@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -164,6 +164,7 @@ class RankBatch:
         return [sum(map(len, parts)) for parts in zip(*(micro.sources for micro in self.micros), strict=True)]
 
 
+Item = TypeVar("Item")
 Collate = Callable[[Sequence[Sequence[ReadPiece]]], MicroBatch]
 
 
@@ -189,6 +190,10 @@ class Batches:
             batch = coming.result()
             coming = self._pool.submit(self._next)
             yield batch
+
+    def between(self, work: Callable[[], Item]) -> Item:
+        """Have something done in the thread between two steps of the loader: on all ranks between the same two."""
+        return self._pool.submit(work).result()
 
     def close(self) -> None:
         """End the thread."""

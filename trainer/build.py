@@ -111,7 +111,7 @@ def _path(named: WeightsSettings, run: str) -> Path:
 def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -> None:
     """Set the mean and deviation that regression targets are standardised by, from the first pictures of a run.
 
-    Nothing happens where the model does not standardise. Every rank works them out alike.
+    Nothing happens where the model does not standardise.
     """
     if not isinstance(model.bridge, PoolBridge) or not model.bridge.standardize:
         return

@@ -22,7 +22,7 @@ class WeightsSettings(Settings):
     """A checkpoint to begin with."""
 
     path: str = Field(description="file or folder; relative to the run's folder unless it begins with / or ./")
-    layout: LayoutName | Literal["ours"] = Field("ours", description="how its tensors are named; see model/weights.py")
+    layout: LayoutName = Field("ours", description="how its tensors are named; see model/weights.py")
 
 
 class ModelSettings(Settings):

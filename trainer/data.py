@@ -22,7 +22,7 @@ from trainer.consumed import QuarantineRow
 from trainer.corpus import TrainingCorpus
 from trainer.distributed import World
 from trainer.metrics import Totals
-from trainer.mixture import Order
+from trainer.mixture import MixtureSettings, Order, Phase
 from trainer.plan import Plan
 from trainer.plan_state import Costs, PlanState
 from trainer.reader import Loader, PieceReader, RankStep, SampleReader
@@ -78,6 +78,14 @@ class RunData(ABC):
         """
 
     @abstractmethod
+    def change(self, loader: Any, mixture: MixtureSettings) -> int:
+        """Let a loader go on by another mixture, and say from which step on; all ranks between the same two steps.
+
+        Raises:
+            UserError: If it cannot; nothing is changed then.
+        """
+
+    @abstractmethod
     def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
         """The pictures of the first steps, alike on every rank."""
 
@@ -129,17 +137,13 @@ class CorpusData(RunData):
         Raises:
             UserError: If the mixture does not fit the corpus, or the state is of another plan.
         """
-        mixture, steps = self.run.mixture, self.run.steps
-        # Stretches end where phases begin; one more at the end, so that what is planned is trained on.
-        last = [phase for phase in mixture.phases if phase.step < steps][-1]
-        phases = [*(phase for phase in mixture.phases if phase.step < steps), last.model_copy(update={"step": steps})]
         return Plan(
             self.sources,
             self.run.data.plan,
-            phases,
+            self._phases(self.run.mixture),
             self.fingerprint,
             costs=costs,
-            max_passes=mixture.max_passes,
+            max_passes=self.run.mixture.max_passes,
             state=state,
         )
 
@@ -147,6 +151,16 @@ class CorpusData(RunData):
         """The steps of a rank. Arguments and errors as of `RunData.loader`."""
         plan = self.plan(costs, PlanState.from_json(state) if state is not None else None)
         return Loader(plan, self.reader(), self.run.data.reader, world.rank, world.size)
+
+    def change(self, loader: Loader, mixture: MixtureSettings) -> int:
+        """Let a loader go on by another mixture. Arguments and errors as of `RunData.change`."""
+        return loader.change(self._phases(mixture))
+
+    def _phases(self, mixture: MixtureSettings) -> list[Phase]:
+        """Those that begin within the run, and the last one's end."""
+        # Stretches end where phases begin; one more at the end, so that what is planned is trained on.
+        within = [phase for phase in mixture.phases if phase.step < self.run.steps]
+        return [*within, within[-1].model_copy(update={"step": self.run.steps})]
 
     def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
         """The pictures of the plan's first stretch."""
@@ -264,6 +278,10 @@ class StreamData(RunData):
                 "that one of those before was in"
             )
         return self._loader(world.rank, world.size, found)
+
+    def change(self, loader: StreamLoader, mixture: MixtureSettings) -> int:
+        """Refused: where a stream's reader is does not depend on the mixture alone."""
+        raise UserError("data.streams: their mixture changes when the run is stopped and started again")
 
     def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
         """The pictures of as many steps as a stretch has."""

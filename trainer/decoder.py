@@ -27,6 +27,7 @@ from pipelines.errors import UserError
 from trainer.batch import Losses, PictureBatch, pictures_of, resized
 from trainer.build import build_sight, build_whole, load_decoder_weights, save_tensors
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
+from trainer.distributed import World
 from trainer.flops import measured_flops
 from trainer.metrics import Totals
 from trainer.pictures import PictureData
@@ -187,18 +188,16 @@ class DecoderTask(Task):
         run: How it is trained.
         corpus: The corpus's folder.
         out: The main model's run, with its weights, and the autoencoder's.
-        device: That is trained on.
+        world: The run's processes.
     """
 
     objectives = ("diffusion",)
     modules = ("decoder",)
     data: PictureData
 
-    def __init__(
-        self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, device: torch.device
-    ) -> None:
+    def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
         self.run: DecoderRunSettings = run
-        self._model, self._corpus, self._out, self._device = model, corpus, out, device
+        self._model, self._corpus, self._out, self._world = model, corpus, out, world
         self.data = self.open("train")
         self._rollout = run.conditions == "rollout"
         if run.engine.keep_features and run.max_scale > 1:
@@ -232,7 +231,8 @@ class DecoderTask(Task):
             decoder.autoencoder.load_state_dict(
                 AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).state_dict()
             )
-        load_decoder_weights(decoder, self.run.weights, self._out)
+        for line in load_decoder_weights(decoder, self.run.weights, self._out):
+            self._world.say(line)
         return _Drawing(decoder)
 
     def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
@@ -247,7 +247,7 @@ class DecoderTask(Task):
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Bring the frozen model beside the trained one."""
         assert isinstance(module, _Drawing)
-        self._conditions.to(self._device, dtype)
+        self._conditions.to(self._world.device, dtype)
         self._decoder = module.decoder
         if "decoder" in self.run.engine.gradient_checkpointing:
             module.decoder.unet.enable_gradient_checkpointing()
@@ -280,7 +280,7 @@ class DecoderTask(Task):
         assert self._decoder is not None
         keys = [(piece.row.shard, piece.row.key, piece.row.window) for piece in pieces]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
-            new = images[missing].to(self._device)
+            new = images[missing].to(self._world.device)
             made = (
                 self._conditions.rolled_out([prompts[i] for i in missing]) if prompts else self._conditions.encoded(new)
             )

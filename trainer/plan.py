@@ -55,10 +55,9 @@ class Plan:
         self.costs = costs or Costs()
         decided = settings.model_dump(include={"length", "max_images", "order"})
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
-        self.phases = sorted(phases, key=lambda phase: phase.step)
-        self.max_passes = dict(max_passes or {})
         self._names = [source.name for source in self.sources]
-        self._check_names()
+        self.max_passes = dict(max_passes or {})
+        self.change(phases)
         zeros = (0,) * len(self.sources)
         self.state = state or PlanState(
             self.fingerprint, settings.seed, 0, 0, None, settings.packs_per_step, 0, zeros, None, 0, None, zeros, 0
@@ -82,16 +81,14 @@ class Plan:
                 yield Step(number, stretch)
             self.state = stretch.end
 
-    def change(self, phase: Phase) -> None:
-        """Draw by another phase from its step on, until the next that is scheduled.
-
-        The step must not be inside what was planned of the steps that are trained on: `Loader.change` sees to that.
+    def change(self, phases: Sequence[Phase]) -> None:
+        """Draw by other phases from the end of what is planned; see `Loader.change`.
 
         Raises:
-            UserError: If it names unknown or empty sources.
+            UserError: If they name unknown or empty sources.
         """
-        self.phases = sorted([p for p in self.phases if p.step != phase.step] + [phase], key=lambda p: p.step)
-        self._check_names()
+        self._check_names(phases)
+        self.phases = sorted(phases, key=lambda phase: phase.step)
 
     def plan_stretch(self, state: PlanState) -> Stretch:
         """The stretch that a state lies in."""
@@ -245,11 +242,11 @@ class Plan:
 
     # --- checks ---
 
-    def _check_names(self) -> None:
-        if not self.phases or self.phases[0].step:
+    def _check_names(self, phases: Sequence[Phase]) -> None:
+        if all(phase.step for phase in phases):
             raise UserError("mixture.phases: the first phase must begin at step 0")
         sizes = {source.name: source.num_samples for source in self.sources}
-        for phase in self.phases:
+        for phase in phases:
             for name in (name for name, weight in phase.weights.items() if weight):
                 if name not in sizes:
                     raise UserError(f"mixture: no source {name!r} in the corpus; it has {', '.join(sizes)}")

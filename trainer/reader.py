@@ -23,7 +23,7 @@ from pipelines.settings import Settings
 from trainer.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.corpus import TrainingCorpus
 from trainer.images import Crop, Pixels, decode
-from trainer.mixture import Phase, Unit
+from trainer.mixture import Phase
 from trainer.order import key_of
 from trainer.plan import Plan
 from trainer.shard_reader import DamagedSample, ShardReader
@@ -287,15 +287,20 @@ class Loader:
         while True:
             yield self._inline() if self._pool is None else self._from_threads()
 
-    def change(self, weights: dict[str, float], unit: Unit = "samples", reason: str = "asked for") -> int:
-        """Draw by other weights as soon as the samples that are drawn already are trained on.
+    def change(self, phases: Sequence[Phase]) -> int:
+        """Draw by other phases as soon as the samples that are drawn already are trained on.
+
+        All ranks must call this between the same two steps.
 
         Returns:
-            The step with which they begin. All ranks must call this between the same two steps.
+            The step from which on they hold.
+
+        Raises:
+            UserError: If they name unknown or empty sources; nothing is changed then.
         """
         self._settle()
         step = self._last.stretch.end.step if self._last is not None else self._start.step
-        self._plan.change(Phase(step=step, weights=weights, unit=unit, reason=reason))
+        self._plan.change(phases)
         kept = [entry for entry in self._ahead if entry[0].stretch.end.step == step]
         for _, futures in list(self._ahead)[len(kept) :]:
             for future in futures:

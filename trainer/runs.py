@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable
+from operator import attrgetter
 
 from pipelines import storage
+from pipelines.errors import UserError
 from trainer.config import TrainConfig
 from trainer.distributed import World
+from trainer.mixture import MixtureSettings
 from trainer.run_settings import RunSettings
 from trainer.task import Task
 from trainer.training import STOPPED, TRAINED, Training
@@ -14,7 +17,14 @@ COMMANDS = ("encoder", "pretrain", "decoder", "tune")
 """Each a section of the config."""
 
 
-def run(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> str:
+def run(
+    command: str,
+    config: TrainConfig,
+    corpus: str,
+    out: str,
+    world: World,
+    config_now: Callable[[], TrainConfig] | None = None,
+) -> str:
     """Train what a command names, or go on where it was; `FINISHED` or `STOPPED`.
 
     Args:
@@ -23,9 +33,10 @@ def run(command: str, config: TrainConfig, corpus: str, out: str, world: World) 
         corpus: The corpus's folder.
         out: The folder of the main model's run, with those of the others in it.
         world: Its processes.
+        config_now: Reads the config again, alike on every process, when SIGHUP asks for its mixture.
     """
     end = STOPPED
-    for make_training in trainings(command, config, corpus, out, world):
+    for make_training in trainings(command, config, corpus, out, world, config_now):
         end = make_training().run()
         if end == STOPPED:
             break
@@ -43,11 +54,27 @@ def is_finished(folder: str, settings: RunSettings) -> bool:
     return storage.exists(path) and json.loads(storage.read_bytes(path))["steps"] >= settings.steps
 
 
-def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: World) -> list[Callable[[], Training]]:
+def trainings(
+    command: str,
+    config: TrainConfig,
+    corpus: str,
+    out: str,
+    world: World,
+    config_now: Callable[[], TrainConfig] | None = None,
+) -> list[Callable[[], Training]]:
     """What makes the runs of a command, in their order. Arguments as of `run`."""
 
-    def made(make_task: Callable[[], Task], name: str) -> Callable[[], Training]:
-        return lambda: Training(make_task, config, run_folder(name, out), world)
+    def made(make_task: Callable[[], Task], name: str, section: str | None = None) -> Callable[[], Training]:
+        def mixture_now() -> MixtureSettings:
+            assert config_now is not None
+            try:
+                found: MixtureSettings = attrgetter(f"{section or name}.mixture")(config_now())
+            except AttributeError as error:
+                raise UserError(f"the config has no section `{section or name}:` any more") from error
+            return found
+
+        folder = run_folder(name, out)
+        return lambda: Training(make_task, config, folder, world, mixture_now if config_now is not None else None)
 
     if command == "encoder" and (encoder := config.encoder) is not None:
         from trainer.encoder import EncoderTask
@@ -60,10 +87,11 @@ def trainings(command: str, config: TrainConfig, corpus: str, out: str, world: W
     if command == "decoder" and (decoder := config.decoder) is not None:
         from trainer.decoder import AutoencoderTask, DecoderTask
 
-        last = made(lambda: DecoderTask(config.model, decoder, corpus, out, world.device), "decoder")
+        last = made(lambda: DecoderTask(config.model, decoder, corpus, out, world), "decoder")
         if (autoencoder := decoder.autoencoder) is None:
             return [last]
-        return [made(lambda: AutoencoderTask(config.model, autoencoder, corpus), "autoencoder"), last]
+        first = made(lambda: AutoencoderTask(config.model, autoencoder, corpus), "autoencoder", "decoder.autoencoder")
+        return [first, last]
     if command == "tune" and (tune := config.tune) is not None:
         from trainer.tune import TuneTask
 

@@ -38,7 +38,7 @@ class Task(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The model at the beginning of the run, alike on every rank."""
+        """The model at the beginning of the run."""
 
     @abstractmethod
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> MicroBatch:
@@ -65,7 +65,10 @@ class Task(ABC):
         return Costs()
 
     def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
-        """What is set from the data before the first step, and before a stage that trains other modules."""
+        """What is set from the data before the first step, and before a stage that trains other modules.
+
+        Only the first process asks for it; the others get the weights from there.
+        """
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Fit the model to a stage, before the engine has it."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipelines import storage
-from pipelines.errors import RunError
+from pipelines.errors import RunError, UserError
 from pipelines.settings import dump_yaml
 from trainer.batch import Batches, RankBatch
 from trainer.checkpoint import Checkpoint, Checkpoints, DataState, RunState, check_architecture
@@ -23,9 +23,10 @@ from trainer.engine import DTYPES, Engine, StepResult, own_precision
 from trainer.flops import peak_flops
 from trainer.held_out import HeldOut
 from trainer.metrics import MetricsLog, Totals
-from trainer.mixture import append_phase, cut_phases
+from trainer.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.optimizer import SpikeGuard
 from trainer.order import key_of
+from trainer.placement import filled_once
 from trainer.progress import Interval, Progress
 from trainer.steps import Step
 from trainer.task import Task
@@ -43,10 +44,19 @@ class Training:
         config: Of which the run is a part; written down beside it.
         out: The run's folder.
         world: Its processes.
+        mixture_now: Reads the mixture again, when SIGHUP asks for that.
     """
 
-    def __init__(self, make_task: Callable[[], Task], config: TrainConfig, out: str, world: World) -> None:
+    def __init__(
+        self,
+        make_task: Callable[[], Task],
+        config: TrainConfig,
+        out: str,
+        world: World,
+        mixture_now: Callable[[], MixtureSettings] | None = None,
+    ) -> None:
         self.config, self.out, self.world = config, out.rstrip("/"), world
+        self._mixture_now = mixture_now
         if world.is_first:  # works out the tables of windows, which the others then read
             self.task = make_task()
         world.barrier()
@@ -62,7 +72,7 @@ class Training:
         self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
-        self._stop = False
+        self._stop = self._reread = False
         self._state: DataState | None = None  # after the last step that was trained on
         self._rows: list[ConsumedRow] = []
         self._bad: list[QuarantineRow] = []
@@ -73,9 +83,10 @@ class Training:
         self.stage = found.run.stage if found else 0
         self.first_step = found.run.step if found else 0
         torch.manual_seed(key_of("weights", settings.data.plan.seed))
-        module = self.task.build()
+        with filled_once(world):
+            module = self.task.build()
         self.loader = self.data.loader(self.task.costs(), world, found.data if found else None)
-        if found is None:
+        if found is None and world.is_first:
             self.task.begin(module, self.data.first_pictures(self.task.costs()), world.device)
         self.engine = self._engine(module)
         if found is not None:
@@ -87,7 +98,10 @@ class Training:
 
     def run(self) -> str:
         """Train until the last step or a signal; says which."""
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        signals = {signal.SIGTERM: self._on_stop, signal.SIGUSR1: self._on_stop}
+        if self._mixture_now is not None:
+            signals[signal.SIGHUP] = self._on_reread
+        handlers = {number: signal.signal(number, handler) for number, handler in signals.items()}
         on_gpu = self.world.device.type == "cuda"
         batches = Batches(self.loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
         log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
@@ -100,11 +114,13 @@ class Training:
                 waiting = time.perf_counter()
                 batch = next(stream)
                 interval.waited += time.perf_counter() - waiting
-                *targets, stop = map(int, self.world.sum([*batch.num_targets, self._stop]))
+                *targets, stop, reread = map(int, self.world.sum([*batch.num_targets, self._stop, self._reread]))
                 if stop:
                     if step > self.first_step:
                         self._save(step)
                     return STOPPED
+                if reread:
+                    self._change_mixture(batches)
                 self._enter_stage(step)
                 result = self._train(batch, targets)
                 step += 1
@@ -260,8 +276,10 @@ class Training:
         self._export(step)
         self.world.barrier()
         self.engine.close()
-        module = self.task.load(storage.join(self.out, "model"))
-        self.task.begin(module, self.data.first_pictures(self.task.costs()), self.world.device)
+        with filled_once(self.world):
+            module = self.task.load(storage.join(self.out, "model"))
+        if self.world.is_first:
+            self.task.begin(module, self.data.first_pictures(self.task.costs()), self.world.device)
         self.engine = self._engine(module)
 
     def _save(self, step: int) -> None:
@@ -294,8 +312,32 @@ class Training:
             self.task.export(weights, folder)
             storage.write_bytes(storage.join(folder, TRAINED), (json.dumps({"steps": step}) + "\n").encode())
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _change_mixture(self, batches: Batches) -> None:
+        """Draw by the mixture as the config has it now; one that does not fit is told and changes nothing."""
+        self._reread = False
+        wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
+        if wanted is not None:
+            try:
+                step = batches.between(partial(self.data.change, self.loader, wanted))
+                self.world.say(f"mixture: read again, holds from step {step} on")
+                return
+            except UserError as error:
+                why = str(error)
+        self.world.say(f"mixture: stays as it is: {why}")
+
+    def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
+        """The mixture as the config has it now; null, and why, where that cannot be read."""
+        assert self._mixture_now is not None
+        try:
+            return self._mixture_now(), ""
+        except UserError as error:
+            return None, str(error)
+
+    def _on_stop(self, number: int, frame: object) -> None:
         self._stop = True
+
+    def _on_reread(self, number: int, frame: object) -> None:
+        self._reread = True
 
 
 def _memory_gb(device: torch.device) -> float:

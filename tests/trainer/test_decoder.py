@@ -104,7 +104,7 @@ def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
 
 
 def crops_of_a_step(world, chosen, corpus, out):
-    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world.device)
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
     loader = Loader(task.data.plan(task.costs()), task.data.reader())
     return [row for step, _ in zip(loader, range(4), strict=False) for row in task.collate(step.packs).micro.tolist()]
 
@@ -113,7 +113,7 @@ def overfit_part(world, chosen, corpus, part, out):
     if part == "autoencoder":
         task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus)
     else:
-        task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world.device)
+        task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
     torch.manual_seed(1)
     module = task.build()
     task.prepare(module, task.run.stages[0], torch.float32)

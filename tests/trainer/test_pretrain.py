@@ -1,5 +1,7 @@
 """Tests of whole runs: they learn, and can be killed at any time and resumed at any world size."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -107,6 +109,45 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
     assert after
     assert {row["source"] for row in after} == {"pairs"}
     assert run_findings(str(tmp_path), training_corpus) == []
+
+
+def run_edited(world, config, corpus, out, edits):
+    """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
+    now = config
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world, lambda: now)
+    training = make()
+    train = training._train
+
+    def train_and_signal(batch, *counts):
+        nonlocal now
+        if (edited := edits.get(batch.read.step.number)) is not None:
+            now = edited
+            if world.rank == world.size - 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+        return train(batch, *counts)
+
+    training._train = train_and_signal
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        training.run()
+    return said.getvalue()
+
+
+def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp_path):
+    def mixed(weights):
+        return config(steps=40, **{"mixture.phases": [{"weights": weights, "reason": str(len(weights))}]})
+
+    first, second, wrong = {"pairs": 0.5, "videos": 0.5}, {"texts": 1.0}, {"pears": 1.0}
+    edits = {3: mixed(wrong), 9: mixed(second)}
+    said, _ = in_ranks(2, run_edited, mixed(first), training_corpus, tmp_path, edits)
+    before, after = load_phases(str(tmp_path / "mixture.jsonl"))
+    assert (before.weights, after.weights) == (first, second)
+    assert 9 < after.step < 40
+    rows = consumed(tmp_path)
+    assert {row["source"] for row in rows if row["position"] < after.position} == set(first)
+    assert {row["source"] for row in rows if row["position"] >= after.position} == set(second)
+    assert run_findings(str(tmp_path), training_corpus) == []
+    assert "mixture: stays as it is: mixture: no source 'pears' in the corpus" in said
+    assert f"mixture: read again, holds from step {after.step} on" in said
 
 
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):

@@ -206,10 +206,11 @@ def test_weights_change_between_two_steps_on_all_ranks(opened):
     loaders = [opened.loader(opened.plan(), rank, 2, 2) for rank in range(2)]
     single = opened.loader(opened.plan())
     wanted = {"pairs": 0.5, "texts": 0.5}
+    phases = [Phase(weights=wanted, reason="test")]
     rows = []
     for number in range(12):  # whole stretches: all that was drawn is read
         if number == 5:
-            assert {x.change(wanted, reason="test") for x in (*loaders, single)} == {8}
+            assert {x.change(phases) for x in (*loaders, single)} == {8}
         ranks = [next(iter(x)) for x in loaders]
         alone = next(iter(single))
         assert digest([ranks[slot % 2].packs[slot // 2] for slot in range(8)]) == digest(alone.packs)
