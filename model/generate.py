@@ -115,8 +115,7 @@ def generate(
         row.settle(config)
     runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
     head, embed = model.language_model.get_output_embeddings(), model.language_model.get_input_embeddings()
-    never = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := ids.get(name)) is not None]
-    never.append(tokenizer.bos_id)
+    never = _never(tokenizer)
 
     while not all(row.done for row in rows):
         hidden = runner.step(x)  # (B, D)
@@ -277,6 +276,12 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
     return torch.stack(rows), torch.tensor(lengths, device=device)
 
 
+def _never(tokenizer: Tokenizer) -> list[int]:
+    """Tokens that are not chosen as text: they follow from others, or only stand before it."""
+    own = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := tokenizer.ids.get(name)) is not None]
+    return [*own, tokenizer.bos_id]
+
+
 def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator | None) -> Tensor:
     """A token for each row of (B, vocabulary)."""
     if config.temperature is None:
@@ -298,7 +303,6 @@ def _beams(
 ) -> list[Generated]:
     """Beam search, by transformers."""
     places = torch.arange(x.shape[1], device=x.device)
-    never = {*tokenizer.ids.values(), tokenizer.bos_id} - {tokenizer.eos_id}
     with _stock_attention(language_model):
         found = language_model.generate(
             inputs_embeds=x,
@@ -308,7 +312,7 @@ def _beams(
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=config.min_new_tokens,
             length_penalty=config.length_penalty,
-            suppress_tokens=sorted(never),
+            suppress_tokens=[*_never(tokenizer), tokenizer.ids[IMAGE_START]],
             eos_token_id=tokenizer.eos_id,
             pad_token_id=tokenizer.eos_id,
         )

@@ -183,6 +183,21 @@ def test_beam_search_is_no_less_likely_than_greedy(small: Callable[..., Any]) ->
     assert it.model.language_model.config._attn_implementation == "packed"
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_boxes_are_written_and_no_picture_is_begun(small: Callable[..., Any], num_beams: int) -> None:
+    it = small("emu2")
+    box, begin = it.tokenizer.ids["<patch_index_0007>"], it.tokenizer.ids["[IMG]"]
+    head = it.model.language_model.get_output_embeddings()
+    head.weight.data[box] *= 50
+    head.weight.data[begin] *= 100
+    (result, *_) = generate(
+        it.model, it.tokenizer, _prompts(it, draw=False), TEXT.model_copy(update={"num_beams": num_beams})
+    )
+    (tokens,) = result.parts
+    assert box in tokens
+    assert begin not in tokens
+
+
 def test_frames_with_fewer_slots_are_read(small: Callable[..., Any]) -> None:
     it = small("emu2", bridge=BridgeConfig(image_slots=16, frame_slots=4))
     prompt = _prompt(it, Picture(0, frame=True), "and", Picture(1), draw=True)
