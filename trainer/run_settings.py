@@ -115,7 +115,7 @@ class EngineSettings(Settings):
     gradient_checkpointing: frozenset[str] = Field(
         frozenset(), description="modules that are computed again in the backward pass rather than kept"
     )
-    compile: bool = Field(False, description="compile each transformer block")
+    compile: bool = Field(False, description="compile each transformer block; zero_stage 0 to 2")
     keep_features: bool = Field(
         False, description="keep the features of a frozen encoder in memory; for small corpora that are seen often"
     )
@@ -123,6 +123,12 @@ class EngineSettings(Settings):
     peak_flops: float | None = Field(
         None, gt=0, description="of one device, for the MFU; null: from a table, or measured by a matrix product"
     )
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile works with zero_stage 0 to 2: at 3 a block's weights come and go within it")
+        return self
 
 
 class CheckpointSettings(Settings):

@@ -1,13 +1,18 @@
 """Tests of steps under DeepSpeed: equal at every stage and number of processes, and never hanging."""
 
 import math
+import shutil
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from tests.trainer import trial_runs
 from tests.trainer.ranks import in_ranks
 from trainer.batch import SequenceBatch
+from trainer.config import MODULES
 from trainer.engine import Engine
+from trainer.metrics import read_metrics
 from trainer.optimizer import SpikeGuard
 from trainer.placement import filled_once
 from trainer.pretrain import PretrainTask
@@ -16,6 +21,7 @@ from trainer.run_settings import GuardSettings
 
 RATES = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
 NO_GUARD = GuardSettings(sigmas=None)
+ONE_LAYER = {"model.changes": {"encoder": {"layers": 1}, "language_model": {"layers": 1}}}  # each takes long to compile
 
 
 def make(world, corpus, config):
@@ -64,6 +70,30 @@ def test_a_step_is_the_same_at_every_stage_and_number_of_processes(training_corp
         here, here_norms = losses(size, stage)
         assert here == pytest.approx(expected, rel=tolerance), (size, stage)
         assert here_norms == pytest.approx(norms, rel=5 * tolerance), (size, stage)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("size", ["debug", "debug-emu"])
+def test_computing_activations_again_changes_nothing(training_corpus, config, size, stage):
+    chosen = {"model.size": size, "engine.zero_stage": stage, "engine.micro_packs": 1}
+    again = config(**chosen, **{"engine.gradient_checkpointing": MODULES})
+    assert in_ranks(2, overfit, training_corpus, again, 3) == in_ranks(2, overfit, training_corpus, config(**chosen), 3)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_compiled_blocks_give_the_same_losses(training_corpus, config, tmp_path):
+    def losses(compiled):
+        chosen = config(**ONE_LAYER, steps=2, **{"engine.zero_stage": 2, "engine.compile": compiled})
+        out = tmp_path / str(compiled)
+        in_ranks(1, trial_runs.run, "pretrain", chosen, training_corpus, out, timeout=400)
+        return [row["loss"] for row in read_metrics(str(out / "metrics.jsonl"))]
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-3)
+
+
+def test_blocks_whose_weights_are_split_are_not_compiled(config):
+    with pytest.raises(ValidationError, match="compile works with zero_stage 0 to 2"):
+        config(**{"engine.zero_stage": 3, "engine.compile": True})
 
 
 def one_rank_without_pictures(world, corpus, config):
