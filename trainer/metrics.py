@@ -3,8 +3,9 @@
 import contextlib
 import json
 import math
+import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,8 +41,9 @@ class Totals:
     @classmethod
     def of_rows(cls, rows: Sequence[ConsumedRow], names: Sequence[str]) -> "Totals":
         """Of what one rank was trained on."""
-        columns = [(names.index(row.source), row.window, row.num_tokens, row.num_images) for row in rows]
-        return cls._of(*np.array(columns, np.int64).reshape(-1, 4).T, len(names))
+        numbers = [(names.index(row.source), row.window, row.num_tokens, row.num_images) for row in rows]
+        sources, windows, tokens, images = np.array(numbers, np.int64).reshape(-1, 4).T
+        return cls._of(sources, windows, tokens, images, len(names))
 
     @classmethod
     def _of(cls, sources: I64, windows: I64, tokens: I64, images: I64, num_sources: int) -> "Totals":
@@ -117,15 +119,25 @@ class MetricsLog:
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, row["step"])
-        if self._wandb is not None:
-            self._wandb.log(numbers | {"step": row["step"]})
+        self._mirror(lambda run: run.log(numbers | {"step": row["step"]}))
 
     def close(self) -> None:
         """Write out what is buffered."""
         if self._board is not None:
             self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        self._mirror(lambda run: run.finish())
+
+    def _mirror(self, send: Callable[[Any], None]) -> None:
+        """Do what W&B is wanted for; it is given up where its own process has ended, as by a signal meant for ours."""
+        if self._wandb is None:
+            return
+        try:
+            send(self._wandb)
+        except OSError as error:
+            self._wandb = None
+            print(
+                f"Weights & Biases has ended ({error}): the rest is in {self.path} alone", file=sys.stderr, flush=True
+            )
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:

@@ -180,34 +180,27 @@ class StreamLoader:
         """The windows of the next sample that has any."""
         (source,) = self._scheduler.draw(1)
         if source not in self._streams:
-            self._streams[source] = Ahead(self._prepared(source), _AHEAD)
+            self._streams[source] = Ahead(self._samples(source), _AHEAD)
         while True:
             prepared = self._streams[source].take()
             sample, (place, number, first) = prepared.sample, self._at[source]
             self._at[source] = (sample.place, sample.number + 1, 0)
             if prepared.windows:
                 break
-            name, position = self._names[source], self._position
-            if prepared.problem == NOT_ALLOWED:
-                self._bad.append(QuarantineRow(name, sample.key, None, NOT_ALLOWED))
-            else:
-                self._bad.append(QuarantineRow(name, sample.key, position, prepared.problem))
-                self._limit.count(name, self._bad[-1])
+            is_bad, name = prepared.problem != NOT_ALLOWED, self._names[source]
+            row = QuarantineRow(name, sample.key, self._position if is_bad else None, prepared.problem)
+            self._bad.append(row)
+            if is_bad:
+                self._limit.count(name, row)
         first = first if (place, number) == (sample.place, sample.number) else 0
         self._waiting += [_Waiting(source, prepared, n, self._position) for n in range(first, len(prepared.windows))]
         self._position += self._world_size
 
-    def _prepared(self, source: int) -> Generator[_Prepared, None, None]:
+    def _samples(self, source: int) -> Generator[_Prepared, None, None]:
+        ranks = {"rank": self._rank, "world_size": self._world_size}
         place, number, _ = self._at[source]
-        samples = samples_of_rank(
-            self._urls[source],
-            place,
-            number,
-            rank=self._rank,
-            world_size=self._world_size,
-            seed=self._settings.seed,
-        )
-        return (self._prepare(sample, self._names[source]) for sample in samples)
+        for sample in samples_of_rank(self._urls[source], place, number, **ranks, seed=self._settings.seed):
+            yield self._prepare(sample, self._names[source])
 
     def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
         try:

@@ -28,6 +28,7 @@ from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer import __main__
 from trainer.config import TrainConfig
+from trainer.data import open_corpus
 from trainer.metrics import read_metrics
 from trainer.mixture import PhaseStart, load_phases, share_bound, share_error
 from trainer.stream_state import RankPlace, StreamState
@@ -317,13 +318,6 @@ def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
     assert {row["key"] for row in quarantine} == {"0013"}
 
 
-def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path, capfd):
-    killed(2, "pretrain", streams(), training_corpus, tmp_path, 5)
-    assert in_ranks(1, run, "pretrain", streams(), training_corpus, tmp_path) == [FINISHED]
-    assert [row["step"] for row in read_metrics(str(tmp_path / "metrics.jsonl"))] == list(range(12))
-    assert {row["key"] for row in consumed(tmp_path) if row["source"] == "pairs"} >= {f"{n:04d}" for n in range(12)}
-
-
 def test_a_tokenizer_alone_is_enough(training_corpus, streams, tmp_path):
     (folder,) = (Path(training_corpus) / "tokens").iterdir()
     (tmp_path / "tokenizer").mkdir()
@@ -357,6 +351,12 @@ def test_streams_and_a_corpus_do_not_go_on_from_each_other(training_corpus, conf
             in_ranks(1, run, "pretrain", second(), training_corpus, out)
 
 
+def test_other_commands_do_not_read_streams(training_corpus, streams):
+    config = streams()
+    with pytest.raises(UserError, match=r"data\.streams: only `pretrain` reads streams"):
+        open_corpus(training_corpus, config.model, config.pretrain, "train")
+
+
 def command(world, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `python -m trainer ...` in a process of its own."""
     out, err = io.StringIO(), io.StringIO()
@@ -366,6 +366,19 @@ def command(world, *arguments: str) -> tuple[int, str, str]:
             __main__.main()
         except SystemExit as ended:
             return ended.code, out.getvalue(), err.getvalue()
+
+
+def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
+    out, config = tmp_path / "run", tmp_path / "run.yaml"
+    killed(2, "pretrain", streams(), training_corpus, out, 5)
+    config.write_text(dump_yaml(streams()))
+    arguments = ["--config", str(config), "--corpus", training_corpus, "--out", str(out)]
+    ((code, said, _),) = in_ranks(1, command, "pretrain", *arguments)
+    assert code == 0
+    assert "data.streams: another number of processes, now 1: each stream goes on with the first tar" in said
+    assert [row["step"] for row in read_metrics(str(out / "metrics.jsonl"))] == list(range(12))
+    places = [(row["position"], row["window"]) for row in consumed(out)]
+    assert len(places) == len(set(places))
 
 
 def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams, tars, tmp_path):
