@@ -1,13 +1,18 @@
 """Tests of what a run writes down of itself: each place holds the rows of `metrics.jsonl`, also of a resumed run."""
 
+import contextlib
+import io
 import json
+import os
 import struct
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.errors import UserError
+from tests.trainer.ranks import in_ranks
 from trainer.metrics import MetricsLog, read_metrics
 from trainer.run_settings import LogSettings
 
@@ -56,6 +61,29 @@ def test_weights_and_biases_has_the_rows_of_a_resumed_run_as_one_run(tmp_path, m
     found = {logged["step"]: logged for path in files for logged in _logged(path)}
     for row in rows:
         assert {name: found[row["step"]][name] for name in NAMES} == {name: row[name] for name in NAMES}
+
+
+def log_without_its_process(world, folder, rows):
+    """Writes rows after the process of Weights & Biases has ended; what is said of it."""
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        log = MetricsLog(folder, LogSettings(tensorboard=False, wandb_project="test"))
+        (service,) = psutil.Process().children()
+        service.terminate()
+        service.wait()
+        for each in rows:
+            log.write(each)
+        log.close()
+    return said.getvalue()
+
+
+def test_a_signal_that_ends_weights_and_biases_ends_no_training(tmp_path):
+    pytest.importorskip("wandb")
+    rows = [row(step, 1.0) for step in range(3)]
+    (said,) = in_ranks(1, log_without_its_process, str(tmp_path), rows)
+    assert said.count("Weights & Biases has ended") == 1
+    assert read_metrics(str(tmp_path / "metrics.jsonl")) == rows
 
 
 def _logged(path: Path):
