@@ -125,6 +125,12 @@ class Training:
                 result = self._train(batch, targets)
                 step += 1
                 self._after(batch, result, step, targets, interval, log)
+            if step > self.first_step:
+                self._save(step)
+            self._export(step)
+            # All at once: a launcher may end the first process, which exports, when the others are gone.
+            (stop,) = self.world.sum([self._stop])
+            return STOPPED if stop else FINISHED
         except RunError:
             append_quarantine(self.out, self._bad)
             raise
@@ -136,11 +142,6 @@ class Training:
                 signal.signal(number, handler)
             if log is not None:
                 log.close()
-        if step > self.first_step:
-            self._save(step)
-        self._export(step)
-        self.world.barrier()  # a launcher may end the first process once the others are gone
-        return FINISHED
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
         number = batch.read.step.number
