@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipelines import storage
-from pipelines.command_line import num_cores, run_commands
+from pipelines.command_line import RERUN, num_cores, run_commands
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.CRITICAL)
-    run_commands(commands, rerun="; rerun to go on where it was")
+    run_commands(commands, rerun=RERUN)
 
 
 def _interrupt(*_: object) -> None:

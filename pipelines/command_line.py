@@ -8,6 +8,8 @@ import click
 
 from pipelines.errors import RunError, UserError, full_disk
 
+RERUN = "; rerun to go on where it was"
+
 
 def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
     """Run a command and exit with what it returns; a mistake or a failure is one line on stderr.
@@ -28,13 +30,18 @@ def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _say(f"stopped{rerun}", 130)
-        sys.stdout.flush()
-        os._exit(130)  # at once: Python would wait for threads that wait for the network; workers end with us
+        end_stopped(rerun)
     except OSError as error:
         if (known := full_disk(str(error))) is None:
             raise
         sys.exit(_say(str(known), 2))
+
+
+def end_stopped(rerun: str) -> NoReturn:
+    """End at once: Python would wait for threads that wait for the network. Workers and servers end with us."""
+    _say(f"stopped{rerun}", 130)
+    sys.stdout.flush()
+    os._exit(130)
 
 
 def _say(line: str, code: int) -> int:

@@ -7,10 +7,12 @@ follows `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, Data
 import contextlib
 import io
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 import apache_beam as beam
 import grpc
@@ -20,8 +22,11 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from pipelines.command_line import RERUN, end_stopped
 from pipelines.errors import RunError, UserError, full_disk
 from pipelines.running.local_workers import LOST_WORKER, forking_runner
+
+_STOP_SECONDS = 5.0  # that a stopped pipeline has to end by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,10 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
     Raises:
         UserError, RunError: What a worker raised, as one line; any other error is a bug and keeps its traceback.
     """
-    with _quiet_beam(), _progress(label, done):
+    # With one worker the work is done here, partly in asyncio, which has a way of its own with signals.
+    has_workers = runner.num_workers > 1 and threading.current_thread() is threading.main_thread()
+    in_time = _stopped_in_time() if has_workers else contextlib.nullcontext()
+    with _quiet_beam(), _progress(label, done), in_time:
         options = runner.options()
         instance = runner.instance()
         try:
@@ -126,6 +134,26 @@ def _quiet_beam() -> Iterator[None]:
         threading.excepthook = hook
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _stopped_in_time() -> Iterator[None]:
+    """After Ctrl-C end soon in any case: an exception that it raises in one of gRPC's callbacks gets lost."""
+    timer = threading.Timer(_STOP_SECONDS, end_stopped, [RERUN])
+    timer.daemon = True
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # started by the first one
+            timer.start()
+        if callable(before):
+            before(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -101,9 +101,9 @@ def _stop_forkserver() -> None:
 
 def _run_worker(control_address: str, worker_id: str) -> None:
     """The life of a worker process: Beam's harness, until the driver ends it or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes: the driver ends us
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes: the driver ends us
     threading.Thread(target=_end_with_driver, daemon=True).start()
     SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
 

@@ -1,6 +1,7 @@
 """Worker processes of the local runner: what they raise arrives, and they end with their driver."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_a_worker_ends_when_its_driver_is_killed(tmp_path: Path):
         assert end.read(5) == b"begun"
         driver.kill()  # and not waited for: a zombie is gone as well
         assert end.read() == b""  # the worker's end is closed: it is gone
+
+
+@pytest.mark.timeout(120)
+def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = "import signal\nsignal.signal(signal.SIGINT, lambda *_: None)\n" + HANGING_RUN
+    command = [sys.executable, "-c", script, str(pipe)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as driver, open(pipe, "rb") as end:
+        assert end.read(5) == b"begun"
+        driver.send_signal(signal.SIGINT)
+        assert end.read() == b""
+        assert driver.communicate()[1].endswith(b"error: stopped; rerun to go on where it was\n")
+        assert driver.returncode == 130
