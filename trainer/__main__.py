@@ -79,7 +79,7 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
     read_config = partial(load_settings, TrainConfig, config_path, overrides)
     config = read_config()
     from trainer import distributed
-    from trainer.runs import COMMANDS, is_finished, run, run_folder
+    from trainer.runs import COMMANDS, is_finished, run, run_folder, trainings
 
     chosen = names or tuple(name for name in COMMANDS if getattr(config, name) is not None)
     if missing := [name for name in chosen if getattr(config, name) is None]:
@@ -93,7 +93,7 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
             if names is None and is_finished(folder, settings):
                 end = "finished before"
             else:
-                end = run(name, config, corpus, out, world, read_config)
+                end = run(trainings(name, config, corpus, out, world, read_config))
             if end == STOPPED:
                 world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
                 return int(settings.checkpoints.requeue_exit_code)

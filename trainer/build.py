@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from trainer.config import WeightsSettings
 from trainer.data import TOKENIZER_FILES, RunData
 
-_FIT_PICTURES = 512  # from which mean and deviation of features are taken
+_FIT_PICTURES = 512  # from which means, deviations and scales are taken
 
 
 def build_model(
@@ -117,13 +117,19 @@ def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -
         return
     model.to(device).eval()
     features = []
-    chosen = itertools.islice(pictures, _FIT_PICTURES)
-    while part := list(itertools.islice(chosen, 64)):
+    for images in fitting_batches(pictures):
         with torch.no_grad():
-            features.append(model.picture_features(torch.stack(part).to(device)))
+            features.append(model.picture_features(images.to(device)))
     if features:
         model.bridge.fit_standardization(features)
     model.to("cpu")
+
+
+def fitting_batches(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The first pictures of a run as batches (B, 3, S, S), for what is fitted to them before it begins."""
+    chosen = itertools.islice(pictures, _FIT_PICTURES)
+    while part := list(itertools.islice(chosen, 64)):
+        yield torch.stack(part)
 
 
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:

@@ -4,7 +4,6 @@ Emu2's learns to draw a picture again from its own visual embeddings, Emu's from
 makes of a caption. What the conditions and latents come from is frozen and stays outside the engine.
 """
 
-import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.batch import Losses, PictureBatch, pictures_of, resized
-from trainer.build import build_sight, build_whole, load_decoder_weights, save_tensors
+from trainer.build import build_sight, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.distributed import World
 from trainer.flops import measured_flops
@@ -34,8 +33,6 @@ from trainer.pictures import PictureData
 from trainer.reader import ReadPiece
 from trainer.run_settings import Stage
 from trainer.task import Task
-
-_FIT_PICTURES = 512  # from which the latents' scale is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +236,8 @@ class DecoderTask(Task):
         """Set the latents' scale, where the autoencoder was trained here."""
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
-            chosen = list(itertools.islice(pictures, _FIT_PICTURES))
             side = module.decoder.config.image_size
-            parts = [chosen[i : i + 64] for i in range(0, len(chosen), 64)]
-            module.decoder.fit_latent_scale([resized(torch.stack(part), side) for part in parts])
+            module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(pictures)])
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Bring the frozen model beside the trained one."""

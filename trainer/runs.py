@@ -1,7 +1,7 @@
 """The runs behind the trainer's commands: which task, in which folder, and in which order."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from pipelines import storage
@@ -17,26 +17,10 @@ COMMANDS = ("encoder", "pretrain", "decoder", "tune")
 """Each a section of the config."""
 
 
-def run(
-    command: str,
-    config: TrainConfig,
-    corpus: str,
-    out: str,
-    world: World,
-    config_now: Callable[[], TrainConfig] | None = None,
-) -> str:
-    """Train what a command names, or go on where it was; `FINISHED` or `STOPPED`.
-
-    Args:
-        command: One of `COMMANDS` that the config has a section for.
-        config: Of all commands.
-        corpus: The corpus's folder.
-        out: The folder of the main model's run, with those of the others in it.
-        world: Its processes.
-        config_now: Reads the config again, alike on every process, when SIGHUP asks for its mixture.
-    """
+def run(runs: Iterable[Callable[[], Training]]) -> str:
+    """Train what `trainings` gives, one run after the other, each from where it was; `FINISHED` or `STOPPED`."""
     end = STOPPED
-    for make_training in trainings(command, config, corpus, out, world, config_now):
+    for make_training in runs:
         end = make_training().run()
         if end == STOPPED:
             break
@@ -62,19 +46,27 @@ def trainings(
     world: World,
     config_now: Callable[[], TrainConfig] | None = None,
 ) -> list[Callable[[], Training]]:
-    """What makes the runs of a command, in their order. Arguments as of `run`."""
+    """What makes the runs of a command, in their order.
+
+    Args:
+        command: One of `COMMANDS` that the config has a section for.
+        config: Of all commands.
+        corpus: The corpus's folder.
+        out: The folder of the main model's run, with those of the others in it.
+        world: Its processes.
+        config_now: Reads the config again, when SIGHUP asks for its mixture.
+    """
 
     def made(make_task: Callable[[], Task], name: str, section: str | None = None) -> Callable[[], Training]:
         def mixture_now() -> MixtureSettings:
-            assert config_now is not None
+            now = config_now() if config_now is not None else config
             try:
-                found: MixtureSettings = attrgetter(f"{section or name}.mixture")(config_now())
+                found: MixtureSettings = attrgetter(f"{section or name}.mixture")(now)
             except AttributeError as error:
                 raise UserError(f"the config has no section `{section or name}:` any more") from error
             return found
 
-        folder = run_folder(name, out)
-        return lambda: Training(make_task, config, folder, world, mixture_now if config_now is not None else None)
+        return lambda: Training(make_task, config, run_folder(name, out), world, mixture_now)
 
     if command == "encoder" and (encoder := config.encoder) is not None:
         from trainer.encoder import EncoderTask

@@ -53,7 +53,7 @@ class Training:
         config: TrainConfig,
         out: str,
         world: World,
-        mixture_now: Callable[[], MixtureSettings] | None = None,
+        mixture_now: Callable[[], MixtureSettings],
     ) -> None:
         self.config, self.out, self.world = config, out.rstrip("/"), world
         self._mixture_now = mixture_now
@@ -98,9 +98,11 @@ class Training:
 
     def run(self) -> str:
         """Train until the last step or a signal; says which."""
-        signals = {signal.SIGTERM: self._on_stop, signal.SIGUSR1: self._on_stop}
-        if self._mixture_now is not None:
-            signals[signal.SIGHUP] = self._on_reread
+        signals = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGUSR1: self._on_stop,
+            signal.SIGHUP: self._on_reread,
+        }
         handlers = {number: signal.signal(number, handler) for number, handler in signals.items()}
         on_gpu = self.world.device.type == "cuda"
         batches = Batches(self.loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
@@ -328,7 +330,6 @@ class Training:
 
     def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
         """The mixture as the config has it now; null, and why, where that cannot be read."""
-        assert self._mixture_now is not None
         try:
             return self._mixture_now(), ""
         except UserError as error:

@@ -18,7 +18,7 @@ from trainer.metrics import read_metrics
 
 def run(world: World, command: str, config: TrainConfig, corpus: str, out: Path) -> str:
     """All of a command, for `in_ranks`."""
-    return runs.run(command, config, corpus, str(out), world)
+    return runs.run(runs.trainings(command, config, corpus, str(out), world))
 
 
 def killed(size: int, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> None:
