@@ -19,7 +19,7 @@ from model.attention import choose_kernel, packed_arguments, use_packed_attentio
 from model.batch import Batch
 from model.bridge import build_bridge
 from model.config import EmuConfig, LanguageModelConfig
-from model.encoder import Encoder
+from model.vision_encoder import Encoder
 
 
 class Losses(NamedTuple):

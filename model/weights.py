@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from model.config import EmuConfig
 from model.emu import Emu, Sight
-from model.encoder import Encoder, resize_positions
 from model.image_decoder import ImageDecoder
+from model.vision_encoder import Encoder, resize_positions
 
 LayoutName = Literal[
     "emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama", "ours"

@@ -51,7 +51,7 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     """The spec, the output folder and the runner of a stage's options. Beam is imported here: it takes a second."""
-    from pipelines.running.beam_run import Runner
+    from pipelines.running.runner import Runner
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
@@ -164,7 +164,7 @@ def tokenize(
     beam_options: tuple[str, ...],
 ) -> None:
     """Text ids of one tokenizer, for training, below tokens/ of a corpus."""
-    from pipelines.running.beam_run import Runner
+    from pipelines.running.runner import Runner
     from pipelines.shards.manifest import load_manifest
     from pipelines.tokenize import run_tokenize
 

@@ -13,7 +13,7 @@ from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
-from pipelines.running.beam_run import Runner
+from pipelines.running.runner import Runner
 from pipelines.running.serve import serving
 from pipelines.shard import checked_funnel, run_shard
 from pipelines.shards.manifest import FunnelRow, Manifest

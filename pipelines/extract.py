@@ -14,19 +14,19 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.candidate import Candidate
+from pipelines.crawling.ledger import FETCHED, crawl_folder, ledger_parts
 from pipelines.document import Document, Drop, Signal
 from pipelines.fetch import candidates_folder
-from pipelines.pages.html_document import Page, parse_page
-from pipelines.pages.page_documents import PageOrigin, grounded, interleaved, pairs, text, videos
+from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
+from pipelines.pages.parse import Page, parse_page
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
-from pipelines.running.beam_run import Runner, run_pipeline
+from pipelines.running.runner import Runner, run_pipeline
 from pipelines.sources import FORMATS
-from pipelines.sources.part import Part
+from pipelines.sources.files import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.text_rules import Refusal, judge_text
+from pipelines.text.judging import Refusal, judge_text
 from pipelines.web import urls
-from pipelines.web.ledger import FETCHED, crawl_folder, ledger_parts
 from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 CANDIDATE_SCHEMA = pa.schema(

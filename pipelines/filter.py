@@ -17,15 +17,15 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.decisions.duplicates import Fingerprint, minhash
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions.long_documents import windows
 from pipelines.decisions.thresholds import judge
-from pipelines.decisions.windows import windows
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
 from pipelines.fetch import documents_folder, media_folder
-from pipelines.images.image_text_match import DECIMALS, ImageTextMatch, MatchSettings, weights_sha256
-from pipelines.images.images import features
+from pipelines.images.normalise import features
+from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings, weights_sha256
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
-from pipelines.running.beam_run import Runner, run_pipeline
+from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
 from pipelines.text.assignment import sentences_of

@@ -16,15 +16,14 @@ import apache_beam as beam
 
 import pipelines
 from pipelines import storage
+from pipelines.crawling.ledger import account_folder, crawl_receipts
 from pipelines.document import Document, Drop
 from pipelines.errors import RunError
 from pipelines.fetch import candidates_folder, documents_folder, media_folder
 from pipelines.filter import decisions_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
-from pipelines.running.beam_run import Runner, run_pipeline
-from pipelines.shards.corpus_readme import corpus_readme
-from pipelines.shards.corpus_stats import collect_stats
+from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
     FILE_NAME,
@@ -40,10 +39,11 @@ from pipelines.shards.manifest import (
     write_manifest,
 )
 from pipelines.shards.reader_indexes import write_reader_indexes
-from pipelines.shards.shard_format import ShardWriter, finish_document
+from pipelines.shards.readme import corpus_readme
+from pipelines.shards.stats import collect_stats
 from pipelines.shards.tar_samples import index_path, tar_end
+from pipelines.shards.writer import ShardWriter, finish_document
 from pipelines.spec import CorpusSpec, Sharding
-from pipelines.web.ledger import account_folder, crawl_receipts
 
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")

@@ -15,14 +15,14 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pipelines.decisions.duplicates import DuplicateSettings
 from pipelines.document import Kind, Split
 from pipelines.errors import UserError
-from pipelines.images.image_text_match import MatchSettings
-from pipelines.images.images import ImageSettings
-from pipelines.pages.page_documents import PageSettings
+from pipelines.images.normalise import ImageSettings
+from pipelines.images.text_match import MatchSettings
+from pipelines.pages.kinds import PageSettings
 from pipelines.settings import Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
 from pipelines.text.language import LanguageSettings
-from pipelines.text.text_quality import TextQuality
-from pipelines.video.video import VideoSettings
+from pipelines.text.quality import TextQuality
+from pipelines.video.frames_and_cues import VideoSettings
 from pipelines.web import urls
 from pipelines.web.http_client import HttpSettings
 from pipelines.web.permission import PolicySettings

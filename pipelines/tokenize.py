@@ -14,13 +14,12 @@ import apache_beam as beam
 from pipelines import storage
 from pipelines.document import Document
 from pipelines.errors import UserError
-from pipelines.running.beam_run import Runner, run_pipeline
+from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.foreign_samples import MIME_TYPES, read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import TarSample
-from pipelines.text.byte_level_bpe import train_bpe
-from pipelines.token_sidecar import (
+from pipelines.shards.token_sidecar import (
     FILE_NAME,
     FastEncoder,
     SentencePieceEncoder,
@@ -33,6 +32,7 @@ from pipelines.token_sidecar import (
     tokens_folder,
     write_token_sidecar,
 )
+from pipelines.text.byte_level_bpe import train_bpe
 
 BPE_TRAINING_CHARS = 1 << 30
 """Characters that a tokenizer is trained on, over all sources in equal parts: more change its merges no further."""

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "pipelines", "tools", "trainer")
 STAGES = {
-    "beam_run",
+    "runner",
     "forkserver_preload",
     "local_workers",
     "crawl",
@@ -73,7 +73,7 @@ def test_beam_stays_at_the_rim_of_pipelines(path: Path):
         assert {name.split(".")[1] for name in ours(path)} <= VOCABULARY
     top = {name.split(".")[0] for name in imports(path, top_level_only=True)}
     assert "torch" not in top, "a crawl worker needs no torch"
-    assert "torch" not in names or path.stem == "image_text_match"
+    assert "torch" not in names or path.stem == "text_match"
 
 
 def test_there_is_no_circle():

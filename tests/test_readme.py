@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,41 +16,12 @@ from tools.__main__ import commands as tools_commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PACKAGES = ("pipelines", "model", "trainer", "tools")
-INDENT = 2
 
 
 def blocks(language: str = "") -> list[str]:
     """The fenced blocks of a language, in order."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     return [text for found, text in fenced if found == language]
-
-
-def tree_paths() -> Iterator[str]:
-    """Every path in the file tree: what is indented below a folder is in it."""
-    (tree,) = (block for block in blocks() if block.startswith("pipelines/"))
-    folders: list[str] = []
-    for line in tree.splitlines():
-        name = line.split(" ")[0] if not line.startswith(" ") else line.split()[0]
-        if not line.strip() or name == "#":
-            continue
-        depth = (len(line) - len(line.lstrip())) // INDENT
-        folders[depth:] = [name]
-        yield "".join(folders)
-
-
-def test_every_path_in_the_file_tree_exists():
-    paths = list(tree_paths())
-    missing = [path for path in paths if not (ROOT / path).exists()]
-    assert not missing
-    assert len(paths) == len(set(paths))
-    assert all(path.endswith("/") == (ROOT / path).is_dir() for path in paths)
-
-
-def test_every_module_is_in_the_file_tree():
-    modules = {str(p.relative_to(ROOT)) for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
-    specs = {str(p.relative_to(ROOT)) for p in (ROOT / "corpus_specs").iterdir()}
-    assert modules | specs <= set(tree_paths())
 
 
 def test_every_make_target_exists():

@@ -34,7 +34,7 @@ def demo_web(port: int, pages_scale: float, seed: int) -> None:
 @click.option("--seed", default=0, help="Another seed draws other samples.")
 def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> None:
     """Draw samples of every kind from a corpus into one picture."""
-    from tools.contact_sheet import write_contact_sheet
+    from pipelines.shards.contact_sheet import write_contact_sheet
 
     num_samples = write_contact_sheet(corpus.rstrip("/"), out, per_kind=per_kind, seed=seed)
     click.echo(f"{out}: {num_samples} samples of {corpus}")

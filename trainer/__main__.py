@@ -78,14 +78,14 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
 
     read_config = partial(load_settings, TrainConfig, config_path, overrides)
     config = read_config()
-    from trainer import distributed
-    from trainer.runs import COMMANDS, is_finished, run, run_folder, trainings
+    from trainer.engine import distributed
+    from trainer.tasks.runs import COMMANDS, is_finished, run, run_folder, trainings
 
     chosen = names or tuple(name for name in COMMANDS if getattr(config, name) is not None)
     if missing := [name for name in chosen if getattr(config, name) is None]:
         raise UserError(f"{config_path}: has no section `{missing[0]}:`")
     world = distributed.start()
-    from trainer.training import STOPPED
+    from trainer.loop import STOPPED
 
     try:
         for name in chosen:
@@ -114,7 +114,7 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
-    from trainer.evaluate import evaluate as measure
+    from trainer.evaluation.evaluate import evaluate as measure
 
     figures = measure(config, corpus, out)
     for name, value in figures.items():
@@ -165,9 +165,9 @@ def generate(
         raise UserError("--beams is for --want text alone")
     if top_p is not None and temperature is None:
         raise UserError("--top-p needs a --temperature: without one the likeliest token is taken")
-    from model.generate import GenerationConfig
-    from trainer.generate import RESULTS, Request, open_run, read_prompts
-    from trainer.generate import generate as go_on
+    from model.generation import GenerationConfig
+    from trainer.evaluation.generate import RESULTS, Request, open_run, read_prompts
+    from trainer.evaluation.generate import generate as go_on
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:
@@ -200,8 +200,8 @@ def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, .
     config = load_settings(TrainConfig, config_path, overrides)
     if config.pretrain is None:
         raise UserError(f"{config_path}: has no section `pretrain:`")
-    from trainer.data import StreamData, TrainingData
-    from trainer.forecast import describe, describe_streams, forecast
+    from trainer.evaluation.forecast import describe, describe_streams, forecast
+    from trainer.tasks.data import StreamData, TrainingData
 
     if config.pretrain.data.streams:
         click.echo(describe_streams(StreamData.open(corpus, config.model, config.pretrain)))

@@ -11,9 +11,9 @@ from model.weights import LayoutName
 from pipelines.errors import UserError
 from pipelines.settings import Settings
 from trainer.evaluate_settings import EvaluateSettings
-from trainer.plan_state import PlanSettings
+from trainer.plan.state import PlanSettings
 from trainer.run_settings import DataSettings, HeldOutSettings, RunSettings
-from trainer.templates import TemplateSettings
+from trainer.tasks.templates import TemplateSettings
 
 MODULES = ("encoder", "bridge", "language_model")
 

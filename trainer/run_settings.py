@@ -9,10 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from model.config import ObjectiveConfig
 from model.sequence import LayoutConfig
 from pipelines.settings import Settings
-from trainer.byte_store import CacheSettings
-from trainer.mixture import MixtureSettings
-from trainer.plan_state import PlanSettings
-from trainer.reader import ReaderSettings
+from trainer.plan.mixture import MixtureSettings
+from trainer.plan.state import PlanSettings
+from trainer.reading.byte_store import CacheSettings
+from trainer.reading.reader import ReaderSettings
 
 
 class DataSettings(Settings):

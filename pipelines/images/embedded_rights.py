@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.document import Signal
-from pipelines.images.image_metadata import EXIF_COPYRIGHT, exif_value, read_metadata, sniff_format
+from pipelines.images.metadata import EXIF_COPYRIGHT, exif_value, read_metadata, sniff_format
 
 PLUS_PROHIBITED = "plus_prohibited"
 C2PA_NOT_ALLOWED = "c2pa_not_allowed"

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.candidate import Candidate
+from pipelines.crawling.ledger import FETCHED
 from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
-from pipelines.images.images import BoxMap
+from pipelines.images.normalise import BoxMap
 from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.video.frame_text import sequence
 from pipelines.video.subtitles import Cue
 from pipelines.web import urls
-from pipelines.web.ledger import FETCHED
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Input formats: one module each, all giving `Candidate`s and `Drop`s of the extract stage.
 
 ```
-part.py         Files, what all settings have in common · Part, what is read on its own · patterns of file names
+files.py        Files, what all settings have in common · Part, what is read on its own · patterns of file names
 origin.py       keys, provenance and drops of a part's rows · RowError, why a row is left out
 lines.py        lines of plain and compressed files · items of one large JSON
 tables.py       rows of parquet, csv, tsv and JSON by column names
@@ -29,8 +29,8 @@ from pydantic import Field
 
 from pipelines.document import Kind
 from pipelines.sources import grit, jsonl_text, mmc4, obelics, storyboard, url_table, video_list, webdataset
+from pipelines.sources.files import Part
 from pipelines.sources.origin import Outcome
-from pipelines.sources.part import Part
 
 SourceSettings = Annotated[
     url_table.UrlTableSettings

@@ -13,8 +13,8 @@ from pydantic import Field
 from pipelines.candidate import Candidate
 from pipelines.document import Kind, Region, Score
 from pipelines.sources.captions import clean_spans
+from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number
-from pipelines.sources.part import Files, Part
 from pipelines.sources.tables import open_table, table_parts
 from pipelines.sources.url_table import find_columns, pair_of
 

@@ -10,8 +10,8 @@ from pipelines.candidate import Candidate
 from pipelines.document import Kind, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.sources import lines
+from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import Origin, Outcome, RowError, Rows, convert_rows, page_url
-from pipelines.sources.part import Files, Part, expand
 from pipelines.sources.tables import suffix
 
 KINDS: tuple[Kind, ...] = ("text",)

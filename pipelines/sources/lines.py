@@ -18,8 +18,8 @@ import zstandard
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.sources.files import Part
 from pipelines.sources.origin import BrokenFileError, RowError
-from pipelines.sources.part import Part
 
 MAX_RECORD_BYTES = 256 << 20  # one line: MMC4 with pictures inside reaches tens of MB
 _CHUNK = 64 << 10

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.sources import lines
+from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -27,7 +28,6 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.part import Files, Part, expand
 
 KINDS: tuple[Kind, ...] = ("interleaved",)
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Kind, Media, Score, Segment, clean_text, merge_text
+from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -25,7 +26,6 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.part import Files, Part
 from pipelines.sources.tables import read_parquet, require_columns, table_parts
 from pipelines.web import urls
 

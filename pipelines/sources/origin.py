@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
-from pipelines.sources.part import Files, Part
+from pipelines.sources.files import Files, Part
 from pipelines.web import urls
 
 # Reasons with which any format may drop a row; each module names its own beside its settings.

@@ -16,8 +16,8 @@ from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.shards.tar_samples import TarSample
+from pipelines.sources.files import Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
-from pipelines.sources.part import Files, Part, whole_files
 from pipelines.video.storyboard_sheets import (
     Level,
     Sheet,

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import lines
+from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import BrokenFileError, RowError
-from pipelines.sources.part import Files, Part, expand
 
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".json")

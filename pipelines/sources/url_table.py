@@ -17,8 +17,8 @@ from pipelines.document import Kind, Media, Score, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
+from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
-from pipelines.sources.part import Files, Part
 from pipelines.sources.tables import open_table, table_parts
 from pipelines.web.licenses import license_id
 

@@ -16,6 +16,7 @@ from pipelines.document import Kind, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
+from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -28,7 +29,6 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.part import Files, Part, expand
 from pipelines.sources.tables import open_table, suffix, table_parts
 from pipelines.sources.url_table import find_columns
 from pipelines.video.subtitles import SubtitlesRejected, parse_subtitles

@@ -18,6 +18,7 @@ from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.tar_samples import TarSample, split_name, walk_members
 from pipelines.sources import lines, mmc4, url_table
 from pipelines.sources.captions import clean_caption
+from pipelines.sources.files import Files, Part, whole_files
 from pipelines.sources.grit import grounded
 from pipelines.sources.origin import (
     BrokenFileError,
@@ -29,7 +30,6 @@ from pipelines.sources.origin import (
     number,
     page_url,
 )
-from pipelines.sources.part import Files, Part, whole_files
 from pipelines.sources.storyboard import builder_document
 
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")

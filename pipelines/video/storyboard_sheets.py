@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipelines.images.image_metadata import read_size, sniff_format
-from pipelines.images.image_pixels import Pixels, decode
+from pipelines.images.metadata import read_size, sniff_format
+from pipelines.images.pixels import Pixels, decode
 
 REASONS = ("sheet_unreadable", "sheet_grid_mismatch", "tile_near_uniform")
 """Why a sheet or a tile is left out."""

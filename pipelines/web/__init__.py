@@ -1,1 +1,1 @@
-"""The web: addresses, permission, one polite client, and the ledger of what was asked for."""
+"""The web: addresses, permission, and one polite client."""

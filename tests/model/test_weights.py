@@ -14,10 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.config import SIZES, EncoderConfig
 from model.emu import Emu
-from model.encoder import Encoder
 from model.image_decoder import ImageDecoder, build_unet
 from model.lora import LoraConfig, add_adapters
 from model.segment import Picture
+from model.vision_encoder import Encoder
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
 
 State = dict[str, Tensor]

@@ -6,10 +6,10 @@ from PIL import Image
 
 from pipelines import storage
 from pipelines.document import Build, Document, Kind, Media, Provenance, Region, Segment, Split, make_key
-from pipelines.shards.corpus_readme import corpus_readme
 from pipelines.shards.manifest import FunnelRow, Manifest, ShardInfo, sort_shards, write_manifest
 from pipelines.shards.reader_indexes import write_reader_indexes
-from pipelines.shards.shard_format import SampleParts, ShardWriter, finish_document
+from pipelines.shards.readme import corpus_readme
+from pipelines.shards.writer import SampleParts, ShardWriter, finish_document
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from pipelines.candidate import Candidate, MediaRequest
+from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Build, Document, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.spec import CorpusSpec
-from pipelines.web.ledger import FETCHED
 
 PAGE = "https://www.example.org/page/1"
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import crawl
+from pipelines.crawling.ledger import FETCHED, account_folder, crawl_folder, ledger_row
+from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.parts import PartFolder, read_rows
 from pipelines.spec import CrawlSettings
-from pipelines.web.crawl_part import CrawlPartWriter
-from pipelines.web.ledger import FETCHED, account_folder, crawl_folder, ledger_row
 
 SETTINGS = CrawlSettings(seeds=["http://127.0.0.1:8000/a/"], path_prefixes=["/a/", "/b"], max_depth=2)
 URL = "http://127.0.0.1:8000/a/1"

@@ -13,10 +13,10 @@ from pipelines import storage
 from pipelines.document import Document, Segment
 from pipelines.fetch import DOCUMENT_SCHEMA, documents_folder, media_folder
 from pipelines.filter import choose_split, decisions_folder, features_folder, fingerprint, run_filter
-from pipelines.images.images import ImageSettings, normalise
+from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
-from pipelines.running.beam_run import Runner
+from pipelines.running.runner import Runner
 from pipelines.spec import SplitSettings
 from tests.pipelines.stage_records import document, image, image_url, picture, spec, text
 

@@ -11,10 +11,10 @@ import torch
 from pipelines.document import Document
 from pipelines.fetch import media_folder
 from pipelines.filter import features_folder, run_filter
-from pipelines.images.image_text_match import ImageTextMatch
+from pipelines.images.text_match import ImageTextMatch
 from pipelines.media.raw_store import Blob
 from pipelines.parts import read_rows
-from pipelines.running.beam_run import Runner
+from pipelines.running.runner import Runner
 from tests.pipelines.stage_records import image, spec, text
 from tests.pipelines.test_filter import Input, drops, samples, words
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipelines.document import Kind, Region
 from pipelines.filter import largest_tar_bytes
 from pipelines.shard import CRAWL_ROWS, SOURCE_ROWS, _place, _Plan, place_in_order, roll
-from pipelines.shards.shard_format import finish_document
 from pipelines.shards.tar_samples import tar_end
+from pipelines.shards.writer import finish_document
 from pipelines.spec import Sharding
 from tests.pipelines.corpus_builder import KINDS, sample
 

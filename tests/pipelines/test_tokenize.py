@@ -7,10 +7,17 @@ from model.segment import grounded_text
 from model.tokenizer import Tokenizer
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.running.beam_run import Runner
+from pipelines.running.runner import Runner
 from pipelines.shards.manifest import load_manifest
+from pipelines.shards.token_sidecar import (
+    FastEncoder,
+    is_current,
+    load_encoder,
+    load_tokens,
+    read_token_rows,
+    token_row,
+)
 from pipelines.text.byte_level_bpe import train_bpe
-from pipelines.token_sidecar import FastEncoder, is_current, load_encoder, load_tokens, read_token_rows, token_row
 from pipelines.tokenize import read_texts, run_tokenize
 from tests.pipelines import corpus_builder
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.document import Document, Provenance, Segment
 from pipelines.spec import Filters
+from pipelines.text.judging import judge_text
 from pipelines.text.language import LanguageSettings, identify
-from pipelines.text.text_rules import judge_text
 from pipelines.video.subtitles import parse_subtitles
 from tools.demo_web.albums import album
 from tools.demo_web.cinema import clip, rolling_captions, subtitles, video_bytes

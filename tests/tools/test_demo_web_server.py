@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
-from pipelines.images.images import ImageSettings, normalise
+from pipelines.images.normalise import ImageSettings, normalise
 from tools.__main__ import commands
 from tools.demo_web.server import sites
 from tools.demo_web.site import ADDRESSES, Web

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from trainer import distributed
-from trainer.engine import import_deepspeed
+from trainer.engine import distributed
+from trainer.engine.engine import import_deepspeed
 
 
 def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:

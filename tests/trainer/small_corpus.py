@@ -8,18 +8,18 @@ from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
 from pipelines import storage
 from pipelines.document import Kind, Split
-from pipelines.running.beam_run import Runner
+from pipelines.running.runner import Runner
 from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, sort_shards, write_manifest
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.tokenize import run_tokenize
 from tests.pipelines.corpus_builder import sample, write_shard
-from trainer.corpus import TrainingCorpus
-from trainer.mixture import Phase
-from trainer.order import OrderSettings
-from trainer.plan import Plan
-from trainer.plan_state import Costs, PlanSettings, PlanState
-from trainer.reader import Loader, PieceReader, RankStep, ReaderSettings
-from trainer.window_tables import source_windows, windows_fingerprint
+from trainer.plan.mixture import Phase
+from trainer.plan.order import OrderSettings
+from trainer.plan.plan import Plan
+from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.reader import Loader, PieceReader, RankStep, ReaderSettings
+from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 30

@@ -10,9 +10,9 @@ import pytest
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, run
-from trainer import runs
-from trainer.metrics import read_metrics
-from trainer.training import FINISHED
+from trainer.loop import FINISHED
+from trainer.records.metrics import read_metrics
+from trainer.tasks import runs
 
 STEPS = 48
 SIZES = (1, 2, 1, 2, 1, 2)

@@ -16,7 +16,7 @@ from pipelines.errors import UserError
 from tests.trainer import small_corpus
 from tests.trainer.conftest import run_findings
 from trainer.__main__ import commands
-from trainer.distributed import first_host, join_launcher
+from trainer.engine.distributed import first_host, join_launcher
 
 LAUNCH = Path("trainer/launch")
 STEP = {

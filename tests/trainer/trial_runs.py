@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.trainer.ranks import in_ranks
-from trainer import runs
 from trainer.config import TrainConfig
-from trainer.distributed import World
-from trainer.metrics import read_metrics
+from trainer.engine.distributed import World
+from trainer.records.metrics import read_metrics
+from trainer.tasks import runs
 
 
 def run(world: World, command: str, config: TrainConfig, corpus: str, out: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from model.config import BridgeConfig, EncoderConfig, LanguageModelConfig, named_size
 from model.emu import Emu
-from model.generate import GenerationConfig, Prompt, generate
+from model.generation import GenerationConfig, Prompt, generate
 from model.segment import Picture, text
 from model.sequence import Layout
 from model.tokenizer import Tokenizer

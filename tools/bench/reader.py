@@ -23,19 +23,19 @@ from pipelines.document import Document, Media, Provenance, Segment, make_key
 from pipelines.errors import UserError
 from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, write_manifest
 from pipelines.shards.reader_indexes import write_reader_indexes
-from pipelines.shards.shard_format import ShardWriter, finish_document
+from pipelines.shards.token_sidecar import FastEncoder, TokensInfo, token_row, token_sidecar_path, write_token_sidecar
+from pipelines.shards.writer import ShardWriter, finish_document
 from pipelines.text.byte_level_bpe import train_bpe
-from pipelines.token_sidecar import FastEncoder, TokensInfo, token_row, token_sidecar_path, write_token_sidecar
 from tools.bench.report import figure, interleave, ratio
-from trainer.corpus import TrainingCorpus
-from trainer.images import decode
-from trainer.mixture import Phase, Unit
-from trainer.order import SourceOrder
-from trainer.plan import Plan
-from trainer.plan_state import Costs, PlanSettings, PlanState
-from trainer.reader import Loader, PieceReader, ReaderSettings
-from trainer.window_tables import source_windows, windows_fingerprint
-from trainer.windows import SourceWindows, one_window_each
+from trainer.plan.mixture import Phase, Unit
+from trainer.plan.order import SourceOrder
+from trainer.plan.plan import Plan
+from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.plan.windows import SourceWindows, one_window_each
+from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.images import decode
+from trainer.reading.reader import Loader, PieceReader, ReaderSettings
+from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 NUM_SHARDS = 4
 SAMPLES_PER_SHARD = 1000

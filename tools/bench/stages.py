@@ -16,11 +16,11 @@ import webdataset
 
 from pipelines.decisions.duplicates import DuplicateSettings, minhash
 from pipelines.document import Document, Media, Provenance, Segment
-from pipelines.pages.html_document import parse_page
-from pipelines.pages.page_documents import PageOrigin, PageSettings, interleaved
-from pipelines.shards.shard_format import SampleParts, ShardWriter, finish_document
+from pipelines.pages.kinds import PageOrigin, PageSettings, interleaved
+from pipelines.pages.parse import parse_page
+from pipelines.shards.writer import SampleParts, ShardWriter, finish_document
 from pipelines.spec import Filters
-from pipelines.text.text_rules import judge_text
+from pipelines.text.judging import judge_text
 from tools.bench.report import figure, interleave, ratio
 
 ROUNDS = 5

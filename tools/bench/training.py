@@ -7,8 +7,9 @@ from typing import Any
 
 from pipelines.errors import UserError
 from tools.bench.report import figure, ratio
-from trainer import distributed, runs
 from trainer.config import TrainConfig
+from trainer.engine import distributed
+from trainer.tasks import runs
 
 CORPUS = Path("build/corpus/demo")
 BLOCK = 10  # steps of each kind in turn

@@ -9,9 +9,9 @@ import pytest
 import zstandard
 
 from pipelines.errors import UserError
+from pipelines.sources.files import Part
 from pipelines.sources.lines import line_parts, open_stream, read_json_items, read_json_lines, read_lines
 from pipelines.sources.origin import BrokenFileError, RowError
-from pipelines.sources.part import Part
 
 TEXT = "".join(f'{{"n": {n}}}\n' for n in range(50)).encode()
 

@@ -1,0 +1,76 @@
+"""A ledger for WARC files that another crawler wrote, so that they are read like a crawl of our own."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines import storage
+from pipelines.crawling.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.pages.parse import parse_page
+from pipelines.parts import PartFolder, Tally, write_table
+from pipelines.sources.files import expand
+from pipelines.sources.warc import CrawledPage, read_records
+from pipelines.web import urls
+
+
+class IndexWarc(beam.DoFn):
+    """Writes the ledger part of a WARC file; a file that is cut short gives what it holds and one row that says so."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = PartFolder(folder)
+
+    def process(self, path: str) -> Iterator[str]:
+        part = indexed_part(path)
+        inputs = f"{path} {storage.size(path)}"
+        yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
+
+    def _index(self, path: str, part: str, inputs: str) -> Any:
+        rows = []
+        for record in read_records(path):
+            if isinstance(record, CrawledPage):
+                rows.append(_page_row(path, record))
+            else:
+                name = f"{path.rpartition('/')[2]}#{record.warc_offset}"
+                rows.append(ledger_row(name, 0) | {"outcome": record.reason, "detail": record.detail})
+        files = {
+            ".parquet": write_table(self._folder.file(part, ".parquet"), rows, LEDGER_SCHEMA),
+            ".links.parquet": write_table(self._folder.file(part, ".links.parquet"), [], LINK_SCHEMA),
+        }
+        return self._folder.finish(part, inputs, Tally("crawl"), files, num=len(rows))
+
+
+def _page_row(path: str, page: CrawledPage) -> dict[str, Any]:
+    url = urls.resolve(page.url, "")
+    row = ledger_row(url or page.url, 0) | {
+        "outcome": FETCHED if page.status == 200 else f"http_{page.status}",
+        "status": page.status,
+        "mime": page.mime,
+        "truncated": page.truncated is not None,
+        "fetched_at": page.fetched_at,
+        "warc": path,
+        "offset": page.warc_offset,
+        "length": page.warc_length,
+    }
+    if url is None:
+        return row | {"outcome": "scheme_not_allowed"}
+    if page.warc_offset is None:
+        return row | {"outcome": "record_without_offset", "detail": "the WARC is not compressed record by record"}
+    if row["outcome"] == FETCHED and page.is_html:
+        row["canonical_url"] = parse_page(page.body, url, content_type=page.content_type).canonical_url
+    return row
+
+
+def indexed_part(path: str) -> str:
+    """Name of the ledger part of a WARC file."""
+    return part_name(0, hashlib.sha256(path.encode()).hexdigest()[:16])
+
+
+def warc_paths(patterns: list[str]) -> list[str]:
+    """The WARC files that the patterns name.
+
+    Raises:
+        UserError: If one names none.
+    """
+    return [path for path, _ in expand(patterns)]

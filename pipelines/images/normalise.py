@@ -1,0 +1,366 @@
+"""Pictures: judged by their header, decoded, turned upright, resized by img2dataset's `Resizer`, freed of metadata.
+
+Same bytes and settings in, same bytes out. What a box on the source picture becomes is part of the result.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import io
+import os
+import struct
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from pipelines.images.metadata import MIME, Format, read_size, sniff_format, strip_metadata
+from pipelines.images.pixels import Pixels, decode
+from pipelines.settings import Settings
+
+Box = tuple[float, float, float, float]
+Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
+
+REASONS = ("unsupported_format", "corrupt_image", "too_many_pixels", "too_small", "image_area", "aspect_ratio")
+"""Why `normalise` rejects a picture."""
+
+_ENCODED: dict[str, Format] = {"jpg": "jpeg", "png": "png", "webp": "webp"}
+_SIDES = struct.Struct("<II")
+_MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # of the formats; PNG: what libpng reads
+
+
+class ImageSettings(Settings):
+    """How pictures are stored; img2dataset's option names where it has the option."""
+
+    image_size: int = Field(
+        default=448, gt=0, description="Side in pixels that resize_mode refers to; 448 is what Emu2 reads."
+    )
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        default="keep_ratio",
+        description="keep_ratio: the shorter side becomes image_size; keep_ratio_largest: the longer one; center_crop"
+        " and border: a square, cut or padded with white; no: as it is.",
+    )
+    resize_only_if_bigger: bool = Field(default=True, description="Leave smaller pictures at their size.")
+    upscale_interpolation: Interpolation = Field(default="lanczos", description="Resampling when a picture grows.")
+    downscale_interpolation: Interpolation = Field(default="area", description="Resampling when a picture shrinks.")
+    encode_format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="Format of stored pictures.")
+    encode_quality: int = Field(
+        default=95, ge=0, le=100, description="JPEG and WebP: 0 to 100. PNG: compression, 0 to 9."
+    )
+    skip_reencode: bool = Field(
+        default=True,
+        description="Store a picture that is already in encode_format, opaque, upright and of the right size as it"
+        " came, only without its metadata.",
+    )
+    min_image_size: int = Field(
+        default=0, ge=0, description="Shortest side of the source in pixels; shorter is too_small."
+    )
+    max_image_area: float | None = Field(default=None, gt=0, description="Pixels of the source; more is image_area.")
+    max_aspect_ratio: float | None = Field(
+        default=None, ge=1, description="Longer over shorter side; more is aspect_ratio."
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        gt=0,
+        le=Image.MAX_IMAGE_PIXELS or 0,
+        description="Pixels of source or result, by the header, before anything is decoded: 150 MB in memory. At most"
+        " Pillow's own limit.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ImageSettings":
+        if self.encode_format == "png" and self.encode_quality > 9:
+            raise ValueError(f"encode_quality: PNG's compression is 0 to 9, not {self.encode_quality}")
+        return self
+
+
+class ImageRejected(Exception):  # noqa: N818 - a verdict on the picture, not a failure of ours
+    """A picture that cannot be kept: one of `REASONS`, and what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMap:
+    """How a box moves from the source to the stored picture: turned by `orientation` (EXIF), scaled, shifted."""
+
+    orientation: int = 1
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def map_box(self, box: Box, *, is_upright: bool = False) -> Box | None:
+        """The box on the stored picture, or None where nothing of it is left.
+
+        Args:
+            box: [x0, y0, x1, y1] in 0..1 from the top left of the source's pixels.
+            is_upright: Whether the box already refers to the turned picture, as whoever saw it in a browser means it.
+        """
+        x0, y0, x1, y1 = box if is_upright else _turn_box(box, self.orientation)
+        x0, x1 = (min(max(x * self.scale[0] + self.shift[0], 0.0), 1.0) for x in (x0, x1))
+        y0, y1 = (min(max(y * self.scale[1] + self.shift[1], 0.0), 1.0) for y in (y0, y1))
+        return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class NormalisedImage:
+    """A picture as it is stored; the source's sizes are those of the upright picture."""
+
+    data: bytes
+    mime: str
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    source_sha256: str
+    stored_sha256: str
+    box_map: BoxMap
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """Numbers about a stored picture.
+
+    `phash` is a 64-bit DCT hash (pictures that look alike differ in few bits; of a picture with `std` near 0 it says
+    nothing), `blur` the variance of the Laplacian (sharp is high; NeMo Curator keeps >= 100), `aspect` width over
+    height, `mean` and `std` of the grey values 0..255.
+    """
+
+    width: int
+    height: int
+    phash: int
+    blur: float
+    aspect: float
+    mean: float
+    std: float
+
+
+def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
+    """A fetched picture as it is stored. Of an animation, the first frame.
+
+    Raises:
+        ImageRejected: With one of `REASONS`.
+    """
+    format = sniff_format(data)
+    if format is None:
+        raise ImageRejected("unsupported_format", f"begins with {data[:16]!r}")
+    try:
+        width, height = read_size(data, format)
+        _check_size(width, height, settings)
+        needs_resize = _needs_resize(width, height, settings)
+        decoded = decode(data, format, _reduction(width, height, settings) if needs_resize else 1)
+        is_kept = settings.skip_reencode and format == _ENCODED[settings.encode_format] and not needs_resize
+        kept = strip_metadata(data, format) if is_kept and decoded.is_plain and decoded.orientation == 1 else None
+    except Image.DecompressionBombError as error:
+        raise ImageRejected("too_many_pixels", str(error)) from error
+    except ValueError as error:
+        raise ImageRejected("corrupt_image", str(error)) from error
+    if decoded.orientation >= 5:
+        width, height = height, width
+    stored = _encode(decoded.upright(), settings) if kept is None else (kept, width, height)
+    return _normalised(*stored, width, height, hashlib.sha256(data).hexdigest(), decoded.orientation, settings)
+
+
+def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str) -> NormalisedImage:
+    """A frame that was decoded elsewhere, as it is stored.
+
+    Args:
+        pixels: (height, width, 3) uint8, BGR.
+        settings: As for `normalise`.
+        source_sha256: Hash of the file that it came from.
+
+    Raises:
+        ImageRejected: With one of `REASONS`.
+    """
+    height, width = pixels.shape[:2]
+    _check_size(width, height, settings)
+    return _normalised(*_encode(pixels, settings), width, height, source_sha256, 1, settings)
+
+
+def features(data: bytes) -> ImageFeatures:
+    """The features of a stored picture (JPEG, PNG or WebP).
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    if grey is None:
+        raise ValueError("not a picture that can be decoded")
+    height, width = grey.shape
+    low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].ravel()
+    bits = low > np.median(low[1:])  # without the mean, which would outweigh the rest
+    mean, std = cv2.meanStdDev(grey)
+    return ImageFeatures(
+        width=width,
+        height=height,
+        phash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
+        blur=float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0][0]) ** 2,
+        aspect=width / height,
+        mean=float(mean[0][0]),
+        std=float(std[0][0]),
+    )
+
+
+def _normalised(
+    stored: bytes,
+    stored_width: int,
+    stored_height: int,
+    width: int,
+    height: int,
+    source_sha256: str,
+    orientation: int,
+    settings: ImageSettings,
+) -> NormalisedImage:
+    return NormalisedImage(
+        data=stored,
+        mime=MIME[_ENCODED[settings.encode_format]],
+        width=stored_width,
+        height=stored_height,
+        source_width=width,
+        source_height=height,
+        source_sha256=source_sha256,
+        stored_sha256=hashlib.sha256(stored).hexdigest(),
+        box_map=_box_map(width, height, orientation, settings),
+    )
+
+
+def _check_size(width: int, height: int, settings: ImageSettings) -> None:
+    size = f"{width}x{height}"
+    if min(width, height) < 1:
+        raise ImageRejected("corrupt_image", f"the header says {size}")
+    if width * height > settings.max_pixels:
+        raise ImageRejected("too_many_pixels", f"{size}, at most {settings.max_pixels} pixels")
+    if min(width, height) < settings.min_image_size:
+        raise ImageRejected("too_small", f"{size}, at least {settings.min_image_size} a side")
+    if settings.max_image_area is not None and width * height > settings.max_image_area:
+        raise ImageRejected("image_area", f"{size}, at most {settings.max_image_area:.0f} pixels")
+    ratio = max(width, height) / min(width, height)
+    if settings.max_aspect_ratio is not None and ratio > settings.max_aspect_ratio:
+        raise ImageRejected("aspect_ratio", f"{size}, at most {settings.max_aspect_ratio} to 1")
+    # What a thin strip would become: millions of pixels long, or no pixel high.
+    scaled_width, scaled_height = _scaled(width, height, settings)
+    if scaled_width * scaled_height > settings.max_pixels:
+        raise ImageRejected("too_many_pixels", f"{size} would be stored as {scaled_width:.0f}x{scaled_height:.0f}")
+    if min(scaled_width, scaled_height) < 1 or max(scaled_width, scaled_height) > _MAX_SIDE[settings.encode_format]:
+        raise ImageRejected("aspect_ratio", f"{size} would be stored as {scaled_width:.2f}x{scaled_height:.2f}")
+
+
+def _reference_side(width: int, height: int, settings: ImageSettings) -> int:
+    """The side that becomes image_size."""
+    return min(width, height) if settings.resize_mode in ("keep_ratio", "center_crop") else max(width, height)
+
+
+def _needs_resize(width: int, height: int, settings: ImageSettings) -> bool:
+    """Whether the Resizer changes pixels; its own rule."""
+    if settings.resize_mode == "no":
+        return False
+    is_bigger = _reference_side(width, height, settings) > settings.image_size
+    return is_bigger or not settings.resize_only_if_bigger
+
+
+def _scaled(width: int, height: int, settings: ImageSettings) -> tuple[float, float]:
+    """Sides after scaling, before cutting or padding."""
+    if not _needs_resize(width, height, settings):
+        return width, height
+    factor = settings.image_size / _reference_side(width, height, settings)
+    return width * factor, height * factor
+
+
+def _box_map(width: int, height: int, orientation: int, settings: ImageSettings) -> BoxMap:
+    if not _needs_resize(width, height, settings) or settings.resize_mode not in ("center_crop", "border"):
+        return BoxMap(orientation)
+    scale_x, scale_y = (side / settings.image_size for side in _scaled(width, height, settings))
+    return BoxMap(orientation, (scale_x, scale_y), ((1 - scale_x) / 2, (1 - scale_y) / 2))
+
+
+def _turn_box(box: Box, orientation: int) -> Box:
+    x0, y0, x1, y1 = box
+    turned: dict[int, Box] = {
+        1: (x0, y0, x1, y1),
+        2: (1 - x1, y0, 1 - x0, y1),
+        3: (1 - x1, 1 - y1, 1 - x0, 1 - y0),
+        4: (x0, 1 - y1, x1, 1 - y0),
+        5: (y0, x0, y1, x1),
+        6: (1 - y1, x0, 1 - y0, x1),
+        7: (1 - y1, 1 - x1, 1 - y0, 1 - x0),
+        8: (y0, 1 - x1, y1, 1 - x0),
+    }
+    return turned[orientation]
+
+
+def _reduction(width: int, height: int, settings: ImageSettings) -> int:
+    """By how much a JPEG may be scaled while it is decoded: the largest of 8, 4, 2, 1 that leaves enough pixels.
+
+    At 1600x1200 to 256 it is 2.3 times as fast, and 38-40 dB from resizing all pixels: what encoding at quality 95
+    costs as well. Other fractions than these are slower than no scaling at all.
+    """
+    side = _reference_side(width, height, settings)
+    return next(n for n in (8, 4, 2, 1) if n == 1 or side // n > settings.image_size)
+
+
+def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
+    """Pixels through the Resizer, which reads files."""
+    file = io.BytesIO(b"".join((_SIDES.pack(*pixels.shape[:2]), pixels.data)))
+    stored, width, height, _, _, error = _resizer(settings)(file)
+    if error is not None:
+        raise ImageRejected("corrupt_image", f"cannot be resized: {error}")
+    return stored, width, height
+
+
+class _Cv2OfResizer:
+    """`cv2` for the Resizer alone, whose files hold pixels as they are: a BMP to and fro would take 0.9 ms of its 3.
+
+    Before the pixels stand their height and width.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cv2, name)
+
+    @staticmethod
+    def imdecode(file: Pixels, _: int) -> Pixels:
+        height, width = _SIDES.unpack_from(file.data)
+        return file[_SIDES.size :].reshape(height, width, 3)
+
+
+@functools.lru_cache(maxsize=16)
+def _resizer(settings: ImageSettings) -> Any:
+    return _resizer_module().Resizer(
+        image_size=settings.image_size,
+        resize_mode=settings.resize_mode,
+        resize_only_if_bigger=settings.resize_only_if_bigger,
+        upscale_interpolation=settings.upscale_interpolation,
+        downscale_interpolation=settings.downscale_interpolation,
+        encode_quality=settings.encode_quality,
+        encode_format=settings.encode_format,
+    )  # sizes are judged before: the pixels that it sees may be reduced already
+
+
+@functools.cache
+def _resizer_module() -> Any:
+    """`img2dataset.resizer`, loaded by its file.
+
+    Imported by name it takes all of img2dataset with it: webdataset, wandb and, where it is installed, torch; 7.4 s
+    instead of 1.5. What it imports, albumentations, would ask a server for its newest version.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    package = importlib.util.find_spec("img2dataset")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("img2dataset is not installed; it is in the extra 'crawl'")
+    path = os.path.join(package.submodule_search_locations[0], "resizer.py")
+    spec = importlib.util.spec_from_file_location("img2dataset_resizer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)
+        spec.loader.exec_module(module)
+    # It silences libraries by pointing the process's stdout and stderr elsewhere, which two threads do not survive.
+    module.SuppressStdoutStderr = nullcontext  # type: ignore[attr-defined]
+    module.cv2 = _Cv2OfResizer()  # type: ignore[attr-defined]
+    return module

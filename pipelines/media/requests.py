@@ -1,0 +1,146 @@
+"""One request for media: asked for politely, judged, normalised and put into the raw store."""
+
+import asyncio
+import tempfile
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+
+from pipelines.candidate import MediaRequest
+from pipelines.crawling.ledger import FETCHED
+from pipelines.document import Signal
+from pipelines.images.embedded_rights import embedded_rights
+from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
+from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.spec import MediaSettings
+from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, fetch_video
+from pipelines.web import urls
+from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.licenses import license_id
+
+_LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A fetched picture: what its file says of its use, and its stored form or the reason why there is none."""
+
+    signals: tuple[Signal, ...]
+    image: NormalisedImage | None
+    reason: str | None = None
+    detail: str | None = None
+
+
+def _judge_image(data: bytes, settings: ImageSettings, url: str | None, observed_at: str | None) -> _Judged:
+    """Read rights from the original bytes, before re-encoding strips them; then normalise."""
+    rights = embedded_rights(data, url=url, observed_at=observed_at)
+    if rights.reasons:
+        return _Judged(rights.signals, None, rights.reasons[0])
+    try:
+        return _Judged(rights.signals, normalise(data, settings))
+    except ImageRejected as rejected:
+        return _Judged(rights.signals, None, rejected.reason, rejected.detail)
+
+
+def store_image(writer: RawPartWriter, rendition: str, key: str, data: bytes, settings: ImageSettings) -> None:
+    """Normalise bytes that came with a candidate and store them under `key`."""
+    _add_image(writer, rendition, StoredMedia(key, FETCHED), _judge_image(data, settings, None, None))
+
+
+async def fetch_media(
+    client: PoliteClient,
+    loop: asyncio.AbstractEventLoop,
+    pool: Executor,
+    request: MediaRequest,
+    rendition: str,
+    settings: MediaSettings,
+    writer: RawPartWriter,
+) -> None:
+    """Ask for a picture or a video and store what came of it; a failure is stored with its reason.
+
+    Args:
+        client: Of this worker.
+        loop: The running loop.
+        pool: Threads for decoding and for yt-dlp.
+        request: What to ask for, with a URL.
+        rendition: Name of the settings.
+        settings: How media are normalised.
+        writer: Used from the loop's thread only.
+    """
+    assert request.url is not None
+    shown = urls.without_credentials(request.url)
+    try:
+        if request.type == "image":
+            fetched = await client.fetch(request.url, "image")
+            judged = await loop.run_in_executor(
+                pool, _judge_image, fetched.body, settings.images, shown, fetched.fetched_at
+            )
+            _add_image(writer, rendition, _describe(request.key, shown, fetched), judged)
+            return
+        with tempfile.TemporaryDirectory(prefix="dromaius-video-") as folder:
+            video = await loop.run_in_executor(pool, fetch_video, request, client, loop, settings.video, folder)
+            _add_video(writer, rendition, request.key, shown, video)
+    except FetchFailure as failure:
+        failed = StoredMedia(request.key, failure.reason, failure.detail, url=shown, signals=failure.signals)
+        writer.add(failed, rendition)
+    except VideoRejected as rejected:
+        failed = StoredMedia(request.key, rejected.reason, rejected.detail, url=shown)
+        writer.add(failed, rendition)
+
+
+def _describe(key: str, shown: str, fetched: Fetched) -> StoredMedia:
+    return StoredMedia(key, FETCHED, url=shown, fetched_at=fetched.fetched_at, signals=fetched.verdict.signals)
+
+
+def _add_image(writer: RawPartWriter, rendition: str, base: StoredMedia, judged: _Judged) -> None:
+    record = {f: getattr(base, f) for f in ("key", "url", "fetched_at")}
+    signals = (*base.signals, *judged.signals)
+    if judged.image is None:
+        writer.add(StoredMedia(outcome=judged.reason or "", detail=judged.detail, signals=signals, **record), rendition)
+        return
+    found = next((s for s in judged.signals if s.kind in _LICENSE_SIGNALS and license_id(s.value)), None)
+    writer.add(
+        StoredMedia(
+            outcome=FETCHED,
+            signals=signals,
+            items=(_store(writer, judged.image),),
+            box_map=asdict(judged.image.box_map),
+            license=license_id(found.value) if found else None,
+            license_evidence=found.kind if found else "none-found",
+            credit=next((s.value for s in judged.signals if s.kind == "exif-copyright"), None),
+            **record,
+        ),
+        rendition,
+    )
+
+
+def _add_video(writer: RawPartWriter, rendition: str, key: str, shown: str, video: VideoMedia) -> None:
+    writer.add(
+        StoredMedia(
+            key,
+            FETCHED,
+            url=video.url or shown,
+            fetched_at=video.fetched_at,
+            signals=video.signals,
+            license=license_id(video.license) if video.license else None,
+            license_evidence="video-metadata" if video.license else "none-found",
+            items=tuple(_store(writer, frame.image, frame.t) for frame in video.frames),
+            cues=tuple(StoredCue(cue.t0, cue.t1, cue.text) for cue in video.cues),
+            cues_lang=video.cues_lang,
+            cues_automatic=video.cues_automatic,
+        ),
+        rendition,
+    )
+
+
+def _store(writer: RawPartWriter, image: NormalisedImage, t: float | None = None) -> StoredItem:
+    return StoredItem(
+        writer.add_bytes(image.data),
+        image.mime,
+        image.width,
+        image.height,
+        image.source_width,
+        image.source_height,
+        image.source_sha256,
+        image.stored_sha256,
+        t,
+    )

@@ -1,0 +1,108 @@
+"""What a page is made of, once it is read: `Page` and its blocks."""
+
+from dataclasses import dataclass
+
+from pipelines.candidate import Track
+from pipelines.document import Role
+
+
+@dataclass(frozen=True, slots=True)
+class PageRegion:
+    """Words about a part of a picture, and its box: [x0, y0, x1, y1] in 0..1 from the top left."""
+
+    text: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PageText:
+    """A paragraph, heading, list, table, caption, or a figure's title: role `body`, `heading`, `caption` or `title`.
+
+    Only a figure of several pictures that have captions of their own has a title.
+    """
+
+    text: str
+    role: Role = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class PageImage:
+    """A picture at a canonical `url`, or with its bytes in the page (`data`, and no URL).
+
+    `caption` also stands as a block of its own behind the picture, or behind the last of those that share it; where
+    its figure has a title over several pictures, `caption` begins with that, and the block does not. Width
+    and height are those declared, or those of the inline bytes. `license` is a URL or a phrase, as it was found;
+    a licence of the page is never a picture's.
+    """
+
+    url: str | None
+    data: bytes | None = None
+    alt: str | None = None
+    caption: str | None = None
+    width: int | None = None
+    height: int | None = None
+    link: str | None = None
+    license: str | None = None
+    license_evidence: str = "none-found"
+    credit: str | None = None
+    regions: tuple[PageRegion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PageVideo:
+    """A video: canonical URLs in the page's order of preference, its subtitle tracks, the default one first."""
+
+    sources: tuple[str, ...]
+    tracks: tuple[Track, ...] = ()
+    caption: str | None = None
+    title: str | None = None
+    poster: str | None = None
+
+
+Block = PageText | PageImage | PageVideo
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a page leads."""
+
+    url: str
+    is_nofollow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """A licence the page states for itself, and where it says so."""
+
+    value: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page as read: `blocks` in the order of the DOM, `links` each once, `meta` as (name in lower case, content).
+
+    `canonical_url` is what the page calls itself, null where it does not. `skipped` counts by reason what was left
+    out (`media_elements.SKIP_REASONS`).
+    """
+
+    url: str
+    base_url: str
+    canonical_url: str | None
+    title: str | None
+    lang: str | None
+    blocks: tuple[Block, ...]
+    links: tuple[Link, ...] = ()
+    meta: tuple[tuple[str, str], ...] = ()
+    licenses: tuple[License, ...] = ()
+    skipped: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def images(self) -> tuple[PageImage, ...]:
+        """The pictures, in order."""
+        return tuple(b for b in self.blocks if isinstance(b, PageImage))
+
+    @property
+    def videos(self) -> tuple[PageVideo, ...]:
+        """The videos, in order."""
+        return tuple(b for b in self.blocks if isinstance(b, PageVideo))

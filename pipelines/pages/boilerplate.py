@@ -1,0 +1,125 @@
+"""What of a page is furniture: navigation, headers and footers, asides, banners, lists of links elsewhere.
+
+Judged by tag, ARIA role, the words in class and id, link density, and headings that announce links. The figures are
+ours, set on the pages of the GIMP manual and the fixtures of the tests: what counts is that prose survives.
+"""
+
+import re
+
+from pipelines.pages.tree import Element
+
+MAX_LINK_DENSITY = 0.75  # share of a container's text that stands in links
+MIN_LINKS = 3  # fewer links are prose, however dense
+MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block that holds more is the content, by any name
+MIN_PARAGRAPH_CHARS = 80  # outside links: what a paragraph of prose has at least
+MIN_MAIN_SHARE = 0.3  # of the same: below, `<main>` or `<article>` is not taken at its word
+
+_TAGS = frozenset({"nav", "aside", "footer", "dialog", "menu", "search"})
+_ROLES = frozenset(
+    {"navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "toolbar", "dialog"}
+    | {"alertdialog", "alert", "tablist", "directory"}
+)
+# Words of a class or an id, and pairs of words that stand together.
+_WORDS = frozenset(
+    {"nav", "navbar", "navigation", "navheader", "navfooter", "navbox", "sidebar", "menu", "menubar", "submenu"}
+    | {"breadcrumb", "breadcrumbs", "footer", "masthead", "pagination", "pager", "toc", "tagcloud", "catlinks"}
+    | {"cookie", "cookies", "consent", "gdpr", "newsletter", "subscribe", "subscription", "signup", "login", "popup"}
+    | {"modal", "share", "sharing", "sharebar", "social", "addthis", "related", "recommended", "recommendations"}
+    | {"promo", "promos", "advert", "advertisement", "ads", "adsbygoogle", "sponsored", "outbrain", "taboola"}
+    | {"comments", "commentlist", "disqus", "noprint", "skiplink", "toolbar", "printfooter", "reportbug"}
+    | {"editsection", "headerlink", "permalink", "searchbox"}
+)
+_NAMES = frozenset(
+    {"site-info", "skip-link", "skip-nav", "skip-to-content", "back-to-top"}
+    | {"widget-area", "tag-cloud", "tag-list", "post-tags", "entry-meta", "more-link", "read-more", "see-also"}
+)
+_HEADER_NAMES = frozenset({"header", "site-header", "page-header"})
+_JUDGED_BY_NAME = frozenset({"div", "section", "ul", "ol", "dl", "table", "p", "span", "a", "form", "li", "header"})
+_JUDGED_BY_LINKS = {"div": 3, "section": 3, "ul": 3, "ol": 3, "dl": 3, "table": 3, "td": 3, "p": 5}
+
+_LINK_HEADING = re.compile(
+    r"(related|recommended|popular|trending|latest|most (read|viewed)|more (from|on|in|stories|articles|news|posts|to)"
+    r"|see also|further reading|external links|you (may|might) (also )?like|read (more|next|also)|up next|share( this)?"
+    r"|follow us|(leave a )?(comment|reply)|comments|tags|categories|archives?|navigation|(table of )?contents"
+    r"|on this page|in this (section|article)|weiterlesen|mehr zum thema|voir aussi|véase también)\b",
+    re.IGNORECASE,
+)
+_HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+
+
+def main_content(body: Element) -> Element:
+    """The one `<main>` or `<article>`, where it holds a fair share of the page's text or pictures; else the body."""
+    enough = MIN_MAIN_SHARE * _prose(body)
+    for found in (
+        [e for e in body.descendants() if e.tag == "main" or e.get("role") == "main"],
+        [e for e in body.descendants("article") if all(a.tag != "article" for a in e.ancestors())],
+    ):
+        if len(found) == 1 and _prose(found[0]) >= enough and (found[0].text_chars or found[0].num_images):
+            return found[0]
+    return body
+
+
+def mark_boilerplate(root: Element) -> None:
+    """Set `is_boilerplate` on the outermost elements below `root` that are furniture."""
+    limit = MAX_BOILERPLATE_SHARE * _prose(root)
+    stack = [root]
+    while stack:
+        children = stack.pop().elements
+        for child in children:
+            child.is_boilerplate = child.is_boilerplate or _is_boilerplate(child, limit)
+        for heading in children:
+            if heading.tag in _HEADINGS and not heading.is_boilerplate and _LINK_HEADING.match(heading.text()):
+                _mark_announced_links(heading, children)
+        stack.extend(child for child in children if not child.is_boilerplate)
+
+
+def _prose(element: Element) -> int:
+    return element.text_chars - element.link_chars
+
+
+def _is_boilerplate(element: Element, limit: float) -> bool:
+    if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
+        return True
+    if element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math":
+        return True  # an icon drawn with a font, a decorative sign
+    if element.tag in _TAGS or element.get("role").lower() in _ROLES:
+        return True
+    if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
+        return True  # a chapter's long table of contents does not take its introduction along
+    names = element.classes | {element.get("id").lower()}
+    if element.tag == "header" or (element.tag == "div" and not _HEADER_NAMES.isdisjoint(names)):
+        return _is_site_header(element)
+    return (
+        element.tag in _JUDGED_BY_NAME
+        and not (_NAMES.isdisjoint(names) and _WORDS.isdisjoint(element.words))
+        and _prose(element) <= limit
+    )
+
+
+def _is_site_header(element: Element) -> bool:
+    """Whether a header is not the head of an article: it holds a menu, or no headline."""
+    if any(a.tag in ("article", "main", "section") for a in element.ancestors()):
+        return False
+    return not any(element.descendants(*_HEADINGS)) or any(element.descendants("nav", "form", "ul"))
+
+
+def _is_link_list(element: Element) -> bool:
+    least = _JUDGED_BY_LINKS.get(element.tag)
+    return (
+        least is not None and element.num_links >= least and element.link_chars > MAX_LINK_DENSITY * element.text_chars
+    )
+
+
+def _has_paragraph(element: Element) -> bool:
+    return any(_prose(p) >= MIN_PARAGRAPH_CHARS and p.link_chars <= _prose(p) for p in element.descendants("p"))
+
+
+def _mark_announced_links(heading: Element, siblings: list[Element]) -> None:
+    """Mark "Related articles" and what directly follows it, as long as that is mostly links."""
+    end = heading.index + 1
+    while end < len(siblings) and 0 < siblings[end].text_chars <= 2 * siblings[end].link_chars:
+        end += 1
+    if end > heading.index + 1:
+        for element in siblings[heading.index : end]:
+            element.is_boilerplate = True

@@ -1,0 +1,306 @@
+"""Candidates of the five kinds from a page: which of its words go with which of its pictures, in which order."""
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from pydantic import Field
+
+from pipelines.candidate import Candidate, MediaRequest, inline_request
+from pipelines.document import (
+    Build,
+    Document,
+    Kind,
+    Media,
+    Origin,
+    Provenance,
+    Region,
+    Role,
+    Segment,
+    Signal,
+    clean_text,
+    make_key,
+    merge_text,
+)
+from pipelines.pages.blocks import Page, PageImage, PageText
+from pipelines.settings import Settings
+from pipelines.web.licenses import license_id
+from pipelines.web.urls import canonical_url, registered_domain, without_credentials
+
+
+class PageSettings(Settings):
+    """What a page's parts must have to become candidates. Text is judged by the filters, not here."""
+
+    min_caption_chars: int = Field(default=5, ge=1, description="Of a pair's or grounded caption (LAION-400M, COYO: 5)")
+    min_caption_words: int = Field(
+        default=2, ge=1, description="Likewise; a phrase of a picture's region may be one word"
+    )
+    max_caption_chars: int = Field(default=1000, ge=1, description="Longer ones are no captions (COYO: 1,000)")
+    use_alt: bool = Field(default=True, description="A pair without a caption takes its picture's alt text")
+    max_images: int = Field(default=100, ge=1, description="Pictures of one page that are asked for; the first ones")
+    strip_figure_numbers: bool = Field(
+        default=True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PageOrigin:
+    """Where a page lies and what was said on its use: all of a sample's provenance that the page does not hold."""
+
+    crawl: str | None = None
+    warc_file: str | None = None
+    warc_offset: int | None = None
+    warc_length: int | None = None
+    fetched_at: str | None = None
+    signals: tuple[Signal, ...] = ()
+
+
+_FIGURE_NUMBER = re.compile(
+    r"^(figure|fig\.?|image|picture|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
+    r"\s*(\d+|[A-Z](?=[.–-]?\d))([.–-]?\d+)*[a-z]?\s*([.:)–—-]+\s*|$)",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")  # a Chinese or Japanese character counts as one
+_FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|avif|bmp|tiff?|svg)$", re.IGNORECASE)
+
+
+def interleaved(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
+    """The page's text and pictures in the order of its DOM, a caption behind its picture; none without a picture.
+
+    A picture that the page shows again stands where it came first.
+    """
+    sample = _Sample("interleaved", page, origin, source_name)
+    seen: set[str | bytes] = set()
+    is_left_out = False  # the last picture, and so its caption
+    for block in page.blocks:
+        if isinstance(block, PageText) and not (is_left_out and block.role == "caption"):
+            sample.add_text(block.text, block.role)
+        elif isinstance(block, PageImage):
+            is_left_out = _identity(block) in seen or len(seen) >= settings.max_images
+            if not is_left_out:
+                seen.add(_identity(block))
+                sample.add_image(block)
+    return [sample.candidate()] if seen else []
+
+
+def pairs(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
+    """One for each picture that words belong to: its caption, else its alt text (role `alt`).
+
+    A caption that several pictures share is taken only where they have no alt text of their own.
+    """
+    shared = Counter(image.caption for image in page.images)
+    found: list[Candidate] = []
+    for number, image in enumerate(_distinct_images(page, settings)):
+        caption = _plain_caption(image.caption, settings)
+        alt = image.alt if settings.use_alt and not _FILE_NAME.match(image.alt or "") else None
+        texts: list[tuple[str | None, Role]] = [(caption, "caption"), (alt, "alt")]
+        if shared[image.caption] > 1:
+            texts.reverse()
+        for text, role in texts:
+            if text is not None and _is_caption(text, settings):
+                sample = _Sample("pair", page, origin, source_name, number)
+                sample.add_image(image)
+                sample.add_text(text, role)
+                found.append(sample.candidate())
+                break
+    return found
+
+
+def grounded(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
+    """One for each picture with named regions; its caption, or alt text, where that holds their names.
+
+    Of a caption that holds some names, the others' regions are left out; where it holds none, the names make one
+    ("a red circle; a blue square", origin `derived`).
+    """
+    found: list[Candidate] = []
+    for number, image in enumerate(_distinct_images(page, settings)):
+        if not image.regions:
+            continue
+        texts = [(_plain_caption(image.caption, settings), "caption"), (image.alt, "alt")]
+        located = [
+            (len(regions), text, regions)
+            for text, _ in texts
+            if text is not None and _is_caption(text, settings) and (regions := _locate(image, text))
+        ]
+        origin_of_text: Origin = "source"
+        if located:
+            _, caption, regions = max(located, key=lambda choice: choice[0])  # the caption, where both hold as many
+        else:
+            caption = "; ".join(dict.fromkeys(region.text for region in image.regions))
+            regions, origin_of_text = _locate(image, caption), "derived"
+        sample = _Sample("grounded", page, origin, source_name, number)
+        sample.add_image(image)
+        sample.segments.append(
+            Segment("text", text=caption, role="caption", origin=origin_of_text, regions=tuple(regions))
+        )
+        found.append(sample.candidate())
+    return found
+
+
+def videos(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
+    """One for each video that words belong to: its tracks, and its caption, else its title, as the first segment."""
+    found: list[Candidate] = []
+    for number, video in enumerate(dict.fromkeys(page.videos)):
+        caption = _plain_caption(video.caption, settings)
+        text, role = (caption, "caption") if caption else (video.title, "title")
+        if not video.tracks and not text:
+            continue
+        sample = _Sample("video", page, origin, source_name, number)
+        if text:
+            sample.add_text(text, "caption" if role == "caption" else "title")
+        sample.requests.append(MediaRequest("video", video.sources[0], _page_url(page), video.tracks))
+        found.append(sample.candidate())
+    return found
+
+
+def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
+    """The page's headings and body as one text; captions and titles of figures stay away with their pictures."""
+    blocks = [b.text for b in page.blocks if isinstance(b, PageText) and b.role in ("body", "heading")]
+    if not blocks:
+        return []
+    sample = _Sample("text", page, origin, source_name)
+    sample.add_text("\n\n".join(blocks), "body")
+    return [sample.candidate()]
+
+
+class _Sample:
+    """A candidate being put together.
+
+    Args:
+        number: Its place among those of its kind from one page; null where there is one.
+    """
+
+    def __init__(self, kind: Kind, page: Page, origin: PageOrigin, source_name: str, number: int | None = None) -> None:
+        self.segments: list[Segment] = []
+        self.requests: list[MediaRequest] = []
+        self._kind = kind
+        self._page = page
+        self._origin = origin
+        self._source_name = source_name
+        self._number = number
+        self._media: list[Media] = []
+        self._inline: dict[str, bytes] = {}
+
+    def add_text(self, text: str, role: Role) -> None:
+        if text := clean_text(text):
+            self.segments.append(Segment("text", text=text, role=role))
+
+    def add_image(self, image: PageImage) -> None:
+        page_url = _page_url(self._page)
+        if image.url is not None:
+            self.requests.append(MediaRequest("image", image.url, page_url))
+        else:
+            request, (digest, data) = inline_request(image.data or b"", page_url)
+            self.requests.append(request)
+            self._inline[digest] = data
+        self.segments.append(Segment("image", media=len(self._media), role="content"))
+        self._media.append(
+            Media(
+                url=without_credentials(image.url) if image.url is not None else None,
+                alt=image.alt,
+                fetched_at=self._origin.fetched_at if image.url is None else None,
+                license=_license(image.license),
+                license_evidence=image.license_evidence,
+                credit=image.credit,
+            )
+        )
+
+    def candidate(self) -> Candidate:
+        page_url = _page_url(self._page)
+        number = self._number
+        licenses = [_license(stated.value) for stated in self._page.licenses]
+        document = Document(
+            kind=self._kind,
+            key=make_key(self._kind, self._source_name, self._page.url, number or 0),
+            segments=merge_text(tuple(self.segments)),
+            media=tuple(self._media),
+            source=Provenance(
+                dataset=self._source_name,
+                record=page_url if number is None else f"{page_url}#{number}",
+                page_url=page_url,
+                canonical_url=without_credentials(self._page.canonical_url) if self._page.canonical_url else None,
+                crawl=self._origin.crawl,
+                warc_file=self._origin.warc_file,
+                warc_offset=self._origin.warc_offset,
+                warc_length=self._origin.warc_length,
+                license=licenses[0] if licenses else None,
+            ),
+            signals=self._origin.signals,
+            build=Build(dedup_group=duplicate_group(self._page)),
+        )
+        return Candidate(document, tuple(self.requests), tuple(self._inline.items()))
+
+
+def duplicate_group(page: Page) -> str:
+    """What all samples of a page share: a hash of the URL it calls its own, if that is of the same domain."""
+    url = page.url
+    if page.canonical_url is not None and registered_domain(page.canonical_url) == registered_domain(url):
+        url = canonical_url(page.canonical_url)
+    return hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def _page_url(page: Page) -> str:
+    return without_credentials(page.url)
+
+
+def _license(stated: str | None) -> str | None:
+    """The SPDX id of a licence, else what was stated, no longer than a line."""
+    if stated is None:
+        return None
+    return license_id(stated) or (without_credentials(stated) if "://" in stated else stated)[:200]
+
+
+def _identity(image: PageImage) -> str | bytes:
+    return image.url or image.data or b""
+
+
+def _distinct_images(page: Page, settings: PageSettings) -> list[PageImage]:
+    """The pictures, each where it came first; words and regions that its later places add are taken along."""
+    found: dict[str | bytes, PageImage] = {}
+    for image in page.images:
+        identity = _identity(image)
+        first = found.get(identity)
+        if first is not None:
+            found[identity] = replace(
+                first,
+                caption=first.caption or image.caption,
+                alt=first.alt or image.alt,
+                regions=tuple(dict.fromkeys(first.regions + image.regions)),
+            )
+        elif len(found) < settings.max_images:
+            found[identity] = image
+    return list(found.values())
+
+
+def _plain_caption(caption: str | None, settings: PageSettings) -> str | None:
+    if caption and settings.strip_figure_numbers:
+        caption = clean_text(_FIGURE_NUMBER.sub("", caption))
+    return caption or None
+
+
+def _is_caption(text: str, settings: PageSettings) -> bool:
+    return (
+        settings.min_caption_chars <= len(text) <= settings.max_caption_chars
+        and len(_WORD.findall(text)) >= settings.min_caption_words
+    )
+
+
+def _locate(image: PageImage, caption: str) -> list[Region]:
+    """The regions whose names the caption holds, whole words in any case, in the order of their phrases.
+
+    Several boxes of one name take its occurrences in turn where there are as many, else all take the first.
+    """
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+    for region in image.regions:
+        boxes.setdefault(region.text.casefold(), []).append(region.box)
+    names = {region.text.casefold(): region.text for region in image.regions}
+    found: list[Region] = []
+    for folded, name in names.items():
+        spans = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", caption, re.IGNORECASE)]
+        if not spans:
+            continue
+        if len(spans) != len(boxes[folded]):
+            spans = spans[:1] * len(boxes[folded])
+        found += [Region(*span, 0, box) for span, box in zip(spans, boxes[folded], strict=True)]
+    return sorted(found, key=lambda region: (region.start, region.end, region.box))

@@ -1,0 +1,120 @@
+"""A web page as text, pictures and videos in the order of its DOM, without its navigation.
+
+Beside what OBELICS' simplification does, lists, tables and code are kept, URLs resolved as browsers do (base, srcset,
+picture, lazy loaders, noscript), and captions, credits, licences and named regions bound to their picture.
+"""
+
+from collections import Counter
+
+from pipelines.document import clean_text
+from pipelines.pages.block_writer import PageWriter
+from pipelines.pages.blocks import License, Link, Page
+from pipelines.pages.boilerplate import main_content, mark_boilerplate
+from pipelines.pages.json_ld import read_json_ld
+from pipelines.pages.tree import Element, decode_html, parse_html
+from pipelines.web.urls import canonical_url, resolve
+
+__all__ = ["Page", "parse_page"]
+
+_LICENSE_METAS = ("dcterms.license", "dc.rights", "dcterms.rights", "license")
+
+
+def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Page:
+    """What a page says and shows.
+
+    Args:
+        body: The HTML, in any encoding.
+        url: Where it was found, after redirects.
+        content_type: The HTTP header; its charset goes before the page's own `<meta>`.
+
+    Raises:
+        ValueError: If `url` is no absolute http(s) URL.
+    """
+    url = canonical_url(url)
+    root = parse_html(decode_html(body, content_type))
+    elements = list(root.descendants())
+    base = next((b for e in elements if e.tag == "base" and (b := _resolved(url, e, "href"))), url)
+    statements = read_json_ld(root, base)
+    areas: dict[str, list[Element]] = {}
+    for element in elements:
+        if element.tag == "map":
+            areas.setdefault(element.get("name") or element.get("id"), list(element.descendants("area")))
+    page_body = next((e for e in elements if e.tag == "body"), root)
+    content = main_content(page_body)
+    mark_boilerplate(content)
+    writer = PageWriter(base, statements, areas)
+    writer.write(content)
+
+    skipped = writer.skipped + Counter(
+        boilerplate_image=page_body.num_images - content.num_images,
+        invalid_json_ld=statements.num_invalid,
+        invalid_region=statements.num_invalid_regions,
+        region_without_image=sum(map(len, statements.annotations.values())),
+    )
+    metas = [(e.get("name") or e.get("property"), e.get("content")) for e in elements if e.tag == "meta"]
+    meta = tuple((name.lower(), content) for name, content in metas if name)
+    return Page(
+        url=url,
+        base_url=base,
+        canonical_url=next(
+            (c for e in elements if _is_link(e, "canonical") and (c := _resolved(base, e, "href"))), None
+        ),
+        title=_title(elements) or dict(meta).get("og:title") or None,
+        lang=_language(elements),
+        blocks=tuple(writer.blocks),
+        links=_links(elements, base),
+        meta=meta,
+        licenses=_licenses(elements, meta, statements.licenses),
+        skipped=tuple(sorted((reason, number) for reason, number in skipped.items() if number)),
+    )
+
+
+def _resolved(base: str, element: Element, attribute: str) -> str | None:
+    reference = element.get(attribute)
+    return resolve(base, reference) if reference else None
+
+
+def _is_link(element: Element, relation: str) -> bool:
+    return element.tag == "link" and relation in element.get("rel").lower().split()
+
+
+def _title(elements: list[Element]) -> str | None:
+    for element in elements:
+        if element.tag == "title" and element.parent is not None and element.parent.tag != "svg":
+            return clean_text(element.text()) or None
+    return None
+
+
+def _language(elements: list[Element]) -> str | None:
+    """The page's declared language, as written: `lang` of `<html>`, else a `<meta>`."""
+    for element in elements:
+        if element.tag == "html" and (lang := element.get("lang") or element.get("xml:lang")):
+            return lang
+        if element.tag == "meta" and element.get("http-equiv").lower() == "content-language" and element.get("content"):
+            return element.get("content").partition(",")[0].strip()
+    return None
+
+
+def _links(elements: list[Element], base: str) -> tuple[Link, ...]:
+    """Where anchors, areas and frames of the whole page lead; nofollow only where every link there says so."""
+    found: dict[str, bool] = {}
+    for element in elements:
+        attribute = {"a": "href", "area": "href", "iframe": "src", "frame": "src"}.get(element.tag)
+        if attribute and (url := _resolved(base, element, attribute)):
+            found[url] = found.get(url, True) and "nofollow" in element.get("rel").lower().split()
+    return tuple(Link(url, is_nofollow) for url, is_nofollow in found.items())
+
+
+def _licenses(elements: list[Element], meta: tuple[tuple[str, str], ...], stated: list[str]) -> tuple[License, ...]:
+    """What the page states for itself; what stands in a figure is the figure's."""
+    found = [
+        License(element.get("href"), f"{element.tag}:rel=license")
+        for element in elements
+        if element.tag in ("a", "link")
+        and "license" in element.get("rel").lower().split()
+        and element.get("href")
+        and all(a.tag != "figure" for a in element.ancestors())
+    ]
+    found += [License(text, "json-ld:license") for text in stated]
+    found += [License(content, f"meta:{name}") for name, content in meta if name in _LICENSE_METAS and content]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,59 @@
+"""Judging the text of a candidate: its language, its quality, and the personal data in it."""
+
+from dataclasses import dataclass, replace
+
+from pipelines.document import Document, Kind
+from pipelines.spec import Filters
+from pipelines.text.language import LanguageSettings, identify
+from pipelines.text.language import judge as judge_language
+from pipelines.text.personal_data import mask_document
+from pipelines.text.quality import judge_segments, profile
+
+PROFILES: dict[Kind, str] = {
+    "interleaved": "obelics",
+    "pair": "caption",
+    "grounded": "caption",
+    "video": "caption",
+    "text": "gopher",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a text is not taken."""
+
+    reason: str
+    detail: str | None = None
+
+
+def judge_text(document: Document, filters: Filters, kind: Kind) -> Document | Refusal:
+    """The document with its language told, poor lines removed and personal data masked; or why it is refused."""
+    has_text = any(s.text for s in document.segments)
+    if not has_text:
+        return document if kind == "video" else Refusal("no_text")  # a video's words come with its subtitles
+    told = _tell_language(document, filters)
+    if isinstance(told, Refusal):
+        return told
+    document = told
+    quality = filters.text if filters.text is not None else profile(PROFILES[kind])
+    judged = judge_segments(document.segments, document.lang, quality)
+    if judged.reason is not None:
+        return Refusal(judged.reason, judged.detail)
+    document = replace(document, segments=judged.segments)
+    return mask_document(document) if filters.mask_personal_data else document
+
+
+def judge_spoken(document: Document, filters: Filters) -> Document | Refusal:
+    """The same of a video's timed text, once it is at hand: its language and personal data; speech is no prose."""
+    told = _tell_language(document, filters)
+    if isinstance(told, Refusal):
+        return told
+    return mask_document(told) if filters.mask_personal_data else told
+
+
+def _tell_language(document: Document, filters: Filters) -> Document | Refusal:
+    settings = filters.language if filters.language is not None else LanguageSettings(min_score=None)
+    (language,) = identify([document.text], settings.min_chars)
+    if reason := judge_language(language, document.text, settings):
+        return Refusal(reason, f"{language.code} {language.score}")
+    return replace(document, lang=language.code or document.lang)

@@ -1,0 +1,151 @@
+"""A video as frames and cues: downloaded, its timed text chosen and read, frames taken, the file forgotten."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from pipelines.candidate import MediaRequest, Track
+from pipelines.document import Signal
+from pipelines.images.normalise import REASONS as IMAGE_REASONS
+from pipelines.video.frame_text import merge_cues
+from pipelines.video.frames import Frame, FrameSettings, VideoRejected, extract_frames
+from pipelines.video.subtitles import (
+    Cue,
+    Subtitles,
+    SubtitleSettings,
+    SubtitlesRejected,
+    choose_track,
+    parse_subtitles,
+)
+from pipelines.web.http_client import FetchFailure, PoliteClient
+
+__all__ = ["REASONS", "Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
+
+REASONS = (
+    "no_video",
+    "video_unavailable",
+    "live_stream",
+    "corrupt_video",
+    "too_short",
+    "too_long",
+    "decode_timeout",
+    *IMAGE_REASONS,
+)
+"""Why a video is left out, besides what the client says (`http_client.REASONS`, `permission.REASONS`)."""
+
+
+class VideoSettings(FrameSettings):
+    """How a video becomes frames and text."""
+
+    max_height: int = Field(
+        default=720, gt=0, description="Largest height in pixels to download, where there is a choice."
+    )
+    max_bytes: int = Field(
+        default=512 << 20, gt=0, description="Bytes of all requests of one video; each also keeps http's cap."
+    )
+    merge_cues: bool = Field(
+        default=True, description="Join cues that no frame separates, as YT-Storyboard-1B's builder does."
+    )
+    subtitles: SubtitleSettings = Field(default=SubtitleSettings(), description="What is kept of timed text.")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMedia:
+    """A video as it is stored: frames in time order, and cues, empty where it has no timed text."""
+
+    url: str
+    fetched_at: str
+    frames: tuple[Frame, ...]
+    cues: tuple[Cue, ...]
+    cues_lang: str | None
+    cues_automatic: bool
+    license: str | None
+    signals: tuple[Signal, ...]
+
+
+def fetch_video(
+    request: MediaRequest,
+    client: PoliteClient,
+    loop: asyncio.AbstractEventLoop,
+    settings: VideoSettings,
+    folder: str,
+    *,
+    page: tuple[str, bytes] | None = None,
+) -> VideoMedia:
+    """Fetch a video and its timed text and take the frames. Blocks; call it from a thread.
+
+    Args:
+        request: Address of a video file, a manifest or a page that shows one; its tracks go before those of the page.
+        client: Makes all requests, on `loop`.
+        loop: Where the client runs; not this thread's.
+        settings: What to take.
+        folder: An empty folder for the file; the caller removes it.
+        page: URL and HTML of a page that is at hand already, so that it is not asked for again.
+
+    Raises:
+        VideoRejected: With one of `REASONS`.
+        FetchFailure: If a request that was needed failed; of timed text only where a later attempt may succeed.
+    """
+    from pipelines.video.download import download_video  # loads yt-dlp: half a second
+
+    assert request.url is not None
+    found = download_video(
+        request.url,
+        client,
+        loop,
+        folder,
+        max_seconds=settings.max_seconds,
+        max_height=settings.max_height,
+        max_bytes=settings.max_bytes,
+        page=page,
+    )
+    lang = found.lang or _only_language(request.tracks)
+    track, timed = _fetch_subtitles(request.tracks or found.tracks, lang, client, loop, settings.subtitles)
+    cues = timed.cues if timed is not None else ()
+    try:
+        frames = extract_frames(found.path, [cue.t0 for cue in cues], settings)
+    except VideoRejected as rejected:
+        raise VideoRejected(rejected.reason, rejected.detail, found.signals) from rejected
+    if settings.merge_cues:
+        cues = merge_cues(cues, [frame.t for frame in frames])
+    lang = (track.lang or "").removesuffix("-orig") or (timed.lang if timed else None) if track else None
+    return VideoMedia(
+        url=found.url,
+        fetched_at=found.fetched_at,
+        frames=frames,
+        cues=cues,
+        cues_lang=lang,
+        cues_automatic=track is not None and track.is_automatic,
+        license=found.license,
+        signals=found.signals,
+    )
+
+
+def _only_language(tracks: Sequence[Track]) -> str | None:
+    """What is spoken, where a page's machine-written tracks are all of one language: a page offers no translations."""
+    languages = {track.lang for track in tracks if track.is_automatic}
+    return next(iter(languages)) if len(languages) == 1 else None
+
+
+def _fetch_subtitles(
+    tracks: Sequence[Track],
+    lang: str | None,
+    client: PoliteClient,
+    loop: asyncio.AbstractEventLoop,
+    settings: SubtitleSettings,
+) -> tuple[Track | None, Subtitles | None]:
+    """The best track that can be had and read, and what it says."""
+    left = list(tracks)
+    while (track := choose_track(left, lang)) is not None:
+        left.remove(track)
+        try:
+            fetched = asyncio.run_coroutine_threadsafe(client.fetch(track.url, "text"), loop).result()
+            return track, parse_subtitles(fetched.body, is_automatic=track.is_automatic, settings=settings)
+        except FetchFailure as failure:
+            if failure.is_transient:
+                raise
+        except SubtitlesRejected:
+            pass
+    return None, None

@@ -1,0 +1,233 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import BridgeConfig
+from model.generation import Generated, GenerationConfig, Prompt, draw, generate
+from model.image_decoder import ImageDecoder
+from model.segment import Picture, text
+
+FAMILIES = ("emu", "emu2")
+TEXT = GenerationConfig(max_new_tokens=8)
+PICTURE = GenerationConfig(max_new_tokens=0, max_images=1)
+
+
+def _prompt(it: Any, *parts: str | Picture, seed: int = 0, draw: bool = False) -> Prompt:
+    segments = [text(part, it.tokenizer) if isinstance(part, str) else part for part in parts]
+    count = sum(isinstance(part, Picture) for part in parts)
+    return Prompt.of(it.layout, segments, torch.stack(it.images(count, seed)) if count else None, draw=draw)
+
+
+def _prompts(it: Any, *, draw: bool) -> list[Prompt]:
+    frames = [Picture(0, frame=True), Picture(1, frame=True)]
+    return [
+        _prompt(it, "a red boat and", draw=draw),
+        _prompt(it, Picture(0), "b", draw=draw),
+        _prompt(it, *frames, "what", Picture(2), seed=1, draw=draw),
+        _prompt(it, draw=draw),
+    ]
+
+
+def _inputs(it: Any, prompt: Prompt) -> Tensor:
+    images = [] if prompt.images is None else list(prompt.images)
+    batch = it.batch([[prompt.sequence]], images, length=len(prompt.sequence.token_ids))
+    return it.model.inputs(batch, it.model.embed_pictures(batch))
+
+
+@torch.no_grad()
+def _text_by_hand(it: Any, prompt: Prompt, count: int) -> list[int]:
+    """Greedy, by whole forward passes of transformers' own model."""
+    x, tokens = _inputs(it, prompt), []
+    model = it.model.language_model
+    for _ in range(count):
+        logits = model(inputs_embeds=x).logits[0, -1]
+        logits[[i for i in range(len(logits)) if i >= it.tokenizer.base_vocab_size]] = float("-inf")
+        logits[it.tokenizer.bos_id] = float("-inf")
+        tokens.append(int(logits.argmax()))
+        x = torch.cat([x, model.get_input_embeddings()(torch.tensor([[tokens[-1]]]))], dim=1)
+    return tokens
+
+
+@torch.no_grad()
+def _picture_by_hand(it: Any, prompt: Prompt) -> Tensor:
+    x, embeddings = _inputs(it, prompt), []
+    for _ in range(it.config.bridge.image_slots):
+        hidden = it.model.language_model.base_model(inputs_embeds=x).last_hidden_state[:, -1:]
+        embeddings.append(it.model.bridge.leave(hidden))
+        x = torch.cat([x, it.model.bridge.enter(embeddings[-1])], dim=1)
+    return torch.cat(embeddings, dim=1)[0]
+
+
+def _text_only(it: Any) -> None:
+    """Only base tokens may win, so that runs by hand need no list of exceptions."""
+    with torch.no_grad():
+        head = it.model.language_model.get_output_embeddings().weight
+        head[it.tokenizer.base_vocab_size :] = 0
+        head[it.tokenizer.eos_id] = 0
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_is_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
+    it = small(family)
+    _text_only(it)
+    prompts = _prompts(it, draw=False)
+    found = generate(it.model, it.tokenizer, prompts, TEXT.model_copy(update={"use_cache": use_cache}))
+    for prompt, result in zip(prompts, found, strict=True):
+        expected = _text_by_hand(it, prompt, 8)
+        if it.tokenizer.eos_id in expected:
+            expected = expected[: expected.index(it.tokenizer.eos_id)]
+        assert result.parts == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_are_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
+    it = small(family)
+    prompts = _prompts(it, draw=True)
+    found = generate(it.model, it.tokenizer, prompts, PICTURE.model_copy(update={"use_cache": use_cache}))
+    for prompt, result in zip(prompts, found, strict=True):
+        (picture,) = result.parts
+        torch.testing.assert_close(picture, _picture_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
+        assert not picture.is_inference()  # a decoder may train on it
+
+
+def test_pictures_and_text_in_turn(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    ids = it.tokenizer.ids
+    prompts = [_prompt(it, "draw", draw=True), _prompt(it, "tell")]
+    config = GenerationConfig(max_new_tokens=6, max_images=2)
+    with torch.no_grad():  # this model begins a picture whenever it may
+        head = it.model.language_model.get_output_embeddings()
+        head.weight[ids["[IMG]"]] = 0
+        head.register_forward_hook(lambda module, args, logits: logits.index_fill(1, torch.tensor([ids["[IMG]"]]), 1e4))
+    first, second = generate(it.model, it.tokenizer, prompts, config)
+    kinds = [["picture" if isinstance(p, Tensor) else len(p) for p in r.parts] for r in (first, second)]
+    assert kinds == [["picture", "picture", 5], ["picture", "picture", 4]]  # a begun picture costs a token
+    cached = generate(it.model, it.tokenizer, prompts, config.model_copy(update={"use_cache": False}))
+    for one, other in zip((first, second), cached, strict=True):
+        torch.testing.assert_close(one.pictures, other.pictures, rtol=1e-4, atol=1e-5)
+        assert one.text(it.tokenizer) == other.text(it.tokenizer)
+
+
+def test_text_goes_on_behind_the_picture_that_was_asked_for(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    _text_only(it)
+    prompt = _prompt(it, "draw", draw=True)
+    (result,) = generate(it.model, it.tokenizer, [prompt], GenerationConfig(max_new_tokens=4, max_images=1))
+    picture, tokens = result.parts
+    x = torch.cat([_inputs(it, prompt), it.model.bridge.enter(picture)[None]], dim=1)
+    closing = it.model.language_model.get_input_embeddings()(torch.tensor([[it.tokenizer.ids["[/IMG]"]]]))
+    logits = it.model.language_model(inputs_embeds=torch.cat([x, closing], dim=1)).logits[0, -1]
+    logits[it.tokenizer.bos_id] = float("-inf")
+    assert tokens[0] == int(logits.argmax())
+
+
+def test_end_of_text_ends_a_row_alone(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    prompts = _prompts(it, draw=False)
+    _text_only(it)
+    plain = generate(it.model, it.tokenizer, prompts, TEXT)
+    calls = []
+
+    def end_first_row(module: Any, args: Any, logits: Tensor) -> Tensor:
+        calls.append(len(logits))
+        if len(calls) == 3:
+            logits[0, it.tokenizer.eos_id] = 1e4
+        return logits
+
+    it.model.language_model.get_output_embeddings().register_forward_hook(end_first_row)
+    ended = generate(it.model, it.tokenizer, prompts, TEXT)
+    assert ended[0].parts[0] == plain[0].parts[0][:2]
+    assert [r.parts for r in ended[1:]] == [r.parts for r in plain[1:]]
+    assert calls[2:5] == [4, 3, 3]
+
+
+def test_sampling_repeats_with_its_generator_and_keeps_to_its_limits(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    prompts = _prompts(it, draw=False)
+
+    def run(**changes: Any) -> list[list]:
+        config = TEXT.model_copy(update={"temperature": 1.0} | changes)
+        return [r.parts for r in generate(it.model, it.tokenizer, prompts, config, torch.Generator().manual_seed(3))]
+
+    assert run() == run()
+    greedy = [r.parts for r in generate(it.model, it.tokenizer, prompts, TEXT)]
+    assert run() != greedy
+    assert run(top_k=1) == greedy
+    assert run(top_p=1e-6) == greedy
+    assert run(temperature=1e-4) == greedy
+
+
+def test_beam_search_is_no_less_likely_than_greedy(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    _text_only(it)
+    prompts = _prompts(it, draw=False)
+    config = TEXT.model_copy(update={"num_beams": 4, "min_new_tokens": 8, "max_new_tokens": 8})
+    together = generate(it.model, it.tokenizer, prompts, config)
+    alone = [generate(it.model, it.tokenizer, [prompt], config)[0] for prompt in prompts]
+    assert [r.parts for r in together] == [r.parts for r in alone]
+
+    @torch.no_grad()
+    def likelihood(prompt: Prompt, tokens: list[int]) -> float:
+        more = it.model.language_model.get_input_embeddings()(torch.tensor([tokens]))
+        x = torch.cat([_inputs(it, prompt), more], dim=1)
+        scores = it.model.language_model(inputs_embeds=x).logits[0, -len(tokens) - 1 : -1].log_softmax(-1)
+        return scores.gather(1, torch.tensor(tokens)[:, None]).sum().item()
+
+    for prompt, beam in zip(prompts, together, strict=True):
+        assert likelihood(prompt, beam.parts[0]) >= likelihood(prompt, _text_by_hand(it, prompt, 8)) - 1e-4
+    assert it.model.language_model.config._attn_implementation == "packed"
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_boxes_are_written_and_no_picture_is_begun(small: Callable[..., Any], num_beams: int) -> None:
+    it = small("emu2")
+    box, begin = it.tokenizer.ids["<patch_index_0007>"], it.tokenizer.ids["[IMG]"]
+    head = it.model.language_model.get_output_embeddings()
+    head.weight.data[box] *= 50
+    head.weight.data[begin] *= 100
+    (result, *_) = generate(
+        it.model, it.tokenizer, _prompts(it, draw=False), TEXT.model_copy(update={"num_beams": num_beams})
+    )
+    (tokens,) = result.parts
+    assert box in tokens
+    assert begin not in tokens
+
+
+def test_frames_with_fewer_slots_are_read(small: Callable[..., Any]) -> None:
+    it = small("emu2", bridge=BridgeConfig(image_slots=16, frame_slots=4))
+    prompt = _prompt(it, Picture(0, frame=True), "and", Picture(1), draw=True)
+    (result,) = generate(it.model, it.tokenizer, [prompt], PICTURE)
+    torch.testing.assert_close(result.pictures[0], _picture_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
+    assert result.pictures[0].shape == (16, 24)
+
+
+def test_drawing_leads_away_from_the_empty_prompt(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    decoder = ImageDecoder.for_model(it.config).eval()
+    prompts = [_prompt(it, "a", draw=True), _prompt(it, Picture(0), draw=True)]
+    seed = {"generator": torch.Generator().manual_seed(0), "steps": 2, "guidance": 2.0}
+    pictures = draw(it.model, decoder, it.layout, prompts, null_prompt=True, **seed)
+    assert pictures.shape == (2, 3, 16, 16)
+    assert pictures.dtype == torch.uint8
+    embeddings = torch.stack([_picture_by_hand(it, prompt) for prompt in prompts])
+    null = _picture_by_hand(it, _prompt(it, draw=True))[None]
+    seed["generator"].manual_seed(0)
+    expected = decoder.sample(embeddings, null=null, **seed)
+    assert (pictures.int() - expected.int()).abs().max() <= 1
+
+
+def test_misuse_is_named(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    with pytest.raises(ValueError, match="no prompts"):
+        generate(it.model, it.tokenizer, [], TEXT)
+    with pytest.raises(ValueError, match="beam search is for text alone"):
+        generate(it.model, it.tokenizer, _prompts(it, draw=True), PICTURE.model_copy(update={"num_beams": 2}))
+    decoder = ImageDecoder.for_model(it.config)
+    with pytest.raises(ValueError, match=r"prompts \[1\] do not end with \[IMG\]"):
+        draw(it.model, decoder, it.layout, [_prompt(it, "a", draw=True), _prompt(it, "b")])
+    assert Generated().text(it.tokenizer) == ""

@@ -1,0 +1,46 @@
+"""Hosts are spread evenly and wholly: each host in one bucket, no bucket much fuller than the rest."""
+
+from collections import Counter
+
+import apache_beam as beam
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.crawling.host_buckets import GroupHosts, assign_buckets
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.sampled_from("abcdefghijklmnop"), st.integers(1, 1000)), st.integers(1, 8))
+def test_no_bucket_is_fuller_than_the_emptiest_and_one_host(num_urls: dict[str, int], num_buckets: int):
+    buckets = assign_buckets(num_urls, num_buckets)
+    load = Counter(dict.fromkeys(range(num_buckets), 0))
+    for authority, bucket in buckets.items():
+        load[bucket] += num_urls[authority]
+    assert buckets.keys() == num_urls.keys()
+    assert load.keys() == set(range(num_buckets))
+    assert max(load.values()) - min(load.values()) <= max(num_urls.values(), default=0)
+
+
+def test_buckets_do_not_depend_on_the_order_of_hosts():
+    num_urls = {"a": 3, "b": 3, "c": 3, "d": 1}
+    assert assign_buckets(num_urls, 2) == assign_buckets(dict(reversed(num_urls.items())), 2)
+
+
+def test_all_urls_of_a_host_meet_in_one_bucket():
+    pairs = [(f"host-{i}", f"url-{j}") for i in range(5) for j in range(i + 1)]
+
+    def check(groups: list[tuple[int, list[tuple[str, str]]]]) -> None:
+        groups = [(bucket, list(rows)) for bucket, rows in groups]
+        assert sorted(row for _, rows in groups for row in rows) == sorted(pairs)
+        hosts = [host for _, rows in groups for host in {host for host, _ in rows}]
+        assert len(hosts) == len(set(hosts))
+        assert sorted(len(rows) for _, rows in groups) == [7, 8]  # 15 URLs
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2), check)
+
+
+def test_no_host_gives_no_bucket():
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create([]) | GroupHosts(2), equal_to([]))

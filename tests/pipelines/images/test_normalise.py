@@ -1,0 +1,330 @@
+import contextlib
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from pipelines.images.metadata import read_metadata, read_size, sniff_format, strip_metadata
+from pipelines.images.normalise import (
+    REASONS,
+    BoxMap,
+    ImageRejected,
+    ImageSettings,
+    features,
+    normalise,
+    normalise_pixels,
+)
+
+# img2dataset's Resizer passes albumentations an option by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:value is deprecated, use fill:DeprecationWarning")
+
+KEEP = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1, skip_reencode=False)
+
+
+def picture(width=640, height=480, seed=0):
+    """Smooth colours, a red top left quarter."""
+    rng = np.random.default_rng(seed)
+    pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    pixels[: height // 2, : width // 2] = (200, 30, 30)
+    return Image.fromarray(pixels)
+
+
+def encoded(image, format="JPEG", **options):
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def opened(result):
+    return Image.open(io.BytesIO(result.data)).convert("RGB")
+
+
+def exif(orientation, copyright_notice=None):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    if copyright_notice:
+        tags[0x8298] = copyright_notice
+    return tags
+
+
+def reason(data, settings=None):
+    with pytest.raises(ImageRejected) as caught:
+        normalise(data, settings or ImageSettings())
+    assert caught.value.reason in REASONS
+    assert caught.value.detail
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_every_format_is_known_by_its_bytes_and_decoded(format):
+    image = picture(60, 40)
+    data = encoded(image, format, **({"quality": 95} if format in ("JPEG", "WEBP", "AVIF") else {}))
+    assert sniff_format(data) == format.lower()
+    assert read_size(data, sniff_format(data)) == (60, 40)
+    result = normalise(data, KEEP)
+    assert (result.width, result.height, result.mime) == (60, 40, "image/png")
+    difference = np.abs(np.asarray(opened(result)).astype(int) - np.asarray(image)).mean()
+    assert difference < 6
+
+
+def test_hashes_are_of_the_fetched_and_of_the_stored_bytes():
+    data = encoded(picture())
+    result = normalise(data, ImageSettings(image_size=64))
+    assert result.source_sha256 == hashlib.sha256(data).hexdigest()
+    assert result.stored_sha256 == hashlib.sha256(result.data).hexdigest()
+    assert (result.source_width, result.source_height) == (640, 480)
+    assert normalise(data, ImageSettings(image_size=64)) == result
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [
+        ("no", (640, 480)),
+        ("border", (100, 100)),
+        ("keep_ratio", (133, 100)),
+        ("keep_ratio_largest", (100, 75)),
+        ("center_crop", (100, 100)),
+    ],
+)
+def test_resize_modes_are_those_of_img2dataset(mode, size):
+    result = normalise(encoded(picture(), "PNG"), ImageSettings(image_size=100, resize_mode=mode))
+    assert (result.width, result.height) == size == opened(result).size
+
+
+def test_smaller_pictures_grow_only_when_asked():
+    data = encoded(picture(80, 60), "PNG")
+    assert normalise(data, ImageSettings(image_size=120)).width == 80
+    assert normalise(data, ImageSettings(image_size=120, resize_only_if_bigger=False)).height == 120
+
+
+@pytest.mark.parametrize("mode", ["border", "center_crop", "keep_ratio", "keep_ratio_largest"])
+@pytest.mark.parametrize("only_if_bigger", [True, False])
+@pytest.mark.parametrize("side", [99, 100, 101, 200, 201, 400])
+def test_scaled_decoding_gives_the_size_of_a_full_one(mode, only_if_bigger, side):
+    settings = ImageSettings(image_size=100, resize_mode=mode, resize_only_if_bigger=only_if_bigger)
+    image = picture(side * 4 // 3, side)
+    scaled, full = normalise(encoded(image), settings), normalise(encoded(image, "PNG"), settings)
+    assert abs(scaled.width - full.width) <= 1
+    assert abs(scaled.height - full.height) <= 1
+    if mode in ("border", "center_crop"):
+        assert (scaled.width, scaled.height) == (full.width, full.height)
+
+
+def test_scaled_decoding_looks_like_a_full_one():
+    image = picture(1200, 900)
+    scaled = normalise(encoded(image, quality=95), ImageSettings(image_size=100))
+    full = normalise(encoded(image, "PNG"), ImageSettings(image_size=100))
+    assert cv2.PSNR(np.asarray(opened(scaled)), np.asarray(opened(full))) > 35
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_pictures_stand_upright_and_boxes_move_along(orientation, format):
+    raw = Image.new("RGB", (64, 32), (255, 255, 255))
+    raw.paste((0, 0, 0), (0, 0, 16, 8))
+    options = {"quality": 95, "exif": exif(orientation)} if format != "PNG" else {"exif": exif(orientation)}
+    result = normalise(encoded(raw, format, **options), KEEP)
+    assert (result.source_width, result.source_height) == ((32, 64) if orientation >= 5 else (64, 32))
+    x0, y0, x1, y1 = result.box_map.map_box((0.0, 0.0, 0.25, 0.25))
+    grey = np.asarray(opened(result).convert("L")).astype(float)
+    inside = grey[
+        round(y0 * result.height) : round(y1 * result.height), round(x0 * result.width) : round(x1 * result.width)
+    ]
+    assert inside.size == 16 * 8
+    assert inside.mean() < 60
+    assert (grey < 128).sum() < 16 * 8 + 50
+    assert result.box_map.map_box((0.1, 0.2, 0.3, 0.4), is_upright=True) == (0.1, 0.2, 0.3, 0.4)
+
+
+def test_boxes_follow_a_border_and_a_crop():
+    data = encoded(picture(200, 100), "PNG")
+    border = normalise(data, ImageSettings(image_size=100, resize_mode="border")).box_map
+    assert border.map_box((0.0, 0.0, 0.5, 0.5)) == pytest.approx((0.0, 0.25, 0.5, 0.5))
+    crop = normalise(data, ImageSettings(image_size=50, resize_mode="center_crop")).box_map
+    assert crop.map_box((0.25, 0.0, 0.75, 1.0)) == pytest.approx((0.0, 0.0, 1.0, 1.0))
+    assert crop.map_box((0.0, 0.0, 0.2, 0.5)) is None
+    assert BoxMap().map_box((0.1, 0.2, 0.3, 0.4)) == pytest.approx((0.1, 0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_fits_keeps_its_pixels_and_loses_its_metadata(format):
+    image = picture(300, 200)
+    options = {"exif": exif(1, "© Someone"), "icc_profile": b"profile of a person's camera" * 8}
+    if format == "JPEG":
+        options |= {"comment": b"a private word", "progressive": True}
+    data = encoded(image, format, **options)
+    settings = ImageSettings(encode_format={"JPEG": "jpg"}.get(format, format.lower()), encode_quality=9)
+    result = normalise(data + b"trailing bytes", settings)
+    assert (np.asarray(opened(result)) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
+    for word in (b"Exif", b"Someone", b"camera", b"private", b"trailing"):
+        assert word not in result.data
+    assert not Image.open(io.BytesIO(result.data)).getexif()
+    assert len(result.data) < len(data)
+    assert strip_metadata(result.data, sniff_format(data)) == result.data
+
+
+def test_a_thumbnail_in_the_file_header_does_not_survive():
+    data = encoded(picture(60, 40))
+    header = b"JFIF\0\1\1\0\0\1\0\1\2\2" + b"\x99" * 12
+    data = b"\xff\xd8\xff\xe0" + struct.pack(">H", len(header) + 2) + header + data[20:]
+    assert b"\x99" * 12 not in normalise(data, ImageSettings()).data
+
+
+def test_transparency_becomes_white():
+    image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 20, 40))
+    palette = image.convert("P")
+    palette.info["transparency"] = palette.getpixel((30, 0))
+    for data in (encoded(image, "PNG"), encoded(image, "WEBP", lossless=True), encoded(palette, "GIF")):
+        stored = opened(normalise(data, KEEP))
+        assert stored.getpixel((30, 10)) == (255, 255, 255)
+        assert stored.getpixel((5, 10))[2] > 200
+
+
+def test_cmyk_palette_grey_and_deep_pictures_become_8_bit_rgb():
+    grey = Image.linear_gradient("L").resize((64, 64))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    data = [encoded(picture(64, 64).convert("CMYK")), encoded(picture(64, 64).quantize(8), "PNG"), encoded(grey)]
+    for item in [*data, encoded(deep, "PNG"), encoded(grey.convert("1"), "PNG"), encoded(grey.convert("LA"), "PNG")]:
+        stored = Image.open(io.BytesIO(normalise(item, KEEP).data))
+        assert stored.mode == "RGB"
+    stored = opened(normalise(encoded(deep, "PNG"), ImageSettings(encode_format="png", encode_quality=1)))
+    assert np.abs(np.asarray(stored)[:, :, 0].astype(int) - np.asarray(grey)).max() <= 1
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_kept(format):
+    first, second = Image.new("RGB", (32, 32), (255, 0, 0)), Image.new("RGB", (32, 32), (0, 0, 255))
+    data = encoded(first, format, save_all=True, append_images=[second], duration=100)
+    settings = ImageSettings(encode_format={"GIF": "png"}.get(format, format.lower()), encode_quality=9)
+    result = normalise(data, settings)
+    assert getattr(Image.open(io.BytesIO(result.data)), "n_frames", 1) == 1
+    red, _, blue = opened(result).getpixel((16, 16))
+    assert red > 200 > 60 > blue
+
+
+def test_what_is_no_picture_is_an_unsupported_format():
+    for data in (b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>404", b"%PDF-1.7", b"II*\0tiff"):
+        assert reason(data) == "unsupported_format"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_a_truncated_picture_is_corrupt(format):
+    data = encoded(picture(200, 150), format)
+    for share in (0.02, 0.5, 0.9):
+        assert reason(data[: max(30, int(len(data) * share))]) == "corrupt_image"
+
+
+def test_a_jpeg_cut_at_any_byte_of_its_header_is_corrupt():
+    data = encoded(picture(64, 48))
+    for end in range(4, data.index(b"\xff\xda") + 20):
+        assert reason(data[:end]) == "corrupt_image", end
+
+
+def test_damaged_bytes_give_a_picture_or_a_reason():
+    rng = np.random.default_rng(7)
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        data = encoded(picture(50, 40), format)
+        for _ in range(60):
+            damaged = bytearray(data)
+            for at in rng.integers(0, len(data), 4):
+                damaged[at] = rng.integers(0, 256)
+            with contextlib.suppress(ImageRejected):
+                result = normalise(bytes(damaged), ImageSettings(image_size=32, max_pixels=100_000))
+                assert opened(result).size == (result.width, result.height)
+
+
+def test_a_bomb_is_refused_by_its_header():
+    png = bytearray(encoded(picture(8, 8), "PNG"))
+    png[16:24] = struct.pack(">II", 60_000, 60_000)
+    assert reason(bytes(png)) == "too_many_pixels"
+    gif = bytearray(encoded(picture(8, 8), "GIF"))
+    gif[6:10] = struct.pack("<HH", 65_535, 65_535)
+    assert reason(bytes(gif)) == "too_many_pixels"
+
+
+def test_a_thin_strip_does_not_grow_without_bounds():
+    strip = encoded(Image.new("RGB", (4000, 1)), "PNG")
+    assert reason(strip, ImageSettings(resize_only_if_bigger=False)) == "too_many_pixels"
+    assert reason(strip, ImageSettings(resize_mode="border")) == "aspect_ratio"
+
+
+def test_limits_give_their_reasons():
+    data = encoded(picture(300, 100), "PNG")
+    assert reason(data, ImageSettings(min_image_size=101)) == "too_small"
+    assert reason(data, ImageSettings(max_image_area=29_999)) == "image_area"
+    assert reason(data, ImageSettings(max_aspect_ratio=2.9)) == "aspect_ratio"
+    at_the_limits = ImageSettings(min_image_size=100, max_image_area=30_000, max_aspect_ratio=3)
+    assert normalise(data, at_the_limits).width == 300
+
+
+def test_a_progressive_bomb_is_refused():
+    data = encoded(picture(64, 64), progressive=True)
+    assert reason(data[:-2] + b"\xff\xda\0\2" * 300 + b"\xff\xd9") == "corrupt_image"
+
+
+def test_stray_bytes_in_a_jpeg_are_forgiven():
+    data = encoded(picture(64, 64))
+    assert normalise(data[:-2] + b"\x12\x34\x56" + data[-2:], ImageSettings(image_size=32)).width == 32
+
+
+def test_png_quality_is_a_compression():
+    with pytest.raises(ValidationError, match="0 to 9"):
+        ImageSettings(encode_format="png")
+
+
+def test_frames_are_stored_like_pictures():
+    pixels = np.asarray(picture(200, 100))[:, :, ::-1].copy()
+    frame = normalise_pixels(pixels, ImageSettings(image_size=50), "f" * 64)
+    assert (frame.width, frame.height, frame.mime, frame.source_sha256) == (100, 50, "image/jpeg", "f" * 64)
+    with pytest.raises(ImageRejected):
+        normalise_pixels(pixels, ImageSettings(min_image_size=500), "")
+
+
+def test_features_tell_alike_from_different_and_sharp_from_blurred():
+    image = picture(seed=1)
+    original = features(encoded(image, quality=95))
+    smaller = features(encoded(image.resize((320, 240)), quality=60))
+    other = features(encoded(picture(seed=2)))
+    assert (original.phash ^ smaller.phash).bit_count() <= 4
+    assert (original.phash ^ other.phash).bit_count() >= 10
+    assert 0 <= original.phash < 2**64
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    sharp = features(cv2.imencode(".png", noise)[1].tobytes())
+    blurred = features(cv2.imencode(".png", cv2.GaussianBlur(noise, (9, 9), 3))[1].tobytes())
+    assert sharp.blur > 10 * blurred.blur
+    flat = features(encoded(Image.new("RGB", (40, 20), (10, 10, 10)), "PNG"))
+    assert (flat.aspect, flat.mean, flat.std, flat.blur) == (2.0, 10.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="not a picture"):
+        features(b"")
+
+
+def test_the_blur_and_spread_are_those_of_their_definitions():
+    image = np.random.default_rng(3).integers(0, 255, (20, 30), dtype=np.uint8)
+    result = features(cv2.imencode(".png", image)[1].tobytes())
+    padded = np.pad(image.astype(float), 1, mode="reflect")
+    laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4.0 * image
+    assert result.blur == pytest.approx(laplacian.var())
+    assert (result.mean, result.std) == pytest.approx((image.mean(), image.std()))
+
+
+def test_metadata_of_a_broken_container_is_none():
+    assert read_metadata(b"\xff\xd8\xff\xe1", "jpeg").exif == b""
+
+
+def test_resizing_loads_neither_torch_nor_the_rest_of_img2dataset():
+    code = """
+import sys, numpy
+from pipelines.images.normalise import ImageSettings, normalise_pixels
+normalise_pixels(numpy.zeros((9, 9, 3), numpy.uint8), ImageSettings(), "")
+print([m for m in ("torch", "wandb", "webdataset", "img2dataset") if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

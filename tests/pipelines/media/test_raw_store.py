@@ -1,0 +1,113 @@
+"""What was stored is found again; what was not finished is nobody's data."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import storage
+from pipelines.crawling.ledger import FETCHED
+from pipelines.document import Signal
+from pipelines.media.raw_store import (
+    PART_ITEMS,
+    Blob,
+    RawPartWriter,
+    StoredCue,
+    StoredItem,
+    StoredMedia,
+    index_parts,
+    load_media,
+    read_index,
+)
+
+URL = "https://a.example/1.jpg"
+FAILED = StoredMedia("https://a.example/gone", "http_404", "Not Found")
+
+
+def stored(writer: RawPartWriter, data: bytes, key: str = URL) -> StoredMedia:
+    item = StoredItem(writer.add_bytes(data), "image/jpeg", 4, 3, 8, 6, "s" * 64, "t" * 64, 1.5)
+    return StoredMedia(
+        key,
+        FETCHED,
+        url=key,
+        fetched_at="2026-01-05T10:11:12Z",
+        signals=(Signal("robots", "page", "allowed"),),
+        items=(item,),
+        box_map={"orientation": 6, "scale": [1.0, 1.0], "shift": [0.0, 0.0]},
+        cues=(StoredCue(0.5, 1.0, "hello"),),
+        cues_lang="en",
+    )
+
+
+def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    media = stored(writer, b"picture")
+    writer.add(media, "r1")
+    writer.add(FAILED, "r1")
+    assert writer.close() == 2
+    (index,) = index_parts(str(tmp_path))
+    rows = {row["key"]: row for row in read_index(index)}
+    assert load_media(str(tmp_path), rows[URL]) == media
+    assert media.items[0].blob.read(str(tmp_path)) == b"picture"
+    assert load_media(str(tmp_path), rows[FAILED.key]) == FAILED
+    assert [(rows[k]["rendition"], rows[k]["outcome"], rows[k]["generation"]) for k in (URL, FAILED.key)] == [
+        ("r1", FETCHED, 0),
+        ("r1", "http_404", 0),
+    ]
+
+
+def test_an_open_part_is_nobodys_data(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    writer.add(stored(writer, b"picture"), "r1")
+    del writer  # as a kill leaves it
+    assert index_parts(str(tmp_path)) == storage.list_files(str(tmp_path)) == []
+
+
+def test_an_abandoned_part_leaves_nothing_and_the_next_one_is_whole(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    writer.add(stored(writer, b"lost"), "r1")
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+    media = stored(writer, b"kept")
+    writer.add(media, "r1")
+    writer.close()
+    assert media.items[0].blob.offset == 0
+    assert media.items[0].blob.read(str(tmp_path)) == b"kept"
+
+
+def test_blobs_without_an_index_are_nobodys_data(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    writer.add(FAILED, "r1")
+    writer.close()
+    (index,) = index_parts(str(tmp_path))
+    storage.remove(index.removesuffix(".parquet") + ".json")  # killed between index and receipt
+    assert index_parts(str(tmp_path)) == []
+
+
+def test_nothing_added_gives_no_part(tmp_path: Path):
+    assert RawPartWriter(str(tmp_path), 0).close() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_full_by_its_requests(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    for _ in range(PART_ITEMS - 1):
+        writer.add(FAILED, "r1")
+    assert not writer.is_full
+    writer.add(FAILED, "r1")
+    assert writer.is_full
+    writer.close()
+    assert not writer.is_full
+
+
+def test_parts_of_a_retry_bear_their_generation(tmp_path: Path):
+    for generation in (0, 3):
+        writer = RawPartWriter(str(tmp_path), generation)
+        writer.add(FAILED, "r1")
+        writer.close()
+    assert [row["generation"] for path in index_parts(str(tmp_path)) for row in read_index(path)] == [0, 3]
+
+
+def test_a_blob_beyond_the_end_is_an_error(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/x.blobs", b"12345")
+    with pytest.raises(EOFError, match=r"4 bytes wanted at 3, 2 there"):
+        Blob("x.blobs", 3, 4).read(str(tmp_path))

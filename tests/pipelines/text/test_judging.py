@@ -1,0 +1,100 @@
+"""Text is told its language, freed of poor lines and masked; what is refused bears its reason."""
+
+import pytest
+
+from pipelines.document import Document
+from pipelines.spec import Filters
+from pipelines.text.judging import PROFILES, Refusal, judge_spoken, judge_text
+from tests.pipelines.stage_records import document, image, text
+
+ENGLISH = (
+    "The harbour was quiet in the evening, and there was a lantern on every boat that we had seen. "
+    "Nobody knew who had lit them, but it was said that the teacher of the village went out with a basket of candles."
+)
+GERMAN = (
+    "Der Hafen lag am Abend still da, und auf jedem Boot brannte eine Laterne, die niemand angezündet haben wollte."
+)
+
+
+def pair(caption: str) -> Document:
+    return document("pair", image(0), text(caption, role="caption"), num_media=1)
+
+
+def filters(**tree: object) -> Filters:
+    return Filters.model_validate(tree)
+
+
+def refused(given: Document, settings: Filters) -> str:
+    found = judge_text(given, settings, given.kind)
+    assert isinstance(found, Refusal)
+    return found.reason
+
+
+def judged(given: Document, settings: Filters) -> Document:
+    found = judge_text(given, settings, given.kind)
+    assert isinstance(found, Document)
+    return found
+
+
+def test_each_kind_has_its_profile():
+    assert PROFILES.keys() == {"interleaved", "pair", "grounded", "video", "text"}
+
+
+def test_a_text_is_told_its_language():
+    assert judged(pair(ENGLISH), filters()).lang == "en"
+    assert judged(pair(GERMAN), filters(language=None)).lang == "de"  # any, still identified
+
+
+def test_what_upstream_says_holds_where_nothing_can_be_told():
+    given = document("pair", image(0), text("Una foto di 3 x 4", role="caption"), num_media=1, lang="it")
+    assert judged(given, filters()).lang == "it"
+
+
+@pytest.mark.parametrize(
+    ("given", "tree", "reason"),
+    [
+        (document("text"), {}, "no_text"),
+        (document("pair", image(0), num_media=1), {}, "no_text"),
+        (pair(GERMAN), {"language": {"languages": ["en"]}}, "other_language"),
+        (pair("red square"), {}, "too_few_words"),
+        (pair("red square"), {"text": {"min_words": 1, "min_chars": 100}}, "too_few_chars"),
+        (document("text", text(ENGLISH)), {}, "too_few_words"),  # of Gopher
+    ],
+)
+def test_why_a_text_is_refused(given: Document, tree: dict, reason: str):
+    assert refused(given, filters(**tree)) == reason
+
+
+def test_the_language_found_stands_beside_the_reason():
+    found = judge_text(pair(GERMAN), filters(language={"languages": ["en"]}), "pair")
+    assert isinstance(found, Refusal)
+    assert found.detail is not None
+    assert found.detail.startswith("de 0.")
+
+
+def test_a_video_is_judged_by_what_is_spoken_when_that_is_at_hand():
+    silent = document("video")
+    assert judge_text(silent, filters(language={"languages": ["en"]}), "video") == silent
+    spoken = document("video", text(GERMAN, role="subtitle", t0=0.0, t1=1.0))
+    found = judge_spoken(spoken, filters(language={"languages": ["en"]}))
+    assert isinstance(found, Refusal)
+    assert found.reason == "other_language"
+    short = document("video", text("Hm.", role="subtitle", t0=0.0, t1=1.0))
+    assert isinstance(judge_spoken(short, filters()), Document)  # speech is no prose
+
+
+@pytest.mark.parametrize("judge", [lambda d, f: judge_text(d, f, d.kind), judge_spoken])
+def test_personal_data_is_masked_unless_it_is_asked_for(judge):
+    given = pair(f"{ENGLISH} Write to jane.doe@example.org for more.")
+    masked, plain = judge(given, filters()), judge(given, filters(mask_personal_data=False))
+    assert isinstance(masked, Document)
+    assert "jane.doe@example.org" not in masked.text
+    assert masked.build.pii_hits == 1
+    assert "jane.doe@example.org" in plain.text
+
+
+def test_poor_lines_go_and_the_rest_stays():
+    body = f"{ENGLISH}\nPlease enable javascript to read on.\n{ENGLISH[:-1]}, they said."
+    given = document("text", text(body))
+    assert "javascript" not in judged(given, filters(text={"line_furniture": True})).text
+    assert judged(given, filters(text={"min_words": 1})).text == body

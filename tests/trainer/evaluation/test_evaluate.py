@@ -1,0 +1,92 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.errors import UserError
+from tests.pipelines.corpus_builder import sample
+from tests.trainer.finished_runs import write_run
+from tests.trainer.small_corpus import damage
+from trainer.config import TrainConfig
+from trainer.evaluate_settings import EvaluateSettings
+from trainer.evaluation.evaluate import Evaluation, evaluate
+from trainer.evaluation.sample_sheets import WIDTH
+from trainer.tasks.samples import drawn
+
+NUMBERS = tuple(f"boat {number}" for number in range(32))  # training captions name 0 to 29
+SMALL = {"captions": 2, "pictures": 2, "continuations": 2, "max_new_tokens": 4, "batch": 2, "judge_steps": 2}
+JUDGED = EvaluateSettings(attributes={"thing": ("dock", "pier"), "number": NUMBERS}, combined=("number",), **SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConfig]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    return folder, write_run(folder, training_corpus)
+
+
+def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainConfig], training_corpus: str):
+    folder, config = run
+    evaluate(config.model_copy(update={"evaluate": JUDGED}), training_corpus, str(folder))
+    figures = json.loads((folder / "evaluation.json").read_text())
+    assert figures.keys() == {
+        "held_out_ce/pairs", "ce_right_picture", "ce_shuffled_picture", "num_ce_captions",
+        "chance_thing", "chance_number", "caption_thing_held_out", "caption_number_held_out", "num_captions_held_out",
+        "retrieval_at_1", "chance_retrieval_at_1", "num_retrieval",
+        "generated_thing_held_out", "generated_number_held_out", "num_generated_held_out",
+        "judge_thing_held_out", "judge_number_held_out", "num_judge_held_out",
+        "next_picture_error", "next_picture_copy_error", "num_next_pictures",
+        "next_frame_error", "next_frame_copy_error", "next_frame_told_error", "num_next_frames",
+    }  # fmt: skip
+    assert all(isinstance(value, int | float) and math.isfinite(value) for value in figures.values())
+    assert figures["chance_thing"] == 0.5
+    assert figures["held_out_ce/pairs"] == 4.5
+    sheets = {path.name: Image.open(path) for path in (folder / "samples").iterdir()}
+    assert sheets.keys() == {"captions.png", "pictures.png", "page.png", "video.png", "contact_sheet.png"}
+    assert all(sheet.width == WIDTH for sheet in sheets.values())
+    assert sheets["contact_sheet.png"].height > max(s.height for n, s in sheets.items() if n != "contact_sheet.png")
+    assert (folder / "loss.png").exists()
+
+
+def test_without_attributes_losses_next_pictures_and_retrieval_remain(tmp_path: Path, training_corpus: str):
+    config = write_run(tmp_path, training_corpus, decoder=False)
+    figures = evaluate(
+        config.model_copy(update={"evaluate": EvaluateSettings(**SMALL)}), training_corpus, str(tmp_path)
+    )
+    assert {"ce_right_picture", "ce_shuffled_picture", "next_picture_error", "retrieval_at_1"} <= figures.keys()
+    assert not any(name.startswith(("chance_thing", "caption_", "generated_", "judge_")) for name in figures)
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"captions.png", "contact_sheet.png"}
+
+
+def test_combinations_that_no_training_caption_names_are_held_out(run: tuple[Path, TrainConfig], training_corpus: str):
+    folder, config = run
+    for combined, name in ((("number",), "held_out"), (("thing",), "seen")):
+        settings = JUDGED.model_copy(update={"combined": combined})
+        evaluation = Evaluation(config.model_copy(update={"evaluate": settings}), training_corpus, str(folder))
+        assert {name: 2} == {name: len(pairs) for name, pairs in evaluation.sets.items()}
+
+
+def test_a_damaged_picture_is_left_out(run: tuple[Path, TrainConfig], training_corpus: str, tmp_path: Path):
+    folder, config = run
+    corpus = str(tmp_path / "corpus")
+    shutil.copytree(training_corpus, corpus)
+    (damaged,) = damage(corpus, "pairs", {sample("pair", 30).key}, "val")
+    evaluation = Evaluation(config.model_copy(update={"evaluate": JUDGED}), corpus, str(folder))
+    (pairs,) = evaluation.sets.values()
+    assert damaged in {pair.sample.key for pair in pairs}
+    assert damaged not in {pair.sample.key for pair in drawn(pairs, len(pairs), 0)}
+    assert evaluation.figures()["num_captions_held_out"] == len(pairs) - 1
+
+
+def test_a_run_without_weights_is_refused(tmp_path: Path, training_corpus: str, run: tuple[Path, TrainConfig]):
+    with pytest.raises(UserError, match=r"no weights in .*/model"):
+        evaluate(run[1], training_corpus, str(tmp_path))
+
+
+def test_settings_name_what_does_not_fit():
+    with pytest.raises(ValueError, match="'taste' is no attribute"):
+        EvaluateSettings(attributes={"thing": ("dock", "pier")}, combined=("taste",))
+    with pytest.raises(ValueError, match="at least two values"):
+        EvaluateSettings(attributes={"thing": ("dock",)})

@@ -1,0 +1,203 @@
+import random
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from pipelines.errors import UserError
+from trainer.plan.mixture import Phase, share_bound
+from trainer.plan.order import OrderSettings
+from trainer.plan.plan import Plan
+from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.plan.steps import Step
+from trainer.plan.windows import SourceWindows, one_window_each
+
+SETTINGS = PlanSettings(
+    seed=5,
+    length=256,
+    packs_per_step=8,
+    stretch_packs=32,
+    order=OrderSettings(block_samples=4, pool_blocks=4),
+)
+FIRST = {"books": 0.2, "pairs": 0.5, "pages": 0.3}
+PHASES = (
+    Phase(weights=FIRST),
+    Phase(step=10, weights={"books": 0.1, "pages": 0.9}, unit="tokens", reason="pages"),
+    Phase(step=31, weights=FIRST),
+)
+
+
+def source(name: str, num_samples: int, mean: int, windows: int = 1) -> SourceWindows:
+    """Samples of 1 to `windows` windows; all but the last of a sample fill a pack."""
+    rng = np.random.default_rng(num_samples)
+    counts = rng.integers(1, windows + 1, num_samples)
+    first = np.concatenate([[0], counts.cumsum()])
+    tokens = np.full(first[-1], 250, np.int32)
+    tokens[first[1:] - 1] = rng.integers(mean // 2, mean * 3 // 2, num_samples)
+    ends = np.array([num_samples // 3, num_samples])
+    return SourceWindows(name, "text", ("a.tar", "b.tar"), ends, None, first, tokens, (tokens > 90).astype(np.int32))
+
+
+SOURCES = (source("books", 10, 100, windows=60), source("pairs", 150, 40), source("pages", 60, 120, windows=3))
+
+
+def plan(state: PlanState | None = None, **changes: object) -> Plan:
+    arguments = {"settings": SETTINGS, "phases": PHASES, "fingerprint": "f", "costs": Costs(1, 0.01, 50)} | changes
+    return Plan(SOURCES, state=state, **arguments)  # type: ignore[arg-type]
+
+
+def take(plan: Plan, end: int) -> list[Step]:
+    steps = []
+    for step in plan:
+        if step.number >= end:
+            break
+        steps.append(step)
+    return steps
+
+
+STEPS = take(plan(), 60)
+
+
+def test_every_pack_fits_and_is_balanced():
+    for step in STEPS:
+        assert [p for pack in step.packs for p in pack]
+        assert len(step.packs) == 8
+        assert all(0 < sum(p.tokens for p in pack) <= 256 for pack in step.packs)
+
+
+def test_every_window_comes_once_and_no_position_is_left_out():
+    seen = Counter((p.position, p.window) for step in STEPS for pack in step.packs for p in pack)
+    assert max(seen.values()) == 1
+    rows = {(p.position, p.window): p for step in STEPS for pack in step.packs for p in pack}
+    positions = sorted({position for position, _ in rows})
+    assert positions == list(range(len(positions)))
+    for position in positions[:-1]:
+        piece = rows[position, 0]
+        table = SOURCES[piece.source]
+        num_windows = int(table.first[piece.sample + 1] - table.first[piece.sample])
+        for window in range(num_windows):
+            found = rows[position, window]
+            assert (found.source, found.sample, found.pass_) == (piece.source, piece.sample, piece.pass_)
+            assert found.tokens == table.tokens[table.first[piece.sample] + window]
+
+
+def test_a_pass_is_complete_before_the_next_begins():
+    rows = {p.position: p for step in STEPS for pack in step.packs for p in pack}
+    passes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for position in sorted(rows):
+        piece = rows[position]
+        passes[piece.source, piece.pass_].append(piece.sample)
+    for (number, pass_), samples in passes.items():
+        assert len(set(samples)) == len(samples)
+        if (number, pass_ + 1) in passes:
+            assert sorted(samples) == list(range(SOURCES[number].num_samples))
+
+
+def test_the_mixture_is_exact_in_every_phase():
+    rows: dict[int, list] = defaultdict(list)
+    for step in STEPS:
+        for pack in step.packs:
+            for piece in pack:
+                rows[piece.position].append(piece)
+    phases = [step.phase for step in STEPS if step.phase is not None]
+    assert [(phase.step, phase.reason) for phase in phases] == [(0, "config"), (10, "pages"), (31, "config")]
+    names = [s.name for s in SOURCES]
+    for phase, end in zip(phases, [phases[1].position, phases[2].position, max(rows)], strict=True):
+        weights = [phase.weights.get(name, 0.0) for name in names]
+        tokens = phase.unit == "tokens"
+        count, worst, longest = np.zeros(3), 0.0, 0
+        for position in range(phase.position, end):
+            size = sum(p.tokens for p in rows[position]) if tokens else 1
+            count[rows[position][0].source] += size
+            longest = max(longest, size)
+            worst = max(worst, np.abs(count - count.sum() * np.array(weights)).max())
+        assert worst <= (longest if tokens else share_bound(weights)) + 1e-6
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_the_global_batch_is_the_same_at_any_world_size(world_size):
+    for step in STEPS:
+        of_ranks = [step.of_rank(rank, world_size) for rank in range(world_size)]
+        together = [of_ranks[slot % world_size][slot // world_size] for slot in range(8)]
+        assert together == step.packs
+
+
+def test_a_thousand_kills_change_nothing():
+    """Each trial goes on from a state that a checkpoint kept as JSON, for as long as the run lives until the next."""
+    expected = [step.digest() for step in STEPS]
+    states = [step.state.to_json() for step in STEPS]
+    rng = random.Random(0)
+    done, trials, state = [], 0, None
+    while trials < 1000:
+        current = PlanState.from_json(state) if state else None
+        begin = current.step if current else 0
+        alive = take(plan(current), min(begin + rng.randint(1, 3), 60))
+        assert [step.digest() for step in alive] == expected[begin : begin + len(alive)]
+        assert [step.state.to_json() for step in alive] == states[begin : begin + len(alive)]
+        done += alive
+        trials += 1
+        checkpoint = rng.randint(max(0, begin - 3), begin + len(alive))  # killed after it, so some is done again
+        state = None if checkpoint in (0, 60) else states[checkpoint - 1]
+    assert len(done) > 1000
+
+
+def test_the_state_is_small():
+    assert max(len(step.state.to_json()) for step in STEPS) < 1000
+    many = tuple(one_window_each(f"source-{i:03d}-of-a-large-corpus", "pair", ["a"], [5000]) for i in range(40))
+    weights = {s.name: 1 / 40 for s in many}
+    step = next(iter(Plan(many, SETTINGS, [Phase(weights=weights)], "f")))
+    assert len(step.state.to_json()) < 4096
+
+
+def test_weights_may_change_in_the_middle_of_a_stretch_without_loss():
+    before = STEPS[13]  # steps 10 to 13 are one stretch, 14 to 17 the next
+    state = PlanState.from_json(STEPS[14].state.to_json())
+    assert state.stretch_steps == 4
+    changed = (*PHASES[:2], Phase(step=15, weights={"pairs": 1.0}, reason="asked for"))
+    steps = take(plan(state, phases=changed), 30)
+    assert [s.digest() for s in steps[:3]] == [s.digest() for s in STEPS[15:18]]
+    phase = steps[3].phase
+    assert phase is not None
+    assert (phase.step, phase.weights, phase.reason) == (18, {"pairs": 1.0}, "asked for")
+    pieces = [p for s in [*STEPS[:15], *steps] for pack in s.packs for p in pack]
+    assert sorted({p.position for p in pieces}) == list(range(max(p.position for p in pieces) + 1))
+    assert all(SOURCES[p.source].name == "pairs" for p in pieces if p.position >= phase.position)
+    assert before.state.phase is not None
+
+
+def test_other_data_another_seed_or_other_steps_are_refused():
+    state = STEPS[14].state
+    with pytest.raises(UserError, match="trained on other data"):
+        plan(state, fingerprint="g")
+    with pytest.raises(UserError, match="has seed 5, the config 6"):
+        plan(state, settings=SETTINGS.model_copy(update={"seed": 6}))
+    with pytest.raises(UserError, match="train to step 18 as before"):
+        plan(state, settings=SETTINGS.model_copy(update={"packs_per_step": 4}))
+    plan(STEPS[13].state, settings=SETTINGS.model_copy(update={"packs_per_step": 4}))
+    with pytest.raises(UserError, match=r"data_state\.json: no state"):
+        PlanState.from_json('{"step": 1}')
+
+
+def test_mixtures_that_cannot_be_drawn_are_refused():
+    with pytest.raises(UserError, match="no source 'page' in the corpus; it has books, pairs, pages"):
+        plan(phases=[Phase(weights={"page": 1.0})])
+    with pytest.raises(UserError, match="no source 'page' in the corpus"):
+        plan(max_passes={"page": 1})
+    with pytest.raises(UserError, match="'none' has no sample to train on"):
+        Plan([one_window_each("none", "pair", [], [])], SETTINGS, [Phase(weights={"none": 1.0})], "f")
+
+
+def test_an_exhausted_source_stops_the_run():
+    with pytest.raises(
+        UserError, match=r"pages is exhausted: steps from \d+ on need more than the 1 passes over its 60"
+    ):
+        take(plan(max_passes={"pages": 1}), 60)
+
+
+def test_pictures_alone_are_packs_of_one():
+    pictures = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
+    settings = PlanSettings(length=1, packs_per_step=16)
+    assert pictures.place(2) == (0, 2)
+    assert pictures.place(3) == (1, 0)
+    step = next(iter(Plan([pictures], settings, [Phase(weights={"pairs": 1.0})], "f")))
+    assert sum(len(pack) for pack in step.packs) == 16

@@ -1,0 +1,405 @@
+import contextlib
+import gzip
+import io
+import json
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import webdataset
+from pydantic import ValidationError
+
+from model.config import BridgeConfig
+from model.sequence import Layout
+from model.tokenizer import Tokenizer
+from pipelines.document import Decision, Document, Provenance, Segment
+from pipelines.errors import RunError, UserError
+from pipelines.settings import dump_yaml
+from pipelines.text.byte_level_bpe import train_bpe
+from tests.pipelines.corpus_builder import picture
+from tests.trainer.ranks import in_ranks
+from tests.trainer.trial_runs import consumed, killed, losses, run
+from trainer import __main__
+from trainer.config import TrainConfig
+from trainer.loop import FINISHED
+from trainer.plan.mixture import PhaseStart, load_phases, share_bound, share_error
+from trainer.reading.stream_state import RankPlace, StreamState
+from trainer.reading.streamed_tars import read_tar
+from trainer.reading.streaming import StreamLoader, StreamStep
+from trainer.records.metrics import read_metrics
+from trainer.tasks.data import open_corpus
+
+WEIGHTS = {"pairs": 0.75, "texts": 0.25}
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_bytes(train_bpe(["a caption"], 280))
+    return Layout(Tokenizer.load(path, "emu2"), BridgeConfig(image_slots=4))
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four compressed tars of pairs, and a plain one of texts; one picture is broken."""
+    folder = tmp_path_factory.mktemp("tars")
+    for number in range(4):
+        samples = []
+        for n in range(number * 10, number * 10 + 10):
+            data = picture(n) if n != 13 else picture(n)[:300]
+            samples.append({"__key__": f"{n:04d}", "jpg": data, "txt": f"a caption of {n}"})
+        write_tar(folder / "pairs.tar", samples)
+        (folder / f"pairs-{number}.tar.gz").write_bytes(gzip.compress((folder / "pairs.tar").read_bytes()))
+    write_tar(folder / "texts.tar", [{"__key__": f"t{n}", "txt": f"text {n}. " * 20} for n in range(7)])
+    return folder
+
+
+def write_tar(path: Path, samples: list[dict]) -> None:
+    with webdataset.TarWriter(str(path)) as writer:
+        for sample in samples:
+            writer.write(sample)
+
+
+@pytest.fixture(scope="module")
+def server(tars: Path) -> Iterator[str]:
+    """The folder's URL on a web server; what lies in its folder `cut/` breaks off in the middle."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def copyfile(self, source, outputfile) -> None:
+            data = source.read()
+            outputfile.write(data[: len(data) // 2 if "cut=1" in self.path else None])
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tars)))
+    threading.Thread(target=httpd.serve_forever).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def loader(tars: Path, layout: Layout, config: Callable[..., TrainConfig]) -> Iterator[Callable[..., StreamLoader]]:
+    """A function that gives loaders, which are closed at the end."""
+    made = []
+    urls = {"pairs": [f"{tars}/pairs-{{0..3}}.tar.gz"], "texts": [f"pipe:cat {tars}/texts.tar"]}
+
+    def make(streams=urls, weights=WEIGHTS, phases=None, **arguments) -> StreamLoader:
+        changes = {
+            "data.streams": streams,
+            "data.plan": {"length": 64, "packs_per_step": 2 * arguments.get("world_size", 1)},
+            "mixture.phases": phases or [{"weights": weights}],
+        }
+        run = config(**changes).pretrain
+        assert run is not None
+        made.append(StreamLoader(run, layout, 16, **arguments))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def take(loader: StreamLoader, num: int) -> list[StreamStep]:
+    return [step for step, _ in zip(loader, range(num), strict=False)]
+
+
+def windows(steps: list[StreamStep]) -> list[tuple]:
+    """What was trained on: all that `consumed` says, the step aside."""
+    return [(row.step, row.position, row.source, row.key, row.window, row.pass_) for step in steps for row in step.rows]
+
+
+def test_compressed_tars_and_pipes_are_mixed_and_packed(loader):
+    steps = take(loader(), 30)
+    assert [step.step.number for step in steps] == list(range(30))
+    assert all(sum(len(p.sequence.token_ids) for p in pack) <= 64 for step in steps for pack in step.packs)
+    assert all(len(step.packs) == 2 for step in steps)
+    assert all(image.shape == (16, 16, 3) for step in steps for pack in step.packs for p in pack for image in p.images)
+    firsts = [row for step in steps for row in step.rows if row.window == 0]
+    drawn = [sum(row.source == name for row in firsts) for name in WEIGHTS]
+    assert share_error([0.75, 0.25], drawn) <= share_bound([0.75, 0.25]) + 2  # one is bad, and some wait
+    first_pass = [row.key for row in firsts if row.source == "pairs" and row.pass_ == 0]
+    assert sorted(first_pass) == [f"{n:04d}" for n in range(40) if n != 13]
+    assert first_pass != sorted(first_pass)
+    assert {bad.key for step in steps for bad in step.bad} == {"0013"}
+
+
+def test_all_windows_of_a_long_sample_are_trained_on(loader):
+    steps = take(loader(weights={"texts": 1.0}), 20)
+    found = sorted({(row.key, row.window) for step in steps for row in step.rows if row.pass_ == 0})
+    assert found == [(f"t{n}", w) for n in range(7) for w in range(max(w for _, w in found) + 1)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])  # 6: more than tars
+def test_ranks_read_different_samples(loader, world_size):
+    ranks = [take(loader(rank=rank, world_size=world_size), 6) for rank in range(world_size)]
+    pairs = [{row.key for s in steps for row in s.rows if row.source == "pairs" and not row.pass_} for steps in ranks]
+    assert all(pairs)
+    assert sum(map(len, pairs)) == len(set().union(*pairs))
+    places = [row.position for steps in ranks for s in steps for row in s.rows if row.window == 0]
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize("after", [1, 6, 11])
+def test_a_resume_goes_on_with_the_next_sample(loader, after):
+    whole = take(loader(), 14)
+    state = StreamState.from_json(whole[after - 1].step.state.to_json())
+    again = take(loader(state=state), 14 - after)
+    assert windows(again) == windows(whole[after:])
+    assert [step.step.state for step in again] == [step.step.state for step in whole[after:]]
+    assert {bad for step in again for bad in step.bad} <= {bad for step in whole for bad in step.bad}
+
+
+def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_with(loader):
+    ranks = [take(loader(rank=rank, world_size=2), 7) for rank in range(2)]
+    states = [steps[-1].step.state for steps in ranks]
+    state = StreamState.from_json(states[0].joined(states).to_json())
+    alone = take(loader(state=state), 20)
+    assert alone[0].step.number == 7
+    done = {(row.source, row.key, row.pass_) for steps in ranks for step in steps for row in step.rows}
+    now = [(row.source, row.key, row.pass_) for step in alone for row in step.rows]
+    seen = {key for source, key, pass_ in [*done, *now] if source == "pairs" and pass_ == 0}
+    assert len(seen) == 39  # none is lost
+    assert len({key for key in now if key in done and key[0] == "pairs"}) <= 20  # of two tars that were begun
+    assert min(row.position for row in alone[0].rows) > max(row.position for step in ranks[0] for row in step.rows)
+
+
+def test_many_ranks_are_kept_in_4_kb():
+    places = tuple(RankPlace(5000 + rank, (20, 5), ((900 + rank, 7, 0), (1000 - rank, 3, 2))) for rank in range(200))
+    state = StreamState(("pairs", "texts"), 7, PhaseStart(0, 0, WEIGHTS, "samples", "config"), 200, places)
+    assert len(state.to_json()) <= 4096
+    kept = StreamState.from_json(state.to_json())
+    assert kept.step == 7
+    assert kept.place(2, 200, (2, 2)) == RankPlace(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
+
+
+def test_weights_change_at_a_step(loader):
+    phases = [{"weights": {"pairs": 1.0}}, {"step": 4, "weights": {"texts": 1.0}, "reason": "enough"}]
+    steps = take(loader(phases=phases), 8)
+    begun = {step.step.number: step.step.phase for step in steps if step.step.phase is not None}
+    assert [(n, p.weights, p.reason, p.order) for n, p in begun.items()] == [
+        (0, {"pairs": 1.0}, "config", "approximate"),
+        (4, {"texts": 1.0}, "enough", "approximate"),
+    ]
+    assert all(row.source == "pairs" for step in steps for row in step.rows if row.position < begun[4].position)
+    assert all(row.source == "texts" for step in steps for row in step.rows if row.position >= begun[4].position)
+    again = take(loader(phases=phases, state=steps[4].step.state), 3)
+    assert windows(again) == windows(steps[5:])
+
+
+def test_what_is_not_allowed_or_no_sample_is_told(loader, tmp_path):
+    text = Document("text", "denied", (Segment("text", "a text"),), (), Provenance(dataset="a", record="denied"))
+    denied = replace(text, decision=Decision(allowed=False)).to_json()
+    samples = [{"__key__": f"{n}", "txt": f"text {n}"} for n in range(20)]
+    bad = [{"__key__": "denied", "json": denied}, {"__key__": "broken", "json": b"{"}]
+    write_tar(tmp_path / "a.tar", [*samples[:9], *bad, *samples[9:]])
+    steps = take(loader({"a": [f"{tmp_path}/a.tar"]}, {"a": 1.0}), 3)
+    assert {row.key for step in steps for row in step.rows} == {f"{n}" for n in range(20)}
+    told = {(bad.key, bad.position is None, bad.reason.partition(":")[0]) for step in steps for bad in step.bad}
+    assert told == {("denied", True, "not_allowed"), ("broken", False, "its JSON is damaged")}
+
+
+def test_too_many_bad_samples_end_the_run(loader, tmp_path):
+    samples = [{"__key__": f"{n}", "jpg": b"nothing", "txt": "a caption"} for n in range(30)]
+    write_tar(tmp_path / "a.tar", samples)
+    with pytest.raises(RunError, match=r"a: 20 of 20 samples cannot be read"):
+        take(loader({"a": [f"{tmp_path}/a.tar"]}, {"a": 1.0}), 30)
+
+
+# --- what is read from ---
+
+
+def test_a_web_server_is_read_from(loader, server):
+    streams = {"pairs": [f"{server}/pairs-{{0..3}}.tar.gz?signature=secret"]}
+    steps = take(loader(streams, {"pairs": 1.0}), 10)
+    rows = [row for step in steps for row in step.rows]
+    assert {row.key for row in rows if row.pass_ == 0} == {f"{n:04d}" for n in range(40) if n != 13}
+    assert {row.shard for row in rows} == {f"{server}/pairs-{n}.tar.gz" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("{server}/none.tar", r"none\.tar: cannot be read to its end: .*curl ended with exit code 22"),
+        ("{server}/texts.tar?cut=1", r"texts\.tar: cannot be read to its end: .*curl ended with exit code 18"),
+        ("pipe:cat {tars}/texts.tar; exit 3", r"cannot be read to its end: the command ended with exit code 3"),
+        ("pipe:cat {tars}/none.tar", r"cannot be read to its end: .*the command ended with exit code 1"),
+        ("pipe:head -c 900 {tars}/texts.tar", r"cannot be read to its end: "),
+        ("pipe:head -c 300 {tars}/pairs-0.tar.gz", r"cannot be read to its end: "),
+    ],
+)
+def test_what_breaks_off_is_one_line(tars, server, url, message):
+    with pytest.raises(RunError, match=message) as caught:
+        list(read_tar(url.format(server=server, tars=tars)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_command_that_goes_on_for_long_is_ended(tars):
+    samples = read_tar(f"pipe:cat {tars}/texts.tar; exec sleep 600")
+    assert next(samples)["__key__"] == "t0"
+    samples.close()
+
+
+def test_a_file_that_is_not_there_is_a_mistake(tars):
+    with pytest.raises(UserError, match=r"data\.streams: .*none\.tar: No such file or directory"):
+        list(read_tar(f"{tars}/none.tar"))
+
+
+def test_streams_without_samples_are_refused(loader, tmp_path):
+    write_tar(tmp_path / "empty.tar", [])
+    with pytest.raises(RunError, match=r"empty\.tar: no sample in it, nor in any tar of its source"):
+        take(loader({"a": [f"{tmp_path}/empty.tar"]}, {"a": 1.0}), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.streams": {"pairs": []}}, "at least 1 item"),
+        ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is none of data.streams"),
+        ({"mixture.phases": [{"weights": {"pairs": 1.0}, "unit": "tokens"}]}, "streams are mixed by samples"),
+        ({"mixture.max_passes": {"pairs": 2.0}}, "mixture.max_passes: what is in streams is not known"),
+        ({"held_out.every": 5}, "held_out.every: streams have no held-out split"),
+    ],
+)
+def test_what_streams_cannot_do_is_refused(config, changes, message):
+    base = {"data.streams": {"pairs": ["a.tar.gz"]}, "mixture.phases": [{"weights": {"pairs": 1.0}}]}
+    with pytest.raises(ValidationError, match=message):
+        config(**base | changes)
+
+
+# --- training ---
+
+
+@pytest.fixture
+def streams(tars: Path, server: str, config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    """As `config`, on streams of all kinds."""
+    urls = {
+        "pairs": [f"{tars}/pairs-{{0..1}}.tar.gz", f"pipe:cat {tars}/pairs-2.tar.gz", f"{server}/pairs-3.tar.gz?a=b"],
+        "texts": [f"pipe:cat {tars}/texts.tar"],
+    }
+    return partial(config, **{"data.streams": urls, "mixture.phases": [{"weights": WEIGHTS}]})
+
+
+def order_of(out: Path) -> list[object]:
+    """All that a run says of its order."""
+    state = sorted((out / "checkpoints").iterdir())[-1] / "data_state.json"
+    return [
+        *(row.order for row in load_phases(str(out / "mixture.jsonl"))),
+        json.loads(state.read_bytes())["order"],
+        *{row["order"] for row in consumed(out)},
+    ]
+
+
+def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert in_ranks(2, run, "pretrain", streams(), training_corpus, whole) == [FINISHED] * 2
+    killed(2, "pretrain", streams(), training_corpus, cut, 5)
+    assert in_ranks(2, run, "pretrain", streams(), training_corpus, cut) == [FINISHED] * 2
+    assert consumed(cut) == consumed(whole)
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
+    assert order_of(cut) == ["approximate"] * 3
+    rows = read_metrics(str(cut / "metrics.jsonl"))
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in read_metrics(str(whole / "metrics.jsonl"))]
+    found = consumed(cut)
+    assert rows[-1]["samples"] == sum(row["window"] == 0 for row in found)
+    assert rows[-1]["tokens"] == sum(row["num_tokens"] for row in found)
+    assert rows[-1]["images/pairs"] == sum(row["num_images"] for row in found)
+    assert not any(name.startswith("passes/") for name in rows[-1])
+    assert losses(cut)[-1] < losses(cut)[0]
+    quarantine = [json.loads(line) for line in (cut / "quarantine.jsonl").read_text().splitlines()]
+    assert {row["key"] for row in quarantine} == {"0013"}
+
+
+def test_a_tokenizer_alone_is_enough(training_corpus, streams, tmp_path):
+    (folder,) = (Path(training_corpus) / "tokens").iterdir()
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copy(folder / "tokenizer.json", tmp_path / "tokenizer")
+    changes = {"steps": 3, "model.changes": {"bridge": {"standardize": True}}}
+    assert in_ranks(1, run, "pretrain", streams(**changes), str(tmp_path / "tokenizer"), tmp_path) == [FINISHED]
+    assert (tmp_path / "model/tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.streams": {"a": ["pipe:exit 7"]}, "mixture.phases": [{"weights": {"a": 1}}]},
+            "RunError: .*exit code 7",
+        ),
+        ({"data.streams": {"a": ["/nowhere.tar"]}, "mixture.phases": [{"weights": {"a": 1}}]}, "UserError: .*No such"),
+        ({"data.plan": {"length": 9999}}, "UserError: data.plan.length is 9999"),
+    ],
+)
+def test_a_mistake_is_one_line(training_corpus, streams, tmp_path, changes, message):
+    with pytest.raises(RuntimeError, match=message):
+        in_ranks(1, run, "pretrain", streams(**changes), training_corpus, tmp_path)
+
+
+def test_streams_and_a_corpus_do_not_go_on_from_each_other(training_corpus, config, streams, tmp_path):
+    for first, second, message in ((config, streams, "on an indexed corpus"), (streams, config, "on data.streams")):
+        out = tmp_path / message
+        in_ranks(1, run, "pretrain", first(steps=4), training_corpus, out)
+        with pytest.raises(RuntimeError, match=f"UserError: .*the run was trained {message}"):
+            in_ranks(1, run, "pretrain", second(), training_corpus, out)
+
+
+def test_other_commands_do_not_read_streams(training_corpus, streams):
+    config = streams()
+    with pytest.raises(UserError, match=r"data\.streams: only `pretrain` reads streams"):
+        open_corpus(training_corpus, config.model, config.pretrain, "train")
+
+
+def command(world, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python -m trainer ...` in a process of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["trainer", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            __main__.main()
+        except SystemExit as ended:
+            return ended.code, out.getvalue(), err.getvalue()
+
+
+def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
+    out, config = tmp_path / "run", tmp_path / "run.yaml"
+    killed(2, "pretrain", streams(), training_corpus, out, 5)
+    config.write_text(dump_yaml(streams()))
+    arguments = ["--config", str(config), "--corpus", training_corpus, "--out", str(out)]
+    ((code, said, _),) = in_ranks(1, command, "pretrain", *arguments)
+    assert code == 0
+    assert "data.streams: another number of processes, now 1: each stream goes on with the first tar" in said
+    assert [row["step"] for row in read_metrics(str(out / "metrics.jsonl"))] == list(range(12))
+    places = [(row["position"], row["window"]) for row in consumed(out)]
+    assert len(places) == len(set(places))
+
+
+def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams, tars, tmp_path):
+    """And a stream that breaks off leaves the last checkpoint, with which the next run goes on."""
+    config, flag = tmp_path / "run.yaml", tmp_path / "broken"
+    urls = {"texts": [f"pipe:test ! -e {flag} && cat {tars}/texts.tar"]}
+    changes = {"data.streams": urls, "mixture.phases": [{"weights": {"texts": 1.0}}], "checkpoints.every": 2}
+    config.write_text(dump_yaml(streams(**changes)))
+    arguments = ["--config", str(config), "--corpus", training_corpus, "--out", str(tmp_path / "run")]
+    ((code, out, _),) = in_ranks(1, command, "plan", *arguments)
+    assert code == 0
+    assert out.startswith("order: approximate")
+    assert re.search(r"texts +100.00% +1$", out, re.MULTILINE)
+    ((code, out, _),) = in_ranks(1, command, "pretrain", *arguments, "--set", "pretrain.steps=3")
+    assert code == 0
+    assert out.startswith("data.streams: texts: their order is approximate\n")
+    flag.touch()
+    ((code, _, err),) = in_ranks(1, command, "pretrain", *arguments)
+    assert code == 1
+    assert re.search(r"^error: pipe:test .*: cannot be read to its end: .*exit code 1$", err, re.MULTILINE)
+    flag.unlink()
+    ((code, _, _),) = in_ranks(1, command, "pretrain", *arguments)
+    assert code == 0
+    assert [row["step"] for row in read_metrics(str(tmp_path / "run" / "metrics.jsonl"))] == list(range(12))

@@ -1,0 +1,136 @@
+"""Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of pictures or of captions."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from model.config import EmuConfig
+from model.image_decoder import ImageDecoder
+from model.weights import read, save_emu
+from tests.trainer.conftest import RUN
+from tests.trainer.ranks import in_ranks
+from tests.trainer.trial_runs import killed, losses, overfit, run
+from trainer.config import PretrainSettings, TrainConfig
+from trainer.loop import FINISHED
+from trainer.reading.reader import Loader
+from trainer.records.metrics import read_metrics
+from trainer.tasks.decoder import AutoencoderTask, DecoderTask
+from trainer.tasks.pretrain import PretrainTask
+
+
+def picture_run(**changes):
+    plan = {"length": 1, "packs_per_step": 4, "stretch_packs": 32}
+    return {
+        **RUN,
+        "steps": 6,
+        "data": {"plan": plan, "reader": {"num_threads": 0}},
+        "mixture": {"phases": [{"weights": {"pairs": 0.5, "interleaveds": 0.3, "videos": 0.2}}]},
+        "engine": {"precision": "fp32", "zero_stage": 0, "peak_flops": 1e12, "threads": 1},
+        "checkpoints": {"every": 2, "keep": 2},
+    } | changes
+
+
+def config(size="debug", changes=None, **decoder):
+    """A run of the decoder at debug size, with the average of its weights."""
+    autoencoder = picture_run(stages=[{"lr": {"autoencoder": 1e-3}}])
+    run = picture_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
+    model = {"size": size, "changes": {"image_decoder": {"ema_decay": 0.5} | (changes or {})}}
+    return TrainConfig.model_validate({"model": model, "decoder": run})
+
+
+def begin(chosen, corpus, out):
+    """A main model, as if it had been trained."""
+    pretrain = PretrainSettings.model_validate(RUN)
+    torch.manual_seed(1)
+    save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out)).build(), out / "model")
+
+
+def run_whole(chosen, corpus, out):
+    begin(chosen, corpus, out)
+    assert in_ranks(1, run, "decoder", chosen, corpus, out) == [FINISHED]
+
+
+@pytest.fixture(scope="module")
+def trained(training_corpus, tmp_path_factory):
+    """The folder of a short run."""
+    out = tmp_path_factory.mktemp("drawing")
+    run_whole(config(), training_corpus, out)
+    return out
+
+
+def test_both_parts_leave_what_they_promise(trained):
+    first = read_metrics(str(trained / "autoencoder" / "metrics.jsonl"))
+    second = read_metrics(str(trained / "decoder" / "metrics.jsonl"))
+    assert {"reconstruction", "reconstruction/videos"} < {key for row in first for key in row}
+    assert {"diffusion", "diffusion/interleaveds"} < {key for row in second for key in row}
+    autoencoder = AutoencoderKL.from_pretrained(trained / "autoencoder" / "model", low_cpu_mem_usage=False)
+    folder = trained / "decoder" / "model"
+    decoder = ImageDecoder.for_model(EmuConfig.model_validate_json((folder / "config.json").read_text()))
+    decoder.load_state_dict(read(folder))
+    for name, weight in decoder.autoencoder.state_dict().items():
+        assert torch.equal(weight, autoencoder.state_dict()[name]), name
+    assert float(decoder.latent_scale) != 1.0
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
+    begin(config(), training_corpus, tmp_path)
+    killed(1, "decoder", config(), training_corpus, tmp_path, 3)
+    in_ranks(1, run, "decoder", config(), training_corpus, tmp_path)
+    assert losses(tmp_path / "decoder") == losses(trained / "decoder")
+    for name, weight in read(trained / "decoder" / "model").items():
+        assert torch.equal(weight, read(tmp_path / "decoder" / "model")[name]), name
+
+
+def test_kept_features_change_nothing(trained, training_corpus, tmp_path):
+    kept = config(engine={"precision": "fp32", "zero_stage": 0, "peak_flops": 1e12, "keep_features": True})
+    run_whole(kept, training_corpus, tmp_path)
+    assert losses(tmp_path / "decoder") == pytest.approx(losses(trained / "decoder"), rel=1e-4)
+
+
+def test_captions_are_rolled_out(training_corpus, tmp_path):
+    phases = {"phases": [{"weights": {"pairs": 1.0}}]}
+    chosen = config("debug-emu", conditions="rollout", mixture=phases)
+    run_whole(chosen, training_corpus, tmp_path)
+    assert len(losses(tmp_path / "decoder")) == 6
+
+
+def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
+    chosen = config(max_scale=1.5, autoencoder=None)
+    run_whole(chosen, training_corpus, tmp_path)
+    (crops,) = in_ranks(1, crops_of_a_step, chosen, training_corpus, tmp_path)
+    assert {tuple(row[:2]) for row in crops} == {(24, 32)}
+    assert len({tuple(row[2:4]) for row in crops}) > 1
+    assert {tuple(row[4:]) for row in crops} == {(16, 16)}
+
+
+def crops_of_a_step(world, chosen, corpus, out):
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    loader = Loader(task.data.plan(task.costs()), task.data.reader())
+    return [row for step, _ in zip(loader, range(4), strict=False) for row in task.collate(step.packs).micro.tolist()]
+
+
+def overfit_part(world, chosen, corpus, part, out):
+    if part == "autoencoder":
+        task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus)
+    else:
+        task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    torch.manual_seed(1)
+    module = task.build()
+    task.prepare(module, task.run.stages[0], torch.float32)
+    batch = task.collate(next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs)
+    return overfit(module, batch, [4], 80, lr=1e-2)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "decoder"])
+def test_one_batch_overfits(training_corpus, tmp_path, part):
+    chosen = config(changes={"prediction": "sample"}).model_copy()
+    if part == "decoder":
+        chosen = config(changes={"prediction": "sample"}, autoencoder=None)
+    begin(chosen, training_corpus, tmp_path)
+    (found,) = in_ranks(1, overfit_part, chosen, training_corpus, part, tmp_path)
+    assert sum(found[-8:]) < 0.6 * sum(found[:8])
+
+
+def test_a_decoder_of_no_model_is_refused(training_corpus, tmp_path):
+    with pytest.raises(RuntimeError, match=r"UserError: .*train the main model first"):
+        in_ranks(1, run, "decoder", config(autoencoder=None), training_corpus, tmp_path)

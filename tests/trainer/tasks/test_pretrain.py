@@ -1,0 +1,218 @@
+"""Tests of whole runs: they learn, and can be killed at any time and resumed at any world size."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+
+import pytest
+
+from tests.trainer.conftest import run_findings
+from tests.trainer.ranks import in_ranks
+from tests.trainer.trial_runs import consumed, killed, losses, run
+from trainer.loop import FINISHED, STOPPED
+from trainer.plan.mixture import load_phases
+from trainer.plan.state import MAX_STATE_BYTES
+from trainer.records.metrics import read_metrics
+from trainer.tasks import runs
+
+
+def run_with_signal(world, config, corpus, out, at):
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
+    train = training._train
+
+    def train_and_signal(batch, *counts):
+        if batch.read.step.number == at and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(batch, *counts)
+
+    training._train = train_and_signal
+    return training.run()
+
+
+def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_path):
+    chosen = config(steps=40, **{"held_out.every": 20, "log.tensorboard": True, "checkpoints.every": 16})
+    assert in_ranks(1, run, "pretrain", chosen, training_corpus, tmp_path) == [FINISHED]
+    rows = read_metrics(str(tmp_path / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == list(range(40))
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert {"lr", "grad_norm", "tokens_per_second", "data_wait_fraction", "mfu", "ce/pairs", "regression/videos"} < {
+        key for row in rows for key in row
+    }
+    assert rows[-1]["held_out_ce/texts"] < rows[19]["held_out_ce/texts"]
+    assert run_findings(str(tmp_path), training_corpus) == []
+    assert sum(row["num_tokens"] for row in consumed(tmp_path)) == rows[-1]["tokens"]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000032", "step-00000040"]
+    state = tmp_path / "checkpoints" / kept[-1] / "data_state.json"
+    assert state.stat().st_size < MAX_STATE_BYTES
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "trained.json",
+    }
+    assert len(load_phases(str(tmp_path / "mixture.jsonl"))) == 1
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    in_ranks(1, run, "pretrain", config(), training_corpus, whole)
+    killed(1, "pretrain", config(), training_corpus, cut, 2)
+    killed(1, "pretrain", config(), training_corpus, cut, 7)
+    killed(1, "pretrain", config(), training_corpus, cut, 11)
+    in_ranks(1, run, "pretrain", config(), training_corpus, cut)
+    assert consumed(cut) == consumed(whole)
+    assert losses(cut) == losses(whole)
+
+
+@pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
+def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    chosen = config(**{"engine.zero_stage": stage, "engine.micro_packs": 1, "held_out.every": 6})
+    in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
+    killed(sizes[0], "pretrain", chosen, training_corpus, cut, 5)
+    assert in_ranks(sizes[1], run_with_signal, chosen, training_corpus, cut, 7) == [STOPPED] * sizes[1]
+    assert in_ranks(sizes[2], run, "pretrain", chosen, training_corpus, cut) == [FINISHED]
+    assert run_findings(str(cut), training_corpus) == []
+    assert consumed(cut) == consumed(whole)
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
+
+
+def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, tmp_path):
+    lr = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
+    stages = [
+        {"lr": lr, "objective": {"regression": False}},
+        {"step": 4, "name": "unified", "lr": {"bridge": 1e-3, "language_model": 1e-3}},
+        {"step": 8, "name": "slow", "lr": {"bridge": 1e-4, "language_model": 1e-4}},
+    ]
+    chosen = config(stages=stages, **{"engine.zero_stage": 1})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
+    for after in (4, 6, 9):
+        killed(1, "pretrain", chosen, training_corpus, cut, after)
+    in_ranks(1, run, "pretrain", chosen, training_corpus, cut)
+    assert losses(cut) == losses(whole)
+    assert [row["stage"] for row in read_metrics(str(cut / "metrics.jsonl"))][::4] == ["all", "unified", "slow"]
+
+
+def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_path):
+    killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
+    phases = [{"weights": {"pairs": 1.0}}]
+    in_ranks(1, run, "pretrain", config(**{"mixture.phases": phases}), training_corpus, tmp_path)
+    _, second = load_phases(str(tmp_path / "mixture.jsonl"))
+    assert second.weights == {"pairs": 1.0}
+    after = [row for row in consumed(tmp_path) if row["position"] >= second.position]
+    assert after
+    assert {row["source"] for row in after} == {"pairs"}
+    assert run_findings(str(tmp_path), training_corpus) == []
+
+
+def run_edited(world, config, corpus, out, edits):
+    """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
+    now = config
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world, lambda: now)
+    training = make()
+    train = training._train
+
+    def train_and_signal(batch, *counts):
+        nonlocal now
+        if (edited := edits.get(batch.read.step.number)) is not None:
+            now = edited
+            if world.rank == world.size - 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+        return train(batch, *counts)
+
+    training._train = train_and_signal
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        training.run()
+    return said.getvalue()
+
+
+def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp_path):
+    def mixed(weights):
+        return config(steps=40, **{"mixture.phases": [{"weights": weights, "reason": str(len(weights))}]})
+
+    first, second, wrong = {"pairs": 0.5, "videos": 0.5}, {"texts": 1.0}, {"pears": 1.0}
+    edits = {3: mixed(wrong), 9: mixed(second)}
+    said, _ = in_ranks(2, run_edited, mixed(first), training_corpus, tmp_path, edits)
+    before, after = load_phases(str(tmp_path / "mixture.jsonl"))
+    assert (before.weights, after.weights) == (first, second)
+    assert 9 < after.step < 40
+    rows = consumed(tmp_path)
+    assert {row["source"] for row in rows if row["position"] < after.position} == set(first)
+    assert {row["source"] for row in rows if row["position"] >= after.position} == set(second)
+    assert run_findings(str(tmp_path), training_corpus) == []
+    assert "mixture: stays as it is: mixture: no source 'pears' in the corpus" in said
+    assert f"mixture: read again, holds from step {after.step} on" in said
+
+
+def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
+    in_ranks(1, run, "pretrain", config(steps=4), training_corpus, tmp_path)
+    other = config(**{"model.changes": {"language_model": {"layers": 3}}})
+    with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, is 3"):
+        in_ranks(1, run, "pretrain", other, training_corpus, tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_one_before(training_corpus, config, tmp_path):
+    killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
+    with pytest.raises(RuntimeError, match=r"UserError: .*cannot be written"):
+        in_ranks(1, run_on_full_disk, config(), training_corpus, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    assert in_ranks(1, run, "pretrain", config(), training_corpus, tmp_path) == [FINISHED]
+    assert run_findings(str(tmp_path), training_corpus) == []
+
+
+def run_on_full_disk(world, config, corpus, out):
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    return training.run()
+
+
+def test_too_many_skipped_steps_end_the_run_and_name_the_samples(training_corpus, config, tmp_path):
+    with pytest.raises(RuntimeError, match=r"RunError: 3 steps in a row were skipped"):
+        in_ranks(1, run_to_infinity, config(**{"guard.max_in_a_row": 3}), training_corpus, tmp_path)
+    (first, *_) = sorted((tmp_path / "skipped").iterdir())
+    record = json.loads(first.read_text())
+    assert record["why"].startswith("non-finite")
+    assert all(sample["key"] for sample in record["samples"])
+    rows = read_metrics(str(tmp_path / "metrics.jsonl"))
+    assert rows[-1]["loss"] is None
+    assert rows[-1]["skipped"] == record["why"]
+
+
+def run_to_infinity(world, config, corpus, out):
+    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
+    training = make()
+    training.engine.module.bridge.project_up.weight.data.fill_(float("inf"))
+    return training.run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixture.phases": [{"weights": {"pears": 1.0}}]}, "no source 'pears' in the corpus"),
+        ({"mixture.max_passes": {"pairs": 0.5}}, "pairs is exhausted"),
+        ({"data.plan": {"length": 9999}}, "data.plan.length is 9999, the language model has 256 positions"),
+        ({"data.tokens": "other"}, "other"),
+        ({"model.weights": [{"path": "/nowhere", "layout": "emu2"}]}, "model.weights: /nowhere: no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, message):
+    with pytest.raises(RuntimeError, match=r"^UserError: .*" + message):
+        in_ranks(1, run, "pretrain", config(**changes), training_corpus, tmp_path)
+
+
+def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
+    chosen = config(**{"data.plan": {"length": 96, "packs_per_step": 3}, "engine.micro_packs": None})
+    with pytest.raises(
+        RuntimeError, match=r"UserError: data\.plan\.packs_per_step is 3, which 2 processes cannot share"
+    ):
+        in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)

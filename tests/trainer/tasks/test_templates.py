@@ -1,0 +1,193 @@
+"""Tests of what tuning makes of samples, and of prompts of the same form."""
+
+import random
+
+import numpy as np
+import pytest
+
+from model.config import BridgeConfig
+from model.segment import Picture, Segment, grounded_text, text
+from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
+from model.tokenizer import Family, Tokenizer
+from pipelines.text.byte_level_bpe import train_bpe
+from trainer.tasks.templates import ANSWER, TemplateLayout, TemplateSettings, box_picture
+
+SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
+SYSTEM = "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses."
+BOX = (0.25, 0.5, 0.75, 1.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_bytes(train_bpe(["a red boat"], 259))
+    return path
+
+
+@pytest.fixture
+def layout(tokenizer_file):
+    def build(family: Family = "emu2", **settings: object) -> TemplateLayout:
+        chosen = TemplateSettings.model_validate(settings)
+        tokenizer = Tokenizer.load(tokenizer_file, family, chat=chosen.chats)
+        return TemplateLayout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig(), chosen)
+
+    return build
+
+
+def shown(layout: TemplateLayout, sequence: Sequence, kind: int | None = None) -> str:
+    ids = sequence.token_ids if kind is None else sequence.token_ids[sequence.targets == kind]
+    return layout.tokenizer.decode(ids, with_own=True)
+
+
+def written(layout: TemplateLayout, *segments: Segment, length: int = 512) -> list[Sequence]:
+    return [layout.lay_out(window, random.Random(0)) for window in layout.split(segments, length)]
+
+
+def pair(layout: TemplateLayout, number: int = 0, caption: str = "a cat") -> list[Segment]:
+    return [Picture(number), text(caption, layout.tokenizer, role="caption")]
+
+
+def test_a_captioned_picture_becomes_a_question_and_its_answer(layout):
+    chat = layout(instructions=["What is it?"])
+    (sequence,) = written(chat, *pair(chat))
+    assert shown(chat, sequence) == f"<s>{SYSTEM} [USER]: {SLOTS}What is it? [ASSISTANT]: a cat</s>"
+    assert shown(chat, sequence, TEXT) == " a cat</s>"
+    assert VISUAL not in sequence.targets
+
+
+def test_each_captioned_picture_is_a_turn_and_all_answers_are_learned(layout):
+    chat = layout(system="", instructions=["What is it?"])
+    body = text("elsewhere", chat.tokenizer)
+    (sequence,) = written(chat, *pair(chat), body, *pair(chat, 1, "a dog"))
+    question = f"[USER]: {SLOTS}What is it? [ASSISTANT]:"
+    assert shown(chat, sequence) == f"<s>{question} a cat</s>{question} a dog</s>"
+    assert shown(chat, sequence, TEXT) == " a cat</s> a dog</s>"
+    assert sequence.images == (0, 1)
+
+
+def test_emu_instruct_says_what_it_is_given(layout):
+    emu = layout("emu", form="emu")
+    (sequence,) = written(emu, *pair(emu))
+    system = (
+        "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I "
+        "provide it to you. Please answer my questions based on the given image."
+    )
+    assert shown(emu, sequence) == f"<s>{system} [USER]: {SLOTS}Describe the picture. [ASSISTANT]: a cat</s>"
+    assert shown(emu, sequence, TEXT) == " a cat</s>"
+    start, end = emu.ids["[IMG]"], emu.ids["[/IMG]"]
+    assert [int(np.sum(sequence.token_ids == i)) for i in (start, end)] == [2, 2]
+
+
+def test_a_video_is_asked_about_as_such(layout):
+    emu = layout("emu", form="emu")
+    caption = text("a cat runs", emu.tokenizer, role="caption")
+    (sequence,) = written(emu, Picture(0, frame=True), Picture(1, frame=True), caption)
+    assert "a video consisting of multiple chronological images" in shown(emu, sequence)
+    chat = layout()
+    (sequence,) = written(chat, Picture(0, frame=True), Picture(1, frame=True), caption)
+    assert f"[USER]: [VIDEO]{SLOTS.replace('<image>', '[gIMG]') * 2}Describe" in shown(chat, sequence)
+    assert shown(chat, sequence, TEXT) == " a cat runs</s>"
+
+
+def test_boxes_are_asked_for_and_learned(layout):
+    chat = layout(instructions=["What is it?"])
+    caption = grounded_text("a cat here", [(2, 5, BOX)], chat.tokenizer)
+    (window,) = chat.split([Picture(0), caption], 512)
+    sequence = chat.lay_out(window)
+    system = "You are a helpful assistant, dedicated to provide concise and efficient answers."
+    located = "".join(f"<patch_index_{n:04d}>" for n in (56, 112, 168, 224))
+    answer = f" a <phrase>cat</phrase><object>{located}</object> here</s>"
+    assert shown(chat, sequence) == f"<s>{system} [USER]: {SLOTS}What is it? [ASSISTANT]:<grounding>{answer}"
+    assert shown(chat, sequence, TEXT) == answer
+
+
+def test_the_caption_decides_what_is_asked(layout):
+    chat = layout(instructions=[f"Question {n}" for n in range(5)])
+    asked = [shown(chat, written(chat, *pair(chat, caption=f"cat {n}"))[0]) for n in range(40)]
+    again = [shown(chat, written(chat, *pair(chat, caption=f"cat {n}"))[0]) for n in range(40)]
+    assert asked == again
+    assert len({line.partition("Question ")[2][0] for line in asked}) == 5
+
+
+def test_a_long_conversation_loses_turns_then_the_end_of_its_answer(layout):
+    chat = layout(system="", instructions=["What?"])
+    segments = [*pair(chat), *pair(chat, 1, "a dog")]
+    one, both = (written(chat, *segments, length=length)[0] for length in (30, 120))
+    assert shown(chat, both, TEXT) == " a cat</s> a dog</s>"
+    assert shown(chat, one, TEXT) == " a cat</s>"
+    (cut,) = written(chat, *segments, length=len(one.token_ids) - 3)
+    assert shown(chat, cut, TEXT) == " a c"
+    assert len(cut.token_ids) == len(one.token_ids) - 3
+    with pytest.raises(ValueError, match="a window has 15"):
+        chat.split(segments, 15)
+
+
+def test_a_sample_without_captioned_pictures_is_none(layout):
+    chat = layout()
+    assert chat.split([text("a page", chat.tokenizer), Picture(0)], 512) == []
+
+
+def test_of_a_drawing_the_picture_alone_is_learned(layout):
+    gen = layout(form="generation")
+    first, second = written(gen, *pair(gen), *pair(gen, 1, "a dog"))
+    assert shown(gen, first) == f"<s>a cat{SLOTS}</s>"
+    assert shown(gen, second) == f"<s>a dog{SLOTS}</s>"
+    assert shown(gen, first, TEXT) == ""
+    assert shown(gen, first, VISUAL) == "<image>" * 4
+
+
+def test_boxes_of_a_drawing_are_pictures(layout):
+    gen = layout(form="generation")
+    caption = grounded_text("a cat here", [(2, 5, BOX), (2, 5, (0, 0, 0.5, 0.5))], gen.tokenizer)
+    (sequence,) = written(gen, Picture(0), caption)
+    objects = f"<object>{SLOTS}</delimiter_of_multi_objects/>{SLOTS}</object>"
+    assert shown(gen, sequence) == f"<s><grounding>a <phrase>cat</phrase>{objects} here{SLOTS}</s>"
+    assert sequence.images == (-1, -2, 0)
+    assert np.flatnonzero(sequence.targets == VISUAL).tolist() == np.flatnonzero(sequence.slots)[-4:].tolist()
+
+
+def test_a_box_is_a_white_outline_on_black():
+    canvas = box_picture(BOX, 448)
+    assert canvas.shape == (448, 448, 3)
+    assert (canvas[224, 112:337] == 255).all()
+    assert (canvas[230:440, 120:330] == 0).all()
+    assert (canvas[:220] == 0).all()
+
+
+def asked(layout: TemplateLayout, *segments: Segment) -> str:
+    return shown(layout, layout.prompt(segments))
+
+
+def test_a_prompt_is_a_conversation_without_its_last_answer(layout):
+    chat = layout(instructions=["What is it?"])
+    (sequence,) = written(chat, *pair(chat))
+    prompt = chat.prompt([Picture(0), text("What is it?", chat.tokenizer)])
+    size = len(prompt.token_ids)
+    assert prompt.token_ids.tolist() == sequence.token_ids[:size].tolist()
+    assert shown(chat, sequence)[len(shown(chat, prompt)) :] == " a cat</s>"
+    assert prompt.images == (0,)
+    assert chat.prompt([Picture(0)]).token_ids.tolist() == prompt.token_ids.tolist()
+
+
+def test_a_prompt_goes_on_with_a_conversation(layout):
+    chat = layout(system="")
+    said = [text("[IMG]?", chat.tokenizer), text("No.", chat.tokenizer, role=ANSWER)]
+    more = [text("And", chat.tokenizer), Picture(0), Picture(1)]
+    begin, later = "<s>[USER]: [IMG]? [ASSISTANT]: No.", f"</s>[USER]: And{SLOTS}{SLOTS} [ASSISTANT]:"
+    assert asked(chat, *said, *more) == begin + later
+    assert asked(chat, *said, *more, text("It is", chat.tokenizer, role=ANSWER)) == begin + later + " It is"
+    prompt = chat.prompt(said)
+    assert chat.ids["[IMG]"] not in prompt.token_ids  # what a user types is text
+
+
+def test_a_prompt_for_a_drawing_is_a_sample_up_to_its_picture(layout):
+    gen = layout(form="generation")
+    caption = grounded_text("a cat here", [(2, 5, BOX), (2, 5, (0, 0, 0.5, 0.5))], gen.tokenizer)
+    for words in (caption, text("a cat", gen.tokenizer, role="caption")):
+        (sequence,) = written(gen, Picture(0), words)
+        prompt = gen.prompt([words], draw=True)
+        assert prompt.token_ids.tolist() == sequence.token_ids[: len(prompt.token_ids)].tolist()
+        assert prompt.images == sequence.images[:-1]
+        assert shown(gen, prompt).endswith("[IMG]")
+    example = gen.prompt([Picture(0), text("on the beach", gen.tokenizer)], draw=True)
+    assert shown(gen, example) == f"<s>{SLOTS}on the beach[IMG]"

@@ -1,0 +1,1 @@
+"""DeepSpeed around a model: steps, optimizer, placement, checkpoints, FLOPs. Knows no task."""

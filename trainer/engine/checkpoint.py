@@ -1,0 +1,229 @@
+"""Checkpoints: a folder a save, which appears whole under its name or not at all, and is resumed at any world size.
+
+checkpoints/step-00000100/data_state.json   where the data is, under 4 KB, equal on every rank
+                          run_state.json    what else a resume needs and a person may want to read
+                          deepspeed/        weights, masters and moments
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from pipelines import storage
+from pipelines.errors import UserError
+from trainer.engine.distributed import World
+from trainer.engine.engine import Engine
+from trainer.run_settings import CheckpointSettings
+
+_TAG = "deepspeed"
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint holds besides weights and the data's state.
+
+    Attributes:
+        step: Steps that are done.
+        stage: The stage whose modules were trained last.
+        world_size: Processes that saved.
+        zero_stage: What was split over them.
+        precision: Of the weights.
+        architecture: All settings that decide the weights' shapes.
+        totals: Samples, tokens and pictures so far.
+        guard: The spike guard's memory.
+    """
+
+    step: int
+    stage: int
+    world_size: int
+    zero_stage: int
+    precision: str
+    architecture: dict[str, Any]
+    totals: dict[str, Any]
+    guard: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str) -> Self:
+        """The state in a checkpoint's folder.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        path = storage.join(folder, "run_state.json")
+        try:
+            return cls(**json.loads(storage.read_bytes(path)))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: no state of a run: {error}. Remove this checkpoint to resume from the one before"
+            ) from error
+
+
+class DataState(Protocol):
+    """Where the data is, after a step."""
+
+    def to_json(self) -> str:
+        """As `data_state.json` holds it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished one; `data` is its `data_state.json`."""
+
+    folder: str
+    run: RunState
+    data: str
+
+
+class Checkpoints:
+    """The checkpoints of a run; all its processes call alike.
+
+    Args:
+        run: The run's folder, on a file system that all processes see.
+        settings: How many are kept.
+        world: The processes.
+    """
+
+    def __init__(self, run: str, settings: CheckpointSettings, world: World) -> None:
+        self._folder = Path(run) / "checkpoints"
+        self._settings, self._world = settings, world
+
+    def latest(self) -> Checkpoint | None:
+        """The newest finished checkpoint.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        newest = self._world.broadcast(str(found[-1]) if (found := self._finished()) else None)
+        if newest is None:
+            return None
+        data = storage.read_bytes(storage.join(newest, "data_state.json")).decode(errors="replace")
+        return Checkpoint(newest, RunState.read(newest), data)
+
+    def save(self, engine: Engine, run: RunState, data: DataState) -> str:
+        """Write a checkpoint, then remove what is older than those that are kept; returns its folder.
+
+        Raises:
+            UserError: If it cannot be written, as on a full disk; those before stay as they are.
+        """
+        target = self._folder / f"{_PREFIX}{run.step:08d}"
+        temporary = self._folder / f"{storage.TEMPORARY}{target.name}"
+        if self._world.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._try(lambda: temporary.mkdir(parents=True))
+        self._world.barrier()
+        try:
+            engine.save(str(temporary), _TAG)
+            self._world.barrier()
+            if self._world.is_first:
+                self._try(lambda: self._finish(temporary, target, run, data))
+        except UserError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._world.barrier()
+        return str(target)
+
+    def load(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        """Put a checkpoint's weights, masters and moments into an engine.
+
+        Raises:
+            UserError: If it is of another model.
+        """
+        saved, settings = checkpoint.run, engine.run.engine
+        same = saved.zero_stage == settings.zero_stage and saved.precision == settings.precision
+        if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
+            engine.load(checkpoint.folder, _TAG, universal=False)
+            return
+        if 0 in (saved.zero_stage, settings.zero_stage):
+            raise UserError(
+                f"{checkpoint.folder}: saved with zero_stage {saved.zero_stage} in {saved.precision}, now "
+                f"{settings.zero_stage} in {settings.precision}: only stages 1 to 3 can be turned into each other"
+            )
+        self._load_universal(checkpoint, engine)
+
+    def _load_universal(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        """Through DeepSpeed's universal form, which knows parameters rather than the slices of so many processes."""
+        converted = self._folder / f"{storage.TEMPORARY}universal"
+        if self._world.is_first:
+            shutil.rmtree(converted, ignore_errors=True)
+            _convert(Path(checkpoint.folder) / _TAG, converted / _TAG)
+        self._world.barrier()
+        engine.load(str(converted), _TAG, universal=True)
+        self._world.barrier()
+        if self._world.is_first:
+            shutil.rmtree(converted, ignore_errors=True)
+
+    def _finish(self, temporary: Path, target: Path, run: RunState, data: DataState) -> None:
+        storage.write_bytes(str(temporary / "data_state.json"), data.to_json().encode())
+        storage.write_bytes(str(temporary / "run_state.json"), (json.dumps(asdict(run), indent=1) + "\n").encode())
+        for path in temporary.rglob("*"):
+            _sync(path)
+        if target.exists():  # a resume that trained to the same step again
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        _sync(self._folder)
+        for old in self._finished()[: -self._settings.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _try(self, work: Any) -> None:
+        try:
+            work()
+        except OSError as error:
+            raise UserError(
+                f"{self._folder}: the checkpoint cannot be written: {error.strerror or error}; free some space and "
+                "rerun, those before are kept"
+            ) from error
+
+    def _finished(self) -> list[Path]:
+        return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())
+
+
+def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:
+    """Refuse to go on with another model.
+
+    Raises:
+        UserError: If the checkpoint is of another architecture; names the settings.
+    """
+    if different := _differences(checkpoint.run.architecture, architecture):
+        raise UserError(
+            f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Go back to it, or give another "
+            "--out for a new run"
+        )
+
+
+def _differences(saved: Any, here: Any, path: str = "") -> str:
+    """The first settings by which two models differ."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        parts = (_differences(saved.get(n), here.get(n), f"{path}.{n}" if path else n) for n in {**saved, **here})
+        return "; ".join([part for part in parts if part][:3])
+    return "" if saved == here else f"{path} was {saved}, is {here}"
+
+
+def _convert(source: Path, target: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from deepspeed.checkpoint import ds_to_universal
+
+        arguments = argparse.Namespace(
+            input_folder=str(source),
+            output_folder=str(target),
+            num_extract_workers=1,  # processes of their own would each import torch again
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+        ds_to_universal.main(arguments)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

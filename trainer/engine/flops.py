@@ -1,0 +1,130 @@
+"""How much arithmetic a step needs: for balancing packs, and for the MFU.
+
+Only useful work counts: matrix products of the places that hold something (no padding, no dummy picture, nothing that
+gradient checkpointing computes twice), attention within each sequence's causal half, the vocabulary only where a token
+is predicted. Forward is 2 FLOPs a weight and place; backward twice that, or once where a module is frozen but passes
+gradients on, or none where nothing before it learns.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import EmuConfig
+from model.emu import Emu
+from trainer.plan.state import Costs
+
+# Dense bf16 of one device, from NVIDIA's data sheets, without sparsity.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """FLOPs of one forward pass.
+
+    Attributes:
+        per_place: Of the language model, a place of a sequence.
+        per_pair: Of a place and one that it attends to.
+        per_target: Of the output over the vocabulary, a text target.
+        per_picture: Of the encoder.
+        per_picture_bridge: Of the bridge, a picture.
+    """
+
+    per_place: float
+    per_pair: float
+    per_target: float
+    per_picture: float
+    per_picture_bridge: float
+
+    @classmethod
+    def of(cls, model: Emu) -> "ModelFlops":
+        """The numbers of a model, from its parameters' shapes; a model on the meta device will do."""
+        config = model.config
+        language_model = model.language_model
+        tables = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+        excluded = {id(p) for table in tables for p in table.parameters()}
+        inner = sum(p.numel() for p in language_model.parameters() if p.ndim > 1 and id(p) not in excluded)
+        settings = language_model.config
+        places = 1 + config.encoder.grid**2
+        patch = 3 * config.encoder.patch_size**2 * config.encoder.width
+        tower = sum(p.numel() for b in model.encoder.blocks() for p in b.parameters() if p.ndim > 1)
+        tower_pairs = 4 * config.encoder.width * config.encoder.layers
+        return cls(
+            per_place=2.0 * inner,
+            per_pair=4.0 * settings.hidden_size * settings.num_hidden_layers,
+            per_target=2.0 * settings.hidden_size * config.vocab_size,
+            per_picture=2.0 * places * tower + 2.0 * (places - 1) * patch + tower_pairs * float(places) ** 2,
+            per_picture_bridge=_bridge(config, model, places),
+        )
+
+    def costs(self) -> Costs:
+        """What packs are balanced by: a step with all modules trained, in units of a place."""
+        per_picture = self.per_picture + self.per_picture_bridge
+        return Costs(1.0, round(self.per_pair / 2 / self.per_place, 9), round(per_picture / self.per_place, 6))
+
+    def step(self, places: float, pairs: float, targets: float, pictures: float, trained: Collection[str]) -> float:
+        """FLOPs of a step.
+
+        Args:
+            places: Of all sequences, slots included.
+            pairs: Sum of the squared lengths of all sequences, halved: what causal attention sees.
+            targets: Text targets.
+            pictures: Pictures and frames.
+            trained: Modules that learn.
+        """
+        before = {"encoder": "encoder" in trained, "bridge": bool({"encoder", "bridge"} & set(trained))}
+        encoder = 3.0 if before["encoder"] else 1.0
+        bridge = 3.0 if "bridge" in trained else (2.0 if before["encoder"] else 1.0)
+        language_model = 3.0 if "language_model" in trained else (2.0 if before["bridge"] else 1.0)
+        of_language_model = self.per_place * places + self.per_pair * pairs + self.per_target * targets
+        return (
+            encoder * self.per_picture * pictures
+            + bridge * self.per_picture_bridge * pictures
+            + language_model * of_language_model
+        )
+
+
+def measured_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], Any]) -> float:
+    """FLOPs of a forward pass, counted operation by operation on the meta device.
+
+    Args:
+        build: Makes the module.
+        run: Calls it, with arguments on the meta device.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        run(build())
+    return float(counter.get_total_flops())
+
+
+def _bridge(config: EmuConfig, model: Emu, places: int) -> float:
+    slots = config.bridge.image_slots
+    if config.family == "emu2":
+        return 2.0 * 2 * slots * config.encoder.width * config.language_model.width
+    read = 2.0 * 2 * config.encoder.width * config.bridge.former_width * places * config.bridge.former_layers
+    rest = sum(p.numel() for n, p in model.bridge.named_parameters() if p.ndim > 1 and "EncDecAttention" not in n)
+    return read + 2.0 * slots * rest
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second that a device is capable of: from the table, or as a large matrix product reaches."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        found = next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+        if found is not None:
+            return found if dtype != torch.float32 else found / 2
+    return _measured(device, dtype)
+
+
+def _measured(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the result
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -1,0 +1,303 @@
+"""`evaluate`: what a finished run can do on samples that it was not trained on, as figures and as pictures.
+
+Written to the run's folder: `evaluation.json`, `samples/*.png` and `loss.png`. An accuracy has its chance beside it,
+and each figure the number of samples that it is from.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from rich.console import Console
+from torch import Tensor
+
+from model.batch import collate
+from model.generation import GenerationConfig, Prompt
+from model.segment import Text
+from pipelines import storage
+from pipelines.errors import UserError
+from trainer.config import TrainConfig
+from trainer.evaluate_settings import EvaluateSettings
+from trainer.evaluation.attributes import Attributes, Values
+from trainer.evaluation.continuation import Continuation, continuations
+from trainer.evaluation.finished_run import FinishedRun, batches
+from trainer.evaluation.judge import Judge
+from trainer.evaluation.loss_chart import write_loss_chart
+from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
+from trainer.reading.micro_batches import resized
+from trainer.records.metrics import read_metrics
+from trainer.tasks.data import TrainingData
+from trainer.tasks.samples import Sample, drawn, first_picture, images_of, samples_of
+from trainer.tasks.single_images import CAPTIONED
+
+SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
+_MAX_JUDGED = 64  # pixels a side of the pictures that the judge looks at
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture with its caption, and what the caption names if that is a single thing."""
+
+    sample: Sample
+    caption: str
+    values: Values | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its pictures can be read."""
+        return self.sample.is_whole
+
+
+def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
+    """Measure a run and write what was found into its folder.
+
+    Args:
+        config: The run's.
+        corpus: The corpus's folder.
+        out: The run's folder.
+
+    Raises:
+        UserError: If the run has no weights, or the corpus no held-out samples.
+    """
+    evaluation = Evaluation(config, corpus, out)
+    figures = evaluation.figures()
+    content = json.dumps(figures, indent=1, allow_nan=False) + "\n"
+    storage.write_bytes(storage.join(out, "evaluation.json"), content.encode())
+    write_loss_chart(out)
+    return figures
+
+
+class Evaluation:
+    """One run against the held-out splits of a corpus. Arguments as for `evaluate`."""
+
+    def __init__(self, config: TrainConfig, corpus: str, out: str) -> None:
+        if config.pretrain is None:
+            raise UserError("evaluate: the config has no section `pretrain:`, which says how samples are read")
+        self.settings: EvaluateSettings = config.evaluate
+        self.run = FinishedRun.open(out, config.pretrain.data.layout, batch=self.settings.batch)
+        self.out = out
+        self.length = config.pretrain.data.plan.length
+        self.attributes = Attributes(self.settings.attributes, self.settings.combined)
+        self._console = Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
+        self._begun = time.perf_counter()
+        self._train = TrainingData.open(corpus, config.model, config.pretrain)
+        if self._train.tokenizer.base_vocab_size != self.run.tokenizer.base_vocab_size:
+            raise UserError(f"{out}/model and the tokens of {corpus} have different tokenizers; set data.tokens")
+        manifest = self._train.corpus.manifest
+        splits = [split for split in ("val", "test") if any(shard.split == split for shard in manifest.shards)]
+        self._held_out = [TrainingData.open(corpus, config.model, config.pretrain, split) for split in splits]  # type: ignore[arg-type]
+        self.sets = self._sets(corpus)
+
+    def figures(self) -> Figures:
+        """All figures; sheets of samples are written on the way."""
+        figures = self._held_out_losses()
+        figures |= self._caption_losses()
+        self._tell("cross-entropy with right and shuffled pictures")
+        captioned, found = self._captions()
+        figures |= found
+        self._tell("captions")
+        drawings, found = self._pictures()
+        figures |= found
+        self._tell("pictures")
+        pages, found = self._continuations("picture")
+        figures |= found
+        videos, found = self._continuations("frame")
+        figures |= found
+        self._tell("pages and videos")
+        write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos)
+        self._tell("sheets of samples")
+        return figures
+
+    # --- what is asked about ---
+
+    def _sets(self, corpus: str) -> dict[str, list[Pair]]:
+        """Captioned pictures: of combinations that training captions name, and of others; or all, without attributes.
+
+        Sources of pairs alone are taken where there are some: captions with boxes are another task.
+        """
+        held_out = self._pairs(self._held_out, ("pair",)) or self._pairs(self._held_out, CAPTIONED)
+        if not held_out:
+            raise UserError(f"{corpus}: no pairs in a val or test split to evaluate on")
+        self._train_pairs = self._pairs([self._train], CAPTIONED) if self.attributes.words else []
+        single = [pair for pair in held_out if pair.values is not None]
+        if not single:
+            return {ALL: held_out}
+        known = self.attributes.combinations(pair.caption for pair in self._train_pairs)
+        sets: dict[str, list[Pair]] = {SEEN: [], HELD_OUT: []}
+        for pair in single:
+            assert pair.values is not None
+            sets[SEEN if self.attributes.combination(pair.values) in known else HELD_OUT].append(pair)
+        return {name: pairs for name, pairs in sets.items() if pairs}
+
+    def _pairs(self, parts: Sequence[TrainingData], kinds: Sequence[str]) -> list[Pair]:
+        pairs = []
+        for data in parts:
+            for sample in samples_of(data, kinds):
+                caption = sample.text(self.run.tokenizer)
+                pairs.append(Pair(sample, caption, self.attributes.of_single(caption)))
+        return pairs
+
+    def _some(self, num: int) -> dict[str, list[Pair]]:
+        """Some of each set."""
+        return {name: drawn(pairs, num, self.settings.seed) for name, pairs in self.sets.items()}
+
+    def _images(self, pairs: Sequence[Pair], size: int | None = None) -> Tensor:
+        return images_of([pair.sample for pair in pairs], size or self.run.image_size)
+
+    def _tell(self, what: str) -> None:
+        self._console.print(f"[dim]{time.perf_counter() - self._begun:5.1f} s[/dim]  {what}")
+
+    # --- figures ---
+
+    def _held_out_losses(self) -> Figures:
+        """As the run logged them last."""
+        rows = [row for row in read_metrics(storage.join(self.out, "metrics.jsonl")) if _held_out(row)]
+        return _held_out(rows[-1]) if rows else {}
+
+    def _caption_losses(self) -> Figures:
+        """Cross-entropy of captions after their own picture, and after another sample's."""
+        pairs = drawn(
+            [p for pairs in self.sets.values() for p in pairs], 2 * self.settings.captions, self.settings.seed
+        )
+        layout = self.run.layout
+        sequences = []
+        for pair in pairs:
+            texts = [part for part in pair.sample.segments if isinstance(part, Text)]
+            window = layout.split([first_picture(pair.sample), *texts], self.length)[0]
+            sequences.append(layout.lay_out(window))
+        images = self._images(pairs)
+        losses = {}
+        for name, shown in (("right", images), ("shuffled", images.roll(1, 0))):
+            total, num = 0.0, 0
+            for at in batches(range(len(pairs)), self.settings.batch):
+                batch = collate(
+                    [[sequences[i]] for i in at],
+                    [shown[i] for i in at],
+                    length=max(len(sequences[i].token_ids) for i in at),
+                    pad_id=self.run.tokenizer.pad_id,
+                )
+                with torch.no_grad():
+                    found = self.run.model(batch.to(self.run.device)).text
+                total, num = total + float(found.sum()), num + len(found)
+            losses[f"ce_{name}_picture"] = total / num
+        return losses | {"num_ce_captions": len(pairs)}
+
+    def _captions(self) -> tuple[dict[str, list[Captioned]], Figures]:
+        """What the model says of pictures."""
+        figures: Figures = {f"chance_{name}": 1 / len(words) for name, words in self.attributes.words.items()}
+        settings = GenerationConfig(max_new_tokens=self.settings.max_new_tokens)
+        captioned = {}
+        for name, pairs in self._some(self.settings.captions).items():
+            prompts = [
+                Prompt.of(self.run.layout, [first_picture(pair.sample)], image[None])
+                for pair, image in zip(pairs, self._images(pairs), strict=True)
+            ]
+            texts = [result.text(self.run.tokenizer).strip() for result in self.run.go_on(prompts, settings)]
+            figures |= self._right("caption", name, [self.attributes.first(text) for text in texts], pairs)
+            figures[f"num_captions_{name}"] = len(pairs)
+            captioned[name] = [
+                Captioned(image, text, pair.caption, self._wrong_words(text, pair))
+                for image, text, pair in zip(self._images(pairs), texts, pairs, strict=True)
+            ]
+        return captioned, figures
+
+    def _wrong_words(self, text: str, pair: Pair) -> list[tuple[int, int]]:
+        """Where a text names what the picture does not show."""
+        values = pair.values or {}
+        return [(s, e) for name, value, s, e in self.attributes.found(text) if values.get(name, value) != value]
+
+    def _pictures(self) -> tuple[dict[str, list[Drawing]], Figures]:
+        """What the model draws for captions: as embeddings among those of true pictures, and as the judge reads it."""
+        figures: Figures = {}
+        sets = self._some(self.settings.pictures)
+        embeddings, true = {}, {}
+        for name, pairs in sets.items():
+            texts = [[part for part in pair.sample.segments if isinstance(part, Text)] for pair in pairs]
+            embeddings[name] = self.run.roll_out([Prompt.of(self.run.layout, text, draw=True) for text in texts])
+            true[name] = self.run.embed(self._images(pairs))
+        figures |= _retrieval(torch.cat([*embeddings.values()]), torch.cat([*true.values()]))
+        if self.run.decoder is None:
+            return {}, figures
+        size = self.run.decoder.config.image_size
+        judge = self._judge(min(size, _MAX_JUDGED)) if self._train_pairs else None
+        drawings = {}
+        for name, pairs in sets.items():
+            images = self.run.draw(embeddings[name], seed=self.settings.seed)
+            if judge is not None:
+                side = min(size, _MAX_JUDGED)
+                figures |= self._right("generated", name, judge.read(resized(images, side)), pairs)
+                every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
+                figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
+                figures[f"num_judge_{name}"] = len(every)
+            figures[f"num_generated_{name}"] = len(pairs)
+            drawings[name] = [
+                Drawing(pair.caption, true_image, image)
+                for pair, true_image, image in zip(pairs, self._images(pairs, size), images, strict=True)
+            ]
+        return drawings, figures
+
+    def _judge(self, size: int) -> Judge:
+        """One that has learned from the training split's pictures of single things."""
+        single = [pair for pair in self._train_pairs if pair.values is not None]
+        pairs = drawn(single, len(single), self.settings.seed)
+        judge = Judge(self.attributes, self.run.device)
+        values = [pair.values for pair in pairs if pair.values is not None]
+        settings = self.settings
+        judge.learn(self._images(pairs, size), values, steps=settings.judge_steps, seed=settings.seed)
+        self._tell(f"a judge, from {len(pairs):,} pictures")
+        return judge
+
+    def _right(self, what: str, name: str, found: Sequence[Values], pairs: Sequence[Pair]) -> Figures:
+        """For each attribute, in how many of a set the value is right; one that is not named is wrong."""
+        return {
+            f"{what}_{attribute}_{name}": sum(
+                pair.values is not None and values.get(attribute) == pair.values[attribute]
+                for values, pair in zip(found, pairs, strict=True)
+            )
+            / len(pairs)
+            for attribute in self.attributes.words
+            if name != ALL
+        }
+
+    def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
+        """The next picture of pages, or frame of videos: squared error of what is predicted, and of the last again."""
+        kind = "interleaved" if what == "picture" else "video"
+        samples = [sample for data in self._held_out for sample in samples_of(data, (kind,))]
+        chosen = drawn(samples, self.settings.continuations, self.settings.seed)
+        found = continuations(chosen, self.run, self.length)
+        if not found:
+            return [], {}
+        true = self.run.embed(torch.stack([each.truth for each in found]))
+        copied = self.run.embed(torch.stack([each.context_images[-1] for each in found]))
+        predicted = self.run.roll_out([each.prompt(self.run.layout) for each in found])
+        figures: Figures = {
+            f"next_{what}_error": float(F.mse_loss(predicted.float(), true.float())),
+            f"next_{what}_copy_error": float(F.mse_loss(copied.float(), true.float())),
+            f"num_next_{what}s": len(found),
+        }
+        if what == "frame":
+            told = self.run.roll_out([each.prompt(self.run.layout, told=True) for each in found])
+            figures["next_frame_told_error"] = float(F.mse_loss(told.float(), true.float()))
+        return found, figures
+
+
+def _held_out(row: dict[str, Any]) -> Figures:
+    return {name: value for name, value in row.items() if name.startswith("held_out_") and value is not None}
+
+
+def _retrieval(guesses: Tensor, true: Tensor) -> Figures:
+    """How often the picture nearest to what was made of a caption is the caption's own."""
+    distances = torch.cdist(guesses.flatten(1).float(), true.flatten(1).float())  # (B, B)
+    right = distances.argmin(1) == torch.arange(len(true), device=true.device)
+    return {
+        "retrieval_at_1": float(right.float().mean()),
+        "chance_retrieval_at_1": 1 / len(true),
+        "num_retrieval": len(true),
+    }

@@ -1,0 +1,115 @@
+"""A trained model, ready to read and to draw: what a run's folder holds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.emu import Emu
+from model.generation import Generated, GenerationConfig, Prompt, generate, roll_out
+from model.image_decoder import ImageDecoder
+from model.sequence import Layout, LayoutConfig
+from model.tokenizer import IMAGE_START, Tokenizer
+from model.weights import WeightsError, load_emu, load_image_decoder
+from pipelines.errors import UserError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A model, and the decoder that draws for it where the run has one.
+
+    Attributes:
+        folder: The run's.
+        batch: Prompts that are gone on from at a time.
+    """
+
+    folder: Path
+    model: Emu
+    tokenizer: Tokenizer
+    layout: Layout
+    decoder: ImageDecoder | None
+    device: torch.device
+    batch: int
+
+    @classmethod
+    def open(cls, folder: str, layout: LayoutConfig, *, batch: int) -> Self:
+        """The last weights of a run, on the GPU where there is one.
+
+        Raises:
+            UserError: If it has none.
+        """
+        path = Path(folder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        if not (path / "model/config.json").is_file():
+            raise UserError(
+                f"{folder}: no weights in {folder}/model; they are written when a stage ends: run `pretrain` first"
+            )
+        try:
+            model = load_emu(path / "model")
+            tokenizer = Tokenizer.load(path / "model", model.config.family)
+            if tokenizer.vocab_size < model.config.vocab_size:
+                tokenizer = Tokenizer.load(path / "model", model.config.family, chat=True)
+            folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
+            drawer = next((place for place in folders if (place / "config.json").is_file()), None)
+            decoder = load_image_decoder(drawer) if drawer is not None else None
+        except (WeightsError, ValueError) as error:
+            raise UserError(str(error)) from error
+        return cls(
+            path,
+            model.to(device, dtype).eval(),
+            tokenizer,
+            Layout(tokenizer, model.config.bridge, layout),
+            decoder.to(device).eval() if decoder is not None else None,
+            device,
+            batch,
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that the model reads."""
+        return self.model.config.encoder.image_size
+
+    @property
+    def begins_pictures(self) -> bool:
+        """Whether the model has learned to begin a picture by itself."""
+        return IMAGE_START not in self.layout.config.ignored
+
+    def go_on(self, prompts: Sequence[Prompt], config: GenerationConfig, *, seed: int = 0) -> list[Generated]:
+        """Go on from prompts, some at a time."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return [
+            result
+            for part in batches(prompts, self.batch)
+            for result in generate(self.model, self.tokenizer, part, config, generator)
+        ]
+
+    def roll_out(self, prompts: Sequence[Prompt]) -> Tensor:
+        """The visual embeddings (B, N, E) of the pictures that prompts ask for."""
+        return torch.cat([roll_out(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)])
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """The visual embeddings (B, N, E) of (B, 3, S, S) pictures: what the regression aims at."""
+        return torch.cat([self.model.encode_pictures(part.to(self.device)) for part in images.split(self.batch)])
+
+    def draw(self, embeddings: Tensor, *, guidance: float | None = None, seed: int = 0) -> Tensor:
+        """Pictures (B, 3, S, S) uint8 of visual embeddings, on the CPU."""
+        assert self.decoder is not None
+        generator = torch.Generator(self.device).manual_seed(seed)
+        parts = [
+            self.decoder.sample(part, guidance=guidance, generator=generator).cpu()
+            for part in embeddings.float().split(self.batch)
+        ]
+        return torch.cat(parts)
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """So many at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,131 @@
+"""What a mixture will do, before anything runs: passes over each source, when one is through, fill, tokens a step.
+
+Of streams only the shares are known.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.emu import Emu
+from trainer.engine.flops import ModelFlops
+from trainer.plan.mixture import Phase
+from trainer.plan.plan import Plan
+from trainer.plan.state import Costs
+from trainer.plan.steps import Step
+from trainer.reading.streamed_tars import expanded
+from trainer.records.metrics import Totals
+from trainer.tasks.data import CorpusData, StreamData
+
+_STRETCHES = 8  # of each phase that are planned; the rest of it is taken to be alike
+
+
+@dataclass(frozen=True)
+class PhaseForecast:
+    """A phase of the mixture.
+
+    Attributes:
+        first: Its first step.
+        num_steps: How many it has.
+        samples: Of each source, a step.
+        tokens: Of each source, a step.
+        images: Of each source, a step.
+        fill: Fraction of the packs' places that hold something.
+    """
+
+    first: int
+    num_steps: int
+    samples: tuple[float, ...]
+    tokens: tuple[float, ...]
+    images: tuple[float, ...]
+    fill: float
+
+
+def forecast(data: CorpusData) -> list[PhaseForecast]:
+    """Each phase, from the plan of its first stretches."""
+    with torch.device("meta"):
+        costs = ModelFlops.of(Emu(data.model)).costs()
+    phases, steps = data.run.mixture.phases, data.run.steps
+    ends = [*(phase.step for phase in phases[1:]), steps]
+    return [
+        _of_phase(data, phase, min(end, steps) - phase.step, costs)
+        for phase, end in zip(phases, ends, strict=True)
+        if phase.step < steps
+    ]
+
+
+def _of_phase(data: CorpusData, phase: Phase, num_steps: int, costs: Costs) -> PhaseForecast:
+    settings = data.run.data.plan
+    starts = [phase.model_copy(update={"step": 0}), phase.model_copy(update={"step": num_steps})]
+    plan = Plan(data.sources, settings, starts, data.fingerprint, costs=costs)
+    total, planned = Totals(), 0
+    for step in _steps(plan, num_steps):
+        total += Totals.of(step, len(data.sources))
+        planned += 1
+    columns = zip(*total.by_source, strict=True)
+    samples, tokens, images = (tuple(value / planned for value in column) for column in columns)
+    fill = total.tokens / (planned * settings.packs_per_step * settings.length)
+    return PhaseForecast(phase.step, num_steps, samples, tokens, images, fill)
+
+
+def _steps(plan: Plan, num_steps: int) -> Iterator[Step]:
+    stretches = 0
+    for step in plan:
+        yield step
+        stretches += step.number + 1 == step.stretch.end.step
+        if stretches == _STRETCHES or step.number + 1 == num_steps:
+            return
+
+
+def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
+    """The forecast as text."""
+    lines = []
+    done = [0.0] * len(data.sources)
+    for phase in phases:
+        per_step = (sum(phase.samples), sum(phase.tokens), sum(phase.images))
+        lines.append(
+            f"steps {phase.first:,} to {phase.first + phase.num_steps - 1:,}: a step has {per_step[0]:,.1f} samples, "
+            f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} pictures; packs are {phase.fill:.1%} full"
+        )
+        lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'pictures':>12} {'passes':>8}")
+        rows = zip(data.sources, phase.samples, phase.tokens, phase.images, strict=True)
+        for number, (source, samples, tokens, images) in enumerate(rows):
+            if not samples:
+                continue
+            before, drawn = done[number], samples * phase.num_steps
+            done[number] += drawn
+            passes = done[number] / source.num_samples
+            line = f"  {source.name:24} {drawn:12,.0f} {source.num_samples:12,} {tokens * phase.num_steps:15,.0f}"
+            line += f" {images * phase.num_steps:12,.0f} {passes:8.2f}"
+            limit = data.run.mixture.max_passes.get(source.name)
+            end = phase.first + (source.num_samples * (limit or 1) - before) / samples
+            if limit is not None and passes > limit:
+                line += f"  runs dry at about step {end:,.0f}: mixture.max_passes is {limit:g}"
+            elif before < source.num_samples < done[number]:
+                line += f"  first seen whole at about step {end:,.0f}"
+            lines.append(line)
+    for source in data.sources:
+        if source.refused:
+            lines.append(
+                f"{source.name}: {len(source.refused):,} samples are not trained on (not allowed, or too large)"
+            )
+    return "\n".join(lines)
+
+
+def describe_streams(data: StreamData) -> str:
+    """What is known of a run on streams."""
+    run, plan = data.run, data.run.data.plan
+    ends = [*(phase.step for phase in run.mixture.phases[1:]), run.steps]
+    lines = [f"order: {data.order}; how much is in streams, and so passes and fill, is not known before they are read"]
+    for phase, end in zip(run.mixture.phases, ends, strict=True):
+        if phase.step >= run.steps:
+            break
+        lines.append(
+            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.packs_per_step:,} packs of "
+            f"{plan.length:,} tokens"
+        )
+        lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")
+        tars = {name: len(expanded(urls)) for name, urls in run.data.streams.items()}
+        lines += [f"  {name:24} {share:12.2%} {tars[name]:12,}" for name, share in phase.weights.items() if share]
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""`generate`: what a finished run makes of prompts, as texts in JSON lines and pictures in PNG."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.generation import Generated, GenerationConfig, Prompt
+from model.segment import Text
+from model.sequence import LayoutConfig
+from pipelines import storage
+from pipelines.errors import UserError
+from trainer.config import TrainConfig
+from trainer.evaluation.finished_run import FinishedRun
+from trainer.evaluation.prompts import read_prompt, written
+from trainer.tasks.templates import TEMPLATE, TemplateLayout, TemplateSettings
+
+Wanted = Literal["text", "picture", "both"]
+RESULTS = "generated.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a model.
+
+    Attributes:
+        wanted: `both`: text, and pictures where the model begins them by itself or, if it has not learned to, one at
+            the end of what it wrote.
+        config: How tokens are chosen.
+        num_frames: Frames that are taken of a video.
+        guidance: Strength of classifier-free guidance; null: the decoder's own.
+        seed: Of sampling and of the noise that pictures are drawn from.
+    """
+
+    wanted: Wanted
+    config: GenerationConfig
+    num_frames: int = 4
+    guidance: float | None = None
+    seed: int = 0
+
+
+def open_run(folder: str, config: TrainConfig) -> FinishedRun:
+    """A finished run; that of a tuned model lays prompts out by its template.
+
+    Raises:
+        UserError: If it has no weights, or they or the template cannot be read.
+    """
+    path = Path(folder) / "model" / TEMPLATE
+    section = config.tune if path.is_file() else config.pretrain
+    layout = section.data.layout if section is not None else LayoutConfig()
+    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
+    if not path.is_file():
+        return run
+    try:
+        template = TemplateSettings.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
+    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
+
+
+def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
+    """Go on from prompts and write what comes of it.
+
+    Args:
+        run: The model.
+        prompts: Texts with pictures and videos by their files; see prompts.py.
+        request: What is wanted.
+        folder: Where `generated.jsonl` and the pictures go.
+
+    Returns:
+        The rows of `generated.jsonl`: `prompt`, `text`, `pictures` (their files) and `parts`, both in their order.
+
+    Raises:
+        UserError: If a prompt cannot be read, a picture is wanted of a run without an image decoder, or something that
+            the model was not tuned to.
+    """
+    if isinstance(run.layout, TemplateLayout):
+        able = "text" if run.layout.settings.chats else "picture"
+        if request.wanted != able:
+            raise UserError(f"{run.folder}: is tuned to give a {able} and nothing else: ask with --want {able}")
+    if run.decoder is None and request.wanted != "text":
+        raise UserError(
+            f"{run.folder}: has no image decoder, so it draws nothing: run `python -m trainer decoder`, or ask for text"
+        )
+    read = [
+        read_prompt(prompt, run, draw=request.wanted == "picture", num_frames=request.num_frames) for prompt in prompts
+    ]
+    results = _go_on(run, read, request)
+    images = _draw(run, results, request)
+    rows = []
+    for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        parts: list[dict[str, str]] = []
+        for part in result.parts:
+            if isinstance(part, Tensor):
+                name = f"picture-{number:04d}-{sum('picture' in p for p in parts)}.png"
+                _write_png(next(images), storage.join(folder, name))
+                parts.append({"picture": name})
+            else:
+                parts.append({"text": written(part, run.layout)})
+        texts = [part["text"] for part in parts if "text" in part]
+        pictures = [part["picture"] for part in parts if "picture" in part]
+        rows.append({"prompt": prompt, "text": "".join(texts).strip(), "pictures": pictures, "parts": parts})
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_bytes(storage.join(folder, RESULTS), lines.encode())
+    return rows
+
+
+def read_prompts(path: str) -> list[str]:
+    """The prompts of a JSON-lines file: in each line an object with a `prompt`.
+
+    Raises:
+        UserError: If the file is missing, or a line is something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file of prompts")
+    prompts = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f'{path}, line {number}: no JSON object with a "prompt"') from error
+        if not isinstance(prompt, str):
+            raise UserError(f'{path}, line {number}: "prompt" is no text')
+        prompts.append(prompt)
+    return prompts
+
+
+def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
+    config = request.config
+    if request.wanted == "picture":
+        config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
+    elif request.wanted == "text" or not run.begins_pictures:
+        config = config.model_copy(update={"max_images": 0})
+    results = run.go_on(prompts, config, seed=request.seed)
+    if request.wanted == "both":
+        bare = [i for i, result in enumerate(results) if not result.pictures]
+        asking = [_with_own_text(run, prompts[i], results[i]) for i in bare]
+        for i, embeddings in zip(bare, run.roll_out(asking) if asking else (), strict=True):
+            results[i].parts.append(embeddings)
+    return results
+
+
+def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:
+    """A prompt, what the model wrote, and the wish for a picture."""
+    ids = [token for part in result.parts if not isinstance(part, Tensor) for token in part]
+    tail = run.layout.prompt([Text(np.array(ids, np.int32), continued=True)] if ids else [], draw=True)
+    head = prompt.sequence
+    joined = {
+        name: np.concatenate([getattr(head, name), getattr(tail, name)[1:]])  # without the second <s>
+        for name in ("token_ids", "targets", "slots")
+    }
+    return Prompt(replace(head, **joined), prompt.images)
+
+
+def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> Iterator[Tensor]:
+    """All pictures of all results, in order, drawn together."""
+    embeddings = [picture for result in results for picture in result.pictures]
+    if not embeddings:
+        return iter(())
+    return iter(run.draw(torch.stack(embeddings), guidance=request.guidance, seed=request.seed))
+
+
+def _write_png(image: Tensor, path: str) -> None:
+    with storage.write_whole(path) as file:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")

@@ -1,0 +1,169 @@
+"""A judge of drawn pictures that shares nothing with the model: it learns from true pictures what their captions name.
+
+It looks at a picture in three ways, and each attribute is told by the first that suffices:
+
+* `palette`: single pixels, whose place is not known: enough for a colour, blind to shapes
+* `recoloured`: the whole picture, colours mixed at random in training: enough for a shape, blind to colours
+* `plain`: the whole picture as it is
+
+So no colour is guessed from a shape or the other way round, which on combinations that training never shows would be
+wrong: on the demo's (32 pixels) shapes are told right in 99 % instead of 88 %, colours in 100 % instead of 64 to 97 %.
+
+B pictures, S pixels a side, V values of an attribute
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from trainer.evaluation.attributes import Attributes, Values
+
+WAYS = ("palette", "recoloured", "plain")
+_WIDTH = 16
+_PALETTE_WIDTH = 32
+_MAX_OWN = 256  # pictures kept from training to choose the ways by
+_SUFFICES = 0.01  # a way suffices if it is right this much less often than the best at most
+_BATCH = 64
+_PEAK_LR = 6e-3
+_SMOOTHING = 0.05
+_JITTER = 0.1  # standard deviation of contrast and of each channel's level, where pixels are -1..1
+_GRAIN = 0.03  # and of each pixel
+
+
+class Judge:
+    """Reads the attributes of pictures.
+
+    Args:
+        attributes: Which, and their values.
+        device: To compute on.
+    """
+
+    def __init__(self, attributes: Attributes, device: torch.device) -> None:
+        self._words = attributes.words
+        self._device = device
+        self._ways: dict[str, int] = {}
+
+    def learn(self, pictures: Tensor, values: Sequence[Values], *, steps: int, seed: int = 0) -> None:
+        """Learn from pictures whose attributes are known.
+
+        Args:
+            pictures: (B, 3, S, S) uint8.
+            values: What each shows.
+            steps: Of training.
+            seed: Equal ones make equal judges.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._network = _Network([len(v) for v in self._words.values()], pictures.shape[-1])
+        network = self._network.to(self._device, memory_format=torch.channels_last).train()
+        draw = torch.Generator().manual_seed(seed)
+        answers = torch.tensor([[self._words[n].index(v[n]) for n in self._words] for v in values])  # (B, attributes)
+        order = torch.randperm(len(pictures), generator=draw)
+        num_own = max(1, min(_MAX_OWN, len(pictures) // 5))
+        own, others = order[:num_own], order[num_own:]
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_LR, steps)
+        for _ in range(steps):
+            chosen = others[torch.randint(len(others), (_BATCH,), generator=draw)]
+            x = _varied(_floats(pictures[chosen]), draw)
+            half = _BATCH // 2
+            x = torch.cat([_recoloured(x[:half], draw), x[half:]]).to(self._device)
+            y = answers[chosen].to(self._device)
+            loss = x.new_zeros(())
+            palettes, whole = network.palette(x[half:]), network.whole(x)
+            for i in range(len(self._words)):
+                for guess, right in (
+                    (palettes[i], y[half:, i]),
+                    (whole[i][0][:half], y[:half, i]),
+                    (whole[i][1][half:], y[half:, i]),
+                ):
+                    loss = loss + F.cross_entropy(guess, right, label_smoothing=_SMOOTHING)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        guesses = self._guess(pictures[own])  # (attributes, ways, B)
+        right = (guesses == answers[own].T[:, None]).float().mean(2)  # (attributes, ways)
+        for name, row in zip(self._words, right, strict=True):
+            self._ways[name] = int((row >= row.max() - _SUFFICES).nonzero()[0])
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """How each attribute is told."""
+        return {name: WAYS[way] for name, way in self._ways.items()}
+
+    def read(self, pictures: Tensor) -> list[Values]:
+        """What pictures show; (B, 3, S, S) uint8."""
+        guesses = self._guess(pictures)
+        chosen = {
+            name: [values[i] for i in guesses[number, self._ways[name]].tolist()]
+            for number, (name, values) in enumerate(self._words.items())
+        }
+        return [{name: column[i] for name, column in chosen.items()} for i in range(len(pictures))]
+
+    @torch.no_grad()
+    def _guess(self, pictures: Tensor) -> Tensor:
+        """The likeliest value of each attribute in each way: (attributes, ways, B)."""
+        network = self._network.eval()
+        parts = []
+        for part in pictures.split(256):
+            x = _floats(part).to(self._device)
+            heads = zip(network.palette(x), network.whole(x), strict=True)
+            parts.append(torch.stack([torch.stack([p.argmax(1), r.argmax(1), w.argmax(1)]) for p, (r, w) in heads]))
+        return torch.cat(parts, dim=2).cpu()
+
+
+class _Network(nn.Module):
+    """Convolutions over the whole picture, and a network that sees one pixel at a time."""
+
+    def __init__(self, num_values: Sequence[int], side: int) -> None:
+        super().__init__()
+        width = _WIDTH
+        self.body = nn.Sequential(
+            *[_block(3, width), *[nn.MaxPool2d(2)] * (side > 32)],
+            *[_block(width, width), nn.MaxPool2d(2)],
+            *[_block(width, 2 * width), _block(2 * width, 2 * width), nn.MaxPool2d(2)],
+            _block(2 * width, 4 * width),
+        )
+        self.pixels = nn.Sequential(_block(3, _PALETTE_WIDTH, 1), _block(_PALETTE_WIDTH, _PALETTE_WIDTH, 1))
+        self.heads = nn.ModuleList(nn.Linear(4 * width * (1 + 16), 2 * num) for num in num_values)
+        self.palette_heads = nn.ModuleList(nn.Linear(_PALETTE_WIDTH, num) for num in num_values)
+
+    def whole(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, 3, S, S) to two times (B, V) for each attribute: recoloured and plain."""
+        x = self.body(x)
+        x = torch.cat([x.amax((2, 3)), F.adaptive_max_pool2d(x, 4).flatten(1)], dim=1)
+        return [head(x).chunk(2, dim=1) for head in self.heads]
+
+    def palette(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) to (B, V) for each attribute."""
+        step = max(1, x.shape[-1] // 16)
+        x = self.pixels(x[:, :, ::step, ::step]).amax((2, 3))
+        return [head(x) for head in self.palette_heads]
+
+
+def _block(width_in: int, width: int, size: int = 3) -> nn.Module:
+    convolution = nn.Conv2d(width_in, width, size, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
+
+
+def _floats(pictures: Tensor) -> Tensor:
+    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def _varied(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Pictures moved a little, brighter or darker, and grainy."""
+    side, margin = x.shape[-1], x.shape[-1] // 16
+    left, top = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
+    x = F.pad(x, (margin,) * 4, mode="replicate")[:, :, top : top + side, left : left + side]
+    contrast = 1 + _JITTER * torch.randn(len(x), 1, 1, 1, generator=draw)
+    levels = _JITTER * torch.randn(len(x), 3, 1, 1, generator=draw)
+    return x * contrast + levels + _GRAIN * torch.randn(x.shape, generator=draw)
+
+
+def _recoloured(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Every channel a random mixture of the three."""
+    mixtures = torch.randn(len(x), 3, 3, generator=draw)
+    return torch.einsum("bij,bjhw->bihw", mixtures / mixtures.norm(dim=2, keepdim=True), x)

@@ -1,0 +1,209 @@
+"""Prompts on a command line: texts with pictures and videos, by their files, and with boxes between the words.
+
+    The first picture shows a red circle. [image:circle.png] The second one shows
+    What happens in [video:clip.mp4] is that
+    A photo of [box:a red boat:0.1,0.4,0.5,0.9] on a lake
+
+Boxes are left, top, right, bottom in 0..1, several of one phrase apart by `;`. After `<grounding>` a model tells where
+things are, written alike. One that was tuned to chat may be told what was said before, and how its answer begins:
+
+    [image:boat.png] Where is the boat? <grounding>
+    [image:boat.png] What is this? [ASSISTANT]: A boat. [USER]: Which colour does it have? [ASSISTANT]: It is
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.generation import Prompt
+from model.segment import Box, Picture, Segment, Text, grounded_text
+from model.sequence import Layout
+from model.tokenizer import (
+    CHAT,
+    GROUNDING,
+    NEXT_BOX,
+    OBJECT_END,
+    OBJECT_START,
+    PHRASE_END,
+    PHRASE_START,
+)
+from pipelines.errors import UserError
+from trainer.evaluation.finished_run import FinishedRun
+from trainer.reading.images import decode
+from trainer.reading.micro_batches import as_tensor
+from trainer.reading.shard_reader import DamagedSample
+from trainer.tasks.templates import ANSWER, TemplateLayout, box_picture, boxes_of
+
+_FILE = re.compile(r"\[(image|video):([^\]]+)\]")
+_BOX = re.compile(r"\[box:([^\]]*)\]")
+_SIDE = re.compile(f"({'|'.join(map(re.escape, CHAT))}):")
+_LOCATION = r"<patch_index_\d{4}>"
+_PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
+_PLACES = f"{OBJECT_START}((?:{_LOCATION}|{NEXT_BOX})*){OBJECT_END}"
+_LOCATED = re.compile(f"{_PHRASE}{_PLACES}|{_PLACES}{_PHRASE}")
+
+
+def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) -> Prompt:
+    """A prompt with the pictures and frames of the files that it names.
+
+    Args:
+        content: Text as above.
+        run: Whose tokenizer, layout and picture size are taken.
+        draw: Whether to ask for a picture.
+        num_frames: Frames of a video, spread over it evenly.
+
+    Raises:
+        UserError: If a file is missing or cannot be read, a box is none, the two sides do not take turns, or the
+            prompt is too long for the model.
+    """
+    reader, layout = _Reader(run, num_frames), run.layout
+    chats = isinstance(layout, TemplateLayout) and layout.settings.chats
+    said = content.rstrip().removesuffix(GROUNDING)
+    for number, message in enumerate(_messages(said) if chats else [said]):
+        reader.read(message, ANSWER if number % 2 else "body")
+    if said != content.rstrip():
+        reader.ground()
+    sequence = layout.prompt(reader.segments, draw=draw)
+    length, longest = len(sequence.token_ids), run.model.config.language_model.max_positions
+    if length >= longest:
+        raise UserError(f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames")
+    boxes = boxes_of(reader.segments)
+    images = [
+        reader.images[i] if i >= 0 else as_tensor(box_picture(boxes[-1 - i], run.image_size)) for i in sequence.images
+    ]
+    return Prompt(sequence, torch.stack(images) if images else None)
+
+
+def written(token_ids: Sequence[int], layout: Layout) -> str:
+    """What a model has written, with boxes as prompts have them."""
+
+    def located(match: re.Match[str]) -> str:
+        phrase, places = match[1] or match[4], match[2] or match[3]
+        found = [re.findall(_LOCATION, place) for place in places.split(NEXT_BOX)]
+        if any(len(names) != 4 for names in found):
+            return phrase
+        boxes = [layout.box([layout.ids[name] for name in names]) for names in found]
+        return f"[box:{phrase}:{';'.join(','.join(f'{value:.3g}' for value in box) for box in boxes)}]"
+
+    text = _LOCATED.sub(located, layout.tokenizer.decode(token_ids, with_own=True))
+    return re.sub("|".join(map(re.escape, layout.ids)), "", text)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What was read of a prompt."""
+
+    run: FinishedRun
+    num_frames: int
+    segments: list[Segment] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+
+    def read(self, content: str, role: str) -> None:
+        """Read what one side says."""
+        end = 0
+        for match in _FILE.finditer(content):
+            self._read_text(content[end : match.start()], role)
+            self._read_file(match, role)
+            end = match.end()
+        self._read_text(content[end:], role)
+
+    def ground(self) -> None:
+        """Ask for boxes."""
+        if GROUNDING not in self.run.tokenizer.ids:
+            raise UserError(f"{GROUNDING}: the model has no tokens for boxes")
+        self.segments.append(Text(np.array([self.run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
+
+    def _read_text(self, content: str, role: str) -> None:
+        """What stands between two pictures, as a segment of its own; spaces around it are the layout's matter."""
+        words, regions, end = "", [], 0
+        content = content.strip()
+        for match in _BOX.finditer(content):
+            words += content[end : match.start()]
+            phrase, boxes = _boxes(match)
+            regions += [(len(words), len(words) + len(phrase), box) for box in boxes]
+            words += phrase
+            end = match.end()
+        words += content[end:]
+        if words:
+            self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
+
+    def _read_file(self, match: re.Match[str], role: str) -> None:
+        path, video = Path(match[2].strip()), match[1] == "video"
+        if role == ANSWER:
+            raise UserError(f"{match[0]}: in what the model says, there are words alone")
+        if not path.is_file():
+            raise UserError(f"{match[0]}: there is no file {path}")
+        size = self.run.image_size
+        for time, image in read_video(path, self.num_frames, size) if video else [(None, _image(path, size))]:
+            self.segments.append(Picture(len(self.images), frame=video, time=time))
+            self.images.append(image)
+
+
+def _messages(content: str) -> list[str]:
+    """What the two sides say in turn, the user first."""
+    first, *rest = _SIDE.split(content)
+    if not first.strip() and rest[:1] == [CHAT[0]]:
+        first, rest = rest[1], rest[2:]
+    messages = [first, *rest[1::2]]
+    if any(side != CHAT[1 - number % 2] for number, side in enumerate(rest[::2])):
+        raise UserError(f"{content!r}: {CHAT[0]}: and {CHAT[1]}: are to take turns, the user first")
+    if not all(message.strip() for message in messages[:-1] or messages):
+        raise UserError(f"{content!r}: a side says nothing")
+    return messages
+
+
+def _boxes(match: re.Match[str]) -> tuple[str, list[Box]]:
+    """A phrase and its boxes."""
+    phrase, _, places = match[1].rpartition(":")
+    boxes: list[Box] = []
+    try:
+        for place in places.split(";"):
+            x0, y0, x1, y1 = map(float, place.split(","))
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and phrase):
+                raise ValueError(place)
+            boxes.append((x0, y0, x1, y1))
+    except ValueError as error:
+        raise UserError(f"{match[0]}: not [box:PHRASE:LEFT,TOP,RIGHT,BOTTOM] with places in 0..1") from error
+    return phrase, boxes
+
+
+def _image(path: Path, size: int) -> Tensor:
+    try:
+        return as_tensor(decode(path.read_bytes(), size))
+    except DamagedSample as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tensor]]:
+    """Frames spread evenly over a video: their times in seconds, and (3, size, size) uint8.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    found: list[tuple[float, Tensor]] = []
+    try:
+        with av.open(str(path)) as container:
+            duration = (container.duration or 0) / av.time_base
+            wanted = (i * duration / num_frames for i in range(num_frames))
+            due = next(wanted)
+            for frame in container.decode(video=0):
+                if frame.time is None or frame.time + 1e-3 < due:
+                    continue
+                pixels = cv2.resize(frame.to_ndarray(format="rgb24"), (size, size), interpolation=cv2.INTER_AREA)
+                found.append((frame.time, as_tensor(pixels)))
+                later = (time for time in wanted if time > frame.time)
+                if (following := next(later, None)) is None:
+                    break
+                due = following
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise UserError(f"{path}: not a video that can be read: {error}") from error
+    if not found:
+        raise UserError(f"{path}: a video without frames")
+    return found

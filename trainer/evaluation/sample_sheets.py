@@ -1,0 +1,239 @@
+"""Sheets of what a model can do, to look at: captions, pictures, a page that it continues, videos, and all of them.
+
+Its own words are blue, wrong ones red; what it was given, and the truth, is black or grey.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from model.generation import GenerationConfig
+from model.segment import Picture, Text
+from pipelines import storage
+from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, Run, side_by_side, stacked
+from trainer.evaluation.continuation import Continuation
+from trainer.evaluation.finished_run import FinishedRun
+
+WIDTH = 1200
+MARGIN = 26
+OWN, WRONG = "#1d64d8", "#d6293e"
+TITLES = {"seen": "combinations seen in training", "held_out": "combinations never seen in training", "all": ""}
+
+_CELL = 128  # pixels a side that a small picture is enlarged to
+_COLUMNS = 7
+_MAX_HEIGHT = 4000
+_NUM_VIDEOS = 3
+_NUM_FRAMES = 3  # of a video, before the one that is predicted
+_PAGE_TOKENS = 80
+_PAGE_PICTURES = 2  # that the model may draw on its page
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """A picture (3, S, S), what the model says of it, what is true, and where what it says is wrong."""
+
+    image: Tensor
+    generated: str
+    true: str
+    wrong: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A caption, its own picture, and the one that the model draws: (3, S, S)."""
+
+    caption: str
+    true: Tensor
+    generated: Tensor
+
+
+def write_samples(
+    run: FinishedRun,
+    folder: str,
+    captioned: dict[str, list[Captioned]],
+    drawings: dict[str, list[Drawing]],
+    pages: Sequence[Continuation],
+    videos: Sequence[Continuation],
+) -> None:
+    """Write a sheet of each kind that there is something of, and one of all.
+
+    Args:
+        run: The model, which continues a page and draws what comes next in videos.
+        folder: Where they go.
+        captioned: Of each set of samples.
+        drawings: The same.
+        pages: To continue one of.
+        videos: To continue some of.
+    """
+    sheets = {"captions": captions_sheet(captioned)}
+    if run.decoder is not None:
+        sheets["pictures"] = pictures_sheet(drawings)
+        if pages:
+            sheets["page"] = page_sheet(run, min(pages, key=_places))
+        if videos:
+            sheets["video"] = video_sheet(run, _chosen(videos))
+    for name, sheet in sheets.items():
+        _write(stacked([sheet], WIDTH, MARGIN), storage.join(folder, f"{name}.png"))
+    _write(stacked([*sheets.values()], WIDTH, MARGIN), storage.join(folder, "contact_sheet.png"))
+
+
+def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:
+    """Pictures over what the model says of them, and the true caption."""
+    bands = [_title("Picture → caption", "what the model writes, wrong words in red; below it the true caption")]
+    for name, cells in captioned.items():
+        bands += _heading(name)
+        bands.append(_row([_caption_cell(cell) for cell in cells[:_COLUMNS]]))
+    return stacked(bands, _inner())
+
+
+def pictures_sheet(drawings: dict[str, list[Drawing]]) -> Image.Image:
+    """Pictures that the model draws, over the captions it draws them for and small true ones."""
+    bands = [_title("Caption → picture", "what the model draws; below it the caption, and a true picture of it")]
+    for name, cells in drawings.items():
+        bands += _heading(name)
+        bands.append(_row([_drawing_cell(cell) for cell in cells[:_COLUMNS]]))
+    return stacked(bands, _inner())
+
+
+def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
+    """A page as the model was given it, as it goes on by itself, and as it really goes on."""
+    prompt = page.prompt(run.layout)
+    room = run.model.config.language_model.max_positions - len(prompt.sequence.token_ids)
+    slots = run.model.config.bridge.image_slots + 2
+    tokens = max(1, min(_PAGE_TOKENS, room - _PAGE_PICTURES * slots))
+    settings = GenerationConfig(max_new_tokens=tokens, max_images=_PAGE_PICTURES)
+    result = run.go_on([prompt], settings)[0]
+    columns = [Column(_third(), _MAX_HEIGHT) for _ in range(3)]
+    given, own, true = columns
+    for column, heading in zip(columns, ("Given", "The model goes on", "How it really goes on"), strict=True):
+        column.text([(heading, GREY)], SMALL)
+    images = iter(page.context_images)
+    for part in page.context:
+        if isinstance(part, Text):
+            given.text([(run.tokenizer.decode(part.ids), INK)], BODY)
+        else:
+            given.picture(_picture(next(images)))
+    for piece in result.parts:
+        if isinstance(piece, Tensor):
+            own.picture(_picture(run.draw(piece[None])[0]))
+        else:
+            own.text([(run.tokenizer.decode(piece), OWN)], BODY)
+    if isinstance(result.parts[-1], Tensor):
+        own.text([("(ends here)", GREY)], SMALL)
+    true.picture(_picture(page.truth))
+    for text in page.rest:
+        true.text([(run.tokenizer.decode(text.ids), INK)], BODY)
+    sheet = side_by_side([column.done() for column in columns], _third(), 2 * GAP)
+    return stacked([_title("A page continued", "pictures and text in turn"), sheet], _inner())
+
+
+def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image:
+    """Frames with what is said after them; then the next frame as predicted, told what is said of it, and as it is."""
+    drawn = [run.draw(run.roll_out([v.prompt(run.layout, told=told) for v in videos])) for told in (False, True)]
+    bands = [_title("Video → next frame", "predicted from what is left of it, then told what will be said of it")]
+    for video, blind, told in zip(videos, *drawn, strict=True):
+        cells = [Column(_cell_width(), _MAX_HEIGHT)]
+        images = iter(video.context_images)
+        for part in video.context:
+            if isinstance(part, Picture):
+                cells.append(Column(_cell_width(), _MAX_HEIGHT))
+                cells[-1].picture(_picture(next(images)))
+            else:
+                cells[-1].text([(run.tokenizer.decode(part.ids), INK)], SMALL)
+        said = " ".join(run.tokenizer.decode(text.ids) for text in video.rest)
+        for image, label, colour, words in (
+            (blind, "predicted", OWN, ""),
+            (told, "predicted, told:", OWN, said),
+            (video.truth, "the next frame", GREY, said),
+        ):
+            if image is told and not said:
+                continue
+            cells.append(Column(_cell_width(), _MAX_HEIGHT))
+            cells[-1].picture(_picture(image))
+            cells[-1].text([(label, colour), (f" {words}", INK)], SMALL)
+        filled = [cell.done() for cell in cells]
+        title, shown = filled[0], filled[1:][-_NUM_FRAMES - 3 :]
+        bands.append(_row([title, *shown] if title.height > 1 else shown))
+    return stacked(bands, _inner())
+
+
+def _chosen(videos: Sequence[Continuation]) -> list[Continuation]:
+    """Long ones, with and without words about the frame that is predicted."""
+    longest = sorted(videos, key=lambda video: -len(video.context_images))
+    told, untold = [v for v in longest if v.rest], [v for v in longest if not v.rest]
+    return [*told[: _NUM_VIDEOS - 1], *untold, *told[_NUM_VIDEOS - 1 :]][:_NUM_VIDEOS]
+
+
+def _caption_cell(cell: Captioned) -> Image.Image:
+    column = Column(_cell_width(), _MAX_HEIGHT)
+    column.picture(_picture(cell.image))
+    column.text(_marked(cell.generated, cell.wrong) or [("(nothing)", GREY)], BODY - 2)
+    column.text([(cell.true, GREY)], SMALL)
+    return column.done()
+
+
+def _drawing_cell(cell: Drawing) -> Image.Image:
+    column = Column(_cell_width(), _MAX_HEIGHT)
+    column.picture(_picture(cell.generated))
+    column.text([(cell.caption, INK)], BODY - 2)
+    column.picture(_picture(cell.true, _CELL // 2))
+    return column.done()
+
+
+def _marked(text: str, wrong: Sequence[tuple[int, int]]) -> list[Run]:
+    colours = [OWN] * len(text)
+    for start, end in wrong:
+        colours[start:end] = [WRONG] * (end - start)
+    return list(zip(text, colours, strict=True))
+
+
+def _picture(image: Tensor, side: int = _CELL) -> Image.Image:
+    """A picture (3, S, S) uint8; a small one enlarged with its pixels to be seen."""
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    if picture.width <= side:
+        return ImageOps.scale(picture, max(1, side // picture.width), Image.Resampling.NEAREST)
+    return ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
+
+
+def _places(page: Continuation) -> int:
+    """Room that a page's context takes: letters, and pictures as some hundred each."""
+    return sum(len(part.ids) if isinstance(part, Text) else 40 for part in page.context)
+
+
+def _title(title: str, explanation: str) -> Image.Image:
+    column = Column(_inner(), 200)
+    column.rule()
+    column.text([(title, INK)], HEADING)
+    column.text([(explanation, GREY)], SMALL)
+    return column.done()
+
+
+def _heading(name: str) -> list[Image.Image]:
+    column = Column(_inner(), 100)
+    column.text([(TITLES[name], INK)], BODY)
+    return [column.done()] if TITLES[name] else []
+
+
+def _row(cells: Sequence[Image.Image]) -> Image.Image:
+    return side_by_side(cells, _cell_width())
+
+
+def _inner() -> int:
+    return WIDTH - 2 * MARGIN
+
+
+def _cell_width() -> int:
+    return (_inner() - (_COLUMNS - 1) * GAP) // _COLUMNS
+
+
+def _third() -> int:
+    return (_inner() - 4 * GAP) // 3
+
+
+def _write(sheet: Image.Image, path: str) -> None:
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)  # in full colour: with 256 of them orange turns to red
+    storage.write_bytes(path, buffer.getvalue())

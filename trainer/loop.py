@@ -1,0 +1,349 @@
+"""The loop of every run: plan, read, step, write down; and all that lets it be killed at any time."""
+
+import json
+import resource
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines import storage
+from pipelines.errors import RunError, UserError
+from pipelines.settings import dump_yaml
+from trainer.config import TrainConfig
+from trainer.engine.checkpoint import Checkpoint, Checkpoints, DataState, RunState, check_architecture
+from trainer.engine.distributed import World
+from trainer.engine.engine import DTYPES, Engine, StepResult, own_precision
+from trainer.engine.flops import peak_flops
+from trainer.engine.optimizer import SpikeGuard
+from trainer.engine.placement import filled_once
+from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
+from trainer.plan.order import key_of
+from trainer.plan.steps import Step
+from trainer.reading.micro_batches import Batches, RankBatch
+from trainer.records.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
+from trainer.records.metrics import MetricsLog, Totals
+from trainer.records.progress import Interval, Progress
+from trainer.tasks.held_out import HeldOut
+from trainer.tasks.task import Task
+
+TRAINED = "trained.json"  # in a model's folder, written last: of how many steps it is
+STOPPED = "stopped"
+FINISHED = "finished"
+
+
+class Training:
+    """A run, from its beginning or its last checkpoint.
+
+    Args:
+        make_task: Opens what is trained, and on what; the first process does it before the others.
+        config: Of which the run is a part; written down beside it.
+        out: The run's folder.
+        world: Its processes.
+        mixture_now: Reads the mixture again, when SIGHUP asks for that.
+    """
+
+    def __init__(
+        self,
+        make_task: Callable[[], Task],
+        config: TrainConfig,
+        out: str,
+        world: World,
+        mixture_now: Callable[[], MixtureSettings],
+    ) -> None:
+        self.config, self.out, self.world = config, out.rstrip("/"), world
+        self._mixture_now = mixture_now
+        if world.is_first:  # works out the tables of windows, which the others then read
+            self.task = make_task()
+        world.barrier()
+        if not world.is_first:
+            self.task = make_task()
+        self.data, run = self.task.data, self.task.run
+        engine = run.engine.model_copy(update={"precision": run.engine.precision or own_precision(world.device)})
+        settings = self.settings = run.model_copy(update={"engine": engine})
+        if settings.engine.threads is not None:
+            torch.set_num_threads(settings.engine.threads)
+        # On CPUs PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
+        torch.backends.cuda.enable_flash_sdp(world.device.type == "cuda")
+        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
+        self.guard = SpikeGuard(settings.guard)
+        self.totals = Totals()
+        self._stop = self._reread = False
+        self._state: DataState | None = None  # after the last step that was trained on
+        self._rows: list[ConsumedRow] = []
+        self._bad: list[QuarantineRow] = []
+
+        found = self.checkpoints.latest()
+        if found is not None:
+            check_architecture(found, self.task.architecture())
+        self.stage = found.run.stage if found else 0
+        self.first_step = found.run.step if found else 0
+        torch.manual_seed(key_of("weights", settings.data.plan.seed))
+        with filled_once(world):
+            module = self.task.build()
+        self.loader = self.data.loader(self.task.costs(), world, found.data if found else None)
+        if found is None and world.is_first:
+            self.task.begin(module, self.data.first_pictures(self.task.costs()), world.device)
+        self.engine = self._engine(module)
+        if found is not None:
+            self._resume(found)
+        self._write_beginning()
+        self.held_out = HeldOut(self.task, self.engine.micro_packs, world) if settings.held_out.every else None
+
+    # --- the loop ---
+
+    def run(self) -> str:
+        """Train until the last step or a signal; says which."""
+        signals = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGUSR1: self._on_stop,
+            signal.SIGHUP: self._on_reread,
+        }
+        handlers = {number: signal.signal(number, handler) for number, handler in signals.items()}
+        on_gpu = self.world.device.type == "cuda"
+        batches = Batches(self.loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
+        log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
+        interval = Interval()
+        self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)
+        step = self.first_step
+        stream = iter(batches)
+        try:
+            while step < self.settings.steps:
+                waiting = time.perf_counter()
+                batch = next(stream)
+                interval.waited += time.perf_counter() - waiting
+                *targets, stop, reread = map(int, self.world.sum([*batch.num_targets, self._stop, self._reread]))
+                if stop:
+                    if step > self.first_step:
+                        self._save(step)
+                    return STOPPED
+                if reread:
+                    self._change_mixture(batches)
+                self._enter_stage(step)
+                result = self._train(batch, targets)
+                step += 1
+                self._after(batch, result, step, targets, interval, log)
+            if step > self.first_step:
+                self._save(step)
+            self._export(step)
+            # All at once: a launcher may end the first process, which exports, when the others are gone.
+            (stop,) = self.world.sum([self._stop])
+            return STOPPED if stop else FINISHED
+        except RunError:
+            append_quarantine(self.out, self._bad)
+            raise
+        finally:
+            self._progress.close()
+            batches.close()
+            self.loader.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if log is not None:
+                log.close()
+
+    def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
+        number = batch.read.step.number
+        # Noise and dropout as a function of the step, so that a resume draws the same.
+        torch.manual_seed(key_of("step", self.settings.data.plan.seed, number, self.world.rank))
+        stage = self.settings.stages[self.stage]
+        factor = stage.schedule.factor(number - stage.step, self.settings.stage_steps(self.stage))
+        rates = {name: peak * factor for name, peak in stage.lr.items()}
+        result = self.engine.step(batch.micros, targets, rates, self.guard)
+        if result.skipped is None:
+            self.task.stepped(self.engine.module)
+        return result
+
+    def _after(
+        self,
+        batch: RankBatch,
+        result: StepResult,
+        step: int,
+        targets: list[int],
+        interval: Interval,
+        log: MetricsLog | None,
+    ) -> None:
+        """What follows a step: records, and at their times held-out loss, metrics and a checkpoint."""
+        read, config = batch.read, self.settings
+        self._state = read.step.state
+        self._rows += read.rows
+        self._bad += read.bad
+        counts = self.data.totals(read, self.world)
+        self.totals += counts
+        stage = config.stages[self.stage]
+        interval.add(counts, self.task.flops(counts, targets, stage.lr))
+        if self.world.is_first and read.step.phase is not None:
+            append_phase(storage.join(self.out, "mixture.jsonl"), read.step.phase)
+        self._judge(read.step, read.rows, result)
+        last = step == config.steps
+        held_out: dict[str, float] = {}
+        if self.held_out is not None and (step % (config.held_out.every or 1) == 0 or last):
+            held_out = interval.outside(partial(self._hold_out, self.held_out, step))
+        if log is not None and (step == 1 or step % config.log.every == 0 or last or result.skipped or held_out):
+            log.write(self._row(read.step, result, interval) | held_out)
+        if step % config.checkpoints.every == 0 and not last:
+            interval.outside(lambda: self._save(step))
+
+    def _hold_out(self, held_out: HeldOut, step: int) -> dict[str, float]:
+        """Held-out losses, and beside them what the model says of held-out samples."""
+        found = held_out.losses(self.engine)
+        samples = held_out.samples(self.engine)
+        if samples and self.world.is_first:
+            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+            storage.write_bytes(storage.join(self.out, "samples", f"step-{step:08d}.jsonl"), lines.encode())
+        return found
+
+    def _judge(self, step: Step, rows: list[ConsumedRow], result: StepResult) -> None:
+        """Remember the step's loss and norm, or write down what a skipped one was made of."""
+        if result.skipped is None:
+            self.guard.took(result.loss, result.grad_norm)
+            return
+        found = self.world.gather(rows)
+        if self.world.is_first:
+            record = {"step": step.number, "why": result.skipped, "loss": repr(result.loss)}
+            samples = [row.record() for part in found for row in part]
+            path = storage.join(self.out, "skipped", f"step-{step.number:08d}.json")
+            storage.write_bytes(path, (json.dumps(record | {"samples": samples}, indent=1) + "\n").encode())
+        if self.guard.skipped():
+            raise RunError(
+                f"{self.guard.skipped_in_a_row} steps in a row were skipped, the last for {result.skipped}: see "
+                f"{self.out}/skipped. Lower the learning rate, or resume from an earlier checkpoint"
+            )
+
+    def _row(self, step: Step, result: StepResult, interval: Interval) -> dict[str, Any]:
+        stage = self.settings.stages[self.stage]
+        rates = {group["name"].removesuffix("_1d"): group["lr"] for group in self.engine.optimizer.param_groups}
+        seconds = interval.seconds
+        row: dict[str, Any] = {
+            "step": step.number,
+            "stage": stage.name,
+            **self.totals.columns(self.data.names, self.data.sizes),
+            "loss": result.loss if result.skipped is None else None,
+            "lr": max(rates.values()),
+            **{f"lr/{name}": rate for name, rate in rates.items()},
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": interval.tokens / seconds,
+            "images_per_second": interval.images / seconds,
+            "data_wait_fraction": min(1.0, interval.waited / seconds),
+            "step_seconds": seconds / interval.steps,
+            "mfu": interval.flops / seconds / (self._peak * self.world.size),
+            "memory_gb": _memory_gb(self.world.device),
+            **result.sums.means(self.data.names),
+        }
+        if result.skipped is not None:
+            row["skipped"] = result.skipped
+        self._progress.show(row)
+        interval.reset()
+        return row
+
+    # --- beginning, saving, resuming ---
+
+    def _engine(self, module: nn.Module) -> Engine:
+        settings, stage = self.settings, self.settings.stages[self.stage]
+        self.task.prepare(module, stage, DTYPES[settings.engine.precision])
+        if settings.engine.compile:
+            for block in self.task.blocks(module):
+                block.compile()
+        task = self.task
+        return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.names))
+
+    def _resume(self, found: Checkpoint) -> None:
+        self.checkpoints.load(found, self.engine)
+        self.guard.load(found.run.guard)
+        self.totals = Totals.from_record(found.run.totals)
+
+    def _write_beginning(self) -> None:
+        """Files that say what the run is, cut back to where it goes on."""
+        self._peak = self.settings.engine.peak_flops or peak_flops(self.world.device, self.engine.dtype)
+        if self.world.is_first:
+            storage.write_bytes(storage.join(self.out, "config.resolved.yaml"), dump_yaml(self.config).encode())
+            cut_phases(storage.join(self.out, "mixture.jsonl"), self.first_step)
+            append_quarantine(self.out, self.data.refused)
+            ConsumedLog(self.out).cut(self.first_step)
+        self.world.barrier()
+
+    def _enter_stage(self, step: int) -> None:
+        """Begin the next stage where its first step is reached."""
+        number = self.settings.stage_at(step)
+        if number == self.stage:
+            return
+        before, stage = self.settings.stages[self.stage], self.settings.stages[number]
+        self.guard.forget()
+        self.stage = number
+        if set(before.lr) == set(stage.lr):  # the same parameters learn on: Adam keeps its moments
+            self.task.change(self.engine.module, stage)
+            return
+        self._export(step)
+        self.world.barrier()
+        self.engine.close()
+        with filled_once(self.world):
+            module = self.task.load(storage.join(self.out, "model"))
+        if self.world.is_first:
+            self.task.begin(module, self.data.first_pictures(self.task.costs()), self.world.device)
+        self.engine = self._engine(module)
+
+    def _save(self, step: int) -> None:
+        """A checkpoint, and all records up to it."""
+        rows, bad = self.world.gather(self._rows), self.world.gather(self._bad)
+        if self.world.is_first:
+            log = ConsumedLog(self.out, self.data.order)
+            log.add(row for part in rows for row in part)
+            log.write()
+            append_quarantine(self.out, [row for part in bad for row in part])
+        self._rows, self._bad = [], []
+        engine = self.settings.engine
+        run = RunState(
+            step=step,
+            stage=self.stage,
+            world_size=self.world.size,
+            zero_stage=engine.zero_stage,
+            precision=engine.precision,
+            architecture=self.task.architecture(),
+            totals=self.totals.to_record(),
+            guard=self.guard.state(),
+        )
+        self.checkpoints.save(self.engine, run, self.data.gathered(self._state, self.world))
+
+    def _export(self, step: int) -> None:
+        """The model's weights by themselves, for what comes after training."""
+        weights = self.engine.weights()
+        if self.world.is_first:
+            folder = storage.join(self.out, "model")
+            self.task.export(weights, folder)
+            storage.write_bytes(storage.join(folder, TRAINED), (json.dumps({"steps": step}) + "\n").encode())
+
+    def _change_mixture(self, batches: Batches) -> None:
+        """Draw by the mixture as the config has it now; one that does not fit is told and changes nothing."""
+        self._reread = False
+        wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
+        if wanted is not None:
+            try:
+                step = batches.between(partial(self.data.change, self.loader, wanted))
+                self.world.say(f"mixture: read again, holds from step {step} on")
+                return
+            except UserError as error:
+                why = str(error)
+        self.world.say(f"mixture: stays as it is: {why}")
+
+    def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
+        """The mixture as the config has it now; null, and why, where that cannot be read."""
+        try:
+            return self._mixture_now(), ""
+        except UserError as error:
+            return None, str(error)
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        self._stop = True
+
+    def _on_reread(self, number: int, frame: object) -> None:
+        self._reread = True
+
+
+def _memory_gb(device: torch.device) -> float:
+    """The most that this process has held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,287 @@
+"""The plan: which windows of which samples are trained on at which step, in which pack and slot.
+
+It is a pure function of the corpus's fingerprint, the seed, the phases of the mixture and the position in its schedule.
+The schedule is worked off in stretches of a few hundred packs. A stretch takes the next samples, packs their windows
+by best fit and deals the packs to its steps. Rank r of W takes the slots r, r + W, ... of a step. Neither world size
+nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one stretch again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
+
+import numpy as np
+
+from pipelines.errors import UserError
+from trainer.plan.mixture import Phase, PhaseStart, Scheduler
+from trainer.plan.order import I64, SourceOrder, Upcoming, key_of, mix
+from trainer.plan.packing import deal, pack_prefix
+from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.plan.steps import Step, Stretch
+from trainer.plan.windows import SourceWindows
+
+
+class Plan:
+    """The steps of a run, from a state on.
+
+    Args:
+        sources: All sources of the corpus, in the manifest's order.
+        settings: How samples become steps.
+        phases: In the order of their steps. What was in force at the state goes on if they say the same; else theirs
+            begins with the next stretch, so that no sample is lost or repeated.
+        fingerprint: Of the corpus, the tokenizer and the layout: of all that windows depend on.
+        costs: By what packs are balanced.
+        max_passes: How often a source may be gone through, at most.
+        state: To go on from; null for the beginning.
+
+    Raises:
+        UserError: If phases name unknown or empty sources, or the state is of another plan.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SourceWindows],
+        settings: PlanSettings,
+        phases: Sequence[Phase],
+        fingerprint: str,
+        *,
+        costs: Costs | None = None,
+        max_passes: dict[str, float] | None = None,
+        state: PlanState | None = None,
+    ) -> None:
+        self.sources = tuple(sources)
+        self.settings = settings
+        self.costs = costs or Costs()
+        decided = settings.model_dump(include={"length", "max_images", "order"})
+        self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
+        self._names = [source.name for source in self.sources]
+        self.max_passes = dict(max_passes or {})
+        self.change(phases)
+        zeros = (0,) * len(self.sources)
+        self.state = state or PlanState(
+            self.fingerprint, settings.seed, 0, 0, None, settings.packs_per_step, 0, zeros, None, 0, None, zeros, 0
+        )
+        self._check_state()
+        self._streams = [
+            Upcoming(SourceOrder(max(1, t.num_samples), settings.seed, t.name, settings.order), t.totals)
+            for t in self.sources
+        ]
+        self._tie_key = np.array(key_of("ties", settings.seed), np.uint64)
+
+    def __iter__(self) -> Iterator[Step]:
+        """The steps from the state on, without end; `state` follows at the edges of stretches.
+
+        Raises:
+            UserError: If a source may not be gone through once more.
+        """
+        while True:
+            stretch = self.plan_stretch(self.state)
+            for number in range(self.state.step, stretch.end.step):
+                yield Step(number, stretch)
+            self.state = stretch.end
+
+    def change(self, phases: Sequence[Phase]) -> None:
+        """Draw by other phases from the end of what is planned; see `Loader.change`.
+
+        Raises:
+            UserError: If they name unknown or empty sources.
+        """
+        self._check_names(phases)
+        self.phases = sorted(phases, key=lambda phase: phase.step)
+
+    def plan_stretch(self, state: PlanState) -> Stretch:
+        """The stretch that a state lies in."""
+        num_steps = state.stretch_steps or self._num_steps(state.stretch_step)
+        start = replace(state, step=state.stretch_step, stretch_steps=None, packs_per_step=self.settings.packs_per_step)
+        phase = None
+        if state.stretch_steps is None and (phase := self._new_phase(start)) is not None:
+            start = replace(start, phase=phase, units=(0,) * len(self.sources), longest=0)
+        num_packs = num_steps * self.settings.packs_per_step
+        drawn_sources, ordinals = self._draw(start, num_packs)
+        columns = self._pieces(start, drawn_sources, ordinals)
+        num_pieces, packs = pack_prefix(
+            columns["tokens"], columns["images"], num_packs, self.settings.length, self.settings.max_images
+        )
+        columns = {name: column[:num_pieces] for name, column in columns.items()}
+        end = self._end(start, drawn_sources, columns, num_steps)
+        self._check_passes(end, start)
+        steps = deal(*self._pack_costs(packs, columns), num_steps)
+        return Stretch(start=start, end=end, **columns, packs=packs, steps=steps, phase=phase)
+
+    # --- the parts of a stretch ---
+
+    def _new_phase(self, start: PlanState) -> PhaseStart | None:
+        """The phase that begins with a stretch; null where the one before goes on."""
+        wanted = [phase for phase in self.phases if phase.step <= start.stretch_step][-1]
+        if start.phase is not None and start.phase.equals(wanted):
+            return None
+        weights = {name: float(weight) for name, weight in wanted.weights.items() if weight}
+        return PhaseStart(start.stretch_step, start.position, weights, wanted.unit, wanted.reason)
+
+    def _num_steps(self, step: int) -> int:
+        """Steps of the stretch that begins at `step`: a phase begins with a stretch."""
+        num = max(1, self.settings.stretch_packs // self.settings.packs_per_step)
+        following = [phase.step for phase in self.phases if phase.step > step]
+        return min(num, following[0] - step) if following else num
+
+    def _draw(self, start: PlanState, num_packs: int) -> tuple[I64, I64]:
+        """Sources of at least as many samples as the packs can hold, and which of its source each one is."""
+        assert start.phase is not None, "a stretch lies in a phase"
+        weights = [start.phase.weights.get(name, 0.0) for name in self._names]
+        scheduler = Scheduler(weights, start.phase.unit, start.units, start.longest)
+        wanted = num_packs * self.settings.length
+        for stream, weight, first in zip(self._streams, weights, start.drawn, strict=True):
+            if weight:  # and the sample before, which may be open
+                stream.reach(max(0, first - 1), first + 1)
+        drawn = list(start.drawn)
+        drawn_sources, drawn_ordinals, have = [], [], 0
+        num = num_packs
+        while have < wanted:
+            begun = tuple(drawn)
+            sources = np.array(
+                scheduler.draw(num, lambda s, i: self._streams[s].total(begun[s] + i)),  # noqa: B023
+                np.int64,
+            )
+            ordinals = np.empty_like(sources)
+            for s in np.unique(sources).tolist():
+                at = np.flatnonzero(sources == s)
+                ordinals[at] = begun[s] + np.arange(len(at))
+                drawn[s] += len(at)
+                self._streams[s].reach(max(0, start.drawn[s] - 1), drawn[s])
+                have += int(self._streams[s].at(ordinals[at])[2].sum())
+            drawn_sources.append(sources)
+            drawn_ordinals.append(ordinals)
+            mean = have / sum(map(len, drawn_sources))
+            num = max(64, min(int((wanted - have) / max(mean, 1) * 1.05) + 1, 1 << 20))
+        return np.concatenate(drawn_sources), np.concatenate(drawn_ordinals)
+
+    def _pieces(self, start: PlanState, sources: I64, ordinals: I64) -> dict[str, I64]:
+        """The windows of the drawn samples, in order, after those that are left of the one before."""
+        positions = start.position + np.arange(len(sources))
+        skip = np.zeros(len(sources), np.int64)
+        if start.open_source is not None:
+            sources = np.concatenate([[start.open_source], sources])
+            ordinals = np.concatenate([[start.drawn[start.open_source] - 1], ordinals])
+            positions = np.concatenate([[start.position - 1], positions])
+            skip = np.concatenate([[start.open_window], skip])
+        passes, samples = np.empty_like(sources), np.empty_like(sources)
+        first, count = np.empty_like(sources), np.empty_like(sources)
+        for s in np.unique(sources).tolist():
+            at = sources == s
+            table = self.sources[s]
+            passes[at], samples[at], _ = self._streams[s].at(ordinals[at])
+            first[at] = table.first[samples[at]]
+            count[at] = table.first[samples[at] + 1] - first[at]
+        first, count = first + skip, count - skip
+        row = np.repeat(np.arange(len(sources)), count)
+        inside = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        at_window = first[row] + inside
+        tokens, images = np.empty(len(row), np.int64), np.empty(len(row), np.int64)
+        for s in np.unique(sources).tolist():
+            at = sources[row] == s
+            tokens[at] = self.sources[s].tokens[at_window[at]]
+            images[at] = self.sources[s].images[at_window[at]]
+        return {
+            "positions": positions[row],
+            "sources": sources[row],
+            "passes": passes[row],
+            "samples": samples[row],
+            "windows": skip[row] + inside,
+            "tokens": tokens,
+            "images": images,
+        }
+
+    def _end(self, start: PlanState, drawn_sources: I64, columns: dict[str, I64], num_steps: int) -> PlanState:
+        """The state after a stretch that planned these pieces."""
+        assert start.phase is not None, "a stretch lies in a phase"
+        longest = start.longest
+        last = int(columns["positions"][-1])
+        used = drawn_sources[: last + 1 - start.position]
+        counts = np.bincount(used, minlength=len(self.sources))
+        open_source: int | None = int(columns["sources"][-1])
+        open_window = int(columns["windows"][-1]) + 1
+        table = self.sources[int(columns["sources"][-1])]
+        sample = int(columns["samples"][-1])
+        if open_window == table.first[sample + 1] - table.first[sample]:
+            open_source, open_window = None, 0
+        if start.phase.unit == "samples":
+            added = counts
+        else:
+            # A sample counts whole when it is drawn, though its last windows may be planned later.
+            is_new = (columns["positions"] >= start.position) & (columns["windows"] == 0)
+            sources, samples = columns["sources"][is_new], columns["samples"][is_new]
+            added = np.zeros(len(self.sources), np.int64)
+            for s in np.unique(sources).tolist():
+                totals = self.sources[s].totals[samples[sources == s]]
+                added[s] = totals.sum()
+                longest = max(longest, int(totals.max()))
+        step = start.stretch_step + num_steps
+        return replace(
+            start,
+            step=step,
+            stretch_step=step,
+            position=last + 1,
+            drawn=tuple(int(d + c) for d, c in zip(start.drawn, counts, strict=True)),
+            open_source=open_source,
+            open_window=open_window,
+            units=tuple(int(u + a) for u, a in zip(start.units, added, strict=True)),
+            longest=longest,
+        )
+
+    def _pack_costs(self, packs: list[list[int]], columns: dict[str, I64]) -> tuple[list[float], list[int]]:
+        tokens = columns["tokens"].astype(np.float64)
+        costs = self.costs
+        of_piece = costs.per_token * tokens + costs.per_pair * tokens**2 + costs.per_image * columns["images"]
+        flat = np.concatenate([np.array(pack) for pack in packs])
+        starts = np.cumsum([0, *map(len, packs)])[:-1]
+        of_pack = np.round(np.add.reduceat(of_piece[flat], starts), 6)
+        names = columns["positions"][[pack[0] for pack in packs]] << 20
+        ties = mix((names + columns["windows"][[pack[0] for pack in packs]]).astype(np.uint64), self._tie_key)
+        return of_pack.tolist(), ties.tolist()
+
+    # --- checks ---
+
+    def _check_names(self, phases: Sequence[Phase]) -> None:
+        if all(phase.step for phase in phases):
+            raise UserError("mixture.phases: the first phase must begin at step 0")
+        sizes = {source.name: source.num_samples for source in self.sources}
+        for phase in phases:
+            for name in (name for name, weight in phase.weights.items() if weight):
+                if name not in sizes:
+                    raise UserError(f"mixture: no source {name!r} in the corpus; it has {', '.join(sizes)}")
+                if not sizes[name]:
+                    raise UserError(f"mixture: source {name!r} has no sample to train on, but weight")
+        for name in self.max_passes:
+            if name not in sizes:
+                raise UserError(f"mixture.max_passes: no source {name!r} in the corpus; it has {', '.join(sizes)}")
+
+    def _check_state(self) -> None:
+        state = self.state
+        if state.fingerprint != self.fingerprint:
+            raise UserError(
+                "the checkpoint was trained on other data, or with another tokenizer, layout, length, order or cost of "
+                f"a pack ({state.fingerprint[:12]}, here {self.fingerprint[:12]}): its order cannot be continued. "
+                "Go back to those, or start a new run from its weights"
+            )
+        if state.seed != self.settings.seed:
+            raise UserError(
+                f"the checkpoint's order has seed {state.seed}, the config {self.settings.seed}: go back to the former"
+            )
+        packs = self.settings.packs_per_step
+        if state.stretch_steps is not None and state.packs_per_step != packs:
+            edge = state.stretch_step + state.stretch_steps
+            raise UserError(
+                f"packs_per_step is {packs}, but steps up to {edge} are packed {state.packs_per_step} to a step: "
+                f"train to step {edge} as before, then change it"
+            )
+
+    def _check_passes(self, end: PlanState, start: PlanState) -> None:
+        for source, drawn in zip(self.sources, end.drawn, strict=True):
+            limit = self.max_passes.get(source.name)
+            if limit is not None and drawn > limit * source.num_samples:
+                raise UserError(
+                    f"{source.name} is exhausted: steps from {start.stretch_step} on need more than the {limit:g} "
+                    f"passes over its {source.num_samples:,} samples that mixture.max_passes allows. Train fewer "
+                    "steps, give it less weight or allow more passes; `python -m trainer plan` shows what is needed"
+                )

@@ -1,0 +1,206 @@
+"""From what was read to what the model is given: packs collated into micro-batches, a step ahead of the training."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from model.batch import Batch, Tensors, collate
+from trainer.reading.images import Pixels
+from trainer.reading.reader import RankStep, ReadPiece
+
+
+class Losses(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: Scalar, to descend; a share of the global batch's, so that shares add up.
+        values: Of each objective, every target's own loss, detached.
+    """
+
+    loss: Tensor
+    values: tuple[Tensor, ...]
+
+
+class MicroBatch(Protocol):
+    """What a forward pass is given, and how.
+
+    Attributes:
+        sources: Of each objective, the number of the source that every target is from.
+    """
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]: ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Run a module on it.
+
+        Args:
+            module: As the engine holds it.
+            totals: Targets of each objective in the global batch; null for this one alone.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatch(Tensors):
+    """Packed sequences for the main model.
+
+    Attributes:
+        batch: The sequences.
+        text_sources: Which source each text target is from, in the order of `batch.text_at`.
+        visual_sources: The same of regression targets.
+    """
+
+    batch: Batch
+    text_sources: Tensor
+    visual_sources: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of text targets, and of regression targets."""
+        return self.text_sources, self.visual_sources
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Cross-entropy and squared error, by the main model."""
+        found = module(self.batch, *(totals or (None, None)))
+        return Losses(found.loss, (found.text, found.visual))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBatch(Tensors):
+    """Pictures one by one.
+
+    Attributes:
+        images: (B, 3, S, S) uint8.
+        source: (B,) which source each is from.
+    """
+
+    images: Tensor
+    source: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of the pictures."""
+        return (self.source,)
+
+
+def pictures_of(pieces: Sequence[ReadPiece]) -> tuple[Tensor, Tensor]:
+    """Images and sources of a `PictureBatch`, from pieces of one picture each."""
+    images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
+    return images, torch.tensor([piece.source for piece in pieces])
+
+
+class Pictures(Protocol):
+    """Gives a piece's pictures as tensors: pixels, or kept features."""
+
+    def __call__(self, piece: ReadPiece) -> list[Tensor]:
+        """One tensor for each picture of the piece."""
+
+
+def pixels(piece: ReadPiece) -> list[Tensor]:
+    """(3, S, S) uint8 of each picture."""
+    return [as_tensor(image) for image in piece.images]
+
+
+def as_tensor(image: Pixels) -> Tensor:
+    """(S, S, 3) array to (3, S, S) tensor, without a copy."""
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 pictures (B, 3, S, S) at another size."""
+    if images.shape[-1] == side:
+        return images
+    smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+    return smooth.round().clamp(0, 255).to(torch.uint8)
+
+
+def sequence_batch(
+    packs: Sequence[Sequence[ReadPiece]], *, length: int, pad_id: int, pictures: Pictures = pixels
+) -> SequenceBatch:
+    """Packs as one micro-batch.
+
+    Args:
+        packs: Pieces of each pack.
+        length: Places of a pack.
+        pad_id: Id of `[PAD]`.
+        pictures: Gives the pieces' pictures.
+    """
+    images = [tensor for pack in packs for piece in pack for tensor in pictures(piece)]
+    batch = collate([[piece.sequence for piece in pack] for pack in packs], images, length=length, pad_id=pad_id)
+    of_place = np.zeros(len(packs) * length, np.int64)
+    for row, pack in enumerate(packs):
+        at = row * length
+        for piece in pack:
+            size = len(piece.sequence.token_ids)
+            of_place[at : at + size] = piece.source
+            at += size
+    # A target's source is that of the place before it, from which it is predicted.
+    sources = torch.from_numpy(of_place)
+    return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
+
+
+@dataclass(frozen=True, slots=True)
+class RankBatch:
+    """What a rank trains on in a step."""
+
+    read: RankStep
+    micros: list[MicroBatch]
+
+    @property
+    def num_targets(self) -> list[int]:
+        """Targets of each objective."""
+        return [sum(map(len, parts)) for parts in zip(*(micro.sources for micro in self.micros), strict=True)]
+
+
+Item = TypeVar("Item")
+Collate = Callable[[Sequence[Sequence[ReadPiece]]], MicroBatch]
+
+
+class Batches:
+    """Collates the steps of a loader in a thread, one ahead.
+
+    Args:
+        steps: What a loader gives.
+        micro_packs: Packs of a micro-batch.
+        collate: Makes a micro-batch of packs.
+        pin: Whether to lock pages, for copies to a GPU.
+    """
+
+    def __init__(self, steps: Iterable[RankStep], *, micro_packs: int, collate: Collate, pin: bool = False) -> None:
+        self._steps = iter(steps)
+        self._micro_packs, self._collate, self._pin = micro_packs, collate, pin
+        self._pool = ThreadPoolExecutor(1, "batches")
+
+    def __iter__(self) -> Iterator[RankBatch]:
+        """The steps, without end."""
+        coming = self._pool.submit(self._next)
+        while True:
+            batch = coming.result()
+            coming = self._pool.submit(self._next)
+            yield batch
+
+    def between(self, work: Callable[[], Item]) -> Item:
+        """Have something done in the thread between two steps of the loader: on all ranks between the same two."""
+        return self._pool.submit(work).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self) -> RankBatch:
+        read = next(self._steps)
+        size = self._micro_packs
+        micros = [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)]
+        return RankBatch(read, [micro.pin_memory() for micro in micros] if self._pin else micros)

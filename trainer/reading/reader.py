@@ -1,0 +1,357 @@
+"""Reading what a plan asks for: one process a rank, threads that decode, and results in the plan's order.
+
+A window's text comes from the token sidecar, its pictures from the tar. What cannot be read is replaced by another
+sample of its source, which the plan's seed decides, cut to the places that were planned: no other rank need know.
+"""
+
+import contextlib
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+from pydantic import Field
+
+from model.segment import Text
+from model.sequence import Layout, Window
+from model.sequence import Sequence as TokenSequence
+from pipelines.errors import RunError, UserError
+from pipelines.settings import Settings
+from trainer.plan.mixture import Phase
+from trainer.plan.order import key_of
+from trainer.plan.plan import Plan
+from trainer.plan.steps import Piece, Step
+from trainer.plan.windows import SourceWindows
+from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.images import Crop, Pixels, decode
+from trainer.reading.shard_reader import DamagedSample, ShardReader
+from trainer.records.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
+
+_SUBSTITUTES = 64  # that are tried before the source is taken for broken
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read of a piece; as in `ReadPiece`."""
+
+    sequence: TokenSequence
+    images: tuple[Pixels, ...]
+    crop: Crop | None = None
+
+
+class ReaderSettings(Settings):
+    """How samples are read."""
+
+    num_threads: int = Field(2, ge=0, description="that read and decode, a rank; 0: none beside the training")
+    prefetch_steps: int = Field(2, ge=1, description="steps that are read ahead")
+    max_bad_fraction: float = Field(0.01, ge=0, description="of a source's samples that may be unreadable")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPiece:
+    """A window as the model gets it.
+
+    Attributes:
+        source: Its number in the plan.
+        sequence: Its tokens and slots.
+        images: (size, size, 3) uint8 RGB, one for each picture of `sequence`, in its order.
+        row: For `consumed`.
+        bad: The sample that it stands in for, if it does.
+        crop: Of a picture by itself: height and width before, and what of it was cut off at the top and on the left.
+    """
+
+    source: int
+    sequence: TokenSequence
+    images: tuple[Pixels, ...]
+    row: ConsumedRow
+    bad: QuarantineRow | None = None
+    crop: Crop | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankStep:
+    """What a rank trains on in a step: the packs of its slots, in order."""
+
+    step: Step
+    packs: list[list[ReadPiece]]
+
+    @property
+    def rows(self) -> list[ConsumedRow]:
+        """For `consumed`."""
+        return [piece.row for pack in self.packs for piece in pack]
+
+    @property
+    def bad(self) -> list[QuarantineRow]:
+        """For `quarantine.jsonl`."""
+        return [piece.bad for pack in self.packs for piece in pack if piece.bad is not None]
+
+
+class SampleReader(ABC):
+    """Reads pieces of a plan; a pure function of the piece, whatever thread or rank asks.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        seed: Decides all that is left to chance, and substitutes.
+    """
+
+    def __init__(self, corpus: TrainingCorpus, sources: Sequence[SourceWindows], *, seed: int = 0) -> None:
+        self._corpus, self._sources, self._seed = corpus, sources, seed
+        self._shards: dict[str, ShardReader] = {}
+
+    def read(self, piece: Piece, step: int) -> ReadPiece:
+        """A piece, or what stands in for it.
+
+        Raises:
+            UserError: If the tokens are not those that the plan was made with.
+            RunError: If nothing of the source can be read.
+        """
+        source = self._sources[piece.source]
+        reader, row = self._place(source, piece.sample)
+        try:
+            content = self._read(piece, step, reader, row)
+        except DamagedSample as error:
+            bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
+            return self._substitute(piece, step, bad)
+        return self._piece(piece, step, reader, row, content, None)
+
+    @abstractmethod
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
+        """A piece's tokens and pictures.
+
+        Raises:
+            DamagedSample: If they cannot be read.
+        """
+
+    @abstractmethod
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
+        """As much of another sample as takes the piece's places; none if it does not fit.
+
+        Raises:
+            DamagedSample: If it cannot be read.
+        """
+
+    def _place(self, source: SourceWindows, sample: int) -> tuple[ShardReader, int]:
+        shard, row = source.place(sample)
+        path = source.shards[shard]
+        if path not in self._shards:
+            self._shards[path] = self._corpus.reader(path)
+        return self._shards[path], row
+
+    def _piece(
+        self,
+        piece: Piece,
+        step: int,
+        reader: ShardReader,
+        row: int,
+        content: Content,
+        bad: QuarantineRow | None,
+    ) -> ReadPiece:
+        shard = reader.shard
+        consumed = ConsumedRow(
+            step,
+            piece.position,
+            shard.source,
+            shard.split,
+            shard.path,
+            reader.key(row),
+            piece.window,
+            piece.pass_,
+            piece.tokens,
+            len(content.images),
+            bad.key if bad is not None else None,
+        )
+        return ReadPiece(piece.source, content.sequence, content.images, consumed, bad, content.crop)
+
+    def _substitute(self, piece: Piece, step: int, bad: QuarantineRow) -> ReadPiece:
+        """The first of the source's samples, in an order of the piece's own, that can be read and cut to its places."""
+        source = self._sources[piece.source]
+        for attempt in range(_SUBSTITUTES):
+            number = key_of("substitute", self._seed, source.name, piece.sample, piece.window, attempt)
+            sample = number % source.num_samples
+            if sample == piece.sample:
+                continue
+            reader, row = self._place(source, sample)
+            with contextlib.suppress(DamagedSample):
+                if content := self._stand_in(piece, step, reader, row):
+                    return self._piece(piece, step, reader, row, content, bad)
+        raise RunError(
+            f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
+        )
+
+
+class PieceReader(SampleReader):
+    """Reads windows as the main model is given them.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        layout: Writes windows as tokens.
+        length: Places of a pack: what samples were cut by.
+        image_size: Pixels a side.
+        seed: Decides what comes first in a window, and substitutes.
+        media_first: Gives the probability that pictures come before their text, by the step; null: the layout's.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingCorpus,
+        sources: Sequence[SourceWindows],
+        layout: Layout,
+        *,
+        length: int,
+        image_size: int,
+        seed: int = 0,
+        media_first: Callable[[int], float | None] = lambda step: None,
+    ) -> None:
+        super().__init__(corpus, sources, seed=seed)
+        self.image_size = image_size
+        self._layout, self._length, self._media_first = layout, length, media_first
+
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
+        windows = self._layout.split(reader.segments(row), self._length)
+        if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
+            raise UserError(
+                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
+                "Rerun `python -m pipelines tokenize`"
+            )
+        return self._lay_out(piece, step, reader, row, windows[piece.window])
+
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
+        """As much as fits: its texts alone where a picture does not."""
+        segments = reader.segments(row)
+        for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
+            with contextlib.suppress(ValueError):
+                if windows := self._layout.split(chosen, piece.tokens):
+                    return self._lay_out(piece, step, reader, row, windows[0])
+        return None
+
+    def _lay_out(self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window) -> Content:
+        rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
+        sequence = self._layout.lay_out(window, rng, media_first=self._media_first(step))
+        return Content(sequence, tuple(self._picture(reader, row, media) for media in sequence.images))
+
+    def _picture(self, reader: ShardReader, row: int, media: int) -> Pixels:
+        return decode(reader.picture(row, media), self.image_size)
+
+
+class Loader:
+    """The steps of a rank, read ahead by threads.
+
+    What it gives depends on the plan alone: threads change nothing but the time it takes.
+
+    Args:
+        plan: What is read; the loader goes on from its state.
+        reader: Reads it.
+        settings: How.
+        rank: Of this process.
+        world_size: Processes in all; divides the packs of a step.
+
+    Raises:
+        UserError: If it does not.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: SampleReader,
+        settings: ReaderSettings | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        packs = plan.settings.packs_per_step
+        if packs % world_size:
+            raise UserError(
+                f"data.plan.packs_per_step is {packs}, which {world_size} processes cannot share alike: make it a "
+                "multiple, or start another number of processes"
+            )
+        self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()
+        self._rank, self._world_size = rank, world_size
+        self._limit = BadSampleLimit(self._settings.max_bad_fraction)
+        self._start = plan.state
+        self._steps = iter(plan)
+        self._ahead: deque[tuple[Step, list[Future[list[ReadPiece]]]]] = deque()
+        self._last: Step | None = None
+        cv2.setNumThreads(1)  # our threads are the parallelism; OpenCV's own would fight them
+        num = self._settings.num_threads
+        self._pool = ThreadPoolExecutor(num, "reader") if num else None
+        self._planner = ThreadPoolExecutor(1, "planner") if num else None
+        self._next: Future[Step] | None = None
+        self._end: UserError | None = None
+
+    def __iter__(self) -> Iterator[RankStep]:
+        """The steps, without end."""
+        while True:
+            yield self._inline() if self._pool is None else self._from_threads()
+
+    def change(self, phases: Sequence[Phase]) -> int:
+        """Draw by other phases as soon as the samples that are drawn already are trained on.
+
+        All ranks must call this between the same two steps.
+
+        Returns:
+            The step from which on they hold.
+
+        Raises:
+            UserError: If they name unknown or empty sources; nothing is changed then.
+        """
+        self._settle()
+        step = self._last.stretch.end.step if self._last is not None else self._start.step
+        self._plan.change(phases)
+        kept = [entry for entry in self._ahead if entry[0].stretch.end.step == step]
+        for _, futures in list(self._ahead)[len(kept) :]:
+            for future in futures:
+                future.cancel()
+        self._ahead = deque(kept)
+        last = kept[-1][0] if kept else self._last
+        self._plan.state = last.state if last is not None else self._start
+        self._end = None
+        self._steps = iter(self._plan)
+        return step
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._planner, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _inline(self) -> RankStep:
+        step = next(self._steps)
+        return self._done(step, [self._read(pack, step.number) for pack in step.of_rank(self._rank, self._world_size)])
+
+    def _from_threads(self) -> RankStep:
+        assert self._pool is not None
+        assert self._planner is not None
+        while self._end is None and len(self._ahead) <= self._settings.prefetch_steps:
+            try:
+                step = (self._next or self._planner.submit(next, self._steps)).result()
+            except UserError as error:
+                self._end = error  # a source is exhausted: what was planned before is trained on first
+                break
+            self._next = self._planner.submit(next, self._steps)
+            packs = step.of_rank(self._rank, self._world_size)
+            self._ahead.append((step, [self._pool.submit(self._read, pack, step.number) for pack in packs]))
+        if not self._ahead:
+            assert self._end is not None
+            raise self._end
+        step, futures = self._ahead.popleft()
+        return self._done(step, [future.result() for future in futures])
+
+    def _settle(self) -> None:
+        """Wait for the planner; what it has planned is planned again."""
+        if self._next is not None:
+            self._next.exception()
+            self._next = None
+
+    def _read(self, pack: list[Piece], step: int) -> list[ReadPiece]:
+        return [self._reader.read(piece, step) for piece in pack]
+
+    def _done(self, step: Step, packs: list[list[ReadPiece]]) -> RankStep:
+        for pack in packs:
+            for piece in pack:
+                self._limit.count(piece.row.source, piece.bad)
+        self._last = step
+        return RankStep(step, packs)

@@ -1,0 +1,269 @@
+"""Training on streams that cannot be indexed: `pipe:` commands, compressed tars, plain HTTP (see streamed_tars.py).
+
+Their order is approximate, and says so wherever it is reported. Each rank mixes the samples that it is given exactly by
+their number, and packs them a step at a time. A resume goes on with the next sample if there are as many ranks as
+before, and else with the first tar that some rank had not read whole. Index the tars where that can be done.
+"""
+
+import random
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from model.segment import Picture, Segment, Text, grounded_text, text
+from model.sequence import Layout, Window
+from model.tokenizer import Tokenizer
+from pipelines.document import Document
+from pipelines.shards.foreign_samples import read_document
+from pipelines.shards.tar_samples import TarSample
+from trainer.plan.mixture import Phase, PhaseStart, Scheduler
+from trainer.plan.order import key_of
+from trainer.plan.packing import pack_prefix
+from trainer.reading.images import Pixels, decode
+from trainer.reading.reader import ReadPiece
+from trainer.reading.shard_reader import DamagedSample
+from trainer.reading.stream_state import RankPlace, StreamState
+from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
+from trainer.reading.window_tables import NOT_ALLOWED
+from trainer.records.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
+from trainer.run_settings import RunSettings
+
+_AHEAD = 256  # samples of a source that are read before they are needed: opening the next tar takes its time
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlace:
+    """A step, as one rank knows it.
+
+    Attributes:
+        number: Its own.
+        state: After it, with this rank's place only.
+        phase: The phase that begins with it, if one does.
+    """
+
+    number: int
+    state: StreamState
+    phase: PhaseStart | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStep:
+    """What a rank trains on in a step; as `RankStep`."""
+
+    step: StreamPlace
+    packs: list[list[ReadPiece]]
+    bad: list[QuarantineRow]
+
+    @property
+    def rows(self) -> list[ConsumedRow]:
+        """For `consumed`."""
+        return [piece.row for pack in self.packs for piece in pack]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sample in windows; `problem` says why there are none."""
+
+    sample: StreamedSample
+    document: Document | None
+    windows: list[Window]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A window that is drawn and waits to be packed."""
+
+    source: int
+    prepared: _Prepared
+    number: int
+    position: int
+
+    @property
+    def window(self) -> Window:
+        return self.prepared.windows[self.number]
+
+
+class StreamLoader:
+    """The steps of a rank, from streams.
+
+    Args:
+        run: Names the streams, and how they are mixed and packed.
+        layout: Writes windows as tokens.
+        image_size: Pixels a side.
+        rank: Of this process.
+        world_size: Processes in all; divides the packs of a step.
+        state: To go on from; null for the beginning.
+    """
+
+    def __init__(
+        self,
+        run: RunSettings,
+        layout: Layout,
+        image_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        state: StreamState | None = None,
+    ) -> None:
+        self._run, self._settings = run, run.data.plan
+        self._layout, self._image_size = layout, image_size
+        self._rank, self._world_size = rank, world_size
+        self._names = tuple(run.data.streams)
+        self._urls = [expanded(urls) for urls in run.data.streams.values()]
+        state = state or StreamState.begin(self._names)
+        place = state.place(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
+        self._step, self._phase = state.step, state.phase
+        self._position, self._at = place.position, list(place.at)
+        self._scheduler = Scheduler(self._weights(state.phase or run.mixture.phases[0]), "samples", place.units)
+        self._limit = BadSampleLimit(run.data.reader.max_bad_fraction)
+        self._streams: dict[int, Ahead[_Prepared]] = {}
+        self._waiting: list[_Waiting] = []
+        self._bad: list[QuarantineRow] = []
+        cv2.setNumThreads(1)  # our threads are the parallelism
+        num = run.data.reader.num_threads
+        self._pool = ThreadPoolExecutor(num, "reader") if num else None
+
+    def __iter__(self) -> Iterator[StreamStep]:
+        """The steps, without end."""
+        while True:
+            yield self._next_step()
+
+    def close(self) -> None:
+        """End the threads, and the commands that are read from."""
+        for stream in self._streams.values():
+            stream.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _next_step(self) -> StreamStep:
+        phase = self._enter_phase()
+        length, num_packs = self._settings.length, self._settings.packs_per_step // self._world_size
+        while sum(waiting.window.num_tokens for waiting in self._waiting) < num_packs * length:
+            self._draw()
+        tokens, images = (
+            np.array([getattr(waiting.window, name) for waiting in self._waiting], np.int64)
+            for name in ("num_tokens", "num_images")
+        )
+        num, packs = pack_prefix(tokens, images, num_packs, length, self._settings.max_images)
+        pieces = list((self._pool.map if self._pool else map)(self._read, self._waiting[:num]))
+        for piece in pieces:
+            if isinstance(piece, QuarantineRow):
+                self._limit.count(piece.source, piece)
+                self._bad.append(piece)
+            else:
+                self._limit.count(piece.row.source, None)
+        self._waiting = self._waiting[num:]
+        self._step += 1
+        state = StreamState(self._names, self._step, self._phase, self._world_size, (self._place(),))
+        read = [[piece for i in pack if isinstance(piece := pieces[i], ReadPiece)] for pack in packs]
+        bad, self._bad = self._bad, []
+        return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
+
+    def _enter_phase(self) -> PhaseStart | None:
+        """The phase that begins with the next step; null where the one before goes on."""
+        wanted = [phase for phase in self._run.mixture.phases if phase.step <= self._step][-1]
+        if self._phase is not None and self._phase.equals(wanted):
+            return None
+        weights = {name: weight for name, weight in wanted.weights.items() if weight}
+        self._phase = PhaseStart(self._step, self._position, weights, wanted.unit, wanted.reason, "approximate")
+        self._scheduler = Scheduler(self._weights(wanted), "samples")
+        return self._phase
+
+    def _weights(self, phase: Phase | PhaseStart) -> list[float]:
+        return [phase.weights.get(name, 0.0) for name in self._names]
+
+    def _draw(self) -> None:
+        """The windows of the next sample that has any."""
+        (source,) = self._scheduler.draw(1)
+        if source not in self._streams:
+            self._streams[source] = Ahead(self._samples(source), _AHEAD)
+        while True:
+            prepared = self._streams[source].take()
+            sample, (place, number, first) = prepared.sample, self._at[source]
+            self._at[source] = (sample.place, sample.number + 1, 0)
+            if prepared.windows:
+                break
+            is_bad, name = prepared.problem != NOT_ALLOWED, self._names[source]
+            row = QuarantineRow(name, sample.key, self._position if is_bad else None, prepared.problem)
+            self._bad.append(row)
+            if is_bad:
+                self._limit.count(name, row)
+        first = first if (place, number) == (sample.place, sample.number) else 0
+        self._waiting += [_Waiting(source, prepared, n, self._position) for n in range(first, len(prepared.windows))]
+        self._position += self._world_size
+
+    def _samples(self, source: int) -> Generator[_Prepared, None, None]:
+        ranks = {"rank": self._rank, "world_size": self._world_size}
+        place, number, _ = self._at[source]
+        for sample in samples_of_rank(self._urls[source], place, number, **ranks, seed=self._settings.seed):
+            yield self._prepare(sample, self._names[source])
+
+    def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
+        try:
+            document = read_document(TarSample(sample.key, 0, 0, sample.parts), source)
+            segments = segments_of(document, self._layout.tokenizer) if document.decision.allowed else []
+            windows = self._layout.split(segments, self._settings.length)
+        except ValueError as error:
+            return _Prepared(sample, None, [], str(error))
+        return _Prepared(sample, document, windows, "" if windows else NOT_ALLOWED)
+
+    def _read(self, waiting: _Waiting) -> ReadPiece | QuarantineRow:
+        """A window as the model gets it; a line for the quarantine where it cannot be decoded."""
+        name, sample, window = self._names[waiting.source], waiting.prepared.sample, waiting.window
+        rng = random.Random(key_of("layout", self._settings.seed, name, waiting.position, waiting.number))
+        media_first = self._run.stages[self._run.stage_at(self._step)].media_first
+        sequence = self._layout.lay_out(window, rng, media_first=media_first)
+        try:
+            images = tuple(self._picture(waiting.prepared, media) for media in sequence.images)
+        except DamagedSample as error:
+            return QuarantineRow(name, sample.key, waiting.position, str(error))
+        row = ConsumedRow(
+            self._step,
+            waiting.position,
+            name,
+            "train",
+            sample.url,
+            sample.key,
+            waiting.number,
+            sample.pass_,
+            window.num_tokens,
+            len(images),
+        )
+        return ReadPiece(waiting.source, sequence, images, row)
+
+    def _picture(self, prepared: _Prepared, media: int) -> Pixels:
+        assert prepared.document is not None
+        part = str(prepared.document.media[media].part)
+        if part not in prepared.sample.parts:
+            raise DamagedSample(f"its part {part} is missing")
+        return decode(prepared.sample.parts[part], self._image_size)
+
+    def _place(self) -> RankPlace:
+        """Before the first sample of each source that is not trained on whole."""
+        position, units, at = self._position, list(self._scheduler.units), list(self._at)
+        for waiting in reversed(self._waiting):
+            sample = waiting.prepared.sample
+            at[waiting.source] = (sample.place, sample.number, waiting.number)
+            if waiting.position != position:
+                position = waiting.position
+                units[waiting.source] = max(0, units[waiting.source] - 1)  # 0 where a phase began in between
+        return RankPlace(position, tuple(units), tuple(at))
+
+
+def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
+    """What a document is made of, encoded here and now."""
+    segments: list[Segment] = []
+    for segment in document.segments:
+        if segment.text is None:
+            assert segment.media is not None
+            segments.append(Picture(segment.media, segment.type == "frame", segment.t0))
+        elif segment.regions:
+            found = grounded_text(segment.text, [(r.start, r.end, r.box) for r in segment.regions], tokenizer)
+            segments.append(Text(found.ids, segment.role, found.phrases))
+        else:
+            segments.append(text(segment.text, tokenizer, role=segment.role))
+    return segments

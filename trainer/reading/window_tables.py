@@ -1,0 +1,214 @@
+"""Tables of windows, worked out once for a tokenizer, layout and length, and kept beside the tokens.
+
+Samples that fit are measured by the column, without their ids; the layout itself cuts those that do not.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.sequence import Layout
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.errors import UserError
+from pipelines.parts import read_table
+from pipelines.shards.manifest import Manifest, ShardInfo
+from pipelines.shards.token_sidecar import TYPES, TokensInfo, is_current, token_sidecar_path, tokens_folder
+from trainer.plan.windows import SourceWindows
+from trainer.reading.byte_store import ByteStore
+from trainer.reading.shard_reader import GroupCache, ShardReader
+
+VERSION = 1  # of this file's reckoning: another one makes other tables
+NOT_ALLOWED = "not_allowed"
+NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned picture
+TOO_LARGE = "too_large"
+_THREADS = 8
+_SPOKEN = ("subtitle", "transcript")
+_FRAME, _TEXT = TYPES.index("frame"), TYPES.index("text")
+
+_Part = tuple[
+    np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str, str]]
+]  # windows a sample, tokens, images, refused
+
+
+def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, length: int, split: Split) -> str:
+    """sha256 of all that the windows of a corpus depend on."""
+    made_from = {
+        "version": VERSION,
+        "corpus": manifest.fingerprint,
+        "tokenizer": tokens.tokenizer_sha256,
+        "names": layout.tokenizer.names,
+        "slots": [layout.slots[False], layout.slots[True]],
+        "frame_times": layout.config.frame_times,
+        "separators": layout.separators,
+        "length": length,
+        "split": split,
+    }
+    if layout.template is not None:
+        made_from["template"] = layout.template
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def source_windows(
+    corpus: str, manifest: Manifest, tokens: TokensInfo, layout: Layout, length: int, split: Split = "train"
+) -> list[SourceWindows]:
+    """The windows of all sources of a corpus, in the manifest's order.
+
+    They are kept in the corpus's folder where that can be written to; else they are worked out each time.
+
+    Raises:
+        UserError: If a token sidecar is missing or stale.
+    """
+    fingerprint = windows_fingerprint(manifest, tokens, layout, length, split)
+    folder = storage.join(tokens_folder(corpus, tokens.name), "windows", fingerprint[:16])
+    tables = []
+    for source in manifest.sources:
+        shards = manifest.shards_of(source.name, split)
+        path = storage.join(folder, f"{source.name}.npz")
+        if storage.exists(path):
+            arrays = dict(np.load(io.BytesIO(storage.read_bytes(path))))
+        else:
+            arrays = _measure(corpus, shards, tokens, layout, length)
+            with contextlib.suppress(OSError):  # a corpus that may only be read
+                buffer = io.BytesIO()
+                np.savez(buffer, allow_pickle=False, **arrays)
+                storage.write_bytes(path, buffer.getvalue())
+        refused = json.loads(bytes(arrays.pop("refused")))
+        numbers = arrays.pop("numbers")
+        num_samples = sum(s.samples for s in shards)
+        tables.append(
+            SourceWindows(
+                source.name,
+                source.kind,
+                tuple(s.path for s in shards),
+                np.cumsum([s.samples for s in shards], dtype=np.int64),
+                numbers if len(numbers) < num_samples else None,
+                **arrays,
+                refused=tuple((key, reason) for key, reason in refused),
+            )
+        )
+    return tables
+
+
+def _measure(
+    corpus: str, shards: Sequence[ShardInfo], tokens: TokensInfo, layout: Layout, length: int
+) -> dict[str, np.ndarray]:
+    folder = tokens_folder(corpus, tokens.name)
+
+    def measure(shard: ShardInfo) -> _Part:
+        path = token_sidecar_path(folder, shard.path)
+        if not is_current(path, shard, tokens.tokenizer_sha256):
+            raise UserError(
+                f"{path}: not made from this {shard.path} by this tokenizer. Rerun `python -m pipelines tokenize`"
+            )
+        reader = ShardReader(corpus, shard, path, ByteStore(), GroupCache())
+        return measure_shard(path, reader, layout, length)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(measure, shards))
+    empty = np.zeros(0, np.int64)
+    counts = np.concatenate([empty, *(part[0] for part in parts)])
+    refused = [(key, reason) for part in parts for _, key, reason in part[3]]
+    numbers = np.flatnonzero(counts)
+    return {
+        "first": np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
+        "tokens": np.concatenate([empty, *(part[1] for part in parts)]).astype(np.int32),
+        "images": np.concatenate([empty, *(part[2] for part in parts)]).astype(np.int32),
+        "numbers": numbers,
+        "refused": np.frombuffer(json.dumps(refused).encode(), np.uint8),
+    }
+
+
+def measure_shard(path: str, reader: ShardReader, layout: Layout, length: int) -> _Part:
+    """Windows of each sample of a shard; 0 for one that is not trained on, with the reason.
+
+    Args:
+        path: Of its token sidecar.
+        reader: Gives the segments of those that do not fit.
+        layout: Cuts.
+        length: Places of a pack.
+    """
+    totals, images, exact = whole_lengths(path, layout)
+    counts = np.ones(len(totals), np.int64)
+    tokens: list[Any] = totals.tolist()
+    pictures: list[Any] = images.tolist()
+    refused = []
+    for row in np.flatnonzero((totals > length) | ~exact).tolist():
+        segments = reader.segments(row)
+        try:
+            windows = layout.split(segments, length)
+            reason = NO_EXAMPLE if segments else NOT_ALLOWED
+        except ValueError as error:
+            windows, reason = [], f"{TOO_LARGE}: {error}"
+        counts[row] = len(windows)
+        tokens[row] = [w.num_tokens for w in windows]
+        pictures[row] = [w.num_images for w in windows]
+        if not windows:
+            refused.append((row, reader.key(row), reason))
+    return counts, _flat(tokens), _flat(pictures), refused
+
+
+def _flat(values: list[Any]) -> np.ndarray:
+    return np.array([v for value in values for v in (value if isinstance(value, list) else (value,))], np.int64)
+
+
+def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each sample of a token sidecar would take in one window, by the columns.
+
+    Returns:
+        Places, pictures, and whether the number of places is exact: not for a sample without anything, nor where
+        times are written out or a template makes something else of samples.
+    """
+    table = read_table(path, ["types", "roles", "counts", "times", "regions"])
+    first, types = _flat_column(table, "types")
+    kinds = types.to_numpy(zero_copy_only=False)
+    counts = _flat_column(table, "counts")[1].to_numpy(zero_copy_only=False).astype(np.int64)
+    spoken = np.isin(np.array(_flat_column(table, "roles")[1].to_pylist(), dtype=object).astype(str), _SPOKEN)
+    row = np.repeat(np.arange(len(first) - 1), np.diff(first))
+
+    has_text = (kinds == _TEXT) & (counts > 0)
+    is_picture, is_frame = kinds != _TEXT, kinds == _FRAME
+    texts_before = np.cumsum(has_text) - has_text
+    started = np.append(np.cumsum(has_text), 0)[first[:-1] - 1] * (first[:-1] > 0)  # texts before each sample
+    is_first_text = has_text & (texts_before == started[row])
+    separator = np.where(spoken, len(layout.separators[" "]), len(layout.separators["\n"]))
+    cost = np.where(has_text, counts + np.where(is_first_text, 0, separator), 0)
+    cost = cost + np.where(is_picture, 2 + np.where(is_frame, layout.slots[True], layout.slots[False]), 0)
+
+    num = len(first) - 1
+    totals = 2 + np.bincount(row, cost, num).astype(np.int64)
+    if layout.emu2:
+        totals += np.bincount(row, is_frame, num) > 0  # [VIDEO]
+        totals += _grounding(table, num)
+    exact = np.bincount(row, has_text | is_picture, num) > 0
+    if layout.template is not None:
+        exact[:] = False
+    if layout.config.frame_times:
+        timed = _flat_column(table, "times")[1].is_valid().to_numpy(zero_copy_only=False)
+        exact &= np.bincount(row, is_picture & timed, num) == 0
+    return totals, np.bincount(row, is_picture, num).astype(np.int64), exact
+
+
+def _grounding(table: pa.Table, num: int) -> np.ndarray:
+    """Places that phrases and boxes add: <grounding> a text, 3 a phrase, 5 a box."""
+    first, regions = _flat_column(table, "regions")
+    if not len(regions):
+        return np.zeros(num, np.int64)
+    row = np.repeat(np.arange(num), np.diff(first))
+    segment, start = (regions.field(name).to_numpy(zero_copy_only=False) for name in ("segment", "start"))
+    changed = np.diff(row, prepend=-1) != 0
+    new_segment = changed | (np.diff(segment, prepend=-1) != 0)
+    new_phrase = new_segment | (np.diff(start, prepend=-1) != 0)
+    return np.bincount(row, 5 + 3 * new_phrase + new_segment, num).astype(np.int64)
+
+
+def _flat_column(table: pa.Table, name: str) -> tuple[np.ndarray, Any]:
+    column = table.column(name).combine_chunks()
+    return column.offsets.to_numpy(), column.values

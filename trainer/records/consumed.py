@@ -1,0 +1,148 @@
+"""What was trained on: `consumed/*.parquet`, from which any step's samples can be named, and `quarantine.jsonl`."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.errors import RunError
+from pipelines.parts import read_table, write_arrow
+from trainer.plan.mixture import Order
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("position", pa.int64()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.string()),
+        ("key", pa.string()),
+        ("window", pa.int32()),
+        ("pass", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("num_images", pa.int32()),
+        ("replaces", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedRow:
+    """A window that was trained on. `num_tokens` are the places planned for it, `replaces` the key it stands in for."""
+
+    step: int
+    position: int
+    source: str
+    split: str
+    shard: str
+    key: str
+    window: int
+    pass_: int
+    num_tokens: int
+    num_images: int
+    replaces: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The columns of `consumed`."""
+        row = asdict(self)
+        row["pass"] = row.pop("pass_")
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """A sample that could not be read; `position` is null where that was known before training."""
+
+    source: str
+    key: str
+    position: int | None
+    reason: str
+
+
+class ConsumedLog:
+    """Writes `consumed/`: a file each time it is told to, of the steps since the last.
+
+    Args:
+        run: The run's folder.
+        order: Of what is trained on; where it is approximate, a column `order` says so.
+    """
+
+    def __init__(self, run: str, order: Order = "exact") -> None:
+        self._folder = storage.join(run, "consumed")
+        self._order = {} if order == "exact" else {"order": order}
+        self._schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in self._order)])
+        self._rows: list[ConsumedRow] = []
+
+    def add(self, rows: Iterable[ConsumedRow]) -> None:
+        """Note what a step consumed, of all ranks."""
+        self._rows += rows
+
+    def write(self) -> str | None:
+        """Write what was noted since the last time, in step order; the path, or null where there is nothing."""
+        if not self._rows:
+            return None
+        rows = sorted(self._rows, key=lambda r: (r.step, r.position, r.window))
+        path = self._path(rows[0].step, rows[-1].step)
+        write_arrow(path, pa.Table.from_pylist([row.record() | self._order for row in rows], schema=self._schema))
+        self._rows = []
+        return path
+
+    def cut(self, step: int) -> None:
+        """Take back all from `step` on: what a resume from there will do again."""
+        self._rows = [row for row in self._rows if row.step < step]
+        for path in storage.list_files(self._folder, ".parquet"):
+            first, last = (int(n) for n in path.rpartition("/")[2].removesuffix(".parquet").split("-"))
+            if last < step:
+                continue
+            if first < step:
+                table = read_table(path)
+                kept = table.filter(pa.compute.less(table.column("step"), step))
+                write_arrow(self._path(first, step - 1), kept)
+            storage.remove(path)
+
+    def _path(self, first: int, last: int) -> str:
+        return storage.join(self._folder, f"{first:010d}-{last:010d}.parquet")
+
+
+def append_quarantine(run: str, rows: Sequence[QuarantineRow]) -> None:
+    """Append to `quarantine.jsonl`, each sample at each position once."""
+    path = storage.join(run, "quarantine.jsonl")
+    have = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
+    lines = list(dict.fromkeys([*have, *(json.dumps(asdict(row), ensure_ascii=False) for row in rows)]))
+    if len(lines) > len(have):
+        storage.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+
+class BadSampleLimit:
+    """Counts what is read and what of it is bad, and ends the run where too much of a source is.
+
+    Args:
+        max_fraction: Of a source's samples that may be bad.
+        min_samples: Below so many bad ones the fraction says nothing.
+    """
+
+    def __init__(self, max_fraction: float = 0.01, min_samples: int = 20) -> None:
+        self._max_fraction, self._min_samples = max_fraction, min_samples
+        self._read: Counter[str] = Counter()
+        self._bad: Counter[str] = Counter()
+
+    def count(self, source: str, bad: QuarantineRow | None) -> None:
+        """Count a window that was read.
+
+        Raises:
+            RunError: If too many were bad.
+        """
+        self._read[source] += 1
+        if bad is None:
+            return
+        self._bad[source] += 1
+        num_bad, num = self._bad[source], self._read[source]
+        if num_bad >= self._min_samples and num_bad > self._max_fraction * num:
+            raise RunError(
+                f"{source}: {num_bad} of {num} samples cannot be read, more than {self._max_fraction:.1%}; the last, "
+                f"{bad.key}: {bad.reason}. See quarantine.jsonl"
+            )

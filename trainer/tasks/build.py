@@ -1,0 +1,156 @@
+"""The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model import weights as weight_files
+from model.bridge import PoolBridge
+from model.config import EmuConfig
+from model.emu import Emu, Sight
+from model.image_decoder import ImageDecoder
+from model.weights import WeightsError
+from pipelines import storage
+from pipelines.errors import UserError
+from trainer.config import WeightsSettings
+from trainer.tasks.data import TOKENIZER_FILES, RunData
+
+_FIT_PICTURES = 512  # from which means, deviations and scales are taken
+
+
+def build_model(
+    settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str = "model.weights"
+) -> Emu:
+    """The model with the weights that are named, the rest random.
+
+    Args:
+        settings: Of the model.
+        weights: To fill it with, in turn.
+        run: The run's folder.
+        setting: Where the weights are named, for errors.
+
+    Raises:
+        UserError: If a checkpoint does not fit.
+    """
+    model = Emu(settings)
+    _fill(model, weights, run, setting)
+    return model
+
+
+def build_whole(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Emu:
+    """The model as the run has trained it or, where it has not, as it is begun with.
+
+    Raises:
+        UserError: If there is neither, or a checkpoint does not fit.
+    """
+    return build_model(settings, _newest(weights, run), run)
+
+
+def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
+    """Encoder and bridge alone. Arguments and errors as of `build_whole`."""
+    sight = Sight(settings)
+    _fill(sight, _newest(weights, run), run, "model.weights")
+    return sight
+
+
+def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSettings]:
+    """The model of a run; those that it begins with, where it has none."""
+    own = WeightsSettings(path="model")
+    if (_path(own, run) / "model.safetensors").is_file():
+        return [own]
+    if not weights:
+        raise UserError(f"{_path(own, run)}: is missing, and no model.weights are named: train the main model first")
+    return weights
+
+
+def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
+    """Fill an image decoder from the checkpoints that are named.
+
+    Returns:
+        A line for each checkpoint that was conditioned on something else, as released U-Nets were on text: which
+        tensors stay random because they read conditions of another width. See `diffusers` in model/weights.py.
+
+    Raises:
+        UserError: If a checkpoint does not fit in any other way.
+    """
+    lines = []
+    for named in weights:
+        if anew := _load(decoder, named, run, "decoder.weights"):
+            kinds = Counter(".".join(name.split(".")[-3:]) for name in anew)
+            which = ", ".join(f"{num} {kind}" for kind, num in kinds.items())
+            lines.append(f"{_path(named, run)}: begun anew, as conditions have another width here: {which}")
+    return lines
+
+
+def _fill(model: Sight, weights: Sequence[WeightsSettings], run: str, setting: str) -> None:
+    for named in weights:
+        _load(model.encoder if named.layout in ("eva-clip", "open-clip") else model, named, run, setting)
+
+
+def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> dict[str, Tensor]:
+    """Fill a module from one checkpoint; returns the tensors that it has no use for."""
+    path = _path(named, run)
+    try:
+        return weight_files.load(module, weight_files.read(path), named.layout)
+    except WeightsError as error:
+        lines = [line.strip() for line in str(error).removeprefix(f"{path}: ").splitlines()]
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise UserError(f"{setting}: {path}: {' '.join(lines[:3])}{more}") from error
+
+
+def _path(named: WeightsSettings, run: str) -> Path:
+    return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
+
+
+def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -> None:
+    """Set the mean and deviation that regression targets are standardised by, from the first pictures of a run.
+
+    Nothing happens where the model does not standardise.
+    """
+    if not isinstance(model.bridge, PoolBridge) or not model.bridge.standardize:
+        return
+    model.to(device).eval()
+    features = []
+    for images in fitting_batches(pictures):
+        with torch.no_grad():
+            features.append(model.picture_features(images.to(device)))
+    if features:
+        model.bridge.fit_standardization(features)
+    model.to("cpu")
+
+
+def fitting_batches(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The first pictures of a run as batches (B, 3, S, S), for what is fitted to them before it begins."""
+    chosen = itertools.islice(pictures, _FIT_PICTURES)
+    while part := list(itertools.islice(chosen, 64)):
+        yield torch.stack(part)
+
+
+def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
+    """Write whole weights with all that is needed to use them: configuration and tokenizer."""
+    save_tensors(state, storage.join(folder, "model.safetensors"))
+    storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
+    for name in TOKENIZER_FILES:
+        if storage.exists(path := storage.join(data.tokenizer_folder, name)):
+            storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: str) -> None:
+    """Write a `.safetensors` file, whole or not at all.
+
+    Raises:
+        UserError: If it cannot be written, as on a full disk.
+    """
+    try:
+        with storage.write_whole(path) as file:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be written: {error}; free some space and rerun, checkpoints are kept"
+        ) from error

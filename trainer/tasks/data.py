@@ -1,0 +1,346 @@
+"""What a run's settings make of a corpus, or of streams: what is read, in which order, and how it is told."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from model.config import EmuConfig
+from model.sequence import Layout
+from model.tokenizer import Tokenizer
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.errors import UserError
+from pipelines.shards.manifest import load_manifest
+from pipelines.shards.token_sidecar import load_tokens, tokens_folder
+from trainer.config import ModelSettings
+from trainer.engine.distributed import World
+from trainer.plan.mixture import MixtureSettings, Order, Phase
+from trainer.plan.plan import Plan
+from trainer.plan.state import Costs, PlanState
+from trainer.plan.steps import Step
+from trainer.plan.windows import SourceWindows
+from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.micro_batches import as_tensor
+from trainer.reading.reader import Loader, PieceReader, RankStep, SampleReader
+from trainer.reading.stream_state import StreamState
+from trainer.reading.streaming import StreamLoader, StreamStep
+from trainer.reading.window_tables import source_windows, windows_fingerprint
+from trainer.records.consumed import QuarantineRow
+from trainer.records.metrics import Totals
+from trainer.run_settings import RunSettings
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class RunData(ABC):
+    """What a run is trained on.
+
+    Attributes:
+        order: Whether its order is a function of data, seed and mixture alone.
+    """
+
+    order: ClassVar[Order]
+    run: RunSettings
+    tokenizer: Tokenizer
+    model: EmuConfig
+
+    @property
+    @abstractmethod
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer lies."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The sources'."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int | None, ...]:
+        """Samples of each source that are trained on; null where that is not known."""
+
+    @property
+    def refused(self) -> list[QuarantineRow]:
+        """What is known before training not to be trained on."""
+        return []
+
+    @abstractmethod
+    def loader(self, costs: Costs, world: World, state: str | None) -> Loader | StreamLoader:
+        """The steps of a rank, from a checkpoint's `data_state.json` on, or from the beginning.
+
+        Raises:
+            UserError: If the mixture does not fit the data, or the state is of other data.
+        """
+
+    @abstractmethod
+    def change(self, loader: Any, mixture: MixtureSettings) -> int:
+        """Let a loader go on by another mixture, and say from which step on; all ranks between the same two steps.
+
+        Raises:
+            UserError: If it cannot; nothing is changed then.
+        """
+
+    @abstractmethod
+    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
+        """The pictures of the first steps, alike on every rank."""
+
+    @abstractmethod
+    def totals(self, read: Any, world: World) -> Totals:
+        """Of a step that the loader gave, over all ranks; all must ask."""
+
+    def gathered(self, state: Any, world: World) -> Any:
+        """The state after a step, of all ranks, at the first; all must ask."""
+        return state
+
+
+@dataclass(frozen=True)
+class CorpusData(RunData):
+    """One split of a corpus, as a run reads it."""
+
+    order = "exact"
+    corpus: TrainingCorpus
+    sources: tuple[SourceWindows, ...]
+    fingerprint: str
+
+    @abstractmethod
+    def reader(self) -> SampleReader:
+        """Reads the plan's pieces."""
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer lies."""
+        return tokens_folder(self.corpus.folder, self.corpus.tokens.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources', in the plan's order."""
+        return tuple(source.name for source in self.sources)
+
+    @property
+    def sizes(self) -> tuple[int | None, ...]:
+        """Samples of each source that are trained on."""
+        return tuple(source.num_samples for source in self.sources)
+
+    @property
+    def refused(self) -> list[QuarantineRow]:
+        """What is known before training not to be trained on."""
+        return [QuarantineRow(s.name, key, None, reason) for s in self.sources for key, reason in s.refused]
+
+    def plan(self, costs: Costs, state: PlanState | None = None) -> Plan:
+        """The steps from a state on.
+
+        Raises:
+            UserError: If the mixture does not fit the corpus, or the state is of another plan.
+        """
+        return Plan(
+            self.sources,
+            self.run.data.plan,
+            self._phases(self.run.mixture),
+            self.fingerprint,
+            costs=costs,
+            max_passes=self.run.mixture.max_passes,
+            state=state,
+        )
+
+    def loader(self, costs: Costs, world: World, state: str | None) -> Loader:
+        """The steps of a rank. Arguments and errors as of `RunData.loader`."""
+        plan = self.plan(costs, PlanState.from_json(state) if state is not None else None)
+        return Loader(plan, self.reader(), self.run.data.reader, world.rank, world.size)
+
+    def change(self, loader: Loader, mixture: MixtureSettings) -> int:
+        """Let a loader go on by another mixture. Arguments and errors as of `RunData.change`."""
+        return loader.change(self._phases(mixture))
+
+    def _phases(self, mixture: MixtureSettings) -> list[Phase]:
+        """Those that begin within the run, and the last one's end."""
+        # Stretches end where phases begin; one more at the end, so that what is planned is trained on.
+        within = [phase for phase in mixture.phases if phase.step < self.run.steps]
+        return [*within, within[-1].model_copy(update={"step": self.run.steps})]
+
+    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
+        """The pictures of the plan's first stretch."""
+        plan, reader = self.plan(costs), self.reader()
+        stretch = plan.plan_stretch(plan.state)
+        for number in range(stretch.end.step):
+            for pack in Step(number, stretch).packs:
+                for piece in pack:
+                    yield from map(as_tensor, reader.read(piece, number).images if piece.images else ())
+
+    def totals(self, read: RankStep, world: World) -> Totals:
+        """Of a step, known from the plan."""
+        return Totals.of(read.step, len(self.sources))
+
+
+@dataclass(frozen=True)
+class TrainingData(CorpusData):
+    """Samples as sequences, for the main model."""
+
+    layout: Layout
+
+    @classmethod
+    def open(cls, folder: str, wanted: ModelSettings, run: RunSettings, split: Split = "train") -> Self:
+        """The data of a run.
+
+        Raises:
+            UserError: If the corpus, its tokens or the model do not fit each other.
+        """
+        corpus, tokenizer, model = open_corpus(folder, wanted, run, split, chat=cls.is_chat(run))
+        length = checked_length(run, model)
+        layout = cls.make_layout(tokenizer, model, run)
+        arguments = (corpus.manifest, corpus.tokens, layout, length, split)
+        sources = tuple(source_windows(corpus.folder, *arguments))
+        return cls(run, tokenizer, model, corpus, sources, windows_fingerprint(*arguments), layout)
+
+    @classmethod
+    def is_chat(cls, run: RunSettings) -> bool:
+        """Whether the two sides of a conversation have tokens."""
+        return False
+
+    @classmethod
+    def make_layout(cls, tokenizer: Tokenizer, model: EmuConfig, run: RunSettings) -> Layout:
+        """What writes samples as sequences."""
+        return Layout(tokenizer, model.bridge, run.data.layout)
+
+    def reader(self) -> PieceReader:
+        """Reads windows, laid out as sequences."""
+        run, plan = self.run, self.run.data.plan
+        return PieceReader(
+            self.corpus,
+            self.sources,
+            self.layout,
+            length=plan.length,
+            image_size=self.model.encoder.image_size,
+            seed=plan.seed,
+            media_first=lambda step: run.stages[run.stage_at(step)].media_first,
+        )
+
+
+@dataclass(frozen=True)
+class StreamData(RunData):
+    """Streams as sequences, for the main model."""
+
+    order = "approximate"
+    folder: str
+    layout: Layout
+
+    @classmethod
+    def open(cls, folder: str, wanted: ModelSettings, run: RunSettings) -> Self:
+        """The data of a run.
+
+        Args:
+            folder: A corpus with tokens, or a tokenizer's folder: streams bring no tokenizer.
+            wanted: Which model.
+            run: Names the streams.
+
+        Raises:
+            UserError: If there is no tokenizer, or the model does not fit.
+        """
+        folder = folder.rstrip("/")
+        if not any(storage.exists(storage.join(folder, name)) for name in TOKENIZER_FILES):
+            folder = tokens_folder(folder, load_tokens(folder, load_manifest(folder), run.data.tokens).name)
+        tokenizer = load_tokenizer(folder, wanted)
+        model = wanted.resolve(tokenizer)
+        checked_length(run, model)
+        return cls(run, tokenizer, model, folder, Layout(tokenizer, model.bridge, run.data.layout))
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer lies."""
+        return self.folder
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The streams', in the config's order."""
+        return tuple(self.run.data.streams)
+
+    @property
+    def sizes(self) -> tuple[int | None, ...]:
+        """Not known."""
+        return (None,) * len(self.names)
+
+    def loader(self, costs: Costs, world: World, state: str | None) -> StreamLoader:
+        """The steps of a rank. Arguments and errors as of `RunData.loader`."""
+        found = StreamState.from_json(state) if state is not None else None
+        world.say(f"data.streams: {', '.join(self.names)}: their order is approximate")
+        if found is not None and found.names != self.names:
+            raise UserError(
+                f"the checkpoint was trained on data.streams {', '.join(found.names)}, the config has "
+                f"{', '.join(self.names)}: name the same; one that is no longer wanted gets no weight"
+            )
+        if found is not None and found.world_size != world.size:
+            world.say(
+                f"data.streams: another number of processes, now {world.size}: each stream goes on with the first tar "
+                "that one of those before was in"
+            )
+        return self._loader(world.rank, world.size, found)
+
+    def change(self, loader: StreamLoader, mixture: MixtureSettings) -> int:
+        """Refused: where a stream's reader is does not depend on the mixture alone."""
+        raise UserError("data.streams: their mixture changes when the run is stopped and started again")
+
+    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
+        """The pictures of as many steps as a stretch has."""
+        plan, loader = self.run.data.plan, self._loader(0, 1, None)
+        try:
+            for step in islice(loader, max(1, plan.stretch_packs // plan.packs_per_step)):
+                for pack in step.packs:
+                    for piece in pack:
+                        yield from map(as_tensor, piece.images)
+        finally:
+            loader.close()
+
+    def totals(self, read: StreamStep, world: World) -> Totals:
+        """Of a step."""
+        return Totals.of_rows(read.rows, self.names).over(world)
+
+    def gathered(self, state: StreamState, world: World) -> StreamState:
+        """The state after a step, of all ranks."""
+        return state.joined(world.gather(state))
+
+    def _loader(self, rank: int, world_size: int, state: StreamState | None) -> StreamLoader:
+        size = self.model.encoder.image_size
+        return StreamLoader(self.run, self.layout, size, rank=rank, world_size=world_size, state=state)
+
+
+def checked_length(run: RunSettings, model: EmuConfig) -> int:
+    """Places of a pack.
+
+    Raises:
+        UserError: If they are more than the model has.
+    """
+    length, longest = run.data.plan.length, model.language_model.max_positions
+    if length > longest:
+        raise UserError(f"data.plan.length is {length}, the language model has {longest} positions")
+    return length
+
+
+def load_tokenizer(folder: str, wanted: ModelSettings, *, chat: bool = False) -> Tokenizer:
+    """The tokenizer in a folder, with the model's own tokens.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        return Tokenizer.load(folder, wanted.family, chat=chat)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def open_corpus(
+    folder: str, wanted: ModelSettings, run: RunSettings, split: Split, *, chat: bool = False
+) -> tuple[TrainingCorpus, Tokenizer, EmuConfig]:
+    """A corpus, its tokenizer with the model's own tokens, and the model with that vocabulary.
+
+    Raises:
+        UserError: If the corpus has no tokens, or more than one set and none is named.
+    """
+    if run.data.streams:
+        raise UserError("data.streams: only `pretrain` reads streams; index these tars, or name another corpus")
+    corpus = TrainingCorpus.open(folder, tokens=run.data.tokens, split=split, cache=run.data.cache)
+    tokenizer = load_tokenizer(tokens_folder(corpus.folder, corpus.tokens.name), wanted, chat=chat)
+    return corpus, tokenizer, wanted.resolve(tokenizer)

@@ -1,0 +1,332 @@
+"""`decoder`: the image decoder, and before it its autoencoder where no released one is at hand.
+
+Emu2's learns to draw a picture again from its own visual embeddings, Emu's from the embeddings that the main model
+makes of a caption. What the conditions and latents come from is frozen and stays outside the engine.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from model.config import AutoencoderConfig
+from model.emu import Emu, Sight
+from model.generation import Prompt, roll_out
+from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
+from model.segment import Text
+from model.sequence import Layout
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.errors import UserError
+from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
+from trainer.engine.distributed import World
+from trainer.engine.flops import measured_flops
+from trainer.reading.micro_batches import Losses, PictureBatch, pictures_of, resized
+from trainer.reading.reader import ReadPiece
+from trainer.records.metrics import Totals
+from trainer.run_settings import Stage
+from trainer.tasks.build import build_sight, build_whole, fitting_batches, load_decoder_weights, save_tensors
+from trainer.tasks.single_images import PictureData
+from trainer.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionBatch(PictureBatch):
+    """Pictures for the autoencoder."""
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Squared error of the pictures made again."""
+        found = module(self.images)
+        return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.pictures,))
+
+
+class _Autoencoding(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.autoencoder = build_autoencoder(config)
+        self._config = config
+
+    def forward(self, images: Tensor) -> Any:
+        return autoencoder_loss(self.autoencoder, images, self._config)
+
+
+class AutoencoderTask(Task):
+    """Pixels to latents and back (LDM, arXiv:2112.10752).
+
+    Args:
+        model: Whose image decoder it is for.
+        run: How it is trained.
+        corpus: The corpus's folder.
+    """
+
+    objectives = ("reconstruction",)
+    modules = ("autoencoder",)
+    data: PictureData
+
+    def __init__(self, model: ModelSettings, run: AutoencoderRunSettings, corpus: str) -> None:
+        self.run, self._model, self._corpus = run, model, corpus
+        self.data = self.open("train")
+        self._config = self.data.model.image_decoder
+        side = self._config.image_size
+        self._flops = measured_flops(self.build, lambda m: m(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+
+    def open(self, split: Split) -> PictureData:
+        """All pictures of a split."""
+        return PictureData.open(self._corpus, self._model, self.run, split, for_decoder=True, captioned=False)
+
+    def build(self) -> nn.Module:
+        """diffusers' autoencoder with random weights."""
+        return _Autoencoding(self._config.autoencoder)
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> ReconstructionBatch:
+        """Pictures as tensors."""
+        images, source = pictures_of([piece for pack in packs for piece in pack])
+        return ReconstructionBatch(resized(images, self._config.image_size), source)
+
+    def architecture(self) -> dict[str, Any]:
+        """Of the autoencoder."""
+        return json.loads(self._config.autoencoder.model_dump_json())  # type: ignore[no-any-return]
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """Three forward passes a picture."""
+        return 3.0 * self._flops * targets[0]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """As diffusers reads a folder."""
+        autoencoder = build_autoencoder(self._config.autoencoder)
+        autoencoder.load_state_dict({name.removeprefix("autoencoder."): tensor for name, tensor in weights.items()})
+        autoencoder.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawingBatch(PictureBatch):
+    """Pictures of any size, or (B, C, s, s) latents where these were kept, with what they are drawn from.
+
+    Attributes:
+        micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
+        conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
+        prompts: Captions that ask for a picture, where conditions are rolled out from them.
+        side: Pixels a side of what is drawn.
+        eyes: Makes conditions.
+    """
+
+    micro: Tensor
+    conditions: Tensor | None
+    prompts: tuple[Prompt, ...]
+    side: int
+    eyes: "Conditions"
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Squared error of what the noise, or the picture, is taken for; without training always by the same noise."""
+        num = len(self.source)
+        conditions = self.conditions
+        if conditions is None:
+            conditions = self.eyes.rolled_out(self.prompts) if self.prompts else self.eyes.encoded(self.images)
+        generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
+        images = self.images if self.conditions is not None else resized(self.images, self.side)
+        found = module(images, conditions, micro=self.micro, generator=generator)
+        return Losses(found.loss * num / (totals[0] if totals else num), (found.pictures,))
+
+
+class Conditions:
+    """Makes what pictures are drawn from, with a frozen model.
+
+    Args:
+        sight: Encoder and bridge; or the whole model, where captions are rolled out.
+        layout: Writes captions as prompts.
+    """
+
+    def __init__(self, sight: Sight, layout: Layout) -> None:
+        self._sight = sight.requires_grad_(False).eval()
+        self._layout = layout
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Go where the training is."""
+        self._sight.to(device, dtype)
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """The visual embeddings of pictures: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
+        return self._sight.encode_pictures(resized(images, self._sight.config.encoder.image_size))
+
+    def prompt(self, caption: Sequence[int]) -> Prompt:
+        """A caption that asks for its picture."""
+        return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
+
+    def rolled_out(self, prompts: Sequence[Prompt]) -> Tensor:
+        """The visual embeddings that the model makes of captions: (B, N, E)."""
+        assert isinstance(self._sight, Emu)
+        return roll_out(self._sight, self._layout.tokenizer, prompts)
+
+
+class _Drawing(nn.Module):
+    """What the engine trains, and the average of its weights, so that checkpoints hold it."""
+
+    def __init__(self, decoder: ImageDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        decay = decoder.config.ema_decay
+        self.average = WeightAverage(decoder, decay) if decay is not None else None
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.decoder(*args, **named)
+
+
+class DecoderTask(Task):
+    """Pictures from visual embeddings.
+
+    Args:
+        model: The main model, whose visual embeddings these are.
+        run: How it is trained.
+        corpus: The corpus's folder.
+        out: The main model's run, with its weights, and the autoencoder's.
+        world: The run's processes.
+    """
+
+    objectives = ("diffusion",)
+    modules = ("decoder",)
+    data: PictureData
+
+    def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
+        self.run: DecoderRunSettings = run
+        self._model, self._corpus, self._out, self._world = model, corpus, out, world
+        self.data = self.open("train")
+        self._rollout = run.conditions == "rollout"
+        if run.engine.keep_features and run.max_scale > 1:
+            raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")
+        config = self.data.model
+        layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
+        sight = build_whole(config, model.weights, out) if self._rollout else build_sight(config, model.weights, out)
+        self._conditions = Conditions(sight, layout)
+        self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+        self._decoder: ImageDecoder | None = None
+        self._flops = self._forward_flops()
+
+    def open(self, split: Split) -> PictureData:
+        """The pictures of a split, with captions where conditions are rolled out from them."""
+        run = self.run
+        return PictureData.open(
+            self._corpus,
+            self._model,
+            run,
+            split,
+            for_decoder=True,
+            captioned=run.conditions == "rollout",
+            max_scale=run.max_scale,
+        )
+
+    def build(self) -> nn.Module:
+        """U-Net and autoencoder, from the weights that are named, the autoencoder's run, or at random."""
+        decoder = ImageDecoder.for_model(self.data.model)
+        if self.run.autoencoder is not None:
+            folder = storage.join(self._out, "autoencoder", "model")
+            decoder.autoencoder.load_state_dict(
+                AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).state_dict()
+            )
+        for line in load_decoder_weights(decoder, self.run.weights, self._out):
+            self._world.say(line)
+        return _Drawing(decoder)
+
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+        """Set the latents' scale, where the autoencoder was trained here."""
+        assert isinstance(module, _Drawing)
+        if self.run.autoencoder is not None:
+            side = module.decoder.config.image_size
+            module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(pictures)])
+
+    def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
+        """Bring the frozen model beside the trained one."""
+        assert isinstance(module, _Drawing)
+        self._conditions.to(self._world.device, dtype)
+        self._decoder = module.decoder
+        if "decoder" in self.run.engine.gradient_checkpointing:
+            module.decoder.unet.enable_gradient_checkpointing()
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> DrawingBatch:
+        """Pictures, or what was kept of them, and what they are drawn from."""
+        pieces = [piece for pack in packs for piece in pack]
+        images, source = pictures_of(pieces)
+        conditions: Tensor | None = None
+        prompts: tuple[Prompt, ...] = ()
+        if self._rollout:
+            limit = self.run.max_caption_tokens
+            prompts = tuple(self._conditions.prompt(piece.sequence.token_ids[:limit]) for piece in pieces)
+        if self.run.engine.keep_features:
+            images, conditions = self._keep(pieces, images, prompts)
+            prompts = ()
+        side = self.data.model.image_decoder.image_size
+        micro = torch.tensor([self._micro(piece) for piece in pieces])
+        return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
+
+    def _micro(self, piece: ReadPiece) -> list[float]:
+        """SDXL's micro-conditions of a picture; a whole one is told as it is when drawn."""
+        side = float(self.data.model.image_decoder.image_size)
+        height, width, top, left = piece.crop or (side, side, 0, 0)
+        scale = side / self.data.image_size  # crops are measured as pictures are read
+        return [height, width, top * scale, left * scale, side, side]
+
+    def _keep(self, pieces: Sequence[ReadPiece], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Latents and conditions, worked out where a picture is seen for the first time."""
+        assert self._decoder is not None
+        keys = [(piece.row.shard, piece.row.key, piece.row.window) for piece in pieces]
+        if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
+            new = images[missing].to(self._world.device)
+            made = (
+                self._conditions.rolled_out([prompts[i] for i in missing]) if prompts else self._conditions.encoded(new)
+            )
+            latents = self._decoder.encode(resized(new, self.data.model.image_decoder.image_size))
+            for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
+                self._kept[keys[i]] = (tensors[0], tensors[1])
+        kept = [self._kept[key] for key in keys]
+        return torch.stack([latent for latent, _ in kept]), torch.stack([condition for _, condition in kept])
+
+    def stepped(self, module: nn.Module) -> None:
+        """Let the average follow."""
+        assert isinstance(module, _Drawing)
+        if module.average is not None:
+            module.average.update(module.decoder)
+
+    def architecture(self) -> dict[str, Any]:
+        """Of the decoder, and of what it is conditioned on."""
+        config = self.data.model
+        tree = json.loads(config.image_decoder.model_dump_json())
+        return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """One forward pass of what is frozen, three of the U-Net, a picture."""
+        frozen, unet = self._flops
+        return (frozen * (not self.run.engine.keep_features) + 3.0 * unet) * targets[0]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """Weights, averaged where they were, and the main model's configuration."""
+        prefix = "decoder."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        averages = {
+            name.removeprefix("average.").replace("/", "."): tensor.to(own["latent_scale"].dtype)
+            for name, tensor in weights.items()
+            if name.startswith("average.")
+        }
+        save_tensors(own | averages, storage.join(folder, "model.safetensors"))
+        config = self.data.model.model_dump_json(indent=1) + "\n"
+        storage.write_bytes(storage.join(folder, "config.json"), config.encode())
+
+    def _forward_flops(self) -> tuple[float, float]:
+        """Of encoder and autoencoder, and of the U-Net, a picture."""
+        config = self.data.model
+        drawer = config.image_decoder
+        side = drawer.image_size
+        latents = (1, drawer.autoencoder.latent_channels, *(2 * (side // drawer.autoencoder.downscale,)))
+        with torch.device("meta"):
+            picture = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+            known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
+            noise = torch.zeros(latents)
+            eye = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
+        seeing = measured_flops(lambda: Sight(config), lambda sight: sight.picture_features(eye))
+        encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(picture))
+        drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
+        return seeing + encoding, drawing

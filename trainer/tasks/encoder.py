@@ -1,0 +1,205 @@
+"""`encoder`: a visual encoder from scratch, contrastively on pairs (CLIP, arXiv:2103.00020), by open_clip.
+
+What is written loads in open_clip as `local-dir:<folder>`, as the main model's encoder (layout `open-clip`), and as the
+model of the corpus pipelines' image-text filter.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from open_clip import ClipLoss
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from model.config import EncoderConfig
+from model.vision_encoder import normalize
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.errors import UserError
+from pipelines.shards.token_sidecar import tokens_folder
+from trainer.config import EncoderRunSettings, ModelSettings
+from trainer.engine.flops import measured_flops
+from trainer.reading.micro_batches import Losses, PictureBatch, pictures_of
+from trainer.reading.reader import ReadPiece
+from trainer.records.metrics import Totals
+from trainer.tasks.build import save_tensors
+from trainer.tasks.captions import Captions
+from trainer.tasks.single_images import PictureData
+from trainer.tasks.task import Task
+
+_MAX_SCALE = 100.0  # of the logits: CLIP's own limit
+
+
+class EncoderTask(Task):
+    """Pictures and their captions told from those of others.
+
+    Args:
+        model: The main model, whose encoder this will be.
+        run: How it is trained.
+        corpus: The corpus's folder.
+
+    Raises:
+        UserError: If the encoder is not one that open_clip builds, or the corpus's tokenizer not one that it reads.
+    """
+
+    objectives = ("contrastive",)
+    modules = ("clip",)
+    data: PictureData
+
+    def __init__(self, model: ModelSettings, run: EncoderRunSettings, corpus: str) -> None:
+        self.run: EncoderRunSettings = run
+        self._model, self._corpus = model, corpus
+        self.data = self.open("train")
+        config = self.data.model.encoder
+        if config.kind != "clip":
+            raise UserError("encoder: model.encoder.kind is 'eva', which is not trained here: set it to 'clip'")
+        self._captions = Captions(self._tokenizer_file(), run.context_length)
+        self._config = clip_config(config, run, self._captions)
+        size, length = config.image_size, run.context_length
+        example = (torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long))
+        self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example), gather=False))
+
+    def open(self, split: Split) -> PictureData:
+        """Pairs and grounded pairs of a split."""
+        return PictureData.open(self._corpus, self._model, self.run, split, captioned=True)
+
+    def build(self) -> "Contrastive":
+        """open_clip's model with random weights."""
+        config = self._config
+        # DeepSpeed sends no scalars: the logits' scale has a dimension while it is trained.
+        clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], nonscalar_logit_scale=True)
+        return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> "PairBatch":
+        """Pictures and captions as tensors."""
+        pieces = [piece for pack in packs for piece in pack]
+        texts = self._captions.batch([piece.sequence.token_ids.tolist() for piece in pieces])
+        return PairBatch(*pictures_of(pieces), texts)
+
+    def architecture(self) -> dict[str, Any]:
+        """open_clip's configuration."""
+        return self._config
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """Three forward passes a pair."""
+        return 3.0 * self._flops * targets[0]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """As open_clip reads a folder."""
+        config = self.data.model.encoder
+        clip = {name.removeprefix("clip."): tensor for name, tensor in weights.items()}
+        clip["logit_scale"] = clip["logit_scale"][0]
+        preprocess = {"mean": config.mean, "std": config.std, "interpolation": "bicubic", "resize_mode": "squash"}
+        record = {"model_cfg": self._config, "preprocess_cfg": preprocess}
+        save_tensors(clip, storage.join(folder, "open_clip_model.safetensors"))
+        storage.write_bytes(
+            storage.join(folder, "open_clip_config.json"), (json.dumps(record, indent=1) + "\n").encode()
+        )
+        self._captions.save(folder)
+
+    def _tokenizer_file(self) -> Path:
+        path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: is missing: open_clip reads tokenizers of this form only. Tokenize with such a one"
+            )
+        return path
+
+
+def clip_config(config: EncoderConfig, run: EncoderRunSettings, captions: Captions) -> dict[str, Any]:
+    """open_clip's configuration of an encoder and its text tower."""
+    return {
+        "embed_dim": run.embed_width,
+        "vision_cfg": {
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "width": config.width,
+            "layers": config.layers,
+            "head_width": config.width // config.heads,
+            "mlp_ratio": config.mlp_hidden / config.width,
+            "pool_type": run.pool,
+        },
+        "text_cfg": {
+            "context_length": run.context_length,
+            "vocab_size": captions.vocab_size,
+            "hf_tokenizer_name": "tokenizer",  # of any name: in a local folder open_clip takes the one beside it
+            "width": run.text_width,
+            "layers": run.text_layers,
+            "heads": run.text_heads,
+            "pool_type": "eos",
+            "eos_id": captions.end_id,
+            "pad_id": captions.pad_id,
+        },
+    }
+
+
+class Contrastive(nn.Module):
+    """open_clip's model and loss.
+
+    Args:
+        clip: The model.
+        config: How pixels are normalised.
+        max_shift: Part of a side by which pictures are shifted at random in training.
+    """
+
+    def __init__(self, clip: CLIP, config: EncoderConfig, max_shift: float) -> None:
+        super().__init__()
+        self.clip = clip
+        self._config = config
+        self._max_shift = round(max_shift * config.image_size)
+
+    def forward(self, images: Tensor, texts: Tensor, *, gather: bool) -> Tensor:
+        """The loss of each pair.
+
+        Args:
+            images: (B, 3, S, S) uint8.
+            texts: (B, context) ids.
+            gather: Whether the pairs of other ranks are told apart from as well; all have equally many then.
+
+        Returns:
+            (B,) mean of both directions' cross-entropies, in nats.
+        """
+        if self.training and self._max_shift:
+            images = shifted(images, self._max_shift)
+        pixels = normalize(images, self._config).to(self.clip.text_projection.dtype)
+        seen = self.clip.encode_image(pixels, normalize=True)
+        read = self.clip.encode_text(texts, normalize=True)
+        rank, size = (dist.get_rank(), dist.get_world_size()) if gather else (0, 1)
+        loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
+        logits = loss.get_logits(seen, read, self.clip.logit_scale.exp().clamp(max=_MAX_SCALE))
+        right = loss.get_ground_truth(images.device, len(images))
+        both = [F.cross_entropy(part.float(), right, reduction="none") for part in logits]
+        return (both[0] + both[1]) / 2
+
+
+def shifted(images: Tensor, limit: int) -> Tensor:
+    """Each picture moved by up to so many pixels each way, its edges drawn on: (B, C, S, S) as it came."""
+    size, side = len(images), images.shape[-1]
+    padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(images.dtype)
+    rows, columns = (torch.randint(0, 2 * limit + 1, (size, 1), device=images.device) for _ in range(2))
+    line = torch.arange(side, device=images.device)
+    at = torch.arange(size, device=images.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[at, (rows + line)[:, :, None], (columns + line)[:, None, :]]  # (B, S, S, C)
+    return moved.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch(PictureBatch):
+    """Pictures and captions.
+
+    Attributes:
+        texts: (B, context) int64.
+    """
+
+    texts: Tensor
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Each pair's loss among those of its batch, on all ranks in training."""
+        pairs = module(self.images, self.texts, gather=totals is not None)
+        return Losses(pairs.sum() / (totals[0] if totals else len(pairs)), (pairs.detach(),))

@@ -1,0 +1,75 @@
+"""Loss on samples that are not trained on: the same few packs of each source every time."""
+
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import UserError
+from trainer.engine.distributed import World
+from trainer.engine.engine import Engine
+from trainer.plan.packing import pack_prefix
+from trainer.plan.steps import Piece
+from trainer.plan.windows import SourceWindows
+from trainer.reading.micro_batches import MicroBatch
+from trainer.reading.reader import ReadPiece, SampleReader
+from trainer.run_settings import RunSettings
+from trainer.tasks.task import Task
+
+
+class HeldOut:
+    """Packs of a held-out split, shared between ranks.
+
+    Args:
+        task: What is trained.
+        micro_packs: Packs of a forward pass.
+        world: The run's processes.
+    """
+
+    def __init__(self, task: Task, micro_packs: int, world: World) -> None:
+        settings = task.run.held_out
+        try:
+            data = task.open(settings.split)
+        except UserError as error:
+            raise UserError(f"held_out: {error}") from error
+        self._task, self._data = task, data
+        reader = data.reader()
+        chunks = []
+        for number, source in enumerate(data.sources):
+            packs = _first_packs(source, number, reader, task.run, settings.packs)
+            chunks += [packs[i : i + micro_packs] for i in range(0, len(packs), micro_packs)]
+        mine = chunks[world.rank :: world.size]
+        self._micros: list[MicroBatch | None] = [task.collate(chunk) for chunk in mine]
+        self._micros += [None] * (-(-len(chunks) // world.size) - len(mine))
+        self._filler = task.collate(chunks[0]) if chunks else None
+
+    def losses(self, engine: Engine) -> dict[str, float]:
+        """`held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must ask."""
+        if self._filler is None:
+            return {}
+        return engine.losses(self._micros, self._filler).means(self._task.data.names, "held_out_")
+
+    def samples(self, engine: Engine) -> list[dict[str, Any]]:
+        """What the model makes of a few samples, as the task shows it; all ranks must ask, and get the same."""
+        num = self._task.run.held_out.samples
+        engine.module.eval()
+        found = self._task.samples(engine.module, self._data, num) if num else []
+        engine.module.train()
+        return found
+
+
+def _first_packs(
+    source: SourceWindows, number: int, reader: SampleReader, run: RunSettings, num_packs: int
+) -> list[list[ReadPiece]]:
+    """The source's first windows, packed as in training and laid out as in its last stage."""
+    length = run.data.plan.length
+    num = min(len(source.tokens), num_packs * length)
+    if not num:
+        return []
+    tokens, images = source.tokens[:num].astype(np.int64), source.images[:num].astype(np.int64)
+    _, packs = pack_prefix(tokens, images, min(num_packs, num), length)
+    samples = np.searchsorted(source.first, np.arange(num), side="right") - 1
+    pieces = [
+        Piece(int(s), number, 0, int(s), int(w - source.first[s]), int(tokens[w]), int(images[w]))
+        for w, s in enumerate(samples.tolist())
+    ]
+    return [[reader.read(pieces[i], run.steps - 1) for i in pack] for pack in packs]

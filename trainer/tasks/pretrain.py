@@ -1,0 +1,175 @@
+"""`pretrain`: the main model, on sequences of text and pictures."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.emu import Emu
+from model.generation import GenerationConfig, Prompt, generate
+from model.weights import load_emu
+from pipelines.document import Split
+from trainer.config import MODULES, ModelSettings, PretrainSettings
+from trainer.engine.flops import ModelFlops
+from trainer.plan.state import Costs
+from trainer.reading.micro_batches import SequenceBatch, as_tensor, pixels, sequence_batch
+from trainer.reading.reader import ReadPiece
+from trainer.records.metrics import Totals
+from trainer.run_settings import Stage
+from trainer.tasks.build import build_model, fit_features, save_model
+from trainer.tasks.data import RunData, StreamData, TrainingData
+from trainer.tasks.samples import first_picture, images_of, samples_of
+from trainer.tasks.single_images import CAPTIONED
+from trainer.tasks.task import Task
+
+_NOT_SHAPES = ("name", "objective", "image_decoder")
+
+
+class PretrainTask(Task):
+    """Next tokens and next visual embeddings.
+
+    Args:
+        model: Which model.
+        run: How it is trained.
+        corpus: The corpus's folder.
+        out: The run's folder.
+    """
+
+    objectives = ("ce", "regression")
+    modules = MODULES
+    data: TrainingData | StreamData
+
+    def __init__(self, model: ModelSettings, run: PretrainSettings, corpus: str, out: str) -> None:
+        self.run, self._model, self._corpus, self._out = run, model, corpus, out
+        self.data = self.open("train")
+        self._features = _Features() if run.engine.keep_features else None
+
+    def open(self, split: Split) -> TrainingData | StreamData:
+        """A split of the corpus, or streams, as sequences."""
+        if self.run.data.streams:
+            return StreamData.open(self._corpus, self._model, self.run)
+        return TrainingData.open(self._corpus, self._model, self.run, split)
+
+    def build(self) -> Emu:
+        """The model with the weights that the config names, the rest random."""
+        return build_model(self.data.model, self._model.weights, self._out)
+
+    def load(self, folder: str) -> Emu:
+        """The model of the stage before."""
+        return load_emu(folder)
+
+    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+        """Standardise regression targets, where the model does."""
+        assert isinstance(module, Emu)
+        fit_features(module, pictures, device)
+
+    def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
+        """Set what is computed again in the backward pass."""
+        assert isinstance(module, Emu)
+        self.change(module, stage)
+        chosen = self.run.engine.gradient_checkpointing
+        module.set_gradient_checkpointing(
+            encoder="encoder" in chosen and "encoder" in stage.lr,
+            bridge="bridge" in chosen,
+            language_model="language_model" in chosen,
+        )
+        for part in (module.encoder, module.bridge):  # DeepSpeed casts parameters only; rotary tables stay fp32
+            for buffer in part.buffers():
+                buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data
+        if self._features is not None and "encoder" not in stage.lr:
+            self._features.model = module
+
+    def change(self, module: nn.Module, stage: Stage) -> None:
+        """Set the objective."""
+        assert isinstance(module, Emu)
+        module.config = self.data.model.model_copy(update={"objective": stage.objective or self.data.model.objective})
+
+    def blocks(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Every transformer block."""
+        assert isinstance(module, Emu)
+        return module.blocks()
+
+    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> SequenceBatch:
+        """Packs of sequences as one micro-batch."""
+        return sequence_batch(
+            packs,
+            length=self.run.data.plan.length,
+            pad_id=self.data.tokenizer.pad_id,
+            pictures=self._features if self._features is not None and self._features.model is not None else pixels,
+        )
+
+    def architecture(self) -> dict[str, Any]:
+        """Of the model, its vocabulary included."""
+        tree = json.loads(self.data.model.model_dump_json(exclude=set(_NOT_SHAPES)))
+        for name in ("path", "attention"):
+            tree["language_model"].pop(name)
+        return tree  # type: ignore[no-any-return]
+
+    @cached_property
+    def model_flops(self) -> ModelFlops:
+        """Arithmetic of the model, from its shapes."""
+        with torch.device("meta"):
+            return ModelFlops.of(Emu(self.data.model))
+
+    def costs(self) -> Costs:
+        """FLOPs, with all modules trained."""
+        return self.model_flops.costs()
+
+    def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
+        """See flops.py."""
+        return self.model_flops.step(counts.tokens, counts.pairs, targets[0], counts.images, trained)
+
+    def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
+        """Captions of the first held-out pictures of each captioned source."""
+        assert isinstance(module, Emu)
+        assert isinstance(data, TrainingData)
+        samples = [sample for sample in samples_of(data, CAPTIONED, num) if sample.is_whole]
+        if not samples:
+            return []
+        images = images_of(samples, data.model.encoder.image_size)
+        prompts = [
+            Prompt.of(data.layout, [first_picture(sample)], image[None])
+            for sample, image in zip(samples, images, strict=True)
+        ]
+        found = generate(module, data.tokenizer, prompts, GenerationConfig(max_new_tokens=48))
+        return [
+            {
+                "source": sample.source,
+                "key": sample.key,
+                "caption": sample.text(data.tokenizer),
+                "generated": result.text(data.tokenizer),
+            }
+            for sample, result in zip(samples, found, strict=True)
+        ]
+
+    def export(self, weights: dict[str, Tensor], folder: str) -> None:
+        """Weights, configuration and tokenizer."""
+        save_model(weights, self.data.model, self.data, folder)
+
+
+class _Features:
+    """Keeps the features of pictures that a frozen encoder has seen.
+
+    Attributes:
+        model: Whose encoder it is.
+    """
+
+    def __init__(self) -> None:
+        self.model: Emu | None = None
+        self._kept: dict[tuple[str, str, int], Tensor] = {}
+
+    def __call__(self, piece: ReadPiece) -> list[Tensor]:
+        """The features of a piece's pictures."""
+        assert self.model is not None
+        sequence, row = piece.sequence, piece.row
+        keys = [(row.shard, row.key, media) for media in sequence.images]
+        if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
+            device = next(self.model.parameters()).device
+            images = torch.stack([as_tensor(piece.images[i]) for i in missing]).to(device)
+            with torch.no_grad():
+                found = self.model.picture_features(images).cpu()
+            self._kept |= {keys[i]: tensor for i, tensor in zip(missing, found, strict=True)}
+        return [self._kept[key] for key in keys]

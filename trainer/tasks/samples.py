@@ -1,0 +1,96 @@
+"""Samples one by one, as segments with their pictures: what a model is asked about."""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.segment import Picture, Segment, Text
+from model.tokenizer import Tokenizer
+from trainer.reading.images import decode
+from trainer.reading.micro_batches import as_tensor
+from trainer.reading.shard_reader import DamagedSample, ShardReader
+from trainer.tasks.data import TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample of a corpus.
+
+    Attributes:
+        source: The name of its source.
+        key: The sample's.
+        segments: What it is made of.
+        reader: Of its shard.
+        row: In the shard.
+    """
+
+    source: str
+    key: str
+    segments: tuple[Segment, ...]
+    reader: ShardReader
+    row: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its pictures can be read."""
+        try:
+            for part in self.segments:
+                if isinstance(part, Picture):
+                    self.image(part.media, 1)
+        except DamagedSample:
+            return False
+        return True
+
+    def image(self, media: int, size: int) -> Tensor:
+        """A picture as (3, size, size) uint8.
+
+        Raises:
+            DamagedSample: If it cannot be read.
+        """
+        return as_tensor(decode(self.reader.picture(self.row, media), size))
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """All its texts."""
+        return "\n".join(tokenizer.decode(part.ids) for part in self.segments if isinstance(part, Text))
+
+
+def samples_of(data: TrainingData, kinds: Sequence[str], per_source: int | None = None) -> Iterator[Sample]:
+    """The samples of some kinds that may be used, or so many of each source, in the corpus's order."""
+    for source in data.sources:
+        if source.kind not in kinds:
+            continue
+        readers = [data.corpus.reader(shard) for shard in source.shards]
+        for number in range(source.num_samples)[:per_source]:
+            shard, row = source.place(number)
+            reader = readers[shard]
+            yield Sample(source.name, reader.key(row), tuple(reader.segments(row)), reader, row)
+
+
+class _Readable(Protocol):
+    @property
+    def is_whole(self) -> bool: ...
+
+
+Readable = TypeVar("Readable", bound=_Readable)
+
+
+def drawn(samples: Sequence[Readable], num: int, seed: int) -> list[Readable]:
+    """At most so many of them, in random order; none that is damaged."""
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    whole = (sample for i in order if (sample := samples[i]).is_whole)
+    return list(itertools.islice(whole, num))
+
+
+def images_of(samples: Sequence[Sample], size: int) -> Tensor:
+    """The first picture of each: (B, 3, size, size) uint8."""
+    return torch.stack([sample.image(first_picture(sample).media, size) for sample in samples])
+
+
+def first_picture(sample: Sample) -> Picture:
+    """The first picture of a sample that has one."""
+    return next(part for part in sample.segments if isinstance(part, Picture))

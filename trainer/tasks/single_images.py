@@ -1,0 +1,158 @@
+"""Samples as single pictures, with or without their captions: for encoders and image decoders."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from model.segment import Text
+from model.sequence import Sequence as TokenSequence
+from pipelines import storage
+from pipelines.document import Split
+from pipelines.parts import read_table
+from trainer.config import ModelSettings
+from trainer.plan.order import key_of
+from trainer.plan.steps import Piece
+from trainer.plan.windows import SourceWindows
+from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.images import decode, decode_crop
+from trainer.reading.reader import Content, SampleReader
+from trainer.reading.shard_reader import ShardReader
+from trainer.reading.window_tables import NOT_ALLOWED
+from trainer.run_settings import RunSettings
+from trainer.tasks.data import CorpusData, open_corpus
+
+VERSION = 1  # of this file's reckoning: another one makes other pieces
+CAPTIONED = ("pair", "grounded")
+"""Kinds whose samples are a picture and its caption."""
+
+
+@dataclass(frozen=True)
+class PictureData(CorpusData):
+    """Every picture a piece by itself, one place long.
+
+    Attributes:
+        image_size: Pixels a side that pictures are read with.
+        captioned: Whether only pictures with captions are given, and the captions with them.
+        max_scale: By how much more than to that size they are scaled at random before a square is cut out; 1 takes
+            them whole, squashed to a square.
+    """
+
+    image_size: int
+    captioned: bool
+    max_scale: float
+
+    @classmethod
+    def open(
+        cls,
+        folder: str,
+        wanted: ModelSettings,
+        run: RunSettings,
+        split: Split = "train",
+        *,
+        for_decoder: bool = False,
+        captioned: bool,
+        max_scale: float = 1.0,
+    ) -> Self:
+        """The data of a run; pictures have the encoder's size, or that and the image decoder's, whichever is larger.
+
+        Raises:
+            UserError: If the corpus, its tokens or the model do not fit each other.
+        """
+        corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
+        sources = _sources(corpus, captioned=captioned)
+        made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
+        fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        size = model.encoder.image_size
+        if for_decoder:
+            size = max(size, model.image_decoder.image_size)
+        return cls(run, tokenizer, model, corpus, sources, fingerprint, size, captioned, max_scale)
+
+    def reader(self) -> "PictureReader":
+        """Reads pictures."""
+        return PictureReader(
+            self.corpus,
+            self.sources,
+            image_size=self.image_size,
+            captioned=self.captioned,
+            max_scale=self.max_scale,
+            seed=self.run.data.plan.seed,
+        )
+
+
+def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows, ...]:
+    found = []
+    for source in corpus.manifest.sources:
+        shards = corpus.manifest.shards_of(source.name, corpus.split)
+        tables = [
+            read_table(storage.join(corpus.folder, s.sidecar), ["key", "num_media", "allowed"]).to_pylist()
+            for s in shards
+        ]
+        rows = [row for table in tables for row in table]
+        usable = not captioned or source.kind in CAPTIONED
+        counts = np.array([row["num_media"] if usable and row["allowed"] else 0 for row in rows], np.int64)
+        if captioned:
+            counts = np.minimum(counts, 1)
+        numbers = np.flatnonzero(counts)
+        ones = np.ones(int(counts.sum()), np.int32)
+        found.append(
+            SourceWindows(
+                source.name,
+                source.kind,
+                tuple(s.path for s in shards),
+                np.cumsum([s.samples for s in shards], dtype=np.int64),
+                numbers,
+                np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
+                tokens=ones,
+                images=ones,
+                refused=tuple((row["key"], NOT_ALLOWED) for row in rows if not row["allowed"]),
+            )
+        )
+    return tuple(found)
+
+
+class PictureReader(SampleReader):
+    """Reads pictures one by one; a piece's window says which of the sample's.
+
+    Args:
+        corpus: Where they lie.
+        sources: The plan's.
+        image_size: Pixels a side.
+        captioned: Whether captions are read as well.
+        max_scale: As of `PictureData`.
+        seed: Decides crops and substitutes.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingCorpus,
+        sources: tuple[SourceWindows, ...],
+        *,
+        image_size: int,
+        captioned: bool,
+        max_scale: float,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(corpus, sources, seed=seed)
+        self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
+
+    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
+        return self._picture(piece, reader, row, piece.window)
+
+    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
+        return self._picture(piece, reader, row, 0)
+
+    def _picture(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:
+        ids = [s.ids for s in reader.segments(row) if isinstance(s, Text)] if self._captioned else []
+        caption = np.concatenate([np.zeros(0, np.int32), *ids])
+        nothing = np.zeros(len(caption), np.uint8)
+        sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
+        data, size = reader.picture(row, media), self._image_size
+        if self._max_scale == 1.0:
+            return Content(sequence, (decode(data, size),))
+        rng = random.Random(key_of("crop", self._seed, piece.source, piece.pass_, piece.sample, media))
+        image, crop = decode_crop(data, size, rng, self._max_scale)
+        return Content(sequence, (image,), crop)
