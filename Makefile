@@ -29,13 +29,13 @@ help: ## show every target
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	touch $@
 
-.venv/.crawl: .venv/.base requirements-crawl.lock pyproject.toml
-	$(INSTALL) --require-hashes -r requirements-crawl.lock
+.venv/.crawl: .venv/.base requirements/crawl.lock pyproject.toml
+	$(INSTALL) --require-hashes -r requirements/crawl.lock
 	$(INSTALL) --no-deps --editable .
 	touch $@
 
-.venv/.dev: .venv/.base requirements.lock pyproject.toml
-	$(INSTALL) --require-hashes -r requirements.lock
+.venv/.dev: .venv/.base requirements/dev.lock pyproject.toml
+	$(INSTALL) --require-hashes -r requirements/dev.lock
 	$(INSTALL) --no-deps --editable .
 	touch $@ .venv/.crawl
 
@@ -87,8 +87,8 @@ schema: .venv/.crawl ## write the JSON Schema by which editors complete a spec
 	$(PY) -m pipelines schema > corpus_specs/spec.schema.json
 
 lock: .venv/.base ## resolve the dependencies anew into the hashed locks
-	$(UV) pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) --upgrade -o requirements.lock
-	$(UV) pip compile pyproject.toml --extra crawl $(LOCK_OPTIONS) -c requirements.lock -o requirements-crawl.lock
+	$(UV) pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) --upgrade -o requirements/dev.lock
+	$(UV) pip compile pyproject.toml --extra crawl $(LOCK_OPTIONS) -c requirements/dev.lock -o requirements/crawl.lock
 
 LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
