@@ -1,6 +1,6 @@
 """Packs of sequences as tensors: what one forward pass needs, with every index worked out before it leaves the CPU.
 
-B packs, L tokens a pack, N pictures, S pixels a side
+B packs, L tokens a pack, N images, S pixels a side
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ class Batch(Tensors):
         longest: Tokens of the longest sequence, padding included.
         images: (N, 3, S, S) uint8 or normalised pixels, or (N, ...) features (`Bridge.reduce`); stills, then frames.
             Null where there are none.
-        num_frames: How many of the pictures, at the end, are video frames.
-        slots: Flat positions of the slots, those of each picture together, in the order of `images`.
+        num_frames: How many of the images, at the end, are video frames.
+        slots: Flat positions of the slots, those of each image together, in the order of `images`.
         text_at: Flat positions whose next token is a text target.
         text_targets: The ids of those tokens.
         visual_at: Flat positions whose next embedding is a regression target.
@@ -73,18 +73,18 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, length: int, p
 
     Args:
         packs: The sequences of each pack; together no longer than `length`.
-        images: One tensor for each picture, in the order in which the sequences hold them; equal shapes and dtypes.
+        images: One tensor for each image, in the order in which the sequences hold them; equal shapes and dtypes.
         length: Tokens a pack; shorter ones are padded.
         pad_id: Id of `[PAD]`.
 
     Raises:
-        ValueError: If a pack is too long, or there are not as many pictures as the sequences hold.
+        ValueError: If a pack is too long, or there are not as many images as the sequences hold.
     """
     shape = (len(packs), length)
     token_ids, positions = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     documents, targets = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
     ends: list[int] = [0]
-    blocks: list[np.ndarray] = []  # flat positions of each picture's slots
+    blocks: list[np.ndarray] = []  # flat positions of each image's slots
     is_frame: list[bool] = []
     for row, pack in enumerate(packs):
         column = 0
@@ -108,7 +108,7 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, length: int, p
             documents[row, column:] = len(ends)
             ends.append((row + 1) * length)
     if len(images) != len(blocks):
-        raise ValueError(f"{len(images)} pictures for {len(blocks)} places in the sequences")
+        raise ValueError(f"{len(images)} images for {len(blocks)} places in the sequences")
 
     order = sorted(range(len(blocks)), key=lambda i: is_frame[i])  # stable: stills, then frames
     slots = np.concatenate([blocks[i] for i in order]) if order else np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""How pictures enter and leave the language model: Emu's causal former, Emu2's pooling and two linear layers.
+"""How images enter and leave the language model: Emu's causal former, Emu2's pooling and two linear layers.
 
 Emu (arXiv:2307.05222), Emu2 (arXiv:2312.13286); the causal former is a T5 decoder (arXiv:1910.10683) whose parameters
 carry the names of the released checkpoints. Both bridges speak of the same four things:
@@ -8,7 +8,7 @@ carry the names of the released checkpoints. Both bridges speak of the same four
 * `enter`:  visual embeddings -> inputs of the language model
 * `leave`:  hidden states -> predicted visual embeddings
 
-B pictures, P patches, N visual embeddings a picture, V encoder width, E width of visual embeddings,
+B images, P patches, N visual embeddings an image, V encoder width, E width of visual embeddings,
 D width of the language model, H heads, C width of the causal former
 """
 
@@ -81,7 +81,7 @@ class PoolBridge(nn.Module):
 
     @torch.no_grad()
     def fit_standardization(self, features: Iterable[Tensor]) -> None:
-        """Set mean and deviation of each dimension from pooled features of a sample of pictures.
+        """Set mean and deviation of each dimension from pooled features of a sample of images.
 
         Whitening (also across dimensions) was tried and collapses what is drawn from text; this does not.
 
@@ -133,7 +133,7 @@ def pool(tokens: Tensor, num_slots: int) -> Tensor:
 
 
 class CausalFormer(nn.Module):
-    """Learned queries that read a picture, each knowing only those before it: 2-D in, a causal sequence out."""
+    """Learned queries that read an image, each knowing only those before it: 2-D in, a causal sequence out."""
 
     def __init__(self, config: BridgeConfig, encoder_width: int, output_width: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Settings of the model's parts, and the named sizes.
 
-`family` decides how pictures enter and leave the language model: `emu` (arXiv:2307.05222) by a causal former,
+`family` decides how images enter and leave the language model: `emu` (arXiv:2307.05222) by a causal former,
 `emu2` (arXiv:2312.13286) by pooling and two linear layers. Everything else is numbers.
 """
 
@@ -22,7 +22,7 @@ class EncoderConfig(Config):
     """A vision transformer that gives the raw tokens of its last block."""
 
     kind: Literal["eva", "clip"] = Field("eva", description="`eva`: timm's EVA; `clip`: open_clip's own ViT")
-    image_size: int = Field(224, description="pixels a side; pictures are squashed to a square")
+    image_size: int = Field(224, description="pixels a side; images are squashed to a square")
     patch_size: int = Field(14, description="pixels a side")
     width: int = 1408
     layers: int = 40
@@ -51,9 +51,9 @@ class EncoderConfig(Config):
 
 
 class BridgeConfig(Config):
-    """How many visual embeddings a picture becomes, and how."""
+    """How many visual embeddings an image becomes, and how."""
 
-    image_slots: int = Field(64, description="visual embeddings of a still picture; 32 in Emu, 64 or 256 in Emu2")
+    image_slots: int = Field(64, description="visual embeddings of a still image; 32 in Emu, 64 or 256 in Emu2")
     frame_slots: int = Field(64, description="visual embeddings of a video frame")
     standardize: bool = Field(
         False,
@@ -105,7 +105,7 @@ class ObjectiveConfig(Config):
     )
 
 
-_FOREGROUND_WEIGHT = "further weight of errors where a picture stands out from its background; ours"
+_FOREGROUND_WEIGHT = "further weight of errors where an image stands out from its background; ours"
 
 
 class AutoencoderConfig(Config):
@@ -153,7 +153,7 @@ class ImageDecoderConfig(Config):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     sampler: Literal["pndm", "euler", "ddim"] = "euler"
     high_noise: bool = Field(False, description="draw times with density rising to high noise (square root of uniform)")
-    condition_dropout: float = Field(0.1, description="fraction of pictures trained without condition (both papers)")
+    condition_dropout: float = Field(0.1, description="fraction of images trained without condition (both papers)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
     noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
     ema_decay: float | None = Field(None, description="of an exponential moving average of the weights")
@@ -206,7 +206,7 @@ class EmuConfig(Config):
         slots = {self.bridge.image_slots, self.bridge.frame_slots}
         if self.family == "emu":
             if len(slots) > 1:
-                raise ValueError("the causal former gives pictures and frames equally many embeddings")
+                raise ValueError("the causal former gives images and frames equally many embeddings")
             if self.bridge.standardize:
                 raise ValueError("standardize is for emu2: the causal former's output is learned")
             return self

@@ -1,9 +1,9 @@
-"""The model: pictures and text in one sequence, the next token classified or the next visual embedding regressed.
+"""The model: images and text in one sequence, the next token classified or the next visual embedding regressed.
 
 Emu (arXiv:2307.05222) and Emu2 (arXiv:2312.13286); neither's training code was released, this is written from the
 papers and from the layout of the released weights. The language model is transformers' (Apache-2.0).
 
-B packs, L tokens a pack, N pictures, S slots in all pictures, E width of visual embeddings, D width of the language
+B packs, L tokens a pack, N images, S slots in all images, E width of visual embeddings, D width of the language
 model, T text targets, R regression targets
 """
 
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 
 class Sight(nn.Module):
-    """Encoder and bridge: pictures as visual embeddings."""
+    """Encoder and bridge: images as visual embeddings."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
@@ -45,20 +45,20 @@ class Sight(nn.Module):
         self.encoder = Encoder(config.encoder)
         self.bridge = build_bridge(config)
 
-    def encode_pictures(self, images: Tensor, *, frames: bool = False) -> Tensor:
-        """Visual embeddings of pictures.
+    def encode_images(self, images: Tensor, *, frames: bool = False) -> Tensor:
+        """Visual embeddings of images.
 
         Args:
-            images: (N, 3, side, side) uint8 or normalised pixels; or features as `picture_features` gives them.
+            images: (N, 3, side, side) uint8 or normalised pixels; or features as `image_features` gives them.
             frames: Whether they are video frames, which may have fewer embeddings.
 
         Returns:
-            (N, slots a picture, E)
+            (N, slots an image, E)
         """
-        features = self.picture_features(images, frames=frames) if images.ndim == 4 else images
+        features = self.image_features(images, frames=frames) if images.ndim == 4 else images
         return self.bridge.encode(features.to(next(self.bridge.parameters()).dtype))
 
-    def picture_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
+    def image_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
         """What the bridge makes of the encoder's tokens before its parameters come in: worth keeping if that is frozen.
 
         Returns:
@@ -92,7 +92,7 @@ class Emu(Sight):
                 gives the number in the global batch, so that the loss does not depend on how it was cut.
             num_visual: The same for regression targets.
         """
-        embeddings = self.embed_pictures(batch)  # (S or more, E), those of a dummy picture at the end
+        embeddings = self.embed_images(batch)  # (S or more, E), those of a dummy image at the end
         num_slots = len(batch.slots)
         hidden = self.hidden(batch, self._noisy(embeddings))  # (B * L, D)
 
@@ -114,18 +114,18 @@ class Emu(Sight):
         loss = settings.text_weight * text_loss + visual_weight * visual_loss
         return Losses(loss, text.detach(), visual.detach())
 
-    def embed_pictures(self, batch: Batch) -> Tensor:
-        """Visual embeddings of a batch's pictures, slot by slot.
+    def embed_images(self, batch: Batch) -> Tensor:
+        """Visual embeddings of a batch's images, slot by slot.
 
         Returns:
-            (S, E) in the order of `Batch.slots`; where there is no picture, those of one black dummy.
+            (S, E) in the order of `Batch.slots`; where there is no image, those of one black dummy.
         """
         images = batch.images
         if images is None:
             side = self.config.encoder.image_size
             images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=batch.token_ids.device)
         if images.ndim != 4 or self._slots_alike:
-            return self.encode_pictures(images).flatten(0, 1)
+            return self.encode_images(images).flatten(0, 1)
         # The encoder runs once: ranks with and without frames must call the same modules, or ZeRO-3 waits for ever.
         num_stills = len(images) - batch.num_frames
         tokens = self._encoder_tokens(images)
@@ -143,7 +143,7 @@ class Emu(Sight):
         return self.config.bridge.image_slots == self.config.bridge.frame_slots
 
     def inputs(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """What the language model reads: embeddings of tokens, and in the slots those of pictures.
+        """What the language model reads: embeddings of tokens, and in the slots those of images.
 
         Args:
             batch: Packed sequences.

@@ -1,10 +1,10 @@
-"""Text, pictures, or both in turn, from any interleaved prompt.
+"""Text, images, or both in turn, from any interleaved prompt.
 
-One loop for all: at each step a row of the batch is either in a text, where the next token is chosen, or in a picture,
+One loop for all: at each step a row of the batch is either in a text, where the next token is chosen, or in an image,
 where the predicted visual embedding is fed back as it is. Keys and values are cached; the released code runs the whole
 prefix again for each of the 32 or 64 embeddings.
 
-B prompts, L tokens, D width of the language model, N visual embeddings a picture, E their width
+B prompts, L tokens, D width of the language model, N visual embeddings an image, E their width
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD,
 class GenerationConfig(Config):
     """How to go on from a prompt."""
 
-    max_new_tokens: int = Field(128, description="text tokens at most; 0 for pictures alone")
-    max_images: int = Field(0, description="pictures at most, the one a prompt asks for included")
+    max_new_tokens: int = Field(128, description="text tokens at most; 0 for images alone")
+    max_images: int = Field(0, description="images at most, the one a prompt asks for included")
     temperature: float | None = Field(None, description="of sampling; null takes the likeliest token")
     top_k: int | None = Field(None, description="sample among so many")
     top_p: float | None = Field(None, description="sample among the likeliest that hold this probability together")
@@ -46,8 +46,8 @@ class Prompt:
     """What to go on from.
 
     Attributes:
-        sequence: As `Layout.prompt` writes it. Ends with `[IMG]` where a picture is asked for.
-        images: (pictures, 3, S, S) uint8, in the order of the sequence; null where there are none.
+        sequence: As `Layout.prompt` writes it. Ends with `[IMG]` where an image is asked for.
+        images: (images, 3, S, S) uint8, in the order of the sequence; null where there are none.
     """
 
     sequence: Sequence
@@ -57,19 +57,19 @@ class Prompt:
     def of(
         cls, layout: Layout, segments: Many[Segment], images: Tensor | None = None, *, draw: bool = False
     ) -> "Prompt":
-        """From texts and pictures in the order in which the model reads them; `draw` asks for a picture."""
+        """From texts and images in the order in which the model reads them; `draw` asks for an image."""
         return cls(layout.prompt(segments, draw=draw), images)
 
 
 @dataclass(slots=True)
 class Generated:
-    """What came after a prompt: runs of token ids, and pictures as visual embeddings (N, E), in order."""
+    """What came after a prompt: runs of token ids, and images as visual embeddings (N, E), in order."""
 
     parts: list[list[int] | Tensor] = field(default_factory=list)
 
     @property
-    def pictures(self) -> list[Tensor]:
-        """The pictures alone."""
+    def images(self) -> list[Tensor]:
+        """The images alone."""
         return [part for part in self.parts if isinstance(part, Tensor)]
 
     def text(self, tokenizer: Tokenizer, *, with_own: bool = False) -> str:
@@ -87,7 +87,7 @@ def generate(
 ) -> list[Generated]:
     """Go on from prompts, all in one batch.
 
-    A row ends with its end of text, or when it has all the tokens and pictures it may have. Pictures begin where a
+    A row ends with its end of text, or when it has all the tokens and images it may have. Images begin where a
     prompt asks for one, and where a model that has learned to begins one by itself.
 
     Args:
@@ -98,7 +98,7 @@ def generate(
         generator: Of sampling.
 
     Raises:
-        ValueError: If there is no prompt, or pictures are asked of beam search.
+        ValueError: If there is no prompt, or images are asked of beam search.
     """
     x, lengths = _embed(model, tokenizer, prompts)  # (B, L, D), padded on the left
     if config.num_beams > 1:
@@ -111,7 +111,7 @@ def generate(
     rows = [_Row() for _ in prompts]
     for row, prompt in zip(rows, prompts, strict=True):
         if int(prompt.sequence.token_ids[-1]) == ids[IMAGE_START] and config.max_images:
-            row.begin_picture(num_slots)
+            row.begin_image(num_slots)
         row.settle(config)
     runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
     head, embed = model.language_model.get_output_embeddings(), model.language_model.get_input_embeddings()
@@ -120,7 +120,7 @@ def generate(
     while not all(row.done for row in rows):
         hidden = runner.step(x)  # (B, D)
         tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # what finished rows read on
-        in_picture = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
+        in_image = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
         in_text = [i for i, row in enumerate(rows) if not row.done and not row.slots_left and not row.closing]
         for i, row in enumerate(rows):
             if row.closing:
@@ -129,17 +129,17 @@ def generate(
         if in_text:
             logits = head(hidden[in_text]).float()
             logits[:, never] = float("-inf")
-            full = [j for j, i in enumerate(in_text) if len(rows[i].result.pictures) >= config.max_images]
+            full = [j for j, i in enumerate(in_text) if len(rows[i].result.images) >= config.max_images]
             logits[full, ids[IMAGE_START]] = float("-inf")
             chosen = _choose(logits, config, generator)
             tokens[in_text] = chosen
             for i, token in zip(in_text, chosen.tolist(), strict=True):
                 rows[i].take_token(token, tokenizer.eos_id, ids[IMAGE_START], num_slots)
         following = embed(tokens)  # (B, D)
-        if in_picture:
-            embeddings = model.bridge.leave(hidden[in_picture])
-            following[in_picture] = model.bridge.enter(embeddings).to(following.dtype)
-            for i, embedding in zip(in_picture, embeddings, strict=True):
+        if in_image:
+            embeddings = model.bridge.leave(hidden[in_image])
+            following[in_image] = model.bridge.enter(embeddings).to(following.dtype)
+            for i, embedding in zip(in_image, embeddings, strict=True):
                 rows[i].take_embedding(embedding)
         for row in rows:
             row.settle(config)
@@ -148,9 +148,9 @@ def generate(
 
 
 def roll_out(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:
-    """The visual embeddings (B, N, E) of the pictures that prompts ask for."""
+    """The visual embeddings (B, N, E) of the images that prompts ask for."""
     found = generate(model, tokenizer, prompts, GenerationConfig(max_new_tokens=0, max_images=1))
-    return torch.stack([result.pictures[0] for result in found])
+    return torch.stack([result.images[0] for result in found])
 
 
 def draw(
@@ -164,7 +164,7 @@ def draw(
     null_prompt: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One picture for each prompt.
+    """One image for each prompt.
 
     Args:
         model: In evaluation mode.
@@ -181,7 +181,7 @@ def draw(
         (B, 3, S, S) uint8.
 
     Raises:
-        ValueError: If a prompt asks for no picture.
+        ValueError: If a prompt asks for no image.
     """
     asks = layout.tokenizer.ids[IMAGE_START]
     if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
@@ -198,13 +198,13 @@ class _Row:
 
     result: Generated = field(default_factory=Generated)
     slots_left: int = 0
-    closing: bool = False  # the picture is complete, [/IMG] comes next
+    closing: bool = False  # the image is complete, [/IMG] comes next
     num_tokens: int = 0
     drawn: list[Tensor] = field(default_factory=list)
     ended: bool = False
     done: bool = False
 
-    def begin_picture(self, num_slots: int) -> None:
+    def begin_image(self, num_slots: int) -> None:
         self.slots_left = num_slots
 
     def take_token(self, token: int, eos_id: int, image_start_id: int, num_slots: int) -> None:
@@ -212,7 +212,7 @@ class _Row:
         if token == eos_id:
             self.ended = True
         elif token == image_start_id:
-            self.begin_picture(num_slots)
+            self.begin_image(num_slots)
         else:
             if not self.result.parts or isinstance(self.result.parts[-1], Tensor):
                 self.result.parts.append([])
@@ -271,7 +271,7 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
     lengths = [len(prompt.sequence.token_ids) for prompt in prompts]
     device = model.language_model.device
     batch = collate([[p.sequence] for p in prompts], images, length=max(lengths), pad_id=tokenizer.pad_id).to(device)
-    x = model.inputs(batch, model.embed_pictures(batch))
+    x = model.inputs(batch, model.embed_images(batch))
     rows = [row.roll(max(lengths) - length, 0) for row, length in zip(x, lengths, strict=True)]
     return torch.stack(rows), torch.tensor(lengths, device=device)
 

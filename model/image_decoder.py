@@ -1,9 +1,9 @@
 """The image decoder: a latent diffusion U-Net that turns visual embeddings back into pixels.
 
 Latent diffusion (arXiv:2112.10752), SDXL (arXiv:2307.01952), as Emu and Emu2 condition them: the embeddings of one
-picture stand where a text encoder's states stood. U-Net, autoencoder and schedulers are diffusers' (Apache-2.0).
+image stand where a text encoder's states stood. U-Net, autoencoder and schedulers are diffusers' (Apache-2.0).
 
-B pictures, S pixels a side, N visual embeddings a picture, E their width, C latent channels, s latents a side
+B images, S pixels a side, N visual embeddings an image, E their width, C latent channels, s latents a side
 """
 
 import contextlib
@@ -40,10 +40,10 @@ _SCHEDULE = {
 
 
 class DiffusionLosses(NamedTuple):
-    """The mean over the batch, and each picture's own (B,), detached."""
+    """The mean over the batch, and each image's own (B,), detached."""
 
     loss: Tensor
-    pictures: Tensor
+    per_image: Tensor
 
 
 class ImageDecoder(nn.Module):
@@ -59,7 +59,7 @@ class ImageDecoder(nn.Module):
             # As large as the embeddings: with std 0.02 the position of a shape was not learned (18 % against 98 %).
             self.positions = nn.Parameter(torch.randn(1, num_slots, visual_width))
         if config.canvas:
-            # Attention alone takes long to learn where things lie (after 300 steps of 16 pictures 42 % against 99 %).
+            # Attention alone takes long to learn where things lie (after 300 steps of 16 images 42 % against 99 %).
             self.canvas = nn.Linear(num_slots * visual_width, config.canvas * config.latent_side**2)
         with torch.device("cpu"):  # no module: built on the meta device it would stay without values
             self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
@@ -77,13 +77,13 @@ class ImageDecoder(nn.Module):
         micro: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> DiffusionLosses:
-        """Denoise pictures at random times.
+        """Denoise images at random times.
 
         Args:
             images: (B, 3, S, S) uint8 pixels; or (B, C, s, s) latents as `encode` gives them.
             conditions: (B, N, E) visual embeddings: encoded ones (Emu2) or the model's own rollouts (Emu).
             micro: (B, 6) original height and width, crop top and left, target height and width, in pixels. Null means
-                whole pictures of the decoder's size.
+                whole images of the decoder's size.
             generator: Of all that is drawn.
         """
         latents = images if images.shape[1] == self.config.autoencoder.latent_channels else self.encode(images)
@@ -104,8 +104,8 @@ class ImageDecoder(nn.Module):
         if target is None:
             target = self.schedule.get_velocity(latents, noise, times)
         errors = (guess.float() - target.float()).square()  # (B, C, s, s)
-        pictures = (errors * _weights(latents, _LATENTS_APART, self.config.foreground_weight)).mean((1, 2, 3))
-        return DiffusionLosses(pictures.mean(), pictures.detach())
+        per_image = (errors * _weights(latents, _LATENTS_APART, self.config.foreground_weight)).mean((1, 2, 3))
+        return DiffusionLosses(per_image.mean(), per_image.detach())
 
     @torch.no_grad()
     def sample(
@@ -117,12 +117,12 @@ class ImageDecoder(nn.Module):
         guidance: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Pictures from visual embeddings.
+        """Images from visual embeddings.
 
         Args:
             conditions: (B, N, E)
             null: (1 or B, N, E), the condition to lead away from; null means zeros, as in training here. The released
-                models take what they draw for an empty prompt, or when autoencoding the features of a grey picture.
+                models take what they draw for an empty prompt, or when autoencoding the features of a grey image.
             steps: Sampling steps; null means the configured number.
             guidance: Strength of classifier-free guidance; 1 turns it off. Null means the configured one.
             generator: Of the initial noise (and of the sampler's, where it draws any).
@@ -153,17 +153,17 @@ class ImageDecoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents of pictures, scaled to about unit variance: (B, 3, S, S) uint8 -> (B, C, s, s)."""
+        """Latents of images, scaled to about unit variance: (B, 3, S, S) uint8 -> (B, C, s, s)."""
         pixels = from_uint8(images).to(self.autoencoder.dtype)
         return self.autoencoder.encode(pixels).latent_dist.mode() * self.latent_scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures of latents: (B, C, s, s) -> (B, 3, S, S) in -1..1."""
+        """Images of latents: (B, C, s, s) -> (B, 3, S, S) in -1..1."""
         return self.autoencoder.decode(latents.to(self.autoencoder.dtype) / self.latent_scale).sample
 
     @torch.no_grad()
     def fit_latent_scale(self, images: Iterable[Tensor]) -> None:
-        """Set the latents' scale from a sample of pictures, after the autoencoder was trained here.
+        """Set the latents' scale from a sample of images, after the autoencoder was trained here.
 
         Args:
             images: (B, 3, S, S) uint8 tensors.
@@ -252,19 +252,19 @@ def build_sampler(config: ImageDecoderConfig) -> PNDMScheduler | EulerDiscreteSc
 
 
 def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, config: AutoencoderConfig) -> DiffusionLosses:
-    """Squared error of reconstructed pictures, and the KL term that keeps latents near a unit Gaussian.
+    """Squared error of reconstructed images, and the KL term that keeps latents near a unit Gaussian.
 
     Args:
         autoencoder: To be trained.
         images: (B, 3, S, S) uint8.
-        config: Weighs the two, both being means over a picture's pixels.
+        config: Weighs the two, both being means over an image's pixels.
     """
     pixels = from_uint8(images).to(autoencoder.dtype)
     latents = autoencoder.encode(pixels).latent_dist
     errors = F.mse_loss(autoencoder.decode(latents.sample()).sample.float(), pixels.float(), reduction="none")
     squared = (errors * _weights(pixels, _PIXELS_APART, config.foreground_weight)).mean((1, 2, 3))
-    pictures = squared + config.kl_weight * latents.kl() / pixels[0].numel()
-    return DiffusionLosses(pictures.mean(), pictures.detach())
+    per_image = squared + config.kl_weight * latents.kl() / pixels[0].numel()
+    return DiffusionLosses(per_image.mean(), per_image.detach())
 
 
 class WeightAverage(nn.Module):
@@ -325,7 +325,7 @@ def to_uint8(images: Tensor) -> Tensor:
 def _weights(x: Tensor, apart: float, foreground: float) -> Tensor:
     """Weights of errors: (B, C, s, s) pixels or latents -> (B, 1, s, s).
 
-    What lies further than `apart` from a picture's median weighs 1 + `foreground`, all else 1: small shapes on an even
+    What lies further than `apart` from an image's median weighs 1 + `foreground`, all else 1: small shapes on an even
     background would else count for next to nothing.
     """
     x = x.float()

@@ -1,4 +1,4 @@
-"""What a sample is made of: texts, with phrases that have boxes, and pictures, in the order of the source."""
+"""What a sample is made of: texts, with phrases that have boxes, and images, in the order of the source."""
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
@@ -38,8 +38,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture, by its index among the sample's media; `time` in seconds where it is a video frame."""
+class ImageSegment:
+    """An image, by its index among the sample's media; `time` in seconds where it is a video frame."""
 
     media: int
     frame: bool = False
@@ -47,7 +47,7 @@ class Picture:
     learn: bool = True
 
 
-Segment = Text | Picture
+Segment = Text | ImageSegment
 
 
 def text(content: str, tokenizer: Tokenizer, *, role: str = "body", learn: bool = True) -> Text:

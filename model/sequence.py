@@ -1,11 +1,11 @@
-"""Text, pictures and boxes as one sequence of tokens and slots, in windows that fit the model.
+"""Text, images and boxes as one sequence of tokens and slots, in windows that fit the model.
 
-A sample is a list of `Text` and `Picture`, in the order of the source. `split` cuts it into windows, which depends on
-nothing but the sample; `lay_out` writes a window as tokens, which may draw on chance (a picture before or after its
+A sample is a list of `Text` and `ImageSegment` in source order. `split` cuts it into windows, which depends on
+nothing but the sample; `lay_out` writes a window as tokens, which may draw on chance (an image before or after its
 text, a box before or after its phrase) but never changes the window's length. So a trainer knows every length before
 it opens a sample.
 
-    <s> text [IMG] <image>*64 [/IMG] text </s>                              a picture
+    <s> text [IMG] <image>*64 [/IMG] text </s>                              an image
     <s> [VIDEO] [IMG] [gIMG]*64 [/IMG] text [IMG] ... </s>                  frames (Emu2)
     <s> <grounding> a <phrase>red boat</phrase><object>4 locations</object> </s>
 
@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from model.config import BridgeConfig, Config
-from model.segment import Box, Picture, Segment, Text
+from model.segment import Box, ImageSegment, Segment, Text
 from model.tokenizer import (
     FRAME_SLOT,
     GROUNDING,
@@ -51,7 +51,7 @@ _SPOKEN = ("subtitle", "transcript")
 class LayoutConfig(Config):
     """How samples become sequences."""
 
-    image_first: float = Field(0.5, description="probability that a picture comes before its text (both papers)")
+    image_first: float = Field(0.5, description="probability that an image comes before its text (both papers)")
     frame_first: float = Field(0.5, description="the same for video frames")
     phrase_first: float = Field(0.7, description="probability that a phrase comes before its boxes (Emu2)")
     max_location: int = Field(224, description="locations are 0 to this; 257 tokens exist, the released use 0 to 224")
@@ -59,7 +59,7 @@ class LayoutConfig(Config):
     ignored: tuple[str, ...] = Field(
         (PAD, IMAGE_SLOT, FRAME_SLOT, IMAGE_START, IMAGE_END),
         description="tokens that cross-entropy never has as target, as released. Without `[IMG]` among them the model "
-        "learns to begin a picture by itself",
+        "learns to begin an image by itself",
     )
 
 
@@ -81,7 +81,7 @@ class Sequence:
         token_ids: (T,) int32.
         targets: (T,) uint8: NONE, TEXT or VISUAL: whether the token, or the embedding in its place, is predicted.
         slots: (T,) bool: the places of visual embeddings.
-        images: Index of each picture among the sample's media, in the order of their slots.
+        images: Index of each image among the sample's media, in the order of their slots.
         frames: Whether each is a video frame.
         slot_counts: How many slots each has.
     """
@@ -99,7 +99,7 @@ class Layout:
 
     Args:
         tokenizer: With the model's own tokens.
-        bridge: Says how many slots a picture takes.
+        bridge: Says how many slots an image takes.
         config: Choices.
 
     Attributes:
@@ -121,11 +121,11 @@ class Layout:
     def split(self, segments: Many[Segment], length: int) -> list[Window]:
         """Cut a sample into windows of at most `length` tokens.
 
-        No picture is ever cut; a text is cut after a paragraph, else after a sentence, else after a token, where a
+        No image is ever cut; a text is cut after a paragraph, else after a sentence, else after a token, where a
         better place is only taken if it leaves the window at least half full. Nothing is lost or repeated.
 
         Raises:
-            ValueError: If a picture alone does not fit.
+            ValueError: If an image alone does not fit.
         """
         windows: list[Window] = []
         queue = [s for s in segments if not isinstance(s, Text) or len(s.ids)][::-1]
@@ -134,7 +134,7 @@ class Layout:
 
         def close() -> None:
             nonlocal parts, used
-            images = sum(isinstance(part, Picture) for part in parts)
+            images = sum(isinstance(part, ImageSegment) for part in parts)
             windows.append(Window(tuple(parts), used - bool(queue), images, last=not queue))
             parts, used = [], 2
 
@@ -152,7 +152,7 @@ class Layout:
                 parts.append(segment.part(0, count))
                 used += int(self._costs(parts[-1], parts[:-1])[-1])
             elif not parts:
-                what = "a phrase with its boxes" if isinstance(segment, Text) else "a picture"
+                what = "a phrase with its boxes" if isinstance(segment, Text) else "an image"
                 raise ValueError(f"{what} takes {costs[-1]} tokens, but a window of {length} has room for {room}")
             close()
         if parts:
@@ -167,7 +167,7 @@ class Layout:
         Args:
             window: From `split`.
             rng: Draws what comes first; null keeps the order of the source.
-            media_first: Probability that pictures and frames come before their text; null: the configured ones.
+            media_first: Probability that images and frames come before their text; null: the configured ones.
         """
         writer = _Writer(self.tokenizer.bos_id)
         self._write(self._ordered(window.segments, rng, media_first) if rng else window.segments, writer, rng)
@@ -182,7 +182,7 @@ class Layout:
 
         Args:
             segments: In the order in which the model reads them.
-            draw: Whether to end with `[IMG]`, which asks for a picture.
+            draw: Whether to end with `[IMG]`, which asks for an image.
         """
         writer = _Writer(self.tokenizer.bos_id)
         self._write(segments, writer, None)
@@ -202,10 +202,10 @@ class Layout:
         return (x0, y0, x1, y1)
 
     def _costs(self, segment: Segment, before: Many[Segment]) -> np.ndarray:
-        """Tokens that a segment takes up to and with each of its own; a picture has one entry."""
-        if isinstance(segment, Picture):
+        """Tokens that a segment takes up to and with each of its own; an image has one entry."""
+        if isinstance(segment, ImageSegment):
             cost = 2 + self.slots[segment.frame] + len(self._time(segment))
-            cost += self.emu2 and segment.frame and not any(isinstance(s, Picture) and s.frame for s in before)
+            cost += self.emu2 and segment.frame and not any(isinstance(s, ImageSegment) and s.frame for s in before)
             return np.array([cost])
         costs = np.ones(len(segment.ids), np.int64)
         costs[0] += len(self._separator(segment, before))
@@ -232,13 +232,13 @@ class Layout:
         return 0
 
     def _ordered(self, segments: Many[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
-        """Pictures right before a text may move behind it: behind all of a caption, or a body's first sentence."""
+        """Images right before a text may move behind it: behind all of a caption, or a body's first sentence."""
         run: list[Segment] = []
         for segment in segments:
-            if isinstance(segment, Picture):
+            if isinstance(segment, ImageSegment):
                 run.append(segment)
                 continue
-            if run and isinstance(run[0], Picture):
+            if run and isinstance(run[0], ImageSegment):
                 first = media_first
                 if first is None:
                     first = self.config.frame_first if run[0].frame else self.config.image_first
@@ -256,41 +256,41 @@ class Layout:
         yield from run
 
     def _unit(self, segment: Text) -> int:
-        """Tokens of a text that a picture before it belongs to."""
+        """Tokens of a text that an image before it belongs to."""
         if segment.role != "body" or segment.phrases:
             return len(segment.ids)
         return int(np.flatnonzero(self.tokenizer.break_strengths(segment.ids) >= SENTENCE)[0]) + 1
 
     def _separator(self, segment: Text, before: Many[Segment]) -> list[int]:
-        """What stands between a text and the one before it, pictures between them or not."""
+        """What stands between a text and the one before it, images between them or not."""
         if segment.continued or not any(isinstance(part, Text) for part in before):
             return []
         return self.separators[" " if segment.role in _SPOKEN else "\n"]
 
-    def _time(self, picture: Picture) -> list[int]:
-        if not self.config.frame_times or picture.time is None:
+    def _time(self, image: ImageSegment) -> list[int]:
+        if not self.config.frame_times or image.time is None:
             return []
-        return self.tokenizer.encode(f"{int(picture.time) // 60}:{int(picture.time) % 60:02d}")
+        return self.tokenizer.encode(f"{int(image.time) // 60}:{int(image.time) % 60:02d}")
 
     def _write(self, segments: Many[Segment] | Iterator[Segment], writer: "_Writer", rng: random.Random | None) -> None:
         before: list[Segment] = []
         for segment in segments:
-            if isinstance(segment, Picture):
-                self._write_picture(segment, before, writer)
+            if isinstance(segment, ImageSegment):
+                self._write_image(segment, before, writer)
             else:
                 self._write_text(segment, before, writer, rng)
             before.append(segment)
 
-    def _write_picture(self, picture: Picture, before: Many[Segment], writer: "_Writer") -> None:
-        frame = picture.frame
-        if self.emu2 and frame and not any(isinstance(part, Picture) and part.frame for part in before):
-            writer.put([self.ids[VIDEO]], TEXT if picture.learn else NONE)
-        writer.put(self._time(picture), TEXT if picture.learn else NONE)
+    def _write_image(self, image: ImageSegment, before: Many[Segment], writer: "_Writer") -> None:
+        frame = image.frame
+        if self.emu2 and frame and not any(isinstance(part, ImageSegment) and part.frame for part in before):
+            writer.put([self.ids[VIDEO]], TEXT if image.learn else NONE)
+        writer.put(self._time(image), TEXT if image.learn else NONE)
         slot = self.ids[FRAME_SLOT if self.emu2 and frame else IMAGE_SLOT]
-        writer.put([self.ids[IMAGE_START]], TEXT if picture.learn else NONE)
-        writer.put_picture(picture, [slot] * self.slots[frame])
+        writer.put([self.ids[IMAGE_START]], TEXT if image.learn else NONE)
+        writer.put_image(image, [slot] * self.slots[frame])
         # In Emu the hidden state of the last slot is held to the embedding of [/IMG] by the same regression.
-        ends_visual = not self.emu2 and picture.learn
+        ends_visual = not self.emu2 and image.learn
         writer.put([self.ids[IMAGE_END]], VISUAL if ends_visual else NONE)
 
     def _write_text(self, segment: Text, before: Many[Segment], writer: "_Writer", rng: random.Random | None) -> None:
@@ -321,7 +321,7 @@ class _Writer:
     bos_id: int
     token_ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    pictures: list[tuple[Picture, int, int]] = field(default_factory=list)  # and where its slots begin and end
+    images: list[tuple[ImageSegment, int, int]] = field(default_factory=list)  # and where its slots begin and end
 
     def __post_init__(self) -> None:
         self.put([self.bos_id], NONE)
@@ -330,22 +330,22 @@ class _Writer:
         self.token_ids += [int(i) for i in ids]
         self.targets += [target] * len(ids)
 
-    def put_picture(self, picture: Picture, ids: Many[int]) -> None:
+    def put_image(self, image: ImageSegment, ids: Many[int]) -> None:
         start = len(self.token_ids)
-        self.put(ids, VISUAL if picture.learn else NONE)
-        self.pictures.append((picture, start, start + len(ids)))
+        self.put(ids, VISUAL if image.learn else NONE)
+        self.images.append((image, start, start + len(ids)))
 
     def sequence(self, ignored: np.ndarray) -> Sequence:
         token_ids, targets = np.array(self.token_ids, np.int32), np.array(self.targets, np.uint8)
         targets[(targets == TEXT) & np.isin(token_ids, ignored)] = NONE
         slots = np.zeros(len(token_ids), bool)
-        for _, start, end in self.pictures:
+        for _, start, end in self.images:
             slots[start:end] = True
         return Sequence(
             token_ids,
             targets,
             slots,
-            images=tuple(p.media for p, _, _ in self.pictures),
-            frames=tuple(p.frame for p, _, _ in self.pictures),
-            slot_counts=tuple(end - start for _, start, end in self.pictures),
+            images=tuple(p.media for p, _, _ in self.images),
+            frames=tuple(p.frame for p, _, _ in self.images),
+            slot_counts=tuple(end - start for _, start, end in self.images),
         )

@@ -3,7 +3,7 @@
 EVA-01 (arXiv:2211.07636), EVA-02 (arXiv:2303.11331), EVA-CLIP (arXiv:2303.15389). The towers are timm's (Apache-2.0)
 and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the projection into CLIP's space) is left out.
 
-B pictures, S pixels a side, P patches, D width
+B images, S pixels a side, P patches, D width
 """
 
 import math
@@ -20,7 +20,7 @@ from model.config import EncoderConfig
 
 
 class Encoder(nn.Module):
-    """Pictures in, raw tokens of the last block out: CLS first, then patches row by row."""
+    """Images in, raw tokens of the last block out: CLS first, then patches row by row."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         self.tower = build_tower(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens of each picture.
+        """Tokens of each image.
 
         Args:
             images: (B, 3, S, S); uint8 pixels, or floats that `normalize` has been through.

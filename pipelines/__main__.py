@@ -112,7 +112,7 @@ def extract(**values: Any) -> None:
 @stage_options
 @RETRY
 def fetch(retry: str | None, **values: Any) -> None:
-    """Pictures, videos and subtitles of the candidates into the raw store."""
+    """Images, videos and subtitles of the candidates into the raw store."""
     from pipelines.corpus import print_stage
     from pipelines.fetch import run_fetch
     from pipelines.running.serve import serving
@@ -126,7 +126,7 @@ def fetch(retry: str | None, **values: Any) -> None:
 @commands.command()
 @stage_options
 def filter(**values: Any) -> None:
-    """Features of pictures, then decisions: thresholds, duplicates, splits."""
+    """Features of images, then decisions: thresholds, duplicates, splits."""
     from pipelines.corpus import print_stage
     from pipelines.filter import run_filter
 

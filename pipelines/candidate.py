@@ -20,7 +20,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class MediaRequest:
-    """One picture or video that a document needs.
+    """One image or video that a document needs.
 
     Of an image document, request i is for `document.media[i]`. A video document has one request of type `video`
     and no media yet: its frames and subtitles become segments once the bytes are at hand.
@@ -64,6 +64,6 @@ class Candidate:
 
 
 def inline_request(data: bytes, page_url: str | None = None) -> tuple[MediaRequest, tuple[str, bytes]]:
-    """A request for a picture whose bytes are at hand, and the bytes by their hash."""
+    """A request for an image whose bytes are at hand, and the bytes by their hash."""
     digest = hashlib.sha256(data).hexdigest()
     return MediaRequest("image", None, page_url, inline_sha256=digest), (digest, data)

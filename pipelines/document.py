@@ -22,7 +22,7 @@ Split = Literal["train", "val", "test"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
-CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one picture, one caption, img2dataset's extras
+CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one image, one caption, img2dataset's extras
 
 KEY_PREFIX: dict[Kind, str] = {"interleaved": "i", "pair": "p", "grounded": "g", "video": "v", "text": "t"}
 
@@ -59,7 +59,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A picture of the document. What is null until the bytes are at hand: sizes, hashes, `part`, `mime`, `fetched_at`.
+    """An image of the document. What is null until the bytes are at hand: sizes, hashes, `part`, `mime`, `fetched_at`.
 
     `stored_sha256` is of the bytes in the tar, `source_sha256` of those fetched; `part` is the member's name after
     the key; `t` the time of a frame in seconds.
@@ -264,13 +264,13 @@ def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return tuple(merged)
 
 
-def without_pictures(segments: tuple[Segment, ...], gone: Container[int]) -> tuple[Segment, ...]:
-    """The segments less those of the media in `gone`, and less the caption that stands directly behind such a picture.
+def without_images(segments: tuple[Segment, ...], gone: Container[int]) -> tuple[Segment, ...]:
+    """The segments less those of the media in `gone`, and less the caption that stands directly behind such an image.
 
-    A caption that several pictures share goes with the last of them, behind which it stands.
+    A caption that several images share goes with the last of them, behind which it stands.
     """
     kept: list[Segment] = []
-    is_gone = False  # the picture directly before
+    is_gone = False  # the image directly before
     for segment in segments:
         if segment.media is not None:
             is_gone = segment.media in gone
@@ -318,11 +318,11 @@ def with_media(document: Document, segments: Iterable[Segment], places: Sequence
 
 
 def without_media(document: Document, gone: Collection[int]) -> Document:
-    """The document without some of its pictures, and without their captions; itself where none is gone."""
+    """The document without some of its images, and without their captions; itself where none is gone."""
     if not gone:
         return document
     places = [i for i in range(len(document.media)) if i not in gone]
-    return with_media(document, merge_text(without_pictures(document.segments, gone)), places)
+    return with_media(document, merge_text(without_images(document.segments, gone)), places)
 
 
 def canonical_json(value: Any) -> str:

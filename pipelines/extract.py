@@ -1,6 +1,6 @@
 """Extract: pages and lists become candidates, documents without bytes whose text is already judged.
 
-A page that is refused costs no request for its pictures. Pages of one canonical URL are one page: the one nearest to
+A page that is refused costs no request for its images. Pages of one canonical URL are one page: the one nearest to
 a seed is kept. A part of candidates is made from one part of a crawl, or from one piece of a list.
 """
 
@@ -88,7 +88,7 @@ class _Candidates:
                 )
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
-        """Whether the page's words are under a licence that the policy does not allow; pictures have their own."""
+        """Whether the page's words are under a licence that the policy does not allow; images have their own."""
         has_words = settings.kind in ("interleaved", "text") and isinstance(settings.input, CrawlInput)
         return has_words and not self._spec.policy.allows_license(document.source.license)
 

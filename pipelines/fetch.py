@@ -1,4 +1,4 @@
-"""Fetch: every picture and video that a candidate asks for, once, into the raw store; then documents with media.
+"""Fetch: every image and video that a candidate asks for, once, into the raw store; then documents with media.
 
 What was fetched stays: a rerun asks only for what the store does not have, and `--retry transient` also for what
 failed for a reason that can pass. Candidates and the store are then joined by small rows, part by part.
@@ -113,9 +113,9 @@ class _FetchBucket(beam.DoFn):
             inline = [row for row in rows if row[0].startswith("inline ")]
             self._store_inline(inline, writer)
             # The pools outlive the loop: a thread that waits for a request is let go when the loop cancels it. Videos
-            # have one of their own, or a few slow ones would keep every picture waiting.
-            with ThreadPoolExecutor(max_workers=8) as pictures, ThreadPoolExecutor(max_workers=8) as videos:
-                pools: dict[str, Executor] = {"image": pictures, "video": videos}
+            # have one of their own, or a few slow ones would keep every image waiting.
+            with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
+                pools: dict[str, Executor] = {"image": images, "video": videos}
                 asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer, pools))
         except BaseException:
             writer.abandon()
@@ -159,7 +159,7 @@ class _FetchBucket(beam.DoFn):
                     writer.close()
 
             items = [(host, (key, request)) for host, key, request in rows]
-            # Two of a host: while a picture is decoded, the next is asked for.
+            # Two of a host: while an image is decoded, the next is asked for.
             await run_queues(items, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
 
 
@@ -223,7 +223,7 @@ class _CompletePart(beam.DoFn):
             result = complete(candidate, mine, filters.min_images, self._spec.policy.allows_license)
             document = candidate.document
             page = document.source.page_url
-            # A video is one request and becomes many pictures; what the filter counts as media are those.
+            # A video is one request and becomes many images; what the filter counts as media are those.
             unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             for lost in result.lost:
                 tally.drop(Drop(source, "fetch", lost.reason, unit, document.key, lost.url, page, lost.detail))

@@ -1,4 +1,4 @@
-"""Filter: features of every picture as rows, then decisions over rows alone.
+"""Filter: features of every image as rows, then decisions over rows alone.
 
 Features are made once from the stored bytes, part by part. Decisions are thresholds first; then duplicates among what
 is left, the groups that must stay in one split, and the split. A changed threshold redoes decisions only, a changed
@@ -48,7 +48,7 @@ FEATURE_SCHEMA = pa.schema(
                 )
             ),
         ),
-        ("similarity", pa.list_(pa.list_(pa.float64()))),  # pictures x texts, where a CLIP model is named; 4 decimals
+        ("similarity", pa.list_(pa.list_(pa.float64()))),  # images x texts, where a CLIP model is named; 4 decimals
         ("match_model", pa.string()),
     ]
 )
@@ -79,7 +79,7 @@ def decisions_folder(out: str) -> PartFolder:
 
 
 class _Matched(NamedTuple):
-    """A document that a CLIP model judges: the place of its row, its pictures and its texts."""
+    """A document that a CLIP model judges: the place of its row, its images and its texts."""
 
     place: int
     settings: MatchSettings
@@ -103,7 +103,7 @@ class _MeasurePart(beam.DoFn):
 
     def _measure(self, part: str, inputs: str) -> Receipt:
         raw = media_folder(self._out)
-        known: dict[str, dict[str, Any]] = {}  # pages give several documents with the same pictures
+        known: dict[str, dict[str, Any]] = {}  # pages give several documents with the same images
         rows: list[dict[str, Any]] = []
         matched: dict[str, list[_Matched]] = {}  # by model: what it is to judge, all of the part at once
         for row in read_rows(documents_folder(self._out).file(part, ".parquet")):
@@ -133,26 +133,26 @@ class _MeasurePart(beam.DoFn):
     def _match(self, name: str, asked: list[_Matched]) -> Iterator[tuple[int, dict[str, Any]]]:
         """(place of its row, similarities) of the documents of a part that one model judges.
 
-        A batch is filled from many documents: a pair alone would be one picture and 31 of padding.
+        A batch is filled from many documents: a pair alone would be one image and 31 of padding.
         """
         if name not in self._models:
             self._models[name] = ImageTextMatch(asked[0].settings)
         model, size = self._models[name], 16 * asked[0].settings.batch_size  # files held in memory at once
         blobs = [blob for a in asked for blob in a.blobs]
         chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
-        pictures = np.concatenate([model.embed_images([b.read(media_folder(self._out)) for b in c]) for c in chunks])
+        images = np.concatenate([model.embed_images([b.read(media_folder(self._out)) for b in c]) for c in chunks])
         sentences = model.embed_texts([text for a in asked for text in a.texts])
-        at_picture = at_sentence = 0
+        at_image = at_sentence = 0
         for a in asked:
-            mine = pictures[at_picture : at_picture + len(a.blobs)]
+            mine = images[at_image : at_image + len(a.blobs)]
             cosines = mine @ sentences[at_sentence : at_sentence + len(a.texts)].T
-            at_picture, at_sentence = at_picture + len(a.blobs), at_sentence + len(a.texts)
+            at_image, at_sentence = at_image + len(a.blobs), at_sentence + len(a.texts)
             similarity = cosines.astype(float).round(DECIMALS).tolist()
             yield a.place, {"similarity": similarity, "match_model": f"{model.model_id}@{model.weights_sha256[:16]}"}
 
 
 def match_texts(document: Document) -> list[str]:
-    """The texts that pictures are held against: sentences of an interleaved page, else each text segment."""
+    """The texts that images are held against: sentences of an interleaved page, else each text segment."""
     if document.kind == "interleaved":
         return sentences_of(document)
     return [g.text for g in document.segments if g.text]
@@ -171,11 +171,11 @@ def _rows_of(part: str, out: str) -> Iterator[tuple[dict[str, Any], dict[str, An
 
 
 def _uses(part: str, out: str) -> Iterator[tuple[str, str]]:
-    """(picture's hash, document group) of each picture of a part, once a group."""
+    """(image's hash, document group) of each image of a part, once a group."""
     seen = set()
     for row, measured in _rows_of(part, out):
         group = Document.from_json(row["document"]).build.dedup_group
-        seen |= {(picture["stored_sha256"], group) for picture in measured["media"]}
+        seen |= {(image["stored_sha256"], group) for image in measured["media"]}
     yield from sorted(seen)
 
 
@@ -187,7 +187,7 @@ class _FingerprintPart(beam.DoFn):
 
     def process(self, part: str, overused: dict[str, int]) -> Iterator[Any]:
         groups: dict[str, int] = {}
-        pictures: set[tuple[str, str]] = set()
+        images: set[tuple[str, str]] = set()
         for row, measured in _rows_of(part, self._out):
             source = self._spec.sources[row["source"]]
             document = Document.from_json(row["document"])
@@ -198,13 +198,13 @@ class _FingerprintPart(beam.DoFn):
             rule = _split_rule(document, self._spec.split)
             groups[group] = min(rule, groups.get(group, rule))
             media = [measured["media"][i] for i in judged.places]
-            pictures |= {(m["stored_sha256"], group) for m in media}
+            images |= {(m["stored_sha256"], group) for m in media}
             yield fingerprint(row["source"], source, judged.document, media)
             yield beam.pvalue.TaggedOutput("documents", (document.key, (group, part)))
         for group, rule in sorted(groups.items()):
             yield beam.pvalue.TaggedOutput("groups", (group, (rule, part)))
-        for shared in sorted(pictures):
-            yield beam.pvalue.TaggedOutput("pictures", shared)
+        for shared in sorted(images):
+            yield beam.pvalue.TaggedOutput("images", shared)
 
 
 def fingerprint(name: str, source: SourceSpec, document: Document, media: list[dict[str, Any]]) -> Fingerprint:
@@ -337,7 +337,7 @@ class _DecidePart(beam.DoFn):
     def _samples(
         self, source: str, split: Split, document: Document, blobs: list[dict[str, Any]], tally: Tally
     ) -> Iterator[dict[str, Any]]:
-        """The rows of a document's windows; one without its pictures is dropped, as the shard stage counts it."""
+        """The rows of a document's windows; one without its images is dropped, as the shard stage counts it."""
         sharding = self._spec.sources[source].sharding
         for window in windows(document, sharding.max_media, sharding.max_chars):
             sample = window.document
@@ -373,7 +373,7 @@ def largest_tar_bytes(sample: Document, text: str, lengths: list[int]) -> int:
 
 
 def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
-    """Measure every picture once, then decide which documents become samples of which split."""
+    """Measure every image once, then decide which documents become samples of which split."""
     documents, measured, decided = documents_folder(out), features_folder(out), decisions_folder(out)
     parts = [receipt.part for receipt in documents.receipts()]
     sources = {
@@ -404,7 +404,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
         overused = beam.pvalue.AsDict(_overused(names, out, least))
         found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out), overused).with_outputs(
-            "documents", "groups", "pictures", main="fingerprints"
+            "documents", "groups", "images", main="fingerprints"
         )
         per_source = {name: s.filters.duplicates for name, s in spec.sources.items()}
         duplicates = found.fingerprints | "FindDuplicates" >> FindDuplicates(per_source)
@@ -415,7 +415,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         )
         edges = (
             joined.clusters | "ByCluster" >> beam.GroupByKey() | "BindClusters" >> beam.FlatMap(_star),
-            found.pictures | "ByPicture" >> beam.GroupByKey() | "BindPictures" >> beam.FlatMap(_star),
+            found.images | "ByImage" >> beam.GroupByKey() | "BindImages" >> beam.FlatMap(_star),
         ) | "AllEdges" >> beam.Flatten()
         roots = edges | "FindRoots" >> ConnectedComponents()
         groups = (
@@ -439,12 +439,12 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
 
 
 def _overused(names: beam.PCollection, out: str, least: int | None) -> beam.PCollection:
-    """(picture's hash, pages) of the pictures that more pages use than some source allows."""
+    """(image's hash, pages) of the images that more pages use than some source allows."""
     return (
         names
         | "ReadUses" >> beam.FlatMap(_uses, out)
         | "EachOnce" >> beam.Distinct()
-        | "PictureOf" >> beam.Map(lambda row: row[0])
+        | "ImageOf" >> beam.Map(lambda row: row[0])
         | "CountUses" >> beam.combiners.Count.PerElement()
         | "KeepOverused" >> beam.Filter(lambda row: least is not None and row[1] > least)
     )

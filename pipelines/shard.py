@@ -302,7 +302,7 @@ SOURCE_ROWS = (
     ("filter", "document"),
     ("shard", "sample"),
 )
-"""Rows by stage and unit, in order. An element is what a page embeds: a picture, a video, a frame."""
+"""Rows by stage and unit, in order. An element is what a page embeds: an image, a video, a frame."""
 
 
 def _write_all_drops(spec: CorpusSpec, out: str) -> None:

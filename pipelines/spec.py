@@ -118,15 +118,15 @@ class CrawlInput(Settings):
 
 
 class ImageFilter(Settings):
-    """Thresholds on stored pictures; null is off. A picture of unknown score never passes a threshold."""
+    """Thresholds on stored images; null is off. An image of unknown score never passes a threshold."""
 
-    min_side: int | None = Field(None, description="Pixels of the source picture's shorter side (OBELICS: 150)")
+    min_side: int | None = Field(None, description="Pixels of the source image's shorter side (OBELICS: 150)")
     max_side: int | None = Field(20_000, description="Pixels of the longer side (OBELICS)")
     max_aspect: float | None = Field(3.0, description="Longer over shorter side (COYO, DataComp: 3; OBELICS: 2)")
     min_bytes: int | None = Field(None, description="Bytes as stored (LAION, COYO: 5,120 as fetched)")
     min_blur: float | None = Field(None, description="Variance of the Laplacian (NeMo Curator: 100)")
-    min_contrast: float | None = Field(2.0, description="Standard deviation of grey, 0-255: drops blank pictures")
-    max_uses: int | None = Field(10, description="A picture on more pages than this is dropped (OBELICS, MMC4: 10)")
+    min_contrast: float | None = Field(2.0, description="Standard deviation of grey, 0-255: drops blank images")
+    max_uses: int | None = Field(10, description="An image on more pages than this is dropped (OBELICS, MMC4: 10)")
 
 
 class MatchFilter(Settings):
@@ -134,8 +134,8 @@ class MatchFilter(Settings):
 
     model: MatchSettings
     min_similarity: float | None = Field(None, description="Cosine; LAION-2B: 0.28 of ViT-B/32. Null: only scored")
-    assign: bool = Field(False, description="Interleaved: each picture at its best sentence (MMC4), not in DOM order")
-    side: Literal["before", "after"] = Field("before", description="Where an assigned picture stands to its sentence")
+    assign: bool = Field(False, description="Interleaved: each image at its best sentence (MMC4), not in DOM order")
+    side: Literal["before", "after"] = Field("before", description="Where an assigned image stands to its sentence")
 
 
 class Filters(Settings):
@@ -145,14 +145,14 @@ class Filters(Settings):
     text: TextQuality | None = Field(None, description="null: the profile of the source's kind")
     mask_personal_data: bool = True
     images: ImageFilter = ImageFilter()
-    min_images: int = Field(1, ge=0, description="Interleaved and video: pictures that must remain")
+    min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
     max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30)")
     match: MatchFilter | None = None
     duplicates: DuplicateSettings = DuplicateSettings()
 
 
 class MediaSettings(Settings):
-    """How pictures and videos are normalised when they arrive."""
+    """How images and videos are normalised when they arrive."""
 
     images: ImageSettings = ImageSettings()
     video: VideoSettings = VideoSettings()

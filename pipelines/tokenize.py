@@ -119,7 +119,7 @@ class _TokenizeShard(beam.DoFn):
 
 
 def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
-    """The documents of a shard, whose pictures' bytes are not read; one that may not be used is empty.
+    """The documents of a shard, whose images' bytes are not read; one that may not be used is empty.
 
     Raises:
         UserError: If the tar does not fit its sidecar.
@@ -134,9 +134,9 @@ def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
                 continue
             sample = TarSample(row["key"], 0, 0)
             for part in row["parts"]:
-                is_picture = part["name"].rpartition(".")[2].lower() in MIME_TYPES
+                is_image = part["name"].rpartition(".")[2].lower() in MIME_TYPES
                 file.seek(part["offset"])
-                sample.parts[part["name"]] = b"" if is_picture else file.read(part["bytes"])
+                sample.parts[part["name"]] = b"" if is_image else file.read(part["bytes"])
             try:
                 yield read_document(sample, shard.source)
             except ValueError as error:

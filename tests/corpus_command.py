@@ -52,7 +52,7 @@ def spec_tree(port: int) -> dict:
         "sources": {
             "stories": {
                 "kind": "interleaved",
-                "input": {**web, "include": ["/story/", "/map/", "/pictures"]},
+                "input": {**web, "include": ["/story/", "/map/", "/images"]},
                 "filters": {"images": {"min_side": 32}},
                 "sharding": {"max_samples": 4},
             },
@@ -66,7 +66,7 @@ def spec_tree(port: int) -> dict:
             "films": {"kind": "video", "input": web, "filters": anything},
             "texts": {
                 "kind": "text",
-                "input": {**web, "exclude": ["/story/", "/map/", "/pictures", "/film/", r"/$"]},
+                "input": {**web, "exclude": ["/story/", "/map/", "/images", "/film/", r"/$"]},
                 "sharding": {"max_samples": 4},
             },
         },

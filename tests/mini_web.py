@@ -60,7 +60,7 @@ def caption(name: str) -> str:
     return sentence(random.Random(name), "A {a} {n} beside the {a} {n} at {t}")
 
 
-def picture(name: str, size: tuple[int, int] = (160, 120)) -> bytes:
+def image_bytes(name: str, size: tuple[int, int] = (160, 120)) -> bytes:
     """A JPEG that depends on its name alone: coloured clouds and a circle."""
     rng = np.random.default_rng(list(name.encode()))
     clouds = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
@@ -125,8 +125,8 @@ class MiniWeb:
         text = caption(name)
         return f'<figure><img src="{src}" {attributes}><figcaption>{text}</figcaption></figure>'
 
-    def _picture(self, host: str, name: str, **answer: str) -> str:
-        self._put(host, f"/img/{name}.jpg", picture(name), "image/jpeg", **answer)
+    def _image(self, host: str, name: str, **answer: str) -> str:
+        self._put(host, f"/img/{name}.jpg", image_bytes(name), "image/jpeg", **answer)
         return f"/img/{name}.jpg"
 
     def _stories(self) -> None:
@@ -134,7 +134,7 @@ class MiniWeb:
             body = f"<h1>Story {n}</h1>"
             for i in range(2):
                 name = f"story-{n}-{i}"
-                body += f"<p>{paragraph(name)}</p>" + self._figure(self._picture(NORTH, name), name)
+                body += f"<p>{paragraph(name)}</p>" + self._figure(self._image(NORTH, name), name)
             self._page(NORTH, f"/story/{n}", body + f"<p>{paragraph(f'story-{n}-end')}</p>")
 
     def _texts(self) -> None:
@@ -148,7 +148,7 @@ class MiniWeb:
     def _maps(self) -> None:
         nouns, adjectives = _WORDS["n"].split(), _WORDS["a"].split()
         for n in range(NUM_MAPS):
-            src = self._picture(EAST, f"map-{n}")
+            src = self._image(EAST, f"map-{n}")
             first, second = (f"{adjectives[2 * n + i]} {nouns[3 * n + i]}" for i in range(2))
             text = f"Here the {first} stands to the left of the {second} and below a {nouns[-1 - n]}"
             image = f'<img src="{src}" width="160" height="120" usemap="#m">'
@@ -165,7 +165,7 @@ class MiniWeb:
             self._page(EAST, f"/film/{n}", f'<video src="/film-{n}.mp4">{track}</video><p>{paragraph(f"film-{n}")}</p>')
 
     def _traps(self) -> None:
-        """Pages and pictures that cause a drop each."""
+        """Pages and images that cause a drop each."""
         self._put(WEST, "/robots.txt", "User-agent: *\nDisallow: /private/\n", "text/plain")
         long = "".join(f"<p>{paragraph(f'west-{i}')}</p>" for i in range(3))
         self._page(WEST, "/private/diary", long)  # robots_disallowed
@@ -186,23 +186,23 @@ class MiniWeb:
         self.busy_once.add((WEST, "/busy"))  # 503, then 200
         self._page(WEST, "/flaky", "".join(f"<p>{paragraph(f'flaky-{i}')}</p>" for i in range(3)))
         self.passing |= {(WEST, "/flaky"), (WEST, "/img/flaky.jpg")}  # http_503 until healed
-        self._pictures()
+        self._images()
 
-    def _pictures(self) -> None:
-        """A page of pictures, most of which cannot be had."""
-        self._picture(WEST, "good")
-        self._picture(WEST, "flaky")
-        self._put(WEST, "/img/corrupt.jpg", picture("corrupt")[:400], "image/jpeg")  # corrupt_image
-        self._put(WEST, "/img/tiny.jpg", picture("tiny", (20, 16)), "image/jpeg")  # image_too_small
-        self._put(WEST, "/img/copy.jpg", picture("story-0-0"), "image/jpeg")  # exact_duplicate
-        self._picture(WEST, "refused", X_Robots_Tag="noai")  # noai
+    def _images(self) -> None:
+        """A page of images, most of which cannot be had."""
+        self._image(WEST, "good")
+        self._image(WEST, "flaky")
+        self._put(WEST, "/img/corrupt.jpg", image_bytes("corrupt")[:400], "image/jpeg")  # corrupt_image
+        self._put(WEST, "/img/tiny.jpg", image_bytes("tiny", (20, 16)), "image/jpeg")  # image_too_small
+        self._put(WEST, "/img/copy.jpg", image_bytes("story-0-0"), "image/jpeg")  # exact_duplicate
+        self._image(WEST, "refused", X_Robots_Tag="noai")  # noai
         moved = {"inside": self.url(NOWHERE, "/img/good.jpg"), "loop": "/img/loop.jpg", "moved": "/img/good-too.jpg"}
         for name, target in moved.items():  # private_address, redirect_loop, and one that is had
             self._put(WEST, f"/img/{name}.jpg", "", "text/plain", status=302, Location=target)
-        self._picture(WEST, "good-too")
+        self._image(WEST, "good-too")
         names = ("good", "moved", "flaky", "corrupt", "tiny", "copy", "refused", "inside", "loop", "missing")
         figures = (self._figure(f"/img/{name}.jpg", name) for name in names)
-        self._page(WEST, "/pictures", "".join(f"<p>{paragraph(f'gallery-{i}')}</p>{f}" for i, f in enumerate(figures)))
+        self._page(WEST, "/images", "".join(f"<p>{paragraph(f'gallery-{i}')}</p>{f}" for i, f in enumerate(figures)))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One request, noted before it is answered."""

@@ -25,7 +25,7 @@ from tests.corpus_command import (
 )
 from tests.mini_web import NUM_FILMS, NUM_MAPS, NUM_STORIES, NUM_TEXTS, WEST
 
-LOST_PICTURES = {
+LOST_IMAGES = {
     "http_503": 1,  # until healed
     "corrupt_image": 1,
     "noai": 1,
@@ -45,17 +45,17 @@ DROPS = {
     ("web", "extract", "page"): {"duplicate_url": 1, "noai": 1, "not_html": 1},
     ("texts", "extract", "document"): {"too_few_words": 1},
     ("texts", "filter", "document"): {"exact_duplicate": 1, "near_duplicate_text": 1},
-    ("stories", "fetch", "media"): LOST_PICTURES,
+    ("stories", "fetch", "media"): LOST_IMAGES,
     ("stories", "filter", "media"): {"image_too_small": 1},
-    ("figures", "fetch", "media"): LOST_PICTURES,
-    ("figures", "fetch", "document"): LOST_PICTURES,
+    ("figures", "fetch", "media"): LOST_IMAGES,
+    ("figures", "fetch", "document"): LOST_IMAGES,
     ("figures", "filter", "media"): {"image_too_small": 1, "document_dropped": 1},
     ("figures", "filter", "document"): {"image_too_small": 1, "near_duplicate_image": 1},
 }
-# Beside texts: /busy, and of the twins, the copies and their originals one each; a gallery of ten pictures.
+# Beside texts: /busy, and of the twins, the copies and their originals one each; a gallery of ten images.
 SAMPLES = {
     "stories": NUM_STORIES + NUM_MAPS + 1,
-    "figures": 2 * NUM_STORIES + NUM_MAPS + 10 - sum(LOST_PICTURES.values()) - 2,
+    "figures": 2 * NUM_STORIES + NUM_MAPS + 10 - sum(LOST_IMAGES.values()) - 2,
     "maps": NUM_MAPS,
     "films": NUM_FILMS,
     "texts": NUM_TEXTS + 2,
@@ -272,7 +272,7 @@ def test_a_new_source_fetches_only_what_is_new(built, tmp_path):
     more = {"kind": "pair", "input": {"crawl": "web", "include": ["/map/"]}, "filters": {"language": None}}
     tree["sources"]["more"] = more
     build_here(write_spec(tmp_path / "more.yaml", tree), out)
-    assert built.web.requests() == asked  # its pictures are there for the other sources
+    assert built.web.requests() == asked  # its images are there for the other sources
     tree["sources"]["more"] = more | {"media": {"images": {"image_size": 100}}}
     build_here(write_spec(tmp_path / "more.yaml", tree), out)
     new = built.web.requests()[len(asked) :]

@@ -29,11 +29,11 @@ def demo_web(port: int, pages_scale: float, seed: int) -> None:
 
 @commands.command("contact-sheet")
 @click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
-@click.option("--out", required=True, help="The picture: a .png or a .jpg.")
+@click.option("--out", required=True, help="The image: a .png or a .jpg.")
 @click.option("--per-kind", type=click.IntRange(1), show_default="a row", help="Samples of each kind.")
 @click.option("--seed", default=0, help="Another seed draws other samples.")
 def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> None:
-    """Draw samples of every kind from a corpus into one picture."""
+    """Draw samples of every kind from a corpus into one image."""
     from pipelines.shards.contact_sheet import write_contact_sheet
 
     num_samples = write_contact_sheet(corpus.rstrip("/"), out, per_kind=per_kind, seed=seed)

@@ -129,10 +129,10 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
 @click.option("--prompts", "prompts_path", default=None, help='JSON lines, each {"prompt": "..."}.')
-@click.option("--want", type=click.Choice(["text", "picture", "both"]), default="text", show_default=True)
+@click.option("--want", type=click.Choice(["text", "image", "both"]), default="text", show_default=True)
 @click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--max-pictures", type=click.IntRange(1), default=4, show_default=True, help="With --want both.")
+@click.option("--max-images", type=click.IntRange(1), default=4, show_default=True, help="With --want both.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), default=None, help="Not given: likeliest.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=None, help="Sample among the likeliest.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="With --want text.")
@@ -149,7 +149,7 @@ def generate(
     want: Any,
     save_to: str | None,
     max_new_tokens: int,
-    max_pictures: int,
+    max_images: int,
     temperature: float | None,
     top_p: float | None,
     beams: int,
@@ -157,7 +157,7 @@ def generate(
     frames: int,
     seed: int,
 ) -> None:
-    """Go on from prompts: as text, as a picture, or both in turn. A tuned model (--out OUT/tune) answers, or draws."""
+    """Go on from prompts: as text, as an image, or both in turn. A tuned model (--out OUT/tune) answers, or draws."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
@@ -175,7 +175,7 @@ def generate(
     run = open_run(out, config)
     chosen = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        max_images=max_pictures,
+        max_images=max_images,
         temperature=temperature,
         top_p=top_p,
         num_beams=beams,
@@ -183,9 +183,9 @@ def generate(
     folder = save_to or f"{out}/generated"
     rows = go_on(run, asked, Request(want, chosen, frames, guidance, seed), folder)
     for row in rows:
-        click.echo("\n".join([row["prompt"], *(f"  {part.get('text', part.get('picture'))}" for part in row["parts"])]))
-    num_pictures = sum(len(row["pictures"]) for row in rows)
-    click.echo(f"generated: {len(rows)} texts, {num_pictures} pictures, {folder}/{RESULTS}")
+        click.echo("\n".join([row["prompt"], *(f"  {part.get('text', part.get('image'))}" for part in row["parts"])]))
+    num_images = sum(len(row["images"]) for row in rows)
+    click.echo(f"generated: {len(rows)} texts, {num_images} images, {folder}/{RESULTS}")
 
 
 @commands.command()

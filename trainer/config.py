@@ -93,28 +93,28 @@ class PretrainSettings(RunSettings):
         return self
 
 
-class PictureDataSettings(DataSettings):
-    """Data of a run that is given pictures one by one: a pack is a picture."""
+class ImageDataSettings(DataSettings):
+    """Data of a run that is given images one by one: a pack is an image."""
 
     plan: PlanSettings = Field(
-        PlanSettings(length=1, packs_per_step=256), description="packs_per_step is the global batch of pictures"
+        PlanSettings(length=1, packs_per_step=256), description="packs_per_step is the global batch of images"
     )
 
     @model_validator(mode="after")
-    def _one_picture_a_pack(self) -> Self:
+    def _one_image_a_pack(self) -> Self:
         if self.plan.length != 1:
-            raise ValueError("plan.length must be 1 here: a pack is a picture")
+            raise ValueError("plan.length must be 1 here: a pack is an image")
         return self
 
 
-class PictureRunSettings(RunSettings):
-    """A run that is given pictures one by one."""
+class ImageRunSettings(RunSettings):
+    """A run that is given images one by one."""
 
-    data: PictureDataSettings = PictureDataSettings()
+    data: ImageDataSettings = ImageDataSettings()
     held_out: HeldOutSettings = HeldOutSettings(packs=64)
 
 
-class EncoderRunSettings(PictureRunSettings):
+class EncoderRunSettings(ImageRunSettings):
     """`encoder`: a contrastive one (CLIP, arXiv:2103.00020) from pairs, where no released one is at hand."""
 
     text_width: int = Field(128, description="of the text tower")
@@ -123,20 +123,20 @@ class EncoderRunSettings(PictureRunSettings):
     context_length: int = Field(32, description="tokens of a caption, the two around it included; longer ones are cut")
     pool: Literal["tok", "avg"] = Field(
         "avg",
-        description="what of a picture meets its caption: CLIP's class token, or the mean of the patches, which "
+        description="what of an image meets its caption: CLIP's class token, or the mean of the patches, which "
         "teaches what the main model reads",
     )
-    embed_width: int = Field(128, description="of the space in which pictures and captions meet")
+    embed_width: int = Field(128, description="of the space in which images and captions meet")
     max_shift: float = Field(
-        0.0, ge=0, le=0.5, description="pictures are shifted at random by up to this part of their side"
+        0.0, ge=0, le=0.5, description="images are shifted at random by up to this part of their side"
     )
 
 
-class AutoencoderRunSettings(PictureRunSettings):
+class AutoencoderRunSettings(ImageRunSettings):
     """`decoder`, its first part: the latent space, where no released autoencoder is at hand."""
 
 
-class DecoderRunSettings(PictureRunSettings):
+class DecoderRunSettings(ImageRunSettings):
     """`decoder`: the diffusion model that draws."""
 
     autoencoder: AutoencoderRunSettings | None = Field(
@@ -144,14 +144,14 @@ class DecoderRunSettings(PictureRunSettings):
     )
     weights: tuple[WeightsSettings, ...] = Field((), description="of U-Net and autoencoder to begin with, in turn")
     conditions: Literal["encoded", "rollout"] = Field(
-        "encoded", description="embeddings of the picture itself (Emu2), or what the model draws for its text (Emu)"
+        "encoded", description="embeddings of the image itself (Emu2), or what the model draws for its text (Emu)"
     )
     max_caption_tokens: int = Field(150, description="for rollouts: longer captions are cut (Emu leaves them out)")
     max_scale: float = Field(
         1.0,
         ge=1,
-        description="pictures are scaled at random to up to so many times the size and a square is cut out "
-        "(Emu2 does; it says not by how much); 1: whole pictures",
+        description="images are scaled at random to up to so many times the size and a square is cut out "
+        "(Emu2 does; it says not by how much); 1: whole images",
     )
 
 

@@ -16,13 +16,13 @@ class EvaluateSettings(Settings):
     combined: tuple[str, ...] = Field(
         (), description="attributes whose combinations are told apart: named in training captions, or held out"
     )
-    captions: int = Field(240, ge=1, description="pictures of each set that are captioned, at most")
-    pictures: int = Field(120, ge=1, description="captions of each set that pictures are drawn for, at most")
-    continuations: int = Field(120, ge=1, description="pages, and videos, whose next picture is predicted, at most")
+    captions: int = Field(240, ge=1, description="images of each set that are captioned, at most")
+    images: int = Field(120, ge=1, description="captions of each set that images are drawn for, at most")
+    continuations: int = Field(120, ge=1, description="pages, and videos, whose next image is predicted, at most")
     max_new_tokens: int = Field(64, ge=1, description="of a caption")
     batch: int = Field(120, ge=1, description="samples that are generated at a time")
-    judge_steps: int = Field(350, ge=1, description="of training the network that judges drawn pictures")
-    seed: int = Field(0, description="decides which samples, and the noise that pictures are drawn from")
+    judge_steps: int = Field(350, ge=1, description="of training the network that judges drawn images")
+    seed: int = Field(0, description="decides which samples, and the noise that images are drawn from")
 
     @model_validator(mode="after")
     def _known(self) -> Self:

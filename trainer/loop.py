@@ -87,7 +87,7 @@ class Training:
             module = self.task.build()
         self.loader = self.data.loader(self.task.costs(), world, found.data if found else None)
         if found is None and world.is_first:
-            self.task.begin(module, self.data.first_pictures(self.task.costs()), world.device)
+            self.task.begin(module, self.data.first_images(self.task.costs()), world.device)
         self.engine = self._engine(module)
         if found is not None:
             self._resume(found)
@@ -282,7 +282,7 @@ class Training:
         with filled_once(self.world):
             module = self.task.load(storage.join(self.out, "model"))
         if self.world.is_first:
-            self.task.begin(module, self.data.first_pictures(self.task.costs()), self.world.device)
+            self.task.begin(module, self.data.first_images(self.task.costs()), self.world.device)
         self.engine = self._engine(module)
 
     def _save(self, step: int) -> None:

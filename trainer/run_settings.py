@@ -70,7 +70,7 @@ class Stage(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     objective: ObjectiveConfig | None = Field(None, description="null: the model's own")
     media_first: float | None = Field(
-        None, ge=0, le=1, description="probability that pictures and frames come before their text; null: the layout's"
+        None, ge=0, le=1, description="probability that images and frames come before their text; null: the layout's"
     )
 
     @field_validator("lr")
@@ -153,7 +153,7 @@ class HeldOutSettings(Settings):
     every: int | None = Field(None, ge=1, description="steps; null: never")
     split: Literal["val", "test"] = "val"
     packs: int = Field(4, ge=1, description="of each source, at most")
-    samples: int = Field(4, ge=0, description="captions that are generated for pictures, to be read in samples/")
+    samples: int = Field(4, ge=0, description="captions that are generated for images, to be read in samples/")
 
 
 class RunSettings(Settings):

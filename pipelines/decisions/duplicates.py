@@ -1,4 +1,4 @@
-"""Which records are the same: equal hashes, pictures whose perceptual hashes are close, texts that share most words.
+"""Which records are the same: equal hashes, images whose perceptual hashes are close, texts that share most words.
 
 Candidates for a pair are found by banding (records that share a band's value meet), verified, and joined into clusters;
 of each cluster one record is kept. All here are plain functions on small rows; find_duplicates.py runs them in Beam.
@@ -194,7 +194,7 @@ def _phash_bands(phash: int, max_distance: int) -> Iterator[bytes]:
     """Values of which two hashes within the distance share one at least.
 
     Of d + 2 blocks d differing bits leave two untouched: a band is a pair of blocks, 18 bits wide at d = 5. Of d + 1
-    blocks one is left, but at 10 bits a thousand strangers meet in every band of a million pictures.
+    blocks one is left, but at 10 bits a thousand strangers meet in every band of a million images.
     """
     if max_distance == 0:
         yield b"%d" % phash

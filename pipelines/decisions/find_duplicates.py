@@ -1,4 +1,4 @@
-"""Duplicates over all workers: Beam transforms in which only small rows are shuffled, never text or pictures."""
+"""Duplicates over all workers: Beam transforms in which only small rows are shuffled, never text or images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -23,7 +23,7 @@ def windows(document: Document, max_media: int, max_chars: int) -> list[Window]:
 
     Args:
         document: Completed.
-        max_media: Pictures a sample.
+        max_media: Images a sample.
         max_chars: Code points of text a sample.
     """
     groups = [g for g in _groups(document.segments, max_media, max_chars) if g]

@@ -1,4 +1,4 @@
-"""Thresholds on a completed document: which of its pictures pass, and whether it is kept with those."""
+"""Thresholds on a completed document: which of its images pass, and whether it is kept with those."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pipelines.document import CAPTIONED, Document, Score, without_media
 from pipelines.spec import SourceSpec
 from pipelines.text.assignment import UNMATCHED, interleave_by_assignment
 
-PICTURE_REASONS = (
+IMAGE_REASONS = (
     "image_too_small",
     "image_too_large",
     "image_aspect",
@@ -20,18 +20,18 @@ PICTURE_REASONS = (
     "low_similarity",
     UNMATCHED,
 )
-"""Why a picture is left out; of a pair or grounded sample, also why the document is."""
+"""Why an image is left out; of a pair or grounded sample, also why the document is."""
 DOCUMENT_REASONS = ("too_few_images", "too_many_images")
-"""Why a document is left out for the number of pictures that passed."""
+"""Why a document is left out for the number of images that passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A document after its thresholds: with the pictures that passed, or null with the reason."""
+    """A document after its thresholds: with the images that passed, or null with the reason."""
 
     document: Document | None
-    places: tuple[int, ...]  # which of its pictures are left
-    lost: dict[int, tuple[str, str]]  # picture: reason, detail
+    places: tuple[int, ...]  # which of its images are left
+    lost: dict[int, tuple[str, str]]  # image: reason, detail
     reason: str | None = None
     detail: str | None = None
 
@@ -43,14 +43,14 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
         document: Completed.
         row: Its features.
         source: Its source.
-        overused: In how many pages the most used pictures occur, by their hash.
+        overused: In how many pages the most used images occur, by their hash.
     """
     filters = source.filters
     match = filters.match
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
     lost: dict[int, tuple[str, str]] = {}
     for i, measured in enumerate(row["media"]):
-        reason = _picture_reason(document, i, measured, source, overused)
+        reason = _image_reason(document, i, measured, source, overused)
         similarity = best[i] if best else None
         if reason is None and match is not None and _is_below(similarity, match.min_similarity):
             reason = ("low_similarity", str(similarity))
@@ -83,10 +83,10 @@ def _is_below(value: float | None, least: float | None) -> bool:
     return least is not None and (value is None or not value >= least)
 
 
-def _picture_reason(
+def _image_reason(
     document: Document, i: int, measured: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]
 ) -> tuple[str, str] | None:
-    """Why a picture does not pass; what is not known never passes a threshold."""
+    """Why an image does not pass; what is not known never passes a threshold."""
     limits, media = source.filters.images, document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)

@@ -1,1 +1,1 @@
-"""Pictures: judged, decoded, normalised, measured, and held against text."""
+"""Images: judged, decoded, normalised, measured, and held against text."""

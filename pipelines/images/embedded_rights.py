@@ -1,4 +1,4 @@
-"""What a picture's own file says about its use: PLUS data mining, C2PA/CAWG training and mining, where it came from.
+"""What an image's own file says about its use: PLUS data mining, C2PA/CAWG training and mining, where it came from.
 
 Must be read from the bytes as fetched: resizing strips them. That nothing is said proves nothing. Signatures are
 not checked: a reservation in an unsigned or invalid manifest is honoured all the same.
@@ -17,7 +17,7 @@ from pipelines.images.metadata import EXIF_COPYRIGHT, exif_value, read_metadata,
 PLUS_PROHIBITED = "plus_prohibited"
 C2PA_NOT_ALLOWED = "c2pa_not_allowed"
 REASONS = (PLUS_PROHIBITED, C2PA_NOT_ALLOWED)
-"""Why a picture is left out for what its own file says."""
+"""Why an image is left out for what its own file says."""
 
 _PLUS_FREE = ("DMI-UNSPECIFIED", "DMI-ALLOWED")  # all else reserves something (IPTC Photo Metadata 2023.1)
 _PLUS = re.compile(r"ns\.useplus\.org/ldf/vocab/(DMI-[A-Z-]{1,80})")
@@ -34,7 +34,7 @@ _MAX_VALUES, _MAX_DEPTH = 20_000, 24
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRights:
-    """The signals found, in a fixed order, and the reasons for which the picture must be left out (`REASONS`)."""
+    """The signals found, in a fixed order, and the reasons for which the image must be left out (`REASONS`)."""
 
     signals: tuple[Signal, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class EmbeddedRights:
 def embedded_rights(
     data: bytes, *, target: str = "media:0", url: str | None = None, observed_at: str | None = None
 ) -> EmbeddedRights:
-    """What the file of a picture, as fetched, says about its use.
+    """What the file of an image, as fetched, says about its use.
 
     Args:
         data: The bytes as fetched.
@@ -85,7 +85,7 @@ def embedded_rights(
 def _read_manifests(store: bytes) -> tuple[list[tuple[str, str]], set[str], bool]:
     """Mining entries and digital source types of all manifests of a store, and whether all of it could be read.
 
-    An ingredient's manifest counts as the active one does: a picture made from a reserved one stays reserved.
+    An ingredient's manifest counts as the active one does: an image made from a reserved one stays reserved.
     """
     mining: set[tuple[str, str]] = set()
     source_types: set[str] = set()

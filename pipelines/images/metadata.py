@@ -1,4 +1,4 @@
-"""The containers of pictures: format, size, what they carry beside pixels, and the same file without it.
+"""The containers of images: format, size, what they carry beside pixels, and the same file without it.
 
 Everything is read from the bytes, never from a name or a header of HTTP, and without decoding a pixel, so that a
 hostile file costs nothing. JPEG, PNG and WebP are walked; the other formats are only recognised, and their XMP
@@ -29,7 +29,7 @@ _EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a picture carries: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
+    """What an image carries: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
 
     exif: bytes = b""
     xmp: bytes = b""
@@ -85,7 +85,7 @@ def read_size(data: bytes, format: Format) -> tuple[int, int]:
 
 
 def read_metadata(data: bytes, format: Format) -> Metadata:
-    """The metadata of a picture; what is broken is left out."""
+    """The metadata of an image; what is broken is left out."""
     try:
         if format == "jpeg":
             return _jpeg_metadata(data)
@@ -100,7 +100,7 @@ def read_metadata(data: bytes, format: Format) -> Metadata:
 
 
 def strip_metadata(data: bytes, format: Format) -> bytes:
-    """The same picture, not decoded, with nothing but what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
+    """The same image, not decoded, with nothing but what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
 
     Raises:
         ValueError: If the file is broken or the format is not JPEG, PNG or a still, opaque WebP.
@@ -116,7 +116,7 @@ def strip_metadata(data: bytes, format: Format) -> bytes:
         if format == "webp":
             pixels = [(n, data[s:e]) for n, s, e in _webp_chunks(data) if n in (b"VP8 ", b"VP8L")]
             if len(pixels) != 1:
-                raise ValueError("not one still picture")
+                raise ValueError("not one still image")
             name, payload = pixels[0]
             chunk = name + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
             return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -270,7 +270,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         if name == b"VP8 ":
             width, height = struct.unpack_from("<HH", data, start + 6)
             return int(width) & 0x3FFF, int(height) & 0x3FFF
-    raise ValueError("no picture in the WebP container")
+    raise ValueError("no image in the WebP container")
 
 
 def _webp_metadata(data: bytes) -> Metadata:

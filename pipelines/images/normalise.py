@@ -1,6 +1,6 @@
-"""Pictures: judged by their header, decoded, turned upright, resized by img2dataset's `Resizer`, freed of metadata.
+"""Images: judged by their header, decoded, turned upright, resized by img2dataset's `Resizer`, freed of metadata.
 
-Same bytes and settings in, same bytes out. What a box on the source picture becomes is part of the result.
+Same bytes and settings in, same bytes out. What a box on the source image becomes is part of the result.
 """
 
 import functools
@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 
 REASONS = ("unsupported_format", "corrupt_image", "too_many_pixels", "too_small", "image_area", "aspect_ratio")
-"""Why `normalise` rejects a picture."""
+"""Why `normalise` rejects an image."""
 
 _ENCODED: dict[str, Format] = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 _SIDES = struct.Struct("<II")
@@ -35,7 +35,7 @@ _MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # of the formats;
 
 
 class ImageSettings(Settings):
-    """How pictures are stored; img2dataset's option names where it has the option."""
+    """How images are stored; img2dataset's option names where it has the option."""
 
     image_size: int = Field(
         default=448, gt=0, description="Side in pixels that resize_mode refers to; 448 is what Emu2 reads."
@@ -45,16 +45,16 @@ class ImageSettings(Settings):
         description="keep_ratio: the shorter side becomes image_size; keep_ratio_largest: the longer one; center_crop"
         " and border: a square, cut or padded with white; no: as it is.",
     )
-    resize_only_if_bigger: bool = Field(default=True, description="Leave smaller pictures at their size.")
-    upscale_interpolation: Interpolation = Field(default="lanczos", description="Resampling when a picture grows.")
-    downscale_interpolation: Interpolation = Field(default="area", description="Resampling when a picture shrinks.")
-    encode_format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="Format of stored pictures.")
+    resize_only_if_bigger: bool = Field(default=True, description="Leave smaller images at their size.")
+    upscale_interpolation: Interpolation = Field(default="lanczos", description="Resampling when an image grows.")
+    downscale_interpolation: Interpolation = Field(default="area", description="Resampling when an image shrinks.")
+    encode_format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="Format of stored images.")
     encode_quality: int = Field(
         default=95, ge=0, le=100, description="JPEG and WebP: 0 to 100. PNG: compression, 0 to 9."
     )
     skip_reencode: bool = Field(
         default=True,
-        description="Store a picture that is already in encode_format, opaque, upright and of the right size as it"
+        description="Store an image that is already in encode_format, opaque, upright and of the right size as it"
         " came, only without its metadata.",
     )
     min_image_size: int = Field(
@@ -79,8 +79,8 @@ class ImageSettings(Settings):
         return self
 
 
-class ImageRejected(Exception):  # noqa: N818 - a verdict on the picture, not a failure of ours
-    """A picture that cannot be kept: one of `REASONS`, and what was found."""
+class ImageRejected(Exception):  # noqa: N818 - a verdict on the image, not a failure of ours
+    """An image that cannot be kept: one of `REASONS`, and what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -89,18 +89,18 @@ class ImageRejected(Exception):  # noqa: N818 - a verdict on the picture, not a 
 
 @dataclass(frozen=True, slots=True)
 class BoxMap:
-    """How a box moves from the source to the stored picture: turned by `orientation` (EXIF), scaled, shifted."""
+    """How a box moves from the source to the stored image: turned by `orientation` (EXIF), scaled, shifted."""
 
     orientation: int = 1
     scale: tuple[float, float] = (1.0, 1.0)
     shift: tuple[float, float] = (0.0, 0.0)
 
     def map_box(self, box: Box, *, is_upright: bool = False) -> Box | None:
-        """The box on the stored picture, or None where nothing of it is left.
+        """The box on the stored image, or None where nothing of it is left.
 
         Args:
             box: [x0, y0, x1, y1] in 0..1 from the top left of the source's pixels.
-            is_upright: Whether the box already refers to the turned picture, as whoever saw it in a browser means it.
+            is_upright: Whether the box already refers to the turned image, as whoever saw it in a browser means it.
         """
         x0, y0, x1, y1 = box if is_upright else _turn_box(box, self.orientation)
         x0, x1 = (min(max(x * self.scale[0] + self.shift[0], 0.0), 1.0) for x in (x0, x1))
@@ -110,7 +110,7 @@ class BoxMap:
 
 @dataclass(frozen=True, slots=True)
 class NormalisedImage:
-    """A picture as it is stored; the source's sizes are those of the upright picture."""
+    """An image as it is stored; the source's sizes are those of the upright image."""
 
     data: bytes
     mime: str
@@ -125,9 +125,9 @@ class NormalisedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """Numbers about a stored picture.
+    """Numbers about a stored image.
 
-    `phash` is a 64-bit DCT hash (pictures that look alike differ in few bits; of a picture with `std` near 0 it says
+    `phash` is a 64-bit DCT hash (images that look alike differ in few bits; of an image with `std` near 0 it says
     nothing), `blur` the variance of the Laplacian (sharp is high; NeMo Curator keeps >= 100), `aspect` width over
     height, `mean` and `std` of the grey values 0..255.
     """
@@ -142,7 +142,7 @@ class ImageFeatures:
 
 
 def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
-    """A fetched picture as it is stored. Of an animation, the first frame.
+    """A fetched image as it is stored. Of an animation, the first frame.
 
     Raises:
         ImageRejected: With one of `REASONS`.
@@ -184,14 +184,14 @@ def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str
 
 
 def features(data: bytes) -> ImageFeatures:
-    """The features of a stored picture (JPEG, PNG or WebP).
+    """The features of a stored image (JPEG, PNG or WebP).
 
     Raises:
         ValueError: If it cannot be decoded.
     """
     grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     if grey is None:
-        raise ValueError("not a picture that can be decoded")
+        raise ValueError("not an image that can be decoded")
     height, width = grey.shape
     low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])  # without the mean, which would outweigh the rest

@@ -1,4 +1,4 @@
-"""Paper to set text and pictures on: for contact sheets of corpora and of what a model can do."""
+"""Paper to set text and images on: for contact sheets of corpora and of what a model can do."""
 
 import importlib.util
 import re
@@ -17,7 +17,7 @@ Run = tuple[str, str]
 
 
 class Column:
-    """A strip of paper on which pictures and texts are put one below the other, until it is full."""
+    """A strip of paper on which images and texts are put one below the other, until it is full."""
 
     def __init__(self, width: int, max_height: int) -> None:
         self._image = Image.new("RGB", (width, max_height), PAPER)
@@ -30,11 +30,11 @@ class Column:
         self._draw.line((0, self._y, self._image.width, self._y), fill=RULE, width=2)
         self._y += 14
 
-    def picture(self, picture: Image.Image) -> None:
-        """A picture, or a sign that there was no room for it."""
-        if self._has_room(picture.height):
-            self._image.paste(picture, (0, self._y))
-            self._y += picture.height + 10
+    def image(self, image: Image.Image) -> None:
+        """An image, or a sign that there was no room for it."""
+        if self._has_room(image.height):
+            self._image.paste(image, (0, self._y))
+            self._y += image.height + 10
 
     def text(self, runs: Iterable[Run], size: int) -> None:
         """Text in lines as wide as the strip; a sign where the rest has no room."""

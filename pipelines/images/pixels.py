@@ -1,4 +1,4 @@
-"""The pixels of a picture file: 8-bit BGR on white, and how they must be turned to stand upright."""
+"""The pixels of an image file: 8-bit BGR on white, and how they must be turned to stand upright."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ class Decoded:
     """What a file holds.
 
     `pixels` is (height, width, 3) uint8, BGR, not yet turned; `orientation` EXIF's 1 to 8; `is_plain` whether the
-    file is one opaque picture of at most 8 bits in RGB or grey, so that nothing had to be converted.
+    file is one opaque image of at most 8 bits in RGB or grey, so that nothing had to be converted.
     """
 
     pixels: Pixels

@@ -1,4 +1,4 @@
-"""How well a picture and a text belong together: cosine of their CLIP embeddings, by open_clip.
+"""How well an image and a text belong together: cosine of their CLIP embeddings, by open_clip.
 
 Needs torch, and only where a spec asks for it. Batches have one fixed size and the number of threads is set, so that
 the same part gives the same numbers; they are rounded to 4 decimals, beyond which kernels and machines differ.
@@ -102,18 +102,18 @@ class ImageTextMatch:
         self.model_id = f"{settings.model if settings.weights is None else name}/{settings.precision}"
 
     def similarities(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
-        """Cosine of each picture with the text at the same place."""
+        """Cosine of each image with the text at the same place."""
         if len(images) != len(texts):
-            raise ValueError(f"{len(images)} pictures but {len(texts)} texts")
+            raise ValueError(f"{len(images)} images but {len(texts)} texts")
         products = (self.embed_images(images) * self.embed_texts(texts)).sum(axis=1)
         return [round(float(value), DECIMALS) for value in products]
 
     def similarity_matrix(self, images: Sequence[bytes], texts: Sequence[str]) -> NDArray[np.float32]:
-        """(pictures, texts) cosines of each picture with each text."""
+        """(images, texts) cosines of each image with each text."""
         return np.round(self.embed_images(images) @ self.embed_texts(texts).T, DECIMALS)
 
     def embed_images(self, images: Sequence[bytes]) -> NDArray[np.float32]:
-        """(N, width) unit vectors of picture files."""
+        """(N, width) unit vectors of image files."""
         return self._embed(images, lambda batch: [self._preprocess(_open(data)) for data in batch], "encode_image")
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from pipelines.web import urls
 
 @dataclass(frozen=True, slots=True)
 class LostMedia:
-    """A picture or video that a document asked for and did not get."""
+    """An image or video that a document asked for and did not get."""
 
     reason: str
     url: str | None
@@ -49,8 +49,8 @@ def complete(
     Args:
         candidate: As the extract stage wrote it.
         stored: What became of each request, by `MediaRequest.key`.
-        min_images: Pictures that an interleaved or video document needs.
-        allows_license: Whether a picture of this licence may be used.
+        min_images: Images that an interleaved or video document needs.
+        allows_license: Whether an image of this licence may be used.
     """
     if candidate.requests and candidate.requests[0].type == "video":
         return _complete_video(candidate, stored[candidate.requests[0].key], min_images, allows_license)
@@ -97,7 +97,7 @@ def _complete_images(
         (why,) = lost.values()
         return replace(result, document=None, blobs=(), reason=why.reason, detail=why.url or why.detail)
     if document.kind == "grounded" and not any(s.regions for s in completed.segments):
-        return replace(result, document=None, blobs=(), reason="box_outside_picture")
+        return replace(result, document=None, blobs=(), reason="box_outside_image")
     if document.kind in ("interleaved", "video") and len(media) < max(1, min_images):
         counted = sorted(Counter(why.reason for why in result.lost).items())
         reasons = ", ".join(f"{reason} {num}" for reason, num in counted)
@@ -166,7 +166,7 @@ def _box_map(found: StoredMedia) -> BoxMap:
 
 
 def _map_boxes(segment: Segment, maps: Sequence[BoxMap], is_upright: bool) -> Segment:
-    """The segment with its boxes where they lie on the stored pictures, less those of which nothing is left."""
+    """The segment with its boxes where they lie on the stored images, less those of which nothing is left."""
     if not segment.regions:
         return segment
     boxes = ((r, maps[r.media].map_box(r.box, is_upright=is_upright)) for r in segment.regions)

@@ -51,7 +51,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One picture: an image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
+    """One image: an image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
 
     blob: Blob
     mime: str

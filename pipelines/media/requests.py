@@ -22,7 +22,7 @@ _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A fetched picture: what its file says of its use, and its stored form or the reason why there is none."""
+    """A fetched image: what its file says of its use, and its stored form or the reason why there is none."""
 
     signals: tuple[Signal, ...]
     image: NormalisedImage | None
@@ -55,7 +55,7 @@ async def fetch_media(
     settings: MediaSettings,
     writer: RawPartWriter,
 ) -> None:
-    """Ask for a picture or a video and store what came of it; a failure is stored with its reason.
+    """Ask for an image or a video and store what came of it; a failure is stored with its reason.
 
     Args:
         client: Of this worker.

@@ -1,6 +1,6 @@
-"""Writes a tree down as blocks: text, pictures and videos in the order of the DOM.
+"""Writes a tree down as blocks: text, images and videos in the order of the DOM.
 
-A line is broken where a browser breaks it. Lists keep their markers, tables their rows, code its lines. A picture
+A line is broken where a browser breaks it. Lists keep their markers, tables their rows, code its lines. An image
 inside a paragraph, a list or a table divides it.
 """
 
@@ -48,7 +48,7 @@ class PageWriter:
 
     Args:
         base: The base URL of the page.
-        statements: What it says about its pictures.
+        statements: What it says about its images.
         areas: `<area>` elements of each image map, by its name; taken out once used.
     """
 
@@ -226,7 +226,7 @@ class PageWriter:
     # Media
 
     def _media(self, block: PageImage | PageVideo) -> None:
-        """Write a picture or video, after the text that stands before it."""
+        """Write an image or video, after the text that stands before it."""
         if self._cells is None:
             self._break()
             self._blocks.append(block)
@@ -237,7 +237,7 @@ class PageWriter:
         self._cells = []
 
     def _images_only(self, element: Element) -> None:
-        """Of a `<noscript>` or a button the pictures; those of a `<noscript>` beside a picture are that picture's."""
+        """Of a `<noscript>` or a button the images; those of a `<noscript>` beside an image are that image's."""
         if element.tag == "noscript" and any(n.tag in ("img", "picture") for n in element.neighbours()):
             return
         for image in element.descendants("img"):
@@ -251,7 +251,7 @@ class PageWriter:
             source = choose_source(element, self._base, link, is_captioned=is_captioned)
         except Skipped as skipped:
             self.skipped[skipped.reason] += 1
-            # Inside a figure an icon may bear the figure's alt: DocBook's style sheets give it to each picture there.
+            # Inside a figure an icon may bear the figure's alt: DocBook's style sheets give it to each image there.
             is_icon = skipped.reason in ("chrome_image", "small_image") and not self._figures
             if is_icon and "".join(self._pieces).strip():
                 self._pieces.append(words_of_icon(element))
@@ -286,7 +286,7 @@ class PageWriter:
     def _regions(
         self, element: Element, urls: list[str], size: tuple[int | None, int | None]
     ) -> tuple[PageRegion, ...]:
-        """The regions of the picture's map and annotations; each is taken once, where the picture comes first."""
+        """The regions of the image's map and annotations; each is taken once, where the image comes first."""
         found, reasons = area_regions(self._areas.pop(element.get("usemap").removeprefix("#"), []), size)
         self.skipped.update(reasons)
         for url in urls:
@@ -318,7 +318,7 @@ class PageWriter:
         self._bind(self._figures.pop())
 
     def _icons(self, caption: Element) -> list[str] | None:
-        """Why each picture in a caption is none to be shown; None where one is, and the caption a block around it."""
+        """Why each image in a caption is none to be shown; None where one is, and the caption a block around it."""
         reasons: list[str] = []
         for image in caption.descendants("img"):
             try:
@@ -346,7 +346,7 @@ class PageWriter:
             self._text(text)
 
     def _bind(self, figure: Figure) -> None:
-        """Give a figure's caption and credit to its pictures; a caption stands behind the last of them."""
+        """Give a figure's caption and credit to its images; a caption stands behind the last of them."""
         media = [i for i in range(figure.start, len(self._blocks)) if not isinstance(self._blocks[i], _Text)]
         for i in media if figure.credit else ():
             block = self._blocks[i]
@@ -361,7 +361,7 @@ class PageWriter:
         for i in media:
             block = self._blocks[i]
             assert isinstance(block, PageImage | PageVideo)
-            # A picture with words of its own inside the figure has the figure's title before them.
+            # An image with words of its own inside the figure has the figure's title before them.
             if not (block.caption or "").startswith(caption):
                 self._blocks[i] = replace(block, caption=join_captions(caption, block.caption or ""))
         if bare:

@@ -8,7 +8,7 @@ from pipelines.document import Role
 
 @dataclass(frozen=True, slots=True)
 class PageRegion:
-    """Words about a part of a picture, and its box: [x0, y0, x1, y1] in 0..1 from the top left."""
+    """Words about a part of an image, and its box: [x0, y0, x1, y1] in 0..1 from the top left."""
 
     text: str
     box: tuple[float, float, float, float]
@@ -18,7 +18,7 @@ class PageRegion:
 class PageText:
     """A paragraph, heading, list, table, caption, or a figure's title: role `body`, `heading`, `caption` or `title`.
 
-    Only a figure of several pictures that have captions of their own has a title.
+    Only a figure of several images that have captions of their own has a title.
     """
 
     text: str
@@ -27,12 +27,12 @@ class PageText:
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
-    """A picture at a canonical `url`, or with its bytes in the page (`data`, and no URL).
+    """An image at a canonical `url`, or with its bytes in the page (`data`, and no URL).
 
-    `caption` also stands as a block of its own behind the picture, or behind the last of those that share it; where
-    its figure has a title over several pictures, `caption` begins with that, and the block does not. Width
+    `caption` also stands as a block of its own behind the image, or behind the last of those that share it; where
+    its figure has a title over several images, `caption` begins with that, and the block does not. Width
     and height are those declared, or those of the inline bytes. `license` is a URL or a phrase, as it was found;
-    a licence of the page is never a picture's.
+    a licence of the page is never an image's.
     """
 
     url: str | None
@@ -99,7 +99,7 @@ class Page:
 
     @property
     def images(self) -> tuple[PageImage, ...]:
-        """The pictures, in order."""
+        """The images, in order."""
         return tuple(b for b in self.blocks if isinstance(b, PageImage))
 
     @property

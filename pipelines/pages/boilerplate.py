@@ -49,7 +49,7 @@ _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
 def main_content(body: Element) -> Element:
-    """The one `<main>` or `<article>`, where it holds a fair share of the page's text or pictures; else the body."""
+    """The one `<main>` or `<article>`, where it holds a fair share of the page's text or images; else the body."""
     enough = MIN_MAIN_SHARE * _prose(body)
     for found in (
         [e for e in body.descendants() if e.tag == "main" or e.get("role") == "main"],

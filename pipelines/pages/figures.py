@@ -42,7 +42,7 @@ class Figure:
 
 
 def is_figure(element: Element) -> bool:
-    """Whether an element holds a picture and what belongs to it."""
+    """Whether an element holds an image and what belongs to it."""
     return (
         element.tag == "figure"
         or not _FIGURE_CLASSES.isdisjoint(element.classes)
@@ -51,7 +51,7 @@ def is_figure(element: Element) -> bool:
 
 
 def is_caption(element: Element) -> bool:
-    """Whether an element holds the words below a picture."""
+    """Whether an element holds the words below an image."""
     if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
         return True
     return (
@@ -63,7 +63,7 @@ def is_caption(element: Element) -> bool:
 
 
 def is_credit(element: Element) -> bool:
-    """Whether an element says whom a picture is from."""
+    """Whether an element says whom an image is from."""
     return not _CREDIT_WORDS.isdisjoint(element.words) or element.get("itemprop").lower() in _CREDIT_PROPERTIES
 
 

@@ -1,4 +1,4 @@
-"""What a page says about its pictures in JSON-LD: licences and credits (schema.org), Web Annotations with boxes."""
+"""What a page says about its images in JSON-LD: licences and credits (schema.org), Web Annotations with boxes."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Words about the box x, y, width, height of a picture, in percent or in pixels of `size`, where that is told."""
+    """Words about the box x, y, width, height of an image, in percent or in pixels of `size`, where that is told."""
 
     text: str
     xywh: tuple[float, float, float, float]
@@ -40,7 +40,7 @@ class Annotation:
         """The region, or why there is none.
 
         Args:
-            declared: The picture's width and height as the page declares them; pixels count in these where the
+            declared: The image's width and height as the page declares them; pixels count in these where the
                 annotation tells no size of its own.
         """
         x, y, width, height = self.xywh
@@ -55,7 +55,7 @@ class Annotation:
 
 @dataclass(slots=True)
 class Statements:
-    """All statements of a page: rights and annotations by the picture's canonical URL, the page's own licences."""
+    """All statements of a page: rights and annotations by the image's canonical URL, the page's own licences."""
 
     rights: dict[str, Rights] = field(default_factory=dict)
     annotations: dict[str, list[Annotation]] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def _read_annotation(statements: Statements, node: Mapping[str, Any], base: str)
 
 
 def _read_target(target: Any) -> tuple[str, str, tuple[float, float] | None]:
-    """(the picture's reference, the fragment that selects a box, the picture's size where told)."""
+    """(the image's reference, the fragment that selects a box, the image's size where told)."""
     if isinstance(target, str):
         reference, _, fragment = target.partition("#")
         return reference, fragment, None

@@ -1,4 +1,4 @@
-"""Candidates of the five kinds from a page: which of its words go with which of its pictures, in which order."""
+"""Candidates of the five kinds from a page: which of its words go with which of its images, in which order."""
 
 import hashlib
 import re
@@ -34,11 +34,11 @@ class PageSettings(Settings):
 
     min_caption_chars: int = Field(default=5, ge=1, description="Of a pair's or grounded caption (LAION-400M, COYO: 5)")
     min_caption_words: int = Field(
-        default=2, ge=1, description="Likewise; a phrase of a picture's region may be one word"
+        default=2, ge=1, description="Likewise; a phrase of an image's region may be one word"
     )
     max_caption_chars: int = Field(default=1000, ge=1, description="Longer ones are no captions (COYO: 1,000)")
-    use_alt: bool = Field(default=True, description="A pair without a caption takes its picture's alt text")
-    max_images: int = Field(default=100, ge=1, description="Pictures of one page that are asked for; the first ones")
+    use_alt: bool = Field(default=True, description="A pair without a caption takes its image's alt text")
+    max_images: int = Field(default=100, ge=1, description="Images of one page that are asked for; the first ones")
     strip_figure_numbers: bool = Field(
         default=True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
     )
@@ -57,7 +57,7 @@ class PageOrigin:
 
 
 _FIGURE_NUMBER = re.compile(
-    r"^(figure|fig\.?|image|picture|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
+    r"^(figure|fig\.?|image|image|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
     r"\s*(\d+|[A-Z](?=[.–-]?\d))([.–-]?\d+)*[a-z]?\s*([.:)–—-]+\s*|$)",
     re.IGNORECASE,
 )
@@ -66,13 +66,13 @@ _FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|avif|bmp|tiff?|svg)$", re.IG
 
 
 def interleaved(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """The page's text and pictures in the order of its DOM, a caption behind its picture; none without a picture.
+    """The page's text and images in the order of its DOM, a caption behind its image; none without an image.
 
-    A picture that the page shows again stands where it came first.
+    An image that the page shows again stands where it came first.
     """
     sample = _Sample("interleaved", page, origin, source_name)
     seen: set[str | bytes] = set()
-    is_left_out = False  # the last picture, and so its caption
+    is_left_out = False  # the last image, and so its caption
     for block in page.blocks:
         if isinstance(block, PageText) and not (is_left_out and block.role == "caption"):
             sample.add_text(block.text, block.role)
@@ -85,9 +85,9 @@ def interleaved(page: Page, origin: PageOrigin, source_name: str, settings: Page
 
 
 def pairs(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """One for each picture that words belong to: its caption, else its alt text (role `alt`).
+    """One for each image that words belong to: its caption, else its alt text (role `alt`).
 
-    A caption that several pictures share is taken only where they have no alt text of their own.
+    A caption that several images share is taken only where they have no alt text of their own.
     """
     shared = Counter(image.caption for image in page.images)
     found: list[Candidate] = []
@@ -108,7 +108,7 @@ def pairs(page: Page, origin: PageOrigin, source_name: str, settings: PageSettin
 
 
 def grounded(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """One for each picture with named regions; its caption, or alt text, where that holds their names.
+    """One for each image with named regions; its caption, or alt text, where that holds their names.
 
     Of a caption that holds some names, the others' regions are left out; where it holds none, the names make one
     ("a red circle; a blue square", origin `derived`).
@@ -155,7 +155,7 @@ def videos(page: Page, origin: PageOrigin, source_name: str, settings: PageSetti
 
 
 def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """The page's headings and body as one text; captions and titles of figures stay away with their pictures."""
+    """The page's headings and body as one text; captions and titles of figures stay away with their images."""
     blocks = [b.text for b in page.blocks if isinstance(b, PageText) and b.role in ("body", "heading")]
     if not blocks:
         return []
@@ -256,7 +256,7 @@ def _identity(image: PageImage) -> str | bytes:
 
 
 def _distinct_images(page: Page, settings: PageSettings) -> list[PageImage]:
-    """The pictures, each where it came first; words and regions that its later places add are taken along."""
+    """The images, each where it came first; words and regions that its later places add are taken along."""
     found: dict[str | bytes, PageImage] = {}
     for image in page.images:
         identity = _identity(image)

@@ -1,4 +1,4 @@
-"""Pictures and videos of a page: which URL each has, which are furniture, and the regions named on them."""
+"""Images and videos of a page: which URL each has, which are furniture, and the regions named on them."""
 
 import base64
 import binascii
@@ -18,28 +18,28 @@ from pipelines.web.urls import parse_srcset, resolve
 
 MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to here is taken: enough for any encoder, bearable for hosts
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is out
-MAX_DATA_URI_BYTES = 10_000_000  # of a picture written into the page
-MAX_REGIONS = 200  # of one picture
+MAX_DATA_URI_BYTES = 10_000_000  # of an image written into the page
+MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of an icon's alt that is part of a sentence
-MAX_ICONS = 50  # pictures in one block: each looks through the block's text
+MAX_ICONS = 50  # images in one block: each looks through the block's text
 
 SKIP_REASONS = {
-    "boilerplate_image": "picture inside navigation, a footer, an aside",
+    "boilerplate_image": "image inside navigation, a footer, an aside",
     "tracking_pixel": "declared at most 2 pixels wide or high",
     "small_image": f"declared at most {MIN_SIDE} pixels wide or high",
     "chrome_image": "a logo, icon, avatar, badge or button by its file's name, class or link; marked as decoration",
     "placeholder_image": "no source but a placeholder's: by its name, or inline and tiny",
     "vector_image": "SVG, by its name or type",
-    "invalid_data_uri": f"inline picture of no known format or of more than {MAX_DATA_URI_BYTES} bytes",
-    "repeated_image": "the same picture again, with no text between",
+    "invalid_data_uri": f"inline image of no known format or of more than {MAX_DATA_URI_BYTES} bytes",
+    "repeated_image": "the same image again, with no text between",
     "inline_svg": "drawn in the page",
     "canvas": "drawn by a script",
     "css_background": "set by a style",
     "embedded_frame": "another page or a plug-in inside this one",
     "video_without_source": "no http(s) source",
     "invalid_json_ld": "no valid JSON",
-    "region_without_size": "a box in pixels of a picture whose size the page does not tell",
-    "region_without_image": "an annotation of a picture that the page does not show",
+    "region_without_size": "a box in pixels of an image whose size the page does not tell",
+    "region_without_image": "an annotation of an image that the page does not show",
     "invalid_region": "a shape that is no box, lies outside, or says nothing",
 }
 """What a page's `skipped` counts, by permanent name."""
@@ -69,7 +69,7 @@ _SHARE_LINK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """Where a picture's bytes are: at a URL, or in the page; `others` are its further URLs, all canonical."""
+    """Where an image's bytes are: at a URL, or in the page; `others` are its further URLs, all canonical."""
 
     url: str | None
     data: bytes | None = None
@@ -77,7 +77,7 @@ class ImageSource:
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict on the element, not a failure of ours
-    """A picture or video that is left out, for one of `SKIP_REASONS`."""
+    """An image or video that is left out, for one of `SKIP_REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -98,7 +98,7 @@ def _pixels(element: Element, side: str) -> int | None:
 
 
 def choose_source(image: Element, base: str, link: str | None, *, is_captioned: bool = False) -> ImageSource:
-    """Where to get the picture that an `<img>` shows, alone or in a `<picture>`.
+    """Where to get the image that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
     `<noscript>` beside it.
@@ -106,7 +106,7 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
     Args:
         image: The `<img>`.
         base: The page's base URL.
-        link: What the picture links to, if anything.
+        link: What the image links to, if anything.
         is_captioned: Whether it stands in a figure with a caption: shown to be looked at, whatever its file's name.
 
     Raises:
@@ -214,7 +214,7 @@ def _path_words(url: str) -> frozenset[str]:
 
 
 def decode_data_uri(uri: str) -> bytes:
-    """The bytes of a `data:` URI that holds a picture worth having.
+    """The bytes of a `data:` URI that holds an image worth having.
 
     Raises:
         Skipped: If it is SVG, of no known format, beyond `MAX_DATA_URI_BYTES`, or so small that it is a placeholder.
@@ -239,7 +239,7 @@ def decode_data_uri(uri: str) -> bytes:
 
 
 def inline_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of inline bytes states; None where they are no picture."""
+    """Width and height that the header of inline bytes states; None where they are no image."""
     image_format = sniff_format(data)
     try:
         return read_size(data, image_format) if image_format else None
@@ -252,7 +252,7 @@ def area_regions(areas: Sequence[Element], size: tuple[int | None, int | None]) 
 
     Args:
         areas: Its `<area>` elements; what each is called stands in `alt`, else in `title`.
-        size: The picture's width and height in the pixels that the coordinates count.
+        size: The image's width and height in the pixels that the coordinates count.
     """
     regions: list[PageRegion] = []
     reasons: list[str] = []
@@ -288,7 +288,7 @@ def _shape_box(shape: str, numbers: list[float]) -> tuple[float, float, float, f
 def fraction_box(
     box: tuple[float, float, float, float], size: tuple[float, float]
 ) -> tuple[float, float, float, float] | None:
-    """A box in pixels as fractions, cut at the picture's border; None where nothing of it is inside."""
+    """A box in pixels as fractions, cut at the image's border; None where nothing of it is inside."""
     if min(size) <= 0:
         return None
     x0, x1 = (min(max(x / size[0], 0.0), 1.0) for x in (box[0], box[2]))

@@ -1,7 +1,7 @@
-"""A web page as text, pictures and videos in the order of its DOM, without its navigation.
+"""A web page as text, images and videos in the order of its DOM, without its navigation.
 
 Beside what OBELICS' simplification does, lists, tables and code are kept, URLs resolved as browsers do (base, srcset,
-picture, lazy loaders, noscript), and captions, credits, licences and named regions bound to their picture.
+image, lazy loaders, noscript), and captions, credits, licences and named regions bound to their image.
 """
 
 from collections import Counter

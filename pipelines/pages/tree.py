@@ -1,4 +1,4 @@
-"""HTML bytes as a light tree: the right characters, and per element how much text, links and pictures it holds.
+"""HTML bytes as a light tree: the right characters, and per element how much text, links and images it holds.
 
 Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because looking at a node through
 its binding costs more than the parse, and every later step looks at each node several times.

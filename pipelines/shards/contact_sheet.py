@@ -1,6 +1,6 @@
-"""A contact sheet: one picture with samples of every kind, drawn at random from the tars of a corpus.
+"""A contact sheet: one image with samples of every kind, drawn at random from the tars of a corpus.
 
-Interleaved samples are shown with texts and pictures in page order, pairs with their captions, grounded pairs with
+Interleaved samples are shown with texts and images in page order, pairs with their captions, grounded pairs with
 their boxes and, in the same colours, their phrases, videos with what is said from one frame to the next. The same
 corpus and seed give the same sheet.
 """
@@ -40,11 +40,11 @@ Drawn = tuple[Document, TarSample]
 
 
 def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, seed: int = 0) -> int:
-    """Draw samples of a corpus and write them as one picture, PNG or JPEG by its name.
+    """Draw samples of a corpus and write them as one image, PNG or JPEG by its name.
 
     Args:
         corpus: A folder with a manifest.
-        out: Where the picture goes.
+        out: Where the image goes.
         per_kind: Samples of each kind; null: one row.
         seed: Another seed draws other samples.
 
@@ -130,7 +130,7 @@ def _rows(kind: Kind, samples: Sequence[Drawn]) -> Iterator[Image.Image]:
 
 
 def _in_order(document: Document, sample: TarSample, width: int, height: int) -> Image.Image:
-    """Texts and pictures as they follow each other, with boxes and phrases where there are some."""
+    """Texts and images as they follow each other, with boxes and phrases where there are some."""
     column = Column(width, height)
     is_pair = document.kind in ("pair", "grounded")
     for segment in document.segments:
@@ -139,10 +139,10 @@ def _in_order(document: Document, sample: TarSample, width: int, height: int) ->
             runs = _coloured(segment.text, regions, GREY if segment.role == "caption" and not is_pair else INK)
             column.text(runs, HEADING - 3 if segment.role in ("heading", "title") else BODY)
         elif segment.media is not None:
-            picture = _picture(document, sample, segment.media)
-            picture = ImageOps.contain(picture, (width, width if is_pair else 170), Image.Resampling.LANCZOS)
+            image = _image(document, sample, segment.media)
+            image = ImageOps.contain(image, (width, width if is_pair else 170), Image.Resampling.LANCZOS)
             boxes = [r.box for s in document.segments for r in s.regions if r.media == segment.media]
-            column.picture(_with_boxes(picture, boxes))
+            column.image(_with_boxes(image, boxes))
     return column.done()
 
 
@@ -155,8 +155,8 @@ def _film(document: Document, sample: TarSample, width: int, height: int) -> Ima
             if len(cells) == NUM_FRAMES:
                 break
             cells.append(Column(cell_width, height))
-            picture = _picture(document, sample, segment.media)
-            cells[-1].picture(ImageOps.contain(picture, (cell_width, cell_width), Image.Resampling.LANCZOS))
+            image = _image(document, sample, segment.media)
+            cells[-1].image(ImageOps.contain(image, (cell_width, cell_width), Image.Resampling.LANCZOS))
             cells[-1].text([(_clock(segment.t0), GREY)], SMALL)
         elif segment.text is not None:
             if not cells:  # said before the first frame
@@ -176,18 +176,18 @@ def _clock(seconds: float | None) -> str:
     return "" if seconds is None else f"{int(seconds) // 60}:{seconds % 60:04.1f}"
 
 
-def _picture(document: Document, sample: TarSample, media: int) -> Image.Image:
+def _image(document: Document, sample: TarSample, media: int) -> Image.Image:
     part = document.media[media].part
     assert part is not None, "a packed sample names the members of its media"
     return Image.open(io.BytesIO(sample.parts[part])).convert("RGB")
 
 
-def _with_boxes(picture: Image.Image, boxes: Iterable[tuple[float, float, float, float]]) -> Image.Image:
-    draw = ImageDraw.Draw(picture)
-    width, height = picture.size
+def _with_boxes(image: Image.Image, boxes: Iterable[tuple[float, float, float, float]]) -> Image.Image:
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
     for (x0, y0, x1, y1), colour in zip(boxes, _colours(), strict=False):
         draw.rectangle((x0 * width, y0 * height, x1 * width - 1, y1 * height - 1), outline=colour, width=3)
-    return picture
+    return image
 
 
 def _coloured(text: str, spans: Iterable[tuple[int, int]], colour: str) -> list[Run]:

@@ -19,7 +19,7 @@ from megatron.energon import InterleavedSample, basic_sample_keys, stateless
 
 @stateless
 def cook_interleaved(sample: dict[str, Any]) -> InterleavedSample:
-    """The segments in order: a string for a text, the decoded picture for an image or a frame."""
+    """The segments in order: a string for a text, the decoded image for an image or a frame."""
     document = sample["json"]
     sequence = [
         segment["text"] if segment["type"] == "text" else sample[document["media"][segment["media"]]["part"]]

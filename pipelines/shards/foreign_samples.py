@@ -19,7 +19,7 @@ MIME_TYPES = {
     "tif": "image/tiff",
     "tiff": "image/tiff",
 }
-"""Pictures by the last component of their part's name, in lower case."""
+"""Images by the last component of their part's name, in lower case."""
 
 TEXT_PARTS = ("txt", "text", "caption", "transcript")
 _CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
@@ -28,7 +28,7 @@ _CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
 def read_document(sample: TarSample, source: str) -> Document:
     """The document in a tar's sample, ours or another's.
 
-    A JSON of schema `seq/1` is taken at its word. Otherwise one picture with a caption (a text part, or a key of the
+    A JSON of schema `seq/1` is taken at its word. Otherwise one image with a caption (a text part, or a key of the
     JSON) is a pair; parallel lists `images` and `texts` that name parts, as Energon has them, are interleaved; text
     alone is text.
 
@@ -62,17 +62,17 @@ def read_document(sample: TarSample, source: str) -> Document:
 
 
 def _content(sample: TarSample, record: dict[str, Any]) -> tuple[Kind, list[Segment], list[Media]]:
-    pictures = [part for part in sample.parts if part.rpartition(".")[2].lower() in MIME_TYPES]
+    image_parts = [part for part in sample.parts if part.rpartition(".")[2].lower() in MIME_TYPES]
     images, texts = record.get("images"), record.get("texts")
-    if isinstance(images, list) and isinstance(texts, list) and len(images) == len(texts) and pictures:
+    if isinstance(images, list) and isinstance(texts, list) and len(images) == len(texts) and image_parts:
         return _parallel_lists(sample, images, texts)
     text = _caption(sample, record)
-    if len(pictures) == 1 and text is not None:
-        media = _media(sample, pictures[0], record)
+    if len(image_parts) == 1 and text is not None:
+        media = _media(sample, image_parts[0], record)
         return "pair", [Segment("image", media=0, role="content"), Segment("text", text, role="caption")], [media]
-    if not pictures and text is not None:
+    if not image_parts and text is not None:
         return "text", [Segment("text", text)], []
-    raise ValueError(f"parts {', '.join(sample.parts)}: neither a picture with its caption nor a text")
+    raise ValueError(f"parts {', '.join(sample.parts)}: neither an image with its caption nor a text")
 
 
 def _parallel_lists(sample: TarSample, images: list[Any], texts: list[Any]) -> tuple[Kind, list[Segment], list[Media]]:
@@ -108,7 +108,7 @@ def _media(sample: TarSample, part: str, record: dict[str, Any]) -> Media:
 
 
 def _caption(sample: TarSample, record: dict[str, Any]) -> str | None:
-    """The text beside a picture, or alone: from a part, else from the JSON; null where there is none but spaces."""
+    """The text beside an image, or alone: from a part, else from the JSON; null where there is none but spaces."""
     found = next((sample.parts[part] for part in TEXT_PARTS if part in sample.parts), None)
     if found is not None:
         try:

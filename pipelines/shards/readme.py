@@ -1,7 +1,7 @@
 """The corpus's `README.md`, with the front matter by which `datasets.load_dataset(<corpus>, <source>)` just works.
 
 Without it Hugging Face `datasets` guesses columns from the first five samples, and fails where samples have different
-numbers of pictures, or silently drops a key that those five lack. So every source's columns are spelled out here,
+numbers of images, or silently drops a key that those five lack. So every source's columns are spelled out here,
 derived from the types of the record.
 """
 
@@ -18,7 +18,7 @@ from pipelines.shards.manifest import Manifest, ShardInfo
 from pipelines.shards.sidecar import read_sidecar
 
 _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
-_PICTURES = ("jpg", "png", "webp")
+_IMAGES = ("jpg", "png", "webp")
 
 # What finish_document adds at the root of the JSON
 _PAIR_EXTRAS: dict[str, Any] = {
@@ -43,7 +43,7 @@ def feature_list(kind: Kind, parts: Iterable[str]) -> list[dict[str, Any]]:
         hints |= _GROUNDED_EXTRAS
     columns = [{"name": "json", "struct": _struct(hints)}]
     for part in sorted(set(parts) - {"json"}):
-        columns.append({"name": part, "dtype": "image" if part.rpartition(".")[2] in _PICTURES else "string"})
+        columns.append({"name": part, "dtype": "image" if part.rpartition(".")[2] in _IMAGES else "string"})
     return [*columns, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
 
 
@@ -111,7 +111,7 @@ def corpus_readme(corpus: str, manifest: Manifest) -> str:
 _BODY = """
 # {name} {version}
 
-Samples in WebDataset tars. `<key>.json` of a sample (schema `seq/1`) holds its segments in order: texts, and pictures
+Samples in WebDataset tars. `<key>.json` of a sample (schema `seq/1`) holds its segments in order: texts, and images
 by the name of their member, with where each came from and on what permission.
 
 {table}

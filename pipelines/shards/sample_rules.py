@@ -12,7 +12,7 @@ def find_faults(document: Document) -> list[str]:
     """What is wrong with a document that is about to be packed, a phrase each; nothing where all is well.
 
     Indexes in range, media in the order of their first use, times that do not go back, regions inside their text and
-    picture, and what a kind asks for. A fault is a bug in a stage or an adapter, never a property of the web.
+    image, and what a kind asks for. A fault is a bug in a stage or an adapter, never a property of the web.
     """
     return [*_document_faults(document), *_media_faults(document), *_time_faults(document)]
 
@@ -39,11 +39,11 @@ def _document_faults(document: Document) -> Iterator[str]:
         yield f"it may not be used: {', '.join(document.decision.reasons) or 'no reason given'}"
     num_media, num_texts = len(document.media), sum(s.type == "text" for s in document.segments)
     if document.kind in CAPTIONED and (num_media, num_texts) != (1, 1):
-        yield f"{num_media} pictures and {num_texts} texts, a {document.kind} has one of each"
+        yield f"{num_media} images and {num_texts} texts, a {document.kind} has one of each"
     if document.kind in ("interleaved", "video") and not num_media:
-        yield f"no picture, a {document.kind} document has some"
+        yield f"no image, a {document.kind} document has some"
     if document.kind == "text" and (num_media or not num_texts):
-        yield f"{num_media} pictures and {num_texts} texts, a text has text only"
+        yield f"{num_media} images and {num_texts} texts, a text has text only"
     if document.kind == "grounded" and not any(s.regions for s in document.segments):
         yield "no region, a grounded sample has some"
     for i, segment in enumerate(document.segments):

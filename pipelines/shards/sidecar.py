@@ -43,12 +43,12 @@ SCHEMA = pa.schema(
         ("num_regions", pa.int32()),
         ("page_url", pa.string()),
         ("canonical_url", pa.string()),
-        ("domain", pa.string()),  # registered domain of the page; without a page, of the first picture
+        ("domain", pa.string()),  # registered domain of the page; without a page, of the first image
         ("dataset", pa.string()),
         ("release", pa.string()),
         ("record", pa.string()),
         ("file", pa.string()),
-        ("license", pa.string()),  # of the dataset or page; a picture's own stands in `media`
+        ("license", pa.string()),  # of the dataset or page; an image's own stands in `media`
         ("dedup_group", pa.string()),
         ("policy", pa.string()),
         ("allowed", pa.bool_()),

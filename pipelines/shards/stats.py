@@ -15,7 +15,7 @@ from pipelines.shards.sidecar import read_sidecar
 SCHEMA = "dromaius-stats/1"
 NUM_DOMAINS = 100
 SIDES = (64, 128, 224, 256, 384, 448, 512, 768, 1024, 2048)
-"""Where the classes of a picture's shorter side begin, pixels; 224 and 448 are Emu's and Emu2's input."""
+"""Where the classes of an image's shorter side begin, pixels; 224 and 448 are Emu's and Emu2's input."""
 
 _SUMS = ("num_media", "num_text_chars", "num_segments", "num_synthetic_segments", "num_regions", "pii_hits", "bytes")
 _COLUMNS = (*_SUMS, "kind", "lang", "domain", "dedup_group", "allowed", "license", "media")
@@ -24,8 +24,8 @@ _COLUMNS = (*_SUMS, "kind", "lang", "domain", "dedup_group", "allowed", "license
 def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
     """Counts over all shards: equal sidecars give equal statistics.
 
-    Samples by source, split, kind, language, registered domain and licence; pictures by licence, MIME type and
-    shorter side; how many pictures have bytes that another one has, and how many samples share a duplicate group.
+    Samples by source, split, kind, language, registered domain and licence; images by licence, MIME type and
+    shorter side; how many images have bytes that another one has, and how many samples share a duplicate group.
     What is not known is counted as `unknown`.
 
     Args:
@@ -38,7 +38,7 @@ def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
         for name in ("kinds", "languages", "licenses", "media_licenses", "media_types", "media_shorter_side", "allowed")
     }
     domains: Counter[str] = Counter()
-    pictures: list[np.ndarray[Any, Any]] = []
+    images: list[np.ndarray[Any, Any]] = []
     groups: list[np.ndarray[Any, Any]] = []
     for shard in shards:
         counts = sources.setdefault(shard.source, {}).setdefault(shard.split, Counter())
@@ -59,7 +59,7 @@ def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
                 by["media_shorter_side"][_side_class(media["width"], media["height"])] += 1
                 if media["stored_sha256"]:
                     digests.append(stable_hash(media["stored_sha256"]))
-        pictures.append(np.array(digests, np.uint64))
+        images.append(np.array(digests, np.uint64))
         groups.append(np.array(members, np.uint64))
     totals: Counter[str] = Counter()
     for found in sources.values():
@@ -78,7 +78,7 @@ def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
             "top": _ranked(domains, NUM_DOMAINS),
         },
         "duplicates": {
-            "num_repeated_pictures": _num_repeated(pictures),
+            "num_repeated_images": _num_repeated(images),
             "num_dedup_groups": len(np.unique(np.concatenate(groups))) if groups else 0,
             "num_samples_sharing_a_group": _num_sharing(groups),
         },
@@ -91,7 +91,7 @@ def _ranked(counter: Counter[str], limit: int | None = None) -> dict[str, int]:
 
 
 def _num_repeated(found: Iterable[np.ndarray[Any, Any]]) -> int:
-    """Pictures that another one before them equals."""
+    """Images that another one before them equals."""
     values = np.concatenate([np.zeros(0, np.uint64), *found])
     return len(values) - len(np.unique(values))
 

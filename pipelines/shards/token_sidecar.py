@@ -1,7 +1,7 @@
 """Token sidecars: the text of a shard's samples as ids of one tokenizer, and all else that a sequence is made of.
 
 `tokens/<tokenizer's name>/<source>/<split>/<shard>.parquet` has one row a sample, in tar order, with lists that have an
-entry a segment. So a trainer knows every length without opening a tar, and opens it for pictures only. The hashes of
+entry a segment. So a trainer knows every length without opening a tar, and opens it for images only. The hashes of
 the tar and of the tokenizer stand in the file's own metadata: whether it is still true can be seen from itself.
 `tokenizer.json` (or `tokenizer.model`) lies beside them, and `tokens.json`, written last, says that all are there.
 """

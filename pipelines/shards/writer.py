@@ -20,7 +20,7 @@ from pipelines.shards.sidecar import sidecar_row, write_sidecar
 from pipelines.shards.tar_samples import TarSample, member_header, padded, tar_bytes, tar_end, write_index
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
-"""Parts of pictures by their MIME type."""
+"""Parts of images by their MIME type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def finish_document(document: Document, blobs: Sequence[bytes] = ()) -> SamplePa
 
 
 def _pair_extras(document: Document, caption: str) -> dict[str, Any]:
-    """What img2dataset writes beside a picture, and GRIT beside a grounded one."""
+    """What img2dataset writes beside an image, and GRIT beside a grounded one."""
     (media,) = document.media
     extras: dict[str, Any] = {
         "url": media.url,

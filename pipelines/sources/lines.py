@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.sources.files import Part
 from pipelines.sources.origin import BrokenFileError, RowError
 
-MAX_RECORD_BYTES = 256 << 20  # one line: MMC4 with pictures inside reaches tens of MB
+MAX_RECORD_BYTES = 256 << 20  # one line: MMC4 with images inside reaches tens of MB
 _CHUNK = 64 << 10
 
 

@@ -1,7 +1,7 @@
-"""MMC4: sentences of a page, and its pictures, each assigned to a sentence by CLIP.
+"""MMC4: sentences of a page, and its images, each assigned to a sentence by CLIP.
 
-The pictures have no place on the page: each stands before or after its sentence, by setting, and the sample says
-which. Sentences between two pictures are one text.
+The images have no place on the page: each stands before or after its sentence, by setting, and the sample says
+which. Sentences between two images are one text.
 """
 
 import base64
@@ -40,7 +40,7 @@ class Mmc4Settings(Files):
     """MMC4's documents, as published (zip or jsonl); also its form in tars, through `webdataset`."""
 
     format: Literal["mmc4"] = "mmc4"
-    image_side: Literal["before", "after"] = Field("before", description="Where a picture stands to its sentence")
+    image_side: Literal["before", "after"] = Field("before", description="Where an image stands to its sentence")
 
 
 def parts(settings: Mmc4Settings) -> list[Part]:
@@ -51,7 +51,7 @@ def parts(settings: Mmc4Settings) -> list[Part]:
 
 
 def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """An interleaved document a line, and a drop for each picture that it loses.
+    """An interleaved document a line, and a drop for each image that it loses.
 
     Raises:
         UserError: If the file is no JSON Lines.
@@ -66,7 +66,7 @@ def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> It
 def page_of(
     origin: Origin, locator: str, row: Mapping[str, Any], side: Literal["before", "after"] = "before"
 ) -> list[Outcome]:
-    """The document of an MMC4 object, last, after drops for the pictures that it loses.
+    """The document of an MMC4 object, last, after drops for the images that it loses.
 
     Raises:
         RowError: `malformed_row`, `length_mismatch`, `missing_text` or `missing_images`.
@@ -79,7 +79,7 @@ def page_of(
         len(as_list(matrix, "similarity_matrix")) != len(infos)
         or any(len(as_list(line, "similarity_matrix")) != len(sentences) for line in matrix)
     ):
-        raise RowError("length_mismatch", "similarity_matrix is not pictures by sentences", url)
+        raise RowError("length_mismatch", "similarity_matrix is not images by sentences", url)
     if not any(isinstance(s, str) and s.strip() for s in sentences):
         raise RowError("missing_text", url=url)
 
@@ -127,7 +127,7 @@ def page_of(
 
 
 def _in_order(sentences: list[Any], at_sentence: Mapping[int, list[int]], side: str) -> list[Segment]:
-    """Texts and pictures: runs of sentences between pictures are joined by a space."""
+    """Texts and images: runs of sentences between images are joined by a space."""
     segments: list[Segment] = []
     run: list[str] = []
 
@@ -138,21 +138,21 @@ def _in_order(sentences: list[Any], at_sentence: Mapping[int, list[int]], side: 
             segments.append(Segment("text", text=text))
 
     for index, sentence in enumerate(sentences):
-        pictures = [Segment("image", media=m, role="content") for m in at_sentence.get(index, [])]
-        if pictures and side == "before":
+        images = [Segment("image", media=m, role="content") for m in at_sentence.get(index, [])]
+        if images and side == "before":
             close()
-            segments += pictures
+            segments += images
         if isinstance(sentence, str) and sentence.strip():
             run.append(sentence.strip())
-        if pictures and side == "after":
+        if images and side == "after":
             close()
-            segments += pictures
+            segments += images
     close()
     return segments
 
 
 def _request(info: Mapping[str, Any], url: str | None) -> tuple[MediaRequest, list[tuple[str, bytes]]]:
-    """What to fetch for a picture; nothing where its bytes stand beside it in base64."""
+    """What to fetch for an image; nothing where its bytes stand beside it in base64."""
     encoded = info.get("image_base64")
     if encoded is None:
         return MediaRequest("image", media_url(info.get("raw_url")), url), []

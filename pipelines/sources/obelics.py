@@ -1,4 +1,4 @@
-"""OBELICS and OmniCorpus: texts and pictures of a page in its order, as parallel lists in parquet.
+"""OBELICS and OmniCorpus: texts and images of a page in its order, as parallel lists in parquet.
 
 OBELICS keeps two columns as JSON in strings, OmniCorpus as structs; both forms are read. A "read more" element of
 the page left a token in OBELICS's text, which is a boundary between documents and never text.
@@ -49,7 +49,7 @@ class ObelicsSettings(Files):
         "split", description="At the token where a page's 'read more' stood: cut into documents, or go on as one"
     )
     resolve_urls: bool = Field(
-        True, description="Resolve pictures' relative addresses anew: upstream took them from the root of the domain"
+        True, description="Resolve images' relative addresses anew: upstream took them from the root of the domain"
     )
 
 
@@ -68,7 +68,7 @@ def parts(settings: ObelicsSettings) -> list[Part]:
 
 
 def read(part: Part, settings: ObelicsSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """The documents of each row, more than one where a boundary splits it, and a drop for each picture they lose.
+    """The documents of each row, more than one where a boundary splits it, and a drop for each image they lose.
 
     Raises:
         UserError: If a column is missing.
@@ -168,7 +168,7 @@ def _is_relative(reference: str) -> bool:
 
 
 def _parallel(metadata: Any, images: list[Any], url: str | None) -> list[dict[str, Any]]:
-    """What is known of each place; OmniCorpus may list its pictures only, which the length tells."""
+    """What is known of each place; OmniCorpus may list its images only, which the length tells."""
     infos = as_list(metadata if metadata is not None else [], "metadata")
     if len(infos) not in (len(images), num := sum(image is not None for image in images), 0):
         raise RowError("length_mismatch", f"{len(infos)} metadata for {len(images)} places, {num} images", url)

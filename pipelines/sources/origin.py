@@ -16,7 +16,7 @@ REASONS = {
     "malformed_row": "not of the form that its format lays down",
     "not_utf8": "text that is no UTF-8",
     "record_too_long": "longer than a record may be",
-    "missing_url": "no address of the picture or video",
+    "missing_url": "no address of the image or video",
     "bad_url": "an address that is not absolute http(s)",
     "missing_caption": "no caption, or an empty one",
     "truncated_file": "the file ends early or is damaged: what was read before is kept, what follows is not known",

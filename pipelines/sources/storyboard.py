@@ -59,7 +59,7 @@ def read(part: Part, settings: StoryboardSettings, source_name: str, kind: Kind)
 
 
 def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
-    """The document of the files that begin with `stem`, after drops for what was left out of its pictures.
+    """The document of the files that begin with `stem`, after drops for what was left out of its images.
 
     Raises:
         RowError: If something is missing or damaged; a storyboard's and subtitles' own reasons included.
@@ -129,7 +129,7 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
 
 
 class _Frames:
-    """The pictures of a video in the order in which they are added."""
+    """The images of a video in the order in which they are added."""
 
     def __init__(self) -> None:
         self.requests: list[MediaRequest] = []
@@ -137,7 +137,7 @@ class _Frames:
         self.times: list[float | None] = []
 
     def add(self, data: bytes, t: float | None) -> Segment:
-        """A picture's segment."""
+        """An image's segment."""
         request, (digest, content) = inline_request(data)
         self.requests.append(request)
         self.inline[digest] = content
@@ -207,7 +207,7 @@ def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[Subt
 
 
 def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candidate:
-    """The video of a sample `{id}.{i}.txt`, `{id}.{i}.png`, `{id}.final_meta.json`, where text i precedes picture i.
+    """The video of a sample `{id}.{i}.txt`, `{id}.{i}.png`, `{id}.final_meta.json`, where text i precedes image i.
 
     Raises:
         RowError: `malformed_sample`, `missing_images` or `missing_text`.

@@ -1,8 +1,8 @@
-"""Lists of picture addresses with captions: LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M and their like.
+"""Lists of image addresses with captions: LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M and their like.
 
 Columns are found by name, never by place. What upstream measured (similarity, size at its crawl, watermark and
 safety scores) is kept as scores of origin `upstream`; unknown is null. A list has no page, so no page's opt-out can
-be known from it; its licence says nothing of the pictures.
+be known from it; its licence says nothing of the images.
 """
 
 import functools
@@ -64,7 +64,7 @@ _WITHDRAWN_COLUMNS = {"URL", "TEXT", "similarity"}  # in this case, as the origi
 
 
 class UrlTableSettings(Files):
-    """A list of picture addresses with captions."""
+    """A list of image addresses with captions."""
 
     format: Literal["url_table"] = "url_table"
     columns: dict[str, str] = Field(
@@ -115,7 +115,7 @@ def pair_of(
     generator: str | None = None,
     blocked: frozenset[str] = frozenset(),
 ) -> Candidate:
-    """The pair of a row: the picture, then its caption.
+    """The pair of a row: the image, then its caption.
 
     Raises:
         RowError: If it has no usable address or caption, or is on the block list.
@@ -217,7 +217,7 @@ def record_id(row: Mapping[str, Any]) -> str | None:
 
 
 def row_scores(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Score]:
-    """Upstream's numbers on the picture, in a fixed order; null where the column is there and the number is not."""
+    """Upstream's numbers on the image, in a fixed order; null where the column is there and the number is not."""
     lowered = {str(name).lower(): value for name, value in row.items()}
     scores = [upstream(name, "media:0", lowered[name]) for name in SCORES if name in lowered]
     for role in ("width", "height"):

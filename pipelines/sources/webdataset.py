@@ -1,4 +1,4 @@
-"""Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 with its pictures in base64.
+"""Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 with its images in base64.
 
 A sample's bytes are taken as they are, so nothing is asked of the web. A sample of ours keeps its provenance, its
 signals and its duplicate group; its key is made anew, since one sample may come in by two sources.
@@ -42,7 +42,7 @@ class WebDatasetSettings(Files):
 
     format: Literal["webdataset"] = "webdataset"
     generator: str | None = Field(None, description="The model that wrote the captions of foreign pairs, where one did")
-    image_side: Literal["before", "after"] = Field("before", description="MMC4: where a picture stands to its sentence")
+    image_side: Literal["before", "after"] = Field("before", description="MMC4: where an image stands to its sentence")
 
 
 @dataclass(slots=True)
@@ -198,7 +198,7 @@ def _cleaned(segment: Segment, generator: str | None) -> Segment:
 
 
 def _with_bytes(document: Document, sample: TarSample) -> Candidate:
-    """The candidate whose pictures are members of the sample; what is measured on bytes is measured anew."""
+    """The candidate whose images are members of the sample; what is measured on bytes is measured anew."""
     requests: list[MediaRequest] = []
     inline: dict[str, bytes] = {}
     media: list[Media] = []
@@ -224,7 +224,7 @@ def _with_bytes(document: Document, sample: TarSample) -> Candidate:
 
 
 def _check_view(record: dict[str, Any]) -> None:
-    """Boxes are of the whole upright picture: refuse one that was cropped, padded or stored on its side.
+    """Boxes are of the whole upright image: refuse one that was cropped, padded or stored on its side.
 
     Raises:
         RowError: `boxes_cropped` or `boxes_rotated`.

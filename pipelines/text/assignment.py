@@ -1,7 +1,7 @@
-"""Which sentence a picture belongs to: MMC4's linear assignment (arXiv:2304.06939), as an alternative to page order.
+"""Which sentence an image belongs to: MMC4's linear assignment (arXiv:2304.06939), as an alternative to page order.
 
-Each sentence takes one picture at most, so that the sum of similarities is largest; pictures that are left over go to
-their best sentence. A picture that no sentence fits well enough is dropped.
+Each sentence takes one image at most, so that the sum of similarities is largest; images that are left over go to
+their best sentence. An image that no sentence fits well enough is dropped.
 """
 
 import re
@@ -15,27 +15,27 @@ from numpy.typing import ArrayLike
 from pipelines.document import Document, Score, Segment, merge_text, with_media
 
 UNMATCHED = "image_without_sentence"
-"""Why a picture is dropped: no sentence of its page is similar enough."""
+"""Why an image is dropped: no sentence of its page is similar enough."""
 
 SIMILARITY = "matched_sim"
-"""The score of a picture with the sentence it was assigned to."""
+"""The score of an image with the sentence it was assigned to."""
 
 _TIE = 1e-6  # all that preferring page order may cost of a sum of similarities, which are rounded to 4 decimals
 
 
 def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[int | None]:
-    """The sentence of each picture.
+    """The sentence of each image.
 
-    As many pictures as can be have a sentence of their own, and of all such assignments the one with the largest sum
-    of similarities is taken; among equal ones earlier pictures go to earlier sentences. The other pictures share: each
+    As many images as can be have a sentence of their own, and of all such assignments the one with the largest sum
+    of similarities is taken; among equal ones earlier images go to earlier sentences. The other images share: each
     goes to its best sentence, the first of equal ones. (MMC4: 0.15 of CLIP ViT-L/14 is the least similarity.)
 
     Args:
-        similarity: Pictures x sentences, in page order; NaN or null never matches.
+        similarity: Images x sentences, in page order; NaN or null never matches.
         min_similarity: What is below never matches; null: everything does.
 
     Returns:
-        For each picture a sentence, or None where nothing matches.
+        For each image a sentence, or None where nothing matches.
 
     Raises:
         ValueError: If `similarity` is no matrix or holds an infinite number.
@@ -44,7 +44,7 @@ def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[i
 
     matrix = np.asarray(similarity, dtype=float)
     if matrix.ndim != 2 and matrix.size:
-        raise ValueError(f"similarity has {matrix.ndim} dimensions, pictures x sentences are two")
+        raise ValueError(f"similarity has {matrix.ndim} dimensions, images x sentences are two")
     if np.isinf(matrix).any():
         raise ValueError("similarity holds an infinite number")
     if matrix.size == 0:
@@ -54,20 +54,20 @@ def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[i
         matches &= matrix >= min_similarity
     if not matches.any():
         return [None] * len(matrix)
-    num_pictures, num_sentences = matrix.shape
+    num_images, num_sentences = matrix.shape
     # A match outweighs all that similarity can: first their number counts, then their sum. Squares of distances from
     # the diagonal are least where order is kept.
     span = matrix[matches].max() - matrix[matches].min() + 1.0
-    places = (np.arange(num_pictures)[:, None] - np.arange(num_sentences)) ** 2
+    places = (np.arange(num_images)[:, None] - np.arange(num_sentences)) ** 2
     tie = _TIE / (min(matrix.shape) * max(places.max(), 1))
     value = np.where(matches, matrix - matrix[matches].min() + (min(matrix.shape) + 1) * span - tie * places, 0.0)
     own = {
-        int(picture): int(sentence)
-        for picture, sentence in zip(*linear_sum_assignment(value, maximize=True), strict=True)
-        if matches[picture, sentence]
+        int(image): int(sentence)
+        for image, sentence in zip(*linear_sum_assignment(value, maximize=True), strict=True)
+        if matches[image, sentence]
     }
     best = np.where(matches, matrix, -np.inf).argmax(axis=1)
-    return [own.get(i, int(best[i]) if matches[i].any() else None) for i in range(num_pictures)]
+    return [own.get(i, int(best[i]) if matches[i].any() else None) for i in range(num_images)]
 
 
 # --- sentences ------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def _ends(text: str, match: re.Match[str], lang: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """A document rebuilt. `places` are the old places of its pictures, in their new order; `dropped` the others'."""
+    """A document rebuilt. `places` are the old places of its images, in their new order; `dropped` the others'."""
 
     document: Document
     places: tuple[int, ...]
@@ -165,16 +165,16 @@ def interleave_by_assignment(
     min_similarity: float | None = None,
     origin: str = "derived",
 ) -> Interleaved:
-    """The document with each picture beside its sentence instead of where the page had it.
+    """The document with each image beside its sentence instead of where the page had it.
 
-    Text keeps its order and is cut where a picture goes, but for text with times or regions, which takes pictures at
+    Text keeps its order and is cut where an image goes, but for text with times or regions, which takes images at
     its ends only. Media are renumbered in their new order; scores of segments go, for segments are others now.
 
     Args:
         document: Interleaved.
-        similarity: Media of the document x `sentences_of(document)`; a row of NaN drops its picture.
-        side: Where a picture stands to its sentence.
-        min_similarity: A picture with no sentence of this similarity is dropped; null: none but those of NaN are.
+        similarity: Media of the document x `sentences_of(document)`; a row of NaN drops its image.
+        side: Where an image stands to its sentence.
+        min_similarity: An image with no sentence of this similarity is dropped; null: none but those of NaN are.
         origin: What the similarity comes from: the id of a model, for the score `matched_sim`.
 
     Raises:
@@ -186,17 +186,17 @@ def interleave_by_assignment(
         raise ValueError(f"document {document.key}: similarity is {matrix.shape}, not {(num_media, num_sentences)}")
     shown = {s.media: s for s in reversed(document.segments) if s.media is not None}  # its first segment
     chosen = assign(matrix, min_similarity) if num_sentences else [None] * num_media
-    pictures: dict[int, list[int]] = {}
+    images: dict[int, list[int]] = {}
     for media, sentence in enumerate(chosen):
         if sentence is not None:
-            pictures.setdefault(sentence, []).append(media)
+            images.setdefault(sentence, []).append(media)
     segments: list[Segment] = []
     first = 0
     for segment in document.segments:
         if segment.text is None:
             continue
         spans = _sentence_spans(segment.text, document.lang)
-        here = {i: pictures[first + i] for i in range(len(spans)) if first + i in pictures}
+        here = {i: images[first + i] for i in range(len(spans)) if first + i in images}
         segments += _around(segment, spans, here, shown, side)
         first += len(spans)
     places = tuple(s.media for s in segments if s.media is not None)
@@ -210,22 +210,22 @@ def interleave_by_assignment(
 def _around(
     segment: Segment,
     spans: Sequence[tuple[int, int]],
-    pictures: dict[int, list[int]],
+    images: dict[int, list[int]],
     shown: dict[int, Segment],
     side: Literal["before", "after"],
 ) -> list[Segment]:
-    """A text segment with the pictures of its sentences."""
+    """A text segment with the images of its sentences."""
     assert segment.text is not None
     is_whole = bool(segment.regions) or segment.t0 is not None
     result: list[Segment] = []
     start = 0
-    for i in sorted(pictures):
+    for i in sorted(images):
         cut = spans[i][0] if side == "before" else spans[i][1]
         cut = (0 if side == "before" else len(segment.text)) if is_whole else cut
         if text := segment.text[start:cut].strip():
             result.append(segment if is_whole else replace(segment, text=text))
         start = max(cut, start)
-        result += [shown.get(media, Segment("image", media=media, role="content")) for media in pictures[i]]
+        result += [shown.get(media, Segment("image", media=media, role="content")) for media in images[i]]
     if text := segment.text[start:].strip():
         result.append(segment if is_whole else replace(segment, text=text))
     return result

@@ -1,4 +1,4 @@
-"""Frames of a local video file: which times to look at, and the pictures shown then, by one ffmpeg process.
+"""Frames of a local video file: which times to look at, and the images shown then, by one ffmpeg process.
 
 Neither ffmpeg nor PyAV may open anything but this file: protocols and container formats are listed, since a playlist
 posing as a video would make them read other files or addresses.
@@ -74,7 +74,7 @@ class VideoFacts:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The picture at `t` seconds: its own time, not the one that was asked for."""
+    """The image at `t` seconds: its own time, not the one that was asked for."""
 
     t: float
     image: NormalisedImage
@@ -162,7 +162,7 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
     try:
         images: list[NormalisedImage] = []
         with _Decoding(path, expression, settings.max_decode_seconds) as decoding:
-            for pixels in decoding.pictures():
+            for pixels in decoding.images():
                 images.append(normalise_pixels(pixels, settings.image, source_sha256))
                 if len(images) >= _MAX_SELECTED:
                     break
@@ -227,7 +227,7 @@ class _Decoding:
         if self._is_late:
             raise VideoRejected("decode_timeout", f"more than {self._max_seconds:.0f} s")
 
-    def pictures(self) -> Iterator[Pixels]:
+    def images(self) -> Iterator[Pixels]:
         """Frames as (height, width, 3) uint8, BGR."""
         out = self._process.stdout
         assert out is not None

@@ -1,4 +1,4 @@
-"""Storyboards of video players: sheets of small pictures, cut into tiles, and the times that the tiles stand for.
+"""Storyboards of video players: sheets of small images, cut into tiles, and the times that the tiles stand for.
 
 A storyboard comes as yt-dlp's `.mhtml` or as sheets of their own. Which second a tile shows is nowhere exactly
 stated; where it is inferred, the times are marked as estimated.
@@ -164,7 +164,7 @@ def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -
 def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
     """The tiles of sheets, without filler.
 
-    A sheet whose pixels disagree with the layout is left out whole: its tiles would be cut across pictures.
+    A sheet whose pixels disagree with the layout is left out whole: its tiles would be cut across images.
     """
     tiles: list[Tile] = []
     dropped: list[tuple[int, str, str]] = []

@@ -143,7 +143,7 @@ _TRAINING = frozenset(token.lower() for token in TRAINING_TOKENS)
 class Verdict:
     """Reasons against (none: allowed), all signals seen, and the delay that robots.txt asks for, in seconds.
 
-    `image_reasons` say why the pictures embedded in a page may not be used although the page may.
+    `image_reasons` say why the images embedded in a page may not be used although the page may.
     """
 
     reasons: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class Verdict:
 
     @property
     def images_allowed(self) -> bool:
-        """Whether the page lets its pictures be used; each picture's own verdict must allow it as well."""
+        """Whether the page lets its images be used; each image's own verdict must allow it as well."""
         return self.allowed and not self.image_reasons
 
     def adding(
@@ -349,7 +349,7 @@ def page_verdict(
 ) -> Verdict:
     """The response's verdict and what an HTML page's `<meta name content>` pairs add.
 
-    `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the pictures embedded in it.
+    `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the images embedded in it.
     """
     found, words, reservations = response, set[str](), []
     for name, content in metas:

@@ -202,7 +202,7 @@ _SRCSET_DESCRIPTORS = re.compile(r"(?:[^,(]|\([^)]*\)?)*")  # up to the next com
 
 
 class SrcsetCandidate(NamedTuple):
-    """One picture of a `srcset`: its reference, and `width` in pixels (`640w`) or `density` (`2x`)."""
+    """One image of a `srcset`: its reference, and `width` in pixels (`640w`) or `density` (`2x`)."""
 
     reference: str
     width: int | None

@@ -10,7 +10,7 @@ from torch import Tensor
 from model.batch import Batch, collate
 from model.config import EmuConfig, named_size
 from model.emu import Emu
-from model.segment import Picture, text
+from model.segment import ImageSegment, text
 from model.sequence import Layout, Sequence
 from model.tokenizer import Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
@@ -35,14 +35,14 @@ class Small:
         self.layout = Layout(tokenizer, config.bridge)
         self.model = Emu(config).eval()
 
-    def sequence(self, *parts: str | Picture, seed: int | None = None) -> Sequence:
-        """Strings and pictures as one sequence."""
+    def sequence(self, *parts: str | ImageSegment, seed: int | None = None) -> Sequence:
+        """Strings and images as one sequence."""
         segments = [text(part, self.tokenizer) if isinstance(part, str) else part for part in parts]
         (window,) = self.layout.split(segments, 256)
         return self.layout.lay_out(window, None if seed is None else random.Random(seed))
 
     def images(self, count: int, seed: int = 0) -> list[Tensor]:
-        """Random pictures."""
+        """Random images."""
         side = self.config.encoder.image_size
         made = torch.Generator().manual_seed(seed)
         return list(torch.randint(0, 256, (count, 3, side, side), generator=made, dtype=torch.uint8))

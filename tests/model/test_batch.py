@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.config import BridgeConfig
-from model.segment import Picture
+from model.segment import ImageSegment
 
 
 def test_positions_documents_and_boundaries(small: Callable[..., Any]) -> None:
@@ -31,7 +31,7 @@ def test_padding_is_a_sequence_of_its_own(small: Callable[..., Any]) -> None:
 
 def test_targets_stand_one_before_what_they_predict(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence("a"), it.sequence("b", Picture(0), "c")]], it.images(1), length=20)
+    batch = it.batch([[it.sequence("a"), it.sequence("b", ImageSegment(0), "c")]], it.images(1), length=20)
     ids = batch.token_ids.flatten()
     assert torch.equal(ids[batch.text_at + 1], batch.text_targets)
     assert it.tokenizer.decode(batch.text_targets, with_own=True) == "a</s>b\nc</s>"
@@ -40,16 +40,19 @@ def test_targets_stand_one_before_what_they_predict(small: Callable[..., Any]) -
     assert ids[batch.visual_at[0]] == it.tokenizer.ids["[IMG]"]
 
 
-def test_the_end_of_an_emu_picture_has_its_own_row(small: Callable[..., Any]) -> None:
+def test_the_end_of_an_emu_image_has_its_own_row(small: Callable[..., Any]) -> None:
     it = small("emu")
-    batch = it.batch([[it.sequence(Picture(0), Picture(1))]], it.images(2), length=20)
+    batch = it.batch([[it.sequence(ImageSegment(0), ImageSegment(1))]], it.images(2), length=20)
     assert batch.visual_rows.tolist() == [0, 1, 2, 3, 8, 4, 5, 6, 7, 8]
 
 
 def test_stills_come_before_frames(small: Callable[..., Any]) -> None:
     it = small("emu2", bridge=BridgeConfig(image_slots=4, frame_slots=1))
     images = it.images(4)
-    pack = [it.sequence(Picture(0, frame=True), Picture(1)), it.sequence(Picture(0, frame=True), Picture(1))]
+    pack = [
+        it.sequence(ImageSegment(0, frame=True), ImageSegment(1)),
+        it.sequence(ImageSegment(0, frame=True), ImageSegment(1)),
+    ]
     batch = it.batch([pack], images, length=40)
     assert batch.num_frames == 2
     assert torch.equal(batch.images, torch.stack([images[i] for i in (1, 3, 0, 2)]))
@@ -61,7 +64,7 @@ def test_stills_come_before_frames(small: Callable[..., Any]) -> None:
 
 def test_moves_every_tensor(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence(Picture(0))]], it.images(1)).to("meta")
+    batch = it.batch([[it.sequence(ImageSegment(0))]], it.images(1)).to("meta")
     tensors = [v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)]
     assert len(tensors) == 10
     assert all(tensor.is_meta for tensor in tensors)
@@ -73,7 +76,7 @@ def test_a_pack_that_is_too_long_is_an_error(small: Callable[..., Any]) -> None:
         it.batch([[it.sequence("abc"), it.sequence("def")]], [], length=8)
 
 
-def test_pictures_must_match_their_places(small: Callable[..., Any]) -> None:
+def test_images_must_match_their_places(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    with pytest.raises(ValueError, match="2 pictures for 1 places"):
-        it.batch([[it.sequence(Picture(0))]], it.images(2))
+    with pytest.raises(ValueError, match="2 images for 1 places"):
+        it.batch([[it.sequence(ImageSegment(0))]], it.images(2))

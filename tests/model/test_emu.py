@@ -10,18 +10,18 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from model.config import BridgeConfig, LanguageModelConfig, ObjectiveConfig
 from model.emu import Emu, Losses, build_language_model, extend_vocabulary
-from model.segment import Picture
+from model.segment import ImageSegment
 
 FAMILIES = ("emu", "emu2")
 
 
 def _documents(it: Any) -> tuple[list[Any], list[list[torch.Tensor]]]:
-    """Three documents of different kinds, and the pictures of each."""
+    """Three documents of different kinds, and the images of each."""
     images = it.images(4)
     documents = [
-        it.sequence(Picture(0), "a red boat"),
+        it.sequence(ImageSegment(0), "a red boat"),
         it.sequence("only text, somewhat longer than the others"),
-        it.sequence("two frames", Picture(0, frame=True), "then", Picture(1, frame=True), Picture(2)),
+        it.sequence("two frames", ImageSegment(0, frame=True), "then", ImageSegment(1, frame=True), ImageSegment(2)),
     ]
     return documents, [images[:1], [], images[1:]]
 
@@ -45,23 +45,23 @@ def test_a_packs_loss_is_the_sum_of_its_documents(small: Callable[..., Any], fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_later_token_or_picture_moves_no_earlier_state(small: Callable[..., Any], family: str) -> None:
+def test_a_later_token_or_image_moves_no_earlier_state(small: Callable[..., Any], family: str) -> None:
     it = small(family)
-    sequence = it.sequence("see", Picture(0), "and", Picture(1), "end")
+    sequence = it.sequence("see", ImageSegment(0), "and", ImageSegment(1), "end")
     images = it.images(3)
-    picture = int(sequence.slots.nonzero()[0][4])  # the second one's first slot
+    at = int(sequence.slots.nonzero()[0][4])  # the second one's first slot
 
     def states(images: list[torch.Tensor], change_last: bool) -> torch.Tensor:
         batch = it.batch([[sequence]], images, length=len(sequence.token_ids))
         if change_last:
             batch.token_ids[0, -2] += 1
-        return it.model.hidden(batch, it.model.embed_pictures(batch))
+        return it.model.hidden(batch, it.model.embed_images(batch))
 
     before, text, image = states(images[:2], False), states(images[:2], True), states([images[0], images[2]], False)
     assert torch.equal(before[:-2], text[:-2])
     assert not torch.allclose(before[-2:], text[-2:])
-    assert torch.equal(before[:picture], image[:picture])
-    assert not torch.allclose(before[picture:], image[picture:])
+    assert torch.equal(before[:at], image[:at])
+    assert not torch.allclose(before[at:], image[at:])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -69,7 +69,7 @@ def test_a_later_token_or_picture_moves_no_earlier_state(small: Callable[..., An
 def test_the_objective_written_out(small: Callable[..., Any], family: str, reduction: str) -> None:
     it = small(family, objective=ObjectiveConfig(text_weight=0.7, visual_weight=3.0, reduction=reduction))
     model, ids = it.model, it.tokenizer.ids
-    sequence = it.sequence("hi", Picture(0), "yo")
+    sequence = it.sequence("hi", ImageSegment(0), "yo")
     (image,) = it.images(1)
     losses = model(it.batch([[sequence]], [image]))
 
@@ -97,10 +97,10 @@ def test_the_objective_written_out(small: Callable[..., Any], family: str, reduc
 
 def test_targets_are_detached(small: Callable[..., Any]) -> None:
     it = small("emu", objective=ObjectiveConfig(text_weight=0.0))
-    batch = it.batch([[it.sequence(Picture(0))]], it.images(1))
-    embeddings = it.model.embed_pictures(batch)
+    batch = it.batch([[it.sequence(ImageSegment(0))]], it.images(1))
+    embeddings = it.model.embed_images(batch)
     embeddings.retain_grad()
-    it.model.embed_pictures = lambda batch: embeddings
+    it.model.embed_images = lambda batch: embeddings
     it.model(batch).loss.backward()
     assert torch.count_nonzero(embeddings.grad[3]) > 0  # as an input of what comes after
     detached = it.model.bridge.stu_regress_head.weight.grad
@@ -114,7 +114,7 @@ def test_targets_are_detached(small: Callable[..., Any]) -> None:
 
 def test_given_denominators_replace_the_batchs(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    batch = it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1))
     own = it.model(batch)
     given = it.model(batch, num_text=100, num_visual=10)
     torch.testing.assert_close(given.loss, own.text.sum() / 100 + own.visual.sum() / 10)
@@ -122,28 +122,28 @@ def test_given_denominators_replace_the_batchs(small: Callable[..., Any]) -> Non
 
 def test_caption_only_stage_has_no_regression(small: Callable[..., Any]) -> None:
     it = small("emu2", objective=ObjectiveConfig(regression=False))
-    losses = it.model(it.batch([[it.sequence(Picture(0), "abc")]], it.images(1)))
+    losses = it.model(it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1)))
     torch.testing.assert_close(losses.loss, losses.text.mean())
     losses.loss.backward()
     assert torch.count_nonzero(it.model.bridge.project_down.weight.grad) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("parts", [("text alone",), (Picture(0),)])
+@pytest.mark.parametrize("parts", [("text alone",), (ImageSegment(0),)])
 def test_every_parameter_takes_part_in_every_step(small: Callable[..., Any], family: str, parts: tuple) -> None:
     it = small(family)
-    pictures = sum(isinstance(part, Picture) for part in parts)
-    losses = it.model(it.batch([[it.sequence(*parts)]], it.images(pictures)))
+    images = sum(isinstance(part, ImageSegment) for part in parts)
+    losses = it.model(it.batch([[it.sequence(*parts)]], it.images(images)))
     losses.loss.backward()
     assert [name for name, p in it.model.named_parameters() if p.grad is None] == []
-    if not pictures:
+    if not images:
         assert all(torch.count_nonzero(p.grad) == 0 for p in it.model.encoder.parameters())
         torch.testing.assert_close(losses.loss, losses.text.mean())
 
 
 def test_a_batch_without_targets_has_no_loss(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    losses = it.model(it.batch([[it.layout.prompt([Picture(0, learn=False)])]], it.images(1)))
+    losses = it.model(it.batch([[it.layout.prompt([ImageSegment(0, learn=False)])]], it.images(1)))
     losses.loss.backward()
     assert losses.loss == 0
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in it.model.parameters())
@@ -152,8 +152,8 @@ def test_a_batch_without_targets_has_no_loss(small: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_features_give_the_loss_of_pixels(small: Callable[..., Any], family: str) -> None:
     it = small(family)
-    sequence, images = it.sequence(Picture(0), "a", Picture(1)), it.images(2)
-    features = list(it.model.picture_features(torch.stack(images)))
+    sequence, images = it.sequence(ImageSegment(0), "a", ImageSegment(1)), it.images(2)
+    features = list(it.model.image_features(torch.stack(images)))
     pixels, kept = it.model(it.batch([[sequence]], images)), it.model(it.batch([[sequence]], features))
     torch.testing.assert_close(pixels.loss, kept.loss)
 
@@ -168,26 +168,26 @@ def test_frames_may_have_fewer_slots(small: Callable[..., Any]) -> None:
 def test_a_frozen_encoder_keeps_no_graph(small: Callable[..., Any]) -> None:
     it = small("emu2")
     it.model.encoder.requires_grad_(False)
-    assert not it.model.encode_pictures(torch.stack(it.images(1))).requires_grad
-    it.model(it.batch([[it.sequence(Picture(0))]], it.images(1))).loss.backward()
+    assert not it.model.encode_images(torch.stack(it.images(1))).requires_grad
+    it.model(it.batch([[it.sequence(ImageSegment(0))]], it.images(1))).loss.backward()
     assert all(p.grad is None for p in it.model.encoder.parameters())
 
 
 def test_input_noise_is_for_training_and_spares_the_targets(small: Callable[..., Any]) -> None:
     it = small("emu2", objective=ObjectiveConfig(input_noise=0.5))
-    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    batch = it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1))
     plain = it.model(batch)
     assert torch.equal(plain.visual, it.model(batch).visual)
     noisy = it.model.train()(batch)
     assert not torch.allclose(plain.text, noisy.text)
-    torch.testing.assert_close(plain.visual[0], noisy.visual[0])  # predicted from [IMG], which knows no picture yet
+    torch.testing.assert_close(plain.visual[0], noisy.visual[0])  # predicted from [IMG], which knows no image yet
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointing_changes_no_gradient(small: Callable[..., Any], family: str) -> None:
     it = small(family)
     model = it.model.train()
-    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    batch = it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1))
     gradients = []
     for enabled in (False, True):
         model.set_gradient_checkpointing(encoder=enabled, bridge=enabled, language_model=enabled)
@@ -208,7 +208,7 @@ def test_one_batch_overfits(small: Callable[..., Any], family: str) -> None:
     documents, images = _documents(it)
     model = it.model.train()
     batch = it.batch([documents], [i for part in images for i in part])
-    model.encoder.requires_grad_(False)  # a trained one could make all pictures alike
+    model.encoder.requires_grad_(False)  # a trained one could make all images alike
     model.bridge.requires_grad_(family == "emu2")
     if family == "emu":
         model.bridge.stu_regress_head.requires_grad_(True)
@@ -226,7 +226,7 @@ def test_one_batch_overfits(small: Callable[..., Any], family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bf16_is_close(small: Callable[..., Any], family: str) -> None:
     it = small(family)
-    batch = it.batch([[it.sequence(Picture(0), "abc")]], it.images(1))
+    batch = it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1))
     exact = it.model(batch).loss
     torch.testing.assert_close(it.model.bfloat16()(batch).loss.float(), exact, rtol=0.05, atol=0)
 
@@ -271,7 +271,7 @@ def test_attention_of_a_lone_sequence_is_the_stock_models(small: Callable[..., A
     it = small("emu2")
     sequence = it.sequence("a plain text")
     batch = it.batch([[sequence]], [], length=len(sequence.token_ids))
-    hidden = it.model.hidden(batch, it.model.embed_pictures(batch))
+    hidden = it.model.hidden(batch, it.model.embed_images(batch))
     stock: nn.Module = it.model.language_model
     stock.set_attn_implementation("eager")
     expected = stock.base_model(input_ids=batch.token_ids).last_hidden_state[0]

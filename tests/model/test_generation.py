@@ -8,25 +8,25 @@ from torch import Tensor
 from model.config import BridgeConfig
 from model.generation import Generated, GenerationConfig, Prompt, draw, generate
 from model.image_decoder import ImageDecoder
-from model.segment import Picture, text
+from model.segment import ImageSegment, text
 
 FAMILIES = ("emu", "emu2")
 TEXT = GenerationConfig(max_new_tokens=8)
-PICTURE = GenerationConfig(max_new_tokens=0, max_images=1)
+IMAGE = GenerationConfig(max_new_tokens=0, max_images=1)
 
 
-def _prompt(it: Any, *parts: str | Picture, seed: int = 0, draw: bool = False) -> Prompt:
+def _prompt(it: Any, *parts: str | ImageSegment, seed: int = 0, draw: bool = False) -> Prompt:
     segments = [text(part, it.tokenizer) if isinstance(part, str) else part for part in parts]
-    count = sum(isinstance(part, Picture) for part in parts)
+    count = sum(isinstance(part, ImageSegment) for part in parts)
     return Prompt.of(it.layout, segments, torch.stack(it.images(count, seed)) if count else None, draw=draw)
 
 
 def _prompts(it: Any, *, draw: bool) -> list[Prompt]:
-    frames = [Picture(0, frame=True), Picture(1, frame=True)]
+    frames = [ImageSegment(0, frame=True), ImageSegment(1, frame=True)]
     return [
         _prompt(it, "a red boat and", draw=draw),
-        _prompt(it, Picture(0), "b", draw=draw),
-        _prompt(it, *frames, "what", Picture(2), seed=1, draw=draw),
+        _prompt(it, ImageSegment(0), "b", draw=draw),
+        _prompt(it, *frames, "what", ImageSegment(2), seed=1, draw=draw),
         _prompt(it, draw=draw),
     ]
 
@@ -34,7 +34,7 @@ def _prompts(it: Any, *, draw: bool) -> list[Prompt]:
 def _inputs(it: Any, prompt: Prompt) -> Tensor:
     images = [] if prompt.images is None else list(prompt.images)
     batch = it.batch([[prompt.sequence]], images, length=len(prompt.sequence.token_ids))
-    return it.model.inputs(batch, it.model.embed_pictures(batch))
+    return it.model.inputs(batch, it.model.embed_images(batch))
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def _text_by_hand(it: Any, prompt: Prompt, count: int) -> list[int]:
 
 
 @torch.no_grad()
-def _picture_by_hand(it: Any, prompt: Prompt) -> Tensor:
+def _image_by_hand(it: Any, prompt: Prompt) -> Tensor:
     x, embeddings = _inputs(it, prompt), []
     for _ in range(it.config.bridge.image_slots):
         hidden = it.model.language_model.base_model(inputs_embeds=x).last_hidden_state[:, -1:]
@@ -85,41 +85,41 @@ def test_text_is_what_whole_forward_passes_give(small: Callable[..., Any], famil
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pictures_are_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
+def test_images_are_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
     it = small(family)
     prompts = _prompts(it, draw=True)
-    found = generate(it.model, it.tokenizer, prompts, PICTURE.model_copy(update={"use_cache": use_cache}))
+    found = generate(it.model, it.tokenizer, prompts, IMAGE.model_copy(update={"use_cache": use_cache}))
     for prompt, result in zip(prompts, found, strict=True):
-        (picture,) = result.parts
-        torch.testing.assert_close(picture, _picture_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
-        assert not picture.is_inference()  # a decoder may train on it
+        (image,) = result.parts
+        torch.testing.assert_close(image, _image_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
+        assert not image.is_inference()  # a decoder may train on it
 
 
-def test_pictures_and_text_in_turn(small: Callable[..., Any]) -> None:
+def test_images_and_text_in_turn(small: Callable[..., Any]) -> None:
     it = small("emu2")
     ids = it.tokenizer.ids
     prompts = [_prompt(it, "draw", draw=True), _prompt(it, "tell")]
     config = GenerationConfig(max_new_tokens=6, max_images=2)
-    with torch.no_grad():  # this model begins a picture whenever it may
+    with torch.no_grad():  # this model begins an image whenever it may
         head = it.model.language_model.get_output_embeddings()
         head.weight[ids["[IMG]"]] = 0
         head.register_forward_hook(lambda module, args, logits: logits.index_fill(1, torch.tensor([ids["[IMG]"]]), 1e4))
     first, second = generate(it.model, it.tokenizer, prompts, config)
-    kinds = [["picture" if isinstance(p, Tensor) else len(p) for p in r.parts] for r in (first, second)]
-    assert kinds == [["picture", "picture", 5], ["picture", "picture", 4]]  # a begun picture costs a token
+    kinds = [["image" if isinstance(p, Tensor) else len(p) for p in r.parts] for r in (first, second)]
+    assert kinds == [["image", "image", 5], ["image", "image", 4]]  # a begun image costs a token
     cached = generate(it.model, it.tokenizer, prompts, config.model_copy(update={"use_cache": False}))
     for one, other in zip((first, second), cached, strict=True):
-        torch.testing.assert_close(one.pictures, other.pictures, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.images, other.images, rtol=1e-4, atol=1e-5)
         assert one.text(it.tokenizer) == other.text(it.tokenizer)
 
 
-def test_text_goes_on_behind_the_picture_that_was_asked_for(small: Callable[..., Any]) -> None:
+def test_text_goes_on_behind_the_image_that_was_asked_for(small: Callable[..., Any]) -> None:
     it = small("emu2")
     _text_only(it)
     prompt = _prompt(it, "draw", draw=True)
     (result,) = generate(it.model, it.tokenizer, [prompt], GenerationConfig(max_new_tokens=4, max_images=1))
-    picture, tokens = result.parts
-    x = torch.cat([_inputs(it, prompt), it.model.bridge.enter(picture)[None]], dim=1)
+    image, tokens = result.parts
+    x = torch.cat([_inputs(it, prompt), it.model.bridge.enter(image)[None]], dim=1)
     closing = it.model.language_model.get_input_embeddings()(torch.tensor([[it.tokenizer.ids["[/IMG]"]]]))
     logits = it.model.language_model(inputs_embeds=torch.cat([x, closing], dim=1)).logits[0, -1]
     logits[it.tokenizer.bos_id] = float("-inf")
@@ -184,7 +184,7 @@ def test_beam_search_is_no_less_likely_than_greedy(small: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_boxes_are_written_and_no_picture_is_begun(small: Callable[..., Any], num_beams: int) -> None:
+def test_boxes_are_written_and_no_image_is_begun(small: Callable[..., Any], num_beams: int) -> None:
     it = small("emu2")
     box, begin = it.tokenizer.ids["<patch_index_0007>"], it.tokenizer.ids["[IMG]"]
     head = it.model.language_model.get_output_embeddings()
@@ -200,25 +200,25 @@ def test_boxes_are_written_and_no_picture_is_begun(small: Callable[..., Any], nu
 
 def test_frames_with_fewer_slots_are_read(small: Callable[..., Any]) -> None:
     it = small("emu2", bridge=BridgeConfig(image_slots=16, frame_slots=4))
-    prompt = _prompt(it, Picture(0, frame=True), "and", Picture(1), draw=True)
-    (result,) = generate(it.model, it.tokenizer, [prompt], PICTURE)
-    torch.testing.assert_close(result.pictures[0], _picture_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
-    assert result.pictures[0].shape == (16, 24)
+    prompt = _prompt(it, ImageSegment(0, frame=True), "and", ImageSegment(1), draw=True)
+    (result,) = generate(it.model, it.tokenizer, [prompt], IMAGE)
+    torch.testing.assert_close(result.images[0], _image_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
+    assert result.images[0].shape == (16, 24)
 
 
 def test_drawing_leads_away_from_the_empty_prompt(small: Callable[..., Any]) -> None:
     it = small("emu2")
     decoder = ImageDecoder.for_model(it.config).eval()
-    prompts = [_prompt(it, "a", draw=True), _prompt(it, Picture(0), draw=True)]
+    prompts = [_prompt(it, "a", draw=True), _prompt(it, ImageSegment(0), draw=True)]
     seed = {"generator": torch.Generator().manual_seed(0), "steps": 2, "guidance": 2.0}
-    pictures = draw(it.model, decoder, it.layout, prompts, null_prompt=True, **seed)
-    assert pictures.shape == (2, 3, 16, 16)
-    assert pictures.dtype == torch.uint8
-    embeddings = torch.stack([_picture_by_hand(it, prompt) for prompt in prompts])
-    null = _picture_by_hand(it, _prompt(it, draw=True))[None]
+    images = draw(it.model, decoder, it.layout, prompts, null_prompt=True, **seed)
+    assert images.shape == (2, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    embeddings = torch.stack([_image_by_hand(it, prompt) for prompt in prompts])
+    null = _image_by_hand(it, _prompt(it, draw=True))[None]
     seed["generator"].manual_seed(0)
     expected = decoder.sample(embeddings, null=null, **seed)
-    assert (pictures.int() - expected.int()).abs().max() <= 1
+    assert (images.int() - expected.int()).abs().max() <= 1
 
 
 def test_misuse_is_named(small: Callable[..., Any]) -> None:
@@ -226,7 +226,7 @@ def test_misuse_is_named(small: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         generate(it.model, it.tokenizer, [], TEXT)
     with pytest.raises(ValueError, match="beam search is for text alone"):
-        generate(it.model, it.tokenizer, _prompts(it, draw=True), PICTURE.model_copy(update={"num_beams": 2}))
+        generate(it.model, it.tokenizer, _prompts(it, draw=True), IMAGE.model_copy(update={"num_beams": 2}))
     decoder = ImageDecoder.for_model(it.config)
     with pytest.raises(ValueError, match=r"prompts \[1\] do not end with \[IMG\]"):
         draw(it.model, decoder, it.layout, [_prompt(it, "a", draw=True), _prompt(it, "b")])

@@ -74,7 +74,7 @@ def test_the_objective_written_out(prediction: str) -> None:
     guess = decoder.unet(noisy, times, encoder_hidden_states=conditions, added_cond_kwargs=added).sample
     targets = {"epsilon": noise, "sample": latents, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents}
     expected = (guess - targets[prediction]).square().mean((1, 2, 3))
-    torch.testing.assert_close(losses.pictures, expected.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses.per_image, expected.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(losses.loss, expected.mean(), rtol=1e-4, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_pixels_are_encoded_on_the_fly() -> None:
     decoder = _decoder(**PLAIN)
     pixels = decoder(_images(), _conditions(), generator=_seed())
     latents = decoder(decoder.encode(_images()), _conditions(), generator=_seed())
-    assert torch.equal(pixels.pictures, latents.pictures)
+    assert torch.equal(pixels.per_image, latents.per_image)
     assert all(p.grad is None for p in decoder.autoencoder.parameters())
 
 
@@ -97,8 +97,8 @@ def test_dropped_conditions_are_zeros() -> None:
     dropped = _decoder(condition_dropout=1.0, noise_offset=0.0)(latents, _conditions(), generator=_seed())
     zeros = _decoder(**PLAIN)(latents, torch.zeros(2, 4, 24), generator=_seed())
     kept = _decoder(**PLAIN)(latents, _conditions(), generator=_seed())
-    assert torch.equal(dropped.pictures, zeros.pictures)
-    assert not torch.equal(dropped.pictures, kept.pictures)
+    assert torch.equal(dropped.per_image, zeros.per_image)
+    assert not torch.equal(dropped.per_image, kept.per_image)
 
 
 def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
@@ -123,7 +123,7 @@ def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
     cropped = torch.tensor([[32.0, 64, 0, 24, 16, 16]] * 2)
     plain = decoder(latents[:2], conditions[:2], generator=_seed())
     told = decoder(latents[:2], conditions[:2], micro=cropped, generator=_seed())
-    assert not torch.equal(plain.pictures, told.pictures)
+    assert not torch.equal(plain.per_image, told.per_image)
 
 
 def test_times_may_lean_to_high_noise() -> None:
@@ -148,7 +148,7 @@ def test_foreground_may_weigh_more() -> None:
     def error(wrong: Tensor, weight: float) -> Tensor:
         decoder = _decoder(prediction="sample", foreground_weight=weight, **PLAIN)
         decoder._predict = lambda *_: latents + wrong
-        return decoder(latents, _conditions(), generator=_seed()).pictures
+        return decoder(latents, _conditions(), generator=_seed()).per_image
 
     plain = torch.tensor([4 / 64, 0.0])
     torch.testing.assert_close(error(foreground, 0.0), plain)
@@ -180,10 +180,10 @@ def test_every_variant_trains_and_samples(changes: dict) -> None:
     decoder(_images(), _conditions(), generator=_seed()).loss.backward()
     missing = [n for n, p in decoder.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
-    pictures = decoder.sample(_conditions(), steps=3, generator=_seed())
-    assert pictures.shape == (2, 3, 16, 16)
-    assert pictures.dtype == torch.uint8
-    assert torch.equal(pictures, decoder.sample(_conditions(), steps=3, generator=_seed()))
+    images = decoder.sample(_conditions(), steps=3, generator=_seed())
+    assert images.shape == (2, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, decoder.sample(_conditions(), steps=3, generator=_seed()))
 
 
 # PNDM stops at the schedule's first level as Stable Diffusion has it, where noise of 0.03 is left.
@@ -263,7 +263,7 @@ def test_autoencoder_learns_and_its_scale_is_fitted() -> None:
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=5e-3)
     torch.manual_seed(0)
     first = autoencoder_loss(autoencoder, images, config)
-    assert first.pictures.shape == (4,)
+    assert first.per_image.shape == (4,)
     for _ in range(50):
         optimizer.zero_grad()
         autoencoder_loss(autoencoder, images, config).loss.backward()
@@ -284,7 +284,7 @@ def test_kl_term_is_the_gaussian_one() -> None:
     without = autoencoder_loss(autoencoder, _images(), AutoencoderConfig(kl_weight=0.0))
     torch.manual_seed(1)
     with_ = autoencoder_loss(autoencoder, _images(), AutoencoderConfig(kl_weight=2.0))
-    torch.testing.assert_close(with_.pictures - without.pictures, 2.0 * kl.detach(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(with_.per_image - without.per_image, 2.0 * kl.detach(), rtol=1e-3, atol=1e-5)
 
 
 def test_weights_are_averaged_and_lent() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.lora import LoraConfig, add_adapters, merged, peft_adapter
-from model.segment import Picture
+from model.segment import ImageSegment
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0)
 
@@ -26,7 +26,7 @@ def _with_random_adapters(small: Callable[..., Any]) -> Any:
 
 
 def _losses(it: Any) -> torch.Tensor:
-    batch = it.batch([[it.sequence(Picture(0), "a red boat")]], it.images(1))
+    batch = it.batch([[it.sequence(ImageSegment(0), "a red boat")]], it.images(1))
     return it.model(batch).text  # type: ignore[no-any-return]
 
 
@@ -40,7 +40,7 @@ def test_adapters_alone_are_trained(small: Callable[..., Any]) -> None:
     it.model.bridge.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in it.model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in it.model.parameters() if p.requires_grad], lr=1.0)
-    it.model(it.batch([[it.sequence(Picture(0), "a red boat")]], it.images(1))).loss.backward()
+    it.model(it.batch([[it.sequence(ImageSegment(0), "a red boat")]], it.images(1))).loss.backward()
     optimizer.step()
     changed = {name for name, tensor in it.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if "lora_" in name}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.config import BridgeConfig
-from model.segment import Picture, Segment, Text, grounded_text, text
+from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import NONE, TEXT, VISUAL, Layout, LayoutConfig, Sequence
 from model.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def _targets(layout: Layout, sequence: Sequence, kind: int) -> str:
 
 
 def test_a_pair_in_emu(emu: Layout) -> None:
-    sequence = _whole(emu, [Picture(0), text("a cat", emu.tokenizer, role="caption")])
+    sequence = _whole(emu, [ImageSegment(0), text("a cat", emu.tokenizer, role="caption")])
     assert _shown(emu, sequence) == "<s>[IMG]" + "<image>" * 4 + "[/IMG]a cat</s>"
     assert _targets(emu, sequence, TEXT) == "a cat</s>"
     assert _targets(emu, sequence, VISUAL) == "<image>" * 4 + "[/IMG]"
@@ -45,57 +45,57 @@ def test_a_pair_in_emu(emu: Layout) -> None:
 
 
 def test_a_pair_in_emu2_has_no_target_after_the_slots(emu2: Layout) -> None:
-    sequence = _whole(emu2, [Picture(0), text("a cat", emu2.tokenizer, role="caption")])
+    sequence = _whole(emu2, [ImageSegment(0), text("a cat", emu2.tokenizer, role="caption")])
     assert _targets(emu2, sequence, VISUAL) == "<image>" * 4
     assert _targets(emu2, sequence, TEXT) == "a cat</s>"
     assert _targets(emu2, sequence, NONE) == "<s>[IMG][/IMG]"
 
 
-def test_a_model_may_learn_to_begin_pictures(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_model_may_learn_to_begin_images(tokenizers: dict[str, Tokenizer]) -> None:
     ignored = tuple(name for name in LayoutConfig().ignored if name != "[IMG]")
     layout = Layout(tokenizers["emu2"], BRIDGE, LayoutConfig(ignored=ignored))
-    sequence = _whole(layout, [text("a", layout.tokenizer), Picture(0)])
+    sequence = _whole(layout, [text("a", layout.tokenizer), ImageSegment(0)])
     assert _targets(layout, sequence, TEXT) == "a[IMG]</s>"
 
 
 def test_video_frames_and_subtitles(emu2: Layout) -> None:
     say = [text(t, emu2.tokenizer, role="subtitle") for t in ("one", "two")]
-    sequence = _whole(emu2, [Picture(0, True, 0.0), say[0], Picture(1, True, 65.0), say[1]])
+    sequence = _whole(emu2, [ImageSegment(0, True, 0.0), say[0], ImageSegment(1, True, 65.0), say[1]])
     frame = "[IMG]" + "[gIMG]" * 3 + "[/IMG]"
     assert _shown(emu2, sequence) == f"<s>[VIDEO]{frame}one{frame} two</s>"
     assert sequence.frames == (True, True)
 
 
-def test_frames_in_emu_are_pictures(emu: Layout) -> None:
-    assert _shown(emu, _whole(emu, [Picture(0, True)])) == "<s>[IMG]" + "<image>" * 4 + "[/IMG]</s>"
+def test_frames_in_emu_are_images(emu: Layout) -> None:
+    assert _shown(emu, _whole(emu, [ImageSegment(0, True)])) == "<s>[IMG]" + "<image>" * 4 + "[/IMG]</s>"
 
 
 def test_frame_times_are_text_where_wanted(tokenizers: dict[str, Tokenizer]) -> None:
     layout = Layout(tokenizers["emu2"], BRIDGE, LayoutConfig(frame_times=True))
     frame = "[IMG]" + "[gIMG]" * 3 + "[/IMG]"
-    sequence = _whole(layout, [Picture(0, True, 5.2), Picture(1, True, 65.0), Picture(2, True)])
+    sequence = _whole(layout, [ImageSegment(0, True, 5.2), ImageSegment(1, True, 65.0), ImageSegment(2, True)])
     assert _shown(layout, sequence) == f"<s>[VIDEO]0:05{frame}1:05{frame}{frame}</s>"
 
 
-def test_texts_are_separated_pictures_between_them_or_not(emu2: Layout) -> None:
+def test_texts_are_separated_images_between_them_or_not(emu2: Layout) -> None:
     parts = [text(t, emu2.tokenizer) for t in ("a", "b", "c")]
-    shown = _shown(emu2, _whole(emu2, [parts[0], parts[1], Picture(0), parts[2]]))
+    shown = _shown(emu2, _whole(emu2, [parts[0], parts[1], ImageSegment(0), parts[2]]))
     assert shown == "<s>a\nb[IMG]" + "<image>" * 4 + "[/IMG]\nc</s>"
 
 
 @pytest.mark.parametrize(("role", "behind"), [("caption", "One. Two."), ("body", "One.")])
-def test_a_picture_comes_before_or_behind_its_text(emu2: Layout, role: str, behind: str) -> None:
-    segments = [Picture(0), text("One. Two.", emu2.tokenizer, role=role)]
-    picture = "[IMG]" + "<image>" * 4 + "[/IMG]"
+def test_an_image_comes_before_or_behind_its_text(emu2: Layout, role: str, behind: str) -> None:
+    segments = [ImageSegment(0), text("One. Two.", emu2.tokenizer, role=role)]
+    image = "[IMG]" + "<image>" * 4 + "[/IMG]"
     shown = [_shown(emu2, _whole(emu2, segments, seed)) for seed in range(200)]
-    first, second = f"<s>{picture}One. Two.</s>", f"<s>{behind}{picture}{'One. Two.'[len(behind) :]}</s>"
+    first, second = f"<s>{image}One. Two.</s>", f"<s>{behind}{image}{'One. Two.'[len(behind) :]}</s>"
     assert set(shown) == {first, second}
     assert 70 < shown.count(first) < 130
 
 
-def test_order_is_drawn_per_picture_and_keeps_length_and_content(emu2: Layout) -> None:
+def test_order_is_drawn_per_image_and_keeps_length_and_content(emu2: Layout) -> None:
     say = [text(t, emu2.tokenizer) for t in ("Aa. bb.", "Cc.", "Dd. ee")]
-    segments = [say[0], Picture(0), say[1], Picture(1), Picture(2), say[2], Picture(3)]
+    segments = [say[0], ImageSegment(0), say[1], ImageSegment(1), ImageSegment(2), say[2], ImageSegment(3)]
     (window,) = emu2.split(segments, 512)
     plain = emu2.lay_out(window)
     orders = set()
@@ -141,7 +141,7 @@ def _random_sample(layout: Layout, rng: random.Random) -> list[Segment]:
     segments: list[Segment] = []
     for i in range(rng.randint(1, 8)):
         if rng.random() < 0.4:
-            segments.append(Picture(i, frame=rng.random() < 0.3))
+            segments.append(ImageSegment(i, frame=rng.random() < 0.3))
         elif rng.random() < 0.2:
             boxes = [(2, 6, (0.0, 0.0, 0.5, 0.5)), (7, 11, (0.0, 0.0, 1.0, 1.0))]
             segments.append(grounded_text("a boat here and more of it", boxes, layout.tokenizer))
@@ -157,7 +157,7 @@ def test_windows_fit_and_lose_nothing(emu2: Layout) -> None:
         segments = _random_sample(emu2, rng)
         length = rng.randint(40, 120)
         windows = emu2.split(segments, length)
-        expected = [s for s in segments if isinstance(s, Picture) or len(s.ids)]
+        expected = [s for s in segments if isinstance(s, ImageSegment) or len(s.ids)]
         joined: list[Segment] = []
         for i, window in enumerate(windows):
             assert window.num_tokens <= length
@@ -173,7 +173,7 @@ def test_windows_fit_and_lose_nothing(emu2: Layout) -> None:
                     joined.append(part)
         assert len(joined) == len(expected)
         for got, wanted in zip(joined, expected, strict=True):
-            same = got == wanted if isinstance(got, Picture) else np.array_equal(got.ids, wanted.ids)
+            same = got == wanted if isinstance(got, ImageSegment) else np.array_equal(got.ids, wanted.ids)
             assert same
         phrases = sum(len(p.phrases) for w in windows for p in w.segments if isinstance(p, Text))
         assert phrases == sum(len(s.phrases) for s in segments if isinstance(s, Text))
@@ -207,23 +207,23 @@ def test_only_the_last_window_ends_the_text(emu2: Layout) -> None:
     assert [s.endswith("</s>") for s in shown] == [False] * (len(shown) - 1) + [True]
 
 
-def test_a_picture_too_large_for_any_window_is_an_error(emu2: Layout) -> None:
-    with pytest.raises(ValueError, match="a picture takes 6 tokens, but a window of 7 has room for 5"):
-        emu2.split([Picture(0)], 7)
+def test_an_image_too_large_for_any_window_is_an_error(emu2: Layout) -> None:
+    with pytest.raises(ValueError, match="an image takes 6 tokens, but a window of 7 has room for 5"):
+        emu2.split([ImageSegment(0)], 7)
 
 
 def test_nothing_gives_no_window(emu2: Layout) -> None:
     assert emu2.split([text("", emu2.tokenizer)], 32) == []
 
 
-def test_prompts_have_no_end_and_may_ask_for_a_picture(emu2: Layout) -> None:
-    segments = [Picture(0), text("more", emu2.tokenizer)]
+def test_prompts_have_no_end_and_may_ask_for_an_image(emu2: Layout) -> None:
+    segments = [ImageSegment(0), text("more", emu2.tokenizer)]
     assert _shown(emu2, emu2.prompt(segments)) == "<s>[IMG]" + "<image>" * 4 + "[/IMG]more"
     assert _shown(emu2, emu2.prompt(segments, draw=True)).endswith("more[IMG]")
 
 
 def test_what_is_not_learned_is_no_target(emu2: Layout) -> None:
-    segments = [Picture(0, learn=False), text("ask", emu2.tokenizer, learn=False), text("answer", emu2.tokenizer)]
+    segments = [ImageSegment(0, learn=False), text("ask", emu2.tokenizer, learn=False), text("answer", emu2.tokenizer)]
     sequence = _whole(emu2, segments)
     assert _targets(emu2, sequence, TEXT) == "\nanswer</s>"
     assert VISUAL not in sequence.targets

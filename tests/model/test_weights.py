@@ -16,7 +16,7 @@ from model.config import SIZES, EncoderConfig
 from model.emu import Emu
 from model.image_decoder import ImageDecoder, build_unet
 from model.lora import LoraConfig, add_adapters
-from model.segment import Picture
+from model.segment import ImageSegment
 from model.vision_encoder import Encoder
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
 
@@ -398,7 +398,7 @@ def test_image_decoders_begin_as_the_released_u_nets(size: str, width: int, pool
 def test_saved_models_give_equal_losses(small: Callable[..., Any], tmp_path: Path) -> None:
     for family in ("emu", "emu2"):
         it = small(family)
-        batch = it.batch([[it.sequence(Picture(0), "a red boat")]], it.images(1))
+        batch = it.batch([[it.sequence(ImageSegment(0), "a red boat")]], it.images(1))
         save_emu(it.model, tmp_path / family)
         loaded = load_emu(tmp_path / family).eval()
         assert loaded.config == it.config

@@ -16,8 +16,8 @@ KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES: dict[Split, int] = {"train": 7, "val": 2}
 
 
-def picture(number: int, form: str = "JPEG", size: tuple[int, int] = (32, 24)) -> bytes:
-    """A picture of one colour that `number` decides."""
+def image(number: int, form: str = "JPEG", size: tuple[int, int] = (32, 24)) -> bytes:
+    """An image of one colour that `number` decides."""
     image = Image.new("RGB", size, (number * 40 % 256, number * 70 % 256, 99))
     buffer = io.BytesIO()
     image.save(buffer, form)
@@ -25,7 +25,7 @@ def picture(number: int, form: str = "JPEG", size: tuple[int, int] = (32, 24)) -
 
 
 def media(number: int, form: str = "JPEG", t: float | None = None) -> Media:
-    """What is known of `picture(number, form)` before it is packed."""
+    """What is known of `image(number, form)` before it is packed."""
     return Media(
         url=f"https://images.example.co.uk/{number}.{form.lower()}",
         mime=MIME[form],
@@ -40,7 +40,7 @@ def media(number: int, form: str = "JPEG", t: float | None = None) -> Media:
 
 
 def sample(kind: Kind, number: int) -> SampleParts:
-    """Sample `number` of a kind; interleaved ones have 1 to 3 pictures in different formats."""
+    """Sample `number` of a kind; interleaved ones have 1 to 3 images in different formats."""
     key = make_key(kind, "corpus_builder", number)
     caption = f"a dock beside boat {number}, café"
     forms = ["JPEG"]
@@ -77,7 +77,7 @@ def sample(kind: Kind, number: int) -> SampleParts:
         lang="en",
         build=Build(pipeline="test", dedup_group=f"group-{kind}-{max(number, 1)}"),
     )
-    return finish_document(document, [picture(number * len(forms) + i, form) for i, form in enumerate(forms)])
+    return finish_document(document, [image(number * len(forms) + i, form) for i, form in enumerate(forms)])
 
 
 def write_shard(corpus: str, kind: Kind, split: Split, number: int, samples: list[SampleParts]) -> ShardInfo:

@@ -1,4 +1,4 @@
-"""Small records for the tests of stages: candidates, stored media, specs, and pictures that no two are alike."""
+"""Small records for the tests of stages: candidates, stored media, specs, and images that no two are alike."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ def image_url(i: int) -> str:
     return f"https://images.example.org/{i}.jpg"
 
 
-def picture(i: int, size: tuple[int, int] = (64, 48), exif_orientation: int | None = None) -> bytes:
+def image_bytes(i: int, size: tuple[int, int] = (64, 48), exif_orientation: int | None = None) -> bytes:
     """A JPEG of noise that `i` decides."""
     pixels = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
@@ -49,7 +49,7 @@ def document(kind: Kind, *segments: Segment, num_media: int = 0, page: str | Non
 
 
 def candidate(document: Document) -> Candidate:
-    """The candidate that asks for each of a document's pictures."""
+    """The candidate that asks for each of a document's images."""
     return Candidate(document, tuple(MediaRequest("image", m.url, PAGE) for m in document.media))
 
 
@@ -59,12 +59,12 @@ def item(name: str, size: int = 100, t: float | None = None) -> StoredItem:
 
 
 def fetched(url: str, **more: Any) -> StoredMedia:
-    """What the store holds of a picture."""
+    """What the store holds of an image."""
     return StoredMedia(url, FETCHED, url=url, fetched_at="2026-01-05T10:11:12Z", items=(item(url),), **more)
 
 
 def scores(*values: float) -> tuple[Score, ...]:
-    """A score of each picture."""
+    """A score of each image."""
     return tuple(Score("upstream", f"media:{i}", value, "upstream") for i, value in enumerate(values))
 
 

@@ -11,7 +11,7 @@ from pipelines.document import (
     clean_text,
     make_key,
     merge_text,
-    without_pictures,
+    without_images,
 )
 
 
@@ -76,25 +76,25 @@ def test_text_is_merged_only_with_its_like():
         assert merge_text((body, other)) == (body, other)
 
 
-def test_the_caption_of_a_lost_picture_goes_with_it():
+def test_the_caption_of_a_lost_image_goes_with_it():
     before, after = Segment("text", text="before"), Segment("text", text="after")
-    pictures = [Segment("image", media=i, role="content") for i in range(3)]
+    images = [Segment("image", media=i, role="content") for i in range(3)]
     captions = [Segment("text", text=f"caption {i}", role="caption") for i in range(3)]
-    segments = (before, pictures[0], captions[0], pictures[1], captions[1], after, captions[2], pictures[2])
-    assert without_pictures(segments, {0}) == (before, pictures[1], captions[1], after, captions[2], pictures[2])
-    assert without_pictures(segments, {1}) == (before, pictures[0], captions[0], after, captions[2], pictures[2])
-    assert without_pictures(segments, {0, 1, 2}) == (before, after, captions[2])
-    assert without_pictures(segments, set()) == segments
+    segments = (before, images[0], captions[0], images[1], captions[1], after, captions[2], images[2])
+    assert without_images(segments, {0}) == (before, images[1], captions[1], after, captions[2], images[2])
+    assert without_images(segments, {1}) == (before, images[0], captions[0], after, captions[2], images[2])
+    assert without_images(segments, {0, 1, 2}) == (before, after, captions[2])
+    assert without_images(segments, set()) == segments
 
 
-def test_a_shared_caption_stays_with_the_picture_before_it():
+def test_a_shared_caption_stays_with_the_image_before_it():
     first, second = (Segment("image", media=i, role="content") for i in range(2))
     caption = Segment("text", text="two boats", role="caption")
-    assert without_pictures((first, second, caption), {0}) == (second, caption)
-    assert without_pictures((first, second, caption), {1}) == (first,)
+    assert without_images((first, second, caption), {0}) == (second, caption)
+    assert without_images((first, second, caption), {1}) == (first,)
 
 
 def test_what_is_said_after_a_lost_frame_stays():
     frame = Segment("frame", media=0, t0=1.0, t1=1.0, role="frame")
     said = Segment("text", text="hello", t0=1.0, t1=2.0, role="subtitle")
-    assert without_pictures((frame, said), {0}) == (said,)
+    assert without_images((frame, said), {0}) == (said,)

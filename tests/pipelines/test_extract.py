@@ -49,7 +49,7 @@ def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
         ("text", "CC-BY-4.0", []),
         ("text", "CC-BY-NC-4.0", ["license_not_allowed"]),
         ("text", None, ["license_not_allowed"]),
-        ("pair", None, []),  # its picture has a licence of its own, which is known when it is there
+        ("pair", None, []),  # its image has a licence of its own, which is known when it is there
     ],
 )
 def test_a_pages_words_need_an_allowed_licence(kind: str, license: str | None, expected: list[str]):

@@ -18,7 +18,7 @@ from pipelines.media.raw_store import index_parts, load_media, read_index
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec, MediaSettings
-from tests.pipelines.stage_records import document, image, picture, spec, text
+from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 
 URL = "https://images.example.org/1.jpg"
 WANTED = ("image", "https://www.example.org/b", "[]")
@@ -72,7 +72,7 @@ def test_a_rendition_is_named_by_the_settings_of_its_type():
 
 
 class Site(ThreadingHTTPServer):
-    """Pictures by number; what is in `busy` answers 503."""
+    """Images by number; what is in `busy` answers 503."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -91,11 +91,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked[self.path] += 1
         name = self.path.strip("/").removesuffix(".jpg")
-        status, body = (200, picture(int(name))) if name.isdigit() else (404, b"")
+        status, body = (200, image_bytes(int(name))) if name.isdigit() else (404, b"")
         if name == "broken":
-            status, body = 200, picture(0)[:300]
+            status, body = 200, image_bytes(0)[:300]
         if name == "busy":
-            status, body = (503, b"") if self.path in self.server.busy else (200, picture(99))
+            status, body = (503, b"") if self.path in self.server.busy else (200, image_bytes(99))
         self.send_response(status)
         self.send_header("Content-Type", "image/jpeg")
         self.send_header("Content-Length", str(len(body)))
@@ -125,7 +125,7 @@ def corpus(site: Site) -> CorpusSpec:
 
 
 def of(site: Site, kind: str, *names: object, inline: tuple[bytes, ...] = ()) -> Candidate:
-    segments = [*(image(i) for i in range(len(names) + len(inline))), text("A caption of a picture.", role="body")]
+    segments = [*(image(i) for i in range(len(names) + len(inline))), text("A caption of an image.", role="body")]
     made = document(kind, *segments, page=f"http://{site.address}/page/{kind}/{names}")
     requests = [MediaRequest("image", site.url(name), made.source.page_url) for name in names]
     own = [inline_request(data, made.source.page_url) for data in inline]
@@ -161,9 +161,9 @@ def counts(out: str) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
     return {(c.source, c.unit): (c.kept, c.dropped) for c in sum_counts(documents_folder(out).receipts())}
 
 
-def test_each_picture_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_path: Path):
+def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_path: Path):
     out = str(tmp_path)
-    whole, with_own = of(site, "interleaved", 1, 2), of(site, "interleaved", 1, inline=(picture(7),))
+    whole, with_own = of(site, "interleaved", 1, 2), of(site, "interleaved", 1, inline=(image_bytes(7),))
     short, pair, broken = of(site, "interleaved", 3, "gone"), of(site, "pair", 1), of(site, "pair", "broken")
     write(out, "a", pages=[whole, short], pairs=[pair])
     write(out, "b", pages=[with_own], pairs=[broken])

@@ -18,7 +18,7 @@ from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import SplitSettings
-from tests.pipelines.stage_records import document, image, image_url, picture, spec, text
+from tests.pipelines.stage_records import document, image, image_bytes, image_url, spec, text
 
 WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
 
@@ -73,14 +73,14 @@ def test_fingerprints_of_each_kind():
     assert {f.scope for f in found.values()} == found.keys()
     assert len({f.sha256 for f in found.values()}) == 3  # a film of the same content as the page, in another scope
     other = fingerprint("pages", settings["pages"], page, media[::-1])
-    assert other.sha256 != found["pages"].sha256  # the same pictures in another order
+    assert other.sha256 != found["pages"].sha256  # the same images in another order
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
 class Input:
-    """What the fetch stage leaves: documents in parts, their pictures in one file of blobs."""
+    """What the fetch stage leaves: documents in parts, their images in one file of blobs."""
 
     def __init__(self, out: str) -> None:
         self.out = out
@@ -88,12 +88,12 @@ class Input:
         self._blobs: dict[int, tuple[Blob, Any]] = {}
         self._rows: list[tuple[str, Document, tuple[int, ...]]] = []
 
-    def add(self, source: str, page: str, *segments: Segment, pictures: tuple[int, ...] = ()) -> str:
-        """Add a document that shows pictures by number, and return its key."""
+    def add(self, source: str, page: str, *segments: Segment, images: tuple[int, ...] = ()) -> str:
+        """Add a document that shows images by number, and return its key."""
         kind = {"pages": "interleaved", "pairs": "pair", "texts": "text"}[source]
-        made = document(kind, *segments, num_media=len(pictures), page=f"https://www.example.org{page}")
+        made = document(kind, *segments, num_media=len(images), page=f"https://www.example.org{page}")
         media = []
-        for i in pictures:
+        for i in images:
             blob, stored = self._stored(i)
             media.append(
                 replace(
@@ -109,12 +109,12 @@ class Input:
                     bytes=blob.length,
                 )
             )
-        self._rows.append((source, replace(made, media=tuple(media)), pictures))
+        self._rows.append((source, replace(made, media=tuple(media)), images))
         return made.key
 
     def _stored(self, i: int) -> tuple[Blob, Any]:
         if i not in self._blobs:
-            stored = normalise(picture(i), ImageSettings())
+            stored = normalise(image_bytes(i), ImageSettings())
             self._blobs[i] = Blob("g000-x.blobs", len(self._data), len(stored.data)), stored
             self._data += stored.data
         return self._blobs[i]
@@ -127,8 +127,8 @@ class Input:
         for number in range(num_parts):
             part, tally = f"part-{number}", Tally("fetch")
             written = []
-            for source, made, pictures in rows[number::num_parts]:
-                blobs = [asdict(self._blobs[i][0]) for i in pictures]
+            for source, made, images in rows[number::num_parts]:
+                blobs = [asdict(self._blobs[i][0]) for i in images]
                 written.append({"source": source, "key": made.key, "document": made.to_json(), "blobs": blobs})
                 tally.keep(source, "document")
             files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
@@ -160,17 +160,17 @@ def small_corpus(out: str) -> tuple[Input, dict[str, str]]:
     """Pages of all that binds or drops them, and their keys by name."""
     given, keys = Input(out), {}
     for i in range(8):
-        keys[f"page {i}"] = given.add("pages", f"/{i}", text(words(i)), image(0), pictures=(i,))
-    # Two pages share a picture, a third shares another with the second and is held out: one group, one split.
-    for i, (name, pictures) in enumerate((("a", (20,)), ("b", (20, 21)), ("held-out/c", (21,)))):
-        shown = [image(j) for j in range(len(pictures))]
-        keys[name] = given.add("pages", f"/shared/{name}", text(words(20 + i)), *shown, pictures=pictures)
-    for i in range(3):  # a logo on three pages, beside a picture of their own; alone on a fourth
+        keys[f"page {i}"] = given.add("pages", f"/{i}", text(words(i)), image(0), images=(i,))
+    # Two pages share an image, a third shares another with the second and is held out: one group, one split.
+    for i, (name, images) in enumerate((("a", (20,)), ("b", (20, 21)), ("held-out/c", (21,)))):
+        shown = [image(j) for j in range(len(images))]
+        keys[name] = given.add("pages", f"/shared/{name}", text(words(20 + i)), *shown, images=images)
+    for i in range(3):  # a logo on three pages, beside an image of their own; alone on a fourth
         keys[f"logo {i}"] = given.add(
-            "pages", f"/logo/{i}", text(words(30 + i)), image(0), image(1), pictures=(30 + i, 40)
+            "pages", f"/logo/{i}", text(words(30 + i)), image(0), image(1), images=(30 + i, 40)
         )
-    keys["only logo"] = given.add("pages", "/logo/only", text(words(39)), image(0), pictures=(40,))
-    keys["pair"] = given.add("pairs", "/1", image(0), text("the picture of page one"), pictures=(1,))
+    keys["only logo"] = given.add("pages", "/logo/only", text(words(39)), image(0), images=(40,))
+    keys["pair"] = given.add("pairs", "/1", image(0), text("the image of page one"), images=(1,))
     long = words(50, 200)
     for name, body in (("text", long), ("longer", f"{long} And one more."), ("copy", long)):
         keys[name] = given.add("texts", f"/texts/{name}", text(body))
@@ -186,7 +186,7 @@ def built(tmp_path_factory) -> tuple[str, dict[str, str]]:
     return out, keys
 
 
-def test_pages_that_share_a_picture_end_in_one_split_by_the_rule_of_any(built):
+def test_pages_that_share_an_image_end_in_one_split_by_the_rule_of_any(built):
     out, keys = built
     found = samples(out)
     shared = [found[keys[name]] for name in ("a", "b", "held-out/c")]
@@ -197,7 +197,7 @@ def test_pages_that_share_a_picture_end_in_one_split_by_the_rule_of_any(built):
     assert {found[keys[f"page {i}"]]["split"] for i in range(8)} == {"train", "val", "test"}
 
 
-def test_a_picture_on_too_many_pages_is_dropped_from_each_and_binds_none(built):
+def test_an_image_on_too_many_pages_is_dropped_from_each_and_binds_none(built):
     out, keys = built
     found = samples(out)
     groups = set()
@@ -239,10 +239,10 @@ def test_the_result_depends_on_neither_order_nor_parts_nor_workers(built, tmp_pa
     assert drops(given.out) == drops(built[0])
 
 
-def test_pictures_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path):
+def test_images_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path):
     given = Input(str(tmp_path))
-    first = given.add("pairs", "/1", image(0), text("a red circle"), pictures=(1,))
-    second = given.add("pairs", "/2", image(0), text("a red circle"), pictures=(1,))
+    first = given.add("pairs", "/1", image(0), text("a red circle"), images=(1,))
+    second = given.add("pairs", "/2", image(0), text("a red circle"), images=(1,))
     given.write(1)
     run_filter(SPEC, given.out, Runner())
     lost = max(first, second)
@@ -252,7 +252,7 @@ def test_pictures_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Pa
     ]
 
 
-def test_a_changed_threshold_measures_no_picture_again(tmp_path: Path):
+def test_a_changed_threshold_measures_no_image_again(tmp_path: Path):
     given, keys = small_corpus(str(tmp_path))
     given.write()
     run_filter(SPEC, given.out, Runner())

@@ -1,4 +1,4 @@
-"""The filter stage with a CLIP: a tiny open_clip model, its weights on disk, real pictures."""
+"""The filter stage with a CLIP: a tiny open_clip model, its weights on disk, real images."""
 
 import json
 from pathlib import Path
@@ -44,8 +44,8 @@ def sources(**match: Any) -> dict[str, Any]:
 def write(out: Path) -> Input:
     given = Input(str(out))
     for i in range(6):
-        given.add("pairs", f"/{i}", image(0), text(words(i, 8)), pictures=(i,))
-    given.add("pages", "/page", image(0), text(words(7)), image(1), text(words(8)), pictures=(7, 8))
+        given.add("pairs", f"/{i}", image(0), text(words(i, 8)), images=(i,))
+    given.add("pages", "/page", image(0), text(words(7)), image(1), text(words(8)), images=(7, 8))
     given.write(1)
     return given
 
@@ -55,7 +55,7 @@ def similarity_of(row: dict[str, Any]) -> float:
     return next(score.value for score in document.scores if score.name == "clip_similarity") or 0.0
 
 
-def test_each_picture_bears_its_similarity_with_the_model_and_its_weights(model, tmp_path: Path):
+def test_each_image_bears_its_similarity_with_the_model_and_its_weights(model, tmp_path: Path):
     given = write(tmp_path)
     run_filter(spec(sources(model=model)), given.out, Runner())
     found = samples(given.out)
@@ -74,16 +74,16 @@ def test_a_batch_is_filled_from_many_documents_and_each_gets_its_own_numbers(mod
     monkeypatch.setattr(ImageTextMatch, "embed_images", lambda self, found: asked.append(found) or embed(self, found))
     settings = spec(sources(model=model))
     run_filter(settings, given.out, Runner())
-    assert [len(pictures) for pictures in asked] == [8]
+    assert [len(images) for images in asked] == [8]
     judge = ImageTextMatch(settings.sources["pairs"].filters.match.model)
     for row in samples(given.out).values():
         if row["source"] == "pairs":
-            picture = Blob(**row["blobs"][0]).read(media_folder(given.out))
-            alone = judge.similarity_matrix([picture], [Document.from_json(row["document"]).text])[0][0]
+            data = Blob(**row["blobs"][0]).read(media_folder(given.out))
+            alone = judge.similarity_matrix([data], [Document.from_json(row["document"]).text])[0][0]
             assert similarity_of(row) == pytest.approx(float(alone), abs=1.1e-4)
 
 
-def test_pictures_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path):
+def test_images_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path):
     given, again = write(tmp_path / "a"), write(tmp_path / "b")
     run_filter(spec(sources(model=model)), given.out, Runner())
     pairs = sorted(similarity_of(row) for row in samples(given.out).values() if row["source"] == "pairs")
@@ -95,7 +95,7 @@ def test_pictures_below_the_threshold_are_dropped_and_the_numbers_repeat(model, 
     assert [d[0] for d in drops(given.out) if d[1] == "document"].count("low_similarity") == 3
 
 
-def test_pictures_are_assigned_to_their_best_sentences(model, tmp_path: Path):
+def test_images_are_assigned_to_their_best_sentences(model, tmp_path: Path):
     given = write(tmp_path)
     run_filter(spec(sources(model=model, assign=True)), given.out, Runner())
     (row,) = [row for row in samples(given.out).values() if row["source"] == "pages"]

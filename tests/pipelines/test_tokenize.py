@@ -36,7 +36,7 @@ def encoder() -> FastEncoder:
     return FastEncoder(train_bpe(iter(["a dock beside boat 3, café"] * 3), NUM_TOKENS))
 
 
-def test_every_sample_has_a_row_with_its_text_and_pictures(corpus):
+def test_every_sample_has_a_row_with_its_text_and_images(corpus):
     manifest = load_manifest(corpus)
     tokenizer = Tokenizer.load(f"{corpus}/tokens/bpe-{NUM_TOKENS}", "emu2")
     assert tokenizer.base_vocab_size == NUM_TOKENS

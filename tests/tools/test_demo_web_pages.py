@@ -54,7 +54,7 @@ def test_there_are_pages_of_every_kind_in_every_split(by_name):
     }
 
 
-def test_there_are_ten_thousand_pictures(by_name):
+def test_there_are_ten_thousand_images(by_name):
     counts = by_name["albums"].counts.items()
     keys = [
         (f"{folder}/{n:04}", folder.startswith("held-out/")) for folder, count in counts for n in range(1, count + 1)
@@ -79,7 +79,7 @@ def test_held_out_pairs_stand_on_their_own_pages_and_nowhere_else(by_name):
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_pictures_show_held_out_pairs_only_where_they_may(held_out):
+def test_images_show_held_out_pairs_only_where_they_may(held_out):
     folder = "held-out/a" if held_out else "x"
     items = []
     for n in range(200):
@@ -91,7 +91,7 @@ def test_pictures_show_held_out_pairs_only_where_they_may(held_out):
     assert {(item.colour, item.shape) for item in items} == set(HELD_OUT if held_out else SEEN)
 
 
-def test_an_album_is_told_in_words_that_its_pictures_obey():
+def test_an_album_is_told_in_words_that_its_images_obey():
     for n in range(300):
         told = album(0, f"albums/{n:04}", held_out=False)
         before = ""

@@ -34,8 +34,8 @@ def scenes(count):
     ]
 
 
-def perceptual_hash(picture):
-    grey = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+def perceptual_hash(image):
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
     return np.packbits(low > np.median(low[1:])).tobytes()
 
@@ -59,17 +59,17 @@ def test_attributes_that_are_not_named_are_left_out():
     assert attributes_of("at the top\nright") == {"position": "top right"}
 
 
-def test_the_picture_shows_the_colour_the_place_and_the_size():
+def test_the_image_shows_the_colour_the_place_and_the_size():
     for scene in scenes(300):
         item = scene.items[0]
-        picture = draw(scene).astype(float)
+        image = draw(scene).astype(float)
         x0, y0, x1, y1 = boxes(scene)[0]
         column, row = POSITIONS[item.position]
         assert np.allclose(
             [(x0 + x1) / 2, (y0 + y1) / 2], [64 * CELL_CENTRES[column], 64 * CELL_CENTRES[row]], atol=3.5
         )
         assert (max(x1 - x0, y1 - y0) > 19) == (item.size == "large")
-        inside = picture[y0:y1, x0:x1].reshape(-1, 3)
+        inside = image[y0:y1, x0:x1].reshape(-1, 3)
         distances = np.stack([np.linalg.norm(inside - np.array(rgb), axis=1) for rgb in COLOURS.values()])
         votes = np.bincount(distances.argmin(0)[distances.min(0) < 40], minlength=len(COLOURS))
         assert list(COLOURS)[votes.argmax()] == item.colour
@@ -77,21 +77,21 @@ def test_the_picture_shows_the_colour_the_place_and_the_size():
 
 def test_no_two_shapes_cover_the_same_place():
     def covered(shape):
-        picture = draw(Scene((Item("red", shape, "large", "center"),), "light", "fixed")).astype(float)
-        return np.linalg.norm(picture - np.array(COLOURS["red"]), axis=2) < 70
+        image = draw(Scene((Item("red", shape, "large", "center"),), "light", "fixed")).astype(float)
+        return np.linalg.norm(image - np.array(COLOURS["red"]), axis=2) < 70
 
     for one, other in combinations(map(covered, SHAPES), 2):
         assert np.count_nonzero(one & other) < 0.85 * np.count_nonzero(one | other)
 
 
-def test_pictures_of_one_scene_differ_and_so_do_their_hashes():
+def test_images_of_one_scene_differ_and_so_do_their_hashes():
     item = Item("blue", "circle", "small", "left")
-    pictures = [draw(Scene((item,), "dark", f"variation {n}")) for n in range(200)]
-    assert len({picture.tobytes() for picture in pictures}) == 200
-    assert len({perceptual_hash(picture) for picture in pictures}) == 200
+    images = [draw(Scene((item,), "dark", f"variation {n}")) for n in range(200)]
+    assert len({image.tobytes() for image in images}) == 200
+    assert len({perceptual_hash(image) for image in images}) == 200
 
 
-def test_the_same_scene_is_the_same_picture_at_any_time():
+def test_the_same_scene_is_the_same_image_at_any_time():
     scene = scenes(1)[0]
     assert np.array_equal(draw(scene), draw(Scene(scene.items, scene.background, scene.variation)))
     assert draw(scene, 32).shape == (32, 32, 3)

@@ -47,7 +47,7 @@ def build(path: Path, kinds: tuple[Kind, ...] = KINDS) -> str:
 
 
 def damage(corpus: str, source: str, keys: set[str] | None = None, split: Split = "train") -> set[str]:
-    """Overwrite the middle of the first picture of some samples of a source, or of all; returns their keys."""
+    """Overwrite the middle of the first image of some samples of a source, or of all; returns their keys."""
     done = set()
     for shard in load_manifest(corpus).shards_of(source, split):
         data = bytearray(storage.read_bytes(f"{corpus}/{shard.path}"))

@@ -1,9 +1,9 @@
-"""Pictures a second, from a list of addresses to finished tars: ours and img2dataset's, by the commands of both.
+"""Images a second, from a list of addresses to finished tars: ours and img2dataset's, by the commands of both.
 
 Both get the same list, served by one server on twelve loopback addresses that shares the machine with them, the same
-picture settings (shorter side 256, quality 95) and two processes. Ours asks for robots.txt and the like first, asks
-each address for one picture at a time, keeps evidence, and also judges captions, hashes, filters and shuffles. Over
-https img2dataset reads the machine's certificates anew for every picture; we keep one context, and our connections.
+image settings (shorter side 256, quality 95) and two processes. Ours asks for robots.txt and the like first, asks
+each address for one image at a time, keeps evidence, and also judges captions, hashes, filters and shuffles. Over
+https img2dataset reads the machine's certificates anew for every image; we keep one context, and our connections.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from pathlib import Path
 
 import yaml
 
-from tools.bench import pictures
+from tools.bench import image_server
 from tools.bench.report import figure, ratio
 
 ROUNDS = 2
-NUM_FEW = 24  # pictures of the run that tells how long starting and ending take
+NUM_FEW = 24  # images of the run that tells how long starting and ending take
 NUM_WORKERS = 2
 NUM_THREADS = 32  # of img2dataset, a process; 128 were no faster on two cores
 _WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
@@ -42,15 +42,15 @@ class _Run:
 
 def bench_fetch(folder: Path) -> None:
     """Print images/s of both over http and over https, and the ratios."""
-    pictures.make_pictures(folder)
-    trusted = pictures.trusted_certificates(folder)
+    image_server.make_images(folder)
+    trusted = image_server.trusted_certificates(folder)
     with _serving(folder):
-        for scheme in pictures.PORTS:
+        for scheme in image_server.PORTS:
             _bench_scheme(folder, scheme, trusted)
 
 
 def _bench_scheme(folder: Path, scheme: str, trusted: Path) -> None:
-    few, many = (_write_list(folder, scheme, n) for n in (NUM_FEW, pictures.NUM_PICTURES))
+    few, many = (_write_list(folder, scheme, n) for n in (NUM_FEW, image_server.NUM_IMAGES))
     runs: dict[str, list[_Run]] = {}
     starts: dict[str, _Run] = {}
     contenders: dict[str, Callable[[Path, int], _Run]] = {
@@ -61,8 +61,8 @@ def _bench_scheme(folder: Path, scheme: str, trusted: Path) -> None:
         starts[name] = run(few, NUM_FEW)
     for _ in range(ROUNDS):
         for name, run in contenders.items():
-            runs.setdefault(name, []).append(run(many, pictures.NUM_PICTURES))
-    num = pictures.NUM_PICTURES
+            runs.setdefault(name, []).append(run(many, image_server.NUM_IMAGES))
+    num = image_server.NUM_IMAGES
     whole = {name: [num / run.seconds for run in of] for name, of in runs.items()}
     steady = {name: [(num - NUM_FEW) / (run.seconds - starts[name].seconds) for run in of] for name, of in runs.items()}
     busy = {
@@ -77,15 +77,15 @@ def _bench_scheme(folder: Path, scheme: str, trusted: Path) -> None:
     stage = max(num / run.stage_seconds for run in runs["dromaius"])
     figure("fetch", f"{scheme}, dromaius: the fetch stage alone, with its start", stage, "images/s")
     for name, start in starts.items():
-        figure("fetch", f"{scheme}, {name}: its start, by a run of {NUM_FEW} pictures", start.seconds, "s")
+        figure("fetch", f"{scheme}, {name}: its start, by a run of {NUM_FEW} images", start.seconds, "s")
 
 
-def _write_list(folder: Path, scheme: str, num_pictures: int) -> Path:
-    path = folder / f"{scheme}-{num_pictures}.csv"
+def _write_list(folder: Path, scheme: str, num_images: int) -> Path:
+    path = folder / f"{scheme}-{num_images}.csv"
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("url", "caption"))
-        for n, url in enumerate(pictures.urls(scheme, num_pictures)):
+        for n, url in enumerate(image_server.urls(scheme, num_images)):
             one, two, three = (_WORDS[n // len(_WORDS) ** k % len(_WORDS)] for k in range(3))
             writer.writerow((url, f"The {one} near the {two} with a {three}, seen in the year {n}"))
     return path
@@ -93,40 +93,40 @@ def _write_list(folder: Path, scheme: str, num_pictures: int) -> Path:
 
 @contextlib.contextmanager
 def _serving(folder: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "tools.bench.pictures", str(folder)]
+    command = [sys.executable, "-m", "tools.bench.image_server", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         if server.stdout.readline() != b"ready\n":
-            raise RuntimeError("the server of pictures does not start")
+            raise RuntimeError("the server of images does not start")
         try:
             yield
         finally:
             server.terminate()
 
 
-def _ours(folder: Path, url_list: Path, num_pictures: int, trusted: Path) -> _Run:
+def _ours(folder: Path, url_list: Path, num_images: int, trusted: Path) -> _Run:
     out, spec = folder / "ours", folder / "spec.yaml"
     settings = {
         "name": "bench",
         "version": "1.0.0",
-        "policy": {"user_agent": "bench (mailto:bench@example.org)", "allow_hosts": list(pictures.ADDRESSES)},
+        "policy": {"user_agent": "bench (mailto:bench@example.org)", "allow_hosts": list(image_server.ADDRESSES)},
         "http": {"delay_seconds": 0},
         "sources": {
-            "pictures": {
+            "images": {
                 "kind": "pair",
                 "input": {"format": "url_table", "files": [str(url_list.resolve())]},
                 "media": {"images": {"image_size": 256, "encode_quality": 95, "resize_only_if_bigger": False}},
-                # Made pictures and captions resemble each other; img2dataset keeps them all.
+                # Made images and captions resemble each other; img2dataset keeps them all.
                 "filters": {"duplicates": {"max_phash_distance": None, "min_jaccard": None}},
             }
         },
     }
     spec.write_text(yaml.safe_dump(settings))
     arguments = ["pipelines", "corpus", "--spec", str(spec), "--out", str(out), "--workers", str(NUM_WORKERS)]
-    return _measure([sys.executable, "-m", *arguments], out, num_pictures, trusted)
+    return _measure([sys.executable, "-m", *arguments], out, num_images, trusted)
 
 
-def _img2dataset(folder: Path, url_list: Path, num_pictures: int, trusted: Path) -> _Run:
+def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -> _Run:
     out = folder / "img2dataset"
     options = {
         "url_list": url_list,
@@ -140,18 +140,18 @@ def _img2dataset(folder: Path, url_list: Path, num_pictures: int, trusted: Path)
         "image_size": 256,
         "resize_mode": "keep_ratio",
         "encode_quality": 95,
-        "number_sample_per_shard": -(-num_pictures // (2 * NUM_WORKERS)),
+        "number_sample_per_shard": -(-num_images // (2 * NUM_WORKERS)),
         "enable_wandb": False,
     }
     command = [str(Path(sys.executable).with_name("img2dataset"))]
-    return _measure([*command, *(f"--{name}={value}" for name, value in options.items())], out, num_pictures, trusted)
+    return _measure([*command, *(f"--{name}={value}" for name, value in options.items())], out, num_images, trusted)
 
 
-def _measure(command: list[str], out: Path, num_pictures: int, trusted: Path) -> _Run:
+def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _Run:
     """Run a command and check that what it was to write is there.
 
     Raises:
-        RuntimeError: If it failed, or lost pictures.
+        RuntimeError: If it failed, or lost images.
     """
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "SSL_CERT_FILE": str(trusted)}
@@ -163,8 +163,8 @@ def _measure(command: list[str], out: Path, num_pictures: int, trusted: Path) ->
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     found = sum(_count(path) for path in sorted(out.rglob("*.tar")))
-    if process.returncode != 0 or found != num_pictures:
-        raise RuntimeError(f"{found} of {num_pictures} pictures, exit code {process.returncode}: see {log}")
+    if process.returncode != 0 or found != num_images:
+        raise RuntimeError(f"{found} of {num_images} images, exit code {process.returncode}: see {log}")
     stage = re.search(rb"^fetch +([0-9.]+) s", log.read_bytes(), re.MULTILINE)
     return _Run(seconds, usage.ru_utime + usage.ru_stime, float(stage[1]) if stage else 0.0)
 

@@ -1,4 +1,4 @@
-"""A picture's visual embeddings with cached keys and values, against running the whole prefix again for each.
+"""An image's visual embeddings with cached keys and values, against running the whole prefix again for each.
 
 The second is how the released code of Emu and Emu2 does it.
 """
@@ -12,7 +12,7 @@ import torch
 from model.config import BridgeConfig, EncoderConfig, LanguageModelConfig, named_size
 from model.emu import Emu
 from model.generation import GenerationConfig, Prompt, generate
-from model.segment import Picture, text
+from model.segment import ImageSegment, text
 from model.sequence import Layout
 from model.tokenizer import Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
@@ -21,12 +21,12 @@ from tools.bench.report import figure, interleave, ratio
 SLOTS = 64
 ROUNDS = 3
 TOGETHER = 8  # prompts of a batch
-SHOWN = 5  # captioned pictures of the longer prompt
+SHOWN = 5  # captioned images of the longer prompt
 _CAPTION = "A large red circle in the top left corner, beside a small blue square on a light background."
 
 
 def bench_generation(folder: Path) -> None:
-    """Pictures of `SLOTS` embeddings by a language model of 512 channels and 8 layers, after prompts long and short."""
+    """Images of `SLOTS` embeddings by a language model of 512 channels and 8 layers, after prompts long and short."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_bytes(train_bpe([_CAPTION], 300))
     tokenizer = Tokenizer.load(folder, "emu2")
@@ -44,27 +44,25 @@ def bench_generation(folder: Path) -> None:
     model = Emu(config).eval()
     layout = Layout(tokenizer, config.bridge)
     caption = text(_CAPTION, tokenizer, role="caption")
-    shown = [part for media in range(SHOWN) for part in (Picture(media), caption)]
+    shown = [part for media in range(SHOWN) for part in (ImageSegment(media), caption)]
     images = torch.zeros(SHOWN, 3, config.encoder.image_size, config.encoder.image_size, dtype=torch.uint8)
     alone = Prompt.of(layout, [caption], draw=True)
     in_context = Prompt.of(layout, [*shown, caption], images, draw=True)
     for name, prompts in (
         ("a caption", [alone]),
         (f"each of {TOGETHER} captions at a time", [alone] * TOGETHER),
-        (f"{SHOWN} captioned pictures and a caption", [in_context]),
+        (f"{SHOWN} captioned images and a caption", [in_context]),
     ):
         length = len(prompts[0].sequence.token_ids)
-        with_cache, without = (
-            partial(_pictures_a_second, model, tokenizer, prompts, use_cache=c) for c in (True, False)
-        )
+        with_cache, without = (partial(_images_a_second, model, tokenizer, prompts, use_cache=c) for c in (True, False))
         with_cache()
         cached, again = interleave(ROUNDS, with_cache, without)
-        figure("generate", f"after {name} ({length} tokens), with a cache", max(cached), "pictures/s")
-        figure("generate", "  the whole prefix again for each embedding", max(again), "pictures/s")
+        figure("generate", f"after {name} ({length} tokens), with a cache", max(cached), "images/s")
+        figure("generate", "  the whole prefix again for each embedding", max(again), "images/s")
         ratio("generate", "  with a cache to without", cached, again)
 
 
-def _pictures_a_second(model: Emu, tokenizer: Tokenizer, prompts: list[Prompt], *, use_cache: bool) -> float:
+def _images_a_second(model: Emu, tokenizer: Tokenizer, prompts: list[Prompt], *, use_cache: bool) -> float:
     settings = GenerationConfig(max_new_tokens=0, max_images=1, use_cache=use_cache)
     start = time.perf_counter()
     generate(model, tokenizer, prompts, settings)

@@ -1,7 +1,7 @@
 """Reading samples for training, against `webdataset` and Megatron-Energon on the same tars, in one process.
 
 Pairs of 50 KB in tars that lie in the page cache. Raw samples: every part's bytes, in each reader's own training order
-or as near to it as it has one. Pictures: decoded, resized to 224 x 224, per second of CPU. Then what planning costs,
+or as near to it as it has one. Images: decoded, resized to 224 x 224, per second of CPU. Then what planning costs,
 and how long after a start the first batch of a resumed run is there.
 """
 
@@ -75,12 +75,12 @@ def _bench_raw(corpus: TrainingCorpus, tars: list[Path]) -> None:
 def _bench_decoded(corpus: TrainingCorpus, tars: list[Path]) -> None:
     ours, wds, energon = interleave(
         ROUNDS,
-        lambda: _rate(_our_pictures(corpus), 400, time.process_time),
-        lambda: _rate(_webdataset_pictures(tars), 300, time.process_time),
-        lambda: _rate(_energon_pictures(corpus), 300, time.process_time),
+        lambda: _rate(_our_images(corpus), 400, time.process_time),
+        lambda: _rate(_webdataset_images(tars), 300, time.process_time),
+        lambda: _rate(_energon_images(corpus), 300, time.process_time),
     )
     for name, rates in (("ours", ours), ("webdataset", wds), ("Energon", energon)):
-        figure("reader", f"decoded and resized, {name}", sorted(rates)[ROUNDS // 2], "pictures/CPU-s")
+        figure("reader", f"decoded and resized, {name}", sorted(rates)[ROUNDS // 2], "images/CPU-s")
     ratio("reader", "decoded and resized per core against webdataset", ours, wds)
     ratio("reader", "decoded and resized per core against Energon", ours, energon)
 
@@ -115,9 +115,9 @@ def _our_raw(corpus: TrainingCorpus) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield reader.raw(row)
 
 
-def _our_pictures(corpus: TrainingCorpus) -> Iterator[Any]:
+def _our_images(corpus: TrainingCorpus) -> Iterator[Any]:
     for reader, row in _our_places(corpus):
-        yield decode(reader.picture(row, 0), IMAGE_SIZE)
+        yield decode(reader.image(row, 0), IMAGE_SIZE)
 
 
 def _webdataset(tars: list[Path], decoder: str | None = None) -> Iterator[dict[str, Any]]:
@@ -127,7 +127,7 @@ def _webdataset(tars: list[Path], decoder: str | None = None) -> Iterator[dict[s
     return iter(dataset.decode(decoder) if decoder else dataset)
 
 
-def _webdataset_pictures(tars: list[Path]) -> Iterator[Any]:
+def _webdataset_images(tars: list[Path]) -> Iterator[Any]:
     """As open_clip reads them: Pillow, then its bicubic filter."""
     from PIL import Image
 
@@ -153,8 +153,8 @@ def _energon(corpus: TrainingCorpus, image_decode: str | None = None) -> Iterato
     return iter(get_loader(dataset))
 
 
-def _energon_pictures(corpus: TrainingCorpus) -> Iterator[Any]:
-    """By Energon's decoder to Pillow's pictures, then the same filter as webdataset's."""
+def _energon_images(corpus: TrainingCorpus) -> Iterator[Any]:
+    """By Energon's decoder to Pillow's images, then the same filter as webdataset's."""
     from PIL import Image
 
     for sample in _energon(corpus, "pilrgb"):
@@ -243,7 +243,7 @@ def _made(folder: Path) -> TrainingCorpus:
 
 
 def _make(corpus: str) -> None:
-    blobs = [_picture(n) for n in range(100)]
+    blobs = [_image(n) for n in range(100)]
     encoder = FastEncoder(train_bpe(["a red boat on the lake"], 300))
     rng = random.Random(0)
     shards = []
@@ -286,7 +286,7 @@ def _pair(number: int, rng: random.Random) -> Document:
     )
 
 
-def _picture(number: int) -> bytes:
+def _image(number: int) -> bytes:
     """Noise at many scales, as photographs have it: 640 x 480, about 50 KB as a JPEG."""
     rng = np.random.default_rng(number)
     pixels = np.zeros((480, 640, 3), np.float32)

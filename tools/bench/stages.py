@@ -25,7 +25,7 @@ from tools.bench.report import figure, interleave, ratio
 
 ROUNDS = 5
 SITE = Path("build/real-site/gimp-help-en")
-NUM_SAMPLES, PICTURE_BYTES = 4000, 30_000  # 30 KB: a picture of 256 pixels a side at quality 95
+NUM_SAMPLES, IMAGE_BYTES = 4000, 30_000  # 30 KB: an image of 256 pixels a side at quality 95
 
 T = TypeVar("T")
 
@@ -97,9 +97,9 @@ def _bench_shards(folder: Path) -> None:
 
 
 def _sample(n: int) -> SampleParts:
-    picture = np.random.default_rng(n).bytes(PICTURE_BYTES)
+    image = np.random.default_rng(n).bytes(IMAGE_BYTES)
     media = Media(url=f"https://example.org/{n}.jpg", mime="image/jpeg", width=341, height=256)
     caption = Segment("text", text=f"The lantern near the harbour with a meadow, seen in the year {n}", role="caption")
     segments = (Segment("image", media=0, role="content"), caption)
     document = Document("pair", f"p{n:08d}", segments, (media,), Provenance("bench", str(n)))
-    return finish_document(document, [picture])
+    return finish_document(document, [image])

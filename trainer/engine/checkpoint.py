@@ -36,7 +36,7 @@ class RunState:
         zero_stage: What was split over them.
         precision: Of the weights.
         architecture: All settings that decide the weights' shapes.
-        totals: Samples, tokens and pictures so far.
+        totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
     """
 

@@ -1,6 +1,6 @@
 """How much arithmetic a step needs: for balancing packs, and for the MFU.
 
-Only useful work counts: matrix products of the places that hold something (no padding, no dummy picture, nothing that
+Only useful work counts: matrix products of the places that hold something (no padding, no dummy image, nothing that
 gradient checkpointing computes twice), attention within each sequence's causal half, the vocabulary only where a token
 is predicted. Forward is 2 FLOPs a weight and place; backward twice that, or once where a module is frozen but passes
 gradients on, or none where nothing before it learns.
@@ -31,15 +31,15 @@ class ModelFlops:
         per_place: Of the language model, a place of a sequence.
         per_pair: Of a place and one that it attends to.
         per_target: Of the output over the vocabulary, a text target.
-        per_picture: Of the encoder.
-        per_picture_bridge: Of the bridge, a picture.
+        per_image: Of the encoder.
+        per_image_bridge: Of the bridge, an image.
     """
 
     per_place: float
     per_pair: float
     per_target: float
-    per_picture: float
-    per_picture_bridge: float
+    per_image: float
+    per_image_bridge: float
 
     @classmethod
     def of(cls, model: Emu) -> "ModelFlops":
@@ -58,23 +58,23 @@ class ModelFlops:
             per_place=2.0 * inner,
             per_pair=4.0 * settings.hidden_size * settings.num_hidden_layers,
             per_target=2.0 * settings.hidden_size * config.vocab_size,
-            per_picture=2.0 * places * tower + 2.0 * (places - 1) * patch + tower_pairs * float(places) ** 2,
-            per_picture_bridge=_bridge(config, model, places),
+            per_image=2.0 * places * tower + 2.0 * (places - 1) * patch + tower_pairs * float(places) ** 2,
+            per_image_bridge=_bridge(config, model, places),
         )
 
     def costs(self) -> Costs:
         """What packs are balanced by: a step with all modules trained, in units of a place."""
-        per_picture = self.per_picture + self.per_picture_bridge
-        return Costs(1.0, round(self.per_pair / 2 / self.per_place, 9), round(per_picture / self.per_place, 6))
+        per_image = self.per_image + self.per_image_bridge
+        return Costs(1.0, round(self.per_pair / 2 / self.per_place, 9), round(per_image / self.per_place, 6))
 
-    def step(self, places: float, pairs: float, targets: float, pictures: float, trained: Collection[str]) -> float:
+    def step(self, places: float, pairs: float, targets: float, images: float, trained: Collection[str]) -> float:
         """FLOPs of a step.
 
         Args:
             places: Of all sequences, slots included.
             pairs: Sum of the squared lengths of all sequences, halved: what causal attention sees.
             targets: Text targets.
-            pictures: Pictures and frames.
+            images: Images and frames.
             trained: Modules that learn.
         """
         before = {"encoder": "encoder" in trained, "bridge": bool({"encoder", "bridge"} & set(trained))}
@@ -83,8 +83,8 @@ class ModelFlops:
         language_model = 3.0 if "language_model" in trained else (2.0 if before["bridge"] else 1.0)
         of_language_model = self.per_place * places + self.per_pair * pairs + self.per_target * targets
         return (
-            encoder * self.per_picture * pictures
-            + bridge * self.per_picture_bridge * pictures
+            encoder * self.per_image * images
+            + bridge * self.per_image_bridge * images
             + language_model * of_language_model
         )
 

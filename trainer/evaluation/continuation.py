@@ -1,4 +1,4 @@
-"""Where a sample is cut before one of its pictures, for a model to say what comes next."""
+"""Where a sample is cut before one of its images, for a model to say what comes next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.generation import Prompt
-from model.segment import Picture, Segment, Text
+from model.segment import ImageSegment, Segment, Text
 from model.sequence import Layout
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.tasks.samples import Sample
@@ -15,12 +15,12 @@ from trainer.tasks.samples import Sample
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A sample up to a picture, and what followed.
+    """A sample up to an image, and what followed.
 
     Attributes:
         context: What the model is given.
-        context_images: (pictures, 3, S, S) uint8 of the context.
-        truth: (3, S, S) uint8, the picture that followed.
+        context_images: (images, 3, S, S) uint8 of the context.
+        truth: (3, S, S) uint8, the image that followed.
         rest: The texts after it, as far as the window goes.
     """
 
@@ -30,22 +30,22 @@ class Continuation:
     rest: tuple[Text, ...]
 
     def prompt(self, layout: Layout, *, told: bool = False) -> Prompt:
-        """Asks for the next picture; `told` tells first what is said of it."""
+        """Asks for the next image; `told` tells first what is said of it."""
         return Prompt.of(layout, [*self.context, *(self.rest if told else ())], self.context_images, draw=True)
 
 
 def continuations(samples: Sequence[Sample], run: FinishedRun, length: int) -> list[Continuation]:
-    """Samples with two pictures or more in their first window, cut before the last of these.
+    """Samples with two images or more in their first window, cut before the last of these.
 
     Args:
         samples: Pages or videos.
-        run: Whose layout and picture size are taken.
+        run: Whose layout and image size are taken.
         length: Tokens of a window.
     """
     found = []
     for sample in samples:
         segments = run.layout.split(sample.segments, length)[0].segments
-        places = [i for i, part in enumerate(segments) if isinstance(part, Picture)]
+        places = [i for i, part in enumerate(segments) if isinstance(part, ImageSegment)]
         if len(places) < 2:
             continue
         *before, last = places
@@ -56,5 +56,5 @@ def continuations(samples: Sequence[Sample], run: FinishedRun, length: int) -> l
 
 
 def _media(segment: Segment) -> int:
-    assert isinstance(segment, Picture)
+    assert isinstance(segment, ImageSegment)
     return segment.media

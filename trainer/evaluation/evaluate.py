@@ -1,4 +1,4 @@
-"""`evaluate`: what a finished run can do on samples that it was not trained on, as figures and as pictures.
+"""`evaluate`: what a finished run can do on samples that it was not trained on, as figures and as images.
 
 Written to the run's folder: `evaluation.json`, `samples/*.png` and `loss.png`. An accuracy has its chance beside it,
 and each figure the number of samples that it is from.
@@ -32,18 +32,18 @@ from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
 from trainer.reading.micro_batches import resized
 from trainer.records.metrics import read_metrics
 from trainer.tasks.data import TrainingData
-from trainer.tasks.samples import Sample, drawn, first_picture, images_of, samples_of
+from trainer.tasks.samples import Sample, drawn, first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
 
 SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
-_MAX_JUDGED = 64  # pixels a side of the pictures that the judge looks at
+_MAX_JUDGED = 64  # pixels a side of the images that the judge looks at
 
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture with its caption, and what the caption names if that is a single thing."""
+    """An image with its caption, and what the caption names if that is a single thing."""
 
     sample: Sample
     caption: str
@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its pictures can be read."""
+        """Whether its images can be read."""
         return self.sample.is_whole
 
 
@@ -99,14 +99,14 @@ class Evaluation:
         """All figures; sheets of samples are written on the way."""
         figures = self._held_out_losses()
         figures |= self._caption_losses()
-        self._tell("cross-entropy with right and shuffled pictures")
+        self._tell("cross-entropy with right and shuffled images")
         captioned, found = self._captions()
         figures |= found
         self._tell("captions")
-        drawings, found = self._pictures()
+        drawings, found = self._drawings()
         figures |= found
-        self._tell("pictures")
-        pages, found = self._continuations("picture")
+        self._tell("images")
+        pages, found = self._continuations("image")
         figures |= found
         videos, found = self._continuations("frame")
         figures |= found
@@ -118,7 +118,7 @@ class Evaluation:
     # --- what is asked about ---
 
     def _sets(self, corpus: str) -> dict[str, list[Pair]]:
-        """Captioned pictures: of combinations that training captions name, and of others; or all, without attributes.
+        """Captioned images: of combinations that training captions name, and of others; or all, without attributes.
 
         Sources of pairs alone are taken where there are some: captions with boxes are another task.
         """
@@ -162,7 +162,7 @@ class Evaluation:
         return _held_out(rows[-1]) if rows else {}
 
     def _caption_losses(self) -> Figures:
-        """Cross-entropy of captions after their own picture, and after another sample's."""
+        """Cross-entropy of captions after their own image, and after another sample's."""
         pairs = drawn(
             [p for pairs in self.sets.values() for p in pairs], 2 * self.settings.captions, self.settings.seed
         )
@@ -170,7 +170,7 @@ class Evaluation:
         sequences = []
         for pair in pairs:
             texts = [part for part in pair.sample.segments if isinstance(part, Text)]
-            window = layout.split([first_picture(pair.sample), *texts], self.length)[0]
+            window = layout.split([first_image(pair.sample), *texts], self.length)[0]
             sequences.append(layout.lay_out(window))
         images = self._images(pairs)
         losses = {}
@@ -190,13 +190,13 @@ class Evaluation:
         return losses | {"num_ce_captions": len(pairs)}
 
     def _captions(self) -> tuple[dict[str, list[Captioned]], Figures]:
-        """What the model says of pictures."""
+        """What the model says of images."""
         figures: Figures = {f"chance_{name}": 1 / len(words) for name, words in self.attributes.words.items()}
         settings = GenerationConfig(max_new_tokens=self.settings.max_new_tokens)
         captioned = {}
         for name, pairs in self._some(self.settings.captions).items():
             prompts = [
-                Prompt.of(self.run.layout, [first_picture(pair.sample)], image[None])
+                Prompt.of(self.run.layout, [first_image(pair.sample)], image[None])
                 for pair, image in zip(pairs, self._images(pairs), strict=True)
             ]
             texts = [result.text(self.run.tokenizer).strip() for result in self.run.go_on(prompts, settings)]
@@ -209,14 +209,14 @@ class Evaluation:
         return captioned, figures
 
     def _wrong_words(self, text: str, pair: Pair) -> list[tuple[int, int]]:
-        """Where a text names what the picture does not show."""
+        """Where a text names what the image does not show."""
         values = pair.values or {}
         return [(s, e) for name, value, s, e in self.attributes.found(text) if values.get(name, value) != value]
 
-    def _pictures(self) -> tuple[dict[str, list[Drawing]], Figures]:
-        """What the model draws for captions: as embeddings among those of true pictures, and as the judge reads it."""
+    def _drawings(self) -> tuple[dict[str, list[Drawing]], Figures]:
+        """What the model draws for captions: as embeddings among those of true images, and as the judge reads it."""
         figures: Figures = {}
-        sets = self._some(self.settings.pictures)
+        sets = self._some(self.settings.images)
         embeddings, true = {}, {}
         for name, pairs in sets.items():
             texts = [[part for part in pair.sample.segments if isinstance(part, Text)] for pair in pairs]
@@ -244,14 +244,14 @@ class Evaluation:
         return drawings, figures
 
     def _judge(self, size: int) -> Judge:
-        """One that has learned from the training split's pictures of single things."""
+        """One that has learned from the training split's images of single things."""
         single = [pair for pair in self._train_pairs if pair.values is not None]
         pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
         judge.learn(self._images(pairs, size), values, steps=settings.judge_steps, seed=settings.seed)
-        self._tell(f"a judge, from {len(pairs):,} pictures")
+        self._tell(f"a judge, from {len(pairs):,} images")
         return judge
 
     def _right(self, what: str, name: str, found: Sequence[Values], pairs: Sequence[Pair]) -> Figures:
@@ -267,8 +267,8 @@ class Evaluation:
         }
 
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
-        """The next picture of pages, or frame of videos: squared error of what is predicted, and of the last again."""
-        kind = "interleaved" if what == "picture" else "video"
+        """The next image of pages, or frame of videos: squared error of what is predicted, and of the last again."""
+        kind = "interleaved" if what == "image" else "video"
         samples = [sample for data in self._held_out for sample in samples_of(data, (kind,))]
         chosen = drawn(samples, self.settings.continuations, self.settings.seed)
         found = continuations(chosen, self.run, self.length)
@@ -293,7 +293,7 @@ def _held_out(row: dict[str, Any]) -> Figures:
 
 
 def _retrieval(guesses: Tensor, true: Tensor) -> Figures:
-    """How often the picture nearest to what was made of a caption is the caption's own."""
+    """How often the image nearest to what was made of a caption is the caption's own."""
     distances = torch.cdist(guesses.flatten(1).float(), true.flatten(1).float())  # (B, B)
     right = distances.argmin(1) == torch.arange(len(true), device=true.device)
     return {

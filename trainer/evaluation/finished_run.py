@@ -76,8 +76,8 @@ class FinishedRun:
         return self.model.config.encoder.image_size
 
     @property
-    def begins_pictures(self) -> bool:
-        """Whether the model has learned to begin a picture by itself."""
+    def begins_images(self) -> bool:
+        """Whether the model has learned to begin an image by itself."""
         return IMAGE_START not in self.layout.config.ignored
 
     def go_on(self, prompts: Sequence[Prompt], config: GenerationConfig, *, seed: int = 0) -> list[Generated]:
@@ -90,16 +90,16 @@ class FinishedRun:
         ]
 
     def roll_out(self, prompts: Sequence[Prompt]) -> Tensor:
-        """The visual embeddings (B, N, E) of the pictures that prompts ask for."""
+        """The visual embeddings (B, N, E) of the images that prompts ask for."""
         return torch.cat([roll_out(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)])
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """The visual embeddings (B, N, E) of (B, 3, S, S) pictures: what the regression aims at."""
-        return torch.cat([self.model.encode_pictures(part.to(self.device)) for part in images.split(self.batch)])
+        """The visual embeddings (B, N, E) of (B, 3, S, S) images: what the regression aims at."""
+        return torch.cat([self.model.encode_images(part.to(self.device)) for part in images.split(self.batch)])
 
     def draw(self, embeddings: Tensor, *, guidance: float | None = None, seed: int = 0) -> Tensor:
-        """Pictures (B, 3, S, S) uint8 of visual embeddings, on the CPU."""
+        """Images (B, 3, S, S) uint8 of visual embeddings, on the CPU."""
         assert self.decoder is not None
         generator = torch.Generator(self.device).manual_seed(seed)
         parts = [

@@ -86,9 +86,9 @@ def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
         per_step = (sum(phase.samples), sum(phase.tokens), sum(phase.images))
         lines.append(
             f"steps {phase.first:,} to {phase.first + phase.num_steps - 1:,}: a step has {per_step[0]:,.1f} samples, "
-            f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} pictures; packs are {phase.fill:.1%} full"
+            f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} images; packs are {phase.fill:.1%} full"
         )
-        lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'pictures':>12} {'passes':>8}")
+        lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'images':>12} {'passes':>8}")
         rows = zip(data.sources, phase.samples, phase.tokens, phase.images, strict=True)
         for number, (source, samples, tokens, images) in enumerate(rows):
             if not samples:

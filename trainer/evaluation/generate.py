@@ -1,4 +1,4 @@
-"""`generate`: what a finished run makes of prompts, as texts in JSON lines and pictures in PNG."""
+"""`generate`: what a finished run makes of prompts, as texts in JSON lines and images in PNG."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
 from trainer.tasks.templates import TEMPLATE, TemplateLayout, TemplateSettings
 
-Wanted = Literal["text", "picture", "both"]
+Wanted = Literal["text", "image", "both"]
 RESULTS = "generated.jsonl"
 
 
@@ -30,12 +30,12 @@ class Request:
     """What is asked of a model.
 
     Attributes:
-        wanted: `both`: text, and pictures where the model begins them by itself or, if it has not learned to, one at
+        wanted: `both`: text, and images where the model begins them by itself or, if it has not learned to, one at
             the end of what it wrote.
         config: How tokens are chosen.
         num_frames: Frames that are taken of a video.
         guidance: Strength of classifier-free guidance; null: the decoder's own.
-        seed: Of sampling and of the noise that pictures are drawn from.
+        seed: Of sampling and of the noise that images are drawn from.
     """
 
     wanted: Wanted
@@ -69,19 +69,19 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
 
     Args:
         run: The model.
-        prompts: Texts with pictures and videos by their files; see prompts.py.
+        prompts: Texts with images and videos by their files; see prompts.py.
         request: What is wanted.
-        folder: Where `generated.jsonl` and the pictures go.
+        folder: Where `generated.jsonl` and the images go.
 
     Returns:
-        The rows of `generated.jsonl`: `prompt`, `text`, `pictures` (their files) and `parts`, both in their order.
+        The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts`, both in their order.
 
     Raises:
-        UserError: If a prompt cannot be read, a picture is wanted of a run without an image decoder, or something that
+        UserError: If a prompt cannot be read, an image is wanted of a run without an image decoder, or something that
             the model was not tuned to.
     """
     if isinstance(run.layout, TemplateLayout):
-        able = "text" if run.layout.settings.chats else "picture"
+        able = "text" if run.layout.settings.chats else "image"
         if request.wanted != able:
             raise UserError(f"{run.folder}: is tuned to give a {able} and nothing else: ask with --want {able}")
     if run.decoder is None and request.wanted != "text":
@@ -89,7 +89,7 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
             f"{run.folder}: has no image decoder, so it draws nothing: run `python -m trainer decoder`, or ask for text"
         )
     read = [
-        read_prompt(prompt, run, draw=request.wanted == "picture", num_frames=request.num_frames) for prompt in prompts
+        read_prompt(prompt, run, draw=request.wanted == "image", num_frames=request.num_frames) for prompt in prompts
     ]
     results = _go_on(run, read, request)
     images = _draw(run, results, request)
@@ -98,14 +98,14 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         parts: list[dict[str, str]] = []
         for part in result.parts:
             if isinstance(part, Tensor):
-                name = f"picture-{number:04d}-{sum('picture' in p for p in parts)}.png"
+                name = f"image-{number:04d}-{sum('image' in p for p in parts)}.png"
                 _write_png(next(images), storage.join(folder, name))
-                parts.append({"picture": name})
+                parts.append({"image": name})
             else:
                 parts.append({"text": written(part, run.layout)})
         texts = [part["text"] for part in parts if "text" in part]
-        pictures = [part["picture"] for part in parts if "picture" in part]
-        rows.append({"prompt": prompt, "text": "".join(texts).strip(), "pictures": pictures, "parts": parts})
+        names = [part["image"] for part in parts if "image" in part]
+        rows.append({"prompt": prompt, "text": "".join(texts).strip(), "images": names, "parts": parts})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write_bytes(storage.join(folder, RESULTS), lines.encode())
     return rows
@@ -135,13 +135,13 @@ def read_prompts(path: str) -> list[str]:
 
 def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
     config = request.config
-    if request.wanted == "picture":
+    if request.wanted == "image":
         config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
-    elif request.wanted == "text" or not run.begins_pictures:
+    elif request.wanted == "text" or not run.begins_images:
         config = config.model_copy(update={"max_images": 0})
     results = run.go_on(prompts, config, seed=request.seed)
     if request.wanted == "both":
-        bare = [i for i, result in enumerate(results) if not result.pictures]
+        bare = [i for i, result in enumerate(results) if not result.images]
         asking = [_with_own_text(run, prompts[i], results[i]) for i in bare]
         for i, embeddings in zip(bare, run.roll_out(asking) if asking else (), strict=True):
             results[i].parts.append(embeddings)
@@ -149,7 +149,7 @@ def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> lis
 
 
 def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:
-    """A prompt, what the model wrote, and the wish for a picture."""
+    """A prompt, what the model wrote, and the wish for an image."""
     ids = [token for part in result.parts if not isinstance(part, Tensor) for token in part]
     tail = run.layout.prompt([Text(np.array(ids, np.int32), continued=True)] if ids else [], draw=True)
     head = prompt.sequence
@@ -161,8 +161,8 @@ def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Promp
 
 
 def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> Iterator[Tensor]:
-    """All pictures of all results, in order, drawn together."""
-    embeddings = [picture for result in results for picture in result.pictures]
+    """All images of all results, in order, drawn together."""
+    embeddings = [image for result in results for image in result.images]
     if not embeddings:
         return iter(())
     return iter(run.draw(torch.stack(embeddings), guidance=request.guidance, seed=request.seed))

@@ -1,15 +1,15 @@
-"""A judge of drawn pictures that shares nothing with the model: it learns from true pictures what their captions name.
+"""A judge of drawn images that shares nothing with the model: it learns from true images what their captions name.
 
-It looks at a picture in three ways, and each attribute is told by the first that suffices:
+It looks at an image in three ways, and each attribute is told by the first that suffices:
 
 * `palette`: single pixels, whose place is not known: enough for a colour, blind to shapes
-* `recoloured`: the whole picture, colours mixed at random in training: enough for a shape, blind to colours
-* `plain`: the whole picture as it is
+* `recoloured`: the whole image, colours mixed at random in training: enough for a shape, blind to colours
+* `plain`: the whole image as it is
 
 So no colour is guessed from a shape or the other way round, which on combinations that training never shows would be
 wrong: on the demo's (32 pixels) shapes are told right in 99 % instead of 88 %, colours in 100 % instead of 64 to 97 %.
 
-B pictures, S pixels a side, V values of an attribute
+B images, S pixels a side, V values of an attribute
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from trainer.evaluation.attributes import Attributes, Values
 WAYS = ("palette", "recoloured", "plain")
 _WIDTH = 16
 _PALETTE_WIDTH = 32
-_MAX_OWN = 256  # pictures kept from training to choose the ways by
+_MAX_OWN = 256  # images kept from training to choose the ways by
 _SUFFICES = 0.01  # a way suffices if it is right this much less often than the best at most
 _BATCH = 64
 _PEAK_LR = 6e-3
@@ -33,7 +33,7 @@ _GRAIN = 0.03  # and of each pixel
 
 
 class Judge:
-    """Reads the attributes of pictures.
+    """Reads the attributes of images.
 
     Args:
         attributes: Which, and their values.
@@ -45,29 +45,29 @@ class Judge:
         self._device = device
         self._ways: dict[str, int] = {}
 
-    def learn(self, pictures: Tensor, values: Sequence[Values], *, steps: int, seed: int = 0) -> None:
-        """Learn from pictures whose attributes are known.
+    def learn(self, images: Tensor, values: Sequence[Values], *, steps: int, seed: int = 0) -> None:
+        """Learn from images whose attributes are known.
 
         Args:
-            pictures: (B, 3, S, S) uint8.
+            images: (B, 3, S, S) uint8.
             values: What each shows.
             steps: Of training.
             seed: Equal ones make equal judges.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._network = _Network([len(v) for v in self._words.values()], pictures.shape[-1])
+            self._network = _Network([len(v) for v in self._words.values()], images.shape[-1])
         network = self._network.to(self._device, memory_format=torch.channels_last).train()
         draw = torch.Generator().manual_seed(seed)
         answers = torch.tensor([[self._words[n].index(v[n]) for n in self._words] for v in values])  # (B, attributes)
-        order = torch.randperm(len(pictures), generator=draw)
-        num_own = max(1, min(_MAX_OWN, len(pictures) // 5))
+        order = torch.randperm(len(images), generator=draw)
+        num_own = max(1, min(_MAX_OWN, len(images) // 5))
         own, others = order[:num_own], order[num_own:]
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_LR, steps)
         for _ in range(steps):
             chosen = others[torch.randint(len(others), (_BATCH,), generator=draw)]
-            x = _varied(_floats(pictures[chosen]), draw)
+            x = _varied(_floats(images[chosen]), draw)
             half = _BATCH // 2
             x = torch.cat([_recoloured(x[:half], draw), x[half:]]).to(self._device)
             y = answers[chosen].to(self._device)
@@ -84,7 +84,7 @@ class Judge:
             loss.backward()
             optimizer.step()
             schedule.step()
-        guesses = self._guess(pictures[own])  # (attributes, ways, B)
+        guesses = self._guess(images[own])  # (attributes, ways, B)
         right = (guesses == answers[own].T[:, None]).float().mean(2)  # (attributes, ways)
         for name, row in zip(self._words, right, strict=True):
             self._ways[name] = int((row >= row.max() - _SUFFICES).nonzero()[0])
@@ -94,21 +94,21 @@ class Judge:
         """How each attribute is told."""
         return {name: WAYS[way] for name, way in self._ways.items()}
 
-    def read(self, pictures: Tensor) -> list[Values]:
-        """What pictures show; (B, 3, S, S) uint8."""
-        guesses = self._guess(pictures)
+    def read(self, images: Tensor) -> list[Values]:
+        """What images show; (B, 3, S, S) uint8."""
+        guesses = self._guess(images)
         chosen = {
             name: [values[i] for i in guesses[number, self._ways[name]].tolist()]
             for number, (name, values) in enumerate(self._words.items())
         }
-        return [{name: column[i] for name, column in chosen.items()} for i in range(len(pictures))]
+        return [{name: column[i] for name, column in chosen.items()} for i in range(len(images))]
 
     @torch.no_grad()
-    def _guess(self, pictures: Tensor) -> Tensor:
+    def _guess(self, images: Tensor) -> Tensor:
         """The likeliest value of each attribute in each way: (attributes, ways, B)."""
         network = self._network.eval()
         parts = []
-        for part in pictures.split(256):
+        for part in images.split(256):
             x = _floats(part).to(self._device)
             heads = zip(network.palette(x), network.whole(x), strict=True)
             parts.append(torch.stack([torch.stack([p.argmax(1), r.argmax(1), w.argmax(1)]) for p, (r, w) in heads]))
@@ -116,7 +116,7 @@ class Judge:
 
 
 class _Network(nn.Module):
-    """Convolutions over the whole picture, and a network that sees one pixel at a time."""
+    """Convolutions over the whole image, and a network that sees one pixel at a time."""
 
     def __init__(self, num_values: Sequence[int], side: int) -> None:
         super().__init__()
@@ -149,12 +149,12 @@ def _block(width_in: int, width: int, size: int = 3) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
 
-def _floats(pictures: Tensor) -> Tensor:
-    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+def _floats(images: Tensor) -> Tensor:
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def _varied(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Pictures moved a little, brighter or darker, and grainy."""
+    """Images moved a little, brighter or darker, and grainy."""
     side, margin = x.shape[-1], x.shape[-1] // 16
     left, top = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
     x = F.pad(x, (margin,) * 4, mode="replicate")[:, :, top : top + side, left : left + side]

@@ -1,6 +1,6 @@
-"""Prompts on a command line: texts with pictures and videos, by their files, and with boxes between the words.
+"""Prompts on a command line: texts with images and videos, by their files, and with boxes between the words.
 
-    The first picture shows a red circle. [image:circle.png] The second one shows
+    The first image shows a red circle. [image:circle.png] The second one shows
     What happens in [video:clip.mp4] is that
     A photo of [box:a red boat:0.1,0.4,0.5,0.9] on a lake
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model.generation import Prompt
-from model.segment import Box, Picture, Segment, Text, grounded_text
+from model.segment import Box, ImageSegment, Segment, Text, grounded_text
 from model.sequence import Layout
 from model.tokenizer import (
     CHAT,
@@ -39,7 +39,7 @@ from trainer.evaluation.finished_run import FinishedRun
 from trainer.reading.images import decode
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
-from trainer.tasks.templates import ANSWER, TemplateLayout, box_picture, boxes_of
+from trainer.tasks.templates import ANSWER, TemplateLayout, box_image, boxes_of
 
 _FILE = re.compile(r"\[(image|video):([^\]]+)\]")
 _BOX = re.compile(r"\[box:([^\]]*)\]")
@@ -51,12 +51,12 @@ _LOCATED = re.compile(f"{_PHRASE}{_PLACES}|{_PLACES}{_PHRASE}")
 
 
 def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) -> Prompt:
-    """A prompt with the pictures and frames of the files that it names.
+    """A prompt with the images and frames of the files that it names.
 
     Args:
         content: Text as above.
-        run: Whose tokenizer, layout and picture size are taken.
-        draw: Whether to ask for a picture.
+        run: Whose tokenizer, layout and image size are taken.
+        draw: Whether to ask for an image.
         num_frames: Frames of a video, spread over it evenly.
 
     Raises:
@@ -76,7 +76,7 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
         raise UserError(f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames")
     boxes = boxes_of(reader.segments)
     images = [
-        reader.images[i] if i >= 0 else as_tensor(box_picture(boxes[-1 - i], run.image_size)) for i in sequence.images
+        reader.images[i] if i >= 0 else as_tensor(box_image(boxes[-1 - i], run.image_size)) for i in sequence.images
     ]
     return Prompt(sequence, torch.stack(images) if images else None)
 
@@ -121,7 +121,7 @@ class _Reader:
         self.segments.append(Text(np.array([self.run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
 
     def _read_text(self, content: str, role: str) -> None:
-        """What stands between two pictures, as a segment of its own; spaces around it are the layout's matter."""
+        """What stands between two images, as a segment of its own; spaces around it are the layout's matter."""
         words, regions, end = "", [], 0
         content = content.strip()
         for match in _BOX.finditer(content):
@@ -142,7 +142,7 @@ class _Reader:
             raise UserError(f"{match[0]}: there is no file {path}")
         size = self.run.image_size
         for time, image in read_video(path, self.num_frames, size) if video else [(None, _image(path, size))]:
-            self.segments.append(Picture(len(self.images), frame=video, time=time))
+            self.segments.append(ImageSegment(len(self.images), frame=video, time=time))
             self.images.append(image)
 
 

@@ -1,4 +1,4 @@
-"""Sheets of what a model can do, to look at: captions, pictures, a page that it continues, videos, and all of them.
+"""Sheets of what a model can do, to look at: captions, images, a page that it continues, videos, and all of them.
 
 Its own words are blue, wrong ones red; what it was given, and the truth, is black or grey.
 """
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from model.generation import GenerationConfig
-from model.segment import Picture, Text
+from model.segment import ImageSegment, Text
 from pipelines import storage
 from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, Run, side_by_side, stacked
 from trainer.evaluation.continuation import Continuation
@@ -22,18 +22,18 @@ MARGIN = 26
 OWN, WRONG = "#1d64d8", "#d6293e"
 TITLES = {"seen": "combinations seen in training", "held_out": "combinations never seen in training", "all": ""}
 
-_CELL = 128  # pixels a side that a small picture is enlarged to
+_CELL = 128  # pixels a side that a small image is enlarged to
 _COLUMNS = 7
 _MAX_HEIGHT = 4000
 _NUM_VIDEOS = 3
 _NUM_FRAMES = 3  # of a video, before the one that is predicted
 _PAGE_TOKENS = 80
-_PAGE_PICTURES = 2  # that the model may draw on its page
+_PAGE_IMAGES = 2  # that the model may draw on its page
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """A picture (3, S, S), what the model says of it, what is true, and where what it says is wrong."""
+    """An image (3, S, S), what the model says of it, what is true, and where what it says is wrong."""
 
     image: Tensor
     generated: str
@@ -43,7 +43,7 @@ class Captioned:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A caption, its own picture, and the one that the model draws: (3, S, S)."""
+    """A caption, its own image, and the one that the model draws: (3, S, S)."""
 
     caption: str
     true: Tensor
@@ -70,7 +70,7 @@ def write_samples(
     """
     sheets = {"captions": captions_sheet(captioned)}
     if run.decoder is not None:
-        sheets["pictures"] = pictures_sheet(drawings)
+        sheets["images"] = images_sheet(drawings)
         if pages:
             sheets["page"] = page_sheet(run, min(pages, key=_places))
         if videos:
@@ -81,17 +81,17 @@ def write_samples(
 
 
 def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:
-    """Pictures over what the model says of them, and the true caption."""
-    bands = [_title("Picture → caption", "what the model writes, wrong words in red; below it the true caption")]
+    """Images over what the model says of them, and the true caption."""
+    bands = [_title("Image → caption", "what the model writes, wrong words in red; below it the true caption")]
     for name, cells in captioned.items():
         bands += _heading(name)
         bands.append(_row([_caption_cell(cell) for cell in cells[:_COLUMNS]]))
     return stacked(bands, _inner())
 
 
-def pictures_sheet(drawings: dict[str, list[Drawing]]) -> Image.Image:
-    """Pictures that the model draws, over the captions it draws them for and small true ones."""
-    bands = [_title("Caption → picture", "what the model draws; below it the caption, and a true picture of it")]
+def images_sheet(drawings: dict[str, list[Drawing]]) -> Image.Image:
+    """Images that the model draws, over the captions it draws them for and small true ones."""
+    bands = [_title("Caption → image", "what the model draws; below it the caption, and a true image of it")]
     for name, cells in drawings.items():
         bands += _heading(name)
         bands.append(_row([_drawing_cell(cell) for cell in cells[:_COLUMNS]]))
@@ -103,8 +103,8 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
     prompt = page.prompt(run.layout)
     room = run.model.config.language_model.max_positions - len(prompt.sequence.token_ids)
     slots = run.model.config.bridge.image_slots + 2
-    tokens = max(1, min(_PAGE_TOKENS, room - _PAGE_PICTURES * slots))
-    settings = GenerationConfig(max_new_tokens=tokens, max_images=_PAGE_PICTURES)
+    tokens = max(1, min(_PAGE_TOKENS, room - _PAGE_IMAGES * slots))
+    settings = GenerationConfig(max_new_tokens=tokens, max_images=_PAGE_IMAGES)
     result = run.go_on([prompt], settings)[0]
     columns = [Column(_third(), _MAX_HEIGHT) for _ in range(3)]
     given, own, true = columns
@@ -115,19 +115,19 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
         if isinstance(part, Text):
             given.text([(run.tokenizer.decode(part.ids), INK)], BODY)
         else:
-            given.picture(_picture(next(images)))
+            given.image(_image(next(images)))
     for piece in result.parts:
         if isinstance(piece, Tensor):
-            own.picture(_picture(run.draw(piece[None])[0]))
+            own.image(_image(run.draw(piece[None])[0]))
         else:
             own.text([(run.tokenizer.decode(piece), OWN)], BODY)
     if isinstance(result.parts[-1], Tensor):
         own.text([("(ends here)", GREY)], SMALL)
-    true.picture(_picture(page.truth))
+    true.image(_image(page.truth))
     for text in page.rest:
         true.text([(run.tokenizer.decode(text.ids), INK)], BODY)
     sheet = side_by_side([column.done() for column in columns], _third(), 2 * GAP)
-    return stacked([_title("A page continued", "pictures and text in turn"), sheet], _inner())
+    return stacked([_title("A page continued", "images and text in turn"), sheet], _inner())
 
 
 def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image:
@@ -138,9 +138,9 @@ def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image
         cells = [Column(_cell_width(), _MAX_HEIGHT)]
         images = iter(video.context_images)
         for part in video.context:
-            if isinstance(part, Picture):
+            if isinstance(part, ImageSegment):
                 cells.append(Column(_cell_width(), _MAX_HEIGHT))
-                cells[-1].picture(_picture(next(images)))
+                cells[-1].image(_image(next(images)))
             else:
                 cells[-1].text([(run.tokenizer.decode(part.ids), INK)], SMALL)
         said = " ".join(run.tokenizer.decode(text.ids) for text in video.rest)
@@ -152,7 +152,7 @@ def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image
             if image is told and not said:
                 continue
             cells.append(Column(_cell_width(), _MAX_HEIGHT))
-            cells[-1].picture(_picture(image))
+            cells[-1].image(_image(image))
             cells[-1].text([(label, colour), (f" {words}", INK)], SMALL)
         filled = [cell.done() for cell in cells]
         title, shown = filled[0], filled[1:][-_NUM_FRAMES - 3 :]
@@ -169,7 +169,7 @@ def _chosen(videos: Sequence[Continuation]) -> list[Continuation]:
 
 def _caption_cell(cell: Captioned) -> Image.Image:
     column = Column(_cell_width(), _MAX_HEIGHT)
-    column.picture(_picture(cell.image))
+    column.image(_image(cell.image))
     column.text(_marked(cell.generated, cell.wrong) or [("(nothing)", GREY)], BODY - 2)
     column.text([(cell.true, GREY)], SMALL)
     return column.done()
@@ -177,9 +177,9 @@ def _caption_cell(cell: Captioned) -> Image.Image:
 
 def _drawing_cell(cell: Drawing) -> Image.Image:
     column = Column(_cell_width(), _MAX_HEIGHT)
-    column.picture(_picture(cell.generated))
+    column.image(_image(cell.generated))
     column.text([(cell.caption, INK)], BODY - 2)
-    column.picture(_picture(cell.true, _CELL // 2))
+    column.image(_image(cell.true, _CELL // 2))
     return column.done()
 
 
@@ -190,16 +190,16 @@ def _marked(text: str, wrong: Sequence[tuple[int, int]]) -> list[Run]:
     return list(zip(text, colours, strict=True))
 
 
-def _picture(image: Tensor, side: int = _CELL) -> Image.Image:
-    """A picture (3, S, S) uint8; a small one enlarged with its pixels to be seen."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    if picture.width <= side:
-        return ImageOps.scale(picture, max(1, side // picture.width), Image.Resampling.NEAREST)
-    return ImageOps.contain(picture, (side, side), Image.Resampling.LANCZOS)
+def _image(image: Tensor, side: int = _CELL) -> Image.Image:
+    """An image (3, S, S) uint8; a small one enlarged with its pixels to be seen."""
+    shown = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    if shown.width <= side:
+        return ImageOps.scale(shown, max(1, side // shown.width), Image.Resampling.NEAREST)
+    return ImageOps.contain(shown, (side, side), Image.Resampling.LANCZOS)
 
 
 def _places(page: Continuation) -> int:
-    """Room that a page's context takes: letters, and pictures as some hundred each."""
+    """Room that a page's context takes: letters, and images as some hundred each."""
     return sum(len(part.ids) if isinstance(part, Text) else 40 for part in page.context)
 
 

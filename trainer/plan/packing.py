@@ -7,7 +7,7 @@ import numpy as np
 
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 
-_TRIES = 8  # packs looked at for a piece; only where pictures are limited is the first not the best
+_TRIES = 8  # packs looked at for a piece; only where images are limited is the first not the best
 _FILLS = (0.996, 0.99, 0.98, 0.96, 0.93, 0.88, 0.8, 0.65, 0.0)  # tried in turn: 99.6 % needs a few hundred packs
 
 
@@ -21,13 +21,13 @@ def best_fit(
 
     Args:
         tokens: Places that each piece takes, at most `length`.
-        images: Pictures of each piece.
+        images: Images of each piece.
         num_packs: How many packs there are.
         length: Places of a pack.
-        max_images: Pictures of a pack at most; a piece that has more by itself gets a pack of its own.
+        max_images: Images of a pack at most; a piece that has more by itself gets a pack of its own.
     """
     packs: list[list[int]] = []
-    pictures: list[int] = []
+    num_images: list[int] = []
     with_room: list[list[int]] = [[] for _ in range(length + 1)]
     rooms = 0  # bit r: some pack has r places left
     limit = max_images if max_images is not None else int(images.sum()) + 1
@@ -39,7 +39,7 @@ def best_fit(
             step = (bits & -bits).bit_length() - 1
             room += step
             group = with_room[room]
-            if pictures[group[-1]] + number <= limit:
+            if num_images[group[-1]] + number <= limit:
                 found = group.pop()
                 if not group:
                     rooms ^= 1 << room
@@ -52,10 +52,10 @@ def best_fit(
                 return None
             found, room = len(packs), length
             packs.append([])
-            pictures.append(0)
+            num_images.append(0)
         packs[found].append(piece)
-        pictures[found] += number
-        if pictures[found] >= limit:
+        num_images[found] += number
+        if num_images[found] >= limit:
             continue  # closed: what it lacks is seldom worth a second search
         left = room - size
         group = with_room[left]

@@ -20,7 +20,7 @@ class PlanSettings(Settings):
     seed: int = Field(0, description="another seed is another order")
     length: int = Field(2048, ge=1, description="places of a pack")
     packs_per_step: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
-    max_images: int | None = Field(None, ge=1, description="pictures in a pack at most; null: as many as fit")
+    max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
     stretch_packs: int = Field(
         512, ge=1, description="packs filled together, in whole steps; best fit reaches 99 % from a few hundred on"
     )

@@ -23,7 +23,7 @@ class Stretch:
         samples: Which of the source's samples.
         windows: Which window of the sample.
         tokens: Places it takes.
-        images: Its pictures.
+        images: Its images.
         packs: The pieces of each pack.
         steps: The pack in each slot of each step.
         phase: A phase that begins with it.
@@ -104,7 +104,7 @@ class Step:
 
     @property
     def num_images(self) -> int:
-        """Pictures in all packs."""
+        """Images in all packs."""
         return sum(piece.images for pack in self.packs for piece in pack)
 
     def digest(self) -> str:

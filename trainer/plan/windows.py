@@ -1,4 +1,4 @@
-"""How many places and pictures each window of each sample takes: what a plan knows of a source without opening it."""
+"""How many places and images each window of each sample takes: what a plan knows of a source without opening it."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class SourceWindows:
         shard_ends: (S,) samples up to and with each shard.
         numbers: (N,) which of the shards' samples are trained on; null where all are.
         first: (N + 1,) where each sample's windows begin in `tokens`, and the end.
-        tokens: (M,) places that each window takes, picture slots included.
-        images: (M,) pictures in each window.
+        tokens: (M,) places that each window takes, image slots included.
+        images: (M,) images in each window.
         refused: (key, reason) of the samples that are not trained on.
     """
 
@@ -63,7 +63,7 @@ class SourceWindows:
 
 
 def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequence[int]) -> SourceWindows:
-    """A source whose samples count one place and one picture each: for training on pictures without a sequence.
+    """A source whose samples count one place and one image each: for training on images without a sequence.
 
     Args:
         name: The source's.

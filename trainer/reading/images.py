@@ -1,4 +1,4 @@
-"""Pictures of a tar as pixels of the model's size: 8-bit, normalised on the device.
+"""Images of a tar as pixels of the model's size: 8-bit, normalised on the device.
 
 A JPEG is decoded at the smallest of its eight DCT scales that is not below the wanted size (five times as fast on
 large photos), then resized by area, as a bicubic filter with anti-aliasing would nearly do.
@@ -19,11 +19,11 @@ Crop = tuple[int, int, int, int]
 """Height and width before, and what was cut off at the top and on the left, in pixels of the size after scaling."""
 
 MAX_PIXELS = 179_000_000
-"""Of a picture that is decoded at all: Pillow's limit against decompression bombs."""
+"""Of an image that is decoded at all: Pillow's limit against decompression bombs."""
 
 
 def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
-    """A picture as (size, size, 3) uint8, RGB.
+    """An image as (size, size, 3) uint8, RGB.
 
     Args:
         data: JPEG, PNG or WebP.
@@ -33,22 +33,22 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
     Raises:
         DamagedSample: If it cannot be decoded.
     """
-    picture = _jpeg(data, size) if data[:2] == b"\xff\xd8" else _other(data)
+    image = _jpeg(data, size) if data[:2] == b"\xff\xd8" else _other(data)
     if fit == "crop":
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
-    height, width = picture.shape[:2]
+        image = image[top : top + side, left : left + side]
+    height, width = image.shape[:2]
     if (height, width) == (size, size):
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
     shrinks = height >= size and width >= size
-    resized: Pixels = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    resized: Pixels = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return resized
 
 
 def decode_crop(data: bytes, size: int, rng: random.Random, max_scale: float) -> tuple[Pixels, Crop]:
-    """A random square of a picture that was scaled at random, as SDXL is trained (arXiv:2307.01952) and Emu2's decoder.
+    """A random square of an image that was scaled at random, as SDXL is trained (arXiv:2307.01952) and Emu2's decoder.
 
     Args:
         data: JPEG, PNG or WebP.
@@ -59,11 +59,11 @@ def decode_crop(data: bytes, size: int, rng: random.Random, max_scale: float) ->
     Raises:
         DamagedSample: If it cannot be decoded.
     """
-    picture = _other(data)
-    height, width = picture.shape[:2]
+    image = _other(data)
+    height, width = image.shape[:2]
     scale = size * rng.uniform(1.0, max_scale) / min(height, width)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-    resized = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    resized = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     top, left = rng.randint(0, high - size), rng.randint(0, wide - size)
     square: Pixels = np.ascontiguousarray(resized[top : top + size, left : left + size])
     return square, (height, width, top, left)
@@ -83,13 +83,13 @@ def _jpeg(data: bytes, size: int) -> Pixels:
 
 def _other(data: bytes) -> Pixels:
     try:
-        picture: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
-        raise DamagedSample(f"broken picture: {error}") from error
-    if picture is None:
-        raise DamagedSample("broken picture: no format that is known")
-    _refuse_large(picture.shape[1], picture.shape[0])
-    return picture
+        raise DamagedSample(f"broken image: {error}") from error
+    if image is None:
+        raise DamagedSample("broken image: no format that is known")
+    _refuse_large(image.shape[1], image.shape[0])
+    return image
 
 
 def _refuse_large(width: int, height: int) -> None:

@@ -78,8 +78,8 @@ class SequenceBatch(Tensors):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureBatch(Tensors):
-    """Pictures one by one.
+class ImageBatch(Tensors):
+    """Images one by one.
 
     Attributes:
         images: (B, 3, S, S) uint8.
@@ -91,25 +91,25 @@ class PictureBatch(Tensors):
 
     @property
     def sources(self) -> tuple[Tensor, ...]:
-        """Of the pictures."""
+        """Of the images."""
         return (self.source,)
 
 
-def pictures_of(pieces: Sequence[ReadPiece]) -> tuple[Tensor, Tensor]:
-    """Images and sources of a `PictureBatch`, from pieces of one picture each."""
+def images_of(pieces: Sequence[ReadPiece]) -> tuple[Tensor, Tensor]:
+    """Images and sources of a `ImageBatch`, from pieces of one image each."""
     images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
     return images, torch.tensor([piece.source for piece in pieces])
 
 
-class Pictures(Protocol):
-    """Gives a piece's pictures as tensors: pixels, or kept features."""
+class ImageSource(Protocol):
+    """Gives a piece's images as tensors: pixels, or kept features."""
 
     def __call__(self, piece: ReadPiece) -> list[Tensor]:
-        """One tensor for each picture of the piece."""
+        """One tensor for each image of the piece."""
 
 
 def pixels(piece: ReadPiece) -> list[Tensor]:
-    """(3, S, S) uint8 of each picture."""
+    """(3, S, S) uint8 of each image."""
     return [as_tensor(image) for image in piece.images]
 
 
@@ -119,7 +119,7 @@ def as_tensor(image: Pixels) -> Tensor:
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """uint8 pictures (B, 3, S, S) at another size."""
+    """uint8 images (B, 3, S, S) at another size."""
     if images.shape[-1] == side:
         return images
     smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
@@ -127,7 +127,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def sequence_batch(
-    packs: Sequence[Sequence[ReadPiece]], *, length: int, pad_id: int, pictures: Pictures = pixels
+    packs: Sequence[Sequence[ReadPiece]], *, length: int, pad_id: int, image_source: ImageSource = pixels
 ) -> SequenceBatch:
     """Packs as one micro-batch.
 
@@ -135,9 +135,9 @@ def sequence_batch(
         packs: Pieces of each pack.
         length: Places of a pack.
         pad_id: Id of `[PAD]`.
-        pictures: Gives the pieces' pictures.
+        image_source: Gives the pieces' images.
     """
-    images = [tensor for pack in packs for piece in pack for tensor in pictures(piece)]
+    images = [tensor for pack in packs for piece in pack for tensor in image_source(piece)]
     batch = collate([[piece.sequence for piece in pack] for pack in packs], images, length=length, pad_id=pad_id)
     of_place = np.zeros(len(packs) * length, np.int64)
     for row, pack in enumerate(packs):

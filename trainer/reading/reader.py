@@ -1,6 +1,6 @@
 """Reading what a plan asks for: one process a rank, threads that decode, and results in the plan's order.
 
-A window's text comes from the token sidecar, its pictures from the tar. What cannot be read is replaced by another
+A window's text comes from the token sidecar, its images from the tar. What cannot be read is replaced by another
 sample of its source, which the plan's seed decides, cut to the places that were planned: no other rank need know.
 """
 
@@ -57,10 +57,10 @@ class ReadPiece:
     Attributes:
         source: Its number in the plan.
         sequence: Its tokens and slots.
-        images: (size, size, 3) uint8 RGB, one for each picture of `sequence`, in its order.
+        images: (size, size, 3) uint8 RGB, one for each image of `sequence`, in its order.
         row: For `consumed`.
         bad: The sample that it stands in for, if it does.
-        crop: Of a picture by itself: height and width before, and what of it was cut off at the top and on the left.
+        crop: Of an image by itself: height and width before, and what of it was cut off at the top and on the left.
     """
 
     source: int
@@ -120,7 +120,7 @@ class SampleReader(ABC):
 
     @abstractmethod
     def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        """A piece's tokens and pictures.
+        """A piece's tokens and images.
 
         Raises:
             DamagedSample: If they cannot be read.
@@ -193,7 +193,7 @@ class PieceReader(SampleReader):
         length: Places of a pack: what samples were cut by.
         image_size: Pixels a side.
         seed: Decides what comes first in a window, and substitutes.
-        media_first: Gives the probability that pictures come before their text, by the step; null: the layout's.
+        media_first: Gives the probability that images come before their text, by the step; null: the layout's.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class PieceReader(SampleReader):
         return self._lay_out(piece, step, reader, row, windows[piece.window])
 
     def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
-        """As much as fits: its texts alone where a picture does not."""
+        """As much as fits: its texts alone where an image does not."""
         segments = reader.segments(row)
         for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
             with contextlib.suppress(ValueError):
@@ -232,10 +232,10 @@ class PieceReader(SampleReader):
     def _lay_out(self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window) -> Content:
         rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
         sequence = self._layout.lay_out(window, rng, media_first=self._media_first(step))
-        return Content(sequence, tuple(self._picture(reader, row, media) for media in sequence.images))
+        return Content(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
 
-    def _picture(self, reader: ShardReader, row: int, media: int) -> Pixels:
-        return decode(reader.picture(row, media), self.image_size)
+    def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
+        return decode(reader.image(row, media), self.image_size)
 
 
 class Loader:

@@ -1,6 +1,6 @@
 """One shard for training: where its samples' parts lie, and their text as ids, a row group at a time.
 
-Rows are read from the corpus's sidecar and the token sidecar; a tar is opened for pictures only, and a read goes right
+Rows are read from the corpus's sidecar and the token sidecar; a tar is opened for images only, and a read goes right
 to the bytes that are wanted. What is read is checked against the header before it, which costs 512 bytes.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.segment import Phrase, Picture, Segment, Text
+from model.segment import ImageSegment, Phrase, Segment, Text
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.shards.manifest import ShardInfo
@@ -96,8 +96,8 @@ class ShardReader:
         group: _TokenGroup = self._cache.get((tokens.path, number), lambda: _TokenGroup.read(tokens, number))
         return group.segments(at)
 
-    def picture(self, row: int, media: int) -> bytes:
-        """The bytes of one of a sample's pictures.
+    def image(self, row: int, media: int) -> bytes:
+        """The bytes of one of a sample's images.
 
         Raises:
             DamagedSample: If they are not where the sidecar says.
@@ -200,10 +200,10 @@ class _PartGroup:
         self._media_parts: list[str] = media.values.field("part").to_pylist()
 
     def media(self, row: int, number: int) -> tuple[int, int]:
-        """Offset and size of a picture's bytes."""
+        """Offset and size of an image's bytes."""
         name = self._media_parts[self._media_first[row] + number]
         first, end = self.part_first[row], self.part_first[row + 1]
-        guess = first + 1 + number  # our own tars: the JSON, then the pictures
+        guess = first + 1 + number  # our own tars: the JSON, then the images
         part = guess if guess < end and self.part_names[guess] == name else self.part_names.index(name, first, end)
         return self.part_offsets[part], self.part_sizes[part]
 
@@ -245,7 +245,7 @@ class _TokenGroup:
                 at += count
                 out.append(Text(ids, self._roles[place], phrases.get(number, ())))
             else:
-                out.append(Picture(self._media[place], kind == _FRAME, self._times[place]))
+                out.append(ImageSegment(self._media[place], kind == _FRAME, self._times[place]))
         return out
 
     def _phrases(self, row: int) -> dict[int, tuple[Phrase, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from model.segment import Picture, Segment, Text, grounded_text, text
+from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
 from pipelines.document import Document
@@ -218,7 +218,7 @@ class StreamLoader:
         media_first = self._run.stages[self._run.stage_at(self._step)].media_first
         sequence = self._layout.lay_out(window, rng, media_first=media_first)
         try:
-            images = tuple(self._picture(waiting.prepared, media) for media in sequence.images)
+            images = tuple(self._image(waiting.prepared, media) for media in sequence.images)
         except DamagedSample as error:
             return QuarantineRow(name, sample.key, waiting.position, str(error))
         row = ConsumedRow(
@@ -235,7 +235,7 @@ class StreamLoader:
         )
         return ReadPiece(waiting.source, sequence, images, row)
 
-    def _picture(self, prepared: _Prepared, media: int) -> Pixels:
+    def _image(self, prepared: _Prepared, media: int) -> Pixels:
         assert prepared.document is not None
         part = str(prepared.document.media[media].part)
         if part not in prepared.sample.parts:
@@ -260,7 +260,7 @@ def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
     for segment in document.segments:
         if segment.text is None:
             assert segment.media is not None
-            segments.append(Picture(segment.media, segment.type == "frame", segment.t0))
+            segments.append(ImageSegment(segment.media, segment.type == "frame", segment.t0))
         elif segment.regions:
             found = grounded_text(segment.text, [(r.start, r.end, r.box) for r in segment.regions], tokenizer)
             segments.append(Text(found.ids, segment.role, found.phrases))

@@ -27,7 +27,7 @@ from trainer.reading.shard_reader import GroupCache, ShardReader
 
 VERSION = 1  # of this file's reckoning: another one makes other tables
 NOT_ALLOWED = "not_allowed"
-NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned picture
+NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned image
 TOO_LARGE = "too_large"
 _THREADS = 8
 _SPOKEN = ("subtitle", "transcript")
@@ -138,7 +138,7 @@ def measure_shard(path: str, reader: ShardReader, layout: Layout, length: int) -
     totals, images, exact = whole_lengths(path, layout)
     counts = np.ones(len(totals), np.int64)
     tokens: list[Any] = totals.tolist()
-    pictures: list[Any] = images.tolist()
+    num_images: list[Any] = images.tolist()
     refused = []
     for row in np.flatnonzero((totals > length) | ~exact).tolist():
         segments = reader.segments(row)
@@ -149,10 +149,10 @@ def measure_shard(path: str, reader: ShardReader, layout: Layout, length: int) -
             windows, reason = [], f"{TOO_LARGE}: {error}"
         counts[row] = len(windows)
         tokens[row] = [w.num_tokens for w in windows]
-        pictures[row] = [w.num_images for w in windows]
+        num_images[row] = [w.num_images for w in windows]
         if not windows:
             refused.append((row, reader.key(row), reason))
-    return counts, _flat(tokens), _flat(pictures), refused
+    return counts, _flat(tokens), _flat(num_images), refused
 
 
 def _flat(values: list[Any]) -> np.ndarray:
@@ -163,7 +163,7 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     """What each sample of a token sidecar would take in one window, by the columns.
 
     Returns:
-        Places, pictures, and whether the number of places is exact: not for a sample without anything, nor where
+        Places, images, and whether the number of places is exact: not for a sample without anything, nor where
         times are written out or a template makes something else of samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])
@@ -174,26 +174,26 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     row = np.repeat(np.arange(len(first) - 1), np.diff(first))
 
     has_text = (kinds == _TEXT) & (counts > 0)
-    is_picture, is_frame = kinds != _TEXT, kinds == _FRAME
+    is_image, is_frame = kinds != _TEXT, kinds == _FRAME
     texts_before = np.cumsum(has_text) - has_text
     started = np.append(np.cumsum(has_text), 0)[first[:-1] - 1] * (first[:-1] > 0)  # texts before each sample
     is_first_text = has_text & (texts_before == started[row])
     separator = np.where(spoken, len(layout.separators[" "]), len(layout.separators["\n"]))
     cost = np.where(has_text, counts + np.where(is_first_text, 0, separator), 0)
-    cost = cost + np.where(is_picture, 2 + np.where(is_frame, layout.slots[True], layout.slots[False]), 0)
+    cost = cost + np.where(is_image, 2 + np.where(is_frame, layout.slots[True], layout.slots[False]), 0)
 
     num = len(first) - 1
     totals = 2 + np.bincount(row, cost, num).astype(np.int64)
     if layout.emu2:
         totals += np.bincount(row, is_frame, num) > 0  # [VIDEO]
         totals += _grounding(table, num)
-    exact = np.bincount(row, has_text | is_picture, num) > 0
+    exact = np.bincount(row, has_text | is_image, num) > 0
     if layout.template is not None:
         exact[:] = False
     if layout.config.frame_times:
         timed = _flat_column(table, "times")[1].is_valid().to_numpy(zero_copy_only=False)
-        exact &= np.bincount(row, is_picture & timed, num) == 0
-    return totals, np.bincount(row, is_picture, num).astype(np.int64), exact
+        exact &= np.bincount(row, is_image & timed, num) == 0
+    return totals, np.bincount(row, is_image, num).astype(np.int64), exact
 
 
 def _grounding(table: pa.Table, num: int) -> np.ndarray:

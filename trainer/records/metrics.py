@@ -53,9 +53,9 @@ class Totals:
             np.bincount(sources, tokens, num_sources).astype(np.int64),
             np.bincount(sources, images, num_sources).astype(np.int64),
         )
-        samples, places, pictures = (int(column.sum()) for column in columns)
+        samples, num_tokens, num_images = (int(column.sum()) for column in columns)
         rows = tuple((int(a), int(b), int(c)) for a, b, c in zip(*columns, strict=True))
-        return cls(samples, places, pictures, float((tokens.astype(np.float64) ** 2).sum() / 2), rows)
+        return cls(samples, num_tokens, num_images, float((tokens.astype(np.float64) ** 2).sum() / 2), rows)
 
     def __add__(self, other: "Totals") -> "Totals":
         rows = self.by_source or ((0, 0, 0),) * len(other.by_source)
@@ -85,7 +85,7 @@ class Totals:
         return cls(**record | {"by_source": tuple(tuple(row) for row in record["by_source"])})
 
     def columns(self, names: Sequence[str], sizes: Sequence[int | None]) -> dict[str, float]:
-        """Samples, tokens and pictures so far; for each source tokens, pictures and, by its size, times through it."""
+        """Samples, tokens and images so far; for each source tokens, images and, by its size, times through it."""
         row: dict[str, float] = {"samples": self.samples, "tokens": self.tokens, "images": self.images}
         for name, size, (samples, tokens, images) in zip(names, sizes, self.by_source, strict=True):
             if samples:

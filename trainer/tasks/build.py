@@ -1,4 +1,4 @@
-"""The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's pictures."""
+"""The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's images."""
 
 import itertools
 from collections import Counter
@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from trainer.config import WeightsSettings
 from trainer.tasks.data import TOKENIZER_FILES, RunData
 
-_FIT_PICTURES = 512  # from which means, deviations and scales are taken
+_FIT_IMAGES = 512  # from which means, deviations and scales are taken
 
 
 def build_model(
@@ -108,8 +108,8 @@ def _path(named: WeightsSettings, run: str) -> Path:
     return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
 
 
-def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -> None:
-    """Set the mean and deviation that regression targets are standardised by, from the first pictures of a run.
+def fit_features(model: Emu, first_images: Iterator[Tensor], device: torch.device) -> None:
+    """Set the mean and deviation that regression targets are standardised by, from the first images of a run.
 
     Nothing happens where the model does not standardise.
     """
@@ -117,17 +117,17 @@ def fit_features(model: Emu, pictures: Iterator[Tensor], device: torch.device) -
         return
     model.to(device).eval()
     features = []
-    for images in fitting_batches(pictures):
+    for images in fitting_batches(first_images):
         with torch.no_grad():
-            features.append(model.picture_features(images.to(device)))
+            features.append(model.image_features(images.to(device)))
     if features:
         model.bridge.fit_standardization(features)
     model.to("cpu")
 
 
-def fitting_batches(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The first pictures of a run as batches (B, 3, S, S), for what is fitted to them before it begins."""
-    chosen = itertools.islice(pictures, _FIT_PICTURES)
+def fitting_batches(images: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The first images of a run as batches (B, 3, S, S), for what is fitted to them before it begins."""
+    chosen = itertools.islice(images, _FIT_IMAGES)
     while part := list(itertools.islice(chosen, 64)):
         yield torch.stack(part)
 

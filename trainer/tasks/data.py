@@ -86,8 +86,8 @@ class RunData(ABC):
         """
 
     @abstractmethod
-    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
-        """The pictures of the first steps, alike on every rank."""
+    def first_images(self, costs: Costs) -> Iterator[Tensor]:
+        """The images of the first steps, alike on every rank."""
 
     @abstractmethod
     def totals(self, read: Any, world: World) -> Totals:
@@ -162,8 +162,8 @@ class CorpusData(RunData):
         within = [phase for phase in mixture.phases if phase.step < self.run.steps]
         return [*within, within[-1].model_copy(update={"step": self.run.steps})]
 
-    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
-        """The pictures of the plan's first stretch."""
+    def first_images(self, costs: Costs) -> Iterator[Tensor]:
+        """The images of the plan's first stretch."""
         plan, reader = self.plan(costs), self.reader()
         stretch = plan.plan_stretch(plan.state)
         for number in range(stretch.end.step):
@@ -283,8 +283,8 @@ class StreamData(RunData):
         """Refused: where a stream's reader is does not depend on the mixture alone."""
         raise UserError("data.streams: their mixture changes when the run is stopped and started again")
 
-    def first_pictures(self, costs: Costs) -> Iterator[Tensor]:
-        """The pictures of as many steps as a stretch has."""
+    def first_images(self, costs: Costs) -> Iterator[Tensor]:
+        """The images of as many steps as a stretch has."""
         plan, loader = self.run.data.plan, self._loader(0, 1, None)
         try:
             for step in islice(loader, max(1, plan.stretch_packs // plan.packs_per_step)):

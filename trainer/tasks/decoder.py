@@ -1,6 +1,6 @@
 """`decoder`: the image decoder, and before it its autoencoder where no released one is at hand.
 
-Emu2's learns to draw a picture again from its own visual embeddings, Emu's from the embeddings that the main model
+Emu2's learns to draw an image again from its own visual embeddings, Emu's from the embeddings that the main model
 makes of a caption. What the conditions and latents come from is frozen and stays outside the engine.
 """
 
@@ -26,23 +26,23 @@ from pipelines.errors import UserError
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
-from trainer.reading.micro_batches import Losses, PictureBatch, pictures_of, resized
+from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
 from trainer.reading.reader import ReadPiece
 from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_sight, build_whole, fitting_batches, load_decoder_weights, save_tensors
-from trainer.tasks.single_images import PictureData
+from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructionBatch(PictureBatch):
-    """Pictures for the autoencoder."""
+class ReconstructionBatch(ImageBatch):
+    """Images for the autoencoder."""
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Squared error of the pictures made again."""
+        """Squared error of the images made again."""
         found = module(self.images)
-        return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.pictures,))
+        return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.per_image,))
 
 
 class _Autoencoding(nn.Module):
@@ -66,7 +66,7 @@ class AutoencoderTask(Task):
 
     objectives = ("reconstruction",)
     modules = ("autoencoder",)
-    data: PictureData
+    data: ImageData
 
     def __init__(self, model: ModelSettings, run: AutoencoderRunSettings, corpus: str) -> None:
         self.run, self._model, self._corpus = run, model, corpus
@@ -75,17 +75,17 @@ class AutoencoderTask(Task):
         side = self._config.image_size
         self._flops = measured_flops(self.build, lambda m: m(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
 
-    def open(self, split: Split) -> PictureData:
-        """All pictures of a split."""
-        return PictureData.open(self._corpus, self._model, self.run, split, for_decoder=True, captioned=False)
+    def open(self, split: Split) -> ImageData:
+        """All images of a split."""
+        return ImageData.open(self._corpus, self._model, self.run, split, for_decoder=True, captioned=False)
 
     def build(self) -> nn.Module:
         """diffusers' autoencoder with random weights."""
         return _Autoencoding(self._config.autoencoder)
 
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> ReconstructionBatch:
-        """Pictures as tensors."""
-        images, source = pictures_of([piece for pack in packs for piece in pack])
+        """Images as tensors."""
+        images, source = images_of([piece for pack in packs for piece in pack])
         return ReconstructionBatch(resized(images, self._config.image_size), source)
 
     def architecture(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class AutoencoderTask(Task):
         return json.loads(self._config.autoencoder.model_dump_json())  # type: ignore[no-any-return]
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """Three forward passes a picture."""
+        """Three forward passes an image."""
         return 3.0 * self._flops * targets[0]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
@@ -104,13 +104,13 @@ class AutoencoderTask(Task):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawingBatch(PictureBatch):
-    """Pictures of any size, or (B, C, s, s) latents where these were kept, with what they are drawn from.
+class DrawingBatch(ImageBatch):
+    """Images of any size, or (B, C, s, s) latents where these were kept, with what they are drawn from.
 
     Attributes:
         micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
         conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
-        prompts: Captions that ask for a picture, where conditions are rolled out from them.
+        prompts: Captions that ask for an image, where conditions are rolled out from them.
         side: Pixels a side of what is drawn.
         eyes: Makes conditions.
     """
@@ -122,7 +122,7 @@ class DrawingBatch(PictureBatch):
     eyes: "Conditions"
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Squared error of what the noise, or the picture, is taken for; without training always by the same noise."""
+        """Squared error of what the noise, or the image, is taken for; without training always by the same noise."""
         num = len(self.source)
         conditions = self.conditions
         if conditions is None:
@@ -130,11 +130,11 @@ class DrawingBatch(PictureBatch):
         generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
         images = self.images if self.conditions is not None else resized(self.images, self.side)
         found = module(images, conditions, micro=self.micro, generator=generator)
-        return Losses(found.loss * num / (totals[0] if totals else num), (found.pictures,))
+        return Losses(found.loss * num / (totals[0] if totals else num), (found.per_image,))
 
 
 class Conditions:
-    """Makes what pictures are drawn from, with a frozen model.
+    """Makes what images are drawn from, with a frozen model.
 
     Args:
         sight: Encoder and bridge; or the whole model, where captions are rolled out.
@@ -151,11 +151,11 @@ class Conditions:
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
-        """The visual embeddings of pictures: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
-        return self._sight.encode_pictures(resized(images, self._sight.config.encoder.image_size))
+        """The visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
+        return self._sight.encode_images(resized(images, self._sight.config.encoder.image_size))
 
     def prompt(self, caption: Sequence[int]) -> Prompt:
-        """A caption that asks for its picture."""
+        """A caption that asks for its image."""
         return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
 
     def rolled_out(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -178,7 +178,7 @@ class _Drawing(nn.Module):
 
 
 class DecoderTask(Task):
-    """Pictures from visual embeddings.
+    """Images from visual embeddings.
 
     Args:
         model: The main model, whose visual embeddings these are.
@@ -190,7 +190,7 @@ class DecoderTask(Task):
 
     objectives = ("diffusion",)
     modules = ("decoder",)
-    data: PictureData
+    data: ImageData
 
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
         self.run: DecoderRunSettings = run
@@ -207,10 +207,10 @@ class DecoderTask(Task):
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()
 
-    def open(self, split: Split) -> PictureData:
-        """The pictures of a split, with captions where conditions are rolled out from them."""
+    def open(self, split: Split) -> ImageData:
+        """The images of a split, with captions where conditions are rolled out from them."""
         run = self.run
-        return PictureData.open(
+        return ImageData.open(
             self._corpus,
             self._model,
             run,
@@ -232,12 +232,12 @@ class DecoderTask(Task):
             self._world.say(line)
         return _Drawing(decoder)
 
-    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+    def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
         """Set the latents' scale, where the autoencoder was trained here."""
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
             side = module.decoder.config.image_size
-            module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(pictures)])
+            module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(first_images)])
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Bring the frozen model beside the trained one."""
@@ -248,9 +248,9 @@ class DecoderTask(Task):
             module.decoder.unet.enable_gradient_checkpointing()
 
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> DrawingBatch:
-        """Pictures, or what was kept of them, and what they are drawn from."""
+        """Images, or what was kept of them, and what they are drawn from."""
         pieces = [piece for pack in packs for piece in pack]
-        images, source = pictures_of(pieces)
+        images, source = images_of(pieces)
         conditions: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
         if self._rollout:
@@ -264,14 +264,14 @@ class DecoderTask(Task):
         return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
 
     def _micro(self, piece: ReadPiece) -> list[float]:
-        """SDXL's micro-conditions of a picture; a whole one is told as it is when drawn."""
+        """SDXL's micro-conditions of an image; a whole one is told as it is when drawn."""
         side = float(self.data.model.image_decoder.image_size)
         height, width, top, left = piece.crop or (side, side, 0, 0)
-        scale = side / self.data.image_size  # crops are measured as pictures are read
+        scale = side / self.data.image_size  # crops are measured as images are read
         return [height, width, top * scale, left * scale, side, side]
 
     def _keep(self, pieces: Sequence[ReadPiece], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Latents and conditions, worked out where a picture is seen for the first time."""
+        """Latents and conditions, worked out where an image is seen for the first time."""
         assert self._decoder is not None
         keys = [(piece.row.shard, piece.row.key, piece.row.window) for piece in pieces]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
@@ -298,7 +298,7 @@ class DecoderTask(Task):
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """One forward pass of what is frozen, three of the U-Net, a picture."""
+        """One forward pass of what is frozen, three of the U-Net, an image."""
         frozen, unet = self._flops
         return (frozen * (not self.run.engine.keep_features) + 3.0 * unet) * targets[0]
 
@@ -316,17 +316,17 @@ class DecoderTask(Task):
         storage.write_bytes(storage.join(folder, "config.json"), config.encode())
 
     def _forward_flops(self) -> tuple[float, float]:
-        """Of encoder and autoencoder, and of the U-Net, a picture."""
+        """Of encoder and autoencoder, and of the U-Net, an image."""
         config = self.data.model
         drawer = config.image_decoder
         side = drawer.image_size
         latents = (1, drawer.autoencoder.latent_channels, *(2 * (side // drawer.autoencoder.downscale,)))
         with torch.device("meta"):
-            picture = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+            image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
             known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
             noise = torch.zeros(latents)
             eye = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
-        seeing = measured_flops(lambda: Sight(config), lambda sight: sight.picture_features(eye))
-        encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(picture))
+        seeing = measured_flops(lambda: Sight(config), lambda sight: sight.image_features(eye))
+        encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(image))
         drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
         return seeing + encoding, drawing

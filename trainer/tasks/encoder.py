@@ -25,19 +25,19 @@ from pipelines.errors import UserError
 from pipelines.shards.token_sidecar import tokens_folder
 from trainer.config import EncoderRunSettings, ModelSettings
 from trainer.engine.flops import measured_flops
-from trainer.reading.micro_batches import Losses, PictureBatch, pictures_of
+from trainer.reading.micro_batches import ImageBatch, Losses, images_of
 from trainer.reading.reader import ReadPiece
 from trainer.records.metrics import Totals
 from trainer.tasks.build import save_tensors
 from trainer.tasks.captions import Captions
-from trainer.tasks.single_images import PictureData
+from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
 
 _MAX_SCALE = 100.0  # of the logits: CLIP's own limit
 
 
 class EncoderTask(Task):
-    """Pictures and their captions told from those of others.
+    """Images and their captions told from those of others.
 
     Args:
         model: The main model, whose encoder this will be.
@@ -50,7 +50,7 @@ class EncoderTask(Task):
 
     objectives = ("contrastive",)
     modules = ("clip",)
-    data: PictureData
+    data: ImageData
 
     def __init__(self, model: ModelSettings, run: EncoderRunSettings, corpus: str) -> None:
         self.run: EncoderRunSettings = run
@@ -65,9 +65,9 @@ class EncoderTask(Task):
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long))
         self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example), gather=False))
 
-    def open(self, split: Split) -> PictureData:
+    def open(self, split: Split) -> ImageData:
         """Pairs and grounded pairs of a split."""
-        return PictureData.open(self._corpus, self._model, self.run, split, captioned=True)
+        return ImageData.open(self._corpus, self._model, self.run, split, captioned=True)
 
     def build(self) -> "Contrastive":
         """open_clip's model with random weights."""
@@ -77,10 +77,10 @@ class EncoderTask(Task):
         return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
 
     def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> "PairBatch":
-        """Pictures and captions as tensors."""
+        """Images and captions as tensors."""
         pieces = [piece for pack in packs for piece in pack]
         texts = self._captions.batch([piece.sequence.token_ids.tolist() for piece in pieces])
-        return PairBatch(*pictures_of(pieces), texts)
+        return PairBatch(*images_of(pieces), texts)
 
     def architecture(self) -> dict[str, Any]:
         """open_clip's configuration."""
@@ -145,7 +145,7 @@ class Contrastive(nn.Module):
     Args:
         clip: The model.
         config: How pixels are normalised.
-        max_shift: Part of a side by which pictures are shifted at random in training.
+        max_shift: Part of a side by which images are shifted at random in training.
     """
 
     def __init__(self, clip: CLIP, config: EncoderConfig, max_shift: float) -> None:
@@ -179,7 +179,7 @@ class Contrastive(nn.Module):
 
 
 def shifted(images: Tensor, limit: int) -> Tensor:
-    """Each picture moved by up to so many pixels each way, its edges drawn on: (B, C, S, S) as it came."""
+    """Each image moved by up to so many pixels each way, its edges drawn on: (B, C, S, S) as it came."""
     size, side = len(images), images.shape[-1]
     padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(images.dtype)
     rows, columns = (torch.randint(0, 2 * limit + 1, (size, 1), device=images.device) for _ in range(2))
@@ -190,8 +190,8 @@ def shifted(images: Tensor, limit: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class PairBatch(PictureBatch):
-    """Pictures and captions.
+class PairBatch(ImageBatch):
+    """Images and captions.
 
     Attributes:
         texts: (B, context) int64.

@@ -1,4 +1,4 @@
-"""`pretrain`: the main model, on sequences of text and pictures."""
+"""`pretrain`: the main model, on sequences of text and images."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -21,7 +21,7 @@ from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_model, fit_features, save_model
 from trainer.tasks.data import RunData, StreamData, TrainingData
-from trainer.tasks.samples import first_picture, images_of, samples_of
+from trainer.tasks.samples import first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
 from trainer.tasks.task import Task
 
@@ -61,10 +61,10 @@ class PretrainTask(Task):
         """The model of the stage before."""
         return load_emu(folder)
 
-    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+    def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
         """Standardise regression targets, where the model does."""
         assert isinstance(module, Emu)
-        fit_features(module, pictures, device)
+        fit_features(module, first_images, device)
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Set what is computed again in the backward pass."""
@@ -98,7 +98,7 @@ class PretrainTask(Task):
             packs,
             length=self.run.data.plan.length,
             pad_id=self.data.tokenizer.pad_id,
-            pictures=self._features if self._features is not None and self._features.model is not None else pixels,
+            image_source=self._features if self._features is not None and self._features.model is not None else pixels,
         )
 
     def architecture(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class PretrainTask(Task):
         return self.model_flops.step(counts.tokens, counts.pairs, targets[0], counts.images, trained)
 
     def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
-        """Captions of the first held-out pictures of each captioned source."""
+        """Captions of the first held-out images of each captioned source."""
         assert isinstance(module, Emu)
         assert isinstance(data, TrainingData)
         samples = [sample for sample in samples_of(data, CAPTIONED, num) if sample.is_whole]
@@ -131,7 +131,7 @@ class PretrainTask(Task):
             return []
         images = images_of(samples, data.model.encoder.image_size)
         prompts = [
-            Prompt.of(data.layout, [first_picture(sample)], image[None])
+            Prompt.of(data.layout, [first_image(sample)], image[None])
             for sample, image in zip(samples, images, strict=True)
         ]
         found = generate(module, data.tokenizer, prompts, GenerationConfig(max_new_tokens=48))
@@ -151,7 +151,7 @@ class PretrainTask(Task):
 
 
 class _Features:
-    """Keeps the features of pictures that a frozen encoder has seen.
+    """Keeps the features of images that a frozen encoder has seen.
 
     Attributes:
         model: Whose encoder it is.
@@ -162,7 +162,7 @@ class _Features:
         self._kept: dict[tuple[str, str, int], Tensor] = {}
 
     def __call__(self, piece: ReadPiece) -> list[Tensor]:
-        """The features of a piece's pictures."""
+        """The features of a piece's images."""
         assert self.model is not None
         sequence, row = piece.sequence, piece.row
         keys = [(row.shard, row.key, media) for media in sequence.images]
@@ -170,6 +170,6 @@ class _Features:
             device = next(self.model.parameters()).device
             images = torch.stack([as_tensor(piece.images[i]) for i in missing]).to(device)
             with torch.no_grad():
-                found = self.model.picture_features(images).cpu()
+                found = self.model.image_features(images).cpu()
             self._kept |= {keys[i]: tensor for i, tensor in zip(missing, found, strict=True)}
         return [self._kept[key] for key in keys]

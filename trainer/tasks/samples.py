@@ -1,4 +1,4 @@
-"""Samples one by one, as segments with their pictures: what a model is asked about."""
+"""Samples one by one, as segments with their images: what a model is asked about."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from model.segment import Picture, Segment, Text
+from model.segment import ImageSegment, Segment, Text
 from model.tokenizer import Tokenizer
 from trainer.reading.images import decode
 from trainer.reading.micro_batches import as_tensor
@@ -37,22 +37,22 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all its pictures can be read."""
+        """Whether all its images can be read."""
         try:
             for part in self.segments:
-                if isinstance(part, Picture):
+                if isinstance(part, ImageSegment):
                     self.image(part.media, 1)
         except DamagedSample:
             return False
         return True
 
     def image(self, media: int, size: int) -> Tensor:
-        """A picture as (3, size, size) uint8.
+        """An image as (3, size, size) uint8.
 
         Raises:
             DamagedSample: If it cannot be read.
         """
-        return as_tensor(decode(self.reader.picture(self.row, media), size))
+        return as_tensor(decode(self.reader.image(self.row, media), size))
 
     def text(self, tokenizer: Tokenizer) -> str:
         """All its texts."""
@@ -87,10 +87,10 @@ def drawn(samples: Sequence[Readable], num: int, seed: int) -> list[Readable]:
 
 
 def images_of(samples: Sequence[Sample], size: int) -> Tensor:
-    """The first picture of each: (B, 3, size, size) uint8."""
-    return torch.stack([sample.image(first_picture(sample).media, size) for sample in samples])
+    """The first image of each: (B, 3, size, size) uint8."""
+    return torch.stack([sample.image(first_image(sample).media, size) for sample in samples])
 
 
-def first_picture(sample: Sample) -> Picture:
-    """The first picture of a sample that has one."""
-    return next(part for part in sample.segments if isinstance(part, Picture))
+def first_image(sample: Sample) -> ImageSegment:
+    """The first image of a sample that has one."""
+    return next(part for part in sample.segments if isinstance(part, ImageSegment))

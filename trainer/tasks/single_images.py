@@ -1,4 +1,4 @@
-"""Samples as single pictures, with or without their captions: for encoders and image decoders."""
+"""Samples as single images, with or without their captions: for encoders and image decoders."""
 
 import hashlib
 import json
@@ -27,16 +27,16 @@ from trainer.tasks.data import CorpusData, open_corpus
 
 VERSION = 1  # of this file's reckoning: another one makes other pieces
 CAPTIONED = ("pair", "grounded")
-"""Kinds whose samples are a picture and its caption."""
+"""Kinds whose samples are an image and its caption."""
 
 
 @dataclass(frozen=True)
-class PictureData(CorpusData):
-    """Every picture a piece by itself, one place long.
+class ImageData(CorpusData):
+    """Every image a piece by itself, one place long.
 
     Attributes:
-        image_size: Pixels a side that pictures are read with.
-        captioned: Whether only pictures with captions are given, and the captions with them.
+        image_size: Pixels a side that images are read with.
+        captioned: Whether only images with captions are given, and the captions with them.
         max_scale: By how much more than to that size they are scaled at random before a square is cut out; 1 takes
             them whole, squashed to a square.
     """
@@ -57,7 +57,7 @@ class PictureData(CorpusData):
         captioned: bool,
         max_scale: float = 1.0,
     ) -> Self:
-        """The data of a run; pictures have the encoder's size, or that and the image decoder's, whichever is larger.
+        """The data of a run; images have the encoder's size, or that and the image decoder's, whichever is larger.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -71,9 +71,9 @@ class PictureData(CorpusData):
             size = max(size, model.image_decoder.image_size)
         return cls(run, tokenizer, model, corpus, sources, fingerprint, size, captioned, max_scale)
 
-    def reader(self) -> "PictureReader":
-        """Reads pictures."""
-        return PictureReader(
+    def reader(self) -> "ImageReader":
+        """Reads images."""
+        return ImageReader(
             self.corpus,
             self.sources,
             image_size=self.image_size,
@@ -114,15 +114,15 @@ def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows,
     return tuple(found)
 
 
-class PictureReader(SampleReader):
-    """Reads pictures one by one; a piece's window says which of the sample's.
+class ImageReader(SampleReader):
+    """Reads images one by one; a piece's window says which of the sample's.
 
     Args:
         corpus: Where they lie.
         sources: The plan's.
         image_size: Pixels a side.
         captioned: Whether captions are read as well.
-        max_scale: As of `PictureData`.
+        max_scale: As of `ImageData`.
         seed: Decides crops and substitutes.
     """
 
@@ -140,17 +140,17 @@ class PictureReader(SampleReader):
         self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
 
     def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        return self._picture(piece, reader, row, piece.window)
+        return self._image(piece, reader, row, piece.window)
 
     def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        return self._picture(piece, reader, row, 0)
+        return self._image(piece, reader, row, 0)
 
-    def _picture(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:
+    def _image(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:
         ids = [s.ids for s in reader.segments(row) if isinstance(s, Text)] if self._captioned else []
         caption = np.concatenate([np.zeros(0, np.int32), *ids])
         nothing = np.zeros(len(caption), np.uint8)
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
-        data, size = reader.picture(row, media), self._image_size
+        data, size = reader.image(row, media), self._image_size
         if self._max_scale == 1.0:
             return Content(sequence, (decode(data, size),))
         rng = random.Random(key_of("crop", self._seed, piece.source, piece.pass_, piece.sample, media))

@@ -64,7 +64,7 @@ class Task(ABC):
         """What packs are balanced by."""
         return Costs()
 
-    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+    def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
         """What is set from the data before the first step, and before a stage that trains other modules.
 
         Only the first process asks for it; the others get the weights from there.

@@ -1,9 +1,9 @@
-"""What tuning makes of samples, and of prompts: conversations (Emu-I, Emu2-Chat) or pictures to be drawn (Emu2-Gen).
+"""What tuning makes of samples, and of prompts: conversations (Emu-I, Emu2-Chat) or images to be drawn (Emu2-Gen).
 
     <s>system [USER]: [IMG]...[/IMG]question [ASSISTANT]: answer</s>[USER]: question [ASSISTANT]: answer</s>
     <s><grounding>a <phrase>red boat</phrase><object>[IMG]...[/IMG]</object>[IMG]...[/IMG]</s>
 
-Answers alone are learned in the one, the last picture alone in the other. All strings are the released ones.
+Answers alone are learned in the one, the last image alone in the other. All strings are the released ones.
 """
 
 import random
@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from model.config import BridgeConfig
-from model.segment import Box, Phrase, Picture, Segment, Text
+from model.segment import Box, ImageSegment, Phrase, Segment, Text
 from model.sequence import NONE, TEXT, Layout, LayoutConfig, Window
 from model.sequence import Sequence as TokenSequence
 from model.tokenizer import (
@@ -63,9 +63,9 @@ class TemplateSettings(Settings):
     form: Form = Field("chat", description="chat: Emu2-Chat; emu: Emu-I; generation: Emu2-Gen")
     system: str | None = Field(None, description="message before a conversation; null: the released one")
     instructions: tuple[str, ...] = Field(
-        ("Describe the picture.",),
+        ("Describe the image.",),
         min_length=1,
-        description="what the user asks of a picture with a caption, which is the answer; one is chosen by the caption",
+        description="what the user asks of an image with a caption, which is the answer; one is chosen by the caption",
     )
 
     @property
@@ -87,7 +87,7 @@ class TemplateLayout(Layout):
 
     Args:
         tokenizer: With the model's own tokens, and for conversations those of the two sides.
-        bridge: Says how many slots a picture takes.
+        bridge: Says how many slots an image takes.
         config: Choices of every layout.
         settings: Of the template.
     """
@@ -102,22 +102,22 @@ class TemplateLayout(Layout):
             self.ignored = np.append(self.ignored, np.int32(self.ids[GROUNDING]))
 
     def split(self, segments: Sequence[Segment], length: int) -> list[Window]:
-        """A sample's conversation, or each of its pictures to be drawn; none where no picture has a caption.
+        """A sample's conversation, or each of its images to be drawn; none where no image has a caption.
 
         A conversation that is too long loses its last turns, then the end of its first answer.
 
         Raises:
-            ValueError: If the first question alone does not fit, or a caption with its picture.
+            ValueError: If the first question alone does not fit, or a caption with its image.
         """
-        captioned = list(captioned_pictures(segments))
+        captioned = list(captioned_images(segments))
         if self.settings.chats:
-            turns = [self._turn(pictures, caption) for pictures, caption in captioned]
+            turns = [self._turn(images, caption) for images, caption in captioned]
             return [self._talk(turns, length)] if turns else []
         boxes = boxes_of(segments)
         return [
-            self._window([*self._wish([caption], boxes), pictures[0]], length)
-            for pictures, caption in captioned
-            if len(pictures) == 1 and not pictures[0].frame
+            self._window([*self._wish([caption], boxes), images[0]], length)
+            for images, caption in captioned
+            if len(images) == 1 and not images[0].frame
         ]
 
     def lay_out(
@@ -133,10 +133,10 @@ class TemplateLayout(Layout):
         """What the tuned model goes on from: a conversation up to its answer, or what is to be drawn.
 
         Args:
-            segments: Texts of the role `ANSWER` are the model's, all else is the user's, who speaks first. Of pictures
-                without a word the first instruction is asked. A box of what is to be drawn becomes picture -1 - i:
+            segments: Texts of the role `ANSWER` are the model's, all else is the user's, who speaks first. Of images
+                without a word the first instruction is asked. A box of what is to be drawn becomes image -1 - i:
                 a canvas with the i-th of `boxes_of`.
-            draw: Whether to end with `[IMG]`, which asks for a picture.
+            draw: Whether to end with `[IMG]`, which asks for an image.
         """
         if self.settings.chats:
             return super().prompt(self._conversation(self._turns(segments)), draw=draw)
@@ -145,10 +145,10 @@ class TemplateLayout(Layout):
     def _ordered(self, segments: Sequence[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
         yield from segments
 
-    def _turn(self, pictures: Sequence[Picture], caption: Text) -> Turn:
+    def _turn(self, images: Sequence[ImageSegment], caption: Text) -> Turn:
         choices = self.settings.instructions
         choice = choices[zlib.crc32(caption.ids.astype(np.int32).tobytes()) % len(choices)]
-        seen = [replace(picture, learn=False) for picture in pictures]
+        seen = [replace(image, learn=False) for image in images]
         return Turn((*seen, choice), (answer_text(caption, self.tokenizer),))
 
     def _turns(self, segments: Sequence[Segment]) -> list[Turn]:
@@ -163,7 +163,7 @@ class TemplateLayout(Layout):
         return turns
 
     def _question(self, segments: Sequence[Segment]) -> tuple[str | Segment, ...]:
-        if all(isinstance(part, Picture) for part in segments):
+        if all(isinstance(part, ImageSegment) for part in segments):
             return (*segments, self.settings.instructions[0])
         parts: list[str | Segment] = []
         for part in segments:
@@ -193,10 +193,8 @@ class TemplateLayout(Layout):
         ids = self.ids
         said = [text for turn in turns for text in turn.answer]
         grounded = self.emu2 and any(text.phrases or ids[GROUNDING] in text.ids for text in said)
-        pictures = [part for turn in turns for part in turn.question if isinstance(part, Picture)]
-        parts: list[str | int | Segment] = [
-            *_named(self.tokenizer, _system(self.settings, pictures, grounded=grounded))
-        ]
+        images = [part for turn in turns for part in turn.question if isinstance(part, ImageSegment)]
+        parts: list[str | int | Segment] = [*_named(self.tokenizer, _system(self.settings, images, grounded=grounded))]
         for number, turn in enumerate(turns):
             if number:
                 parts.append(Text(np.array([self.tokenizer.eos_id], np.int32), continued=True))
@@ -205,12 +203,12 @@ class TemplateLayout(Layout):
         return fixed(self.tokenizer, parts)
 
     def _wish(self, segments: Sequence[Segment], boxes: Sequence[Box]) -> list[Segment]:
-        """What is to be drawn: words, pictures, and boxes as pictures."""
+        """What is to be drawn: words, images, and boxes as images."""
         ids = self.ids
         grounded = self.emu2 and any(isinstance(segment, Text) and segment.phrases for segment in segments)
         parts: list[str | int | Segment] = [ids[GROUNDING]] if grounded else []
         for segment in segments:
-            if isinstance(segment, Picture):
+            if isinstance(segment, ImageSegment):
                 parts.append(segment)
                 continue
             done = 0
@@ -219,7 +217,7 @@ class TemplateLayout(Layout):
                 parts += [*segment.ids[phrase.start : phrase.end].tolist(), ids[PHRASE_END], ids[OBJECT_START]]
                 for number, box in enumerate(phrase.boxes):
                     parts += [ids[NEXT_BOX]] if number else []
-                    parts.append(Picture(-1 - boxes.index(box), learn=False))
+                    parts.append(ImageSegment(-1 - boxes.index(box), learn=False))
                 parts.append(ids[OBJECT_END])
                 done = phrase.end
             parts += segment.ids[done:].tolist()
@@ -232,15 +230,15 @@ class TemplateLayout(Layout):
     def _window(self, segments: Sequence[Segment], length: int, *, last: bool = True) -> Window:
         size = self._size(segments) - (not last)
         if size > length:
-            raise ValueError(f"a caption with its pictures takes {size} tokens, a window has {length}")
-        return Window(tuple(segments), size, sum(isinstance(part, Picture) for part in segments), last=last)
+            raise ValueError(f"a caption with its images takes {size} tokens, a window has {length}")
+        return Window(tuple(segments), size, sum(isinstance(part, ImageSegment) for part in segments), last=last)
 
 
-def captioned_pictures(segments: Iterable[Segment]) -> Iterator[tuple[list[Picture], Text]]:
-    """Pictures, or the frames of a video, with the caption that follows them."""
-    run: list[Picture] = []
+def captioned_images(segments: Iterable[Segment]) -> Iterator[tuple[list[ImageSegment], Text]]:
+    """Images, or the frames of a video, with the caption that follows them."""
+    run: list[ImageSegment] = []
     for segment in segments:
-        if isinstance(segment, Picture):
+        if isinstance(segment, ImageSegment):
             run.append(segment)
             continue
         if run and segment.role == "caption" and len(segment.ids):
@@ -271,23 +269,23 @@ def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[
 
 
 def boxes_of(segments: Iterable[Segment]) -> list[Box]:
-    """All boxes of a sample: picture -1 - i of one that is to be drawn is a canvas with box i."""
+    """All boxes of a sample: image -1 - i of one that is to be drawn is a canvas with box i."""
     return [box for part in segments if isinstance(part, Text) for phrase in part.phrases for box in phrase.boxes]
 
 
-def box_picture(box: Box, size: int) -> np.ndarray:
-    """Where an object is, as a picture: the white outline of its box on a black canvas, (size, size, 3) uint8."""
+def box_image(box: Box, size: int) -> np.ndarray:
+    """Where an object is, as an image: the white outline of its box on a black canvas, (size, size, 3) uint8."""
     canvas = np.zeros((size, size, 3), np.uint8)
     x0, y0, x1, y1 = (min(size - 1, max(0, round(value * size))) for value in box)
     cv2.rectangle(canvas, (x0, y0), (x1, y1), (255, 255, 255), max(1, round(_OUTLINE * size)))
     return canvas
 
 
-def _system(settings: TemplateSettings, pictures: Sequence[Picture], *, grounded: bool) -> str:
+def _system(settings: TemplateSettings, images: Sequence[ImageSegment], *, grounded: bool) -> str:
     if settings.system is not None:
         return settings.system
     if settings.form == "emu":
-        return VIDEO_SYSTEM if any(picture.frame for picture in pictures) else SYSTEM["emu"] if pictures else ""
+        return VIDEO_SYSTEM if any(image.frame for image in images) else SYSTEM["emu"] if images else ""
     return GROUNDED_SYSTEM if grounded else SYSTEM["chat"]
 
 

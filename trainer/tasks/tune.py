@@ -25,13 +25,13 @@ from trainer.run_settings import RunSettings
 from trainer.tasks.build import build_model, save_tensors
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
-from trainer.tasks.templates import TEMPLATE, TemplateLayout, box_picture, boxes_of
+from trainer.tasks.templates import TEMPLATE, TemplateLayout, box_image, boxes_of
 
 _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 
 
 class TuneTask(PretrainTask):
-    """Answers, or pictures that are asked for.
+    """Answers, or images that are asked for.
 
     Args:
         model: Which model.
@@ -63,7 +63,7 @@ class TuneTask(PretrainTask):
         """The model of the stage before, its adapters merged."""
         return self._adapted(super().load(folder))
 
-    def begin(self, module: nn.Module, pictures: Iterator[Tensor], device: torch.device) -> None:
+    def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
         """Nothing: regression targets stay as they were standardised."""
 
     def architecture(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class TuneTask(PretrainTask):
         return (super().flops(counts, targets, trained) + super().flops(counts, targets, frozen)) / 2
 
     def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
-        """Answers about the first held-out pictures; nothing of a model that only draws."""
+        """Answers about the first held-out images; nothing of a model that only draws."""
         return super().samples(module, data, num) if self.run.template.chats else []
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
@@ -131,10 +131,10 @@ class TuningData(TrainingData):
 
 
 class _Reader(PieceReader):
-    def _picture(self, reader: ShardReader, row: int, media: int) -> Pixels:
+    def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
         if media >= 0:
-            return super()._picture(reader, row, media)
-        return box_picture(boxes_of(reader.segments(row))[-1 - media], self.image_size)
+            return super()._image(reader, row, media)
+        return box_image(boxes_of(reader.segments(row))[-1 - media], self.image_size)
 
 
 @torch.no_grad()

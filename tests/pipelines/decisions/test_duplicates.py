@@ -142,13 +142,13 @@ def flipped(phash: int, bits: list[int]) -> int:
 @given(
     st.integers(0, 2**64 - 1), st.lists(st.integers(0, 63), unique=True, max_size=9), st.sampled_from([0, 1, 3, 5, 8])
 )
-def test_pictures_are_the_same_within_the_distance_and_not_beyond(phash: int, bits: list[int], distance: int):
+def test_images_are_the_same_within_the_distance_and_not_beyond(phash: int, bits: list[int], distance: int):
     settings = DuplicateSettings(max_phash_distance=distance)
-    pictures = [Fingerprint("a", "s", phash=phash), Fingerprint("b", "s", phash=flipped(phash, bits))]
-    assert (clusters_of(pictures, settings) != {}) == (len(bits) <= distance)
+    images = [Fingerprint("a", "s", phash=phash), Fingerprint("b", "s", phash=flipped(phash, bits))]
+    assert (clusters_of(images, settings) != {}) == (len(bits) <= distance)
 
 
-def test_near_pictures_are_clustered_exactly_as_by_brute_force():
+def test_near_images_are_clustered_exactly_as_by_brute_force():
     rng = random.Random(4)
     hashes = [rng.getrandbits(64) | 1 << 63 for _ in range(60)]
     hashes += [flipped(rng.choice(hashes), rng.sample(range(64), rng.randint(0, 8))) for _ in range(140)]

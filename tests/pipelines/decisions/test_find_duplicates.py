@@ -10,7 +10,7 @@ from pipelines.decisions.duplicates import Duplicate, DuplicateSettings, Fingerp
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 
 SETTINGS = DuplicateSettings(max_phash_distance=5)
-SCOPES = {"pages": SETTINGS, "pictures": SETTINGS, "unmerged": DuplicateSettings(exact=False)}
+SCOPES = {"pages": SETTINGS, "images": SETTINGS, "unmerged": DuplicateSettings(exact=False)}
 WORDS = [f"word{i}" for i in range(100)]
 NEAR = [*WORDS[:50], "another", *WORDS[51:]]
 TOP = 1 << 63  # a phash is unsigned: Beam's integers are not
@@ -19,12 +19,12 @@ RECORDS = [
     Fingerprint("e1", "pages", sha256="x", priority=1),
     Fingerprint("e2", "pages", sha256="x", priority=3),
     Fingerprint("e3", "pages", sha256="x", priority=3),
-    Fingerprint("f1", "pictures", sha256="x"),  # another scope
-    Fingerprint("p1", "pictures", phash=TOP | 0b0000, priority=2),
-    Fingerprint("p2", "pictures", phash=TOP | 0b0111, priority=1),
-    Fingerprint("p3", "pictures", phash=TOP | 0b0111, sha256="y", priority=0),
-    Fingerprint("p4", "pictures", phash=~TOP & (2**64 - 1)),
-    Fingerprint("p5", "pictures", phash=0, sha256="y", priority=-1),  # near p1 as well as equal to p3
+    Fingerprint("f1", "images", sha256="x"),  # another scope
+    Fingerprint("p1", "images", phash=TOP | 0b0000, priority=2),
+    Fingerprint("p2", "images", phash=TOP | 0b0111, priority=1),
+    Fingerprint("p3", "images", phash=TOP | 0b0111, sha256="y", priority=0),
+    Fingerprint("p4", "images", phash=~TOP & (2**64 - 1)),
+    Fingerprint("p5", "images", phash=0, sha256="y", priority=-1),  # near p1 as well as equal to p3
     Fingerprint("t1", "pages", signature=minhash(" ".join(WORDS), SETTINGS)),
     Fingerprint("t2", "pages", signature=minhash(" ".join(NEAR), SETTINGS)),
     Fingerprint("t3", "pages", signature=minhash(" ".join(reversed(WORDS)), SETTINGS)),

@@ -30,7 +30,7 @@ def test_media_begin_a_new_window_when_one_is_full():
     assert [m.url for m in second.media] == ["https://a.example/2.jpg", "https://a.example/3.jpg"]
 
 
-def test_signals_and_scores_follow_their_picture():
+def test_signals_and_scores_follow_their_image():
     document = page(
         image(0),
         image(1),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.decisions.thresholds import DOCUMENT_REASONS, PICTURE_REASONS, Judged, judge
+from pipelines.decisions.thresholds import DOCUMENT_REASONS, IMAGE_REASONS, Judged, judge
 from pipelines.document import Document, Media, Score
 from pipelines.spec import SourceSpec
 from pipelines.text.assignment import sentences_of
@@ -38,15 +38,15 @@ def source(kind: str = "interleaved", **filters: Any) -> SourceSpec:
 
 
 def row(given: Document, similarity: list[list[float]] | None = None, **measured: float) -> dict[str, Any]:
-    """The feature row of a document; `measured` holds of its first picture."""
-    pictures = [MEASURED | {"stored_sha256": m.stored_sha256} for m in given.media]
-    if pictures:
-        pictures[0] |= measured
-    return {"media": pictures, "similarity": similarity, "match_model": MODEL if similarity is not None else None}
+    """The feature row of a document; `measured` holds of its first image."""
+    images = [MEASURED | {"stored_sha256": m.stored_sha256} for m in given.media]
+    if images:
+        images[0] |= measured
+    return {"media": images, "similarity": similarity, "match_model": MODEL if similarity is not None else None}
 
 
 def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (640, 480), **measured: float):
-    """Why a page's first picture is dropped, checked against what becomes of the page, and of a pair."""
+    """Why a page's first image is dropped, checked against what becomes of the page, and of a pair."""
     given = page()
     given = replace(given, media=(media(0, *size), given.media[1]))
     overused = {"hash 0": uses} if uses else {}
@@ -71,14 +71,14 @@ def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (64
         ({"max_uses": 10}, {"uses": 10}, {"uses": 11}, ("image_overused", "in 11 pages")),
     ],
 )
-def test_a_picture_beyond_a_threshold_is_dropped(limits, at, beyond, found):
+def test_an_image_beyond_a_threshold_is_dropped(limits, at, beyond, found):
     assert reason_of(limits, **at) is None
     assert reason_of(limits, **beyond) == found
     assert reason_of({}, **beyond) is None
-    assert found[0] in PICTURE_REASONS
+    assert found[0] in IMAGE_REASONS
 
 
-def test_a_picture_of_few_bytes_is_dropped():
+def test_an_image_of_few_bytes_is_dropped():
     given = pair()
     assert judge(given, row(given), source("pair", images={"min_bytes": 9000}), {}).reason is None
     dropped = judge(given, row(given), source("pair", images={"min_bytes": 9001}), {})
@@ -99,7 +99,7 @@ def test_a_document_that_passes_whole_is_as_it_was():
     assert judge(given, row(given), source(), {}) == Judged(given, (0, 1), {})
 
 
-def test_pictures_that_pass_keep_their_order_and_their_scores():
+def test_images_that_pass_keep_their_order_and_their_scores():
     given = page(3, scores=scores(0.1, 0.2, 0.3))
     judged = judge(given, row(given, std=0.0), source(images={"min_contrast": 2.0}), {})
     assert judged.places == (1, 2)
@@ -109,7 +109,7 @@ def test_pictures_that_pass_keep_their_order_and_their_scores():
     assert [(s.target, s.value) for s in judged.document.scores] == [("media:0", 0.2), ("media:1", 0.3)]
 
 
-def test_a_document_with_too_few_or_too_many_pictures_is_dropped():
+def test_a_document_with_too_few_or_too_many_images_is_dropped():
     given = page(3)
     blank = row(given, std=0.0)
     for filters, features, found in [
@@ -123,13 +123,13 @@ def test_a_document_with_too_few_or_too_many_pictures_is_dropped():
     assert judge(given, blank, source(max_images=2, images={"min_contrast": 2.0}), {}).places == (1, 2)
 
 
-def test_a_page_keeps_one_picture_at_least():
+def test_a_page_keeps_one_image_at_least():
     given = page(1)
     judged = judge(given, row(given, std=0.0), source(min_images=0, images={"min_contrast": 2.0}), {})
     assert (judged.reason, judged.lost) == ("too_few_images", {0: ("image_blank", "0.00")})
 
 
-def test_a_text_needs_no_picture():
+def test_a_text_needs_no_image():
     given = document("text", text("words"))
     assert judge(given, row(given), source("text", match={**MATCH, "min_similarity": 0.3}), {}) == Judged(given, (), {})
 
@@ -137,7 +137,7 @@ def test_a_text_needs_no_picture():
 # --- similarity -----------------------------------------------------------------------------------------------------
 
 
-def test_the_best_of_a_pictures_texts_counts_and_is_noted():
+def test_the_best_of_an_images_texts_counts_and_is_noted():
     given = page()
     matching = source(match={**MATCH, "min_similarity": 0.29})
     judged = judge(given, row(given, [[0.2, 0.29], [0.28, 0.1]]), matching, {})
@@ -162,7 +162,7 @@ def test_a_similarity_that_is_only_scored_drops_nothing():
     assert judge(given, row(given, None), source(match=MATCH), {}) == Judged(given, (0, 1), {})
 
 
-def test_assigned_pictures_stand_at_their_sentences_and_those_that_fit_none_are_dropped():
+def test_assigned_images_stand_at_their_sentences_and_those_that_fit_none_are_dropped():
     given = page(3)
     assert sentences_of(given) == ["Body number 0.", "Body number 1.", "Body number 2."]
     similarity = [[0.1, 0.1, 0.3], [0.3, 0.1, 0.1], [0.1, 0.1, 0.1]]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:value is deprecated, use fill:De
 KEEP = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1, skip_reencode=False)
 
 
-def picture(width=640, height=480, seed=0):
+def photo(width=640, height=480, seed=0):
     """Smooth colours, a red top left quarter."""
     rng = np.random.default_rng(seed)
     pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -64,7 +64,7 @@ def reason(data, settings=None):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_every_format_is_known_by_its_bytes_and_decoded(format):
-    image = picture(60, 40)
+    image = photo(60, 40)
     data = encoded(image, format, **({"quality": 95} if format in ("JPEG", "WEBP", "AVIF") else {}))
     assert sniff_format(data) == format.lower()
     assert read_size(data, sniff_format(data)) == (60, 40)
@@ -75,7 +75,7 @@ def test_every_format_is_known_by_its_bytes_and_decoded(format):
 
 
 def test_hashes_are_of_the_fetched_and_of_the_stored_bytes():
-    data = encoded(picture())
+    data = encoded(photo())
     result = normalise(data, ImageSettings(image_size=64))
     assert result.source_sha256 == hashlib.sha256(data).hexdigest()
     assert result.stored_sha256 == hashlib.sha256(result.data).hexdigest()
@@ -94,12 +94,12 @@ def test_hashes_are_of_the_fetched_and_of_the_stored_bytes():
     ],
 )
 def test_resize_modes_are_those_of_img2dataset(mode, size):
-    result = normalise(encoded(picture(), "PNG"), ImageSettings(image_size=100, resize_mode=mode))
+    result = normalise(encoded(photo(), "PNG"), ImageSettings(image_size=100, resize_mode=mode))
     assert (result.width, result.height) == size == opened(result).size
 
 
-def test_smaller_pictures_grow_only_when_asked():
-    data = encoded(picture(80, 60), "PNG")
+def test_smaller_images_grow_only_when_asked():
+    data = encoded(photo(80, 60), "PNG")
     assert normalise(data, ImageSettings(image_size=120)).width == 80
     assert normalise(data, ImageSettings(image_size=120, resize_only_if_bigger=False)).height == 120
 
@@ -109,7 +109,7 @@ def test_smaller_pictures_grow_only_when_asked():
 @pytest.mark.parametrize("side", [99, 100, 101, 200, 201, 400])
 def test_scaled_decoding_gives_the_size_of_a_full_one(mode, only_if_bigger, side):
     settings = ImageSettings(image_size=100, resize_mode=mode, resize_only_if_bigger=only_if_bigger)
-    image = picture(side * 4 // 3, side)
+    image = photo(side * 4 // 3, side)
     scaled, full = normalise(encoded(image), settings), normalise(encoded(image, "PNG"), settings)
     assert abs(scaled.width - full.width) <= 1
     assert abs(scaled.height - full.height) <= 1
@@ -118,7 +118,7 @@ def test_scaled_decoding_gives_the_size_of_a_full_one(mode, only_if_bigger, side
 
 
 def test_scaled_decoding_looks_like_a_full_one():
-    image = picture(1200, 900)
+    image = photo(1200, 900)
     scaled = normalise(encoded(image, quality=95), ImageSettings(image_size=100))
     full = normalise(encoded(image, "PNG"), ImageSettings(image_size=100))
     assert cv2.PSNR(np.asarray(opened(scaled)), np.asarray(opened(full))) > 35
@@ -126,7 +126,7 @@ def test_scaled_decoding_looks_like_a_full_one():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_pictures_stand_upright_and_boxes_move_along(orientation, format):
+def test_images_stand_upright_and_boxes_move_along(orientation, format):
     raw = Image.new("RGB", (64, 32), (255, 255, 255))
     raw.paste((0, 0, 0), (0, 0, 16, 8))
     options = {"quality": 95, "exif": exif(orientation)} if format != "PNG" else {"exif": exif(orientation)}
@@ -144,7 +144,7 @@ def test_pictures_stand_upright_and_boxes_move_along(orientation, format):
 
 
 def test_boxes_follow_a_border_and_a_crop():
-    data = encoded(picture(200, 100), "PNG")
+    data = encoded(photo(200, 100), "PNG")
     border = normalise(data, ImageSettings(image_size=100, resize_mode="border")).box_map
     assert border.map_box((0.0, 0.0, 0.5, 0.5)) == pytest.approx((0.0, 0.25, 0.5, 0.5))
     crop = normalise(data, ImageSettings(image_size=50, resize_mode="center_crop")).box_map
@@ -154,8 +154,8 @@ def test_boxes_follow_a_border_and_a_crop():
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_picture_that_fits_keeps_its_pixels_and_loses_its_metadata(format):
-    image = picture(300, 200)
+def test_an_image_that_fits_keeps_its_pixels_and_loses_its_metadata(format):
+    image = photo(300, 200)
     options = {"exif": exif(1, "© Someone"), "icc_profile": b"profile of a person's camera" * 8}
     if format == "JPEG":
         options |= {"comment": b"a private word", "progressive": True}
@@ -171,7 +171,7 @@ def test_a_picture_that_fits_keeps_its_pixels_and_loses_its_metadata(format):
 
 
 def test_a_thumbnail_in_the_file_header_does_not_survive():
-    data = encoded(picture(60, 40))
+    data = encoded(photo(60, 40))
     header = b"JFIF\0\1\1\0\0\1\0\1\2\2" + b"\x99" * 12
     data = b"\xff\xd8\xff\xe0" + struct.pack(">H", len(header) + 2) + header + data[20:]
     assert b"\x99" * 12 not in normalise(data, ImageSettings()).data
@@ -188,10 +188,10 @@ def test_transparency_becomes_white():
         assert stored.getpixel((5, 10))[2] > 200
 
 
-def test_cmyk_palette_grey_and_deep_pictures_become_8_bit_rgb():
+def test_cmyk_palette_grey_and_deep_images_become_8_bit_rgb():
     grey = Image.linear_gradient("L").resize((64, 64))
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    data = [encoded(picture(64, 64).convert("CMYK")), encoded(picture(64, 64).quantize(8), "PNG"), encoded(grey)]
+    data = [encoded(photo(64, 64).convert("CMYK")), encoded(photo(64, 64).quantize(8), "PNG"), encoded(grey)]
     for item in [*data, encoded(deep, "PNG"), encoded(grey.convert("1"), "PNG"), encoded(grey.convert("LA"), "PNG")]:
         stored = Image.open(io.BytesIO(normalise(item, KEEP).data))
         assert stored.mode == "RGB"
@@ -210,28 +210,28 @@ def test_of_an_animation_the_first_frame_is_kept(format):
     assert red > 200 > 60 > blue
 
 
-def test_what_is_no_picture_is_an_unsupported_format():
+def test_what_is_no_image_is_an_unsupported_format():
     for data in (b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>404", b"%PDF-1.7", b"II*\0tiff"):
         assert reason(data) == "unsupported_format"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
-def test_a_truncated_picture_is_corrupt(format):
-    data = encoded(picture(200, 150), format)
+def test_a_truncated_image_is_corrupt(format):
+    data = encoded(photo(200, 150), format)
     for share in (0.02, 0.5, 0.9):
         assert reason(data[: max(30, int(len(data) * share))]) == "corrupt_image"
 
 
 def test_a_jpeg_cut_at_any_byte_of_its_header_is_corrupt():
-    data = encoded(picture(64, 48))
+    data = encoded(photo(64, 48))
     for end in range(4, data.index(b"\xff\xda") + 20):
         assert reason(data[:end]) == "corrupt_image", end
 
 
-def test_damaged_bytes_give_a_picture_or_a_reason():
+def test_damaged_bytes_give_an_image_or_a_reason():
     rng = np.random.default_rng(7)
     for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
-        data = encoded(picture(50, 40), format)
+        data = encoded(photo(50, 40), format)
         for _ in range(60):
             damaged = bytearray(data)
             for at in rng.integers(0, len(data), 4):
@@ -242,10 +242,10 @@ def test_damaged_bytes_give_a_picture_or_a_reason():
 
 
 def test_a_bomb_is_refused_by_its_header():
-    png = bytearray(encoded(picture(8, 8), "PNG"))
+    png = bytearray(encoded(photo(8, 8), "PNG"))
     png[16:24] = struct.pack(">II", 60_000, 60_000)
     assert reason(bytes(png)) == "too_many_pixels"
-    gif = bytearray(encoded(picture(8, 8), "GIF"))
+    gif = bytearray(encoded(photo(8, 8), "GIF"))
     gif[6:10] = struct.pack("<HH", 65_535, 65_535)
     assert reason(bytes(gif)) == "too_many_pixels"
 
@@ -257,7 +257,7 @@ def test_a_thin_strip_does_not_grow_without_bounds():
 
 
 def test_limits_give_their_reasons():
-    data = encoded(picture(300, 100), "PNG")
+    data = encoded(photo(300, 100), "PNG")
     assert reason(data, ImageSettings(min_image_size=101)) == "too_small"
     assert reason(data, ImageSettings(max_image_area=29_999)) == "image_area"
     assert reason(data, ImageSettings(max_aspect_ratio=2.9)) == "aspect_ratio"
@@ -266,12 +266,12 @@ def test_limits_give_their_reasons():
 
 
 def test_a_progressive_bomb_is_refused():
-    data = encoded(picture(64, 64), progressive=True)
+    data = encoded(photo(64, 64), progressive=True)
     assert reason(data[:-2] + b"\xff\xda\0\2" * 300 + b"\xff\xd9") == "corrupt_image"
 
 
 def test_stray_bytes_in_a_jpeg_are_forgiven():
-    data = encoded(picture(64, 64))
+    data = encoded(photo(64, 64))
     assert normalise(data[:-2] + b"\x12\x34\x56" + data[-2:], ImageSettings(image_size=32)).width == 32
 
 
@@ -280,8 +280,8 @@ def test_png_quality_is_a_compression():
         ImageSettings(encode_format="png")
 
 
-def test_frames_are_stored_like_pictures():
-    pixels = np.asarray(picture(200, 100))[:, :, ::-1].copy()
+def test_frames_are_stored_like_images():
+    pixels = np.asarray(photo(200, 100))[:, :, ::-1].copy()
     frame = normalise_pixels(pixels, ImageSettings(image_size=50), "f" * 64)
     assert (frame.width, frame.height, frame.mime, frame.source_sha256) == (100, 50, "image/jpeg", "f" * 64)
     with pytest.raises(ImageRejected):
@@ -289,10 +289,10 @@ def test_frames_are_stored_like_pictures():
 
 
 def test_features_tell_alike_from_different_and_sharp_from_blurred():
-    image = picture(seed=1)
+    image = photo(seed=1)
     original = features(encoded(image, quality=95))
     smaller = features(encoded(image.resize((320, 240)), quality=60))
-    other = features(encoded(picture(seed=2)))
+    other = features(encoded(photo(seed=2)))
     assert (original.phash ^ smaller.phash).bit_count() <= 4
     assert (original.phash ^ other.phash).bit_count() >= 10
     assert 0 <= original.phash < 2**64
@@ -302,7 +302,7 @@ def test_features_tell_alike_from_different_and_sharp_from_blurred():
     assert sharp.blur > 10 * blurred.blur
     flat = features(encoded(Image.new("RGB", (40, 20), (10, 10, 10)), "PNG"))
     assert (flat.aspect, flat.mean, flat.std, flat.blur) == (2.0, 10.0, 0.0, 0.0)
-    with pytest.raises(ValueError, match="not a picture"):
+    with pytest.raises(ValueError, match="not an image"):
         features(b"")
 
 

@@ -36,7 +36,7 @@ def match(settings):
     return ImageTextMatch(settings)
 
 
-def pictures(num):
+def photos(num):
     rng = np.random.default_rng(0)
     found = []
     for _ in range(num):
@@ -46,14 +46,14 @@ def pictures(num):
     return found
 
 
-TEXTS = [f"a picture of {i} red boats" for i in range(6)]
+TEXTS = [f"an image of {i} red boats" for i in range(6)]
 
 
 def test_similarities_are_cosines_of_the_model_rounded(match, settings):
-    values = match.similarities(pictures(6), TEXTS)
+    values = match.similarities(photos(6), TEXTS)
     model, preprocess = open_clip.create_model_from_pretrained("tiny-test", settings.weights)
     model.eval()
-    images = torch.stack([preprocess(Image.open(io.BytesIO(p)).convert("RGB")) for p in pictures(6)])
+    images = torch.stack([preprocess(Image.open(io.BytesIO(p)).convert("RGB")) for p in photos(6)])
     with torch.no_grad():
         expected = (
             model.encode_image(images, normalize=True)
@@ -65,15 +65,15 @@ def test_similarities_are_cosines_of_the_model_rounded(match, settings):
 
 
 def test_the_matrix_holds_the_pairs_on_its_diagonal(match):
-    matrix = match.similarity_matrix(pictures(5), TEXTS)
+    matrix = match.similarity_matrix(photos(5), TEXTS)
     assert matrix.shape == (5, 6)
-    assert np.diag(matrix).tolist() == pytest.approx(match.similarities(pictures(5), TEXTS[:5]), abs=1e-4)
+    assert np.diag(matrix).tolist() == pytest.approx(match.similarities(photos(5), TEXTS[:5]), abs=1e-4)
 
 
 def test_a_number_does_not_depend_on_its_neighbours(match):
-    whole = match.similarities(pictures(6), TEXTS)
-    assert match.similarities(pictures(6)[5:], TEXTS[5:]) == whole[5:]
-    assert match.similarities(pictures(6), TEXTS) == whole
+    whole = match.similarities(photos(6), TEXTS)
+    assert match.similarities(photos(6)[5:], TEXTS[5:]) == whole[5:]
+    assert match.similarities(photos(6), TEXTS) == whole
     assert match.similarities([], []) == []
 
 
@@ -85,9 +85,7 @@ def test_the_model_and_its_weights_are_named(match, settings):
 
 def test_lower_precision_is_close(match, settings):
     low = ImageTextMatch(settings.model_copy(update={"precision": "bf16"}))
-    assert low.similarities(pictures(3), TEXTS[:3]) == pytest.approx(
-        match.similarities(pictures(3), TEXTS[:3]), abs=0.05
-    )
+    assert low.similarities(photos(3), TEXTS[:3]) == pytest.approx(match.similarities(photos(3), TEXTS[:3]), abs=0.05)
     assert low.model_id == "tiny-test/bf16"
 
 
@@ -110,7 +108,7 @@ def test_weights_that_give_no_number_are_refused(settings, tmp_path):
     torch.save({k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()}, tmp_path / "nan.pt")
     broken = ImageTextMatch(settings.model_copy(update={"weights": str(tmp_path / "nan.pt")}))
     with pytest.raises(UserError, match="not finite"):
-        broken.similarities(pictures(1), TEXTS[:1])
+        broken.similarities(photos(1), TEXTS[:1])
 
 
 def test_missing_files_and_unknown_names_are_refused(settings):
@@ -130,9 +128,9 @@ def test_weights_must_be_named_and_models_local():
         MatchSettings(model="hf-hub:someone/some-model", weights="w.pt")
 
 
-def test_pictures_and_texts_come_in_pairs(match):
-    with pytest.raises(ValueError, match="2 pictures but 1 texts"):
-        match.similarities(pictures(2), ["one"])
+def test_images_and_texts_come_in_pairs(match):
+    with pytest.raises(ValueError, match="2 images but 1 texts"):
+        match.similarities(photos(2), ["one"])
 
 
 def test_the_module_itself_needs_no_torch():

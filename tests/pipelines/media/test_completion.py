@@ -17,9 +17,9 @@ from tests.pipelines.stage_records import (
     document,
     fetched,
     image,
+    image_bytes,
     image_url,
     item,
-    picture,
     scores,
     text,
 )
@@ -42,7 +42,7 @@ def store(*media: StoredMedia, num: int = 3) -> dict[str, StoredMedia]:
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_pictures_are_had():
+def test_all_images_are_had():
     result = complete(candidate(page()), store(), min_images=1)
     assert result.document is not None
     assert [m.stored_sha256 for m in result.document.media] == [item(image_url(i)).stored_sha256 for i in range(3)]
@@ -52,7 +52,7 @@ def test_all_pictures_are_had():
     assert (result.lost, result.found) == ((), tuple(image_url(i) for i in range(3)))
 
 
-def test_a_lost_picture_leaves_the_others_in_order_with_what_was_said_of_them():
+def test_a_lost_image_leaves_the_others_in_order_with_what_was_said_of_them():
     signals = (Signal("robots", "page", "allowed"),)
     found = [fetched(image_url(i), signals=(Signal("exif-copyright", "media:0", f"of {i}"),)) for i in range(3)]
     given = candidate(page(signals=signals, scores=scores(0.1, 0.2, 0.3)))
@@ -62,7 +62,7 @@ def test_a_lost_picture_leaves_the_others_in_order_with_what_was_said_of_them():
         (None, "Title"),
         (0, None),
         (None, "caption 0"),
-        (None, "body 0\n\nbody 1"),  # the lost picture's caption went with it
+        (None, "body 0\n\nbody 1"),  # the lost image's caption went with it
         (1, None),
         (None, "caption 2"),
         (None, "body 2"),
@@ -77,7 +77,7 @@ def test_a_lost_picture_leaves_the_others_in_order_with_what_was_said_of_them():
     assert [(s.target, s.value) for s in result.document.scores] == [("media:0", 0.1), ("media:1", 0.3)]
 
 
-def test_too_few_pictures_are_counted_by_the_reasons_of_the_others():
+def test_too_few_images_are_counted_by_the_reasons_of_the_others():
     lost = [StoredMedia(image_url(0), "timeout"), GONE, StoredMedia(image_url(2), "timeout")]
     result = complete(candidate(page()), store(*lost), min_images=0)
     assert (result.document, result.reason, result.detail) == (None, "too_few_images", "http_404 1, timeout 2")
@@ -85,14 +85,14 @@ def test_too_few_pictures_are_counted_by_the_reasons_of_the_others():
     assert (result.blobs, result.found) == ((), ())
 
 
-def test_as_many_pictures_as_are_asked_for():
+def test_as_many_images_as_are_asked_for():
     given = candidate(page())
     assert complete(given, store(GONE), min_images=2).reason is None
     dropped = complete(given, store(GONE), min_images=3)
     assert (dropped.reason, dropped.found) == ("too_few_images", (image_url(0), image_url(2)))
 
 
-def test_a_picture_shown_twice_is_one_request_and_one_media():
+def test_an_image_shown_twice_is_one_request_and_one_media():
     twice = document("interleaved", image(0), text("a"), image(0), num_media=1)
     result = complete(candidate(twice), store(), min_images=1)
     assert result.document is not None
@@ -127,7 +127,7 @@ def test_bytes_that_came_with_the_candidate_have_no_address_and_keep_their_time(
 ONLY_FREE = PolicySettings(licenses=["CC-BY-4.0"]).allows_license
 
 
-def test_only_pictures_of_an_allowed_licence_are_kept_the_pages_word_before_the_files():
+def test_only_images_of_an_allowed_licence_are_kept_the_pages_word_before_the_files():
     given = page()
     stated = replace(given.media[0], license="CC-BY-4.0", license_evidence="link")
     refused = replace(given.media[1], license="CC-BY-NC-4.0", license_evidence="link")
@@ -146,7 +146,7 @@ def test_only_pictures_of_an_allowed_licence_are_kept_the_pages_word_before_the_
     assert result.lost == (LostMedia("license_not_allowed", image_url(1), "CC-BY-NC-4.0"),)
 
 
-def test_a_picture_of_which_nothing_is_stated_is_under_no_allowed_licence():
+def test_an_image_of_which_nothing_is_stated_is_under_no_allowed_licence():
     given = document("pair", image(0), text(LONG, role="caption"), num_media=1)
     result = complete(candidate(given), store(), 1, ONLY_FREE)
     assert (result.reason, result.lost) == (
@@ -164,8 +164,8 @@ def grounded(*boxes: tuple[float, float, float, float], page: str | None = PAGE)
 
 
 def normalised(settings: ImageSettings, size: tuple[int, int], exif_orientation: int | None = None) -> StoredMedia:
-    """A picture as the fetch stage stores it."""
-    made = normalise(picture(0, size, exif_orientation), settings)
+    """An image as the fetch stage stores it."""
+    made = normalise(image_bytes(0, size, exif_orientation), settings)
     at = {"orientation": made.box_map.orientation, "scale": list(made.box_map.scale), "shift": list(made.box_map.shift)}
     return fetched(image_url(0), box_map=at)  # lists, as JSON gives them back
 
@@ -175,13 +175,13 @@ def boxes_of(result) -> list[tuple[float, ...]]:
     return [tuple(round(x, 6) for x in r.box) for s in result.document.segments for r in s.regions]
 
 
-def test_a_pair_bears_the_reason_of_its_picture():
+def test_a_pair_bears_the_reason_of_its_image():
     given = document("pair", image(0), text(LONG, role="caption"), num_media=1)
     result = complete(candidate(given), {image_url(0): StoredMedia(image_url(0), "corrupt_image", "ends early")}, 1)
     assert (result.document, result.reason, result.detail) == (None, "corrupt_image", image_url(0))
 
 
-def test_a_box_of_a_list_is_turned_with_its_picture_and_a_browsers_is_not():
+def test_a_box_of_a_list_is_turned_with_its_image_and_a_browsers_is_not():
     stored = {image_url(0): normalised(ImageSettings(), (40, 20), exif_orientation=6)}
     box = (0.0, 0.1, 0.5, 0.4)
     listed = complete(candidate(grounded(box, page=None)), stored, 1)
@@ -189,13 +189,13 @@ def test_a_box_of_a_list_is_turned_with_its_picture_and_a_browsers_is_not():
     assert boxes_of(complete(candidate(grounded(box)), stored, 1)) == [box]
 
 
-def test_a_box_is_cut_with_its_picture_and_dropped_where_nothing_of_it_is_left():
+def test_a_box_is_cut_with_its_image_and_dropped_where_nothing_of_it_is_left():
     settings = ImageSettings(image_size=20, resize_mode="center_crop", resize_only_if_bigger=False)
     stored = {image_url(0): normalised(settings, (40, 20))}  # the middle half of the width
     result = complete(candidate(grounded((0.0, 0.0, 0.2, 1.0), (0.0, 0.2, 0.5, 0.8))), stored, 1)
     assert boxes_of(result) == [(0.0, 0.2, 0.5, 0.8)]
     gone = complete(candidate(grounded((0.0, 0.0, 0.2, 1.0))), stored, 1)
-    assert (gone.document, gone.reason, gone.found) == (None, "box_outside_picture", (image_url(0),))
+    assert (gone.document, gone.reason, gone.found) == (None, "box_outside_image", (image_url(0),))
 
 
 # --- videos ---------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_why_a_video_is_left_out(segments, stored, reason: str, detail: str | No
     assert (result.found, [x.reason for x in result.lost]) in [((VIDEO,), []), ((), [reason])]
 
 
-def test_frames_that_come_with_a_list_are_pictures_like_others():
+def test_frames_that_come_with_a_list_are_images_like_others():
     frames = [replace(image(i), type="frame", role="frame", t0=float(i)) for i in range(2)]
     given = document("video", *frames, text("said", t0=1.0, role="subtitle"), num_media=2)
     given = replace(given, media=tuple(replace(m, t=float(i)) for i, m in enumerate(given.media)))

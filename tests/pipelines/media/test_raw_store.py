@@ -40,14 +40,14 @@ def stored(writer: RawPartWriter, data: bytes, key: str = URL) -> StoredMedia:
 
 def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
-    media = stored(writer, b"picture")
+    media = stored(writer, b"image")
     writer.add(media, "r1")
     writer.add(FAILED, "r1")
     assert writer.close() == 2
     (index,) = index_parts(str(tmp_path))
     rows = {row["key"]: row for row in read_index(index)}
     assert load_media(str(tmp_path), rows[URL]) == media
-    assert media.items[0].blob.read(str(tmp_path)) == b"picture"
+    assert media.items[0].blob.read(str(tmp_path)) == b"image"
     assert load_media(str(tmp_path), rows[FAILED.key]) == FAILED
     assert [(rows[k]["rendition"], rows[k]["outcome"], rows[k]["generation"]) for k in (URL, FAILED.key)] == [
         ("r1", FETCHED, 0),
@@ -57,7 +57,7 @@ def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
 
 def test_an_open_part_is_nobodys_data(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
-    writer.add(stored(writer, b"picture"), "r1")
+    writer.add(stored(writer, b"image"), "r1")
     del writer  # as a kill leaves it
     assert index_parts(str(tmp_path)) == storage.list_files(str(tmp_path)) == []
 

@@ -64,7 +64,7 @@ def test_interleaved_keeps_the_order_of_the_page() -> None:
     )
 
 
-def test_a_picture_shown_again_stands_once() -> None:
+def test_an_image_shown_again_stands_once() -> None:
     page = page_of(
         image("a"), PageText("One."), image("a", caption="Again"), PageText("Again", "caption"), PageText("Two.")
     )
@@ -72,11 +72,11 @@ def test_a_picture_shown_again_stands_once() -> None:
     assert words(candidate) == [("content", "a.jpg"), ("body", "One.\n\nTwo.")]
 
 
-def test_no_interleaved_document_without_a_picture() -> None:
+def test_no_interleaved_document_without_an_image() -> None:
     assert interleaved(page_of(PageText("One.")), ORIGIN, "web", SETTINGS) == []
 
 
-def test_no_more_pictures_than_the_setting() -> None:
+def test_no_more_images_than_the_setting() -> None:
     page = page_of(*(image(str(n)) for n in range(5)))
     (candidate,) = interleaved(page, ORIGIN, "web", PageSettings(max_images=3))
     assert len(candidate.requests) == len(candidate.document.media) == 3
@@ -101,7 +101,7 @@ def test_a_poor_caption_gives_way_to_the_alt_text(caption: str) -> None:
 
 
 @pytest.mark.parametrize("alt", ["IMG_0001.jpg", "photo", "", None])
-def test_a_picture_without_usable_words_makes_no_pair(alt: str | None) -> None:
+def test_an_image_without_usable_words_makes_no_pair(alt: str | None) -> None:
     assert pairs(page_of(image("a", alt=alt)), ORIGIN, "web", SETTINGS) == []
 
 
@@ -135,7 +135,7 @@ def test_a_shared_caption_gives_way_to_an_alt_text_of_ones_own() -> None:
     ]
 
 
-def test_pairs_of_one_page_have_different_pictures() -> None:
+def test_pairs_of_one_page_have_different_images() -> None:
     page = page_of(image("a"), image("b", alt="Another boat"), image("a", caption="The first boat"))
     found = pairs(page, ORIGIN, "web", SETTINGS)
     assert [words(c) for c in found] == [
@@ -186,7 +186,7 @@ def test_names_make_a_caption_where_there_is_none() -> None:
     )
 
 
-def test_a_picture_without_regions_is_not_grounded() -> None:
+def test_an_image_without_regions_is_not_grounded() -> None:
     assert grounded(page_of(image("a", caption="A red circle")), ORIGIN, "web", SETTINGS) == []
 
 
@@ -273,7 +273,7 @@ def test_stored_urls_carry_no_secrets_but_requests_work() -> None:
     assert candidate.requests[0].url == signed.url
 
 
-def test_licences_are_spdx_ids_and_a_page_gives_none_to_its_pictures() -> None:
+def test_licences_are_spdx_ids_and_a_page_gives_none_to_its_images() -> None:
     by = "https://creativecommons.org/licenses/by/4.0/"
     licensed = image("a", alt="A boat at sea", license=by, license_evidence="figure:rel=license", credit="Kim")
     page = page_of(
@@ -289,7 +289,7 @@ def test_licences_are_spdx_ids_and_a_page_gives_none_to_its_pictures() -> None:
     assert candidate.document.source.license == "CC-BY-4.0"
 
 
-def test_pictures_in_the_page_are_known_by_their_hash() -> None:
+def test_images_in_the_page_are_known_by_their_hash() -> None:
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(stream, "png")
     inline = PageImage(None, stream.getvalue(), alt="A red square")

@@ -1,4 +1,4 @@
-"""Pages: text, pictures and videos in DOM order, the right URL for each, words bound to what they are about."""
+"""Pages: text, images and videos in DOM order, the right URL for each, words bound to what they are about."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ def parse(body: str, head: str = "", url: str = URL) -> Page:
 
 
 def shown(page: Page) -> list[str]:
-    """The blocks in short: text as it stands, `[heading] text`, `<file name>` for pictures and videos."""
+    """The blocks in short: text as it stands, `[heading] text`, `<file name>` for images and videos."""
     lines = []
     for block in page.blocks:
         if isinstance(block, PageText):
@@ -49,7 +49,7 @@ def data_uri(side: int, image_format: str = "png") -> str:
 # Text
 
 
-def test_text_and_pictures_keep_the_order_of_the_dom() -> None:
+def test_text_and_images_keep_the_order_of_the_dom() -> None:
     page = parse(
         "<h1>Boats</h1><p>Before <b>the</b>\n boat.</p><img src=boat.jpg alt='A boat'><p>Between."
         "<p>In the <i>middle <img src=oar.jpg> of</i> a line.</p><h2>Oars</h2><div>After<br>a break.</div>"
@@ -90,7 +90,7 @@ def test_tables_are_rows_of_cells() -> None:
     assert shown(page) == ["Boats", "Name | Length\nAnt | 3 m\nBee 2 | 4 m", "End."]
 
 
-def test_a_picture_in_a_table_divides_its_row() -> None:
+def test_an_image_in_a_table_divides_its_row() -> None:
     page = parse("<table><tr><td>Ant<td><img src=ant.jpg><td>3 m</tr><tr><td>Bee<td>none<td>4 m</tr></table>")
     assert shown(page) == ["Ant", "<ant.jpg>", "3 m\nBee | none | 4 m"]
 
@@ -265,7 +265,7 @@ def test_main_goes_before_what_is_around() -> None:
         ("<button><img src=a.jpg></button>", "/folder/a.jpg"),
     ],
 )
-def test_a_picture_is_found_once_and_at_its_best_url(markup: str, name: str) -> None:
+def test_an_image_is_found_once_and_at_its_best_url(markup: str, name: str) -> None:
     host = "http:" if name.startswith("//") else "http://site.example"
     assert only_image(markup).url == host + name
 
@@ -278,7 +278,7 @@ def test_the_base_element_moves_all_references() -> None:
     assert parse("<img src=a.jpg>", "<base href='javascript:x'>").base_url == URL
 
 
-def test_pictures_in_the_page_are_decoded() -> None:
+def test_images_in_the_page_are_decoded() -> None:
     image = only_image(f"<p>Look:</p><img src='{data_uri(64)}' alt=Red>")
     assert (image.url, image.width, image.height, image.alt) == (None, 64, 64, "Red")
     assert image.data is not None
@@ -335,7 +335,7 @@ def test_the_name_of_a_file_is_no_reason_in_a_captioned_figure() -> None:
     assert only_image(markup).caption == "The logo of 1960"
 
 
-# What belongs to a picture
+# What belongs to an image
 
 
 @pytest.mark.parametrize(
@@ -350,13 +350,13 @@ def test_the_name_of_a_file_is_no_reason_in_a_captioned_figure() -> None:
         "<div><img src=a.jpg></div><p class=caption>A boat.</p>",
     ],
 )
-def test_a_caption_stands_behind_its_picture(markup: str) -> None:
+def test_a_caption_stands_behind_its_image(markup: str) -> None:
     page = parse(f"<p>One.</p>{markup}<p>Two.</p>")
     assert shown(page) == ["One.", "<a.jpg>", "[caption] A boat.", "Two."]
     assert page.images[0].caption == "A boat."
 
 
-def test_title_and_caption_of_one_picture_are_joined() -> None:
+def test_title_and_caption_of_one_image_are_joined() -> None:
     page = parse(
         "<div class=figure><p class=title>Figure 2. Boats</p><div class=mediaobject><img src=a.jpg>"
         "<div class=caption>Seen from the shore</div></div></div>"
@@ -373,11 +373,11 @@ def test_a_long_table_of_contents_leaves_the_introduction_beside_it() -> None:
     assert shown(parse(f"<div>{dated}</div>")) == []
 
 
-def test_a_title_over_captioned_pictures_begins_the_caption_of_each() -> None:
-    media = "<div class=mediaobject><img src={0}.jpg><div class=caption>Picture {0}</div></div>"
+def test_a_title_over_captioned_images_begins_the_caption_of_each() -> None:
+    media = "<div class=mediaobject><img src={0}.jpg><div class=caption>Image {0}</div></div>"
     page = parse(f"<div class=figure><p class=title>Two boats</p>{media.format('a')}{media.format('b')}</div>")
-    assert shown(page) == ["[title] Two boats", "<a.jpg>", "[caption] Picture a", "<b.jpg>", "[caption] Picture b"]
-    assert [image.caption for image in page.images] == ["Two boats. Picture a", "Two boats. Picture b"]
+    assert shown(page) == ["[title] Two boats", "<a.jpg>", "[caption] Image a", "<b.jpg>", "[caption] Image b"]
+    assert [image.caption for image in page.images] == ["Two boats. Image a", "Two boats. Image b"]
 
 
 def test_a_caption_may_hold_an_icon() -> None:
@@ -409,7 +409,7 @@ def test_an_icon_within_a_line_is_the_words_it_stands_for(markup: str, text: str
     assert shown(parse(markup)) == [text]
 
 
-def test_pictures_share_the_caption_of_their_figure() -> None:
+def test_images_share_the_caption_of_their_figure() -> None:
     page = parse("<figure><img src=a.jpg><img src=b.jpg><figcaption>Boats</figcaption></figure>")
     assert shown(page) == ["<a.jpg>", "<b.jpg>", "[caption] Boats"]
     assert [image.caption for image in page.images] == ["Boats", "Boats"]
@@ -420,7 +420,7 @@ def test_the_caption_of_a_listing_is_text() -> None:
     assert shown(page) == ["a = 1", "A listing"]
 
 
-def test_credit_and_licence_of_a_figure_are_its_pictures() -> None:
+def test_credit_and_licence_of_a_figure_are_its_images() -> None:
     page = parse(
         "<figure><img src=a.jpg><figcaption>A boat <span class=photo-credit>Photo: Kim</span>"
         "<a rel=license href='https://creativecommons.org/licenses/by/4.0/'></a></figcaption></figure>"
@@ -436,7 +436,7 @@ def test_credit_and_licence_of_a_figure_are_its_pictures() -> None:
     assert page.licenses == (License("https://creativecommons.org/publicdomain/zero/1.0/", "a:rel=license"),)
 
 
-def test_licences_in_json_ld_go_to_their_picture() -> None:
+def test_licences_in_json_ld_go_to_their_image() -> None:
     statement = {
         "@context": "https://schema.org",
         "@graph": [
@@ -497,7 +497,7 @@ def test_web_annotations_become_regions() -> None:
     assert dict(page.skipped) == {"invalid_region": 2, "region_without_image": 1}
 
 
-def test_annotations_find_a_picture_by_any_of_its_urls() -> None:
+def test_annotations_find_an_image_by_any_of_its_urls() -> None:
     annotation = {"type": "Annotation", "bodyValue": "a boat", "target": "a.jpg#xywh=percent:0,0,50,50"}
     head = f"<script type='application/ld+json'>{json.dumps(annotation)}</script>"
     assert only_image("<img src=a.jpg srcset='b.jpg 800w'>", head).regions == (PageRegion("a boat", (0, 0, 0.5, 0.5)),)

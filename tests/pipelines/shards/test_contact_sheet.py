@@ -55,15 +55,15 @@ def test_samples_are_drawn_from_the_training_split_without_repetition(corpus: st
 def test_phrases_have_the_colours_of_their_boxes(corpus: str, manifest: Manifest):
     sheet = drawn_as(corpus, manifest, "grounded")
     first, second, third = (ImageColor.getrgb(colour) for colour in COLOURS[:3])
-    bottom_of_picture = next(y for y in reversed(range(sheet.height)) if sheet.getpixel((MARGIN, y)) == second)
-    picture = sheet.crop((0, 0, WIDTH, bottom_of_picture + 1))
-    caption = sheet.crop((0, bottom_of_picture + 1, WIDTH, sheet.height))
-    for part in (picture, caption):
+    bottom_of_image = next(y for y in reversed(range(sheet.height)) if sheet.getpixel((MARGIN, y)) == second)
+    image = sheet.crop((0, 0, WIDTH, bottom_of_image + 1))
+    caption = sheet.crop((0, bottom_of_image + 1, WIDTH, sheet.height))
+    for part in (image, caption):
         assert {first, second} <= colours_of(part)
         assert third not in colours_of(part)
 
 
-def test_pictures_stand_in_page_order(corpus: str, manifest: Manifest):
+def test_images_stand_in_page_order(corpus: str, manifest: Manifest):
     samples = list(draw_samples(corpus, manifest, "interleaved", 100, 0))
     document, sample = next((d, s) for d, s in samples if len(d.media) == 3)
     sheet = contact_sheet.contact_sheet(
@@ -71,7 +71,7 @@ def test_pictures_stand_in_page_order(corpus: str, manifest: Manifest):
     )
     tops = []
     for media in range(3):
-        colour = contact_sheet._picture(document, sample, media).getpixel((5, 5))
+        colour = contact_sheet._image(document, sample, media).getpixel((5, 5))
         near = [y for y in range(sheet.height) if _is_near(sheet.getpixel((MARGIN + 40, y)), colour)]
         tops.append(near[0])
     assert tops == sorted(tops)

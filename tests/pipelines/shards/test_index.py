@@ -15,7 +15,7 @@ from pipelines.shards.manifest import load_manifest, verify
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.stats import collect_stats
 from pipelines.shards.tar_samples import read_index, read_samples
-from tests.pipelines.corpus_builder import build, picture, sample
+from tests.pipelines.corpus_builder import build, image, sample
 
 
 def img2dataset(folder, shard, num):
@@ -27,7 +27,7 @@ def img2dataset(folder, shard, num):
             key = f"{shard:05d}{i:04d}"
             meta = {
                 "url": f"https://img.example.com/{i}.jpg",
-                "caption": f"picture {i}, café",
+                "caption": f"image {i}, café",
                 "key": key,
                 "status": "success",
                 "error_message": None,
@@ -37,7 +37,7 @@ def img2dataset(folder, shard, num):
                 "height": 24,
             }
             json_text = json.dumps(meta, indent=4)
-            writer.write({"__key__": key, "jpg": picture(i), "txt": meta["caption"], "json": json_text})
+            writer.write({"__key__": key, "jpg": image(i), "txt": meta["caption"], "json": json_text})
             table.append(meta)
     table.append({"url": "https://img.example.com/gone", "status": "failed_to_download"})
     pq.write_table(pa.Table.from_pylist(table), folder / f"{shard:05d}.parquet")
@@ -53,9 +53,7 @@ def write_tar(path, members):
 
 
 def pairs(num, prefix="k"):
-    return [
-        m for i in range(num) for m in ((f"{prefix}{i}.jpg", picture(i)), (f"{prefix}{i}.txt", f"text {i}".encode()))
-    ]
+    return [m for i in range(num) for m in ((f"{prefix}{i}.jpg", image(i)), (f"{prefix}{i}.txt", f"text {i}".encode()))]
 
 
 def snapshot(folder, *suffixes):
@@ -85,11 +83,11 @@ def test_img2dataset_output_becomes_a_source_of_pairs(tmp_path):
     assert verify(str(tmp_path), hashes=True) == []
     row = rows(tmp_path, manifest.shards[0])[1]
     assert (row["key"], row["kind"], row["num_media"], row["allowed"]) == ("000000001", "pair", 1, True)
-    assert (row["num_text_chars"], row["domain"]) == (len("picture 1, café"), "example.com")
+    assert (row["num_text_chars"], row["domain"]) == (len("image 1, café"), "example.com")
     media = row["media"][0]
     assert (media["url"], media["part"], media["width"]) == ("https://img.example.com/1.jpg", "jpg", 32)
     assert media["source_sha256"] == f"{1:064x}"
-    assert media["stored_sha256"] == hashlib.sha256(picture(1)).hexdigest()
+    assert media["stored_sha256"] == hashlib.sha256(image(1)).hexdigest()
 
 
 def test_the_index_reads_the_samples_that_webdataset_reads(tmp_path):
@@ -152,14 +150,14 @@ def test_our_own_samples_keep_their_kind(tmp_path):
 @pytest.mark.parametrize(
     ("members", "kind", "num_chars"),
     [
-        ([("a.png", picture(0, "PNG")), ("a.json", b'{"text": "from the JSON"}')], "pair", 13),
+        ([("a.png", image(0, "PNG")), ("a.json", b'{"text": "from the JSON"}')], "pair", 13),
         ([("a.txt", b"\xef\xbb\xbfplain")], "text", 5),
         ([("a.json", json.dumps({"text": "in JSON"}).encode())], "text", 7),
         (
             [
                 ("a.json", json.dumps({"images": [None, "x.jpg", "a.y.jpg"], "texts": ["one", None, "two"]}).encode()),
-                ("a.x.jpg", picture(0)),
-                ("a.y.jpg", picture(1)),
+                ("a.x.jpg", image(0)),
+                ("a.y.jpg", image(1)),
             ],
             "interleaved",
             6,
@@ -196,11 +194,11 @@ def test_source_and_split_are_those_of_the_path(tmp_path, path, source, split):
 
 def test_samples_that_cannot_be_used_are_marked_and_counted(tmp_path):
     odd = [
-        ("x.jpg", picture(1)),  # no caption
+        ("x.jpg", image(1)),  # no caption
         ("y.txt", b"text only"),
-        ("z.jpg", picture(2)),
+        ("z.jpg", image(2)),
         ("z.txt", b"\xff\xfe"),
-        ("w.jpg", picture(2)),
+        ("w.jpg", image(2)),
         ("w.json", b"{"),
         ("v.json", dict(sample("pair", 0).parts)["json"]),
     ]
@@ -217,7 +215,7 @@ def test_samples_that_cannot_be_used_are_marked_and_counted(tmp_path):
         "v": "unreadable",
     }
     assert indexed.notes == (
-        "s: 5 samples cannot be used, the first: s/a.tar x: unreadable: parts jpg: neither a picture with its caption "
+        "s: 5 samples cannot be used, the first: s/a.tar x: unreadable: parts jpg: neither an image with its caption "
         "nor a text",
     )
 

@@ -47,7 +47,7 @@ def test_webdataset_gives_every_part_byte_for_byte(corpus, kind):
         assert {k: v for k, v in record.items() if not k.startswith("__")} == dict(expected.parts)
 
 
-def test_webdataset_decodes_the_pictures_that_the_json_names(corpus):
+def test_webdataset_decodes_the_images_that_the_json_names(corpus):
     urls = [str(corpus[0] / s.path) for s in corpus[1].shards_of("interleaveds", "train")]
     for record in webdataset.WebDataset(urls, shardshuffle=False).decode("pil"):
         for media in record["json"]["media"]:
@@ -97,7 +97,7 @@ def test_datasets_takes_the_features_in_the_call(corpus, tmp_path):
     assert [row["002.png"] is not None for row in rows] == [n % 3 == 2 for n in range(NUM_TRAIN)]
 
 
-def test_datasets_fails_without_features_where_numbers_of_pictures_differ(corpus, tmp_path):
+def test_datasets_fails_without_features_where_numbers_of_images_differ(corpus, tmp_path):
     files = [str(corpus[0] / s.path) for s in corpus[1].shards_of("interleaveds", "train")]
     with pytest.raises(ValueError, match="don't share the same prefix or the same types"):
         datasets.load_dataset("webdataset", data_files=files, cache_dir=str(tmp_path))

@@ -38,13 +38,13 @@ FILE_URL = replace(sample("pair", 2).document.media[0], url="file:///etc/passwd"
         (change("pair", decision=Decision("p", False, ("a", "b"))), "it may not be used: a, b"),
         (
             change("pair", segments=sample("pair", 2).document.segments[:1]),
-            "1 pictures and 0 texts, a pair has one of each",
+            "1 images and 0 texts, a pair has one of each",
         ),
         (
             change("interleaved", segments=(Segment("text", "x"),), media=()),
-            "no picture, a interleaved document has some",
+            "no image, a interleaved document has some",
         ),
-        (change("text", segments=(), media=()), "0 pictures and 0 texts, a text has text only"),
+        (change("text", segments=(), media=()), "0 images and 0 texts, a text has text only"),
         (segments("grounded", (1, {"regions": ()})), "no region"),
         (segments("text", (0, {"text": None})), "a text segment has `text` and no `media`"),
         (segments("text", (0, {"text": " \n"})), "its text is empty"),

@@ -36,13 +36,13 @@ def test_what_is_unknown_is_counted_as_unknown(stats):
 
 
 def test_repeats_are_counted(tmp_path):
-    """Two samples of one group, and a picture that is in two samples."""
+    """Two samples of one group, and an image that is in two samples."""
     shards = [
         write_shard(str(tmp_path), "pair", "train", 0, [sample("pair", 0), sample("pair", 1)]),
         write_shard(str(tmp_path), "grounded", "train", 0, [sample("grounded", 0)]),
     ]
     assert collect_stats(str(tmp_path), shards)["duplicates"] == {
-        "num_repeated_pictures": 1,
+        "num_repeated_images": 1,
         "num_dedup_groups": 2,
         "num_samples_sharing_a_group": 2,
     }

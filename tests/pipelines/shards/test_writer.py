@@ -10,7 +10,7 @@ from pipelines import storage
 from pipelines.document import KINDS, Decision, Document, Provenance, Region, Segment
 from pipelines.shards.tar_samples import read_index, read_samples, tar_bytes
 from pipelines.shards.writer import ShardWriter, finish_document
-from tests.pipelines.corpus_builder import media, picture, sample, write_shard
+from tests.pipelines.corpus_builder import image, media, sample, write_shard
 
 
 def files(folder):
@@ -74,7 +74,7 @@ def test_a_grounded_sample_has_grits_lists():
     document = sample("grounded", 0).document
     regions = (*document.segments[1].regions[:1], Region(7, 13, 0, (0.25, 0, 1, 0.5), None, "ref_exp"))
     segments = (document.segments[0], replace(document.segments[1], regions=regions))
-    extras = finish_document(replace(document, segments=segments), [picture(0)]).document.extras
+    extras = finish_document(replace(document, segments=segments), [image(0)]).document.extras
     assert extras["noun_chunks"] == [[0, 6, 0.1, 0.2, 0.5, 0.9, 0.81]]
     assert extras["ref_exps"] == [[7, 13, 0.25, 0, 1, 0.5, None]]
 
@@ -85,7 +85,7 @@ def pair(**changes):
     return replace(document, **changes)
 
 
-def test_bytes_for_every_picture_are_asked_for():
+def test_bytes_for_every_image_are_asked_for():
     with pytest.raises(ValueError, match="sample p1: 1 media but the bytes of 0"):
         finish_document(pair())
 
@@ -97,12 +97,12 @@ def test_a_mime_type_without_a_part_is_refused():
 
 def test_bytes_that_changed_since_they_were_stored_are_refused():
     with pytest.raises(ValueError, match="media 0 has not the sha256 that was noted"):
-        finish_document(pair(media=(replace(media(0), stored_sha256="0" * 64),)), [picture(0)])
+        finish_document(pair(media=(replace(media(0), stored_sha256="0" * 64),)), [image(0)])
 
 
 def test_a_broken_rule_is_refused_with_the_sample_and_the_rule():
     with pytest.raises(ValueError, match="sample p1: it may not be used: tdm_reserved"):
-        finish_document(pair(decision=Decision("strict", False, ("tdm_reserved",))), [picture(0)])
+        finish_document(pair(decision=Decision("strict", False, ("tdm_reserved",))), [image(0)])
 
 
 # --- the tar --------------------------------------------------------------------------------------------------------

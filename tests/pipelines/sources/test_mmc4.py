@@ -32,7 +32,7 @@ def _order(document):
     return [s.text if s.text else document.media[s.media].url.rpartition("/")[2] for s in document.segments]
 
 
-def test_pictures_stand_before_their_sentence_two_on_one_sentence_too(tmp_path, read_all):
+def test_images_stand_before_their_sentence_two_on_one_sentence_too(tmp_path, read_all):
     found = read_all(_settings(tmp_path, ROW), "interleaved")
     document = found.documents[0]
     assert _order(document) == ["Feed the starter.", "loaf.jpg", "two.jpg", "Shape the loaf.", "late.jpg", "Bake it."]
@@ -51,7 +51,7 @@ def test_or_after_it_with_sentences_joined_by_a_space(tmp_path, read_all):
     assert found.scores()["document image_before_sentence"] == 0.0
 
 
-def test_a_picture_that_cannot_be_used_is_a_drop_of_its_own(tmp_path, read_all):
+def test_an_image_that_cannot_be_used_is_a_drop_of_its_own(tmp_path, read_all):
     images = [IMAGES[0] | {"matched_text_index": 3}, IMAGES[1] | {"raw_url": None}, IMAGES[2]]
     found = read_all(_settings(tmp_path, ROW | {"image_info": images, "similarity_matrix": None}), "interleaved")
     assert [(d.reason, d.unit) for d in found.drops] == [("bad_text_index", "media"), ("missing_url", "media")]
@@ -83,14 +83,14 @@ def test_zips_are_read_and_shards_that_never_existed_are_no_mistake(tmp_path, re
         read_all(Mmc4Settings(files=[name % (3216, 3219)]), "interleaved")
 
 
-def test_pictures_in_base64_are_taken_inline(tmp_path, read_all):
+def test_images_in_base64_are_taken_inline(tmp_path, read_all):
     images = [
-        IMAGES[0] | {"image_base64": base64.b64encode(b"picture").decode()},
+        IMAGES[0] | {"image_base64": base64.b64encode(b"image").decode()},
         IMAGES[1] | {"image_base64": "%%%"},
         IMAGES[2] | {"image_base64": ""},
     ]
     found = read_all(_settings(tmp_path, ROW | {"image_info": images}), "interleaved")
     assert found.reasons == ["bad_base64"] * 2
-    assert [data for _, data in found.candidates[0].inline] == [b"picture"]
+    assert [data for _, data in found.candidates[0].inline] == [b"image"]
     assert found.documents[0].media[0].url == "https://b.example/late.jpg"
     assert found.candidates[0].requests[0].url is None

@@ -11,13 +11,13 @@ from pipelines.document import Build, Document, Media, Provenance, Region, Segme
 from pipelines.sources.webdataset import WebDatasetSettings
 
 
-def _picture(colour="red", size=(64, 48)):
+def _image(colour="red", size=(64, 48)):
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "JPEG")
     return file.getvalue()
 
 
-RED, BLUE = _picture("red"), _picture("blue")
+RED, BLUE = _image("red"), _image("blue")
 IMG2DATASET = {
     "url": "https://img.example/1.jpg", "caption": "Tom &amp; Jerry", "key": "000010005", "status": "success",
     "error_message": None, "width": 64, "height": 48, "original_width": 128, "original_height": 96, "exif": "{}",
@@ -145,7 +145,7 @@ def test_boxes_do_not_survive_crops_and_rotations(tmp_path, read_all, change, re
     assert read_all(_tar(tmp_path, [("1.jpg", RED), ("1.json", record)]), "grounded").reasons == [reason]
 
 
-def test_mmc4_with_pictures_in_base64_is_interleaved(tmp_path, read_all):
+def test_mmc4_with_images_in_base64_is_interleaved(tmp_path, read_all):
     record = {
         "url": "https://blog.example/x", "text_list": ["One.", "Two."],
         "image_info": [{"image_base64": base64.b64encode(RED).decode(), "matched_text_index": 1, "matched_sim": 0.3}],

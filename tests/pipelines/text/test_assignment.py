@@ -1,4 +1,4 @@
-"""Pictures go to sentences as brute force would send them, and documents are rebuilt around them."""
+"""Images go to sentences as brute force would send them, and documents are rebuilt around them."""
 
 import itertools
 import math
@@ -14,14 +14,14 @@ from pipelines.document import Document, Media, Provenance, Region, Score, Segme
 from pipelines.text.assignment import Interleaved, assign, interleave_by_assignment, sentences_of, split_sentences
 
 NAN = math.nan
-Picture, Text = (lambda i: Segment("image", media=i, role="content")), (lambda t: Segment("text", t))
+Image, Text = (lambda i: Segment("image", media=i, role="content")), (lambda t: Segment("text", t))
 
 
 def brute_force(matrix: np.ndarray, least: float) -> tuple[int, float]:
-    """The largest number of pictures with a sentence of their own, and the largest sum of these."""
-    num_pictures, num_sentences = matrix.shape
+    """The largest number of images with a sentence of their own, and the largest sum of these."""
+    num_images, num_sentences = matrix.shape
     best = (0, 0.0)
-    for chosen in itertools.product([None, *range(num_sentences)], repeat=num_pictures):
+    for chosen in itertools.product([None, *range(num_sentences)], repeat=num_images):
         own = [(i, j) for i, j in enumerate(chosen) if j is not None]
         if len({j for _, j in own}) == len(own) and all(matrix[i, j] >= least for i, j in own):
             best = max(best, (len(own), sum(matrix[i, j] for i, j in own)))
@@ -49,19 +49,19 @@ def test_assignment_is_that_of_brute_force(matrix: np.ndarray, least: float):
             assert matrix[i, j] >= least
             own[j] = max(own.get(j, -2), matrix[i, j])
     assert len(own) == number
-    # A picture without a sentence of its own sits at its best one, perhaps with a larger value than the owner's.
+    # An image without a sentence of its own sits at its best one, perhaps with a larger value than the owner's.
     assert sum(own.values()) >= total - 1e-5
 
 
-def test_sum_is_maximised_not_each_picture():
+def test_sum_is_maximised_not_each_image():
     assert assign([[0.30, 0.29], [0.28, 0.05]]) == [1, 0]
 
 
-def test_no_picture_is_lost_to_a_sentence_that_does_not_fit():
+def test_no_image_is_lost_to_a_sentence_that_does_not_fit():
     assert assign([[0.30, 0.10], [0.29, 0.05]], 0.15) == [0, 0]
 
 
-def test_pictures_left_over_go_to_their_best_sentence():
+def test_images_left_over_go_to_their_best_sentence():
     assert assign([[0.1, 0.2], [0.3, 0.1], [0.2, 0.4]]) == [1, 0, 1]
     assert assign([[0.2], [0.4], [0.3]]) == [0, 0, 0]
 
@@ -145,17 +145,17 @@ def page(*segments: Segment, num_media: int = 0) -> Document:
 
 
 PAGE = page(
-    Picture(0), Text("A red barn. A blue door. The sea."), Picture(1), Text("Two gulls fly."), Picture(2), num_media=3
+    Image(0), Text("A red barn. A blue door. The sea."), Image(1), Text("Two gulls fly."), Image(2), num_media=3
 )
 SIMILARITY = [[0.1, 0.1, 0.1, 0.3], [0.3, 0.2, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]
 
 
-def test_pictures_stand_before_their_sentences():
+def test_images_stand_before_their_sentences():
     found = interleave_by_assignment(PAGE, SIMILARITY, min_similarity=0.15, origin="clip@1")
     assert found.document.segments == (
-        Picture(0),
+        Image(0),
         Text("A red barn. A blue door. The sea."),
-        Picture(1),
+        Image(1),
         Text("Two gulls fly."),
     )
     assert [m.url for m in found.document.media] == ["https://a.example/1.jpg", "https://a.example/0.jpg"]
@@ -166,42 +166,42 @@ def test_pictures_stand_before_their_sentences():
     )
 
 
-def test_pictures_stand_after_their_sentences_and_cut_the_text():
+def test_images_stand_after_their_sentences_and_cut_the_text():
     found = interleave_by_assignment(PAGE, SIMILARITY, side="after", min_similarity=0.15)
     assert found.document.segments == (
         Text("A red barn."),
-        Picture(0),
+        Image(0),
         Text("A blue door. The sea.\n\nTwo gulls fly."),
-        Picture(1),
+        Image(1),
     )
 
 
-def test_pictures_of_one_sentence_keep_page_order():
-    document = page(Picture(0), Picture(1), Text("A barn."), num_media=2)
+def test_images_of_one_sentence_keep_page_order():
+    document = page(Image(0), Image(1), Text("A barn."), num_media=2)
     assert interleave_by_assignment(document, [[0.2], [0.3]]).document.segments == (
-        Picture(0),
-        Picture(1),
+        Image(0),
+        Image(1),
         Text("A barn."),
     )
 
 
 def test_headings_and_paragraphs_stay_what_they_are():
     heading = Segment("text", "The barn", role="heading")
-    document = page(heading, Text("One. Two.\n\nThree."), Picture(0), num_media=1)
+    document = page(heading, Text("One. Two.\n\nThree."), Image(0), num_media=1)
     assert sentences_of(document) == ["The barn", "One.", "Two.", "Three."]
     found = interleave_by_assignment(document, [[0, 0, 0.3, 0]]).document
-    assert found.segments == (heading, Text("One."), Picture(0), Text("Two.\n\nThree."))
+    assert found.segments == (heading, Text("One."), Image(0), Text("Two.\n\nThree."))
 
 
 def test_grounded_text_is_not_cut_and_its_regions_follow():
     regions = (Region(0, 6, 1, (0, 0, 1, 1)), Region(7, 12, 0, (0, 0, 1, 1)))
     grounded = Segment("text", "A barn. A door.", regions=regions)
-    document = page(Picture(0), grounded, Picture(1), num_media=2)
+    document = page(Image(0), grounded, Image(1), num_media=2)
     found = interleave_by_assignment(document, [[NAN, NAN], [0.1, 0.3]], side="after").document
-    assert found.segments == (replace(grounded, regions=(replace(regions[0], media=0),)), Picture(0))
+    assert found.segments == (replace(grounded, regions=(replace(regions[0], media=0),)), Image(0))
 
 
-def test_signals_and_scores_follow_their_pictures():
+def test_signals_and_scores_follow_their_images():
     document = replace(
         PAGE,
         signals=(Signal("robots", "page", ""), Signal("license", "media:1", "x"), Signal("license", "media:2", "y")),
@@ -216,8 +216,8 @@ def test_signals_and_scores_follow_their_pictures():
     assert found.scores[:2] == (Score("blur", "media:1", 5.0, "a"), Score("q", "document", 1.0, "c"))
 
 
-def test_page_without_text_loses_its_pictures():
-    document = page(Picture(0), num_media=1)
+def test_page_without_text_loses_its_images():
+    document = page(Image(0), num_media=1)
     assert interleave_by_assignment(document, []) == Interleaved(page(), (), (0,))
 
 

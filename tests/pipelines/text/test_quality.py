@@ -160,14 +160,14 @@ def test_text_with_nothing_left_has_no_text():
 def test_segments_lose_bad_paragraphs_and_empty_segments_vanish():
     paragraphs = GOOD["en"].split("\n\n")
     region = Region(0, 4, 0, (0, 0, 1, 1))
-    heading, picture = Segment("text", "Harbour", role="heading"), Segment("image", media=0)
+    heading, image = Segment("text", "Harbour", role="heading"), Segment("image", media=0)
     grounded = Segment("text", "Boat", regions=(region,))
     timed = Segment("text", "Hello", t0=1.0, t1=2.0)
     caption = Segment("text", "A boat", role="caption")
     segments = [
         heading,
         Segment("text", f"{paragraphs[0]}\n\nSkip this"),
-        picture,
+        image,
         caption,
         Segment("text", "Back to top"),
         grounded,
@@ -178,7 +178,7 @@ def test_segments_lose_bad_paragraphs_and_empty_segments_vanish():
     expected = (
         heading,
         Segment("text", paragraphs[0]),
-        picture,
+        image,
         caption,
         grounded,
         timed,

@@ -87,7 +87,7 @@ def test_the_container_may_state_no_duration_and_begin_late(folder):
     assert [f.t for f in extract_frames(late, [0.5, 1.5], settings())] == [0.5, 1.5]
 
 
-def test_pictures_stand_upright_and_pixels_are_square(folder):
+def test_images_stand_upright_and_pixels_are_square(folder):
     source = "testsrc=size=64x48:rate=5:duration=1"
     plain = make(folder / "plain.mp4", source, "-pix_fmt", "yuv420p")
     turned = str(folder / "turned.mp4")

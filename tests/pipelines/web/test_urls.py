@@ -177,7 +177,7 @@ PAGES = ("https://site.example/page?a=1&b=2", "https://site.example/other")
     [URLSET, b"\xef\xbb\xbf" + URLSET, b"\n " + URLSET, gzip.compress(URLSET), URLSET.replace(b"</urlset>", b"")],
     ids=["plain", "byte order mark", "space before", "gzip", "cut short"],
 )
-def test_pages_are_listed_once_and_pictures_not(body: bytes) -> None:
+def test_pages_are_listed_once_and_images_not(body: bytes) -> None:
     assert parse_sitemap(body) == Sitemap(PAGES, ())
 
 

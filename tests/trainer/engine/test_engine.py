@@ -96,7 +96,7 @@ def test_blocks_whose_weights_are_split_are_not_compiled(config):
         config(**{"engine.zero_stage": 3, "engine.compile": True})
 
 
-def one_rank_without_pictures(world, corpus, config):
+def one_rank_without_images(world, corpus, config):
     engine, micros = make(world, corpus, config)
     if world.rank == 1:
         micros = [_text_only(micro) for micro in micros]
@@ -114,10 +114,10 @@ def _text_only(micro):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_rank_without_pictures_does_not_hang(training_corpus, config, stage, frozen):
+def test_a_rank_without_images_does_not_hang(training_corpus, config, stage, frozen):
     lr = {"language_model": 1e-3} | ({} if frozen else {"encoder": 1e-3, "bridge": 1e-3})
     chosen = config(**{"engine.zero_stage": stage, "stages": [{"lr": lr}]})
-    first, second = in_ranks(2, one_rank_without_pictures, training_corpus, chosen, timeout=40)
+    first, second = in_ranks(2, one_rank_without_images, training_corpus, chosen, timeout=40)
     assert first == second
     assert math.isfinite(first[0])
 

@@ -17,7 +17,7 @@ from trainer.evaluation.sample_sheets import WIDTH
 from trainer.tasks.samples import drawn
 
 NUMBERS = tuple(f"boat {number}" for number in range(32))  # training captions name 0 to 29
-SMALL = {"captions": 2, "pictures": 2, "continuations": 2, "max_new_tokens": 4, "batch": 2, "judge_steps": 2}
+SMALL = {"captions": 2, "images": 2, "continuations": 2, "max_new_tokens": 4, "batch": 2, "judge_steps": 2}
 JUDGED = EvaluateSettings(attributes={"thing": ("dock", "pier"), "number": NUMBERS}, combined=("number",), **SMALL)
 
 
@@ -37,25 +37,25 @@ def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainCo
         "retrieval_at_1", "chance_retrieval_at_1", "num_retrieval",
         "generated_thing_held_out", "generated_number_held_out", "num_generated_held_out",
         "judge_thing_held_out", "judge_number_held_out", "num_judge_held_out",
-        "next_picture_error", "next_picture_copy_error", "num_next_pictures",
+        "next_image_error", "next_image_copy_error", "num_next_images",
         "next_frame_error", "next_frame_copy_error", "next_frame_told_error", "num_next_frames",
     }  # fmt: skip
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in figures.values())
     assert figures["chance_thing"] == 0.5
     assert figures["held_out_ce/pairs"] == 4.5
     sheets = {path.name: Image.open(path) for path in (folder / "samples").iterdir()}
-    assert sheets.keys() == {"captions.png", "pictures.png", "page.png", "video.png", "contact_sheet.png"}
+    assert sheets.keys() == {"captions.png", "images.png", "page.png", "video.png", "contact_sheet.png"}
     assert all(sheet.width == WIDTH for sheet in sheets.values())
     assert sheets["contact_sheet.png"].height > max(s.height for n, s in sheets.items() if n != "contact_sheet.png")
     assert (folder / "loss.png").exists()
 
 
-def test_without_attributes_losses_next_pictures_and_retrieval_remain(tmp_path: Path, training_corpus: str):
+def test_without_attributes_losses_next_images_and_retrieval_remain(tmp_path: Path, training_corpus: str):
     config = write_run(tmp_path, training_corpus, decoder=False)
     figures = evaluate(
         config.model_copy(update={"evaluate": EvaluateSettings(**SMALL)}), training_corpus, str(tmp_path)
     )
-    assert {"ce_right_picture", "ce_shuffled_picture", "next_picture_error", "retrieval_at_1"} <= figures.keys()
+    assert {"ce_right_picture", "ce_shuffled_picture", "next_image_error", "retrieval_at_1"} <= figures.keys()
     assert not any(name.startswith(("chance_thing", "caption_", "generated_", "judge_")) for name in figures)
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"captions.png", "contact_sheet.png"}
 
@@ -68,7 +68,7 @@ def test_combinations_that_no_training_caption_names_are_held_out(run: tuple[Pat
         assert {name: 2} == {name: len(pairs) for name, pairs in evaluation.sets.items()}
 
 
-def test_a_damaged_picture_is_left_out(run: tuple[Path, TrainConfig], training_corpus: str, tmp_path: Path):
+def test_a_damaged_image_is_left_out(run: tuple[Path, TrainConfig], training_corpus: str, tmp_path: Path):
     folder, config = run
     corpus = str(tmp_path / "corpus")
     shutil.copytree(training_corpus, corpus)

@@ -50,7 +50,7 @@ def tuned(run: FinishedRun) -> Callable[..., FinishedRun]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
     return tmp_path / "red.png"
 
@@ -70,8 +70,8 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_prompt_holds_texts_pictures_and_frames_in_order(run: FinishedRun, picture: Path, video: Path):
-    prompt = read_prompt(f"one [image:{picture}] two [video:{video}]", run, draw=True, num_frames=2)
+def test_a_prompt_holds_texts_images_and_frames_in_order(run: FinishedRun, image: Path, video: Path):
+    prompt = read_prompt(f"one [image:{image}] two [video:{video}]", run, draw=True, num_frames=2)
     text = run.tokenizer.decode(prompt.sequence.token_ids, with_own=True)
     slots = "<image>" * 4
     frames = "".join(f"[IMG]{'[gIMG]' * 4}[/IMG]" for _ in range(2))
@@ -87,23 +87,23 @@ def shown(content: str, run: FinishedRun, *, draw: bool = False) -> str:
     return slots.replace("<image>" * 4, "<image>").replace("[gIMG]" * 4, "[gIMG]")
 
 
-def test_a_tuned_model_is_asked(tuned: Callable[..., FinishedRun], picture: Path, video: Path):
-    chat, image = tuned(), f"[image:{picture}]"
+def test_a_tuned_model_is_asked(tuned: Callable[..., FinishedRun], image: Path, video: Path):
+    chat, asked_of = tuned(), f"[image:{image}]"
     begin = "<s>Answer. [USER]: [IMG]<image>[/IMG]What is it? [ASSISTANT]:"
-    assert shown(f"{image} What is it?", chat) == begin
-    assert shown(f"[USER]: {image} What is it? [ASSISTANT]:", chat) == begin
-    assert shown(f"{image} What is it? <grounding>", chat) == f"{begin}<grounding>"
-    assert shown(f"{image} What is it? [ASSISTANT]: A dock [USER]: Where? [ASSISTANT]: At", chat) == (
+    assert shown(f"{asked_of} What is it?", chat) == begin
+    assert shown(f"[USER]: {asked_of} What is it? [ASSISTANT]:", chat) == begin
+    assert shown(f"{asked_of} What is it? <grounding>", chat) == f"{begin}<grounding>"
+    assert shown(f"{asked_of} What is it? [ASSISTANT]: A dock [USER]: Where? [ASSISTANT]: At", chat) == (
         f"{begin} A dock</s>[USER]: Where? [ASSISTANT]: At"
     )
     located = "<patch_index_0000>" * 2 + "<patch_index_0224>" * 2
     asked = f"<grounding><phrase>It</phrase><object>{located}</object> is? [ASSISTANT]:"
-    assert shown(f"{image} [box:It:0,0,1,1] is?", chat).endswith(f"[/IMG]{asked}")
+    assert shown(f"{asked_of} [box:It:0,0,1,1] is?", chat).endswith(f"[/IMG]{asked}")
     frames = "[VIDEO]" + "[IMG][gIMG][/IMG]" * 2
     assert shown(f"[video:{video}] And this?", chat) == f"<s>Answer. [USER]: {frames}And this? [ASSISTANT]:"
 
 
-def test_boxes_are_locations_to_read_and_pictures_to_draw(run: FinishedRun, tuned: Callable[..., FinishedRun]):
+def test_boxes_are_locations_to_read_and_images_to_draw(run: FinishedRun, tuned: Callable[..., FinishedRun]):
     content = "a [box:red boat:0,0,0.5,1;0.5,0,1,1] here"
     first, second = ("".join(f"<patch_index_{n:04d}>" for n in box) for box in ((0, 0, 112, 224), (112, 0, 224, 224)))
     named, apart = "<s><grounding>a <phrase>red boat</phrase><object>", "</delimiter_of_multi_objects/>"
@@ -132,17 +132,17 @@ def test_boxes_are_written_as_they_are_read(run: FinishedRun):
         ("", "a side says nothing"),
         ("Hello [USER]: Hello", "are to take turns"),
         ("a [ASSISTANT]: b [USER]: [ASSISTANT]: c", "a side says nothing"),
-        ("a [ASSISTANT]: [image:{picture}]", "words alone"),
+        ("a [ASSISTANT]: [image:{image}]", "words alone"),
     ],
 )
 def test_a_conversation_that_is_none_is_refused(
-    tuned: Callable[..., FinishedRun], picture: Path, prompt: str, message: str
+    tuned: Callable[..., FinishedRun], image: Path, prompt: str, message: str
 ):
     with pytest.raises(UserError, match=message):
-        shown(prompt.replace("{picture}", str(picture)), tuned())
+        shown(prompt.replace("{image}", str(image)), tuned())
 
 
-@pytest.mark.parametrize(("form", "wanted", "able"), [("chat", "both", "text"), ("generation", "text", "picture")])
+@pytest.mark.parametrize(("form", "wanted", "able"), [("chat", "both", "text"), ("generation", "text", "image")])
 def test_a_tuned_model_is_not_asked_for_what_it_cannot_do(
     tuned: Callable[..., FinishedRun], tmp_path: Path, form: str, wanted: str, able: str
 ):
@@ -157,18 +157,16 @@ def test_frames_are_spread_evenly_over_a_video(video: Path):
     assert levels == pytest.approx([0, 50, 100, 150], abs=15)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "kinds"), [("text", {"text"}), ("picture", {"picture"}), ("both", {"text", "picture"})]
-)
-def test_texts_are_written_as_json_lines_and_pictures_as_png(
+@pytest.mark.parametrize(("wanted", "kinds"), [("text", {"text"}), ("image", {"image"}), ("both", {"text", "image"})])
+def test_texts_are_written_as_json_lines_and_images_as_png(
     run: FinishedRun, tmp_path: Path, wanted: str, kinds: set[str]
 ):
     rows = generate(run, ["a dock", "a boat", "a long way home"], Request(wanted, CHOICE), str(tmp_path))  # type: ignore[arg-type]
     assert [json.loads(line) for line in (tmp_path / "generated.jsonl").read_text().splitlines()] == rows
     assert [row["prompt"] for row in rows] == ["a dock", "a boat", "a long way home"]
     assert {kind for row in rows for part in row["parts"] for kind in part} == kinds
-    names = [name for row in rows for name in row["pictures"]]
-    assert len(names) == (3 if "picture" in kinds else 0)
+    names = [name for row in rows for name in row["images"]]
+    assert len(names) == (3 if "image" in kinds else 0)
     assert all(Image.open(tmp_path / name).size == (16, 16) for name in names)
 
 
@@ -179,8 +177,8 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     )
     assert first == again
     assert first != other
-    assert (tmp_path / "0" / first[0]["pictures"][0]).read_bytes() == (
-        tmp_path / "1" / first[0]["pictures"][0]
+    assert (tmp_path / "0" / first[0]["images"][0]).read_bytes() == (
+        tmp_path / "1" / first[0]["images"][0]
     ).read_bytes()
 
 
@@ -188,7 +186,7 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     ("prompt", "message"),
     [
         ("[image:nowhere.png]", "there is no file nowhere.png"),
-        ("[image:{text}]", "broken picture"),
+        ("[image:{text}]", "broken image"),
         ("[video:{text}]", "not a video that can be read"),
         ("word " * 400, "positions: shorten it"),
         ("a [box:boat:0.5,0,0.1,1]", "not .box:PHRASE:LEFT,TOP,RIGHT,BOTTOM. with places in 0..1"),
@@ -196,16 +194,16 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     ],
 )
 def test_prompts_that_cannot_be_read_are_named(run: FinishedRun, tmp_path: Path, prompt: str, message: str):
-    (tmp_path / "text").write_text("no picture")
+    (tmp_path / "text").write_text("no image")
     with pytest.raises(UserError, match=message):
         read_prompt(prompt.replace("{text}", str(tmp_path / "text")), run, draw=False, num_frames=2)
 
 
-def test_a_picture_of_a_run_without_decoder_is_refused(training_corpus: str, tmp_path: Path):
+def test_an_image_of_a_run_without_decoder_is_refused(training_corpus: str, tmp_path: Path):
     write_run(tmp_path, training_corpus, decoder=False)
     run = FinishedRun.open(str(tmp_path), LayoutConfig(), batch=2)
     with pytest.raises(UserError, match="has no image decoder"):
-        generate(run, ["a dock"], Request("picture", CHOICE), str(tmp_path / "out"))
+        generate(run, ["a dock"], Request("image", CHOICE), str(tmp_path / "out"))
 
 
 def test_prompts_come_from_json_lines(tmp_path: Path):
@@ -223,9 +221,9 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
     config = tmp_path / "config.yaml"
     config.write_text("model: {size: debug}\n")
     base = ["generate", "--config", str(config), "--out", str(run_folder)]
-    result = CliRunner().invoke(commands, [*base, "--prompt", "a dock", "--want", "picture"])
+    result = CliRunner().invoke(commands, [*base, "--prompt", "a dock", "--want", "image"])
     assert result.exit_code == 0, result.output
-    assert (run_folder / "generated/picture-0000-0.png").exists()
+    assert (run_folder / "generated/image-0000-0.png").exists()
     for options, message in (
         ([], "no prompt"),
         (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams is for --want text alone"),

@@ -11,7 +11,7 @@ WORDS = {"colour": ("red", "green", "blue"), "shape": ("square", "bar"), "positi
 HELD_OUT = ("red", "bar")
 
 
-def picture(colour: str, shape: str, position: str, number: int) -> Tensor:
+def image(colour: str, shape: str, position: str, number: int) -> Tensor:
     """A square or an upright bar on grey, a little elsewhere each time."""
     draw = torch.Generator().manual_seed(number)
     image = torch.randint(110, 140, (3, 16, 16), generator=draw, dtype=torch.uint8)
@@ -27,7 +27,7 @@ def picture(colour: str, shape: str, position: str, number: int) -> Tensor:
 def judge() -> Judge:
     seen = [values for values in itertools.product(*WORDS.values()) if values[:2] != HELD_OUT] * 20
     judge = Judge(Attributes(WORDS, ("colour", "shape")), torch.device("cpu"))
-    images = torch.stack([picture(*values, number) for number, values in enumerate(seen)])
+    images = torch.stack([image(*values, number) for number, values in enumerate(seen)])
     judge.learn(images, [dict(zip(WORDS, values, strict=True)) for values in seen], steps=60)
     return judge
 
@@ -35,7 +35,7 @@ def judge() -> Judge:
 def test_a_judge_tells_seen_and_held_out_combinations(judge: Judge):
     for combinations in (itertools.product(*WORDS.values()), [(*HELD_OUT, "left"), (*HELD_OUT, "right")]):
         asked = [(values, number) for values in combinations for number in range(1000, 1005)]
-        found = judge.read(torch.stack([picture(*values, number) for values, number in asked]))
+        found = judge.read(torch.stack([image(*values, number) for values, number in asked]))
         right = [tuple(read.values()) == values for read, (values, _) in zip(found, asked, strict=True)]
         assert sum(right) / len(right) >= 0.95
 

@@ -194,10 +194,10 @@ def test_an_exhausted_source_stops_the_run():
         take(plan(max_passes={"pages": 1}), 60)
 
 
-def test_pictures_alone_are_packs_of_one():
-    pictures = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
+def test_images_alone_are_packs_of_one():
+    images = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
     settings = PlanSettings(length=1, packs_per_step=16)
-    assert pictures.place(2) == (0, 2)
-    assert pictures.place(3) == (1, 0)
-    step = next(iter(Plan([pictures], settings, [Phase(weights={"pairs": 1.0})], "f")))
+    assert images.place(2) == (0, 2)
+    assert images.place(3) == (1, 0)
+    step = next(iter(Plan([images], settings, [Phase(weights={"pairs": 1.0})], "f")))
     assert sum(len(pack) for pack in step.packs) == 16

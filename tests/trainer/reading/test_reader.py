@@ -53,7 +53,7 @@ def test_what_is_read_is_what_was_planned(opened):
                 )
 
 
-def test_pictures_and_texts_are_the_samples_own(opened):
+def test_images_and_texts_are_the_samples_own(opened):
     manifest = opened.corpus.manifest
     for step in take(opened.loader(opened.plan()), 2):
         for piece in (piece for pack in step.packs for piece in pack):
@@ -116,7 +116,7 @@ def _rows(path: str) -> list[dict]:
     return list(read_rows(path))
 
 
-def test_a_broken_picture_is_replaced_the_same_way_everywhere(copy):
+def test_a_broken_image_is_replaced_the_same_way_everywhere(copy):
     keys = [row["key"] for row in read_sidecar(f"{copy}/pairs/train/pairs-000000.parquet")]
     broken = damage(copy, "pairs", {keys[3], keys[7]})
     broken |= damage(
@@ -139,14 +139,14 @@ def test_a_broken_picture_is_replaced_the_same_way_everywhere(copy):
         assert digest(together) == digest(step.packs)
 
 
-def test_a_source_of_broken_pictures_ends_the_run(copy):
+def test_a_source_of_broken_images_ends_the_run(copy):
     damage(copy, "pairs")
     opened = Opened(copy)
     with pytest.raises(RunError, match=r"pairs: .* cannot be read .*, nor any of 64 others in its place"):
         take(opened.loader(opened.plan()), NUM_STEPS)
 
 
-def test_many_broken_pictures_end_the_run(copy):
+def test_many_broken_images_end_the_run(copy):
     keys = [row["key"] for row in read_sidecar(f"{copy}/pairs/train/pairs-000000.parquet")]
     damage(copy, "pairs", set(keys[:12]))
     opened = Opened(copy)

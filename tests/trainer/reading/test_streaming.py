@@ -23,7 +23,7 @@ from pipelines.document import Decision, Document, Provenance, Segment
 from pipelines.errors import RunError, UserError
 from pipelines.settings import dump_yaml
 from pipelines.text.byte_level_bpe import train_bpe
-from tests.pipelines.corpus_builder import picture
+from tests.pipelines.corpus_builder import image
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer import __main__
@@ -48,12 +48,12 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four compressed tars of pairs, and a plain one of texts; one picture is broken."""
+    """Four compressed tars of pairs, and a plain one of texts; one image is broken."""
     folder = tmp_path_factory.mktemp("tars")
     for number in range(4):
         samples = []
         for n in range(number * 10, number * 10 + 10):
-            data = picture(n) if n != 13 else picture(n)[:300]
+            data = image(n) if n != 13 else image(n)[:300]
             samples.append({"__key__": f"{n:04d}", "jpg": data, "txt": f"a caption of {n}"})
         write_tar(folder / "pairs.tar", samples)
         (folder / f"pairs-{number}.tar.gz").write_bytes(gzip.compress((folder / "pairs.tar").read_bytes()))

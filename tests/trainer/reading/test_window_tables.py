@@ -13,7 +13,7 @@ from pipelines.shards.index import index_corpus
 from pipelines.shards.token_sidecar import FastEncoder, token_row, write_token_sidecar
 from pipelines.text.byte_level_bpe import train_bpe
 from pipelines.tokenize import run_tokenize
-from tests.pipelines.corpus_builder import picture
+from tests.pipelines.corpus_builder import image
 from tests.trainer.small_corpus import build
 from trainer.reading.byte_store import ByteStore
 from trainer.reading.corpus import TrainingCorpus
@@ -50,7 +50,7 @@ def test_what_cannot_fit_is_refused_with_its_reason(folder):
     pairs = source_windows(folder, corpus.manifest, corpus.tokens, layout, 40)[1]
     assert pairs.num_samples == 0
     assert len(pairs.refused) == 30
-    assert pairs.refused[0][1].startswith("too_large: a picture takes")
+    assert pairs.refused[0][1].startswith("too_large: an image takes")
 
 
 def test_columns_measure_any_mixture_of_segments(tmp_path):
@@ -99,7 +99,7 @@ def test_foreign_tars_are_read_after_index(tmp_path):
     folder.mkdir()
     with webdataset.TarWriter(str(folder / "00000.tar")) as writer:
         for n in range(6):
-            writer.write({"__key__": f"{n:09d}", "jpg": picture(n), "txt": f"a caption of {n}"})
+            writer.write({"__key__": f"{n:09d}", "jpg": image(n), "txt": f"a caption of {n}"})
         writer.write({"__key__": "000000009", "bin": b"nothing that we read"})
     index_corpus(str(folder))
     run_tokenize(str(folder), None, Runner(), train_bpe=270)
@@ -111,9 +111,9 @@ def test_foreign_tars_are_read_after_index(tmp_path):
     assert [(key, reason) for key, reason in table.refused] == [("000000009", "not_allowed")]
     shard, row = table.place(4)
     reader = corpus.reader(table.shards[shard])
-    assert reader.picture(row, 0) == picture(4)
+    assert reader.image(row, 0) == image(4)
     assert layout.tokenizer.decode(reader.segments(row)[1].ids) == "a caption of 4"
-    assert reader.raw(row) == ("000000004", {"jpg": picture(4), "txt": b"a caption of 4"})
+    assert reader.raw(row) == ("000000004", {"jpg": image(4), "txt": b"a caption of 4"})
 
 
 def test_remote_tars_are_read_through_a_bounded_cache(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of pictures or of captions."""
+"""Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of images or of captions."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
 
 
-def picture_run(**changes):
+def image_run(**changes):
     plan = {"length": 1, "packs_per_step": 4, "stretch_packs": 32}
     return {
         **RUN,
@@ -32,8 +32,8 @@ def picture_run(**changes):
 
 def config(size="debug", changes=None, **decoder):
     """A run of the decoder at debug size, with the average of its weights."""
-    autoencoder = picture_run(stages=[{"lr": {"autoencoder": 1e-3}}])
-    run = picture_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
+    autoencoder = image_run(stages=[{"lr": {"autoencoder": 1e-3}}])
+    run = image_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
     model = {"size": size, "changes": {"image_decoder": {"ema_decay": 0.5} | (changes or {})}}
     return TrainConfig.model_validate({"model": model, "decoder": run})
 

@@ -8,7 +8,7 @@ from model.config import named_size
 from model.vision_encoder import Encoder
 from model.weights import load, read
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
-from tests.pipelines.corpus_builder import picture
+from tests.pipelines.corpus_builder import image
 from tests.trainer.conftest import RUN
 from tests.trainer.ranks import in_ranks
 from tests.trainer.small_corpus import take
@@ -72,7 +72,7 @@ def test_the_main_model_takes_the_encoder(trained):
 
 def test_the_corpus_filter_takes_the_model(trained):
     match = ImageTextMatch(MatchSettings(model=str(trained / "model"), batch_size=2))
-    (similarity,) = match.similarities([picture(1, "JPEG")], ["a dock"])
+    (similarity,) = match.similarities([image(1, "JPEG")], ["a dock"])
     assert -1 <= similarity <= 1
 
 
@@ -104,7 +104,7 @@ def test_one_batch_overfits(training_corpus):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_pictures_are_shifted_whole():
+def test_images_are_shifted_whole():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
     moved = shifted(images, 2)

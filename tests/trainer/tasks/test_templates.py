@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from model.config import BridgeConfig
-from model.segment import Picture, Segment, grounded_text, text
+from model.segment import ImageSegment, Segment, grounded_text, text
 from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.tasks.templates import ANSWER, TemplateLayout, TemplateSettings, box_picture
+from trainer.tasks.templates import ANSWER, TemplateLayout, TemplateSettings, box_image
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
 SYSTEM = "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses."
@@ -44,10 +44,10 @@ def written(layout: TemplateLayout, *segments: Segment, length: int = 512) -> li
 
 
 def pair(layout: TemplateLayout, number: int = 0, caption: str = "a cat") -> list[Segment]:
-    return [Picture(number), text(caption, layout.tokenizer, role="caption")]
+    return [ImageSegment(number), text(caption, layout.tokenizer, role="caption")]
 
 
-def test_a_captioned_picture_becomes_a_question_and_its_answer(layout):
+def test_a_captioned_image_becomes_a_question_and_its_answer(layout):
     chat = layout(instructions=["What is it?"])
     (sequence,) = written(chat, *pair(chat))
     assert shown(chat, sequence) == f"<s>{SYSTEM} [USER]: {SLOTS}What is it? [ASSISTANT]: a cat</s>"
@@ -55,7 +55,7 @@ def test_a_captioned_picture_becomes_a_question_and_its_answer(layout):
     assert VISUAL not in sequence.targets
 
 
-def test_each_captioned_picture_is_a_turn_and_all_answers_are_learned(layout):
+def test_each_captioned_image_is_a_turn_and_all_answers_are_learned(layout):
     chat = layout(system="", instructions=["What is it?"])
     body = text("elsewhere", chat.tokenizer)
     (sequence,) = written(chat, *pair(chat), body, *pair(chat, 1, "a dog"))
@@ -72,7 +72,7 @@ def test_emu_instruct_says_what_it_is_given(layout):
         "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I "
         "provide it to you. Please answer my questions based on the given image."
     )
-    assert shown(emu, sequence) == f"<s>{system} [USER]: {SLOTS}Describe the picture. [ASSISTANT]: a cat</s>"
+    assert shown(emu, sequence) == f"<s>{system} [USER]: {SLOTS}Describe the image. [ASSISTANT]: a cat</s>"
     assert shown(emu, sequence, TEXT) == " a cat</s>"
     start, end = emu.ids["[IMG]"], emu.ids["[/IMG]"]
     assert [int(np.sum(sequence.token_ids == i)) for i in (start, end)] == [2, 2]
@@ -81,10 +81,10 @@ def test_emu_instruct_says_what_it_is_given(layout):
 def test_a_video_is_asked_about_as_such(layout):
     emu = layout("emu", form="emu")
     caption = text("a cat runs", emu.tokenizer, role="caption")
-    (sequence,) = written(emu, Picture(0, frame=True), Picture(1, frame=True), caption)
+    (sequence,) = written(emu, ImageSegment(0, frame=True), ImageSegment(1, frame=True), caption)
     assert "a video consisting of multiple chronological images" in shown(emu, sequence)
     chat = layout()
-    (sequence,) = written(chat, Picture(0, frame=True), Picture(1, frame=True), caption)
+    (sequence,) = written(chat, ImageSegment(0, frame=True), ImageSegment(1, frame=True), caption)
     assert f"[USER]: [VIDEO]{SLOTS.replace('<image>', '[gIMG]') * 2}Describe" in shown(chat, sequence)
     assert shown(chat, sequence, TEXT) == " a cat runs</s>"
 
@@ -92,7 +92,7 @@ def test_a_video_is_asked_about_as_such(layout):
 def test_boxes_are_asked_for_and_learned(layout):
     chat = layout(instructions=["What is it?"])
     caption = grounded_text("a cat here", [(2, 5, BOX)], chat.tokenizer)
-    (window,) = chat.split([Picture(0), caption], 512)
+    (window,) = chat.split([ImageSegment(0), caption], 512)
     sequence = chat.lay_out(window)
     system = "You are a helpful assistant, dedicated to provide concise and efficient answers."
     located = "".join(f"<patch_index_{n:04d}>" for n in (56, 112, 168, 224))
@@ -122,12 +122,12 @@ def test_a_long_conversation_loses_turns_then_the_end_of_its_answer(layout):
         chat.split(segments, 15)
 
 
-def test_a_sample_without_captioned_pictures_is_none(layout):
+def test_a_sample_without_captioned_images_is_none(layout):
     chat = layout()
-    assert chat.split([text("a page", chat.tokenizer), Picture(0)], 512) == []
+    assert chat.split([text("a page", chat.tokenizer), ImageSegment(0)], 512) == []
 
 
-def test_of_a_drawing_the_picture_alone_is_learned(layout):
+def test_of_a_drawing_the_image_alone_is_learned(layout):
     gen = layout(form="generation")
     first, second = written(gen, *pair(gen), *pair(gen, 1, "a dog"))
     assert shown(gen, first) == f"<s>a cat{SLOTS}</s>"
@@ -136,10 +136,10 @@ def test_of_a_drawing_the_picture_alone_is_learned(layout):
     assert shown(gen, first, VISUAL) == "<image>" * 4
 
 
-def test_boxes_of_a_drawing_are_pictures(layout):
+def test_boxes_of_a_drawing_are_images(layout):
     gen = layout(form="generation")
     caption = grounded_text("a cat here", [(2, 5, BOX), (2, 5, (0, 0, 0.5, 0.5))], gen.tokenizer)
-    (sequence,) = written(gen, Picture(0), caption)
+    (sequence,) = written(gen, ImageSegment(0), caption)
     objects = f"<object>{SLOTS}</delimiter_of_multi_objects/>{SLOTS}</object>"
     assert shown(gen, sequence) == f"<s><grounding>a <phrase>cat</phrase>{objects} here{SLOTS}</s>"
     assert sequence.images == (-1, -2, 0)
@@ -147,7 +147,7 @@ def test_boxes_of_a_drawing_are_pictures(layout):
 
 
 def test_a_box_is_a_white_outline_on_black():
-    canvas = box_picture(BOX, 448)
+    canvas = box_image(BOX, 448)
     assert canvas.shape == (448, 448, 3)
     assert (canvas[224, 112:337] == 255).all()
     assert (canvas[230:440, 120:330] == 0).all()
@@ -161,18 +161,18 @@ def asked(layout: TemplateLayout, *segments: Segment) -> str:
 def test_a_prompt_is_a_conversation_without_its_last_answer(layout):
     chat = layout(instructions=["What is it?"])
     (sequence,) = written(chat, *pair(chat))
-    prompt = chat.prompt([Picture(0), text("What is it?", chat.tokenizer)])
+    prompt = chat.prompt([ImageSegment(0), text("What is it?", chat.tokenizer)])
     size = len(prompt.token_ids)
     assert prompt.token_ids.tolist() == sequence.token_ids[:size].tolist()
     assert shown(chat, sequence)[len(shown(chat, prompt)) :] == " a cat</s>"
     assert prompt.images == (0,)
-    assert chat.prompt([Picture(0)]).token_ids.tolist() == prompt.token_ids.tolist()
+    assert chat.prompt([ImageSegment(0)]).token_ids.tolist() == prompt.token_ids.tolist()
 
 
 def test_a_prompt_goes_on_with_a_conversation(layout):
     chat = layout(system="")
     said = [text("[IMG]?", chat.tokenizer), text("No.", chat.tokenizer, role=ANSWER)]
-    more = [text("And", chat.tokenizer), Picture(0), Picture(1)]
+    more = [text("And", chat.tokenizer), ImageSegment(0), ImageSegment(1)]
     begin, later = "<s>[USER]: [IMG]? [ASSISTANT]: No.", f"</s>[USER]: And{SLOTS}{SLOTS} [ASSISTANT]:"
     assert asked(chat, *said, *more) == begin + later
     assert asked(chat, *said, *more, text("It is", chat.tokenizer, role=ANSWER)) == begin + later + " It is"
@@ -180,14 +180,14 @@ def test_a_prompt_goes_on_with_a_conversation(layout):
     assert chat.ids["[IMG]"] not in prompt.token_ids  # what a user types is text
 
 
-def test_a_prompt_for_a_drawing_is_a_sample_up_to_its_picture(layout):
+def test_a_prompt_for_a_drawing_is_a_sample_up_to_its_image(layout):
     gen = layout(form="generation")
     caption = grounded_text("a cat here", [(2, 5, BOX), (2, 5, (0, 0, 0.5, 0.5))], gen.tokenizer)
     for words in (caption, text("a cat", gen.tokenizer, role="caption")):
-        (sequence,) = written(gen, Picture(0), words)
+        (sequence,) = written(gen, ImageSegment(0), words)
         prompt = gen.prompt([words], draw=True)
         assert prompt.token_ids.tolist() == sequence.token_ids[: len(prompt.token_ids)].tolist()
         assert prompt.images == sequence.images[:-1]
         assert shown(gen, prompt).endswith("[IMG]")
-    example = gen.prompt([Picture(0), text("on the beach", gen.tokenizer)], draw=True)
+    example = gen.prompt([ImageSegment(0), text("on the beach", gen.tokenizer)], draw=True)
     assert shown(gen, example) == f"<s>{SLOTS}on the beach[IMG]"

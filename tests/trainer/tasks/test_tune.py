@@ -135,8 +135,8 @@ def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
     true = run.embed(torch.stack([as_tensor(piece.images[0]) for piece in pieces]))
     nearest = torch.cdist(drawn.flatten(1), true.flatten(1)).argmin(1)
     torch.testing.assert_close(true[nearest], true)  # some captions come twice
-    (row,) = answer(tmp_path, "--prompt", captions[0], "--want", "picture")
-    assert Image.open(tmp_path / "tune/generated" / row["pictures"][0]).size == (16, 16)
+    (row,) = answer(tmp_path, "--prompt", captions[0], "--want", "image")
+    assert Image.open(tmp_path / "tune/generated" / row["images"][0]).size == (16, 16)
 
 
 def test_the_two_sides_begin_as_their_words(training_corpus, tmp_path):

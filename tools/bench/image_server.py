@@ -1,4 +1,4 @@
-"""Pictures for the fetch benchmark, made once, and a server for them: `python -m tools.bench.pictures FOLDER`.
+"""Images for the fetch benchmark, made once, and a server for them: `python -m tools.bench.image_server FOLDER`.
 
 Noise at many scales, as photographs have it, so that a JPEG holds as much as a photograph's: 400x300 to 1600x1200.
 All of them lie in one file that the server maps into memory: what it costs to serve is little beside fetching. It
@@ -28,30 +28,30 @@ from numpy.typing import NDArray
 
 ADDRESSES = tuple(f"127.0.2.{n}" for n in range(1, 13))
 PORTS = {"http": 8703, "https": 8704}
-NUM_PICTURES = 3000
+NUM_IMAGES = 3000
 _WIDTHS = range(400, 1601, 100)
 _KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
-_FIELD = 2400  # pixels a side of what pictures are cut from
+_FIELD = 2400  # pixels a side of what images are cut from
 
 
-def make_pictures(folder: Path, num_pictures: int = NUM_PICTURES) -> None:
-    """Write the pictures into a folder, unless they are there."""
-    index = folder / f"pictures-{num_pictures}.json"
+def make_images(folder: Path, num_images: int = NUM_IMAGES) -> None:
+    """Write the images into a folder, unless they are there."""
+    index = folder / f"images-{num_images}.json"
     if index.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     places: list[tuple[int, int]] = []
-    with open(folder / f"pictures-{num_pictures}.bin", "wb") as file:
-        for data in _pictures(num_pictures):
+    with open(folder / f"images-{num_images}.bin", "wb") as file:
+        for data in _images(num_images):
             places.append((file.tell(), len(data)))
             file.write(data)
     index.write_text(json.dumps(places))
 
 
-def urls(scheme: str, num_pictures: int) -> list[str]:
-    """Where each picture is served: in turns on all addresses."""
+def urls(scheme: str, num_images: int) -> list[str]:
+    """Where each image is served: in turns on all addresses."""
     port = PORTS[scheme]
-    return [f"{scheme}://{ADDRESSES[n % len(ADDRESSES)]}:{port}/{n:06d}.jpg" for n in range(num_pictures)]
+    return [f"{scheme}://{ADDRESSES[n % len(ADDRESSES)]}:{port}/{n:06d}.jpg" for n in range(num_images)]
 
 
 def trusted_certificates(folder: Path) -> Path:
@@ -64,10 +64,10 @@ def trusted_certificates(folder: Path) -> Path:
     return both
 
 
-def _pictures(num_pictures: int) -> Iterator[bytes]:
+def _images(num_images: int) -> Iterator[bytes]:
     rng = np.random.default_rng(0)
     fields = [_noise(rng) for _ in range(4)]
-    for n in range(num_pictures):
+    for n in range(num_images):
         width = _WIDTHS[n % len(_WIDTHS)]
         height = width * 3 // 4
         x, y = rng.integers(0, _FIELD - width), rng.integers(0, _FIELD - height)
@@ -92,7 +92,7 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
 def _certificate() -> bytes:
     """A certificate for all addresses, signed by itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tools.bench.pictures")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tools.bench.image_server")])
     addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
     certificate = (
         x509.CertificateBuilder()
@@ -112,10 +112,10 @@ def _certificate() -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM) + private
 
 
-async def serve(folder: Path, num_pictures: int = NUM_PICTURES) -> None:
-    """Serve the pictures on all addresses until terminated; a line on stdout says when it is ready."""
-    places = json.loads((folder / f"pictures-{num_pictures}.json").read_text())
-    with open(folder / f"pictures-{num_pictures}.bin", "rb") as file:
+async def serve(folder: Path, num_images: int = NUM_IMAGES) -> None:
+    """Serve the images on all addresses until terminated; a line on stdout says when it is ready."""
+    places = json.loads((folder / f"images-{num_images}.json").read_text())
+    with open(folder / f"images-{num_images}.bin", "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
