@@ -192,8 +192,8 @@ class RunSettings(Settings):
             )
         if any(phase.unit == "tokens" for phase in mixture.phases):
             raise ValueError("mixture: streams are mixed by samples: what they have of tokens is not known before")
-        if mixture.max_passes:
-            raise ValueError("mixture.max_passes: what is in streams is not known before, nor how often it is seen")
+        if mixture.max_epochs:
+            raise ValueError("mixture.max_epochs: what is in streams is not known before, nor how often it is seen")
         if self.held_out.every is not None:
             raise ValueError("held_out.every: streams have no held-out split: set it to null")
         return self

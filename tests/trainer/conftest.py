@@ -68,7 +68,7 @@ def check_run() -> Callable[[str, str], list[str]]:
 
 
 def run_findings(run: str, corpus: str) -> list[str]:
-    """Positions without gaps or repeats, passes complete before the next, every step there."""
+    """Positions without gaps or repeats, epochs complete before the next, every step there."""
     import pyarrow.parquet as pq
 
     rows = [r for p in sorted(Path(run).glob("consumed/*.parquet")) for r in pq.read_table(p).to_pylist()]
@@ -85,8 +85,8 @@ def run_findings(run: str, corpus: str) -> list[str]:
     for r in sorted(rows, key=lambda r: (r["position"], r["window"])):
         if r["window"] == 0:
             turn = r["replaces"] or r["key"]
-            keys = seen.setdefault((r["source"], r["pass"]), set())
+            keys = seen.setdefault((r["source"], r["epoch"]), set())
             if turn in keys:
-                found.append(f"{turn} twice in pass {r['pass']} of {r['source']}")
+                found.append(f"{turn} twice in epoch {r['epoch']} of {r['source']}")
             keys.add(turn)
     return found

@@ -158,7 +158,7 @@ def test_a_corpus_that_does_not_fit_itself_is_refused(corpus, killed_run, tmp_pa
     ("changes", "size", "message"),
     [
         ({"mixture": {"phases": [{"weights": {"pairs": 0.5, "texts": 0.4}}]}}, 1, "the weights sum to 0.9, not to 1"),
-        ({"mixture.max_passes": {"pairs": 0.5}}, 1, "pairs is exhausted"),
+        ({"mixture.max_epochs": {"pairs": 0.5}}, 1, "pairs is exhausted"),
         (
             {"data.plan": {**TREE["pretrain"]["data"]["plan"], "packs_per_step": 1}, "engine.micro_packs": None},
             2,

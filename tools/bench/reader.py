@@ -98,7 +98,7 @@ def _rate(items: Iterator[Any], num: int, clock: Callable[[], float] = time.perf
 
 
 def _our_places(corpus: TrainingCorpus) -> Iterator[tuple[Any, int]]:
-    """Readers and rows in the order of training, pass after pass."""
+    """Readers and rows in the order of training, epoch after epoch."""
     (named,) = corpus.manifest.sources
     shards = corpus.manifest.shards_of(named.name, corpus.split)
     source = one_window_each(named.name, named.kind, [s.path for s in shards], [s.samples for s in shards])

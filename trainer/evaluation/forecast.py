@@ -1,4 +1,4 @@
-"""What a mixture will do, before anything runs: passes over each source, when one is through, fill, tokens a step.
+"""What a mixture will do, before anything runs: epochs over each source, when one is through, fill, tokens a step.
 
 Of streams only the shares are known.
 """
@@ -88,20 +88,20 @@ def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
             f"steps {phase.first:,} to {phase.first + phase.num_steps - 1:,}: a step has {per_step[0]:,.1f} samples, "
             f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} images; packs are {phase.fill:.1%} full"
         )
-        lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'images':>12} {'passes':>8}")
+        lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'images':>12} {'epochs':>8}")
         rows = zip(data.sources, phase.samples, phase.tokens, phase.images, strict=True)
         for number, (source, samples, tokens, images) in enumerate(rows):
             if not samples:
                 continue
             before, drawn = done[number], samples * phase.num_steps
             done[number] += drawn
-            passes = done[number] / source.num_samples
+            epochs = done[number] / source.num_samples
             line = f"  {source.name:24} {drawn:12,.0f} {source.num_samples:12,} {tokens * phase.num_steps:15,.0f}"
-            line += f" {images * phase.num_steps:12,.0f} {passes:8.2f}"
-            limit = data.run.mixture.max_passes.get(source.name)
+            line += f" {images * phase.num_steps:12,.0f} {epochs:8.2f}"
+            limit = data.run.mixture.max_epochs.get(source.name)
             end = phase.first + (source.num_samples * (limit or 1) - before) / samples
-            if limit is not None and passes > limit:
-                line += f"  runs dry at about step {end:,.0f}: mixture.max_passes is {limit:g}"
+            if limit is not None and epochs > limit:
+                line += f"  runs dry at about step {end:,.0f}: mixture.max_epochs is {limit:g}"
             elif before < source.num_samples < done[number]:
                 line += f"  first seen whole at about step {end:,.0f}"
             lines.append(line)
@@ -117,7 +117,7 @@ def describe_streams(data: StreamData) -> str:
     """What is known of a run on streams."""
     run, plan = data.run, data.run.data.plan
     ends = [*(phase.step for phase in run.mixture.phases[1:]), run.steps]
-    lines = [f"order: {data.order}; how much is in streams, and so passes and fill, is not known before they are read"]
+    lines = [f"order: {data.order}; how much is in streams, and so epochs and fill, is not known before they are read"]
     for phase, end in zip(run.mixture.phases, ends, strict=True):
         if phase.step >= run.steps:
             break

@@ -58,7 +58,7 @@ class MixtureSettings(Settings):
     """How sources are mixed, phase by phase."""
 
     phases: tuple[Phase, ...] = Field(min_length=1, description="in the order of their steps, the first at step 0")
-    max_passes: dict[str, float] = Field(
+    max_epochs: dict[str, float] = Field(
         default_factory=dict, description="how often a source may be gone through, at most; training ends there"
     )
 

@@ -1,7 +1,7 @@
-"""The order in which a source is gone through: a permutation of each pass that is computed, not stored.
+"""The order in which a source is gone through: a permutation of each epoch that is computed, not stored.
 
-A pass is cut into blocks of neighbours in the tars, the blocks are permuted, and samples are permuted within pools of
-several blocks. So reads stay close together, any place of any pass is found in constant time, and a resume needs to
+An epoch is cut into blocks of neighbours in the tars, the blocks are permuted, and samples are permuted within pools of
+several blocks. So reads stay close together, any place of any epoch is found in constant time, and a resume needs to
 refill no buffer.
 """
 
@@ -83,7 +83,7 @@ class SourceOrder:
     """The order of one source.
 
     Args:
-        num_samples: Samples in a pass.
+        num_samples: Samples in an epoch.
         seed: Another seed is another order.
         name: The source's.
         settings: How far samples are scattered.
@@ -96,18 +96,18 @@ class SourceOrder:
         self._block, self._pool = settings.block_samples, settings.pool_blocks
         self._num_blocks = -(-num_samples // self._block)
         self._missing = self._num_blocks * self._block - num_samples  # what the last block lacks
-        self._short_at: dict[int, int] = {}  # pass -> place of the last block among the permuted ones
+        self._short_at: dict[int, int] = {}  # epoch -> place of the last block among the permuted ones
 
     def samples(self, ordinals: I64) -> tuple[I64, I64]:
-        """Pass and sample of each ordinal: the how manieth sample drawn from this source, from 0."""
-        passes, places = np.divmod(ordinals, self.num_samples)
+        """Epoch and sample of each ordinal: the how manieth sample drawn from this source, from 0."""
+        epochs, places = np.divmod(ordinals, self.num_samples)
         samples = np.empty_like(places)
-        for number in np.unique(passes).tolist():
-            chosen = passes == number
-            samples[chosen] = self._in_pass(number, places[chosen])
-        return passes, samples
+        for number in np.unique(epochs).tolist():
+            chosen = epochs == number
+            samples[chosen] = self._in_epoch(number, places[chosen])
+        return epochs, samples
 
-    def _in_pass(self, number: int, places: I64) -> I64:
+    def _in_epoch(self, number: int, places: I64) -> I64:
         key = key_of(self._key, "pass", number)
         if number not in self._short_at:
             last = np.array([self._num_blocks - 1], np.int64)
@@ -138,16 +138,16 @@ class Upcoming:
 
     def __init__(self, order: SourceOrder, totals: I64) -> None:
         self._order, self._all_totals = order, totals
-        self._ahead = min(_AHEAD, max(64, order.num_samples))  # each pass is worked out by itself
+        self._ahead = min(_AHEAD, max(64, order.num_samples))  # each epoch is worked out by itself
         self._base = 0  # the ordinal of the first that is kept
-        self.passes = self.samples = self.totals = np.zeros(0, np.int64)
+        self.epochs = self.samples = self.totals = np.zeros(0, np.int64)
         self._total_list: list[int] = []
 
     def at(self, ordinals: I64) -> tuple[I64, I64, I64]:
-        """Pass, sample and its total places, for rising ordinals."""
+        """Epoch, sample and its total places, for rising ordinals."""
         self.reach(int(ordinals[0]), int(ordinals[-1]) + 1)
         index = ordinals - self._base
-        return self.passes[index], self.samples[index], self.totals[index]
+        return self.epochs[index], self.samples[index], self.totals[index]
 
     def total(self, ordinal: int) -> int:
         """Places of all windows of a coming sample, inside what was reached for or after it."""
@@ -159,15 +159,15 @@ class Upcoming:
         """Make sure of ordinals from `start` to `end`; earlier ones may be forgotten."""
         if start < self._base or start > self._base + len(self.samples):
             self._base = start
-            self.passes = self.samples = self.totals = np.zeros(0, np.int64)
+            self.epochs = self.samples = self.totals = np.zeros(0, np.int64)
         elif end > self._base + len(self.samples):
             keep = slice(start - self._base, None)
-            self.passes, self.samples, self.totals = self.passes[keep], self.samples[keep], self.totals[keep]
+            self.epochs, self.samples, self.totals = self.epochs[keep], self.samples[keep], self.totals[keep]
             self._base = start
         have = self._base + len(self.samples)
         if end > have or not len(self._total_list):
-            passes, samples = self._order.samples(np.arange(have, max(end, have + self._ahead)))
-            self.passes = np.concatenate([self.passes, passes])
+            epochs, samples = self._order.samples(np.arange(have, max(end, have + self._ahead)))
+            self.epochs = np.concatenate([self.epochs, epochs])
             self.samples = np.concatenate([self.samples, samples])
             self.totals = np.concatenate([self.totals, self._all_totals[samples]])
             self._total_list = self.totals.tolist()

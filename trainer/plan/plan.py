@@ -32,7 +32,7 @@ class Plan:
             begins with the next stretch, so that no sample is lost or repeated.
         fingerprint: Of the corpus, the tokenizer and the layout: of all that windows depend on.
         costs: By what packs are balanced.
-        max_passes: How often a source may be gone through, at most.
+        max_epochs: How often a source may be gone through, at most.
         state: To go on from; null for the beginning.
 
     Raises:
@@ -47,7 +47,7 @@ class Plan:
         fingerprint: str,
         *,
         costs: Costs | None = None,
-        max_passes: dict[str, float] | None = None,
+        max_epochs: dict[str, float] | None = None,
         state: PlanState | None = None,
     ) -> None:
         self.sources = tuple(sources)
@@ -56,7 +56,7 @@ class Plan:
         decided = settings.model_dump(include={"length", "max_images", "order"})
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
         self._names = [source.name for source in self.sources]
-        self.max_passes = dict(max_passes or {})
+        self.max_epochs = dict(max_epochs or {})
         self.change(phases)
         zeros = (0,) * len(self.sources)
         self.state = state or PlanState(
@@ -105,7 +105,7 @@ class Plan:
         )
         columns = {name: column[:num_pieces] for name, column in columns.items()}
         end = self._end(start, drawn_sources, columns, num_steps)
-        self._check_passes(end, start)
+        self._check_epochs(end, start)
         steps = deal(*self._pack_costs(packs, columns), num_steps)
         return Stretch(start=start, end=end, **columns, packs=packs, steps=steps, phase=phase)
 
@@ -165,12 +165,12 @@ class Plan:
             ordinals = np.concatenate([[start.drawn[start.open_source] - 1], ordinals])
             positions = np.concatenate([[start.position - 1], positions])
             skip = np.concatenate([[start.open_window], skip])
-        passes, samples = np.empty_like(sources), np.empty_like(sources)
+        epochs, samples = np.empty_like(sources), np.empty_like(sources)
         first, count = np.empty_like(sources), np.empty_like(sources)
         for s in np.unique(sources).tolist():
             at = sources == s
             table = self.sources[s]
-            passes[at], samples[at], _ = self._streams[s].at(ordinals[at])
+            epochs[at], samples[at], _ = self._streams[s].at(ordinals[at])
             first[at] = table.first[samples[at]]
             count[at] = table.first[samples[at] + 1] - first[at]
         first, count = first + skip, count - skip
@@ -185,7 +185,7 @@ class Plan:
         return {
             "positions": positions[row],
             "sources": sources[row],
-            "passes": passes[row],
+            "epochs": epochs[row],
             "samples": samples[row],
             "windows": skip[row] + inside,
             "tokens": tokens,
@@ -252,9 +252,9 @@ class Plan:
                     raise UserError(f"mixture: no source {name!r} in the corpus; it has {', '.join(sizes)}")
                 if not sizes[name]:
                     raise UserError(f"mixture: source {name!r} has no sample to train on, but weight")
-        for name in self.max_passes:
+        for name in self.max_epochs:
             if name not in sizes:
-                raise UserError(f"mixture.max_passes: no source {name!r} in the corpus; it has {', '.join(sizes)}")
+                raise UserError(f"mixture.max_epochs: no source {name!r} in the corpus; it has {', '.join(sizes)}")
 
     def _check_state(self) -> None:
         state = self.state
@@ -276,12 +276,12 @@ class Plan:
                 f"train to step {edge} as before, then change it"
             )
 
-    def _check_passes(self, end: PlanState, start: PlanState) -> None:
+    def _check_epochs(self, end: PlanState, start: PlanState) -> None:
         for source, drawn in zip(self.sources, end.drawn, strict=True):
-            limit = self.max_passes.get(source.name)
+            limit = self.max_epochs.get(source.name)
             if limit is not None and drawn > limit * source.num_samples:
                 raise UserError(
                     f"{source.name} is exhausted: steps from {start.stretch_step} on need more than the {limit:g} "
-                    f"passes over its {source.num_samples:,} samples that mixture.max_passes allows. Train fewer "
-                    "steps, give it less weight or allow more passes; `python -m trainer plan` shows what is needed"
+                    f"epochs over its {source.num_samples:,} samples that mixture.max_epochs allows. Train fewer "
+                    "steps, give it less weight or allow more epochs; `python -m trainer plan` shows what is needed"
                 )

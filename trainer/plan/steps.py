@@ -19,7 +19,7 @@ class Stretch:
         end: The state after it.
         positions: The sample's place in the schedule.
         sources: Which source.
-        passes: 0 the first time through the source.
+        epochs: 0 the first time through the source.
         samples: Which of the source's samples.
         windows: Which window of the sample.
         tokens: Places it takes.
@@ -33,7 +33,7 @@ class Stretch:
     end: PlanState
     positions: I64
     sources: I64
-    passes: I64
+    epochs: I64
     samples: I64
     windows: I64
     tokens: I64
@@ -49,7 +49,7 @@ class Piece:
 
     position: int
     source: int
-    pass_: int
+    epoch: int
     sample: int
     window: int
     tokens: int
@@ -89,7 +89,7 @@ class Step:
         stretch = self.stretch
         chosen = stretch.steps[self.number - stretch.start.stretch_step][rank::world_size]
         columns = (
-            stretch.positions, stretch.sources, stretch.passes, stretch.samples, stretch.windows, stretch.tokens,
+            stretch.positions, stretch.sources, stretch.epochs, stretch.samples, stretch.windows, stretch.tokens,
             stretch.images,
         )  # fmt: skip
         return [
@@ -110,7 +110,7 @@ class Step:
     def digest(self) -> str:
         """sha256 of what is trained on, in the order of slots."""
         rows = [
-            [[p.position, p.source, p.pass_, p.sample, p.window, p.tokens, p.images] for p in pack]
+            [[p.position, p.source, p.epoch, p.sample, p.window, p.tokens, p.images] for p in pack]
             for pack in self.packs
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

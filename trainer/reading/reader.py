@@ -159,7 +159,7 @@ class SampleReader(ABC):
             shard.path,
             reader.key(row),
             piece.window,
-            piece.pass_,
+            piece.epoch,
             piece.tokens,
             len(content.images),
             bad.key if bad is not None else None,
@@ -230,7 +230,7 @@ class PieceReader(SampleReader):
         return None
 
     def _lay_out(self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window) -> Content:
-        rng = random.Random(key_of("layout", self._seed, piece.source, piece.pass_, piece.sample, piece.window))
+        rng = random.Random(key_of("layout", self._seed, piece.source, piece.epoch, piece.sample, piece.window))
         sequence = self._layout.lay_out(window, rng, media_first=self._media_first(step))
         return Content(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
 

@@ -1,6 +1,6 @@
 """Tars that cannot be indexed, read from front to back through `webdataset`: dealt to ranks, shuffled and read ahead.
 
-Each pass takes a source's tars in another order. A tar is shuffled by itself, through a buffer: who knows which tar a
+Each epoch takes a source's tars in another order. A tar is shuffled by itself, through a buffer: who knows which tar a
 rank is in, and how far, can go on from there without reading those before it.
 """
 
@@ -39,9 +39,9 @@ class StreamedSample:
     """A sample, and where a rank has it from.
 
     Attributes:
-        place: Of its tar among all that are gone through, pass after pass.
+        place: Of its tar among all that are gone through, epoch after epoch.
         number: Of the samples that the rank has of this tar.
-        pass_: 0 the first time through the source.
+        epoch: 0 the first time through the source.
         url: Of the tar, as it may be written down.
         key: Its own.
         parts: Its files, by what follows the key.
@@ -49,7 +49,7 @@ class StreamedSample:
 
     place: int
     number: int
-    pass_: int
+    epoch: int
     url: str
     key: str
     parts: dict[str, bytes]
@@ -88,9 +88,9 @@ def samples_of_rank(
     shared = is_shared(urls, world_size)
     num_empty = 0
     while num_empty < len(urls):
-        pass_, turn = divmod(place, len(urls))
-        url = urls[int(permute(np.array([turn]), len(urls), key_of("tars", seed, urls[0], pass_))[0])]
-        rng = random.Random(key_of("samples", seed, url, pass_))
+        epoch, turn = divmod(place, len(urls))
+        url = urls[int(permute(np.array([turn]), len(urls), key_of("tars", seed, urls[0], epoch))[0])]
+        rng = random.Random(key_of("samples", seed, url, epoch))
         mine, num_empty = 0, num_empty + 1
         with contextlib.closing(read_tar(url)) as tar:
             for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(tar)):
@@ -99,7 +99,7 @@ def samples_of_rank(
                     continue
                 if mine >= number:
                     parts = {name: data for name, data in sample.items() if not name.startswith("__")}
-                    yield StreamedSample(place, mine, pass_, without_query(url), sample["__key__"], parts)
+                    yield StreamedSample(place, mine, epoch, without_query(url), sample["__key__"], parts)
                 mine += 1
         place, number = place + (1 if shared else world_size), 0
     raise RunError(f"{without_query(urls[0])}: no sample in it, nor in any tar of its source")

@@ -229,7 +229,7 @@ class StreamLoader:
             sample.url,
             sample.key,
             waiting.number,
-            sample.pass_,
+            sample.epoch,
             window.num_tokens,
             len(images),
         )

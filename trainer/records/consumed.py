@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("key", pa.string()),
         ("window", pa.int32()),
-        ("pass", pa.int32()),
+        ("epoch", pa.int32()),
         ("num_tokens", pa.int32()),
         ("num_images", pa.int32()),
         ("replaces", pa.string()),
@@ -41,7 +41,7 @@ class ConsumedRow:
     shard: str
     key: str
     window: int
-    pass_: int
+    epoch: int
     num_tokens: int
     num_images: int
     replaces: str | None = None
@@ -49,7 +49,7 @@ class ConsumedRow:
     def record(self) -> dict[str, Any]:
         """The columns of `consumed`."""
         row = asdict(self)
-        row["pass"] = row.pop("pass_")
+        row["epoch"] = row.pop("epoch")
         return row
 
 

@@ -90,7 +90,7 @@ class Totals:
         for name, size, (samples, tokens, images) in zip(names, sizes, self.by_source, strict=True):
             if samples:
                 row |= {f"tokens/{name}": tokens, f"images/{name}": images}
-                row |= {f"passes/{name}": round(samples / size, 4)} if size else {}
+                row |= {f"epoch/{name}": round(samples / size, 4)} if size else {}
         return row
 
 

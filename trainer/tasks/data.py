@@ -143,7 +143,7 @@ class CorpusData(RunData):
             self._phases(self.run.mixture),
             self.fingerprint,
             costs=costs,
-            max_passes=self.run.mixture.max_passes,
+            max_epochs=self.run.mixture.max_epochs,
             state=state,
         )
 

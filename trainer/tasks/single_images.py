@@ -153,6 +153,6 @@ class ImageReader(SampleReader):
         data, size = reader.image(row, media), self._image_size
         if self._max_scale == 1.0:
             return Content(sequence, (decode(data, size),))
-        rng = random.Random(key_of("crop", self._seed, piece.source, piece.pass_, piece.sample, media))
+        rng = random.Random(key_of("crop", self._seed, piece.source, piece.epoch, piece.sample, media))
         image, crop = decode_crop(data, size, rng, self._max_scale)
         return Content(sequence, (image,), crop)

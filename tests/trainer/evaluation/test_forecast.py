@@ -53,10 +53,10 @@ def test_what_is_not_planned_goes_on_at_the_same_pace(training_corpus, config):
 
 
 def test_a_source_that_runs_dry_is_named_with_the_step(training_corpus, config):
-    data = opened(training_corpus, config(steps=200, **{"mixture.max_passes": {"pairs": 2}}))
+    data = opened(training_corpus, config(steps=200, **{"mixture.max_epochs": {"pairs": 2}}))
     text = describe(data, forecast(data))
     assert "first seen whole at about step" in text
-    (said,) = re.findall(r"runs dry at about step ([\d,]+): mixture.max_passes is 2", text)
+    (said,) = re.findall(r"runs dry at about step ([\d,]+): mixture.max_epochs is 2", text)
     trained = 0
     with pytest.raises(UserError, match="pairs is exhausted"):
         for step in data.plan(Costs()):

@@ -15,11 +15,11 @@ def test_permute_is_a_permutation_and_has_an_inverse(size):
 
 
 @pytest.mark.parametrize(("block", "pool"), [(64, 64), (4, 3), (1, 1), (7, 2)])
-def test_every_pass_holds_every_sample_once(block, pool):
+def test_every_epoch_holds_every_sample_once(block, pool):
     for num_samples in [*range(1, 90), 255, 1000]:
         order = SourceOrder(num_samples, 1, "pairs", OrderSettings(block_samples=block, pool_blocks=pool))
-        passes, samples = order.samples(np.arange(3 * num_samples))
-        assert (passes == np.repeat([0, 1, 2], num_samples)).all()
+        epochs, samples = order.samples(np.arange(3 * num_samples))
+        assert (epochs == np.repeat([0, 1, 2], num_samples)).all()
         for part in samples.reshape(3, num_samples):
             assert sorted(part) == list(range(num_samples))
 
@@ -31,7 +31,7 @@ def test_any_place_is_found_alone():
     assert (order.samples(at)[1] == everything[1][at]).all()
 
 
-def test_orders_differ_by_seed_source_and_pass():
+def test_orders_differ_by_seed_source_and_epoch():
     places = np.arange(5000)
     orders = [SourceOrder(5000, *which).samples(places)[1] for which in ((1, "a"), (2, "a"), (1, "b"))]
     orders.append(SourceOrder(5000, 1, "a").samples(places + 5000)[1])

@@ -77,19 +77,19 @@ def test_every_window_comes_once_and_no_position_is_left_out():
         num_windows = int(table.first[piece.sample + 1] - table.first[piece.sample])
         for window in range(num_windows):
             found = rows[position, window]
-            assert (found.source, found.sample, found.pass_) == (piece.source, piece.sample, piece.pass_)
+            assert (found.source, found.sample, found.epoch) == (piece.source, piece.sample, piece.epoch)
             assert found.tokens == table.tokens[table.first[piece.sample] + window]
 
 
-def test_a_pass_is_complete_before_the_next_begins():
+def test_an_epoch_is_complete_before_the_next_begins():
     rows = {p.position: p for step in STEPS for pack in step.packs for p in pack}
-    passes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    epochs: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position in sorted(rows):
         piece = rows[position]
-        passes[piece.source, piece.pass_].append(piece.sample)
-    for (number, pass_), samples in passes.items():
+        epochs[piece.source, piece.epoch].append(piece.sample)
+    for (number, epoch), samples in epochs.items():
         assert len(set(samples)) == len(samples)
-        if (number, pass_ + 1) in passes:
+        if (number, epoch + 1) in epochs:
             assert sorted(samples) == list(range(SOURCES[number].num_samples))
 
 
@@ -182,16 +182,16 @@ def test_mixtures_that_cannot_be_drawn_are_refused():
     with pytest.raises(UserError, match="no source 'page' in the corpus; it has books, pairs, pages"):
         plan(phases=[Phase(weights={"page": 1.0})])
     with pytest.raises(UserError, match="no source 'page' in the corpus"):
-        plan(max_passes={"page": 1})
+        plan(max_epochs={"page": 1})
     with pytest.raises(UserError, match="'none' has no sample to train on"):
         Plan([one_window_each("none", "pair", [], [])], SETTINGS, [Phase(weights={"none": 1.0})], "f")
 
 
 def test_an_exhausted_source_stops_the_run():
     with pytest.raises(
-        UserError, match=r"pages is exhausted: steps from \d+ on need more than the 1 passes over its 60"
+        UserError, match=r"pages is exhausted: steps from \d+ on need more than the 1 epochs over its 60"
     ):
-        take(plan(max_passes={"pages": 1}), 60)
+        take(plan(max_epochs={"pages": 1}), 60)
 
 
 def test_images_alone_are_packs_of_one():

@@ -244,7 +244,7 @@ def test_all_that_was_planned_is_read_before_a_source_is_exhausted(opened):
     seen = []
     for num_threads in (0, 2):
         plan = opened.plan()
-        plan.max_passes = {"pairs": 2}
+        plan.max_epochs = {"pairs": 2}
         steps = map(lambda step: seen.append(step.step.number), opened.loader(plan, num_threads=num_threads))  # noqa: C417
         with pytest.raises(UserError, match="pairs is exhausted: steps from 16 on"):
             list(steps)
@@ -254,7 +254,7 @@ def test_all_that_was_planned_is_read_before_a_source_is_exhausted(opened):
 
 
 def opened_at(opened: Opened, step: int) -> Plan:
-    """A plan of at most two passes over the pairs that goes on from a step."""
+    """A plan of at most two epochs over the pairs that goes on from a step."""
     plan = opened.plan(next(s.state for s in opened.plan() if s.number == step - 1))
-    plan.max_passes = {"pairs": 2}
+    plan.max_epochs = {"pairs": 2}
     return plan

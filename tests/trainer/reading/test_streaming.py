@@ -114,7 +114,7 @@ def take(loader: StreamLoader, num: int) -> list[StreamStep]:
 
 def windows(steps: list[StreamStep]) -> list[tuple]:
     """What was trained on: all that `consumed` says, the step aside."""
-    return [(row.step, row.position, row.source, row.key, row.window, row.pass_) for step in steps for row in step.rows]
+    return [(row.step, row.position, row.source, row.key, row.window, row.epoch) for step in steps for row in step.rows]
 
 
 def test_compressed_tars_and_pipes_are_mixed_and_packed(loader):
@@ -126,22 +126,22 @@ def test_compressed_tars_and_pipes_are_mixed_and_packed(loader):
     firsts = [row for step in steps for row in step.rows if row.window == 0]
     drawn = [sum(row.source == name for row in firsts) for name in WEIGHTS]
     assert share_error([0.75, 0.25], drawn) <= share_bound([0.75, 0.25]) + 2  # one is bad, and some wait
-    first_pass = [row.key for row in firsts if row.source == "pairs" and row.pass_ == 0]
-    assert sorted(first_pass) == [f"{n:04d}" for n in range(40) if n != 13]
-    assert first_pass != sorted(first_pass)
+    first_epoch = [row.key for row in firsts if row.source == "pairs" and row.epoch == 0]
+    assert sorted(first_epoch) == [f"{n:04d}" for n in range(40) if n != 13]
+    assert first_epoch != sorted(first_epoch)
     assert {bad.key for step in steps for bad in step.bad} == {"0013"}
 
 
 def test_all_windows_of_a_long_sample_are_trained_on(loader):
     steps = take(loader(weights={"texts": 1.0}), 20)
-    found = sorted({(row.key, row.window) for step in steps for row in step.rows if row.pass_ == 0})
+    found = sorted({(row.key, row.window) for step in steps for row in step.rows if row.epoch == 0})
     assert found == [(f"t{n}", w) for n in range(7) for w in range(max(w for _, w in found) + 1)]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])  # 6: more than tars
 def test_ranks_read_different_samples(loader, world_size):
     ranks = [take(loader(rank=rank, world_size=world_size), 6) for rank in range(world_size)]
-    pairs = [{row.key for s in steps for row in s.rows if row.source == "pairs" and not row.pass_} for steps in ranks]
+    pairs = [{row.key for s in steps for row in s.rows if row.source == "pairs" and not row.epoch} for steps in ranks]
     assert all(pairs)
     assert sum(map(len, pairs)) == len(set().union(*pairs))
     places = [row.position for steps in ranks for s in steps for row in s.rows if row.window == 0]
@@ -164,9 +164,9 @@ def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_wit
     state = StreamState.from_json(states[0].joined(states).to_json())
     alone = take(loader(state=state), 20)
     assert alone[0].step.number == 7
-    done = {(row.source, row.key, row.pass_) for steps in ranks for step in steps for row in step.rows}
-    now = [(row.source, row.key, row.pass_) for step in alone for row in step.rows]
-    seen = {key for source, key, pass_ in [*done, *now] if source == "pairs" and pass_ == 0}
+    done = {(row.source, row.key, row.epoch) for steps in ranks for step in steps for row in step.rows}
+    now = [(row.source, row.key, row.epoch) for step in alone for row in step.rows]
+    seen = {key for source, key, epoch in [*done, *now] if source == "pairs" and epoch == 0}
     assert len(seen) == 39  # none is lost
     assert len({key for key in now if key in done and key[0] == "pairs"}) <= 20  # of two tars that were begun
     assert min(row.position for row in alone[0].rows) > max(row.position for step in ranks[0] for row in step.rows)
@@ -221,7 +221,7 @@ def test_a_web_server_is_read_from(loader, server):
     streams = {"pairs": [f"{server}/pairs-{{0..3}}.tar.gz?signature=secret"]}
     steps = take(loader(streams, {"pairs": 1.0}), 10)
     rows = [row for step in steps for row in step.rows]
-    assert {row.key for row in rows if row.pass_ == 0} == {f"{n:04d}" for n in range(40) if n != 13}
+    assert {row.key for row in rows if row.epoch == 0} == {f"{n:04d}" for n in range(40) if n != 13}
     assert {row.shard for row in rows} == {f"{server}/pairs-{n}.tar.gz" for n in range(4)}
 
 
@@ -265,7 +265,7 @@ def test_streams_without_samples_are_refused(loader, tmp_path):
         ({"data.streams": {"pairs": []}}, "at least 1 item"),
         ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is none of data.streams"),
         ({"mixture.phases": [{"weights": {"pairs": 1.0}, "unit": "tokens"}]}, "streams are mixed by samples"),
-        ({"mixture.max_passes": {"pairs": 2.0}}, "mixture.max_passes: what is in streams is not known"),
+        ({"mixture.max_epochs": {"pairs": 2.0}}, "mixture.max_epochs: what is in streams is not known"),
         ({"held_out.every": 5}, "held_out.every: streams have no held-out split"),
     ],
 )
@@ -312,7 +312,7 @@ def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
     assert rows[-1]["samples"] == sum(row["window"] == 0 for row in found)
     assert rows[-1]["tokens"] == sum(row["num_tokens"] for row in found)
     assert rows[-1]["images/pairs"] == sum(row["num_images"] for row in found)
-    assert not any(name.startswith("passes/") for name in rows[-1])
+    assert not any(name.startswith("epoch/") for name in rows[-1])
     assert losses(cut)[-1] < losses(cut)[0]
     quarantine = [json.loads(line) for line in (cut / "quarantine.jsonl").read_text().splitlines()]
     assert {row["key"] for row in quarantine} == {"0013"}

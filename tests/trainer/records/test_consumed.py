@@ -53,7 +53,7 @@ def test_columns_are_those_of_the_contract(tmp_path):
         "shard": "pairs/train/a.tar",
         "key": "p0",
         "window": 0,
-        "pass": 0,
+        "epoch": 0,
         "num_tokens": 10,
         "num_images": 1,
         "replaces": None,

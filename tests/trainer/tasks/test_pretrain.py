@@ -199,7 +199,7 @@ def run_to_infinity(world, config, corpus, out):
     ("changes", "message"),
     [
         ({"mixture.phases": [{"weights": {"pears": 1.0}}]}, "no source 'pears' in the corpus"),
-        ({"mixture.max_passes": {"pairs": 0.5}}, "pairs is exhausted"),
+        ({"mixture.max_epochs": {"pairs": 0.5}}, "pairs is exhausted"),
         ({"data.plan": {"length": 9999}}, "data.plan.length is 9999, the language model has 256 positions"),
         ({"data.tokens": "other"}, "other"),
         ({"model.weights": [{"path": "/nowhere", "layout": "emu2"}]}, "model.weights: /nowhere: no checkpoint"),
