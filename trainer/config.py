@@ -97,7 +97,7 @@ class ImageDataSettings(DataSettings):
     """Data of a run that is given images one by one: a pack is an image."""
 
     plan: PlanSettings = Field(
-        PlanSettings(length=1, packs_per_step=256), description="packs_per_step is the global batch of images"
+        PlanSettings(length=1, global_batch_size=256), description="global_batch_size is the global batch of images"
     )
 
     @model_validator(mode="after")

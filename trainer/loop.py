@@ -92,7 +92,7 @@ class Training:
         if found is not None:
             self._resume(found)
         self._write_beginning()
-        self.held_out = HeldOut(self.task, self.engine.micro_packs, world) if settings.held_out.every else None
+        self.held_out = HeldOut(self.task, self.engine.micro_batch_size, world) if settings.held_out.every else None
 
     # --- the loop ---
 
@@ -105,7 +105,9 @@ class Training:
         }
         handlers = {number: signal.signal(number, handler) for number, handler in signals.items()}
         on_gpu = self.world.device.type == "cuda"
-        batches = Batches(self.loader, micro_packs=self.engine.micro_packs, collate=self.task.collate, pin=on_gpu)
+        batches = Batches(
+            self.loader, micro_batch_size=self.engine.micro_batch_size, collate=self.task.collate, pin=on_gpu
+        )
         log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
         interval = Interval()
         self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)

@@ -111,7 +111,7 @@ class EngineSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="what is split over ranks: 1 optimizer, 2 gradients, 3 weights"
     )
-    micro_packs: int | None = Field(None, ge=1, description="packs of a forward pass; null: all of a rank's")
+    micro_batch_size: int | None = Field(None, ge=1, description="packs of a forward pass; null: all of a rank's")
     gradient_checkpointing: frozenset[str] = Field(
         frozenset(), description="modules that are computed again in the backward pass rather than kept"
     )
@@ -203,9 +203,9 @@ class RunSettings(Settings):
         steps = [*(stage.step for stage in self.stages), self.steps]
         if steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
             raise ValueError(f"stages must begin at rising steps, the first at 0, the last before {self.steps}")
-        micro = self.engine.micro_packs
-        if micro is not None and self.data.plan.packs_per_step % micro:
+        micro = self.engine.micro_batch_size
+        if micro is not None and self.data.plan.global_batch_size % micro:
             raise ValueError(
-                f"data.plan.packs_per_step {self.data.plan.packs_per_step} is no multiple of engine.micro_packs {micro}"
+                f"data.plan.global_batch_size {self.data.plan.global_batch_size} is no multiple of engine.micro_batch_size {micro}"
             )
         return self

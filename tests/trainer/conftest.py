@@ -16,12 +16,12 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 RUN = {
     "steps": 12,
     "data": {
-        "plan": {"length": 96, "packs_per_step": 4, "stretch_packs": 16, "seed": 3},
+        "plan": {"length": 96, "global_batch_size": 4, "stretch_packs": 16, "seed": 3},
         "reader": {"num_threads": 0},
     },
     "mixture": {"phases": [{"weights": small_corpus.WEIGHTS}]},
     "stages": [{"lr": {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}}],
-    "engine": {"precision": "fp32", "zero_stage": 0, "micro_packs": 2, "peak_flops": 1e12, "threads": 1},
+    "engine": {"precision": "fp32", "zero_stage": 0, "micro_batch_size": 2, "peak_flops": 1e12, "threads": 1},
     "checkpoints": {"every": 4, "keep": 2},
     "log": {"every": 1, "tensorboard": False},
 }

@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 30
 WEIGHTS = {"interleaveds": 0.3, "pairs": 0.25, "groundeds": 0.15, "videos": 0.2, "texts": 0.1}
 SETTINGS = PlanSettings(
-    seed=3, length=48, packs_per_step=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
+    seed=3, length=48, global_batch_size=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
 )
 
 

@@ -160,7 +160,10 @@ def test_a_corpus_that_does_not_fit_itself_is_refused(corpus, killed_run, tmp_pa
         ({"mixture": {"phases": [{"weights": {"pairs": 0.5, "texts": 0.4}}]}}, 1, "the weights sum to 0.9, not to 1"),
         ({"mixture.max_epochs": {"pairs": 0.5}}, 1, "pairs is exhausted"),
         (
-            {"data.plan": {**TREE["pretrain"]["data"]["plan"], "packs_per_step": 1}, "engine.micro_packs": None},
+            {
+                "data.plan": {**TREE["pretrain"]["data"]["plan"], "global_batch_size": 1},
+                "engine.micro_batch_size": None,
+            },
             2,
             "which 2 processes cannot share",
         ),

@@ -76,9 +76,9 @@ def test_a_config_begins_with_a_model_that_another_leaves(name):
 )
 def test_a_step_can_be_shared_by_so_many_gpus(name, gpus):
     for section in sections(name):
-        packs, rest = divmod(section.data.plan.packs_per_step, gpus)
+        packs, rest = divmod(section.data.plan.global_batch_size, gpus)
         assert rest == 0
-        assert packs % section.engine.micro_packs == 0
+        assert packs % section.engine.micro_batch_size == 0
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_samples_seen_are_the_papers():
     stage1 = load("emu2_stage1").pretrain
     weights = stage1.mixture.phases[0].weights
     pairs = weights["laion2b"] + weights["capsfusion"]
-    samples = stage1.steps * stage1.data.plan.packs_per_step * 2048 / (95 * pairs + 550 * weights["webvid"])
+    samples = stage1.steps * stage1.data.plan.global_batch_size * 2048 / (95 * pairs + 550 * weights["webvid"])
     assert samples * pairs == pytest.approx(162e6, rel=0.05)
     assert samples * weights["webvid"] == pytest.approx(6.76e6, rel=0.05)
 
     stage2 = load("emu2_stage2").pretrain
-    weights, places = stage2.mixture.phases[0].weights, stage2.steps * stage2.data.plan.packs_per_step * 2048
+    weights, places = stage2.mixture.phases[0].weights, stage2.steps * stage2.data.plan.global_batch_size * 2048
     pairs = sum(weights[name] for name in ("laion2b", "capsfusion", "capsfusion_grounded", "grit"))
     assert places * pairs / 100 == pytest.approx(160e6, rel=0.05)
     assert places * weights["pile"] == pytest.approx(3.7e9, rel=0.05)
     assert places * weights["grit"] / 100 == pytest.approx(20e6, rel=0.05)
 
     emu = load("emu_pretrain").pretrain
-    assert emu.steps * emu.data.plan.packs_per_step * 2048 / 230 == pytest.approx(82e6, rel=0.05)
+    assert emu.steps * emu.data.plan.global_batch_size * 2048 / 230 == pytest.approx(82e6, rel=0.05)
 
 
 def test_learning_rates_are_the_papers():

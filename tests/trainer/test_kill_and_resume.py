@@ -38,7 +38,7 @@ def run_killed(world, config, corpus, out, rank, steps, seconds):
 
 @pytest.mark.parametrize("seed", [random.randrange(1000)])
 def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config, tmp_path, seed):
-    chosen = config(steps=STEPS, **{"engine.zero_stage": 1, "engine.micro_packs": 1})
+    chosen = config(steps=STEPS, **{"engine.zero_stage": 1, "engine.micro_batch_size": 1})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(1, run, "pretrain", chosen, training_corpus, whole) == [FINISHED]
     moments = random.Random(seed)

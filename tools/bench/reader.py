@@ -178,7 +178,7 @@ def _sources() -> list[SourceWindows]:
 
 
 def _bench_plan() -> None:
-    sources, settings, costs = _sources(), PlanSettings(packs_per_step=256), Costs(1, 1e-4, 300)
+    sources, settings, costs = _sources(), PlanSettings(global_batch_size=256), Costs(1, 1e-4, 300)
     units: tuple[Unit, ...] = ("samples", "tokens")
     for unit in units:
         phase = Phase(weights=_WEIGHTS, unit=unit)
@@ -211,7 +211,7 @@ def _bench_resume(corpus: TrainingCorpus) -> None:
         fingerprint = windows_fingerprint(opened.manifest, opened.tokens, layout, 2048, "train")
         plan = Plan(
             sources,
-            PlanSettings(packs_per_step=8),
+            PlanSettings(global_batch_size=8),
             [Phase(weights={"pairs": 1.0})],
             fingerprint,
             state=PlanState.from_json(state) if state else None,

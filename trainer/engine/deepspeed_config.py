@@ -8,21 +8,21 @@ _BUCKET = 500_000_000  # elements that are sent together on GPUs
 
 
 def deepspeed_config(
-    engine: EngineSettings, optimizer: OptimizerSettings, *, micro_packs: int, num_micro: int, world_size: int
+    engine: EngineSettings, optimizer: OptimizerSettings, *, micro_batch_size: int, num_micro: int, world_size: int
 ) -> dict[str, Any]:
     """The configuration for `deepspeed.initialize`.
 
     Args:
         engine: How it is computed.
         optimizer: For clipping.
-        micro_packs: Packs of a forward pass of a rank.
+        micro_batch_size: Packs of a forward pass of a rank.
         num_micro: Forward passes of a step of a rank.
         world_size: Processes.
     """
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_packs,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": num_micro,
-        "train_batch_size": micro_packs * num_micro * world_size,
+        "train_batch_size": micro_batch_size * num_micro * world_size,
         "zero_optimization": {
             "stage": engine.zero_stage,
             "contiguous_gradients": True,

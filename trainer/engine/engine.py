@@ -82,22 +82,22 @@ class Engine:
     ) -> None:
         self.world, self.run = world, run
         self._objectives, self._num_sources = objectives, num_sources
-        packs = run.data.plan.packs_per_step
+        packs = run.data.plan.global_batch_size
         if packs % world.size:
-            raise UserError(f"data.plan.packs_per_step is {packs}, which {world.size} processes cannot share alike")
-        micro = run.engine.micro_packs or packs // world.size
+            raise UserError(f"data.plan.global_batch_size is {packs}, which {world.size} processes cannot share alike")
+        micro = run.engine.micro_batch_size or packs // world.size
         if packs // world.size % micro:
             raise UserError(
-                f"engine.micro_packs is {micro}, of which {packs // world.size} packs of a process are no multiple"
+                f"engine.micro_batch_size is {micro}, of which {packs // world.size} packs of a process are no multiple"
             )
-        self.micro_packs, self.num_micro = micro, packs // world.size // micro
+        self.micro_batch_size, self.num_micro = micro, packs // world.size // micro
         deepspeed = import_deepspeed()
         settings = run.engine
         groups = parameter_groups(module, stage, modules, run.optimizer)
         place(module, world, self.dtype, split=settings.zero_stage == 3)  # parts have no shapes to group them by
         self.optimizer = GuardedAdamW(groups, run.optimizer, fused=world.device.type == "cuda")
         self.settings = deepspeed_config(
-            settings, run.optimizer, micro_packs=micro, num_micro=self.num_micro, world_size=world.size
+            settings, run.optimizer, micro_batch_size=micro, num_micro=self.num_micro, world_size=world.size
         )
         module.train()
         with _quiet():

@@ -65,7 +65,7 @@ def _of_phase(data: CorpusData, phase: Phase, num_steps: int, costs: Costs) -> P
         planned += 1
     columns = zip(*total.by_source, strict=True)
     samples, tokens, images = (tuple(value / planned for value in column) for column in columns)
-    fill = total.tokens / (planned * settings.packs_per_step * settings.length)
+    fill = total.tokens / (planned * settings.global_batch_size * settings.length)
     return PhaseForecast(phase.step, num_steps, samples, tokens, images, fill)
 
 
@@ -122,7 +122,7 @@ def describe_streams(data: StreamData) -> str:
         if phase.step >= run.steps:
             break
         lines.append(
-            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.packs_per_step:,} packs of "
+            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.global_batch_size:,} packs of "
             f"{plan.length:,} tokens"
         )
         lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")

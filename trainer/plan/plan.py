@@ -60,7 +60,7 @@ class Plan:
         self.change(phases)
         zeros = (0,) * len(self.sources)
         self.state = state or PlanState(
-            self.fingerprint, settings.seed, 0, 0, None, settings.packs_per_step, 0, zeros, None, 0, None, zeros, 0
+            self.fingerprint, settings.seed, 0, 0, None, settings.global_batch_size, 0, zeros, None, 0, None, zeros, 0
         )
         self._check_state()
         self._streams = [
@@ -93,11 +93,13 @@ class Plan:
     def plan_stretch(self, state: PlanState) -> Stretch:
         """The stretch that a state lies in."""
         num_steps = state.stretch_steps or self._num_steps(state.stretch_step)
-        start = replace(state, step=state.stretch_step, stretch_steps=None, packs_per_step=self.settings.packs_per_step)
+        start = replace(
+            state, step=state.stretch_step, stretch_steps=None, global_batch_size=self.settings.global_batch_size
+        )
         phase = None
         if state.stretch_steps is None and (phase := self._new_phase(start)) is not None:
             start = replace(start, phase=phase, units=(0,) * len(self.sources), longest=0)
-        num_packs = num_steps * self.settings.packs_per_step
+        num_packs = num_steps * self.settings.global_batch_size
         drawn_sources, ordinals = self._draw(start, num_packs)
         columns = self._pieces(start, drawn_sources, ordinals)
         num_pieces, packs = pack_prefix(
@@ -121,7 +123,7 @@ class Plan:
 
     def _num_steps(self, step: int) -> int:
         """Steps of the stretch that begins at `step`: a phase begins with a stretch."""
-        num = max(1, self.settings.stretch_packs // self.settings.packs_per_step)
+        num = max(1, self.settings.stretch_packs // self.settings.global_batch_size)
         following = [phase.step for phase in self.phases if phase.step > step]
         return min(num, following[0] - step) if following else num
 
@@ -268,11 +270,11 @@ class Plan:
             raise UserError(
                 f"the checkpoint's order has seed {state.seed}, the config {self.settings.seed}: go back to the former"
             )
-        packs = self.settings.packs_per_step
-        if state.stretch_steps is not None and state.packs_per_step != packs:
+        packs = self.settings.global_batch_size
+        if state.stretch_steps is not None and state.global_batch_size != packs:
             edge = state.stretch_step + state.stretch_steps
             raise UserError(
-                f"packs_per_step is {packs}, but steps up to {edge} are packed {state.packs_per_step} to a step: "
+                f"global_batch_size is {packs}, but steps up to {edge} are packed {state.global_batch_size} to a step: "
                 f"train to step {edge} as before, then change it"
             )
 

@@ -19,7 +19,7 @@ class PlanSettings(Settings):
 
     seed: int = Field(0, description="another seed is another order")
     length: int = Field(2048, ge=1, description="places of a pack")
-    packs_per_step: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
+    global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
     max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
     stretch_packs: int = Field(
         512, ge=1, description="packs filled together, in whole steps; best fit reaches 99 % from a few hundred on"
@@ -46,7 +46,7 @@ class PlanState:
         step: The next step.
         stretch_step: With which the stretch began that the step lies in; all that follows is as it was then.
         stretch_steps: Steps of that stretch; null where it is not planned yet.
-        packs_per_step: Packs of its steps.
+        global_batch_size: Packs of its steps.
         position: The next place in the schedule.
         drawn: Samples drawn so far of each source, in the manifest's order.
         open_source: The source of the last sample drawn, if its windows are not all planned.
@@ -61,7 +61,7 @@ class PlanState:
     step: int
     stretch_step: int
     stretch_steps: int | None
-    packs_per_step: int
+    global_batch_size: int
     position: int
     drawn: tuple[int, ...]
     open_source: int | None

@@ -71,7 +71,7 @@ class Step:
         if after == stretch.end.step:
             return stretch.end
         return replace(
-            stretch.start, step=after, stretch_steps=len(stretch.steps), packs_per_step=len(stretch.steps[0])
+            stretch.start, step=after, stretch_steps=len(stretch.steps), global_batch_size=len(stretch.steps[0])
         )
 
     @property

@@ -173,14 +173,16 @@ class Batches:
 
     Args:
         steps: What a loader gives.
-        micro_packs: Packs of a micro-batch.
+        micro_batch_size: Packs of a micro-batch.
         collate: Makes a micro-batch of packs.
         pin: Whether to lock pages, for copies to a GPU.
     """
 
-    def __init__(self, steps: Iterable[RankStep], *, micro_packs: int, collate: Collate, pin: bool = False) -> None:
+    def __init__(
+        self, steps: Iterable[RankStep], *, micro_batch_size: int, collate: Collate, pin: bool = False
+    ) -> None:
         self._steps = iter(steps)
-        self._micro_packs, self._collate, self._pin = micro_packs, collate, pin
+        self._micro_batch_size, self._collate, self._pin = micro_batch_size, collate, pin
         self._pool = ThreadPoolExecutor(1, "batches")
 
     def __iter__(self) -> Iterator[RankBatch]:
@@ -201,6 +203,6 @@ class Batches:
 
     def _next(self) -> RankBatch:
         read = next(self._steps)
-        size = self._micro_packs
+        size = self._micro_batch_size
         micros = [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)]
         return RankBatch(read, [micro.pin_memory() for micro in micros] if self._pin else micros)

@@ -262,10 +262,10 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        packs = plan.settings.packs_per_step
+        packs = plan.settings.global_batch_size
         if packs % world_size:
             raise UserError(
-                f"data.plan.packs_per_step is {packs}, which {world_size} processes cannot share alike: make it a "
+                f"data.plan.global_batch_size is {packs}, which {world_size} processes cannot share alike: make it a "
                 "multiple, or start another number of processes"
             )
         self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()

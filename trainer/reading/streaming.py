@@ -141,7 +141,7 @@ class StreamLoader:
 
     def _next_step(self) -> StreamStep:
         phase = self._enter_phase()
-        length, num_packs = self._settings.length, self._settings.packs_per_step // self._world_size
+        length, num_packs = self._settings.length, self._settings.global_batch_size // self._world_size
         while sum(waiting.window.num_tokens for waiting in self._waiting) < num_packs * length:
             self._draw()
         tokens, images = (

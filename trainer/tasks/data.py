@@ -287,7 +287,7 @@ class StreamData(RunData):
         """The images of as many steps as a stretch has."""
         plan, loader = self.run.data.plan, self._loader(0, 1, None)
         try:
-            for step in islice(loader, max(1, plan.stretch_packs // plan.packs_per_step)):
+            for step in islice(loader, max(1, plan.stretch_packs // plan.global_batch_size)):
                 for pack in step.packs:
                     for piece in pack:
                         yield from map(as_tensor, piece.images)

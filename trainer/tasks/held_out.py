@@ -21,11 +21,11 @@ class HeldOut:
 
     Args:
         task: What is trained.
-        micro_packs: Packs of a forward pass.
+        micro_batch_size: Packs of a forward pass.
         world: The run's processes.
     """
 
-    def __init__(self, task: Task, micro_packs: int, world: World) -> None:
+    def __init__(self, task: Task, micro_batch_size: int, world: World) -> None:
         settings = task.run.held_out
         try:
             data = task.open(settings.split)
@@ -36,7 +36,7 @@ class HeldOut:
         chunks = []
         for number, source in enumerate(data.sources):
             packs = _first_packs(source, number, reader, task.run, settings.packs)
-            chunks += [packs[i : i + micro_packs] for i in range(0, len(packs), micro_packs)]
+            chunks += [packs[i : i + micro_batch_size] for i in range(0, len(packs), micro_batch_size)]
         mine = chunks[world.rank :: world.size]
         self._micros: list[MicroBatch | None] = [task.collate(chunk) for chunk in mine]
         self._micros += [None] * (-(-len(chunks) // world.size) - len(mine))

@@ -35,7 +35,7 @@ def make(world, corpus, config):
     engine = Engine(module, run.stages[0], task.modules, run, world, task.objectives, len(task.data.sources))
     plan = task.data.plan(task.costs())
     step = next(iter(Loader(plan, task.data.reader(), run.data.reader, world.rank, world.size)))
-    size = engine.micro_packs
+    size = engine.micro_batch_size
     return engine, [task.collate(step.packs[i : i + size]) for i in range(0, len(step.packs), size)]
 
 
@@ -59,7 +59,7 @@ def test_one_batch_overfits(training_corpus, config):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_is_the_same_at_every_stage_and_number_of_processes(training_corpus, config, precision):
     def losses(size, stage):
-        chosen = config(**{"engine.zero_stage": stage, "engine.precision": precision, "engine.micro_packs": 1})
+        chosen = config(**{"engine.zero_stage": stage, "engine.precision": precision, "engine.micro_batch_size": 1})
         found = in_ranks(size, overfit, training_corpus, chosen, 3)
         assert all(other == found[0] for other in found)
         return found[0]
@@ -75,7 +75,7 @@ def test_a_step_is_the_same_at_every_stage_and_number_of_processes(training_corp
 @pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize("size", ["debug", "debug-emu"])
 def test_computing_activations_again_changes_nothing(training_corpus, config, size, stage):
-    chosen = {"model.size": size, "engine.zero_stage": stage, "engine.micro_packs": 1}
+    chosen = {"model.size": size, "engine.zero_stage": stage, "engine.micro_batch_size": 1}
     again = config(**chosen, **{"engine.gradient_checkpointing": MODULES})
     assert in_ranks(2, overfit, training_corpus, again, 3) == in_ranks(2, overfit, training_corpus, config(**chosen), 3)
 

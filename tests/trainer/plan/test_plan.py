@@ -15,7 +15,7 @@ from trainer.plan.windows import SourceWindows, one_window_each
 SETTINGS = PlanSettings(
     seed=5,
     length=256,
-    packs_per_step=8,
+    global_batch_size=8,
     stretch_packs=32,
     order=OrderSettings(block_samples=4, pool_blocks=4),
 )
@@ -172,8 +172,8 @@ def test_other_data_another_seed_or_other_steps_are_refused():
     with pytest.raises(UserError, match="has seed 5, the config 6"):
         plan(state, settings=SETTINGS.model_copy(update={"seed": 6}))
     with pytest.raises(UserError, match="train to step 18 as before"):
-        plan(state, settings=SETTINGS.model_copy(update={"packs_per_step": 4}))
-    plan(STEPS[13].state, settings=SETTINGS.model_copy(update={"packs_per_step": 4}))
+        plan(state, settings=SETTINGS.model_copy(update={"global_batch_size": 4}))
+    plan(STEPS[13].state, settings=SETTINGS.model_copy(update={"global_batch_size": 4}))
     with pytest.raises(UserError, match=r"data_state\.json: no state"):
         PlanState.from_json('{"step": 1}')
 
@@ -196,7 +196,7 @@ def test_an_exhausted_source_stops_the_run():
 
 def test_images_alone_are_packs_of_one():
     images = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
-    settings = PlanSettings(length=1, packs_per_step=16)
+    settings = PlanSettings(length=1, global_batch_size=16)
     assert images.place(2) == (0, 2)
     assert images.place(3) == (1, 0)
     step = next(iter(Plan([images], settings, [Phase(weights={"pairs": 1.0})], "f")))

@@ -95,7 +95,7 @@ def loader(tars: Path, layout: Layout, config: Callable[..., TrainConfig]) -> It
     def make(streams=urls, weights=WEIGHTS, phases=None, **arguments) -> StreamLoader:
         changes = {
             "data.streams": streams,
-            "data.plan": {"length": 64, "packs_per_step": 2 * arguments.get("world_size", 1)},
+            "data.plan": {"length": 64, "global_batch_size": 2 * arguments.get("world_size", 1)},
             "mixture.phases": phases or [{"weights": weights}],
         }
         run = config(**changes).pretrain

@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tm
 @pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
 def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    chosen = config(**{"engine.zero_stage": stage, "engine.micro_packs": 1, "held_out.every": 6})
+    chosen = config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1, "held_out.every": 6})
     in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
     killed(sizes[0], "pretrain", chosen, training_corpus, cut, 5)
     assert in_ranks(sizes[1], run_with_signal, chosen, training_corpus, cut, 7) == [STOPPED] * sizes[1]
@@ -211,8 +211,8 @@ def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, messa
 
 
 def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
-    chosen = config(**{"data.plan": {"length": 96, "packs_per_step": 3}, "engine.micro_packs": None})
+    chosen = config(**{"data.plan": {"length": 96, "global_batch_size": 3}, "engine.micro_batch_size": None})
     with pytest.raises(
-        RuntimeError, match=r"UserError: data\.plan\.packs_per_step is 3, which 2 processes cannot share"
+        RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, which 2 processes cannot share"
     ):
         in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)
