@@ -68,19 +68,19 @@ class Batch(Tensors):
     visual_rows: Tensor
 
 
-def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, length: int, pad_id: int) -> Batch:
+def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, pad_id: int) -> Batch:
     """Packs as one batch.
 
     Args:
-        packs: The sequences of each pack; together no longer than `length`.
+        packs: The sequences of each pack; together no longer than `seq_len`.
         images: One tensor for each image, in the order in which the sequences hold them; equal shapes and dtypes.
-        length: Tokens a pack; shorter ones are padded.
+        seq_len: Tokens a pack; shorter ones are padded.
         pad_id: Id of `[PAD]`.
 
     Raises:
         ValueError: If a pack is too long, or there are not as many images as the sequences hold.
     """
-    shape = (len(packs), length)
+    shape = (len(packs), seq_len)
     token_ids, positions = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     documents, targets = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
     ends: list[int] = [0]
@@ -90,23 +90,23 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, length: int, p
         column = 0
         for sequence in pack:
             size = len(sequence.token_ids)
-            if column + size > length:
-                raise ValueError(f"pack {row} is longer than {length} tokens; plan packs by their sequences' lengths")
+            if column + size > seq_len:
+                raise ValueError(f"pack {row} is longer than {seq_len} tokens; plan packs by their sequences' lengths")
             here = np.s_[row, column : column + size]
             token_ids[here] = sequence.token_ids
             positions[here] = np.arange(size)
             documents[here] = len(ends)
             targets[here] = sequence.targets
             targets[row, column] = 0  # nothing stands before it that could predict it
-            at = np.flatnonzero(sequence.slots) + row * length + column
+            at = np.flatnonzero(sequence.slots) + row * seq_len + column
             blocks += np.split(at, np.cumsum(sequence.slot_counts)[:-1]) if sequence.images else []
             is_frame += sequence.frames
             column += size
-            ends.append(row * length + column)
-        if column < length:
-            positions[row, column:] = np.arange(length - column)
+            ends.append(row * seq_len + column)
+        if column < seq_len:
+            positions[row, column:] = np.arange(seq_len - column)
             documents[row, column:] = len(ends)
-            ends.append((row + 1) * length)
+            ends.append((row + 1) * seq_len)
     if len(images) != len(blocks):
         raise ValueError(f"{len(images)} images for {len(blocks)} places in the sequences")
 

@@ -270,9 +270,9 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
     images = [image for prompt in prompts if prompt.images is not None for image in prompt.images]
     lengths = [len(prompt.sequence.token_ids) for prompt in prompts]
     device = model.language_model.device
-    batch = collate([[p.sequence] for p in prompts], images, length=max(lengths), pad_id=tokenizer.pad_id).to(device)
+    batch = collate([[p.sequence] for p in prompts], images, seq_len=max(lengths), pad_id=tokenizer.pad_id).to(device)
     x = model.inputs(batch, model.embed_images(batch))
-    rows = [row.roll(max(lengths) - length, 0) for row, length in zip(x, lengths, strict=True)]
+    rows = [row.roll(max(lengths) - seq_len, 0) for row, seq_len in zip(x, lengths, strict=True)]
     return torch.stack(rows), torch.tensor(lengths, device=device)
 
 

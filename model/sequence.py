@@ -118,8 +118,8 @@ class Layout:
         self.ignored = np.array(ignored, np.int32)
         self.separators = {" ": tokenizer.encode(" "), "\n": tokenizer.encode("\n")}
 
-    def split(self, segments: Many[Segment], length: int) -> list[Window]:
-        """Cut a sample into windows of at most `length` tokens.
+    def split(self, segments: Many[Segment], seq_len: int) -> list[Window]:
+        """Cut a sample into windows of at most `seq_len` tokens.
 
         No image is ever cut; a text is cut after a paragraph, else after a sentence, else after a token, where a
         better place is only taken if it leaves the window at least half full. Nothing is lost or repeated.
@@ -140,20 +140,20 @@ class Layout:
 
         while queue:
             segment = queue.pop()
-            room = length - used
+            room = seq_len - used
             costs = self._costs(segment, parts)
             if costs[-1] <= room:
                 parts.append(segment)
                 used += int(costs[-1])
                 continue
             queue.append(segment)
-            if isinstance(segment, Text) and (count := self._cut(segment, costs, room, length, empty=not parts)):
+            if isinstance(segment, Text) and (count := self._cut(segment, costs, room, seq_len, empty=not parts)):
                 queue[-1] = segment.part(count, len(segment.ids))
                 parts.append(segment.part(0, count))
                 used += int(self._costs(parts[-1], parts[:-1])[-1])
             elif not parts:
                 what = "a phrase with its boxes" if isinstance(segment, Text) else "an image"
-                raise ValueError(f"{what} takes {costs[-1]} tokens, but a window of {length} has room for {room}")
+                raise ValueError(f"{what} takes {costs[-1]} tokens, but a window of {seq_len} has room for {room}")
             close()
         if parts:
             close()
@@ -215,7 +215,7 @@ class Layout:
                 costs[phrase.end - 1] += 4 + 5 * len(phrase.boxes) - 1
         return costs.cumsum()
 
-    def _cut(self, segment: Text, costs: np.ndarray, room: int, length: int, *, empty: bool) -> int:
+    def _cut(self, segment: Text, costs: np.ndarray, room: int, seq_len: int, *, empty: bool) -> int:
         """How many of a text's tokens go into a window that cannot hold all of them."""
         fits = int(np.searchsorted(costs, room, side="right"))
         strengths = self.tokenizer.break_strengths(segment.ids)
@@ -224,10 +224,10 @@ class Layout:
         strengths = strengths[:fits]
         left_over = room - costs[:fits]  # if cut after each token
         for wanted in (PARAGRAPH, SENTENCE, TOKEN):
-            good = np.flatnonzero((strengths >= wanted) & ((left_over <= length // 2) | (wanted == TOKEN)))
+            good = np.flatnonzero((strengths >= wanted) & ((left_over <= seq_len // 2) | (wanted == TOKEN)))
             if len(good):
                 return int(good[-1]) + 1
-            if wanted == PARAGRAPH and not empty and room <= length // 2:
+            if wanted == PARAGRAPH and not empty and room <= seq_len // 2:
                 return 0  # between two segments is as good as between two paragraphs
         return 0
 

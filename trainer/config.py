@@ -97,13 +97,13 @@ class ImageDataSettings(DataSettings):
     """Data of a run that is given images one by one: a pack is an image."""
 
     plan: PlanSettings = Field(
-        PlanSettings(length=1, global_batch_size=256), description="global_batch_size is the global batch of images"
+        PlanSettings(seq_len=1, global_batch_size=256), description="global_batch_size is the global batch of images"
     )
 
     @model_validator(mode="after")
     def _one_image_a_pack(self) -> Self:
-        if self.plan.length != 1:
-            raise ValueError("plan.length must be 1 here: a pack is an image")
+        if self.plan.seq_len != 1:
+            raise ValueError("plan.seq_len must be 1 here: a pack is an image")
         return self
 
 

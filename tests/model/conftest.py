@@ -47,9 +47,9 @@ class Small:
         made = torch.Generator().manual_seed(seed)
         return list(torch.randint(0, 256, (count, 3, side, side), generator=made, dtype=torch.uint8))
 
-    def batch(self, packs: list[list[Sequence]], images: list[Tensor], length: int = 160) -> Batch:
+    def batch(self, packs: list[list[Sequence]], images: list[Tensor], seq_len: int = 160) -> Batch:
         """Packs as a batch."""
-        return collate(packs, images, length=length, pad_id=self.tokenizer.pad_id)
+        return collate(packs, images, seq_len=seq_len, pad_id=self.tokenizer.pad_id)
 
 
 @pytest.fixture

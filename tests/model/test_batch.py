@@ -12,7 +12,7 @@ from model.segment import ImageSegment
 
 def test_positions_documents_and_boundaries(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence("ab"), it.sequence("c")], [it.sequence("defgh")]], [], length=7)
+    batch = it.batch([[it.sequence("ab"), it.sequence("c")], [it.sequence("defgh")]], [], seq_len=7)
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]
     assert batch.documents.tolist() == [[1, 1, 1, 1, 2, 2, 2], [3] * 7]
     assert batch.boundaries.tolist() == [0, 4, 7, 14]
@@ -22,7 +22,7 @@ def test_positions_documents_and_boundaries(small: Callable[..., Any]) -> None:
 
 def test_padding_is_a_sequence_of_its_own(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence("ab")]], [], length=9)
+    batch = it.batch([[it.sequence("ab")]], [], seq_len=9)
     assert batch.documents.tolist() == [[1, 1, 1, 1, 2, 2, 2, 2, 2]]
     assert batch.token_ids[0, 4:].tolist() == [it.tokenizer.pad_id] * 5
     assert batch.boundaries.tolist() == [0, 4, 9]
@@ -31,7 +31,7 @@ def test_padding_is_a_sequence_of_its_own(small: Callable[..., Any]) -> None:
 
 def test_targets_stand_one_before_what_they_predict(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    batch = it.batch([[it.sequence("a"), it.sequence("b", ImageSegment(0), "c")]], it.images(1), length=20)
+    batch = it.batch([[it.sequence("a"), it.sequence("b", ImageSegment(0), "c")]], it.images(1), seq_len=20)
     ids = batch.token_ids.flatten()
     assert torch.equal(ids[batch.text_at + 1], batch.text_targets)
     assert it.tokenizer.decode(batch.text_targets, with_own=True) == "a</s>b\nc</s>"
@@ -42,7 +42,7 @@ def test_targets_stand_one_before_what_they_predict(small: Callable[..., Any]) -
 
 def test_the_end_of_an_emu_image_has_its_own_row(small: Callable[..., Any]) -> None:
     it = small("emu")
-    batch = it.batch([[it.sequence(ImageSegment(0), ImageSegment(1))]], it.images(2), length=20)
+    batch = it.batch([[it.sequence(ImageSegment(0), ImageSegment(1))]], it.images(2), seq_len=20)
     assert batch.visual_rows.tolist() == [0, 1, 2, 3, 8, 4, 5, 6, 7, 8]
 
 
@@ -53,7 +53,7 @@ def test_stills_come_before_frames(small: Callable[..., Any]) -> None:
         it.sequence(ImageSegment(0, frame=True), ImageSegment(1)),
         it.sequence(ImageSegment(0, frame=True), ImageSegment(1)),
     ]
-    batch = it.batch([pack], images, length=40)
+    batch = it.batch([pack], images, seq_len=40)
     assert batch.num_frames == 2
     assert torch.equal(batch.images, torch.stack([images[i] for i in (1, 3, 0, 2)]))
     ids = batch.token_ids.flatten()[batch.slots]
@@ -73,7 +73,7 @@ def test_moves_every_tensor(small: Callable[..., Any]) -> None:
 def test_a_pack_that_is_too_long_is_an_error(small: Callable[..., Any]) -> None:
     it = small("emu2")
     with pytest.raises(ValueError, match="pack 0 is longer than 8 tokens"):
-        it.batch([[it.sequence("abc"), it.sequence("def")]], [], length=8)
+        it.batch([[it.sequence("abc"), it.sequence("def")]], [], seq_len=8)
 
 
 def test_images_must_match_their_places(small: Callable[..., Any]) -> None:

@@ -52,7 +52,7 @@ def test_a_later_token_or_image_moves_no_earlier_state(small: Callable[..., Any]
     at = int(sequence.slots.nonzero()[0][4])  # the second one's first slot
 
     def states(images: list[torch.Tensor], change_last: bool) -> torch.Tensor:
-        batch = it.batch([[sequence]], images, length=len(sequence.token_ids))
+        batch = it.batch([[sequence]], images, seq_len=len(sequence.token_ids))
         if change_last:
             batch.token_ids[0, -2] += 1
         return it.model.hidden(batch, it.model.embed_images(batch))
@@ -270,7 +270,7 @@ def test_new_tokens_start_at_the_mean_of_the_old() -> None:
 def test_attention_of_a_lone_sequence_is_the_stock_models(small: Callable[..., Any]) -> None:
     it = small("emu2")
     sequence = it.sequence("a plain text")
-    batch = it.batch([[sequence]], [], length=len(sequence.token_ids))
+    batch = it.batch([[sequence]], [], seq_len=len(sequence.token_ids))
     hidden = it.model.hidden(batch, it.model.embed_images(batch))
     stock: nn.Module = it.model.language_model
     stock.set_attn_implementation("eager")

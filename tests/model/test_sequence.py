@@ -21,8 +21,8 @@ def emu2(tokenizers: dict[str, Tokenizer]) -> Layout:
     return Layout(tokenizers["emu2"], BRIDGE)
 
 
-def _whole(layout: Layout, segments: list[Segment], seed: int | None = None, length: int = 512) -> Sequence:
-    (window,) = layout.split(segments, length)
+def _whole(layout: Layout, segments: list[Segment], seed: int | None = None, seq_len: int = 512) -> Sequence:
+    (window,) = layout.split(segments, seq_len)
     return layout.lay_out(window, None if seed is None else random.Random(seed))
 
 
@@ -155,12 +155,12 @@ def test_windows_fit_and_lose_nothing(emu2: Layout) -> None:
     rng = random.Random(0)
     for _ in range(150):
         segments = _random_sample(emu2, rng)
-        length = rng.randint(40, 120)
-        windows = emu2.split(segments, length)
+        seq_len = rng.randint(40, 120)
+        windows = emu2.split(segments, seq_len)
         expected = [s for s in segments if isinstance(s, ImageSegment) or len(s.ids)]
         joined: list[Segment] = []
         for i, window in enumerate(windows):
-            assert window.num_tokens <= length
+            assert window.num_tokens <= seq_len
             assert window.last == (i == len(windows) - 1)
             sequence = emu2.lay_out(window, rng)
             assert len(sequence.token_ids) == window.num_tokens

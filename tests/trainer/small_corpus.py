@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 30
 WEIGHTS = {"interleaveds": 0.3, "pairs": 0.25, "groundeds": 0.15, "videos": 0.2, "texts": 0.1}
 SETTINGS = PlanSettings(
-    seed=3, length=48, global_batch_size=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
+    seed=3, seq_len=48, global_batch_size=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
 )
 
 
@@ -68,7 +68,7 @@ class Opened:
         self.corpus = TrainingCorpus.open(folder)
         tokenizer = Tokenizer.load(f"{folder}/tokens/{self.corpus.tokens.name}", "emu2")
         self.layout = Layout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig())
-        arguments = (self.corpus.manifest, self.corpus.tokens, self.layout, SETTINGS.length)
+        arguments = (self.corpus.manifest, self.corpus.tokens, self.layout, SETTINGS.seq_len)
         self.sources = source_windows(folder, *arguments)
         self.fingerprint = windows_fingerprint(*arguments, "train")
 
@@ -78,7 +78,7 @@ class Opened:
 
     def loader(self, plan: Plan, rank: int = 0, world_size: int = 1, num_threads: int = 0) -> Loader:
         """A loader of the plan."""
-        reader = PieceReader(self.corpus, self.sources, self.layout, length=SETTINGS.length, image_size=16, seed=3)
+        reader = PieceReader(self.corpus, self.sources, self.layout, seq_len=SETTINGS.seq_len, image_size=16, seed=3)
         return Loader(plan, reader, ReaderSettings(num_threads=num_threads), rank, world_size)
 
 

@@ -53,11 +53,11 @@ def bench_generation(folder: Path) -> None:
         (f"each of {TOGETHER} captions at a time", [alone] * TOGETHER),
         (f"{SHOWN} captioned images and a caption", [in_context]),
     ):
-        length = len(prompts[0].sequence.token_ids)
+        seq_len = len(prompts[0].sequence.token_ids)
         with_cache, without = (partial(_images_a_second, model, tokenizer, prompts, use_cache=c) for c in (True, False))
         with_cache()
         cached, again = interleave(ROUNDS, with_cache, without)
-        figure("generate", f"after {name} ({length} tokens), with a cache", max(cached), "images/s")
+        figure("generate", f"after {name} ({seq_len} tokens), with a cache", max(cached), "images/s")
         figure("generate", "  the whole prefix again for each embedding", max(again), "images/s")
         ratio("generate", "  with a cache to without", cached, again)
 

@@ -196,7 +196,7 @@ def _bench_plan() -> None:
             state = stretch.end
         figure("reader", f"plan and pack by {unit}, five sources", float(np.median(rates)), "samples/s")
         figure("reader", f"plan and pack by {unit}, a core", float(np.median(cpu_rates)), "samples/CPU-s")
-        figure("reader", f"fill of packs of 2,048 by {unit}", 100 * tokens / (packs * settings.length), "%")
+        figure("reader", f"fill of packs of 2,048 by {unit}", 100 * tokens / (packs * settings.seq_len), "%")
 
 
 def _bench_resume(corpus: TrainingCorpus) -> None:
@@ -216,7 +216,7 @@ def _bench_resume(corpus: TrainingCorpus) -> None:
             fingerprint,
             state=PlanState.from_json(state) if state else None,
         )
-        reader = PieceReader(opened, sources, layout, length=2048, image_size=IMAGE_SIZE)
+        reader = PieceReader(opened, sources, layout, seq_len=2048, image_size=IMAGE_SIZE)
         return Loader(plan, reader, ReaderSettings(num_threads=2)), begin
 
     first, _ = loader(None)

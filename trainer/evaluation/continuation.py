@@ -34,17 +34,17 @@ class Continuation:
         return Prompt.of(layout, [*self.context, *(self.rest if told else ())], self.context_images, draw=True)
 
 
-def continuations(samples: Sequence[Sample], run: FinishedRun, length: int) -> list[Continuation]:
+def continuations(samples: Sequence[Sample], run: FinishedRun, seq_len: int) -> list[Continuation]:
     """Samples with two images or more in their first window, cut before the last of these.
 
     Args:
         samples: Pages or videos.
         run: Whose layout and image size are taken.
-        length: Tokens of a window.
+        seq_len: Tokens of a window.
     """
     found = []
     for sample in samples:
-        segments = run.layout.split(sample.segments, length)[0].segments
+        segments = run.layout.split(sample.segments, seq_len)[0].segments
         places = [i for i, part in enumerate(segments) if isinstance(part, ImageSegment)]
         if len(places) < 2:
             continue

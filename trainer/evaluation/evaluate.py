@@ -83,7 +83,7 @@ class Evaluation:
         self.settings: EvaluateSettings = config.evaluate
         self.run = FinishedRun.open(out, config.pretrain.data.layout, batch=self.settings.batch)
         self.out = out
-        self.length = config.pretrain.data.plan.length
+        self.seq_len = config.pretrain.data.plan.seq_len
         self.attributes = Attributes(self.settings.attributes, self.settings.combined)
         self._console = Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
         self._begun = time.perf_counter()
@@ -170,7 +170,7 @@ class Evaluation:
         sequences = []
         for pair in pairs:
             texts = [part for part in pair.sample.segments if isinstance(part, Text)]
-            window = layout.split([first_image(pair.sample), *texts], self.length)[0]
+            window = layout.split([first_image(pair.sample), *texts], self.seq_len)[0]
             sequences.append(layout.lay_out(window))
         images = self._images(pairs)
         losses = {}
@@ -180,7 +180,7 @@ class Evaluation:
                 batch = collate(
                     [[sequences[i]] for i in at],
                     [shown[i] for i in at],
-                    length=max(len(sequences[i].token_ids) for i in at),
+                    seq_len=max(len(sequences[i].token_ids) for i in at),
                     pad_id=self.run.tokenizer.pad_id,
                 )
                 with torch.no_grad():
@@ -271,7 +271,7 @@ class Evaluation:
         kind = "interleaved" if what == "image" else "video"
         samples = [sample for data in self._held_out for sample in samples_of(data, (kind,))]
         chosen = drawn(samples, self.settings.continuations, self.settings.seed)
-        found = continuations(chosen, self.run, self.length)
+        found = continuations(chosen, self.run, self.seq_len)
         if not found:
             return [], {}
         true = self.run.embed(torch.stack([each.truth for each in found]))

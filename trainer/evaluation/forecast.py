@@ -65,7 +65,7 @@ def _of_phase(data: CorpusData, phase: Phase, num_steps: int, costs: Costs) -> P
         planned += 1
     columns = zip(*total.by_source, strict=True)
     samples, tokens, images = (tuple(value / planned for value in column) for column in columns)
-    fill = total.tokens / (planned * settings.global_batch_size * settings.length)
+    fill = total.tokens / (planned * settings.global_batch_size * settings.seq_len)
     return PhaseForecast(phase.step, num_steps, samples, tokens, images, fill)
 
 
@@ -123,7 +123,7 @@ def describe_streams(data: StreamData) -> str:
             break
         lines.append(
             f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.global_batch_size:,} packs of "
-            f"{plan.length:,} tokens"
+            f"{plan.seq_len:,} tokens"
         )
         lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")
         tars = {name: len(expanded(urls)) for name, urls in run.data.streams.items()}

@@ -12,7 +12,7 @@ _FILLS = (0.996, 0.99, 0.98, 0.96, 0.93, 0.88, 0.8, 0.65, 0.0)  # tried in turn:
 
 
 def best_fit(
-    tokens: I64, images: I64, num_packs: int, length: int, max_images: int | None = None
+    tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> list[list[int]] | None:
     """Pieces in packs by best fit, longest first; null where they do not all fit.
 
@@ -20,15 +20,15 @@ def best_fit(
     so that the fullest pack that still fits is found at once.
 
     Args:
-        tokens: Places that each piece takes, at most `length`.
+        tokens: Places that each piece takes, at most `seq_len`.
         images: Images of each piece.
         num_packs: How many packs there are.
-        length: Places of a pack.
+        seq_len: Places of a pack.
         max_images: Images of a pack at most; a piece that has more by itself gets a pack of its own.
     """
     packs: list[list[int]] = []
     num_images: list[int] = []
-    with_room: list[list[int]] = [[] for _ in range(length + 1)]
+    with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
     rooms = 0  # bit r: some pack has r places left
     limit = max_images if max_images is not None else int(images.sum()) + 1
     order = np.lexsort((np.arange(len(tokens)), -tokens))
@@ -50,7 +50,7 @@ def best_fit(
         if found < 0:
             if len(packs) == num_packs:
                 return None
-            found, room = len(packs), length
+            found, room = len(packs), seq_len
             packs.append([])
             num_images.append(0)
         packs[found].append(piece)
@@ -69,7 +69,7 @@ def best_fit(
 
 
 def pack_prefix(
-    tokens: I64, images: I64, num_packs: int, length: int, max_images: int | None = None
+    tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> tuple[int, list[list[int]]]:
     """As many of the first pieces as fit, and their packs.
 
@@ -82,16 +82,18 @@ def pack_prefix(
     ends = tokens.cumsum()
     fits, fails, found = 0, len(tokens) + 1, None
     for fill in _FILLS:
-        guess = max(int(np.searchsorted(ends, int(fill * num_packs * length), side="right")), min(num_packs, len(ends)))
+        guess = max(
+            int(np.searchsorted(ends, int(fill * num_packs * seq_len), side="right")), min(num_packs, len(ends))
+        )
         if guess < fails:
-            found = best_fit(tokens[:guess], images[:guess], num_packs, length, max_images)
+            found = best_fit(tokens[:guess], images[:guess], num_packs, seq_len, max_images)
             if found is not None:
                 fits = guess
                 break
             fails = guess
     while fails - fits > max(1, fails // 100) and fails <= len(tokens) and fits:
         guess = (fits + fails) // 2
-        packs = best_fit(tokens[:guess], images[:guess], num_packs, length, max_images)
+        packs = best_fit(tokens[:guess], images[:guess], num_packs, seq_len, max_images)
         if packs is None:
             fails = guess
         else:

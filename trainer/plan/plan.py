@@ -53,7 +53,7 @@ class Plan:
         self.sources = tuple(sources)
         self.settings = settings
         self.costs = costs or Costs()
-        decided = settings.model_dump(include={"length", "max_images", "order"})
+        decided = settings.model_dump(include={"seq_len", "max_images", "order"})
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
         self._names = [source.name for source in self.sources]
         self.max_epochs = dict(max_epochs or {})
@@ -103,7 +103,7 @@ class Plan:
         drawn_sources, ordinals = self._draw(start, num_packs)
         columns = self._pieces(start, drawn_sources, ordinals)
         num_pieces, packs = pack_prefix(
-            columns["tokens"], columns["images"], num_packs, self.settings.length, self.settings.max_images
+            columns["tokens"], columns["images"], num_packs, self.settings.seq_len, self.settings.max_images
         )
         columns = {name: column[:num_pieces] for name, column in columns.items()}
         end = self._end(start, drawn_sources, columns, num_steps)
@@ -132,7 +132,7 @@ class Plan:
         assert start.phase is not None, "a stretch lies in a phase"
         weights = [start.phase.weights.get(name, 0.0) for name in self._names]
         scheduler = Scheduler(weights, start.phase.unit, start.units, start.longest)
-        wanted = num_packs * self.settings.length
+        wanted = num_packs * self.settings.seq_len
         for stream, weight, first in zip(self._streams, weights, start.drawn, strict=True):
             if weight:  # and the sample before, which may be open
                 stream.reach(max(0, first - 1), first + 1)

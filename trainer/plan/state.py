@@ -18,7 +18,7 @@ class PlanSettings(Settings):
     """How samples become steps."""
 
     seed: int = Field(0, description="another seed is another order")
-    length: int = Field(2048, ge=1, description="places of a pack")
+    seq_len: int = Field(2048, ge=1, description="places of a pack")
     global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
     max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
     stretch_packs: int = Field(

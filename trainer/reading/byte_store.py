@@ -35,19 +35,19 @@ class ByteStore:
         self._lock = threading.Lock()
         self._cache = _ChunkCache(settings or CacheSettings())
 
-    def read(self, path: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`.
+    def read(self, path: str, offset: int, num_bytes: int) -> bytes:
+        """`num_bytes` bytes from `offset`.
 
         Raises:
             EOFError: If the file ends before.
             OSError: If it cannot be read.
         """
         if not storage.is_local(path):
-            return self._cache.read(path, offset, length)
+            return self._cache.read(path, offset, num_bytes)
         file = self._files.get(path) or self._open(path)
-        data = os.pread(file.handle, length, offset)
-        if len(data) != length:
-            raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
+        data = os.pread(file.handle, num_bytes, offset)
+        if len(data) != num_bytes:
+            raise EOFError(f"{path}: {num_bytes} bytes wanted at {offset}, {len(data)} there")
         return data
 
     def _open(self, path: str) -> "_OpenFile":
@@ -87,44 +87,44 @@ class _ChunkCache:
         self._lock = threading.Lock()
         self._since_sweep = settings.max_bytes  # look at once: another run may have left it full
 
-    def read(self, path: str, offset: int, length: int) -> bytes:
+    def read(self, path: str, offset: int, num_bytes: int) -> bytes:
         if path not in self._sizes:
             self._sizes[path] = storage.size(path)
         size, chunk = self._sizes[path], self._settings.chunk_bytes
-        if offset + length > size:
-            raise EOFError(f"{path}: {length} bytes wanted at {offset}, {max(0, size - offset)} there")
+        if offset + num_bytes > size:
+            raise EOFError(f"{path}: {num_bytes} bytes wanted at {offset}, {max(0, size - offset)} there")
         parts = []
-        for number in range(offset // chunk, -(-(offset + length) // chunk)):
+        for number in range(offset // chunk, -(-(offset + num_bytes) // chunk)):
             begin = number * chunk
             data = self._chunk(path, begin, min(chunk, size - begin))
-            parts.append(data[max(0, offset - begin) : offset + length - begin])
+            parts.append(data[max(0, offset - begin) : offset + num_bytes - begin])
         return b"".join(parts)
 
-    def _chunk(self, path: str, begin: int, length: int) -> bytes:
-        name = hashlib.sha256(f"{path} {self._sizes[path]} {begin} {length}".encode()).hexdigest()[:40]
+    def _chunk(self, path: str, begin: int, num_bytes: int) -> bytes:
+        name = hashlib.sha256(f"{path} {self._sizes[path]} {begin} {num_bytes}".encode()).hexdigest()[:40]
         file = self.folder / name
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:  # one request a chunk, however many threads want it
             try:
                 data = file.read_bytes()
-                if len(data) == length:
+                if len(data) == num_bytes:
                     os.utime(file)
                     return data
             except FileNotFoundError:
                 pass
-            data = storage.read_range(path, begin, length)
-            self._make_room(length)
+            data = storage.read_range(path, begin, num_bytes)
+            self._make_room(num_bytes)
             storage.write_bytes(str(file), data)
         with self._lock:
             self._locks.pop(name, None)
         return data
 
-    def _make_room(self, length: int) -> None:
+    def _make_room(self, num_bytes: int) -> None:
         """Remove the oldest chunks until all fit; looks at the folder each time a sixteenth of it was written."""
         limit = self._settings.max_bytes
         with self._lock:
-            self._since_sweep += length
+            self._since_sweep += num_bytes
             if self._since_sweep < limit // 16:
                 return
             self._since_sweep = 0
@@ -135,7 +135,7 @@ class _ChunkCache:
             except FileNotFoundError:
                 continue
             found.append((stat.st_mtime_ns, stat.st_size, file))
-        total = sum(size for _, size, _ in found) + length
+        total = sum(size for _, size, _ in found) + num_bytes
         for _, size, file in sorted(found):
             if total <= limit - limit // 16:
                 break

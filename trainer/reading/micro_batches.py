@@ -127,21 +127,21 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def sequence_batch(
-    packs: Sequence[Sequence[ReadPiece]], *, length: int, pad_id: int, image_source: ImageSource = pixels
+    packs: Sequence[Sequence[ReadPiece]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
 ) -> SequenceBatch:
     """Packs as one micro-batch.
 
     Args:
         packs: Pieces of each pack.
-        length: Places of a pack.
+        seq_len: Places of a pack.
         pad_id: Id of `[PAD]`.
         image_source: Gives the pieces' images.
     """
     images = [tensor for pack in packs for piece in pack for tensor in image_source(piece)]
-    batch = collate([[piece.sequence for piece in pack] for pack in packs], images, length=length, pad_id=pad_id)
-    of_place = np.zeros(len(packs) * length, np.int64)
+    batch = collate([[piece.sequence for piece in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
+    of_place = np.zeros(len(packs) * seq_len, np.int64)
     for row, pack in enumerate(packs):
-        at = row * length
+        at = row * seq_len
         for piece in pack:
             size = len(piece.sequence.token_ids)
             of_place[at : at + size] = piece.source

@@ -190,7 +190,7 @@ class PieceReader(SampleReader):
         corpus: Where they lie.
         sources: The plan's.
         layout: Writes windows as tokens.
-        length: Places of a pack: what samples were cut by.
+        seq_len: Places of a pack: what samples were cut by.
         image_size: Pixels a side.
         seed: Decides what comes first in a window, and substitutes.
         media_first: Gives the probability that images come before their text, by the step; null: the layout's.
@@ -202,17 +202,17 @@ class PieceReader(SampleReader):
         sources: Sequence[SourceWindows],
         layout: Layout,
         *,
-        length: int,
+        seq_len: int,
         image_size: int,
         seed: int = 0,
         media_first: Callable[[int], float | None] = lambda step: None,
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
         self.image_size = image_size
-        self._layout, self._length, self._media_first = layout, length, media_first
+        self._layout, self._seq_len, self._media_first = layout, seq_len, media_first
 
     def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        windows = self._layout.split(reader.segments(row), self._length)
+        windows = self._layout.split(reader.segments(row), self._seq_len)
         if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
             raise UserError(
                 f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "

@@ -141,14 +141,14 @@ class StreamLoader:
 
     def _next_step(self) -> StreamStep:
         phase = self._enter_phase()
-        length, num_packs = self._settings.length, self._settings.global_batch_size // self._world_size
-        while sum(waiting.window.num_tokens for waiting in self._waiting) < num_packs * length:
+        seq_len, num_packs = self._settings.seq_len, self._settings.global_batch_size // self._world_size
+        while sum(waiting.window.num_tokens for waiting in self._waiting) < num_packs * seq_len:
             self._draw()
         tokens, images = (
             np.array([getattr(waiting.window, name) for waiting in self._waiting], np.int64)
             for name in ("num_tokens", "num_images")
         )
-        num, packs = pack_prefix(tokens, images, num_packs, length, self._settings.max_images)
+        num, packs = pack_prefix(tokens, images, num_packs, seq_len, self._settings.max_images)
         pieces = list((self._pool.map if self._pool else map)(self._read, self._waiting[:num]))
         for piece in pieces:
             if isinstance(piece, QuarantineRow):
@@ -206,7 +206,7 @@ class StreamLoader:
         try:
             document = read_document(TarSample(sample.key, 0, 0, sample.parts), source)
             segments = segments_of(document, self._layout.tokenizer) if document.decision.allowed else []
-            windows = self._layout.split(segments, self._settings.length)
+            windows = self._layout.split(segments, self._settings.seq_len)
         except ValueError as error:
             return _Prepared(sample, None, [], str(error))
         return _Prepared(sample, document, windows, "" if windows else NOT_ALLOWED)

@@ -38,7 +38,7 @@ _Part = tuple[
 ]  # windows a sample, tokens, images, refused
 
 
-def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, length: int, split: Split) -> str:
+def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split) -> str:
     """sha256 of all that the windows of a corpus depend on."""
     made_from = {
         "version": VERSION,
@@ -48,7 +48,7 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
         "slots": [layout.slots[False], layout.slots[True]],
         "frame_times": layout.config.frame_times,
         "separators": layout.separators,
-        "length": length,
+        "seq_len": seq_len,
         "split": split,
     }
     if layout.template is not None:
@@ -57,7 +57,7 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
 
 
 def source_windows(
-    corpus: str, manifest: Manifest, tokens: TokensInfo, layout: Layout, length: int, split: Split = "train"
+    corpus: str, manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split = "train"
 ) -> list[SourceWindows]:
     """The windows of all sources of a corpus, in the manifest's order.
 
@@ -66,7 +66,7 @@ def source_windows(
     Raises:
         UserError: If a token sidecar is missing or stale.
     """
-    fingerprint = windows_fingerprint(manifest, tokens, layout, length, split)
+    fingerprint = windows_fingerprint(manifest, tokens, layout, seq_len, split)
     folder = storage.join(tokens_folder(corpus, tokens.name), "windows", fingerprint[:16])
     tables = []
     for source in manifest.sources:
@@ -75,7 +75,7 @@ def source_windows(
         if storage.exists(path):
             arrays = dict(np.load(io.BytesIO(storage.read_bytes(path))))
         else:
-            arrays = _measure(corpus, shards, tokens, layout, length)
+            arrays = _measure(corpus, shards, tokens, layout, seq_len)
             with contextlib.suppress(OSError):  # a corpus that may only be read
                 buffer = io.BytesIO()
                 np.savez(buffer, allow_pickle=False, **arrays)
@@ -98,7 +98,7 @@ def source_windows(
 
 
 def _measure(
-    corpus: str, shards: Sequence[ShardInfo], tokens: TokensInfo, layout: Layout, length: int
+    corpus: str, shards: Sequence[ShardInfo], tokens: TokensInfo, layout: Layout, seq_len: int
 ) -> dict[str, np.ndarray]:
     folder = tokens_folder(corpus, tokens.name)
 
@@ -109,7 +109,7 @@ def _measure(
                 f"{path}: not made from this {shard.path} by this tokenizer. Rerun `python -m pipelines tokenize`"
             )
         reader = ShardReader(corpus, shard, path, ByteStore(), GroupCache())
-        return measure_shard(path, reader, layout, length)
+        return measure_shard(path, reader, layout, seq_len)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(measure, shards))
@@ -126,24 +126,24 @@ def _measure(
     }
 
 
-def measure_shard(path: str, reader: ShardReader, layout: Layout, length: int) -> _Part:
+def measure_shard(path: str, reader: ShardReader, layout: Layout, seq_len: int) -> _Part:
     """Windows of each sample of a shard; 0 for one that is not trained on, with the reason.
 
     Args:
         path: Of its token sidecar.
         reader: Gives the segments of those that do not fit.
         layout: Cuts.
-        length: Places of a pack.
+        seq_len: Places of a pack.
     """
     totals, images, exact = whole_lengths(path, layout)
     counts = np.ones(len(totals), np.int64)
     tokens: list[Any] = totals.tolist()
     num_images: list[Any] = images.tolist()
     refused = []
-    for row in np.flatnonzero((totals > length) | ~exact).tolist():
+    for row in np.flatnonzero((totals > seq_len) | ~exact).tolist():
         segments = reader.segments(row)
         try:
-            windows = layout.split(segments, length)
+            windows = layout.split(segments, seq_len)
             reason = NO_EXAMPLE if segments else NOT_ALLOWED
         except ValueError as error:
             windows, reason = [], f"{TOO_LARGE}: {error}"

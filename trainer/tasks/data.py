@@ -190,9 +190,9 @@ class TrainingData(CorpusData):
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split, chat=cls.is_chat(run))
-        length = checked_length(run, model)
+        seq_len = checked_seq_len(run, model)
         layout = cls.make_layout(tokenizer, model, run)
-        arguments = (corpus.manifest, corpus.tokens, layout, length, split)
+        arguments = (corpus.manifest, corpus.tokens, layout, seq_len, split)
         sources = tuple(source_windows(corpus.folder, *arguments))
         return cls(run, tokenizer, model, corpus, sources, windows_fingerprint(*arguments), layout)
 
@@ -213,7 +213,7 @@ class TrainingData(CorpusData):
             self.corpus,
             self.sources,
             self.layout,
-            length=plan.length,
+            seq_len=plan.seq_len,
             image_size=self.model.encoder.image_size,
             seed=plan.seed,
             media_first=lambda step: run.stages[run.stage_at(step)].media_first,
@@ -245,7 +245,7 @@ class StreamData(RunData):
             folder = tokens_folder(folder, load_tokens(folder, load_manifest(folder), run.data.tokens).name)
         tokenizer = load_tokenizer(folder, wanted)
         model = wanted.resolve(tokenizer)
-        checked_length(run, model)
+        checked_seq_len(run, model)
         return cls(run, tokenizer, model, folder, Layout(tokenizer, model.bridge, run.data.layout))
 
     @property
@@ -307,16 +307,16 @@ class StreamData(RunData):
         return StreamLoader(self.run, self.layout, size, rank=rank, world_size=world_size, state=state)
 
 
-def checked_length(run: RunSettings, model: EmuConfig) -> int:
+def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:
     """Places of a pack.
 
     Raises:
         UserError: If they are more than the model has.
     """
-    length, longest = run.data.plan.length, model.language_model.max_positions
-    if length > longest:
-        raise UserError(f"data.plan.length is {length}, the language model has {longest} positions")
-    return length
+    seq_len, longest = run.data.plan.seq_len, model.language_model.max_positions
+    if seq_len > longest:
+        raise UserError(f"data.plan.seq_len is {seq_len}, the language model has {longest} positions")
+    return seq_len
 
 
 def load_tokenizer(folder: str, wanted: ModelSettings, *, chat: bool = False) -> Tokenizer:

@@ -61,12 +61,12 @@ def _first_packs(
     source: SourceWindows, number: int, reader: SampleReader, run: RunSettings, num_packs: int
 ) -> list[list[ReadPiece]]:
     """The source's first windows, packed as in training and laid out as in its last stage."""
-    length = run.data.plan.length
-    num = min(len(source.tokens), num_packs * length)
+    seq_len = run.data.plan.seq_len
+    num = min(len(source.tokens), num_packs * seq_len)
     if not num:
         return []
     tokens, images = source.tokens[:num].astype(np.int64), source.images[:num].astype(np.int64)
-    _, packs = pack_prefix(tokens, images, min(num_packs, num), length)
+    _, packs = pack_prefix(tokens, images, min(num_packs, num), seq_len)
     samples = np.searchsorted(source.first, np.arange(num), side="right") - 1
     pieces = [
         Piece(int(s), number, 0, int(s), int(w - source.first[s]), int(tokens[w]), int(images[w]))

@@ -96,7 +96,7 @@ class PretrainTask(Task):
         """Packs of sequences as one micro-batch."""
         return sequence_batch(
             packs,
-            length=self.run.data.plan.length,
+            seq_len=self.run.data.plan.seq_len,
             pad_id=self.data.tokenizer.pad_id,
             image_source=self._features if self._features is not None and self._features.model is not None else pixels,
         )

@@ -101,7 +101,7 @@ class TemplateLayout(Layout):
         if self.emu2:  # in an answer it is the question that asks for boxes
             self.ignored = np.append(self.ignored, np.int32(self.ids[GROUNDING]))
 
-    def split(self, segments: Sequence[Segment], length: int) -> list[Window]:
+    def split(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
         """A sample's conversation, or each of its images to be drawn; none where no image has a caption.
 
         A conversation that is too long loses its last turns, then the end of its first answer.
@@ -112,10 +112,10 @@ class TemplateLayout(Layout):
         captioned = list(captioned_images(segments))
         if self.settings.chats:
             turns = [self._turn(images, caption) for images, caption in captioned]
-            return [self._talk(turns, length)] if turns else []
+            return [self._talk(turns, seq_len)] if turns else []
         boxes = boxes_of(segments)
         return [
-            self._window([*self._wish([caption], boxes), images[0]], length)
+            self._window([*self._wish([caption], boxes), images[0]], seq_len)
             for images, caption in captioned
             if len(images) == 1 and not images[0].frame
         ]
@@ -173,20 +173,20 @@ class TemplateLayout(Layout):
                 parts.append(part)
         return tuple(parts)
 
-    def _talk(self, turns: Sequence[Turn], length: int) -> Window:
+    def _talk(self, turns: Sequence[Turn], seq_len: int) -> Window:
         kept = len(turns)
-        while kept > 1 and self._size(self._conversation(turns[:kept])) > length:
+        while kept > 1 and self._size(self._conversation(turns[:kept])) > seq_len:
             kept -= 1
         whole = self._conversation(turns[:kept])
-        if kept > 1 or self._size(whole) <= length:
-            return self._window(whole, length)
+        if kept > 1 or self._size(whole) <= seq_len:
+            return self._window(whole, seq_len)
         *question, answer = whole
         assert isinstance(answer, Text)
-        room = length - self._size(question) + 1  # no </s> follows
+        room = seq_len - self._size(question) + 1  # no </s> follows
         fits = int(np.searchsorted(self._costs(answer, question), room, side="right"))
         if fits <= 0:
-            raise ValueError(f"a question takes {self._size(question)} tokens, a window has {length}")
-        return self._window([*question, answer.part(0, fits)], length, last=False)
+            raise ValueError(f"a question takes {self._size(question)} tokens, a window has {seq_len}")
+        return self._window([*question, answer.part(0, fits)], seq_len, last=False)
 
     def _conversation(self, turns: Sequence[Turn]) -> list[Segment]:
         """A conversation as the model reads it, of which it learns the answers."""
@@ -227,10 +227,10 @@ class TemplateLayout(Layout):
         """Tokens of a whole window."""
         return 2 + sum(int(self._costs(segment, segments[:i])[-1]) for i, segment in enumerate(segments))
 
-    def _window(self, segments: Sequence[Segment], length: int, *, last: bool = True) -> Window:
+    def _window(self, segments: Sequence[Segment], seq_len: int, *, last: bool = True) -> Window:
         size = self._size(segments) - (not last)
-        if size > length:
-            raise ValueError(f"a caption with its images takes {size} tokens, a window has {length}")
+        if size > seq_len:
+            raise ValueError(f"a caption with its images takes {size} tokens, a window has {seq_len}")
         return Window(tuple(segments), size, sum(isinstance(part, ImageSegment) for part in segments), last=last)
 
 

@@ -121,7 +121,7 @@ class TuningData(TrainingData):
     def reader(self) -> PieceReader:
         """Reads windows, and draws boxes."""
         plan, size = self.run.data.plan, self.model.encoder.image_size
-        return _Reader(self.corpus, self.sources, self.layout, length=plan.length, image_size=size, seed=plan.seed)
+        return _Reader(self.corpus, self.sources, self.layout, seq_len=plan.seq_len, image_size=size, seed=plan.seed)
 
     @property
     def refused(self) -> list[QuarantineRow]:

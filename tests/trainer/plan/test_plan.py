@@ -14,7 +14,7 @@ from trainer.plan.windows import SourceWindows, one_window_each
 
 SETTINGS = PlanSettings(
     seed=5,
-    length=256,
+    seq_len=256,
     global_batch_size=8,
     stretch_packs=32,
     order=OrderSettings(block_samples=4, pool_blocks=4),
@@ -196,7 +196,7 @@ def test_an_exhausted_source_stops_the_run():
 
 def test_images_alone_are_packs_of_one():
     images = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
-    settings = PlanSettings(length=1, global_batch_size=16)
+    settings = PlanSettings(seq_len=1, global_batch_size=16)
     assert images.place(2) == (0, 2)
     assert images.place(3) == (1, 0)
     step = next(iter(Plan([images], settings, [Phase(weights={"pairs": 1.0})], "f")))

@@ -95,7 +95,7 @@ def loader(tars: Path, layout: Layout, config: Callable[..., TrainConfig]) -> It
     def make(streams=urls, weights=WEIGHTS, phases=None, **arguments) -> StreamLoader:
         changes = {
             "data.streams": streams,
-            "data.plan": {"length": 64, "global_batch_size": 2 * arguments.get("world_size", 1)},
+            "data.plan": {"seq_len": 64, "global_batch_size": 2 * arguments.get("world_size", 1)},
             "mixture.phases": phases or [{"weights": weights}],
         }
         run = config(**changes).pretrain
@@ -335,7 +335,7 @@ def test_a_tokenizer_alone_is_enough(training_corpus, streams, tmp_path):
             "RunError: .*exit code 7",
         ),
         ({"data.streams": {"a": ["/nowhere.tar"]}, "mixture.phases": [{"weights": {"a": 1}}]}, "UserError: .*No such"),
-        ({"data.plan": {"length": 9999}}, "UserError: data.plan.length is 9999"),
+        ({"data.plan": {"seq_len": 9999}}, "UserError: data.plan.seq_len is 9999"),
     ],
 )
 def test_a_mistake_is_one_line(training_corpus, streams, tmp_path, changes, message):

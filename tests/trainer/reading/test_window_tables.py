@@ -28,16 +28,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("family", ["emu", "emu2"])
 @pytest.mark.parametrize("frame_times", [False, True])
-@pytest.mark.parametrize("length", [24, 48, 4096])
-def test_tables_hold_what_the_layout_cuts(folder, family, frame_times, length):
+@pytest.mark.parametrize("seq_len", [24, 48, 4096])
+def test_tables_hold_what_the_layout_cuts(folder, family, frame_times, seq_len):
     corpus = TrainingCorpus.open(folder)
     tokenizer = Tokenizer.load(f"{folder}/tokens/bpe-300", family)
     layout = Layout(tokenizer, BridgeConfig(image_slots=4, frame_slots=6), LayoutConfig(frame_times=frame_times))
-    for table in source_windows(folder, corpus.manifest, corpus.tokens, layout, length):
+    for table in source_windows(folder, corpus.manifest, corpus.tokens, layout, seq_len):
         assert table.num_samples + len(table.refused) == 30
         for number in range(table.num_samples):
             shard, row = table.place(number)
-            windows = layout.split(corpus.reader(table.shards[shard]).segments(row), length)
+            windows = layout.split(corpus.reader(table.shards[shard]).segments(row), seq_len)
             at = slice(table.first[number], table.first[number + 1])
             assert [w.num_tokens for w in windows] == table.tokens[at].tolist()
             assert [w.num_images for w in windows] == table.images[at].tolist()

@@ -200,7 +200,7 @@ def run_to_infinity(world, config, corpus, out):
     [
         ({"mixture.phases": [{"weights": {"pears": 1.0}}]}, "no source 'pears' in the corpus"),
         ({"mixture.max_epochs": {"pairs": 0.5}}, "pairs is exhausted"),
-        ({"data.plan": {"length": 9999}}, "data.plan.length is 9999, the language model has 256 positions"),
+        ({"data.plan": {"seq_len": 9999}}, "data.plan.seq_len is 9999, the language model has 256 positions"),
         ({"data.tokens": "other"}, "other"),
         ({"model.weights": [{"path": "/nowhere", "layout": "emu2"}]}, "model.weights: /nowhere: no checkpoint"),
     ],
@@ -211,7 +211,7 @@ def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, messa
 
 
 def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
-    chosen = config(**{"data.plan": {"length": 96, "global_batch_size": 3}, "engine.micro_batch_size": None})
+    chosen = config(**{"data.plan": {"seq_len": 96, "global_batch_size": 3}, "engine.micro_batch_size": None})
     with pytest.raises(
         RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, which 2 processes cannot share"
     ):

@@ -39,8 +39,8 @@ def shown(layout: TemplateLayout, sequence: Sequence, kind: int | None = None) -
     return layout.tokenizer.decode(ids, with_own=True)
 
 
-def written(layout: TemplateLayout, *segments: Segment, length: int = 512) -> list[Sequence]:
-    return [layout.lay_out(window, random.Random(0)) for window in layout.split(segments, length)]
+def written(layout: TemplateLayout, *segments: Segment, seq_len: int = 512) -> list[Sequence]:
+    return [layout.lay_out(window, random.Random(0)) for window in layout.split(segments, seq_len)]
 
 
 def pair(layout: TemplateLayout, number: int = 0, caption: str = "a cat") -> list[Segment]:
@@ -112,10 +112,10 @@ def test_the_caption_decides_what_is_asked(layout):
 def test_a_long_conversation_loses_turns_then_the_end_of_its_answer(layout):
     chat = layout(system="", instructions=["What?"])
     segments = [*pair(chat), *pair(chat, 1, "a dog")]
-    one, both = (written(chat, *segments, length=length)[0] for length in (30, 120))
+    one, both = (written(chat, *segments, seq_len=seq_len)[0] for seq_len in (30, 120))
     assert shown(chat, both, TEXT) == " a cat</s> a dog</s>"
     assert shown(chat, one, TEXT) == " a cat</s>"
-    (cut,) = written(chat, *segments, length=len(one.token_ids) - 3)
+    (cut,) = written(chat, *segments, seq_len=len(one.token_ids) - 3)
     assert shown(chat, cut, TEXT) == " a c"
     assert len(cut.token_ids) == len(one.token_ids) - 3
     with pytest.raises(ValueError, match="a window has 15"):

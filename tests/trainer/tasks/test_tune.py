@@ -34,7 +34,7 @@ TUNE = changed(
     {
         "steps": 4,
         "mixture.phases": [{"weights": {"pairs": 0.6, "groundeds": 0.4}}],
-        "data.plan": {"length": 192, "global_batch_size": 4, "stretch_packs": 16, "seed": 3},
+        "data.plan": {"seq_len": 192, "global_batch_size": 4, "stretch_packs": 16, "seed": 3},
         "stages": [{"lr": {"bridge": 3e-3, "language_model": 3e-3}}],
         "template": {"system": "Answer."},
     },
