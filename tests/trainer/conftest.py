@@ -16,7 +16,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 RUN = {
     "steps": 12,
     "data": {
-        "plan": {"seq_len": 96, "global_batch_size": 4, "stretch_packs": 16, "seed": 3},
+        "plan": {"seq_len": 96, "global_batch_size": 4, "packing_buffer_size": 16, "seed": 3},
         "reader": {"num_threads": 0},
     },
     "mixture": {"phases": [{"weights": small_corpus.WEIGHTS}]},

@@ -18,14 +18,14 @@ from trainer.plan.order import OrderSettings
 from trainer.plan.plan import Plan
 from trainer.plan.state import Costs, PlanSettings, PlanState
 from trainer.reading.corpus import TrainingCorpus
-from trainer.reading.reader import Loader, PieceReader, RankStep, ReaderSettings
+from trainer.reading.reader import Loader, SequenceReader, RankStep, ReaderSettings
 from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 30
 WEIGHTS = {"interleaveds": 0.3, "pairs": 0.25, "groundeds": 0.15, "videos": 0.2, "texts": 0.1}
 SETTINGS = PlanSettings(
-    seed=3, seq_len=48, global_batch_size=8, stretch_packs=32, order=OrderSettings(block_samples=4, pool_blocks=2)
+    seed=3, seq_len=48, global_batch_size=8, packing_buffer_size=32, order=OrderSettings(block_samples=4, pool_blocks=2)
 )
 
 
@@ -78,7 +78,7 @@ class Opened:
 
     def loader(self, plan: Plan, rank: int = 0, world_size: int = 1, num_threads: int = 0) -> Loader:
         """A loader of the plan."""
-        reader = PieceReader(self.corpus, self.sources, self.layout, seq_len=SETTINGS.seq_len, image_size=16, seed=3)
+        reader = SequenceReader(self.corpus, self.sources, self.layout, seq_len=SETTINGS.seq_len, image_size=16, seed=3)
         return Loader(plan, reader, ReaderSettings(num_threads=num_threads), rank, world_size)
 
 
@@ -93,9 +93,9 @@ def digest(packs: list) -> str:
     """sha256 of all that packs hold: tokens, targets, pixels and records."""
     found = hashlib.sha256()
     for pack in packs:
-        for piece in pack:
-            sequence = piece.sequence
-            for array in (sequence.token_ids, sequence.targets, sequence.slots, *piece.images):
+        for chunk in pack:
+            sequence = chunk.sequence
+            for array in (sequence.token_ids, sequence.targets, sequence.slots, *chunk.images):
                 found.update(array.tobytes())
-            found.update(repr((piece.source, piece.row, sequence.images, sequence.frames)).encode())
+            found.update(repr((chunk.source, chunk.row, sequence.images, sequence.frames)).encode())
     return found.hexdigest()

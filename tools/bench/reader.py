@@ -34,7 +34,7 @@ from trainer.plan.state import Costs, PlanSettings, PlanState
 from trainer.plan.windows import SourceWindows, one_window_each
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode
-from trainer.reading.reader import Loader, PieceReader, ReaderSettings
+from trainer.reading.reader import Loader, SequenceReader, ReaderSettings
 from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 NUM_SHARDS = 4
@@ -187,20 +187,20 @@ def _bench_plan() -> None:
         rates, cpu_rates = [], []
         for _ in range(40):
             begin, cpu = time.perf_counter(), time.process_time()
-            stretch = plan.plan_stretch(state)
-            num = stretch.end.position - state.position
+            buffer = plan.plan_buffer(state)
+            num = buffer.end.position - state.position
             rates.append(num / (time.perf_counter() - begin))
             cpu_rates.append(num / (time.process_time() - cpu))
-            tokens += int(stretch.tokens.sum())
-            packs += len(stretch.packs)
-            state = stretch.end
+            tokens += int(buffer.tokens.sum())
+            packs += len(buffer.packs)
+            state = buffer.end
         figure("reader", f"plan and pack by {unit}, five sources", float(np.median(rates)), "samples/s")
         figure("reader", f"plan and pack by {unit}, a core", float(np.median(cpu_rates)), "samples/CPU-s")
         figure("reader", f"fill of packs of 2,048 by {unit}", 100 * tokens / (packs * settings.seq_len), "%")
 
 
 def _bench_resume(corpus: TrainingCorpus) -> None:
-    """Open the corpus and give the first step of a run that stopped in the middle of a stretch."""
+    """Open the corpus and give the first step of a run that stopped in the middle of a packing buffer."""
 
     def loader(state: str | None) -> tuple[Loader, float]:
         begin = time.perf_counter()
@@ -216,7 +216,7 @@ def _bench_resume(corpus: TrainingCorpus) -> None:
             fingerprint,
             state=PlanState.from_json(state) if state else None,
         )
-        reader = PieceReader(opened, sources, layout, seq_len=2048, image_size=IMAGE_SIZE)
+        reader = SequenceReader(opened, sources, layout, seq_len=2048, image_size=IMAGE_SIZE)
         return Loader(plan, reader, ReaderSettings(num_threads=2)), begin
 
     first, _ = loader(None)

@@ -19,7 +19,7 @@ _CONFIG: dict[str, Any] = {
     "model": {"size": "demo"},
     "pretrain": {
         "steps": 1 + BLOCK * (ROUNDS + 1),
-        "data": {"plan": {"seq_len": 256, "global_batch_size": 8, "stretch_packs": 256}},
+        "data": {"plan": {"seq_len": 256, "global_batch_size": 8, "packing_buffer_size": 256}},
         "mixture": {"phases": [{"weights": {"webpages": 0.3, "pairs": 0.4, "grounded": 0.2, "videos": 0.1}}]},
         "stages": [{"lr": {"encoder": 1e-4, "bridge": 1e-4, "language_model": 1e-4}}],
         "engine": {"precision": "fp32", "zero_stage": 1},

@@ -18,7 +18,7 @@ from trainer.reading.streamed_tars import expanded
 from trainer.records.metrics import Totals
 from trainer.tasks.data import CorpusData, StreamData
 
-_STRETCHES = 8  # of each phase that are planned; the rest of it is taken to be alike
+_BUFFERS = 8  # of each phase that are planned; the rest of it is taken to be alike
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PhaseForecast:
 
 
 def forecast(data: CorpusData) -> list[PhaseForecast]:
-    """Each phase, from the plan of its first stretches."""
+    """Each phase, from the plan of its first packing buffers."""
     with torch.device("meta"):
         costs = ModelFlops.of(Emu(data.model)).costs()
     phases, steps = data.run.mixture.phases, data.run.steps
@@ -70,11 +70,11 @@ def _of_phase(data: CorpusData, phase: Phase, num_steps: int, costs: Costs) -> P
 
 
 def _steps(plan: Plan, num_steps: int) -> Iterator[Step]:
-    stretches = 0
+    buffers = 0
     for step in plan:
         yield step
-        stretches += step.number + 1 == step.stretch.end.step
-        if stretches == _STRETCHES or step.number + 1 == num_steps:
+        buffers += step.number + 1 == step.buffer.end.step
+        if buffers == _BUFFERS or step.number + 1 == num_steps:
             return
 
 

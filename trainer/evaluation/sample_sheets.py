@@ -116,11 +116,11 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
             given.text([(run.tokenizer.decode(part.ids), INK)], BODY)
         else:
             given.image(_image(next(images)))
-    for piece in result.parts:
-        if isinstance(piece, Tensor):
-            own.image(_image(run.draw(piece[None])[0]))
+    for chunk in result.parts:
+        if isinstance(chunk, Tensor):
+            own.image(_image(run.draw(chunk[None])[0]))
         else:
-            own.text([(run.tokenizer.decode(piece), OWN)], BODY)
+            own.text([(run.tokenizer.decode(chunk), OWN)], BODY)
     if isinstance(result.parts[-1], Tensor):
         own.text([("(ends here)", GREY)], SMALL)
     true.image(_image(page.truth))

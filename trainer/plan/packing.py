@@ -1,4 +1,4 @@
-"""Packing: pieces of known lengths into packs of one length, and packs into steps and slots that cost alike."""
+"""Packing: chunks of known lengths into packs of one length, and packs into steps and slots that cost alike."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +7,24 @@ import numpy as np
 
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 
-_TRIES = 8  # packs looked at for a piece; only where images are limited is the first not the best
+_TRIES = 8  # packs looked at for a chunk; only where images are limited is the first not the best
 _FILLS = (0.996, 0.99, 0.98, 0.96, 0.93, 0.88, 0.8, 0.65, 0.0)  # tried in turn: 99.6 % needs a few hundred packs
 
 
 def best_fit(
     tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> list[list[int]] | None:
-    """Pieces in packs by best fit, longest first; null where they do not all fit.
+    """Chunks in packs by best fit, longest first; null where they do not all fit.
 
     Packs with r places left are kept in a list of their own, and a bit of an integer says whether that list has any,
     so that the fullest pack that still fits is found at once.
 
     Args:
-        tokens: Places that each piece takes, at most `seq_len`.
-        images: Images of each piece.
+        tokens: Places that each chunk takes, at most `seq_len`.
+        images: Images of each chunk.
         num_packs: How many packs there are.
         seq_len: Places of a pack.
-        max_images: Images of a pack at most; a piece that has more by itself gets a pack of its own.
+        max_images: Images of a pack at most; a chunk that has more by itself gets a pack of its own.
     """
     packs: list[list[int]] = []
     num_images: list[int] = []
@@ -32,7 +32,7 @@ def best_fit(
     rooms = 0  # bit r: some pack has r places left
     limit = max_images if max_images is not None else int(images.sum()) + 1
     order = np.lexsort((np.arange(len(tokens)), -tokens))
-    for piece, size, number in zip(order.tolist(), tokens[order].tolist(), images[order].tolist(), strict=True):
+    for chunk, size, number in zip(order.tolist(), tokens[order].tolist(), images[order].tolist(), strict=True):
         found, room = -1, size
         bits, tries = rooms >> size, 0
         while bits and tries < _TRIES:
@@ -53,7 +53,7 @@ def best_fit(
             found, room = len(packs), seq_len
             packs.append([])
             num_images.append(0)
-        packs[found].append(piece)
+        packs[found].append(chunk)
         num_images[found] += number
         if num_images[found] >= limit:
             continue  # closed: what it lacks is seldom worth a second search
@@ -71,13 +71,13 @@ def best_fit(
 def pack_prefix(
     tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> tuple[int, list[list[int]]]:
-    """As many of the first pieces as fit, and their packs.
+    """As many of the first chunks as fit, and their packs.
 
     Nearly always the first guess holds, so this is as quick as packing once; elsewhere the number is found to within
-    a hundredth. The first `num_packs` pieces always fit.
+    a hundredth. The first `num_packs` chunks always fit.
 
     Returns:
-        The number of pieces, and the pieces of each pack.
+        The number of chunks, and the chunks of each pack.
     """
     ends = tokens.cumsum()
     fits, fails, found = 0, len(tokens) + 1, None
@@ -98,7 +98,7 @@ def pack_prefix(
             fails = guess
         else:
             fits, found = guess, packs
-    assert found is not None, "a pack a piece always fits"
+    assert found is not None, "a pack a chunk always fits"
     return fits, found
 
 

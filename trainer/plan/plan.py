@@ -1,9 +1,9 @@
 """The plan: which windows of which samples are trained on at which step, in which pack and slot.
 
 It is a pure function of the corpus's fingerprint, the seed, the phases of the mixture and the position in its schedule.
-The schedule is worked off in stretches of a few hundred packs. A stretch takes the next samples, packs their windows
+The schedule is worked off in packing buffers of a few hundred packs. A packing buffer takes the next samples, packs their windows
 by best fit and deals the packs to its steps. Rank r of W takes the slots r, r + W, ... of a step. Neither world size
-nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one stretch again.
+nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one packing buffer again.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import I64, SourceOrder, Upcoming, key_of, mix
 from trainer.plan.packing import deal, pack_prefix
 from trainer.plan.state import Costs, PlanSettings, PlanState
-from trainer.plan.steps import Step, Stretch
+from trainer.plan.steps import Step, PackingBuffer
 from trainer.plan.windows import SourceWindows
 
 
@@ -29,7 +29,7 @@ class Plan:
         sources: All sources of the corpus, in the manifest's order.
         settings: How samples become steps.
         phases: In the order of their steps. What was in force at the state goes on if they say the same; else theirs
-            begins with the next stretch, so that no sample is lost or repeated.
+            begins with the next packing buffer, so that no sample is lost or repeated.
         fingerprint: Of the corpus, the tokenizer and the layout: of all that windows depend on.
         costs: By what packs are balanced.
         max_epochs: How often a source may be gone through, at most.
@@ -70,16 +70,16 @@ class Plan:
         self._tie_key = np.array(key_of("ties", settings.seed), np.uint64)
 
     def __iter__(self) -> Iterator[Step]:
-        """The steps from the state on, without end; `state` follows at the edges of stretches.
+        """The steps from the state on, without end; `state` follows at the edges of packing buffers.
 
         Raises:
             UserError: If a source may not be gone through once more.
         """
         while True:
-            stretch = self.plan_stretch(self.state)
-            for number in range(self.state.step, stretch.end.step):
-                yield Step(number, stretch)
-            self.state = stretch.end
+            buffer = self.plan_buffer(self.state)
+            for number in range(self.state.step, buffer.end.step):
+                yield Step(number, buffer)
+            self.state = buffer.end
 
     def change(self, phases: Sequence[Phase]) -> None:
         """Draw by other phases from the end of what is planned; see `Loader.change`.
@@ -90,46 +90,46 @@ class Plan:
         self._check_names(phases)
         self.phases = sorted(phases, key=lambda phase: phase.step)
 
-    def plan_stretch(self, state: PlanState) -> Stretch:
-        """The stretch that a state lies in."""
-        num_steps = state.stretch_steps or self._num_steps(state.stretch_step)
+    def plan_buffer(self, state: PlanState) -> PackingBuffer:
+        """The packing buffer that a state lies in."""
+        num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
         start = replace(
-            state, step=state.stretch_step, stretch_steps=None, global_batch_size=self.settings.global_batch_size
+            state, step=state.buffer_step, buffer_steps=None, global_batch_size=self.settings.global_batch_size
         )
         phase = None
-        if state.stretch_steps is None and (phase := self._new_phase(start)) is not None:
+        if state.buffer_steps is None and (phase := self._new_phase(start)) is not None:
             start = replace(start, phase=phase, units=(0,) * len(self.sources), longest=0)
         num_packs = num_steps * self.settings.global_batch_size
         drawn_sources, ordinals = self._draw(start, num_packs)
-        columns = self._pieces(start, drawn_sources, ordinals)
-        num_pieces, packs = pack_prefix(
+        columns = self._chunks(start, drawn_sources, ordinals)
+        num_chunks, packs = pack_prefix(
             columns["tokens"], columns["images"], num_packs, self.settings.seq_len, self.settings.max_images
         )
-        columns = {name: column[:num_pieces] for name, column in columns.items()}
+        columns = {name: column[:num_chunks] for name, column in columns.items()}
         end = self._end(start, drawn_sources, columns, num_steps)
         self._check_epochs(end, start)
         steps = deal(*self._pack_costs(packs, columns), num_steps)
-        return Stretch(start=start, end=end, **columns, packs=packs, steps=steps, phase=phase)
+        return PackingBuffer(start=start, end=end, **columns, packs=packs, steps=steps, phase=phase)
 
-    # --- the parts of a stretch ---
+    # --- the parts of a packing buffer ---
 
     def _new_phase(self, start: PlanState) -> PhaseStart | None:
-        """The phase that begins with a stretch; null where the one before goes on."""
-        wanted = [phase for phase in self.phases if phase.step <= start.stretch_step][-1]
+        """The phase that begins with a packing buffer; null where the one before goes on."""
+        wanted = [phase for phase in self.phases if phase.step <= start.buffer_step][-1]
         if start.phase is not None and start.phase.equals(wanted):
             return None
         weights = {name: float(weight) for name, weight in wanted.weights.items() if weight}
-        return PhaseStart(start.stretch_step, start.position, weights, wanted.unit, wanted.reason)
+        return PhaseStart(start.buffer_step, start.position, weights, wanted.unit, wanted.reason)
 
     def _num_steps(self, step: int) -> int:
-        """Steps of the stretch that begins at `step`: a phase begins with a stretch."""
-        num = max(1, self.settings.stretch_packs // self.settings.global_batch_size)
+        """Steps of the packing buffer that begins at `step`: a phase begins with a packing buffer."""
+        num = max(1, self.settings.packing_buffer_size // self.settings.global_batch_size)
         following = [phase.step for phase in self.phases if phase.step > step]
         return min(num, following[0] - step) if following else num
 
     def _draw(self, start: PlanState, num_packs: int) -> tuple[I64, I64]:
         """Sources of at least as many samples as the packs can hold, and which of its source each one is."""
-        assert start.phase is not None, "a stretch lies in a phase"
+        assert start.phase is not None, "a packing buffer lies in a phase"
         weights = [start.phase.weights.get(name, 0.0) for name in self._names]
         scheduler = Scheduler(weights, start.phase.unit, start.units, start.longest)
         wanted = num_packs * self.settings.seq_len
@@ -158,7 +158,7 @@ class Plan:
             num = max(64, min(int((wanted - have) / max(mean, 1) * 1.05) + 1, 1 << 20))
         return np.concatenate(drawn_sources), np.concatenate(drawn_ordinals)
 
-    def _pieces(self, start: PlanState, sources: I64, ordinals: I64) -> dict[str, I64]:
+    def _chunks(self, start: PlanState, sources: I64, ordinals: I64) -> dict[str, I64]:
         """The windows of the drawn samples, in order, after those that are left of the one before."""
         positions = start.position + np.arange(len(sources))
         skip = np.zeros(len(sources), np.int64)
@@ -195,8 +195,8 @@ class Plan:
         }
 
     def _end(self, start: PlanState, drawn_sources: I64, columns: dict[str, I64], num_steps: int) -> PlanState:
-        """The state after a stretch that planned these pieces."""
-        assert start.phase is not None, "a stretch lies in a phase"
+        """The state after a packing buffer that planned these chunks."""
+        assert start.phase is not None, "a packing buffer lies in a phase"
         longest = start.longest
         last = int(columns["positions"][-1])
         used = drawn_sources[: last + 1 - start.position]
@@ -218,11 +218,11 @@ class Plan:
                 totals = self.sources[s].totals[samples[sources == s]]
                 added[s] = totals.sum()
                 longest = max(longest, int(totals.max()))
-        step = start.stretch_step + num_steps
+        step = start.buffer_step + num_steps
         return replace(
             start,
             step=step,
-            stretch_step=step,
+            buffer_step=step,
             position=last + 1,
             drawn=tuple(int(d + c) for d, c in zip(start.drawn, counts, strict=True)),
             open_source=open_source,
@@ -234,10 +234,10 @@ class Plan:
     def _pack_costs(self, packs: list[list[int]], columns: dict[str, I64]) -> tuple[list[float], list[int]]:
         tokens = columns["tokens"].astype(np.float64)
         costs = self.costs
-        of_piece = costs.per_token * tokens + costs.per_pair * tokens**2 + costs.per_image * columns["images"]
+        of_chunk = costs.per_token * tokens + costs.per_pair * tokens**2 + costs.per_image * columns["images"]
         flat = np.concatenate([np.array(pack) for pack in packs])
         starts = np.cumsum([0, *map(len, packs)])[:-1]
-        of_pack = np.round(np.add.reduceat(of_piece[flat], starts), 6)
+        of_pack = np.round(np.add.reduceat(of_chunk[flat], starts), 6)
         names = columns["positions"][[pack[0] for pack in packs]] << 20
         ties = mix((names + columns["windows"][[pack[0] for pack in packs]]).astype(np.uint64), self._tie_key)
         return of_pack.tolist(), ties.tolist()
@@ -271,8 +271,8 @@ class Plan:
                 f"the checkpoint's order has seed {state.seed}, the config {self.settings.seed}: go back to the former"
             )
         packs = self.settings.global_batch_size
-        if state.stretch_steps is not None and state.global_batch_size != packs:
-            edge = state.stretch_step + state.stretch_steps
+        if state.buffer_steps is not None and state.global_batch_size != packs:
+            edge = state.buffer_step + state.buffer_steps
             raise UserError(
                 f"global_batch_size is {packs}, but steps up to {edge} are packed {state.global_batch_size} to a step: "
                 f"train to step {edge} as before, then change it"
@@ -283,7 +283,7 @@ class Plan:
             limit = self.max_epochs.get(source.name)
             if limit is not None and drawn > limit * source.num_samples:
                 raise UserError(
-                    f"{source.name} is exhausted: steps from {start.stretch_step} on need more than the {limit:g} "
+                    f"{source.name} is exhausted: steps from {start.buffer_step} on need more than the {limit:g} "
                     f"epochs over its {source.num_samples:,} samples that mixture.max_epochs allows. Train fewer "
                     "steps, give it less weight or allow more epochs; `python -m trainer plan` shows what is needed"
                 )

@@ -21,7 +21,7 @@ class PlanSettings(Settings):
     seq_len: int = Field(2048, ge=1, description="places of a pack")
     global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
     max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
-    stretch_packs: int = Field(
+    packing_buffer_size: int = Field(
         512, ge=1, description="packs filled together, in whole steps; best fit reaches 99 % from a few hundred on"
     )
     order: OrderSettings = Field(OrderSettings(), description="how far samples are scattered")
@@ -44,8 +44,8 @@ class PlanState:
         fingerprint: Of the corpus and everything else that the windows' lengths depend on.
         seed: The plan's.
         step: The next step.
-        stretch_step: With which the stretch began that the step lies in; all that follows is as it was then.
-        stretch_steps: Steps of that stretch; null where it is not planned yet.
+        buffer_step: With which the packing buffer began that the step lies in; all that follows is as it was then.
+        buffer_steps: Steps of that packing buffer; null where it is not planned yet.
         global_batch_size: Packs of its steps.
         position: The next place in the schedule.
         drawn: Samples drawn so far of each source, in the manifest's order.
@@ -59,8 +59,8 @@ class PlanState:
     fingerprint: str
     seed: int
     step: int
-    stretch_step: int
-    stretch_steps: int | None
+    buffer_step: int
+    buffer_steps: int | None
     global_batch_size: int
     position: int
     drawn: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a plan gives: steps of packs of pieces, a piece being a window of a sample at a place in the schedule."""
+"""What a plan gives: steps of packs of chunks, a chunk being a window of a sample at a place in the schedule."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from trainer.plan.state import PlanState
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Planned steps. All arrays have an entry a piece: a window of a sample.
+class PackingBuffer:
+    """Planned steps. All arrays have an entry a chunk: a window of a sample.
 
     Attributes:
         start: The state with which it began.
@@ -24,7 +24,7 @@ class Stretch:
         windows: Which window of the sample.
         tokens: Places it takes.
         images: Its images.
-        packs: The pieces of each pack.
+        packs: The chunks of each pack.
         steps: The pack in each slot of each step.
         phase: A phase that begins with it.
     """
@@ -44,7 +44,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A window of a sample, and where it stands in the schedule."""
 
     position: int
@@ -61,51 +61,49 @@ class Step:
     """One step of training, for all ranks."""
 
     number: int
-    stretch: Stretch = field(repr=False)
+    buffer: PackingBuffer = field(repr=False)
 
     @property
     def state(self) -> PlanState:
         """From which a plan goes on after this step."""
         after = self.number + 1
-        stretch = self.stretch
-        if after == stretch.end.step:
-            return stretch.end
-        return replace(
-            stretch.start, step=after, stretch_steps=len(stretch.steps), global_batch_size=len(stretch.steps[0])
-        )
+        buffer = self.buffer
+        if after == buffer.end.step:
+            return buffer.end
+        return replace(buffer.start, step=after, buffer_steps=len(buffer.steps), global_batch_size=len(buffer.steps[0]))
 
     @property
     def phase(self) -> PhaseStart | None:
         """The phase that begins with this step, if one does."""
-        return self.stretch.phase if self.number == self.stretch.start.stretch_step else None
+        return self.buffer.phase if self.number == self.buffer.start.buffer_step else None
 
     @cached_property
-    def packs(self) -> list[list[Piece]]:
-        """The pieces of each slot, in the order in which they lie in the pack."""
+    def packs(self) -> list[list[Chunk]]:
+        """The chunks of each slot, in the order in which they lie in the pack."""
         return self.of_rank(0, 1)
 
-    def of_rank(self, rank: int, world_size: int) -> list[list[Piece]]:
+    def of_rank(self, rank: int, world_size: int) -> list[list[Chunk]]:
         """The packs that a rank trains on: slots rank, rank + world size, ..."""
-        stretch = self.stretch
-        chosen = stretch.steps[self.number - stretch.start.stretch_step][rank::world_size]
+        buffer = self.buffer
+        chosen = buffer.steps[self.number - buffer.start.buffer_step][rank::world_size]
         columns = (
-            stretch.positions, stretch.sources, stretch.epochs, stretch.samples, stretch.windows, stretch.tokens,
-            stretch.images,
+            buffer.positions, buffer.sources, buffer.epochs, buffer.samples, buffer.windows, buffer.tokens,
+            buffer.images,
         )  # fmt: skip
         return [
-            [Piece(*row) for row in zip(*(column[stretch.packs[p]].tolist() for column in columns), strict=True)]
+            [Chunk(*row) for row in zip(*(column[buffer.packs[p]].tolist() for column in columns), strict=True)]
             for p in chosen
         ]
 
     @property
     def num_tokens(self) -> int:
         """Places taken in all packs."""
-        return sum(piece.tokens for pack in self.packs for piece in pack)
+        return sum(chunk.tokens for pack in self.packs for chunk in pack)
 
     @property
     def num_images(self) -> int:
         """Images in all packs."""
-        return sum(piece.images for pack in self.packs for piece in pack)
+        return sum(chunk.images for pack in self.packs for chunk in pack)
 
     def digest(self) -> str:
         """sha256 of what is trained on, in the order of slots."""

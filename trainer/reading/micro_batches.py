@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.batch import Batch, Tensors, collate
 from trainer.reading.images import Pixels
-from trainer.reading.reader import RankStep, ReadPiece
+from trainer.reading.reader import RankStep, ReadChunk
 
 
 class Losses(NamedTuple):
@@ -95,22 +95,22 @@ class ImageBatch(Tensors):
         return (self.source,)
 
 
-def images_of(pieces: Sequence[ReadPiece]) -> tuple[Tensor, Tensor]:
-    """Images and sources of a `ImageBatch`, from pieces of one image each."""
-    images = torch.stack([as_tensor(piece.images[0]) for piece in pieces])
-    return images, torch.tensor([piece.source for piece in pieces])
+def images_of(chunks: Sequence[ReadChunk]) -> tuple[Tensor, Tensor]:
+    """Images and sources of a `ImageBatch`, from chunks of one image each."""
+    images = torch.stack([as_tensor(chunk.images[0]) for chunk in chunks])
+    return images, torch.tensor([chunk.source for chunk in chunks])
 
 
 class ImageSource(Protocol):
-    """Gives a piece's images as tensors: pixels, or kept features."""
+    """Gives a chunk's images as tensors: pixels, or kept features."""
 
-    def __call__(self, piece: ReadPiece) -> list[Tensor]:
-        """One tensor for each image of the piece."""
+    def __call__(self, chunk: ReadChunk) -> list[Tensor]:
+        """One tensor for each image of the chunk."""
 
 
-def pixels(piece: ReadPiece) -> list[Tensor]:
+def pixels(chunk: ReadChunk) -> list[Tensor]:
     """(3, S, S) uint8 of each image."""
-    return [as_tensor(image) for image in piece.images]
+    return [as_tensor(image) for image in chunk.images]
 
 
 def as_tensor(image: Pixels) -> Tensor:
@@ -127,24 +127,24 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def sequence_batch(
-    packs: Sequence[Sequence[ReadPiece]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
+    packs: Sequence[Sequence[ReadChunk]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
 ) -> SequenceBatch:
     """Packs as one micro-batch.
 
     Args:
-        packs: Pieces of each pack.
+        packs: Chunks of each pack.
         seq_len: Places of a pack.
         pad_id: Id of `[PAD]`.
-        image_source: Gives the pieces' images.
+        image_source: Gives the chunks' images.
     """
-    images = [tensor for pack in packs for piece in pack for tensor in image_source(piece)]
-    batch = collate([[piece.sequence for piece in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
+    images = [tensor for pack in packs for chunk in pack for tensor in image_source(chunk)]
+    batch = collate([[chunk.sequence for chunk in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
     of_place = np.zeros(len(packs) * seq_len, np.int64)
     for row, pack in enumerate(packs):
         at = row * seq_len
-        for piece in pack:
-            size = len(piece.sequence.token_ids)
-            of_place[at : at + size] = piece.source
+        for chunk in pack:
+            size = len(chunk.sequence.token_ids)
+            of_place[at : at + size] = chunk.source
             at += size
     # A target's source is that of the place before it, from which it is predicted.
     sources = torch.from_numpy(of_place)
@@ -165,7 +165,7 @@ class RankBatch:
 
 
 Item = TypeVar("Item")
-Collate = Callable[[Sequence[Sequence[ReadPiece]]], MicroBatch]
+Collate = Callable[[Sequence[Sequence[ReadChunk]]], MicroBatch]
 
 
 class Batches:

@@ -23,7 +23,7 @@ from pipelines.settings import Settings
 from trainer.plan.mixture import Phase
 from trainer.plan.order import key_of
 from trainer.plan.plan import Plan
-from trainer.plan.steps import Piece, Step
+from trainer.plan.steps import Chunk, Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import Crop, Pixels, decode
@@ -34,8 +34,8 @@ _SUBSTITUTES = 64  # that are tried before the source is taken for broken
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What was read of a piece; as in `ReadPiece`."""
+class ChunkData:
+    """What was read of a chunk; as in `ReadChunk`."""
 
     sequence: TokenSequence
     images: tuple[Pixels, ...]
@@ -51,7 +51,7 @@ class ReaderSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPiece:
+class ReadChunk:
     """A window as the model gets it.
 
     Attributes:
@@ -76,21 +76,21 @@ class RankStep:
     """What a rank trains on in a step: the packs of its slots, in order."""
 
     step: Step
-    packs: list[list[ReadPiece]]
+    packs: list[list[ReadChunk]]
 
     @property
     def rows(self) -> list[ConsumedRow]:
         """For `consumed`."""
-        return [piece.row for pack in self.packs for piece in pack]
+        return [chunk.row for pack in self.packs for chunk in pack]
 
     @property
     def bad(self) -> list[QuarantineRow]:
         """For `quarantine.jsonl`."""
-        return [piece.bad for pack in self.packs for piece in pack if piece.bad is not None]
+        return [chunk.bad for pack in self.packs for chunk in pack if chunk.bad is not None]
 
 
 class SampleReader(ABC):
-    """Reads pieces of a plan; a pure function of the piece, whatever thread or rank asks.
+    """Reads chunks of a plan; a pure function of the chunk, whatever thread or rank asks.
 
     Args:
         corpus: Where they lie.
@@ -102,33 +102,33 @@ class SampleReader(ABC):
         self._corpus, self._sources, self._seed = corpus, sources, seed
         self._shards: dict[str, ShardReader] = {}
 
-    def read(self, piece: Piece, step: int) -> ReadPiece:
-        """A piece, or what stands in for it.
+    def read(self, chunk: Chunk, step: int) -> ReadChunk:
+        """A chunk, or what stands in for it.
 
         Raises:
             UserError: If the tokens are not those that the plan was made with.
             RunError: If nothing of the source can be read.
         """
-        source = self._sources[piece.source]
-        reader, row = self._place(source, piece.sample)
+        source = self._sources[chunk.source]
+        reader, row = self._place(source, chunk.sample)
         try:
-            content = self._read(piece, step, reader, row)
+            read = self._read(chunk, step, reader, row)
         except DamagedSample as error:
-            bad = QuarantineRow(source.name, reader.key(row), piece.position, str(error))
-            return self._substitute(piece, step, bad)
-        return self._piece(piece, step, reader, row, content, None)
+            bad = QuarantineRow(source.name, reader.key(row), chunk.position, str(error))
+            return self._substitute(chunk, step, bad)
+        return self._chunk(chunk, step, reader, row, read, None)
 
     @abstractmethod
-    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        """A piece's tokens and images.
+    def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
+        """A chunk's tokens and images.
 
         Raises:
             DamagedSample: If they cannot be read.
         """
 
     @abstractmethod
-    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
-        """As much of another sample as takes the piece's places; none if it does not fit.
+    def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData | None:
+        """As much of another sample as takes the chunk's places; none if it does not fit.
 
         Raises:
             DamagedSample: If it cannot be read.
@@ -141,49 +141,49 @@ class SampleReader(ABC):
             self._shards[path] = self._corpus.reader(path)
         return self._shards[path], row
 
-    def _piece(
+    def _chunk(
         self,
-        piece: Piece,
+        chunk: Chunk,
         step: int,
         reader: ShardReader,
         row: int,
-        content: Content,
+        read: ChunkData,
         bad: QuarantineRow | None,
-    ) -> ReadPiece:
+    ) -> ReadChunk:
         shard = reader.shard
         consumed = ConsumedRow(
             step,
-            piece.position,
+            chunk.position,
             shard.source,
             shard.split,
             shard.path,
             reader.key(row),
-            piece.window,
-            piece.epoch,
-            piece.tokens,
-            len(content.images),
+            chunk.window,
+            chunk.epoch,
+            chunk.tokens,
+            len(read.images),
             bad.key if bad is not None else None,
         )
-        return ReadPiece(piece.source, content.sequence, content.images, consumed, bad, content.crop)
+        return ReadChunk(chunk.source, read.sequence, read.images, consumed, bad, read.crop)
 
-    def _substitute(self, piece: Piece, step: int, bad: QuarantineRow) -> ReadPiece:
-        """The first of the source's samples, in an order of the piece's own, that can be read and cut to its places."""
-        source = self._sources[piece.source]
+    def _substitute(self, chunk: Chunk, step: int, bad: QuarantineRow) -> ReadChunk:
+        """The first of the source's samples, in an order of the chunk's own, that can be read and cut to its places."""
+        source = self._sources[chunk.source]
         for attempt in range(_SUBSTITUTES):
-            number = key_of("substitute", self._seed, source.name, piece.sample, piece.window, attempt)
+            number = key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt)
             sample = number % source.num_samples
-            if sample == piece.sample:
+            if sample == chunk.sample:
                 continue
             reader, row = self._place(source, sample)
             with contextlib.suppress(DamagedSample):
-                if content := self._stand_in(piece, step, reader, row):
-                    return self._piece(piece, step, reader, row, content, bad)
+                if read := self._stand_in(chunk, step, reader, row):
+                    return self._chunk(chunk, step, reader, row, read, bad)
         raise RunError(
             f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
         )
 
 
-class PieceReader(SampleReader):
+class SequenceReader(SampleReader):
     """Reads windows as the main model is given them.
 
     Args:
@@ -211,28 +211,28 @@ class PieceReader(SampleReader):
         self.image_size = image_size
         self._layout, self._seq_len, self._media_first = layout, seq_len, media_first
 
-    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
+    def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
         windows = self._layout.split(reader.segments(row), self._seq_len)
-        if piece.window >= len(windows) or windows[piece.window].num_tokens != piece.tokens:
+        if chunk.window >= len(windows) or windows[chunk.window].num_tokens != chunk.tokens:
             raise UserError(
                 f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
                 "Rerun `python -m pipelines tokenize`"
             )
-        return self._lay_out(piece, step, reader, row, windows[piece.window])
+        return self._lay_out(chunk, step, reader, row, windows[chunk.window])
 
-    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content | None:
+    def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData | None:
         """As much as fits: its texts alone where an image does not."""
         segments = reader.segments(row)
         for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
             with contextlib.suppress(ValueError):
-                if windows := self._layout.split(chosen, piece.tokens):
-                    return self._lay_out(piece, step, reader, row, windows[0])
+                if windows := self._layout.split(chosen, chunk.tokens):
+                    return self._lay_out(chunk, step, reader, row, windows[0])
         return None
 
-    def _lay_out(self, piece: Piece, step: int, reader: ShardReader, row: int, window: Window) -> Content:
-        rng = random.Random(key_of("layout", self._seed, piece.source, piece.epoch, piece.sample, piece.window))
+    def _lay_out(self, chunk: Chunk, step: int, reader: ShardReader, row: int, window: Window) -> ChunkData:
+        rng = random.Random(key_of("layout", self._seed, chunk.source, chunk.epoch, chunk.sample, chunk.window))
         sequence = self._layout.lay_out(window, rng, media_first=self._media_first(step))
-        return Content(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
+        return ChunkData(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
 
     def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
         return decode(reader.image(row, media), self.image_size)
@@ -273,7 +273,7 @@ class Loader:
         self._limit = BadSampleLimit(self._settings.max_bad_fraction)
         self._start = plan.state
         self._steps = iter(plan)
-        self._ahead: deque[tuple[Step, list[Future[list[ReadPiece]]]]] = deque()
+        self._ahead: deque[tuple[Step, list[Future[list[ReadChunk]]]]] = deque()
         self._last: Step | None = None
         cv2.setNumThreads(1)  # our threads are the parallelism; OpenCV's own would fight them
         num = self._settings.num_threads
@@ -299,9 +299,9 @@ class Loader:
             UserError: If they name unknown or empty sources; nothing is changed then.
         """
         self._settle()
-        step = self._last.stretch.end.step if self._last is not None else self._start.step
+        step = self._last.buffer.end.step if self._last is not None else self._start.step
         self._plan.change(phases)
-        kept = [entry for entry in self._ahead if entry[0].stretch.end.step == step]
+        kept = [entry for entry in self._ahead if entry[0].buffer.end.step == step]
         for _, futures in list(self._ahead)[len(kept) :]:
             for future in futures:
                 future.cancel()
@@ -346,12 +346,12 @@ class Loader:
             self._next.exception()
             self._next = None
 
-    def _read(self, pack: list[Piece], step: int) -> list[ReadPiece]:
-        return [self._reader.read(piece, step) for piece in pack]
+    def _read(self, pack: list[Chunk], step: int) -> list[ReadChunk]:
+        return [self._reader.read(chunk, step) for chunk in pack]
 
-    def _done(self, step: Step, packs: list[list[ReadPiece]]) -> RankStep:
+    def _done(self, step: Step, packs: list[list[ReadChunk]]) -> RankStep:
         for pack in packs:
-            for piece in pack:
-                self._limit.count(piece.row.source, piece.bad)
+            for chunk in pack:
+                self._limit.count(chunk.row.source, chunk.bad)
         self._last = step
         return RankStep(step, packs)

@@ -23,7 +23,7 @@ from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
 from trainer.reading.images import Pixels, decode
-from trainer.reading.reader import ReadPiece
+from trainer.reading.reader import ReadChunk
 from trainer.reading.shard_reader import DamagedSample
 from trainer.reading.stream_state import RankPlace, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
@@ -54,13 +54,13 @@ class StreamStep:
     """What a rank trains on in a step; as `RankStep`."""
 
     step: StreamPlace
-    packs: list[list[ReadPiece]]
+    packs: list[list[ReadChunk]]
     bad: list[QuarantineRow]
 
     @property
     def rows(self) -> list[ConsumedRow]:
         """For `consumed`."""
-        return [piece.row for pack in self.packs for piece in pack]
+        return [chunk.row for pack in self.packs for chunk in pack]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +149,17 @@ class StreamLoader:
             for name in ("num_tokens", "num_images")
         )
         num, packs = pack_prefix(tokens, images, num_packs, seq_len, self._settings.max_images)
-        pieces = list((self._pool.map if self._pool else map)(self._read, self._waiting[:num]))
-        for piece in pieces:
-            if isinstance(piece, QuarantineRow):
-                self._limit.count(piece.source, piece)
-                self._bad.append(piece)
+        chunks = list((self._pool.map if self._pool else map)(self._read, self._waiting[:num]))
+        for chunk in chunks:
+            if isinstance(chunk, QuarantineRow):
+                self._limit.count(chunk.source, chunk)
+                self._bad.append(chunk)
             else:
-                self._limit.count(piece.row.source, None)
+                self._limit.count(chunk.row.source, None)
         self._waiting = self._waiting[num:]
         self._step += 1
         state = StreamState(self._names, self._step, self._phase, self._world_size, (self._place(),))
-        read = [[piece for i in pack if isinstance(piece := pieces[i], ReadPiece)] for pack in packs]
+        read = [[chunk for i in pack if isinstance(chunk := chunks[i], ReadChunk)] for pack in packs]
         bad, self._bad = self._bad, []
         return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
 
@@ -211,7 +211,7 @@ class StreamLoader:
             return _Prepared(sample, None, [], str(error))
         return _Prepared(sample, document, windows, "" if windows else NOT_ALLOWED)
 
-    def _read(self, waiting: _Waiting) -> ReadPiece | QuarantineRow:
+    def _read(self, waiting: _Waiting) -> ReadChunk | QuarantineRow:
         """A window as the model gets it; a line for the quarantine where it cannot be decoded."""
         name, sample, window = self._names[waiting.source], waiting.prepared.sample, waiting.window
         rng = random.Random(key_of("layout", self._settings.seed, name, waiting.position, waiting.number))
@@ -233,7 +233,7 @@ class StreamLoader:
             window.num_tokens,
             len(images),
         )
-        return ReadPiece(waiting.source, sequence, images, row)
+        return ReadChunk(waiting.source, sequence, images, row)
 
     def _image(self, prepared: _Prepared, media: int) -> Pixels:
         assert prepared.document is not None

@@ -33,10 +33,10 @@ class Totals:
     @classmethod
     def of(cls, step: Step, num_sources: int) -> "Totals":
         """Of one step, known from the plan."""
-        stretch = step.stretch
-        packs = stretch.steps[step.number - stretch.start.stretch_step]
-        at = np.concatenate([np.array(stretch.packs[pack], np.int64) for pack in packs])
-        return cls._of(stretch.sources[at], stretch.windows[at], stretch.tokens[at], stretch.images[at], num_sources)
+        buffer = step.buffer
+        packs = buffer.steps[step.number - buffer.start.buffer_step]
+        at = np.concatenate([np.array(buffer.packs[pack], np.int64) for pack in packs])
+        return cls._of(buffer.sources[at], buffer.windows[at], buffer.tokens[at], buffer.images[at], num_sources)
 
     @classmethod
     def of_rows(cls, rows: Sequence[ConsumedRow], names: Sequence[str]) -> "Totals":

@@ -25,7 +25,7 @@ from trainer.plan.steps import Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
-from trainer.reading.reader import Loader, PieceReader, RankStep, SampleReader
+from trainer.reading.reader import Loader, SequenceReader, RankStep, SampleReader
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
@@ -109,7 +109,7 @@ class CorpusData(RunData):
 
     @abstractmethod
     def reader(self) -> SampleReader:
-        """Reads the plan's pieces."""
+        """Reads the plan's chunks."""
 
     @property
     def tokenizer_folder(self) -> str:
@@ -158,18 +158,18 @@ class CorpusData(RunData):
 
     def _phases(self, mixture: MixtureSettings) -> list[Phase]:
         """Those that begin within the run, and the last one's end."""
-        # Stretches end where phases begin; one more at the end, so that what is planned is trained on.
+        # Packing buffers end where phases begin; one more at the end, so that what is planned is trained on.
         within = [phase for phase in mixture.phases if phase.step < self.run.steps]
         return [*within, within[-1].model_copy(update={"step": self.run.steps})]
 
     def first_images(self, costs: Costs) -> Iterator[Tensor]:
-        """The images of the plan's first stretch."""
+        """The images of the plan's first packing buffer."""
         plan, reader = self.plan(costs), self.reader()
-        stretch = plan.plan_stretch(plan.state)
-        for number in range(stretch.end.step):
-            for pack in Step(number, stretch).packs:
-                for piece in pack:
-                    yield from map(as_tensor, reader.read(piece, number).images if piece.images else ())
+        buffer = plan.plan_buffer(plan.state)
+        for number in range(buffer.end.step):
+            for pack in Step(number, buffer).packs:
+                for chunk in pack:
+                    yield from map(as_tensor, reader.read(chunk, number).images if chunk.images else ())
 
     def totals(self, read: RankStep, world: World) -> Totals:
         """Of a step, known from the plan."""
@@ -206,10 +206,10 @@ class TrainingData(CorpusData):
         """What writes samples as sequences."""
         return Layout(tokenizer, model.bridge, run.data.layout)
 
-    def reader(self) -> PieceReader:
+    def reader(self) -> SequenceReader:
         """Reads windows, laid out as sequences."""
         run, plan = self.run, self.run.data.plan
-        return PieceReader(
+        return SequenceReader(
             self.corpus,
             self.sources,
             self.layout,
@@ -284,13 +284,13 @@ class StreamData(RunData):
         raise UserError("data.streams: their mixture changes when the run is stopped and started again")
 
     def first_images(self, costs: Costs) -> Iterator[Tensor]:
-        """The images of as many steps as a stretch has."""
+        """The images of as many steps as a packing buffer has."""
         plan, loader = self.run.data.plan, self._loader(0, 1, None)
         try:
-            for step in islice(loader, max(1, plan.stretch_packs // plan.global_batch_size)):
+            for step in islice(loader, max(1, plan.packing_buffer_size // plan.global_batch_size)):
                 for pack in step.packs:
-                    for piece in pack:
-                        yield from map(as_tensor, piece.images)
+                    for chunk in pack:
+                        yield from map(as_tensor, chunk.images)
         finally:
             loader.close()
 

@@ -27,7 +27,7 @@ from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSett
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
-from trainer.reading.reader import ReadPiece
+from trainer.reading.reader import ReadChunk
 from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_sight, build_whole, fitting_batches, load_decoder_weights, save_tensors
@@ -83,9 +83,9 @@ class AutoencoderTask(Task):
         """diffusers' autoencoder with random weights."""
         return _Autoencoding(self._config.autoencoder)
 
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> ReconstructionBatch:
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> ReconstructionBatch:
         """Images as tensors."""
-        images, source = images_of([piece for pack in packs for piece in pack])
+        images, source = images_of([chunk for pack in packs for chunk in pack])
         return ReconstructionBatch(resized(images, self._config.image_size), source)
 
     def architecture(self) -> dict[str, Any]:
@@ -247,33 +247,33 @@ class DecoderTask(Task):
         if "decoder" in self.run.engine.gradient_checkpointing:
             module.decoder.unet.enable_gradient_checkpointing()
 
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> DrawingBatch:
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> DrawingBatch:
         """Images, or what was kept of them, and what they are drawn from."""
-        pieces = [piece for pack in packs for piece in pack]
-        images, source = images_of(pieces)
+        chunks = [chunk for pack in packs for chunk in pack]
+        images, source = images_of(chunks)
         conditions: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
         if self._rollout:
             limit = self.run.max_caption_tokens
-            prompts = tuple(self._conditions.prompt(piece.sequence.token_ids[:limit]) for piece in pieces)
+            prompts = tuple(self._conditions.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
         if self.run.engine.keep_features:
-            images, conditions = self._keep(pieces, images, prompts)
+            images, conditions = self._keep(chunks, images, prompts)
             prompts = ()
         side = self.data.model.image_decoder.image_size
-        micro = torch.tensor([self._micro(piece) for piece in pieces])
+        micro = torch.tensor([self._micro(chunk) for chunk in chunks])
         return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
 
-    def _micro(self, piece: ReadPiece) -> list[float]:
+    def _micro(self, chunk: ReadChunk) -> list[float]:
         """SDXL's micro-conditions of an image; a whole one is told as it is when drawn."""
         side = float(self.data.model.image_decoder.image_size)
-        height, width, top, left = piece.crop or (side, side, 0, 0)
+        height, width, top, left = chunk.crop or (side, side, 0, 0)
         scale = side / self.data.image_size  # crops are measured as images are read
         return [height, width, top * scale, left * scale, side, side]
 
-    def _keep(self, pieces: Sequence[ReadPiece], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def _keep(self, chunks: Sequence[ReadChunk], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Latents and conditions, worked out where an image is seen for the first time."""
         assert self._decoder is not None
-        keys = [(piece.row.shard, piece.row.key, piece.row.window) for piece in pieces]
+        keys = [(chunk.row.shard, chunk.row.key, chunk.row.window) for chunk in chunks]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             new = images[missing].to(self._world.device)
             made = (

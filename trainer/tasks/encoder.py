@@ -26,7 +26,7 @@ from pipelines.shards.token_sidecar import tokens_folder
 from trainer.config import EncoderRunSettings, ModelSettings
 from trainer.engine.flops import measured_flops
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of
-from trainer.reading.reader import ReadPiece
+from trainer.reading.reader import ReadChunk
 from trainer.records.metrics import Totals
 from trainer.tasks.build import save_tensors
 from trainer.tasks.captions import Captions
@@ -76,11 +76,11 @@ class EncoderTask(Task):
         clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], nonscalar_logit_scale=True)
         return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
 
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> "PairBatch":
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> "PairBatch":
         """Images and captions as tensors."""
-        pieces = [piece for pack in packs for piece in pack]
-        texts = self._captions.batch([piece.sequence.token_ids.tolist() for piece in pieces])
-        return PairBatch(*images_of(pieces), texts)
+        chunks = [chunk for pack in packs for chunk in pack]
+        texts = self._captions.batch([chunk.sequence.token_ids.tolist() for chunk in chunks])
+        return PairBatch(*images_of(chunks), texts)
 
     def architecture(self) -> dict[str, Any]:
         """open_clip's configuration."""

@@ -8,10 +8,10 @@ from pipelines.errors import UserError
 from trainer.engine.distributed import World
 from trainer.engine.engine import Engine
 from trainer.plan.packing import pack_prefix
-from trainer.plan.steps import Piece
+from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
 from trainer.reading.micro_batches import MicroBatch
-from trainer.reading.reader import ReadPiece, SampleReader
+from trainer.reading.reader import ReadChunk, SampleReader
 from trainer.run_settings import RunSettings
 from trainer.tasks.task import Task
 
@@ -59,7 +59,7 @@ class HeldOut:
 
 def _first_packs(
     source: SourceWindows, number: int, reader: SampleReader, run: RunSettings, num_packs: int
-) -> list[list[ReadPiece]]:
+) -> list[list[ReadChunk]]:
     """The source's first windows, packed as in training and laid out as in its last stage."""
     seq_len = run.data.plan.seq_len
     num = min(len(source.tokens), num_packs * seq_len)
@@ -68,8 +68,8 @@ def _first_packs(
     tokens, images = source.tokens[:num].astype(np.int64), source.images[:num].astype(np.int64)
     _, packs = pack_prefix(tokens, images, min(num_packs, num), seq_len)
     samples = np.searchsorted(source.first, np.arange(num), side="right") - 1
-    pieces = [
-        Piece(int(s), number, 0, int(s), int(w - source.first[s]), int(tokens[w]), int(images[w]))
+    chunks = [
+        Chunk(int(s), number, 0, int(s), int(w - source.first[s]), int(tokens[w]), int(images[w]))
         for w, s in enumerate(samples.tolist())
     ]
-    return [[reader.read(pieces[i], run.steps - 1) for i in pack] for pack in packs]
+    return [[reader.read(chunks[i], run.steps - 1) for i in pack] for pack in packs]

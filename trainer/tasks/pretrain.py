@@ -16,7 +16,7 @@ from trainer.config import MODULES, ModelSettings, PretrainSettings
 from trainer.engine.flops import ModelFlops
 from trainer.plan.state import Costs
 from trainer.reading.micro_batches import SequenceBatch, as_tensor, pixels, sequence_batch
-from trainer.reading.reader import ReadPiece
+from trainer.reading.reader import ReadChunk
 from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_model, fit_features, save_model
@@ -92,7 +92,7 @@ class PretrainTask(Task):
         assert isinstance(module, Emu)
         return module.blocks()
 
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> SequenceBatch:
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> SequenceBatch:
         """Packs of sequences as one micro-batch."""
         return sequence_batch(
             packs,
@@ -161,14 +161,14 @@ class _Features:
         self.model: Emu | None = None
         self._kept: dict[tuple[str, str, int], Tensor] = {}
 
-    def __call__(self, piece: ReadPiece) -> list[Tensor]:
-        """The features of a piece's images."""
+    def __call__(self, chunk: ReadChunk) -> list[Tensor]:
+        """The features of a chunk's images."""
         assert self.model is not None
-        sequence, row = piece.sequence, piece.row
+        sequence, row = chunk.sequence, chunk.row
         keys = [(row.shard, row.key, media) for media in sequence.images]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             device = next(self.model.parameters()).device
-            images = torch.stack([as_tensor(piece.images[i]) for i in missing]).to(device)
+            images = torch.stack([as_tensor(chunk.images[i]) for i in missing]).to(device)
             with torch.no_grad():
                 found = self.model.image_features(images).cpu()
             self._kept |= {keys[i]: tensor for i, tensor in zip(missing, found, strict=True)}

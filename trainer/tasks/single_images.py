@@ -15,24 +15,24 @@ from pipelines.document import Split
 from pipelines.parts import read_table
 from trainer.config import ModelSettings
 from trainer.plan.order import key_of
-from trainer.plan.steps import Piece
+from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode, decode_crop
-from trainer.reading.reader import Content, SampleReader
+from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import ShardReader
 from trainer.reading.window_tables import NOT_ALLOWED
 from trainer.run_settings import RunSettings
 from trainer.tasks.data import CorpusData, open_corpus
 
-VERSION = 1  # of this file's reckoning: another one makes other pieces
+VERSION = 1  # of this file's reckoning: another one makes other chunks
 CAPTIONED = ("pair", "grounded")
 """Kinds whose samples are an image and its caption."""
 
 
 @dataclass(frozen=True)
 class ImageData(CorpusData):
-    """Every image a piece by itself, one place long.
+    """Every image a chunk by itself, one place long.
 
     Attributes:
         image_size: Pixels a side that images are read with.
@@ -115,7 +115,7 @@ def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows,
 
 
 class ImageReader(SampleReader):
-    """Reads images one by one; a piece's window says which of the sample's.
+    """Reads images one by one; a chunk's window says which of the sample's.
 
     Args:
         corpus: Where they lie.
@@ -139,20 +139,20 @@ class ImageReader(SampleReader):
         super().__init__(corpus, sources, seed=seed)
         self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
 
-    def _read(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        return self._image(piece, reader, row, piece.window)
+    def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
+        return self._image(chunk, reader, row, chunk.window)
 
-    def _stand_in(self, piece: Piece, step: int, reader: ShardReader, row: int) -> Content:
-        return self._image(piece, reader, row, 0)
+    def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
+        return self._image(chunk, reader, row, 0)
 
-    def _image(self, piece: Piece, reader: ShardReader, row: int, media: int) -> Content:
+    def _image(self, chunk: Chunk, reader: ShardReader, row: int, media: int) -> ChunkData:
         ids = [s.ids for s in reader.segments(row) if isinstance(s, Text)] if self._captioned else []
         caption = np.concatenate([np.zeros(0, np.int32), *ids])
         nothing = np.zeros(len(caption), np.uint8)
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
         data, size = reader.image(row, media), self._image_size
         if self._max_scale == 1.0:
-            return Content(sequence, (decode(data, size),))
-        rng = random.Random(key_of("crop", self._seed, piece.source, piece.epoch, piece.sample, media))
+            return ChunkData(sequence, (decode(data, size),))
+        rng = random.Random(key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, media))
         image, crop = decode_crop(data, size, rng, self._max_scale)
-        return Content(sequence, (image,), crop)
+        return ChunkData(sequence, (image,), crop)

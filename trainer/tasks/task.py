@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipelines.document import Split
 from trainer.plan.state import Costs
 from trainer.reading.micro_batches import MicroBatch
-from trainer.reading.reader import ReadPiece
+from trainer.reading.reader import ReadChunk
 from trainer.records.metrics import Totals
 from trainer.run_settings import RunSettings, Stage
 from trainer.tasks.data import RunData
@@ -41,7 +41,7 @@ class Task(ABC):
         """The model at the beginning of the run."""
 
     @abstractmethod
-    def collate(self, packs: Sequence[Sequence[ReadPiece]]) -> MicroBatch:
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> MicroBatch:
         """What a forward pass is given."""
 
     @abstractmethod

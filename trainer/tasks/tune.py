@@ -17,7 +17,7 @@ from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import ModelSettings, TuneSettings
 from trainer.reading.images import Pixels
-from trainer.reading.reader import PieceReader
+from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
 from trainer.records.consumed import QuarantineRow
 from trainer.records.metrics import Totals
@@ -118,7 +118,7 @@ class TuningData(TrainingData):
         assert isinstance(run, TuneSettings)
         return TemplateLayout(tokenizer, model.bridge, run.data.layout, run.template)
 
-    def reader(self) -> PieceReader:
+    def reader(self) -> SequenceReader:
         """Reads windows, and draws boxes."""
         plan, size = self.run.data.plan, self.model.encoder.image_size
         return _Reader(self.corpus, self.sources, self.layout, seq_len=plan.seq_len, image_size=size, seed=plan.seed)
@@ -130,7 +130,7 @@ class TuningData(TrainingData):
         return [row for row in super().refused if row.source in drawn]
 
 
-class _Reader(PieceReader):
+class _Reader(SequenceReader):
     def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
         if media >= 0:
             return super()._image(reader, row, media)

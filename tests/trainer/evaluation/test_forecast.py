@@ -61,7 +61,7 @@ def test_a_source_that_runs_dry_is_named_with_the_step(training_corpus, config):
     with pytest.raises(UserError, match="pairs is exhausted"):
         for step in data.plan(Costs()):
             trained = step.number
-    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # a stretch is planned at once
+    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # a packing buffer is planned at once
 
 
 def test_samples_that_are_left_out_are_counted(training_corpus, config):

@@ -16,7 +16,7 @@ def lengths(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_fill_is_99_percent(num_packs):
     tokens, images = lengths(10_000)
     num, packs = pack_prefix(tokens, images, num_packs, 2048)
-    assert sorted(piece for pack in packs for piece in pack) == list(range(num))
+    assert sorted(chunk for pack in packs for chunk in pack) == list(range(num))
     assert len(packs) == num_packs
     assert max(tokens[pack].sum() for pack in packs) <= 2048
     assert tokens[:num].sum() / (num_packs * 2048) >= 0.99
@@ -26,7 +26,7 @@ def test_images_in_a_pack_are_limited():
     tokens, images = lengths(2000)
     _, packs = pack_prefix(tokens, images * 3, 128, 2048, max_images=9)
     assert max(images[pack].sum() * 3 for pack in packs) <= 9
-    _, packs = pack_prefix(tokens, images * 3, 128, 2048, max_images=2)  # one piece has more: it is alone with texts
+    _, packs = pack_prefix(tokens, images * 3, 128, 2048, max_images=2)  # one chunk has more: it is alone with texts
     assert max(images[pack].sum() for pack in packs) == 1
 
 

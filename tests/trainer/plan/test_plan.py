@@ -16,7 +16,7 @@ SETTINGS = PlanSettings(
     seed=5,
     seq_len=256,
     global_batch_size=8,
-    stretch_packs=32,
+    packing_buffer_size=32,
     order=OrderSettings(block_samples=4, pool_blocks=4),
 )
 FIRST = {"books": 0.2, "pairs": 0.5, "pages": 0.3}
@@ -72,21 +72,21 @@ def test_every_window_comes_once_and_no_position_is_left_out():
     positions = sorted({position for position, _ in rows})
     assert positions == list(range(len(positions)))
     for position in positions[:-1]:
-        piece = rows[position, 0]
-        table = SOURCES[piece.source]
-        num_windows = int(table.first[piece.sample + 1] - table.first[piece.sample])
+        chunk = rows[position, 0]
+        table = SOURCES[chunk.source]
+        num_windows = int(table.first[chunk.sample + 1] - table.first[chunk.sample])
         for window in range(num_windows):
             found = rows[position, window]
-            assert (found.source, found.sample, found.epoch) == (piece.source, piece.sample, piece.epoch)
-            assert found.tokens == table.tokens[table.first[piece.sample] + window]
+            assert (found.source, found.sample, found.epoch) == (chunk.source, chunk.sample, chunk.epoch)
+            assert found.tokens == table.tokens[table.first[chunk.sample] + window]
 
 
 def test_an_epoch_is_complete_before_the_next_begins():
     rows = {p.position: p for step in STEPS for pack in step.packs for p in pack}
     epochs: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position in sorted(rows):
-        piece = rows[position]
-        epochs[piece.source, piece.epoch].append(piece.sample)
+        chunk = rows[position]
+        epochs[chunk.source, chunk.epoch].append(chunk.sample)
     for (number, epoch), samples in epochs.items():
         assert len(set(samples)) == len(samples)
         if (number, epoch + 1) in epochs:
@@ -97,8 +97,8 @@ def test_the_mixture_is_exact_in_every_phase():
     rows: dict[int, list] = defaultdict(list)
     for step in STEPS:
         for pack in step.packs:
-            for piece in pack:
-                rows[piece.position].append(piece)
+            for chunk in pack:
+                rows[chunk.position].append(chunk)
     phases = [step.phase for step in STEPS if step.phase is not None]
     assert [(phase.step, phase.reason) for phase in phases] == [(0, "config"), (10, "pages"), (31, "config")]
     names = [s.name for s in SOURCES]
@@ -149,19 +149,19 @@ def test_the_state_is_small():
     assert len(step.state.to_json()) < 4096
 
 
-def test_weights_may_change_in_the_middle_of_a_stretch_without_loss():
-    before = STEPS[13]  # steps 10 to 13 are one stretch, 14 to 17 the next
+def test_weights_may_change_in_the_middle_of_a_packing_buffer_without_loss():
+    before = STEPS[13]  # steps 10 to 13 are one packing buffer, 14 to 17 the next
     state = PlanState.from_json(STEPS[14].state.to_json())
-    assert state.stretch_steps == 4
+    assert state.buffer_steps == 4
     changed = (*PHASES[:2], Phase(step=15, weights={"pairs": 1.0}, reason="asked for"))
     steps = take(plan(state, phases=changed), 30)
     assert [s.digest() for s in steps[:3]] == [s.digest() for s in STEPS[15:18]]
     phase = steps[3].phase
     assert phase is not None
     assert (phase.step, phase.weights, phase.reason) == (18, {"pairs": 1.0}, "asked for")
-    pieces = [p for s in [*STEPS[:15], *steps] for pack in s.packs for p in pack]
-    assert sorted({p.position for p in pieces}) == list(range(max(p.position for p in pieces) + 1))
-    assert all(SOURCES[p.source].name == "pairs" for p in pieces if p.position >= phase.position)
+    chunks = [p for s in [*STEPS[:15], *steps] for pack in s.packs for p in pack]
+    assert sorted({p.position for p in chunks}) == list(range(max(p.position for p in chunks) + 1))
+    assert all(SOURCES[p.source].name == "pairs" for p in chunks if p.position >= phase.position)
     assert before.state.phase is not None
 
 

@@ -41,12 +41,12 @@ def copy(folder: str, tmp_path: Path) -> str:
 def test_what_is_read_is_what_was_planned(opened):
     for step in take(opened.loader(opened.plan()), NUM_STEPS):
         for pack, planned in zip(step.packs, step.step.packs, strict=True):
-            assert sum(len(piece.sequence.token_ids) for piece in pack) <= 48
-            for piece, expected in zip(pack, planned, strict=True):
-                assert len(piece.sequence.token_ids) == expected.tokens == piece.row.num_tokens
-                assert len(piece.images) == expected.images == piece.row.num_images
-                assert all(image.shape == (16, 16, 3) for image in piece.images)
-                assert (piece.row.position, piece.row.window, piece.row.replaces) == (
+            assert sum(len(chunk.sequence.token_ids) for chunk in pack) <= 48
+            for chunk, expected in zip(pack, planned, strict=True):
+                assert len(chunk.sequence.token_ids) == expected.tokens == chunk.row.num_tokens
+                assert len(chunk.images) == expected.images == chunk.row.num_images
+                assert all(image.shape == (16, 16, 3) for image in chunk.images)
+                assert (chunk.row.position, chunk.row.window, chunk.row.replaces) == (
                     expected.position,
                     expected.window,
                     None,
@@ -56,8 +56,8 @@ def test_what_is_read_is_what_was_planned(opened):
 def test_images_and_texts_are_the_samples_own(opened):
     manifest = opened.corpus.manifest
     for step in take(opened.loader(opened.plan()), 2):
-        for piece in (piece for pack in step.packs for piece in pack):
-            row = piece.row
+        for chunk in (chunk for pack in step.packs for chunk in pack):
+            row = chunk.row
             reader = opened.corpus.reader(row.shard)
             number = [reader.key(n) for n in range(10)].index(row.key) if "-000001" in row.shard else None
             assert row.shard in {s.path for s in manifest.shards_of(row.source, "train")}
@@ -125,14 +125,14 @@ def test_a_broken_image_is_replaced_the_same_way_everywhere(copy):
     opened = Opened(copy)
     steps = take(opened.loader(opened.plan()), NUM_STEPS)
     assert {bad.key for step in steps for bad in step.bad} == broken
-    pieces = [piece for step in steps for pack in step.packs for piece in pack if piece.bad is not None]
-    for piece in pieces:
-        assert piece.row.replaces == piece.bad.key
-        assert piece.row.key not in broken
-        assert piece.row.position == piece.bad.position
-        assert "broken JPEG" in piece.bad.reason
-        assert len(piece.sequence.token_ids) <= piece.row.num_tokens
-        assert len(piece.images) == piece.row.num_images
+    chunks = [chunk for step in steps for pack in step.packs for chunk in pack if chunk.bad is not None]
+    for chunk in chunks:
+        assert chunk.row.replaces == chunk.bad.key
+        assert chunk.row.key not in broken
+        assert chunk.row.position == chunk.bad.position
+        assert "broken JPEG" in chunk.bad.reason
+        assert len(chunk.sequence.token_ids) <= chunk.row.num_tokens
+        assert len(chunk.images) == chunk.row.num_images
     again = [take(opened.loader(opened.plan(), rank, 2, 2), NUM_STEPS) for rank in range(2)]
     for number, step in enumerate(steps):
         together = [again[slot % 2][number].packs[slot // 2] for slot in range(8)]
@@ -208,7 +208,7 @@ def test_weights_change_between_two_steps_on_all_ranks(opened):
     wanted = {"pairs": 0.5, "texts": 0.5}
     phases = [Phase(weights=wanted, reason="test")]
     rows = []
-    for number in range(12):  # whole stretches: all that was drawn is read
+    for number in range(12):  # whole packing buffers: all that was drawn is read
         if number == 5:
             assert {x.change(phases) for x in (*loaders, single)} == {8}
         ranks = [next(iter(x)) for x in loaders]

@@ -19,7 +19,7 @@ from trainer.tasks.pretrain import PretrainTask
 
 
 def image_run(**changes):
-    plan = {"seq_len": 1, "global_batch_size": 4, "stretch_packs": 32}
+    plan = {"seq_len": 1, "global_batch_size": 4, "packing_buffer_size": 32}
     return {
         **RUN,
         "steps": 6,

@@ -24,7 +24,10 @@ def config(**changes):
     """A run of the encoder at debug size."""
     encoder = {
         **RUN,
-        "data": {"plan": {"seq_len": 1, "global_batch_size": 8, "stretch_packs": 32}, "reader": {"num_threads": 0}},
+        "data": {
+            "plan": {"seq_len": 1, "global_batch_size": 8, "packing_buffer_size": 32},
+            "reader": {"num_threads": 0},
+        },
         "mixture": {"phases": [{"weights": {"pairs": 0.5, "groundeds": 0.5}}]},
         "stages": [{"lr": {"clip": 1e-3}}],
         "engine": {"precision": "fp32", "zero_stage": 0, "peak_flops": 1e12, "threads": 1},

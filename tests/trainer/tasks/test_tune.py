@@ -34,7 +34,7 @@ TUNE = changed(
     {
         "steps": 4,
         "mixture.phases": [{"weights": {"pairs": 0.6, "groundeds": 0.4}}],
-        "data.plan": {"seq_len": 192, "global_batch_size": 4, "stretch_packs": 16, "seed": 3},
+        "data.plan": {"seq_len": 192, "global_batch_size": 4, "packing_buffer_size": 16, "seed": 3},
         "stages": [{"lr": {"bridge": 3e-3, "language_model": 3e-3}}],
         "template": {"system": "Answer."},
     },
@@ -62,7 +62,7 @@ def task_of(config, corpus, out):
 def first_packs(task):
     reader = task.data.reader()
     step = next(iter(task.data.plan(task.costs())))
-    return [[reader.read(piece, 0) for piece in pack] for pack in step.of_rank(0, 2)]
+    return [[reader.read(chunk, 0) for chunk in pack] for pack in step.of_rank(0, 2)]
 
 
 def first_batch(task):
@@ -113,10 +113,10 @@ def test_a_tuned_model_answers_on_the_command_line(training_corpus, tmp_path):
     config = tuning(**{"template.instructions": [question]})
     task, packs = learned(config, training_corpus, tmp_path)
     prompts, answers = [], []
-    for number, piece in enumerate(piece for pack in packs for piece in pack):
-        Image.fromarray(piece.images[0]).save(tmp_path / f"{number}.png")
-        said = piece.sequence.token_ids[piece.sequence.targets == TEXT]
-        boxes = "<grounding>" if piece.source == task.data.names.index("groundeds") else ""
+    for number, chunk in enumerate(chunk for pack in packs for chunk in pack):
+        Image.fromarray(chunk.images[0]).save(tmp_path / f"{number}.png")
+        said = chunk.sequence.token_ids[chunk.sequence.targets == TEXT]
+        boxes = "<grounding>" if chunk.source == task.data.names.index("groundeds") else ""
         prompts += ["--prompt", f"[image:{tmp_path}/{number}.png] {question} {boxes}"]
         answers.append(written(said[:-1], task.data.layout).strip())
     assert len(set(answers)) > 5
@@ -129,10 +129,10 @@ def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
     task, packs = learned(config, training_corpus, tmp_path)
     write_decoder(tmp_path / "decoder/model", task.data.model)
     run = open_run(str(tmp_path / "tune"), config)
-    pieces = [piece for pack in packs for piece in pack]
-    captions = [run.tokenizer.decode(piece.sequence.token_ids) for piece in pieces]
+    chunks = [chunk for pack in packs for chunk in pack]
+    captions = [run.tokenizer.decode(chunk.sequence.token_ids) for chunk in chunks]
     drawn = run.roll_out([read_prompt(caption, run, draw=True, num_frames=1) for caption in captions])
-    true = run.embed(torch.stack([as_tensor(piece.images[0]) for piece in pieces]))
+    true = run.embed(torch.stack([as_tensor(chunk.images[0]) for chunk in chunks]))
     nearest = torch.cdist(drawn.flatten(1), true.flatten(1)).argmin(1)
     torch.testing.assert_close(true[nearest], true)  # some captions come twice
     (row,) = answer(tmp_path, "--prompt", captions[0], "--want", "image")
