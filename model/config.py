@@ -145,7 +145,7 @@ class ImageDecoderConfig(Config):
     linear_projection: bool = Field(True, description="linear rather than 1x1 convolutions around attention (SDXL)")
     micro_conditions: bool = Field(True, description="SDXL: sizes and crop, and a pooled embedding")
     pooled: Literal["mean", "flat"] = Field("mean", description="what is pooled: Emu2 the mean; flat keeps the order")
-    condition_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
+    conditioning_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
     coordinates: bool = Field(False, description="four channels of coordinates beside the latents; ours")
     canvas: int = Field(
         0, description="channels beside the latents that one linear layer draws of the embeddings; ours"
@@ -153,7 +153,7 @@ class ImageDecoderConfig(Config):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     sampler: Literal["pndm", "euler", "ddim"] = "euler"
     high_noise: bool = Field(False, description="draw times with density rising to high noise (square root of uniform)")
-    condition_dropout: float = Field(0.1, description="fraction of images trained without condition (both papers)")
+    conditioning_dropout: float = Field(0.1, description="fraction of images trained without condition (both papers)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
     noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
     ema_decay: float | None = Field(None, description="of an exponential moving average of the weights")
@@ -261,7 +261,7 @@ SIZES: dict[str, EmuConfig] = {
             objective=ObjectiveConfig(input_noise=0.6),
             image_decoder=ImageDecoderConfig(
                 image_size=32, channels=(32, 64, 64), layers_per_block=1, transformer_layers=(0, 1, 0),
-                heads=(1, 2, 2), norm_groups=8, pooled="flat", condition_positions=True, coordinates=True, canvas=8,
+                heads=(1, 2, 2), norm_groups=8, pooled="flat", conditioning_positions=True, coordinates=True, canvas=8,
                 prediction="sample", sampler="ddim", high_noise=True, foreground_weight=5.0, noise_offset=0.0,
                 ema_decay=0.99, steps=12, guidance=1.5,
                 autoencoder=AutoencoderConfig(channels=(16, 16), layers_per_block=0, latent_channels=8, norm_groups=4,

@@ -36,7 +36,7 @@ class Losses(NamedTuple):
     visual: Tensor
 
 
-class Sight(nn.Module):
+class VisualEmbedder(nn.Module):
     """Encoder and bridge: images as visual embeddings."""
 
     def __init__(self, config: EmuConfig) -> None:
@@ -73,7 +73,7 @@ class Sight(nn.Module):
             return self.encoder(images)
 
 
-class Emu(Sight):
+class Emu(VisualEmbedder):
     """Encoder, bridge and language model."""
 
     def __init__(self, config: EmuConfig) -> None:
@@ -103,7 +103,7 @@ class Emu(Sight):
         aim = embeddings[:num_slots].detach()
         if self.config.family == "emu":  # the embedding of [/IMG] closes the series of targets
             aim = torch.cat([aim, self._token_embedding(self.config.image_end_id).to(aim.dtype)])
-        guess = self.bridge.leave(hidden[batch.visual_at])  # (R, E)
+        guess = self.bridge.project_down(hidden[batch.visual_at])  # (R, E)
         visual = (guess.float() - aim[batch.visual_rows].float()).square()
         settings = self.config.objective
         visual = visual.sum(-1) if settings.reduction == "sum" else visual.mean(-1)  # (R,)
@@ -152,7 +152,7 @@ class Emu(Sight):
         Returns:
             (B, L, D)
         """
-        entered = self.bridge.enter(embeddings)  # (S or more, D)
+        entered = self.bridge.project_up(embeddings)  # (S or more, D)
         num_slots = len(batch.slots)
         tokens = self.language_model.get_input_embeddings()(batch.token_ids)  # (B, L, D)
         x = tokens.flatten(0, 1).index_copy(0, batch.slots, entered[:num_slots].to(tokens.dtype))

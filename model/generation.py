@@ -137,8 +137,8 @@ def generate(
                 rows[i].take_token(token, tokenizer.eos_id, ids[IMAGE_START], num_slots)
         following = embed(tokens)  # (B, D)
         if in_image:
-            embeddings = model.bridge.leave(hidden[in_image])
-            following[in_image] = model.bridge.enter(embeddings).to(following.dtype)
+            embeddings = model.bridge.project_down(hidden[in_image])
+            following[in_image] = model.bridge.project_up(embeddings).to(following.dtype)
             for i, embedding in zip(in_image, embeddings, strict=True):
                 rows[i].take_embedding(embedding)
         for row in rows:
@@ -147,7 +147,7 @@ def generate(
     return [row.result for row in rows]
 
 
-def roll_out(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:
+def generate_embeddings(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:
     """The visual embeddings (B, N, E) of the images that prompts ask for."""
     found = generate(model, tokenizer, prompts, GenerationConfig(max_new_tokens=0, max_images=1))
     return torch.stack([result.images[0] for result in found])
@@ -187,7 +187,7 @@ def draw(
     if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
         raise ValueError(f"prompts {wrong} do not end with [IMG]; make them with draw=True")
     empty = [Prompt(layout.prompt([], draw=True))] if null_prompt else []
-    embeddings = roll_out(model, layout.tokenizer, [*empty, *prompts])  # (B or B + 1, N, E)
+    embeddings = generate_embeddings(model, layout.tokenizer, [*empty, *prompts])  # (B or B + 1, N, E)
     null = embeddings[:1] if null_prompt else None
     return decoder.sample(embeddings[len(empty) :], null=null, steps=steps, guidance=guidance, generator=generator)
 

@@ -55,7 +55,7 @@ class ImageDecoder(nn.Module):
         self.unet = build_unet(config, visual_width, num_slots)
         self.autoencoder = build_autoencoder(config.autoencoder).requires_grad_(False)
         self.register_buffer("latent_scale", torch.tensor(config.autoencoder.scaling_factor))
-        if config.condition_positions:
+        if config.conditioning_positions:
             # As large as the embeddings: with std 0.02 the position of a shape was not learned (18 % against 98 %).
             self.positions = nn.Parameter(torch.randn(1, num_slots, visual_width))
         if config.canvas:
@@ -72,7 +72,7 @@ class ImageDecoder(nn.Module):
     def forward(
         self,
         images: Tensor,
-        conditions: Tensor,
+        conditioning: Tensor,
         *,
         micro: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -81,7 +81,7 @@ class ImageDecoder(nn.Module):
 
         Args:
             images: (B, 3, S, S) uint8 pixels; or (B, C, s, s) latents as `encode` gives them.
-            conditions: (B, N, E) visual embeddings: encoded ones (Emu2) or the model's own rollouts (Emu).
+            conditioning: (B, N, E) visual embeddings: encoded ones (Emu2) or the model's own rollouts (Emu).
             micro: (B, 6) original height and width, crop top and left, target height and width, in pixels. Null means
                 whole images of the decoder's size.
             generator: Of all that is drawn.
@@ -96,10 +96,10 @@ class ImageDecoder(nn.Module):
         chance = torch.rand(len(latents), **draw)
         chance = chance.sqrt() if self.config.high_noise else chance
         times = (chance * self.schedule.config.num_train_timesteps).long()  # (B,)
-        kept = torch.rand(len(latents), 1, 1, **draw) >= self.config.condition_dropout
-        conditions = conditions.to(latents.dtype) * kept
+        kept = torch.rand(len(latents), 1, 1, **draw) >= self.config.conditioning_dropout
+        conditioning = conditioning.to(latents.dtype) * kept
 
-        guess = self._predict(self.schedule.add_noise(latents, noise, times), times, conditions, micro)
+        guess = self._predict(self.schedule.add_noise(latents, noise, times), times, conditioning, micro)
         target = {"epsilon": noise, "sample": latents}.get(self.config.prediction)
         if target is None:
             target = self.schedule.get_velocity(latents, noise, times)
@@ -110,7 +110,7 @@ class ImageDecoder(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        conditions: Tensor,
+        conditioning: Tensor,
         *,
         null: Tensor | None = None,
         steps: int | None = None,
@@ -120,7 +120,7 @@ class ImageDecoder(nn.Module):
         """Images from visual embeddings.
 
         Args:
-            conditions: (B, N, E)
+            conditioning: (B, N, E)
             null: (1 or B, N, E), the condition to lead away from; null means zeros, as in training here. The released
                 models take what they draw for an empty prompt, or when autoencoding the features of a grey image.
             steps: Sampling steps; null means the configured number.
@@ -130,13 +130,13 @@ class ImageDecoder(nn.Module):
         Returns:
             (B, 3, S, S) uint8.
         """
-        size = len(conditions)
+        size = len(conditioning)
         guidance = self.config.guidance if guidance is None else guidance
-        dtype, device = self.unet.dtype, conditions.device
-        conditions = conditions.to(dtype)
+        dtype, device = self.unet.dtype, conditioning.device
+        conditioning = conditioning.to(dtype)
         if guidance != 1.0:
-            null = torch.zeros_like(conditions) if null is None else null.to(conditions)
-            conditions = torch.cat([null.expand_as(conditions), conditions])  # (2 B, N, E)
+            null = torch.zeros_like(conditioning) if null is None else null.to(conditioning)
+            conditioning = torch.cat([null.expand_as(conditioning), conditioning])  # (2 B, N, E)
         sampler = build_sampler(self.config)
         sampler.set_timesteps(steps or self.config.steps, device=device)
         shape = (size, self.config.autoencoder.latent_channels, *2 * (self.config.latent_side,))
@@ -144,10 +144,10 @@ class ImageDecoder(nn.Module):
         for time in sampler.timesteps:
             scaled = sampler.scale_model_input(x, time)
             if guidance != 1.0:
-                without, with_ = self._predict(torch.cat([scaled, scaled]), time, conditions, None).chunk(2)
+                without, with_ = self._predict(torch.cat([scaled, scaled]), time, conditioning, None).chunk(2)
                 guess = without + guidance * (with_ - without)
             else:
-                guess = self._predict(scaled, time, conditions, None)
+                guess = self._predict(scaled, time, conditioning, None)
             x = sampler.step(guess, time, x, return_dict=False)[0]
         return to_uint8(self.decode(x))
 
@@ -172,23 +172,23 @@ class ImageDecoder(nn.Module):
         latents = torch.cat([self.encode(part).float().flatten() for part in images])
         self.latent_scale.copy_(1.0 / latents.std())
 
-    def _predict(self, noisy: Tensor, times: Tensor, conditions: Tensor, micro: Tensor | None) -> Tensor:
+    def _predict(self, noisy: Tensor, times: Tensor, conditioning: Tensor, micro: Tensor | None) -> Tensor:
         extra: dict[str, Any] = {}
         if self.config.micro_conditions:
-            pooled = conditions.mean(1) if self.config.pooled == "mean" else conditions.flatten(1)
+            pooled = conditioning.mean(1) if self.config.pooled == "mean" else conditioning.flatten(1)
             if micro is None:
                 side = float(self.config.image_size)
-                micro = conditions.new_tensor([side, side, 0.0, 0.0, side, side]).expand(len(conditions), 6)
+                micro = conditioning.new_tensor([side, side, 0.0, 0.0, side, side]).expand(len(conditioning), 6)
             extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": micro}
         parts = [noisy]
         if self.config.coordinates:
             parts.append(_coordinates(noisy).expand(len(noisy), -1, -1, -1))
         if self.config.canvas:
-            parts.append(self.canvas(conditions.flatten(1)).view(len(noisy), self.config.canvas, *noisy.shape[2:]))
+            parts.append(self.canvas(conditioning.flatten(1)).view(len(noisy), self.config.canvas, *noisy.shape[2:]))
         noisy = torch.cat(parts, dim=1)
-        if self.config.condition_positions:
-            conditions = conditions + self.positions
-        return self.unet(noisy, times, encoder_hidden_states=conditions, **extra).sample
+        if self.config.conditioning_positions:
+            conditioning = conditioning + self.positions
+        return self.unet(noisy, times, encoder_hidden_states=conditioning, **extra).sample
 
 
 def build_unet(config: ImageDecoderConfig, visual_width: int, num_slots: int) -> UNet2DConditionModel:

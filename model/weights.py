@@ -17,7 +17,7 @@ back to `export`, which then writes the same keys again.
 | `llama`    | `Emu`: its language model     | LLaMA or another as transformers names it, base tokens only  |
 | `ours`     | any                           | what `save_emu` and the trainer write                        |
 
-A `Sight` is filled from what holds a whole `Emu` too, whose language model then is not used.
+A `VisualEmbedder` is filled from what holds a whole `Emu` too, whose language model then is not used.
 """
 
 import json
@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from model.config import EmuConfig
-from model.emu import Emu, Sight
+from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
 from model.vision_encoder import Encoder, resize_positions
 
@@ -288,7 +288,7 @@ class _Names:
         self.prefixes = self.layout.prefixes
         if layout == "open-clip" and self.encoder is not None and self.encoder.kind == "clip":
             self.prefixes = self.prefixes[1:]
-        self.absent = ("language_model.",) if isinstance(module, Sight) and not isinstance(module, Emu) else ()
+        self.absent = ("language_model.",) if isinstance(module, VisualEmbedder) and not isinstance(module, Emu) else ()
 
     def ours(self, theirs: str) -> str:
         for there, here in (*self.layout.aliases, *self.prefixes):

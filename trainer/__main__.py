@@ -167,7 +167,7 @@ def generate(
         raise UserError("--top-p needs a --temperature: without one the likeliest token is taken")
     from model.generation import GenerationConfig
     from trainer.evaluation.generate import RESULTS, Request, open_run, read_prompts
-    from trainer.evaluation.generate import generate as go_on
+    from trainer.evaluation.generate import generate as continue_prompts
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:
@@ -181,7 +181,7 @@ def generate(
         num_beams=beams,
     )
     folder = save_to or f"{out}/generated"
-    rows = go_on(run, asked, Request(want, chosen, frames, guidance, seed), folder)
+    rows = continue_prompts(run, asked, Request(want, chosen, frames, guidance, seed), folder)
     for row in rows:
         click.echo("\n".join([row["prompt"], *(f"  {part.get('text', part.get('image'))}" for part in row["parts"])]))
     num_images = sum(len(row["images"]) for row in rows)

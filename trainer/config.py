@@ -143,7 +143,7 @@ class DecoderRunSettings(ImageRunSettings):
         None, description="train one first; null: `weights` brings a released one"
     )
     weights: tuple[WeightsSettings, ...] = Field((), description="of U-Net and autoencoder to begin with, in turn")
-    conditions: Literal["encoded", "rollout"] = Field(
+    conditioning: Literal["encoded", "generated"] = Field(
         "encoded", description="embeddings of the image itself (Emu2), or what the model draws for its text (Emu)"
     )
     max_caption_tokens: int = Field(150, description="for rollouts: longer captions are cut (Emu leaves them out)")

@@ -201,7 +201,7 @@ class Training:
     def _judge(self, step: Step, rows: list[ConsumedRow], result: StepResult) -> None:
         """Remember the step's loss and norm, or write down what a skipped one was made of."""
         if result.skipped is None:
-            self.guard.took(result.loss, result.grad_norm)
+            self.guard.record_step(result.loss, result.grad_norm)
             return
         found = self.world.gather(rows)
         if self.world.is_first:

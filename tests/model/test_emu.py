@@ -76,7 +76,7 @@ def test_the_objective_written_out(small: Callable[..., Any], family: str, reduc
     embeddings = model.bridge.encode(model.bridge.reduce(model.encoder(image[None]), 4))[0]
     tokens = torch.tensor(sequence.token_ids).long()
     inputs = model.language_model.get_input_embeddings()(tokens)
-    inputs[torch.from_numpy(sequence.slots)] = model.bridge.enter(embeddings)
+    inputs[torch.from_numpy(sequence.slots)] = model.bridge.project_up(embeddings)
     output = model.language_model(inputs_embeds=inputs[None], output_hidden_states=True)
     log_probabilities = output.logits[0].log_softmax(-1)
     ignored = [ids[name] for name in ("[PAD]", "[IMG]", "[/IMG]", "<image>")]
@@ -86,7 +86,7 @@ def test_the_objective_written_out(small: Callable[..., Any], family: str, reduc
     aims = list(embeddings)
     if family == "emu":
         aims.append(model.language_model.get_input_embeddings().weight[ids["[/IMG]"]])
-    guesses = model.bridge.leave(output.hidden_states[-1][0, start : start + len(aims)])
+    guesses = model.bridge.project_down(output.hidden_states[-1][0, start : start + len(aims)])
     errors = (guesses - torch.stack(aims)).square()
     errors = errors.sum(-1) if reduction == "sum" else errors.mean(-1)
 
@@ -106,7 +106,7 @@ def test_targets_are_detached(small: Callable[..., Any]) -> None:
     detached = it.model.bridge.stu_regress_head.weight.grad
     assert detached is not None
     # With inputs cut off as well, nothing is left that could reach the embeddings.
-    it.model.bridge.enter = lambda embeddings: embeddings.detach()
+    it.model.bridge.project_up = lambda embeddings: embeddings.detach()
     embeddings.grad = None
     it.model(batch).loss.backward()
     assert embeddings.grad is None

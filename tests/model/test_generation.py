@@ -56,8 +56,8 @@ def _image_by_hand(it: Any, prompt: Prompt) -> Tensor:
     x, embeddings = _inputs(it, prompt), []
     for _ in range(it.config.bridge.image_slots):
         hidden = it.model.language_model.base_model(inputs_embeds=x).last_hidden_state[:, -1:]
-        embeddings.append(it.model.bridge.leave(hidden))
-        x = torch.cat([x, it.model.bridge.enter(embeddings[-1])], dim=1)
+        embeddings.append(it.model.bridge.project_down(hidden))
+        x = torch.cat([x, it.model.bridge.project_up(embeddings[-1])], dim=1)
     return torch.cat(embeddings, dim=1)[0]
 
 
@@ -119,7 +119,7 @@ def test_text_goes_on_behind_the_image_that_was_asked_for(small: Callable[..., A
     prompt = _prompt(it, "draw", draw=True)
     (result,) = generate(it.model, it.tokenizer, [prompt], GenerationConfig(max_new_tokens=4, max_images=1))
     image, tokens = result.parts
-    x = torch.cat([_inputs(it, prompt), it.model.bridge.enter(image)[None]], dim=1)
+    x = torch.cat([_inputs(it, prompt), it.model.bridge.project_up(image)[None]], dim=1)
     closing = it.model.language_model.get_input_embeddings()(torch.tensor([[it.tokenizer.ids["[/IMG]"]]]))
     logits = it.model.language_model(inputs_embeds=torch.cat([x, closing], dim=1)).logits[0, -1]
     logits[it.tokenizer.bos_id] = float("-inf")

@@ -21,7 +21,7 @@ from model.image_decoder import (
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 TINY = SIZES["debug"].image_decoder
-PLAIN = {"condition_dropout": 0.0, "noise_offset": 0.0}
+PLAIN = {"conditioning_dropout": 0.0, "noise_offset": 0.0}
 
 
 def _decoder(**changes: Any) -> ImageDecoder:
@@ -34,7 +34,7 @@ def _images(count: int = 2) -> Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def _conditions(count: int = 2, seed: int = 0) -> Tensor:
+def _conditioning(count: int = 2, seed: int = 0) -> Tensor:
     return torch.randn(count, 4, 24, generator=torch.Generator().manual_seed(seed))
 
 
@@ -60,8 +60,8 @@ def test_unets_have_the_released_shapes() -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_the_objective_written_out(prediction: str) -> None:
     decoder = _decoder(prediction=prediction, **PLAIN)
-    latents, conditions = torch.randn(2, 4, 8, 8), _conditions()
-    losses = decoder(latents, conditions, generator=_seed())
+    latents, conditioning = torch.randn(2, 4, 8, 8), _conditioning()
+    losses = decoder(latents, conditioning, generator=_seed())
 
     made = _seed()
     noise = torch.randn(2, 4, 8, 8, generator=made)
@@ -70,8 +70,8 @@ def test_the_objective_written_out(prediction: str) -> None:
     alpha = (1 - betas).cumprod(0)[times].view(2, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     micro = torch.tensor([[16.0, 16, 0, 0, 16, 16]]).expand(2, 6)
-    added = {"text_embeds": conditions.mean(1), "time_ids": micro}
-    guess = decoder.unet(noisy, times, encoder_hidden_states=conditions, added_cond_kwargs=added).sample
+    added = {"text_embeds": conditioning.mean(1), "time_ids": micro}
+    guess = decoder.unet(noisy, times, encoder_hidden_states=conditioning, added_cond_kwargs=added).sample
     targets = {"epsilon": noise, "sample": latents, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents}
     expected = (guess - targets[prediction]).square().mean((1, 2, 3))
     torch.testing.assert_close(losses.per_image, expected.detach(), rtol=1e-4, atol=1e-6)
@@ -86,23 +86,23 @@ def test_without_values_it_still_knows_its_schedule() -> None:
 
 def test_pixels_are_encoded_on_the_fly() -> None:
     decoder = _decoder(**PLAIN)
-    pixels = decoder(_images(), _conditions(), generator=_seed())
-    latents = decoder(decoder.encode(_images()), _conditions(), generator=_seed())
+    pixels = decoder(_images(), _conditioning(), generator=_seed())
+    latents = decoder(decoder.encode(_images()), _conditioning(), generator=_seed())
     assert torch.equal(pixels.per_image, latents.per_image)
     assert all(p.grad is None for p in decoder.autoencoder.parameters())
 
 
 def test_dropped_conditions_are_zeros() -> None:
     latents = torch.randn(2, 4, 8, 8)
-    dropped = _decoder(condition_dropout=1.0, noise_offset=0.0)(latents, _conditions(), generator=_seed())
+    dropped = _decoder(conditioning_dropout=1.0, noise_offset=0.0)(latents, _conditioning(), generator=_seed())
     zeros = _decoder(**PLAIN)(latents, torch.zeros(2, 4, 24), generator=_seed())
-    kept = _decoder(**PLAIN)(latents, _conditions(), generator=_seed())
+    kept = _decoder(**PLAIN)(latents, _conditioning(), generator=_seed())
     assert torch.equal(dropped.per_image, zeros.per_image)
     assert not torch.equal(dropped.per_image, kept.per_image)
 
 
 def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
-    latents, conditions = torch.zeros(64, 4, 8, 8), _conditions(64)
+    latents, conditioning = torch.zeros(64, 4, 8, 8), _conditioning(64)
     seen = {}
 
     def spy(name: str) -> Any:
@@ -112,17 +112,17 @@ def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
         return keep
 
     for offset in (0.0, 0.5):
-        decoder = _decoder(noise_offset=offset, condition_dropout=0.0)
+        decoder = _decoder(noise_offset=offset, conditioning_dropout=0.0)
         decoder.unet.register_forward_pre_hook(spy(str(offset)), with_kwargs=True)
         with torch.no_grad():
-            decoder(latents, conditions, generator=_seed())
+            decoder(latents, conditioning, generator=_seed())
     spread = {name: float(noisy.mean((2, 3)).std()) for name, noisy in seen.items()}
     assert spread["0.5"] > 3 * spread["0.0"]
 
     decoder = _decoder(**PLAIN)
     cropped = torch.tensor([[32.0, 64, 0, 24, 16, 16]] * 2)
-    plain = decoder(latents[:2], conditions[:2], generator=_seed())
-    told = decoder(latents[:2], conditions[:2], micro=cropped, generator=_seed())
+    plain = decoder(latents[:2], conditioning[:2], generator=_seed())
+    told = decoder(latents[:2], conditioning[:2], micro=cropped, generator=_seed())
     assert not torch.equal(plain.per_image, told.per_image)
 
 
@@ -132,7 +132,7 @@ def test_times_may_lean_to_high_noise() -> None:
         decoder = _decoder(high_noise=lean, **PLAIN)
         decoder.unet.register_forward_pre_hook(lambda m, args, lean=lean: drawn.__setitem__(lean, args[1]))
         with torch.no_grad():
-            decoder(torch.randn(256, 4, 8, 8), _conditions(256), generator=_seed())
+            decoder(torch.randn(256, 4, 8, 8), _conditioning(256), generator=_seed())
     assert drawn[False].float().mean() == pytest.approx(500, abs=50)
     assert drawn[True].float().mean() == pytest.approx(667, abs=50)
     assert drawn[True].max() < 1000
@@ -148,7 +148,7 @@ def test_foreground_may_weigh_more() -> None:
     def error(wrong: Tensor, weight: float) -> Tensor:
         decoder = _decoder(prediction="sample", foreground_weight=weight, **PLAIN)
         decoder._predict = lambda *_: latents + wrong
-        return decoder(latents, _conditions(), generator=_seed()).per_image
+        return decoder(latents, _conditioning(), generator=_seed()).per_image
 
     plain = torch.tensor([4 / 64, 0.0])
     torch.testing.assert_close(error(foreground, 0.0), plain)
@@ -167,7 +167,7 @@ def test_a_fresh_autoencoder_begins_without_its_residual_branches() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pooled": "flat", "condition_positions": True, "coordinates": True, "canvas": 2, "foreground_weight": 5.0},
+        {"pooled": "flat", "conditioning_positions": True, "coordinates": True, "canvas": 2, "foreground_weight": 5.0},
         {"micro_conditions": False},
         {"sampler": "euler"},
         {"sampler": "pndm"},
@@ -177,13 +177,13 @@ def test_a_fresh_autoencoder_begins_without_its_residual_branches() -> None:
 )
 def test_every_variant_trains_and_samples(changes: dict) -> None:
     decoder = _decoder(**changes)
-    decoder(_images(), _conditions(), generator=_seed()).loss.backward()
+    decoder(_images(), _conditioning(), generator=_seed()).loss.backward()
     missing = [n for n, p in decoder.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
-    images = decoder.sample(_conditions(), steps=3, generator=_seed())
+    images = decoder.sample(_conditioning(), steps=3, generator=_seed())
     assert images.shape == (2, 3, 16, 16)
     assert images.dtype == torch.uint8
-    assert torch.equal(images, decoder.sample(_conditions(), steps=3, generator=_seed()))
+    assert torch.equal(images, decoder.sample(_conditioning(), steps=3, generator=_seed()))
 
 
 # PNDM stops at the schedule's first level as Stable Diffusion has it, where noise of 0.03 is left.
@@ -213,7 +213,7 @@ def test_samplers_walk_the_training_schedule_back(sampler: str, prediction: str,
 
     decoder.unet = Knows()
     decoder.decode = lambda latents: latents
-    found = decoder.sample(_conditions(1), guidance=1.0, generator=_seed())
+    found = decoder.sample(_conditioning(1), guidance=1.0, generator=_seed())
     assert (found.int() - to_uint8(clean).int()).abs().max() <= tolerance
 
 
@@ -240,11 +240,11 @@ def test_guidance_leads_from_null_to_condition() -> None:
 
 def test_one_batch_overfits() -> None:
     decoder = _decoder(**PLAIN).train()
-    latents, conditions = torch.randn(2, 4, 8, 8), _conditions()
+    latents, conditioning = torch.randn(2, 4, 8, 8), _conditioning()
     optimizer = torch.optim.AdamW(decoder.unet.parameters(), lr=5e-3)
 
     def loss() -> Tensor:
-        repeated = decoder(latents.repeat(4, 1, 1, 1), conditions.repeat(4, 1, 1), generator=_seed())
+        repeated = decoder(latents.repeat(4, 1, 1, 1), conditioning.repeat(4, 1, 1), generator=_seed())
         return repeated.loss
 
     first = loss().item()

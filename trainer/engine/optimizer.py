@@ -106,7 +106,7 @@ class SpikeGuard:
         """Norm beyond which a step is not to be taken."""
         return self._limit(self._norms)
 
-    def took(self, loss: float, norm: float) -> None:
+    def record_step(self, loss: float, norm: float) -> None:
         """Note a step that was taken."""
         self._losses.append(loss)
         self._norms.append(norm)

@@ -29,9 +29,9 @@ class Continuation:
     truth: Tensor
     rest: tuple[Text, ...]
 
-    def prompt(self, layout: Layout, *, told: bool = False) -> Prompt:
+    def prompt(self, layout: Layout, *, with_text: bool = False) -> Prompt:
         """Asks for the next image; `told` tells first what is said of it."""
-        return Prompt.of(layout, [*self.context, *(self.rest if told else ())], self.context_images, draw=True)
+        return Prompt.of(layout, [*self.context, *(self.rest if with_text else ())], self.context_images, draw=True)
 
 
 def continuations(samples: Sequence[Sample], run: FinishedRun, seq_len: int) -> list[Continuation]:

@@ -199,7 +199,7 @@ class Evaluation:
                 Prompt.of(self.run.layout, [first_image(pair.sample)], image[None])
                 for pair, image in zip(pairs, self._images(pairs), strict=True)
             ]
-            texts = [result.text(self.run.tokenizer).strip() for result in self.run.go_on(prompts, settings)]
+            texts = [result.text(self.run.tokenizer).strip() for result in self.run.continue_prompts(prompts, settings)]
             figures |= self._right("caption", name, [self.attributes.first(text) for text in texts], pairs)
             figures[f"num_captions_{name}"] = len(pairs)
             captioned[name] = [
@@ -220,7 +220,9 @@ class Evaluation:
         embeddings, true = {}, {}
         for name, pairs in sets.items():
             texts = [[part for part in pair.sample.segments if isinstance(part, Text)] for pair in pairs]
-            embeddings[name] = self.run.roll_out([Prompt.of(self.run.layout, text, draw=True) for text in texts])
+            embeddings[name] = self.run.generate_embeddings(
+                [Prompt.of(self.run.layout, text, draw=True) for text in texts]
+            )
             true[name] = self.run.embed(self._images(pairs))
         figures |= _retrieval(torch.cat([*embeddings.values()]), torch.cat([*true.values()]))
         if self.run.decoder is None:
@@ -276,15 +278,15 @@ class Evaluation:
             return [], {}
         true = self.run.embed(torch.stack([each.truth for each in found]))
         copied = self.run.embed(torch.stack([each.context_images[-1] for each in found]))
-        predicted = self.run.roll_out([each.prompt(self.run.layout) for each in found])
+        predicted = self.run.generate_embeddings([each.prompt(self.run.layout) for each in found])
         figures: Figures = {
             f"next_{what}_error": float(F.mse_loss(predicted.float(), true.float())),
             f"next_{what}_copy_error": float(F.mse_loss(copied.float(), true.float())),
             f"num_next_{what}s": len(found),
         }
         if what == "frame":
-            told = self.run.roll_out([each.prompt(self.run.layout, told=True) for each in found])
-            figures["next_frame_told_error"] = float(F.mse_loss(told.float(), true.float()))
+            told = self.run.generate_embeddings([each.prompt(self.run.layout, with_text=True) for each in found])
+            figures["next_frame_with_text_error"] = float(F.mse_loss(told.float(), true.float()))
         return found, figures
 
 

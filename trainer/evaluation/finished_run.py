@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.emu import Emu
-from model.generation import Generated, GenerationConfig, Prompt, generate, roll_out
+from model.generation import Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
 from model.sequence import Layout, LayoutConfig
 from model.tokenizer import IMAGE_START, Tokenizer
@@ -56,8 +56,8 @@ class FinishedRun:
             if tokenizer.vocab_size < model.config.vocab_size:
                 tokenizer = Tokenizer.load(path / "model", model.config.family, chat=True)
             folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
-            drawer = next((place for place in folders if (place / "config.json").is_file()), None)
-            decoder = load_image_decoder(drawer) if drawer is not None else None
+            decoder_config = next((place for place in folders if (place / "config.json").is_file()), None)
+            decoder = load_image_decoder(decoder_config) if decoder_config is not None else None
         except (WeightsError, ValueError) as error:
             raise UserError(str(error)) from error
         return cls(
@@ -80,7 +80,9 @@ class FinishedRun:
         """Whether the model has learned to begin an image by itself."""
         return IMAGE_START not in self.layout.config.ignored
 
-    def go_on(self, prompts: Sequence[Prompt], config: GenerationConfig, *, seed: int = 0) -> list[Generated]:
+    def continue_prompts(
+        self, prompts: Sequence[Prompt], config: GenerationConfig, *, seed: int = 0
+    ) -> list[Generated]:
         """Go on from prompts, some at a time."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return [
@@ -89,9 +91,11 @@ class FinishedRun:
             for result in generate(self.model, self.tokenizer, part, config, generator)
         ]
 
-    def roll_out(self, prompts: Sequence[Prompt]) -> Tensor:
+    def generate_embeddings(self, prompts: Sequence[Prompt]) -> Tensor:
         """The visual embeddings (B, N, E) of the images that prompts ask for."""
-        return torch.cat([roll_out(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)])
+        return torch.cat(
+            [generate_embeddings(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)]
+        )
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:

@@ -139,11 +139,11 @@ def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> lis
         config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
     elif request.wanted == "text" or not run.begins_images:
         config = config.model_copy(update={"max_images": 0})
-    results = run.go_on(prompts, config, seed=request.seed)
+    results = run.continue_prompts(prompts, config, seed=request.seed)
     if request.wanted == "both":
         bare = [i for i, result in enumerate(results) if not result.images]
         asking = [_with_own_text(run, prompts[i], results[i]) for i in bare]
-        for i, embeddings in zip(bare, run.roll_out(asking) if asking else (), strict=True):
+        for i, embeddings in zip(bare, run.generate_embeddings(asking) if asking else (), strict=True):
             results[i].parts.append(embeddings)
     return results
 

@@ -105,7 +105,7 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
     slots = run.model.config.bridge.image_slots + 2
     tokens = max(1, min(_PAGE_TOKENS, room - _PAGE_IMAGES * slots))
     settings = GenerationConfig(max_new_tokens=tokens, max_images=_PAGE_IMAGES)
-    result = run.go_on([prompt], settings)[0]
+    result = run.continue_prompts([prompt], settings)[0]
     columns = [Column(_third(), _MAX_HEIGHT) for _ in range(3)]
     given, own, true = columns
     for column, heading in zip(columns, ("Given", "The model goes on", "How it really goes on"), strict=True):
@@ -132,7 +132,10 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
 
 def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image:
     """Frames with what is said after them; then the next frame as predicted, told what is said of it, and as it is."""
-    drawn = [run.draw(run.roll_out([v.prompt(run.layout, told=told) for v in videos])) for told in (False, True)]
+    drawn = [
+        run.draw(run.generate_embeddings([v.prompt(run.layout, with_text=told) for v in videos]))
+        for told in (False, True)
+    ]
     bands = [_title("Video → next frame", "predicted from what is left of it, then told what will be said of it")]
     for video, blind, told in zip(videos, *drawn, strict=True):
         cells = [Column(_cell_width(), _MAX_HEIGHT)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model import weights as weight_files
 from model.bridge import PoolBridge
 from model.config import EmuConfig
-from model.emu import Emu, Sight
+from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
 from model.weights import WeightsError
 from pipelines import storage
@@ -52,11 +52,11 @@ def build_whole(settings: EmuConfig, weights: Sequence[WeightsSettings], run: st
     return build_model(settings, _newest(weights, run), run)
 
 
-def build_sight(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Sight:
+def build_visual_embedder(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> VisualEmbedder:
     """Encoder and bridge alone. Arguments and errors as of `build_whole`."""
-    sight = Sight(settings)
-    _fill(sight, _newest(weights, run), run, "model.weights")
-    return sight
+    embedder = VisualEmbedder(settings)
+    _fill(embedder, _newest(weights, run), run, "model.weights")
+    return embedder
 
 
 def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSettings]:
@@ -88,7 +88,7 @@ def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSetting
     return lines
 
 
-def _fill(model: Sight, weights: Sequence[WeightsSettings], run: str, setting: str) -> None:
+def _fill(model: VisualEmbedder, weights: Sequence[WeightsSettings], run: str, setting: str) -> None:
     for named in weights:
         _load(model.encoder if named.layout in ("eva-clip", "open-clip") else model, named, run, setting)
 

@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from model.config import AutoencoderConfig
-from model.emu import Emu, Sight
-from model.generation import Prompt, roll_out
+from model.emu import Emu, VisualEmbedder
+from model.generation import Prompt, generate_embeddings
 from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
 from model.segment import Text
 from model.sequence import Layout
@@ -30,7 +30,7 @@ from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
 from trainer.reading.reader import ReadChunk
 from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
-from trainer.tasks.build import build_sight, build_whole, fitting_batches, load_decoder_weights, save_tensors
+from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
 
@@ -109,59 +109,61 @@ class DrawingBatch(ImageBatch):
 
     Attributes:
         micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
-        conditions: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
+        conditioning: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
         prompts: Captions that ask for an image, where conditions are rolled out from them.
         side: Pixels a side of what is drawn.
-        eyes: Makes conditions.
+        conditioner: Makes conditions.
     """
 
     micro: Tensor
-    conditions: Tensor | None
+    conditioning: Tensor | None
     prompts: tuple[Prompt, ...]
     side: int
-    eyes: "Conditions"
+    conditioner: "Conditions"
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Squared error of what the noise, or the image, is taken for; without training always by the same noise."""
         num = len(self.source)
-        conditions = self.conditions
-        if conditions is None:
-            conditions = self.eyes.rolled_out(self.prompts) if self.prompts else self.eyes.encoded(self.images)
+        conditioning = self.conditioning
+        if conditioning is None:
+            conditioning = (
+                self.conditioner.generated(self.prompts) if self.prompts else self.conditioner.encoded(self.images)
+            )
         generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
-        images = self.images if self.conditions is not None else resized(self.images, self.side)
-        found = module(images, conditions, micro=self.micro, generator=generator)
+        images = self.images if self.conditioning is not None else resized(self.images, self.side)
+        found = module(images, conditioning, micro=self.micro, generator=generator)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.per_image,))
 
 
-class Conditions:
+class Conditioning:
     """Makes what images are drawn from, with a frozen model.
 
     Args:
-        sight: Encoder and bridge; or the whole model, where captions are rolled out.
+        embedder: Encoder and bridge; or the whole model, where captions are rolled out.
         layout: Writes captions as prompts.
     """
 
-    def __init__(self, sight: Sight, layout: Layout) -> None:
-        self._sight = sight.requires_grad_(False).eval()
+    def __init__(self, embedder: VisualEmbedder, layout: Layout) -> None:
+        self._embedder = embedder.requires_grad_(False).eval()
         self._layout = layout
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Go where the training is."""
-        self._sight.to(device, dtype)
+        self._embedder.to(device, dtype)
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
         """The visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
-        return self._sight.encode_images(resized(images, self._sight.config.encoder.image_size))
+        return self._embedder.encode_images(resized(images, self._embedder.config.encoder.image_size))
 
     def prompt(self, caption: Sequence[int]) -> Prompt:
         """A caption that asks for its image."""
         return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
 
-    def rolled_out(self, prompts: Sequence[Prompt]) -> Tensor:
+    def generated(self, prompts: Sequence[Prompt]) -> Tensor:
         """The visual embeddings that the model makes of captions: (B, N, E)."""
-        assert isinstance(self._sight, Emu)
-        return roll_out(self._sight, self._layout.tokenizer, prompts)
+        assert isinstance(self._embedder, Emu)
+        return generate_embeddings(self._embedder, self._layout.tokenizer, prompts)
 
 
 class _Drawing(nn.Module):
@@ -196,13 +198,17 @@ class DecoderTask(Task):
         self.run: DecoderRunSettings = run
         self._model, self._corpus, self._out, self._world = model, corpus, out, world
         self.data = self.open("train")
-        self._rollout = run.conditions == "rollout"
+        self._generated = run.conditioning == "generated"
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")
         config = self.data.model
         layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
-        sight = build_whole(config, model.weights, out) if self._rollout else build_sight(config, model.weights, out)
-        self._conditions = Conditions(sight, layout)
+        embedder = (
+            build_whole(config, model.weights, out)
+            if self._generated
+            else build_visual_embedder(config, model.weights, out)
+        )
+        self._conditioning = Conditioning(embedder, layout)
         self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()
@@ -216,7 +222,7 @@ class DecoderTask(Task):
             run,
             split,
             for_decoder=True,
-            captioned=run.conditions == "rollout",
+            captioned=run.conditioning == "generated",
             max_scale=run.max_scale,
         )
 
@@ -242,7 +248,7 @@ class DecoderTask(Task):
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Bring the frozen model beside the trained one."""
         assert isinstance(module, _Drawing)
-        self._conditions.to(self._world.device, dtype)
+        self._conditioning.to(self._world.device, dtype)
         self._decoder = module.decoder
         if "decoder" in self.run.engine.gradient_checkpointing:
             module.decoder.unet.enable_gradient_checkpointing()
@@ -251,17 +257,17 @@ class DecoderTask(Task):
         """Images, or what was kept of them, and what they are drawn from."""
         chunks = [chunk for pack in packs for chunk in pack]
         images, source = images_of(chunks)
-        conditions: Tensor | None = None
+        conditioning: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
-        if self._rollout:
+        if self._generated:
             limit = self.run.max_caption_tokens
-            prompts = tuple(self._conditions.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
+            prompts = tuple(self._conditioning.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
         if self.run.engine.keep_features:
-            images, conditions = self._keep(chunks, images, prompts)
+            images, conditioning = self._keep(chunks, images, prompts)
             prompts = ()
         side = self.data.model.image_decoder.image_size
         micro = torch.tensor([self._micro(chunk) for chunk in chunks])
-        return DrawingBatch(images, source, micro, conditions, prompts, side, self._conditions)
+        return DrawingBatch(images, source, micro, conditioning, prompts, side, self._conditioning)
 
     def _micro(self, chunk: ReadChunk) -> list[float]:
         """SDXL's micro-conditions of an image; a whole one is told as it is when drawn."""
@@ -277,7 +283,9 @@ class DecoderTask(Task):
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             new = images[missing].to(self._world.device)
             made = (
-                self._conditions.rolled_out([prompts[i] for i in missing]) if prompts else self._conditions.encoded(new)
+                self._conditioning.generated([prompts[i] for i in missing])
+                if prompts
+                else self._conditioning.encoded(new)
             )
             latents = self._decoder.encode(resized(new, self.data.model.image_decoder.image_size))
             for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
@@ -318,15 +326,19 @@ class DecoderTask(Task):
     def _forward_flops(self) -> tuple[float, float]:
         """Of encoder and autoencoder, and of the U-Net, an image."""
         config = self.data.model
-        drawer = config.image_decoder
-        side = drawer.image_size
-        latents = (1, drawer.autoencoder.latent_channels, *(2 * (side // drawer.autoencoder.downscale,)))
+        decoder_config = config.image_decoder
+        side = decoder_config.image_size
+        latents = (
+            1,
+            decoder_config.autoencoder.latent_channels,
+            *(2 * (side // decoder_config.autoencoder.downscale,)),
+        )
         with torch.device("meta"):
             image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
             known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
             noise = torch.zeros(latents)
             eye = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
-        seeing = measured_flops(lambda: Sight(config), lambda sight: sight.image_features(eye))
+        seeing = measured_flops(lambda: VisualEmbedder(config), lambda embedder: embedder.image_features(eye))
         encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(image))
         drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
         return seeing + encoding, drawing

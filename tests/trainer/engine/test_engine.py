@@ -140,10 +140,10 @@ def spoiled(world, corpus, config, how):
     counts = targets(world, micros)
     if how == "spike":
         for number in range(8):
-            guard.took(0.01 + number * 1e-4, 1e6)
+            guard.record_step(0.01 + number * 1e-4, 1e6)
     elif how == "norm":
         for number in range(8):
-            guard.took(100.0, 1e-6 * (1 + number))
+            guard.record_step(100.0, 1e-6 * (1 + number))
     elif world.rank == world.size - 1:
         with torch.no_grad():
             engine.module.bridge.project_up.weight.mul_(float("nan"))

@@ -38,7 +38,7 @@ def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainCo
         "generated_thing_held_out", "generated_number_held_out", "num_generated_held_out",
         "judge_thing_held_out", "judge_number_held_out", "num_judge_held_out",
         "next_image_error", "next_image_copy_error", "num_next_images",
-        "next_frame_error", "next_frame_copy_error", "next_frame_told_error", "num_next_frames",
+        "next_frame_error", "next_frame_copy_error", "next_frame_with_text_error", "num_next_frames",
     }  # fmt: skip
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in figures.values())
     assert figures["chance_thing"] == 0.5

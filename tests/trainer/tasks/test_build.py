@@ -12,7 +12,7 @@ from model.vision_encoder import resize_positions
 from model.weights import save_emu
 from pipelines.errors import UserError
 from trainer.config import WeightsSettings
-from trainer.tasks.build import build_model, build_sight, build_whole, load_decoder_weights
+from trainer.tasks.build import build_model, build_visual_embedder, build_whole, load_decoder_weights
 
 POSITIONS = "encoder.tower.pos_embed"
 
@@ -78,12 +78,12 @@ def test_a_runs_own_model_comes_before_what_it_began_with(run, tmp_path):
     ):
         whole = build_whole(sized(16), named, folder).state_dict()
         assert all(torch.equal(whole[name], tensor) for name, tensor in expected.items())
-        sight = build_sight(sized(16), named, folder).state_dict()
-        assert set(sight) == {name for name in expected if not name.startswith("language_model.")}
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in sight.items())
+        embedder = build_visual_embedder(sized(16), named, folder).state_dict()
+        assert set(embedder) == {name for name in expected if not name.startswith("language_model.")}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in embedder.items())
 
 
-@pytest.mark.parametrize("build", [build_whole, build_sight])
+@pytest.mark.parametrize("build", [build_whole, build_visual_embedder])
 def test_a_run_without_a_model_is_refused(tmp_path, build):
     with pytest.raises(UserError, match=r"/model: is missing, .*train the main model first"):
         build(sized(16), (), str(tmp_path))

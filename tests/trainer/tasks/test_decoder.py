@@ -89,7 +89,7 @@ def test_kept_features_change_nothing(trained, training_corpus, tmp_path):
 
 def test_captions_are_rolled_out(training_corpus, tmp_path):
     phases = {"phases": [{"weights": {"pairs": 1.0}}]}
-    chosen = config("debug-emu", conditions="rollout", mixture=phases)
+    chosen = config("debug-emu", conditioning="generated", mixture=phases)
     run_whole(chosen, training_corpus, tmp_path)
     assert len(losses(tmp_path / "decoder")) == 6
 

@@ -131,7 +131,7 @@ def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
     run = open_run(str(tmp_path / "tune"), config)
     chunks = [chunk for pack in packs for chunk in pack]
     captions = [run.tokenizer.decode(chunk.sequence.token_ids) for chunk in chunks]
-    drawn = run.roll_out([read_prompt(caption, run, draw=True, num_frames=1) for caption in captions])
+    drawn = run.generate_embeddings([read_prompt(caption, run, draw=True, num_frames=1) for caption in captions])
     true = run.embed(torch.stack([as_tensor(chunk.images[0]) for chunk in chunks]))
     nearest = torch.cdist(drawn.flatten(1), true.flatten(1)).argmin(1)
     torch.testing.assert_close(true[nearest], true)  # some captions come twice
