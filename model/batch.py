@@ -108,7 +108,7 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, 
             documents[row, column:] = len(ends)
             ends.append((row + 1) * seq_len)
     if len(images) != len(blocks):
-        raise ValueError(f"{len(images)} images for {len(blocks)} places in the sequences")
+        raise ValueError(f"{len(images)} images for {len(blocks)} positions in the sequences")
 
     order = sorted(range(len(blocks)), key=lambda i: is_frame[i])  # stable: stills, then frames
     slots = np.concatenate([blocks[i] for i in order]) if order else np.zeros(0, np.int64)

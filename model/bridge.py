@@ -1,12 +1,12 @@
-"""How images enter and leave the language model: Emu's causal former, Emu2's pooling and two linear layers.
+"""How images get into the language model and out of it: Emu's causal former, Emu2's pooling and two linear layers.
 
 Emu (arXiv:2307.05222), Emu2 (arXiv:2312.13286); the causal former is a T5 decoder (arXiv:1910.10683) whose parameters
 carry the names of the released checkpoints. Both bridges speak of the same four things:
 
 * `reduce`: encoder tokens -> features; holds no parameters, so features of a frozen encoder may be kept and reused
 * `encode`: features -> visual embeddings, the targets of the regression and the image decoder's condition
-* `enter`:  visual embeddings -> inputs of the language model
-* `leave`:  hidden states -> predicted visual embeddings
+* `project_up`: visual embeddings -> inputs of the language model
+* `project_down`: hidden states -> predicted visual embeddings
 
 B images, P patches, N visual embeddings an image, V encoder width, E width of visual embeddings,
 D width of the language model, H heads, C width of the causal former
@@ -42,11 +42,11 @@ class FormerBridge(nn.Module):
         """(B, 1 + P, V) -> (B, N, E)"""
         return self.cformer(self.ln_visual(features))
 
-    def enter(self, embeddings: Tensor) -> Tensor:
+    def project_up(self, embeddings: Tensor) -> Tensor:
         """(..., E) -> (..., D): the same."""
         return embeddings
 
-    def leave(self, hidden: Tensor) -> Tensor:
+    def project_down(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., E)"""
         return self.stu_regress_head(hidden)
 
@@ -60,7 +60,7 @@ class FormerBridge(nn.Module):
 
 
 class PoolBridge(nn.Module):
-    """Emu2: patches averaged to a square of embeddings, one linear layer in, one out (E = V)."""
+    """Emu2: patches averaged to a square of embeddings; `project_up` and `project_down` are linear layers (E = V)."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
@@ -91,14 +91,6 @@ class PoolBridge(nn.Module):
         rows = torch.cat([part.flatten(0, -2).double() for part in features])
         self.feature_mean.copy_(rows.mean(0))
         self.feature_std.copy_(rows.std(0).clamp(min=1e-6))
-
-    def enter(self, embeddings: Tensor) -> Tensor:
-        """(..., E) -> (..., D)"""
-        return self.project_up(embeddings)
-
-    def leave(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., E)"""
-        return self.project_down(hidden)
 
     def blocks(self) -> Iterator[nn.Module]:
         """None: there is nothing worth compiling."""

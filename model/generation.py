@@ -239,7 +239,7 @@ class _Runner:
         self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
         self.cache = DynamicCache(config=language_model.config) if use_cache else None
         self.seen: Tensor | None = None  # all inputs so far, where there is no cache
-        self.total = 0  # places so far, padding included
+        self.total = 0  # columns so far, padding included
 
     def step(self, x: Tensor) -> Tensor:
         """Read (B, L, D) more; the last hidden state (B, D)."""
@@ -248,11 +248,11 @@ class _Runner:
         self.total += x.shape[1]
         if self.cache is None:
             self.seen = x = x if self.seen is None else torch.cat([self.seen, x], dim=1)
-        places = torch.arange(self.total, device=x.device)
-        positions = places - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
-        rows = places[-x.shape[1] :]
-        mask = (rows[:, None] >= places) & (positions >= 0)[:, None]  # (B, L, total)
-        mask = mask | (rows[:, None] == places)  # padding sees itself: an empty softmax would be NaN
+        columns = torch.arange(self.total, device=x.device)
+        positions = columns - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
+        rows = columns[-x.shape[1] :]
+        mask = (rows[:, None] >= columns) & (positions >= 0)[:, None]  # (B, L, total)
+        mask = mask | (rows[:, None] == columns)  # padding sees itself: an empty softmax would be NaN
         output = self.model(
             inputs_embeds=x,
             attention_mask=mask[:, None],
@@ -302,11 +302,11 @@ def _beams(
     language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
 ) -> list[Generated]:
     """Beam search, by transformers."""
-    places = torch.arange(x.shape[1], device=x.device)
+    columns = torch.arange(x.shape[1], device=x.device)
     with _stock_attention(language_model):
         found = language_model.generate(
             inputs_embeds=x,
-            attention_mask=(places >= x.shape[1] - lengths[:, None]).long(),
+            attention_mask=(columns >= x.shape[1] - lengths[:, None]).long(),
             num_beams=config.num_beams,
             do_sample=False,
             max_new_tokens=config.max_new_tokens,

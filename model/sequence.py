@@ -65,7 +65,7 @@ class LayoutConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a sample that fits the model. `num_tokens` counts all places, slots included."""
+    """A part of a sample that fits the model. `num_tokens` counts all positions, slots included."""
 
     segments: tuple[Segment, ...]
     num_tokens: int

@@ -206,6 +206,7 @@ class RunSettings(Settings):
         micro = self.engine.micro_batch_size
         if micro is not None and self.data.plan.global_batch_size % micro:
             raise ValueError(
-                f"data.plan.global_batch_size {self.data.plan.global_batch_size} is no multiple of engine.micro_batch_size {micro}"
+                f"data.plan.global_batch_size {self.data.plan.global_batch_size} is no multiple of "
+                f"engine.micro_batch_size {micro}"
             )
         return self

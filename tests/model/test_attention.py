@@ -15,19 +15,19 @@ from model.sequence import Sequence
 HEADS, KV_HEADS, CHANNELS = 4, 2, 8
 
 
-def _batch(lengths: list[list[int]], length: int = 24) -> Batch:
+def _batch(lengths: list[list[int]], seq_len: int = 24) -> Batch:
     packs = [[Sequence(*_tokens(n), (), (), ()) for n in pack] for pack in lengths]
-    return collate(packs, [], length=length, pad_id=0)
+    return collate(packs, [], seq_len=seq_len, pad_id=0)
 
 
 def _tokens(count: int) -> tuple[Any, Any, Any]:
     return torch.ones(count).int().numpy(), torch.ones(count).byte().numpy(), torch.zeros(count).bool().numpy()
 
 
-def _qkv(size: int, length: int = 24, **where: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _qkv(size: int, seq_len: int = 24, **where: Any) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    q = torch.randn(size, HEADS, length, CHANNELS, **where)
-    k, v = (torch.randn(size, KV_HEADS, length, CHANNELS, **where) for _ in range(2))
+    q = torch.randn(size, HEADS, seq_len, CHANNELS, **where)
+    k, v = (torch.randn(size, KV_HEADS, seq_len, CHANNELS, **where) for _ in range(2))
     return q, k, v
 
 
@@ -90,7 +90,7 @@ def test_kernel_follows_the_device() -> None:
 def test_gpu_kernels_attend_within_each_sequence(kernel: Any) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    batch = _batch([[50, 90, 116], [256], [70, 1]], length=256).to("cuda")
+    batch = _batch([[50, 90, 116], [256], [70, 1]], seq_len=256).to("cuda")
     torch.manual_seed(0)
     q = torch.randn(3, HEADS, 256, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     k, v = (torch.randn(3, KV_HEADS, 256, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))

@@ -78,5 +78,5 @@ def test_a_pack_that_is_too_long_is_an_error(small: Callable[..., Any]) -> None:
 
 def test_images_must_match_their_places(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    with pytest.raises(ValueError, match="2 images for 1 places"):
+    with pytest.raises(ValueError, match="2 images for 1 positions"):
         it.batch([[it.sequence(ImageSegment(0))]], it.images(2))

@@ -18,7 +18,7 @@ from trainer.plan.order import OrderSettings
 from trainer.plan.plan import Plan
 from trainer.plan.state import Costs, PlanSettings, PlanState
 from trainer.reading.corpus import TrainingCorpus
-from trainer.reading.reader import Loader, SequenceReader, RankStep, ReaderSettings
+from trainer.reading.reader import Loader, RankStep, ReaderSettings, SequenceReader
 from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")

@@ -100,7 +100,7 @@ def test_the_image_decoder_has_the_size_of_its_diffusion_model(name, width, bill
 
 
 def test_samples_seen_are_the_papers():
-    """By the places that a sample takes on the average, as the configs' comments have them."""
+    """By the positions that a sample takes on the average, as the configs' comments have them."""
     stage1 = load("emu2_stage1").pretrain
     weights = stage1.mixture.phases[0].weights
     pairs = weights["laion2b"] + weights["capsfusion"]

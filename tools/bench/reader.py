@@ -34,7 +34,7 @@ from trainer.plan.state import Costs, PlanSettings, PlanState
 from trainer.plan.windows import SourceWindows, one_window_each
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode
-from trainer.reading.reader import Loader, SequenceReader, ReaderSettings
+from trainer.reading.reader import Loader, ReaderSettings, SequenceReader
 from trainer.reading.window_tables import source_windows, windows_fingerprint
 
 NUM_SHARDS = 4

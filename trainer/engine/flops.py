@@ -1,8 +1,8 @@
 """How much arithmetic a step needs: for balancing packs, and for the MFU.
 
-Only useful work counts: matrix products of the places that hold something (no padding, no dummy image, nothing that
+Only useful work counts: matrix products of the tokens that hold something (no padding, no dummy image, nothing that
 gradient checkpointing computes twice), attention within each sequence's causal half, the vocabulary only where a token
-is predicted. Forward is 2 FLOPs a weight and place; backward twice that, or once where a module is frozen but passes
+is predicted. Forward is 2 FLOPs a weight and token; backward twice that, or once where a module is frozen but passes
 gradients on, or none where nothing before it learns.
 """
 
@@ -28,14 +28,14 @@ class ModelFlops:
     """FLOPs of one forward pass.
 
     Attributes:
-        per_place: Of the language model, a place of a sequence.
-        per_pair: Of a place and one that it attends to.
+        per_token: Of the language model, a token of a sequence.
+        per_pair: Of a token and one that it attends to.
         per_target: Of the output over the vocabulary, a text target.
         per_image: Of the encoder.
         per_image_bridge: Of the bridge, an image.
     """
 
-    per_place: float
+    per_token: float
     per_pair: float
     per_target: float
     per_image: float
@@ -50,28 +50,28 @@ class ModelFlops:
         excluded = {id(p) for table in tables for p in table.parameters()}
         inner = sum(p.numel() for p in language_model.parameters() if p.ndim > 1 and id(p) not in excluded)
         settings = language_model.config
-        places = 1 + config.encoder.grid**2
+        num_tokens = 1 + config.encoder.grid**2
         patch = 3 * config.encoder.patch_size**2 * config.encoder.width
         tower = sum(p.numel() for b in model.encoder.blocks() for p in b.parameters() if p.ndim > 1)
         tower_pairs = 4 * config.encoder.width * config.encoder.layers
         return cls(
-            per_place=2.0 * inner,
+            per_token=2.0 * inner,
             per_pair=4.0 * settings.hidden_size * settings.num_hidden_layers,
             per_target=2.0 * settings.hidden_size * config.vocab_size,
-            per_image=2.0 * places * tower + 2.0 * (places - 1) * patch + tower_pairs * float(places) ** 2,
-            per_image_bridge=_bridge(config, model, places),
+            per_image=2.0 * num_tokens * tower + 2.0 * (num_tokens - 1) * patch + tower_pairs * float(num_tokens) ** 2,
+            per_image_bridge=_bridge(config, model, num_tokens),
         )
 
     def costs(self) -> Costs:
-        """What packs are balanced by: a step with all modules trained, in units of a place."""
+        """What packs are balanced by: a step with all modules trained, in units of a token."""
         per_image = self.per_image + self.per_image_bridge
-        return Costs(1.0, round(self.per_pair / 2 / self.per_place, 9), round(per_image / self.per_place, 6))
+        return Costs(1.0, round(self.per_pair / 2 / self.per_token, 9), round(per_image / self.per_token, 6))
 
-    def step(self, places: float, pairs: float, targets: float, images: float, trained: Collection[str]) -> float:
+    def step(self, num_tokens: float, pairs: float, targets: float, images: float, trained: Collection[str]) -> float:
         """FLOPs of a step.
 
         Args:
-            places: Of all sequences, slots included.
+            num_tokens: Of all sequences, slots included.
             pairs: Sum of the squared lengths of all sequences, halved: what causal attention sees.
             targets: Text targets.
             images: Images and frames.
@@ -81,7 +81,7 @@ class ModelFlops:
         encoder = 3.0 if before["encoder"] else 1.0
         bridge = 3.0 if "bridge" in trained else (2.0 if before["encoder"] else 1.0)
         language_model = 3.0 if "language_model" in trained else (2.0 if before["bridge"] else 1.0)
-        of_language_model = self.per_place * places + self.per_pair * pairs + self.per_target * targets
+        of_language_model = self.per_token * num_tokens + self.per_pair * pairs + self.per_target * targets
         return (
             encoder * self.per_image * images
             + bridge * self.per_image_bridge * images
@@ -101,11 +101,11 @@ def measured_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], An
     return float(counter.get_total_flops())
 
 
-def _bridge(config: EmuConfig, model: Emu, places: int) -> float:
+def _bridge(config: EmuConfig, model: Emu, num_tokens: int) -> float:
     slots = config.bridge.image_slots
     if config.family == "emu2":
         return 2.0 * 2 * slots * config.encoder.width * config.language_model.width
-    read = 2.0 * 2 * config.encoder.width * config.bridge.former_width * places * config.bridge.former_layers
+    read = 2.0 * 2 * config.encoder.width * config.bridge.former_width * num_tokens * config.bridge.former_layers
     rest = sum(p.numel() for n, p in model.bridge.named_parameters() if p.ndim > 1 and "EncDecAttention" not in n)
     return read + 2.0 * slots * rest
 

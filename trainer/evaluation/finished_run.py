@@ -56,8 +56,8 @@ class FinishedRun:
             if tokenizer.vocab_size < model.config.vocab_size:
                 tokenizer = Tokenizer.load(path / "model", model.config.family, chat=True)
             folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
-            decoder_config = next((place for place in folders if (place / "config.json").is_file()), None)
-            decoder = load_image_decoder(decoder_config) if decoder_config is not None else None
+            decoder_folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+            decoder = load_image_decoder(decoder_folder) if decoder_folder is not None else None
         except (WeightsError, ValueError) as error:
             raise UserError(str(error)) from error
         return cls(

@@ -31,7 +31,7 @@ class PhaseForecast:
         samples: Of each source, a step.
         tokens: Of each source, a step.
         images: Of each source, a step.
-        fill: Fraction of the packs' places that hold something.
+        fill: Fraction of the packs' positions that hold something.
     """
 
     first: int

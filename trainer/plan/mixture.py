@@ -38,7 +38,7 @@ class Phase(Settings):
 
     step: int = Field(0, ge=0, description="the step with which the phase begins")
     weights: dict[str, float] = Field(description="share of each source, together 1; a source left out has 0")
-    unit: Unit = Field("samples", description="what the shares are counted in: samples, or places in the sequence")
+    unit: Unit = Field("samples", description="what the shares are counted in: samples, or positions in the sequence")
     reason: str = Field("config", description="why; written to mixture.jsonl")
 
     @field_validator("weights")

@@ -1,7 +1,7 @@
 """The order in which a source is gone through: a permutation of each epoch that is computed, not stored.
 
 An epoch is cut into blocks of neighbours in the tars, the blocks are permuted, and samples are permuted within pools of
-several blocks. So reads stay close together, any place of any epoch is found in constant time, and a resume needs to
+several blocks. So reads stay close together, any position of any epoch is found in constant time, and a resume needs to
 refill no buffer.
 """
 
@@ -100,14 +100,14 @@ class SourceOrder:
 
     def samples(self, ordinals: I64) -> tuple[I64, I64]:
         """Epoch and sample of each ordinal: the how manieth sample drawn from this source, from 0."""
-        epochs, places = np.divmod(ordinals, self.num_samples)
-        samples = np.empty_like(places)
+        epochs, positions = np.divmod(ordinals, self.num_samples)
+        samples = np.empty_like(positions)
         for number in np.unique(epochs).tolist():
             chosen = epochs == number
-            samples[chosen] = self._in_epoch(number, places[chosen])
+            samples[chosen] = self._in_epoch(number, positions[chosen])
         return epochs, samples
 
-    def _in_epoch(self, number: int, places: I64) -> I64:
+    def _in_epoch(self, number: int, positions: I64) -> I64:
         key = key_of(self._key, "pass", number)
         if number not in self._short_at:
             last = np.array([self._num_blocks - 1], np.int64)
@@ -115,16 +115,16 @@ class SourceOrder:
         short = self._short_at[number]
         # Pools hold equally many blocks, so all are equally large but the one with the short block, and the last.
         size, missing = self._pool * self._block, self._missing
-        pool = places // size
-        pool = np.where(pool > short // self._pool, (places + missing) // size, pool)
-        pool = np.where((pool == short // self._pool) & (places >= (pool + 1) * size - missing), pool + 1, pool)
+        pool = positions // size
+        pool = np.where(pool > short // self._pool, (positions + missing) // size, pool)
+        pool = np.where((pool == short // self._pool) & (positions >= (pool + 1) * size - missing), pool + 1, pool)
         start = pool * size - np.where(pool > short // self._pool, missing, 0)
         end = np.minimum(start + size - np.where(pool == short // self._pool, missing, 0), self.num_samples)
         keys = mix(pool.astype(np.uint64), np.array(key ^ (1 << 63), np.uint64))
-        place = start + permute(places - start, end - start, keys)
+        position = start + permute(positions - start, end - start, keys)
         # The blocks' order, with the short one among them
-        after = place >= (short + 1) * self._block - missing
-        block, inside = np.divmod(place + np.where(after, missing, 0), self._block)
+        after = position >= (short + 1) * self._block - missing
+        block, inside = np.divmod(position + np.where(after, missing, 0), self._block)
         return permute(block, self._num_blocks, key) * self._block + inside
 
 
@@ -133,7 +133,7 @@ class Upcoming:
 
     Args:
         order: The source's.
-        totals: Places that each of its samples takes.
+        totals: Positions that each of its samples takes.
     """
 
     def __init__(self, order: SourceOrder, totals: I64) -> None:
@@ -144,7 +144,7 @@ class Upcoming:
         self._total_list: list[int] = []
 
     def at(self, ordinals: I64) -> tuple[I64, I64, I64]:
-        """Epoch, sample and its total places, for rising ordinals."""
+        """Epoch, sample and its total positions, for rising ordinals."""
         self.reach(int(ordinals[0]), int(ordinals[-1]) + 1)
         index = ordinals - self._base
         return self.epochs[index], self.samples[index], self.totals[index]

@@ -16,20 +16,20 @@ def best_fit(
 ) -> list[list[int]] | None:
     """Chunks in packs by best fit, longest first; null where they do not all fit.
 
-    Packs with r places left are kept in a list of their own, and a bit of an integer says whether that list has any,
+    Packs with r positions left are kept in a list of their own, and a bit of an integer says whether that list has any,
     so that the fullest pack that still fits is found at once.
 
     Args:
-        tokens: Places that each chunk takes, at most `seq_len`.
+        tokens: Positions that each chunk takes, at most `seq_len`.
         images: Images of each chunk.
         num_packs: How many packs there are.
-        seq_len: Places of a pack.
+        seq_len: Positions of a pack.
         max_images: Images of a pack at most; a chunk that has more by itself gets a pack of its own.
     """
     packs: list[list[int]] = []
     num_images: list[int] = []
     with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
-    rooms = 0  # bit r: some pack has r places left
+    rooms = 0  # bit r: some pack has r positions left
     limit = max_images if max_images is not None else int(images.sum()) + 1
     order = np.lexsort((np.arange(len(tokens)), -tokens))
     for chunk, size, number in zip(order.tolist(), tokens[order].tolist(), images[order].tolist(), strict=True):

@@ -1,9 +1,10 @@
 """The plan: which windows of which samples are trained on at which step, in which pack and slot.
 
 It is a pure function of the corpus's fingerprint, the seed, the phases of the mixture and the position in its schedule.
-The schedule is worked off in packing buffers of a few hundred packs. A packing buffer takes the next samples, packs their windows
-by best fit and deals the packs to its steps. Rank r of W takes the slots r, r + W, ... of a step. Neither world size
-nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one packing buffer again.
+The schedule is worked off in packing buffers of a few hundred packs. A packing buffer takes the next samples, packs
+their windows by best fit and deals the packs to its steps. Rank r of W takes the slots r, r + W, ... of a step. Neither
+world size nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one
+packing buffer again.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import I64, SourceOrder, Upcoming, key_of, mix
 from trainer.plan.packing import deal, pack_prefix
 from trainer.plan.state import Costs, PlanSettings, PlanState
-from trainer.plan.steps import Step, PackingBuffer
+from trainer.plan.steps import PackingBuffer, Step
 from trainer.plan.windows import SourceWindows
 
 

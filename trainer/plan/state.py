@@ -18,7 +18,7 @@ class PlanSettings(Settings):
     """How samples become steps."""
 
     seed: int = Field(0, description="another seed is another order")
-    seq_len: int = Field(2048, ge=1, description="places of a pack")
+    seq_len: int = Field(2048, ge=1, description="positions of a pack")
     global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
     max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
     packing_buffer_size: int = Field(
@@ -47,7 +47,7 @@ class PlanState:
         buffer_step: With which the packing buffer began that the step lies in; all that follows is as it was then.
         buffer_steps: Steps of that packing buffer; null where it is not planned yet.
         global_batch_size: Packs of its steps.
-        position: The next place in the schedule.
+        position: The next position in the schedule.
         drawn: Samples drawn so far of each source, in the manifest's order.
         open_source: The source of the last sample drawn, if its windows are not all planned.
         open_window: Its next window.

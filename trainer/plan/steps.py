@@ -1,4 +1,4 @@
-"""What a plan gives: steps of packs of chunks, a chunk being a window of a sample at a place in the schedule."""
+"""What a plan gives: steps of packs of chunks, a chunk being a window of a sample at a position in the schedule."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ class PackingBuffer:
     Attributes:
         start: The state with which it began.
         end: The state after it.
-        positions: The sample's place in the schedule.
+        positions: The sample's position in the schedule.
         sources: Which source.
         epochs: 0 the first time through the source.
         samples: Which of the source's samples.
         windows: Which window of the sample.
-        tokens: Places it takes.
+        tokens: Positions it takes.
         images: Its images.
         packs: The chunks of each pack.
         steps: The pack in each slot of each step.
@@ -97,7 +97,7 @@ class Step:
 
     @property
     def num_tokens(self) -> int:
-        """Places taken in all packs."""
+        """Positions taken in all packs."""
         return sum(chunk.tokens for pack in self.packs for chunk in pack)
 
     @property

@@ -1,4 +1,4 @@
-"""How many places and images each window of each sample takes: what a plan knows of a source without opening it."""
+"""How many positions and images each window of each sample takes: what a plan knows of a source without opening it."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class SourceWindows:
         shard_ends: (S,) samples up to and with each shard.
         numbers: (N,) which of the shards' samples are trained on; null where all are.
         first: (N + 1,) where each sample's windows begin in `tokens`, and the end.
-        tokens: (M,) places that each window takes, image slots included.
+        tokens: (M,) positions that each window takes, image slots included.
         images: (M,) images in each window.
         refused: (key, reason) of the samples that are not trained on.
     """
@@ -45,7 +45,7 @@ class SourceWindows:
 
     @cached_property
     def totals(self) -> I64:
-        """(N,) places that all windows of each sample take together."""
+        """(N,) positions that all windows of each sample take together."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens, dtype=np.int64)])
         totals: I64 = ends[self.first[1:]] - ends[self.first[:-1]]
         return totals
@@ -55,7 +55,7 @@ class SourceWindows:
         ends: list[int] = self.shard_ends.tolist()
         return ends
 
-    def place(self, sample: int) -> tuple[int, int]:
+    def locate(self, sample: int) -> tuple[int, int]:
         """Shard and row in it of a sample."""
         number = sample if self.numbers is None else int(self.numbers[sample])
         shard = bisect_right(self._ends, number)
@@ -63,7 +63,7 @@ class SourceWindows:
 
 
 def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequence[int]) -> SourceWindows:
-    """A source whose samples count one place and one image each: for training on images without a sequence.
+    """A source whose samples count one position and one image each: for training on images without a sequence.
 
     Args:
         name: The source's.

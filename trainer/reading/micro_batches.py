@@ -133,21 +133,21 @@ def sequence_batch(
 
     Args:
         packs: Chunks of each pack.
-        seq_len: Places of a pack.
+        seq_len: Positions of a pack.
         pad_id: Id of `[PAD]`.
         image_source: Gives the chunks' images.
     """
     images = [tensor for pack in packs for chunk in pack for tensor in image_source(chunk)]
     batch = collate([[chunk.sequence for chunk in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
-    of_place = np.zeros(len(packs) * seq_len, np.int64)
+    of_position = np.zeros(len(packs) * seq_len, np.int64)
     for row, pack in enumerate(packs):
         at = row * seq_len
         for chunk in pack:
             size = len(chunk.sequence.token_ids)
-            of_place[at : at + size] = chunk.source
+            of_position[at : at + size] = chunk.source
             at += size
-    # A target's source is that of the place before it, from which it is predicted.
-    sources = torch.from_numpy(of_place)
+    # A target's source is that of the position before it, from which it is predicted.
+    sources = torch.from_numpy(of_position)
     return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
 
 

@@ -1,7 +1,7 @@
 """Reading what a plan asks for: one process a rank, threads that decode, and results in the plan's order.
 
 A window's text comes from the token sidecar, its images from the tar. What cannot be read is replaced by another
-sample of its source, which the plan's seed decides, cut to the places that were planned: no other rank need know.
+sample of its source, which the plan's seed decides, cut to the positions that were planned: no other rank need know.
 """
 
 import contextlib
@@ -128,14 +128,14 @@ class SampleReader(ABC):
 
     @abstractmethod
     def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData | None:
-        """As much of another sample as takes the chunk's places; none if it does not fit.
+        """As much of another sample as takes the chunk's positions; none if it does not fit.
 
         Raises:
             DamagedSample: If it cannot be read.
         """
 
     def _place(self, source: SourceWindows, sample: int) -> tuple[ShardReader, int]:
-        shard, row = source.place(sample)
+        shard, row = source.locate(sample)
         path = source.shards[shard]
         if path not in self._shards:
             self._shards[path] = self._corpus.reader(path)
@@ -167,7 +167,7 @@ class SampleReader(ABC):
         return ReadChunk(chunk.source, read.sequence, read.images, consumed, bad, read.crop)
 
     def _substitute(self, chunk: Chunk, step: int, bad: QuarantineRow) -> ReadChunk:
-        """The first of the source's samples, in an order of the chunk's own, that can be read and cut to its places."""
+        """The first of the source's samples, in the chunk's own order, that can be read and cut to its positions."""
         source = self._sources[chunk.source]
         for attempt in range(_SUBSTITUTES):
             number = key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt)
@@ -190,7 +190,7 @@ class SequenceReader(SampleReader):
         corpus: Where they lie.
         sources: The plan's.
         layout: Writes windows as tokens.
-        seq_len: Places of a pack: what samples were cut by.
+        seq_len: Positions of a pack: what samples were cut by.
         image_size: Pixels a side.
         seed: Decides what comes first in a window, and substitutes.
         media_first: Gives the probability that images come before their text, by the step; null: the layout's.

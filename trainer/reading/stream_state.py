@@ -11,7 +11,7 @@ from trainer.plan.state import MAX_STATE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class RankPlace:
+class RankCursor:
     """Where a rank is. What is drawn but not trained on is drawn again from here.
 
     Attributes:
@@ -33,23 +33,23 @@ class StreamState:
         names: Of the sources.
         step: The next step.
         phase: That the mixture is in; null before the first.
-        world_size: How many ranks there are; null where one place stands for any number of them.
-        ranks: The ranks' places; of a step that a rank has read, only its own.
+        world_size: How many ranks there are; null where one cursor stands for any number of them.
+        ranks: The ranks' cursors; of a step that a rank has read, only its own.
     """
 
     names: tuple[str, ...]
     step: int
     phase: PhaseStart | None
     world_size: int | None
-    ranks: tuple[RankPlace, ...]
+    ranks: tuple[RankCursor, ...]
 
     @classmethod
     def begin(cls, names: tuple[str, ...]) -> Self:
         """Before the first step."""
-        return cls(names, 0, None, None, (RankPlace(0, (0,) * len(names), ((0, 0, 0),) * len(names)),))
+        return cls(names, 0, None, None, (RankCursor(0, (0,) * len(names), ((0, 0, 0),) * len(names)),))
 
     def to_json(self) -> str:
-        """As `data_state.json` holds it; one place stands for all ranks where theirs take more than its 4 KB."""
+        """As `data_state.json` holds it; one cursor stands for all ranks where theirs take more than its 4 KB."""
         text = json.dumps({"order": "approximate", **asdict(self)}, sort_keys=True, separators=(",", ":"))
         return text if len(text) <= MAX_STATE_BYTES or self.world_size is None else self._for_all().to_json()
 
@@ -65,7 +65,7 @@ class StreamState:
             if record.pop("order", None) != "approximate":
                 raise ValueError("the run was trained on an indexed corpus, not on data.streams: give another --out")
             record["ranks"] = tuple(
-                RankPlace(r["position"], tuple(r["units"]), tuple((p, n, w) for p, n, w in r["at"]))
+                RankCursor(r["position"], tuple(r["units"]), tuple((p, n, w) for p, n, w in r["at"]))
                 for r in record["ranks"]
             )
             return cls(**record | {"names": tuple(record["names"]), "phase": PhaseStart(**record["phase"])})
@@ -73,10 +73,10 @@ class StreamState:
             raise UserError(f"data_state.json: no state of streams: {error}") from error
 
     def joined(self, others: Sequence[Self]) -> Self:
-        """This state with the places of all ranks."""
-        return replace(self, ranks=tuple(place for state in others for place in state.ranks))
+        """This state with the cursors of all ranks."""
+        return replace(self, ranks=tuple(cursor for state in others for cursor in state.ranks))
 
-    def place(self, rank: int, world_size: int, behind: Sequence[int]) -> RankPlace:
+    def cursor(self, rank: int, world_size: int, behind: Sequence[int]) -> RankCursor:
         """Where a rank goes on: where it was or, of another number of ranks, with the first tar that is not done with.
 
         Args:
@@ -87,12 +87,12 @@ class StreamState:
         if world_size == self.world_size:
             return self.ranks[rank]
         (first,) = self._for_all().ranks
-        at = tuple((place + more, 0, 0) for (place, _, _), more in zip(first.at, behind, strict=True))
+        at = tuple((tar + more, 0, 0) for (tar, _, _), more in zip(first.at, behind, strict=True))
         return replace(first, position=first.position + rank, at=at)
 
     def _for_all(self) -> Self:
-        """One place for all ranks: of each source the first tar that one of them is in."""
+        """One cursor for all ranks: of each source the first tar that one of them is in."""
         tars = zip(*(rank.at for rank in self.ranks), strict=True)
-        at = tuple((min(place for place, _, _ in ranks), 0, 0) for ranks in tars)
-        one = RankPlace(max(rank.position for rank in self.ranks), (0,) * len(at), at)
+        at = tuple((min(tar for tar, _, _ in ranks), 0, 0) for ranks in tars)
+        one = RankCursor(max(rank.position for rank in self.ranks), (0,) * len(at), at)
         return replace(self, world_size=None, ranks=(one,))

@@ -39,7 +39,7 @@ class StreamedSample:
     """A sample, and where a rank has it from.
 
     Attributes:
-        place: Of its tar among all that are gone through, epoch after epoch.
+        tar_number: Of its tar among all that are gone through, epoch after epoch.
         number: Of the samples that the rank has of this tar.
         epoch: 0 the first time through the source.
         url: Of the tar, as it may be written down.
@@ -47,7 +47,7 @@ class StreamedSample:
         parts: Its files, by what follows the key.
     """
 
-    place: int
+    tar_number: int
     number: int
     epoch: int
     url: str
@@ -69,13 +69,13 @@ def is_shared(urls: Sequence[str], world_size: int) -> bool:
 
 
 def samples_of_rank(
-    urls: Sequence[str], place: int, number: int, *, rank: int, world_size: int, seed: int
+    urls: Sequence[str], tar_number: int, number: int, *, rank: int, world_size: int, seed: int
 ) -> Generator[StreamedSample, None, None]:
     """The samples of a source that a rank is given, without end.
 
     Args:
         urls: Of its tars.
-        place: To begin with, as of `StreamedSample`; ranks that do not share tars begin side by side.
+        tar_number: To begin with, as of `StreamedSample`; ranks that do not share tars begin side by side.
         number: The first sample there that is given.
         rank: Of this process.
         world_size: Processes in all.
@@ -88,20 +88,20 @@ def samples_of_rank(
     shared = is_shared(urls, world_size)
     num_empty = 0
     while num_empty < len(urls):
-        epoch, turn = divmod(place, len(urls))
+        epoch, turn = divmod(tar_number, len(urls))
         url = urls[int(permute(np.array([turn]), len(urls), key_of("tars", seed, urls[0], epoch))[0])]
         rng = random.Random(key_of("samples", seed, url, epoch))
         mine, num_empty = 0, num_empty + 1
         with contextlib.closing(read_tar(url)) as tar:
             for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(tar)):
                 num_empty = 0
-                if shared and (count + place) % world_size != rank:
+                if shared and (count + tar_number) % world_size != rank:
                     continue
                 if mine >= number:
                     parts = {name: data for name, data in sample.items() if not name.startswith("__")}
-                    yield StreamedSample(place, mine, epoch, without_query(url), sample["__key__"], parts)
+                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample["__key__"], parts)
                 mine += 1
-        place, number = place + (1 if shared else world_size), 0
+        tar_number, number = tar_number + (1 if shared else world_size), 0
     raise RunError(f"{without_query(urls[0])}: no sample in it, nor in any tar of its source")
 
 

@@ -25,7 +25,7 @@ from trainer.plan.packing import pack_prefix
 from trainer.reading.images import Pixels, decode
 from trainer.reading.reader import ReadChunk
 from trainer.reading.shard_reader import DamagedSample
-from trainer.reading.stream_state import RankPlace, StreamState
+from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
 from trainer.records.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
@@ -40,7 +40,7 @@ class StreamPlace:
 
     Attributes:
         number: Its own.
-        state: After it, with this rank's place only.
+        state: After it, with this rank's cursor only.
         phase: The phase that begins with it, if one does.
     """
 
@@ -115,10 +115,10 @@ class StreamLoader:
         self._names = tuple(run.data.streams)
         self._urls = [expanded(urls) for urls in run.data.streams.values()]
         state = state or StreamState.begin(self._names)
-        place = state.place(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
+        cursor = state.cursor(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
         self._step, self._phase = state.step, state.phase
-        self._position, self._at = place.position, list(place.at)
-        self._scheduler = Scheduler(self._weights(state.phase or run.mixture.phases[0]), "samples", place.units)
+        self._position, self._at = cursor.position, list(cursor.at)
+        self._scheduler = Scheduler(self._weights(state.phase or run.mixture.phases[0]), "samples", cursor.units)
         self._limit = BadSampleLimit(run.data.reader.max_bad_fraction)
         self._streams: dict[int, Ahead[_Prepared]] = {}
         self._waiting: list[_Waiting] = []
@@ -158,7 +158,7 @@ class StreamLoader:
                 self._limit.count(chunk.row.source, None)
         self._waiting = self._waiting[num:]
         self._step += 1
-        state = StreamState(self._names, self._step, self._phase, self._world_size, (self._place(),))
+        state = StreamState(self._names, self._step, self._phase, self._world_size, (self._cursor(),))
         read = [[chunk for i in pack if isinstance(chunk := chunks[i], ReadChunk)] for pack in packs]
         bad, self._bad = self._bad, []
         return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
@@ -183,8 +183,8 @@ class StreamLoader:
             self._streams[source] = Ahead(self._samples(source), _AHEAD)
         while True:
             prepared = self._streams[source].take()
-            sample, (place, number, first) = prepared.sample, self._at[source]
-            self._at[source] = (sample.place, sample.number + 1, 0)
+            sample, (tar_number, number, first) = prepared.sample, self._at[source]
+            self._at[source] = (sample.tar_number, sample.number + 1, 0)
             if prepared.windows:
                 break
             is_bad, name = prepared.problem != NOT_ALLOWED, self._names[source]
@@ -192,14 +192,14 @@ class StreamLoader:
             self._bad.append(row)
             if is_bad:
                 self._limit.count(name, row)
-        first = first if (place, number) == (sample.place, sample.number) else 0
+        first = first if (tar_number, number) == (sample.tar_number, sample.number) else 0
         self._waiting += [_Waiting(source, prepared, n, self._position) for n in range(first, len(prepared.windows))]
         self._position += self._world_size
 
     def _samples(self, source: int) -> Generator[_Prepared, None, None]:
         ranks = {"rank": self._rank, "world_size": self._world_size}
-        place, number, _ = self._at[source]
-        for sample in samples_of_rank(self._urls[source], place, number, **ranks, seed=self._settings.seed):
+        tar_number, number, _ = self._at[source]
+        for sample in samples_of_rank(self._urls[source], tar_number, number, **ranks, seed=self._settings.seed):
             yield self._prepare(sample, self._names[source])
 
     def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
@@ -242,16 +242,16 @@ class StreamLoader:
             raise DamagedSample(f"its part {part} is missing")
         return decode(prepared.sample.parts[part], self._image_size)
 
-    def _place(self) -> RankPlace:
+    def _cursor(self) -> RankCursor:
         """Before the first sample of each source that is not trained on whole."""
         position, units, at = self._position, list(self._scheduler.units), list(self._at)
         for waiting in reversed(self._waiting):
             sample = waiting.prepared.sample
-            at[waiting.source] = (sample.place, sample.number, waiting.number)
+            at[waiting.source] = (sample.tar_number, sample.number, waiting.number)
             if waiting.position != position:
                 position = waiting.position
                 units[waiting.source] = max(0, units[waiting.source] - 1)  # 0 where a phase began in between
-        return RankPlace(position, tuple(units), tuple(at))
+        return RankCursor(position, tuple(units), tuple(at))
 
 
 def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:

@@ -133,7 +133,7 @@ def measure_shard(path: str, reader: ShardReader, layout: Layout, seq_len: int) 
         path: Of its token sidecar.
         reader: Gives the segments of those that do not fit.
         layout: Cuts.
-        seq_len: Places of a pack.
+        seq_len: Positions of a pack.
     """
     totals, images, exact = whole_lengths(path, layout)
     counts = np.ones(len(totals), np.int64)
@@ -163,7 +163,7 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     """What each sample of a token sidecar would take in one window, by the columns.
 
     Returns:
-        Places, images, and whether the number of places is exact: not for a sample without anything, nor where
+        Positions, images, and whether the number of positions is exact: not for a sample without anything, nor where
         times are written out or a template makes something else of samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ConsumedRow:
-    """A window that was trained on. `num_tokens` are the places planned for it, `replaces` the key it stands in for."""
+    """A window that was trained on: `num_tokens` positions were planned, `replaces` is the key it stands in for."""
 
     step: int
     position: int

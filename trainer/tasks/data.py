@@ -25,7 +25,7 @@ from trainer.plan.steps import Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
-from trainer.reading.reader import Loader, SequenceReader, RankStep, SampleReader
+from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReader
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
@@ -308,7 +308,7 @@ class StreamData(RunData):
 
 
 def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:
-    """Places of a pack.
+    """Positions of a pack.
 
     Raises:
         UserError: If they are more than the model has.

@@ -119,7 +119,7 @@ class DrawingBatch(ImageBatch):
     conditioning: Tensor | None
     prompts: tuple[Prompt, ...]
     side: int
-    conditioner: "Conditions"
+    conditioner: "Conditioning"
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Squared error of what the noise, or the image, is taken for; without training always by the same noise."""

@@ -66,7 +66,7 @@ def samples_of(data: TrainingData, kinds: Sequence[str], per_source: int | None 
             continue
         readers = [data.corpus.reader(shard) for shard in source.shards]
         for number in range(source.num_samples)[:per_source]:
-            shard, row = source.place(number)
+            shard, row = source.locate(number)
             reader = readers[shard]
             yield Sample(source.name, reader.key(row), tuple(reader.segments(row)), reader, row)
 

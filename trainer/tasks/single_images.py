@@ -32,7 +32,7 @@ CAPTIONED = ("pair", "grounded")
 
 @dataclass(frozen=True)
 class ImageData(CorpusData):
-    """Every image a chunk by itself, one place long.
+    """Every image a chunk by itself, one position long.
 
     Attributes:
         image_size: Pixels a side that images are read with.

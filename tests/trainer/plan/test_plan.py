@@ -197,7 +197,7 @@ def test_an_exhausted_source_stops_the_run():
 def test_images_alone_are_packs_of_one():
     images = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
     settings = PlanSettings(seq_len=1, global_batch_size=16)
-    assert images.place(2) == (0, 2)
-    assert images.place(3) == (1, 0)
+    assert images.locate(2) == (0, 2)
+    assert images.locate(3) == (1, 0)
     step = next(iter(Plan([images], settings, [Phase(weights={"pairs": 1.0})], "f")))
     assert sum(len(pack) for pack in step.packs) == 16

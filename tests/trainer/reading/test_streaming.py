@@ -30,7 +30,7 @@ from trainer import __main__
 from trainer.config import TrainConfig
 from trainer.loop import FINISHED
 from trainer.plan.mixture import PhaseStart, load_phases, share_bound, share_error
-from trainer.reading.stream_state import RankPlace, StreamState
+from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import read_tar
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.records.metrics import read_metrics
@@ -173,12 +173,12 @@ def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_wit
 
 
 def test_many_ranks_are_kept_in_4_kb():
-    places = tuple(RankPlace(5000 + rank, (20, 5), ((900 + rank, 7, 0), (1000 - rank, 3, 2))) for rank in range(200))
+    places = tuple(RankCursor(5000 + rank, (20, 5), ((900 + rank, 7, 0), (1000 - rank, 3, 2))) for rank in range(200))
     state = StreamState(("pairs", "texts"), 7, PhaseStart(0, 0, WEIGHTS, "samples", "config"), 200, places)
     assert len(state.to_json()) <= 4096
     kept = StreamState.from_json(state.to_json())
     assert kept.step == 7
-    assert kept.place(2, 200, (2, 2)) == RankPlace(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
+    assert kept.cursor(2, 200, (2, 2)) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
 
 
 def test_weights_change_at_a_step(loader):

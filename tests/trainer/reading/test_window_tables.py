@@ -36,7 +36,7 @@ def test_tables_hold_what_the_layout_cuts(folder, family, frame_times, seq_len):
     for table in source_windows(folder, corpus.manifest, corpus.tokens, layout, seq_len):
         assert table.num_samples + len(table.refused) == 30
         for number in range(table.num_samples):
-            shard, row = table.place(number)
+            shard, row = table.locate(number)
             windows = layout.split(corpus.reader(table.shards[shard]).segments(row), seq_len)
             at = slice(table.first[number], table.first[number + 1])
             assert [w.num_tokens for w in windows] == table.tokens[at].tolist()
@@ -109,7 +109,7 @@ def test_foreign_tars_are_read_after_index(tmp_path):
     assert table.num_samples == 6
     assert np.array_equal(table.numbers, np.arange(6))
     assert [(key, reason) for key, reason in table.refused] == [("000000009", "not_allowed")]
-    shard, row = table.place(4)
+    shard, row = table.locate(4)
     reader = corpus.reader(table.shards[shard])
     assert reader.image(row, 0) == image(4)
     assert layout.tokenizer.decode(reader.segments(row)[1].ids) == "a caption of 4"
