@@ -19,15 +19,15 @@ from trainer.engine.checkpoint import Checkpoint, Checkpoints, DataState, RunSta
 from trainer.engine.distributed import World
 from trainer.engine.engine import DTYPES, Engine, StepResult, own_precision
 from trainer.engine.flops import peak_flops
+from trainer.engine.metrics import MetricsLog, Totals
 from trainer.engine.optimizer import SpikeGuard
 from trainer.engine.placement import filled_once
+from trainer.engine.progress import Interval, Progress
 from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.plan.order import key_of
 from trainer.plan.steps import Step
+from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
-from trainer.records.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
-from trainer.records.metrics import MetricsLog, Totals
-from trainer.records.progress import Interval, Progress
 from trainer.tasks.held_out import HeldOut
 from trainer.tasks.task import Task
 

@@ -20,7 +20,7 @@ from tests.trainer.conftest import TREE, changed, run_findings
 from tests.trainer.ranks import in_ranks
 from trainer import __main__
 from trainer.engine import checkpoint
-from trainer.records.metrics import read_metrics
+from trainer.engine.metrics import read_metrics
 from trainer.tasks import build
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, run
+from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
-from trainer.records.metrics import read_metrics
 from trainer.tasks import runs
 
 STEPS = 48

@@ -12,7 +12,7 @@ import torch
 from tests.trainer.ranks import in_ranks
 from trainer.config import TrainConfig
 from trainer.engine.distributed import World
-from trainer.records.metrics import read_metrics
+from trainer.engine.metrics import read_metrics
 from trainer.tasks import runs
 
 

@@ -22,6 +22,7 @@ from model.segment import Text
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.config import TrainConfig
+from trainer.engine.metrics import read_metrics
 from trainer.evaluate_settings import EvaluateSettings
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
@@ -30,7 +31,6 @@ from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
 from trainer.reading.micro_batches import resized
-from trainer.records.metrics import read_metrics
 from trainer.tasks.data import TrainingData
 from trainer.tasks.samples import Sample, drawn, first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED

@@ -10,12 +10,12 @@ import torch
 
 from model.emu import Emu
 from trainer.engine.flops import ModelFlops
+from trainer.engine.metrics import Totals
 from trainer.plan.mixture import Phase
 from trainer.plan.plan import Plan
 from trainer.plan.state import Costs
 from trainer.plan.steps import Step
 from trainer.reading.streamed_tars import expanded
-from trainer.records.metrics import Totals
 from trainer.tasks.data import CorpusData, StreamData
 
 _BUFFERS = 8  # of each phase that are planned; the rest of it is taken to be alike

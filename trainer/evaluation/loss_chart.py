@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines import storage
-from trainer.records.metrics import read_metrics
+from trainer.engine.metrics import read_metrics
 
 _SMOOTHING = 0.02  # of the steps: standard deviation of the Gaussian that smooths curves
 _COLOURS = ("#1d64d8", "#d6293e", "#12833c", "#b45309", "#9333c9", "#0e7490", "#be185d", "#4d7c0f")

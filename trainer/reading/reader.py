@@ -25,10 +25,10 @@ from trainer.plan.order import key_of
 from trainer.plan.plan import Plan
 from trainer.plan.steps import Chunk, Step
 from trainer.plan.windows import SourceWindows
+from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import Crop, Pixels, decode
 from trainer.reading.shard_reader import DamagedSample, ShardReader
-from trainer.records.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 
 _SUBSTITUTES = 64  # that are tried before the source is taken for broken
 

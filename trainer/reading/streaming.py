@@ -22,13 +22,13 @@ from pipelines.shards.tar_samples import TarSample
 from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
+from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.images import Pixels, decode
 from trainer.reading.reader import ReadChunk
 from trainer.reading.shard_reader import DamagedSample
 from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
-from trainer.records.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.run_settings import RunSettings
 
 _AHEAD = 256  # samples of a source that are read before they are needed: opening the next tar takes its time

@@ -18,19 +18,19 @@ from pipelines.shards.manifest import load_manifest
 from pipelines.shards.token_sidecar import load_tokens, tokens_folder
 from trainer.config import ModelSettings
 from trainer.engine.distributed import World
+from trainer.engine.metrics import Totals
 from trainer.plan.mixture import MixtureSettings, Order, Phase
 from trainer.plan.plan import Plan
 from trainer.plan.state import Costs, PlanState
 from trainer.plan.steps import Step
 from trainer.plan.windows import SourceWindows
+from trainer.reading.consumed import QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReader
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
-from trainer.records.consumed import QuarantineRow
-from trainer.records.metrics import Totals
 from trainer.run_settings import RunSettings
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")

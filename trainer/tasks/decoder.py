@@ -26,9 +26,9 @@ from pipelines.errors import UserError
 from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
+from trainer.engine.metrics import Totals
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
 from trainer.reading.reader import ReadChunk
-from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.tasks.single_images import ImageData

@@ -25,9 +25,9 @@ from pipelines.errors import UserError
 from pipelines.shards.token_sidecar import tokens_folder
 from trainer.config import EncoderRunSettings, ModelSettings
 from trainer.engine.flops import measured_flops
+from trainer.engine.metrics import Totals
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of
 from trainer.reading.reader import ReadChunk
-from trainer.records.metrics import Totals
 from trainer.tasks.build import save_tensors
 from trainer.tasks.captions import Captions
 from trainer.tasks.single_images import ImageData

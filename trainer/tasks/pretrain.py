@@ -14,10 +14,10 @@ from model.weights import load_emu
 from pipelines.document import Split
 from trainer.config import MODULES, ModelSettings, PretrainSettings
 from trainer.engine.flops import ModelFlops
+from trainer.engine.metrics import Totals
 from trainer.plan.state import Costs
 from trainer.reading.micro_batches import SequenceBatch, as_tensor, pixels, sequence_batch
 from trainer.reading.reader import ReadChunk
-from trainer.records.metrics import Totals
 from trainer.run_settings import Stage
 from trainer.tasks.build import build_model, fit_features, save_model
 from trainer.tasks.data import RunData, StreamData, TrainingData

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.document import Split
+from trainer.engine.metrics import Totals
 from trainer.plan.state import Costs
 from trainer.reading.micro_batches import MicroBatch
 from trainer.reading.reader import ReadChunk
-from trainer.records.metrics import Totals
 from trainer.run_settings import RunSettings, Stage
 from trainer.tasks.data import RunData
 

@@ -16,11 +16,11 @@ from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import ModelSettings, TuneSettings
+from trainer.engine.metrics import Totals
+from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
 from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.records.consumed import QuarantineRow
-from trainer.records.metrics import Totals
 from trainer.run_settings import RunSettings
 from trainer.tasks.build import build_model, save_tensors
 from trainer.tasks.data import RunData, TrainingData

@@ -11,11 +11,11 @@ from tests.trainer import trial_runs
 from tests.trainer.ranks import in_ranks
 from trainer.config import MODULES
 from trainer.engine.engine import Engine
+from trainer.engine.metrics import read_metrics
 from trainer.engine.optimizer import SpikeGuard
 from trainer.engine.placement import filled_once
 from trainer.reading.micro_batches import SequenceBatch
 from trainer.reading.reader import Loader
-from trainer.records.metrics import read_metrics
 from trainer.run_settings import GuardSettings
 from trainer.tasks.pretrain import PretrainTask
 

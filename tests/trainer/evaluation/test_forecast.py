@@ -5,9 +5,9 @@ import re
 import pytest
 
 from pipelines.errors import UserError
+from trainer.engine.metrics import Totals
 from trainer.evaluation.forecast import describe, forecast
 from trainer.plan.state import Costs
-from trainer.records.metrics import Totals
 from trainer.tasks.data import TrainingData
 
 TEXTS = {"weights": {"texts": 0.3, "pairs": 0.7}, "unit": "tokens"}

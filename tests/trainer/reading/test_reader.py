@@ -14,8 +14,8 @@ from tests.trainer.small_corpus import WEIGHTS, Opened, build, damage, digest, t
 from trainer.plan.mixture import Phase
 from trainer.plan.plan import Plan
 from trainer.plan.state import PlanState
+from trainer.reading.consumed import ConsumedLog
 from trainer.reading.corpus import TrainingCorpus
-from trainer.records.consumed import ConsumedLog
 
 NUM_STEPS = 14
 

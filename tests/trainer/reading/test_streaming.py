@@ -28,12 +28,12 @@ from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer import __main__
 from trainer.config import TrainConfig
+from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.plan.mixture import PhaseStart, load_phases, share_bound, share_error
 from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import read_tar
 from trainer.reading.streaming import StreamLoader, StreamStep
-from trainer.records.metrics import read_metrics
 from trainer.tasks.data import open_corpus
 
 WEIGHTS = {"pairs": 0.75, "texts": 0.25}

@@ -11,9 +11,9 @@ from tests.trainer.conftest import RUN
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
+from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.reading.reader import Loader
-from trainer.records.metrics import read_metrics
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
 

@@ -14,9 +14,9 @@ from tests.trainer.ranks import in_ranks
 from tests.trainer.small_corpus import take
 from tests.trainer.trial_runs import overfit, run
 from trainer.config import TrainConfig
+from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.reading.reader import Loader
-from trainer.records.metrics import read_metrics
 from trainer.tasks.encoder import EncoderTask, shifted
 
 

@@ -11,10 +11,10 @@ import pytest
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
+from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, STOPPED
 from trainer.plan.mixture import load_phases
 from trainer.plan.state import MAX_STATE_BYTES
-from trainer.records.metrics import read_metrics
 from trainer.tasks import runs
 
 

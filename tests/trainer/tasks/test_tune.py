@@ -20,12 +20,12 @@ from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.__main__ import commands
 from trainer.config import TrainConfig
+from trainer.engine.metrics import read_metrics
 from trainer.evaluation.generate import open_run
 from trainer.evaluation.prompts import read_prompt, written
 from trainer.loop import FINISHED
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
-from trainer.records.metrics import read_metrics
 from trainer.tasks.tune import TuneTask, add_chat_tokens
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}

@@ -5,7 +5,7 @@ import pytest
 from pipelines import storage
 from pipelines.errors import RunError
 from pipelines.parts import read_rows
-from trainer.records.consumed import BadSampleLimit, ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
+from trainer.reading.consumed import BadSampleLimit, ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 
 
 def row(step: int, position: int, window: int = 0) -> ConsumedRow:

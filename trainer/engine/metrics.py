@@ -16,7 +16,7 @@ from pipelines.errors import UserError
 from trainer.engine.distributed import World
 from trainer.plan.order import I64
 from trainer.plan.steps import Step
-from trainer.records.consumed import ConsumedRow
+from trainer.reading.consumed import ConsumedRow
 from trainer.run_settings import LogSettings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from trainer.records.metrics import Totals
+from trainer.engine.metrics import Totals
 
 
 class Interval:

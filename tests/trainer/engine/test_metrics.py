@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.errors import UserError
 from tests.trainer.ranks import in_ranks
-from trainer.records.metrics import MetricsLog, read_metrics
+from trainer.engine.metrics import MetricsLog, read_metrics
 from trainer.run_settings import LogSettings
 
 NAMES = ("loss", "tokens/pairs")

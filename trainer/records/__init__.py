@@ -1,1 +1,0 @@
-"""What a run writes down: metrics, progress, and every sample that was trained on."""
