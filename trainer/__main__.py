@@ -73,27 +73,27 @@ def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -
 
 
 def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Train what commands name; null: whatever the config has a section for, and is not finished."""
+    """Train the named commands; None trains every section of the config that is not finished."""
     from trainer.config import TrainConfig
 
     read_config = partial(load_settings, TrainConfig, config_path, overrides)
     config = read_config()
     from trainer.engine import distributed
-    from trainer.tasks.runs import COMMANDS, is_finished, run, run_folder, trainings
+    from trainer.loop import STOPPED, is_finished, train
+    from trainer.tasks.table import TASKS
 
-    chosen = names or tuple(name for name in COMMANDS if getattr(config, name) is not None)
+    chosen = names or tuple(name for name in TASKS if getattr(config, name) is not None)
     if missing := [name for name in chosen if getattr(config, name) is None]:
         raise UserError(f"{config_path}: has no section `{missing[0]}:`")
     world = distributed.start()
-    from trainer.loop import STOPPED
-
     try:
         for name in chosen:
-            settings, folder = getattr(config, name), run_folder(name, out)
-            if names is None and is_finished(folder, settings):
+            last = TASKS[name][-1]
+            settings, folder = getattr(config, name), last.folder(out)
+            if names is None and is_finished(last, config, out):
                 end = "finished before"
             else:
-                end = run(trainings(name, config, corpus, out, world, read_config))
+                end = train(name, config, corpus, out, world, read_config)
             if end == STOPPED:
                 world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
                 return int(settings.checkpoints.requeue_exit_code)

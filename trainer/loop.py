@@ -29,35 +29,71 @@ from trainer.plan.steps import Step
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.tasks.held_out import HeldOut
-from trainer.tasks.task import Task
+from trainer.tasks.table import TASKS, TaskRun
 
 TRAINED = "trained.json"  # in a model's folder, written last: of how many steps it is
 STOPPED = "stopped"
 FINISHED = "finished"
 
 
+def train(
+    command: str,
+    config: TrainConfig,
+    corpus: str,
+    out: str,
+    world: World,
+    read_config: Callable[[], TrainConfig] | None = None,
+) -> str:
+    """Train the runs of a command one after another, each from where it was.
+
+    Args:
+        command: One of `TASKS`.
+        config, corpus, out, world, read_config: See `Training`.
+
+    Returns:
+        `FINISHED` or `STOPPED`.
+    """
+    for trained in TASKS[command]:
+        if trained.settings(config) is None:
+            continue
+        if Training(trained, config, corpus, out, world, read_config).run() == STOPPED:
+            return STOPPED
+    return FINISHED
+
+
+def is_finished(trained: TaskRun, config: TrainConfig, out: str) -> bool:
+    """Say whether a run has taken all its steps and written its model."""
+    path, settings = storage.join(trained.folder(out), "model", TRAINED), trained.settings(config)
+    if settings is None or not storage.exists(path):
+        return False
+    return bool(json.loads(storage.read_bytes(path))["steps"] >= settings.steps)
+
+
 class Training:
     """A run, from its beginning or its last checkpoint.
 
     Args:
-        make_task: Opens what is trained, and on what; the first process does it before the others.
-        config: Of which the run is a part; written down beside it.
-        out: The run's folder.
-        world: Its processes.
-        mixture_now: Reads the mixture again, when SIGHUP asks for that.
+        trained: What is trained; the config must have its section.
+        config: The whole config, which is written next to the run.
+        corpus: The corpus's folder.
+        out: Folder of the main model's run.
+        world: The run's processes.
+        read_config: Reads the config again when SIGHUP asks for its mixture; None keeps the mixture.
     """
 
     def __init__(
         self,
-        make_task: Callable[[], Task],
+        trained: TaskRun,
         config: TrainConfig,
+        corpus: str,
         out: str,
         world: World,
-        mixture_now: Callable[[], MixtureSettings],
+        read_config: Callable[[], TrainConfig] | None = None,
     ) -> None:
-        self.config, self.out, self.world = config, out.rstrip("/"), world
-        self._mixture_now = mixture_now
-        if world.is_first:  # works out the tables of windows, which the others then read
+        self.config, self.out, self.world = config, trained.folder(out), world
+        self._trained, self._read_config = trained, read_config or (lambda: config)
+        make_task = partial(trained.task, config.model, trained.settings(config), corpus, out, world)
+        if world.is_first:  # computes the tables of windows, which the others then read
             self.task = make_task()
         world.barrier()
         if not world.is_first:
@@ -333,9 +369,14 @@ class Training:
     def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
         """The mixture as the config has it now; null, and why, where that cannot be read."""
         try:
-            return self._mixture_now(), ""
+            now = self._trained.settings(self._read_config())
         except UserError as error:
             return None, str(error)
+        return (
+            (now.mixture, "")
+            if now is not None
+            else (None, f"the config has no section `{self._trained.section}:` any more")
+        )
 
     def _on_stop(self, number: int, frame: object) -> None:
         self._stop = True

@@ -21,6 +21,9 @@ import torch
 from trainer.engine import distributed
 from trainer.engine.engine import import_deepspeed
 
+ALONE = distributed.World(0, 1, 0, torch.device("cpu"), None)
+"""A run of one process."""
+
 
 def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
     """What `function(world, *args)` returns in each of so many processes.

@@ -16,7 +16,7 @@ from tests.pipelines.corpus_builder import sample, write_shard
 from trainer.plan.mixture import Phase
 from trainer.plan.order import OrderSettings
 from trainer.plan.plan import Plan
-from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.plan.steps import Costs, PlanSettings, PlanState
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.reader import Loader, RankStep, ReaderSettings, SequenceReader
 from trainer.reading.window_tables import source_windows, windows_fingerprint

@@ -7,8 +7,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.settings import load_settings
 from tests.trainer.conftest import RUN, TREE, changed
-from trainer.config import PretrainSettings, TrainConfig
-from trainer.run_settings import ScheduleSettings
+from trainer.config import PretrainSettings, ScheduleSettings, TrainConfig
 
 
 def test_a_cosine_rises_then_falls_to_its_end():

@@ -11,8 +11,7 @@ import torch
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
 from pipelines.settings import load_settings
-from trainer.config import TrainConfig
-from trainer.run_settings import RunSettings
+from trainer.config import RunSettings, TrainConfig
 
 CONFIGS = {path.stem: path for path in sorted(Path("trainer/configs").glob("*.yaml"))}
 

@@ -11,8 +11,8 @@ from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, run
 from trainer.engine.metrics import read_metrics
-from trainer.loop import FINISHED
-from trainer.tasks import runs
+from trainer.loop import FINISHED, Training
+from trainer.tasks.table import TASKS
 
 STEPS = 48
 SIZES = (1, 2, 1, 2, 1, 2)
@@ -20,8 +20,7 @@ SIZES = (1, 2, 1, 2, 1, 2)
 
 def run_killed(world, config, corpus, out, rank, steps, seconds):
     """A run of which a process is killed some steps and a moment later."""
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
-    training = make()
+    training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     train = training._train
 
     def train_and_die(batch, *rest):

@@ -13,12 +13,13 @@ from tests.trainer.ranks import in_ranks
 from trainer.config import TrainConfig
 from trainer.engine.distributed import World
 from trainer.engine.metrics import read_metrics
-from trainer.tasks import runs
+from trainer.loop import Training, train
+from trainer.tasks.table import TASKS
 
 
 def run(world: World, command: str, config: TrainConfig, corpus: str, out: Path) -> str:
     """All of a command, for `in_ranks`."""
-    return runs.run(runs.trainings(command, config, corpus, str(out), world))
+    return train(command, config, corpus, str(out), world)
 
 
 def killed(size: int, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> None:
@@ -28,10 +29,10 @@ def killed(size: int, command: str, config: TrainConfig, corpus: str, out: Path,
 
 
 def _run_killed(world: World, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> str:
-    *before, last = runs.trainings(command, config, corpus, str(out), world)
-    for make_training in before:
-        make_training().run()
-    training = last()
+    *before, last = (trained for trained in TASKS[command] if trained.settings(config) is not None)
+    for trained in before:
+        Training(trained, config, corpus, str(out), world).run()
+    training = Training(last, config, corpus, str(out), world)
     step_done = training._after
 
     def die(batch: Any, result: Any, step: int, *rest: Any) -> None:

@@ -30,7 +30,7 @@ from tools.bench.report import figure, interleave, ratio
 from trainer.plan.mixture import Phase, Unit
 from trainer.plan.order import SourceOrder
 from trainer.plan.plan import Plan
-from trainer.plan.state import Costs, PlanSettings, PlanState
+from trainer.plan.steps import Costs, PlanSettings, PlanState
 from trainer.plan.windows import SourceWindows, one_window_each
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode

@@ -9,7 +9,8 @@ from pipelines.errors import UserError
 from tools.bench.report import figure, ratio
 from trainer.config import TrainConfig
 from trainer.engine import distributed
-from trainer.tasks import runs
+from trainer.loop import Training
+from trainer.tasks.table import TASKS
 
 CORPUS = Path("build/corpus/demo")
 BLOCK = 10  # steps of each kind in turn
@@ -35,8 +36,7 @@ def bench_training(folder: Path) -> None:
     if not (CORPUS / "tokens").exists():
         raise UserError(f"{CORPUS}: no corpus with tokens: run `make pretrain` first, which makes both")
     world = distributed.start()
-    (make,) = runs.trainings("pretrain", TrainConfig.model_validate(_CONFIG), str(CORPUS), str(folder), world)
-    training = make()
+    training = Training(TASKS["pretrain"][0], TrainConfig.model_validate(_CONFIG), str(CORPUS), str(folder), world)
     train, after = training._train, training._after
     loop: list[float] = []
     alone: list[float] = []

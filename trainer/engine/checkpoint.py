@@ -17,9 +17,9 @@ from typing import Any, Protocol, Self
 
 from pipelines import storage
 from pipelines.errors import UserError
+from trainer.config import CheckpointSettings
 from trainer.engine.distributed import World
 from trainer.engine.engine import Engine
-from trainer.run_settings import CheckpointSettings
 
 _TAG = "deepspeed"
 _PREFIX = "step-"

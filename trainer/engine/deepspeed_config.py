@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.run_settings import EngineSettings, OptimizerSettings
+from trainer.config import EngineSettings, OptimizerSettings
 
 _BUCKET = 500_000_000  # elements that are sent together on GPUs
 

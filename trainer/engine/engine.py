@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import UserError
+from trainer.config import RunSettings, Stage
 from trainer.engine.deepspeed_config import clips_itself, deepspeed_config
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
 from trainer.reading.micro_batches import Losses, MicroBatch
-from trainer.run_settings import RunSettings, Stage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import EmuConfig
 from model.emu import Emu
-from trainer.plan.state import Costs
+from trainer.plan.steps import Costs
 
 # Dense bf16 of one device, from NVIDIA's data sheets, without sparsity.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}

@@ -13,11 +13,11 @@ import numpy as np
 
 from pipelines import storage
 from pipelines.errors import UserError
+from trainer.config import LogSettings
 from trainer.engine.distributed import World
 from trainer.plan.order import I64
 from trainer.plan.steps import Step
 from trainer.reading.consumed import ConsumedRow
-from trainer.run_settings import LogSettings
 
 
 @dataclass(frozen=True)

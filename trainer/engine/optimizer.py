@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.run_settings import GuardSettings, OptimizerSettings, Stage
+from trainer.config import GuardSettings, OptimizerSettings, Stage
 
 _MIN_HISTORY = 32  # steps before which a deviation says little
 

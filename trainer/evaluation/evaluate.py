@@ -21,9 +21,8 @@ from model.generation import GenerationConfig, Prompt
 from model.segment import Text
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import TrainConfig
+from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.evaluate_settings import EvaluateSettings
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
 from trainer.evaluation.finished_run import FinishedRun, batches

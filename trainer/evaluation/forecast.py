@@ -13,8 +13,7 @@ from trainer.engine.flops import ModelFlops
 from trainer.engine.metrics import Totals
 from trainer.plan.mixture import Phase
 from trainer.plan.plan import Plan
-from trainer.plan.state import Costs
-from trainer.plan.steps import Step
+from trainer.plan.steps import Costs, Step
 from trainer.reading.streamed_tars import expanded
 from trainer.tasks.data import CorpusData, StreamData
 

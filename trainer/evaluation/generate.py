@@ -16,10 +16,10 @@ from model.segment import Text
 from model.sequence import LayoutConfig
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import TrainConfig
+from trainer.config import TemplateSettings, TrainConfig
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
-from trainer.tasks.templates import TEMPLATE, TemplateLayout, TemplateSettings
+from trainer.tasks.templates import TEMPLATE, TemplateLayout
 
 Wanted = Literal["text", "image", "both"]
 RESULTS = "generated.jsonl"

@@ -18,8 +18,7 @@ from pipelines.errors import UserError
 from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import I64, SourceOrder, Upcoming, key_of, mix
 from trainer.plan.packing import deal, pack_prefix
-from trainer.plan.state import Costs, PlanSettings, PlanState
-from trainer.plan.steps import PackingBuffer, Step
+from trainer.plan.steps import Costs, PackingBuffer, PlanSettings, PlanState, Step
 from trainer.plan.windows import SourceWindows
 
 

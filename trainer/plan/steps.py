@@ -1,13 +1,110 @@
-"""What a plan gives: steps of packs of chunks, a chunk being a window of a sample at a position in the schedule."""
+"""Steps of packs of chunks, the settings that shape them, and the state of a plan that a checkpoint keeps.
+
+A chunk is a window of a sample at a position in the schedule.
+"""
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
+from pydantic import Field
+
+from pipelines.errors import UserError
+from pipelines.settings import Settings
 from trainer.plan.mixture import PhaseStart
-from trainer.plan.order import I64
-from trainer.plan.state import PlanState
+from trainer.plan.order import I64, OrderSettings
+
+MAX_STATE_BYTES = 4096
+
+
+class PlanSettings(Settings):
+    """How samples become steps."""
+
+    seed: int = Field(0, description="another seed is another order")
+    seq_len: int = Field(2048, ge=1, description="positions of a pack")
+    global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
+    max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
+    packing_buffer_size: int = Field(
+        512, ge=1, description="packs filled together, in whole steps; best fit reaches 99 % from a few hundred on"
+    )
+    order: OrderSettings = Field(OrderSettings(), description="how far samples are scattered")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a pack costs, by which steps and ranks are balanced: FLOPs, in any unit."""
+
+    per_token: float = 1.0
+    per_pair: float = 0.0  # of a token and one that it may attend to, in the same sample
+    per_image: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanState:
+    """Where a plan is, at the edge of a step. All that is not here is worked out again.
+
+    Attributes:
+        fingerprint: Of the corpus and everything else that the windows' lengths depend on.
+        seed: The plan's.
+        step: The next step.
+        buffer_step: With which the packing buffer began that the step lies in; all that follows is as it was then.
+        buffer_steps: Steps of that packing buffer; null where it is not planned yet.
+        global_batch_size: Packs of its steps.
+        position: The next position in the schedule.
+        drawn: Samples drawn so far of each source, in the manifest's order.
+        open_source: The source of the last sample drawn, if its windows are not all planned.
+        open_window: Its next window.
+        phase: The phase that the schedule is in; null before the first.
+        units: Samples or tokens drawn of each source since the phase began.
+        longest: Tokens of the longest sample drawn since the phase began, when counting tokens.
+    """
+
+    fingerprint: str
+    seed: int
+    step: int
+    buffer_step: int
+    buffer_steps: int | None
+    global_batch_size: int
+    position: int
+    drawn: tuple[int, ...]
+    open_source: int | None
+    open_window: int
+    phase: PhaseStart | None
+    units: tuple[int, ...]
+    longest: int
+
+    def to_json(self) -> str:
+        """The state as `data_state.json` holds it.
+
+        Raises:
+            UserError: If there are too many sources for its 4 KB.
+        """
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        if len(text) > MAX_STATE_BYTES:
+            raise UserError(
+                f"{len(self.drawn)} sources: the state of their mixture takes {len(text)} bytes of {MAX_STATE_BYTES}. "
+                "Put sources of one weight together"
+            )
+        return text
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The state that `to_json` wrote.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        try:
+            record = json.loads(text)
+            if "order" in record:
+                raise ValueError("the run was trained on data.streams, not on an indexed corpus: give another --out")
+            phase = PhaseStart(**record["phase"]) if record["phase"] is not None else None
+            record |= {"phase": phase, "drawn": tuple(record["drawn"]), "units": tuple(record["units"])}
+            return cls(**record)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"data_state.json: no state of a plan: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from model.batch import Batch, Tensors, collate
+from model.batch import Tensors
 from trainer.reading.images import Pixels
 from trainer.reading.reader import RankStep, ReadChunk
 
@@ -53,31 +52,6 @@ class MicroBatch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceBatch(Tensors):
-    """Packed sequences for the main model.
-
-    Attributes:
-        batch: The sequences.
-        text_sources: Which source each text target is from, in the order of `batch.text_at`.
-        visual_sources: The same of regression targets.
-    """
-
-    batch: Batch
-    text_sources: Tensor
-    visual_sources: Tensor
-
-    @property
-    def sources(self) -> tuple[Tensor, ...]:
-        """Of text targets, and of regression targets."""
-        return self.text_sources, self.visual_sources
-
-    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Cross-entropy and squared error, by the main model."""
-        found = module(self.batch, *(totals or (None, None)))
-        return Losses(found.loss, (found.text, found.visual))
-
-
-@dataclass(frozen=True, slots=True)
 class ImageBatch(Tensors):
     """Images one by one.
 
@@ -101,18 +75,6 @@ def images_of(chunks: Sequence[ReadChunk]) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([chunk.source for chunk in chunks])
 
 
-class ImageSource(Protocol):
-    """Gives a chunk's images as tensors: pixels, or kept features."""
-
-    def __call__(self, chunk: ReadChunk) -> list[Tensor]:
-        """One tensor for each image of the chunk."""
-
-
-def pixels(chunk: ReadChunk) -> list[Tensor]:
-    """(3, S, S) uint8 of each image."""
-    return [as_tensor(image) for image in chunk.images]
-
-
 def as_tensor(image: Pixels) -> Tensor:
     """(S, S, 3) array to (3, S, S) tensor, without a copy."""
     return torch.from_numpy(image).permute(2, 0, 1)
@@ -124,31 +86,6 @@ def resized(images: Tensor, side: int) -> Tensor:
         return images
     smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
     return smooth.round().clamp(0, 255).to(torch.uint8)
-
-
-def sequence_batch(
-    packs: Sequence[Sequence[ReadChunk]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
-) -> SequenceBatch:
-    """Packs as one micro-batch.
-
-    Args:
-        packs: Chunks of each pack.
-        seq_len: Positions of a pack.
-        pad_id: Id of `[PAD]`.
-        image_source: Gives the chunks' images.
-    """
-    images = [tensor for pack in packs for chunk in pack for tensor in image_source(chunk)]
-    batch = collate([[chunk.sequence for chunk in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
-    of_position = np.zeros(len(packs) * seq_len, np.int64)
-    for row, pack in enumerate(packs):
-        at = row * seq_len
-        for chunk in pack:
-            size = len(chunk.sequence.token_ids)
-            of_position[at : at + size] = chunk.source
-            at += size
-    # A target's source is that of the position before it, from which it is predicted.
-    sources = torch.from_numpy(of_position)
-    return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
 
 
 @dataclass(frozen=True, slots=True)

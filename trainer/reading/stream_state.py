@@ -7,7 +7,7 @@ from typing import Self
 
 from pipelines.errors import UserError
 from trainer.plan.mixture import PhaseStart
-from trainer.plan.state import MAX_STATE_BYTES
+from trainer.plan.steps import MAX_STATE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ before, and else with the first tar that some rank had not read whole. Index the
 """
 
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ from pipelines.shards.tar_samples import TarSample
 from trainer.plan.mixture import Phase, PhaseStart, Scheduler
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
+from trainer.plan.steps import PlanSettings
 from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.images import Pixels, decode
-from trainer.reading.reader import ReadChunk
+from trainer.reading.reader import ReadChunk, ReaderSettings
 from trainer.reading.shard_reader import DamagedSample
 from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
-from trainer.run_settings import RunSettings
 
 _AHEAD = 256  # samples of a source that are read before they are needed: opening the next tar takes its time
 
@@ -91,9 +91,13 @@ class StreamLoader:
     """The steps of a rank, from streams.
 
     Args:
-        run: Names the streams, and how they are mixed and packed.
+        streams: URLs of each source, as webdataset takes them.
+        phases: Weights of the sources, in the order of their steps.
+        plan: How samples are packed.
+        reader: How they are read.
         layout: Writes windows as tokens.
-        image_size: Pixels a side.
+        image_size: Pixels per side.
+        media_first: Probability, at a step, that images come before their text; None leaves it to the layout.
         rank: Of this process.
         world_size: Processes in all; divides the packs of a step.
         state: To go on from; null for the beginning.
@@ -101,30 +105,34 @@ class StreamLoader:
 
     def __init__(
         self,
-        run: RunSettings,
+        streams: Mapping[str, Sequence[str]],
+        phases: Sequence[Phase],
+        plan: PlanSettings,
+        reader: ReaderSettings,
         layout: Layout,
         image_size: int,
         *,
+        media_first: Callable[[int], float | None] = lambda step: None,
         rank: int = 0,
         world_size: int = 1,
         state: StreamState | None = None,
     ) -> None:
-        self._run, self._settings = run, run.data.plan
+        self._phases, self._settings, self._media_first = tuple(phases), plan, media_first
         self._layout, self._image_size = layout, image_size
         self._rank, self._world_size = rank, world_size
-        self._names = tuple(run.data.streams)
-        self._urls = [expanded(urls) for urls in run.data.streams.values()]
+        self._names = tuple(streams)
+        self._urls = [expanded(urls) for urls in streams.values()]
         state = state or StreamState.begin(self._names)
         cursor = state.cursor(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
         self._step, self._phase = state.step, state.phase
         self._position, self._at = cursor.position, list(cursor.at)
-        self._scheduler = Scheduler(self._weights(state.phase or run.mixture.phases[0]), "samples", cursor.units)
-        self._limit = BadSampleLimit(run.data.reader.max_bad_fraction)
+        self._scheduler = Scheduler(self._weights(state.phase or self._phases[0]), "samples", cursor.units)
+        self._limit = BadSampleLimit(reader.max_bad_fraction)
         self._streams: dict[int, Ahead[_Prepared]] = {}
         self._waiting: list[_Waiting] = []
         self._bad: list[QuarantineRow] = []
         cv2.setNumThreads(1)  # our threads are the parallelism
-        num = run.data.reader.num_threads
+        num = reader.num_threads
         self._pool = ThreadPoolExecutor(num, "reader") if num else None
 
     def __iter__(self) -> Iterator[StreamStep]:
@@ -165,7 +173,7 @@ class StreamLoader:
 
     def _enter_phase(self) -> PhaseStart | None:
         """The phase that begins with the next step; null where the one before goes on."""
-        wanted = [phase for phase in self._run.mixture.phases if phase.step <= self._step][-1]
+        wanted = [phase for phase in self._phases if phase.step <= self._step][-1]
         if self._phase is not None and self._phase.equals(wanted):
             return None
         weights = {name: weight for name, weight in wanted.weights.items() if weight}
@@ -215,8 +223,7 @@ class StreamLoader:
         """A window as the model gets it; a line for the quarantine where it cannot be decoded."""
         name, sample, window = self._names[waiting.source], waiting.prepared.sample, waiting.window
         rng = random.Random(key_of("layout", self._settings.seed, name, waiting.position, waiting.number))
-        media_first = self._run.stages[self._run.stage_at(self._step)].media_first
-        sequence = self._layout.lay_out(window, rng, media_first=media_first)
+        sequence = self._layout.lay_out(window, rng, media_first=self._media_first(self._step))
         try:
             images = tuple(self._image(waiting.prepared, media) for media in sequence.images)
         except DamagedSample as error:

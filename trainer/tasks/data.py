@@ -16,13 +16,12 @@ from pipelines.document import Split
 from pipelines.errors import UserError
 from pipelines.shards.manifest import load_manifest
 from pipelines.shards.token_sidecar import load_tokens, tokens_folder
-from trainer.config import ModelSettings
+from trainer.config import ModelSettings, RunSettings
 from trainer.engine.distributed import World
 from trainer.engine.metrics import Totals
 from trainer.plan.mixture import MixtureSettings, Order, Phase
 from trainer.plan.plan import Plan
-from trainer.plan.state import Costs, PlanState
-from trainer.plan.steps import Step
+from trainer.plan.steps import Costs, PlanState, Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.consumed import QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
@@ -31,7 +30,6 @@ from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReade
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
-from trainer.run_settings import RunSettings
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
@@ -216,7 +214,7 @@ class TrainingData(CorpusData):
             seq_len=plan.seq_len,
             image_size=self.model.encoder.image_size,
             seed=plan.seed,
-            media_first=lambda step: run.stages[run.stage_at(step)].media_first,
+            media_first=run.media_first,
         )
 
 
@@ -303,8 +301,19 @@ class StreamData(RunData):
         return state.joined(world.gather(state))
 
     def _loader(self, rank: int, world_size: int, state: StreamState | None) -> StreamLoader:
-        size = self.model.encoder.image_size
-        return StreamLoader(self.run, self.layout, size, rank=rank, world_size=world_size, state=state)
+        run = self.run
+        return StreamLoader(
+            run.data.streams,
+            run.mixture.phases,
+            run.data.plan,
+            run.data.reader,
+            self.layout,
+            self.model.encoder.image_size,
+            media_first=run.media_first,
+            rank=rank,
+            world_size=world_size,
+            state=state,
+        )
 
 
 def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:

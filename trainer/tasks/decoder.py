@@ -23,13 +23,12 @@ from model.sequence import Layout
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings
+from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSettings, Stage
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
 from trainer.reading.reader import ReadChunk
-from trainer.run_settings import Stage
 from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
@@ -56,21 +55,14 @@ class _Autoencoding(nn.Module):
 
 
 class AutoencoderTask(Task):
-    """Pixels to latents and back (LDM, arXiv:2112.10752).
-
-    Args:
-        model: Whose image decoder it is for.
-        run: How it is trained.
-        corpus: The corpus's folder.
-    """
+    """Pixels to latents and back, for the main model's image decoder (LDM, arXiv:2112.10752)."""
 
     objectives = ("reconstruction",)
     modules = ("autoencoder",)
     data: ImageData
 
-    def __init__(self, model: ModelSettings, run: AutoencoderRunSettings, corpus: str) -> None:
-        self.run, self._model, self._corpus = run, model, corpus
-        self.data = self.open("train")
+    def __init__(self, model: ModelSettings, run: AutoencoderRunSettings, corpus: str, out: str, world: World) -> None:
+        super().__init__(model, run, corpus, out, world)
         self._config = self.data.model.image_decoder
         side = self._config.image_size
         self._flops = measured_flops(self.build, lambda m: m(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
@@ -180,24 +172,15 @@ class _Drawing(nn.Module):
 
 
 class DecoderTask(Task):
-    """Images from visual embeddings.
-
-    Args:
-        model: The main model, whose visual embeddings these are.
-        run: How it is trained.
-        corpus: The corpus's folder.
-        out: The main model's run, with its weights, and the autoencoder's.
-        world: The run's processes.
-    """
+    """Images from the main model's visual embeddings; needs its weights, and those of the autoencoder's run."""
 
     objectives = ("diffusion",)
     modules = ("decoder",)
+    run: DecoderRunSettings
     data: ImageData
 
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
-        self.run: DecoderRunSettings = run
-        self._model, self._corpus, self._out, self._world = model, corpus, out, world
-        self.data = self.open("train")
+        super().__init__(model, run, corpus, out, world)
         self._generated = run.conditioning == "generated"
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")

@@ -24,6 +24,7 @@ from pipelines.document import Split
 from pipelines.errors import UserError
 from pipelines.shards.token_sidecar import tokens_folder
 from trainer.config import EncoderRunSettings, ModelSettings
+from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
 from trainer.reading.micro_batches import ImageBatch, Losses, images_of
@@ -37,12 +38,7 @@ _MAX_SCALE = 100.0  # of the logits: CLIP's own limit
 
 
 class EncoderTask(Task):
-    """Images and their captions told from those of others.
-
-    Args:
-        model: The main model, whose encoder this will be.
-        run: How it is trained.
-        corpus: The corpus's folder.
+    """Images matched with their captions among those of others: trains the main model's vision encoder.
 
     Raises:
         UserError: If the encoder is not one that open_clip builds, or the corpus's tokenizer not one that it reads.
@@ -52,10 +48,10 @@ class EncoderTask(Task):
     modules = ("clip",)
     data: ImageData
 
-    def __init__(self, model: ModelSettings, run: EncoderRunSettings, corpus: str) -> None:
-        self.run: EncoderRunSettings = run
-        self._model, self._corpus = model, corpus
-        self.data = self.open("train")
+    run: EncoderRunSettings
+
+    def __init__(self, model: ModelSettings, run: EncoderRunSettings, corpus: str, out: str, world: World) -> None:
+        super().__init__(model, run, corpus, out, world)
         config = self.data.model.encoder
         if config.kind != "clip":
             raise UserError("encoder: model.encoder.kind is 'eva', which is not trained here: set it to 'clip'")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import UserError
+from trainer.config import RunSettings
 from trainer.engine.distributed import World
 from trainer.engine.engine import Engine
 from trainer.plan.packing import pack_prefix
@@ -12,7 +13,6 @@ from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
 from trainer.reading.micro_batches import MicroBatch
 from trainer.reading.reader import ReadChunk, SampleReader
-from trainer.run_settings import RunSettings
 from trainer.tasks.task import Task
 
 

@@ -2,23 +2,26 @@
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.batch import Batch, Tensors, collate
 from model.emu import Emu
 from model.generation import GenerationConfig, Prompt, generate
 from model.weights import load_emu
 from pipelines.document import Split
-from trainer.config import MODULES, ModelSettings, PretrainSettings
+from trainer.config import MODULES, ModelSettings, PretrainSettings, Stage
+from trainer.engine.distributed import World
 from trainer.engine.flops import ModelFlops
 from trainer.engine.metrics import Totals
-from trainer.plan.state import Costs
-from trainer.reading.micro_batches import SequenceBatch, as_tensor, pixels, sequence_batch
+from trainer.plan.steps import Costs
+from trainer.reading.micro_batches import Losses, as_tensor
 from trainer.reading.reader import ReadChunk
-from trainer.run_settings import Stage
 from trainer.tasks.build import build_model, fit_features, save_model
 from trainer.tasks.data import RunData, StreamData, TrainingData
 from trainer.tasks.samples import first_image, images_of, samples_of
@@ -28,23 +31,77 @@ from trainer.tasks.task import Task
 _NOT_SHAPES = ("name", "objective", "image_decoder")
 
 
-class PretrainTask(Task):
-    """Next tokens and next visual embeddings.
+@dataclass(frozen=True, slots=True)
+class SequenceBatch(Tensors):
+    """Packed sequences for the main model.
+
+    Attributes:
+        batch: The sequences.
+        text_sources: Which source each text target is from, in the order of `batch.text_at`.
+        visual_sources: The same of regression targets.
+    """
+
+    batch: Batch
+    text_sources: Tensor
+    visual_sources: Tensor
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Of text targets, and of regression targets."""
+        return self.text_sources, self.visual_sources
+
+    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
+        """Cross-entropy and squared error, by the main model."""
+        found = module(self.batch, *(totals or (None, None)))
+        return Losses(found.loss, (found.text, found.visual))
+
+
+class ImageSource(Protocol):
+    """Gives a chunk's images as tensors: pixels, or kept features."""
+
+    def __call__(self, chunk: ReadChunk) -> list[Tensor]:
+        """One tensor for each image of the chunk."""
+
+
+def pixels(chunk: ReadChunk) -> list[Tensor]:
+    """(3, S, S) uint8 of each image."""
+    return [as_tensor(image) for image in chunk.images]
+
+
+def sequence_batch(
+    packs: Sequence[Sequence[ReadChunk]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
+) -> SequenceBatch:
+    """Packs as one micro-batch.
 
     Args:
-        model: Which model.
-        run: How it is trained.
-        corpus: The corpus's folder.
-        out: The run's folder.
+        packs: Chunks of each pack.
+        seq_len: Positions of a pack.
+        pad_id: Id of `[PAD]`.
+        image_source: Gives the chunks' images.
     """
+    images = [tensor for pack in packs for chunk in pack for tensor in image_source(chunk)]
+    batch = collate([[chunk.sequence for chunk in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
+    of_position = np.zeros(len(packs) * seq_len, np.int64)
+    for row, pack in enumerate(packs):
+        at = row * seq_len
+        for chunk in pack:
+            size = len(chunk.sequence.token_ids)
+            of_position[at : at + size] = chunk.source
+            at += size
+    # A target's source is that of the position before it, from which it is predicted.
+    sources = torch.from_numpy(of_position)
+    return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
+
+
+class PretrainTask(Task):
+    """Next tokens and next visual embeddings, by the main model."""
 
     objectives = ("ce", "regression")
     modules = MODULES
     data: TrainingData | StreamData
 
-    def __init__(self, model: ModelSettings, run: PretrainSettings, corpus: str, out: str) -> None:
-        self.run, self._model, self._corpus, self._out = run, model, corpus, out
-        self.data = self.open("train")
+    def __init__(self, model: ModelSettings, run: PretrainSettings, corpus: str, out: str, world: World) -> None:
+        super().__init__(model, run, corpus, out, world)
         self._features = _Features() if run.engine.keep_features else None
 
     def open(self, split: Split) -> TrainingData | StreamData:

@@ -13,7 +13,7 @@ from model.sequence import Sequence as TokenSequence
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.parts import read_table
-from trainer.config import ModelSettings
+from trainer.config import ModelSettings, RunSettings
 from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
@@ -22,7 +22,6 @@ from trainer.reading.images import decode, decode_crop
 from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import ShardReader
 from trainer.reading.window_tables import NOT_ALLOWED
-from trainer.run_settings import RunSettings
 from trainer.tasks.data import CorpusData, open_corpus
 
 VERSION = 1  # of this file's reckoning: another one makes other chunks

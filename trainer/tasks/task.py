@@ -9,16 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.document import Split
+from trainer.config import ModelSettings, RunSettings, Stage
+from trainer.engine.distributed import World
 from trainer.engine.metrics import Totals
-from trainer.plan.state import Costs
+from trainer.plan.steps import Costs
 from trainer.reading.micro_batches import MicroBatch
 from trainer.reading.reader import ReadChunk
-from trainer.run_settings import RunSettings, Stage
 from trainer.tasks.data import RunData
 
 
 class Task(ABC):
-    """One of the trainer's commands.
+    """A model, the data it is trained on, and its losses.
+
+    Args:
+        model: The main model's settings.
+        run: The run's settings.
+        corpus: The corpus's folder.
+        out: Folder of the main model's run, which holds the runs of the other commands.
+        world: The run's processes.
 
     Attributes:
         objectives: Names of the losses, in the order of a micro-batch's.
@@ -31,6 +39,11 @@ class Task(ABC):
     modules: ClassVar[tuple[str, ...]]
     run: RunSettings
     data: RunData
+
+    def __init__(self, model: ModelSettings, run: Any, corpus: str, out: str, world: World) -> None:
+        self.run = run
+        self._model, self._corpus, self._out, self._world = model, corpus, out, world
+        self.data = self.open("train")
 
     @abstractmethod
     def open(self, split: Split) -> RunData:

@@ -12,11 +12,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
-from pydantic import Field
 
 from model.config import BridgeConfig
 from model.segment import Box, ImageSegment, Phrase, Segment, Text
@@ -32,9 +31,7 @@ from model.tokenizer import (
     PHRASE_START,
     Tokenizer,
 )
-from pipelines.settings import Settings
-
-Form = Literal["chat", "emu", "generation"]
+from trainer.config import Form, TemplateSettings
 
 TEMPLATE = "template.json"
 """Settings of the template, in the folder of a model that was tuned with it."""
@@ -55,23 +52,6 @@ VIDEO_SYSTEM = (
 USER, ASSISTANT = CHAT
 
 _OUTLINE = 3 / 448  # of a drawn box, as part of the canvas (Emu2's demo)
-
-
-class TemplateSettings(Settings):
-    """What tuning makes of a sample."""
-
-    form: Form = Field("chat", description="chat: Emu2-Chat; emu: Emu-I; generation: Emu2-Gen")
-    system: str | None = Field(None, description="message before a conversation; null: the released one")
-    instructions: tuple[str, ...] = Field(
-        ("Describe the image.",),
-        min_length=1,
-        description="what the user asks of an image with a caption, which is the answer; one is chosen by the caption",
-    )
-
-    @property
-    def chats(self) -> bool:
-        """Whether it is of two sides, which have tokens of their own."""
-        return self.form != "generation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,12 @@ from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from trainer.config import ModelSettings, TuneSettings
+from trainer.config import RunSettings, TuneSettings
 from trainer.engine.metrics import Totals
 from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
 from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.run_settings import RunSettings
 from trainer.tasks.build import build_model, save_tensors
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
@@ -31,19 +30,9 @@ _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 
 
 class TuneTask(PretrainTask):
-    """Answers, or images that are asked for.
-
-    Args:
-        model: Which model.
-        run: How it is trained.
-        corpus: The corpus's folder.
-        out: The folder of the main model's run, with its weights.
-    """
+    """Answers, or images that are asked for, by the pretrained model."""
 
     run: TuneSettings
-
-    def __init__(self, model: ModelSettings, run: TuneSettings, corpus: str, out: str) -> None:
-        super().__init__(model, run, corpus, out)
 
     def open(self, split: Split) -> "TuningData":
         """A split of the corpus, by the template."""

@@ -9,15 +9,13 @@ from pydantic import ValidationError
 
 from tests.trainer import trial_runs
 from tests.trainer.ranks import in_ranks
-from trainer.config import MODULES
+from trainer.config import MODULES, GuardSettings
 from trainer.engine.engine import Engine
 from trainer.engine.metrics import read_metrics
 from trainer.engine.optimizer import SpikeGuard
 from trainer.engine.placement import filled_once
-from trainer.reading.micro_batches import SequenceBatch
 from trainer.reading.reader import Loader
-from trainer.run_settings import GuardSettings
-from trainer.tasks.pretrain import PretrainTask
+from trainer.tasks.pretrain import PretrainTask, SequenceBatch
 
 RATES = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
 NO_GUARD = GuardSettings(sigmas=None)
@@ -27,7 +25,7 @@ ONE_LAYER = {"model.changes": {"encoder": {"layers": 1}, "language_model": {"lay
 def make(world, corpus, config):
     """An engine, and the micro-batches of a rank's first step."""
     run = config.pretrain
-    task = PretrainTask(config.model, run, corpus, "/nowhere")
+    task = PretrainTask(config.model, run, corpus, "/nowhere", world)
     torch.manual_seed(3)
     with filled_once(world):
         module = task.build()

@@ -13,8 +13,8 @@ import pytest
 
 from pipelines.errors import UserError
 from tests.trainer.ranks import in_ranks
+from trainer.config import LogSettings
 from trainer.engine.metrics import MetricsLog, read_metrics
-from trainer.run_settings import LogSettings
 
 NAMES = ("loss", "tokens/pairs")
 

@@ -10,8 +10,7 @@ from pipelines.errors import UserError
 from tests.pipelines.corpus_builder import sample
 from tests.trainer.finished_runs import write_run
 from tests.trainer.small_corpus import damage
-from trainer.config import TrainConfig
-from trainer.evaluate_settings import EvaluateSettings
+from trainer.config import EvaluateSettings, TrainConfig
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.evaluation.sample_sheets import WIDTH
 from trainer.tasks.samples import drawn

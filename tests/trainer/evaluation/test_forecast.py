@@ -7,7 +7,7 @@ import pytest
 from pipelines.errors import UserError
 from trainer.engine.metrics import Totals
 from trainer.evaluation.forecast import describe, forecast
-from trainer.plan.state import Costs
+from trainer.plan.steps import Costs
 from trainer.tasks.data import TrainingData
 
 TEXTS = {"weights": {"texts": 0.3, "pairs": 0.7}, "unit": "tokens"}

@@ -16,10 +16,11 @@ from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
+from trainer.config import TemplateSettings
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.generate import Request, generate, read_prompts
 from trainer.evaluation.prompts import read_prompt, read_video, written
-from trainer.tasks.templates import TemplateLayout, TemplateSettings
+from trainer.tasks.templates import TemplateLayout
 
 CHOICE = GenerationConfig(max_new_tokens=4, max_images=2, temperature=1.0)
 

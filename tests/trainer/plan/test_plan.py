@@ -8,8 +8,7 @@ from pipelines.errors import UserError
 from trainer.plan.mixture import Phase, share_bound
 from trainer.plan.order import OrderSettings
 from trainer.plan.plan import Plan
-from trainer.plan.state import Costs, PlanSettings, PlanState
-from trainer.plan.steps import Step
+from trainer.plan.steps import Costs, PlanSettings, PlanState, Step
 from trainer.plan.windows import SourceWindows, one_window_each
 
 SETTINGS = PlanSettings(

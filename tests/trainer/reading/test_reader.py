@@ -13,7 +13,7 @@ from pipelines.shards.tar_samples import index_path
 from tests.trainer.small_corpus import WEIGHTS, Opened, build, damage, digest, take
 from trainer.plan.mixture import Phase
 from trainer.plan.plan import Plan
-from trainer.plan.state import PlanState
+from trainer.plan.steps import PlanState
 from trainer.reading.consumed import ConsumedLog
 from trainer.reading.corpus import TrainingCorpus
 

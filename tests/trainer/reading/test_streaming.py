@@ -100,7 +100,8 @@ def loader(tars: Path, layout: Layout, config: Callable[..., TrainConfig]) -> It
         }
         run = config(**changes).pretrain
         assert run is not None
-        made.append(StreamLoader(run, layout, 16, **arguments))
+        data = run.data
+        made.append(StreamLoader(data.streams, run.mixture.phases, data.plan, data.reader, layout, 16, **arguments))
         return made[-1]
 
     yield make

@@ -8,7 +8,7 @@ from model.config import EmuConfig
 from model.image_decoder import ImageDecoder
 from model.weights import read, save_emu
 from tests.trainer.conftest import RUN
-from tests.trainer.ranks import in_ranks
+from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
@@ -42,7 +42,7 @@ def begin(chosen, corpus, out):
     """A main model, as if it had been trained."""
     pretrain = PretrainSettings.model_validate(RUN)
     torch.manual_seed(1)
-    save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out)).build(), out / "model")
+    save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out), ALONE).build(), out / "model")
 
 
 def run_whole(chosen, corpus, out):
@@ -111,7 +111,7 @@ def crops_of_a_step(world, chosen, corpus, out):
 
 def overfit_part(world, chosen, corpus, part, out):
     if part == "autoencoder":
-        task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus)
+        task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus, str(out), world)
     else:
         task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
     torch.manual_seed(1)

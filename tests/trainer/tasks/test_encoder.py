@@ -10,7 +10,7 @@ from model.weights import load, read
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from tests.pipelines.corpus_builder import image
 from tests.trainer.conftest import RUN
-from tests.trainer.ranks import in_ranks
+from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.small_corpus import take
 from tests.trainer.trial_runs import overfit, run
 from trainer.config import TrainConfig
@@ -59,7 +59,7 @@ def test_open_clip_reads_the_model_and_the_tokenizer(trained, training_corpus):
     name = f"local-dir:{trained / 'model'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     assert model.visual.image_size == (16, 16)
-    task = EncoderTask(config().model, config().encoder, training_corpus)
+    task = EncoderTask(config().model, config().encoder, training_corpus, str(trained), ALONE)
     text = "a dock beside boat 3, café"
     ours = task._captions.batch([task.data.tokenizer.encode(text)])
     assert torch.equal(open_clip.get_tokenizer(name)([text]), ours)
@@ -80,7 +80,7 @@ def test_the_corpus_filter_takes_the_model(trained):
 
 
 def first_loss(world, chosen, corpus):
-    task = EncoderTask(chosen.model, chosen.encoder, corpus)
+    task = EncoderTask(chosen.model, chosen.encoder, corpus, "/nowhere", world)
     torch.manual_seed(1)
     module = task.build()
     (step,) = take(Loader(task.data.plan(task.costs()), task.data.reader(), None, world.rank, world.size), 1)
@@ -95,7 +95,7 @@ def test_pairs_of_all_ranks_are_told_apart(training_corpus):
 
 
 def overfit_one(world, chosen, corpus):
-    task = EncoderTask(chosen.model, chosen.encoder, corpus)
+    task = EncoderTask(chosen.model, chosen.encoder, corpus, "/nowhere", world)
     torch.manual_seed(1)
     module = task.build()
     (step,) = take(Loader(task.data.plan(task.costs()), task.data.reader()), 1)

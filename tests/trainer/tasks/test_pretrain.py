@@ -12,15 +12,14 @@ from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer.engine.metrics import read_metrics
-from trainer.loop import FINISHED, STOPPED
+from trainer.loop import FINISHED, STOPPED, Training
 from trainer.plan.mixture import load_phases
-from trainer.plan.state import MAX_STATE_BYTES
-from trainer.tasks import runs
+from trainer.plan.steps import MAX_STATE_BYTES
+from trainer.tasks.table import TASKS
 
 
 def run_with_signal(world, config, corpus, out, at):
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
-    training = make()
+    training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     train = training._train
 
     def train_and_signal(batch, *counts):
@@ -114,8 +113,7 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
 def run_edited(world, config, corpus, out, edits):
     """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
     now = config
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world, lambda: now)
-    training = make()
+    training = Training(TASKS["pretrain"][0], config, corpus, str(out), world, lambda: now)
     train = training._train
 
     def train_and_signal(batch, *counts):
@@ -170,8 +168,7 @@ def run_on_full_disk(world, config, corpus, out):
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
-    training = make()
+    training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     return training.run()
 
@@ -189,8 +186,7 @@ def test_too_many_skipped_steps_end_the_run_and_name_the_samples(training_corpus
 
 
 def run_to_infinity(world, config, corpus, out):
-    (make,) = runs.trainings("pretrain", config, corpus, str(out), world)
-    training = make()
+    training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     training.engine.module.bridge.project_up.weight.data.fill_(float("inf"))
     return training.run()
 

@@ -10,7 +10,8 @@ from model.segment import ImageSegment, Segment, grounded_text, text
 from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.tasks.templates import ANSWER, TemplateLayout, TemplateSettings, box_image
+from trainer.config import TemplateSettings
+from trainer.tasks.templates import ANSWER, TemplateLayout, box_image
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
 SYSTEM = "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses."

@@ -16,7 +16,7 @@ from model.weights import load_emu, read, save_emu
 from pipelines.shards.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed, run_findings
 from tests.trainer.finished_runs import write_decoder
-from tests.trainer.ranks import in_ranks
+from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.__main__ import commands
 from trainer.config import TrainConfig
@@ -56,7 +56,7 @@ def pretrained(config, corpus, out):
 
 
 def task_of(config, corpus, out):
-    return TuneTask(config.model, config.tune, corpus, str(out))
+    return TuneTask(config.model, config.tune, corpus, str(out), ALONE)
 
 
 def first_packs(task):

@@ -1,0 +1,49 @@
+"""The tasks behind the trainer's commands, in the order in which they are trained."""
+
+from dataclasses import dataclass
+
+from pipelines import storage
+from trainer.config import RunSettings, TrainConfig
+from trainer.tasks.decoder import AutoencoderTask, DecoderTask
+from trainer.tasks.encoder import EncoderTask
+from trainer.tasks.pretrain import PretrainTask
+from trainer.tasks.task import Task
+from trainer.tasks.tune import TuneTask
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A task, and where its settings and its run are.
+
+    Attributes:
+        task: What is trained.
+        section: Its section of the config.
+        subfolder: Its folder in the main model's run; empty for the main model itself.
+    """
+
+    task: type[Task]
+    section: str
+    subfolder: str
+
+    def settings(self, config: TrainConfig) -> RunSettings | None:
+        """Return the run's section of a config; None if the config has none."""
+        found: object = config
+        for name in self.section.split("."):
+            found = getattr(found, name, None)
+        return found if isinstance(found, RunSettings) else None
+
+    def folder(self, out: str) -> str:
+        """Return the run's folder, given that of the main model."""
+        return storage.join(out, self.subfolder) if self.subfolder else out.rstrip("/")
+
+
+TASKS: dict[str, tuple[TaskRun, ...]] = {
+    "encoder": (TaskRun(EncoderTask, "encoder", "encoder"),),
+    "pretrain": (TaskRun(PretrainTask, "pretrain", ""),),
+    "decoder": (
+        TaskRun(AutoencoderTask, "decoder.autoencoder", "autoencoder"),
+        TaskRun(DecoderTask, "decoder", "decoder"),
+    ),
+    "tune": (TaskRun(TuneTask, "tune", "tune"),),
+}
+"""The runs of each command. A run whose section the config leaves out is not trained."""
