@@ -59,7 +59,7 @@ def settings(where: str) -> str:
     places: dict[str, list[str]] = {}
     _walk("", "", groups, places)
     titles = {group: _title(paths[0], groups[group]) for group, paths in places.items()}
-    links = {group: f"[`{groups[group]['title']}`](#{_anchor(title)})" for group, title in titles.items() if title}
+    links = {group: f"[`{groups[group]['title']}`](#{anchor(title)})" for group, title in titles.items() if title}
     return "\n\n".join(_section(groups[group], titles[group], paths, links) for group, paths in places.items())
 
 
@@ -89,7 +89,7 @@ def _title(path: str, group: dict[str, Any]) -> str:
     return f"`{path}`" + (f" with `format: {' | '.join(names)}`" if names and path else "") if path else ""
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
     """The heading's anchor, by GitHub's rule, which MyST follows."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
@@ -130,8 +130,8 @@ def _type(value: dict[str, Any], links: dict[str, str]) -> str:
 
 def _bounds(value: dict[str, Any]) -> str:
     words = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {value[name]:,}" for name, sign in words.items() if name in value]
-    return f" ({', '.join(bounds)})" if bounds else ""
+    bounds = [f"{sign}\N{NO-BREAK SPACE}{value[name]:,}" for name, sign in words.items() if name in value]
+    return " " + ", ".join(bounds) if bounds else ""
 
 
 def _default(value: dict[str, Any]) -> str:
