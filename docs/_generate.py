@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipelines", "trainer", "model", "tools")
-PLACE = re.compile(r"<!-- generated: (\w+)(?: (\S+))? -->")
+PLACE = re.compile(r"<!-- generated: (\w+)((?: \S+)*) -->")
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _fill_in(app: Any, name: str, source: list[str]) -> None:
 
 def filled_in(page: str) -> str:
     """A page with all that it takes from the code."""
-    return PLACE.sub(lambda place: GENERATORS[place[1]](*filter(None, [place[2]])), page)
+    return PLACE.sub(lambda place: GENERATORS[place[1]](*place[2].split()), page)
 
 
 def table(columns: tuple[str, ...], rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> str:
@@ -47,17 +47,21 @@ def plain(text: str) -> str:
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def settings(where: str) -> str:
+def settings(where: str, section: str = "") -> str:
     """Every key of a pydantic model, a section for each group of keys.
 
     Args:
         where: `module:Model`.
+        section: The key under which a group that has several places is shown.
     """
     module, _, name = where.partition(":")
     schema = getattr(importlib.import_module(module), name).model_json_schema()
     groups = schema.get("$defs", {}) | {"": schema}
     places: dict[str, list[str]] = {}
     _walk("", "", groups, places)
+    places = {
+        group: sorted(paths, key=lambda path: path.partition(".")[0] != section) for group, paths in places.items()
+    }
     titles = {group: _title(paths[0], groups[group]) for group, paths in places.items()}
     links = {group: f"[`{groups[group]['title']}`](#{anchor(title)})" for group, title in titles.items() if title}
     return "\n\n".join(_section(groups[group], titles[group], paths, links) for group, paths in places.items())
@@ -77,9 +81,14 @@ def _groups_in(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield value["$ref"].rpartition("/")[2], ""
     for choice in (*value.get("anyOf", ()), *value.get("oneOf", ())):
         yield from _groups_in(choice)
-    for holder, more in (("items", ".<n>"), ("additionalProperties", ".<name>")):
-        if isinstance(value.get(holder), dict):
-            yield from ((group, more + deeper) for group, deeper in _groups_in(value[holder]))
+    for inner, more in ((value.get("items"), ".<n>"), (_values(value), ".<name>")):
+        if isinstance(inner, dict):
+            yield from ((group, more + deeper) for group, deeper in _groups_in(inner))
+
+
+def _values(value: dict[str, Any]) -> Any:
+    """What a mapping of any keys holds; pydantic writes it otherwise where the keys have a pattern."""
+    return next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties"))
 
 
 def _title(path: str, group: dict[str, Any]) -> str:
@@ -121,7 +130,7 @@ def _type(value: dict[str, Any], links: dict[str, str]) -> str:
         items = value.get("items", value.get("prefixItems", [{}])[0])
         return f"list of {_type(items, links)}"
     if kind == "object":
-        inner = value.get("additionalProperties")
+        inner = _values(value)
         return f"mapping to {_type(inner, links)}" if isinstance(inner, dict) else "mapping"
     return {"null": "null", "integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}.get(
         kind, kind

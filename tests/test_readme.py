@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import pipelines
 from pipelines.__main__ import commands as pipelines_commands
 from pipelines.document import Drop
 from pipelines.settings import set_override
@@ -35,6 +37,7 @@ README = (ROOT / "README.md").read_text()
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 GROUPS = {"pipelines": pipelines_commands, "trainer": trainer_commands, "tools": tools_commands}
 CONFIG_SECTIONS = set(TrainConfig.model_fields)
+ANNOUNCED = {"test-fast"}  # a target that comes with the tests' own split into fast and slow ones
 EXAMPLES = {"corpus_specs/x.yaml", "corpus_specs/my_site.yaml"}
 
 
@@ -74,7 +77,15 @@ def test_the_readme_is_short():
 
 
 def test_the_readme_has_what_a_newcomer_looks_for():
-    for needed in ("make pretrain", "make test", "Prerequisites", "Read these first", "not run", "corpus_specs", "docs/"):
+    for needed in (
+        "make pretrain",
+        "make test",
+        "Prerequisites",
+        "Read these first",
+        "Not run",
+        "corpus_specs",
+        "docs/",
+    ):
         assert needed in README
 
 
@@ -85,7 +96,7 @@ def test_every_make_target_exists():
     named = set(re.findall(r"(?:^|[`·] ?)make ([a-z-]+)", EVERYTHING, re.MULTILINE))
     there = generator().targets()
     assert named >= {"corpus", "pretrain", "test", "real-site", "docs"}
-    assert named <= there.keys()
+    assert named - ANNOUNCED <= there.keys()
 
 
 def test_make_help_and_the_docs_name_every_target():
@@ -110,7 +121,9 @@ def test_every_command_and_option_exists(package: str):
     page = (ROOT / "docs" / "commands.md").read_text()
     assert f".. click:: {package}.__main__:commands\n   :prog: python -m {package}\n   :nested: full" in page
     everything = page[page.index(f"## Commands of {package}") :].partition("```{eval-rst}")[0]
-    assert all(re.search(rf"`{name}`| {package} {name}\b", everything) for name in group.commands), "every command named"
+    assert all(re.search(rf"`{name}`| {package} {name}\b", everything) for name in group.commands), (
+        "every command named"
+    )
 
 
 def test_every_package_is_a_command_of_dromaius():
@@ -138,6 +151,33 @@ def test_settings_on_a_command_line_exist():
         changed = merged({}, tree)
         set_override(changed, override)
         model.model_validate(changed)
+
+
+def test_the_workflow_calls_targets_that_exist():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert {run.split()[1] for run in runs if run.startswith("make ")} <= generator().targets().keys()
+    assert all(run.startswith("make ") for run in runs), "what CI does, a person can do"
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    tested = [
+        f"Programming Language :: Python :: {v}" for v in workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    ]
+    assert tested == [name for name in classifiers if re.search(r":: 3\.\d+$", name)]
+
+
+def test_all_say_the_same_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    released = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert pipelines.__version__ == citation["version"] == released[0] == version
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda f: f.stem)
+def test_forms_have_what_a_form_needs(form: Path):
+    tree = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= tree.keys()
+    asked = [item["id"] for item in tree["body"] if item["type"] != "markdown"]
+    assert len(asked) == len(set(asked)) > 0
 
 
 # --- links, specs, code ---------------------------------------------------------------------------------------------
@@ -257,7 +297,9 @@ def test_what_a_page_takes_from_the_code_is_there(page: Path):
 
 
 def test_every_setting_is_in_the_generated_reference():
-    text = generator().settings("trainer.config:TrainConfig") + generator().settings("pipelines.spec:CorpusSpec")
+    text = generator().settings("trainer.config:TrainConfig", "pretrain") + generator().settings(
+        "pipelines.spec:CorpusSpec"
+    )
     for key in ("global_batch_size", "max_epochs", "user_agent", "min_side"):
         assert f"| `{key}` |" in text
     assert "### `pretrain.mixture.phases.<n>`" in text
