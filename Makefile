@@ -18,7 +18,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus pretrain real-site test check lint types format torture bench schema lock clean
+.PHONY: help corpus pretrain real-site test check lint types format torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ torture: .venv/.dev ## kill builds at random, a hundred times over all stages, a
 
 bench: .venv/.dev ## run the benchmarks against their peers
 	$(PY) -m tools.bench $(ARGS)
+
+docs: .venv/.dev ## build the documentation into build/docs; broken links fail
+	$(PY) -m sphinx -E -q -W --keep-going -n -b html -d build/docs/.doctrees docs build/docs
 
 schema: .venv/.crawl ## write the JSON Schema by which editors complete a spec
 	$(PY) -m pipelines schema > corpus_specs/spec.schema.json

@@ -1,4 +1,4 @@
-"""Who may import whom: the drawing in the README, held."""
+"""Who may import whom: the drawing in docs/architecture.md, held."""
 
 import ast
 from pathlib import Path
