@@ -262,7 +262,7 @@ def _read_energon(files: Sequence[str]) -> _Prepared:
                     prepared.splits[storage.join(folder, tar)] = _SPLIT_WORDS.get(split, "train")
             for pattern in tree.get("exclude") or ():
                 prepared.excluded.update(storage.join(folder, name) for name in braceexpand(pattern))
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not as Energon writes it: {error!r}. Mend it or remove .nv-meta") from error
     return prepared
 

@@ -2,9 +2,10 @@
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from braceexpand import braceexpand
 from pydantic import Field
 
 from pipelines import storage
@@ -32,7 +33,8 @@ class Files(Settings):
 
     files: list[str] = Field(
         min_length=1,
-        description="Paths or fsspec URLs, with globs and ranges such as {0..127}; relative to where the command runs.",
+        description="Paths or fsspec URLs, with globs and the shell's braces, such as {0..127}; relative to where the "
+        "command runs.",
     )
     dataset: str | None = Field(None, description="What samples name as their data set; the source's name if null.")
     release: str | None = Field(None, description="Release of the data set, kept with each sample.")
@@ -91,13 +93,8 @@ def _glob(pattern: str) -> list[str]:
         return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner))
 
 
-def _unbraced(pattern: str) -> Iterator[str]:
-    """The patterns that `{000..127}` and `{a,b}` stand for."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
-    if match is None:
-        yield pattern
-        return
-    first, last, names = match.groups()
-    values = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    for value in values:
-        yield from _unbraced(pattern[: match.start()] + value + pattern[match.end() :])
+def _unbraced(pattern: str) -> Iterable[str]:
+    try:
+        return braceexpand(pattern)
+    except ValueError as error:
+        raise UserError(rf"{pattern}: a brace without its partner; write \{{ for one that is part of a name") from error

@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import cbor2
 import pytest
 from PIL import Image
 
@@ -57,19 +58,6 @@ def with_chunk(name, payload):
     return data[:33] + chunk(name, payload) + data[33:]
 
 
-def cbor(value):
-    def head(major, length):
-        return bytes([major << 5 | length]) if length < 24 else bytes([major << 5 | 25]) + struct.pack(">H", length)
-
-    if isinstance(value, dict):
-        return head(5, len(value)) + b"".join(cbor(k) + cbor(v) for k, v in value.items())
-    if isinstance(value, list):
-        return head(4, len(value)) + b"".join(map(cbor, value))
-    if isinstance(value, str):
-        return head(3, len(value.encode())) + value.encode()
-    return head(0, value)
-
-
 def box(kind, payload):
     return struct.pack(">I", len(payload) + 8) + kind + payload
 
@@ -79,8 +67,11 @@ def superbox(label, *content):
 
 
 def manifest_store(label, value):
-    assertion = superbox(label, box(b"cbor", cbor(value)))
-    return superbox("c2pa", superbox("urn:uuid:1", superbox("c2pa.assertions", assertion)))
+    return assertion_store(superbox(label, box(b"cbor", cbor2.dumps(value))))
+
+
+def assertion_store(*assertions):
+    return superbox("c2pa", superbox("urn:uuid:1", superbox("c2pa.assertions", *assertions)))
 
 
 def mining(use, prefix="cawg", name="ai_training"):
@@ -161,6 +152,39 @@ def test_a_broken_manifest_is_still_a_signal():
         assert ("c2pa", "unreadable") in found(with_chunk(b"caBX", broken))[0]
 
 
+def test_an_unreadable_assertion_hides_no_other():
+    entries = {"entries": {"cawg.ai_training": {"use": "notAllowed"}}}
+    store = assertion_store(
+        superbox("c2pa.actions", box(b"cbor", b"\xff")),
+        superbox("cawg.training-mining", box(b"cbor", cbor2.dumps(entries))),
+    )
+    assert found(with_chunk(b"caBX", store)) == (
+        [("c2pa", "unreadable"), ("c2pa-training-mining", "cawg.ai_training=notAllowed")],
+        (C2PA_NOT_ALLOWED,),
+    )
+
+
+@pytest.mark.parametrize("entries", [None, [], 1, {"a": None}, {"a": {"use": 1}}, {"a": {}}])
+def test_entries_that_state_no_use_are_kept_as_such(entries):
+    signals, reasons = found(with_chunk(b"caBX", manifest_store("c2pa.training-mining", {"entries": entries})))
+    expected = [("c2pa-training-mining", "a=unstated")] if isinstance(entries, dict) else []
+    assert (signals, reasons) == ([("c2pa", "present"), *expected], ())
+
+
+@pytest.mark.parametrize("tag", [0, 1, 2, 4, 5, 25, 28, 30, 35, 36, 100, 256, 258, 260, 55799, 2**64 - 1])
+def test_a_tag_is_read_as_what_it_tags(tag):
+    value = {"entries": cbor2.CBORTag(tag, {"c2pa.ai_training": {"use": cbor2.CBORTag(tag, "notAllowed")}})}
+    assert found(with_chunk(b"caBX", manifest_store("c2pa.training-mining", value)))[1] == (C2PA_NOT_ALLOWED,)
+
+
+def test_shared_values_are_not_followed():
+    shared, references = b"\xd8\x1c\x81\xd8\x1d\x00", b"\xd8\x1c\x82\xd8\x1d%c\xd8\x1d%c"
+    laughs = b"\x98\x19" + b"\xd8\x1c\x60" + b"".join(references % (i, i) for i in range(24))
+    for content in (shared, laughs):
+        store = assertion_store(superbox("c2pa.actions", box(b"cbor", content)))
+        assert found(with_chunk(b"caBX", store)) == ([("c2pa", "present")], ())
+
+
 def test_the_digital_source_type_is_read_from_xmp_and_manifest():
     uri = "http://cv.iptc.org/newscodes/digitalsourcetype/"
     action = {"actions": [{"action": "c2pa.created", "digitalSourceType": uri + "trainedAlgorithmicMedia"}]}
@@ -200,11 +224,17 @@ def test_signals_name_their_medium_and_time():
 
 
 def test_hostile_manifests_end_soon():
-    deep = b"\x81" * 100_000 + b"\0"
-    wide = b"\x9a\xff\xff\xff\xff" + b"\0" * 100_000
-    for content in (deep, wide):
-        store = superbox("c2pa", superbox("cawg.training-mining", box(b"cbor", content)))
-        assert ("c2pa", "unreadable") in found(with_chunk(b"caBX", store))[0]
+    for content in (
+        b"\x81" * 100_000 + b"\0",  # deep
+        b"\x9a\xff\xff\xff\xff" + b"\0" * 100_000,  # shorter than it says
+        b"\x5b" + b"\xff" * 8,  # a string of 2**64 bytes
+        b"\x9f" + b"\x80" * (1 << 20) + b"\xff",  # more values than any manifest has
+        cbor2.dumps({1.5: "a"}),  # a key that could be chosen to collide
+        b"\xff",
+        b"",
+    ):
+        store = assertion_store(superbox("cawg.training-mining", box(b"cbor", content)))
+        assert found(with_chunk(b"caBX", store)) == ([("c2pa", "unreadable")], ())
     nested = b""
     for _ in range(200):
         nested = superbox("x", nested)

@@ -125,10 +125,11 @@ def test_energons_splits_and_exclusions_hold(tmp_path):
     assert "ds/s-1.tar: left out: Energon's split.yaml excludes it" in indexed.notes[0]
 
 
-def test_a_damaged_split_file_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["- a\n", "split_parts: {train: ['s-{0..1.tar']}\n"])
+def test_a_damaged_split_file_is_named(tmp_path, text):
     write_tar(tmp_path / "ds/a.tar", pairs(1))
     (tmp_path / "ds/.nv-meta").mkdir()
-    (tmp_path / "ds/.nv-meta/split.yaml").write_text("- a\n")
+    (tmp_path / "ds/.nv-meta/split.yaml").write_text(text)
     with pytest.raises(UserError, match=r"split.yaml: not as Energon writes it"):
         index_corpus(str(tmp_path))
 

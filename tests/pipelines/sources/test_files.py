@@ -33,6 +33,15 @@ def test_a_recursive_glob_and_a_range_with_leading_zeros_are_expanded(tmp_path):
     assert [name for _, name in expand([f"{tmp_path}/s-{{008,010}}.csv"])] == ["s-008.csv", "s-010.csv"]
 
 
+def test_braces_nest_count_down_and_can_be_escaped_as_in_bash(tmp_path):
+    _touch(tmp_path, "a1.csv", "a2.csv", "b.csv", "{x}.csv", "c{1.csv")
+    names = [name for _, name in expand([f"{tmp_path}/{{a{{2..1}},b}}.csv", f"{tmp_path}/{{x}}.csv"])]
+    assert names == ["a2.csv", "a1.csv", "b.csv", "{x}.csv"]
+    assert [name for _, name in expand([rf"{tmp_path}/c\{{1.csv"])] == ["c{1.csv"]
+    with pytest.raises(UserError, match="a brace without its partner"):
+        expand([f"{tmp_path}/c{{1.csv"])
+
+
 def test_a_missing_file_is_named_unless_it_was_never_published(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         expand([f"{tmp_path}/none.csv"])
