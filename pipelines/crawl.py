@@ -20,13 +20,17 @@ from pipelines.crawling.ledger import FETCHED, account_folder, crawl_folder, led
 from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
 from pipelines.document import Drop, canonical_json
-from pipelines.parts import PartFolder, Tally, digest, read_rows, stable_hash
+from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, CrawlSettings
 from pipelines.web import urls
 from pipelines.web.http_client import PoliteClient, is_transient
 
 ACCOUNT_PARTS = 16
+# Raise it when a ledger of equal WARC files, or an account of equal ledgers, would come out otherwise. Ledgers of other
+# crawlers' files and all accounts are then made anew. What was asked for stays as it was answered, and nobody is asked
+# for it again: whoever wants that deletes `work/warc/<crawl>`.
+VERSION = 1
 
 
 def scope_reason(url: str, depth: int, settings: CrawlSettings) -> str | None:
@@ -203,7 +207,7 @@ class _Crawl:
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.folder))
+            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.folder, VERSION))
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
@@ -293,7 +297,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         state = crawl.state()
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
         settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
-        inputs = digest(settings, [(path, storage.size(path)) for path in files])
+        inputs = stage_inputs(VERSION, settings, [(path, storage.size(path)) for path in files])
         if state["finished"] == inputs and not retry:
             continue
         if retry and state["finished"] is not None:

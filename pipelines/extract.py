@@ -29,6 +29,10 @@ from pipelines.text.judging import Refusal, judge_text
 from pipelines.web import urls
 from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
+# Raise it when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
+# `sources/`, `text/` and `web/` that it uses. All are then extracted anew, from what was crawled.
+VERSION = 1
+
 CANDIDATE_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -124,10 +128,12 @@ class _ExtractPart(beam.DoFn):
         if task.crawl is not None:
             receipt = PartFolder(crawl_folder(self._out, task.crawl)).receipt(task.ledger or "")
             assert receipt is not None
-            return stage_inputs(_crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
+            return stage_inputs(
+                VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items())
+            )
         assert task.piece is not None
         source = self._spec.sources[task.source or ""]
-        return stage_inputs(_source_settings(source), asdict(task.piece))
+        return stage_inputs(VERSION, _source_settings(source), asdict(task.piece))
 
     def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
         found = _Candidates(self._spec)
@@ -286,7 +292,7 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     ledgers = {crawl: PartFolder(crawl_folder(out, crawl)).fingerprint() for crawl in spec.crawls}
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = stage_inputs(ledgers, settings, lists, [asdict(task) for task in tasks])
+    inputs = stage_inputs(VERSION, ledgers, settings, lists, [asdict(task) for task in tasks])
     if folder.is_finished(inputs):
         return
     folder.begin()

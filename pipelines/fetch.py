@@ -29,6 +29,12 @@ from pipelines.text.judging import Refusal, judge_spoken
 from pipelines.web import urls
 from pipelines.web.http_client import PoliteClient, is_transient
 
+# Raise it when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
+# `video/` and `text/` that it uses. All documents are then completed anew, from the raw store. The store's media stay
+# as they were normalised when they arrived, and nobody is asked for them again: code that changes may not send every
+# corpus back to its hosts. Whoever wants them made anew deletes `work/raw`.
+VERSION = 1
+
 DOCUMENT_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -204,7 +210,7 @@ class _CompletePart(beam.DoFn):
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
         assert candidates is not None
-        inputs = stage_inputs(candidates.files, rows, _completion_settings(self._spec))
+        inputs = stage_inputs(VERSION, candidates.files, rows, _completion_settings(self._spec))
         folder.once(part, inputs, lambda: self._complete(part, inputs, rows))
         yield part
 
@@ -263,7 +269,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
         for name, source in spec.sources.items()
     }
-    inputs = stage_inputs(candidates.fingerprint(), renditions, _completion_settings(spec))
+    inputs = stage_inputs(VERSION, candidates.fingerprint(), renditions, _completion_settings(spec))
     if documents.is_finished(inputs) and not retry:
         return
     documents.begin()

@@ -30,6 +30,12 @@ from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
 from pipelines.text.assignment import sentences_of
 
+# Raise the first when equal images would get other features, the second when equal documents and features would be
+# decided for otherwise, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
+# all media, decisions only small rows: that is why they have versions of their own.
+FEATURES_VERSION = 1
+VERSION = 1
+
 FEATURE_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -97,7 +103,7 @@ class _MeasurePart(beam.DoFn):
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
         assert receipt is not None
-        inputs = stage_inputs(receipt.files, self._weights)
+        inputs = stage_inputs(FEATURES_VERSION, receipt.files, self._weights)
         features_folder(self._out).once(part, inputs, lambda: self._measure(part, inputs))
         yield part
 
@@ -294,7 +300,7 @@ class _DecidePart(beam.DoFn):
         }
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
         inputs = stage_inputs(
-            [f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name
+            VERSION, [f and f.files for f in files], marks, sorted(overused.items()), settings, self._spec.policy.name
         )
         decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, marks, overused))
         yield part
@@ -385,7 +391,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         if s.filters.match is not None
     }
     settings = [sources, weights, spec.split.model_dump(mode="json"), spec.policy.name]
-    inputs = stage_inputs(documents.fingerprint(), settings)
+    inputs = stage_inputs(VERSION, FEATURES_VERSION, documents.fingerprint(), settings)
     if decided.is_finished(inputs):
         return
     measured.begin()

@@ -45,6 +45,12 @@ from pipelines.shards.tar_samples import index_path, tar_end
 from pipelines.shards.writer import ShardWriter, finish_document
 from pipelines.spec import CorpusSpec, Sharding
 
+# Raise the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when equal
+# shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the indexes of
+# other readers. Only the first writes shards anew.
+VERSION = 1
+MANIFEST_VERSION = 1
+
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
 
@@ -124,7 +130,7 @@ class _WriteShard(beam.DoFn):
         path, rows = grouped[0], sorted(grouped[1])
         source, split, name = path.split("/")
         number = int(name.removesuffix(".tar").rpartition("-")[2])
-        inputs = stage_inputs(rows, self._config)
+        inputs = stage_inputs(VERSION, pipelines.__version__, rows, self._config)
         receipts = shards_folder(self._out)
         receipt_path = receipts.file(name.removesuffix(".tar") + f"-{split}", ".json")
         target = storage.join(self._out, path)
@@ -200,7 +206,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
 
 
 def _inputs(spec: CorpusSpec, fingerprint: str) -> str:
-    return stage_inputs(spec.sha256, fingerprint)
+    return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, spec.sha256, fingerprint)
 
 
 def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:

@@ -9,7 +9,7 @@ import apache_beam as beam
 from pipelines import storage
 from pipelines.crawling.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.pages.parse import parse_page
-from pipelines.parts import PartFolder, Tally, write_table
+from pipelines.parts import PartFolder, Tally, stage_inputs, write_table
 from pipelines.sources.files import expand
 from pipelines.sources.warc import CrawledPage, read_records
 from pipelines.web import urls
@@ -18,12 +18,12 @@ from pipelines.web import urls
 class IndexWarc(beam.DoFn):
     """Writes the ledger part of a WARC file; a file that is cut short gives what it holds and one row that says so."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = PartFolder(folder)
+    def __init__(self, folder: str, version: int) -> None:
+        self._folder, self._version = PartFolder(folder), version
 
     def process(self, path: str) -> Iterator[str]:
         part = indexed_part(path)
-        inputs = f"{path} {storage.size(path)}"
+        inputs = stage_inputs(self._version, path, storage.size(path))
         yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
 
     def _index(self, path: str, part: str, inputs: str) -> Any:

@@ -10,6 +10,7 @@ from pipelines.parts import (
     digest,
     read_rows,
     stable_hash,
+    stage_inputs,
     sum_counts,
     write_table,
 )
@@ -61,6 +62,11 @@ def test_equal_rows_are_equal_bytes(tmp_path: Path):
     paths = [str(tmp_path / name) for name in ("a", "b")]
     assert len({write_table(path, rows, DROP_SCHEMA) for path in paths}) == 1
     assert storage.read_bytes(paths[0]) == storage.read_bytes(paths[1])
+
+
+def test_a_part_is_made_from_its_stages_code_and_from_what_it_depends_on():
+    assert stage_inputs(1, "a", {"b": 2}) == stage_inputs(1, "a", {"b": 2})
+    assert len({stage_inputs(1, "a"), stage_inputs(2, "a"), stage_inputs(1, "b")}) == 3
 
 
 def test_hashes_do_not_change_between_versions():

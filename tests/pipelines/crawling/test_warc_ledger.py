@@ -36,8 +36,8 @@ def write_warc(path: Path, *pages: tuple[str, bytes], status: str = "200 OK", by
     return str(path)
 
 
-def index(path: str, folder: str) -> list[dict]:
-    (part,) = IndexWarc(folder).process(path)
+def index(path: str, folder: str, version: int = 1) -> list[dict]:
+    (part,) = IndexWarc(folder, version).process(path)
     return list(read_rows(PartFolder(folder).file(part, ".parquet")))
 
 
@@ -91,6 +91,8 @@ def test_a_finished_part_is_not_read_again(tmp_path: Path):
     size = storage.size(path)
     Path(path).write_bytes(bytes(size))  # no WARC any more
     assert index(path, str(tmp_path / "ledger")) == first
+    with pytest.raises(UserError):  # by other code it is
+        index(path, str(tmp_path / "ledger"), version=2)
 
 
 def test_patterns_that_name_nothing_are_told(tmp_path: Path):
