@@ -12,6 +12,11 @@ CORPUS ?= build/corpus/demo
 CONFIG ?= trainer/configs/demo.yaml
 pretrain: OUT ?= build/runs/$(basename $(notdir $(CONFIG)))
 
+# Bytecode is kept, out of the way: uv installs none, and without it each process compiles torch and Beam again, for 5 to
+# 15 seconds. Container images often set the variable that forbids it.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
+
 PYTHON ?= python3
 PY := .venv/bin/python
 UV := .venv/bin/uv

@@ -1,7 +1,10 @@
 """How the command lines of all packages end, and what they take for granted of the machine."""
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from typing import NoReturn
 
 import click
@@ -9,6 +12,8 @@ import click
 from pipelines.errors import RunError, UserError, full_disk
 
 RERUN = "; rerun to go on where it was"
+
+_ending = threading.Lock()  # of the thread that says how the command ends
 
 
 def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
@@ -38,14 +43,28 @@ def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
 
 
 def end_stopped(rerun: str) -> NoReturn:
-    """End at once: Python would wait for threads that wait for the network. Workers and servers end with us."""
-    _say(f"stopped{rerun}", 130)
+    """End at once: Python would wait for threads that wait for the network.
+
+    Our one line is the last on stderr. Workers that outlived it, if only for milliseconds, would add a traceback each
+    about the connection that they lost, and so would the threads here that hear of theirs.
+    """
+    _ending.acquire()  # kept: no other thread says anything more
+    threading.excepthook = lambda _: None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+    print(f"error: stopped{rerun}", file=sys.stderr)
     sys.stdout.flush()
     os._exit(130)
 
 
 def _say(line: str, code: int) -> int:
-    print(f"error: {line}", file=sys.stderr)
+    with _ending:
+        print(f"error: {line}", file=sys.stderr)
     return code
 
 

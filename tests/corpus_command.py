@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from pipelines.__main__ import main
+from tests import ports
 from tests.mini_web import ADDRESSES, NORTH
 
 ROOT = Path(__file__).parent.parent
@@ -27,15 +28,7 @@ TIMEOUT_SECONDS = 120
 
 def free_port() -> int:
     """A port that is free on all addresses of the small web."""
-    for _ in range(100):
-        with socket.socket() as first:
-            first.bind((ADDRESSES[0], 0))
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                for address in ADDRESSES[1:]:
-                    stack.enter_context(socket.socket()).bind((address, port))
-                return port
-    raise RuntimeError("no free port")
+    return ports.free_port(ADDRESSES)
 
 
 def spec_tree(port: int) -> dict:

@@ -10,7 +10,6 @@ import functools
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tests.ports import free_port
 from trainer.engine import distributed
 from trainer.engine.engine import import_deepspeed
 
@@ -75,7 +75,7 @@ def _serve(requests: Connection) -> None:
 
 def _fork_ranks(size: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
     context = multiprocessing.get_context("fork")
-    port = _free_port()
+    port = free_port()
     started = []
     for rank in range(size):
         ours, theirs = context.Pipe(duplex=False)
@@ -112,10 +112,3 @@ def _rank(pipe: Connection, rank: int, size: int, port: int, function: Callable[
         kind = f"{type(error).__name__}: {error}\n"
         pipe.send(("error", kind + traceback.format_exc()))
         os._exit(1)
-
-
-def _free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -35,12 +35,11 @@ def run_killed(world, config, corpus, out, rank, steps, seconds):
     return training.run()
 
 
-@pytest.mark.parametrize("seed", [random.randrange(1000)])
-def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config, tmp_path, seed):
+def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config, tmp_path, pytestconfig):
     chosen = config(steps=STEPS, **{"engine.zero_stage": 1, "engine.micro_batch_size": 1})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(1, run, "pretrain", chosen, training_corpus, whole) == [FINISHED]
-    moments = random.Random(seed)
+    moments = random.Random(pytestconfig.getoption("seed"))
     for size in SIZES[:-1]:
         moment = moments.randrange(size), moments.randint(1, 6), moments.random() / 4
         with pytest.raises((EOFError, RuntimeError)):  # its own end, or what the other says of it

@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.running import serve
 from pipelines.running.serve import _answers, serving
 from pipelines.spec import CorpusSpec
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 SERVER_WITH_PID = """
@@ -33,9 +34,7 @@ with serving(CorpusSpec.model_validate_json(sys.argv[1])):
 
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def spec(**served: object) -> CorpusSpec:

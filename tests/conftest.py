@@ -1,0 +1,35 @@
+"""What holds of every test: one thread for each worker's arithmetic, and random numbers that repeat."""
+
+import os
+import random
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+# Read when torch is imported, by the processes that tests start as well; pytest's workers have the cores to share.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="seed of random, numpy, torch and hypothesis in each test")
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its own option
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(config.option.seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"random numbers: --seed={config.option.seed} --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed = zlib.crc32(f"{item.config.option.seed} {item.nodeid}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
