@@ -82,7 +82,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_one(tmp_path):
         ({"split": {"val": 0.6, "test": 0.5}}, "val + test must be below 1"),
         ({"serve": [{"addresses": ["8.8.8.8:80"], "folder": "."}]}, "is no loopback address"),
         ({"crawls": {"web": {"seeds": ["http://example.org/"]}}}, "policy.user_agent: must hold a contact address"),
-        ({"policy": {"user_agent": "Nobody"}}, "holds no contact address"),
+        ({"policy": {"user_agent": "Nobody"}}, "contains no contact address"),
         ({"sources": {"web": TEXT}}, "'web' names both a crawl and a source"),
         ({"sources": {"work": TEXT}}, "sources.work: a corpus has a folder of that name"),
     ],

@@ -1,1 +1,1 @@
-"""Tools around a corpus and a run; `python -m tools` lists them."""
+"""Tools for a corpus or a run; `python -m tools` lists them."""

@@ -1,4 +1,4 @@
-"""The tools: `python -m tools <command>`."""
+"""Command line of the tools: `python -m tools <command>`."""
 
 import asyncio
 
@@ -9,15 +9,17 @@ from pipelines.command_line import run_commands
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def commands() -> None:
-    """What surrounds a corpus and a run."""
+    """Serve the demo web, or look at samples of a corpus."""
 
 
 @commands.command("demo-web")
-@click.option("--port", default=8700, type=click.IntRange(0, 65535), help="One port on all addresses; 0: any free one.")
-@click.option("--pages-scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Part of the pages that is there.")
-@click.option("--seed", default=0, help="Another seed is another web.")
+@click.option(
+    "--port", default=8700, type=click.IntRange(0, 65535), help="Port on every address; 0 takes any free port."
+)
+@click.option("--pages-scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Fraction of the pages to serve.")
+@click.option("--seed", default=0, help="Seed from which the whole web is generated.")
 def demo_web(port: int, pages_scale: float, seed: int) -> None:
-    """Serve a small made-up web on loopback addresses, until it is terminated."""
+    """Serve a small generated web on loopback addresses until terminated."""
     from tools.demo_web.server import serve
     from tools.demo_web.site import ADDRESSES, Web
 
@@ -29,9 +31,9 @@ def demo_web(port: int, pages_scale: float, seed: int) -> None:
 
 @commands.command("contact-sheet")
 @click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
-@click.option("--out", required=True, help="The image: a .png or a .jpg.")
-@click.option("--per-kind", type=click.IntRange(1), show_default="a row", help="Samples of each kind.")
-@click.option("--seed", default=0, help="Another seed draws other samples.")
+@click.option("--out", required=True, help="Image to write: .png or .jpg.")
+@click.option("--per-kind", type=click.IntRange(1), show_default="one row", help="Samples drawn of each kind.")
+@click.option("--seed", default=0, help="Seed of the draw.")
 def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> None:
     """Draw samples of every kind from a corpus into one image."""
     from pipelines.shards.contact_sheet import write_contact_sheet

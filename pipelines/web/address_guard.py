@@ -1,7 +1,7 @@
-"""Which addresses may be connected to: public ones, and hosts that the policy names (against SSRF).
+"""Addresses that may be connected to: public ones, and hosts that the policy names (against SSRF).
 
-A name is resolved here and nowhere else; the connection goes to the very address that was checked, so that a second
-answer of the name server changes nothing.
+A name is resolved here and nowhere else; the connection goes to the very address that was checked, so that a different
+second answer of the name server has no effect.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_IPV6_PUBLIC = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for global unicast
-_IPV6_INSIDE = tuple(  # prefixes that hold an IPv4 address, and the bits to its right
+_IPV6_PUBLIC = ipaddress.IPv6Network("2000::/3")  # all that IANA has assigned for global unicast
+_IPV6_INSIDE = tuple(  # prefixes that embed an IPv4 address, and the number of bits to its right
     (ipaddress.IPv6Network(prefix), shift)
     for prefix, shift in (("::ffff:0:0/96", 0), ("64:ff9b::/96", 0), ("64:ff9b:1::/48", 0), ("2002::/16", 80))
 )
-_IPV4_SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))  # is_global differs by release
+_IPV4_SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))  # is_global varies by release
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 
-# Codes of getaddrinfo that say "there is no such name", as against "nobody could tell".
+# Codes of getaddrinfo that mean "there is no such name", as opposed to "the lookup failed".
 _NO_SUCH_NAME = frozenset(
     code for code in (getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")) if code
 )
@@ -39,7 +39,7 @@ class AddressError(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet; an IPv4 address inside an IPv6 one is judged itself."""
+    """Return whether an IP address is on the public internet; an IPv4 address embedded in IPv6 is judged itself."""
     ip: Address = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         for prefix, shift in _IPV6_INSIDE:
@@ -50,13 +50,13 @@ def is_public(address: str) -> bool:
 
 
 class AddressGuard(AbstractResolver):
-    """Resolves hosts with a cache, and lets only permitted addresses through.
+    """Resolver with a cache that returns only permitted addresses.
 
     Args:
         allow_hosts: `host` or `host:port` that may have any address.
-        may_leave_loopback: False lets nothing through but loopback.
-        cache_seconds: How long an answer of the name server is kept.
-        num_threads: Look-ups at once; they block, so each takes a thread.
+            may_leave_loopback: False permits only loopback addresses.
+        cache_seconds: How long an answer of the name server stays valid.
+        num_threads: Concurrent lookups; they block, so each needs a thread.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class AddressGuard(AbstractResolver):
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="dns")
 
     async def permitted(self, host: str, port: int) -> tuple[str, ...]:
-        """Addresses of a host that may be connected to, IPv4 first.
+        """Return the addresses of a host that may be connected to, IPv4 first.
 
         Raises:
             AddressError: `host_not_found`, `dns_failure`, `private_address` or `no_contact_address`.
@@ -93,7 +93,7 @@ class AddressGuard(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The permitted addresses, as aiohttp's connector takes them."""
+        """Return the permitted addresses in the form that aiohttp's connector expects."""
         return [
             ResolveResult(
                 hostname=host,
@@ -107,11 +107,11 @@ class AddressGuard(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """End the threads; a look-up that hangs is left behind."""
+        """Stop the threads without waiting for a lookup that hangs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
-        """All addresses of a host, from the cache or from one look-up that everyone waiting shares."""
+        """Return all addresses of a host, from the cache or from one lookup that concurrent callers share."""
         expires, addresses = self._cache.get(host, (0.0, ()))
         if time.monotonic() < expires:
             return addresses
@@ -125,7 +125,7 @@ class AddressGuard(AbstractResolver):
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is this machine itself."""
+    """Return whether an IP address is this machine itself."""
     return ipaddress.ip_address(address).is_loopback
 
 
@@ -135,7 +135,7 @@ def _addresses_of(host: str) -> tuple[str, ...]:
     except socket.gaierror as error:
         reason = "host_not_found" if error.errno in _NO_SUCH_NAME else "dns_failure"
         raise AddressError(reason, f"{host}: {error.strerror}") from error
-    except UnicodeError as error:  # a label of no or too many characters
+    except UnicodeError as error:  # a label that is empty or too long
         raise AddressError("host_not_found", f"{host}: {error}") from error
     except OSError as error:
         raise AddressError("dns_failure", f"{host}: {error}") from error

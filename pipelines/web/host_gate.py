@@ -1,7 +1,7 @@
-"""One request at a time to a host, with a delay between the end of one and the start of the next.
+"""One request at a time per host, with a delay between the end of one and the start of the next.
 
-Within a process by a queue a host; between processes of one machine by a lock file a host, whose content keeps when the
-last request ended. Neither blocks the event loop.
+Within a process by one queue per host; between processes of a machine by one lock file per host, which records when
+the last request ended. Neither blocks the event loop.
 """
 
 import asyncio
@@ -14,25 +14,25 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-# CLOCK_MONOTONIC is one for all processes of a machine. After a reboot it begins anew: a time that lies in the future
-# is then a leftover, which `_wait` limits.
+# CLOCK_MONOTONIC is the same for all processes of a machine. It restarts at a reboot: a time in the future is then a
+# leftover, and `_wait` limits it.
 _now = time.monotonic
-_RECORD = struct.Struct("<dd")  # end of the last request, earliest start of the next
+_RECORD = struct.Struct("<dd")  # end of the last request, earliest start of the next, seconds
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.002, 0.05
 
 
 class HostClosedError(Exception):
-    """Nothing more goes to this host."""
+    """No further requests may go to this host."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """A request's turn at its host."""
+    """Exclusive access to a host for one request."""
 
     not_before: float = 0.0
 
     def postpone_next(self, seconds: float) -> None:
-        """Let nothing go to the host for so long from now on (Retry-After)."""
+        """Block the host for this many seconds from now (Retry-After)."""
         self.not_before = _now() + seconds
 
 
@@ -45,11 +45,11 @@ class _Queue:
 
 
 class HostGate:
-    """The turns of all hosts.
+    """Gate that gives each host's requests their turns.
 
     Args:
         folder: A local folder for lock files, shared by the processes of a machine; None: this process only.
-        max_wait_seconds: No wait is longer, whatever a lock file says.
+        max_wait_seconds: Upper limit of a wait, whatever a lock file says.
     """
 
     def __init__(self, folder: str | None, max_wait_seconds: float) -> None:
@@ -61,10 +61,10 @@ class HostGate:
 
     @contextlib.asynccontextmanager
     async def turn(self, host: str, delay_seconds: float) -> AsyncIterator[Turn]:
-        """Wait for the host's turn, and hold it for as long as the block runs.
+        """Wait for the host's turn, and keep it until the block ends.
 
         Raises:
-            HostClosedError: If the host is closed, at once for all who wait.
+            HostClosedError: If the host is closed; raised at once in all who wait.
         """
         queue = self._queues.setdefault(host, _Queue())
         async with queue.lock:
@@ -85,10 +85,10 @@ class HostGate:
                         os.pwrite(file, _RECORD.pack(queue.ended, queue.not_before), 0)
             finally:
                 if file is not None:
-                    os.close(file)  # ends the lock
+                    os.close(file)  # releases the lock
 
     def close(self, host: str) -> None:
-        """Let nothing more go to the host from this process."""
+        """Refuse all further requests of this process to the host."""
         self._queues.setdefault(host, _Queue()).is_closed = True
 
     def _wait(self, queue: _Queue, delay_seconds: float) -> float:
@@ -96,7 +96,7 @@ class HostGate:
         return min(ready - _now(), self._max_wait_seconds)
 
     async def _locked_file(self, host: str) -> int | None:
-        """The host's lock file, open and locked; polled for, since no system call waits for a lock without blocking."""
+        """Return the host's lock file, open and locked; polls, since waiting for a lock would block the event loop."""
         if self._folder is None:
             return None
         file = os.open(

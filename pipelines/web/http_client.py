@@ -1,7 +1,7 @@
-"""A polite, bounded HTTP client: permission before the request, one request at a time to a host, every size capped.
+"""A polite, bounded HTTP client: permission before the request, one request at a time per host, every size capped.
 
-`PoliteClient.fetch` is all there is to call. What it returns may be used as far as the site and the response say;
-anything else is a `FetchFailure` with a drop reason.
+`PoliteClient.fetch` is the entry point. What it returns may be used as far as the site and the response say; anything
+else is a `FetchFailure` with a drop reason.
 """
 
 import asyncio
@@ -44,13 +44,13 @@ from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 __all__ = ["REASONS", "TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
 
 _SITE_FILE_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five, to any host
-_UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's for a robots.txt that failed
+_UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's value for a robots.txt that failed
 _ADDRESS_REASONS = frozenset({"host_not_found", "dns_failure", "private_address", "no_contact_address"})
 
 
 @dataclass(slots=True)
 class _Site:
-    """What is known of an authority."""
+    """Cached knowledge of an authority."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     rules: SiteRules | None = None
@@ -58,12 +58,12 @@ class _Site:
 
 
 class PoliteClient:
-    """Fetches URLs under a policy. An asynchronous context manager, bound to one event loop.
+    """Client that fetches URLs under a policy. An asynchronous context manager, bound to one event loop.
 
     Args:
-        policy: What we call ourselves and what we take for a refusal.
+        policy: How we introduce ourselves, and what counts as a refusal.
         http: Delays, caps and deadlines.
-        gate_folder: Local folder of lock files, by which several processes of a machine share the turns of each host.
+        gate_folder: Local folder of lock files, through which processes of a machine take turns at each host.
         loopback_delay: Seconds between requests to a host on loopback, instead of `delay_seconds`; None: no exception.
     """
 
@@ -101,19 +101,19 @@ class PoliteClient:
         method: Literal["GET", "HEAD"] = "GET",
         site_rules: bool = True,
     ) -> Fetched:
-        """What a URL answers, if site and response allow its use.
+        """Return the response to a URL, if site and response allow its use.
 
         Args:
             url: An http(s) URL; a fragment is not sent.
-            purpose: What it is wanted for: decides which signals count and how large it may be.
-            max_bytes: Instead of the purpose's cap. A page is cut there, anything else fails.
-            follow_redirects: False hands out a redirect as it is. Each hop is judged like the first.
+                purpose: Intended use; decides which signals count and how large the body may be.
+                max_bytes: Replaces the cap of the purpose. A page is truncated there, anything else fails.
+                follow_redirects: False returns a redirect as it is. Each hop is judged like the first.
             headers: Further request headers.
             method: GET or HEAD.
-            site_rules: False asks for no robots.txt and the like: for a URL that was judged otherwise.
+            site_rules: False skips robots.txt and the like: for a URL that was judged in another way.
 
         Raises:
-            FetchFailure: With its reason, also where the use is refused.
+            FetchFailure: With its reason, also if the use is refused.
         """
         max_bytes = max_bytes if max_bytes is not None else self._http.max_bytes(purpose)
         hop, asked, evidence = url, list[str](), list[Signal]()
@@ -158,15 +158,15 @@ class PoliteClient:
             raise
 
     async def site(self, url: str) -> SiteRules:
-        """The rules of a URL's authority: for its sitemaps, and as evidence.
+        """Return the rules of a URL's authority: for its sitemaps, and as evidence.
 
         Raises:
-            FetchFailure: If the host may not or cannot be asked.
+            FetchFailure: If the host may not or cannot be contacted.
         """
         return await self._rules(parse_target(url), "page")
 
     def take_policy_answers(self) -> list[Fetched]:
-        """robots.txt, tdmrep.json and ai.txt of any status that came since the last call: for the archive."""
+        """Return robots.txt, tdmrep.json and ai.txt responses of any status since the last call, for the archive."""
         answers, self._policy_answers = self._policy_answers, []
         return answers
 
@@ -176,7 +176,7 @@ class PoliteClient:
         )
 
     def _next_hop(self, answer: Fetched, asked: list[str]) -> str:
-        """Where a redirect leads, if not in a circle or too far."""
+        """Return the target of a redirect, unless it is a loop or one hop too many."""
         hop = _location(answer)
         if hop is None:
             raise FetchFailure(f"http_{answer.status}", answer.final_url, "no valid Location")
@@ -187,10 +187,10 @@ class PoliteClient:
         return hop
 
     async def _site_verdict(self, target: URL, purpose: Purpose, evidence: list[Signal]) -> Verdict:
-        """The site's word on a URL that it lets us ask for.
+        """Return the site's verdict on a URL that it allows us to request.
 
         Raises:
-            FetchFailure: If it does not.
+            FetchFailure: If it does not allow it.
         """
         url = str(target)
         rules = await self._rules(target, purpose)
@@ -200,7 +200,7 @@ class PoliteClient:
         if delay > self._http.max_crawl_delay_seconds:
             raise FetchFailure("crawl_delay_too_long", url, f"{delay:g} seconds")
         if verdict.reasons == ("tdm_reserved",) and self._policy.asks_headers_of_reserved:
-            # The header overrides the file. HEAD brings it without the content that the file reserves.
+            # The header overrides the file. HEAD returns it without the content that the file reserves.
             head = await self._exchange.ask(Request(target, lambda *_: False, "HEAD", delay_seconds=delay))
             if 200 <= head.status < 300:
                 verdict = self._judged(verdict, head, purpose)
@@ -210,7 +210,7 @@ class PoliteClient:
         return verdict
 
     async def _rules(self, target: URL, purpose: Purpose) -> SiteRules:
-        """The policy files of an authority, asked for once; ai.txt only when media are wanted."""
+        """Return the policy files of an authority, requested once; ai.txt only when media are wanted."""
         origin = str(target.origin())
         site = self._sites.setdefault(origin, _Site())
         async with site.lock:
@@ -228,7 +228,7 @@ class PoliteClient:
             return site.rules
 
     async def _site_file(self, url: str) -> SiteFile:
-        """A policy file, by way of a few redirects; a longer chain is no file (RFC 9309, 2.3.1.2)."""
+        """Fetch a policy file through a few redirects; a longer chain counts as no file (RFC 9309, 2.3.1.2)."""
         target = parse_target(url)
         for num_redirects in range(_SITE_FILE_REDIRECTS + 1):
             try:
@@ -241,19 +241,19 @@ class PoliteClient:
                 target = parse_target(hop)
             except FetchFailure as failure:
                 if num_redirects == 0 and failure.reason in _ADDRESS_REASONS:
-                    raise  # the host itself may not be asked, which says more than that its robots.txt is missing
+                    raise  # the host itself is unreachable or forbidden, which says more than a missing robots.txt
                 return SiteFile(url, None, observed_at=utc_now())
         self._policy_answers.append(replace(answer, url=url))
         return SiteFile(url, answer.status, answer.body, answer.fetched_at)
 
 
 def _location(answer: Fetched) -> str | None:
-    """The absolute URL that a redirect leads to."""
+    """Return the absolute URL of a redirect's target."""
     location = answer.header("location")
     if location is None:
         return None
     with contextlib.suppress(UnicodeError):
-        location = location.encode("latin-1").decode("utf-8")  # what browsers take the bytes for
+        location = location.encode("latin-1").decode("utf-8")  # browsers decode the bytes as UTF-8
     try:
         return urljoin(answer.final_url, location.strip())
     except ValueError:

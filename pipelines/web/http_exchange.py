@@ -1,6 +1,6 @@
-"""One polite exchange with a host: its turn, a checked address, a deadline, caps, and retries of what can pass.
+"""One polite exchange with a host: its turn, a checked address, a deadline, caps, and retries of transient failures.
 
-What may be asked for at all is decided above, in http_client.py.
+Permission to request a URL is decided one level up, in http_client.py.
 """
 
 import asyncio
@@ -26,34 +26,34 @@ from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, V
 Headers = tuple[tuple[str, str], ...]
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-# 408, 425, 429, and what a server, or a proxy before it, says when it is overloaded or away.
+# 408, 425, 429, and the statuses of a server, or a proxy in front of it, that is overloaded or down.
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
-_DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be used again
+_DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be reused
 _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
 
 REASONS: dict[str, str] = {
-    "http_<status>": "the final answer was no success",
-    "timeout": "no complete answer within timeout_seconds",
-    "dns_failure": "the name server could not tell",
+    "http_<status>": "the final response was not a success",
+    "timeout": "no complete response within timeout_seconds",
+    "dns_failure": "the name server did not answer",
     "host_not_found": "there is no such host",
     "connection_failed": "the connection was refused, reset or closed",
     "incomplete_body": "the body ended early",
     "tls_failure": "no valid TLS connection",
-    "bad_response": "the answer is no valid HTTP",
+    "bad_response": "the response is not valid HTTP",
     "bad_content_encoding": "the body does not decode as its Content-Encoding says",
     "too_large": "the body is larger than the cap for its purpose",
     "too_many_redirects": "more than max_redirects",
-    "redirect_loop": "a redirect to an address already asked",
-    "invalid_url": "no valid http(s) URL",
-    "credentials_in_url": "the URL holds a user name or password",
-    "scheme_not_allowed": "neither http nor https",
+    "redirect_loop": "a redirect to a URL already requested",
+    "invalid_url": "not a valid http(s) URL",
+    "credentials_in_url": "the URL contains a user name or password",
+    "scheme_not_allowed": "the scheme is neither http nor https",
     "private_address": "the host's address is not public and the policy does not name it",
     "no_contact_address": "the host is beyond loopback and the policy has no user agent with a contact",
-    "crawl_delay_too_long": "robots.txt asks for more than max_crawl_delay_seconds",
-    "retry_after_too_long": "the host asked to wait for more than max_retry_after_seconds",
-    "host_error_budget": "the host failed so often in a row that it is left alone",
+    "crawl_delay_too_long": "robots.txt demands more than max_crawl_delay_seconds",
+    "retry_after_too_long": "Retry-After is more than max_retry_after_seconds",
+    "host_error_budget": "the host failed error_budget times in a row and is not contacted again",
 }
 TRANSIENT = (
     frozenset({"timeout", "dns_failure", "connection_failed", "incomplete_body"})
@@ -64,46 +64,46 @@ TRANSIENT = (
 
 
 def is_transient(reason: str) -> bool:
-    """Whether a later attempt may succeed: what `--retry transient` asks for again."""
+    """Return whether a later attempt may succeed, so that `--retry transient` requests it again."""
     return reason in TRANSIENT
 
 
 class HttpSettings(Settings):
-    """How gently and how patiently to ask, and how much to take."""
+    """Delays, deadlines, retries and size caps of requests."""
 
     delay_seconds: float = Field(default=1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
     max_crawl_delay_seconds: float = Field(
-        default=30.0, ge=0, description="A host that asks for more is left alone (Nutch: 30)"
+        default=30.0, ge=0, description="A host whose robots.txt demands a longer delay is skipped (Nutch: 30)"
     )
-    timeout_seconds: float = Field(default=60.0, gt=0, description="For one request, from connecting to the last byte")
-    connect_timeout_seconds: float = Field(default=10.0, gt=0, description="For connecting")
+    timeout_seconds: float = Field(default=60.0, gt=0, description="For one request, from connection to last byte")
+    connect_timeout_seconds: float = Field(default=10.0, gt=0, description="Deadline for connecting")
     max_redirects: int = Field(default=10, ge=0, description="Redirects followed for one URL")
-    max_page_bytes: int = Field(default=5 << 20, ge=1, description="A page is cut there (Common Crawl: 5 MiB)")
+    max_page_bytes: int = Field(default=5 << 20, ge=1, description="A page is truncated there (Common Crawl: 5 MiB)")
     max_image_bytes: int = Field(default=20 << 20, ge=1, description="A larger image is dropped")
     max_video_bytes: int = Field(default=512 << 20, ge=1, description="A larger video is dropped")
     max_text_bytes: int = Field(default=5 << 20, ge=1, description="A larger subtitle track is dropped")
-    max_retries: int = Field(default=2, ge=0, description="Further attempts after a failure that can pass (Scrapy: 2)")
-    backoff_seconds: float = Field(default=1.0, ge=0, description="Rest after a failure; doubles with each in a row")
+    max_retries: int = Field(default=2, ge=0, description="Further attempts after a transient failure (Scrapy: 2)")
+    backoff_seconds: float = Field(default=1.0, ge=0, description="Pause after a failure; doubles with each in a row")
     max_retry_after_seconds: float = Field(default=120.0, ge=0, description="A longer wait fails the host for now")
-    error_budget: int = Field(default=10, ge=1, description="Failed attempts in a row after which a host is left alone")
-    max_in_flight: int = Field(default=256, ge=1, description="Requests at once over all hosts")
-    dns_cache_seconds: float = Field(default=300.0, ge=0, description="How long a name server's answer is kept")
+    error_budget: int = Field(default=10, ge=1, description="Failed attempts in a row after which a host is given up")
+    max_in_flight: int = Field(default=256, ge=1, description="Concurrent requests over all hosts")
+    dns_cache_seconds: float = Field(default=300.0, ge=0, description="How long a name server's answer stays valid")
     site_cache_seconds: float = Field(
-        default=86_400.0, ge=0, description="Age of a robots.txt (RFC 9309: at most 24 h)"
+        default=86_400.0, ge=0, description="How long a robots.txt stays valid (RFC 9309: at most 24 h)"
     )
 
     def max_bytes(self, purpose: Purpose) -> int:
-        """The cap on a body."""
+        """Return the cap on a body for a purpose."""
         caps = {"page": self.max_page_bytes, "image": self.max_image_bytes, "video": self.max_video_bytes}
         return caps.get(purpose, self.max_text_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One answer. `headers` are as sent; `body` is decoded of its Content-Encoding, and cut where `truncated`.
+    """One response. `headers` are as sent; `body` has its Content-Encoding removed, and is cut if `truncated`.
 
-    `redirects` are the URLs asked before `final_url`; `fetched_at` is UTC, `2026-01-05T10:11:12Z`; `verdict` holds the
-    evidence of every hop.
+    `redirects` are the URLs requested before `final_url`; `fetched_at` is UTC, `2026-01-05T10:11:12Z`; `verdict` has
+    the evidence of every hop.
     """
 
     url: str
@@ -121,12 +121,12 @@ class Fetched:
     verdict: Verdict = field(default_factory=Verdict)
 
     def header(self, name: str) -> str | None:
-        """The first header of a name, whatever its case."""
+        """Return the first header of a name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
-    """Why there is nothing to use; `reason` is one of `REASONS` here or in permission.py."""
+    """Failure to get something usable; `reason` is one of `REASONS` here or in permission.py."""
 
     def __init__(self, reason: str, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, url, detail)
@@ -146,10 +146,10 @@ class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed r
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, and how much of the answer to take.
+    """One request, and how much of the response to read.
 
-    `is_wanted` tells by status and headers whether the body is read, `max_bytes` how much of it; where `may_cut` is
-    false, a body known to be larger is not begun. `delay_seconds` is the least wait since the host's last answer.
+    `is_wanted` decides by status and headers whether the body is read, `max_bytes` how much of it; unless `may_cut`, a
+    body known to be larger is not read at all. `delay_seconds` is the minimum wait since the host's last response.
     """
 
     target: URL
@@ -162,7 +162,7 @@ class Request:
 
 
 class _Response(aiohttp.ClientResponse):
-    """A response that remembers whom it came from: a small one has left its connection when it is handed out."""
+    """Response that remembers its peer address: a small one has released its connection before we get it."""
 
     peer: str | None = None
 
@@ -199,7 +199,7 @@ class Exchange:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Get ready to ask. One connection pool and one TLS context serve all hosts."""
+        """Open the session. One connection pool and one TLS context serve all hosts."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -214,16 +214,16 @@ class Exchange:
         )
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
         await self._guard.close()
 
     async def ask(self, request: Request) -> Fetched:
-        """The answer to a request, whatever its status, asked for again while a failure can pass.
+        """Return the response to a request, whatever its status, after retries while a failure is transient.
 
         Raises:
-            FetchFailure: If there is no answer.
+            FetchFailure: If there is no response.
         """
         outcome: Fetched | FetchFailure | None = None
         for _ in range(1 + self._http.max_retries):
@@ -240,7 +240,7 @@ class Exchange:
         return outcome
 
     async def _take_turn(self, request: Request) -> Fetched | FetchFailure:
-        """One attempt, at the host's turn. A failure lets the host rest: twice as long with each in a row."""
+        """Make one attempt in the host's turn. A failure lets the host rest: twice as long with each in a row."""
         host, port = request.target.raw_host or "", request.target.port or 0
         try:
             addresses = await self._guard.permitted(host, port)
@@ -270,14 +270,14 @@ class Exchange:
             return outcome
 
     def _count_error(self, host: str) -> float:
-        """Note a failed attempt; returns for how many seconds to leave the host alone."""
+        """Count a failed attempt; returns for how many seconds to leave the host alone."""
         count = self._errors[host] = self._errors.get(host, 0) + 1
         if count >= self._http.error_budget:
             self._gate.close(host)
         return min(self._http.backoff_seconds * 2.0 ** (count - 1), self._http.max_retry_after_seconds)
 
     async def _attempt(self, request: Request) -> Fetched:
-        """One request and its answer within the deadline.
+        """Send one request and read its response within the deadline.
 
         Raises:
             FetchFailure: For everything that a network, a server or a name server can do.
@@ -320,13 +320,13 @@ class Exchange:
 
 
 def parse_target(url: str) -> URL:
-    """The URL to ask for, without its fragment.
+    """Return the URL to request, without its fragment.
 
     Raises:
-        FetchFailure: If it is not one that may be asked for.
+        FetchFailure: If it may not be requested.
     """
     try:
-        # What is plain ASCII goes out as it stands: signatures over URLs break where escapes are respelled.
+        # A plain ASCII URL is sent unchanged: signatures over URLs break if escapes are rewritten.
         target = URL(url, encoded=_PLAIN_URL.fullmatch(url) is not None).with_fragment(None)
         host, port = target.raw_host, target.port
     except ValueError as error:
@@ -341,12 +341,12 @@ def parse_target(url: str) -> URL:
 
 
 def utc_now() -> str:
-    """The time as records keep it."""
+    """Return the current time in the form that records use."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: bool) -> tuple[bytes, bool]:
-    """At most `max_bytes` decoded bytes of the body, and whether there is more; nothing where that is known before."""
+    """Return up to `max_bytes` decoded bytes of the body, and whether more follow; none if the header says so."""
     if response.method == "HEAD":
         return b"", False
     if not may_cut and (response.content_length or 0) > max_bytes:
@@ -367,7 +367,7 @@ def _can_pass(outcome: Fetched | FetchFailure) -> bool:
 
 
 def _retry_after(answer: Fetched) -> float | None:
-    """Seconds that a 429 or 503 asks to wait: a number, or a date, taken by the server's own clock where it tells."""
+    """Return the seconds that a 429 or 503 demands: a number, or a date, by the server's own clock if it sends one."""
     value = (answer.header("retry-after") or "").strip()
     if answer.status not in _STATUSES_WITH_RETRY_AFTER or not value:
         return None
@@ -387,7 +387,7 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _failure_of(error: Exception) -> tuple[str, str]:
-    """Drop reason and detail of what a request raised."""
+    """Return drop reason and detail of a request's exception."""
     detail = str(error) or type(error).__name__
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, AddressError):

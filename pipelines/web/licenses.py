@@ -1,4 +1,4 @@
-"""Licence statements as SPDX ids."""
+"""Licence statements mapped to SPDX ids."""
 
 import re
 
@@ -24,9 +24,9 @@ _WORDS = {"noncommercial": "nc", "noderiv": "nd", "sharealike": "sa"}
 
 
 def license_id(url_or_text: str) -> str | None:
-    """The SPDX id of the Creative Commons or GNU FDL licence that a URL or a phrase names; None where none is certain.
+    """Return the SPDX id of the Creative Commons or GNU FDL licence that a URL or phrase names; None if uncertain.
 
-    Ports to a jurisdiction are licences of their own (`CC-BY-SA-3.0-DE`). A phrase without a version names none.
+    Ports to a jurisdiction are separate licences (`CC-BY-SA-3.0-DE`). A phrase without a version names none.
     """
     text = url_or_text
     if match := _CC_PUBLIC_DOMAIN.search(text):

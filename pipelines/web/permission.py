@@ -1,6 +1,6 @@
-"""May this URL be fetched and used for training? A verdict with its reasons, and the evidence verbatim.
+"""Permission to fetch a URL and to use it for training: a verdict with its reasons, and the evidence verbatim.
 
-Three steps, each adding what it sees to the verdict of the one before:
+Three steps, each adding its findings to the previous verdict:
 
 1. `SiteRules.verdict`, before the request: robots.txt with its preference lines, tdmrep.json, ai.txt (media only).
 2. `response_verdict`: X-Robots-Tag, TDMRep, Content-Usage and Content-Signal headers.
@@ -26,7 +26,7 @@ Purpose = Literal["page", "image", "video", "text"]
 MEDIA_PURPOSES: frozenset[Purpose] = frozenset({"image", "video"})
 
 SIGNAL_KINDS = (
-    "robots.txt",  # the group's heading and the rule that decided, or the status where there is no file
+    "robots.txt",  # the group's heading and the deciding rule, or the status if there is no file
     "content-usage",  # AIPREF (draft-ietf-aipref-attach), in robots.txt or as a header
     "content-signal",  # in robots.txt or as a header
     "tdmrep.json",  # the first matching rule
@@ -41,13 +41,13 @@ SIGNAL_KINDS = (
 
 REASONS: dict[str, str] = {
     "robots_disallowed": "robots.txt disallows the path for us",
-    "robots_unreachable": "robots.txt gave no answer, 5xx or 429: all is disallowed (RFC 9309, 2.3.1.4)",
+    "robots_unreachable": "no response, 5xx or 429 for robots.txt: all is disallowed (RFC 9309, 2.3.1.4)",
     "training_crawlers_disallowed": "robots.txt disallows the path for a crawler known to gather training data",
     "ai_train_refused": "Content-Usage or Content-Signal refuses AI training",
     "tdm_reserved": "the text-and-data-mining right is reserved (TDMRep)",
-    "tdm_unreachable": "tdmrep.json gave no answer, 5xx or 429",
+    "tdm_unreachable": "no response, 5xx or 429 for tdmrep.json",
     "ai_txt_disallowed": "ai.txt disallows the type of media",
-    "ai_txt_unreachable": "ai.txt gave no answer, 5xx or 429",
+    "ai_txt_unreachable": "no response, 5xx or 429 for ai.txt",
     "noai": "X-Robots-Tag or meta robots says noai or noml",
     "noimageai": "X-Robots-Tag or meta robots says noimageai",
     "noindex": "X-Robots-Tag or meta robots says noindex or none (off by default)",
@@ -56,8 +56,8 @@ REASONS: dict[str, str] = {
 }
 PASSING_REASONS = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
 
-# Product tokens whose published purpose is to gather training data, from the operators' pages and the public list
-# ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are left out.
+# Product tokens whose published purpose is gathering training data, from the operators' pages and the public list
+# ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are not included.
 TRAINING_TOKENS_DATE = "2026-08"
 TRAINING_TOKENS = (
     "AI2Bot", "Ai2Bot-Dolma", "Amazonbot", "anthropic-ai", "Applebot-Extended", "Bytespider", "CCBot", "ClaudeBot",
@@ -68,14 +68,14 @@ TRAINING_TOKENS = (
 )  # fmt: skip
 
 _CONTACT = re.compile(r"https?://[^\s/]+\.[^\s/]+|[^\s@<>()+:;,]+@[^\s@<>();,]+\.[A-Za-z]{2,}")
-# Directives of X-Robots-Tag that hold a colon of their own, and so are no product token before one.
+# Directives of X-Robots-Tag that contain a colon themselves, so that what precedes it is not a product token.
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
 class PolicySettings(Settings):
-    """What counts as a refusal, how we introduce ourselves, and where we may go."""
+    """What counts as a refusal, how we introduce ourselves, and which hosts may be contacted."""
 
-    name: str = Field(default="strict", min_length=1, description="Written into every sample's decision")
+    name: str = Field(default="strict", min_length=1, description="Policy name, written into every sample's decision")
     user_agent: str | None = Field(
         default=None, description="User-Agent with a contact address (URL or e-mail); null: no request beyond loopback"
     )
@@ -99,7 +99,7 @@ class PolicySettings(Settings):
     )
     licenses: list[str] | None = Field(default=None, description="Acceptable SPDX ids; null: any, or none stated")
     allow_hosts: list[str] = Field(
-        default=[], description="host or host:port that may be asked though its address is not public"
+        default=[], description="host or host:port that may be contacted although its address is not public"
     )
 
     @field_validator("user_agent")
@@ -107,7 +107,7 @@ class PolicySettings(Settings):
     def _names_a_contact(cls, value: str | None) -> str | None:
         if value is not None and not _CONTACT.search(value):
             raise ValueError(
-                f"{value!r} holds no contact address, such as (+https://example.org/bot; mail@example.org)"
+                f"{value!r} contains no contact address, such as (+https://example.org/bot; mail@example.org)"
             )
         if value is not None and not re.fullmatch(r"[\x20-\x7e]+", value):
             raise ValueError(f"{value!r} must be printable ASCII")
@@ -115,24 +115,24 @@ class PolicySettings(Settings):
 
     @property
     def has_contact(self) -> bool:
-        """Whether requests say whom to write to."""
+        """Whether requests carry a contact address."""
         return self.user_agent is not None
 
     @property
     def user_agent_header(self) -> str:
-        """The User-Agent to send: holds the product token, by which robots.txt addresses us."""
+        """The User-Agent to send; contains the product token, by which robots.txt addresses us."""
         if self.user_agent is None:
             return self.product_token
         has_token = self.product_token.lower() in self.user_agent.lower()
         return self.user_agent if has_token else f"{self.user_agent} {self.product_token}"
 
     def heeds(self, token: str) -> bool:
-        """Whether a word addressed to this product token is meant for us."""
+        """Return whether a rule for this product token applies to us."""
         token = token.lower()
         return token == self.product_token.lower() or (self.training_tokens == "strict" and token in _TRAINING)
 
     def allows_license(self, license_id: str | None) -> bool:
-        """Whether material under this licence (None: none found) is acceptable."""
+        """Return whether material under this licence (None: none found) is acceptable."""
         return self.licenses is None or (license_id or "").lower() in {name.lower() for name in self.licenses}
 
 
@@ -141,7 +141,7 @@ _TRAINING = frozenset(token.lower() for token in TRAINING_TOKENS)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Reasons against (none: allowed), all signals seen, and the delay that robots.txt asks for, in seconds.
+    """Reasons for refusal (none: allowed), all signals seen, and the crawl delay of robots.txt, in seconds.
 
     `image_reasons` say why the images embedded in a page may not be used although the page may.
     """
@@ -153,23 +153,23 @@ class Verdict:
 
     @property
     def allowed(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether there is no reason for refusal."""
         return not self.reasons
 
     @property
     def reason(self) -> str | None:
-        """The first reason against."""
+        """The first reason for refusal."""
         return self.reasons[0] if self.reasons else None
 
     @property
     def images_allowed(self) -> bool:
-        """Whether the page lets its images be used; each image's own verdict must allow it as well."""
+        """Whether the page allows the use of its images; each image's own verdict must allow it as well."""
         return self.allowed and not self.image_reasons
 
     def adding(
         self, reasons: Iterable[str] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[str] = ()
     ) -> "Verdict":
-        """This verdict and more, each thing once."""
+        """Return this verdict with additions, each thing once."""
         return replace(
             self,
             reasons=tuple(dict.fromkeys((*self.reasons, *reasons))),
@@ -180,7 +180,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SiteFile:
-    """The answer to the request for a policy file; `status` is None where there was no answer."""
+    """The response to the request for a policy file; `status` is None if there was none."""
 
     url: str
     status: int | None
@@ -189,23 +189,23 @@ class SiteFile:
 
     @property
     def is_unreachable(self) -> bool:
-        """No answer, 5xx, or 429: RFC 9309 reads 4xx as "no rules", but who asks us to slow down may have some."""
+        """Whether there was no response, a 5xx or a 429: RFC 9309 reads 4xx as "no rules", but a 429 may hide some."""
         return self.status is None or self.status >= 500 or self.status == 429
 
     @property
     def content(self) -> bytes:
-        """The file's bytes; empty where there is none."""
+        """The file's bytes; empty if there is no file."""
         return self.body if self.status is not None and 200 <= self.status < 300 else b""
 
     def signal(self, kind: str, value: str | None = None) -> Signal:
-        """What was seen in the file, or the status where nothing could be."""
+        """Return what was seen in the file, or the status if nothing could be."""
         status = "no answer" if self.status is None else f"HTTP {self.status}"
         return Signal(kind, "page", status if value is None else value, self.observed_at, self.url)
 
 
 @dataclass(frozen=True)
 class SiteRules:
-    """The policy files of one authority. `tdmrep` and `ai_txt` are None where they were not asked for."""
+    """The policy files of one authority. `tdmrep` and `ai_txt` are None if they were not requested."""
 
     policy: PolicySettings
     robots: SiteFile
@@ -213,7 +213,7 @@ class SiteRules:
     ai_txt: SiteFile | None = None
 
     def verdict(self, url: str, purpose: Purpose) -> Verdict:
-        """Whether a URL of this authority may be requested, before any request for it."""
+        """Return the verdict on a URL of this authority, before any request for it."""
         if self.robots.is_unreachable:
             return Verdict(("robots_unreachable",), (self.robots.signal("robots.txt"),))
         found = self._robots_verdict(url)
@@ -224,17 +224,17 @@ class SiteRules:
         return found
 
     def may_read(self, url: str) -> bool:
-        """Whether robots.txt lets us read another policy file."""
+        """Return whether robots.txt lets us read another policy file."""
         return not self.robots.is_unreachable and (self._group is None or self._group.allows(url))
 
     @property
     def crawl_delay(self) -> float | None:
-        """Seconds between requests that robots.txt asks of us."""
+        """Seconds between requests that robots.txt demands of us."""
         return self._group.crawl_delay if self._group is not None else None
 
     @property
     def sitemaps(self) -> tuple[str, ...]:
-        """Sitemaps that robots.txt names, as written."""
+        """Sitemaps that robots.txt names, unresolved."""
         return self._parsed.sitemaps
 
     @functools.cached_property
@@ -247,7 +247,7 @@ class SiteRules:
 
     @functools.cached_property
     def _training_groups(self) -> list[Group]:
-        """Groups for training crawlers by name; one that is not named says nothing beyond what `*` says to us."""
+        """Groups that name training crawlers; an unnamed one falls under `*`, which is checked for us anyway."""
         if self.policy.training_tokens != "strict":
             return []
         return [group for token, group in self._parsed.groups.items() if token in _TRAINING]
@@ -283,7 +283,7 @@ class SiteRules:
 
     @functools.cached_property
     def _tdm_rules(self) -> list[dict[str, Any]]:
-        """Rules of tdmrep.json in order; what is not of the form is passed over (on an error the value is unset)."""
+        """Rules of tdmrep.json in order, without malformed ones (on an error the value is unset)."""
         try:
             rules = json.loads(self.tdmrep.content) if self.tdmrep is not None else []
         except (ValueError, RecursionError):
@@ -322,7 +322,7 @@ def response_verdict(
     url: str | None = None,
     observed_at: str | None = None,
 ) -> Verdict:
-    """The site's verdict and what the response's headers add; a TDMRep header overrides the file."""
+    """Return the site's verdict with the findings in the response's headers; a TDMRep header overrides the file."""
     seen: dict[str, list[str]] = {}
     for name, value in headers:
         if name.lower() in ("x-robots-tag", "content-usage", "content-signal", "tdm-reservation", "tdm-policy"):
@@ -347,7 +347,7 @@ def page_verdict(
     url: str | None = None,
     observed_at: str | None = None,
 ) -> Verdict:
-    """The response's verdict and what an HTML page's `<meta name content>` pairs add.
+    """Return the response's verdict with the findings in an HTML page's `<meta name content>` pairs.
 
     `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the images embedded in it.
     """
@@ -366,7 +366,7 @@ def page_verdict(
 
 
 def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:
-    """A later word of TDMRep replaces an earlier one; what is neither 0 nor 1 is unset and changes nothing."""
+    """Replace an earlier TDMRep value by a later one; a value other than 0 and 1 is unset and changes nothing."""
     if isinstance(value, bool) or str(value) not in ("0", "1") or "tdm" not in policy.blocking_signals:
         return found
     others = tuple(reason for reason in found.reasons if reason not in ("tdm_reserved", "tdm_unreachable"))
@@ -374,7 +374,7 @@ def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Ver
 
 
 def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
-    """Words of one X-Robots-Tag that are for everyone or for us: `noai`, or `token: noai, noimageai`."""
+    """Return the words of one X-Robots-Tag for everyone or for us: `noai`, or `token: noai, noimageai`."""
     words: list[str] = []
     is_for_us = True
     for part in value.lower().split(","):
@@ -387,7 +387,7 @@ def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
 
 
 def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:
-    """The verdict with what `noai`, `noimageai` and, by setting, the index words add."""
+    """Return the verdict with the effects of `noai`, `noimageai` and, by setting, the index words."""
     reasons, image_reasons = [], []
     if "noai" in policy.blocking_signals:
         reasons += ["noai"] if words & {"noai", "noml"} else []

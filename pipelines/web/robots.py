@@ -1,7 +1,7 @@
-"""robots.txt by RFC 9309: groups by exact product token, and the preference lines that newer drafts put into them.
+"""Parser of robots.txt by RFC 9309: groups by exact product token, and the preference lines of newer drafts.
 
 `protego` matches paths. It picks a group by a substring of the agent's name, so the group is picked here, by the exact
-token, and only that group's lines are handed to it.
+token, and only that group's lines are passed to it.
 """
 
 import functools
@@ -15,18 +15,18 @@ from protego import Protego
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much must be parsed
 
 _RULES = frozenset({"allow", "disallow", "crawl-delay", "request-rate", "visit-time"})
-_DISALLOW_TYPOS = frozenset({"dissallow", "dissalow", "disalow", "diasllow", "disallaw"})  # that protego reads as well
+_DISALLOW_TYPOS = frozenset({"dissallow", "dissalow", "disalow", "diasllow", "disallaw"})  # protego accepts these
 _PREFERENCES = frozenset({"content-usage", "content-signal"})
 
-# draft-ietf-aipref-vocab has renamed its categories between revisions: where a word for training is missing, the wider
-# category that once held it counts.
+# draft-ietf-aipref-vocab has renamed its categories between revisions: if there is no key for training, the wider
+# category that once included it counts.
 _TRAINING_KEYS = ("train-ai", "train-genai", "ai-train", "genai", "ai")
 _WIDER_KEYS = ("tdm", "bots", "all")
 _REFUSED = frozenset({"n", "no", "?0", "false"})
 
 
 class Line(NamedTuple):
-    """One line of a group: its field in lower case, its value, and how it reads without comment."""
+    """One line of a group: its field in lower case, its value, and its text without comment."""
 
     field: str
     value: str
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The path a preference line is limited to; empty where it has none."""
+        """The path that a preference line is limited to; empty if it has none."""
         return self.value.split(None, 1)[0] if self.value.startswith("/") else ""
 
     @property
@@ -61,21 +61,21 @@ class Group:
 
     @property
     def crawl_delay(self) -> float | None:
-        """Seconds between requests that the group asks for (not in the RFC, honoured all the same)."""
+        """Seconds between requests that the group demands (not in the RFC, but obeyed)."""
         delay: float | None = self._rules.crawl_delay("*")
         return delay
 
     def allows(self, url: str) -> bool:
-        """Whether the path of a URL may be fetched: the longest match decides, allow on a tie."""
+        """Return whether the path of a URL may be fetched: the longest match decides, allow on a tie."""
         return bool(self._rules.can_fetch(url, "*"))
 
     def evidence(self, url: str) -> str:
-        """The lines that decided, verbatim: the group's, and the matching rule's where there is one."""
+        """Return the deciding lines, verbatim: the group's, and the matching rule's if there is one."""
         rule = next((line.text for line in self._by_priority if path_matches(line.value, url)), None)
         return f"{self.heading}\n{rule}" if rule else self.heading
 
     def preferences(self, url: str) -> list[Line]:
-        """The preference lines that apply to a URL: of each field those with the longest matching path."""
+        """Return the preference lines that apply to a URL: for each field those with the longest matching path."""
         applying: list[Line] = []
         for field in sorted(_PREFERENCES):
             lengths = {line: _preference_reach(line, url) for line in self.lines if line.field == field}
@@ -92,12 +92,12 @@ class Robots:
     sitemaps: tuple[str, ...] = ()
 
     def group(self, token: str) -> Group | None:
-        """The group for a product token: its own, else that of `*`."""
+        """Return the group for a product token, else that of `*`."""
         return self.groups.get(token.lower()) or self.groups.get("*")
 
 
 def parse_robots(body: bytes) -> Robots:
-    """The groups of a robots.txt. Nothing in it is an error: what cannot be read is passed over."""
+    """Parse a robots.txt. Nothing in it is an error: unreadable lines are ignored."""
     text = body[:MAX_BYTES].decode("utf-8", "replace").lstrip("\ufeff")
     headings: dict[str, str] = {}
     lines: dict[str, list[Line]] = {}
@@ -129,7 +129,7 @@ def parse_robots(body: bytes) -> Robots:
 
 
 def path_matches(pattern: str, url: str) -> bool:
-    """Whether a robots.txt path pattern (`*`, a final `$`) matches the path and query of a URL."""
+    """Return whether a robots.txt path pattern (`*`, a final `$`) matches the path and query of a URL."""
     return not _single_rule(pattern).can_fetch(url, "*")
 
 
@@ -140,9 +140,9 @@ def _single_rule(pattern: str) -> Protego:
 
 
 def rule_by_type(group: Group, url: str) -> tuple[bool, str | None]:
-    """(allowed, deciding line) by the group of an ai.txt: rules for the file's extension go before all others.
+    """Return (allowed, deciding line) by the group of an ai.txt: rules for the file's extension override all others.
 
-    The files in use name each type (`Disallow: *.jpg`) and close with `Disallow: /`, which by length or by order would
+    Files in practice name each type (`Disallow: *.jpg`) and end with `Disallow: /`, which by length or by order would
     decide differently for the types they allow.
     """
     extension = re.search(r"\.([a-z0-9]{1,5})$", urlsplit(url).path.lower())
@@ -161,9 +161,10 @@ def rule_by_type(group: Group, url: str) -> tuple[bool, str | None]:
 
 
 def refuses_training(value: str) -> bool:
-    """Whether a preference (`train-ai=n`, `search=yes, ai-train=no`) refuses AI training; unknown keys are ignored.
+    """Return whether a preference (`train-ai=n`, `search=yes, ai-train=no`) refuses AI training.
 
-    An absent key neither grants nor refuses. Within one statement the narrow category goes before the wide one.
+    Unknown keys are ignored; an absent key neither grants nor refuses. Within one statement the narrow category takes
+    precedence over the wide one.
     """
     stated: dict[str, bool] = {}  # refused?
     for member in value.split(","):
@@ -175,7 +176,7 @@ def refuses_training(value: str) -> bool:
 
 
 def _preference_reach(line: Line, url: str) -> int | None:
-    """Length of the line's path where it matches the URL, 0 without a path, None where it does not match."""
+    """Return the length of the line's path if it matches the URL, 0 without a path, None if it does not match."""
     if not line.path:
         return 0
     return len(line.path) if path_matches(line.path, url) else None

@@ -1,6 +1,6 @@
-"""URLs as identities: one spelling for each, resolution as in browsers, what may be stored of them, and sitemaps.
+"""URLs as identities: one canonical spelling, resolution as in browsers, removal of credentials, and sitemaps.
 
-`canonical_url` is what the project compares, fetches and keys by; `without_credentials` is what leaves the machine.
+The project compares, fetches and keys by `canonical_url`; only `without_credentials` leaves the machine.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from xml.parsers import expat
 import idna
 import tldextract
 
-MAX_URL_CHARS = 8192  # servers commonly refuse longer request lines (RFC 9110 asks for at least 8000 octets)
+MAX_URL_CHARS = 8192  # servers commonly refuse longer request lines (RFC 9110: at least 8000 octets)
 MAX_SITEMAP_BYTES = 52_428_800  # uncompressed; sitemaps.org's limit for one file
-MAX_SITEMAP_URLS = 50_000  # the same
+MAX_SITEMAP_URLS = 50_000  # sitemaps.org's limit as well
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PATH = _UNRESERVED | frozenset(b"!$&'()*+,;=:@/")  # RFC 3986, 3.3
-_QUERY = _PATH | frozenset(b"?[]|")  # brackets and bars stand raw in too many working URLs
+_QUERY = _PATH | frozenset(b"?[]|")  # brackets and bars appear unescaped in too many working URLs
 _ESCAPE_OR_BYTE = re.compile(rb"%[0-9A-Fa-f]{2}|.", re.DOTALL)
 
 
@@ -31,7 +31,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Parameters that follow a visitor about or name the visitor's session, never the page.
+# Parameters that track a visitor or name the visitor's session, never the page.
 _TRACKING = _words(
     "gclid gclsrc dclid gbraid wbraid fbclid msclkid yclid ysclid twclid ttclid li_fat_id igshid igsh srsltid mc_cid "
     "mc_eid mkt_tok _ga _gl _hsenc _hsmi __hssc __hstc __hsfp hsctatracking vero_id vero_conv oly_anon_id oly_enc_id "
@@ -52,14 +52,14 @@ _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_p
 
 
 def canonical_url(url: str) -> str:
-    """The one spelling of an absolute http(s) URL.
+    """Return the one canonical spelling of an absolute http(s) URL.
 
     Scheme and host in lower case, the host in IDNA's ASCII form, no userinfo, default port, dot segments, fragment,
-    tracking parameter or session id; percent-escapes where needed and only there, in upper case. The order of
-    parameters stays: servers may mind it.
+    tracking parameter or session id; percent-escapes only where needed, in upper case. The order of parameters is kept:
+    servers may depend on it.
 
     Raises:
-        ValueError: If it is no absolute http(s) URL with a valid host and port, or is longer than `MAX_URL_CHARS`.
+        ValueError: If it is not an absolute http(s) URL with a valid host and port, or is longer than `MAX_URL_CHARS`.
     """
     url = re.sub(r"[\t\r\n]", "", url.strip("".join(map(chr, range(33)))))
     if len(url) > MAX_URL_CHARS:
@@ -69,7 +69,7 @@ def canonical_url(url: str) -> str:
     if scheme not in _DEFAULT_PORTS:
         raise ValueError(f"no http(s) URL: {url[:100]!r}")
     host = _canonical_host(parts.hostname or "")
-    port = parts.port  # ValueError where it is no number up to 65535
+    port = parts.port  # ValueError unless a number up to 65535
     netloc = host if port is None or port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
     path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
     path = _without_dot_segments(path) or "/"
@@ -78,17 +78,17 @@ def canonical_url(url: str) -> str:
 
 
 def resolve(base: str, reference: str) -> str | None:
-    """The canonical URL that a reference on a page leads to; None where that is not fetched over http(s).
+    """Return the canonical URL of a reference on a page; None if it is not fetched over http(s).
 
     Args:
         base: The page's base URL; empty for a reference that must be absolute.
-        reference: As it stands in the attribute, entities decoded; empty for the base itself.
+        reference: As written in the attribute, entities decoded; empty for the base itself.
     """
     reference = re.sub(r"[\t\r\n]", "", reference.strip())
     if len(reference) > MAX_URL_CHARS or re.fullmatch("(?i)https?:/*", reference):
         return None
     try:
-        # WHATWG URL: in http(s) a backslash is a slash; urllib does not know.
+        # WHATWG URL: in http(s) a backslash is a slash, but not for urllib.
         path, mark, rest = reference.partition("?")
         return canonical_url(urljoin(base, path.replace("\\", "/") + mark + rest))
     except ValueError:
@@ -96,19 +96,19 @@ def resolve(base: str, reference: str) -> str | None:
 
 
 def authority(url: str) -> str:
-    """Host, and port where it is not the scheme's default: what politeness and robots.txt go by.
+    """Return the host, and the port if not the scheme's default: the unit of politeness and of robots.txt.
 
     Raises:
-        ValueError: As `canonical_url`.
+        ValueError: On the same errors as `canonical_url`.
     """
     return urlsplit(canonical_url(url)).netloc
 
 
 def registered_domain(url: str) -> str:
-    """The domain one registers below a public suffix (its private section included); an IP or bare host is its own.
+    """Return the registrable domain below a public suffix (private section included); an IP or bare host unchanged.
 
     Raises:
-        ValueError: As `canonical_url`.
+        ValueError: On the same errors as `canonical_url`.
     """
     return _registered_domain_of_host(urlsplit(canonical_url(url)).hostname or "")
 
@@ -118,13 +118,13 @@ def _registered_domain_of_host(host: str) -> str:
     found = _suffixes(host)
     if found.domain and found.suffix:
         return f"{found.domain}.{found.suffix}"
-    # A suffix that the list does not know counts as public, as the list itself has it.
+    # An unknown suffix counts as public, by the list's own rule.
     is_name = not found.suffix and not found.ipv4 and ":" not in host
     return ".".join(host.split(".")[-2:]) if is_name else host
 
 
 def without_credentials(url: str) -> str:
-    """A URL as it may be stored and published: without userinfo and without parameters that read like secrets."""
+    """Return a URL fit to store and publish: without userinfo and without parameters whose names suggest secrets."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -167,7 +167,7 @@ def _canonical_host(host: str) -> str:
 
 
 def _percent_normal(text: str, allowed: frozenset[int]) -> str:
-    """Escapes in upper case; unreserved octets bare; octets that may not stand bare escaped."""
+    """Normalise escapes: upper case, unreserved octets unescaped, disallowed octets escaped."""
     if text.isascii() and "%" not in text and all(ord(c) in allowed for c in text):
         return text
 
@@ -182,7 +182,7 @@ def _percent_normal(text: str, allowed: frozenset[int]) -> str:
 
 
 def _without_dot_segments(path: str) -> str:
-    """RFC 3986, 5.2.4."""
+    """Remove dot segments (RFC 3986, 5.2.4)."""
     if "/." not in path:
         return path
     kept: list[str] = []
@@ -202,7 +202,7 @@ _SRCSET_DESCRIPTORS = re.compile(r"(?:[^,(]|\([^)]*\)?)*")  # up to the next com
 
 
 class SrcsetCandidate(NamedTuple):
-    """One image of a `srcset`: its reference, and `width` in pixels (`640w`) or `density` (`2x`)."""
+    """One candidate of a `srcset`: its reference, and `width` in pixels (`640w`) or `density` (`2x`)."""
 
     reference: str
     width: int | None
@@ -210,9 +210,9 @@ class SrcsetCandidate(NamedTuple):
 
 
 def parse_srcset(value: str) -> tuple[SrcsetCandidate, ...]:
-    """The candidates of a `srcset` by HTML's own algorithm: a comma inside a URL belongs to the URL.
+    """Parse a `srcset` by HTML's own algorithm: a comma inside a URL belongs to the URL.
 
-    A candidate with an invalid descriptor is left out; one without any has density 1.
+    A candidate with an invalid descriptor is dropped; one without any has density 1.
     """
     candidates: list[SrcsetCandidate] = []
     position = 0
@@ -223,7 +223,7 @@ def parse_srcset(value: str) -> tuple[SrcsetCandidate, ...]:
             reference = reference.rstrip(",")
         else:
             end = _SRCSET_DESCRIPTORS.match(value, position)
-            assert end is not None  # matches nothing at least
+            assert end is not None  # the pattern also matches the empty string
             descriptors, position = end[0].split(), end.end()
         size = _srcset_size(descriptors)
         if size is not None and reference:
@@ -232,7 +232,7 @@ def parse_srcset(value: str) -> tuple[SrcsetCandidate, ...]:
 
 
 def _srcset_size(descriptors: list[str]) -> tuple[int | None, float | None] | None:
-    """(width, density), or None where the descriptors are invalid."""
+    """Return (width, density), or None if the descriptors are invalid."""
     width: int | None = None
     density: float | None = None
     for descriptor in descriptors:
@@ -255,9 +255,9 @@ class Sitemap(NamedTuple):
 
 
 def parse_sitemap(body: bytes) -> Sitemap:
-    """What a sitemap lists; nothing where the body is none (an error page served under its name).
+    """Return the contents of a sitemap; empty if the body is none (an error page under its name).
 
-    A document type ends the reading, so no entity is ever expanded. A truncated file gives what stood before the cut.
+    A document type declaration ends the parse, so no entity is ever expanded. A truncated file gives all until the cut.
     """
     body = _uncompressed(body)
     if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -273,7 +273,7 @@ def _canonical(references: list[str]) -> tuple[str, ...]:
 
 
 def _uncompressed(body: bytes) -> bytes:
-    """The first `MAX_SITEMAP_BYTES` of what a gzip, told by its magic number, holds; any other body up to there."""
+    """Return the first `MAX_SITEMAP_BYTES` of the body, decompressed if gzip by its magic number."""
     if not body.startswith(b"\x1f\x8b"):
         return body[:MAX_SITEMAP_BYTES]
     plain = bytearray()
@@ -288,11 +288,11 @@ def _uncompressed(body: bytes) -> bytes:
 
 
 class _StopReadingError(Exception):
-    """Raised out of the parser: what follows is not wanted."""
+    """Raised inside the parser to stop it: the rest is not wanted."""
 
 
 class _Collector:
-    """Collects `url/loc`, `sitemap/loc` and the links of RSS and Atom feeds."""
+    """Collector of `url/loc`, `sitemap/loc` and the links of RSS and Atom feeds."""
 
     def __init__(self) -> None:
         self.pages: list[str] = []
@@ -335,6 +335,6 @@ def _parse_xml(body: bytes) -> tuple[list[str], list[str]]:
     parser.StartElementHandler = collector.start
     parser.CharacterDataHandler = collector.data
     parser.EndElementHandler = collector.end
-    with contextlib.suppress(expat.ExpatError, _StopReadingError):  # cut short, or no sitemap: what was read stands
+    with contextlib.suppress(expat.ExpatError, _StopReadingError):  # truncated, or no sitemap: keep what was read
         parser.Parse(body.lstrip(b" \t\r\n"), True)
     return collector.pages, collector.sitemaps

@@ -50,7 +50,7 @@ def url(port, site, path="/"):
 
 
 async def ask(addresses, **options):
-    """(status, headers, body) of each, all from one session; an error in place of what cannot be had."""
+    """(status, headers, body) of each, all from one session; an error in place of each that fails."""
 
     async def one(session, address):
         try:
@@ -247,7 +247,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_2(port):
     command = [sys.executable, "-m", "tools", "demo-web", "--port", str(port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: demo-web: 127.0.1.1:{port} cannot be had")
+    assert done.stderr.startswith(f"error: demo-web: 127.0.1.1:{port} cannot be opened")
     assert done.stderr.count("\n") == 1
 
 

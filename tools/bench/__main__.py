@@ -1,6 +1,6 @@
 """Benchmarks against named peers: `python -m tools.bench [names...]`; without names, all of them.
 
-Each prints a line a figure and a ratio, never a verdict: what they gave, and when, stands in RESULTS.md.
+Each prints one line per figure and ratios, never a verdict; RESULTS.md records the results and their dates.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,19 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "training": bench_training,
     "generation": bench_generation,
 }
-"""By name; each takes a folder for what it makes, which stays there for the next run."""
+"""Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
-@click.option("--folder", default=Path("build/bench"), type=click.Path(path_type=Path), help="For what is made.")
+@click.option(
+    "--folder",
+    default=Path("build/bench"),
+    type=click.Path(path_type=Path),
+    help="Folder for the files that benchmarks make.",
+)
 def main(names: tuple[str, ...], folder: Path) -> None:
-    """Run benchmarks."""
+    """Run the named benchmarks, or all of them."""
     for name in names or BENCHES:
         click.echo(f"{name:8} on {machine()}")
         BENCHES[name](folder / name)

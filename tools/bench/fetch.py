@@ -1,9 +1,9 @@
-"""Images a second, from a list of addresses to finished tars: ours and img2dataset's, by the commands of both.
+"""Images per second, from a list of addresses to finished tars: ours and img2dataset's, each by its own command.
 
-Both get the same list, served by one server on twelve loopback addresses that shares the machine with them, the same
-image settings (shorter side 256, quality 95) and two processes. Ours asks for robots.txt and the like first, asks
-each address for one image at a time, keeps evidence, and also judges captions, hashes, filters and shuffles. Over
-https img2dataset reads the machine's certificates anew for every image; we keep one context, and our connections.
+Both get the same list, served by one server on twelve loopback addresses of the same machine, the same image settings
+(shorter side 256, quality 95) and two processes. Ours also requests robots.txt and the like, sends each address one
+request at a time, keeps evidence, judges captions, hashes, filters and shuffles. Over https img2dataset loads the
+machine's certificates again for every image; we keep one TLS context and reuse connections.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from tools.bench import image_server
 from tools.bench.report import figure, ratio
 
 ROUNDS = 2
-NUM_FEW = 24  # images of the run that tells how long starting and ending take
+NUM_FEW = 24  # images of a short run that measures start and end
 NUM_WORKERS = 2
-NUM_THREADS = 32  # of img2dataset, a process; 128 were no faster on two cores
+NUM_THREADS = 32  # of img2dataset, per process; 128 were no faster on two cores
 _WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one command took: seconds of the clock and of the processors, and for ours those of the fetch stage."""
+    """Wall-clock and CPU seconds of one command, and for ours the seconds of its fetch stage."""
 
     seconds: float
     processor_seconds: float
@@ -41,7 +41,7 @@ class _Run:
 
 
 def bench_fetch(folder: Path) -> None:
-    """Print images/s of both over http and over https, and the ratios."""
+    """Print images/s of both over http and https, and the ratios."""
     image_server.make_images(folder)
     trusted = image_server.trusted_certificates(folder)
     with _serving(folder):
@@ -69,7 +69,7 @@ def _bench_scheme(folder: Path, scheme: str, trusted: Path) -> None:
         name: [(num - NUM_FEW) / (run.processor_seconds - starts[name].processor_seconds) for run in of]
         for name, of in runs.items()
     }
-    measures = {"the whole command": whole, "less its start": steady, "a second of processor, less start": busy}
+    measures = {"the whole command": whole, "less its start": steady, "per CPU second, less start": busy}
     for what, rates in measures.items():
         for name in contenders:
             figure("fetch", f"{scheme}, {name}: {what}", max(rates[name]), "images/s")
@@ -77,7 +77,7 @@ def _bench_scheme(folder: Path, scheme: str, trusted: Path) -> None:
     stage = max(num / run.stage_seconds for run in runs["dromaius"])
     figure("fetch", f"{scheme}, dromaius: the fetch stage alone, with its start", stage, "images/s")
     for name, start in starts.items():
-        figure("fetch", f"{scheme}, {name}: its start, by a run of {NUM_FEW} images", start.seconds, "s")
+        figure("fetch", f"{scheme}, {name}: start and end, by a run of {NUM_FEW} images", start.seconds, "s")
 
 
 def _write_list(folder: Path, scheme: str, num_images: int) -> Path:
@@ -148,10 +148,10 @@ def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -
 
 
 def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _Run:
-    """Run a command and check that what it was to write is there.
+    """Run a command and check that its output is complete.
 
     Raises:
-        RuntimeError: If it failed, or lost images.
+            RuntimeError: If it failed or lost images.
     """
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "SSL_CERT_FILE": str(trusted)}
@@ -159,7 +159,7 @@ def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _
     began = time.perf_counter()
     with open(log, "wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)  # its usage holds that of the processes it waited for
+        _, status, usage = os.wait4(process.pid, 0)  # includes the processes it waited for
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     found = sum(_count(path) for path in sorted(out.rglob("*.tar")))

@@ -1,6 +1,6 @@
-"""An image's visual embeddings with cached keys and values, against running the whole prefix again for each.
+"""Generating an image's visual embeddings with cached keys and values, against rerunning the whole prefix for each.
 
-The second is how the released code of Emu and Emu2 does it.
+The released code of Emu and Emu2 reruns the prefix.
 """
 
 import time
@@ -20,13 +20,13 @@ from tools.bench.report import figure, interleave, ratio
 
 SLOTS = 64
 ROUNDS = 3
-TOGETHER = 8  # prompts of a batch
-SHOWN = 5  # captioned images of the longer prompt
+TOGETHER = 8  # prompts per batch
+SHOWN = 5  # captioned images in the longer prompt
 _CAPTION = "A large red circle in the top left corner, beside a small blue square on a light background."
 
 
 def bench_generation(folder: Path) -> None:
-    """Images of `SLOTS` embeddings by a language model of 512 channels and 8 layers, after prompts long and short."""
+    """Print images/s of `SLOTS` embeddings each (512 channels, 8 layers) after short and long prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_bytes(train_bpe([_CAPTION], 300))
     tokenizer = Tokenizer.load(folder, "emu2")

@@ -1,8 +1,8 @@
 """Images for the fetch benchmark, made once, and a server for them: `python -m tools.bench.image_server FOLDER`.
 
-Noise at many scales, as photographs have it, so that a JPEG holds as much as a photograph's: 400x300 to 1600x1200.
-All of them lie in one file that the server maps into memory: what it costs to serve is little beside fetching. It
-serves them over http, and over https with a certificate of its own.
+Noise at many scales, like photographs, so that a JPEG has as many bytes as a photograph's: 400x300 to 1600x1200. All
+of them are in one file that the server maps into memory, so that serving costs little compared with fetching. It
+serves http, and https with its own certificate.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ PORTS = {"http": 8703, "https": 8704}
 NUM_IMAGES = 3000
 _WIDTHS = range(400, 1601, 100)
 _KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
-_FIELD = 2400  # pixels a side of what images are cut from
+_FIELD = 2400  # pixels per side of the noise that images are cut from
 
 
 def make_images(folder: Path, num_images: int = NUM_IMAGES) -> None:
-    """Write the images into a folder, unless they are there."""
+    """Write the images into a folder, unless they are already there."""
     index = folder / f"images-{num_images}.json"
     if index.exists():
         return
@@ -49,13 +49,13 @@ def make_images(folder: Path, num_images: int = NUM_IMAGES) -> None:
 
 
 def urls(scheme: str, num_images: int) -> list[str]:
-    """Where each image is served: in turns on all addresses."""
+    """URLs of the images, spread over all addresses in turn."""
     port = PORTS[scheme]
     return [f"{scheme}://{ADDRESSES[n % len(ADDRESSES)]}:{port}/{n:06d}.jpg" for n in range(num_images)]
 
 
 def trusted_certificates(folder: Path) -> Path:
-    """A file of all certificates that this machine trusts, and the server's own, which is made if it is not there."""
+    """Return a file with all certificates this machine trusts and the server's own, which is made if missing."""
     own, both = folder / "server.pem", folder / "trusted.pem"
     if not own.exists():
         own.write_bytes(_certificate())
@@ -78,7 +78,7 @@ def _images(num_images: int) -> Iterator[bytes]:
 
 
 def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(side, side, 3) float32 in 0..255, whose amplitude falls with frequency."""
+    """(side, side, 3) float32 noise in 0..255 whose amplitude falls with frequency."""
     field = np.zeros((_FIELD, _FIELD, 3), np.float32)
     for octave in range(2, 12):
         side = min(2**octave, _FIELD)
@@ -90,7 +90,7 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _certificate() -> bytes:
-    """A certificate for all addresses, signed by itself, and its key."""
+    """Self-signed certificate for all addresses, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tools.bench.image_server")])
     addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
@@ -113,7 +113,7 @@ def _certificate() -> bytes:
 
 
 async def serve(folder: Path, num_images: int = NUM_IMAGES) -> None:
-    """Serve the images on all addresses until terminated; a line on stdout says when it is ready."""
+    """Serve the images on all addresses until terminated; one line on stdout says when it is ready."""
     places = json.loads((folder / f"images-{num_images}.json").read_text())
     with open(folder / f"images-{num_images}.bin", "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,8 +1,8 @@
 """Reading samples for training, against `webdataset` and Megatron-Energon on the same tars, in one process.
 
-Pairs of 50 KB in tars that lie in the page cache. Raw samples: every part's bytes, in each reader's own training order
-or as near to it as it has one. Images: decoded, resized to 224 x 224, per second of CPU. Then what planning costs,
-and how long after a start the first batch of a resumed run is there.
+Pairs of 50 KB in tars that are in the page cache. Raw samples: the bytes of every part, in each reader's own training
+order or the nearest it has. Images: decoded and resized to 224 x 224, per second of CPU. Then the cost of planning,
+and the time from start to first batch of a resumed run.
 """
 
 import random
@@ -45,14 +45,14 @@ _WEIGHTS = {"pages": 0.4, "pairs": 0.25, "videos": 0.15, "grounded": 0.12, "text
 
 
 def bench_reader(folder: Path) -> None:
-    """Print samples a second of three readers, and what the plan costs."""
+    """Print samples per second of three readers, and the cost of planning."""
     warnings.filterwarnings("ignore", "'pin_memory' argument is set as true but no accelerator")
     corpus = _made(folder / "corpus")
     tars = sorted((folder / "corpus" / "pairs" / "train").glob("*.tar"))
     for tar in tars:
         tar.read_bytes()  # into the page cache
     mean = sum(tar.stat().st_size for tar in tars) / (NUM_SHARDS * SAMPLES_PER_SHARD)
-    figure("reader", "bytes a sample", mean, "B")
+    figure("reader", "bytes per sample", mean, "B")
     _bench_raw(corpus, tars)
     _bench_decoded(corpus, tars)
     _bench_plan()
@@ -86,7 +86,7 @@ def _bench_decoded(corpus: TrainingCorpus, tars: list[Path]) -> None:
 
 
 def _rate(items: Iterator[Any], num: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Items a second, the first ones left out: they open files and start what reads ahead."""
+    """Items per second, without the first ones: they open files and start read-ahead."""
     for _ in islice(items, 100):
         pass
     begin = clock()
@@ -98,7 +98,7 @@ def _rate(items: Iterator[Any], num: int, clock: Callable[[], float] = time.perf
 
 
 def _our_places(corpus: TrainingCorpus) -> Iterator[tuple[Any, int]]:
-    """Readers and rows in the order of training, epoch after epoch."""
+    """Readers and rows in training order, epoch after epoch."""
     (named,) = corpus.manifest.sources
     shards = corpus.manifest.shards_of(named.name, corpus.split)
     source = one_window_each(named.name, named.kind, [s.path for s in shards], [s.samples for s in shards])
@@ -128,7 +128,7 @@ def _webdataset(tars: list[Path], decoder: str | None = None) -> Iterator[dict[s
 
 
 def _webdataset_images(tars: list[Path]) -> Iterator[Any]:
-    """As open_clip reads them: Pillow, then its bicubic filter."""
+    """Images decoded and resized as in open_clip: Pillow and its bicubic filter."""
     from PIL import Image
 
     for sample in _webdataset(tars, "pilrgb"):
@@ -154,7 +154,7 @@ def _energon(corpus: TrainingCorpus, image_decode: str | None = None) -> Iterato
 
 
 def _energon_images(corpus: TrainingCorpus) -> Iterator[Any]:
-    """By Energon's decoder to Pillow's images, then the same filter as webdataset's."""
+    """Images decoded to Pillow's by Energon, then resized by the same filter as webdataset's."""
     from PIL import Image
 
     for sample in _energon(corpus, "pilrgb"):
@@ -165,7 +165,7 @@ def _energon_images(corpus: TrainingCorpus) -> Iterator[Any]:
 
 
 def _sources() -> list[SourceWindows]:
-    """Five sources of half a million samples and more, whose lengths are spread as web data's are."""
+    """Five sources of at least half a million samples, with lengths distributed like web data's."""
     rng = np.random.default_rng(0)
     shapes = (("pages", 600_000, 900), ("pairs", 2_000_000, 120), ("videos", 500_000, 400))
     found = []
@@ -195,12 +195,12 @@ def _bench_plan() -> None:
             packs += len(buffer.packs)
             state = buffer.end
         figure("reader", f"plan and pack by {unit}, five sources", float(np.median(rates)), "samples/s")
-        figure("reader", f"plan and pack by {unit}, a core", float(np.median(cpu_rates)), "samples/CPU-s")
+        figure("reader", f"plan and pack by {unit}, per core", float(np.median(cpu_rates)), "samples/CPU-s")
         figure("reader", f"fill of packs of 2,048 by {unit}", 100 * tokens / (packs * settings.seq_len), "%")
 
 
 def _bench_resume(corpus: TrainingCorpus) -> None:
-    """Open the corpus and give the first step of a run that stopped in the middle of a packing buffer."""
+    """Measure a start that opens the corpus and resumes in the middle of a packing buffer, up to the first step."""
 
     def loader(state: str | None) -> tuple[Loader, float]:
         begin = time.perf_counter()
@@ -234,7 +234,7 @@ def _bench_resume(corpus: TrainingCorpus) -> None:
 
 
 def _made(folder: Path) -> TrainingCorpus:
-    """The corpus of the benchmark, made unless it is there."""
+    """Corpus of the benchmark, made unless it is already there."""
     try:
         load_manifest(str(folder))
     except UserError:
@@ -287,7 +287,7 @@ def _pair(number: int, rng: random.Random) -> Document:
 
 
 def _image(number: int) -> bytes:
-    """Noise at many scales, as photographs have it: 640 x 480, about 50 KB as a JPEG."""
+    """Noise at many scales, like photographs: 640 x 480, about 50 KB as a JPEG."""
     rng = np.random.default_rng(number)
     pixels = np.zeros((480, 640, 3), np.float32)
     for scale in (1, 2, 4, 8, 16, 32, 64):

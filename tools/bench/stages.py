@@ -1,7 +1,7 @@
-"""What one core does of the work between the requests: pages parsed, texts judged and hashed, shards written.
+"""Throughput of one core between the requests: pages parsed, texts judged and hashed, shards written.
 
-Pages are those of the GIMP manual (`make real-site`). The peer is `webdataset.TarWriter`, given members that are
-ready; ours also hashes the shard, indexes it, describes each sample in the sidecar, and syncs it to the disk.
+The pages are the GIMP manual's (`make real-site`). The peer is `webdataset.TarWriter`, given finished members; ours
+also hashes the shard, indexes it, describes each sample in the sidecar, and syncs it to disk.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from tools.bench.report import figure, interleave, ratio
 
 ROUNDS = 5
 SITE = Path("build/real-site/gimp-help-en")
-NUM_SAMPLES, IMAGE_BYTES = 4000, 30_000  # 30 KB: an image of 256 pixels a side at quality 95
+NUM_SAMPLES, IMAGE_BYTES = 4000, 30_000  # 30 KB: a 256 x 256 image at quality 95
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def _bench_pages() -> None:
 
 
 def _rate(work: Callable[[T], object], items: Iterable[T]) -> float:
-    """Items a second of this process's processor time: what others do on the machine does not count."""
+    """Items per second of this process's CPU time, which other load on the machine does not affect."""
     began, num = time.process_time(), 0
     for item in items:
         work(item)

@@ -1,4 +1,4 @@
-"""The trainer's loop against its own engine on a batch that lies in memory: what plan, reading and records cost."""
+"""The training loop against its own engine on a batch in memory: the cost of plan, reading and records."""
 
 import statistics
 import time
@@ -32,7 +32,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def bench_training(folder: Path) -> None:
-    """Blocks of steps in turn: of the loop as it is, and of the engine alone on the block's last batch."""
+    """Time blocks of steps in turn: of the whole loop, and of the engine alone on the block's last batch."""
     if not (CORPUS / "tokens").exists():
         raise UserError(f"{CORPUS}: no corpus with tokens: run `make pretrain` first, which makes both")
     world = distributed.start()
@@ -50,7 +50,7 @@ def bench_training(folder: Path) -> None:
     def measure(batch: Any, result: Any, step: int, *rest: Any) -> None:
         nonlocal began
         after(batch, result, step, *rest)
-        if step % BLOCK == 1:  # the first step of all warms up
+        if step % BLOCK == 1:  # the very first step warms up
             if step > 1:
                 loop.append((time.perf_counter() - began) / BLOCK)
                 start = time.perf_counter()

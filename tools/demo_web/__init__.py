@@ -1,7 +1,7 @@
-"""The demo web: a small web made up from a seed, of which everything is known.
+"""The demo web: a small web generated from a seed, in which the right result for every page is known.
 
-`scene` is what a picture shows and how it is drawn, `wording` how that is said (with `grammar`, and for longer texts
-`english`, `german`, `french`, `spanish`). A module a site: `start`, `albums` (interleaved), `galleries` (pairs), `maps`
-(grounded), `cinema` (video), `library` (text), all on top of `site`. What must be refused stands in `trap_table`, on
-the sites of `trap_sites`, made of `traps`, `trap_texts` and `broken_files`. `server` serves it all.
+`scene` says what an image shows and draws it; `wording` puts it into words (with `grammar`, and for longer texts
+`english`, `german`, `french`, `spanish`). One module per site: `start`, `albums` (interleaved), `galleries` (pairs),
+`maps` (grounded), `cinema` (video), `library` (text), all built on `site`. `trap_table` lists what must be refused, on
+the sites of `trap_sites`, made with `traps`, `trap_texts` and `broken_files`. `server` serves all of it.
 """

@@ -1,4 +1,4 @@
-"""The albums: pages on which pictures stand between the sentences that they depend on."""
+"""The albums: pages on which images stand between the sentences that depend on them."""
 
 import random
 import re
@@ -15,7 +15,7 @@ from tools.demo_web.wording import NUMBERS, ORDINALS, caption, place, plural
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """A picture within an album: what it shows, its alt text (may be empty) and its caption, where it has one."""
+    """An image in an album: what it shows, its alt text (may be empty), and its caption, if any."""
 
     scene: Scene
     alt: str
@@ -31,14 +31,14 @@ class Album:
 
     @property
     def plates(self) -> list[Plate]:
-        """The pictures alone."""
+        """The images without the paragraphs."""
         return [block for block in self.blocks if isinstance(block, Plate)]
 
 
 Step = tuple[str, tuple[Item, ...]]
-"""What is said before a picture, and what that picture then shows."""
+"""Text before an image, and what that image then shows."""
 Story = Callable[[random.Random, bool], tuple[list[Step], str]]
-"""Steps, and what is said after the last of them (may be empty)."""
+"""Steps, and the text after the last of them (may be empty)."""
 
 LEADS: Rules = {
     "shown": (
@@ -118,7 +118,7 @@ LEADS: Rules = {
 
 
 def lead(rng: random.Random, rule: str, item: Item, **given: str) -> str:
-    """One sentence of a rule of LEADS about an item."""
+    """Return one sentence about an item, by a rule of LEADS."""
     words = {
         "a_item": with_article(item.name),
         "colour": item.colour,
@@ -131,7 +131,7 @@ def lead(rng: random.Random, rule: str, item: Item, **given: str) -> str:
 
 
 def _distinct(rng: random.Random, count: int, held_out: bool) -> list[Item]:
-    """Items of which no two share both colour and shape."""
+    """Return items of which no two share both colour and shape."""
     items: dict[tuple[str, str], Item] = {}
     while len(items) < count:
         item = random_item(rng, held_out=held_out)
@@ -229,7 +229,7 @@ STORIES: tuple[Story, ...] = (
     _collection, _collection, _walk, _walk, _quiz, _growth, _recolouring, _reshaping, _counting, _neighbours,
 )  # fmt: skip
 HELD_OUT_STORIES: tuple[Story, ...] = (_collection, _collection, _walk, _quiz, _growth, _counting, _neighbours)
-"""Those in which no picture changes its colour or shape, and so none leaves the held-out pairs."""
+"""Stories in which no image changes its colour or shape, so that none leaves the held-out pairs."""
 
 TITLES: Rules = {
     "title": (
@@ -247,7 +247,7 @@ TITLES: Rules = {
 
 @lru_cache(maxsize=4096)
 def album(seed: int, name: str, *, held_out: bool) -> Album:
-    """The album of that name: one story, told with an opening, remarks between the pictures, and an end."""
+    """Return the album of that name: one story with an opening, remarks between the images, and an end."""
     rng = random.Random(f"album {seed} {name}")
     steps, ending = rng.choice(HELD_OUT_STORIES if held_out else STORIES)(rng, held_out)
     person = rng.choice(NAMES)
@@ -272,7 +272,7 @@ def _stopped(text: str) -> str:
 
 
 def _joined(blocks: list[str | Plate]) -> list[str | Plate]:
-    """Blocks with neighbouring paragraphs made one: what is said after a picture, then before the next."""
+    """Merge neighbouring paragraphs: the text after one image and the text before the next."""
     result: list[str | Plate] = []
     for block in blocks:
         if isinstance(block, str) and len(result) > 1 and isinstance(result[-1], str):
@@ -283,7 +283,7 @@ def _joined(blocks: list[str | Plate]) -> list[str | Plate]:
 
 
 class Albums(Site):
-    """Interleaved pages: each picture stands after the sentence that says what it shows."""
+    """Interleaved pages: each image stands after the sentence that describes it."""
 
     name = "albums"
     title = "The Albums"

@@ -1,4 +1,4 @@
-"""Files that are damaged, hostile, or say something about themselves: pictures, an archive bomb, a video."""
+"""Damaged, hostile, or rights-reserving files: images, a decompression bomb, a video."""
 
 import gzip
 import io
@@ -43,7 +43,7 @@ def truncated_png(picture: Picture) -> bytes:
 
 
 def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
-    """A PNG of a few bytes whose header promises 3.6 billion pixels."""
+    """A PNG of a few bytes whose header claims 3.6 billion pixels."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -53,7 +53,7 @@ def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
 
 
 def rotated_jpeg(picture: Picture) -> bytes:
-    """A JPEG stored on its side (EXIF orientation 6), with an artist and the place where it was taken."""
+    """A JPEG stored rotated (EXIF orientation 6), with an artist and the place where it was taken."""
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = 6
     exif[_EXIF_ARTIST] = "Ada Example"
@@ -62,7 +62,7 @@ def rotated_jpeg(picture: Picture) -> bytes:
 
 
 def plus_jpeg(picture: Picture) -> bytes:
-    """A JPEG whose XMP prohibits training by the PLUS vocabulary."""
+    """A JPEG whose XMP prohibits training, in the PLUS vocabulary."""
     return _saved(picture, "JPEG", quality=90, xmp=PLUS_PROHIBITED.encode())
 
 
@@ -100,7 +100,7 @@ def _cbor_entries(uses: dict[str, str]) -> bytes:
 
 
 def animated_gif(pictures: list[Picture]) -> bytes:
-    """A GIF that shows the pictures in turn."""
+    """A GIF that shows the images in turn."""
     first, *others = (Image.fromarray(picture).quantize(64) for picture in pictures)
     out = io.BytesIO()
     first.save(out, "GIF", save_all=True, append_images=others, duration=200, loop=0)
@@ -109,7 +109,7 @@ def animated_gif(pictures: list[Picture]) -> bytes:
 
 @lru_cache(maxsize=1)
 def gzip_bomb(num_bytes: int = 64_000_000) -> bytes:
-    """Zeros, packed to a thousandth of their size."""
+    """Zeros, compressed to a thousandth of their size."""
     out = io.BytesIO()
     zeros = bytes(1_000_000)
     with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, mtime=0) as archive:
@@ -119,5 +119,5 @@ def gzip_bomb(num_bytes: int = 64_000_000) -> bytes:
 
 
 def gzipped(data: bytes) -> bytes:
-    """The data, packed, without a time in it."""
+    """The data, gzipped, with no timestamp in it."""
     return gzip.compress(data, mtime=0)

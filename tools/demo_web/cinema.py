@@ -67,7 +67,7 @@ LINES: Rules = {
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video: what is seen in each second, what is said of it, and how: by `cues`, `rolling` ones, or a `caption`."""
+    """A video: what each second shows, its lines, and their form: `cues`, `rolling` ones, or a `caption`."""
 
     scene: Scene  # of the first second
     states: tuple[Item, ...]
@@ -79,7 +79,7 @@ class Clip:
 
 @lru_cache(maxsize=1024)
 def clip(web: Web, key: str, *, held_out: bool) -> Clip:
-    """The clip of that name, 3 or 4 seconds long."""
+    """Return the clip of that name, 3 or 4 seconds long."""
     rng = web.random("clip", key)
     told_by = rng.choices(("cues", "rolling", "caption"), (70, 15, 15))[0]
     item = random_item(rng, held_out=held_out)
@@ -123,7 +123,7 @@ def _neighbour(rng: random.Random, position: str) -> str:
 
 
 def frames(shown: Clip) -> list[Picture]:
-    """The frames of a clip: each second begins at rest and ends on the way to the next state."""
+    """Return the frames of a clip: each second begins at rest and ends on the way to the next state."""
     background = backdrop(shown.scene, SIDE)
     stations = [marks(replace(shown.scene, items=(state,)), SIDE)[0] for state in shown.states]
     result = []
@@ -143,7 +143,7 @@ def _between(a: Mark, b: Mark, progress: float) -> Mark:
 
 @lru_cache(maxsize=64)
 def video_bytes(web: Web, key: str, held_out: bool, extension: str) -> bytes:
-    """A clip as a file: one thread and bit-exact flags, so that the bytes repeat."""
+    """Return a clip as a video file: one thread and bit-exact flags, so that the bytes are reproducible."""
     codec, options = CODECS[extension]
     out = io.BytesIO()
     with av.open(out, "w", format=extension, options={"fflags": "+bitexact"}) as container:
@@ -164,13 +164,13 @@ def _time(seconds: float) -> str:
 
 
 def subtitles(shown: Clip) -> str:
-    """WebVTT, one cue a second, as a person would write it."""
+    """Return WebVTT with one cue per second, as a person would write it."""
     cues = [f"{n}\n{_time(n - 1)} --> {_time(n)}\n{sentence(line)}.\n" for n, line in enumerate(shown.lines, start=1)]
     return "WEBVTT\n\n" + "\n".join(cues)
 
 
 def rolling_captions(shown: Clip) -> str:
-    """WebVTT as speech recognisers write it: each line word by word, then held for 10 ms, then above the next line."""
+    """Return WebVTT as speech recognisers write it: word by word, held for 10 ms, then above the next line."""
     parts = ["WEBVTT\nKind: captions\nLanguage: en\n"]
     above = " "
     for n, line in enumerate(shown.lines):
@@ -184,7 +184,7 @@ def rolling_captions(shown: Clip) -> str:
 
 
 class Cinema(Site):
-    """One video a page: subtitles, rolling captions, or only a figure's caption."""
+    """Pages of one video each: with subtitles, rolling captions, or only a figure caption."""
 
     name = "cinema"
     title = "The Cinema"

@@ -1,4 +1,4 @@
-"""English sentences for albums and the library: people, places, and what they say around a picture."""
+"""English sentences for albums and the library: people, places, and remarks around an image."""
 
 from tools.demo_web.grammar import Rules, with_article
 from tools.demo_web.language import Language

@@ -1,4 +1,4 @@
-"""French for the library."""
+"""French rules and names for the library."""
 
 from tools.demo_web.language import Language, inflected, romance_colours
 

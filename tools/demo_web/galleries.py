@@ -1,4 +1,4 @@
-"""The galleries: pictures with captions or alt texts, in every way in which HTML can name a picture."""
+"""The galleries: images with captions or alt texts, in every way in which HTML can refer to an image."""
 
 import base64
 import re
@@ -18,7 +18,7 @@ BLANK_GIF = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABA
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture, its text, and where its file is."""
+    """An image, its text, and the location of its file."""
 
     scene: Scene
     text: str
@@ -27,7 +27,7 @@ class Figure:
 
     @property
     def alt(self) -> str:
-        """The text for an attribute."""
+        """The text escaped for an attribute."""
         return escape(self.text)
 
 
@@ -90,7 +90,7 @@ def _relative(f: Figure) -> str:
     return f'<figure><img src="{f.path.removeprefix("/")}.webp"><figcaption>{f.alt}</figcaption></figure>'
 
 
-OPPOSITE_PLACES = [  # on one row or in one column, and so far apart that two large items fit
+OPPOSITE_PLACES = [  # in one row or column, far enough apart for two large items
     (a, b)
     for (a, (column_a, row_a)), (b, (column_b, row_b)) in product(POSITIONS.items(), repeat=2)
     if sorted((abs(column_a - column_b), abs(row_a - row_b))) == [0, 2]
@@ -114,7 +114,7 @@ INTRODUCTIONS: Rules = {
 
 
 def random_scene(web: Web, key: str, *, held_out: bool) -> Scene:
-    """A scene that one caption can tell: mostly one item, sometimes two that stand to each other, or a few to count."""
+    """Return a scene that one caption can describe: mostly one item, sometimes two in relation, or a few to count."""
     rng = web.random("scene", key)
     kind = "one" if held_out else rng.choices(("one", "two", "several"), (80, 10, 10))[0]
     first = random_item(rng, held_out=held_out)
@@ -134,7 +134,6 @@ def random_scene(web: Web, key: str, *, held_out: bool) -> Scene:
 
 @lru_cache(maxsize=512)
 def figures(web: Web, key: str, *, held_out: bool) -> tuple[Figure, ...]:
-    """The figures of one page."""
     host = web.url("galleries").split("/")[2]
     scenes = [random_scene(web, f"{key} {n}", held_out=held_out) for n in range(1, FIGURES_PER_PAGE + 1)]
     return tuple(
@@ -144,7 +143,7 @@ def figures(web: Web, key: str, *, held_out: bool) -> tuple[Figure, ...]:
 
 
 class Galleries(Site):
-    """Pages of twelve pictures with one text each."""
+    """Pages of twelve images with one text each."""
 
     name = "galleries"
     title = "The Galleries"

@@ -1,4 +1,4 @@
-"""German for the library."""
+"""German rules and names for the library."""
 
 from tools.demo_web.language import Language, inflected
 

@@ -1,4 +1,4 @@
-"""Sentences from rules: a rule names its alternatives, an alternative may name other rules in braces."""
+"""Random sentences from rules: a rule lists alternatives, and an alternative may name other rules in braces."""
 
 import random
 import re
@@ -10,7 +10,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def say(rules: Rules, text: str, rng: random.Random, /, **given: str) -> str:
-    """The text with its slots filled: from `given` where it has the name, else by one alternative of that rule."""
+    """Return the text with its slots filled: from `given` if it has the name, else by one alternative of that rule."""
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
@@ -20,7 +20,7 @@ def say(rules: Rules, text: str, rng: random.Random, /, **given: str) -> str:
 
 
 def tell(rules: Rules, rule: str, count: int, rng: random.Random, /, **given: str) -> list[str]:
-    """Sentences of `count` different alternatives of one rule, in random order (all of them, if it has fewer)."""
+    """Return sentences of `count` different alternatives of one rule, in random order (all, if it has fewer)."""
     chosen = rng.sample(rules[rule], min(count, len(rules[rule])))
     return [sentence(say(rules, text, rng, **given)) for text in chosen]
 

@@ -1,4 +1,4 @@
-"""What a language needs so that the library can be written in it."""
+"""What a language needs so that library pages can be written in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ Names = Mapping[tuple[str, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """How a language names a shape of a colour, and what it says with such names.
+    """Names of coloured shapes in a language, and the rules for sentences about them.
 
     `one` is an indefinite nominative, `several` a plural without a number. The rules `begin`, `middle`, `sum` and `end`
-    hold sentences without their full stop; filled in are `{one}`, `{another}`, `{several}`, `{name}` and, in a sum,
-    `{a}`, `{b}` and `{total}`, their sum.
+    contain sentences without their full stop; their slots are `{one}`, `{another}`, `{several}`, `{name}` and, in a
+    sum, `{a}`, `{b}` and `{total}`.
     """
 
     one: Names
@@ -26,7 +26,7 @@ class Language:
 def inflected(
     shapes: Mapping[str, tuple[str, str, str]], colours: Mapping[str, Mapping[str, str]], order: str
 ) -> Names:
-    """Names of all pairs. A shape has the form of colour that it takes, its article (with a space), and its noun."""
+    """Return the names of all pairs. A shape has a form of colour, an article (with a space), and a noun."""
     return {
         (colour, shape): order.format(before=before, adjective=forms[form], noun=noun)
         for shape, (form, before, noun) in shapes.items()
@@ -35,5 +35,5 @@ def inflected(
 
 
 def romance_colours(forms: Mapping[str, tuple[str, str, str, str]]) -> dict[str, dict[str, str]]:
-    """Colours by the form that a noun asks for: `m` and `f` for one, `sm` and `sf` for several."""
+    """Return colours by the form that a noun requires: `m` and `f` for one, `sm` and `sf` for several."""
     return {colour: dict(zip(("m", "f", "sm", "sf"), words, strict=True)) for colour, words in forms.items()}

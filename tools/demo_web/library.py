@@ -1,4 +1,4 @@
-"""The library: pages of text alone, most in English, some in German, French and Spanish."""
+"""The library: text-only pages, most in English, some in German, French and Spanish."""
 
 import random
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Text:
 
 
 def text(web: Web, key: str, lang: str) -> Text:
-    """The text of that name: a beginning, two or three paragraphs with a sum in each, and an end."""
+    """Return the text of that name: a beginning, two or three paragraphs with a sum in each, and an end."""
     rng = web.random("text", key)
     language = LANGUAGES[lang]
     name, other = rng.sample(NAMES, 2)

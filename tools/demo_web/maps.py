@@ -1,4 +1,4 @@
-"""The maps: pictures of which parts are named: image maps, Web Annotations, and a list of boxes in GRIT's form."""
+"""The maps: images with named regions: image maps, Web Annotations, and a list of boxes in GRIT's format."""
 
 import json
 import re
@@ -28,7 +28,7 @@ GRIT_ROWS = 420
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture, its caption, and for each item the phrase of the caption that names it and its box in pixels."""
+    """An image, its caption, and for each item the caption's phrase that names it and its box in pixels."""
 
     scene: Scene
     caption: str
@@ -50,7 +50,7 @@ CAPTIONS = (
 
 @lru_cache(maxsize=4096)
 def chart(web: Web, key: str, *, held_out: bool) -> Chart:
-    """The chart of that name: one to four items, no two alike."""
+    """Return the chart of that name: one to four different items."""
     rng = web.random("chart", key)
     items: list[Item] = []
     wanted = rng.choices((1, 2, 3, 4), (45, 30, 15, 10))[0]
@@ -70,7 +70,7 @@ def chart(web: Web, key: str, *, held_out: bool) -> Chart:
 
 
 class Maps(Site):
-    """Grounded pictures: `maps` and held-out pages as image maps or annotations, and `/grit/boxes.jsonl`."""
+    """Grounded images: `maps` and held-out pages as image maps or annotations, and `/grit/boxes.jsonl`."""
 
     name = "maps"
     title = "The Maps"
@@ -112,7 +112,7 @@ class Maps(Site):
 
     @property
     def num_grit_rows(self) -> int:
-        """Rows of `/grit/boxes.jsonl`."""
+        """Number of rows of `/grit/boxes.jsonl`."""
         return max(1, round(GRIT_ROWS * self.web.pages_scale))
 
     def _annotated(self, number: int, charts: list[Chart]) -> Reply:
@@ -152,7 +152,7 @@ class Maps(Site):
         }
 
 
-_REST = '<area shape="default" nohref>'  # as image maps have it; not a box
+_REST = '<area shape="default" nohref>'  # image maps have such a default area; it is not a box
 
 
 def _areas(c: Chart) -> str:
@@ -164,7 +164,7 @@ def _areas(c: Chart) -> str:
 
 
 def _annotation(url: str, phrase: str, box: tuple[int, int, int, int], *, nested: bool) -> dict[str, object]:
-    """A Web Annotation of a part of a picture: the fragment in the URL, or as a selector of its own."""
+    """Return a Web Annotation of a region of an image: as a fragment of the URL, or as a selector."""
     x0, y0, x1, y1 = box
     region = f"xywh={x0},{y0},{x1 - x0},{y1 - y0}"
     selector = {"type": "FragmentSelector", "conformsTo": "http://www.w3.org/TR/media-frags/", "value": region}

@@ -1,7 +1,7 @@
-"""What a picture of the demo web shows, how it is drawn, and how a sentence about it is read back.
+"""What an image of the demo web shows, how it is drawn, and how a sentence about it is parsed.
 
-A scene is a few items (colour, shape, size, position) on a background. Everything in the picture beyond that (shades,
-tilt, texture) follows from the scene's `variation`, so that equal scenes with another variation differ in pixels and in
+A scene is a few items (colour, shape, size, position) on a background. Everything else in the image (shades, tilt,
+texture) follows from the scene's `variation`, so that equal scenes with another variation differ in pixels and in
 their perceptual hash, but not in what can be said about them.
 """
 
@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {  # RGB; the two nearest (orange, ye
     "pink": (246, 132, 186),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-SIZES = {"small": 0.12, "large": 0.20}  # radius as a part of the picture's side
+SIZES = {"small": 0.12, "large": 0.20}  # radius as a fraction of the image's side
 POSITIONS = {  # column and row of a 3 x 3 grid
     "top left": (0, 0),
     "top": (1, 0),
@@ -42,12 +42,12 @@ POSITIONS = {  # column and row of a 3 x 3 grid
 BACKGROUNDS = {"dark": 48, "grey": 122, "light": 212}  # grey level
 
 HELD_OUT = (("red", "triangle"), ("yellow", "cross"), ("green", "ring"), ("blue", "square"))
-"""Colour-shape pairs that stand only on pages below `/held-out/`: in pictures, captions, videos and prose alike."""
+"""Colour-shape pairs that appear only on pages below `/held-out/`: in images, captions, videos and prose."""
 SEEN = tuple(pair for pair in product(COLOURS, SHAPES) if pair not in HELD_OUT)
 
 CELL_CENTRES = (0.23, 0.50, 0.77)  # of the three columns, and of the three rows
-COLOUR_JITTER = 16  # levels, each channel
-TEXTURE_SIGMA = 7.0  # levels; an 8 x 8 random texture, enlarged: it alone tells apart the perceptual hashes
+COLOUR_JITTER = 16  # levels per channel
+TEXTURE_SIGMA = 7.0  # levels; an 8 x 8 random texture, enlarged: perceptual hashes differ only by it
 
 Picture = NDArray[np.uint8]
 Field = NDArray[np.floating]
@@ -55,7 +55,7 @@ Field = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One shape of a picture."""
+    """One shape of an image."""
 
     colour: str
     shape: str
@@ -64,13 +64,13 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The item without its place: `large red circle`."""
+        """The item without its position: `large red circle`."""
         return f"{self.size} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The items of one picture, none upon another; `variation` decides all that words do not tell."""
+    """The items of one image, without overlap; `variation` decides everything that words do not say."""
 
     items: tuple[Item, ...]
     background: str
@@ -78,7 +78,7 @@ class Scene:
 
 
 def fit_together(a: Item, b: Item) -> bool:
-    """Whether two items of one picture stay apart: not in one cell, and a large one not beside another."""
+    """Return whether two items do not overlap in one image: not in one cell, and a large one not next to another."""
     (column_a, row_a), (column_b, row_b) = POSITIONS[a.position], POSITIONS[b.position]
     steps = max(abs(column_a - column_b), abs(row_a - row_b))
     return steps >= (2 if "large" in (a.size, b.size) else 1)
@@ -97,13 +97,13 @@ class Mark:
 
 
 def random_item(rng: random.Random, *, held_out: bool = False, pairs: Sequence[tuple[str, str]] | None = None) -> Item:
-    """An item whose colour and shape are a seen pair, a held-out one, or one of `pairs`."""
+    """Return an item whose colour and shape are a seen pair, a held-out one, or one of `pairs`."""
     colour, shape = rng.choice(pairs or (HELD_OUT if held_out else SEEN))
     return Item(colour, shape, rng.choice(tuple(SIZES)), rng.choice(tuple(POSITIONS)))
 
 
 def attributes_of(text: str) -> dict[str, str]:
-    """The first colour, shape, size and position that a text names; an attribute that it does not name is left out."""
+    """Return the first colour, shape, size and position that a text names, without those that it does not name."""
     found = {}
     for attribute, pattern in _ATTRIBUTE_PATTERNS.items():
         if match := pattern.search(text.lower()):
@@ -125,12 +125,12 @@ _ATTRIBUTE_PATTERNS = {
 
 
 def draw(scene: Scene, side: int = 64) -> Picture:
-    """The picture of a scene, (side, side, 3) uint8 RGB."""
+    """Return the image of a scene, (side, side, 3) uint8 RGB."""
     return paint(backdrop(scene, side), marks(scene, side))
 
 
 def boxes(scene: Scene, side: int = 64) -> list[tuple[int, int, int, int]]:
-    """Where each item is seen, in pixels [x0, y0, x1, y1), in the order of the items."""
+    """Return the bounding box of each item in pixels [x0, y0, x1, y1), in the order of the items."""
     result = []
     for mark in marks(scene, side):
         ys, xs = np.nonzero(_coverage(mark, side, side) > 0.5)
@@ -139,7 +139,7 @@ def boxes(scene: Scene, side: int = 64) -> list[tuple[int, int, int, int]]:
 
 
 def marks(scene: Scene, side: int) -> list[Mark]:
-    """The items as painted: jittered by the scene's variation, inside their cells."""
+    """Return the items as painted: jittered by the scene's variation, inside their cells."""
     rng = random.Random(f"marks {scene.variation}")
     result = []
     for item in scene.items:
@@ -159,7 +159,7 @@ def marks(scene: Scene, side: int) -> list[Mark]:
 
 
 def backdrop(scene: Scene, side: int) -> Field:
-    """A tinted, softly textured background, (side, side, 3) float32."""
+    """Return a tinted, softly textured background, (side, side, 3) float32."""
     rng = np.random.default_rng(list(scene.variation.encode()))
     texture = cv2.resize(rng.normal(0, TEXTURE_SIGMA, (8, 8)), (side, side), interpolation=cv2.INTER_CUBIC)
     slope = rng.normal(0, 12, 2)
@@ -171,7 +171,7 @@ def backdrop(scene: Scene, side: int) -> Field:
 
 
 def paint(background: Field, shapes: Sequence[Mark]) -> Picture:
-    """The shapes upon the background, edges smoothed over one pixel."""
+    """Return the shapes on the background, edges smoothed over one pixel."""
     canvas = background.copy()
     height, width = canvas.shape[:2]
     for mark in shapes:

@@ -1,4 +1,4 @@
-"""Serving the demo web over HTTP: every site on its own loopback address, all on one port."""
+"""HTTP server of the demo web: every site on its own loopback address, all on one port."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from tools.demo_web.site import ADDRESSES, NOT_FOUND, Reply, Site, Web
 from tools.demo_web.start import Start
 from tools.demo_web.trap_sites import trap_sites
 
-# The same for every answer, so that what is recorded of a crawl repeats. aiohttp would add today's.
+# The same for every response, so that what a crawl records is reproducible. aiohttp would add today's date.
 _HEADERS = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT", "Server": "demo-web"}
-_TRICKLE_SECONDS, _TRICKLE_STEPS = 0.25, 12  # 3 s for a body that says it were longer
-_ENDLESS_CHUNKS = 4096  # of 64 KiB: 256 MiB, then even the endless body ends
+_TRICKLE_SECONDS, _TRICKLE_STEPS = 0.25, 12  # 3 s for a body shorter than its Content-Length
+_ENDLESS_CHUNKS = 4096  # of 64 KiB: the endless body ends after 256 MiB
 
 
 def sites(settings: Web) -> dict[str, Site]:
@@ -32,7 +32,7 @@ def sites(settings: Web) -> dict[str, Site]:
 
 
 class _Handler:
-    """Answers requests. The only thing it remembers is who has been told once that a page is busy."""
+    """Handler of all requests. Its only state is which client has already been told that a page is busy."""
 
     def __init__(self, by_address: Mapping[str, Site]) -> None:
         self._by_address = by_address
@@ -68,11 +68,11 @@ def _whole(request: web.BaseRequest, reply: Reply, headers: dict[str, str]) -> w
 
 
 async def _endless(request: web.BaseRequest, reply: Reply, headers: dict[str, str]) -> web.StreamResponse:
-    """The body over and over, until the other side has enough."""
+    """Send the body over and over, until the client disconnects."""
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     chunk = reply.body * (65_536 // len(reply.body) + 1)
-    with contextlib.suppress(ConnectionError):  # the other side has had enough
+    with contextlib.suppress(ConnectionError):  # the client has disconnected
         for _ in range(_ENDLESS_CHUNKS):
             await response.write(chunk)
         await response.write_eof()
@@ -80,10 +80,10 @@ async def _endless(request: web.BaseRequest, reply: Reply, headers: dict[str, st
 
 
 async def _unfinished(request: web.BaseRequest, reply: Reply, headers: dict[str, str]) -> web.StreamResponse:
-    """The body, at once or in drops, then the line goes dead before the length that the headers told."""
+    """Send the body, at once or in drops, then cut the connection before the length that the headers declare."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(reply.body) + 10_000)})
     await response.prepare(request)
-    with contextlib.suppress(ConnectionError):  # the other side has lost patience
+    with contextlib.suppress(ConnectionError):  # the client has disconnected
         if reply.manner == "trickle":
             for step in range(_TRICKLE_STEPS):
                 await response.write(reply.body[step : step + 1])
@@ -102,10 +102,10 @@ def _free_port() -> int:
 
 
 async def serve(settings: Web, ready: Callable[[Web], None]) -> None:
-    """Serve until SIGTERM or SIGINT. Port 0 is any free one; `ready` is told which, once all addresses answer.
+    """Serve until SIGTERM or SIGINT. Port 0 takes any free one; `ready` gets the port once all addresses answer.
 
     Raises:
-        UserError: If an address cannot be had.
+        UserError: If an address cannot be opened.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,8 +120,8 @@ async def serve(settings: Web, ready: Callable[[Web], None]) -> None:
                 await web.TCPSite(runner, address, settings.port).start()
             except OSError as error:
                 raise UserError(
-                    f"demo-web: {address}:{settings.port} cannot be had ({error.strerror}); end what uses it, choose"
-                    " another --port, or give the loopback interface this address"
+                    f"demo-web: {address}:{settings.port} cannot be opened ({error.strerror}); stop what uses it,"
+                    " choose another --port, or give the loopback interface this address"
                 ) from error
         ready(settings)
         await stop.wait()

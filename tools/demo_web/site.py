@@ -1,4 +1,4 @@
-"""What all sites of the demo web share: replies, sections of numbered pages, lists, sitemaps, the frame of a page."""
+"""Parts that all sites of the demo web share: replies, sections of numbered pages, lists, sitemaps, the page frame."""
 
 import html
 import random
@@ -32,7 +32,7 @@ ADDRESSES = {
     "closed": "127.0.1.17",
     "patient": "127.0.1.18",
 }
-"""Loopback address of each site. `elsewhere` is linked, but a crawl's scope should leave it out."""
+"""Loopback address of each site. Pages link to `elsewhere`, but a crawl's scope should exclude it."""
 
 PAGES_PER_LIST = 80
 LINK_LIST = 'class="listing"'
@@ -42,7 +42,7 @@ Manner = Literal["whole", "trickle", "endless", "cut", "busy_once"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `manner` is how the body is sent: whole, drop by drop, over and over, cut short, or not at once."""
+    """A response. `manner` is how the body is sent: whole, drop by drop, over and over, cut short, or not at once."""
 
     body: bytes = b""
     content_type: str = "text/html; charset=utf-8"
@@ -56,7 +56,7 @@ NOT_FOUND = Reply(b"not here\n", "text/plain; charset=utf-8", 404)
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """What every byte of the demo web follows from, apart from its URL."""
+    """Settings that, with the URL, determine every byte of the demo web."""
 
     seed: int = 0
     port: int = 8700
@@ -67,25 +67,25 @@ class Web:
         return f"http://{ADDRESSES[site]}:{self.port}{path}"
 
     def random(self, *names: object) -> random.Random:
-        """The random numbers that belong to the names, and to nothing else."""
+        """Return a random generator seeded by the names."""
         return random.Random(f"{self.seed} {' '.join(map(str, names))}")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Numbered pages below one folder: `/<folder>/0001.html` and, beside it, `/<folder>/0001/2.jpg`."""
+    """Numbered pages below one folder: `/<folder>/0001.html` and their files, `/<folder>/0001/2.jpg`."""
 
     folder: str
     count: int
 
     @property
     def held_out(self) -> bool:
-        """Whether its pages show held-out pairs, and only those."""
+        """Whether its pages show only held-out pairs."""
         return self.folder.startswith("held-out/")
 
 
 class Site:
-    """A site of numbered pages. Subclasses say what a page and the files beside it hold."""
+    """A site of numbered pages. Subclasses provide the content of a page and of its files."""
 
     name: str
     title: str
@@ -105,15 +105,15 @@ class Site:
         raise NotImplementedError
 
     def beside(self, section: Section, key: str, number: int, name: str) -> Reply:
-        """A file that belongs to the page."""
+        """Return a file that belongs to the page."""
         raise NotImplementedError
 
     def extra(self, path: str) -> Reply | None:
-        """Whatever the site has beyond its sections."""
+        """Return the reply for a path outside the sections, if the site has it."""
         return None
 
     def answer(self, path: str) -> Reply:
-        """The reply to a request for a path (with its query, if there is one)."""
+        """Return the reply to a request for a path (with its query, if there is one)."""
         bare = urlsplit(path).path
         if (found := self.extra(path)) is not None:
             return found
@@ -177,7 +177,7 @@ class Site:
     def frame(
         self, title: str, body: str, *, lang: str = "en", head: str = "", headers: tuple[tuple[str, str], ...] = ()
     ) -> Reply:
-        """A page: the site's header and menu, the body as the main part, the footer."""
+        """Return a page: the site's header and menu, the body as the main part, the footer."""
         menu = "".join(f'<li><a href="{self.web.url(site)}">{site}</a></li>' for site in ADDRESSES if site in _MENU)
         text = (
             f'<!doctype html>\n<html lang="{lang}"><head><meta charset="utf-8"><title>{escape(title)}</title>{head}'
@@ -198,13 +198,12 @@ escape = html.escape
 
 
 def link_list(links: Sequence[tuple[str, str]]) -> str:
-    """Links (address, words) as a list that a reader can tell from prose."""
+    """Return links (address, words) as a list that readers can tell from prose."""
     rows = "".join(f'<li><a href="{escape(address)}">{escape(words)}</a></li>' for address, words in links)
     return f"<ul {LINK_LIST}>{rows}</ul>"
 
 
 def text_reply(text: str, content_type: str = "text/plain; charset=utf-8") -> Reply:
-    """A reply of UTF-8 text."""
     return Reply(text.encode(), content_type)
 
 
@@ -223,7 +222,7 @@ IMAGE_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 def encode(picture: Picture, extension: str) -> bytes:
-    """The bytes of a picture as JPEG, PNG or WebP."""
+    """Return an image as JPEG, PNG or WebP."""
     options = {"jpg": [cv2.IMWRITE_JPEG_QUALITY, 90], "png": [], "webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}
     done, data = cv2.imencode(f".{extension}", picture[:, :, ::-1], options[extension])
     if not done:
@@ -232,10 +231,9 @@ def encode(picture: Picture, extension: str) -> bytes:
 
 
 def image_reply(picture: Picture, extension: str) -> Reply:
-    """A picture, encoded."""
     return Reply(encode(picture, extension), IMAGE_TYPES[extension])
 
 
 def any_extension(rng: random.Random) -> str:
-    """A file type as the web has them: mostly JPEG."""
+    """Return a file type with the frequencies of the web: mostly JPEG."""
     return rng.choices(("jpg", "png", "webp"), (80, 12, 8))[0]

@@ -1,4 +1,4 @@
-"""Spanish for the library."""
+"""Spanish rules and names for the library."""
 
 from tools.demo_web.language import Language, inflected, romance_colours
 

@@ -1,4 +1,4 @@
-"""Where a visit begins: a wall of pictures to look at, and the way to all other sites."""
+"""The start site: a wall of images, and links to all other sites."""
 
 import re
 
@@ -7,7 +7,7 @@ from tools.demo_web.scene import Scene, draw
 from tools.demo_web.site import ADDRESSES, Reply, Site, escape, image_reply, link_list, sitemap, text_reply
 from tools.demo_web.wording import caption
 
-WALL = 60  # pictures on the first page
+WALL = 60  # images on the first page
 
 STYLE = """
 body { font: 17px/1.5 Georgia, serif; max-width: 52rem; margin: 0 auto; padding: 0 1rem; color: #222; }
@@ -21,7 +21,7 @@ footer, aside { border-top: 1px solid #ccc; color: #888; font-size: .85em; }
 
 
 class Start(Site):
-    """The first page, the style sheet, the logo, and the index of all sitemaps."""
+    """First page, style sheet, logo, and the index of all sitemaps."""
 
     name = "start"
     title = "The Demo Web"
@@ -36,7 +36,7 @@ class Start(Site):
         if path == "/logo.png":
             return image_reply(draw(self._scene(0)), "png")
         if path == "/robots.txt":
-            # Sitemaps of other sites are each site's own matter: its robots.txt names them.
+            # Other sites' sitemaps are not listed here: each site's robots.txt names its own.
             return text_reply(f"User-agent: *\nAllow: /\n\nSitemap: {self.url('/sitemap-index.xml')}\n")
         if path == "/sitemap-index.xml":
             return sitemap([self.url("/sitemap.xml")], index=True)

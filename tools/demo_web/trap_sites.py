@@ -1,4 +1,4 @@
-"""The sites that hold the traps: their robots.txt and other files for a whole site, and the ways to each trap."""
+"""The sites that contain the traps: their robots.txt and other site-wide files, and the links to each trap."""
 
 import json
 import re
@@ -49,7 +49,7 @@ AI_TXT = (
 
 
 class TrapSite(Site):
-    """A site whose pages are rows of `TRAPS`. The first page links them, and the pages that show its pictures."""
+    """A site whose pages are rows of `TRAPS`. The first page links to them, and to the pages that show its images."""
 
     sections = ()
     about = "Things that a careful visitor leaves where they are."
@@ -107,7 +107,7 @@ class TrapSite(Site):
 
 
 class Maze(TrapSite):
-    """A site without end: every page leads to more pages, as calendars do."""
+    """A site without end: every page links to more pages, as calendars do."""
 
     def extra(self, path: str) -> Reply | None:
         bare = urlsplit(path).path
@@ -118,5 +118,5 @@ class Maze(TrapSite):
 
 
 def trap_sites(web: Web) -> list[Site]:
-    """All of them."""
+    """Return the sites of all traps."""
     return [Maze(web, name) if name == "maze" else TrapSite(web, name) for name in TITLES]

@@ -1,4 +1,4 @@
-"""Everything on the demo web that must be refused, and what looks like it but must not: one row each, in `TRAPS`."""
+"""Everything on the demo web that must be refused, and lookalikes that must not: one row each, in `TRAPS`."""
 
 from dataclasses import replace
 
@@ -21,12 +21,12 @@ _SAME_PICTURE = ("exact_duplicate", "near_duplicate_image")
 
 
 def _shown(path: str, make: Make, *reasons: str) -> Trap:
-    """A picture of the noisy site that stands on one of its walls, with a caption."""
+    """Return the trap of an image with a caption, on one of the walls of the noisy site."""
     return Trap("noise", path, make, reasons, "picture")
 
 
 def _sent(manner: Manner, make: Make) -> Make:
-    """The same, but sent in another manner."""
+    """Return the same reply, sent in another manner."""
     return lambda site: replace(make(site), manner=manner)
 
 
@@ -75,7 +75,7 @@ PERMISSION = (
     ),
     Trap("unavailable", "/", page("unavailable"), ("robots_unreachable",)),
     Trap("reserved", "/", page("signal site"), _AI_TRAIN),  # Content-Signal in robots.txt
-    Trap("no-media", "/page.html", page("no media")),  # the page is free, ai.txt is about media
+    Trap("no-media", "/page.html", page("no media")),  # the page is allowed: ai.txt covers only media
     Trap("no-media", "/picture.jpg", picture("no media"), ("ai_txt_disallowed",), "picture"),
     Trap("no-training", "/", page("no training"), ("training_crawlers_disallowed",)),
     Trap("patient", "/", page("patient"), ("crawl_delay_too_long",)),
@@ -139,7 +139,7 @@ TEXTS = (
     Trap("noise", "/texts/cp1252.html", encoded("Ein Drachen", GERMAN, "cp1252", "windows-1252", "de")),
     Trap("noise", "/texts/undeclared.html", encoded("Die Mühle", UMLAUTS, "cp1252", None, "de")),
     Trap("noise", "/texts/shift-jis.html", encoded("頁", JAPANESE, "cp932", "Shift_JIS", "ja"), ("other_language",)),
-    Trap("noise", "/texts/copy-1.html", page("copy"), _COPY),  # of the two, one stays
+    Trap("noise", "/texts/copy-1.html", page("copy"), _COPY),  # one of the two is kept
     Trap("noise", "/texts/copy-2.html", page("copy"), _COPY),
     Trap("noise", "/texts/almost-1.html", page("almost", body=f"<p>{ALMOST[0]}</p>"), _COPY),
     Trap("noise", "/texts/almost-2.html", page("almost", body=f"<p>{ALMOST[1]}</p>"), _COPY),
@@ -211,7 +211,7 @@ PICTURES = (
         ),
         "picture",
     ),
-    _shown("/pictures/same-1.jpg", picture("same"), *_SAME_PICTURE),  # of the four, one stays
+    _shown("/pictures/same-1.jpg", picture("same"), *_SAME_PICTURE),  # one of the four is kept
     _shown("/pictures/same-2.jpg", picture("same"), *_SAME_PICTURE),
     _shown("/pictures/same-3.jpg", changed("same", _again), *_SAME_PICTURE),
     _shown("/pictures/same-4.png", changed("same", lambda p: encode(p, "png"), _PNG), *_SAME_PICTURE),
@@ -220,7 +220,7 @@ PICTURES = (
         "noise",
         "/pictures/moving.gif",
         lambda site: Reply(broken_files.animated_gif([drawn(site, f"moving {n}") for n in range(3)]), "image/gif"),
-        (),  # its first frame
+        (),  # its first frame is kept
         "picture",
     ),
     Trap("noise", "/pictures/everywhere.jpg", picture("everywhere"), ("image_overused",), "no"),
@@ -253,7 +253,7 @@ PICTURES = (
 )
 
 FILMS = (
-    *film("no-words", ()),  # no words belong to it, so it is nobody's sample
+    *film("no-words", ()),  # without text it is no sample
     *film("damaged", ("corrupt_video",), caption="A short film that nobody can play.", is_sound=False),
     *film(
         "bad-track",

@@ -1,4 +1,4 @@
-"""Texts that a corpus should not take, each for one reason."""
+"""Texts that a corpus should drop, each for one reason."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _GOOD = (
     "Afterwards we sat in the garden and tried to remember what had been on the wall beside it."
 )
 
-RUINED_TEXTS: dict[str, RuinedText] = {  # name: the reasons that are right, the paragraphs
+RUINED_TEXTS: dict[str, RuinedText] = {  # name: (correct drop reasons, paragraphs)
     "few-words": (("too_few_words",), ("There is very little to read on this page.",)),
     "italian": (
         ("other_language",),
@@ -126,5 +126,5 @@ ALMOST = ("The last line was added by somebody else.", "The last line was change
 
 
 def paragraphs(texts: Sequence[str]) -> str:
-    """Paragraphs of HTML."""
+    """Return texts as HTML paragraphs."""
     return "".join(f"<p>{escape(text)}</p>" for text in texts)

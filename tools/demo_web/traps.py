@@ -1,4 +1,4 @@
-"""Everything on the demo web that must be refused, and what looks like it but must not be: one row each, in `TRAPS`."""
+"""Makers of traps: replies that must be refused, and lookalikes that must not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ Shown = Literal["link", "picture", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """One URL. `reasons` are the drop reasons that would be right, depending on the spec; none where it is to be kept.
+    """One URL. `reasons` are the drop reasons that would be right, depending on the spec; empty if it must be kept.
 
-    `shown` says how a crawler comes upon it: by a link, as a picture with a caption, or because another trap names it.
+    `shown` says how a crawler finds it: by a link, as an image with a caption, or because another trap names it.
     """
 
     site: str
@@ -31,7 +31,7 @@ class Trap:
 
 
 def page(name: str, *, head: str = "", body: str = "", headers: Headers = ()) -> Make:
-    """A page of good prose (as in the library) with something added to it."""
+    """Return a maker of a page of good prose (as in the library) with something added to it."""
 
     def make(site: Site) -> Reply:
         told = text(site.web, f"trap {name}", "en")
@@ -41,37 +41,37 @@ def page(name: str, *, head: str = "", body: str = "", headers: Headers = ()) ->
 
 
 def words(title: str, *texts: str) -> Make:
-    """A page of given paragraphs."""
+    """Return a maker of a page with the given paragraphs."""
     return lambda site: site.frame(title, paragraphs(texts))
 
 
 def drawn(site: Site, name: str, side: int = 64) -> Picture:
-    """A picture that only this name has."""
+    """Return an image that is unique to this name."""
     return draw(random_scene(site.web, f"trap {name}", held_out=False), side)
 
 
 def picture(name: str, headers: Headers = ()) -> Make:
-    """A good JPEG."""
+    """Return a maker of a valid JPEG."""
     return lambda site: Reply(encode(drawn(site, name), "jpg"), "image/jpeg", headers=headers)
 
 
 def changed(name: str, change: Callable[[Picture], bytes], content_type: str = "image/jpeg") -> Make:
-    """A picture of which `change` makes a file."""
+    """Return a maker of an image file that `change` encodes."""
     return lambda site: Reply(change(drawn(site, name)), content_type)
 
 
 def status(code: int, *headers: tuple[str, str]) -> Make:
-    """Nothing but a status."""
+    """Return a maker of a reply that is only a status."""
     return lambda site: Reply(b"no\n", "text/plain; charset=utf-8", code, headers)
 
 
 def redirect(target: str) -> Make:
-    """On to another address; `{site}` in it is this site's own."""
+    """Return a maker of a redirect; `{site}` in the target is this site itself."""
     return lambda site: Reply(b"", status=302, headers=(("Location", target.format(site=site.url("").rstrip("/"))),))
 
 
 def encoded(title: str, told: str, codec: str, declared: str | None, lang: str) -> Make:
-    """A page in an encoding of its own, with or without saying so."""
+    """Return a maker of a page in another encoding, declared or not."""
 
     def make(site: Site) -> Reply:
         charset = f'<meta http-equiv="Content-Type" content="text/html; charset={declared}">' if declared else ""
@@ -86,7 +86,7 @@ def encoded(title: str, told: str, codec: str, declared: str | None, lang: str) 
 def film(
     name: str, reasons: tuple[str, ...], *, track: str | None = None, caption: str = "", is_sound: bool = True
 ) -> tuple[Trap, ...]:
-    """A page with one video, the video (damaged, if not `is_sound`), and its subtitles where it has some."""
+    """Return traps of a page with one video, the video (damaged, if not `is_sound`), and its subtitles, if any."""
     source = f"/films/{name}.mp4"
     inner = f'<track kind="subtitles" srclang="en" src="/films/{name}.vtt">' if track is not None else ""
     body = f'<video controls src="{source}" width="64" height="64">{inner}</video>'

@@ -1,4 +1,4 @@
-"""How a scene is put into words: captions, phrases for boxes, and the sentences of an album.
+"""A scene in words: captions, phrases for boxes, and the sentences of an album.
 
 Colours, shapes, sizes and positions always appear under the names of `scene.py`; everything around them varies.
 """
@@ -78,14 +78,14 @@ SEVERAL_ITEMS: Rules = {
 
 
 def place(position: str, rng: random.Random) -> str:
-    """A position in words: `in the top left corner`."""
+    """Return a position in words: `in the top left corner`."""
     if " " not in position:
         return rng.choice(PLACES[position])
     return rng.choice((f"in the {position} corner", f"at the {position}", f"near the {position} corner"))
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A caption that says all there is to know: the place of one item, how two stand, how many there are of each."""
+    """Return a full caption: the position of one item, the relation of two, or the number of each."""
     if len(scene.items) == 1:
         return _of_one(scene, rng)
     relation = _relation(scene.items[0], scene.items[1], rng) if len(scene.items) == 2 else None
@@ -112,7 +112,7 @@ def _of_one(scene: Scene, rng: random.Random) -> str:
 
 
 def _relation(a: Item, b: Item, rng: random.Random) -> str | None:
-    """How a stands to b, where that is one word's matter: on one row or in one column."""
+    """Return how a stands to b, if one word can say it: in one row or in one column."""
     (column_a, row_a), (column_b, row_b) = POSITIONS[a.position], POSITIONS[b.position]
     if row_a == row_b:
         return rng.choice(("left of", "to the left of") if column_a < column_b else ("right of", "to the right of"))
@@ -122,7 +122,7 @@ def _relation(a: Item, b: Item, rng: random.Random) -> str | None:
 
 
 def listing(items: tuple[Item, ...], rng: random.Random) -> str:
-    """How many there are of each: `two small red circles and one large blue cross`."""
+    """Return the number of each: `two small red circles and one large blue cross`."""
     counts = Counter(item.name for item in items)
     return in_a_row([f"{NUMBERS[count]} {plural(name) if count > 1 else name}" for name, count in counts.items()])
 
