@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.host_buckets import GroupHosts
-from pipelines.crawling.host_queues import run_queues
 from pipelines.crawling.ledger import FETCHED, account_folder, crawl_folder, ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
@@ -24,6 +22,8 @@ from pipelines.parts import PartFolder, Tally, digest, read_rows, stable_hash
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, CrawlSettings
 from pipelines.web import urls
+from pipelines.web.host_buckets import GroupHosts
+from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient, is_transient
 
 ACCOUNT_PARTS = 16

@@ -16,8 +16,6 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track
-from pipelines.crawling.host_buckets import GroupHosts
-from pipelines.crawling.host_queues import run_queues
 from pipelines.document import Document, Drop
 from pipelines.media.completion import complete
 from pipelines.media.raw_store import RawPartWriter, StoredMedia, generation_of, index_parts, load_media, read_index
@@ -27,6 +25,8 @@ from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, MediaSettings
 from pipelines.text.judging import Refusal, judge_spoken
 from pipelines.web import urls
+from pipelines.web.host_buckets import GroupHosts
+from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient, is_transient
 
 DOCUMENT_SCHEMA = pa.schema(
