@@ -7,7 +7,8 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.drop_reasons import FETCHED
 from pipelines.pages.parse import parse_page
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.sources.files import expand
@@ -18,8 +19,8 @@ from pipelines.web import urls
 class IndexWarc(beam.DoFn):
     """Writes the ledger part of a WARC file; a file that is cut short gives what it holds and one row that says so."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = PartFolder(folder)
+    def __init__(self, folder: PartFolder) -> None:
+        self._folder = folder
 
     def process(self, path: str) -> Iterator[str]:
         part = indexed_part(path)
