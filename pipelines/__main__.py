@@ -89,7 +89,7 @@ def crawl(retry: str | None, **values: Any) -> None:
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
-    with serving(spec):
+    with serving(spec.serve):
         run_crawls(spec, out, runner, retry=retry is not None)
     print_stage(spec, out, "crawl")
 
@@ -103,7 +103,7 @@ def extract(**values: Any) -> None:
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
-    with serving(spec):
+    with serving(spec.serve):
         run_extract(spec, out, runner)
     print_stage(spec, out, "extract")
 
@@ -118,7 +118,7 @@ def fetch(retry: str | None, **values: Any) -> None:
     from pipelines.running.serve import serving
 
     spec, out, runner = _prepare(values)
-    with serving(spec):
+    with serving(spec.serve):
         run_fetch(spec, out, runner, retry=retry is not None)
     print_stage(spec, out, "fetch")
 

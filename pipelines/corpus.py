@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import storage
 from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
+from pipelines.funnel import FunnelRow, checked_funnel
+from pipelines.layout import stage_folder
 from pipelines.running.runner import Runner
 from pipelines.running.serve import serving
-from pipelines.shard import checked_funnel, run_shard
-from pipelines.shards.manifest import FunnelRow, Manifest
+from pipelines.shard import run_shard
+from pipelines.shards.manifest import Manifest
 from pipelines.spec import CorpusSpec
 
-FOLDERS = {"crawl": "warc", "extract": "candidates", "fetch": "raw", "filter": "decisions"}  # of stages, in work/
 MAX_REASONS = 4  # shown a row; all stand in the manifest
 
 
@@ -41,12 +41,12 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
     def timed(stage: str, run: Callable[[], Manifest | None]) -> Manifest | None:
         began = time.monotonic()
         result = run()
-        checked_funnel(spec, out, stage)
+        checked_funnel(out, spec.crawls, spec.sources, stage)
         seconds[stage] = time.monotonic() - began
         console.print(f"{stage:8} {seconds[stage]:7.1f} s")
         return result
 
-    with serving(spec):
+    with serving(spec.serve):
         timed("crawl", lambda: run_crawls(spec, out, runner, retry=retry))
         timed("extract", lambda: run_extract(spec, out, runner))
         timed("fetch", lambda: run_fetch(spec, out, runner, retry=retry))
@@ -86,10 +86,9 @@ def print_stage(spec: CorpusSpec, out: str, stage: str) -> None:
     Raises:
         RunError: If the funnel up to here does not add up.
     """
-    rows = [row for row in checked_funnel(spec, out, stage) if row.stage == stage]
+    rows = [row for row in checked_funnel(out, spec.crawls, spec.sources, stage) if row.stage == stage]
     kept = ", ".join(f"{sum(r.kept for r in rows if r.unit == u):,} {u}s" for u in dict.fromkeys(r.unit for r in rows))
-    folder = storage.join(out, "work", FOLDERS[stage])
-    line = f"{folder}: {stage} kept {kept or 'nothing'}, dropped {_num_dropped(rows):,}"
+    line = f"{stage_folder(out, stage)}: {stage} kept {kept or 'nothing'}, dropped {_num_dropped(rows):,}"
     _print_funnel(rows).print(line, soft_wrap=True)
 
 

@@ -14,16 +14,18 @@ from urllib.parse import urlsplit
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.host_buckets import GroupHosts
-from pipelines.crawling.host_queues import run_queues
-from pipelines.crawling.ledger import FETCHED, account_folder, crawl_folder, ledger_parts, round_of
+from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
 from pipelines.document import Drop, canonical_json
+from pipelines.drop_reasons import FETCHED
+from pipelines.layout import account_folder, crawl_folder, gate_folder
 from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec, CrawlSettings
 from pipelines.web import urls
+from pipelines.web.host_buckets import GroupHosts
+from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient, is_transient
 
 ACCOUNT_PARTS = 16
@@ -56,13 +58,13 @@ class _CrawlBucket(beam.DoFn):
         yield from asyncio.run(self._run(frontier))
 
     async def _run(self, frontier: list[tuple[int, str, bool]]) -> list[str]:
-        writer = CrawlPartWriter(PartFolder(crawl_folder(self._out, self._crawl)), self._round)
+        writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
         closed: list[str] = []
         new_hosts = {urls.authority(url) for _, url, is_new_host in frontier if is_new_host}
         settings = self._spec.crawls[self._crawl]
-        gate = storage.join(self._out, "work", "gates") if storage.is_local(self._out) else None
+        policy, gates = self._spec.request_policy, gate_folder(self._out)
 
-        async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
+        async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
 
             async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
@@ -134,16 +136,15 @@ class _Crawl:
     def __init__(self, spec: CorpusSpec, name: str, out: str, runner: Runner) -> None:
         self.spec, self.name, self.out, self.runner = spec, name, out, runner
         self.settings = spec.crawls[name]
-        self.folder = crawl_folder(out, name)
-        self.parts = PartFolder(self.folder)
+        self.parts = crawl_folder(out, name)
 
     def state(self) -> dict[str, Any]:
-        path = storage.join(self.folder, "stage.json")
+        path = self.parts.file("stage", ".json")
         start = {"rounds": 0, "retry_round": 0, "finished": None}
         return start | (json.loads(storage.read_bytes(path)) if storage.exists(path) else {})
 
     def save(self, state: dict[str, Any]) -> None:
-        storage.write_bytes(storage.join(self.folder, "stage.json"), canonical_json(state).encode())
+        storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(state).encode())
 
     def num_done(self) -> int:
         return sum(r.extra.get("num", 0) for r in self.parts.receipts())
@@ -207,7 +208,7 @@ class _Crawl:
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.folder, VERSION))
+            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION))
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
@@ -306,7 +307,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         elif state["finished"]:  # with other settings, which must not take what a killed run leaves for finished
             state |= {"finished": ""}
             crawl.save(state)
-        storage.remove_leftovers(crawl.folder)
+        storage.remove_leftovers(crawl.parts.path)
         if files:
             crawl.index_files(files)
         while not files:

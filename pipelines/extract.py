@@ -12,14 +12,14 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.candidate import Candidate
-from pipelines.crawling.ledger import FETCHED, crawl_folder, ledger_parts
+from pipelines.crawling.ledger import ledger_parts
 from pipelines.document import Document, Drop, Signal
-from pipelines.fetch import candidates_folder
+from pipelines.drop_reasons import FETCHED
+from pipelines.layout import candidates_folder, crawl_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import Page, parse_page
-from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.sources import FORMATS
 from pipelines.sources.files import Part
@@ -126,7 +126,7 @@ class _ExtractPart(beam.DoFn):
 
     def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
         if task.crawl is not None:
-            receipt = PartFolder(crawl_folder(self._out, task.crawl)).receipt(task.ledger or "")
+            receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger or "")
             assert receipt is not None
             return stage_inputs(
                 VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items())
@@ -154,7 +154,7 @@ class _ExtractPart(beam.DoFn):
         found.add(name, FORMATS[source.input.format].read(piece, source.input, name, source.kind))
 
     def _extract_pages(self, crawl: str, ledger: str, duplicates: dict[int, str], found: _Candidates) -> None:
-        folder = PartFolder(crawl_folder(self._out, crawl))
+        folder = crawl_folder(self._out, crawl)
         rows = {r["offset"]: r for r in read_rows(folder.file(ledger, ".parquet")) if r["outcome"] == FETCHED}
         sources = {
             name: source
@@ -166,16 +166,13 @@ class _ExtractPart(beam.DoFn):
             found.tally.keep(name, "document", 0)
         if not rows:
             return
-        for record in read_pages(self._warc_path(crawl, next(iter(rows.values()))["warc"])):
+        for record in read_pages(warc_path(self._out, crawl, next(iter(rows.values()))["warc"])):
             row = rows.pop(record.warc_offset, None)
             if row is not None:
                 self._extract_page(crawl, row, record, duplicates, sources, found)
         for row in rows.values():
             shown = urls.without_credentials(row["url"])
             found.tally.drop(Drop(crawl, "extract", "unreadable_record", "page", url=shown, page_url=shown))
-
-    def _warc_path(self, crawl: str, name: str) -> str:
-        return name if "/" in name else storage.join(crawl_folder(self._out, crawl), name)
 
     def _extract_page(
         self,
@@ -262,7 +259,7 @@ _Place = tuple[int, str, str, int]  # (depth, URL, task, offset) of a page; arch
 
 def _page_names(task: _Task, out: str) -> Iterator[tuple[str, _Place]]:
     """(crawl and the page's own URL, place) of every page that was fetched."""
-    path = PartFolder(crawl_folder(out, task.crawl or "")).file(task.ledger or "", ".parquet")
+    path = crawl_folder(out, task.crawl or "").file(task.ledger or "", ".parquet")
     for row in read_rows(path, ["url", "depth", "outcome", "canonical_url", "offset"]):
         if row["outcome"] == FETCHED:
             own = row["canonical_url"] or row["url"]
@@ -289,7 +286,7 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
             pieces = FORMATS[source.input.format].parts(source.input)
             tasks += [_Task(f"{name}-{i:05d}", source=name, piece=piece) for i, piece in enumerate(pieces)]
     folder = candidates_folder(out)
-    ledgers = {crawl: PartFolder(crawl_folder(out, crawl)).fingerprint() for crawl in spec.crawls}
+    ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
     inputs = stage_inputs(VERSION, ledgers, settings, lists, [asdict(task) for task in tasks])

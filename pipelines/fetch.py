@@ -16,17 +16,18 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track
-from pipelines.crawling.host_buckets import GroupHosts
-from pipelines.crawling.host_queues import run_queues
 from pipelines.document import Document, Drop
+from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder
 from pipelines.media.completion import complete
 from pipelines.media.raw_store import RawPartWriter, StoredMedia, generation_of, index_parts, load_media, read_index
-from pipelines.media.requests import fetch_media, store_image
+from pipelines.media.requests import MediaSettings, fetch_media, store_image
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.spec import CorpusSpec, MediaSettings
+from pipelines.spec import CorpusSpec
 from pipelines.text.judging import Refusal, judge_spoken
 from pipelines.web import urls
+from pipelines.web.host_buckets import GroupHosts
+from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient, is_transient
 
 # Raise it when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
@@ -55,21 +56,6 @@ def rendition(settings: MediaSettings, type_: str) -> str:
     """Name of the way in which a request's bytes are normalised."""
     part = settings.images if type_ == "image" else settings.video
     return digest(type_, part.model_dump(mode="json"))[:12]
-
-
-def candidates_folder(out: str) -> PartFolder:
-    """Where the extract stage leaves its parts."""
-    return PartFolder(storage.join(out, "work", "candidates"))
-
-
-def documents_folder(out: str) -> PartFolder:
-    """Where completed documents lie."""
-    return PartFolder(storage.join(out, "work", "raw", "documents"))
-
-
-def media_folder(out: str) -> str:
-    """Where the bytes lie."""
-    return storage.join(out, "work", "raw", "media")
 
 
 # --- what is missing ------------------------------------------------------------------------------------------------
@@ -147,9 +133,9 @@ class _FetchBucket(beam.DoFn):
     async def _run(
         self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter, pools: dict[str, Executor]
     ) -> None:
-        gate = storage.join(self._out, "work", "gates") if storage.is_local(self._out) else None
+        policy, gates = self._spec.request_policy, gate_folder(self._out)
         loop = asyncio.get_running_loop()
-        async with PoliteClient(self._spec.request_policy, self._spec.http, gate_folder=gate) as client:
+        async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
 
             async def work(row: tuple[str, _Request]) -> None:
                 key, (type_, page_url, tracks) = row

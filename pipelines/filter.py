@@ -14,17 +14,16 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.decisions.duplicates import Fingerprint, minhash
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.decisions.long_documents import windows
 from pipelines.decisions.thresholds import judge
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
-from pipelines.fetch import documents_folder, media_folder
 from pipelines.images.normalise import features
 from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings, weights_sha256
+from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder
 from pipelines.media.raw_store import Blob
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, digest, read_rows, stable_hash, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
@@ -69,16 +68,6 @@ DECISION_SCHEMA = pa.schema(
     ]
 )
 FINISHING_BYTES = 1024  # that the shard stage adds to a sample's JSON: the pipeline's version, hashes, names of keys
-
-
-def features_folder(out: str) -> PartFolder:
-    """Where features lie."""
-    return PartFolder(storage.join(out, "work", "features"))
-
-
-def decisions_folder(out: str) -> PartFolder:
-    """Where decided samples lie."""
-    return PartFolder(storage.join(out, "work", "decisions", "samples"))
 
 
 # --- features -------------------------------------------------------------------------------------------------------
@@ -197,7 +186,7 @@ class _FingerprintPart(beam.DoFn):
         for row, measured in _rows_of(part, self._out):
             source = self._spec.sources[row["source"]]
             document = Document.from_json(row["document"])
-            judged = judge(document, measured, source, overused)
+            judged = judge(document, measured, source.filters, overused)
             if judged.document is None:
                 continue
             group = document.build.dedup_group
@@ -313,7 +302,7 @@ class _DecidePart(beam.DoFn):
         for row, measured in _rows_of(part, self._out):
             name, document = row["source"], Document.from_json(row["document"])
             page = document.source.page_url
-            judged = judge(document, measured, self._spec.sources[name], overused)
+            judged = judge(document, measured, self._spec.sources[name].filters, overused)
             for i, why in sorted(judged.lost.items()):
                 tally.drop(Drop(name, "filter", why[0], "media", document.key, document.media[i].url, page, why[1]))
             reason, detail = judged.reason, judged.detail

@@ -16,22 +16,30 @@ import apache_beam as beam
 
 import pipelines
 from pipelines import storage
-from pipelines.crawling.ledger import account_folder, crawl_receipts
 from pipelines.document import Document, Drop
-from pipelines.errors import RunError
-from pipelines.fetch import candidates_folder, documents_folder, media_folder
-from pipelines.filter import decisions_folder
+from pipelines.funnel import checked_funnel, counting_folders
+from pipelines.layout import (
+    decisions_folder,
+    drops_folder,
+    media_folder,
+    readme_path,
+    resolved_spec_path,
+    shard_inputs_path,
+    shard_list_path,
+    shards_folder,
+    stats_path,
+    work_folder,
+)
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
     FILE_NAME,
-    FunnelRow,
     Manifest,
     ShardInfo,
-    check_funnel,
     load_manifest,
+    samples_per_source,
     shard_path,
     sidecar_path,
     sort_shards,
@@ -55,11 +63,6 @@ SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends w
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
 
 _Place = tuple[str, str, int]  # (source, split, bucket)
-
-
-def shards_folder(out: str) -> PartFolder:
-    """Where the receipts of shards lie."""
-    return PartFolder(storage.join(out, "work", "decisions", "shards"))
 
 
 def place_in_order(seed: int, key: str) -> int:
@@ -175,7 +178,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     storage.remove_leftovers(out)
     if _is_published(spec, out, decisions.fingerprint()):
         return load_manifest(out)
-    result_path = storage.join(out, "work", "decisions", "shards.list")
+    result_path = shard_list_path(out)
     storage.remove(result_path)
     sharding = {name: source.sharding for name, source in spec.sources.items()}
 
@@ -211,7 +214,7 @@ def _inputs(spec: CorpusSpec, fingerprint: str) -> str:
 
 def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:
     """Whether the manifest that lies there is of these decisions, and its shards are in place."""
-    path = storage.join(out, "work", "decisions", "shards.inputs")
+    path = shard_inputs_path(out)
     is_ours = storage.exists(path) and storage.read_bytes(path).decode() == _inputs(spec, fingerprint)
     return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
 
@@ -219,14 +222,14 @@ def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:
 def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
     """Remove the manifest of an earlier build and note which one is being made."""
     storage.remove(storage.join(out, FILE_NAME))
-    path = storage.join(out, "work", "decisions", "shards.inputs")
+    path = shard_inputs_path(out)
     storage.write_bytes(path, _inputs(spec, fingerprint).encode())
 
 
 def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> None:
     """Remove tars, what belongs to them and their sources, and drops that are no longer part of the corpus."""
     current = {storage.join(out, s.path) for s in shards}
-    work = storage.join(out, "work") + "/"
+    work = work_folder(out) + "/"
     for path in storage.list_files(out, ".tar"):
         if path not in current and not path.startswith(work):
             for stale in (path, index_path(path), sidecar_path(path)):
@@ -236,14 +239,14 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
         source, _, name = path[len(out) + 1 :].partition("/")
         if source not in sources and name == ".nv-meta/index.uuid":
             storage.remove(storage.join(out, source))
-    for path in storage.list_files(storage.join(out, "drops"), ".parquet"):
+    for path in storage.list_files(drops_folder(out), ".parquet"):
         if path.rpartition("/")[2].rpartition("-")[0] not in {*spec.crawls, *spec.sources}:
             storage.remove(path)
 
 
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
     """Drops, statistics, other readers' indexes, the resolved spec; last of all the manifest."""
-    funnel = checked_funnel(spec, out, "shard", shards)
+    funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", samples_per_source(shards))
     manifest = Manifest(
         name=spec.name,
         version=spec.version,
@@ -255,73 +258,24 @@ def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manif
     )
     _write_all_drops(spec, out)
     stats = collect_stats(out, shards)
-    storage.write_bytes(
-        storage.join(out, "stats.json"), (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()
-    )
-    storage.write_bytes(storage.join(out, "spec.resolved.yaml"), spec.resolved().encode())
+    storage.write_bytes(stats_path(out), (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(resolved_spec_path(out), spec.resolved().encode())
     if shards:
         write_reader_indexes(out, manifest)
-        storage.write_bytes(storage.join(out, "README.md"), corpus_readme(out, manifest).encode())
+        storage.write_bytes(readme_path(out), corpus_readme(out, manifest).encode())
     write_manifest(out, manifest)
     return manifest
 
 
-def checked_funnel(spec: CorpusSpec, out: str, last_stage: str, shards: tuple[ShardInfo, ...] = ()) -> list[FunnelRow]:
-    """The funnel up to a stage that came to its end; what later stages left of an earlier run is not looked at.
-
-    Raises:
-        RunError: If it does not add up: a bug, and what was made must not be used.
-    """
-    done = STAGES[: STAGES.index(last_stage) + 1]
-    funnel = [row for row in funnel_rows(spec, out) if row.stage in done]
-    if faults := check_funnel(funnel, shards):
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise RunError(f"the funnel does not add up: {faults[0]}{more}. Please report this bug")
-    return funnel
-
-
-def funnel_rows(spec: CorpusSpec, out: str) -> list[FunnelRow]:
-    """What each stage took in, kept and dropped: crawls first, then sources, each in the order of the stages."""
-    receipts = [r for crawl in spec.crawls for r in crawl_receipts(out, crawl)]
-    for folder in (candidates_folder(out), documents_folder(out), decisions_folder(out)):
-        receipts += folder.receipts()
-    counts = {(c.source, c.stage, c.unit): c for c in sum_counts(receipts)}
-    order = [(crawl, stage, unit) for crawl in spec.crawls for stage, unit in CRAWL_ROWS]
-    order += [(source, stage, unit) for source in spec.sources for stage, unit in SOURCE_ROWS]
-    rows = []
-    for which in order:
-        if which in counts or which[1:] == ("shard", "sample"):
-            count = counts.get(which)
-            kept, dropped = (count.kept, count.dropped) if count is not None else (0, {})
-            rows.append(FunnelRow(*which, in_=kept + sum(dropped.values()), kept=kept, dropped=dropped))
-    return rows
-
-
-STAGES = ("crawl", "extract", "fetch", "filter", "shard")
-CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
-SOURCE_ROWS = (
-    ("extract", "document"),
-    ("fetch", "video"),
-    ("fetch", "media"),
-    ("fetch", "document"),
-    ("filter", "media"),
-    ("filter", "document"),
-    ("shard", "sample"),
-)
-"""Rows by stage and unit, in order. An element is what a page embeds: an image, a video, a frame."""
-
-
 def _write_all_drops(spec: CorpusSpec, out: str) -> None:
     """Collect the drops of all stages, source by source."""
-    folders = [account_folder(out, crawl) for crawl in spec.crawls]
-    folders += [candidates_folder(out), documents_folder(out), decisions_folder(out)]
-    paths = [path for folder in folders for path in folder.drops()]
+    paths = [path for folder in counting_folders(out, spec.crawls) for path in folder.drops()]
     holding = {name: [] for name in [*spec.crawls, *spec.sources]}  # type: dict[str, list[str]]
     for path in paths:
         for name in read_table(path, ["source"]).column("source").unique().to_pylist():
             holding[name].append(path)
     written = {path for name, held in holding.items() for path in write_drops(out, name, _drops_of(name, held))}
-    for path in storage.list_files(storage.join(out, "drops")):
+    for path in storage.list_files(drops_folder(out)):
         if path not in written:
             storage.remove(path)
 

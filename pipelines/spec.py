@@ -4,7 +4,6 @@ One YAML file, checked when it is read: an unknown key is refused with the neare
 """
 
 import hashlib
-import ipaddress
 import json
 import re
 from pathlib import Path
@@ -13,17 +12,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines.decisions.duplicates import DuplicateSettings
+from pipelines.decisions.thresholds import Thresholds
 from pipelines.document import Kind, Split
 from pipelines.errors import UserError
-from pipelines.images.normalise import ImageSettings
-from pipelines.images.text_match import MatchSettings
+from pipelines.layout import RESERVED_FOLDERS
+from pipelines.media.requests import MediaSettings
 from pipelines.pages.kinds import PageSettings
+from pipelines.running.serve import Serve
 from pipelines.settings import Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.text.language import LanguageSettings
-from pipelines.text.quality import TextQuality
-from pipelines.video.frames_and_cues import VideoSettings
+from pipelines.text.judging import TextFilters
 from pipelines.web import urls
+from pipelines.web.address_guard import is_on_loopback
 from pipelines.web.http_client import HttpSettings
 from pipelines.web.permission import PolicySettings
 
@@ -38,35 +38,8 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
-def _is_on_loopback(authority: str) -> bool:
-    """Whether a host, or host:port, is this machine by its very name: `127.example.org` is not."""
-    host = authority.removeprefix("[").partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Name = Annotated[str, Field(pattern=NAME)]
-
-
-class Serve(Settings):
-    """Something served on loopback addresses while a crawl or a fetch runs: a folder, or a command of its own."""
-
-    addresses: list[str] = Field(description="host:port on loopback", min_length=1)
-    folder: str | None = Field(None, description="Folder whose files are served, relative to where the command runs")
-    command: list[str] | None = Field(None, description="Arguments to Python, such as [-m, tools, demo-web]")
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.folder is None) == (self.command is None):
-            raise ValueError("needs either 'folder' or 'command'")
-        for address in self.addresses:
-            _, colon, port = address.rpartition(":")
-            if not colon or not port.isdigit() or "[" in address or not _is_on_loopback(address):
-                raise ValueError(f"{address!r} is no loopback address such as 127.0.0.1:8080")
-        return self
 
 
 class CrawlSettings(Settings):
@@ -117,45 +90,10 @@ class CrawlInput(Settings):
         )
 
 
-class ImageFilter(Settings):
-    """Thresholds on stored images; null is off. An image of unknown score never passes a threshold."""
-
-    min_side: int | None = Field(None, description="Pixels of the source image's shorter side (OBELICS: 150)")
-    max_side: int | None = Field(20_000, description="Pixels of the longer side (OBELICS)")
-    max_aspect: float | None = Field(3.0, description="Longer over shorter side (COYO, DataComp: 3; OBELICS: 2)")
-    min_bytes: int | None = Field(None, description="Bytes as stored (LAION, COYO: 5,120 as fetched)")
-    min_blur: float | None = Field(None, description="Variance of the Laplacian (NeMo Curator: 100)")
-    min_contrast: float | None = Field(2.0, description="Standard deviation of grey, 0-255: drops blank images")
-    max_uses: int | None = Field(10, description="An image on more pages than this is dropped (OBELICS, MMC4: 10)")
-
-
-class MatchFilter(Settings):
-    """Image–text similarity by CLIP."""
-
-    model: MatchSettings
-    min_similarity: float | None = Field(None, description="Cosine; LAION-2B: 0.28 of ViT-B/32. Null: only scored")
-    assign: bool = Field(False, description="Interleaved: each image at its best sentence (MMC4), not in DOM order")
-    side: Literal["before", "after"] = Field("before", description="Where an assigned image stands to its sentence")
-
-
-class Filters(Settings):
+class Filters(Thresholds, TextFilters):  # pydantic takes the last base's fields first: text stands before images
     """What a candidate must satisfy; each part null or off on its own."""
 
-    language: LanguageSettings | None = Field(LanguageSettings(), description="null: any language, still identified")
-    text: TextQuality | None = Field(None, description="null: the profile of the source's kind")
-    mask_personal_data: bool = True
-    images: ImageFilter = ImageFilter()
-    min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
-    max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30)")
-    match: MatchFilter | None = None
     duplicates: DuplicateSettings = DuplicateSettings()
-
-
-class MediaSettings(Settings):
-    """How images and videos are normalised when they arrive."""
-
-    images: ImageSettings = ImageSettings()
-    video: VideoSettings = VideoSettings()
 
 
 class Sharding(Settings):
@@ -236,7 +174,7 @@ class CorpusSpec(Settings):
     def _is_consistent(self) -> Self:
         if both := sorted(self.crawls.keys() & self.sources.keys()):
             raise ValueError(f"{both[0]!r} names both a crawl and a source; the funnel needs them apart")
-        if taken := sorted({"work", "drops", "tokens"} & self.sources.keys()):
+        if taken := sorted(RESERVED_FOLDERS & self.sources.keys()):
             raise ValueError(f"sources.{taken[0]}: a corpus has a folder of that name; choose another")
         used = set()
         for name, source in self.sources.items():
@@ -265,7 +203,7 @@ class CorpusSpec(Settings):
             s.kind != "text" and (not isinstance(s.input, CrawlInput) or archives.intersection(s.input.crawls))
             for s in self.sources.values()
         )
-        return not all(map(_is_on_loopback, hosts)) or (asks_for_media and not self.serve)
+        return not all(map(is_on_loopback, hosts)) or (asks_for_media and not self.serve)
 
     @property
     def request_policy(self) -> PolicySettings:

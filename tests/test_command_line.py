@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
-from pipelines.shards.manifest import check_funnel, load_manifest, verify
+from pipelines.funnel import check_funnel
+from pipelines.shards.manifest import load_manifest, samples_per_source, verify
 from tests.corpus_command import (
     ROOT,
     build_here,
@@ -172,7 +173,7 @@ def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_pa
         tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / f"{name}.warc.gz")]}})
         build_here(write_spec(tmp_path / "spec.yaml", tree), tmp_path / name)
         manifest = load_manifest(str(tmp_path / name))
-        assert check_funnel(manifest.funnel, manifest.shards) == []
+        assert check_funnel(manifest.funnel, samples_per_source(manifest.shards)) == []
         (row,) = [row for row in manifest.funnel if (row.source, row.stage) == ("web", "crawl")]
         kept[name] = row.kept
         assert row.dropped.get("truncated_file", 0) == (name == "cut")

@@ -4,11 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.parts import PartFolder, Receipt
-
-FETCHED = "fetched"
-"""The outcome of a request, for a page or for media, that was answered with what was asked for."""
+from pipelines.layout import crawl_folder
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -36,14 +32,9 @@ def ledger_row(url: str, depth: int) -> dict[str, Any]:
     return empty | {"url": url, "depth": depth, "signals": "[]", "truncated": False}
 
 
-def crawl_folder(out: str, crawl: str) -> str:
-    """Where a crawl's WARC files and ledger lie."""
-    return storage.join(out, "work", "warc", crawl)
-
-
 def ledger_parts(out: str, crawl: str) -> list[str]:
     """Names of a crawl's finished parts."""
-    return sorted(r.part for r in PartFolder(crawl_folder(out, crawl)).receipts() if r.part.startswith("r"))
+    return sorted(r.part for r in crawl_folder(out, crawl).receipts() if r.part.startswith("r"))
 
 
 def part_name(round_: int, unique: str) -> str:
@@ -54,13 +45,3 @@ def part_name(round_: int, unique: str) -> str:
 def round_of(part: str) -> int:
     """The round of a part, by its name or the path of one of its files."""
     return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))
-
-
-def account_folder(out: str, crawl: str) -> PartFolder:
-    """Where a crawl's pages are counted."""
-    return PartFolder(storage.join(crawl_folder(out, crawl), "account"))
-
-
-def crawl_receipts(out: str, crawl: str) -> list[Receipt]:
-    """Receipts that count a crawl's pages."""
-    return account_folder(out, crawl).receipts()

@@ -14,8 +14,9 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
-from pipelines.crawling.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.document import canonical_json
+from pipelines.drop_reasons import FETCHED
 from pipelines.pages.parse import parse_page
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.web import urls

@@ -7,7 +7,8 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import FETCHED, LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.drop_reasons import FETCHED
 from pipelines.pages.parse import parse_page
 from pipelines.parts import PartFolder, Tally, stage_inputs, write_table
 from pipelines.sources.files import expand
@@ -18,8 +19,8 @@ from pipelines.web import urls
 class IndexWarc(beam.DoFn):
     """Writes the ledger part of a WARC file; a file that is cut short gives what it holds and one row that says so."""
 
-    def __init__(self, folder: str, version: int) -> None:
-        self._folder, self._version = PartFolder(folder), version
+    def __init__(self, folder: PartFolder, version: int) -> None:
+        self._folder, self._version = folder, version
 
     def process(self, path: str) -> Iterator[str]:
         part = indexed_part(path)

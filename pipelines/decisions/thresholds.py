@@ -3,10 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from pipelines.document import CAPTIONED, Document, Score, without_media
-from pipelines.spec import SourceSpec
+from pipelines.images.text_match import MatchSettings
+from pipelines.settings import Settings
 from pipelines.text.assignment import UNMATCHED, interleave_by_assignment
 
 IMAGE_REASONS = (
@@ -25,6 +28,36 @@ DOCUMENT_REASONS = ("too_few_images", "too_many_images")
 """Why a document is left out for the number of images that passed."""
 
 
+class ImageFilter(Settings):
+    """Thresholds on stored images; null is off. An image of unknown score never passes a threshold."""
+
+    min_side: int | None = Field(None, description="Pixels of the source image's shorter side (OBELICS: 150)")
+    max_side: int | None = Field(20_000, description="Pixels of the longer side (OBELICS)")
+    max_aspect: float | None = Field(3.0, description="Longer over shorter side (COYO, DataComp: 3; OBELICS: 2)")
+    min_bytes: int | None = Field(None, description="Bytes as stored (LAION, COYO: 5,120 as fetched)")
+    min_blur: float | None = Field(None, description="Variance of the Laplacian (NeMo Curator: 100)")
+    min_contrast: float | None = Field(2.0, description="Standard deviation of grey, 0-255: drops blank images")
+    max_uses: int | None = Field(10, description="An image on more pages than this is dropped (OBELICS, MMC4: 10)")
+
+
+class MatchFilter(Settings):
+    """Image–text similarity by CLIP."""
+
+    model: MatchSettings
+    min_similarity: float | None = Field(None, description="Cosine; LAION-2B: 0.28 of ViT-B/32. Null: only scored")
+    assign: bool = Field(False, description="Interleaved: each image at its best sentence (MMC4), not in DOM order")
+    side: Literal["before", "after"] = Field("before", description="Where an assigned image stands to its sentence")
+
+
+class Thresholds(Settings):
+    """What is asked of a document's images, one by one and in number."""
+
+    images: ImageFilter = ImageFilter()
+    min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
+    max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30)")
+    match: MatchFilter | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A document after its thresholds: with the images that passed, or null with the reason."""
@@ -36,21 +69,20 @@ class Judged:
     detail: str | None = None
 
 
-def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]) -> Judged:
+def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overused: Mapping[str, int]) -> Judged:
     """Hold a document against its source's thresholds.
 
     Args:
         document: Completed.
         row: Its features.
-        source: Its source.
+        thresholds: Those of its source.
         overused: In how many pages the most used images occur, by their hash.
     """
-    filters = source.filters
-    match = filters.match
+    match = thresholds.match
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
     lost: dict[int, tuple[str, str]] = {}
     for i, measured in enumerate(row["media"]):
-        reason = _image_reason(document, i, measured, source, overused)
+        reason = _image_reason(document, i, measured, thresholds.images, overused)
         similarity = best[i] if best else None
         if reason is None and match is not None and _is_below(similarity, match.min_similarity):
             reason = ("low_similarity", str(similarity))
@@ -71,9 +103,9 @@ def judge(document: Document, row: dict[str, Any], source: SourceSpec, overused:
     else:
         places = tuple(i for i in range(len(document.media)) if i not in lost)
         kept = without_media(document, lost)
-    if document.kind in ("interleaved", "video") and len(places) < max(1, filters.min_images):
+    if document.kind in ("interleaved", "video") and len(places) < max(1, thresholds.min_images):
         return Judged(None, (), lost, "too_few_images", str(len(places)))
-    if document.kind == "interleaved" and filters.max_images is not None and len(places) > filters.max_images:
+    if document.kind == "interleaved" and thresholds.max_images is not None and len(places) > thresholds.max_images:
         return Judged(None, (), lost, "too_many_images", str(len(places)))
     return Judged(kept, places, lost)
 
@@ -84,10 +116,10 @@ def _is_below(value: float | None, least: float | None) -> bool:
 
 
 def _image_reason(
-    document: Document, i: int, measured: dict[str, Any], source: SourceSpec, overused: Mapping[str, int]
+    document: Document, i: int, measured: dict[str, Any], limits: ImageFilter, overused: Mapping[str, int]
 ) -> tuple[str, str] | None:
     """Why an image does not pass; what is not known never passes a threshold."""
-    limits, media = source.filters.images, document.media[i]
+    media = document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)
     if limits.min_side is not None and short < limits.min_side:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.candidate import Candidate
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
+from pipelines.drop_reasons import FETCHED
 from pipelines.images.normalise import BoxMap
 from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.video.frame_text import sequence

@@ -6,18 +6,25 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 
 from pipelines.candidate import MediaRequest
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Signal
+from pipelines.drop_reasons import FETCHED
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
-from pipelines.spec import MediaSettings
-from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, fetch_video
+from pipelines.settings import Settings
+from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
 from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.licenses import license_id
 
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
+
+
+class MediaSettings(Settings):
+    """How images and videos are normalised when they arrive."""
+
+    images: ImageSettings = ImageSettings()
+    video: VideoSettings = VideoSettings()
 
 
 @dataclass(frozen=True, slots=True)

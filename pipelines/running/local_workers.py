@@ -23,7 +23,7 @@ from apache_beam.transforms import environments
 from pipelines.errors import RunError
 
 _URN = "dromaius:env:forked:v1"
-_PRELOAD = ["pipelines.running.forkserver_preload"]
+_PRELOAD = ["pipelines.forkserver_preload"]
 _STOP_SECONDS = 10
 LOST_WORKER = "a worker process was killed, as for want of memory; rerun to go on where it was"
 

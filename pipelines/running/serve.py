@@ -8,25 +8,47 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from pipelines.errors import UserError
-from pipelines.spec import CorpusSpec, Serve
+from pipelines.settings import Settings
+from pipelines.web.address_guard import is_on_loopback
 
 READY_SECONDS = 60
 FREE_SECONDS = 3
 
 
+class Serve(Settings):
+    """Something served on loopback addresses while a crawl or a fetch runs: a folder, or a command of its own."""
+
+    addresses: list[str] = Field(description="host:port on loopback", min_length=1)
+    folder: str | None = Field(None, description="Folder whose files are served, relative to where the command runs")
+    command: list[str] | None = Field(None, description="Arguments to Python, such as [-m, tools, demo-web]")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.folder is None) == (self.command is None):
+            raise ValueError("needs either 'folder' or 'command'")
+        for address in self.addresses:
+            _, colon, port = address.rpartition(":")
+            if not colon or not port.isdigit() or "[" in address or not is_on_loopback(address):
+                raise ValueError(f"{address!r} is no loopback address such as 127.0.0.1:8080")
+        return self
+
+
 @contextlib.contextmanager
-def serving(spec: CorpusSpec) -> Iterator[None]:
-    """Start everything that the spec serves, wait until it answers, and end it with the block.
+def serving(served: Sequence[Serve]) -> Iterator[None]:
+    """Start everything that a spec serves, wait until it answers, and end it with the block.
 
     Raises:
         UserError: If a folder is missing, an address is taken, or a server does not answer in time.
     """
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for serve in spec.serve:
+        for serve in served:
             running += _start(serve)
         yield
     finally:

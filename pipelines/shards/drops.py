@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.document import Drop
+from pipelines.layout import drops_folder
 from pipelines.parts import DROP_SCHEMA
 
 ROWS_PER_FILE = 1_000_000
@@ -29,10 +30,10 @@ def write_drops(corpus: str, source: str, drops: Iterable[Drop], rows_per_file: 
     written: list[str] = []
     rows = iter(drops)
     for first in rows:
-        path = storage.join(corpus, "drops", f"{source}-{len(written):05d}.parquet")
+        path = storage.join(drops_folder(corpus), f"{source}-{len(written):05d}.parquet")
         _write_file(path, chain([first], islice(rows, rows_per_file - 1)))
         written.append(path)
-    for path in storage.list_files(storage.join(corpus, "drops"), ".parquet"):
+    for path in storage.list_files(drops_folder(corpus), ".parquet"):
         stem = path.rpartition("/")[2].removesuffix(".parquet")
         name, _, number = stem.rpartition("-")
         if name == source and number.isdigit() and int(number) >= len(written):

@@ -19,11 +19,12 @@ from braceexpand import braceexpand
 from pipelines import storage
 from pipelines.document import Decision, Document, Kind, Provenance, Split
 from pipelines.errors import UserError
+from pipelines.funnel import FunnelRow
+from pipelines.layout import work_folder
 from pipelines.parts import stable_hash
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.manifest import (
     FILE_NAME,
-    FunnelRow,
     Manifest,
     ShardInfo,
     load_manifest,
@@ -99,7 +100,7 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
     corpus = corpus.rstrip("/") or "/"
     if storage.exists(storage.join(corpus, FILE_NAME)) and load_manifest(corpus).spec_sha256 is not None:
         raise UserError(f"{corpus}: was built from a spec and is indexed already; `index` is for tars of others")
-    files = [p for p in storage.list_files(corpus) if not p.startswith(storage.join(corpus, "work/"))]
+    files = [p for p in storage.list_files(corpus) if not p.startswith(work_folder(corpus) + "/")]
     notes = [f"{p}: left out: compressed, so nothing in it has an offset. Unpack it" for p in files if _is_packed(p)]
     prepared = _read_energon(files)
     sources: dict[str, _Source] = {}

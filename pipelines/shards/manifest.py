@@ -6,6 +6,7 @@ with them everything that training draws from them.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.document import SPLITS, Kind, Split
 from pipelines.errors import UserError
+from pipelines.funnel import FunnelRow, check_funnel
 from pipelines.shards.tar_samples import index_path, read_index
 
 SCHEMA = "dromaius-manifest/1"
@@ -45,26 +47,6 @@ class ShardInfo:
     def to_record(self) -> dict[str, Any]:
         """The shard as it stands in the manifest."""
         return {name: value for name, value in asdict(self).items() if name != "sidecar_file" or value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class FunnelRow:
-    """How many of a source's `unit`s a stage took in, kept and dropped, by reason."""
-
-    source: str
-    stage: str
-    unit: str
-    in_: int
-    kept: int
-    dropped: dict[str, int]
-
-    def to_record(self) -> dict[str, Any]:
-        """The row as it stands in the manifest."""
-        record = asdict(self)
-        record["in"] = record.pop("in_")
-        return {name: record[name] for name in ("source", "stage", "unit", "in", "kept", "dropped")} | {
-            "dropped": dict(sorted(self.dropped.items()))
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +154,14 @@ def sort_shards(shards: Iterable[ShardInfo], sources: Sequence[str]) -> tuple[Sh
     return tuple(sorted(shards, key=lambda s: (place[s.source], SPLITS.index(s.split), s.path)))
 
 
+def samples_per_source(shards: Iterable[ShardInfo]) -> dict[str, int]:
+    """How many samples the shards of each source hold."""
+    counted: Counter[str] = Counter()
+    for shard in shards:
+        counted[shard.source] += shard.samples
+    return dict(counted)
+
+
 def write_manifest(corpus: str, manifest: Manifest) -> None:
     """Write `manifest.json`: the last thing that a build writes."""
     storage.write_bytes(storage.join(corpus, FILE_NAME), manifest.to_json().encode())
@@ -195,33 +185,6 @@ def load_manifest(corpus: str) -> Manifest:
         raise UserError(f"{path}: no manifest that can be used: {error}") from error
 
 
-def check_funnel(rows: Sequence[FunnelRow], shards: Sequence[ShardInfo] = ()) -> list[str]:
-    """What does not add up, a line each; nothing where all does.
-
-    In each row `in = kept + dropped`; a row takes in what the last row before it of its source and unit kept; with
-    `shards`, a source's last row counts the samples in its shards.
-    """
-    faults = []
-    last: dict[str, FunnelRow] = {}
-    last_of_unit: dict[tuple[str, str], FunnelRow] = {}
-    for row in rows:
-        name = f"{row.source}, {row.stage}"
-        num_dropped = sum(row.dropped.values())
-        if row.in_ != row.kept + num_dropped:
-            faults.append(f"{name}: {row.in_} {row.unit}s in, but {row.kept} kept + {num_dropped} dropped")
-        before = last_of_unit.get((row.source, row.unit))
-        if before is not None and before.kept != row.in_:
-            faults.append(f"{name}: {row.in_} {row.unit}s in, but {before.stage} kept {before.kept}")
-        last[row.source] = last_of_unit[row.source, row.unit] = row
-    for source in dict.fromkeys(s.source for s in shards):
-        num_samples = sum(s.samples for s in shards if s.source == source)
-        end = last.get(source)
-        if end is None or (end.stage, end.unit, end.kept) != ("shard", "sample", num_samples):
-            said = f"{end.kept} {end.unit}s kept by {end.stage}" if end is not None else "no row"
-            faults.append(f"{source}: its shards hold {num_samples} samples, its last row says {said}")
-    return faults
-
-
 def verify(corpus: str, *, hashes: bool = False) -> list[str]:
     """What on disk does not fit the manifest, a line each: sizes, indexes, sidecars and, if asked, every byte.
 
@@ -229,7 +192,7 @@ def verify(corpus: str, *, hashes: bool = False) -> list[str]:
         UserError: If there is no manifest.
     """
     manifest = load_manifest(corpus)
-    faults = check_funnel(manifest.funnel, manifest.shards)
+    faults = check_funnel(manifest.funnel, samples_per_source(manifest.shards))
     for shard in manifest.shards:
         faults += (f"{shard.path}: {fault}" for fault in _shard_faults(corpus, shard, hashes))
     return faults

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 
+from pydantic import Field
+
 from pipelines.document import Document, Kind
-from pipelines.spec import Filters
+from pipelines.settings import Settings
 from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
 from pipelines.text.personal_data import mask_document
-from pipelines.text.quality import judge_segments, profile
+from pipelines.text.quality import TextQuality, judge_segments, profile
 
 PROFILES: dict[Kind, str] = {
     "interleaved": "obelics",
@@ -18,6 +20,14 @@ PROFILES: dict[Kind, str] = {
 }
 
 
+class TextFilters(Settings):
+    """What is asked of a candidate's text, and whether personal data in it is masked."""
+
+    language: LanguageSettings | None = Field(LanguageSettings(), description="null: any language, still identified")
+    text: TextQuality | None = Field(None, description="null: the profile of the source's kind")
+    mask_personal_data: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a text is not taken."""
@@ -26,7 +36,7 @@ class Refusal:
     detail: str | None = None
 
 
-def judge_text(document: Document, filters: Filters, kind: Kind) -> Document | Refusal:
+def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document | Refusal:
     """The document with its language told, poor lines removed and personal data masked; or why it is refused."""
     has_text = any(s.text for s in document.segments)
     if not has_text:
@@ -43,7 +53,7 @@ def judge_text(document: Document, filters: Filters, kind: Kind) -> Document | R
     return mask_document(document) if filters.mask_personal_data else document
 
 
-def judge_spoken(document: Document, filters: Filters) -> Document | Refusal:
+def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
     """The same of a video's timed text, once it is at hand: its language and personal data; speech is no prose."""
     told = _tell_language(document, filters)
     if isinstance(told, Refusal):
@@ -51,7 +61,7 @@ def judge_spoken(document: Document, filters: Filters) -> Document | Refusal:
     return mask_document(told) if filters.mask_personal_data else told
 
 
-def _tell_language(document: Document, filters: Filters) -> Document | Refusal:
+def _tell_language(document: Document, filters: TextFilters) -> Document | Refusal:
     settings = filters.language if filters.language is not None else LanguageSettings(min_score=None)
     (language,) = identify([document.text], settings.min_chars)
     if reason := judge_language(language, document.text, settings):

@@ -1,1 +1,1 @@
-"""The web: addresses, permission, and one polite client."""
+"""The web: addresses, permission, one polite client, and queues of many hosts."""

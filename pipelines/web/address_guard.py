@@ -129,6 +129,15 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
+def is_on_loopback(authority: str) -> bool:
+    """Whether a host, or host:port, is this machine by its very name: `127.example.org` is not."""
+    host = authority.removeprefix("[").partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    try:
+        return host == "localhost" or is_loopback(host)
+    except ValueError:
+        return False
+
+
 def _addresses_of(host: str) -> tuple[str, ...]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -6,7 +6,8 @@ from PIL import Image
 
 from pipelines import storage
 from pipelines.document import Build, Document, Kind, Media, Provenance, Region, Segment, Split, make_key
-from pipelines.shards.manifest import FunnelRow, Manifest, ShardInfo, sort_shards, write_manifest
+from pipelines.funnel import FunnelRow
+from pipelines.shards.manifest import Manifest, ShardInfo, sort_shards, write_manifest
 from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.readme import corpus_readme
 from pipelines.shards.writer import SampleParts, ShardWriter, finish_document

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines.candidate import Candidate, MediaRequest
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Build, Document, Kind, Media, Provenance, Score, Segment, make_key
+from pipelines.drop_reasons import FETCHED
 from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.spec import CorpusSpec
 

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import crawl
-from pipelines.crawling.ledger import FETCHED, account_folder, crawl_folder, ledger_row
+from pipelines.crawling.ledger import ledger_row
 from pipelines.crawling.part_writer import CrawlPartWriter
-from pipelines.parts import PartFolder, read_rows
+from pipelines.drop_reasons import FETCHED
+from pipelines.layout import account_folder, crawl_folder
+from pipelines.parts import read_rows
 from pipelines.spec import CrawlSettings
 
 SETTINGS = CrawlSettings(seeds=["http://127.0.0.1:8000/a/"], path_prefixes=["/a/", "/b"], max_depth=2)
@@ -114,7 +116,7 @@ def test_a_page_that_was_not_asked_for_says_why():
 
 def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
     """A ledger part a round, in which URL came out so."""
-    folder = PartFolder(crawl_folder(str(tmp_path), "site"))
+    folder = crawl_folder(str(tmp_path), "site")
     paths = []
     for number, outcome in rounds.items():
         writer = CrawlPartWriter(folder, number)

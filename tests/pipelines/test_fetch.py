@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from pipelines.candidate import Candidate, MediaRequest, inline_request
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Document, Media
+from pipelines.drop_reasons import FETCHED
 from pipelines.extract import CANDIDATE_SCHEMA
-from pipelines.fetch import _missing, _to_parts, candidates_folder, documents_folder, media_folder, rendition, run_fetch
+from pipelines.fetch import _missing, _to_parts, rendition, run_fetch
+from pipelines.layout import candidates_folder, documents_folder, media_folder
 from pipelines.media.raw_store import index_parts, load_media, read_index
+from pipelines.media.requests import MediaSettings
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
-from pipelines.spec import CorpusSpec, MediaSettings
+from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 
 URL = "https://images.example.org/1.jpg"

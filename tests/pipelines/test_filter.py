@@ -11,9 +11,10 @@ import pytest
 
 from pipelines import storage
 from pipelines.document import Document, Segment
-from pipelines.fetch import DOCUMENT_SCHEMA, documents_folder, media_folder
-from pipelines.filter import choose_split, decisions_folder, features_folder, fingerprint, run_filter
+from pipelines.fetch import DOCUMENT_SCHEMA
+from pipelines.filter import choose_split, fingerprint, run_filter
 from pipelines.images.normalise import ImageSettings, normalise
+from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.document import Document
-from pipelines.fetch import media_folder
-from pipelines.filter import features_folder, run_filter
+from pipelines.filter import run_filter
 from pipelines.images.text_match import ImageTextMatch
+from pipelines.layout import features_folder, media_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import read_rows
 from pipelines.running.runner import Runner

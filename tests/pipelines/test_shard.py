@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.document import Kind, Region
 from pipelines.filter import largest_tar_bytes
-from pipelines.shard import CRAWL_ROWS, SOURCE_ROWS, _place, _Plan, place_in_order, roll
+from pipelines.shard import _place, _Plan, place_in_order, roll
 from pipelines.shards.tar_samples import tar_end
 from pipelines.shards.writer import finish_document
 from pipelines.spec import Sharding
@@ -86,9 +86,3 @@ def test_no_sample_is_larger_than_it_was_planned_to_be(kind: Kind):
     finished = finish_document(replace(planned, build=built), blobs)
     most = largest_tar_bytes(planned, planned.to_json(), [len(data) for data in blobs])
     assert finished.tar_bytes <= most <= 1.3 * finished.tar_bytes + 3072
-
-
-def test_rows_of_the_funnel_are_named_once():
-    assert len(set(CRAWL_ROWS)) == len(CRAWL_ROWS)
-    assert len(set(SOURCE_ROWS)) == len(SOURCE_ROWS)
-    assert SOURCE_ROWS[-1] == ("shard", "sample")

@@ -8,8 +8,9 @@ from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
 from pipelines import storage
 from pipelines.document import Kind, Split
+from pipelines.funnel import FunnelRow
 from pipelines.running.runner import Runner
-from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, sort_shards, write_manifest
+from pipelines.shards.manifest import Manifest, load_manifest, sort_shards, write_manifest
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.tokenize import run_tokenize
 from tests.pipelines.corpus_builder import sample, write_shard

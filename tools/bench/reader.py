@@ -21,7 +21,8 @@ from model.sequence import Layout, LayoutConfig
 from model.tokenizer import Tokenizer
 from pipelines.document import Document, Media, Provenance, Segment, make_key
 from pipelines.errors import UserError
-from pipelines.shards.manifest import FunnelRow, Manifest, load_manifest, write_manifest
+from pipelines.funnel import FunnelRow
+from pipelines.shards.manifest import Manifest, load_manifest, write_manifest
 from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.token_sidecar import FastEncoder, TokensInfo, token_row, token_sidecar_path, write_token_sidecar
 from pipelines.shards.writer import ShardWriter, finish_document

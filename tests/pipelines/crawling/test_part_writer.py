@@ -11,8 +11,9 @@ from fastwarc.warc import ArchiveIterator as FastIterator
 from warcio.archiveiterator import ArchiveIterator
 
 from pipelines import storage
-from pipelines.crawling.ledger import FETCHED, ledger_row, part_name, round_of
+from pipelines.crawling.ledger import ledger_row, part_name, round_of
 from pipelines.crawling.part_writer import PART_PAGES, CrawlPartWriter
+from pipelines.drop_reasons import FETCHED
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
 from pipelines.web.http_client import Fetched

@@ -11,11 +11,12 @@ from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
 from pipelines.crawl import run_crawls
-from pipelines.crawling.ledger import FETCHED, crawl_folder, crawl_receipts, ledger_parts
+from pipelines.crawling.ledger import ledger_parts
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
+from pipelines.drop_reasons import FETCHED
 from pipelines.errors import UserError
 from pipelines.extract import run_extract
-from pipelines.fetch import candidates_folder
+from pipelines.layout import account_folder, candidates_folder, crawl_folder
 from pipelines.parts import PartFolder, read_rows, sum_counts
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
@@ -37,7 +38,7 @@ def write_warc(path: Path, *pages: tuple[str, bytes], status: str = "200 OK", by
 
 
 def index(path: str, folder: str, version: int = 1) -> list[dict]:
-    (part,) = IndexWarc(folder, version).process(path)
+    (part,) = IndexWarc(PartFolder(folder), version).process(path)
     return list(read_rows(PartFolder(folder).file(part, ".parquet")))
 
 
@@ -119,7 +120,7 @@ def build(out: str, *paths: str) -> tuple[list[str], dict[tuple[str, str], tuple
     run_extract(given, out, Runner())
     folder = candidates_folder(out)
     rows = [row for r in folder.receipts() for row in read_rows(folder.file(r.part, ".parquet"))]
-    counts = sum_counts(crawl_receipts(out, "web") + folder.receipts())
+    counts = sum_counts(account_folder(out, "web").receipts() + folder.receipts())
     found = {(c.stage, c.unit): (c.kept, c.dropped) for c in counts if c.source == "web"}
     return sorted(json.loads(row["document"])["source"]["page_url"] for row in rows), found
 
@@ -135,7 +136,7 @@ def test_a_page_that_archives_hold_several_times_is_one(tmp_path: Path):
     assert counts["extract", "page"] == (2, {"duplicate_url": 2})
     assert build(out, second)[0] == pages  # a file that is no longer named is forgotten
     assert ledger_parts(out, "web") == [indexed_part(second)]
-    assert storage.list_files(crawl_folder(out, "web"), ".links.parquet")
+    assert storage.list_files(crawl_folder(out, "web").path, ".links.parquet")
 
 
 def test_a_run_with_other_files_that_is_killed_is_not_taken_for_the_first(tmp_path: Path, monkeypatch):

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.decisions.thresholds import DOCUMENT_REASONS, IMAGE_REASONS, Judged, judge
+from pipelines.decisions.thresholds import DOCUMENT_REASONS, IMAGE_REASONS, Judged, Thresholds, judge
 from pipelines.document import Document, Media, Score
-from pipelines.spec import SourceSpec
 from pipelines.text.assignment import sentences_of
-from tests.pipelines.stage_records import document, image, image_url, scores, spec, text
+from tests.pipelines.stage_records import document, image, image_url, scores, text
 
 MODEL = "ViT-B-32/fp32@0123456789abcdef"
 MEASURED = {"phash": 1, "blur": 200.0, "mean": 100.0, "std": 40.0}
@@ -32,9 +31,8 @@ def pair() -> Document:
     return replace(document("pair", image(0), text("caption", role="caption"), num_media=1), media=(media(0),))
 
 
-def source(kind: str = "interleaved", **filters: Any) -> SourceSpec:
-    filters["images"] = OFF | filters.get("images", {})
-    return spec({"x": {"kind": kind, "filters": filters}}).sources["x"]
+def thresholds(**settings: Any) -> Thresholds:
+    return Thresholds.model_validate(settings | {"images": OFF | settings.get("images", {})})
 
 
 def row(given: Document, similarity: list[list[float]] | None = None, **measured: float) -> dict[str, Any]:
@@ -50,9 +48,9 @@ def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (64
     given = page()
     given = replace(given, media=(media(0, *size), given.media[1]))
     overused = {"hash 0": uses} if uses else {}
-    judged = judge(given, row(given, **measured), source(images=limits), overused)
+    judged = judge(given, row(given, **measured), thresholds(images=limits), overused)
     single = replace(pair(), media=given.media[:1])
-    alone = judge(single, row(single, **measured), source("pair", images=limits), overused)
+    alone = judge(single, row(single, **measured), thresholds(images=limits), overused)
     assert set(judged.lost) <= {0}
     assert alone.lost == judged.lost
     assert (alone.reason, alone.detail) == judged.lost.get(0, (None, None))
@@ -80,8 +78,8 @@ def test_an_image_beyond_a_threshold_is_dropped(limits, at, beyond, found):
 
 def test_an_image_of_few_bytes_is_dropped():
     given = pair()
-    assert judge(given, row(given), source("pair", images={"min_bytes": 9000}), {}).reason is None
-    dropped = judge(given, row(given), source("pair", images={"min_bytes": 9001}), {})
+    assert judge(given, row(given), thresholds(images={"min_bytes": 9000}), {}).reason is None
+    dropped = judge(given, row(given), thresholds(images={"min_bytes": 9001}), {})
     assert (dropped.reason, dropped.detail) == ("image_too_few_bytes", "9000")
 
 
@@ -96,12 +94,12 @@ def test_what_is_not_known_passes_no_threshold():
 
 def test_a_document_that_passes_whole_is_as_it_was():
     given = page()
-    assert judge(given, row(given), source(), {}) == Judged(given, (0, 1), {})
+    assert judge(given, row(given), thresholds(), {}) == Judged(given, (0, 1), {})
 
 
 def test_images_that_pass_keep_their_order_and_their_scores():
     given = page(3, scores=scores(0.1, 0.2, 0.3))
-    judged = judge(given, row(given, std=0.0), source(images={"min_contrast": 2.0}), {})
+    judged = judge(given, row(given, std=0.0), thresholds(images={"min_contrast": 2.0}), {})
     assert judged.places == (1, 2)
     assert judged.document is not None
     assert [m.url for m in judged.document.media] == [image_url(1), image_url(2)]
@@ -117,21 +115,21 @@ def test_a_document_with_too_few_or_too_many_images_is_dropped():
         ({"min_images": 3, "images": {"min_contrast": 2.0}}, blank, ("too_few_images", "2")),
         ({"max_images": 2}, row(given), ("too_many_images", "3")),
     ]:
-        judged = judge(given, features, source(**filters), {})
+        judged = judge(given, features, thresholds(**filters), {})
         assert (judged.document, judged.reason, judged.detail) == (None, *found)
         assert judged.reason in DOCUMENT_REASONS
-    assert judge(given, blank, source(max_images=2, images={"min_contrast": 2.0}), {}).places == (1, 2)
+    assert judge(given, blank, thresholds(max_images=2, images={"min_contrast": 2.0}), {}).places == (1, 2)
 
 
 def test_a_page_keeps_one_image_at_least():
     given = page(1)
-    judged = judge(given, row(given, std=0.0), source(min_images=0, images={"min_contrast": 2.0}), {})
+    judged = judge(given, row(given, std=0.0), thresholds(min_images=0, images={"min_contrast": 2.0}), {})
     assert (judged.reason, judged.lost) == ("too_few_images", {0: ("image_blank", "0.00")})
 
 
 def test_a_text_needs_no_image():
     given = document("text", text("words"))
-    assert judge(given, row(given), source("text", match={**MATCH, "min_similarity": 0.3}), {}) == Judged(given, (), {})
+    assert judge(given, row(given), thresholds(match={**MATCH, "min_similarity": 0.3}), {}) == Judged(given, (), {})
 
 
 # --- similarity -----------------------------------------------------------------------------------------------------
@@ -139,7 +137,7 @@ def test_a_text_needs_no_image():
 
 def test_the_best_of_an_images_texts_counts_and_is_noted():
     given = page()
-    matching = source(match={**MATCH, "min_similarity": 0.29})
+    matching = thresholds(match={**MATCH, "min_similarity": 0.29})
     judged = judge(given, row(given, [[0.2, 0.29], [0.28, 0.1]]), matching, {})
     assert judged.lost == {1: ("low_similarity", "0.28")}
     assert judged.document is not None
@@ -148,7 +146,7 @@ def test_the_best_of_an_images_texts_counts_and_is_noted():
 
 def test_an_unknown_similarity_never_passes():
     given = pair()
-    matching = source("pair", match={**MATCH, "min_similarity": -1.0})
+    matching = thresholds(match={**MATCH, "min_similarity": -1.0})
     assert judge(given, row(given, None), matching, {}).reason == "low_similarity"
     assert judge(given, row(given, [[]]), matching, {}).reason == "low_similarity"
     assert judge(given, row(given, [[float("nan")]]), matching, {}).reason == "low_similarity"
@@ -156,17 +154,17 @@ def test_an_unknown_similarity_never_passes():
 
 def test_a_similarity_that_is_only_scored_drops_nothing():
     given = page()
-    judged = judge(given, row(given, [[-0.1, -0.2], [-0.3, -0.4]]), source(match=MATCH), {})
+    judged = judge(given, row(given, [[-0.1, -0.2], [-0.3, -0.4]]), thresholds(match=MATCH), {})
     assert judged.document is not None
     assert [s.value for s in judged.document.scores] == [-0.1, -0.3]
-    assert judge(given, row(given, None), source(match=MATCH), {}) == Judged(given, (0, 1), {})
+    assert judge(given, row(given, None), thresholds(match=MATCH), {}) == Judged(given, (0, 1), {})
 
 
 def test_assigned_images_stand_at_their_sentences_and_those_that_fit_none_are_dropped():
     given = page(3)
     assert sentences_of(given) == ["Body number 0.", "Body number 1.", "Body number 2."]
     similarity = [[0.1, 0.1, 0.3], [0.3, 0.1, 0.1], [0.1, 0.1, 0.1]]
-    assigned = source(match={**MATCH, "assign": True, "min_similarity": 0.2})
+    assigned = thresholds(match={**MATCH, "assign": True, "min_similarity": 0.2})
     judged = judge(given, row(given, similarity), assigned, {})
     assert judged.lost == {2: ("low_similarity", "0.1")}
     assert judged.places == (1, 0)
@@ -188,6 +186,6 @@ def test_assigned_images_stand_at_their_sentences_and_those_that_fit_none_are_dr
 
 def test_what_another_threshold_drops_is_not_assigned():
     given = page(2)
-    assigned = source(images={"min_contrast": 2.0}, match={**MATCH, "assign": True})
+    assigned = thresholds(images={"min_contrast": 2.0}, match={**MATCH, "assign": True})
     judged = judge(given, row(given, [[0.9, 0.9], [0.1, 0.2]], std=0.0), assigned, {})
     assert (judged.lost, judged.places) == ({0: ("image_blank", "0.00")}, (1,))

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pipelines.candidate import Candidate, MediaRequest
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Document, Media, Region, Signal
+from pipelines.drop_reasons import FETCHED
 from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.media.completion import LostMedia, complete
 from pipelines.media.raw_store import StoredCue, StoredMedia

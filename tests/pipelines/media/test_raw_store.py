@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
-from pipelines.crawling.ledger import FETCHED
 from pipelines.document import Signal
+from pipelines.drop_reasons import FETCHED
 from pipelines.media.raw_store import (
     PART_ITEMS,
     Blob,

@@ -6,14 +6,15 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.errors import UserError
 from pipelines.running import serve
-from pipelines.running.serve import _answers, serving
-from pipelines.spec import CorpusSpec
+from pipelines.running.serve import Serve, _answers, serving
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -24,9 +25,8 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 """
 HANGING_RUN = """
 import sys
-from pipelines.running.serve import serving
-from pipelines.spec import CorpusSpec
-with serving(CorpusSpec.model_validate_json(sys.argv[1])):
+from pipelines.running.serve import Serve, serving
+with serving([Serve.model_validate_json(sys.argv[1])]):
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -37,15 +37,14 @@ def address() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def spec(**served: object) -> CorpusSpec:
-    texts = {"kind": "text", "input": {"format": "jsonl_text", "files": ["a.jsonl"]}}
-    return CorpusSpec.model_validate({"name": "x", "version": "1.0.0", "serve": [served], "sources": {"texts": texts}})
+def serving_one(**settings: Any) -> AbstractContextManager[None]:
+    return serving([Serve(**settings)])
 
 
 def test_a_folder_is_served_within_the_block_only(tmp_path: Path, address: str):
     (tmp_path / "a.txt").write_text("hello")
     with (
-        serving(spec(folder=str(tmp_path), addresses=[address])),
+        serving_one(folder=str(tmp_path), addresses=[address]),
         urllib.request.urlopen(f"http://{address}/a.txt") as answer,
     ):
         assert answer.read() == b"hello"
@@ -54,7 +53,7 @@ def test_a_folder_is_served_within_the_block_only(tmp_path: Path, address: str):
 
 def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, address: str):
     command = ["-c", SERVER_WITH_PID, address.rpartition(":")[2], str(tmp_path / "pid")]
-    with pytest.raises(ZeroDivisionError), serving(spec(command=command, addresses=[address])):
+    with pytest.raises(ZeroDivisionError), serving_one(command=command, addresses=[address]):
         raise ZeroDivisionError
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -63,7 +62,7 @@ def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, add
 def test_a_missing_folder_is_told(tmp_path: Path, address: str):
     with (
         pytest.raises(UserError, match=r"^serve: no folder .*/absent; the spec's first lines say what it needs$"),
-        serving(spec(folder=str(tmp_path / "absent"), addresses=[address])),
+        serving_one(folder=str(tmp_path / "absent"), addresses=[address]),
     ):
         pass
 
@@ -74,7 +73,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypa
     with (
         socket.create_server((host, int(port))),
         pytest.raises(UserError, match=f"^serve: {address} is taken by another program"),
-        serving(spec(folder=str(tmp_path), addresses=[address])),
+        serving_one(folder=str(tmp_path), addresses=[address]),
     ):
         pass
 
@@ -82,16 +81,15 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypa
 def test_a_command_that_ends_at_once_is_told(address: str):
     with (
         pytest.raises(UserError, match=f"^serve: -c pass does not answer on {address}$"),
-        serving(spec(command=["-c", "pass"], addresses=[address])),
+        serving_one(command=["-c", "pass"], addresses=[address]),
     ):
         pass
 
 
 def test_the_first_server_ends_where_the_second_does_not_start(tmp_path: Path, address: str):
-    first = spec(folder=str(tmp_path), addresses=[address])
-    second = spec(command=["-c", "pass"], addresses=["127.0.0.1:1"])
-    both = first.model_copy(update={"serve": [*first.serve, *second.serve]})
-    with pytest.raises(UserError, match=r"does not answer on 127\.0\.0\.1:1"), serving(both):
+    first = Serve(folder=str(tmp_path), addresses=[address])
+    second = Serve(command=["-c", "pass"], addresses=["127.0.0.1:1"])
+    with pytest.raises(UserError, match=r"does not answer on 127\.0\.0\.1:1"), serving([first, second]):
         pass
     assert not _answers(address)
 
@@ -100,7 +98,7 @@ def test_the_first_server_ends_where_the_second_does_not_start(tmp_path: Path, a
 def test_a_server_ends_when_the_run_is_killed(tmp_path: Path, address: str):
     os.mkfifo(tmp_path / "pipe")
     code = "import sys; pipe = open(sys.argv[3], 'wb')\n" + SERVER_WITH_PID  # the pipe is open as long as it lives
-    served = spec(
+    served = Serve(
         command=["-c", code, address.rpartition(":")[2], str(tmp_path / "pid"), str(tmp_path / "pipe")],
         addresses=[address],
     )

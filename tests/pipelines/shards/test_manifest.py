@@ -8,9 +8,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.shards.manifest import (
-    FunnelRow,
     Manifest,
-    check_funnel,
     load_manifest,
     sort_shards,
     verify,
@@ -93,36 +91,6 @@ def test_a_manifest_that_cannot_be_used_is_refused(corpus, change, message):
     path.write_text(change(json.loads(path.read_text())))
     with pytest.raises(UserError, match=f"manifest.json: no manifest that can be used: .*{message}"):
         load_manifest(str(corpus))
-
-
-# --- the funnel -----------------------------------------------------------------------------------------------------
-
-ROWS = [
-    FunnelRow("pairs", "extract", "document", 20, 15, {"too_few_words": 5}),
-    FunnelRow("pairs", "fetch", "document", 15, 12, {"not_found": 2, "robots_disallowed": 1}),
-    FunnelRow("pairs", "shard", "sample", 12, 9, {"near_duplicate": 3}),
-]
-
-
-def test_a_funnel_that_adds_up_has_no_faults(built):
-    assert check_funnel(ROWS, [s for s in built[1].shards if s.source == "pairs"]) == []
-
-
-def test_a_row_that_loses_something_is_named():
-    rows = [replace(ROWS[0], dropped={})]
-    assert check_funnel(rows) == ["pairs, extract: 20 documents in, but 15 kept + 0 dropped"]
-
-
-def test_a_gap_between_stages_of_one_unit_is_named():
-    rows = [ROWS[0], replace(ROWS[1], in_=14, kept=11)]
-    assert check_funnel(rows) == ["pairs, fetch: 14 documents in, but extract kept 15"]
-
-
-def test_shards_with_another_number_of_samples_are_named(built):
-    rows = [replace(ROWS[2], in_=11, kept=8)]
-    shards = [s for s in built[1].shards if s.source == "pairs"]
-    assert check_funnel(rows, shards) == ["pairs: its shards hold 9 samples, its last row says 8 samples kept by shard"]
-    assert check_funnel([], shards) == ["pairs: its shards hold 9 samples, its last row says no row"]
 
 
 # --- verifying ------------------------------------------------------------------------------------------------------

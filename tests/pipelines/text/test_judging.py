@@ -3,8 +3,7 @@
 import pytest
 
 from pipelines.document import Document
-from pipelines.spec import Filters
-from pipelines.text.judging import PROFILES, Refusal, judge_spoken, judge_text
+from pipelines.text.judging import PROFILES, Refusal, TextFilters, judge_spoken, judge_text
 from tests.pipelines.stage_records import document, image, text
 
 ENGLISH = (
@@ -20,17 +19,17 @@ def pair(caption: str) -> Document:
     return document("pair", image(0), text(caption, role="caption"), num_media=1)
 
 
-def filters(**tree: object) -> Filters:
-    return Filters.model_validate(tree)
+def filters(**tree: object) -> TextFilters:
+    return TextFilters.model_validate(tree)
 
 
-def refused(given: Document, settings: Filters) -> str:
+def refused(given: Document, settings: TextFilters) -> str:
     found = judge_text(given, settings, given.kind)
     assert isinstance(found, Refusal)
     return found.reason
 
 
-def judged(given: Document, settings: Filters) -> Document:
+def judged(given: Document, settings: TextFilters) -> Document:
     found = judge_text(given, settings, given.kind)
     assert isinstance(found, Document)
     return found

@@ -7,7 +7,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.crawling.host_buckets import GroupHosts, assign_buckets
+from pipelines.web.host_buckets import GroupHosts, assign_buckets
 
 
 @settings(deadline=None, max_examples=50)

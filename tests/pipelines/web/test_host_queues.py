@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pipelines.crawling.host_queues import run_queues
+from pipelines.web.host_queues import run_queues
 
 ITEMS = [("a", "a0"), ("b", "b0"), ("a", "a1"), ("c", "c0"), ("a", "a2"), ("b", "b1")]
 

@@ -1,0 +1,80 @@
+"""The funnel: every row adds up, rows of one unit follow from each other, and the last counts what lies in shards."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.document import Drop
+from pipelines.errors import RunError
+from pipelines.funnel import CRAWL_ROWS, SOURCE_ROWS, FunnelRow, check_funnel, checked_funnel, funnel_rows
+from pipelines.layout import account_folder, candidates_folder, decisions_folder
+from pipelines.parts import PartFolder, Tally
+
+ROWS = [
+    FunnelRow("pairs", "extract", "document", 20, 15, {"too_few_words": 5}),
+    FunnelRow("pairs", "fetch", "document", 15, 12, {"not_found": 2, "robots_disallowed": 1}),
+    FunnelRow("pairs", "shard", "sample", 12, 9, {"near_duplicate": 3}),
+]
+
+
+def test_a_funnel_that_adds_up_has_no_faults():
+    assert check_funnel(ROWS, {"pairs": 9}) == []
+
+
+def test_a_row_that_loses_something_is_named():
+    rows = [replace(ROWS[0], dropped={})]
+    assert check_funnel(rows) == ["pairs, extract: 20 documents in, but 15 kept + 0 dropped"]
+
+
+def test_a_gap_between_stages_of_one_unit_is_named():
+    rows = [ROWS[0], replace(ROWS[1], in_=14, kept=11)]
+    assert check_funnel(rows) == ["pairs, fetch: 14 documents in, but extract kept 15"]
+
+
+def test_shards_with_another_number_of_samples_are_named():
+    rows = [replace(ROWS[2], in_=11, kept=8)]
+    fault = "pairs: its shards hold 9 samples, its last row says"
+    assert check_funnel(rows, {"pairs": 9}) == [f"{fault} 8 samples kept by shard"]
+    assert check_funnel([], {"pairs": 9}) == [f"{fault} no row"]
+
+
+def test_rows_are_named_once():
+    assert len(set(CRAWL_ROWS)) == len(CRAWL_ROWS)
+    assert len(set(SOURCE_ROWS)) == len(SOURCE_ROWS)
+    assert SOURCE_ROWS[-1] == ("shard", "sample")
+
+
+def finish(folder: PartFolder, tally: Tally) -> None:
+    folder.finish(f"part-{len(folder.receipts())}", "", tally, {})
+
+
+@pytest.fixture
+def out(tmp_path) -> str:
+    """A crawl of which one page is dropped, and a source of which one document is dropped."""
+    crawled, extracted = Tally("crawl"), Tally("extract")
+    crawled.keep("web", "page", 2)
+    crawled.drop(Drop(source="web", stage="crawl", reason="timeout", unit="page"))
+    finish(account_folder(str(tmp_path), "web"), crawled)
+    extracted.keep("web", "page", 2)
+    extracted.keep("texts", "document")
+    extracted.drop(Drop(source="texts", stage="extract", reason="no_text", unit="document"))
+    finish(candidates_folder(str(tmp_path)), extracted)
+    return str(tmp_path)
+
+
+def test_rows_are_sums_over_receipts_in_the_order_of_stages(out):
+    assert funnel_rows(out, ["web"], ["texts"]) == [
+        FunnelRow("web", "crawl", "page", 3, 2, {"timeout": 1}),
+        FunnelRow("web", "extract", "page", 2, 2, {}),
+        FunnelRow("texts", "extract", "document", 2, 1, {"no_text": 1}),
+        FunnelRow("texts", "shard", "sample", 0, 0, {}),
+    ]
+
+
+def test_a_stage_is_checked_without_what_later_ones_left(out):
+    tally = Tally("filter")
+    tally.keep("texts", "document", 7)  # of an earlier run
+    finish(decisions_folder(out), tally)
+    assert [row.stage for row in checked_funnel(out, ["web"], ["texts"], "extract")] == ["crawl", "extract", "extract"]
+    with pytest.raises(RunError, match="does not add up: texts, filter: 7 documents in, but extract kept 1"):
+        checked_funnel(out, ["web"], ["texts"], "filter")
