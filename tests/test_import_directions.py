@@ -16,6 +16,16 @@ ABOVE_STAGES = {"corpus", "__main__", "forkserver_preload"}  # what runs them: a
 RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers"}
 BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "warc_ledger"}
 VOCABULARY = {"errors", "document", "drop_reasons", "candidate", "settings", "storage", "parts", "layout", "funnel"}
+ROOMS = {  # of the trainer, and what each may import of it; `__main__` may import all, and alone imports `evaluation`
+    "__init__": set(),
+    "plan": {"plan"},
+    "reading": {"plan", "reading"},
+    "config": {"plan", "reading"},
+    "engine": {"plan", "reading", "config", "engine"},
+    "tasks": {"plan", "reading", "config", "engine", "tasks"},
+    "loop": {"plan", "reading", "config", "engine", "tasks"},
+    "evaluation": {"plan", "reading", "config", "engine", "tasks", "evaluation"},
+}
 MAY_IMPORT = {
     "model": {"model"},
     "pipelines": {"pipelines"},
@@ -76,6 +86,17 @@ def test_stages_meet_in_files_only(stage: str):
     assert not pipeline_modules(ROOT / "pipelines" / f"{stage}.py") & others
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "trainer").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_trainers_rooms_keep_their_rules(path: Path):
+    room = path.relative_to(ROOT).parts[1].removesuffix(".py")
+    used = {name.split(".")[1] for name in ours(path) if name.startswith("trainer.")}
+    if room == "__main__":
+        return
+    assert used <= ROOMS[room], f"{room} may import {', '.join(sorted(ROOMS[room]))}"
+    if room == "plan":
+        assert not {name.split(".")[0] for name in imports(path)} & {"torch", "model"}, "the plan needs no model"
+
+
 def module_graph() -> dict[str, set[str]]:
     """Modules of ours that each module imports, by name; a package has the name of its folder."""
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts): ours(path) for path in modules()}
@@ -125,10 +146,7 @@ def test_no_circle_joins_modules():
     assert_no_circle(module_graph())
 
 
-@pytest.mark.parametrize(
-    "package",
-    ["model", "pipelines", "tools", pytest.param("trainer", marks=pytest.mark.xfail(reason="not yet", strict=True))],
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_circle_joins_folders(package: str):
     assert_no_circle(folder_graph(package))
 

@@ -107,7 +107,7 @@ def _our_places(corpus: TrainingCorpus) -> Iterator[tuple[Any, int]]:
     readers = [corpus.reader(shard) for shard in source.shards]
     for begin in range(0, 1 << 40, 4096):
         for sample in order.samples(np.arange(begin, begin + 4096))[1].tolist():
-            shard, row = source.place(sample)
+            shard, row = source.locate(sample)
             yield readers[shard], row
 
 

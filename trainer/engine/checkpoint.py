@@ -1,6 +1,6 @@
 """Checkpoints: a folder a save, which appears whole under its name or not at all, and is resumed at any world size.
 
-checkpoints/step-00000100/data_state.json   where the data is, under 4 KB, equal on every rank
+checkpoints/step-00000100/data_state.json   where the data is, small, equal on every rank
                           run_state.json    what else a resume needs and a person may want to read
                           deepspeed/        weights, masters and moments
 """

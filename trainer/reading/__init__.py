@@ -1,1 +1,1 @@
-"""From tars to micro-batches: shards, images, sequences and streams. Takes plain arguments, never the settings tree."""
+"""From tars to micro-batches: shards, images, sequences, streams, and what was consumed. Takes no config."""

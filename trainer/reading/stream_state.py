@@ -7,7 +7,7 @@ from typing import Self
 
 from pipelines.errors import UserError
 from trainer.plan.mixture import PhaseStart
-from trainer.plan.steps import MAX_STATE_BYTES
+from trainer.plan.steps import max_state_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,13 @@ class StreamState:
         return cls(names, 0, None, None, (RankCursor(0, (0,) * len(names), ((0, 0, 0),) * len(names)),))
 
     def to_json(self) -> str:
-        """As `data_state.json` holds it; one cursor stands for all ranks where theirs take more than its 4 KB."""
+        """Return the state as `data_state.json` holds it, with one cursor for all ranks where theirs take too much."""
         text = json.dumps({"order": "approximate", **asdict(self)}, sort_keys=True, separators=(",", ":"))
-        return text if len(text) <= MAX_STATE_BYTES or self.world_size is None else self._for_all().to_json()
+        return (
+            text
+            if len(text) <= max_state_bytes(len(self.names)) or self.world_size is None
+            else self._for_all().to_json()
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

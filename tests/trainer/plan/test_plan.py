@@ -1,5 +1,6 @@
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from pipelines.errors import UserError
 from trainer.plan.mixture import Phase, share_bound
 from trainer.plan.order import OrderSettings
 from trainer.plan.plan import Plan
-from trainer.plan.steps import Costs, PlanSettings, PlanState, Step
+from trainer.plan.steps import Costs, PlanSettings, PlanState, Step, max_state_bytes
 from trainer.plan.windows import SourceWindows, one_window_each
 
 SETTINGS = PlanSettings(
@@ -142,10 +143,12 @@ def test_a_thousand_kills_change_nothing():
 
 def test_the_state_is_small():
     assert max(len(step.state.to_json()) for step in STEPS) < 1000
-    many = tuple(one_window_each(f"source-{i:03d}-of-a-large-corpus", "pair", ["a"], [5000]) for i in range(40))
-    weights = {s.name: 1 / 40 for s in many}
-    step = next(iter(Plan(many, SETTINGS, [Phase(weights=weights)], "f")))
-    assert len(step.state.to_json()) < 4096
+    for num in (40, 400):
+        many = tuple(one_window_each(f"source-{i:03d}-of-a-large-corpus", "pair", ["a"], [5000]) for i in range(num))
+        weights = {s.name: 1 / num for s in many}
+        step = next(iter(Plan(many, SETTINGS, [Phase(weights=weights)], "f")))
+        state = replace(step.state, drawn=(10**12,) * num, units=(10**15,) * num)
+        assert len(state.to_json()) < max_state_bytes(num)
 
 
 def test_weights_may_change_in_the_middle_of_a_packing_buffer_without_loss():

@@ -31,6 +31,7 @@ from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.plan.mixture import PhaseStart, load_phases, share_bound, share_error
+from trainer.plan.steps import max_state_bytes
 from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import read_tar
 from trainer.reading.streaming import StreamLoader, StreamStep
@@ -176,7 +177,7 @@ def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_wit
 def test_many_ranks_are_kept_in_4_kb():
     places = tuple(RankCursor(5000 + rank, (20, 5), ((900 + rank, 7, 0), (1000 - rank, 3, 2))) for rank in range(200))
     state = StreamState(("pairs", "texts"), 7, PhaseStart(0, 0, WEIGHTS, "samples", "config"), 200, places)
-    assert len(state.to_json()) <= 4096
+    assert len(state.to_json()) <= max_state_bytes(len(state.names))
     kept = StreamState.from_json(state.to_json())
     assert kept.step == 7
     assert kept.cursor(2, 200, (2, 2)) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))

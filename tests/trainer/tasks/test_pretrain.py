@@ -14,7 +14,7 @@ from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, STOPPED, Training
 from trainer.plan.mixture import load_phases
-from trainer.plan.steps import MAX_STATE_BYTES
+from trainer.plan.steps import max_state_bytes
 from trainer.tasks.table import TASKS
 
 
@@ -46,7 +46,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000032", "step-00000040"]
     state = tmp_path / "checkpoints" / kept[-1] / "data_state.json"
-    assert state.stat().st_size < MAX_STATE_BYTES
+    assert state.stat().st_size < max_state_bytes(5)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "config.json",
         "model.safetensors",
