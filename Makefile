@@ -23,7 +23,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus pretrain real-site test check lint types format torture bench docs schema lock clean
+.PHONY: help corpus pretrain real-site test test-fast check lint types format torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -66,8 +66,11 @@ build/real-site/gimp-help-en/.done:
 	rm -rf build/real-site/package
 	touch $@
 
-test: .venv/.dev ## run the tests: TESTS=tests/...
-	$(PY) -m pytest $(TESTS) $(ARGS)
+test: .venv/.dev ## run the tests, one process per core: TESTS=tests/... ARGS="..."
+	$(PY) -m pytest -n logical $(TESTS) $(ARGS)
+
+test-fast: .venv/.dev ## run the tests that are not marked slow: TESTS=tests/... ARGS="..."
+	$(PY) -m pytest -n logical -m "not slow" $(TESTS) $(ARGS)
 
 check: lint types test ## format, lint, types and tests
 

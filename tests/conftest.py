@@ -33,3 +33,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     np.random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name long bytes by their argument: compressed ones differ from process to process by their time."""
+    return argname if isinstance(val, bytes) and len(val) > 32 else None
