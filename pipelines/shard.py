@@ -176,7 +176,8 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
     folder = shards_folder(out)
     storage.remove_leftovers(out)
-    if _is_published(spec, out, decisions.fingerprint()):
+    inputs = _inputs(spec, out)
+    if _is_published(out, inputs):
         return load_manifest(out)
     result_path = shard_list_path(out)
     storage.remove(result_path)
@@ -201,29 +202,39 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
         )
 
     # Until the new manifest lies there, no reader may take old and new shards for one corpus.
-    _forget_manifest(spec, out, decisions.fingerprint())
+    _forget_manifest(out, inputs)
     run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
     shards = sort_shards([ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources))
     _remove_stale(spec, out, shards)
     return _publish(spec, out, shards)
 
 
-def _inputs(spec: CorpusSpec, fingerprint: str) -> str:
-    return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, spec.sha256, fingerprint)
+def _inputs(spec: CorpusSpec, out: str) -> str:
+    """Return the hash of what the manifest is made from: the decisions, and what every stage counted and dropped.
+
+    An earlier stage may count or drop otherwise although the decisions stay the same: when a retried page fails for
+    another reason, or when a reason is renamed.
+    """
+    folders = [account_folder(out, crawl) for crawl in spec.crawls]
+    folders += [candidates_folder(out), documents_folder(out), decisions_folder(out)]
+    receipts = [receipt for folder in folders for receipt in folder.receipts()]
+    counts = [asdict(count) for count in sum_counts(receipts)]
+    drops = sorted(receipt.files.get(".drops.parquet", "") for receipt in receipts)
+    made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops)
+    return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, *made_from)
 
 
-def _is_published(spec: CorpusSpec, out: str, fingerprint: str) -> bool:
-    """Whether the manifest that lies there is of these decisions, and its shards are in place."""
+def _is_published(out: str, inputs: str) -> bool:
+    """Whether the manifest that lies there was made from these inputs, and its shards are in place."""
     path = shard_inputs_path(out)
-    is_ours = storage.exists(path) and storage.read_bytes(path).decode() == _inputs(spec, fingerprint)
+    is_ours = storage.exists(path) and storage.read_bytes(path).decode() == inputs
     return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
 
 
-def _forget_manifest(spec: CorpusSpec, out: str, fingerprint: str) -> None:
+def _forget_manifest(out: str, inputs: str) -> None:
     """Remove the manifest of an earlier build and note which one is being made."""
     storage.remove(storage.join(out, FILE_NAME))
-    path = shard_inputs_path(out)
-    storage.write_bytes(path, _inputs(spec, fingerprint).encode())
+    storage.write_bytes(shard_inputs_path(out), inputs.encode())
 
 
 def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> None:

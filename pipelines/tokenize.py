@@ -1,7 +1,7 @@
 """Tokenize: the text of every sample as ids of one tokenizer, shard by shard.
 
 A shard's token sidecar is a transaction: a rerun skips those that say themselves that they were made from the same tar
-by the same tokenizer. Special tokens are the model's and are added later; one that stands in a text is text.
+by the same tokenizer and code. Special tokens are the model's and are added later; one that stands in a text is text.
 """
 
 import json
@@ -21,6 +21,7 @@ from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import TarSample
 from pipelines.shards.token_sidecar import (
     FILE_NAME,
+    VERSION,
     FastEncoder,
     SentencePieceEncoder,
     TokensInfo,
@@ -86,7 +87,8 @@ def run_tokenize(
         if stale not in wanted:
             storage.remove(stale)
     num_tokens = sum(int((made_from(path) or {})["num_tokens"]) for path in sorted(wanted))
-    info = TokensInfo(name, encoder.file_name, encoder.sha256, manifest.fingerprint, manifest.num_samples, num_tokens)
+    made = (name, encoder.file_name, encoder.sha256, manifest.fingerprint)
+    info = TokensInfo(*made, manifest.num_samples, num_tokens, VERSION)
     storage.write_bytes(done_path, info.to_json().encode())
     return info
 
@@ -112,7 +114,7 @@ class _TokenizeShard(beam.DoFn):
     def process(self, element: tuple[str]) -> Iterator[None]:
         shard = self._shards[element[0]]
         path = token_sidecar_path(self._folder, shard.path)
-        if not is_current(path, shard, self._encoder.sha256):
+        if not is_current(path, shard, self._encoder.sha256, VERSION):
             rows = [token_row(document, self._encoder) for document in read_texts(self._corpus, shard)]
             write_token_sidecar(path, rows, shard.sha256, self._encoder.sha256)
         yield from ()
@@ -157,7 +159,7 @@ def _empty(key: str, shard: ShardInfo) -> Document:
 def _trained_bpe(corpus: str, manifest: Manifest, folder: str, num_tokens: int) -> FastEncoder:
     """The tokenizer that lies there, if it was trained on this corpus; else a new one."""
     receipt = storage.join(folder, "trained.json")
-    inputs = json.dumps({"fingerprint": manifest.fingerprint, "num_tokens": num_tokens})
+    inputs = json.dumps({"version": VERSION, "fingerprint": manifest.fingerprint, "num_tokens": num_tokens})
     path = storage.join(folder, FastEncoder.file_name)
     if storage.exists(receipt) and storage.read_bytes(receipt).decode() == inputs and storage.exists(path):
         return FastEncoder(storage.read_bytes(path))

@@ -23,6 +23,10 @@ from pipelines.shards.manifest import Manifest, ShardInfo
 
 SCHEMA_NAME = "dromaius-tokens/1"
 FILE_NAME = "tokens.json"
+# Raise it when equal samples and an equal tokenizer would give other rows, by this module, by `foreign_samples` or by
+# `tokenize`, or equal texts another trained tokenizer. Sidecars are then made anew by the next `tokenize`; until then
+# the trainer reads those that lie there. What does not name a version was made by the first.
+VERSION = 1
 ROWS_PER_GROUP = 256  # what is decoded to read one sample's ids; four blocks of the trainer's order
 
 TYPES = ("text", "image", "frame")
@@ -204,6 +208,7 @@ class TokensInfo:
     fingerprint: str  # of the corpus
     num_samples: int
     num_tokens: int
+    version: int = 1  # of the code that made them
 
     def to_json(self) -> str:
         """The file."""
@@ -226,6 +231,7 @@ def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256:
         "schema": SCHEMA_NAME,
         "shard_sha256": shard_sha256,
         "tokenizer_sha256": tokenizer_sha256,
+        "version": str(VERSION),
         "num_tokens": str(sum(row["num_tokens"] for row in rows)),
     }
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA).replace_schema_metadata(made_from)
@@ -243,11 +249,11 @@ def made_from(path: str) -> dict[str, str] | None:
     return found | {"num_rows": str(metadata.num_rows)}
 
 
-def is_current(path: str, shard: ShardInfo, tokenizer_sha256: str) -> bool:
-    """Whether a shard's token sidecar lies there and was made from these bytes by this tokenizer."""
-    found = made_from(path) or {}
-    wanted = (SCHEMA_NAME, shard.sha256, tokenizer_sha256, str(shard.samples))
-    return tuple(found.get(k) for k in ("schema", "shard_sha256", "tokenizer_sha256", "num_rows")) == wanted
+def is_current(path: str, shard: ShardInfo, tokenizer_sha256: str, version: int) -> bool:
+    """Whether a shard's token sidecar lies there, made from these bytes by this tokenizer and version of the code."""
+    found = {"version": "1"} | (made_from(path) or {})
+    wanted = (SCHEMA_NAME, shard.sha256, tokenizer_sha256, str(version), str(shard.samples))
+    return tuple(found.get(k) for k in ("schema", "shard_sha256", "tokenizer_sha256", "version", "num_rows")) == wanted
 
 
 def load_tokens(corpus: str, manifest: Manifest, name: str | None = None) -> TokensInfo:

@@ -1,6 +1,7 @@
 import hashlib
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from model.segment import grounded_text
@@ -22,6 +23,7 @@ from pipelines.tokenize import read_texts, run_tokenize
 from tests.pipelines import corpus_builder
 
 NUM_TOKENS = 300
+BARE = {"regions": [{"segment": 9, "start": 0, "end": 0, "box": []}]}
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,36 @@ def test_a_rerun_keeps_what_is_current_and_makes_anew_what_is_not(corpus):
     } == before
     assert info == load_tokens(corpus, manifest, f"bpe-{NUM_TOKENS}")
     shard = manifest.shards[0]
-    assert is_current(
-        paths[0], next(s for s in manifest.shards if s.path.split("/")[-1][:-4] in paths[0]), info.tokenizer_sha256
-    )
-    assert not is_current(paths[0], replace(shard, sha256="0" * 64), info.tokenizer_sha256)
-    assert not is_current(paths[0], shard, "0" * 64)
+    mine = next(s for s in manifest.shards if s.path.split("/")[-1][:-4] in paths[0])
+    assert is_current(paths[0], mine, info.tokenizer_sha256, info.version)
+    assert not is_current(paths[0], mine, info.tokenizer_sha256, info.version + 1)
+    assert not is_current(paths[0], replace(shard, sha256="0" * 64), info.tokenizer_sha256, info.version)
+    assert not is_current(paths[0], shard, "0" * 64, info.version)
+
+
+def test_a_raised_version_makes_all_anew(tmp_path, monkeypatch):
+    path = str(tmp_path)
+    manifest = corpus_builder.build(path, ("text", "pair"))
+    first = run_tokenize(path, None, Runner(), train_bpe=NUM_TOKENS)
+    monkeypatch.setattr("pipelines.tokenize.token_row", lambda document, encoder: token_row(document, encoder) | BARE)
+    assert run_tokenize(path, None, Runner(), train_bpe=NUM_TOKENS) == first
+    for module in ("tokenize", "shards.token_sidecar"):
+        monkeypatch.setattr(f"pipelines.{module}.VERSION", first.version + 1)
+    again = run_tokenize(path, None, Runner(), train_bpe=NUM_TOKENS)
+    assert again == replace(first, version=first.version + 1) == load_tokens(path, manifest)
+    paths = storage.list_files(path + "/tokens", ".parquet")
+    assert [row["regions"] for p in paths for row in read_token_rows(p)] == [BARE["regions"]] * manifest.num_samples
+
+
+def test_tokens_that_name_no_version_are_of_the_first(corpus, tmp_path):
+    shard = load_manifest(corpus).shards[0]
+    path = f"{corpus}/tokens/bpe-{NUM_TOKENS}/{shard.path.removesuffix('.tar')}.parquet"
+    table = pq.read_table(path)
+    metadata = {k: v for k, v in table.schema.metadata.items() if k != b"version"}
+    older = str(tmp_path / "older.parquet")
+    pq.write_table(table.replace_schema_metadata(metadata), older)
+    assert is_current(older, shard, metadata[b"tokenizer_sha256"].decode(), 1)
+    assert not is_current(older, shard, metadata[b"tokenizer_sha256"].decode(), 2)
 
 
 def test_workers_change_no_byte(corpus, tmp_path):

@@ -25,7 +25,9 @@ from trainer.plan.windows import SourceWindows
 from trainer.reading.byte_store import ByteStore
 from trainer.reading.shard_reader import GroupCache, ShardReader
 
-VERSION = 1  # of this file's reckoning: another one makes other tables
+# Raise it when equal tokens, layouts and lengths would give other windows, by this module or by `Layout.split`: tables
+# are then made anew, and no run goes on by another order than it began with.
+VERSION = 1
 NOT_ALLOWED = "not_allowed"
 NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned image
 TOO_LARGE = "too_large"
@@ -51,8 +53,11 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
         "seq_len": seq_len,
         "split": split,
     }
+    # Only where they are set, so that a run from before they existed can go on.
     if layout.template is not None:
         made_from["template"] = layout.template
+    if tokens.version > 1:
+        made_from["tokens"] = tokens.version
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,7 +109,7 @@ def _measure(
 
     def measure(shard: ShardInfo) -> _Part:
         path = token_sidecar_path(folder, shard.path)
-        if not is_current(path, shard, tokens.tokenizer_sha256):
+        if not is_current(path, shard, tokens.tokenizer_sha256, tokens.version):
             raise UserError(
                 f"{path}: not made from this {shard.path} by this tokenizer. Rerun `python -m pipelines tokenize`"
             )

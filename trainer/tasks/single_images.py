@@ -24,7 +24,9 @@ from trainer.reading.shard_reader import ShardReader
 from trainer.reading.window_tables import NOT_ALLOWED
 from trainer.tasks.data import CorpusData, open_corpus
 
-VERSION = 1  # of this file's reckoning: another one makes other chunks
+# Raise it when an equal corpus would give other chunks, by this module: no run goes on by another order than it began
+# with.
+VERSION = 1
 CAPTIONED = ("pair", "grounded")
 """Kinds whose samples are an image and its caption."""
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.trainer.small_corpus import build
 from trainer.reading.byte_store import ByteStore
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.shard_reader import GroupCache
-from trainer.reading.window_tables import source_windows, whole_lengths
+from trainer.reading.window_tables import source_windows, whole_lengths, windows_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,16 @@ def test_tables_hold_what_the_layout_cuts(folder, family, frame_times, seq_len):
             assert [w.num_tokens for w in windows] == table.tokens[at].tolist()
             assert [w.num_images for w in windows] == table.images[at].tolist()
             assert table.totals[number] == sum(w.num_tokens for w in windows)
+
+
+def test_tables_of_other_tokens_are_others(folder):
+    corpus = TrainingCorpus.open(folder)
+    layout = Layout(Tokenizer.load(f"{folder}/tokens/bpe-300", "emu2"), BridgeConfig(), LayoutConfig())
+    made = [
+        windows_fingerprint(corpus.manifest, replace(corpus.tokens, version=version), layout, 48, "train")
+        for version in (1, 2, 2)
+    ]
+    assert made[0] != made[1] == made[2]
 
 
 def test_what_cannot_fit_is_refused_with_its_reason(folder):
