@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import flex_attention as flex
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.batch import Batch
@@ -22,7 +22,7 @@ NAME = "packed"  # under which `use_packed_attention` makes it known to transfor
 Kernel = Literal["sdpa", "flex", "varlen"]
 
 
-def use_packed_attention(language_model: nn.Module) -> None:
+def use_packed_attention(language_model: PreTrainedModel) -> None:
     """Let a Hugging Face model attend through `attend`. Its masks then are those it is given, nothing else."""
     AttentionInterface.register(NAME, attend)
     language_model.set_attn_implementation(NAME)
@@ -87,11 +87,13 @@ def attend(
     if cu_seq_lens_q is not None:
         from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA alone
 
+        assert max_length_q is not None
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
         out = varlen_attn(
             q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
             scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
+        assert isinstance(out, Tensor)  # a pair only where `return_aux` is asked for
         return out.unflatten(0, (query.shape[0], query.shape[2])), None
     if isinstance(attention_mask, flex.BlockMask):
         run = _compiled_flex() if query.is_cuda else flex.flex_attention

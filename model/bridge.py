@@ -40,7 +40,8 @@ class FormerBridge(nn.Module):
 
     def encode(self, features: Tensor) -> Tensor:
         """(B, 1 + P, V) -> (B, N, E)"""
-        return self.cformer(self.ln_visual(features))
+        embeddings: Tensor = self.cformer(self.ln_visual(features))
+        return embeddings
 
     def project_up(self, embeddings: Tensor) -> Tensor:
         """(..., E) -> (..., D): the same."""
@@ -48,7 +49,8 @@ class FormerBridge(nn.Module):
 
     def project_down(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., E)"""
-        return self.stu_regress_head(hidden)
+        embeddings: Tensor = self.stu_regress_head(hidden)
+        return embeddings
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, for compiling one by one."""
@@ -61,6 +63,9 @@ class FormerBridge(nn.Module):
 
 class PoolBridge(nn.Module):
     """Emu2: patches averaged to a square of embeddings; `project_up` and `project_down` are linear layers (E = V)."""
+
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
@@ -121,7 +126,8 @@ def pool(tokens: Tensor, num_slots: int) -> Tensor:
     patches = tokens[:, 1:]
     grid, side = math.isqrt(patches.shape[1]), math.isqrt(num_slots)
     x = patches.unflatten(1, (side, grid // side, side, grid // side))  # (B, s, g/s, s, g/s, V)
-    return x.mean(dim=(2, 4)).flatten(1, 2)
+    pooled: Tensor = x.mean(dim=(2, 4)).flatten(1, 2)
+    return pooled
 
 
 class CausalFormer(nn.Module):
@@ -144,7 +150,8 @@ class CausalFormer(nn.Module):
                 x = checkpoint(block, x, tokens, bias, use_reentrant=False)
             else:
                 x = block(x, tokens, bias)
-        return self.projection(self.cformer.dropout(self.cformer.final_layer_norm(x)))
+        embeddings: Tensor = self.projection(self.cformer.dropout(self.cformer.final_layer_norm(x)))
+        return embeddings
 
 
 class _Stack(nn.Module):
@@ -157,10 +164,11 @@ class _Stack(nn.Module):
 
     def position_bias(self, length: int) -> Tensor:
         """T5's relative position bias with the causal mask: (1, H, N, N). All layers share the first one's."""
-        table = self.block[0].layer[0].SelfAttention.relative_attention_bias
+        table = self.block.get_submodule("0.layer.0.SelfAttention.relative_attention_bias")
+        assert isinstance(table, nn.Embedding)
         steps = torch.arange(length, device=table.weight.device)
         distance = steps[:, None] - steps[None, :]  # (N, N): how far back the key lies
-        bias = table(_bucket(distance.clamp(min=0), table.num_embeddings, self.max_distance))  # (N, N, H)
+        bias: Tensor = table(_bucket(distance.clamp(min=0), table.num_embeddings, self.max_distance))  # (N, N, H)
         bias = bias.masked_fill((distance < 0)[:, :, None], float("-inf"))
         return bias.permute(2, 0, 1)[None]
 
@@ -180,7 +188,8 @@ class _Block(nn.Module):
         attend, read, think = self.layer
         x = attend(x, None, bias)
         x = read(x, tokens, None)
-        return think(x)
+        out: Tensor = think(x)
+        return out
 
 
 class _Layer(nn.Module):
@@ -194,7 +203,8 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(config.former_dropout)
 
     def forward(self, x: Tensor, *args: Tensor | None) -> Tensor:
-        return x + self.dropout(self.get_submodule(self.name)(self.layer_norm(x), *args))
+        added: Tensor = self.dropout(self.get_submodule(self.name)(self.layer_norm(x), *args))
+        return x + added
 
 
 class _Attention(nn.Module):
@@ -226,7 +236,8 @@ class _Attention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         mask = None if bias is None else bias.to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0)
-        return self.o(x.transpose(1, 2).flatten(2))  # (B, N, C)
+        out: Tensor = self.o(x.transpose(1, 2).flatten(2))  # (B, N, C)
+        return out
 
 
 class _Mlp(nn.Module):
@@ -239,7 +250,8 @@ class _Mlp(nn.Module):
         nn.init.normal_(self.wo.weight, std=config.former_mlp_hidden**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wo(self.dropout(F.relu(self.wi(x))))
+        out: Tensor = self.wo(self.dropout(F.relu(self.wi(x))))
+        return out
 
 
 def _bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:

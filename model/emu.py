@@ -70,7 +70,8 @@ class VisualEmbedder(nn.Module):
     def _encoder_tokens(self, images: Tensor) -> Tensor:
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(trained):
-            return self.encoder(images)
+            tokens: Tensor = self.encoder(images)
+            return tokens
 
 
 class Emu(VisualEmbedder):
@@ -154,7 +155,7 @@ class Emu(VisualEmbedder):
         """
         entered = self.bridge.project_up(embeddings)  # (S or more, D)
         num_slots = len(batch.slots)
-        tokens = self.language_model.get_input_embeddings()(batch.token_ids)  # (B, L, D)
+        tokens: Tensor = self.language_model.get_input_embeddings()(batch.token_ids)  # (B, L, D)
         x = tokens.flatten(0, 1).index_copy(0, batch.slots, entered[:num_slots].to(tokens.dtype))
         if len(entered) > num_slots:
             x = x + 0.0 * entered[num_slots:].sum()
@@ -167,13 +168,14 @@ class Emu(VisualEmbedder):
         output = self.language_model.base_model(
             inputs_embeds=x, position_ids=batch.positions, use_cache=False, **packed_arguments(batch, kernel)
         )
-        return output.last_hidden_state.flatten(0, 1)
+        last: Tensor = output.last_hidden_state
+        return last.flatten(0, 1)
 
     def blocks(self) -> Iterator[nn.Module]:
         """Every transformer block, for compiling one by one."""
         yield from self.encoder.blocks()
         yield from self.bridge.blocks()
-        yield from self.language_model.base_model.layers
+        yield from self.language_model.base_model.get_submodule("layers").children()
 
     def set_gradient_checkpointing(self, *, encoder: bool, bridge: bool, language_model: bool) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations, module by module."""
@@ -192,7 +194,8 @@ class Emu(VisualEmbedder):
 
     def _token_embedding(self, token_id: int) -> Tensor:
         ids = torch.full((1,), token_id, device=self.language_model.device)
-        return self.language_model.get_input_embeddings()(ids).detach()  # (1, D)
+        embedding: Tensor = self.language_model.get_input_embeddings()(ids)  # (1, D)
+        return embedding.detach()
 
 
 def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTrainedModel:
@@ -223,7 +226,7 @@ def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTra
             raise ValueError(f"{config.path}: hidden_size is {settings.hidden_size}; set language_model.width to it")
         settings.vocab_size = vocab_size
     settings.pad_token_id = None  # else Hugging Face's embedding would keep one of the model's rows at zero
-    language_model = AutoModelForCausalLM.from_config(settings)
+    language_model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
     use_packed_attention(language_model)
     return language_model
 
@@ -235,9 +238,10 @@ def extend_vocabulary(language_model: PreTrainedModel, vocab_size: int) -> None:
     Raises:
         ValueError: If the model has more rows already.
     """
-    old = language_model.get_input_embeddings().weight.shape[0]
+    old = language_model.get_input_embeddings().get_parameter("weight").shape[0]
     if vocab_size < old:
         raise ValueError(f"the language model has {old} tokens, more than the {vocab_size} asked for")
     language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
     for module in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
-        module.weight[old:] = module.weight[:old].mean(0)
+        weight = module.get_parameter("weight")
+        weight[old:] = weight[:old].mean(0)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -260,7 +261,8 @@ class _Runner:
             past_key_values=self.cache,
             use_cache=self.cache is not None,
         )
-        return output.last_hidden_state[:, -1]
+        last: Tensor = output.last_hidden_state
+        return last[:, -1]
 
 
 def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Tensor, Tensor]:
@@ -302,9 +304,10 @@ def _beams(
     language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
 ) -> list[Generated]:
     """Beam search, by transformers."""
+    search: Any = language_model.generate  # a mixin brings it, which PreTrainedModel does not name
     columns = torch.arange(x.shape[1], device=x.device)
     with _stock_attention(language_model):
-        found = language_model.generate(
+        found: Tensor = search(
             inputs_embeds=x,
             attention_mask=(columns >= x.shape[1] - lengths[:, None]).long(),
             num_beams=config.num_beams,

@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UNet2DConditionModel,
-)
 from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor, nn
 
 from model.config import AutoencoderConfig, EmuConfig, ImageDecoderConfig
@@ -48,6 +46,8 @@ class DiffusionLosses(NamedTuple):
 
 class ImageDecoder(nn.Module):
     """U-Net, and the autoencoder whose latents it denoises."""
+
+    latent_scale: Tensor
 
     def __init__(self, config: ImageDecoderConfig, visual_width: int, num_slots: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ImageDecoder(nn.Module):
         """
         latents = images if images.shape[1] == self.config.autoencoder.latent_channels else self.encode(images)
         latents = latents.to(self.unet.dtype)
-        draw = {"generator": generator, "device": latents.device}
+        draw: dict[str, Any] = {"generator": generator, "device": latents.device}
         noise = torch.randn(latents.shape, dtype=latents.dtype, **draw)
         if self.config.noise_offset:
             offset = torch.randn(*latents.shape[:2], 1, 1, dtype=latents.dtype, **draw)
@@ -141,6 +141,7 @@ class ImageDecoder(nn.Module):
         sampler.set_timesteps(steps or self.config.steps, device=device)
         shape = (size, self.config.autoencoder.latent_channels, *2 * (self.config.latent_side,))
         x = torch.randn(shape, generator=generator, device=device, dtype=dtype) * sampler.init_noise_sigma
+        assert sampler.timesteps is not None  # `set_timesteps` makes them
         for time in sampler.timesteps:
             scaled = sampler.scale_model_input(x, time)
             if guidance != 1.0:
@@ -155,11 +156,13 @@ class ImageDecoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images, scaled to about unit variance: (B, 3, S, S) uint8 -> (B, C, s, s)."""
         pixels = from_uint8(images).to(self.autoencoder.dtype)
-        return self.autoencoder.encode(pixels).latent_dist.mode() * self.latent_scale
+        latents: Tensor = self.autoencoder.encode(pixels).latent_dist.mode()
+        return latents * self.latent_scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents: (B, C, s, s) -> (B, 3, S, S) in -1..1."""
-        return self.autoencoder.decode(latents.to(self.autoencoder.dtype) / self.latent_scale).sample
+        images: Tensor = self.autoencoder.decode(latents.to(self.autoencoder.dtype) / self.latent_scale).sample
+        return images
 
     @torch.no_grad()
     def fit_latent_scale(self, images: Iterable[Tensor]) -> None:
@@ -188,7 +191,8 @@ class ImageDecoder(nn.Module):
         noisy = torch.cat(parts, dim=1)
         if self.config.conditioning_positions:
             conditioning = conditioning + self.positions
-        return self.unet(noisy, times, encoder_hidden_states=conditioning, **extra).sample
+        guess: Tensor = self.unet(noisy, times, encoder_hidden_states=conditioning, **extra).sample
+        return guess
 
 
 def build_unet(config: ImageDecoderConfig, visual_width: int, num_slots: int) -> UNet2DConditionModel:
@@ -203,7 +207,7 @@ def build_unet(config: ImageDecoderConfig, visual_width: int, num_slots: int) ->
             "projection_class_embeddings_input_dim": pooled_width + 6 * _TIME_WIDTH,
         }
     latent_channels = config.autoencoder.latent_channels
-    return UNet2DConditionModel(
+    unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=config.latent_side,
         in_channels=latent_channels + 4 * config.coordinates + config.canvas,
         out_channels=latent_channels,
@@ -218,12 +222,13 @@ def build_unet(config: ImageDecoderConfig, visual_width: int, num_slots: int) ->
         use_linear_projection=config.linear_projection,
         **extra,
     )
+    return unet
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     """Pixels to latents and back."""
     count = len(config.channels)
-    autoencoder = AutoencoderKL(
+    autoencoder: AutoencoderKL = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * count,
         up_block_types=("UpDecoderBlock2D",) * count,
         block_out_channels=config.channels,
@@ -236,19 +241,22 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     for part in autoencoder.modules():
         if isinstance(part, ResnetBlock2D | Attention):
             last = part.conv2 if isinstance(part, ResnetBlock2D) else part.to_out[0]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
     return autoencoder
 
 
 def build_sampler(config: ImageDecoderConfig) -> PNDMScheduler | EulerDiscreteScheduler | DDIMScheduler:
     """The configured sampler, on the training schedule."""
     common = {**_SCHEDULE, "prediction_type": config.prediction, "timestep_spacing": "leading", "steps_offset": 1}
+    sampler: PNDMScheduler | EulerDiscreteScheduler | DDIMScheduler
     if config.sampler == "pndm":
-        return PNDMScheduler(**common, skip_prk_steps=True)
-    if config.sampler == "euler":
-        return EulerDiscreteScheduler(**common)
-    return DDIMScheduler(**common, clip_sample=False)
+        sampler = PNDMScheduler(**common, skip_prk_steps=True)
+    elif config.sampler == "euler":
+        sampler = EulerDiscreteScheduler(**common)
+    else:
+        sampler = DDIMScheduler(**common, clip_sample=False)
+    return sampler
 
 
 def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, config: AutoencoderConfig) -> DiffusionLosses:

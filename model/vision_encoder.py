@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from open_clip.transformer import VisionTransformer
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
@@ -37,7 +37,8 @@ class Encoder(nn.Module):
             (B, 1 + P, D)
         """
         x = self.normalize(images) if images.dtype == torch.uint8 else images
-        return self.tower(x.to(next(self.tower.parameters()).dtype))
+        tokens: Tensor = self.tower(x.to(next(self.tower.parameters()).dtype))
+        return tokens
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 pixels as the encoder was trained on them: float32, mean and deviation taken out."""
@@ -45,7 +46,8 @@ class Encoder(nn.Module):
 
     def blocks(self) -> Iterator[nn.Module]:
         """The transformer blocks, for compiling and checkpointing one by one."""
-        yield from self.tower.blocks if self.config.kind == "eva" else self.tower.transformer.resblocks
+        blocks = "blocks" if self.config.kind == "eva" else "transformer.resblocks"
+        yield from self.tower.get_submodule(blocks).children()
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
@@ -76,14 +78,14 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
     if patches == grid * grid or patches != math.isqrt(patches) ** 2:
         return positions
     batched = positions if positions.ndim == 3 else positions[None]
-    resized = resample_abs_pos_embed(batched, new_size=[grid, grid], num_prefix_tokens=1, antialias=False)
+    resized: Tensor = resample_abs_pos_embed(batched, new_size=[grid, grid], num_prefix_tokens=1, antialias=False)
     return resized if positions.ndim == 3 else resized[0]
 
 
 class _EvaTower(Eva):
     """timm's EVA that stops at the tokens."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # timm's takes attention masks too
         return self.forward_features(x)  # (B, 1 + P, D)
 
 

@@ -204,8 +204,9 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
             if "feature" in ours and not torch.equal(tensor, torch.full_like(tensor, float(ours.endswith("std")))):
                 raise WeightsError(f"{ours}: standardised features have no place in layout {layout}")
             continue
-        base_only = layout == "llama" and ours in _vocabulary(module)
-        exported[names.theirs(ours)] = tensor[: module.config.base_vocab_size] if base_only else tensor
+        if layout == "llama" and isinstance(module, Emu) and ours in _vocabulary(module):
+            tensor = tensor[: module.config.base_vocab_size]
+        exported[names.theirs(ours)] = tensor
     return {**(unused or {}), **exported}
 
 
@@ -295,6 +296,7 @@ class _Names:
             if not theirs.startswith(there):
                 continue
             name = here + theirs[len(there) :]
+            changes: tuple[tuple[str, str], ...]
             changes = self.renamed if "tower." in here else _OLD_ATTENTION if "autoencoder." in here else ()
             if self.layout.peft and here == "language_model.":
                 changes = (*_PEFT, _PEFT_BASE)
@@ -325,18 +327,17 @@ def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tens
     positions = ours.endswith(("tower.pos_embed", "tower.positional_embedding"))
     if names.layout.resize and positions and names.encoder is not None:
         return resize_positions(tensor, names.encoder.grid)
-    if names.layout is _LAYOUTS["llama"] and ours in _vocabulary(module):
+    if names.layout is _LAYOUTS["llama"] and isinstance(module, Emu) and ours in _vocabulary(module):
         more = module.config.vocab_size - module.config.base_vocab_size
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
         return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
     return tensor
 
 
-def _vocabulary(module: nn.Module) -> set[str]:
+def _vocabulary(model: Emu) -> set[str]:
     """Names of a model's tables with a row a token."""
-    assert isinstance(module, Emu)
-    tables = (module.language_model.get_input_embeddings().weight, module.language_model.get_output_embeddings().weight)
-    return {name for name, value in module.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
+    tables = (model.language_model.get_input_embeddings().weight, model.language_model.get_output_embeddings().weight)
+    return {name for name, value in model.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
 
 
 def _same(module: nn.Module, ours: str) -> list[str]:
