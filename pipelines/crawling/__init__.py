@@ -1,1 +1,1 @@
-"""What only a crawl uses: hosts to workers, pages into WARC files, and the ledger of what was asked for."""
+"""Parts that only a crawl uses: hosts to workers, pages into WARC files, and the ledger of requests."""

@@ -1,4 +1,4 @@
-"""A crawl's ledger: one row a URL that was asked for, and what came of it. Links that were found lie beside it."""
+"""A crawl's ledger: one row per URL requested, with the outcome. The links found are stored next to it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pipelines import storage
 from pipelines.parts import PartFolder, Receipt
 
 FETCHED = "fetched"
-"""The outcome of a request, for a page or for media, that was answered with what was asked for."""
+"""Outcome of a request, for a page or for media, that returned what was requested."""
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -18,11 +18,11 @@ LEDGER_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("status", pa.int32()),
         ("mime", pa.string()),
-        ("canonical_url", pa.string()),  # what the page calls itself
+        ("canonical_url", pa.string()),  # as the page declares it
         ("truncated", pa.bool_()),
-        ("signals", pa.string()),  # JSON list of Signal: what was read before and with the response
+        ("signals", pa.string()),  # JSON list of Signal: seen before and with the response
         ("fetched_at", pa.string()),
-        ("warc", pa.string()),  # beside the ledger, or a path where another crawler wrote it
+        ("warc", pa.string()),  # next to the ledger, or a path if another crawler wrote it
         ("offset", pa.int64()),
         ("length", pa.int64()),
     ]
@@ -31,36 +31,35 @@ LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
 
 
 def ledger_row(url: str, depth: int) -> dict[str, Any]:
-    """A row with everything still unknown."""
+    """Return a row in which everything is still unknown."""
     empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
     return empty | {"url": url, "depth": depth, "signals": "[]", "truncated": False}
 
 
 def crawl_folder(out: str, crawl: str) -> str:
-    """Where a crawl's WARC files and ledger lie."""
+    """Return the folder of a crawl's WARC files and ledger."""
     return storage.join(out, "work", "warc", crawl)
 
 
 def ledger_parts(out: str, crawl: str) -> list[str]:
-    """Names of a crawl's finished parts."""
+    """Return the names of a crawl's finished parts."""
     return sorted(r.part for r in PartFolder(crawl_folder(out, crawl)).receipts() if r.part.startswith("r"))
 
 
 def part_name(round_: int, unique: str) -> str:
-    """Name of a part of a round."""
     return f"r{round_:03d}-{unique}"
 
 
 def round_of(part: str) -> int:
-    """The round of a part, by its name or the path of one of its files."""
+    """Return the round of a part, by its name or the path of one of its files."""
     return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))
 
 
 def account_folder(out: str, crawl: str) -> PartFolder:
-    """Where a crawl's pages are counted."""
+    """Return the folder of the receipts that count a crawl's pages."""
     return PartFolder(storage.join(crawl_folder(out, crawl), "account"))
 
 
 def crawl_receipts(out: str, crawl: str) -> list[Receipt]:
-    """Receipts that count a crawl's pages."""
+    """Return the receipts that count a crawl's pages."""
     return account_folder(out, crawl).receipts()
