@@ -1,4 +1,4 @@
-"""What the extract stage hands to the fetch stage: a document without bytes, and what must be fetched for it."""
+"""Record between extract and fetch stage: a document without bytes, and the media to fetch for it."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pipelines.document import Document
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Timed text of a video: `kind` as in HTML (`subtitles`, `captions`), `is_automatic` where a machine wrote it."""
+    """Timed text of a video: `kind` as in HTML (`subtitles`, `captions`); `is_automatic` if a machine wrote it."""
 
     url: str
     lang: str | None = None
@@ -22,11 +22,11 @@ class Track:
 class MediaRequest:
     """One image or video that a document needs.
 
-    Of an image document, request i is for `document.media[i]`. A video document has one request of type `video`
-    and no media yet: its frames and subtitles become segments once the bytes are at hand.
+    In an image document, request i is for `document.media[i]`. A video document has one request of type `video` and no
+    media yet: its frames and subtitles become segments after the download.
 
-    `url` is absolute, http(s); null where the input itself carries the bytes (`inline`: a data: URI, a tar member).
-    `page_url` is where it was found, null for lists.
+    `url` is absolute, http(s); None if the input itself contains the bytes (`inline`: a data: URI, a tar member).
+    `page_url` is the page of the reference, None for lists.
     """
 
     type: Literal["image", "video"]
@@ -37,25 +37,25 @@ class MediaRequest:
 
     @property
     def key(self) -> str:
-        """What the raw store knows it by: its URL, or the hash of its inline bytes."""
+        """Key in the raw store: the URL, or the hash of the inline bytes."""
         return self.url if self.url is not None else f"inline:{self.inline_sha256}"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that text rules let pass, its requests, and the inline bytes by their sha256 in hex."""
+    """A document that passed the text rules, its requests, and the inline bytes by their sha256 in hex."""
 
     document: Document
     requests: tuple[MediaRequest, ...] = ()
     inline: tuple[tuple[str, bytes], ...] = ()
 
     def requests_json(self) -> str:
-        """The requests as JSON, for a column of a parquet file."""
+        """Return the requests as JSON, for a column of a parquet file."""
         return json.dumps([asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_columns(cls, document: str, requests: str) -> Self:
-        """A candidate from its columns, without the inline bytes."""
+        """Rebuild a candidate from its columns, without the inline bytes."""
         rows = json.loads(requests)
         return cls(
             Document.from_json(document),
@@ -64,6 +64,6 @@ class Candidate:
 
 
 def inline_request(data: bytes, page_url: str | None = None) -> tuple[MediaRequest, tuple[str, bytes]]:
-    """A request for an image whose bytes are at hand, and the bytes by their hash."""
+    """Return a request for an image whose bytes are given, and the bytes with their hash."""
     digest = hashlib.sha256(data).hexdigest()
     return MediaRequest("image", None, page_url, inline_sha256=digest), (digest, data)

@@ -1,4 +1,4 @@
-"""The record that crosses every seam: `Document`, in the `seq/1` schema, and `Drop`, for what is left out.
+"""Records that cross every seam: `Document`, in the `seq/1` schema, and `Drop`, for what is dropped.
 
 A document is a sequence of text, image and frame segments; its media are members of the same tar. The JSON
 of a sample is `Document.to_json()`: sorted keys, compact, UTF-8, floats at 6 significant digits, so that
@@ -22,14 +22,14 @@ Split = Literal["train", "val", "test"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
-CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one image, one caption, img2dataset's extras
+CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one image, one caption, and img2dataset's extra keys
 
 KEY_PREFIX: dict[Kind, str] = {"interleaved": "i", "pair": "p", "grounded": "g", "video": "v", "text": "t"}
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A phrase and where it is seen: half-open code-point offsets, and [x0, y0, x1, y1] in 0..1 from the top left."""
+    """A phrase and its box: half-open code-point offsets, and [x0, y0, x1, y1] in 0..1 from the top left."""
 
     start: int
     end: int
@@ -41,9 +41,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One step of the sequence. A text segment has `text`, any other has `media`, an index into the document's media.
+    """One step of the sequence. A text segment has `text`, others have `media`, an index into the document's media.
 
-    `t0`, `t1` are seconds into the video; `generator` names the model behind text that is not plain source.
+    `t0`, `t1` are seconds into the video; `generator` names the model that wrote the text, if one did.
     """
 
     type: SegmentType
@@ -59,10 +59,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image of the document. What is null until the bytes are at hand: sizes, hashes, `part`, `mime`, `fetched_at`.
+    """One image of the document. Sizes, hashes, `part`, `mime` and `fetched_at` are None until the bytes are fetched.
 
-    `stored_sha256` is of the bytes in the tar, `source_sha256` of those fetched; `part` is the member's name after
-    the key; `t` the time of a frame in seconds.
+    `stored_sha256` is of the bytes in the tar, `source_sha256` of the bytes as fetched; `part` is the member's name
+    after the key; `t` is the time of a frame in seconds.
     """
 
     url: str | None
@@ -85,7 +85,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the record came from (the `source` of seq/1). No local path, no credential."""
+    """Origin of the record (the `source` of seq/1). No local path, no credential."""
 
     dataset: str
     record: str
@@ -102,7 +102,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A machine-readable word on use, verbatim: `kind` as in permission.py, `target` is `page` or `media:<i>`."""
+    """A machine-readable usage statement, verbatim: `kind` as in permission.py, `target` is `page` or `media:<i>`."""
 
     kind: str
     target: str
@@ -113,7 +113,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether the sample may be used, by which policy, and why not."""
+    """Verdict on the use of the sample, with the policy that gave it and the reasons for refusal."""
 
     policy: str = "none"
     allowed: bool = True
@@ -122,7 +122,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A number about `target` (`document`, `media:<i>`, `segment:<i>`); null is unknown, never zero."""
+    """A number about `target` (`document`, `media:<i>`, `segment:<i>`); None is unknown, never zero."""
 
     name: str
     target: str
@@ -132,7 +132,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What made the sample. `dedup_group` is shared by everything that must stay in one split."""
+    """Build that made the sample. `dedup_group` is shared by everything that must stay in one split."""
 
     pipeline: str = ""
     config_sha256: str = ""
@@ -145,7 +145,7 @@ class Build:
 class Document:
     """One sample, or one candidate for it.
 
-    `extras` are further keys at the JSON's root that other readers expect (img2dataset's for pairs).
+    `extras` are additional keys at the JSON's root that other readers expect (img2dataset's for pairs).
     """
 
     kind: Kind
@@ -162,23 +162,21 @@ class Document:
 
     @property
     def text(self) -> str:
-        """All text segments, joined by blank lines."""
         return "\n\n".join(s.text for s in self.segments if s.text is not None)
 
     @property
     def num_text_chars(self) -> int:
-        """Code points in all text segments."""
         return sum(len(s.text) for s in self.segments if s.text is not None)
 
     def to_json(self) -> str:
-        """The canonical JSON of seq/1."""
+        """Return the canonical JSON of seq/1."""
         record = {"schema": SCHEMA, **_plain(self)}
         record |= record.pop("extras")
         return canonical_json(record)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The document of a seq/1 JSON.
+        """Parse the JSON of seq/1.
 
         Raises:
             ValueError: If it is not valid JSON, not `seq/1`, or lacks a key.
@@ -215,7 +213,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A candidate that was left out, and why. `unit` is what was counted: `page`, `document`, `media` or `sample`."""
+    """A dropped candidate and the reason. `unit` is what was counted: `page`, `document`, `media` or `sample`."""
 
     source: str
     stage: str
@@ -227,25 +225,25 @@ class Drop:
     detail: str | None = None
 
     def row(self) -> dict[str, str | None]:
-        """The columns of `drops/*.parquet`."""
+        """Return the columns of `drops/*.parquet`."""
         return asdict(self)
 
 
 def make_key(kind: Kind, *locator: str | int) -> str:
-    """A sample's key: the kind's letter and 80 bits of the hash of its locator, so that it depends on nothing else."""
+    """Return a sample's key: the kind's letter and 80 bits of the hash of its locator, and of nothing else."""
     digest = hashlib.sha256("\x1f".join(map(str, locator)).encode("utf-8", "surrogatepass")).hexdigest()
     return KEY_PREFIX[kind] + digest[:20]
 
 
 def clean_text(text: str) -> str:
-    """Text as the record keeps it: NFC, no lone surrogates, NULs or carriage returns, no space at either end."""
+    """Return text as records store it: NFC, no lone surrogates, NULs or carriage returns, stripped."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     text = text.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", text).strip()
 
 
 def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Adjacent text of one role, origin and generator without times or regions, joined by a blank line."""
+    """Join adjacent text of one role, origin and generator, without times or regions, by a blank line."""
     merged: list[Segment] = []
     for segment in segments:
         last = merged[-1] if merged else None
@@ -265,12 +263,12 @@ def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 
 
 def without_images(segments: tuple[Segment, ...], gone: Container[int]) -> tuple[Segment, ...]:
-    """The segments less those of the media in `gone`, and less the caption that stands directly behind such an image.
+    """Return the segments without those of the media in `gone` and the captions directly after them.
 
-    A caption that several images share goes with the last of them, behind which it stands.
+    A caption that several images share is removed with the last of them, which it follows.
     """
     kept: list[Segment] = []
-    is_gone = False  # the image directly before
+    is_gone = False  # whether the image directly before is gone
     for segment in segments:
         if segment.media is not None:
             is_gone = segment.media in gone
@@ -282,15 +280,15 @@ def without_images(segments: tuple[Segment, ...], gone: Container[int]) -> tuple
 
 
 def with_media(document: Document, segments: Iterable[Segment], places: Sequence[int]) -> Document:
-    """The document of other segments, whose media are those at `places`, in that order.
+    """Return the document with other segments, whose media are those at `places`, in that order.
 
-    Signals and scores of media move along; those of media that are gone go, those of segments too, for segments are
-    others now.
+    Signals and scores of kept media are renumbered; those of removed media are dropped, and so are those of segments,
+    since the segments have changed.
 
     Args:
-        document: As it is.
-        segments: With the media's present numbers, each of them in `places`.
-        places: Numbers of the media that are kept.
+        document: The original.
+        segments: With the media's old indices, all of which are in `places`.
+        places: Indices of the media to keep.
     """
     new = {old: i for i, old in enumerate(places)}
     targets = {f"media:{old}": f"media:{i}" for old, i in new.items()}
@@ -318,7 +316,7 @@ def with_media(document: Document, segments: Iterable[Segment], places: Sequence
 
 
 def without_media(document: Document, gone: Collection[int]) -> Document:
-    """The document without some of its images, and without their captions; itself where none is gone."""
+    """Return the document without some images and their captions; the same object if nothing is gone."""
     if not gone:
         return document
     places = [i for i in range(len(document.media)) if i not in gone]
@@ -326,12 +324,12 @@ def without_media(document: Document, gone: Collection[int]) -> Document:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON whose bytes repeat: sorted keys, no spaces, UTF-8, no NaN."""
+    """Return reproducible JSON: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, tuples as lists, floats at 6 significant digits."""
+    """Convert dataclasses to dictionaries, tuples to lists, floats to 6 significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, str | int | None):

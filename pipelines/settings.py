@@ -1,4 +1,4 @@
-"""Settings as frozen models, and the one YAML loader that names a mistake's file, line and nearest right key."""
+"""Settings as frozen models, and the one YAML loader whose errors name file, line and the nearest known key."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from pipelines.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of every settings model: frozen, unknown keys refused."""
+    """Base of every settings model: frozen, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -22,7 +22,7 @@ _Path = tuple[str | int, ...]
 
 
 class _LineLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a repeated key and remembers the line of every key and item."""
+    """SafeLoader that refuses repeated keys and records the line of every key and item."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -37,7 +37,7 @@ def _plain(loader: _LineLoader, node: yaml.Node, path: _Path) -> Any:
             key = loader.construct_object(key_node, deep=True)
             if key in value:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
                 )
             loader.lines[(*path, str(key))] = key_node.start_mark.line + 1
             value[key] = _plain(loader, value_node, (*path, str(key)))
@@ -48,10 +48,10 @@ def _plain(loader: _LineLoader, node: yaml.Node, path: _Path) -> Any:
 
 
 def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[_Path, int]]:
-    """The mapping in a YAML file, and the line on which each of its keys and items stands.
+    """Return the mapping in a YAML file, and the line of each of its keys and items.
 
     Raises:
-        UserError: If the file is missing, is no YAML, or holds no mapping.
+        UserError: If the file is missing, is not valid YAML, or is not a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -63,16 +63,16 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[_Path, int]]:
         tree = {} if node is None else _plain(loader, node, ())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: no valid YAML: {error.problem}") from error
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold a mapping of settings, not a {type(tree).__name__}")
+        raise UserError(f"{path}: must be a mapping of settings, not a {type(tree).__name__}")
     return tree, loader.lines
 
 
 def load_settings(model: type[Model], path: str | Path, overrides: tuple[str, ...] = ()) -> Model:
-    """`model` from a YAML file, with `--set a.b=c` overrides, checked alike.
+    """Load `model` from a YAML file with `--set a.b=c` overrides, which are checked in the same way.
 
     Args:
         model: The settings model of the whole file.
@@ -80,7 +80,7 @@ def load_settings(model: type[Model], path: str | Path, overrides: tuple[str, ..
         overrides: `dotted.key=value`; the value is read as YAML.
 
     Raises:
-        UserError: One line that says what is wrong, on which line, and what would be right.
+        UserError: In one line: what is wrong, on which line, and what would be right.
     """
     tree, lines = load_yaml(path)
     for override in overrides:
@@ -92,10 +92,10 @@ def load_settings(model: type[Model], path: str | Path, overrides: tuple[str, ..
 
 
 def set_override(tree: dict[str, Any], override: str) -> None:
-    """Put `dotted.key=value` into a tree of settings."""
+    """Set `dotted.key=value` in a tree of settings."""
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
-        raise UserError(f"--set {override}: should read --set some.key=value")
+        raise UserError(f"--set {override}: must have the form --set some.key=value")
     *parents, last = dotted.split(".")
     place: Any = tree
     for parent in parents:
@@ -106,11 +106,11 @@ def set_override(tree: dict[str, Any], override: str) -> None:
                 place[parent] = {}
             place = place[parent]
         if not isinstance(place, dict | list):
-            raise UserError(f"--set {override}: {parent!r} holds no settings")
+            raise UserError(f"--set {override}: {parent!r} is not a group of settings")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: {value!r} is no valid YAML value") from error
+        raise UserError(f"--set {override}: {value!r} is not a valid YAML value") from error
     if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", parsed):
         parsed = float(parsed)  # YAML 1.1 reads 3e-4 as a string
     if isinstance(place, list):
@@ -122,22 +122,22 @@ def set_override(tree: dict[str, Any], override: str) -> None:
 
 def _item(items: list[Any], index: str, override: str) -> Any:
     if not index.isdigit() or int(index) >= len(items):
-        raise UserError(f"--set {override}: {index!r} is no place in a list of {len(items)}")
+        raise UserError(f"--set {override}: {index!r} is not an index of a list of {len(items)}")
     return items[int(index)]
 
 
 def dump_yaml(settings: Settings) -> str:
-    """Every setting with its value, in the order of the model: what is written beside an output."""
+    """Return every setting with its value, in the order of the model, as saved with each output."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def _explain(
     model: type[Settings], error: ValidationError, path: str, tree: dict[str, Any], lines: dict[_Path, int]
 ) -> str:
-    """The first mistake in one line: file, line, key, what is wrong, what would be right."""
+    """Describe the first mistake in one line: file, line, key, what is wrong, what would be right."""
     first = error.errors()[0]
     location: _Path = first["loc"]
-    where: _Path = ()  # the location without what pydantic adds to it for unions: only what stands in the settings
+    where: _Path = ()  # the location without the parts that pydantic adds for unions
     place: Any = tree
     for i, part in enumerate(location):
         stands = part in place if isinstance(place, dict) else isinstance(place, list) and isinstance(part, int)
@@ -152,22 +152,22 @@ def _explain(
         hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(_known_keys(model, location[:-1]))}."
         return f"{place}: {shown}: unknown key. {hint}"
     if first["type"] == "missing":
-        return f"{place}: {shown}: is missing and has no default."
+        return f"{place}: {shown}: missing, and has no default."
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         known = ", ".join(sorted({tag for m in _models_at(model, location) for tag in _tags(m)}))
-        return f"{place}: {shown}: has no 'format' that is known here. Known: {known}."
+        return f"{place}: {shown}: needs a known 'format'. Known: {known}."
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{place}: {shown + ': ' if shown else ''}{message}{more}"
 
 
 def _known_keys(model: Any, location: _Path) -> list[str]:
-    """Keys of the model at a location, found by walking annotations; empty where none is found."""
+    """Return the model's keys at a location, found by walking annotations; empty if there are none."""
     return sorted({name for m in _models_at(model, location) for name in m.model_fields})
 
 
 def _models_at(model: Any, location: _Path) -> list[Any]:
-    """The models that may stand at a location."""
+    """Return the possible models at a location."""
     models = _models_in(model)
     for part in location:
         found: list[Any] = []
@@ -175,12 +175,12 @@ def _models_at(model: Any, location: _Path) -> list[Any]:
             info = candidate.model_fields.get(str(part))
             found += _models_in(info.annotation) if info else []
         tagged = [m for m in models if part in _tags(m)]
-        models = found or tagged or models  # an index or a dictionary's key: stay
+        models = found or tagged or models  # an index or a dictionary's key: same models
     return models
 
 
 def _tags(model: Any) -> tuple[Any, ...]:
-    """The values of `format` by which a union tells the model from others."""
+    """Return the values of `format` that select the model in a union."""
     info = model.model_fields.get("format")
     return get_args(info.annotation) if info is not None else ()
 

@@ -1,7 +1,7 @@
-"""Files on a local disk or any fsspec URL (`s3://`, `gs://`), read by range and written whole or not at all.
+"""Files on a local disk or any fsspec URL (`s3://`, `gs://`), read by range, and written whole or not at all.
 
 A local file appears under its name only when its bytes are on disk (temporary name, fsync, rename); an object
-store makes an upload visible when it is complete. Readers skip what begins with `.~`.
+store makes an upload visible when it is complete. Readers skip names that begin with `.~`.
 """
 
 import contextlib
@@ -21,34 +21,34 @@ from pipelines.errors import UserError
 
 TEMPORARY = ".~"
 _STORES = {"botocore", "aiobotocore", "google", "gcsfs", "azure", "adlfs", "aiohttp"}
-"""Packages behind fsspec with errors of their own, such as `NoCredentialsError`, which fsspec lets through."""
+"""Packages behind fsspec whose own errors, such as `NoCredentialsError`, fsspec lets through."""
 
 
 def is_local(path: str) -> bool:
-    """Whether a path names a mounted file system as such; a `file://` URL goes through fsspec like any other."""
+    """Return whether a path is on a mounted file system; a `file://` URL goes through fsspec like any other."""
     return "://" not in path
 
 
 def join(folder: str, *names: str) -> str:
-    """A path below a folder."""
+    """Join names to a folder."""
     return "/".join([folder.rstrip("/") if folder != "/" else "", *names])
 
 
 def parent(path: str) -> str:
-    """The folder a path lies in."""
+    """Return the folder of a path."""
     return path.rstrip("/").rpartition("/")[0] or "."
 
 
 @contextlib.contextmanager
 def remote(path: str) -> Iterator[tuple[Any, str]]:
-    """The fsspec file system of a URL, and the path in it; within the block, what it refuses is a user's mistake.
+    """Return the fsspec file system of a URL and the path in it; its errors inside the block become the user's.
 
     Raises:
-        UserError: If there is no such scheme, or the store does not let us in: no credentials, no bucket, no right.
+        UserError: If the scheme is unknown, or the store refuses access: no credentials, no bucket, no permission.
     """
     try:
         found = fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:  # the package behind the scheme is missing, or there is no such scheme
+    except (ImportError, ValueError) as error:  # the scheme is unknown, or its package is missing
         raise UserError(f"{path}: {error}") from error
     try:
         yield found
@@ -57,11 +57,11 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
         if not is_its_own and not isinstance(error, PermissionError):
             raise
         said = " ".join(str(error).split())
-        raise UserError(f"{path}: {type(error).__name__}: {said}; are credentials and address right?") from error
+        raise UserError(f"{path}: {type(error).__name__}: {said}; check the credentials and the address") from error
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Return whether a file or folder exists."""
     if is_local(path):
         return os.path.exists(path)
     with remote(path) as (fs, inner):
@@ -69,7 +69,7 @@ def exists(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """Bytes in a file."""
+    """Return the bytes in a file."""
     if is_local(path):
         return os.path.getsize(path)
     with remote(path) as (fs, inner):
@@ -77,7 +77,7 @@ def size(path: str) -> int:
 
 
 def open_read(path: str) -> BinaryIO:
-    """A file to read bytes from; a local one is unbuffered by fsspec."""
+    """Open a file to read bytes from; a local one is not buffered by fsspec."""
     if is_local(path):
         return open(path, "rb")
     with remote(path) as (fs, inner):
@@ -85,16 +85,15 @@ def open_read(path: str) -> BinaryIO:
 
 
 def read_bytes(path: str) -> bytes:
-    """All bytes of a file."""
     with open_read(path) as file:
         return file.read()
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset`.
+    """Return `length` bytes from `offset`.
 
     Raises:
-        EOFError: If the file ends before.
+        EOFError: If the file ends earlier.
     """
     if is_local(path):
         with open(path, "rb") as file:
@@ -103,12 +102,12 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         with remote(path) as (fs, inner):
             data = fs.cat_file(inner, start=offset, end=offset + length)
     if len(data) != length:
-        raise EOFError(f"{path}: {length} bytes wanted at {offset}, {len(data)} there")
+        raise EOFError(f"{path}: expected {length} bytes at offset {offset}, found {len(data)}")
     return data
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Paths of the finished files below a folder that end so, sorted; none where the folder is missing."""
+    """Return the sorted paths of finished files below a folder with this suffix; none if the folder is missing."""
     if is_local(folder):
         found = [
             join(base.replace(os.sep, "/"), name)
@@ -125,12 +124,12 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
 
 @contextlib.contextmanager
 def write_whole(path: str) -> Iterator[IO[bytes]]:
-    """A file to write bytes to, which appears under its name when the block ends, or never.
+    """Open a file to write bytes to, which appears under its name when the block succeeds, or never.
 
-    The temporary name is unique, so two writers of one path cannot mix: the last to finish wins.
+    The temporary name is unique, so two writers of one path cannot interfere: the last to finish wins.
     """
     if not is_local(path):
-        with tempfile.NamedTemporaryFile() as file:  # uploaded as one piece: not every store can take back a half
+        with tempfile.NamedTemporaryFile() as file:  # uploaded in one piece: not every store can undo half an upload
             yield file
             file.flush()
             with remote(path) as (fs, inner):
@@ -154,13 +153,13 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Write a small file whole."""
+    """Write a small file in one call."""
     with write_whole(path) as file:
         file.write(data)
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder with all below it; nothing happens where there is none."""
+    """Remove a file or a folder with everything below it; does nothing if there is none."""
     if is_local(path):
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
@@ -175,10 +174,10 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def hold(folder: str) -> Iterator[None]:
-    """Be the only run that works in a local folder; the lock ends with the process, however that ends.
+    """Lock a local folder for one run; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: If another run is there, or the folder cannot be written to.
+        UserError: If another run holds the lock, or the folder is not writable.
     """
     if not is_local(folder):
         yield
@@ -187,17 +186,17 @@ def hold(folder: str) -> Iterator[None]:
         os.makedirs(os.path.join(folder, "work"), exist_ok=True)
         lock = open(os.path.join(folder, "work", "lock"), "w")  # noqa: SIM115 - closed below
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"{folder}: no folder that can be written to: {error.strerror}") from error
+        raise UserError(f"{folder}: folder cannot be written to: {error.strerror}") from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{folder}: another run is at work here; wait for it, or name another folder") from error
+            raise UserError(f"{folder}: another run is using this folder; wait for it or use another") from error
         yield
 
 
 def remove_leftovers(folder: str) -> int:
-    """Remove temporary files that a killed run left below a local folder; returns how many."""
+    """Remove temporary files that a killed run left below a local folder; returns their number."""
     leftovers = [p for p in Path(folder).rglob(f"{TEMPORARY}*") if p.is_file()] if is_local(folder) else []
     for path in leftovers:
         path.unlink(missing_ok=True)

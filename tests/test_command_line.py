@@ -142,7 +142,7 @@ def test_a_server_that_does_not_start_is_told(tmp_path):
 def test_a_corpus_at_which_another_run_is_at_work_is_refused(tmp_path, command):
     build(str(tmp_path / "corpus"), ("pair",))
     with storage.hold(str(tmp_path / "corpus")):
-        assert "another run is at work here" in complaint(*command, "--corpus", tmp_path / "corpus")
+        assert "another run is using this folder" in complaint(*command, "--corpus", tmp_path / "corpus")
 
 
 @pytest.mark.parametrize("command", [("tokenize", "--train-bpe", "300"), ("index",)])
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_line_and_no_half_file(crawled, tmp_path, stage, max_
         arguments = (stage, "--spec", spec, "--out", out, "--workers", "1")
         printed, err = run(*arguments, code=2, preexec_fn=small_files(max_bytes))
         assert printed == ""
-        assert err.splitlines() == ["error: file too large: free some and rerun; what was finished is kept"]
+        assert err.splitlines() == ["error: file too large: free some space and rerun; finished work is kept"]
         assert leftovers(out) == []
         assert not (out / "manifest.json").exists()
         build_here(spec, out)

@@ -1,4 +1,4 @@
-"""A crawl's ledger: one row a URL that was asked for, and what came of it. Links that were found lie beside it."""
+"""A crawl's ledger: one row per URL requested, with the outcome. The links found are stored next to it."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ LEDGER_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("status", pa.int32()),
         ("mime", pa.string()),
-        ("canonical_url", pa.string()),  # what the page calls itself
+        ("canonical_url", pa.string()),  # as the page declares it
         ("truncated", pa.bool_()),
-        ("signals", pa.string()),  # JSON list of Signal: what was read before and with the response
+        ("signals", pa.string()),  # JSON list of Signal: seen before and with the response
         ("fetched_at", pa.string()),
-        ("warc", pa.string()),  # beside the ledger, or a path where another crawler wrote it
+        ("warc", pa.string()),  # next to the ledger, or a path if another crawler wrote it
         ("offset", pa.int64()),
         ("length", pa.int64()),
     ]
@@ -27,7 +27,7 @@ LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
 
 
 def ledger_row(url: str, depth: int) -> dict[str, Any]:
-    """A row with everything still unknown."""
+    """Return a row in which everything is still unknown."""
     empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
     return empty | {"url": url, "depth": depth, "signals": "[]", "truncated": False}
 
@@ -38,10 +38,9 @@ def ledger_parts(out: str, crawl: str) -> list[str]:
 
 
 def part_name(round_: int, unique: str) -> str:
-    """Name of a part of a round."""
     return f"r{round_:03d}-{unique}"
 
 
 def round_of(part: str) -> int:
-    """The round of a part, by its name or the path of one of its files."""
+    """Return the round of a part, by its name or the path of one of its files."""
     return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))

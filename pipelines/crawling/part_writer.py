@@ -1,4 +1,4 @@
-"""One worker's part of a crawl: pages asked for, written into a WARC file with a ledger and the links they hold."""
+"""One worker's part of a crawl: pages requested and written to a WARC file, with a ledger and their links."""
 
 import io
 import json
@@ -29,14 +29,14 @@ MAX_SITEMAPS_PER_HOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class FrontierUrl:
-    """A URL to ask for, and how many links away from a seed it was found."""
+    """A URL to request, and its distance in links from a seed."""
 
     url: str
     depth: int
 
 
 class CrawlPartWriter:
-    """The open part of one worker: a WARC file, ledger rows and links, closed together."""
+    """Open part of one worker: a WARC file, ledger rows and links, closed together."""
 
     def __init__(self, folder: PartFolder, round_: int) -> None:
         self._folder, self._round = folder, round_
@@ -112,17 +112,16 @@ class CrawlPartWriter:
         return f"{self._name}.warc.gz", offset, length
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a ledger row."""
         self._open()
         self._ledger.append(row)
 
     def link(self, url: str, depth: int) -> None:
-        """Note a URL that was found."""
+        """Add a URL that was found."""
         self._open()
         self._links[url] = min(depth, self._links.get(url, depth))
 
     def close(self) -> str | None:
-        """Finish the part; returns its name, or null where there was nothing."""
+        """Finish the part; returns its name, or None if it is empty."""
         name = self._name
         if not name:
             return None
@@ -137,12 +136,12 @@ class CrawlPartWriter:
         return name
 
     def abandon(self, error: BaseException) -> None:
-        """Leave nothing of the open part."""
+        """Discard the open part."""
         self._stack.__exit__(type(error), error, error.__traceback__)
 
 
 def _decoded_headers(fetched: Fetched) -> list[tuple[str, str]]:
-    """Response headers as fit for the decoded body: encoding headers renamed, as Common Crawl does."""
+    """Return response headers that fit the decoded body: encoding headers renamed, as Common Crawl does."""
     headers = []
     for name, value in fetched.headers:
         if name.lower() in ("content-encoding", "transfer-encoding", "content-length"):
@@ -152,7 +151,7 @@ def _decoded_headers(fetched: Fetched) -> list[tuple[str, str]]:
 
 
 async def visit(client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl) -> None:
-    """Ask for one page and write down what came of it."""
+    """Request one page and record the outcome."""
     row = ledger_row(item.url, item.depth)
     try:
         fetched = await client.fetch(item.url, "page", follow_redirects=False)
@@ -190,7 +189,7 @@ def _signals(signals: Iterable[Any]) -> str:
 
 
 async def sitemap_urls(client: PoliteClient, url: str) -> list[str]:
-    """Pages that a host's sitemaps name, of that host only; a sitemap that cannot be had names none."""
+    """Return the pages in a host's sitemaps, of that host only; a sitemap that fails names none."""
     try:
         site = await client.site(url)
     except FetchFailure:

@@ -1,4 +1,4 @@
-"""A ledger for WARC files that another crawler wrote, so that they are read like a crawl of our own."""
+"""A ledger for WARC files of another crawler, so that they are read like a crawl of our own."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pipelines.web import urls
 
 
 class IndexWarc(beam.DoFn):
-    """Writes the ledger part of a WARC file; a file that is cut short gives what it holds and one row that says so."""
+    """Write the ledger part of a WARC file; a truncated file gives its pages and one row that says so."""
 
     def __init__(self, folder: PartFolder, version: int) -> None:
         self._folder, self._version = folder, version
@@ -64,14 +64,14 @@ def _page_row(path: str, page: CrawledPage) -> dict[str, Any]:
 
 
 def indexed_part(path: str) -> str:
-    """Name of the ledger part of a WARC file."""
+    """Return the name of the ledger part of a WARC file."""
     return part_name(0, hashlib.sha256(path.encode()).hexdigest()[:16])
 
 
 def warc_paths(patterns: list[str]) -> list[str]:
-    """The WARC files that the patterns name.
+    """Return the WARC files that the patterns match.
 
     Raises:
-        UserError: If one names none.
+        UserError: If one matches no file.
     """
     return [path for path, _ in expand(patterns)]

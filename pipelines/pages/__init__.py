@@ -1,1 +1,1 @@
-"""Web pages as documents: HTML in the order of its DOM, boilerplate off, five kinds of candidates."""
+"""Web pages as documents: HTML in DOM order, without boilerplate, as candidates of five kinds."""

@@ -1,7 +1,7 @@
-"""Writes a tree down as blocks: text, images and videos in the order of the DOM.
+"""Writer of an HTML tree as blocks: text, images and videos in DOM order.
 
-A line is broken where a browser breaks it. Lists keep their markers, tables their rows, code its lines. An image
-inside a paragraph, a list or a table divides it.
+A line breaks where a browser breaks it. Lists keep their markers, tables their rows, code its lines. An image
+inside a paragraph, list or table splits it.
 """
 
 import re
@@ -29,7 +29,7 @@ _UNSEEN = INVISIBLE | {"head", "audio", "map", "input", "svg", "canvas", "iframe
 _COUNTED = {"svg": "inline_svg", "canvas": "canvas"} | dict.fromkeys(
     ("iframe", "frame", "object", "embed"), "embedded_frame"
 )
-_MAX_NESTED_FIGURES = 8  # each is looked through once when it begins
+_MAX_NESTED_FIGURES = 8  # each is scanned once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
@@ -37,19 +37,19 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(slots=True)
 class _Text:
-    """A text block being written."""
+    """A text block under construction."""
 
     lines: list[str]
     role: Role = "body"
 
 
 class PageWriter:
-    """Blocks of a part of a page, and by reason how much was left out.
+    """Writer of the blocks of part of a page, which also counts what it skips by reason.
 
     Args:
         base: The base URL of the page.
-        statements: What it says about its images.
-        areas: `<area>` elements of each image map, by its name; taken out once used.
+        statements: What the page states about its images.
+        areas: `<area>` elements of each image map, by its name; removed once used.
     """
 
     def __init__(self, base: str, statements: Statements, areas: dict[str, list[Element]]) -> None:
@@ -60,22 +60,22 @@ class PageWriter:
         self._areas = areas
         self._pieces: list[str] = []  # inline text since the last break
         self._role: Role = "body"
-        self._marker = ""  # of a list item, until its first words
-        self._indent = ""  # of the further lines of a list item
-        self._depth = 0  # of lists and tables around
-        self._is_tight = False  # whether the next text follows the last after one line break, not after a blank line
+        self._marker = ""  # of a list item, until its first words are written
+        self._indent = ""  # of the later lines of a list item
+        self._depth = 0  # number of enclosing lists and tables
+        self._is_tight = False  # next text follows after one line break, without a blank line
         self._cells: list[str] | None = None  # of the table row being written
         self._figures: list[Figure] = []
         self._num_texts = 0  # lines and paragraphs written so far
 
     def write(self, element: Element) -> None:
-        """Write all below an element, and end the line."""
+        """Write everything below an element, and end the line."""
         self._children(element)
         self._break()
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """What was written, without headings that have nothing behind them."""
+        """Return the blocks written, without headings that nothing follows."""
         end = len(self._blocks)
         while end and isinstance(last := self._blocks[end - 1], _Text) and last.role == "heading":
             end -= 1
@@ -133,12 +133,12 @@ class PageWriter:
         if element.tag == "dl":
             self._is_tight = self._depth > 0
         elif element.tag == "dt" and self._num_texts > num_texts:
-            self._is_tight = True  # what defines a term follows on the next line
+            self._is_tight = True  # the definition of a term follows on the next line
 
     # Text
 
     def _take(self) -> str:
-        """The inline text since the last break."""
+        """Return the inline text since the last break, and clear it."""
         text = "".join(self._pieces)
         self._pieces.clear()
         if not text.strip():
@@ -147,7 +147,7 @@ class PageWriter:
         return clean_text(re.sub(r"\n{3,}", "\n\n", text))
 
     def _break(self) -> None:
-        """End the line; inside a table row only a word."""
+        """End the line; inside a table row only the word."""
         if self._cells is not None:
             self._pieces.append(" ")
         elif text := self._take():
@@ -191,7 +191,7 @@ class PageWriter:
         self._is_tight = self._depth > 0
 
     def _table(self, element: Element) -> None:
-        """A row a line, cells between bars; a table that arranges a page is written as if it were none."""
+        """Write one line per row, cells between bars; a layout table is written as if it were no table."""
         self._break()
         rows = _rows(element)
         if self._cells is not None or _is_layout(element, rows):
@@ -213,7 +213,7 @@ class PageWriter:
         self._is_tight = self._depth > 0
 
     def _end_cell(self, *, is_text: bool) -> None:
-        """Add a cell to the row; an empty one only where it is for text, to keep the columns."""
+        """Add a cell to the row; an empty one only if it is for text, to keep the columns."""
         text = self._take().replace("\n", " ")
         if self._cells is not None and (text or is_text):
             self._cells.append(text)
@@ -226,7 +226,7 @@ class PageWriter:
     # Media
 
     def _media(self, block: PageImage | PageVideo) -> None:
-        """Write an image or video, after the text that stands before it."""
+        """Write an image or video, after the text before it."""
         if self._cells is None:
             self._break()
             self._blocks.append(block)
@@ -237,7 +237,7 @@ class PageWriter:
         self._cells = []
 
     def _images_only(self, element: Element) -> None:
-        """Of a `<noscript>` or a button the images; those of a `<noscript>` beside an image are that image's."""
+        """Write only the images of a `<noscript>` or button; skip a `<noscript>` that repeats a neighbouring image."""
         if element.tag == "noscript" and any(n.tag in ("img", "picture") for n in element.neighbours()):
             return
         for image in element.descendants("img"):
@@ -251,7 +251,7 @@ class PageWriter:
             source = choose_source(element, self._base, link, is_captioned=is_captioned)
         except Skipped as skipped:
             self.skipped[skipped.reason] += 1
-            # Inside a figure an icon may bear the figure's alt: DocBook's style sheets give it to each image there.
+            # Inside a figure an icon may carry the figure's alt: DocBook's style sheets give it to each image there.
             is_icon = skipped.reason in ("chrome_image", "small_image") and not self._figures
             if is_icon and "".join(self._pieces).strip():
                 self._pieces.append(words_of_icon(element))
@@ -286,7 +286,7 @@ class PageWriter:
     def _regions(
         self, element: Element, urls: list[str], size: tuple[int | None, int | None]
     ) -> tuple[PageRegion, ...]:
-        """The regions of the image's map and annotations; each is taken once, where the image comes first."""
+        """Return the regions of the image's map and annotations, each once, where the image comes first."""
         found, reasons = area_regions(self._areas.pop(element.get("usemap").removeprefix("#"), []), size)
         self.skipped.update(reasons)
         for url in urls:
@@ -318,7 +318,7 @@ class PageWriter:
         self._bind(self._figures.pop())
 
     def _icons(self, caption: Element) -> list[str] | None:
-        """Why each image in a caption is none to be shown; None where one is, and the caption a block around it."""
+        """Return the reasons for skipping a caption's images; None if one is shown: the caption then encloses it."""
         reasons: list[str] = []
         for image in caption.descendants("img"):
             try:
@@ -346,7 +346,7 @@ class PageWriter:
             self._text(text)
 
     def _bind(self, figure: Figure) -> None:
-        """Give a figure's caption and credit to its images; a caption stands behind the last of them."""
+        """Give a figure's caption and credit to its images; the caption is placed after the last of them."""
         media = [i for i in range(figure.start, len(self._blocks)) if not isinstance(self._blocks[i], _Text)]
         for i in media if figure.credit else ():
             block = self._blocks[i]
@@ -361,7 +361,7 @@ class PageWriter:
         for i in media:
             block = self._blocks[i]
             assert isinstance(block, PageImage | PageVideo)
-            # An image with words of its own inside the figure has the figure's title before them.
+            # An image inside the figure with a caption of its own has the figure's title in front of it.
             if not (block.caption or "").startswith(caption):
                 self._blocks[i] = replace(block, caption=join_captions(caption, block.caption or ""))
         if bare:
@@ -383,7 +383,7 @@ def _rows(table: Element) -> list[Element]:
 
 
 def _is_layout(table: Element, rows: list[Element]) -> bool:
-    """Whether a table arranges a page: cells with structure of their own, or never two cells with text in a row."""
+    """Return whether a table is for layout: cells with block structure, or never two cells with text in a row."""
     cells = [cell for row in rows for cell in row.elements]
     return (
         table.get("role") in ("presentation", "none")

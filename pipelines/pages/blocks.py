@@ -1,4 +1,4 @@
-"""What a page is made of, once it is read: `Page` and its blocks."""
+"""Content of a parsed page: `Page` and its blocks."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from pipelines.document import Role
 
 @dataclass(frozen=True, slots=True)
 class PageRegion:
-    """Words about a part of an image, and its box: [x0, y0, x1, y1] in 0..1 from the top left."""
+    """Text about a part of an image, and its box: [x0, y0, x1, y1] in 0..1 from the top left."""
 
     text: str
     box: tuple[float, float, float, float]
@@ -18,7 +18,7 @@ class PageRegion:
 class PageText:
     """A paragraph, heading, list, table, caption, or a figure's title: role `body`, `heading`, `caption` or `title`.
 
-    Only a figure of several images that have captions of their own has a title.
+    Only a figure of several images with separate captions has a title.
     """
 
     text: str
@@ -29,10 +29,10 @@ class PageText:
 class PageImage:
     """An image at a canonical `url`, or with its bytes in the page (`data`, and no URL).
 
-    `caption` also stands as a block of its own behind the image, or behind the last of those that share it; where
-    its figure has a title over several images, `caption` begins with that, and the block does not. Width
-    and height are those declared, or those of the inline bytes. `license` is a URL or a phrase, as it was found;
-    a licence of the page is never an image's.
+    `caption` is also a separate block after the image, or after the last of those that share it; if its figure has a
+    title over several images, `caption` begins with that, and the block does not. Width and height are the declared
+    ones, or those of the inline bytes. `license` is a URL or a phrase, as found; a licence of the page is never an
+    image's.
     """
 
     url: str | None
@@ -50,7 +50,7 @@ class PageImage:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """A video: canonical URLs in the page's order of preference, its subtitle tracks, the default one first."""
+    """A video: canonical URLs in the page's order of preference, and its subtitle tracks, the default one first."""
 
     sources: tuple[str, ...]
     tracks: tuple[Track, ...] = ()
@@ -64,7 +64,7 @@ Block = PageText | PageImage | PageVideo
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a page leads."""
+    """A link of a page to another URL."""
 
     url: str
     is_nofollow: bool = False
@@ -72,7 +72,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """A licence the page states for itself, and where it says so."""
+    """A licence that the page states for itself, and where it states it."""
 
     value: str
     evidence: str
@@ -80,10 +80,10 @@ class License:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page as read: `blocks` in the order of the DOM, `links` each once, `meta` as (name in lower case, content).
+    """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
 
-    `canonical_url` is what the page calls itself, null where it does not. `skipped` counts by reason what was left
-    out (`media_elements.SKIP_REASONS`).
+    `canonical_url` is the URL that the page declares for itself, or None. `skipped` counts by reason what was skipped
+    (`media_elements.SKIP_REASONS`).
     """
 
     url: str
@@ -99,10 +99,10 @@ class Page:
 
     @property
     def images(self) -> tuple[PageImage, ...]:
-        """The images, in order."""
+        """The image blocks, in order."""
         return tuple(b for b in self.blocks if isinstance(b, PageImage))
 
     @property
     def videos(self) -> tuple[PageVideo, ...]:
-        """The videos, in order."""
+        """The video blocks, in order."""
         return tuple(b for b in self.blocks if isinstance(b, PageVideo))

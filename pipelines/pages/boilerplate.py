@@ -1,25 +1,25 @@
-"""What of a page is furniture: navigation, headers and footers, asides, banners, lists of links elsewhere.
+"""Boilerplate of a page: navigation, headers and footers, asides, banners, lists of links elsewhere.
 
-Judged by tag, ARIA role, the words in class and id, link density, and headings that announce links. The figures are
-ours, set on the pages of the GIMP manual and the fixtures of the tests: what counts is that prose survives.
+Judged by tag, ARIA role, the words in class and id, link density, and headings that announce links. The thresholds
+are ours, set on the pages of the GIMP manual and the test fixtures; the aim is that prose survives.
 """
 
 import re
 
 from pipelines.pages.tree import Element
 
-MAX_LINK_DENSITY = 0.75  # share of a container's text that stands in links
-MIN_LINKS = 3  # fewer links are prose, however dense
-MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block that holds more is the content, by any name
-MIN_PARAGRAPH_CHARS = 80  # outside links: what a paragraph of prose has at least
-MIN_MAIN_SHARE = 0.3  # of the same: below, `<main>` or `<article>` is not taken at its word
+MAX_LINK_DENSITY = 0.75  # share of a container's text that is in links
+MIN_LINKS = 3  # fewer links count as prose, however dense
+MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block with more is the content, whatever its name
+MIN_PARAGRAPH_CHARS = 80  # outside links: minimum of a paragraph of prose
+MIN_MAIN_SHARE = 0.3  # of the same text: with less, `<main>` or `<article>` is not trusted
 
 _TAGS = frozenset({"nav", "aside", "footer", "dialog", "menu", "search"})
 _ROLES = frozenset(
     {"navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "toolbar", "dialog"}
     | {"alertdialog", "alert", "tablist", "directory"}
 )
-# Words of a class or an id, and pairs of words that stand together.
+# Words of a class or an id, and pairs of adjacent words.
 _WORDS = frozenset(
     {"nav", "navbar", "navigation", "navheader", "navfooter", "navbox", "sidebar", "menu", "menubar", "submenu"}
     | {"breadcrumb", "breadcrumbs", "footer", "masthead", "pagination", "pager", "toc", "tagcloud", "catlinks"}
@@ -49,7 +49,7 @@ _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
 def main_content(body: Element) -> Element:
-    """The one `<main>` or `<article>`, where it holds a fair share of the page's text or images; else the body."""
+    """Return the only `<main>` or `<article>` if it has a fair share of the page's text or images, else the body."""
     enough = MIN_MAIN_SHARE * _prose(body)
     for found in (
         [e for e in body.descendants() if e.tag == "main" or e.get("role") == "main"],
@@ -61,7 +61,7 @@ def main_content(body: Element) -> Element:
 
 
 def mark_boilerplate(root: Element) -> None:
-    """Set `is_boilerplate` on the outermost elements below `root` that are furniture."""
+    """Set `is_boilerplate` on the outermost boilerplate elements below `root`."""
     limit = MAX_BOILERPLATE_SHARE * _prose(root)
     stack = [root]
     while stack:
@@ -82,11 +82,11 @@ def _is_boilerplate(element: Element, limit: float) -> bool:
     if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
         return True
     if element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math":
-        return True  # an icon drawn with a font, a decorative sign
+        return True  # an icon from a font, a decorative sign
     if element.tag in _TAGS or element.get("role").lower() in _ROLES:
         return True
     if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
-        return True  # a chapter's long table of contents does not take its introduction along
+        return True  # a chapter's long table of contents must not remove its introduction
     names = element.classes | {element.get("id").lower()}
     if element.tag == "header" or (element.tag == "div" and not _HEADER_NAMES.isdisjoint(names)):
         return _is_site_header(element)
@@ -98,7 +98,7 @@ def _is_boilerplate(element: Element, limit: float) -> bool:
 
 
 def _is_site_header(element: Element) -> bool:
-    """Whether a header is not the head of an article: it holds a menu, or no headline."""
+    """Return whether a header is not an article's: it contains a menu, or no headline."""
     if any(a.tag in ("article", "main", "section") for a in element.ancestors()):
         return False
     return not any(element.descendants(*_HEADINGS)) or any(element.descendants("nav", "form", "ul"))

@@ -1,4 +1,4 @@
-"""Figures of a page: what makes one, and what inside it is caption, credit and licence."""
+"""Figures of a page: how they are recognised, with caption, credit and licence."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -20,10 +20,10 @@ _CREDIT_PROPERTIES = frozenset({"credittext", "creator", "author", "copyrightnot
 
 @dataclass(slots=True)
 class Figure:
-    """A figure being written down.
+    """A figure under construction.
 
-    `start` is where it begins among the blocks; `captions` are those that came by so far, `caption_at` is where the
-    first of them did; `license` is what states it, and how.
+    `start` is its index among the blocks; `captions` are those found so far, `caption_at` is the index of the first;
+    `license` is the statement of a licence, and how it is made.
     """
 
     start: int
@@ -35,14 +35,14 @@ class Figure:
 
     @classmethod
     def of(cls, element: Element, start: int) -> Self:
-        """A figure of which nothing is written yet."""
+        """Begin a figure without blocks."""
         inside = list(element.descendants())
         credit = next((clean_text(e.text()) for e in inside if is_credit(e)), None)
         return cls(start, any(map(is_caption, inside)), credit, _stated_license(inside))
 
 
 def is_figure(element: Element) -> bool:
-    """Whether an element holds an image and what belongs to it."""
+    """Return whether an element contains an image and its caption or credit."""
     return (
         element.tag == "figure"
         or not _FIGURE_CLASSES.isdisjoint(element.classes)
@@ -51,7 +51,7 @@ def is_figure(element: Element) -> bool:
 
 
 def is_caption(element: Element) -> bool:
-    """Whether an element holds the words below an image."""
+    """Return whether an element is the caption of an image."""
     if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
         return True
     return (
@@ -63,19 +63,18 @@ def is_caption(element: Element) -> bool:
 
 
 def is_credit(element: Element) -> bool:
-    """Whether an element says whom an image is from."""
+    """Return whether an element names the source or author of an image."""
     return not _CREDIT_WORDS.isdisjoint(element.words) or element.get("itemprop").lower() in _CREDIT_PROPERTIES
 
 
 def join_captions(first: str, second: str) -> str:
-    """Two captions as one."""
     if not first or not second:
         return first or second
     return f"{first} {second}" if first[-1] in ".!?:…" else f"{first}. {second}"
 
 
 def _stated_license(elements: list[Element]) -> tuple[str, str] | None:
-    """The licence that one of a figure's elements states, and how."""
+    """Return the licence that one of a figure's elements states, and how it does."""
     for element in elements:
         stated = element.get("href") or element.get("content")
         if stated and element.tag in ("a", "link", "meta"):

@@ -1,4 +1,4 @@
-"""What a page says about its images in JSON-LD: licences and credits (schema.org), Web Annotations with boxes."""
+"""Statements about images in a page's JSON-LD: licences and credits (schema.org), Web Annotations with boxes."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from pipelines.pages.media_elements import fraction_box
 from pipelines.pages.tree import Element
 from pipelines.web.urls import resolve
 
-MAX_NODES = 10_000  # JSON objects looked at in one page
+MAX_NODES = 10_000  # JSON objects examined per page
 
 _SELECTOR = re.compile(r"xywh=(?:(pixel|percent):)?(-?[\d.]+),(-?[\d.]+),([\d.]+),([\d.]+)\s*$")
 
@@ -29,7 +29,7 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Words about the box x, y, width, height of an image, in percent or in pixels of `size`, where that is told."""
+    """Text about a box (x, y, width, height) of an image, in percent, or in pixels of `size` if given."""
 
     text: str
     xywh: tuple[float, float, float, float]
@@ -37,11 +37,11 @@ class Annotation:
     size: tuple[float, float] | None
 
     def region(self, declared: tuple[int | None, int | None]) -> PageRegion | str:
-        """The region, or why there is none.
+        """Return the region, or the reason why there is none.
 
         Args:
-            declared: The image's width and height as the page declares them; pixels count in these where the
-                annotation tells no size of its own.
+            declared: The image's width and height as the page declares them; the pixels' frame of reference if the
+                annotation gives no size itself.
         """
         x, y, width, height = self.xywh
         size: tuple[float, float] | None = (100, 100) if self.is_percent else self.size
@@ -55,7 +55,7 @@ class Annotation:
 
 @dataclass(slots=True)
 class Statements:
-    """All statements of a page: rights and annotations by the image's canonical URL, the page's own licences."""
+    """All statements of a page: rights and annotations by the image's canonical URL, and the page's own licences."""
 
     rights: dict[str, Rights] = field(default_factory=dict)
     annotations: dict[str, list[Annotation]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Statements:
 
 
 def read_json_ld(root: Element, base: str) -> Statements:
-    """What the page's `<script type="application/ld+json">` state; broken ones are counted."""
+    """Read the page's `<script type="application/ld+json">` elements; broken ones are counted."""
     statements = Statements()
     for script in root.descendants("script"):
         if script.get("type").lower().partition(";")[0].strip() != "application/ld+json":
@@ -87,7 +87,7 @@ def read_json_ld(root: Element, base: str) -> Statements:
 
 
 def _objects(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects of a JSON tree, in document order."""
+    """Yield the objects of a JSON tree, in document order."""
     stack, num_seen = [tree], 0
     while stack and num_seen < MAX_NODES:
         node = stack.pop()
@@ -104,7 +104,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str | None:
-    """A string, or the name, URL or value of an object or of the first of a list."""
+    """Return a string, or the name, URL or value of an object or of the first item of a list."""
     if isinstance(value, list):
         value = value[0] if value else None
     if isinstance(value, dict):
@@ -148,7 +148,7 @@ def _read_annotation(statements: Statements, node: Mapping[str, Any], base: str)
 
 
 def _read_target(target: Any) -> tuple[str, str, tuple[float, float] | None]:
-    """(the image's reference, the fragment that selects a box, the image's size where told)."""
+    """Return (the image's reference, the fragment that selects a box, the image's size if given)."""
     if isinstance(target, str):
         reference, _, fragment = target.partition("#")
         return reference, fragment, None

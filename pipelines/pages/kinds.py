@@ -1,4 +1,4 @@
-"""Candidates of the five kinds from a page: which of its words go with which of its images, in which order."""
+"""Candidates of the five kinds from a page: which of its text belongs to which of its images, and in which order."""
 
 import hashlib
 import re
@@ -30,23 +30,23 @@ from pipelines.web.urls import canonical_url, registered_domain, without_credent
 
 
 class PageSettings(Settings):
-    """What a page's parts must have to become candidates. Text is judged by the filters, not here."""
+    """Minimum and maximum sizes of a page's candidates. Text is judged by the filters, not here."""
 
-    min_caption_chars: int = Field(default=5, ge=1, description="Of a pair's or grounded caption (LAION-400M, COYO: 5)")
+    min_caption_chars: int = Field(default=5, ge=1, description="In a pair's or grounded caption (LAION-400M, COYO: 5)")
     min_caption_words: int = Field(
-        default=2, ge=1, description="Likewise; a phrase of an image's region may be one word"
+        default=2, ge=1, description="In the same captions; the phrase of a region may be one word"
     )
-    max_caption_chars: int = Field(default=1000, ge=1, description="Longer ones are no captions (COYO: 1,000)")
-    use_alt: bool = Field(default=True, description="A pair without a caption takes its image's alt text")
-    max_images: int = Field(default=100, ge=1, description="Images of one page that are asked for; the first ones")
+    max_caption_chars: int = Field(default=1000, ge=1, description="Longer texts are not captions (COYO: 1,000)")
+    use_alt: bool = Field(default=True, description="Use an image's alt text for a pair without a caption")
+    max_images: int = Field(default=100, ge=1, description="Images fetched per page: the first ones")
     strip_figure_numbers: bool = Field(
-        default=True, description='Take "Figure 3.1." off a pair\'s caption: it tells of the page'
+        default=True, description='Remove "Figure 3.1." from a pair\'s caption: it is about the page'
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PageOrigin:
-    """Where a page lies and what was said on its use: all of a sample's provenance that the page does not hold."""
+    """Location of a page and rights statements about it: the provenance that is not in the page itself."""
 
     crawl: str | None = None
     warc_file: str | None = None
@@ -66,13 +66,13 @@ _FILE_NAME = re.compile(r"^\S+\.(jpe?g|png|gif|webp|avif|bmp|tiff?|svg)$", re.IG
 
 
 def interleaved(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """The page's text and images in the order of its DOM, a caption behind its image; none without an image.
+    """Return the page's text and images in DOM order, captions after their images; empty without an image.
 
-    An image that the page shows again stands where it came first.
+    A repeated image appears only at its first position.
     """
     sample = _Sample("interleaved", page, origin, source_name)
     seen: set[str | bytes] = set()
-    is_left_out = False  # the last image, and so its caption
+    is_left_out = False  # the last image was dropped, and with it its caption
     for block in page.blocks:
         if isinstance(block, PageText) and not (is_left_out and block.role == "caption"):
             sample.add_text(block.text, block.role)
@@ -85,9 +85,9 @@ def interleaved(page: Page, origin: PageOrigin, source_name: str, settings: Page
 
 
 def pairs(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """One for each image that words belong to: its caption, else its alt text (role `alt`).
+    """Return one pair per image with text: its caption, else its alt text (role `alt`).
 
-    A caption that several images share is taken only where they have no alt text of their own.
+    A caption that several images share is used only if they have no alt text themselves.
     """
     shared = Counter(image.caption for image in page.images)
     found: list[Candidate] = []
@@ -108,9 +108,9 @@ def pairs(page: Page, origin: PageOrigin, source_name: str, settings: PageSettin
 
 
 def grounded(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """One for each image with named regions; its caption, or alt text, where that holds their names.
+    """Return one candidate per image with named regions, with its caption or alt text if that contains their names.
 
-    Of a caption that holds some names, the others' regions are left out; where it holds none, the names make one
+    If the caption contains some of the names, the other regions are dropped; if none, the names joined are the caption
     ("a red circle; a blue square", origin `derived`).
     """
     found: list[Candidate] = []
@@ -125,7 +125,7 @@ def grounded(page: Page, origin: PageOrigin, source_name: str, settings: PageSet
         ]
         origin_of_text: Origin = "source"
         if located:
-            _, caption, regions = max(located, key=lambda choice: choice[0])  # the caption, where both hold as many
+            _, caption, regions = max(located, key=lambda choice: choice[0])  # the caption wins a tie
         else:
             caption = "; ".join(dict.fromkeys(region.text for region in image.regions))
             regions, origin_of_text = _locate(image, caption), "derived"
@@ -139,7 +139,7 @@ def grounded(page: Page, origin: PageOrigin, source_name: str, settings: PageSet
 
 
 def videos(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """One for each video that words belong to: its tracks, and its caption, else its title, as the first segment."""
+    """Return one candidate per video with text: its tracks, and its caption, else its title, as the first segment."""
     found: list[Candidate] = []
     for number, video in enumerate(dict.fromkeys(page.videos)):
         caption = _plain_caption(video.caption, settings)
@@ -155,7 +155,7 @@ def videos(page: Page, origin: PageOrigin, source_name: str, settings: PageSetti
 
 
 def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSettings) -> list[Candidate]:
-    """The page's headings and body as one text; captions and titles of figures stay away with their images."""
+    """Return the page's headings and body as one text, without the captions and titles of figures."""
     blocks = [b.text for b in page.blocks if isinstance(b, PageText) and b.role in ("body", "heading")]
     if not blocks:
         return []
@@ -165,10 +165,10 @@ def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSetting
 
 
 class _Sample:
-    """A candidate being put together.
+    """A candidate under construction.
 
     Args:
-        number: Its place among those of its kind from one page; null where there is one.
+        number: Its index among those of its kind from one page; None if there is only one.
     """
 
     def __init__(self, kind: Kind, page: Page, origin: PageOrigin, source_name: str, number: int | None = None) -> None:
@@ -233,7 +233,7 @@ class _Sample:
 
 
 def duplicate_group(page: Page) -> str:
-    """What all samples of a page share: a hash of the URL it calls its own, if that is of the same domain."""
+    """Return the group that all samples of a page share: a hash of its declared URL, if on the same domain."""
     url = page.url
     if page.canonical_url is not None and registered_domain(page.canonical_url) == registered_domain(url):
         url = canonical_url(page.canonical_url)
@@ -245,7 +245,7 @@ def _page_url(page: Page) -> str:
 
 
 def _license(stated: str | None) -> str | None:
-    """The SPDX id of a licence, else what was stated, no longer than a line."""
+    """Return the SPDX id of a licence, else the statement, limited to the length of a line."""
     if stated is None:
         return None
     return license_id(stated) or (without_credentials(stated) if "://" in stated else stated)[:200]
@@ -256,7 +256,7 @@ def _identity(image: PageImage) -> str | bytes:
 
 
 def _distinct_images(page: Page, settings: PageSettings) -> list[PageImage]:
-    """The images, each where it came first; words and regions that its later places add are taken along."""
+    """Return the images at their first positions, with the text and regions of later ones added."""
     found: dict[str | bytes, PageImage] = {}
     for image in page.images:
         identity = _identity(image)
@@ -287,9 +287,9 @@ def _is_caption(text: str, settings: PageSettings) -> bool:
 
 
 def _locate(image: PageImage, caption: str) -> list[Region]:
-    """The regions whose names the caption holds, whole words in any case, in the order of their phrases.
+    """Return the regions whose names the caption contains as whole words in any case, in the order of their phrases.
 
-    Several boxes of one name take its occurrences in turn where there are as many, else all take the first.
+    Several boxes of one name are assigned its occurrences in turn if there are as many, else all get the first.
     """
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
     for region in image.regions:

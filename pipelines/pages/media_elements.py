@@ -1,4 +1,4 @@
-"""Images and videos of a page: which URL each has, which are furniture, and the regions named on them."""
+"""Images and videos of a page: the URL of each, which are page furniture, and the regions named on them."""
 
 import base64
 import binascii
@@ -16,35 +16,35 @@ from pipelines.pages.blocks import PageRegion
 from pipelines.pages.tree import INLINE, Element, split_words
 from pipelines.web.urls import parse_srcset, resolve
 
-MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to here is taken: enough for any encoder, bearable for hosts
-MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is out
-MAX_DATA_URI_BYTES = 10_000_000  # of an image written into the page
+MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to this is used: enough for any encoder, bearable for hosts
+MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is excluded
+MAX_DATA_URI_BYTES = 10_000_000  # of an inline image
 MAX_REGIONS = 200  # of one image
-MAX_ICON_CHARS = 40  # of an icon's alt that is part of a sentence
-MAX_ICONS = 50  # images in one block: each looks through the block's text
+MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
+MAX_ICONS = 50  # images in one block: each searches the block's text
 
 SKIP_REASONS = {
     "boilerplate_image": "image inside navigation, a footer, an aside",
     "tracking_pixel": "declared at most 2 pixels wide or high",
     "small_image": f"declared at most {MIN_SIDE} pixels wide or high",
-    "chrome_image": "a logo, icon, avatar, badge or button by its file's name, class or link; marked as decoration",
-    "placeholder_image": "no source but a placeholder's: by its name, or inline and tiny",
+    "chrome_image": "a logo, icon, avatar, badge or button by its file's name, class or link; or marked as decoration",
+    "placeholder_image": "only a placeholder as source: by its name, or inline and tiny",
     "vector_image": "SVG, by its name or type",
-    "invalid_data_uri": f"inline image of no known format or of more than {MAX_DATA_URI_BYTES} bytes",
+    "invalid_data_uri": f"inline image of unknown format or of more than {MAX_DATA_URI_BYTES} bytes",
     "repeated_image": "the same image again, with no text between",
     "inline_svg": "drawn in the page",
     "canvas": "drawn by a script",
     "css_background": "set by a style",
-    "embedded_frame": "another page or a plug-in inside this one",
+    "embedded_frame": "another page or a plug-in embedded in this one",
     "video_without_source": "no http(s) source",
-    "invalid_json_ld": "no valid JSON",
-    "region_without_size": "a box in pixels of an image whose size the page does not tell",
+    "invalid_json_ld": "not valid JSON",
+    "region_without_size": "a box in pixels of an image whose size the page does not state",
     "region_without_image": "an annotation of an image that the page does not show",
-    "invalid_region": "a shape that is no box, lies outside, or says nothing",
+    "invalid_region": "a shape that is not a box, is outside the image, or has no text",
 }
-"""What a page's `skipped` counts, by permanent name."""
+"""Descriptions of what a page's `skipped` counts, by permanent name."""
 
-_LAZY_SRC = (  # OBELICS' list, and what other lazy loaders use
+_LAZY_SRC = (  # OBELICS' list, and the attributes of other lazy loaders
     *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-img-src", "data-src-fg", "data-scroll-image"),
     *("data-lateloadsrc", "data-gt-lazy-src", "src2", "data-orig-file", "data-full-url", "data-image", "data-url"),
 )
@@ -69,7 +69,7 @@ _SHARE_LINK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """Where an image's bytes are: at a URL, or in the page; `others` are its further URLs, all canonical."""
+    """Location of an image's bytes: at a URL, or in the page; `others` are further URLs, all canonical."""
 
     url: str | None
     data: bytes | None = None
@@ -77,7 +77,7 @@ class ImageSource:
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict on the element, not a failure of ours
-    """An image or video that is left out, for one of `SKIP_REASONS`."""
+    """An image or video that is skipped, for one of `SKIP_REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -85,7 +85,7 @@ class Skipped(Exception):  # noqa: N818 - a verdict on the element, not a failur
 
 
 def declared_size(element: Element) -> tuple[int | None, int | None]:
-    """Width and height in pixels by attribute, else by style; None where not said in pixels."""
+    """Return width and height in pixels by attribute, else by style; None if not stated in pixels."""
     width, height = (_pixels(element, side) for side in ("width", "height"))
     return width, height
 
@@ -98,19 +98,19 @@ def _pixels(element: Element, side: str) -> int | None:
 
 
 def choose_source(image: Element, base: str, link: str | None, *, is_captioned: bool = False) -> ImageSource:
-    """Where to get the image that an `<img>` shows, alone or in a `<picture>`.
+    """Return where to get the image that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
-    `<noscript>` beside it.
+    adjacent `<noscript>`.
 
     Args:
         image: The `<img>`.
         base: The page's base URL.
-        link: What the image links to, if anything.
-        is_captioned: Whether it stands in a figure with a caption: shown to be looked at, whatever its file's name.
+            link: Target of the image's link, if any.
+            is_captioned: Whether it is in a figure with a caption, so that it is content whatever its file's name.
 
     Raises:
-        Skipped: If it is furniture, or has no usable source.
+        Skipped: If it is page furniture, or has no usable source.
     """
     _refuse_chrome(image, link)
     found: list[str] = []
@@ -139,11 +139,11 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
 
 
 def _references(image: Element) -> Iterator[str]:
-    """What the attributes refer to, best first; nothing is a placeholder yet unless it is certain."""
+    """Yield the references in the attributes, best first; only certain placeholders are excluded so far."""
     parent = image.parent
     if parent is not None and parent.tag == "picture":
         sources = [s for s in parent.elements if s.tag == "source" and "svg" not in s.get("type")]
-        # A source for narrow screens is a crop, AVIF is read by fewer: each only where there is nothing else.
+        # A source for narrow screens is a crop, and fewer readers know AVIF: each is a last resort.
         sources.sort(key=lambda s: ("max-width" in s.get("media"), "avif" in s.get("type")))
         for source in sources:
             for name in ("srcset", *_LAZY_SRCSET):
@@ -163,7 +163,7 @@ def _references(image: Element) -> Iterator[str]:
 
 
 def _best_of_srcset(value: str) -> list[str]:
-    """The widest candidate within the cap, else the narrowest; of densities the highest. Data URIs are placeholders."""
+    """Return the widest candidate within the cap, else the narrowest; by density the highest. Skips data URIs."""
     candidates = [c for c in parse_srcset(value) if not c.reference.lower().startswith("data:")] if value else []
     wide = [c for c in candidates if c.width is not None]
     if wide:
@@ -187,15 +187,15 @@ def _refuse_chrome(image: Element, link: str | None) -> None:
         or any(not _CHROME_WORDS.isdisjoint(e.words) for e in around if e.tag not in ("body", "main", "article"))
     ):
         raise Skipped("chrome_image")
-    # The sign beside a note: DocBook puts its name in brackets.
+    # The sign next to a note: DocBook puts its name in brackets.
     if re.fullmatch(r"\[\w+\]", image.get("alt")) and any(a.classes & _ADMONITIONS for a in image.ancestors()):
         raise Skipped("chrome_image")
 
 
 def words_of_icon(image: Element) -> str:
-    """What an icon within a line says there, by its `alt`: "press the Save button", an emoji; empty where nothing.
+    """Return the text that an icon within a line stands for, by its `alt`: "press the Save button", an emoji.
 
-    A file's name says nothing, nor what the text around says as well.
+    Empty for a file name, and for text that the surrounding text repeats.
     """
     alt = clean_text(" ".join(image.get("alt").split()))
     block = next((a for a in image.ancestors() if a.tag not in INLINE), image)
@@ -208,21 +208,21 @@ def words_of_icon(image: Element) -> str:
 
 
 def _path_words(url: str) -> frozenset[str]:
-    """Words of a URL's file name, and its folders' names whole."""
+    """Return the words of a URL's file name, and the names of its folders as single words."""
     *folders, name = urlsplit(url).path.split("/")
     return split_words(re.sub(r"[^A-Za-z0-9_-]|%[0-9A-F]{2}", " ", name)) | {folder.lower() for folder in folders}
 
 
 def decode_data_uri(uri: str) -> bytes:
-    """The bytes of a `data:` URI that holds an image worth having.
+    """Return the bytes of a `data:` URI that contains a usable image.
 
     Raises:
-        Skipped: If it is SVG, of no known format, beyond `MAX_DATA_URI_BYTES`, or so small that it is a placeholder.
+        Skipped: If it is SVG, of no known format, larger than `MAX_DATA_URI_BYTES`, or as small as a placeholder.
     """
     header, _, payload = uri[5:].partition(",")
     if "svg" in header.lower():
         raise Skipped("vector_image")
-    if len(payload) > 3 * MAX_DATA_URI_BYTES:  # every byte may be written as three characters
+    if len(payload) > 3 * MAX_DATA_URI_BYTES:  # a byte takes up to three characters
         raise Skipped("invalid_data_uri")
     data = unquote_to_bytes(payload)
     if header.lower().rstrip().endswith(";base64"):
@@ -239,7 +239,7 @@ def decode_data_uri(uri: str) -> bytes:
 
 
 def inline_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of inline bytes states; None where they are no image."""
+    """Return width and height by the header of inline bytes; None if they are not an image."""
     image_format = sniff_format(data)
     try:
         return read_size(data, image_format) if image_format else None
@@ -248,11 +248,11 @@ def inline_size(data: bytes) -> tuple[int, int] | None:
 
 
 def area_regions(areas: Sequence[Element], size: tuple[int | None, int | None]) -> tuple[list[PageRegion], list[str]]:
-    """The regions of an image map, and why others were left out.
+    """Return the regions of an image map, and the reasons for skipping others.
 
     Args:
-        areas: Its `<area>` elements; what each is called stands in `alt`, else in `title`.
-        size: The image's width and height in the pixels that the coordinates count.
+        areas: Its `<area>` elements; the name of each is in `alt`, else in `title`.
+        size: The image's width and height in the pixels of the coordinates.
     """
     regions: list[PageRegion] = []
     reasons: list[str] = []
@@ -272,7 +272,7 @@ def area_regions(areas: Sequence[Element], size: tuple[int | None, int | None]) 
 
 
 def _shape_box(shape: str, numbers: list[float]) -> tuple[float, float, float, float] | None:
-    """The box around an area's shape, in its own pixels."""
+    """Return the bounding box of an area's shape, in its own pixels."""
     if shape.startswith("rect") and len(numbers) >= 4:
         x0, y0, x1, y1 = numbers[:4]
         return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
@@ -288,7 +288,7 @@ def _shape_box(shape: str, numbers: list[float]) -> tuple[float, float, float, f
 def fraction_box(
     box: tuple[float, float, float, float], size: tuple[float, float]
 ) -> tuple[float, float, float, float] | None:
-    """A box in pixels as fractions, cut at the image's border; None where nothing of it is inside."""
+    """Return a box in pixels as fractions, clipped to the image; None if nothing of it is inside."""
     if min(size) <= 0:
         return None
     x0, x1 = (min(max(x / size[0], 0.0), 1.0) for x in (box[0], box[2]))
@@ -297,7 +297,7 @@ def fraction_box(
 
 
 def video_sources(video: Element, base: str) -> tuple[str, ...]:
-    """Canonical URLs of a `<video>`, in the page's order of preference.
+    """Return the canonical URLs of a `<video>`, in the page's order of preference.
 
     Raises:
         Skipped: If there is none.
@@ -311,7 +311,7 @@ def video_sources(video: Element, base: str) -> tuple[str, ...]:
 
 
 def video_tracks(video: Element, base: str) -> tuple[Track, ...]:
-    """The `<track>`s that hold spoken words; the default one first."""
+    """Return the `<track>` elements with spoken words; the default one first."""
     tracks = [
         t for t in video.descendants("track") if (t.get("kind").lower() or "subtitles") in ("subtitles", "captions")
     ]

@@ -1,7 +1,7 @@
-"""A web page as text, images and videos in the order of its DOM, without its navigation.
+"""A web page as text, images and videos in DOM order, without its navigation.
 
-Beside what OBELICS' simplification does, lists, tables and code are kept, URLs resolved as browsers do (base, srcset,
-image, lazy loaders, noscript), and captions, credits, licences and named regions bound to their image.
+Beyond OBELICS' simplification, lists, tables and code are kept, URLs are resolved as in browsers (base, srcset,
+image, lazy loaders, noscript), and captions, credits, licences and named regions are attached to their images.
 """
 
 from collections import Counter
@@ -20,15 +20,15 @@ _LICENSE_METAS = ("dcterms.license", "dc.rights", "dcterms.rights", "license")
 
 
 def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Page:
-    """What a page says and shows.
+    """Parse the content of a page.
 
     Args:
         body: The HTML, in any encoding.
-        url: Where it was found, after redirects.
-        content_type: The HTTP header; its charset goes before the page's own `<meta>`.
+        url: URL of the page, after redirects.
+        content_type: The HTTP header; its charset takes precedence over the page's own `<meta>`.
 
     Raises:
-        ValueError: If `url` is no absolute http(s) URL.
+        ValueError: If `url` is not an absolute http(s) URL.
     """
     url = canonical_url(url)
     root = parse_html(decode_html(body, content_type))
@@ -86,7 +86,7 @@ def _title(elements: list[Element]) -> str | None:
 
 
 def _language(elements: list[Element]) -> str | None:
-    """The page's declared language, as written: `lang` of `<html>`, else a `<meta>`."""
+    """Return the page's declared language, unparsed: `lang` of `<html>`, else a `<meta>`."""
     for element in elements:
         if element.tag == "html" and (lang := element.get("lang") or element.get("xml:lang")):
             return lang
@@ -96,7 +96,7 @@ def _language(elements: list[Element]) -> str | None:
 
 
 def _links(elements: list[Element], base: str) -> tuple[Link, ...]:
-    """Where anchors, areas and frames of the whole page lead; nofollow only where every link there says so."""
+    """Return the targets of anchors, areas and frames of the whole page; nofollow only if every link to one says so."""
     found: dict[str, bool] = {}
     for element in elements:
         attribute = {"a": "href", "area": "href", "iframe": "src", "frame": "src"}.get(element.tag)
@@ -106,7 +106,7 @@ def _links(elements: list[Element], base: str) -> tuple[Link, ...]:
 
 
 def _licenses(elements: list[Element], meta: tuple[tuple[str, str], ...], stated: list[str]) -> tuple[License, ...]:
-    """What the page states for itself; what stands in a figure is the figure's."""
+    """Return the licences that the page states for itself; a licence in a figure belongs to the figure."""
     found = [
         License(element.get("href"), f"{element.tag}:rel=license")
         for element in elements

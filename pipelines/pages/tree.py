@@ -1,7 +1,7 @@
-"""HTML bytes as a light tree: the right characters, and per element how much text, links and images it holds.
+"""HTML bytes as a light tree: decoded characters, and per element how much text, links and images it contains.
 
-Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because looking at a node through
-its binding costs more than the parse, and every later step looks at each node several times.
+Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because accessing a node through
+its binding costs more than the parse, and every later step accesses each node several times.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
 
-MAX_DEPTH = 150  # deeper elements become children of the one at this depth; the walks below are recursive
+MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
 
 INVISIBLE = frozenset({"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title"})
 
@@ -22,11 +22,11 @@ _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"
 
 
 class Element:
-    """An element with its children, strings and elements in order (`elements` without the strings), and their sums.
+    """An element with its children, strings and elements in order (`elements` without the strings), and totals.
 
-    `index` is its place among its parent's `elements`. `text_chars` and `link_chars` count characters without the
-    space around each string, `num_links` counts `<a href>`, `num_images` `<img>`; what is invisible counts as nothing.
-    `is_boilerplate` is set by whoever judges it.
+    `index` is its index among its parent's `elements`. `text_chars` and `link_chars` count characters without the
+    space around each string, `num_links` counts `<a href>`, `num_images` `<img>`; invisible content is not counted.
+    `is_boilerplate` is set by `boilerplate.mark_boilerplate`.
     """
 
     __slots__ = (
@@ -54,22 +54,22 @@ class Element:
         self.is_boilerplate = False
 
     def get(self, name: str) -> str:
-        """An attribute without the space around it; empty where there is none."""
+        """Return an attribute without surrounding space; empty if there is none."""
         return self.attributes.get(name, "").strip()
 
     @property
     def classes(self) -> frozenset[str]:
-        """The names in `class`, in lower case."""
+        """Names in `class`, in lower case."""
         return frozenset(self.attributes["class"].lower().split()) if "class" in self.attributes else frozenset()
 
     @property
     def words(self) -> frozenset[str]:
-        """The words that the names in `class` and `id` are made of: `mainNav top-bar` gives main, nav, top, bar."""
+        """Words of the names in `class` and `id`: `mainNav top-bar` gives main, nav, top, bar."""
         names = f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}"
         return split_words(names) if names != " " else frozenset()
 
     def descendants(self, *tags: str) -> Iterator["Element"]:
-        """The elements below, in document order; of these tags where any is named."""
+        """Yield the elements below, in document order; only those with the given tags, if any."""
         stack = self.elements[::-1]
         while stack:
             element = stack.pop()
@@ -78,19 +78,19 @@ class Element:
             stack.extend(element.elements[::-1])
 
     def ancestors(self) -> Iterator["Element"]:
-        """The elements around this one, from the inside."""
+        """Yield the enclosing elements, innermost first."""
         element = self.parent
         while element is not None:
             yield element
             element = element.parent
 
     def neighbours(self) -> list["Element"]:
-        """The element siblings just before and just after."""
+        """Return the element siblings directly before and after."""
         siblings = self.parent.elements if self.parent is not None else [self]
         return siblings[max(self.index - 1, 0) : self.index] + siblings[self.index + 1 : self.index + 2]
 
     def text(self, without: Callable[["Element"], bool] = lambda _: False) -> str:
-        """The visible text below in one line, save that of elements that `without` tells."""
+        """Return the visible text below in one line, without that of elements for which `without` is true."""
         pieces: list[str] = []
         stack: list[Element | str] = self.children[::-1]
         while stack:
@@ -104,7 +104,7 @@ class Element:
         return " ".join("".join(pieces).split())
 
     def raw_text(self) -> str:
-        """The visible text below with its spaces and line breaks as written, for `<pre>`."""
+        """Return the visible text below with its spaces and line breaks as written, for `<pre>`."""
         return "".join(
             child if isinstance(child, str) else "\n" if child.tag == "br" else child.raw_text()
             for child in self.children
@@ -112,7 +112,7 @@ class Element:
         )
 
 
-# Tags that do not break a line; any other does.
+# Tags that do not break a line; all others do.
 INLINE = frozenset(
     {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
     | {"img", "kbd", "label", "mark", "math", "mi", "mn", "mo", "mrow", "nobr", "output", "picture", "q", "rp", "rt"}
@@ -123,15 +123,15 @@ INLINE = frozenset(
 
 @functools.lru_cache(maxsize=10_000)
 def split_words(names: str) -> frozenset[str]:
-    """The lower-case words in names written with dashes, underscores or capitals."""
+    """Return the lower-case words in names written with dashes, underscores or capitals."""
     return frozenset(re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", names).lower().replace("_", " ").replace("-", " ").split())
 
 
 def decode_html(body: bytes, content_type: str | None = None) -> str:
-    """The characters of a page: byte order mark, else plain UTF-8, else what header, `<meta>` or the bytes say.
+    """Decode a page: by byte order mark, else as UTF-8 if valid, else by header, `<meta>`, or detection from the bytes.
 
-    Text that is valid UTF-8 beyond ASCII is UTF-8 whatever is declared: by chance it nearly never is, by mistake
-    declarations often are. A few broken bytes do not turn a page that declares UTF-8 into something else.
+    Text that is valid UTF-8 beyond ASCII is UTF-8 whatever is declared: it almost never is by chance, and declarations
+    are often wrong. A few broken bytes do not turn a page that declares UTF-8 into something else.
 
     Args:
         body: The page's bytes.
@@ -159,14 +159,14 @@ def decode_html(body: bytes, content_type: str | None = None) -> str:
 
 
 def parse_html(text: str) -> Element:
-    """The document's root, of tag `#document`; scripts are kept for JSON-LD only."""
+    """Parse into the document's root, of tag `#document`; scripts are kept for JSON-LD only."""
     root = Element("#document", {}, None)
     open_elements = [root]
     found = [root]
 
     def enter(context: DOMContext) -> None:
         node: Any = context.node
-        depth = min(context.depth, MAX_DEPTH)  # of the document itself: 0
+        depth = min(context.depth, MAX_DEPTH)  # the document itself is at 0
         if node.type == NodeType.ELEMENT:
             del open_elements[depth:]
             parent = open_elements[-1]
@@ -189,7 +189,7 @@ def parse_html(text: str) -> Element:
 
 
 def _add_up(element: Element) -> None:
-    """Count what an element holds, from the counts of its children."""
+    """Compute an element's totals from those of its children."""
     if element.tag in INVISIBLE:
         return
     for child in element.children:

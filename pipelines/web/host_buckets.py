@@ -1,4 +1,4 @@
-"""Hosts to workers: each host's URLs are in one bucket, and buckets hold about as much."""
+"""Assignment of hosts to workers: all URLs of a host in one bucket, and buckets of similar size."""
 
 import heapq
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ MAX_BALANCED_HOSTS = 10_000
 
 
 def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, int]:
-    """Buckets of the largest hosts: largest first, to the emptiest bucket.
+    """Return the buckets of the largest hosts: largest first, to the emptiest bucket.
 
     Args:
         num_urls: URLs by authority.
-        num_buckets: One a worker.
+        num_buckets: One per worker.
     """
     heap = [(0, bucket) for bucket in range(num_buckets)]
     buckets = {}
@@ -29,12 +29,12 @@ def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, i
 
 def _to_bucket(row: tuple[str, Any], balanced: dict[str, int], num_buckets: int) -> tuple[int, tuple[str, Any]]:
     authority = row[0]
-    bucket = balanced.get(authority)  # the few largest; all others by their hash
+    bucket = balanced.get(authority)  # of the largest hosts; the others go by hash
     return stable_hash(authority) % num_buckets if bucket is None else bucket, row
 
 
 class GroupHosts(beam.PTransform):
-    """(authority, item) pairs into (bucket, pairs): one worker's queue of hosts."""
+    """Turn (authority, item) pairs into (bucket, pairs): one worker's queue of hosts."""
 
     def __init__(self, num_buckets: int) -> None:
         super().__init__()

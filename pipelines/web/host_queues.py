@@ -1,4 +1,4 @@
-"""Many hosts at once, one request at a time to each: the loop inside a crawl's or a fetch's worker."""
+"""Many hosts at once, one request at a time per host: the loop inside a worker of a crawl or fetch."""
 
 import asyncio
 from collections import defaultdict
@@ -15,14 +15,14 @@ async def run_queues(
     max_hosts: int,
     max_items: int = 1,
 ) -> None:
-    """Run `work` on every item, begun in order within a host, up to `max_hosts` hosts at once.
+    """Run `work` on every item, started in order within a host, up to `max_hosts` hosts at once.
 
     Args:
         items: (authority, item) in the order in which a host's items are to run.
-        work: Must not raise for what the web does; what it raises ends the run.
-        max_hosts: Hosts in flight.
-        max_items: Items of a host in flight: where `work` also waits for other things than the host, which has a gate
-            of its own (`HostGate`), 2 let it be asked again meanwhile.
+            work: Must not raise for failures of the web; an exception ends the run.
+            max_hosts: Hosts in flight.
+            max_items: Items of a host in flight. If `work` also waits for other things than the host (which has its own
+                gate, `HostGate`), 2 lets the host be used meanwhile.
     """
     queues: dict[str, list[T]] = defaultdict(list)
     for authority, item in items:
@@ -39,7 +39,7 @@ async def run_queues(
             for _ in range(min(max_items, len(queue))):
                 group.create_task(take(remaining))
 
-    # The longest queue decides when the worker is done, so it begins first.
+    # The longest queue determines when the worker finishes, so it begins first.
     ordered = sorted(queues.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     async with asyncio.TaskGroup() as group:
         for _, queue in ordered:

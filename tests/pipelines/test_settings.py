@@ -57,7 +57,7 @@ def test_a_key_that_resembles_nothing_lists_what_is_known(write):
 
 
 def test_a_missing_key_is_named(write):
-    assert mistake(write("limits: {}\n")) == "FILE: name: is missing and has no default."
+    assert mistake(write("limits: {}\n")) == "FILE: name: missing, and has no default."
 
 
 def test_a_value_out_of_range_names_its_line(write):
@@ -65,15 +65,15 @@ def test_a_value_out_of_range_names_its_line(write):
 
 
 def test_a_repeated_key_is_refused(write):
-    assert mistake(write("name: a\nname: b\n")) == "FILE:2: no valid YAML: the key 'name' stands twice"
+    assert mistake(write("name: a\nname: b\n")) == "FILE:2: not valid YAML: the key 'name' appears twice"
 
 
 def test_broken_yaml_names_its_line(write):
-    assert mistake(write("name: [a\n")).startswith("FILE:2: no valid YAML")
+    assert mistake(write("name: [a\n")).startswith("FILE:2: not valid YAML")
 
 
 def test_a_file_that_holds_no_mapping_is_refused(write):
-    assert mistake(write("- a\n")) == "FILE: must hold a mapping of settings, not a list"
+    assert mistake(write("- a\n")) == "FILE: must be a mapping of settings, not a list"
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -86,6 +86,6 @@ def test_overrides_are_checked_like_the_file(write):
     assert load_settings(Whole, path, ("limits.rate=3e-4", "names.1=z")).limits.rate == 3e-4
     assert load_settings(Whole, path, ("names.1=z",)).names == ["x", "z"]
     assert mistake(path, "limits.rat=1") == "FILE: limits.rat: unknown key. Did you mean 'rate'?"
-    assert mistake(path, "limits.rate") == "--set limits.rate: should read --set some.key=value"
-    assert mistake(path, "name.more=1") == "--set name.more=1: 'name' holds no settings"
-    assert mistake(path, "names.7=z") == "--set names.7=z: '7' is no place in a list of 2"
+    assert mistake(path, "limits.rate") == "--set limits.rate: must have the form --set some.key=value"
+    assert mistake(path, "name.more=1") == "--set name.more=1: 'name' is not a group of settings"
+    assert mistake(path, "names.7=z") == "--set names.7=z: '7' is not an index of a list of 2"

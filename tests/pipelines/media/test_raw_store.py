@@ -109,5 +109,5 @@ def test_parts_of_a_retry_bear_their_generation(tmp_path: Path):
 
 def test_a_blob_beyond_the_end_is_an_error(tmp_path: Path):
     storage.write_bytes(f"{tmp_path}/x.blobs", b"12345")
-    with pytest.raises(EOFError, match=r"4 bytes wanted at 3, 2 there"):
+    with pytest.raises(EOFError, match=r"expected 4 bytes at offset 3, found 2"):
         Blob("x.blobs", 3, 4).read(str(tmp_path))

@@ -37,14 +37,14 @@ def test_options_and_buckets_of_a_runner(runner: Runner, options: dict[str, obje
         (
             RuntimeError("OSError: [Errno 28] No space left on device: 'x' [while running 'Write']"),
             UserError,
-            "no space left on device: free some and rerun; what was finished is kept",
+            "no space left on device: free some space and rerun; finished work is kept",
         ),
         (
             OSError(122, "Disk quota exceeded"),
             UserError,
-            "disk quota exceeded: free some and rerun; what was finished is kept",
+            "disk quota exceeded: free some space and rerun; finished work is kept",
         ),
-        (OSError(27, "File too large"), UserError, "file too large: free some and rerun; what was finished is kept"),
+        (OSError(27, "File too large"), UserError, "file too large: free some space and rerun; finished work is kept"),
     ],
 )
 def test_an_error_of_ours_is_told_from_its_text(error: Exception, kind: type[Exception], line: str):

@@ -199,7 +199,7 @@ def test_a_stale_index_is_an_error(path, offset, end):
 
 
 def test_a_range_beyond_the_tar_is_an_error(path):
-    with pytest.raises(ValueError, match="20480 bytes wanted at 0, 10240 there"):
+    with pytest.raises(ValueError, match="expected 20480 bytes at offset 0, found 10240"):
         read_sample(path, 0, 20480)
 
 
