@@ -7,6 +7,8 @@ the ranks of all tests.
 
 import atexit
 import functools
+import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -61,10 +63,15 @@ def _server() -> Connection:
 def _serve(requests: Connection) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import_deepspeed()
+    importlib.import_module(
+        "deepspeed.runtime.zero.muon.muon_optimizer"
+    )  # by ZeRO, with the compiler: two seconds each
+    gc.freeze()  # what is here by now, no rank looks through or copies
     while True:
         try:
             request = requests.recv_bytes()
         except EOFError:
+            gc.unfreeze()  # else native libraries report it as leaked
             return
         try:
             answer = _fork_ranks(*pickle.loads(request)), None  # imports the function's module, once for all ranks
