@@ -215,7 +215,7 @@ def _inputs(spec: CorpusSpec, out: str) -> str:
     An earlier stage may count or drop otherwise although the decisions stay the same: when a retried page fails for
     another reason, or when a reason is renamed.
     """
-    receipts = [receipt for folder in counting_folders(spec, out) for receipt in folder.receipts()]
+    receipts = [receipt for folder in counting_folders(out, spec.crawls) for receipt in folder.receipts()]
     counts = [asdict(count) for count in sum_counts(receipts)]
     drops = sorted(receipt.files.get(".drops.parquet", "") for receipt in receipts)
     made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops)
