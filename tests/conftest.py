@@ -36,5 +36,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name long bytes by their argument: compressed ones differ from process to process by their time."""
-    return argname if isinstance(val, bytes) and len(val) > 32 else None
+    """Name bytes that are no short text by their argument: gzip's differ from process to process by their time."""
+    return argname if isinstance(val, bytes) and (len(val) > 32 or val.startswith(b"\x1f\x8b")) else None
