@@ -102,7 +102,9 @@ def test_every_make_target_exists():
 def test_make_help_and_the_docs_name_every_target():
     makefile = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == phony
     page = generator().filled_in("<!-- generated: make_targets -->")
     assert all(f"`make {name}`" in page for name in phony)

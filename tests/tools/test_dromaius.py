@@ -46,7 +46,7 @@ def test_a_mistake_gets_the_words_and_the_exit_code_of_the_package(arguments: tu
 def test_options_of_the_runner_are_handed_on():
     spec = ("--spec", "corpus_specs/gimp_help.yaml", "--out", "build/no_such_run")
     done = dromaius("pipelines", "extract", *spec, "--set", "nonsense", "--", "--job_endpoint=x:1")
-    assert (done.returncode, done.stderr) == (2, "error: --set nonsense: should read --set some.key=value\n")
+    assert (done.returncode, done.stderr) == (2, "error: --set nonsense: must have the form --set some.key=value\n")
 
 
 @pytest.mark.parametrize("arguments", [(), ("nope",), ("pipelines", "corpus"), ("pipelines", "corpus", "--no-such")])
