@@ -105,7 +105,10 @@ def write(entries: dict[str, Entry]) -> None:
 
 
 def main() -> None:
-    """Write `goldens.json` anew, unless a stage gives other results under its old version."""
+    """Write `goldens.json` anew, unless a stage gives other results under its old version.
+
+    Where not the stage is another but how its results are compared here, delete its entry first.
+    """
     entries: dict[str, Entry] = {}
     for maker in MAKERS:
         with tempfile.TemporaryDirectory() as folder:
