@@ -23,7 +23,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus pretrain real-site test test-fast check lint types format torture bench docs schema lock clean
+.PHONY: help corpus pretrain real-site test test-fast check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ types: .venv/.dev ## check types
 format: .venv/.dev ## rewrite in the project's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+goldens: .venv/.dev ## write what stages give on fixed inputs, once their VERSIONs are raised
+	$(PY) -m tests.goldens
 
 torture: .venv/.dev ## kill builds at random, a hundred times over all stages, and compare bytes
 	DROMAIUS_KILLS=100 $(PY) -m pytest tests/test_kill_and_resume.py -s $(ARGS)

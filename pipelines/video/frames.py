@@ -106,7 +106,7 @@ def probe_video(path: str) -> VideoFacts:
                     end = max(end, times[-1] + (packet.duration or 0) * unit)
             return VideoFacts(end, context.width, context.height, context.name, tuple(sorted(times)))
     except (av.FFmpegError, ValueError, OSError) as error:
-        raise VideoRejected("corrupt_video", str(error)) from error
+        raise VideoRejected("corrupt_video", str(error).replace(path, "video")) from error
 
 
 def thin_out(num: int, most: int) -> list[int]:
@@ -171,7 +171,7 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
     shown = decoding.times
     if not images or len(shown) < len(images) or (len(shown) < num_expected / 2 and num_expected > 2):
         detail = f"{len(images)} of {num_expected} frames could be decoded; {decoding.last_words}"
-        raise VideoRejected("corrupt_video", detail)
+        raise VideoRejected("corrupt_video", detail.replace(path, "video"))  # no path of this machine in a corpus
     kept = thin_out(len(images), settings.max_frames)
     return tuple(Frame(round(max(shown[i], 0.0), 3), images[i]) for i in kept)
 

@@ -1,0 +1,6 @@
+"""`make goldens`."""
+
+from tests.goldens.check import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What files hold, in a form that does not depend on the clock, the machine or the libraries that wrote them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from pipelines.document import canonical_json
+
+Contents = dict[str, Any]
+"""JSON values by the name of a file, or of whatever else they are."""
+
+
+class Golden(NamedTuple):
+    """What a stage was given and what it made of that."""
+
+    inputs: Contents
+    outputs: Contents
+
+
+def digest(value: Any) -> str:
+    """64 bits of a JSON value's sha256, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def plain(value: Any, scrub: Callable[[str], str] = str) -> Any:
+    """JSON of a value: of bytes the sha256, of floats 4 digits, of text that is JSON what it says.
+
+    Args:
+        value: As a parquet file or a JSON holds it.
+        scrub: Takes out of a text what differs from run to run.
+    """
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, str):
+        if value[:1] in ("{", "["):
+            try:
+                return plain(json.loads(value), scrub)
+            except ValueError:
+                pass
+        return scrub(value)
+    if isinstance(value, dict):
+        return {scrub(key): plain(item, scrub) for key, item in value.items()}
+    return [plain(item, scrub) for item in value] if isinstance(value, list | tuple) else value
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file, as they are."""
+    return pq.read_table(path).to_pylist()
+
+
+def merged(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of many parquet files."""
+    return [row for path in sorted(paths) for row in rows(path)]
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """JSON values in an order of their own."""
+    return sorted(values, key=canonical_json)
+
+
+def counts(paths: Iterable[Path]) -> list[Any]:
+    """What receipts count."""
+    return ordered(count for path in paths for count in json.loads(path.read_text())["counts"])
+
+
+def parts(folder: Path, suffix: str = "") -> Contents:
+    """What a stage's parts hold: each table by its name, and what each part's receipt counts."""
+    found: Contents = {path.name: plain(rows(path)) for path in sorted(folder.glob(f"*{suffix}.parquet"))}
+    receipts = sorted(path for path in folder.glob("*.json") if path.name != "stage.json")
+    return found | {path.name: counts([path]) for path in receipts}
