@@ -17,6 +17,9 @@ pretrain: OUT ?= build/runs/$(basename $(notdir $(CONFIG)))
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
+# albumentations, which img2dataset imports, would ask PyPI for its newest version.
+export NO_ALBUMENTATIONS_UPDATE := 1
+
 PYTHON ?= python3
 PY := .venv/bin/python
 UV := .venv/bin/uv

@@ -1,4 +1,4 @@
-"""What holds of every test: one thread for each worker's arithmetic, and random numbers that repeat."""
+"""What holds of every test: no outside network, one thread a worker's arithmetic, random numbers that repeat."""
 
 import os
 import random
@@ -10,6 +10,8 @@ import pytest
 
 # Read when torch is imported, by the processes that tests start as well; pytest's workers have the cores to share.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No outside network: albumentations, which img2dataset imports, would ask PyPI for its newest version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,12 +5,8 @@ Same bytes and settings in, same bytes out. What a box on the source image becom
 
 import functools
 import hashlib
-import importlib.util
 import io
-import os
-import struct
-import warnings
-from contextlib import nullcontext
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +26,8 @@ REASONS = ("unsupported_format", "corrupt_image", "too_many_pixels", "too_small"
 """Why `normalise` rejects an image."""
 
 _ENCODED: dict[str, Format] = {"jpg": "jpeg", "png": "png", "webp": "webp"}
-_SIDES = struct.Struct("<II")
+# The Resizer points the process's stdout and stderr at /dev/null while it works. Two at a time would leave them there.
+_RESIZING = threading.Lock()
 _MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # of the formats; PNG: what libpng reads
 
 
@@ -305,32 +302,24 @@ def _reduction(width: int, height: int, settings: ImageSettings) -> int:
 
 
 def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
-    """Pixels through the Resizer, which reads files."""
-    file = io.BytesIO(b"".join((_SIDES.pack(*pixels.shape[:2]), pixels.data)))
-    stored, width, height, _, _, error = _resizer(settings)(file)
-    if error is not None:
-        raise ImageRejected("corrupt_image", f"cannot be resized: {error}")
-    return stored, width, height
-
-
-class _Cv2OfResizer:
-    """`cv2` for the Resizer alone, whose files hold pixels as they are: a BMP to and fro would take 0.9 ms of its 3.
-
-    Before the pixels stand their height and width.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(cv2, name)
-
-    @staticmethod
-    def imdecode(file: Pixels, _: int) -> Pixels:
-        height, width = _SIDES.unpack_from(file.data)
-        return file[_SIDES.size :].reshape(height, width, 3)
+    """Pixels through the Resizer, which reads files: of those that keep pixels as they are, OpenCV's quickest."""
+    file = io.BytesIO(cv2.imencode(".ras", pixels)[1].data)
+    with _RESIZING:
+        stored, width, height, _, _, error = _resizer(settings)(file)
+    if error is None:
+        return stored, width, height
+    if error.startswith("[Errno"):  # no file descriptor left for what it redirects: nothing is wrong with the image
+        raise OSError(f"an image cannot be resized: {error}")
+    raise ImageRejected("corrupt_image", f"cannot be resized: {error}")
 
 
 @functools.lru_cache(maxsize=16)
 def _resizer(settings: ImageSettings) -> Any:
-    return _resizer_module().Resizer(
+    # Slow, as it brings all of img2dataset along: wandb, pandas and, where it is installed, torch. Local workers are
+    # forked from a process that has imported it already (pipelines/forkserver_preload.py).
+    from img2dataset.resizer import Resizer
+
+    return Resizer(
         image_size=settings.image_size,
         resize_mode=settings.resize_mode,
         resize_only_if_bigger=settings.resize_only_if_bigger,
@@ -339,28 +328,3 @@ def _resizer(settings: ImageSettings) -> Any:
         encode_quality=settings.encode_quality,
         encode_format=settings.encode_format,
     )  # sizes are judged before: the pixels that it sees may be reduced already
-
-
-@functools.cache
-def _resizer_module() -> Any:
-    """`img2dataset.resizer`, loaded by its file.
-
-    Imported by name it takes all of img2dataset with it: webdataset, wandb and, where it is installed, torch; 7.4 s
-    instead of 1.5. What it imports, albumentations, would ask a server for its newest version.
-    """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    package = importlib.util.find_spec("img2dataset")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("img2dataset is not installed; it is in the extra 'crawl'")
-    path = os.path.join(package.submodule_search_locations[0], "resizer.py")
-    spec = importlib.util.spec_from_file_location("img2dataset_resizer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)
-        spec.loader.exec_module(module)
-    # It silences libraries by pointing the process's stdout and stderr elsewhere, which two threads do not survive.
-    module.SuppressStdoutStderr = nullcontext  # type: ignore[attr-defined]
-    module.cv2 = _Cv2OfResizer()  # type: ignore[attr-defined]
-    return module

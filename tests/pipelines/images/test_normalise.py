@@ -319,12 +319,40 @@ def test_metadata_of_a_broken_container_is_none():
     assert read_metadata(b"\xff\xd8\xff\xe1", "jpeg").exif == b""
 
 
-def test_resizing_loads_neither_torch_nor_the_rest_of_img2dataset():
+def test_settings_load_nothing_of_img2dataset():
+    code = (
+        "import sys, pipelines.spec; print([m for m in ('torch', 'img2dataset', 'albumentations') if m in sys.modules])"
+    )
+    assert _run(code) == "[]"
+
+
+def test_threads_that_resize_leave_the_process_its_output():
     code = """
-import sys, numpy
+import numpy
+from concurrent.futures import ThreadPoolExecutor
 from pipelines.images.normalise import ImageSettings, normalise_pixels
-normalise_pixels(numpy.zeros((9, 9, 3), numpy.uint8), ImageSettings(), "")
-print([m for m in ("torch", "wandb", "webdataset", "img2dataset") if m in sys.modules])
+pixels = numpy.zeros((900, 900, 3), numpy.uint8)
+with ThreadPoolExecutor(8) as threads:
+    images = list(threads.map(lambda _: normalise_pixels(pixels, ImageSettings(), ""), range(64)))
+print(len(images))
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    assert _run(code) == "64"
+
+
+def test_want_of_file_descriptors_is_no_fault_of_the_image():
+    code = """
+import numpy, os, resource
+from pipelines.images.normalise import ImageSettings, normalise_pixels
+pixels = numpy.zeros((9, 9, 3), numpy.uint8)
+normalise_pixels(pixels, ImageSettings(), "")
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.open(os.devnull, os.O_RDONLY), 4096))
+try:
+    normalise_pixels(pixels, ImageSettings(), "")
+except OSError as error:
+    print(error)
+"""
+    assert "Too many open files" in _run(code)
+
+
+def _run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
