@@ -185,6 +185,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(training_corpus, killed
     assert "a checkpoint of another architecture: language_model.layers was 2, is 3" in line
 
 
+@pytest.mark.slow
 def test_a_wrong_corpus_path_is_one_line(tmp_path):
     given = arguments(tmp_path, tmp_path / "none", tmp_path / "out")
     done = subprocess.run([sys.executable, "-m", "trainer", *given], cwd=ROOT, capture_output=True, text=True)

@@ -17,6 +17,8 @@ from trainer.engine.placement import filled_once
 from trainer.reading.reader import Loader
 from trainer.tasks.pretrain import PretrainTask, SequenceBatch
 
+pytestmark = pytest.mark.slow
+
 RATES = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
 NO_GUARD = GuardSettings(sigmas=None)
 ONE_LAYER = {"model.changes": {"encoder": {"layers": 1}, "language_model": {"layers": 1}}}  # each takes long to compile
