@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_when_the_model_is_written_loses_nothing(training_co
 @pytest.mark.parametrize(("how", "message"), [("disk", "the checkpoint cannot be written"), ("corpus", "/nowhere")])
 def test_a_process_that_fails_alone_says_why_and_the_others_end_with_it(training_corpus, tmp_path, how, message):
     given = arguments(tmp_path, training_corpus, tmp_path / "out")
-    (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given, timeout=60)
+    (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given)
     assert (code, other_code) == (2, 1)
     assert message in err.splitlines()[-1]
     assert other.splitlines()[-1] == "error: another process of the run has ended, with the error that it gives"
