@@ -119,6 +119,7 @@ def test_a_bad_option_of_the_runner_is_refused(tmp_path):
     assert "Beam has no option --paralellism" in complaint(*arguments, "--", "--paralellism=3")
 
 
+@pytest.mark.slow
 def test_an_address_that_is_taken_is_refused(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.1.1", 0))
@@ -164,6 +165,7 @@ def crawled(tmp_path_factory):
     return spec, folder / "out"
 
 
+@pytest.mark.slow
 def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_path):
     warcs = sorted((crawled[1] / "work" / "warc" / "web").glob("*.warc.gz"), key=lambda p: p.stat().st_size)
     whole = warcs[-1].read_bytes()
@@ -199,6 +201,7 @@ def small_files(max_bytes: int):
     return limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "max_bytes"), [("fetch", 100_000), ("shard", 30_000)])
 def test_a_full_disk_is_one_line_and_no_half_file(crawled, tmp_path, stage, max_bytes):
     spec, whole = crawled
@@ -245,6 +248,7 @@ def served_again(spec: Path):
 # --- being stopped --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "workers", "whole_group"),
     [(signal.SIGTERM, 1, False), (signal.SIGTERM, 2, False), (signal.SIGINT, 2, True)],
@@ -272,6 +276,7 @@ def test_a_stopped_run_ends_at_once_and_can_go_on(tmp_path, number, workers, who
         kill_group(process.pid)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_fails_the_run_in_one_line(tmp_path):
     port = free_port()
     tree = spec_tree(port) | {"serve": serve_setting(port, tmp_path / "web")}

@@ -26,6 +26,8 @@ from tests.corpus_command import (
 )
 from tests.mini_web import NUM_FILMS, NUM_MAPS, NUM_STORIES, NUM_TEXTS, WEST
 
+pytestmark = pytest.mark.slow
+
 LOST_IMAGES = {
     "http_503": 1,  # until healed
     "corrupt_image": 1,

@@ -39,6 +39,8 @@ from tests.corpus_command import (
     write_spec,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_KILLS = int(os.environ.get("DROMAIUS_KILLS", "12"))
 KILLS_PER_BUILD = 6
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")

@@ -184,6 +184,7 @@ def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_
     }
 
 
+@pytest.mark.slow
 def test_a_retry_asks_only_for_what_can_pass_and_the_new_answer_holds(site: Site, tmp_path: Path):
     out, given = str(tmp_path), corpus(site)
     page = of(site, "interleaved", 1, 2, "busy", "gone")
@@ -205,6 +206,7 @@ def test_a_retry_asks_only_for_what_can_pass_and_the_new_answer_holds(site: Site
     assert all(load_media(media_folder(out), row).outcome == row["outcome"] for row in rows)
 
 
+@pytest.mark.slow
 def test_new_candidates_cost_only_their_own_requests(site: Site, tmp_path: Path):
     out, given = str(tmp_path), corpus(site)
     write(out, "a", pages=[of(site, "interleaved", 1, 2)])

@@ -187,6 +187,7 @@ def built(tmp_path_factory) -> tuple[str, dict[str, str]]:
     return out, keys
 
 
+@pytest.mark.slow
 def test_pages_that_share_an_image_end_in_one_split_by_the_rule_of_any(built):
     out, keys = built
     found = samples(out)
@@ -231,6 +232,7 @@ def test_what_came_in_is_kept_or_dropped(built):
     assert counts["pairs", "shard", "sample"].kept == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "num_parts", "num_workers"), [(1, 5, 1), (2, 3, 2)])
 def test_the_result_depends_on_neither_order_nor_parts_nor_workers(built, tmp_path: Path, seed, num_parts, num_workers):
     given, _ = small_corpus(str(tmp_path))
@@ -240,6 +242,7 @@ def test_the_result_depends_on_neither_order_nor_parts_nor_workers(built, tmp_pa
     assert drops(given.out) == drops(built[0])
 
 
+@pytest.mark.slow
 def test_images_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path):
     given = Input(str(tmp_path))
     first = given.add("pairs", "/1", image(0), text("a red circle"), images=(1,))
@@ -253,6 +256,7 @@ def test_images_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_a_changed_threshold_measures_no_image_again(tmp_path: Path):
     given, keys = small_corpus(str(tmp_path))
     given.write()

@@ -18,6 +18,8 @@ from pipelines.running.runner import Runner
 from tests.pipelines.stage_records import image, spec, text
 from tests.pipelines.test_filter import Input, drops, samples, words
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},

@@ -63,16 +63,14 @@ def _server() -> Connection:
 def _serve(requests: Connection) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import_deepspeed()
-    importlib.import_module(
-        "deepspeed.runtime.zero.muon.muon_optimizer"
-    )  # by ZeRO, with the compiler: two seconds each
+    # ZeRO imports it, and with it torch's compiler, which takes each rank two seconds.
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     gc.freeze()  # what is here by now, no rank looks through or copies
     while True:
         try:
             request = requests.recv_bytes()
         except EOFError:
-            gc.unfreeze()  # else native libraries report it as leaked
-            return
+            os._exit(0)  # taking all of it down would take seconds, and native libraries report it as leaked
         try:
             answer = _fork_ranks(*pickle.loads(request)), None  # imports the function's module, once for all ranks
         except Exception as error:

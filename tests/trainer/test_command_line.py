@@ -185,6 +185,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(training_corpus, killed
     assert "a checkpoint of another architecture: language_model.layers was 2, is 3" in line
 
 
+@pytest.mark.slow
 def test_a_wrong_corpus_path_is_one_line(tmp_path):
     given = arguments(tmp_path, tmp_path / "none", tmp_path / "out")
     done = subprocess.run([sys.executable, "-m", "trainer", *given], cwd=ROOT, capture_output=True, text=True)
@@ -228,7 +229,7 @@ def test_a_disk_that_is_full_when_the_model_is_written_loses_nothing(training_co
 @pytest.mark.parametrize(("how", "message"), [("disk", "the checkpoint cannot be written"), ("corpus", "/nowhere")])
 def test_a_process_that_fails_alone_says_why_and_the_others_end_with_it(training_corpus, tmp_path, how, message):
     given = arguments(tmp_path, training_corpus, tmp_path / "out")
-    (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given, timeout=60)
+    (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given)
     assert (code, other_code) == (2, 1)
     assert message in err.splitlines()[-1]
     assert other.splitlines()[-1] == "error: another process of the run has ended, with the error that it gives"

@@ -14,6 +14,8 @@ from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, Training
 from trainer.tasks.table import TASKS
 
+pytestmark = pytest.mark.slow
+
 STEPS = 48
 SIZES = (1, 2, 1, 2, 1, 2)
 

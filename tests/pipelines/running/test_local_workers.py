@@ -12,6 +12,8 @@ import pytest
 from pipelines.errors import RunError, UserError
 from pipelines.running.runner import Runner, run_pipeline
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 HANGING_RUN = """
 import os, sys, threading

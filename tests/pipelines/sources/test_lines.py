@@ -76,6 +76,7 @@ def test_a_truncated_file_breaks_after_what_could_be_read(tmp_path, data):
         list(read_lines(Part(_write(tmp_path, data), "x")))
 
 
+@pytest.mark.slow
 def test_what_precedes_the_break_is_read(tmp_path):
     found = []
     with pytest.raises(BrokenFileError):

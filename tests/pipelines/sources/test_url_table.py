@@ -216,6 +216,7 @@ def test_csv_rows_of_other_lengths_or_encodings_are_drops(tmp_path, read_all):
     assert (found.reasons, found.texts) == (["not_utf8", "malformed_row"], ["ok"])
 
 
+@pytest.mark.slow
 def test_a_truncated_file_gives_what_was_read_and_one_drop(tmp_path, read_all):
     text = "".join(f"{U}{n}.jpg,caption {n * 7919}\n" for n in range(20_000))
     data = gzip.compress(("url,caption\n" + text).encode())

@@ -446,7 +446,7 @@ def test_a_trickle_ends_at_the_deadline(size: int) -> None:
     server.add("/a", trickle)
     slow = failure(server, http=settings(timeout_seconds=0.15, max_retries=0), site_rules=False)
     assert (slow.reason, slow.is_transient) == ("timeout", True)
-    assert failure(server, "/a?404", http=settings(timeout_seconds=0.5), site_rules=False).reason == "http_404"
+    assert failure(server, "/a?404", http=settings(timeout_seconds=3), site_rules=False).reason == "http_404"
 
 
 def test_a_gzip_bomb_stays_small() -> None:

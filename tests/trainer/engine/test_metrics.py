@@ -50,6 +50,7 @@ def test_tensorboard_has_the_rows_of_a_resumed_run(tmp_path):
         assert [(s.step, s.value) for s in found.Scalars(name)] == [(row["step"], row[name]) for row in rows]
 
 
+@pytest.mark.slow
 def test_weights_and_biases_has_the_rows_of_a_resumed_run_as_one_run(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -78,6 +79,7 @@ def log_without_its_process(world, folder, rows):
     return said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_signal_that_ends_weights_and_biases_ends_no_training(tmp_path):
     pytest.importorskip("wandb")
     rows = [row(step, 1.0) for step in range(3)]

@@ -26,6 +26,7 @@ def run(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder, write_run(folder, training_corpus)
 
 
+@pytest.mark.slow
 def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainConfig], training_corpus: str):
     folder, config = run
     evaluate(config.model_copy(update={"evaluate": JUDGED}), training_corpus, str(folder))

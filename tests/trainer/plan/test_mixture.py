@@ -58,6 +58,7 @@ def test_any_window_is_less_than_two_samples_off():
         assert np.abs(off).max() < 2
 
 
+@pytest.mark.slow
 def test_tokens_stay_within_the_longest_sample():
     rng = random.Random(1)
     draw = {

@@ -122,6 +122,7 @@ def test_the_global_batch_is_the_same_at_any_world_size(world_size):
         assert together == step.packs
 
 
+@pytest.mark.slow
 def test_a_thousand_kills_change_nothing():
     """Each trial goes on from a state that a checkpoint kept as JSON, for as long as the run lives until the next."""
     expected = [step.digest() for step in STEPS]

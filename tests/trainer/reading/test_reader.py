@@ -77,6 +77,7 @@ def test_the_global_batch_is_equal_at_any_world_size_and_number_of_workers(opene
         assert digest(together) == wanted
 
 
+@pytest.mark.slow
 def test_kills_and_resumes_at_other_world_sizes_consume_the_same(opened, tmp_path):
     """What a run that is killed again and again wrote down is what one that never was would have."""
     expected = [row for step in take(opened.loader(opened.plan()), NUM_STEPS) for row in step.rows]

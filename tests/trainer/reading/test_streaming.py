@@ -300,6 +300,7 @@ def order_of(out: Path) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(2, run, "pretrain", streams(), training_corpus, whole) == [FINISHED] * 2
@@ -345,6 +346,7 @@ def test_a_mistake_is_one_line(training_corpus, streams, tmp_path, changes, mess
         in_ranks(1, run, "pretrain", streams(**changes), training_corpus, tmp_path)
 
 
+@pytest.mark.slow
 def test_streams_and_a_corpus_do_not_go_on_from_each_other(training_corpus, config, streams, tmp_path):
     for first, second, message in ((config, streams, "on an indexed corpus"), (streams, config, "on data.streams")):
         out = tmp_path / message
@@ -370,6 +372,7 @@ def command(world, *arguments: str) -> tuple[int, str, str]:
             return ended.code, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
     out, config = tmp_path / "run", tmp_path / "run.yaml"
     killed(2, "pretrain", streams(), training_corpus, out, 5)
@@ -383,6 +386,7 @@ def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
     assert len(places) == len(set(places))
 
 
+@pytest.mark.slow
 def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams, tars, tmp_path):
     """And a stream that breaks off leaves the last checkpoint, with which the next run goes on."""
     config, flag = tmp_path / "run.yaml", tmp_path / "broken"

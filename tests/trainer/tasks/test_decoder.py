@@ -72,6 +72,7 @@ def test_both_parts_leave_what_they_promise(trained):
     assert float(decoder.latent_scale) != 1.0
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
     begin(config(), training_corpus, tmp_path)
     killed(1, "decoder", config(), training_corpus, tmp_path, 3)
@@ -81,12 +82,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, t
         assert torch.equal(weight, read(tmp_path / "decoder" / "model")[name]), name
 
 
+@pytest.mark.slow
 def test_kept_features_change_nothing(trained, training_corpus, tmp_path):
     kept = config(engine={"precision": "fp32", "zero_stage": 0, "peak_flops": 1e12, "keep_features": True})
     run_whole(kept, training_corpus, tmp_path)
     assert losses(tmp_path / "decoder") == pytest.approx(losses(trained / "decoder"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_captions_are_rolled_out(training_corpus, tmp_path):
     phases = {"phases": [{"weights": {"pairs": 1.0}}]}
     chosen = config("debug-emu", conditioning="generated", mixture=phases)
@@ -94,6 +97,7 @@ def test_captions_are_rolled_out(training_corpus, tmp_path):
     assert len(losses(tmp_path / "decoder")) == 6
 
 
+@pytest.mark.slow
 def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
     chosen = config(max_scale=1.5, autoencoder=None)
     run_whole(chosen, training_corpus, tmp_path)
@@ -121,6 +125,7 @@ def overfit_part(world, chosen, corpus, part, out):
     return overfit(module, batch, [4], 80, lr=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["autoencoder", "decoder"])
 def test_one_batch_overfits(training_corpus, tmp_path, part):
     chosen = config(changes={"prediction": "sample"}).model_copy()

@@ -57,6 +57,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     in_ranks(1, run, "pretrain", config(), training_corpus, whole)
@@ -68,6 +69,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tm
     assert losses(cut) == losses(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
 def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -81,6 +83,7 @@ def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, 
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, tmp_path):
     lr = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
     stages = [
@@ -130,6 +133,7 @@ def run_edited(world, config, corpus, out, edits):
     return said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp_path):
     def mixed(weights):
         return config(steps=40, **{"mixture.phases": [{"weights": weights, "reason": str(len(weights))}]})

@@ -108,6 +108,7 @@ def answer(out, *options):
     return [json.loads(line) for line in (out / "tune/generated/generated.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_tuned_model_answers_on_the_command_line(training_corpus, tmp_path):
     question = "What is it?"
     config = tuning(**{"template.instructions": [question]})
@@ -124,6 +125,7 @@ def test_a_tuned_model_answers_on_the_command_line(training_corpus, tmp_path):
     assert [row["text"] for row in answer(tmp_path, *prompts)] == answers
 
 
+@pytest.mark.slow
 def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
     config = tuning(**{"template.form": "generation", "mixture.phases": [{"weights": {"pairs": 1.0}}]})
     task, packs = learned(config, training_corpus, tmp_path)
@@ -153,6 +155,7 @@ def test_the_two_sides_begin_as_their_words(training_corpus, tmp_path):
     torch.testing.assert_close(new[chat.ids["[USER]"]], old[tokenizer.encode("user")].mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path, zero_stage):
     lr = {"language_model": 1e-2}
@@ -175,6 +178,7 @@ def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path
             assert torch.equal(tuned[name][: tokenizer.vocab_size], tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 3])
 def test_a_killed_run_ends_with_the_same_weights(training_corpus, tmp_path, zero_stage):
     lora = LORA | {"dropout": 0.1}
