@@ -184,7 +184,7 @@ def test_what_is_no_warc_is_refused(tmp_path):
     with gzip.open(tmp_path / "x.warc.gz", "wb") as file:
         file.write(b"no WARC at all\n" * 50)
     tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
-    assert "x.warc.gz: is no WARC file" in refused(tmp_path, tree)
+    assert "x.warc.gz: not a WARC file" in refused(tmp_path, tree)
 
 
 # --- no room --------------------------------------------------------------------------------------------------------

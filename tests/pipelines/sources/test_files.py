@@ -52,7 +52,7 @@ def test_a_missing_file_is_named_unless_it_was_never_published(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     _touch(tmp_path, "en/a.csv", "de/a.csv")
-    with pytest.raises(UserError, match=re.escape("both be called a.csv")):
+    with pytest.raises(UserError, match=re.escape("both be named a.csv")):
         expand([f"{tmp_path}/en/a.csv", f"{tmp_path}/de/a.csv"])
 
 
