@@ -125,7 +125,7 @@ def test_an_address_that_is_taken_is_refused(tmp_path):
         other.listen()
         address = f"127.0.1.1:{other.getsockname()[1]}"
         serve = [{"addresses": [address], "folder": str(tmp_path)}]
-        assert f"{address} is taken by another program" in refused(tmp_path, minimal(serve=serve))
+        assert f"{address} is used by another program" in refused(tmp_path, minimal(serve=serve))
 
 
 def test_a_served_folder_that_is_missing_is_refused(tmp_path):

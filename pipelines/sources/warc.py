@@ -53,7 +53,7 @@ class CrawledPage:
 
     @property
     def is_html(self) -> bool:
-        """Whether the server, and the crawler if it checked, consider it HTML."""
+        """True if the server, and the crawler if it checked, consider it HTML."""
         return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
 
     @property
