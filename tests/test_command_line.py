@@ -81,7 +81,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_one(tmp_path):
         ({"crawls": {"web": {"seeds": ["http://a.test/"], "warc_files": ["x"]}}}, "needs either 'seeds' or"),
         ({"crawls": {}}, "sources.texts.input.crawl: no crawl 'web'; there are: none"),
         ({"split": {"val": 0.6, "test": 0.5}}, "val + test must be below 1"),
-        ({"serve": [{"addresses": ["8.8.8.8:80"], "folder": "."}]}, "is no loopback address"),
+        ({"serve": [{"addresses": ["8.8.8.8:80"], "folder": "."}]}, "is not a loopback address"),
         ({"crawls": {"web": {"seeds": ["http://example.org/"]}}}, "policy.user_agent: must hold a contact address"),
         ({"policy": {"user_agent": "Nobody"}}, "contains no contact address"),
         ({"sources": {"web": TEXT}}, "'web' names both a crawl and a source"),

@@ -97,4 +97,4 @@ def _unbraced(pattern: str) -> Iterable[str]:
     try:
         return braceexpand(pattern)
     except ValueError as error:
-        raise UserError(rf"{pattern}: a brace without its partner; write \{{ for one that is part of a name") from error
+        raise UserError(rf"{pattern}: unmatched brace; write \{{ for a literal one") from error

@@ -61,7 +61,9 @@ def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, add
 
 def test_a_missing_folder_is_told(tmp_path: Path, address: str):
     with (
-        pytest.raises(UserError, match=r"^serve: no folder .*/absent; see the first lines of the spec for what it needs$"),
+        pytest.raises(
+            UserError, match=r"^serve: no folder .*/absent; see the first lines of the spec for what it needs$"
+        ),
         serving_one(folder=str(tmp_path / "absent"), addresses=[address]),
     ):
         pass

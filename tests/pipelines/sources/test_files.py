@@ -38,7 +38,7 @@ def test_braces_nest_count_down_and_can_be_escaped_as_in_bash(tmp_path):
     names = [name for _, name in expand([f"{tmp_path}/{{a{{2..1}},b}}.csv", f"{tmp_path}/{{x}}.csv"])]
     assert names == ["a2.csv", "a1.csv", "b.csv", "{x}.csv"]
     assert [name for _, name in expand([rf"{tmp_path}/c\{{1.csv"])] == ["c{1.csv"]
-    with pytest.raises(UserError, match="a brace without its partner"):
+    with pytest.raises(UserError, match="unmatched brace"):
         expand([f"{tmp_path}/c{{1.csv"])
 
 
