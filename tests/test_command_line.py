@@ -81,7 +81,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_one(tmp_path):
         ({"crawls": {"web": {"seeds": ["http://a.test/"], "warc_files": ["x"]}}}, "needs either 'seeds' or"),
         ({"crawls": {}}, "sources.texts.input.crawl: no crawl 'web'; there are: none"),
         ({"split": {"val": 0.6, "test": 0.5}}, "val + test must be below 1"),
-        ({"serve": [{"addresses": ["8.8.8.8:80"], "folder": "."}]}, "is no loopback address"),
+        ({"serve": [{"addresses": ["8.8.8.8:80"], "folder": "."}]}, "is not a loopback address"),
         ({"crawls": {"web": {"seeds": ["http://example.org/"]}}}, "policy.user_agent: must hold a contact address"),
         ({"policy": {"user_agent": "Nobody"}}, "contains no contact address"),
         ({"sources": {"web": TEXT}}, "'web' names both a crawl and a source"),
@@ -126,7 +126,7 @@ def test_an_address_that_is_taken_is_refused(tmp_path):
         other.listen()
         address = f"127.0.1.1:{other.getsockname()[1]}"
         serve = [{"addresses": [address], "folder": str(tmp_path)}]
-        assert f"{address} is taken by another program" in refused(tmp_path, minimal(serve=serve))
+        assert f"{address} is used by another program" in refused(tmp_path, minimal(serve=serve))
 
 
 def test_a_served_folder_that_is_missing_is_refused(tmp_path):
@@ -186,7 +186,7 @@ def test_what_is_no_warc_is_refused(tmp_path):
     with gzip.open(tmp_path / "x.warc.gz", "wb") as file:
         file.write(b"no WARC at all\n" * 50)
     tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
-    assert "x.warc.gz: is no WARC file" in refused(tmp_path, tree)
+    assert "x.warc.gz: not a WARC file" in refused(tmp_path, tree)
 
 
 # --- no room --------------------------------------------------------------------------------------------------------

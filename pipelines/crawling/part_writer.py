@@ -57,7 +57,7 @@ class CrawlPartWriter:
 
     @property
     def is_due(self) -> bool:
-        """Whether the part is large or old enough to be closed."""
+        """True if the part is large or old enough to be closed."""
         old = bool(self._name) and time.monotonic() - self._opened > PART_SECONDS
         return old or len(self._ledger) >= PART_PAGES
 

@@ -1,1 +1,1 @@
-"""What stays: thresholds, duplicates, windows."""
+"""Decisions on what stays in the corpus: thresholds, duplicates, windows."""

@@ -1,10 +1,10 @@
-"""Which records are the same: equal hashes, images whose perceptual hashes are close, texts that share most words.
+"""Duplicates: equal hashes, images with close perceptual hashes, texts that share most words.
 
-Candidates for a pair are found by banding (records that share a band's value meet), verified, and joined into clusters;
-of each cluster one record is kept. All here are plain functions on small rows; find_duplicates.py runs them in Beam.
+Candidate pairs are found by banding (records that share a band's value meet), verified, and joined into clusters; one
+record of each cluster is kept. Everything here is plain functions on small rows; find_duplicates.py runs them in Beam.
 
-MinHash: Broder 1997, in bands of rows as datatrove and FineWeb (arXiv:2406.17557) use it. The verification keeps one
-byte of each hash (b-bit minwise hashing, arXiv:0910.3349), so that a row of a band is 112 bytes and not 896.
+MinHash: Broder 1997, in bands of rows as in datatrove and FineWeb (arXiv:2406.17557). The verification keeps one byte
+of each hash (b-bit minwise hashing, arXiv:0910.3349), so that a row of a band is 112 bytes and not 896.
 """
 
 import functools
@@ -23,35 +23,35 @@ from pydantic import Field, model_validator
 from pipelines.settings import Settings
 
 REASONS = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
-"""Why a record is not the one kept of its cluster: the strictest of the rules that put it there."""
+"""Reasons to drop a record of a cluster: the strictest of the rules that put it there."""
 
 EXACT, IMAGE, TEXT = range(3)
 PHASH_BITS = 64
 
 
 class DuplicateSettings(Settings):
-    """What counts as the same; null is off."""
+    """Criteria for duplicates; null turns one off."""
 
     exact: bool = Field(default=True, description="Equal SHA-256")
     max_phash_distance: int | None = Field(
         default=0,
         ge=0,
         le=16,
-        description="Bits of 64 (COYO, data-juicer: 0; MMC4: 5 of another hash). Drawings collide early",
+        description="Different bits of 64 (COYO, data-juicer: 0; MMC4: 5 of another hash). Drawings collide early",
     )
     min_jaccard: float | None = Field(
         default=0.72,
         gt=0,
         le=1,
-        description="Shared n-grams of all; FineWeb's bands find 65 % of pairs at 0.72, 92 % at 0.8",
+        description="Share of common n-grams; FineWeb's bands find 65 % of pairs at 0.72, 92 % at 0.8",
     )
-    ngram_words: int = Field(default=5, ge=1, description="Words an n-gram (datatrove, FineWeb: 5)")
+    ngram_words: int = Field(default=5, ge=1, description="Words per n-gram (datatrove, FineWeb: 5)")
     num_bands: int = Field(default=14, ge=1, le=255, description="Bands (datatrove, FineWeb: 14)")
-    rows_per_band: int = Field(default=8, ge=1, description="Hashes a band (datatrove, FineWeb: 8)")
+    rows_per_band: int = Field(default=8, ge=1, description="Hashes per band (datatrove, FineWeb: 8)")
     max_anchors: int = Field(
         default=1_000,
         ge=1,
-        description="Records of one band that the others are held against: bounds the work, not the recall",
+        description="Records of a band that the others are compared with: bounds the work, not the recall",
     )
 
     @model_validator(mode="after")
@@ -63,15 +63,15 @@ class DuplicateSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What duplicates of a record are found by. Records of different scopes are never compared.
+    """The values by which duplicates of a record are found. Records of different scopes are never compared.
 
     Args:
         id: Unique over all scopes.
-        scope: A source's name, or anything finer.
-        sha256: Of what makes two records equal; null: never equal.
+        scope: A source's name, or a finer unit.
+        sha256: Hash of what makes two records equal; None: never equal.
         phash: 64 bits, unsigned.
-        signature: What `minhash` gave, by the settings of the scope.
-        priority: The highest of a cluster is kept; of equal ones the smallest id.
+        signature: Result of `minhash`, by the settings of the scope.
+        priority: The highest of a cluster is kept; among equal ones the smallest id.
     """
 
     id: str
@@ -84,9 +84,9 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A record that has duplicates: `cluster` is the smallest id among them, `kept` the id of the one that is kept.
+    """A record with duplicates: `cluster` is the smallest id among them, `kept` the id of the one that is kept.
 
-    `reason` is null for that one.
+    `reason` is None for the kept one.
     """
 
     id: str
@@ -102,14 +102,14 @@ _TOKEN = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
     "|[^\\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
-_BLOCK = 2_048  # n-grams hashed at a time, so that a book needs no more memory than an article
+_BLOCK = 2_048  # n-grams hashed at once, so that a book needs no more memory than an article
 
 
 def minhash(text: str, settings: DuplicateSettings) -> bytes | None:
-    """The MinHash signature of a text: num_bands x rows_per_band 64-bit hashes, little-endian.
+    """Return the MinHash signature of a text: num_bands x rows_per_band 64-bit hashes, little-endian.
 
-    Case, punctuation and space do not count. A text shorter than an n-gram is one n-gram; a text without words has no
-    signature, and is like no other.
+    Case, punctuation and space are ignored. A text shorter than an n-gram is one n-gram; a text without words has no
+    signature, and no duplicates.
     """
     words = _TOKEN.findall(text.lower())
     if not words:
@@ -135,7 +135,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64 bits, each of which depends on all: MurmurHash3's finaliser but for its first shift."""
+    """Mix 64 bits bijectively, each depending on all: MurmurHash3's finaliser without its first shift."""
     values = values * np.uint64(0xFF51AFD7ED558CCD)
     values ^= values >> np.uint64(32)
     values *= np.uint64(0xC4CEB9FE1A85EC53)
@@ -150,7 +150,7 @@ def _seeds(number: int) -> NDArray[np.uint64]:
 
 
 def estimate_jaccard(first: bytes, second: bytes) -> float:
-    """Estimated share of common n-grams, from two signatures; standard error sqrt(J (1 - J) / number of hashes)."""
+    """Estimate the share of common n-grams from two signatures; standard error sqrt(J (1 - J) / number of hashes)."""
     return float(np.mean(np.frombuffer(first, "<u8") == np.frombuffer(second, "<u8")))
 
 
@@ -161,7 +161,7 @@ Member = tuple[str, bytes]
 
 
 def band_rows(fingerprint: Fingerprint, settings: DuplicateSettings) -> Iterator[tuple[bytes, Member]]:
-    """The bands that a record is in: their keys, which name rule and scope, and itself as a member."""
+    """Yield the bands of a record: their keys, which name rule and scope, and the record as a member."""
     scope, key = fingerprint.scope.encode(), fingerprint.id
     if settings.exact and fingerprint.sha256 is not None:
         yield _band_key(EXACT, scope, 0, fingerprint.sha256.encode()), (key, b"")
@@ -173,8 +173,8 @@ def band_rows(fingerprint: Fingerprint, settings: DuplicateSettings) -> Iterator
         size = 8 * settings.rows_per_band
         if len(fingerprint.signature) != settings.num_bands * size:
             raise ValueError(
-                f"record {key}: a signature of {len(fingerprint.signature)} bytes, the settings of scope "
-                f"{fingerprint.scope!r} make {settings.num_bands * size}; make it anew"
+                f"record {key}: a signature of {len(fingerprint.signature)} bytes, but the settings of scope "
+                f"{fingerprint.scope!r} make {settings.num_bands * size}; compute it again"
             )
         sketch = fingerprint.signature[::8]
         for i in range(settings.num_bands):
@@ -186,15 +186,15 @@ def _band_key(rule: int, scope: bytes, band: int, value: bytes) -> bytes:
 
 
 def read_band_key(key: bytes) -> tuple[int, str]:
-    """The rule (`EXACT`, `IMAGE` or `TEXT`) and the scope that a band's key names."""
+    """Return the rule (`EXACT`, `IMAGE` or `TEXT`) and the scope in a band's key."""
     return key[0], key[1:-13].decode()
 
 
 def _phash_bands(phash: int, max_distance: int) -> Iterator[bytes]:
-    """Values of which two hashes within the distance share one at least.
+    """Yield values of which two hashes within the distance share at least one.
 
-    Of d + 2 blocks d differing bits leave two untouched: a band is a pair of blocks, 18 bits wide at d = 5. Of d + 1
-    blocks one is left, but at 10 bits a thousand strangers meet in every band of a million images.
+    Of d + 2 blocks d differing bits leave two unchanged: a band is a pair of blocks, 18 bits wide at d = 5. With d + 1
+    blocks one is unchanged, but at 10 bits a thousand unrelated images share every band of a million images.
     """
     if max_distance == 0:
         yield b"%d" % phash
@@ -207,10 +207,10 @@ def _phash_bands(phash: int, max_distance: int) -> Iterator[bytes]:
 
 
 def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings) -> Iterator[tuple[str, str]]:
-    """Edges that join the members of a band which are the same, as few as do it: never one for every pair.
+    """Yield edges that join the duplicates in a band, as few as necessary: never one for every pair.
 
-    Members are held against the `max_anchors` first in order of their ids, so that a band of any size takes time in
-    proportion to it; equal ones beforehand count once.
+    Members are compared with the first `max_anchors` in order of ids, so that the time is proportional to the size of
+    the band; equal ones are merged beforehand.
     """
     ids_by_value: dict[bytes, list[str]] = {}
     for identifier, value in sorted(members):
@@ -232,7 +232,7 @@ _IsNear = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 def _link_similar(
     ids: list[str], values: NDArray[np.uint8], is_near: _IsNear, max_anchors: int
 ) -> Iterator[tuple[str, str]]:
-    cluster = np.arange(len(ids))  # of each, the place of its cluster's first
+    cluster = np.arange(len(ids))  # index of the first member of each one's cluster
     for i in range(1, len(ids)):
         near = np.flatnonzero(is_near(values[: min(i, max_anchors)], values[i]))
         if len(near):
@@ -252,7 +252,7 @@ def _is_near_image(settings: DuplicateSettings) -> _IsNear:
 
 
 def _is_near_text(settings: DuplicateSettings) -> _IsNear:
-    # Unequal hashes agree in one byte by chance once in 256 times.
+    # Unequal hashes agree in one byte by chance in 1 of 256 cases.
     least = 1 / 256 + (settings.min_jaccard or 0.0) * 255 / 256
     return lambda many, one: (many == one).mean(axis=1) >= least - 1e-9
 
@@ -261,12 +261,12 @@ def _is_near_text(settings: DuplicateSettings) -> _IsNear:
 
 
 def connected_components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The smallest id of its component for every id that an edge names.
+    """Return the smallest id of the component of every id in the edges.
 
-    All edges are held in one process: measured 11 bytes an edge and 190 an id of 21 characters, so that 100 million
-    edges between 20 million records need 5 GB; beyond 2^31 ids it ends in an error.
+    One process loads all edges: measured 11 bytes per edge and 190 per id of 21 characters, so that 100 million edges
+    between 20 million records need 5 GB; beyond 2^31 ids it raises an error.
     """
-    import scipy.sparse  # slow, and only this needs it
+    import scipy.sparse  # slow, and needed only here
 
     places: dict[str, int] = {}
     ends = array("i")
@@ -284,11 +284,11 @@ def connected_components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def choose_kept(cluster: str, members: Iterable[tuple[str, float, int]]) -> Iterator[Duplicate]:
-    """A cluster's records, the one to keep first: highest priority, of equal ones the smallest id.
+    """Yield a cluster's records, the one to keep first: highest priority, among equal ones the smallest id.
 
     Args:
-        cluster: Its smallest id.
-        members: Id, priority, and the strictest rule that joins it to another.
+        cluster: Smallest id of the cluster.
+        members: Id, priority, and the strictest rule that joins it to another member.
     """
     ordered = sorted(members, key=lambda member: (-member[1], member[0]))
     kept = ordered[0][0]

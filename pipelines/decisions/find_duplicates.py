@@ -1,4 +1,4 @@
-"""Duplicates over all workers: Beam transforms in which only small rows are shuffled, never text or images."""
+"""Duplicates across all workers: Beam transforms that shuffle only small rows, never text or images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,13 +21,12 @@ _Edge = tuple[str, str]
 
 
 class FindDuplicates(beam.PTransform):
-    """`Duplicate`s, a cluster's members each, of `Fingerprint`s; a record without duplicates gives none.
+    """Find the `Duplicate`s, members of clusters, among `Fingerprint`s; a record without duplicates gives none.
 
-    The result does not depend on the order of the input or on the workers.
+    The result depends neither on the order of the input nor on the workers.
     """
 
     def __init__(self, settings: Mapping[str, DuplicateSettings]) -> None:
-        """Settings by scope."""
         super().__init__()
         self._settings = dict(settings)
 
@@ -56,7 +55,7 @@ class FindDuplicates(beam.PTransform):
 
 
 class ConnectedComponents(beam.PTransform):
-    """(id, smallest id of its component) for every id in edges (id, id); one worker holds all edges."""
+    """Return (id, smallest id of its component) for every id in edges (id, id); one worker loads all edges."""
 
     def expand(self, edges: beam.PCollection) -> beam.PCollection:
         return (
@@ -98,6 +97,6 @@ def _member(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str,
     identifier, sides = joined
     priorities = list(sides["priority"])
     if len(priorities) != 1:
-        raise ValueError(f"record {identifier} has {len(priorities)} fingerprints, ids must be unique")
+        raise ValueError(f"record {identifier} has {len(priorities)} fingerprints; ids must be unique")
     for root in sides["root"]:
         yield root, (identifier, priorities[0], next(iter(sides["rule"])))

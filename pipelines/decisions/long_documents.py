@@ -1,4 +1,4 @@
-"""Windows: a long document as several samples. Media are never cut; text is cut at a paragraph, then a sentence."""
+"""Windows: a long document as several samples. Media are never split; text is split at a paragraph, or a sentence."""
 
 import re
 from collections.abc import Iterator
@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 
 from pipelines.document import Document, Segment, with_media
 
-# Where a text may be cut, best first: after a paragraph, a line, a sentence, a word.
+# Where a text may be split, best first: after a paragraph, a line, a sentence, a word.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), re.compile(r"\s+"))
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One sample of a document; `media` are the places of its media in the document."""
+    """One sample of a document; `media` are the indices of its media in the document."""
 
     document: Document
     media: tuple[int, ...]
 
 
 def windows(document: Document, max_media: int, max_chars: int) -> list[Window]:
-    """The samples of a document, in order; nothing of it is left out or repeated.
+    """Return the samples of a document, in order; nothing of it is lost or repeated.
 
     Args:
         document: Completed.
-        max_media: Images a sample.
-        max_chars: Code points of text a sample.
+        max_media: Images per sample.
+        max_chars: Code points of text per sample.
     """
     groups = [g for g in _groups(document.segments, max_media, max_chars) if g]
     if len(groups) <= 1:
@@ -55,10 +55,10 @@ def _groups(segments: tuple[Segment, ...], max_media: int, max_chars: int) -> It
 
 
 def _pieces(segment: Segment, room: int, max_chars: int) -> Iterator[Segment]:
-    """A text segment in pieces of at most `max_chars`, the first of at most `room` where it can be cut well."""
+    """Split a text segment into chunks of at most `max_chars`, the first of at most `room` if it can be split well."""
     text = segment.text or ""
     if len(text) <= max_chars or segment.regions:
-        yield segment  # a whole segment moves to the next window rather than being cut
+        yield segment  # a whole segment moves to the next window instead of being split
         return
     while len(text) > max_chars:
         at = _cut(text, room if room >= max_chars // 2 else max_chars)
@@ -71,7 +71,7 @@ def _pieces(segment: Segment, room: int, max_chars: int) -> Iterator[Segment]:
 
 
 def _cut(text: str, limit: int) -> int:
-    """Where to cut a text so that at most `limit` code points stand before."""
+    """Return where to split a text so that at most `limit` code points come before."""
     for pattern in _CUTS:
         ends = [m.end() for m in pattern.finditer(text, 0, limit)]
         if ends and ends[-1] >= limit // 2:

@@ -23,9 +23,9 @@ IMAGE_REASONS = (
     "low_similarity",
     UNMATCHED,
 )
-"""Why an image is left out; of a pair or grounded sample, also why the document is."""
+"""Reasons to drop an image; for a pair or grounded sample, also the document."""
 DOCUMENT_REASONS = ("too_few_images", "too_many_images")
-"""Why a document is left out for the number of images that passed."""
+"""Reasons to drop a document because of the number of images that passed."""
 
 
 class ImageFilter(Settings):
@@ -46,11 +46,11 @@ class MatchFilter(Settings):
     model: MatchSettings
     min_similarity: float | None = Field(None, description="Cosine; LAION-2B: 0.28 of ViT-B/32. Null: only scored")
     assign: bool = Field(False, description="Interleaved: each image at its best sentence (MMC4), not in DOM order")
-    side: Literal["before", "after"] = Field("before", description="Where an assigned image stands to its sentence")
+    side: Literal["before", "after"] = Field("before", description="Where to put an image, by its sentence")
 
 
 class Thresholds(Settings):
-    """What is asked of a document's images, one by one and in number."""
+    """Requirements on a document's images, each one and their number."""
 
     images: ImageFilter = ImageFilter()
     min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
@@ -60,23 +60,23 @@ class Thresholds(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A document after its thresholds: with the images that passed, or null with the reason."""
+    """A document after its thresholds: with the images that passed, or None with the reason."""
 
     document: Document | None
-    places: tuple[int, ...]  # which of its images are left
+    places: tuple[int, ...]  # indices of the images that are left
     lost: dict[int, tuple[str, str]]  # image: reason, detail
     reason: str | None = None
     detail: str | None = None
 
 
 def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overused: Mapping[str, int]) -> Judged:
-    """Hold a document against its source's thresholds.
+    """Apply its source's thresholds to a document.
 
     Args:
         document: Completed.
-        row: Its features.
-        thresholds: Those of its source.
-        overused: In how many pages the most used images occur, by their hash.
+        row: Features of the document.
+        thresholds: Thresholds of its source.
+        overused: Number of pages with each of the most frequent images, by hash.
     """
     match = thresholds.match
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
@@ -111,14 +111,14 @@ def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overu
 
 
 def _is_below(value: float | None, least: float | None) -> bool:
-    """Whether a score fails a threshold; one that is not known does."""
+    """Return whether a score fails a threshold; an unknown score does."""
     return least is not None and (value is None or not value >= least)
 
 
 def _image_reason(
     document: Document, i: int, measured: dict[str, Any], limits: ImageFilter, overused: Mapping[str, int]
 ) -> tuple[str, str] | None:
-    """Why an image does not pass; what is not known never passes a threshold."""
+    """Return why an image fails; an unknown value passes no threshold."""
     media = document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)

@@ -1,1 +1,1 @@
-"""Images: judged, decoded, normalised, measured, and held against text."""
+"""Images: judged, decoded, normalised, measured, and compared with text."""

@@ -1,8 +1,8 @@
-"""The containers of images: format, size, what they carry beside pixels, and the same file without it.
+"""Image containers: format, size, the metadata next to the pixels, and the same file without it.
 
-Everything is read from the bytes, never from a name or a header of HTTP, and without decoding a pixel, so that a
-hostile file costs nothing. JPEG, PNG and WebP are walked; the other formats are only recognised, and their XMP
-packet is found by its markers.
+Everything is read from the bytes, never from a file name or an HTTP header, and without decoding pixels, so that a
+hostile file costs nothing. JPEG, PNG and WebP are parsed; other formats are only recognised, and their XMP packet is
+found by its markers.
 """
 
 import io
@@ -20,7 +20,7 @@ Format = Literal["jpeg", "png", "webp", "gif", "bmp", "avif"]
 MIME: dict[Format, str] = {f: f"image/{f}" for f in ("jpeg", "png", "webp", "gif", "bmp", "avif")}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are looked at
+_MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are examined
 _MAX_EXIF_ENTRIES = 1000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside entropy-coded data: no stuffing, no restart, no fill
 _XMP_PACKET = re.compile(rb"<x:xmpmeta.{0,1048576}?</x:xmpmeta>", re.DOTALL)
@@ -29,7 +29,7 @@ _EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an image carries: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
+    """Metadata of an image: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
 
     exif: bytes = b""
     xmp: bytes = b""
@@ -37,13 +37,13 @@ class Metadata:
 
     @property
     def orientation(self) -> int:
-        """How the pixels must be turned to stand upright: EXIF's 1 to 8, and 1 where nothing valid is said."""
+        """EXIF orientation of the pixels, 1 to 8; 1 if there is no valid value."""
         value = exif_value(self.exif, _EXIF_ORIENTATION)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def sniff_format(data: bytes) -> Format | None:
-    """The format that the first bytes show, or None."""
+    """Return the format by the first bytes, or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(_PNG):
@@ -60,7 +60,7 @@ def sniff_format(data: bytes) -> Format | None:
 
 
 def read_size(data: bytes, format: Format) -> tuple[int, int]:
-    """Width and height as the header states them, before any turning.
+    """Return width and height as the header states them, before any rotation.
 
     Raises:
         ValueError: If the header is broken.
@@ -85,7 +85,7 @@ def read_size(data: bytes, format: Format) -> tuple[int, int]:
 
 
 def read_metadata(data: bytes, format: Format) -> Metadata:
-    """The metadata of an image; what is broken is left out."""
+    """Return the metadata of an image, without damaged parts."""
     try:
         if format == "jpeg":
             return _jpeg_metadata(data)
@@ -100,7 +100,7 @@ def read_metadata(data: bytes, format: Format) -> Metadata:
 
 
 def strip_metadata(data: bytes, format: Format) -> bytes:
-    """The same image, not decoded, with nothing but what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
+    """Return the same image, without decoding it, with only what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
 
     Raises:
         ValueError: If the file is broken or the format is not JPEG, PNG or a still, opaque WebP.
@@ -122,11 +122,11 @@ def strip_metadata(data: bytes, format: Format) -> bytes:
             return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
     except (struct.error, IndexError) as error:
         raise ValueError(f"broken {format}: {error}") from error
-    raise ValueError(f"{format} is not stored as it came")
+    raise ValueError(f"{format} cannot be stored unchanged")
 
 
 def exif_value(exif: bytes, tag: int) -> int | str | None:
-    """A number or a text of the first directory of EXIF, or None."""
+    """Return a number or a text of the first EXIF directory, or None."""
     try:
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
         if order is None:
@@ -149,11 +149,11 @@ def exif_value(exif: bytes, tag: int) -> int | str | None:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each payload up to and with the end-of-image marker, scans passed over."""
+    """Yield marker, start and end of each payload up to and including the end-of-image marker, without scans."""
     at = 2
     while True:
         if data[at] != 0xFF:
-            raise ValueError("no JPEG marker where one must be")
+            raise ValueError("JPEG marker missing")
         while data[at] == 0xFF:
             at += 1
         marker = data[at]
@@ -196,7 +196,7 @@ def _jpeg_metadata(data: bytes) -> Metadata:
     stores = []
     for _, pieces in sorted(jumbf.items()):
         pieces.sort()
-        header = 16 if pieces[0][1][:4] == b"\0\0\0\1" else 8  # every further piece repeats the box's header
+        header = 16 if pieces[0][1][:4] == b"\0\0\0\1" else 8  # every later chunk repeats the box's header
         stores.append(pieces[0][1] + b"".join(piece[header:] for _, piece in pieces[1:]))
     return Metadata(exif, b"".join(xmp)[:_MAX_METADATA], b"".join(stores)[:_MAX_METADATA])
 

@@ -1,4 +1,4 @@
-"""Paper to set text and images on: for contact sheets of corpora and of what a model can do."""
+"""Paper for text and images: contact sheets of corpora and of a model's output."""
 
 import importlib.util
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # heights of letters in pixels
+BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # font sizes in pixels
 GAP = 22
 INK, GREY, RULE, PAPER = "#1c2024", "#6b7280", "#d5d9de", "#ffffff"
 
@@ -17,7 +17,7 @@ Run = tuple[str, str]
 
 
 class Column:
-    """A strip of paper on which images and texts are put one below the other, until it is full."""
+    """A strip of paper that is filled with images and texts from top to bottom."""
 
     def __init__(self, width: int, max_height: int) -> None:
         self._image = Image.new("RGB", (width, max_height), PAPER)
@@ -26,18 +26,18 @@ class Column:
         self._is_full = False
 
     def rule(self) -> None:
-        """A thin line over the whole width."""
+        """Add a thin line over the whole width."""
         self._draw.line((0, self._y, self._image.width, self._y), fill=RULE, width=2)
         self._y += 14
 
     def image(self, image: Image.Image) -> None:
-        """An image, or a sign that there was no room for it."""
+        """Add an image, or a sign that there was no room for it."""
         if self._has_room(image.height):
             self._image.paste(image, (0, self._y))
             self._y += image.height + 10
 
     def text(self, runs: Iterable[Run], size: int) -> None:
-        """Text in lines as wide as the strip; a sign where the rest has no room."""
+        """Add text in lines as wide as the strip; a sign replaces the part that does not fit."""
         for line in lines(runs, font(size), self._image.width):
             if not self._has_room(round(size * 1.35)):
                 return
@@ -47,7 +47,7 @@ class Column:
         self._y += 8
 
     def done(self) -> Image.Image:
-        """What has been put on it, without the empty rest."""
+        """Return the strip without its empty rest."""
         return self._image.crop((0, 0, self._image.width, min(max(self._y, 1), self._image.height)))
 
     def _has_room(self, height: int) -> bool:
@@ -59,7 +59,7 @@ class Column:
 
 
 def lines(runs: Iterable[Run], letter: ImageFont.FreeTypeFont, width: int) -> Iterator[list[tuple[float, str, str]]]:
-    """Lines of text: pieces of one colour with their x. Words too long for a line are cut, empty lines left out."""
+    """Yield lines of text: runs of one colour with their x. Words too long for a line are split; no empty lines."""
     letters = [(character, colour) for text, colour in runs for character in text]
     text = "".join(character for character, _ in letters)
     for paragraph in re.finditer(r"[^\n]*\S[^\n]*", text):
@@ -87,19 +87,19 @@ def lines(runs: Iterable[Run], letter: ImageFont.FreeTypeFont, width: int) -> It
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans where matplotlib brings it (extra `train`); else Pillow's own, which has no letters beyond ASCII."""
+    """Return DejaVu Sans if matplotlib is installed (extra `train`), else Pillow's own font, which is ASCII only."""
     matplotlib = importlib.util.find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:
         file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
         if file.exists():
-            return ImageFont.truetype(str(file), size - 1)  # wider letters than others of its size
+            return ImageFont.truetype(str(file), size - 1)  # its letters are wider than others of one size
     font_of_pillow = ImageFont.load_default(size)
     assert isinstance(font_of_pillow, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     return font_of_pillow
 
 
 def side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> Image.Image:
-    """Cells in a row, each with as much room as the widest may take."""
+    """Place cells in a row, all with the room of the widest possible cell."""
     row = Image.new("RGB", (len(cells) * (width + gap) - gap, max(c.height for c in cells)), PAPER)
     for i, cell in enumerate(cells):
         row.paste(cell, (i * (width + gap), 0))
@@ -107,7 +107,7 @@ def side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> Im
 
 
 def stacked(bands: Sequence[Image.Image], width: int, margin: int = 0, gap: int = GAP) -> Image.Image:
-    """Bands below each other on paper of a width."""
+    """Place bands below each other on paper of the given width."""
     sheet = Image.new("RGB", (width, 2 * margin + sum(b.height + gap for b in bands) - gap), PAPER)
     top = margin
     for band in bands:

@@ -1,4 +1,4 @@
-"""The pixels of an image file: 8-bit BGR on white, and how they must be turned to stand upright."""
+"""Pixels of an image file: 8-bit BGR on white, and the rotation that turns them upright."""
 
 import io
 import struct
@@ -13,15 +13,15 @@ from pipelines.images.metadata import Format, read_metadata
 
 Pixels = NDArray[np.uint8]
 
-_MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels, and encoders write about ten
+_MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels, encoders write about ten
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a file holds.
+    """A decoded file.
 
-    `pixels` is (height, width, 3) uint8, BGR, not yet turned; `orientation` EXIF's 1 to 8; `is_plain` whether the
-    file is one opaque image of at most 8 bits in RGB or grey, so that nothing had to be converted.
+    `pixels` is (height, width, 3) uint8, BGR, not yet rotated; `orientation` is EXIF's 1 to 8; `is_plain` says whether
+    the file is one opaque image of at most 8 bits in RGB or grey, so that nothing had to be converted.
     """
 
     pixels: Pixels
@@ -29,7 +29,7 @@ class Decoded:
     is_plain: bool
 
     def upright(self) -> Pixels:
-        """The pixels, turned."""
+        """Return the pixels in upright orientation."""
         pixels = self.pixels
         turns = {
             1: pixels,
@@ -45,22 +45,22 @@ class Decoded:
 
 
 def decode(data: bytes, format: Format, reduction: int = 1) -> Decoded:
-    """The pixels of a file whose header was judged before; of an animation, the first frame.
+    """Decode a file whose header has been checked; of an animation, the first frame.
 
     Args:
         data: The file.
-        format: As sniffed.
-        reduction: 1, 2, 4 or 8: the sides of a JPEG may be divided by it while it is decoded.
+        format: Result of `sniff_format`.
+        reduction: 1, 2, 4 or 8: factor by which the sides of a JPEG may be divided during decoding.
 
     Raises:
-        ValueError: If the file is broken or cut short.
+        ValueError: If the file is damaged or truncated.
     """
     if format == "jpeg":
         if data.count(b"\xff\xda") > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} JPEG scans")
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except KeyError:  # a subsampling that it does not know, or none, as in a file that ends in its tables
+        except KeyError:  # an unknown subsampling, or none, as in a file that ends within its tables
             height = width = 0
             colours = ""
         if colours not in ("", "CMYK", "YCCK"):
@@ -77,7 +77,7 @@ def _decode_jpeg(data: bytes, size: dict[str, int]) -> Pixels:
     try:
         return simplejpeg.decode_jpeg(data, "BGR", **size)  # type: ignore[no-any-return]
     except ValueError as error:
-        # Stray bytes before a marker harm no pixel; all else does: libjpeg fills what is missing with grey.
+        # Stray bytes before a marker damage no pixel; everything else does: libjpeg fills missing data with grey.
         if "extraneous" not in str(error):
             raise
         return simplejpeg.decode_jpeg(data, "BGR", strict=False, **size)  # type: ignore[no-any-return]
@@ -92,9 +92,9 @@ def _decode_with_pillow(data: bytes, format: Format) -> Decoded:
             image.mode in ("RGB", "L", "P", "1")
             and not image.has_transparency_data
             and getattr(image, "n_frames", 1) == 1
-            and not (format == "png" and data[24] > 8)  # bits a channel
+            and not (format == "png" and data[24] > 8)  # bits per channel
         )
-        if image.mode.startswith("I"):  # grey of 16 bits
+        if image.mode.startswith("I"):  # 16-bit grey
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:
             rgba = image.convert("RGBA")

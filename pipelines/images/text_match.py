@@ -1,7 +1,7 @@
-"""How well an image and a text belong together: cosine of their CLIP embeddings, by open_clip.
+"""Similarity of an image and a text: cosine of their CLIP embeddings, by open_clip.
 
-Needs torch, and only where a spec asks for it. Batches have one fixed size and the number of threads is set, so that
-the same part gives the same numbers; they are rounded to 4 decimals, beyond which kernels and machines differ.
+Needs torch, and only if a spec uses it. Batches have one fixed size and the number of threads is set, so that the same
+part gives the same numbers; they are rounded to 4 decimals, beyond which kernels and machines differ.
 """
 
 import functools
@@ -23,44 +23,43 @@ DECIMALS = 4
 
 
 class MatchSettings(Settings):
-    """Which CLIP judges, and how it runs. Its weights are never downloaded."""
+    """CLIP model that judges, and how it runs. Its weights are never downloaded."""
 
     model: str = Field(
         default="ViT-B-32-quickgelu",
-        description="A name that open_clip knows, the path of a model config (.json) in its form, or a folder with "
+        description="An open_clip model name, the path of a model config (.json) in its form, or a folder with "
         "config, weights and tokenizer, as `python -m trainer encoder` writes it.",
     )
     weights: str | None = Field(
-        default=None, description="Path of the checkpoint, loaded strictly; null where `model` is a folder."
+        default=None, description="Path of the checkpoint, loaded strictly; null if `model` is a folder."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the towers.")
-    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the towers run.")
-    batch_size: int = Field(default=32, gt=0, description="Items a batch; the last one is padded to it.")
-    num_threads: int = Field(default=1, gt=0, description="CPU threads of torch; part of what makes numbers repeat.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device of the towers.")
+    batch_size: int = Field(default=32, gt=0, description="Items per batch; the last one is padded to it.")
+    num_threads: int = Field(default=1, gt=0, description="CPU threads of torch; fixed, so that numbers repeat.")
 
     @field_validator("model")
     @classmethod
     def _is_local(cls, value: str) -> str:
         if ":" in value:
-            raise ValueError(f"model: {value!r} would be fetched; give a name or a .json file, and the weights' path")
+            raise ValueError(f"model: {value!r} would be downloaded; give a name or .json file, and the weights' path")
         return value
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
         if self.weights is None and not os.path.isdir(self.model):
-            raise ValueError(f"weights: are needed, since {self.model!r} is no folder that holds them")
+            raise ValueError(f"weights: required, since {self.model!r} is not a folder that contains them")
         return self
 
     @property
     def checkpoint(self) -> str:
-        """Path of the weights."""
         return self.weights or os.path.join(self.model, "open_clip_model.safetensors")
 
 
 class ImageTextMatch:
     """A CLIP model, loaded once.
 
-    `model_id` and `weights_sha256` belong beside every number it gives: numbers of two models do not compare.
+    `model_id` and `weights_sha256` must be stored with every score: numbers of two models are not comparable.
     """
 
     def __init__(self, settings: MatchSettings) -> None:
@@ -83,9 +82,9 @@ class ImageTextMatch:
         if settings.weights is None:
             name = f"local-dir:{settings.model}"
             if not os.path.isfile(os.path.join(settings.model, "open_clip_config.json")):
-                raise UserError(f"{settings.model}: no model: a folder must hold an open_clip_config.json")
+                raise UserError(f"{settings.model}: not a model: a folder must contain an open_clip_config.json")
         elif name not in open_clip.list_models():
-            raise UserError(f"model: open_clip knows no {settings.model!r}; see open_clip.list_models()")
+            raise UserError(f"model: open_clip does not know {settings.model!r}; see open_clip.list_models()")
         try:
             self._model, self._preprocess = open_clip.create_model_from_pretrained(
                 name, settings.weights, precision=settings.precision, device=settings.device, pretrained_text=False
@@ -93,7 +92,7 @@ class ImageTextMatch:
         except (RuntimeError, KeyError, ValueError, EOFError, AttributeError, StopIteration) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise UserError(f"{settings.checkpoint}: not weights of {settings.model}: {first_line}") from error
-        except Exception as error:  # torch.load and safetensors raise types of their own, not all of them public
+        except Exception as error:  # torch.load and safetensors raise their own types, not all of them public
             raise UserError(f"{settings.checkpoint}: cannot be read as a checkpoint: {type(error).__name__}") from error
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(name)
@@ -102,22 +101,22 @@ class ImageTextMatch:
         self.model_id = f"{settings.model if settings.weights is None else name}/{settings.precision}"
 
     def similarities(self, images: Sequence[bytes], texts: Sequence[str]) -> list[float]:
-        """Cosine of each image with the text at the same place."""
+        """Return the cosine of each image with the text of the same index."""
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} images but {len(texts)} texts")
         products = (self.embed_images(images) * self.embed_texts(texts)).sum(axis=1)
         return [round(float(value), DECIMALS) for value in products]
 
     def similarity_matrix(self, images: Sequence[bytes], texts: Sequence[str]) -> NDArray[np.float32]:
-        """(images, texts) cosines of each image with each text."""
+        """Return (images, texts) cosines of each image with each text."""
         return np.round(self.embed_images(images) @ self.embed_texts(texts).T, DECIMALS)
 
     def embed_images(self, images: Sequence[bytes]) -> NDArray[np.float32]:
-        """(N, width) unit vectors of image files."""
+        """Return (N, width) unit vectors of image files."""
         return self._embed(images, lambda batch: [self._preprocess(_open(data)) for data in batch], "encode_image")
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, width) unit vectors of texts; what exceeds the context length is cut."""
+        """Return (N, width) unit vectors of texts, truncated to the context length."""
         return self._embed(texts, lambda batch: list(self._tokenizer(list(batch))), "encode_text")
 
     def _embed(
@@ -139,12 +138,12 @@ class ImageTextMatch:
             return np.zeros((0, 1), np.float32)
         result = np.concatenate(vectors)
         if not np.isfinite(result).all():
-            raise UserError(f"{self._settings.weights}: gives numbers that are not finite; are these trained weights?")
+            raise UserError(f"{self._settings.weights}: embeddings are not finite; are these trained weights?")
         return result
 
 
 def weights_sha256(settings: MatchSettings) -> str:
-    """The hash of the checkpoint that the settings name.
+    """Return the hash of the checkpoint that the settings name.
 
     Raises:
         UserError: If there is none.

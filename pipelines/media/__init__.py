@@ -1,1 +1,1 @@
-"""Bytes: one request at a time into the raw store, and back into documents."""
+"""Media bytes: one request at a time into the raw store, and from there into documents."""

@@ -1,4 +1,4 @@
-"""Completing a document: a candidate without bytes, and what became of its requests, give a document with media."""
+"""Completion of a document: a candidate and the results of its requests give a document with media."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from pipelines.web import urls
 
 @dataclass(frozen=True, slots=True)
 class LostMedia:
-    """An image or video that a document asked for and did not get."""
+    """An image or video that a document needs and did not get."""
 
     reason: str
     url: str | None
@@ -25,9 +25,9 @@ class LostMedia:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The document with its media (`blobs[i]` holds the bytes of media i), or the reason why there is none.
+    """The document with its media (`blobs[i]` is the bytes of media i), or the reason why there is none.
 
-    `found` are the addresses of what was had, without credentials; null for what came with the candidate.
+    `found` are the URLs of fetched media, without credentials; None for media that came with the candidate.
     """
 
     document: Document | None
@@ -48,9 +48,9 @@ def complete(
 
     Args:
         candidate: As the extract stage wrote it.
-        stored: What became of each request, by `MediaRequest.key`.
+        stored: Result of each request, by `MediaRequest.key`.
         min_images: Images that an interleaved or video document needs.
-        allows_license: Whether an image of this licence may be used.
+        allows_license: Returns whether an image of this licence may be used.
     """
     if candidate.requests and candidate.requests[0].type == "video":
         return _complete_video(candidate, stored[candidate.requests[0].key], min_images, allows_license)
@@ -77,7 +77,7 @@ def _complete_images(
         else:
             had.append(found)
     left = without_media(document, lost)
-    is_upright = document.source.page_url is not None  # who marked the box saw a browser's view
+    is_upright = document.source.page_url is not None  # the author of the box saw a browser's view
     maps = [_box_map(found) for found in had]
     completed = replace(
         left,
@@ -166,7 +166,7 @@ def _box_map(found: StoredMedia) -> BoxMap:
 
 
 def _map_boxes(segment: Segment, maps: Sequence[BoxMap], is_upright: bool) -> Segment:
-    """The segment with its boxes where they lie on the stored images, less those of which nothing is left."""
+    """Return the segment with its boxes in the stored images, without those that are cropped away entirely."""
     if not segment.regions:
         return segment
     boxes = ((r, maps[r.media].map_box(r.box, is_upright=is_upright)) for r in segment.regions)
@@ -174,7 +174,7 @@ def _map_boxes(segment: Segment, maps: Sequence[BoxMap], is_upright: bool) -> Se
 
 
 def _check_order(document: Document) -> None:
-    """Media must be numbered in the order of their first use."""
+    """Check that media are numbered in the order of their first use."""
     order: list[int] = []
     for segment in document.segments:
         if segment.media is not None and segment.media not in order:

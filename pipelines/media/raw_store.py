@@ -1,8 +1,8 @@
-"""The raw store: media bytes as they were normalised when they arrived, pinned, and what is known of each.
+"""The raw store: media bytes, normalised on arrival and then fixed, and the facts about each.
 
-A part is `<name>.blobs` (bytes end to end) and `<name>.parquet`, an index with a row a request: what became of it and
-where its `StoredMedia` JSON lies in the blobs. The index is written last, so blobs without one are nobody's data.
-Parts are only ever added: a retried request gets a row in a later generation, and the latest generation holds.
+A part is `<name>.blobs` (bytes end to end) and `<name>.parquet`, an index with one row per request: its outcome, and
+the position of its `StoredMedia` JSON in the blobs. The index is written last, so blobs without one belong to nobody.
+Parts are only added: a retried request gets a row in a later generation, and the latest generation counts.
 """
 
 import json
@@ -26,7 +26,7 @@ PART_SECONDS = 30.0
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # MediaRequest.key
-        ("rendition", pa.string()),  # hash of the media settings by which the bytes were made
+        ("rendition", pa.string()),  # hash of the media settings that made the bytes
         ("outcome", pa.string()),  # `fetched`, or the reason why not
         ("detail", pa.string()),
         ("blobs", pa.string()),
@@ -45,13 +45,13 @@ class Blob:
     length: int
 
     def read(self, folder: str) -> bytes:
-        """The bytes, from a raw folder."""
+        """Read the bytes from a raw folder."""
         return storage.read_range(storage.join(folder, self.file), self.offset, self.length)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One image: an image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
+    """An image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
 
     blob: Blob
     mime: str
@@ -66,7 +66,7 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class StoredCue:
-    """A line of timed text, seconds."""
+    """A line of timed text; times in seconds."""
 
     t0: float
     t1: float
@@ -75,7 +75,7 @@ class StoredCue:
 
 @dataclass(frozen=True, slots=True)
 class StoredMedia:
-    """What became of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
+    """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
 
     key: str
     outcome: str
@@ -93,12 +93,11 @@ class StoredMedia:
     cues_automatic: bool = False
 
     def to_json(self) -> str:
-        """Canonical JSON."""
         return canonical_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """What `to_json` wrote."""
+        """Parse the result of `to_json`."""
         record = json.loads(text)
         record["signals"] = tuple(Signal(**s) for s in record["signals"])
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
@@ -107,7 +106,7 @@ class StoredMedia:
 
 
 class RawPartWriter:
-    """Collects results of one worker and closes a part when it is large or old enough, so that a kill costs little.
+    """Collector of one worker's results. It closes a part when large or old enough, so that a kill costs little.
 
     Part names are random: which requests share a part depends on timing, and nothing downstream depends on it.
     """
@@ -134,14 +133,14 @@ class RawPartWriter:
         return blob
 
     def add(self, media: StoredMedia, rendition: str) -> None:
-        """Record what became of a request."""
+        """Record the result of a request."""
         blob = self.add_bytes(media.to_json().encode())
         row = {"key": media.key, "rendition": rendition, "outcome": media.outcome, "detail": media.detail}
         self._rows.append(row | {"blobs": blob.file, "offset": blob.offset, "length": blob.length})
 
     @property
     def is_full(self) -> bool:
-        """Whether the open part is large or old enough to be closed."""
+        """True if the open part is large or old enough to be closed."""
         is_old = self._blobs is not None and time.monotonic() - self._opened > PART_SECONDS
         return is_old or len(self._rows) >= PART_ITEMS or self._size >= PART_BYTES
 
@@ -156,28 +155,28 @@ class RawPartWriter:
         return num
 
     def abandon(self) -> None:
-        """Leave nothing of the open part."""
+        """Discard the open part."""
         self._stack.__exit__(RuntimeError, RuntimeError("abandoned"), None)
         self._rows, self._blobs, self._size = [], None, 0
 
 
 def index_parts(folder: str) -> list[str]:
-    """Paths of the finished parts' indexes."""
+    """Return the paths of the finished parts' indexes."""
     return [path.removesuffix(".json") + ".parquet" for path in storage.list_files(folder, ".json")]
 
 
 def generation_of(path: str) -> int:
-    """Which retry a part of the store comes from, by its name `g<generation>-...`; 0 is the first time."""
+    """Return which retry a part of the store is from, by its name `g<generation>-...`; 0 is the first attempt."""
     return int(path.rpartition("/")[2].partition("-")[0].removeprefix("g"))
 
 
 def read_index(path: str) -> Iterator[dict[str, Any]]:
-    """Rows of a part's index, each with its `generation`."""
+    """Yield rows of a part's index, each with its `generation`."""
     generation = generation_of(path)
     for row in read_rows(path):
         yield row | {"generation": generation}
 
 
 def load_media(folder: str, row: dict[str, Any]) -> StoredMedia:
-    """The `StoredMedia` that an index row points to."""
+    """Return the `StoredMedia` of an index row."""
     return StoredMedia.from_json(Blob(row["blobs"], row["offset"], row["length"]).read(folder))

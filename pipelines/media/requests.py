@@ -1,4 +1,4 @@
-"""One request for media: asked for politely, judged, normalised and put into the raw store."""
+"""One request for media: requested politely, judged, normalised and put into the raw store."""
 
 import asyncio
 import tempfile
@@ -29,7 +29,7 @@ class MediaSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A fetched image: what its file says of its use, and its stored form or the reason why there is none."""
+    """A fetched image: usage statements in its file, and its stored form or the reason why there is none."""
 
     signals: tuple[Signal, ...]
     image: NormalisedImage | None
@@ -62,16 +62,16 @@ async def fetch_media(
     settings: MediaSettings,
     writer: RawPartWriter,
 ) -> None:
-    """Ask for an image or a video and store what came of it; a failure is stored with its reason.
+    """Request an image or video and store the result; a failure is stored with its reason.
 
     Args:
-        client: Of this worker.
+        client: Client of this worker.
         loop: The running loop.
         pool: Threads for decoding and for yt-dlp.
-        request: What to ask for, with a URL.
-        rendition: Name of the settings.
-        settings: How media are normalised.
-        writer: Used from the loop's thread only.
+        request: The request, with a URL.
+        rendition: Hash of the settings.
+        settings: Normalisation of media.
+        writer: Used only from the loop's thread.
     """
     assert request.url is not None
     shown = urls.without_credentials(request.url)

@@ -106,8 +106,8 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
     Args:
         image: The `<img>`.
         base: The page's base URL.
-            link: Target of the image's link, if any.
-            is_captioned: Whether it is in a figure with a caption, so that it is content whatever its file's name.
+        link: Target of the image's link, if any.
+        is_captioned: Whether it is in a figure with a caption, so that it is content whatever its file's name.
 
     Raises:
         Skipped: If it is page furniture, or has no usable source.

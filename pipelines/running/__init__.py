@@ -1,1 +1,1 @@
-"""How stages run: Beam's runners, local worker processes, progress, and what is served meanwhile."""
+"""Execution of stages: Beam's runners, local worker processes, progress, and servers for the time of a run."""

@@ -4,7 +4,7 @@ from aiohttp import web
 
 
 def folder_app(arguments: list[str]) -> web.Application:
-    """The application that serves the folder named by the only argument."""
+    """Return the application that serves the folder given as only argument."""
     (folder,) = arguments
     app = web.Application()
     app.router.add_static("/", folder)

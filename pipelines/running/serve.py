@@ -1,4 +1,4 @@
-"""Serving a spec's folders and commands on loopback addresses while a crawl or a fetch runs."""
+"""Servers for a spec's folders and commands, on loopback addresses while a crawl or a fetch runs."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ FREE_SECONDS = 3
 
 
 class Serve(Settings):
-    """Something served on loopback addresses while a crawl or a fetch runs: a folder, or a command of its own."""
+    """A server on loopback addresses while a crawl or a fetch runs: of a folder, or a separate command."""
 
     addresses: list[str] = Field(description="host:port on loopback", min_length=1)
     folder: str | None = Field(None, description="Folder whose files are served, relative to where the command runs")
@@ -35,13 +35,13 @@ class Serve(Settings):
         for address in self.addresses:
             _, colon, port = address.rpartition(":")
             if not colon or not port.isdigit() or "[" in address or not is_on_loopback(address):
-                raise ValueError(f"{address!r} is no loopback address such as 127.0.0.1:8080")
+                raise ValueError(f"{address!r} is not a loopback address such as 127.0.0.1:8080")
         return self
 
 
 @contextlib.contextmanager
 def serving(served: Sequence[Serve]) -> Iterator[None]:
-    """Start everything that a spec serves, wait until it answers, and end it with the block.
+    """Start the servers of a spec, wait until they answer, and stop them after the block.
 
     Raises:
         UserError: If a folder is missing, an address is taken, or a server does not answer in time.
@@ -59,16 +59,16 @@ def serving(served: Sequence[Serve]) -> Iterator[None]:
 
 
 def _start(serve: Serve) -> list[subprocess.Popen[bytes]]:
-    deadline = time.monotonic() + FREE_SECONDS  # the server of a run that was killed takes a moment to end
+    deadline = time.monotonic() + FREE_SECONDS  # the server of a killed run takes a moment to end
     while taken := [address for address in serve.addresses if _answers(address)]:
         if time.monotonic() > deadline:
-            raise UserError(f"serve: {taken[0]} is taken by another program; end it, or choose another address")
+            raise UserError(f"serve: {taken[0]} is used by another program; stop it, or choose another address")
         time.sleep(0.1)
     if serve.folder is not None:
         if not os.path.isdir(serve.folder):
-            raise UserError(f"serve: no folder {serve.folder}; the spec's first lines say what it needs")
+            raise UserError(f"serve: no folder {serve.folder}; see the first lines of the spec for what it needs")
         commands = [
-            # Not http.server: with keep-alive, its answers in two packets wait 40 ms for a delayed acknowledgement.
+            # Not http.server: with keep-alive, its responses in two packets wait 40 ms for a delayed acknowledgement.
             ["-m", "aiohttp.web", "-H", host, "-P", port, "pipelines.running.folder_app:folder_app", serve.folder]
             for host, _, port in (address.rpartition(":") for address in serve.addresses)
         ]
@@ -102,7 +102,7 @@ def _answers(address: str) -> bool:
 
 
 def _end_with_parent() -> None:
-    """On Linux, a server ends when the run that started it is killed, so that its address is free for the next."""
+    """Make a server end when its run is killed (on Linux), so that its address is free for the next run."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""The corpus on disk: tars, indexes, sidecars, manifest, and what other readers need."""
+"""The corpus on disk: tars, indexes, sidecars, manifest, and the files that other readers need."""

@@ -1,8 +1,8 @@
 """A contact sheet: one image with samples of every kind, drawn at random from the tars of a corpus.
 
 Interleaved samples are shown with texts and images in page order, pairs with their captions, grounded pairs with
-their boxes and, in the same colours, their phrases, videos with what is said from one frame to the next. The same
-corpus and seed give the same sheet.
+their boxes and, in the same colours, their phrases, videos with the text between frames. The same corpus and seed
+give the same sheet.
 """
 
 import io
@@ -24,10 +24,10 @@ WIDTH = 1400
 MARGIN = 28
 COLOURS = ("#d6293e", "#1d64d8", "#12833c", "#9333c9", "#b45309", "#0e7490")  # of boxes and their phrases
 
-# How many samples stand side by side, and how many pixels high one may be before it is cut off
+# Number of samples in a row, and the height in pixels at which a sample is cut off
 COLUMNS: dict[Kind, int] = {"interleaved": 3, "pair": 6, "grounded": 5, "video": 2, "text": 3}
 MAX_HEIGHT: dict[Kind, int] = {"interleaved": 850, "pair": 400, "grounded": 480, "video": 360, "text": 230}
-NUM_FRAMES = 4  # of a video, from its beginning
+NUM_FRAMES = 4  # of a video: the first ones
 TITLES: dict[Kind, str] = {
     "interleaved": "Interleaved pages",
     "pair": "Image–text pairs",
@@ -44,20 +44,20 @@ def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, s
 
     Args:
         corpus: A folder with a manifest.
-        out: Where the image goes.
-        per_kind: Samples of each kind; null: one row.
-        seed: Another seed draws other samples.
+        out: Path of the sheet.
+        per_kind: Samples of each kind; None: one row.
+        seed: Seed of the draw.
 
     Returns:
-        How many samples are on it.
+        Number of samples on the sheet.
 
     Raises:
-        UserError: If there is no corpus, a tar of it cannot be read, or `out` names another format.
+        UserError: If there is no corpus, one of its tars cannot be read, or `out` has another format.
     """
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
     suffix = Path(out).suffix.lower()
     if suffix not in formats:
-        raise UserError(f"{out}: a contact sheet is a .png or a .jpg")
+        raise UserError(f"{out}: a contact sheet must be a .png or a .jpg")
     manifest = load_manifest(corpus)
     samples = {kind: list(draw_samples(corpus, manifest, kind, per_kind or COLUMNS[kind], seed)) for kind in KINDS}
     sheet = contact_sheet(manifest, samples)
@@ -70,7 +70,7 @@ def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, s
 
 
 def draw_samples(corpus: str, manifest: Manifest, kind: Kind, num: int, seed: int) -> Iterator[Drawn]:
-    """Samples of a kind from its training split, where there is one, in random order and without repetition.
+    """Yield samples of a kind from its training split, if it has one, in random order without repetition.
 
     Raises:
         UserError: If a tar or its index cannot be read.
@@ -89,11 +89,11 @@ def _read(corpus: str, shard: ShardInfo, number: int) -> Drawn:
         sample = read_sample(path, int(offsets[number]), int(offsets[number + 1]))
         return read_document(sample, shard.source), sample
     except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path}, sample {number}: cannot be read: {error}. Build the corpus again") from error
+        raise UserError(f"{path}, sample {number}: cannot be read: {error}. Rebuild the corpus") from error
 
 
 def contact_sheet(manifest: Manifest, samples: dict[Kind, list[Drawn]]) -> Image.Image:
-    """The samples below each other, kind by kind, under the corpus's name; (WIDTH, as high as needed), RGB."""
+    """Return the samples below each other, kind by kind, under the corpus's name; (WIDTH, as high as needed), RGB."""
     title = Column(WIDTH - 2 * MARGIN, 200)
     title.text([(f"{manifest.name} {manifest.version}", INK)], TITLE)
     title.text([(f"{manifest.num_samples:,} samples, drawn at random from its tars", GREY)], BODY)
@@ -105,7 +105,7 @@ def contact_sheet(manifest: Manifest, samples: dict[Kind, list[Drawn]]) -> Image
 
 
 def _heading(manifest: Manifest, kind: Kind) -> Image.Image:
-    """The name of a kind between rules, and how many samples its sources have in each split."""
+    """Return the name of a kind between rules, and the number of samples per source and split."""
     column = Column(WIDTH - 2 * MARGIN, 200)
     column.rule()
     counts = []
@@ -118,7 +118,7 @@ def _heading(manifest: Manifest, kind: Kind) -> Image.Image:
 
 
 def _rows(kind: Kind, samples: Sequence[Drawn]) -> Iterator[Image.Image]:
-    """Samples side by side, as many as the kind has columns."""
+    """Yield rows of samples, with as many columns as the kind has."""
     columns = COLUMNS[kind]
     width = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     for start in range(0, len(samples), columns):
@@ -130,7 +130,7 @@ def _rows(kind: Kind, samples: Sequence[Drawn]) -> Iterator[Image.Image]:
 
 
 def _in_order(document: Document, sample: TarSample, width: int, height: int) -> Image.Image:
-    """Texts and images as they follow each other, with boxes and phrases where there are some."""
+    """Return texts and images in order, with boxes and phrases if there are any."""
     column = Column(width, height)
     is_pair = document.kind in ("pair", "grounded")
     for segment in document.segments:
@@ -147,7 +147,7 @@ def _in_order(document: Document, sample: TarSample, width: int, height: int) ->
 
 
 def _film(document: Document, sample: TarSample, width: int, height: int) -> Image.Image:
-    """Frames from left to right, each over its time and what is said until the next one."""
+    """Return frames from left to right, each above its time and the text until the next one."""
     cells: list[Column] = []
     cell_width = (width - NUM_FRAMES * GAP // 2) // NUM_FRAMES
     for segment in document.segments:
@@ -159,7 +159,7 @@ def _film(document: Document, sample: TarSample, width: int, height: int) -> Ima
             cells[-1].image(ImageOps.contain(image, (cell_width, cell_width), Image.Resampling.LANCZOS))
             cells[-1].text([(_clock(segment.t0), GREY)], SMALL)
         elif segment.text is not None:
-            if not cells:  # said before the first frame
+            if not cells:  # text before the first frame
                 cells.append(Column(cell_width, height))
             times = f"{_clock(segment.t0)}–{_clock(segment.t1)} " if segment.t0 is not None else ""
             cells[-1].text([(times, GREY), (segment.text, INK)], SMALL + 2)
@@ -178,7 +178,7 @@ def _clock(seconds: float | None) -> str:
 
 def _image(document: Document, sample: TarSample, media: int) -> Image.Image:
     part = document.media[media].part
-    assert part is not None, "a packed sample names the members of its media"
+    assert part is not None, "a packed sample must name the members of its media"
     return Image.open(io.BytesIO(sample.parts[part])).convert("RGB")
 
 
@@ -191,7 +191,7 @@ def _with_boxes(image: Image.Image, boxes: Iterable[tuple[float, float, float, f
 
 
 def _coloured(text: str, spans: Iterable[tuple[int, int]], colour: str) -> list[Run]:
-    """Text in runs of one colour: the spans in the colours of their boxes, what is between them in `colour`."""
+    """Return text in runs of one colour: spans in the colours of their boxes, the rest in `colour`."""
     colours = [colour] * len(text)
     for (start, end), of_box in zip(spans, _colours(), strict=False):
         colours[start:end] = [of_box] * (end - start)

@@ -1,4 +1,4 @@
-"""`drops/<source>-00000.parquet`: one row for every candidate that did not become a sample, and why."""
+"""`drops/<source>-00000.parquet`: one row for every candidate that did not become a sample, with the reason."""
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -16,16 +16,16 @@ _ROWS_PER_GROUP = 65_536
 
 
 def write_drops(corpus: str, source: str, drops: Iterable[Drop], rows_per_file: int = ROWS_PER_FILE) -> list[str]:
-    """Write a source's drops in the order given; files of an earlier build with more of them are removed.
+    """Write a source's drops in the given order, and remove surplus files of an earlier build.
 
     Args:
         corpus: The corpus's folder.
-        source: A source's or a crawl's name; every drop is of it.
+        source: Name of the source or crawl of all drops.
         drops: May be larger than memory.
-        rows_per_file: A new file begins after so many rows.
+        rows_per_file: Rows after which a new file begins.
 
     Returns:
-        The paths written; none where there are no drops.
+        The paths written; none if there are no drops.
     """
     written: list[str] = []
     rows = iter(drops)

@@ -1,6 +1,7 @@
-"""Samples of tars that others wrote, as documents: img2dataset's, Energon's, plain WebDataset pairs and texts.
+"""Documents from samples in foreign tars: img2dataset's, Energon's, plain WebDataset pairs and texts.
 
-Only what is in the sample is said of it: sizes that no JSON tells are null, permission is not known and not denied.
+Nothing is inferred beyond the sample: sizes that its JSON does not state are None, permission is neither known nor
+denied.
 """
 
 import json
@@ -19,22 +20,22 @@ MIME_TYPES = {
     "tif": "image/tiff",
     "tiff": "image/tiff",
 }
-"""Images by the last component of their part's name, in lower case."""
+"""MIME types of images by the last component of their part's name, in lower case."""
 
 TEXT_PARTS = ("txt", "text", "caption", "transcript")
 _CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
 
 
 def read_document(sample: TarSample, source: str) -> Document:
-    """The document in a tar's sample, ours or another's.
+    """Return the document in a tar's sample, ours or foreign.
 
-    A JSON of schema `seq/1` is taken at its word. Otherwise one image with a caption (a text part, or a key of the
-    JSON) is a pair; parallel lists `images` and `texts` that name parts, as Energon has them, are interleaved; text
-    alone is text.
+    A JSON of schema `seq/1` is used as it is. Otherwise one image with a caption (a text part, or a key of the JSON) is
+    a pair; parallel lists `images` and `texts` that name parts, as in Energon, are interleaved; text alone is text.
+
 
     Args:
         sample: With all its parts.
-        source: What its `source.dataset` becomes where the sample says nothing.
+        source: Default of `source.dataset`.
 
     Raises:
         ValueError: If it is none of these, or its JSON or text is damaged.
@@ -72,7 +73,7 @@ def _content(sample: TarSample, record: dict[str, Any]) -> tuple[Kind, list[Segm
         return "pair", [Segment("image", media=0, role="content"), Segment("text", text, role="caption")], [media]
     if not image_parts and text is not None:
         return "text", [Segment("text", text)], []
-    raise ValueError(f"parts {', '.join(sample.parts)}: neither an image with its caption nor a text")
+    raise ValueError(f"parts {', '.join(sample.parts)}: neither an image with a caption nor a text")
 
 
 def _parallel_lists(sample: TarSample, images: list[Any], texts: list[Any]) -> tuple[Kind, list[Segment], list[Media]]:
@@ -82,7 +83,7 @@ def _parallel_lists(sample: TarSample, images: list[Any], texts: list[Any]) -> t
         if isinstance(image, str):
             part = image if image in sample.parts else image.removeprefix(f"{sample.key}.")
             if part not in sample.parts:
-                raise ValueError(f"its list of images names {image!r}, which is no part of it")
+                raise ValueError(f"its list of images names {image!r}, which is not among its parts")
             segments.append(Segment("image", media=len(media), role="content"))
             media.append(_media(sample, part, {}))
         if isinstance(text, str) and text.strip():
@@ -108,13 +109,13 @@ def _media(sample: TarSample, part: str, record: dict[str, Any]) -> Media:
 
 
 def _caption(sample: TarSample, record: dict[str, Any]) -> str | None:
-    """The text beside an image, or alone: from a part, else from the JSON; null where there is none but spaces."""
+    """Return the text of a sample: from a part, else from the JSON; None if there is none but spaces."""
     found = next((sample.parts[part] for part in TEXT_PARTS if part in sample.parts), None)
     if found is not None:
         try:
             text = found.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"its text is no UTF-8: {error}") from error
+            raise ValueError(f"its text is not UTF-8: {error}") from error
     else:
         text = next((record[k] for k in _CAPTION_KEYS if isinstance(record.get(k), str)), "")
     return text.strip() or None

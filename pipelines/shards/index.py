@@ -1,7 +1,7 @@
-"""`python -m pipelines index`: an index, sidecars and a manifest for tars that others wrote. The tars stay as they are.
+"""`python -m pipelines index`: an index, sidecars and a manifest for foreign tars, which are not modified.
 
-Layouts that are understood: img2dataset's output, folders that Energon prepared, and any WebDataset tars of pairs,
-texts or seq/1 samples. A tar's source is the first folder below the corpus, its split what its path says.
+Supported layouts: img2dataset's output, folders that Energon prepared, and any WebDataset tars of pairs, texts or
+seq/1 samples. A tar's source is the first folder below the corpus; its split follows from its path.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.zstd",
 
 SIDECAR_SUFFIX = ".sidecar.parquet"
 
-# Why a sample of a foreign tar may not be used; a second reason says it in words
+# Reasons why a sample of a foreign tar may not be used; a second reason gives details
 OTHER_KIND = "other_kind"
 UNREADABLE = "unreadable"
 EXCLUDED = "excluded_by_energon"
@@ -58,7 +58,7 @@ _SPLIT_WORDS: dict[str, Split] = {
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What `index_corpus` made, and what its user should know, a line each."""
+    """Result of `index_corpus`, with notes for the user, one line each."""
 
     manifest: Manifest
     notes: tuple[str, ...]
@@ -66,7 +66,7 @@ class Indexed:
 
 @dataclass(slots=True)
 class _Source:
-    """What is known of a source while its tars are read."""
+    """State of a source while its tars are read."""
 
     kind: Kind | None = None
     key_hashes: list[np.ndarray[Any, Any]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Source:
 
 @dataclass(slots=True)
 class _Prepared:
-    """What Energon's `split.yaml` files say: the split of each tar, and what they exclude (tars, `<tar>/<key>`)."""
+    """Contents of Energon's `split.yaml` files: the split of each tar, and the exclusions (tars, `<tar>/<key>`)."""
 
     splits: dict[str, Split] = field(default_factory=dict)
     excluded: set[str] = field(default_factory=set)
@@ -85,23 +85,23 @@ class _Prepared:
 def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed:
     """Give every uncompressed tar below a folder its `.tar.idx` and sidecar, and the folder its `manifest.json`.
 
-    Each tar is read once, from end to end. A sample that cannot be used (not of its source's kind, damaged, excluded
-    by Energon's `split.yaml`) stays in the index, since readers find samples by number, with `allowed` false and the
-    reason in the sidecar. The kind of a source is that of most samples in its first tar.
+    Each tar is read once, from start to end. An unusable sample (not of its source's kind, damaged, excluded by
+    Energon's `split.yaml`) stays in the index, since readers find samples by number; in the sidecar it has `allowed`
+    false and the reason. The kind of a source is the most frequent one in its first tar.
 
     Args:
         corpus: The folder.
-        tools: Versions to note in the manifest.
+        tools: Versions to record in the manifest.
 
     Raises:
-        UserError: If there are no tars, one is broken, a key comes twice in a source, a source holds nothing that we
-            read, or the corpus was built by ourselves.
+        UserError: If there are no tars, one is damaged, a key is repeated within a source, a source contains nothing
+            readable, or the corpus was built by this project.
     """
     corpus = corpus.rstrip("/") or "/"
     if storage.exists(storage.join(corpus, FILE_NAME)) and load_manifest(corpus).spec_sha256 is not None:
-        raise UserError(f"{corpus}: was built from a spec and is indexed already; `index` is for tars of others")
+        raise UserError(f"{corpus}: was built from a spec and is already indexed; `index` is for foreign tars")
     files = [p for p in storage.list_files(corpus) if not p.startswith(work_folder(corpus) + "/")]
-    notes = [f"{p}: left out: compressed, so nothing in it has an offset. Unpack it" for p in files if _is_packed(p)]
+    notes = [f"{p}: skipped: compressed, so its members have no offsets. Unpack it" for p in files if _is_packed(p)]
     prepared = _read_energon(files)
     sources: dict[str, _Source] = {}
     shards = []
@@ -110,18 +110,18 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
             continue
         name = path[len(corpus) + 1 :]
         if path in prepared.excluded:
-            notes.append(f"{path}: left out: Energon's split.yaml excludes it")
+            notes.append(f"{path}: skipped: Energon's split.yaml excludes it")
             continue
         source = _source_of(corpus, name)
         split = prepared.splits.get(path) or _split_of(name)
         state = sources.setdefault(source, _Source())
         shard = _index_tar(path, name, source, split, state, prepared.excluded)
         if shard is None:
-            notes.append(f"{path}: left out: no samples in it")
+            notes.append(f"{path}: skipped: no samples in it")
         else:
             shards.append(shard)
     if not shards:
-        raise UserError("; ".join([f"{corpus}: no tar with samples below it", *notes[:1]]))
+        raise UserError("; ".join([f"{corpus}: no tar with samples in this folder", *notes[:1]]))
     names = sorted({shard.source for shard in shards})
     for name in names:
         _refuse_repeated_keys(corpus, sources[name], [s for s in shards if s.source == name])
@@ -144,7 +144,7 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
 
 
 def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, excluded: set[str]) -> ShardInfo | None:
-    """Read a tar, write its index and sidecar; null where it holds no samples."""
+    """Read a tar, write its index and sidecar; returns None if it contains no samples."""
     rows: list[dict[str, Any]] = []
     end = 0
     with storage.open_read(path) as file:
@@ -154,16 +154,14 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
                 rows.append(sidecar_row(_document(sample, source, f"{path}/{sample.key}" in excluded), sample))
                 end = sample.end
         except ValueError as error:
-            raise UserError(f"{error}. Get that tar again, or move it elsewhere") from error
+            raise UserError(f"{error}. Download that tar again, or move it elsewhere") from error
         sha256, num_bytes = reader.finish()
     if not rows:
         return None
     kinds = Counter(row["kind"] for row in rows if row["allowed"])
     if state.kind is None:
         if not kinds:
-            raise UserError(
-                f"{path}: nothing that we read: the first sample, {rows[0]['key']}: {rows[0]['reasons'][-1]}"
-            )
+            raise UserError(f"{path}: no readable sample: the first one, {rows[0]['key']}: {rows[0]['reasons'][-1]}")
         state.kind = kinds.most_common(1)[0][0]
     for row in rows:
         if row["allowed"] and row["kind"] != state.kind:
@@ -174,14 +172,14 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
         row["kind"] = state.kind
     state.key_hashes.append(np.array([stable_hash(row["key"]) for row in rows], np.uint64))
     write_index(path, [*(row["byte_offset"] for row in rows), end])
-    # img2dataset's own table of the shard has the name that our sidecars have
+    # img2dataset's own table of the shard has the name that our sidecar would have
     write_sidecar(path.removesuffix(".tar") + SIDECAR_SUFFIX, rows)
     sidecar = name.removesuffix(".tar") + SIDECAR_SUFFIX
     return ShardInfo(name, source, state.kind, split, sha256, num_bytes, len(rows), sidecar)
 
 
 def _document(sample: TarSample, source: str, is_excluded: bool) -> Document:
-    """The document of a sample; an empty one that says why where there is none."""
+    """Return the document of a sample; if it has none, an empty one that gives the reason."""
     try:
         document = read_document(sample, source)
     except ValueError as error:
@@ -197,7 +195,7 @@ def _document(sample: TarSample, source: str, is_excluded: bool) -> Document:
 
 
 class _ForwardReader:
-    """Reads ranges of a file at rising offsets and hashes every byte on its way."""
+    """Reader of a file's ranges at increasing offsets, which hashes every byte on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -205,14 +203,14 @@ class _ForwardReader:
         self._at = 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes at an offset no smaller than where the last read ended."""
+        """Return bytes at an offset not before the end of the last read."""
         assert offset >= self._at, "the tar is read in one pass"
         while self._at < offset and self._take(min(offset - self._at, _CHUNK)):
             pass
         return self._take(length)
 
     def finish(self) -> tuple[str, int]:
-        """sha256 and size of the whole file."""
+        """Return sha256 and size of the whole file."""
         while self._take(_CHUNK):
             pass
         return self._digest.hexdigest(), self._at
@@ -237,20 +235,20 @@ def _folder_name(corpus: str) -> str:
 
 
 def _source_of(corpus: str, name: str) -> str:
-    """The first folder below the corpus that is no split; the corpus's own name where there is none."""
+    """Return the first folder below the corpus that is no split; the corpus's own name if there is none."""
     folders = (f for f in name.split("/")[:-1] if f.lower() not in _SPLIT_WORDS)
     return next(folders, _folder_name(corpus))
 
 
 def _split_of(name: str) -> Split:
-    """The split that a path names: a folder, else a word of the file's name; `train` where it names none."""
+    """Return the split that a path names: a folder, else a word in the file's name; else `train`."""
     *folders, file = name.lower().split("/")
     words = [*reversed(folders), *re.split(r"[^a-z]+", file)]
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), "train")
 
 
 def _read_energon(files: Sequence[str]) -> _Prepared:
-    """What the `.nv-meta/split.yaml` files among these say."""
+    """Read the `.nv-meta/split.yaml` files among these."""
     prepared = _Prepared()
     for path in files:
         if not path.endswith("/.nv-meta/split.yaml"):
@@ -264,7 +262,7 @@ def _read_energon(files: Sequence[str]) -> _Prepared:
             for pattern in tree.get("exclude") or ():
                 prepared.excluded.update(storage.join(folder, name) for name in braceexpand(pattern))
         except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not as Energon writes it: {error!r}. Mend it or remove .nv-meta") from error
+            raise UserError(f"{path}: not in Energon's format: {error!r}. Repair it or remove .nv-meta") from error
     return prepared
 
 
@@ -272,7 +270,7 @@ def _read_energon(files: Sequence[str]) -> _Prepared:
 
 
 def _refuse_repeated_keys(corpus: str, state: _Source, shards: Sequence[ShardInfo]) -> None:
-    """Keys name samples, in the record of what was trained on and in Energon, so a source has each one once."""
+    """Check that keys are unique in a source: they name samples in the trainer's records and in Energon."""
     hashes, counts = np.unique(np.concatenate(state.key_hashes), return_counts=True)
     repeated = set(hashes[counts > 1].tolist())
     if not repeated:
@@ -282,17 +280,17 @@ def _refuse_repeated_keys(corpus: str, state: _Source, shards: Sequence[ShardInf
         for row in read_sidecar(storage.join(corpus, shard.sidecar), ("key",)):
             key = row["key"]
             if key in seen:
-                more = f" ({len(repeated) - 1} more keys come twice)" if len(repeated) > 1 else ""
+                more = f" ({len(repeated) - 1} more keys are repeated)" if len(repeated) > 1 else ""
                 raise UserError(
-                    f"{storage.join(corpus, shard.path)}: key {key} is in {seen[key]} already{more}. Keys must be "
-                    "unique in a source: put tars of different runs into folders of their own, one source each"
+                    f"{storage.join(corpus, shard.path)}: key {key} is already in {seen[key]}{more}. Keys must be "
+                    "unique in a source: put tars of different runs into separate folders, one source each"
                 )
             if stable_hash(key) in repeated:
                 seen[key] = shard.path
 
 
 def _keys_in_two_sources(sources: Mapping[str, _Source]) -> list[str]:
-    """A note where sources share keys: (source, key) still names one sample, the key alone does not."""
+    """Return a note if sources share keys: (source, key) still identifies a sample, the key alone does not."""
     found = np.concatenate([np.unique(np.concatenate(s.key_hashes)) for s in sources.values()])
     num_shared = len(found) - len(np.unique(found))
     return [f"{num_shared} keys are in several sources: name samples by source and key"] if num_shared else []

@@ -1,7 +1,7 @@
-"""The manifest: what a corpus consists of, shard by shard, and how many candidates became its samples.
+"""The manifest: the shards of a corpus, and how many candidates became its samples.
 
-`manifest.json` is written last: where it lies, the corpus is complete. Its fingerprint names the tars' bytes, and
-with them everything that training draws from them.
+`manifest.json` is written last: if it exists, the corpus is complete. Its fingerprint identifies the tars' bytes, and
+with them everything that training reads.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ FILE_NAME = "manifest.json"
 class ShardInfo:
     """A finished tar. `path` is relative to the manifest, `bytes` and `sha256` are of the whole file.
 
-    `sidecar_file` is named only where it is not the tar's name with `.parquet`: beside img2dataset's own tables.
+    `sidecar_file` is set only if it is not the tar's name with `.parquet`: next to img2dataset's own tables.
     """
 
     path: str
@@ -41,17 +41,16 @@ class ShardInfo:
 
     @property
     def sidecar(self) -> str:
-        """Where the sidecar lies, relative to the manifest."""
+        """Path of the sidecar, relative to the manifest."""
         return self.sidecar_file or sidecar_path(self.path)
 
     def to_record(self) -> dict[str, Any]:
-        """The shard as it stands in the manifest."""
         return {name: value for name, value in asdict(self).items() if name != "sidecar_file" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of the corpus: its name, its one kind, and the splits that it has, in the order train, val, test."""
+    """A source of the corpus: its name, its one kind, and its splits in the order train, val, test."""
 
     name: str
     kind: Kind
@@ -60,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `manifest.json` says. Foreign tars have no spec, so `spec_sha256` is null."""
+    """Contents of `manifest.json`. Foreign tars have no spec, so `spec_sha256` is None."""
 
     name: str
     version: str
@@ -72,12 +71,12 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the lines `<path> <sha256>` of all shards in order."""
+        """Hash (sha256) of the lines `<path> <sha256>` of all shards in order."""
         return hashlib.sha256("".join(f"{s.path} {s.sha256}\n" for s in self.shards).encode()).hexdigest()
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources that have shards, in the order of `source_names`, then of the shards."""
+        """Sources that have shards, in the order of `source_names`, then of the shards."""
         kinds = {s.source: s.kind for s in self.shards}
         order = [n for n in self.source_names if n in kinds]
         order += [n for n in kinds if n not in order]
@@ -86,15 +85,14 @@ class Manifest:
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
         return sum(s.samples for s in self.shards)
 
     def shards_of(self, source: str, split: Split | None = None) -> tuple[ShardInfo, ...]:
-        """The shards of a source, or of one of its splits, in order."""
+        """Return the shards of a source, or of one of its splits, in order."""
         return tuple(s for s in self.shards if s.source == source and split in (None, s.split))
 
     def to_json(self) -> str:
-        """The manifest file: equal manifests are equal bytes."""
+        """Return the content of the manifest file: equal manifests are equal bytes."""
         record = {
             "schema": SCHEMA,
             "name": self.name,
@@ -110,10 +108,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
-        """The manifest that `to_json` wrote.
+        """Parse the content of a manifest file.
 
         Raises:
-            ValueError: If it is not valid JSON, of another schema, lacks a key, or its fingerprint is not its shards'.
+            ValueError: If it is not valid JSON, of another schema, lacks a key, or has the fingerprint of other shards.
         """
         record = json.loads(text)
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
@@ -134,28 +132,28 @@ class Manifest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"a key is missing or unknown: {error}") from error
         if record.get("fingerprint") != manifest.fingerprint:
-            raise ValueError("its fingerprint is not that of its shards")
+            raise ValueError("its fingerprint does not fit its shards")
         return manifest
 
 
 def shard_path(source: str, split: Split, number: int) -> str:
-    """A shard's path relative to the manifest."""
+    """Return a shard's path relative to the manifest."""
     return f"{source}/{split}/{source}-{number:06d}.tar"
 
 
 def sidecar_path(path: str) -> str:
-    """Where the sidecar of a tar of ours lies; `ShardInfo.sidecar` knows those of others, too."""
+    """Return the sidecar's path of a tar of ours; `ShardInfo.sidecar` also knows those of foreign tars."""
     return path.removesuffix(".tar") + ".parquet"
 
 
 def sort_shards(shards: Iterable[ShardInfo], sources: Sequence[str]) -> tuple[ShardInfo, ...]:
-    """Shards in the manifest's order: by source as given, by split train, val, test, by path."""
+    """Sort shards in the manifest's order: by source as given, by split train, val, test, by path."""
     place = {name: i for i, name in enumerate(sources)}
     return tuple(sorted(shards, key=lambda s: (place[s.source], SPLITS.index(s.split), s.path)))
 
 
 def samples_per_source(shards: Iterable[ShardInfo]) -> dict[str, int]:
-    """How many samples the shards of each source hold."""
+    """Return the number of samples in the shards of each source."""
     counted: Counter[str] = Counter()
     for shard in shards:
         counted[shard.source] += shard.samples
@@ -163,30 +161,30 @@ def samples_per_source(shards: Iterable[ShardInfo]) -> dict[str, int]:
 
 
 def write_manifest(corpus: str, manifest: Manifest) -> None:
-    """Write `manifest.json`: the last thing that a build writes."""
+    """Write `manifest.json`, the last file of a build."""
     storage.write_bytes(storage.join(corpus, FILE_NAME), manifest.to_json().encode())
 
 
 def load_manifest(corpus: str) -> Manifest:
-    """The manifest of a corpus.
+    """Read the manifest of a corpus.
 
     Raises:
-        UserError: If there is none, or it cannot be used.
+        UserError: If there is none, or it is not valid.
     """
     path = storage.join(corpus, FILE_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{path}: is missing: no finished corpus here. `make corpus` builds one; "
-            f"`python -m pipelines index --corpus {corpus}` makes one of foreign tars"
+            f"{path}: missing: no finished corpus here. `make corpus` builds one; "
+            f"`python -m pipelines index --corpus {corpus}` makes one from foreign tars"
         )
     try:
         return Manifest.from_json(storage.read_bytes(path))
     except ValueError as error:
-        raise UserError(f"{path}: no manifest that can be used: {error}") from error
+        raise UserError(f"{path}: not a valid manifest: {error}") from error
 
 
 def verify(corpus: str, *, hashes: bool = False) -> list[str]:
-    """What on disk does not fit the manifest, a line each: sizes, indexes, sidecars and, if asked, every byte.
+    """Return the differences between disk and manifest, one line each: sizes, indexes, sidecars, optionally all bytes.
 
     Raises:
         UserError: If there is no manifest.
@@ -201,7 +199,7 @@ def verify(corpus: str, *, hashes: bool = False) -> list[str]:
 def _shard_faults(corpus: str, shard: ShardInfo, hashes: bool) -> list[str]:
     path = storage.join(corpus, shard.path)
     if not storage.exists(path):
-        return ["is missing"]
+        return ["missing"]
     if (found := storage.size(path)) != shard.bytes:
         return [f"{found} bytes, the manifest says {shard.bytes}: one of them is from another build"]
     faults = []
@@ -228,7 +226,7 @@ def _shard_faults(corpus: str, shard: ShardInfo, hashes: bool) -> list[str]:
 
 
 def hash_file(path: str) -> str:
-    """sha256 of a file in hex."""
+    """Return the sha256 of a file in hex."""
     digest = hashlib.sha256()
     with storage.open_read(path) as file:
         while chunk := file.read(1 << 20):

@@ -1,7 +1,7 @@
 """Indexes for other readers of the same tars: Megatron-Energon's `.nv-meta` and wids' JSON, made from the sidecars.
 
-Both hold a source's relative paths only, so a folder may be moved or published as it stands. Energon's tables are
-those that its own `energon prepare` makes; a test compares them row by row.
+Both contain only a source's relative paths, so that a folder may be moved or published unchanged. Energon's tables
+equal those of its own `energon prepare`; a test compares them row by row.
 """
 
 import json
@@ -19,7 +19,7 @@ from pipelines.document import SPLITS, Kind
 from pipelines.shards.manifest import Manifest, ShardInfo
 from pipelines.shards.sidecar import read_sidecar
 
-ENERGON_VERSION = "7.4.1"  # whose layout this is
+ENERGON_VERSION = "7.4.1"  # the version with this layout
 
 _CRUDE = {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
 _DATASETS: dict[Kind, dict[str, Any]] = {
@@ -55,9 +55,9 @@ def write_reader_indexes(corpus: str, manifest: Manifest, exclude: Sequence[str]
     """Write Energon's and wids' indexes of every source of a manifest.
 
     Args:
-        corpus: Where the shards and their sidecars lie.
+        corpus: Folder of the shards and their sidecars.
         manifest: All shards; it need not be written yet.
-        exclude: Shards (`<path>`) or samples (`<path>/<key>`) that Energon must leave out, by paths of the manifest.
+        exclude: Shards (`<path>`) or samples (`<path>/<key>`) that Energon must skip, by paths of the manifest.
     """
     for source in manifest.sources:
         shards = manifest.shards_of(source.name)
@@ -79,10 +79,10 @@ def write_energon_index(
     """Write `.nv-meta` of one source; equal shards give equal files.
 
     Args:
-        corpus: Where the source's folder lies, which Energon takes as the dataset.
-        kind: Of the source.
+        corpus: Folder that contains the source's folder, which is the dataset for Energon.
+        kind: Kind of the source.
         shards: All of the source, in the manifest's order, which becomes Energon's `tar_file_id`.
-        fingerprint: Of the manifest; the index's UUID derives from it.
+        fingerprint: Fingerprint of the manifest; the index's UUID derives from it.
         exclude: As in Energon's `split.yaml`: shards or `<shard>/<key>`, relative to the source's folder.
     """
     name = shards[0].source
@@ -105,14 +105,14 @@ def write_energon_index(
 
 
 def wids_index(name: str, shards: Sequence[ShardInfo]) -> str:
-    """The JSON that wids reads, for the shards of one source's split; it lies in the source's folder."""
+    """Return the JSON that wids reads, for one split of a source; it belongs in the source's folder."""
     listed = [{"url": s.path.removeprefix(f"{s.source}/"), "nsamples": s.samples, "filesize": s.bytes} for s in shards]
     record = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
 def _database(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
-    """`index.sqlite`: where each sample and each of its parts lies."""
+    """Return `index.sqlite`: the offsets of each sample and its parts."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch, "index.sqlite")
         database = sqlite3.connect(path, isolation_level=None)

@@ -1,8 +1,8 @@
-"""The corpus's `README.md`, with the front matter by which `datasets.load_dataset(<corpus>, <source>)` just works.
+"""The corpus's `README.md`, with the front matter that `datasets.load_dataset(<corpus>, <source>)` needs.
 
-Without it Hugging Face `datasets` guesses columns from the first five samples, and fails where samples have different
-numbers of images, or silently drops a key that those five lack. So every source's columns are spelled out here,
-derived from the types of the record.
+Without it Hugging Face `datasets` guesses columns from the first five samples, and fails if samples have different
+numbers of images, or silently drops a key that those five lack. So every source's columns are listed here, derived
+from the types of the record.
 """
 
 import types
@@ -20,7 +20,7 @@ from pipelines.shards.sidecar import read_sidecar
 _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _IMAGES = ("jpg", "png", "webp")
 
-# What finish_document adds at the root of the JSON
+# Keys that finish_document adds at the root of the JSON
 _PAIR_EXTRAS: dict[str, Any] = {
     **dict.fromkeys(("url", "caption", "status", "error_message", "exif", "sha256"), str),
     **dict.fromkeys(("width", "height", "original_width", "original_height"), int),
@@ -29,10 +29,10 @@ _GROUNDED_EXTRAS: dict[str, Any] = {"noun_chunks": list[list[float]], "ref_exps"
 
 
 def feature_list(kind: Kind, parts: Iterable[str]) -> list[dict[str, Any]]:
-    """The columns of a source, as the card's `dataset_info.features` spells them.
+    """Return the columns of a source, in the form of the card's `dataset_info.features`.
 
     Args:
-        kind: Of the source.
+        kind: Kind of the source.
         parts: All names of parts that occur in it (`json`, `jpg`, `000.webp` ...), see `part_names`.
     """
     hints = {"schema": str, **get_type_hints(Document)}
@@ -48,8 +48,8 @@ def feature_list(kind: Kind, parts: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def features(kind: Kind, parts: Iterable[str]) -> Any:
-    """The same columns as `datasets.Features`, for `load_dataset("webdataset", data_files=..., features=...)`."""
-    import datasets  # a dependency of this function's callers only
+    """Return the same columns as `datasets.Features`: the `features` of `load_dataset("webdataset", ...)`."""
+    import datasets  # needed only by callers of this function
 
     def column(spec: Any) -> Any:
         if isinstance(spec, str):
@@ -64,7 +64,7 @@ def features(kind: Kind, parts: Iterable[str]) -> Any:
 
 
 def part_names(corpus: str, shards: Sequence[ShardInfo]) -> list[str]:
-    """All names of parts that occur in these shards, sorted; from their sidecars."""
+    """Return all names of parts in these shards, sorted; from their sidecars."""
     found: set[str] = set()
     for shard in shards:
         for row in read_sidecar(storage.join(corpus, shard.sidecar), ("parts",)):
@@ -73,7 +73,7 @@ def part_names(corpus: str, shards: Sequence[ShardInfo]) -> list[str]:
 
 
 def front_matter(corpus: str, manifest: Manifest) -> dict[str, Any]:
-    """`configs` and `dataset_info` of a dataset card: one configuration a source, the first one the default."""
+    """Return `configs` and `dataset_info` of a dataset card: one configuration per source, the first is the default."""
     configs, infos = [], []
     for i, source in enumerate(manifest.sources):
         files = [{"split": split, "path": f"{source.name}/{split}/*.tar"} for split in source.splits]
@@ -84,7 +84,7 @@ def front_matter(corpus: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def corpus_readme(corpus: str, manifest: Manifest) -> str:
-    """`README.md`: the front matter, what is there, and how four libraries read it."""
+    """Return `README.md`: the front matter, the contents, and how four libraries read them."""
     lines = ["| source | kind | split | shards | samples | bytes |", "|---|---|---|---:|---:|---:|"]
     for source in manifest.sources:
         for split in source.splits:
@@ -143,7 +143,7 @@ def _struct(hints: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _column(hint: Any) -> dict[str, Any]:
-    """A Python type as a column: nullable, as every column is."""
+    """Return a Python type as a column: nullable, as every column is."""
     spec = _spec(hint)
     return {"dtype": spec} if isinstance(spec, str) else spec
 

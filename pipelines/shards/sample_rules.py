@@ -1,4 +1,4 @@
-"""What must hold of every finished sample, beyond what its types say: checked once, where samples are packed."""
+"""Rules that every finished sample obeys beyond its types; checked once, when samples are packed."""
 
 import re
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def find_faults(document: Document) -> list[str]:
-    """What is wrong with a document that is about to be packed, a phrase each; nothing where all is well.
+    """Return the faults of a document that is about to be packed, one phrase each; empty if there are none.
 
-    Indexes in range, media in the order of their first use, times that do not go back, regions inside their text and
-    image, and what a kind asks for. A fault is a bug in a stage or an adapter, never a property of the web.
+    Indexes in range, media in the order of their first use, times that do not decrease, regions inside their text and
+    image, and the requirements of each kind. A fault is a bug in a stage or an adapter, never a property of the web.
     """
     return [*_document_faults(document), *_media_faults(document), *_time_faults(document)]
 
 
 def caption_of(document: Document) -> str:
-    """The caption of a pair or grounded sample: its caption segment, or its only text of another role.
+    """Return the caption of a pair or grounded sample: its caption segment, or its only text of another role.
 
     Raises:
         ValueError: If the document has no text.
@@ -57,13 +57,13 @@ def _segment_faults(segment: Segment, num_media: int) -> Iterator[str]:
         elif not segment.text.strip():
             yield "its text is empty"
         elif not _is_encodable(segment.text):
-            yield "its text holds a lone surrogate"
+            yield "its text contains a lone surrogate"
     elif segment.media is None or segment.text is not None:
         yield f"a segment of type {segment.type} has `media` and no `text`"
     elif not 0 <= segment.media < num_media:
         yield f"media {segment.media} of {num_media}"
     for region in segment.regions:
-        x0, y0, x1, y1 = (float(f"{x:.6g}") for x in region.box)  # as they are written
+        x0, y0, x1, y1 = (float(f"{x:.6g}") for x in region.box)  # as written
         if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
             yield f"box {list(region.box)} is not x0 < x1, y0 < y1 within 0..1"
         if not 0 <= region.start < region.end <= len(segment.text or ""):
@@ -96,7 +96,7 @@ def _time_faults(document: Document) -> Iterator[str]:
             if segment.role in ("frame", "subtitle"):
                 yield f"segment {i}: a {segment.role} without a time"
             continue
-        now = (float(f"{segment.t0:.6g}"), segment.type == "text")  # as it is written; on a tie the frame comes first
+        now = (float(f"{segment.t0:.6g}"), segment.type == "text")  # as written; on a tie the frame comes first
         if now < clock:
             yield f"segment {i}: {segment.t0} s after {clock[0]} s"
         clock = now

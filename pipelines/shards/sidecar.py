@@ -1,4 +1,4 @@
-"""The sidecar of a tar: one row a sample in tar order, so that statistics, takedown and indexes never open tars."""
+"""The sidecar of a tar: one row per sample in tar order, so that statistics, takedown and indexes never open tars."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         ("release", pa.string()),
         ("record", pa.string()),
         ("file", pa.string()),
-        ("license", pa.string()),  # of the dataset or page; an image's own stands in `media`
+        ("license", pa.string()),  # of the dataset or page; an image's own is in `media`
         ("dedup_group", pa.string()),
         ("policy", pa.string()),
         ("allowed", pa.bool_()),
@@ -65,7 +65,7 @@ SCHEMA = pa.schema(
 
 
 def sidecar_row(document: Document, sample: TarSample) -> dict[str, Any]:
-    """The row of a sample, from its document and its place in the tar."""
+    """Return the row of a sample, from its document and its position in the tar."""
     source, build, decision = document.source, document.build, document.decision
     urls = [source.page_url or source.canonical_url, *(m.url for m in document.media)]
     return {
@@ -100,7 +100,7 @@ def sidecar_row(document: Document, sample: TarSample) -> dict[str, Any]:
 
 
 def write_sidecar(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as `sidecar_row` gives them, in tar order, whole; equal rows give equal bytes."""
+    """Write rows of `sidecar_row`, in tar order, atomically; equal rows give equal bytes."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     with storage.write_whole(path) as file:
         pq.write_table(
@@ -109,18 +109,18 @@ def write_sidecar(path: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_sidecar(path: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a sidecar, or some of their columns, in tar order."""
+    """Yield the rows of a sidecar, or some of their columns, in tar order."""
     with storage.open_read(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(_ROW_GROUP, columns=None if columns is None else list(columns)):
             yield from batch.to_pylist()
 
 
 def _domain(url: str | None) -> str | None:
-    from pipelines.web.urls import registered_domain  # needs the public-suffix list; who only reads sidecars does not
+    from pipelines.web.urls import registered_domain  # needs the public-suffix list; reading sidecars does not
 
     if url is None or not url.startswith(("http://", "https://")):
         return None
     try:
         return registered_domain(url) or None
-    except ValueError:  # an address of a foreign tar may be anything
+    except ValueError:  # the URL in a foreign tar may be anything
         return None

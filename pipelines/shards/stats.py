@@ -1,4 +1,4 @@
-"""`stats.json`: what a corpus holds, counted from its sidecars alone."""
+"""`stats.json`: counts of a corpus's contents, from its sidecars alone."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,22 +15,22 @@ from pipelines.shards.sidecar import read_sidecar
 SCHEMA = "dromaius-stats/1"
 NUM_DOMAINS = 100
 SIDES = (64, 128, 224, 256, 384, 448, 512, 768, 1024, 2048)
-"""Where the classes of an image's shorter side begin, pixels; 224 and 448 are Emu's and Emu2's input."""
+"""Lower bounds of the classes of an image's shorter side, pixels; 224 and 448 are Emu's and Emu2's input."""
 
 _SUMS = ("num_media", "num_text_chars", "num_segments", "num_synthetic_segments", "num_regions", "pii_hits", "bytes")
 _COLUMNS = (*_SUMS, "kind", "lang", "domain", "dedup_group", "allowed", "license", "media")
 
 
 def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
-    """Counts over all shards: equal sidecars give equal statistics.
+    """Count over all shards: equal sidecars give equal statistics.
 
     Samples by source, split, kind, language, registered domain and licence; images by licence, MIME type and
-    shorter side; how many images have bytes that another one has, and how many samples share a duplicate group.
-    What is not known is counted as `unknown`.
+    shorter side; the images whose bytes repeat an earlier image's, and the samples that share a duplicate group.
+    Unknown values are counted as `unknown`.
 
     Args:
         corpus: The corpus's folder.
-        shards: Of the manifest; their sidecars are read one after another.
+        shards: Shards of the manifest; their sidecars are read one after another.
     """
     sources: dict[str, dict[str, Counter[str]]] = {}
     by: dict[str, Counter[str]] = {
@@ -86,12 +86,12 @@ def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
 
 
 def _ranked(counter: Counter[str], limit: int | None = None) -> dict[str, int]:
-    """The most frequent first, equals by name."""
+    """Sort by frequency, highest first, ties by name."""
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:limit])
 
 
 def _num_repeated(found: Iterable[np.ndarray[Any, Any]]) -> int:
-    """Images that another one before them equals."""
+    """Return the number of images that equal an earlier one."""
     values = np.concatenate([np.zeros(0, np.uint64), *found])
     return len(values) - len(np.unique(values))
 

@@ -1,10 +1,10 @@
-"""Samples in a tar: members that share a key and stand together, found by an index of byte offsets.
+"""Samples in a tar: adjacent members that share a key, found by an index of byte offsets.
 
-What is written here is USTAR with nothing that varies: mode 0644, times and owners 0, padded to 10,240 bytes. The
-headers are packed by hand, which is 25 times as fast as `tarfile` and does not change with Python's version. What is
-read may be any tar: PAX and GNU long names, prefixes, folders and files without a part in between are understood.
+Written tars are USTAR with nothing that varies: mode 0644, times and owners 0, padded to 10,240 bytes. The headers are
+packed by hand, which is 25 times as fast as `tarfile` and does not change with Python's version. Any tar can be read:
+PAX and GNU long names, prefixes, and folders or other files between samples are supported.
 
-`X.tar.idx` holds unsigned 64-bit little-endian numbers: the offset of each sample's first header, then the end of
+`X.tar.idx` contains unsigned 64-bit little-endian numbers: the offset of each sample's first header, then the end of
 the last sample. It is Energon's format, byte for byte.
 """
 
@@ -23,7 +23,7 @@ from pipelines.errors import UserError
 BLOCK = 512
 RECORD = 10_240
 MAX_MEMBER_BYTES = (8 << 30) - 1  # eleven octal digits
-MAX_NAME_BYTES = 99  # wids and some others read the 100-byte field only, and want its NUL
+MAX_NAME_BYTES = 99  # wids and some others read only the 100-byte field, and need its NUL
 
 _ZEROS = bytes(BLOCK)
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
@@ -31,7 +31,7 @@ _TIME = b"00000000000\x00"
 _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 
-# webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is no sample
+# webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
@@ -39,11 +39,11 @@ _FILES = (b"0", b"\x00", b"7")
 _WITHOUT_BYTES = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
 
 Read = Callable[[int, int], bytes]
-"""Bytes from an offset and a length; fewer where the file ends."""
+"""Function from an offset and a length to bytes; fewer at the end of the file."""
 
 
 class Member(NamedTuple):
-    """A member of a tar. `offset` is of its first header, long-name headers included; `content` of its bytes."""
+    """A member of a tar. `offset` is of its first header, including long-name headers; `content` of its bytes."""
 
     name: str
     offset: int
@@ -53,13 +53,13 @@ class Member(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next header stands."""
+        """Offset of the next header."""
         return self.content + padded(self.size)
 
 
 @dataclass(slots=True)
 class TarSample:
-    """A sample's key, its byte range `offset..end`, its parts by name in their order, and where each part begins."""
+    """A sample's key, its byte range `offset..end`, its parts by name in their order, and the offset of each part."""
 
     key: str
     offset: int
@@ -69,17 +69,17 @@ class TarSample:
 
 
 def padded(size: int, unit: int = BLOCK) -> int:
-    """A size rounded up to whole blocks."""
+    """Round a size up to whole blocks."""
     return -(-size // unit) * unit
 
 
 def tar_bytes(sizes: Iterable[int]) -> int:
-    """Bytes that members of these sizes take in a tar, headers included and the end left out."""
+    """Return the bytes that members of these sizes take in a tar, with headers but without the end of the tar."""
     return sum(BLOCK + padded(size) for size in sizes)
 
 
 def member_header(name: str, size: int) -> bytes:
-    """The USTAR header of a regular file.
+    """Return the USTAR header of a regular file.
 
     Raises:
         ValueError: If the name is not ASCII or longer than 99 bytes, or the size reaches 8 GiB.
@@ -94,12 +94,12 @@ def member_header(name: str, size: int) -> bytes:
 
 
 def tar_end(size: int) -> bytes:
-    """What closes a tar of `size` bytes: two empty blocks, then zeros up to a whole record."""
+    """Return the end of a tar of `size` bytes: two empty blocks, then zeros up to a whole record."""
     return bytes(padded(size + 2 * BLOCK, RECORD) - size)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and part of a member's name, or null where the member belongs to no sample."""
+    """Return key and part of a member's name, or None if the member belongs to no sample."""
     if _META.match(name):
         return None
     match = _NAME.fullmatch(name)
@@ -110,14 +110,14 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[Member]:
-    """The members between two offsets of a tar; ends early at an empty block.
+    """Yield the members between two offsets of a tar; stops early at an empty block.
 
     Args:
-        read: Gives bytes; called with rising offsets only.
-        where: What errors begin with: the tar's path.
+        read: Returns bytes; called only with increasing offsets.
+        where: Start of error messages: the tar's path.
         start: Offset of a header.
-        end: Where the file, or the range, ends.
-        is_whole: An empty block must close it, as it closes every tar: without one the file was cut short.
+        end: End of the file, or of the range.
+        is_whole: Whether an empty block must follow, as at the end of every tar: without one the file was truncated.
 
     Raises:
         ValueError: If a header is damaged, a member reaches beyond the end, or the closing block is missing.
@@ -140,7 +140,7 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
             size = 0
         if content + size > end:
             raise ValueError(
-                f"{where}: broken tar: the member at byte {at} has {size} bytes, {end - content} are there"
+                f"{where}: broken tar: the member at byte {at} has {size} bytes, but only {end - content} follow"
             )
         at = content + padded(size)
         if kind == b"L":
@@ -160,16 +160,16 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
             yield Member(name, first, content, size, is_file and not name.endswith("/"))
             first, long_name, long_size = at, None, None
     if is_whole:
-        raise ValueError(f"{where}: broken tar: cut short at byte {end}")
+        raise ValueError(f"{where}: broken tar: truncated at byte {end}")
 
 
 def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[TarSample]:
-    """The samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
+    """Yield the samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
 
-    A sample's range reaches to the next sample, so that it includes members between them that belong to none.
+    A sample's range extends to the next sample, and so includes members in between that belong to none.
 
     Raises:
-        ValueError: As `walk_members`, or if a part comes twice in a sample.
+        ValueError: As `walk_members`, or if a sample has two parts of one name.
     """
     sample: TarSample | None = None
     last = start
@@ -185,7 +185,7 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
                 yield sample
             sample = TarSample(key, member.offset, member.end)
         if part in sample.parts:
-            raise ValueError(f"{where}, sample {key}: part {part!r} comes twice")
+            raise ValueError(f"{where}, sample {key}: part {part!r} appears twice")
         sample.parts[part] = read(member.content, member.size)
         sample.places[part] = member.content
     if sample is not None:
@@ -194,15 +194,15 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
 
 
 def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
-    """The one sample in a byte range that an index names.
+    """Parse the one sample in a byte range that an index names.
 
     Args:
         data: All bytes of the range.
-        where: What errors begin with: the tar's path.
-        offset: Where the range begins in the tar.
+        where: Start of error messages: the tar's path.
+        offset: Offset of the range in the tar.
 
     Raises:
-        ValueError: If there is not exactly one sample: the tar is damaged, or its index stale.
+        ValueError: If there is not exactly one sample: the tar is damaged or its index is stale.
     """
 
     def read(at: int, length: int) -> bytes:
@@ -218,10 +218,10 @@ def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
 
 
 def read_sample(path: str, offset: int, end: int) -> TarSample:
-    """The sample at a byte range of a tar, by one read.
+    """Read the sample at a byte range of a tar, by one read.
 
     Raises:
-        ValueError: If the tar is damaged there or ends before.
+        ValueError: If the tar is damaged there or ends earlier.
     """
     try:
         return parse_sample(storage.read_range(path, offset, end - offset), path, offset)
@@ -230,7 +230,7 @@ def read_sample(path: str, offset: int, end: int) -> TarSample:
 
 
 def read_samples(path: str) -> Iterator[TarSample]:
-    """All samples of a tar, by its index.
+    """Yield all samples of a tar, by its index.
 
     Raises:
         UserError: If the index is missing or damaged.
@@ -245,7 +245,7 @@ def read_samples(path: str) -> Iterator[TarSample]:
 
 
 def index_path(path: str) -> str:
-    """Where the index of a tar lies."""
+    """Return the path of a tar's index."""
     return path + ".idx"
 
 
@@ -255,7 +255,7 @@ def write_index(path: str, offsets: Iterable[int]) -> None:
 
 
 def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Offsets of a tar's samples and the end of the last, int64: sample i lies in `index[i]:index[i + 1]`.
+    """Return the offsets of a tar's samples and the end of the last, int64: sample i is `index[i]:index[i + 1]`.
 
     Raises:
         UserError: If there is no index, or it is damaged.
@@ -264,11 +264,11 @@ def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     try:
         data = storage.read_bytes(name)
     except FileNotFoundError as error:
-        raise UserError(f"{name}: is missing. `python -m pipelines index` gives foreign tars an index") from error
+        raise UserError(f"{name}: missing. `python -m pipelines index` makes the index of foreign tars") from error
     offsets = np.frombuffer(data[: len(data) // 8 * 8], "<u8").astype(np.int64)
     is_rising = len(offsets) >= 2 and offsets[0] >= 0 and bool((np.diff(offsets) > 0).all())
     if len(data) % 8 or not is_rising or (offsets % BLOCK).any():
-        raise UserError(f"{name}: no list of rising block offsets ({len(data)} bytes). Delete it and make it again")
+        raise UserError(f"{name}: not a list of increasing block offsets ({len(data)} bytes). Delete and rebuild it")
     return offsets
 
 
@@ -276,9 +276,9 @@ def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def _sum_is_right(head: bytes) -> bool:
-    """Whether the checksum of a header holds.
+    """Return whether the checksum of a header is right.
 
-    Adler-32 keeps 1 + the sum of the bytes modulo 65,521 in its lower half: 20 times as fast as `sum`.
+    The lower half of Adler-32 is 1 + the sum of the bytes modulo 65,521: 20 times as fast as `sum`.
     """
     try:
         said = int(head[148:156].rstrip(b" \x00") or b"0", 8)
@@ -289,7 +289,7 @@ def _sum_is_right(head: bytes) -> bool:
 
 
 def _number(digits: bytes, where: str, at: int) -> int:
-    """A size: octal digits, or GNU's base 256 where the first bit is set."""
+    """Return a size: octal digits, or GNU's base 256 if the first bit is set."""
     if digits[0] & 0x80:
         return int.from_bytes(digits[1:], "big")
     try:
@@ -304,13 +304,13 @@ def _text(name: bytes) -> str:
 
 def _short_name(head: bytes) -> str:
     name = _text(head[:100].split(b"\x00", 1)[0])
-    if head[345] and head[257:263] == b"ustar\x00":  # elsewhere these bytes are not a prefix
+    if head[345] and head[257:263] == b"ustar\x00":  # in other formats these bytes are not a prefix
         return _text(head[345:500].split(b"\x00", 1)[0]) + "/" + name
     return name
 
 
 def _pax_records(data: bytes, where: str, at: int) -> dict[str, str]:
-    """The records `<length> <key>=<value>\\n` of a PAX header."""
+    """Return the records `<length> <key>=<value>\\n` of a PAX header."""
     records, place = {}, 0
     while place < len(data) and data[place] != 0:
         digits, space, _ = data[place : place + 20].partition(b" ")

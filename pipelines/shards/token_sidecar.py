@@ -1,9 +1,9 @@
-"""Token sidecars: the text of a shard's samples as ids of one tokenizer, and all else that a sequence is made of.
+"""Token sidecars: the text of a shard's samples as ids of one tokenizer, and everything else a sequence consists of.
 
-`tokens/<tokenizer's name>/<source>/<split>/<shard>.parquet` has one row a sample, in tar order, with lists that have an
-entry a segment. So a trainer knows every length without opening a tar, and opens it for images only. The hashes of
-the tar and of the tokenizer stand in the file's own metadata: whether it is still true can be seen from itself.
-`tokenizer.json` (or `tokenizer.model`) lies beside them, and `tokens.json`, written last, says that all are there.
+`tokens/<tokenizer's name>/<source>/<split>/<shard>.parquet` has one row per sample, in tar order, with lists that have
+one entry per segment. So a trainer knows every length without opening a tar, and opens it only for images. The hashes
+of the tar and of the tokenizer are in the file's own metadata, so that a stale file is recognised by itself.
+`tokenizer.json` (or `tokenizer.model`) is next to them, and `tokens.json`, written last, shows that all are complete.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from pipelines.shards.manifest import Manifest, ShardInfo
 
 SCHEMA_NAME = "dromaius-tokens/1"
 FILE_NAME = "tokens.json"
-# Raise it when equal samples and an equal tokenizer would give other rows, by this module, by `foreign_samples` or by
-# `tokenize`, or equal texts another trained tokenizer. Sidecars are then made anew by the next `tokenize`; until then
-# the trainer reads those that lie there. What does not name a version was made by the first.
+# Increment when equal samples and an equal tokenizer would give other rows, by this module, by `foreign_samples` or by
+# `tokenize`, or equal texts another trained tokenizer. The next `tokenize` then makes the sidecars again; until then
+# the trainer reads the old ones. A file without a version was made by the first.
 VERSION = 1
-ROWS_PER_GROUP = 256  # what is decoded to read one sample's ids; four blocks of the trainer's order
+ROWS_PER_GROUP = 256  # the rows decoded to read one sample's ids; four blocks of the trainer's order
 
 TYPES = ("text", "image", "frame")
 """Segment types by their number in the column `types`."""
@@ -40,11 +40,11 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("num_tokens", pa.int64()),  # of all texts
         ("num_media", pa.int32()),
-        ("types", pa.list_(pa.int8())),  # of each segment: a place in TYPES
+        ("types", pa.list_(pa.int8())),  # of each segment: an index into TYPES
         ("roles", pa.list_(pa.string())),
-        ("counts", pa.list_(pa.int32())),  # tokens of each segment, 0 where it is no text
-        ("media", pa.list_(pa.int32())),  # which of the sample's media, -1 for texts
-        ("times", pa.list_(pa.float64())),  # seconds into the video, null where there is none
+        ("counts", pa.list_(pa.int32())),  # tokens of each segment, 0 if it is not text
+        ("media", pa.list_(pa.int32())),  # index among the sample's media, -1 for texts
+        ("times", pa.list_(pa.float64())),  # seconds into the video, null if unknown
         ("ids", pa.list_(pa.int32())),  # of all texts, one after the other
         ("regions", pa.list_(_REGION)),  # tokens `start` to `end` of a text segment, and the box that they name
     ]
@@ -52,22 +52,22 @@ SCHEMA = pa.schema(
 
 
 class TextEncoder(Protocol):
-    """What encodes text; special tokens in it are text."""
+    """Interface of text encoders; special tokens within the text are encoded as plain text."""
 
     sha256: str
 
     def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        """Ids of a text; `continued` if it goes on from another piece of the same text."""
+        """Return the ids of a text; `continued` if it continues another chunk of the same text."""
 
 
 class FastEncoder:
     """A tokenizer of the `tokenizers` library, by its JSON.
 
     Args:
-        content: Of `tokenizer.json`.
+        content: Content of `tokenizer.json`.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a tokenizer.
     """
 
     file_name = "tokenizer.json"
@@ -79,49 +79,47 @@ class FastEncoder:
         self.sha256 = hashlib.sha256(content).hexdigest()
         settings = json.loads(content)
         for token in settings.get("added_tokens", ()):
-            token["special"] = True  # so that the next line but two covers all of them
+            token["special"] = True  # so that encode_special_tokens below covers all of them
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(settings))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"no tokenizer: {error}") from error
+            raise ValueError(f"not a tokenizer: {error}") from error
         self._tokenizer.encode_special_tokens = True  # "</s>" on a page is text
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
     def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        """Ids of a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 class SentencePieceEncoder:
-    """A sentencepiece model, by its file's bytes; it sets a space before every text.
+    """A sentencepiece model, by its file's bytes; it adds a space in front of every text.
 
     Args:
-        content: Of `tokenizer.model`.
+        content: Content of `tokenizer.model`.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a sentencepiece model.
     """
 
     file_name = "tokenizer.model"
 
     def __init__(self, content: bytes) -> None:
-        from sentencepiece import SentencePieceProcessor  # only LLaMA's own file needs it
+        from sentencepiece import SentencePieceProcessor  # needed only for LLaMA's own file
 
         self.content = content
         self.sha256 = hashlib.sha256(content).hexdigest()
         try:
             self._model = SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
-            raise ValueError(f"no sentencepiece model: {error}") from error
+            raise ValueError(f"not a sentencepiece model: {error}") from error
 
     def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        """Ids of a text."""
         return list(self._model.encode(text[1:] if continued and text.startswith(" ") else text))
 
 
 def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
-    """The tokenizer in a file or a local Hugging Face folder.
+    """Load the tokenizer in a file or a local Hugging Face folder.
 
     Raises:
         UserError: If there is none.
@@ -130,8 +128,8 @@ def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
     file = next((f for f in (Path(path) / name for name in names) if f.is_file()), Path(path))
     if not file.is_file():
         raise UserError(
-            f"{path}: no tokenizer: give a tokenizer.json, a tokenizer.model or a folder with one, or train one on the "
-            "corpus with --train-bpe"
+            f"{path}: not a tokenizer: give a tokenizer.json, a tokenizer.model or a folder with one, or train one on "
+            "the corpus with --train-bpe"
         )
     try:
         return (SentencePieceEncoder if file.suffix == ".model" else FastEncoder)(file.read_bytes())
@@ -143,10 +141,10 @@ def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
 
 
 def token_row(document: Document, encoder: TextEncoder) -> dict[str, Any]:
-    """The row of a document.
+    """Return the row of a document.
 
-    A text whose phrases have boxes is encoded piece by piece, cut where phrases begin and end, so that each phrase is
-    whole tokens. A phrase that overlaps an earlier one is left as plain text.
+    A text whose phrases have boxes is encoded in chunks that begin and end with the phrases, so that each phrase is
+    whole tokens. A phrase that overlaps an earlier one is encoded as plain text.
     """
     ids: list[int] = []
     counts: list[int] = []
@@ -200,7 +198,7 @@ def _encode(segment: Segment, encoder: TextEncoder) -> tuple[list[int], list[_Ph
 
 @dataclass(frozen=True, slots=True)
 class TokensInfo:
-    """What `tokens.json` says."""
+    """Contents of `tokens.json`."""
 
     name: str
     tokenizer: str  # file name
@@ -211,22 +209,22 @@ class TokensInfo:
     version: int = 1  # of the code that made them
 
     def to_json(self) -> str:
-        """The file."""
+        """Return the content of the file."""
         return json.dumps({"schema": SCHEMA_NAME, **asdict(self)}, indent=1) + "\n"
 
 
 def tokens_folder(corpus: str, name: str) -> str:
-    """Where the sidecars of a tokenizer lie."""
+    """Return the folder of a tokenizer's sidecars."""
     return storage.join(corpus, "tokens", name)
 
 
 def token_sidecar_path(folder: str, shard: str) -> str:
-    """Where the token sidecar of a shard lies, by the shard's path in the manifest."""
+    """Return the path of a shard's token sidecar, by the shard's path in the manifest."""
     return storage.join(folder, shard.removesuffix(".tar") + ".parquet")
 
 
 def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256: str, tokenizer_sha256: str) -> None:
-    """Write the rows of a shard, whole; equal rows give equal bytes."""
+    """Write the rows of a shard atomically; equal rows give equal bytes."""
     made_from = {
         "schema": SCHEMA_NAME,
         "shard_sha256": shard_sha256,
@@ -240,7 +238,7 @@ def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256:
 
 
 def made_from(path: str) -> dict[str, str] | None:
-    """The metadata of a token sidecar, and its number of rows as `num_rows`; null where there is none."""
+    """Return the metadata of a token sidecar, and its number of rows as `num_rows`; None if there is none."""
     if not storage.exists(path):
         return None
     with storage.open_read(path) as file:
@@ -250,19 +248,19 @@ def made_from(path: str) -> dict[str, str] | None:
 
 
 def is_current(path: str, shard: ShardInfo, tokenizer_sha256: str, version: int) -> bool:
-    """Whether a shard's token sidecar lies there, made from these bytes by this tokenizer and version of the code."""
+    """Return whether a shard's token sidecar exists, made from these bytes by this tokenizer and code version."""
     found = {"version": "1"} | (made_from(path) or {})
     wanted = (SCHEMA_NAME, shard.sha256, tokenizer_sha256, str(version), str(shard.samples))
     return tuple(found.get(k) for k in ("schema", "shard_sha256", "tokenizer_sha256", "version", "num_rows")) == wanted
 
 
 def load_tokens(corpus: str, manifest: Manifest, name: str | None = None) -> TokensInfo:
-    """What the token sidecars of a corpus are, once they are known to be those of its tars.
+    """Return the token sidecars of a corpus, after checking that they are those of its tars.
 
     Args:
-        corpus: Its folder.
-        manifest: Its manifest.
-        name: The tokenizer's; null where there is only one.
+        corpus: Folder of the corpus.
+        manifest: Manifest of the corpus.
+        name: Name of the tokenizer; None if there is only one.
 
     Raises:
         UserError: If there are none, or they were made from other tars.
@@ -272,12 +270,12 @@ def load_tokens(corpus: str, manifest: Manifest, name: str | None = None) -> Tok
         paths = storage.list_files(storage.join(corpus, "tokens"), FILE_NAME)
         names = [path.split("/")[-2] for path in paths]
         if len(names) != 1:
-            have = f"those of {', '.join(names)}: name one" if names else f"none; {command} makes them"
+            have = f"those of {', '.join(names)}: choose one" if names else f"none; {command} makes them"
             raise UserError(f"{corpus}/tokens: which tokens? There are {have}")
         name = names[0]
     path = storage.join(tokens_folder(corpus, name), FILE_NAME)
     if not storage.exists(path):
-        raise UserError(f"{path}: is missing: no finished tokens of {name!r} here. {command} makes them")
+        raise UserError(f"{path}: missing: no finished tokens of {name!r} here. {command} makes them")
     try:
         record = json.loads(storage.read_bytes(path))
         if record.pop("schema") != SCHEMA_NAME:
@@ -290,12 +288,12 @@ def load_tokens(corpus: str, manifest: Manifest, name: str | None = None) -> Tok
     tokenizer = storage.join(tokens_folder(corpus, name), info.tokenizer)
     found = hashlib.sha256(storage.read_bytes(tokenizer)).hexdigest() if storage.exists(tokenizer) else "missing"
     if found != info.tokenizer_sha256:
-        raise UserError(f"{tokenizer}: not the tokenizer that these tokens were made with. Rerun {command}")
+        raise UserError(f"{tokenizer}: not the tokenizer that made these tokens. Rerun {command}")
     return info
 
 
 def read_token_rows(path: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a token sidecar, or some of their columns, in tar order."""
+    """Yield the rows of a token sidecar, or some of their columns, in tar order."""
     with storage.open_read(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=list(columns) if columns else None):
             yield from batch.to_pylist()

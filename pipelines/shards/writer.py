@@ -1,8 +1,8 @@
-"""Shards: how finished samples become a tar with its index and its sidecar, always with the same bytes.
+"""Writer of shards: finished samples become a tar with its index and sidecar, reproducibly to the byte.
 
-The format's parts: `tar_samples` (headers, the index, reading), `sidecar` (a row a sample), `document_rules` (what
-holds of every sample), `manifest` (all shards of a corpus), `reader_indexes` (for Energon and wids), `corpus_readme`
-(for Hugging Face datasets), `drops` and `corpus_stats`.
+Parts of the format: `tar_samples` (headers, the index, reading), `sidecar` (one row per sample), `sample_rules` (rules
+for every sample), `manifest` (all shards of a corpus), `reader_indexes` (for Energon and wids), `readme` (for Hugging
+Face datasets), `drops` and `stats`.
 """
 
 import hashlib
@@ -20,42 +20,41 @@ from pipelines.shards.sidecar import sidecar_row, write_sidecar
 from pipelines.shards.tar_samples import TarSample, member_header, padded, tar_bytes, tar_end, write_index
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
-"""Parts of images by their MIME type."""
+"""Part names of images by MIME type."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleParts:
-    """A sample as it goes into a tar: the finished document, and (part, bytes) in the order of the members."""
+    """A sample as packed into a tar: the finished document, and (part, bytes) in the order of the members."""
 
     document: Document
     parts: tuple[tuple[str, bytes], ...]
 
     @property
     def key(self) -> str:
-        """The sample's key."""
         return self.document.key
 
     @property
     def tar_bytes(self) -> int:
-        """Bytes that it takes in a tar."""
+        """Bytes that the sample takes in a tar."""
         return tar_bytes(len(data) for _, data in self.parts)
 
 
 def finish_document(document: Document, blobs: Sequence[bytes] = ()) -> SampleParts:
-    """Name a document's parts, fill in what depends on its bytes, and check it.
+    """Name a document's parts, fill in the fields that depend on its bytes, and check it.
 
-    A pair or grounded sample gets img2dataset's keys at the root of its JSON, so that its readers read it as their
-    own; a grounded one also GRIT's `noun_chunks` and `ref_exps`.
+    A pair or grounded sample gets img2dataset's keys at the root of its JSON, so that img2dataset's readers accept it;
+    a grounded one also gets GRIT's `noun_chunks` and `ref_exps`.
 
     Args:
         document: With sizes and MIME types of its media.
-        blobs: The bytes of its media, in order.
+        blobs: Bytes of its media, in order.
 
     Raises:
-        ValueError: If the document breaks a rule of `document_rules`, or does not fit its blobs: a bug of the caller.
+        ValueError: If the document breaks a rule of `sample_rules`, or does not fit its blobs: a bug in the caller.
     """
     if len(blobs) != len(document.media):
-        raise ValueError(f"sample {document.key}: {len(document.media)} media but the bytes of {len(blobs)}")
+        raise ValueError(f"sample {document.key}: {len(document.media)} media, but bytes of {len(blobs)}")
     if faults := find_faults(document):
         raise ValueError(f"sample {document.key}: {'; '.join(faults[:3])}")
     media = []
@@ -65,7 +64,7 @@ def finish_document(document: Document, blobs: Sequence[bytes] = ()) -> SamplePa
         if extension is None:
             raise ValueError(f"sample {document.key}: media {i} is {item.mime}, not one of {', '.join(EXTENSIONS)}")
         if item.stored_sha256 not in (None, digest):
-            raise ValueError(f"sample {document.key}: media {i} has not the sha256 that was noted when it was stored")
+            raise ValueError(f"sample {document.key}: media {i} does not have the sha256 recorded when it was stored")
         part = extension if document.kind in CAPTIONED else f"{i:03d}.{extension}"
         media.append(replace(item, part=part, bytes=len(blob), stored_sha256=digest))
     document = replace(document, media=tuple(media))
@@ -78,7 +77,7 @@ def finish_document(document: Document, blobs: Sequence[bytes] = ()) -> SamplePa
 
 
 def _pair_extras(document: Document, caption: str) -> dict[str, Any]:
-    """What img2dataset writes beside an image, and GRIT beside a grounded one."""
+    """Return the keys that img2dataset writes for an image, and GRIT for a grounded one."""
     (media,) = document.media
     extras: dict[str, Any] = {
         "url": media.url,
@@ -90,7 +89,7 @@ def _pair_extras(document: Document, caption: str) -> dict[str, Any]:
         "original_width": media.source_width,
         "original_height": media.source_height,
         "exif": "{}",
-        "sha256": media.source_sha256,  # of the bytes fetched, as img2dataset means it
+        "sha256": media.source_sha256,  # of the bytes as fetched, as in img2dataset
     }
     if document.kind == "grounded":
         chunks: dict[bool, list[list[float | None]]] = {False: [], True: []}
@@ -101,10 +100,10 @@ def _pair_extras(document: Document, caption: str) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes one tar, its index and its sidecar; as a context manager, all of them or none.
+    """Writer of one tar, its index and its sidecar; as a context manager, all of them or none.
 
-    Index and sidecar appear first and the tar last, so whoever sees the tar sees what belongs to it. After the block
-    `info` describes the shard.
+    Index and sidecar appear first and the tar last, so that an existing tar is always complete. After the block `info`
+    describes the shard.
     """
 
     def __init__(self, corpus: str, source: str, kind: Kind, split: Split, number: int) -> None:
@@ -120,12 +119,10 @@ class ShardWriter:
 
     @property
     def num_samples(self) -> int:
-        """Samples written so far."""
         return len(self._rows)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes written so far."""
         return self._size
 
     def __enter__(self) -> Self:
@@ -140,7 +137,7 @@ class ShardWriter:
         """
         key, kind = sample.key, sample.document.kind
         if key in self._rows:
-            raise ValueError(f"{self._name}, sample {key}: the key is already there")
+            raise ValueError(f"{self._name}, sample {key}: the key is already in the shard")
         if kind != self._kind:
             raise ValueError(f"{self._name}, sample {key}: a sample of kind {kind} in a shard of kind {self._kind}")
         place = TarSample(key, self._size, self._size)
@@ -162,7 +159,7 @@ class ShardWriter:
             self.info = self._finish()
 
     def _write(self, data: bytes) -> None:
-        assert self._file is not None, "a ShardWriter is used in a with block"
+        assert self._file is not None, "a ShardWriter must be used in a with block"
         self._file.write(data)
         self._digest.update(data)
         self._size += len(data)

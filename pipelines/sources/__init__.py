@@ -1,11 +1,11 @@
-"""Input formats: one module each, all giving `Candidate`s and `Drop`s of the extract stage.
+"""Input formats: one module each, which yields the `Candidate`s and `Drop`s of the extract stage.
 
 ```
-files.py        Files, what all settings have in common · Part, what is read on its own · patterns of file names
-origin.py       keys, provenance and drops of a part's rows · RowError, why a row is left out
+files.py        Files, settings common to all · Part, the unit of reading · patterns of file names
+origin.py       keys, provenance and drops of a part's rows · RowError, why a row is dropped
 lines.py        lines of plain and compressed files · items of one large JSON
 tables.py       rows of parquet, csv, tsv and JSON by column names
-captions.py     cleaning, and moving spans along
+captions.py     cleaning of captions, with the spans into them
 
 url_table.py    LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M        pair
 grit.py         GRIT                                                              grounded, pair
@@ -15,10 +15,10 @@ video_list.py   WebVid, HowTo100M, tables of videos                             
 storyboard.py   yt-dlp's storyboards and subtitles on disk                        video
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
-warc.py         pages that a crawl stored: read by the extract stage, as any crawl
+warc.py         pages that a crawl stored; the extract stage reads them like any crawl
 ```
 
-A format is its settings' tag `format`, by which `SourceSettings` tells them apart, and a row of `FORMATS`.
+A format is its settings' tag `format`, which selects the model in `SourceSettings`, and a row of `FORMATS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ SourceSettings = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a format can do: the kinds it gives, how its files are cut, how a part is read."""
+    """Abilities of a format: the kinds it yields, how its files are split, how a part is read."""
 
     kinds: tuple[Kind, ...]
     parts: Callable[[Any], list[Part]]

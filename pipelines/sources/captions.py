@@ -1,4 +1,4 @@
-"""Captions as lists hold them, cleaned, with the spans that point into them moved along."""
+"""Cleaning of the captions in lists, and of the spans that point into them."""
 
 import html
 import re
@@ -10,24 +10,24 @@ _SPACE = re.compile(r"[\u00a0\u2000-\u200a\u202f\u3000\t\r\n\f\v]")
 
 
 def clean_caption(caption: str) -> str:
-    """A caption without HTML debris, invisible characters and line breaks, in NFC.
+    """Return a caption without HTML debris, invisible characters and line breaks, in NFC.
 
-    Entities are resolved at most twice, since lists were seen escaped twice, and no further: a caption may
-    be about HTML.
+    Entities are resolved at most twice, since some lists are escaped twice, and no further: a caption may be about
+    HTML.
     """
     return _clean(caption).strip()
 
 
 def clean_spans(caption: str, spans: Iterable[tuple[int, int]]) -> tuple[str, list[tuple[int, int] | None]]:
-    """The cleaned caption, and where its spans lie then.
+    """Return the cleaned caption and the new positions of its spans.
 
     Args:
-        caption: As published, which is what the spans index.
+        caption: As published; the spans index this text.
         spans: Half-open code-point offsets, within the caption.
 
     Returns:
-        The caption, and a span for each given one: null where it cut through what cleaning joins (an entity, a
-        letter and its accent) or holds nothing visible.
+        The caption, and one span per given one: None if it cuts through what cleaning joins (an entity, a letter and
+        its accent) or contains nothing visible.
     """
     whole = _clean(caption)
     lead = len(whole) - len(whole.lstrip())

@@ -1,4 +1,4 @@
-"""Which files a source reads and how they are cut: `Files`, the settings common to every format, and `Part`."""
+"""Files of a source and how they are split: `Files`, the settings common to every format, and `Part`."""
 
 import glob
 import re
@@ -15,10 +15,10 @@ from pipelines.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of the input that is read on its own; `index` counts the parts of a source from 0.
+    """A part of the input that is read independently; `index` counts the parts of a source from 0.
 
-    `start` and `stop` are row groups of a parquet file and bytes of any other; a null `stop` is the file's end.
-    `name` is what samples call the file: it holds no folder that the pattern states in full.
+    `start` and `stop` are row groups of a parquet file and bytes of any other; `stop` None is the end of the file.
+    `name` is the file's name in samples: it contains no folder that the pattern spells out.
     """
 
     path: str
@@ -29,34 +29,34 @@ class Part:
 
 
 class Files(Settings):
-    """What the settings of every format hold."""
+    """Settings that every format has."""
 
     files: list[str] = Field(
         min_length=1,
         description="Paths or fsspec URLs, with globs and the shell's braces, such as {0..127}; relative to where the "
         "command runs.",
     )
-    dataset: str | None = Field(None, description="What samples name as their data set; the source's name if null.")
+    dataset: str | None = Field(None, description="Data set named in samples; the source's name if null.")
     release: str | None = Field(None, description="Release of the data set, kept with each sample.")
     license: str | None = Field(
-        None, description="Licence of the list, as an SPDX id; it grants nothing on the items that the list names."
+        None, description="Licence of the list, as an SPDX id; it does not cover the items that the list names."
     )
-    part_bytes: int = Field(64 << 20, gt=0, description="Plain line files are cut at line ends about so far apart.")
-    part_rows: int = Field(100_000, gt=0, description="Row groups of parquet files are joined up to so many rows.")
+    part_bytes: int = Field(64 << 20, gt=0, description="Approximate size of the parts of a plain line file.")
+    part_rows: int = Field(100_000, gt=0, description="Maximum rows of a part of several row groups (parquet).")
 
 
 def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -> list[tuple[str, str]]:
-    """The paths that the patterns name, in order, each with the name that samples give it.
+    """Return the paths that the patterns match, in order, each with its name in samples.
 
-    That name is the path below the pattern's last folder without a wildcard, so it depends neither on the machine
+    That name is the path below the pattern's last folder without a wildcard, so that it depends neither on the machine
     nor on the other files.
 
     Args:
         files: Patterns.
-        may_be_missing: Names that a range may hold although no such file was ever published.
+        may_be_missing: Names that a range may include although no such file was ever published.
 
     Raises:
-        UserError: If a pattern matches nothing, or two files would bear one name.
+        UserError: If a pattern matches nothing, or two files would have one name.
     """
     found: dict[str, str] = {}
     for pattern in (single for item in files for single in _unbraced(item)):
@@ -73,12 +73,12 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
         for path in paths:
             name = _without_scheme(path)[depth:]
             if found.setdefault(name, path) != path:
-                raise UserError(f"{path} and {found[name]} would both be called {name}: make them two sources")
+                raise UserError(f"{path} and {found[name]} would both be named {name}: use two sources")
     return [(path, name) for name, path in found.items()]
 
 
 def whole_files(settings: Files) -> list[Part]:
-    """A part a file, for formats that cannot be cut."""
+    """Return one part per file, for formats that cannot be split."""
     return [Part(path, name, index=i) for i, (path, name) in enumerate(expand(settings.files))]
 
 
@@ -97,4 +97,4 @@ def _unbraced(pattern: str) -> Iterable[str]:
     try:
         return braceexpand(pattern)
     except ValueError as error:
-        raise UserError(rf"{pattern}: a brace without its partner; write \{{ for one that is part of a name") from error
+        raise UserError(rf"{pattern}: unmatched brace; write \{{ for a literal one") from error

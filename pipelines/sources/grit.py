@@ -1,7 +1,7 @@
 """GRIT: captions whose phrases are grounded by boxes, in JSON Lines or parquet.
 
-Offsets index the caption as published and boxes are 0..1 from the top left, so both are checked against what was
-published and then moved along when the caption is cleaned. Several boxes of one phrase are several regions.
+Offsets index the caption as published and boxes are 0..1 from the top left, so both are checked against the published
+caption and then adjusted when the caption is cleaned. Several boxes of one phrase are several regions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,23 +20,23 @@ from pipelines.sources.url_table import find_columns, pair_of
 
 KINDS: tuple[Kind, ...] = ("grounded", "pair")
 _LISTS = (("noun_chunks", "noun_chunk"), ("ref_exps", "ref_exp"))
-_OVERSHOOT = 0.01  # boxes were predicted: what lies outside by no more is clamped, any further is an error
+_OVERSHOOT = 0.01  # boxes are predictions: up to this far outside they are clamped, further is an error
 
 
 class GritSettings(Files):
-    """GRIT's phrases with boxes."""
+    """GRIT: captions with grounded phrases."""
 
     format: Literal["grit"] = "grit"
-    ref_exps: bool = Field(True, description="Keep the expanded expressions beside the noun chunks they grew from")
+    ref_exps: bool = Field(True, description="Keep the expanded expressions as well as their noun chunks")
 
 
 def parts(settings: GritSettings) -> list[Part]:
-    """The list, cut at row groups or lines."""
+    """Split the list at row groups or lines."""
     return table_parts(settings)
 
 
 def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """A grounded pair a row; a pair where the source asks for pairs.
+    """Yield one grounded pair per row; a plain pair if the source's kind is `pair`.
 
     Raises:
         UserError: If a needed column is missing.
@@ -56,12 +56,13 @@ def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> It
 
 
 def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exps: bool = True) -> Candidate:
-    """A pair with the row's regions on its caption.
+    """Return a pair with the row's regions on its caption.
 
-    Rows lose single regions that are damaged; how many is the document's score `num_bad_regions`.
+    Damaged regions of a row are removed; their number is the document's score `num_bad_regions`.
+
 
     Raises:
-        RowError: `missing_regions`, or, where all are damaged, `bad_span` or `bad_box` by the first.
+        RowError: `missing_regions`, or, if all are damaged, `bad_span` or `bad_box` like the first.
     """
     document = pair.document
     regions: list[Region] = []
@@ -74,7 +75,7 @@ def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exp
             except RowError as error:
                 bad.append(error)
             else:
-                if replace(region, label="noun_chunk") not in regions:  # many expressions are a copy of their chunk
+                if replace(region, label="noun_chunk") not in regions:  # many expressions equal their chunk
                     regions.append(region)
     text, spans = clean_spans(caption, [(r.start, r.end) for r in regions])
     moved = [replace(r, start=span[0], end=span[1]) for r, span in zip(regions, spans, strict=True) if span]
@@ -88,7 +89,7 @@ def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exp
 
 
 def _region(item: Any, caption: str, label: str) -> Region:
-    """The region of seven numbers: start, end, x0, y0, x1, y1, score; parquet makes floats of the offsets."""
+    """Return the region of seven numbers: start, end, x0, y0, x1, y1, score; in parquet the offsets are floats."""
     values = item if isinstance(item, list) else []
     start, end, *box = [number(v) for v in values[:6]] if len(values) >= 6 else [None] * 6
     if start is None or end is None or start != int(start) or end != int(end) or not 0 <= start < end <= len(caption):

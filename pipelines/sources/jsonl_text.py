@@ -16,17 +16,17 @@ from pipelines.sources.tables import suffix
 
 KINDS: tuple[Kind, ...] = ("text",)
 
-# Components of The Pile that are left out unless the spec says otherwise, and why.
+# Components of The Pile that are excluded by default, and why.
 PILE_EXCLUDED = {
     "Books3": "books under copyright, taken from a pirate library; withdrawn after notices",
-    "BookCorpus2": "books under copyright, collected without their authors' leave",
+    "BookCorpus2": "books under copyright, collected without their authors' permission",
     "OpenSubtitles": "subtitles are derivatives of films under copyright",
     "YoutubeSubtitles": "collected against the site's terms",
     "Enron Emails": "private letters of named people",
     "Ubuntu IRC": "conversations of named people",
 }
 PUBLISHED_COMPONENT_KEY = "pile_set_name"
-MAX_TEXT_BYTES = 64 << 20  # one document; longer ones are drops and not truncated
+MAX_TEXT_BYTES = 64 << 20  # of one document; longer ones are dropped, not truncated
 
 
 class JsonlTextSettings(Files):
@@ -34,22 +34,22 @@ class JsonlTextSettings(Files):
 
     format: Literal["jsonl_text"] = "jsonl_text"
     text_field: str = Field("text", description="Key of the text")
-    id_field: str | None = Field(None, description="Key of the row's own id; of id, doc_id and _id the first if null")
-    txt_documents: Literal["file", "line"] = Field("file", description="What one document of a .txt file is")
+    id_field: str | None = Field(None, description="Key of the row's id; the first of id, doc_id and _id if null")
+    txt_documents: Literal["file", "line"] = Field("file", description="One document per .txt file, or per line")
     exclude_components: Literal["default"] | list[str] | None = Field(
         None,
-        description="Components of The Pile to leave out: 'default' (Books3 and others with known objections), or a "
-        "list, which may be empty. A decision that must be made where rows name their component.",
+        description="Components of The Pile to exclude: 'default' (Books3 and others with known objections), or a "
+        "list, which may be empty. Required if the rows name their component.",
     )
 
     @property
     def excluded(self) -> frozenset[str]:
-        """Components that are left out."""
+        """Components that are excluded."""
         return frozenset(PILE_EXCLUDED if self.exclude_components == "default" else self.exclude_components or ())
 
 
 def parts(settings: JsonlTextSettings) -> list[Part]:
-    """Byte ranges of plain line files, compressed ones and texts whole."""
+    """Split plain line files into byte ranges; compressed files and texts are whole parts."""
     found: list[Part] = []
     for path, name in expand(settings.files):
         if suffix(path) not in (".jsonl", ".json", ".ndjson", ".txt"):
@@ -60,10 +60,10 @@ def parts(settings: JsonlTextSettings) -> list[Part]:
 
 
 def read(part: Part, settings: JsonlTextSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """A text a row.
+    """Yield one text per row.
 
     Raises:
-        UserError: If the file is of another format, or is of The Pile and no decision on its components was made.
+        UserError: If the file is of another format, or is part of The Pile and `exclude_components` is not set.
     """
     is_text = suffix(part.path) == ".txt"
 
@@ -94,24 +94,24 @@ def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
 
 
 def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: JsonlTextSettings) -> Candidate:
-    """The document of a row.
+    """Return the document of a row.
 
     Raises:
         RowError: `missing_text`, `excluded_component` or `unknown_component`.
-        UserError: If a component is named and nothing was decided.
+        UserError: If a component is named and `exclude_components` is not set.
     """
     meta = row.get("meta") if isinstance(row.get("meta"), dict) else row.get("metadata")
     meta = meta if isinstance(meta, dict) else {}
     component = meta.get(PUBLISHED_COMPONENT_KEY)
     if component is not None and settings.exclude_components is None:
         raise UserError(
-            f"{origin.part.path}: is of The Pile: decide on its components by exclude_components: default, which "
-            f"leaves out {', '.join(PILE_EXCLUDED)}, or a list of your own"
+            f"{origin.part.path}: is part of The Pile: set exclude_components: default, which excludes "
+            f"{', '.join(PILE_EXCLUDED)}, or a list of your own"
         )
     if component in settings.excluded:
         raise RowError("excluded_component", str(component))
     if component is None and settings.excluded:
-        raise RowError("unknown_component", "a re-upload without meta: what it may not hold cannot be told")
+        raise RowError("unknown_component", "a re-upload without meta: its component is unknown")
     text = row.get(settings.text_field)
     cleaned = clean_text(text) if isinstance(text, str) else ""
     if not cleaned:

@@ -1,7 +1,7 @@
-"""Lines of plain and compressed files, and the items of one large JSON value, as streams.
+"""Streams of the lines of plain and compressed files, and of the items of one large JSON value.
 
-Compression is told by the first bytes, not by the name; gzip members and zstd frames that follow one another are
-all read. A plain file is cut into ranges of bytes: a line belongs to the range in which it begins.
+Compression is detected from the first bytes, not the name; consecutive gzip members and zstd frames are all read. A
+plain file is split into byte ranges: a line belongs to the range in which it begins.
 """
 
 import bz2
@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.sources.files import Part
 from pipelines.sources.origin import BrokenFileError, RowError
 
-MAX_RECORD_BYTES = 256 << 20  # one line: MMC4 with images inside reaches tens of MB
+MAX_RECORD_BYTES = 256 << 20  # of one line: MMC4 with inline images reaches tens of MB
 _CHUNK = 64 << 10
 
 
@@ -44,11 +44,11 @@ class _Chunks(io.RawIOBase):
 
 
 def compression(path: str) -> str | None:
-    """`gzip`, `zstd`, `bz2`, `xz`, `zip`, or null for a plain file, by its first bytes."""
+    """Return `gzip`, `zstd`, `bz2`, `xz`, `zip`, or None for a plain file, by its first bytes."""
     with storage.open_read(path) as file:
         head = file.read(6)
     if head[:3] == b"PAR":
-        raise UserError(f"{path}: is a parquet file, and should be called .parquet")
+        raise UserError(f"{path}: is a parquet file; its name should end in .parquet")
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[:1] >= b"\x50"):
         return "zstd"
     kinds = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip"}
@@ -56,7 +56,7 @@ def compression(path: str) -> str | None:
 
 
 def open_stream(path: str) -> BinaryIO:
-    """The uncompressed bytes of a file; the stream raises `BrokenFileError` where the data ends early."""
+    """Open the uncompressed bytes of a file; the stream raises `BrokenFileError` if the data ends early."""
     kind = compression(path)
     file = storage.open_read(path)
     if kind is None:
@@ -66,7 +66,7 @@ def open_stream(path: str) -> BinaryIO:
 
 
 def line_parts(path: str, name: str, part_bytes: int) -> list[Part]:
-    """Byte ranges of a plain file, the whole of a compressed one."""
+    """Return byte ranges of a plain file, or the whole of a compressed one."""
     size = storage.size(path)
     if compression(path) is not None or size <= part_bytes:
         return [Part(path, name)]
@@ -74,12 +74,12 @@ def line_parts(path: str, name: str, part_bytes: int) -> list[Part]:
 
 
 def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[int, bytes | RowError]]:
-    """The lines that begin in a part, without their ends, each with its offset in the uncompressed file.
+    """Yield the lines that begin in a part, without line ends, each with its offset in the uncompressed file.
 
-    Empty lines are passed over, longer ones than `max_bytes` are a `RowError`.
+    Empty lines are skipped; a line longer than `max_bytes` becomes a `RowError`.
 
     Raises:
-        BrokenFileError: Where the data ends early, after what could be read.
+        BrokenFileError: If the data ends early, after all readable lines.
     """
     with open_stream(part.path) as file:
         offset = part.start
@@ -99,7 +99,7 @@ def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[
 
 
 def read_text_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, str | RowError]]:
-    """As `read_lines`, in UTF-8; the locator is the offset."""
+    """Yield lines as `read_lines` does, decoded as UTF-8; the locator is the offset."""
     for offset, line in read_lines(part, max_bytes):
         if isinstance(line, RowError):
             yield str(offset), line
@@ -111,10 +111,10 @@ def read_text_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
 
 
 def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-    """The objects of a JSON Lines part, by the offset of their line.
+    """Yield the objects of a JSON Lines part, by the offset of their line.
 
     Raises:
-        UserError: If the file is no JSON Lines at all.
+        UserError: If the file is not JSON Lines at all.
     """
     for locator, line in read_text_lines(part, max_bytes):
         if isinstance(line, RowError):
@@ -125,23 +125,23 @@ def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         except (ValueError, RecursionError) as error:
             value = RowError("malformed_row", str(error))
         if locator == "0" and not line.lstrip().startswith("{"):
-            raise UserError(f"{part.path}: is no JSON Lines file: its first line is no JSON object")
+            raise UserError(f"{part.path}: not a JSON Lines file: its first line is not a JSON object")
         yield locator, value if isinstance(value, dict | RowError) else RowError("malformed_row", "no JSON object")
 
 
 def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:
-    """The items of a file that is one JSON array or object, each with its index or key, without holding the whole.
+    """Yield the items of a file that is one JSON array or object, by index or key, without loading the whole.
 
     Raises:
-        BrokenFileError: Where the JSON ends early or stops being JSON.
-        UserError: If the file holds neither.
+        BrokenFileError: If the JSON ends early or becomes invalid.
+        UserError: If the file is neither.
     """
     decoder = json.JSONDecoder()
     with open_stream(path) as stream:
         buffer = _Buffer(stream, max_bytes)
         opening = buffer.next_symbol()
         if opening not in ("[", "{"):
-            raise UserError(f"{path}: holds no JSON array or object")
+            raise UserError(f"{path}: not a JSON array or object")
         closing = "]" if opening == "[" else "}"
         for index in range(1 << 62):
             symbol = buffer.next_symbol()
@@ -161,7 +161,7 @@ def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tu
 
 
 class _Buffer:
-    """The text around the place that is being parsed."""
+    """Text around the current position of the parser."""
 
     def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
         self._stream, self._max = stream, max_bytes
@@ -169,7 +169,7 @@ class _Buffer:
         self._text, self._at, self._is_end = "", 0, False
 
     def next_symbol(self) -> str:
-        """The next character that is no white space, passed over."""
+        """Consume the next character that is not white space."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
                 self._at += 1
@@ -180,11 +180,11 @@ class _Buffer:
                 raise BrokenFileError("the JSON ends early")
 
     def back(self) -> None:
-        """Back before the symbol just read."""
+        """Step back before the symbol just read."""
         self._at -= 1
 
     def value(self, decoder: json.JSONDecoder) -> Any:
-        """The JSON value that stands here, passed over."""
+        """Consume the JSON value at the current position."""
         self.next_symbol()
         self.back()
         while True:
@@ -195,7 +195,7 @@ class _Buffer:
             except ValueError as error:
                 end, problem = len(self._text), error
             else:
-                if end < len(self._text) or self._is_end:  # else a number may go on
+                if end < len(self._text) or self._is_end:  # else a number may continue
                     self._at = end
                     return value
                 problem = ValueError("ends early")
@@ -203,7 +203,7 @@ class _Buffer:
                 raise BrokenFileError(f"no JSON value: {problem}")
 
     def _more(self) -> bool:
-        """Read at least as much again as is kept, so that long values are parsed a few times only."""
+        """Read at least as much again as is buffered, so that long values are parsed only a few times."""
         if self._is_end:
             return False
         self._text, self._at = self._text[self._at :], 0
@@ -214,7 +214,7 @@ class _Buffer:
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Bytes up to and with the next line end."""
+    """Return the number of bytes up to and including the next line end."""
     num = 0
     while data := file.readline(1 << 20):
         num += len(data)
@@ -230,19 +230,19 @@ def _decoder(kind: str) -> Callable[[], Any]:
 
 
 def _decompressed(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
-    """The content of all members or frames, one after the other."""
+    """Yield the content of all members or frames, one after the other."""
     decoder = None
     with file:
         while chunk := file.read(_CHUNK):
             while chunk:
                 if decoder is None:
-                    chunk = chunk.lstrip(b"\0")  # padding between or behind members
+                    chunk = chunk.lstrip(b"\0")  # padding between or after members
                     if not chunk:
                         break
                     decoder = new()
                 try:
                     data = decoder.decompress(chunk)
-                except Exception as error:  # each library has an error of its own, and all say: damaged
+                except Exception as error:  # each library raises its own error for damaged data
                     raise BrokenFileError(f"damaged: {error}") from error
                 if data:
                     yield data
@@ -253,7 +253,7 @@ def _decompressed(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
 
 
 def _unzipped(path: str, file: BinaryIO) -> Iterator[bytes]:
-    """The content of the one file in a zip."""
+    """Yield the content of the only file in a zip."""
     with file:
         try:
             archive = zipfile.ZipFile(file)
@@ -261,7 +261,7 @@ def _unzipped(path: str, file: BinaryIO) -> Iterator[bytes]:
         except zipfile.BadZipFile as error:
             raise BrokenFileError(f"damaged: {error}") from error
         if len(members) != 1:
-            raise UserError(f"{path}: holds {len(members)} files, where one is expected")
+            raise UserError(f"{path}: contains {len(members)} files; expected one")
         try:
             with archive.open(members[0]) as member:
                 while data := member.read(1 << 20):

@@ -1,7 +1,7 @@
 """MMC4: sentences of a page, and its images, each assigned to a sentence by CLIP.
 
-The images have no place on the page: each stands before or after its sentence, by setting, and the sample says
-which. Sentences between two images are one text.
+The images have no position on the page: each is put before or after its sentence, by setting, and the sample records
+which. Sentences between two images form one text.
 """
 
 import base64
@@ -31,30 +31,30 @@ from pipelines.sources.origin import (
 
 KINDS: tuple[Kind, ...] = ("interleaved",)
 
-# These of the shards 0..23098 never existed: a range over all of them is no mistake.
+# These of the shards 0..23098 never existed, so a range over all shards is not a mistake.
 _NEVER_PUBLISHED = (3218, 3267, 5064, 5146, 7119, 8991, 9750, 11899, 15127, 15252, 16996, 17369, 17499, 17818)
 _MISSING = re.compile(rf"shard_0*({'|'.join(map(str, _NEVER_PUBLISHED))})_v\d")
 
 
 class Mmc4Settings(Files):
-    """MMC4's documents, as published (zip or jsonl); also its form in tars, through `webdataset`."""
+    """MMC4's documents, as published (zip or jsonl); its form in tars is read by `webdataset`."""
 
     format: Literal["mmc4"] = "mmc4"
-    image_side: Literal["before", "after"] = Field("before", description="Where an image stands to its sentence")
+    image_side: Literal["before", "after"] = Field("before", description="Where to put an image, by its sentence")
 
 
 def parts(settings: Mmc4Settings) -> list[Part]:
-    """Byte ranges of plain files, whole zips."""
+    """Split plain files into byte ranges; zips are whole parts."""
     files = expand(settings.files, may_be_missing=_MISSING)
     found = [part for path, name in files for part in lines.line_parts(path, name, settings.part_bytes)]
     return [replace(part, index=i) for i, part in enumerate(found)]
 
 
 def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """An interleaved document a line, and a drop for each image that it loses.
+    """Yield one interleaved document per line, and a drop for each image that it loses.
 
     Raises:
-        UserError: If the file is no JSON Lines.
+        UserError: If the file is not JSON Lines.
     """
 
     def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
@@ -66,7 +66,7 @@ def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> It
 def page_of(
     origin: Origin, locator: str, row: Mapping[str, Any], side: Literal["before", "after"] = "before"
 ) -> list[Outcome]:
-    """The document of an MMC4 object, last, after drops for the images that it loses.
+    """Return drops for the images that an MMC4 object loses, then its document.
 
     Raises:
         RowError: `malformed_row`, `length_mismatch`, `missing_text` or `missing_images`.
@@ -127,7 +127,7 @@ def page_of(
 
 
 def _in_order(sentences: list[Any], at_sentence: Mapping[int, list[int]], side: str) -> list[Segment]:
-    """Texts and images: runs of sentences between images are joined by a space."""
+    """Return texts and images; sentences between images are joined by a space."""
     segments: list[Segment] = []
     run: list[str] = []
 
@@ -152,7 +152,7 @@ def _in_order(sentences: list[Any], at_sentence: Mapping[int, list[int]], side: 
 
 
 def _request(info: Mapping[str, Any], url: str | None) -> tuple[MediaRequest, list[tuple[str, bytes]]]:
-    """What to fetch for an image; nothing where its bytes stand beside it in base64."""
+    """Return the request for an image, and its bytes if the record contains them in base64."""
     encoded = info.get("image_base64")
     if encoded is None:
         return MediaRequest("image", media_url(info.get("raw_url")), url), []

@@ -1,7 +1,7 @@
 """OBELICS and OmniCorpus: texts and images of a page in its order, as parallel lists in parquet.
 
-OBELICS keeps two columns as JSON in strings, OmniCorpus as structs; both forms are read. A "read more" element of
-the page left a token in OBELICS's text, which is a boundary between documents and never text.
+OBELICS stores two columns as JSON strings, OmniCorpus as structs; both forms are read. A "read more" element of the
+page left a token in OBELICS' text, which is a boundary between documents and never text.
 """
 
 import json
@@ -42,20 +42,20 @@ _IMAGE_SCORES = {
 
 
 class ObelicsSettings(Files):
-    """OBELICS, best in its configuration without opted-out documents, or OmniCorpus-CC."""
+    """OBELICS, preferably its configuration without opted-out documents, or OmniCorpus-CC."""
 
     format: Literal["obelics", "omnicorpus"] = "obelics"
     boundary: Literal["split", "join"] = Field(
-        "split", description="At the token where a page's 'read more' stood: cut into documents, or go on as one"
+        "split", description="At the token of a 'read more' element: split the document, or join the parts"
     )
     resolve_urls: bool = Field(
-        True, description="Resolve images' relative addresses anew: upstream took them from the root of the domain"
+        True, description="Resolve relative image URLs again: upstream resolved them from the domain's root"
     )
 
 
 @dataclass(slots=True)
 class _Piece:
-    """A document in the making."""
+    """A document under construction."""
 
     segments: list[Segment] = field(default_factory=list)
     media: list[Media] = field(default_factory=list)
@@ -63,12 +63,12 @@ class _Piece:
 
 
 def parts(settings: ObelicsSettings) -> list[Part]:
-    """Row groups."""
+    """Split the files at row groups."""
     return table_parts(settings)
 
 
 def read(part: Part, settings: ObelicsSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """The documents of each row, more than one where a boundary splits it, and a drop for each image they lose.
+    """Yield the documents of each row (several if a boundary splits it), and a drop for each image they lose.
 
     Raises:
         UserError: If a column is missing.
@@ -134,7 +134,7 @@ def _documents(origin: Origin, locator: str, row: Mapping[str, Any], settings: O
 
 
 def _add_text(pieces: list[_Piece], text: str, boundary: str) -> None:
-    """Append a text, beginning a new piece at each boundary line."""
+    """Append a text, starting a new document at each boundary line."""
     for number, piece in enumerate(text.split(BOUNDARY)):
         if number and boundary == "split":
             pieces.append(_Piece())
@@ -160,7 +160,7 @@ def _add_image(piece: _Piece, image: Any, info: Mapping[str, Any], page: str | N
 
 
 def _is_relative(reference: str) -> bool:
-    """Whether an address depends on the page's folder, which is where upstream's resolution went wrong."""
+    """Return whether a URL depends on the page's folder, for which upstream's resolution was wrong."""
     try:
         return bool(reference.strip()) and not reference.startswith(("/", "#")) and not urlsplit(reference).scheme
     except ValueError:
@@ -168,7 +168,7 @@ def _is_relative(reference: str) -> bool:
 
 
 def _parallel(metadata: Any, images: list[Any], url: str | None) -> list[dict[str, Any]]:
-    """What is known of each place; OmniCorpus may list its images only, which the length tells."""
+    """Return the metadata of each position; OmniCorpus may list only images, which the length shows."""
     infos = as_list(metadata if metadata is not None else [], "metadata")
     if len(infos) not in (len(images), num := sum(image is not None for image in images), 0):
         raise RowError("length_mismatch", f"{len(infos)} metadata for {len(images)} places, {num} images", url)

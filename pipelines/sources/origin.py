@@ -1,4 +1,4 @@
-"""What every format does with a row: name its document, or say why it is left out."""
+"""Handling of a row in any format: give its document key and provenance, or a reason to drop it."""
 
 import hashlib
 import math
@@ -11,20 +11,20 @@ from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, S
 from pipelines.sources.files import Files, Part
 from pipelines.web import urls
 
-# Reasons with which any format may drop a row; each module names its own beside its settings.
+# Reasons for which any format may drop a row; each module lists its own next to its settings.
 REASONS = {
-    "malformed_row": "not of the form that its format lays down",
-    "not_utf8": "text that is no UTF-8",
-    "record_too_long": "longer than a record may be",
-    "missing_url": "no address of the image or video",
-    "bad_url": "an address that is not absolute http(s)",
+    "malformed_row": "not of the form that its format specifies",
+    "not_utf8": "text that is not UTF-8",
+    "record_too_long": "longer than the limit for a record",
+    "missing_url": "no URL of the image or video",
+    "bad_url": "a URL that is not absolute http(s)",
     "missing_caption": "no caption, or an empty one",
-    "truncated_file": "the file ends early or is damaged: what was read before is kept, what follows is not known",
+    "truncated_file": "the file ends early or is damaged: rows before it are kept, the rest is unknown",
 }
 
 
 class RowError(Exception):
-    """A row that cannot become a document: a permanent reason, and what was found."""
+    """A row that cannot become a document: a permanent reason, and the details."""
 
     def __init__(self, reason: str, detail: str | None = None, url: str | None = None) -> None:
         super().__init__(reason, detail)
@@ -32,12 +32,12 @@ class RowError(Exception):
 
 
 class BrokenFileError(Exception):
-    """The file ends early or is damaged from here on."""
+    """A file that ends early or is damaged from here on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The part that rows come from: gives their documents and drops key and provenance."""
+    """The part that rows come from; gives their documents and drops key and provenance."""
 
     source: str
     kind: Kind
@@ -56,17 +56,17 @@ class Origin:
         scores: Iterable[Score] = (),
         **provenance: Any,
     ) -> Document:
-        """The document of the row at `locator`, which is unique in the file and says where the row stands.
+        """Return the document of the row at `locator`, which is unique in the file and gives the row's position.
 
         Args:
-            locator: The row's place in its file.
+            locator: The row's position in its file.
             segments: The sequence.
             media: Its media, without bytes.
-            group: What the row shares with others that must stay in one split: its page's URL, else its media's.
-            record: The data set's own id of the row, where it has one.
-            lang: Language, where upstream states one.
+            group: Value shared by rows that must stay in one split: the page's URL, else the media's.
+            record: The data set's own id of the row, if it has one.
+            lang: Language, if upstream states one.
             scores: Upstream's numbers.
-            provenance: Further fields of `Provenance`, such as `page_url`.
+            provenance: Additional fields of `Provenance`, such as `page_url`.
         """
         return Document(
             kind=self.kind,
@@ -87,7 +87,7 @@ class Origin:
         )
 
     def key(self, locator: str) -> str:
-        """The key of the row's document."""
+        """Return the key of the row's document."""
         return make_key(self.kind, self.source, self.part.name, locator)
 
     def drop(
@@ -100,7 +100,7 @@ class Origin:
         page_url: str | None = None,
         detail: str | None = None,
     ) -> Drop:
-        """A drop of the extract stage; `detail` says where it stood and what was found."""
+        """Return a drop of the extract stage; `detail` says where in the row and what was found."""
         place = f"{self.part.name} {locator}"
         return Drop(
             source=self.source,
@@ -121,12 +121,12 @@ Outcome = Candidate | Drop
 def convert_rows(
     origin: Origin, rows: Rows, convert: Callable[[Origin, str, Any], Iterable[Outcome]]
 ) -> Iterator[Outcome]:
-    """Every row converted; a rejected one becomes a drop, and so does the rest of a broken file.
+    """Convert every row; a rejected one becomes a drop, and so does the rest of a broken file.
 
     Args:
         origin: The part.
         rows: (locator, row), where a row that could not even be parsed is a `RowError`.
-        convert: Gives a row's candidates, or raises `RowError`.
+        convert: Returns a row's candidates, or raises `RowError`.
     """
     try:
         for locator, row in rows:
@@ -141,15 +141,15 @@ def convert_rows(
 
 
 def dedup_group(what: str) -> str:
-    """The name of a duplicate group: 64 bits of the hash of what its members share, a page's URL above all."""
+    """Return the name of a duplicate group: 64 bits of the hash of what its members share, mostly a page's URL."""
     return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def media_url(value: Any) -> str:
-    """The canonical form of an absolute http(s) address.
+    """Return the canonical form of an absolute http(s) URL.
 
     Raises:
-        RowError: `missing_url` where there is none, `bad_url` where it is of another kind.
+        RowError: `missing_url` if there is none, `bad_url` if it is not absolute http(s).
     """
     if value is None or not str(value).strip():
         raise RowError("missing_url")
@@ -160,12 +160,12 @@ def media_url(value: Any) -> str:
 
 
 def page_url(value: Any) -> str | None:
-    """The canonical address of a page, or null where it is no usable one."""
+    """Return the canonical URL of a page, or None if it is not usable."""
     return urls.resolve("", value) if isinstance(value, str) else None
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or null for anything else: unknown is never 0."""
+    """Return a finite number, or None for anything else: unknown is never 0."""
     if value is None or isinstance(value, bool | list | dict):
         return None
     try:
@@ -176,12 +176,12 @@ def number(value: Any) -> float | None:
 
 
 def upstream(name: str, target: str, value: Any) -> Score:
-    """A number that came with the data."""
+    """Return a score that came with the data."""
     return Score(name, target, number(value), "upstream")
 
 
 def as_list(value: Any, what: str) -> list[Any]:
-    """A list of the row.
+    """Return a list of the row.
 
     Raises:
         RowError: `malformed_row` if it is anything else.
@@ -192,7 +192,7 @@ def as_list(value: Any, what: str) -> list[Any]:
 
 
 def as_dict(value: Any, what: str) -> dict[str, Any]:
-    """A mapping of the row.
+    """Return a mapping of the row.
 
     Raises:
         RowError: `malformed_row` if it is anything else.

@@ -1,8 +1,8 @@
-"""Storyboards that yt-dlp wrote on disk: `<name>.mhtml` beside `<name>.info.json` and `<name>.<lang>.vtt` or its like.
+"""Storyboards that yt-dlp wrote: `<name>.mhtml` with `<name>.info.json` and `<name>.<lang>.vtt` or similar.
 
-Instead of the mhtml its sheets may lie there one by one, as `<name>_<n>.webp`. Tiles are frames with the times that
-the storyboard implies, subtitles stand between them by their own. Also read: the tars of the storyboard builder that
-Emu's authors released, through `webdataset`.
+Instead of the mhtml there may be single sheets, `<name>_<n>.webp`. Tiles are frames with the times that the storyboard
+implies; subtitles are placed between them by their own times. The tars of the storyboard builder released by Emu's
+authors are also read, through `webdataset`.
 """
 
 import glob
@@ -32,37 +32,37 @@ from pipelines.video.subtitles import Format, Subtitles, SubtitlesRejected, choo
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("video",)
-_SUBTITLES: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")  # word times survive in the first
+_SUBTITLES: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")  # the first keep word times
 _SHEET = re.compile(r"_(\d{1,4})\.(?:webp|jpe?g|png)$")
 _LIVE = ("is_live", "is_upcoming", "post_live")
 
 
 class StoryboardSettings(Files):
-    """yt-dlp's storyboards with their subtitles: name the `.mhtml`, or the `.info.json` where sheets lie beside it."""
+    """yt-dlp's storyboards with subtitles: list the `.mhtml`, or the `.info.json` next to single sheets."""
 
     format: Literal["storyboard"] = "storyboard"
 
 
 def parts(settings: StoryboardSettings) -> list[Part]:
-    """A part a video."""
+    """Return one part per video."""
     found = whole_files(settings)
     for part in found:
         if not part.path.endswith((".mhtml", ".info.json")):
-            raise UserError(f"{part.path}: should be a .mhtml, or the .info.json beside sheets")
+            raise UserError(f"{part.path}: should be a .mhtml, or the .info.json next to its sheets")
     return found
 
 
 def read(part: Part, settings: StoryboardSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """The video of a storyboard, and a drop for each sheet or tile that it loses."""
+    """Yield the video of a storyboard, and a drop for each sheet or tile that it loses."""
     stem = part.path.removesuffix(".mhtml").removesuffix(".info.json")
     return convert_rows(Origin(source_name, kind, part, settings), [("0", stem)], _video)
 
 
 def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
-    """The document of the files that begin with `stem`, after drops for what was left out of its images.
+    """Return drops for skipped images, then the document of the files that begin with `stem`.
 
     Raises:
-        RowError: If something is missing or damaged; a storyboard's and subtitles' own reasons included.
+        RowError: If something is missing or damaged, also with the reasons of storyboards and subtitles.
     """
     beside = _beside(stem)
     info = _info(stem, beside)
@@ -129,7 +129,7 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
 
 
 class _Frames:
-    """The images of a video in the order in which they are added."""
+    """Images of a video, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.requests: list[MediaRequest] = []
@@ -137,7 +137,7 @@ class _Frames:
         self.times: list[float | None] = []
 
     def add(self, data: bytes, t: float | None) -> Segment:
-        """An image's segment."""
+        """Add an image and return its segment."""
         request, (digest, content) = inline_request(data)
         self.requests.append(request)
         self.inline[digest] = content
@@ -146,7 +146,7 @@ class _Frames:
 
 
 def _beside(stem: str) -> list[str]:
-    """The files whose names begin with the video's, sorted."""
+    """Return the files whose names begin with the video's, sorted."""
     if storage.is_local(stem):
         return sorted(glob.glob(glob.escape(stem) + "*"))
     with storage.remote(stem) as (fs, inner):
@@ -178,7 +178,7 @@ def _sheets(path: str, stem: str, beside: list[str]) -> list[Sheet]:
 
 
 def _level(info: dict[str, Any], sheets: list[Sheet], seconds: float) -> Level:
-    """The layout of the storyboard at hand, told by a sheet's address; else the one asked for, else the best."""
+    """Return the storyboard's layout by a sheet's URL; else the one that yt-dlp was asked for, else the best."""
     addresses = {sheet.url for sheet in sheets if sheet.url}
     formats = [f for f in info.get("formats") or [] if isinstance(f, dict)]
     fetched = next((f for f in formats if addresses & {x.get("url") for x in f.get("fragments") or []}), None)
@@ -187,10 +187,10 @@ def _level(info: dict[str, Any], sheets: list[Sheet], seconds: float) -> Level:
 
 
 def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[Subtitles, bool, str | None]:
-    """The subtitles of what is spoken, whether a machine wrote them, and their language."""
+    """Return the subtitles of the spoken language, whether a machine wrote them, and their language."""
     human, automatic = info.get("subtitles") or {}, info.get("automatic_captions") or {}
     tracks: dict[Track, tuple[str, Format]] = {}
-    for format in reversed(_SUBTITLES):  # the best format of a language remains
+    for format in reversed(_SUBTITLES):  # the best format of each language overwrites the others
         for path in beside:
             if path.endswith(f".{format}") and path.startswith(stem + "."):
                 lang = path[len(stem) + 1 : -len(format) - 1] or None
@@ -207,7 +207,7 @@ def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[Subt
 
 
 def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candidate:
-    """The video of a sample `{id}.{i}.txt`, `{id}.{i}.png`, `{id}.final_meta.json`, where text i precedes image i.
+    """Return the video of a sample `{id}.{i}.txt`, `{id}.{i}.png`, `{id}.final_meta.json`; text i precedes image i.
 
     Raises:
         RowError: `malformed_sample`, `missing_images` or `missing_text`.

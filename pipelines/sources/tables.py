@@ -1,4 +1,4 @@
-"""Rows of parquet, csv, tsv and JSON files by the names of their columns, streamed."""
+"""Rows of parquet, csv, tsv and JSON files by column name, streamed."""
 
 import codecs
 import csv
@@ -20,21 +20,21 @@ from pipelines.sources.origin import BrokenFileError, RowError
 
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".json")
-_PEEKED_LINES = 100  # of a file without a header, to tell which column holds the addresses
+_PEEKED_LINES = 100  # of a file without a header, to find the column of URLs
 
 _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns as the file names them, and (locator, row), where a row that cannot be read is a `RowError`."""
+    """Columns as the file names them, and (locator, row), where an unreadable row is a `RowError`."""
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[str, dict[str, Any] | RowError]]
 
 
 def suffix(path: str) -> str:
-    """The lower-case suffix that tells the format, a compression's left out."""
+    """Return the lower-case suffix that gives the format, without that of a compression."""
     name = path.lower()
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
@@ -42,10 +42,10 @@ def suffix(path: str) -> str:
 
 
 def table_parts(settings: Files) -> list[Part]:
-    """Row groups of parquet files, byte ranges of plain tsv and JSON Lines files, else whole files.
+    """Return row groups of parquet files, byte ranges of plain tsv and JSON Lines files, and else whole files.
 
     Raises:
-        UserError: If a file is missing or not of the format that its name says.
+        UserError: If a file is missing or not of the format of its name.
     """
     found: list[Part] = []
     for path, name in expand(settings.files):
@@ -62,15 +62,15 @@ def table_parts(settings: Files) -> list[Part]:
 
 
 def open_table(part: Part, header: list[str] | None = None) -> Table:
-    """The rows of a part.
+    """Open the rows of a part.
 
     Args:
         part: One of `table_parts`.
-        header: Names of the columns of a csv or tsv file that has no header line. Where they are not given and the
-            first line holds an address, it is taken for data, and two columns are told apart by their content.
+        header: Column names of a csv or tsv file without a header line. If they are not given and the first line
+            contains a URL, it is read as data, and two columns are distinguished by their content.
 
     Raises:
-        UserError: If the file is of another format, or its columns cannot be told.
+        UserError: If the file is of another format, or its columns cannot be identified.
     """
     kind = suffix(part.path)
     if kind == ".parquet":
@@ -85,10 +85,10 @@ def open_table(part: Part, header: list[str] | None = None) -> Table:
 
 
 def read_parquet(part: Part, columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a parquet part, a batch at a time; the locator is `<row group>/<row>`.
+    """Yield the rows of a parquet part, batch by batch; the locator is `<row group>/<row>`.
 
     Raises:
-        BrokenFileError: Where a page is damaged.
+        BrokenFileError: If a page is damaged.
     """
     with storage.open_read(part.path) as handle:
         file = _parquet(part.path, handle)
@@ -107,7 +107,7 @@ def require_columns(part: Part, needed: Iterable[str]) -> None:
     """Check that a parquet file has these columns.
 
     Raises:
-        UserError: Naming those that it lacks.
+        UserError: If any is missing; names those.
     """
     columns = _parquet_columns(part.path)
     missing = [name for name in needed if name not in columns]
@@ -116,7 +116,7 @@ def require_columns(part: Part, needed: Iterable[str]) -> None:
 
 
 def is_json_value(path: str) -> bool:
-    """Whether a .json file is one array or one object over many lines, and no JSON Lines."""
+    """Return whether a .json file is one array or object over many lines, not JSON Lines."""
     with lines.open_stream(path) as file:
         try:
             head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
@@ -129,7 +129,7 @@ def is_json_value(path: str) -> bool:
 
 
 def _peek(rows: Iterator[tuple[str, _Row | RowError]]) -> tuple[list[_Row | RowError], bool]:
-    """The first rows, and whether the file broke among them."""
+    """Return the first rows, and whether the file broke among them."""
     found: list[_Row | RowError] = []
     try:
         found.extend(row for _, row in itertools.islice(rows, _PEEKED_LINES))
@@ -159,7 +159,7 @@ def _parquet(path: str, handle: Any) -> Any:
     try:
         return pq.ParquetFile(handle, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is no whole parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: not a complete parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _parquet_columns(path: str) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def _delimited(part: Part, header: list[str] | None, kind: str) -> Table:
     if not peeked:
         if is_broken:
             return Table((), ((locator, RowError("malformed_row")) for locator, _ in _cells(part, kind)))
-        raise UserError(f"{part.path}: is empty or no text")
+        raise UserError(f"{part.path}: empty, or not text")
     has_header = header is None and not any(_is_url(cell) for cell in peeked[0])
     columns = tuple(peeked[0]) if has_header else tuple(header) if header else _guessed(part.path, peeked)
 
@@ -198,15 +198,15 @@ def _delimited(part: Part, header: list[str] | None, kind: str) -> Table:
 
 
 def _guessed(path: str, peeked: list[list[str]]) -> tuple[str, ...]:
-    """`url` and `caption` for one or two columns without a header: the order of CC3M, or that of CC12M."""
+    """Return `url` and `caption` for one or two columns without a header: in the order of CC3M, or of CC12M."""
     shares = [sum(_is_url(row[i]) for row in peeked if i < len(row)) / len(peeked) for i in range(len(peeked[0]))]
     if len(shares) > 2 or sum(share > 0.5 for share in shares) != 1:
-        raise UserError(f"{path}: has no header line, and its columns cannot be told: name them in 'header'")
+        raise UserError(f"{path}: no header line, and its columns cannot be identified: name them in 'header'")
     return tuple("url" if share > 0.5 else "caption" for share in shares)
 
 
 def _cells(part: Part, kind: str) -> Iterator[tuple[str, list[str] | RowError]]:
-    """Rows as lists of cells: csv by its rules, the others split at tabs, since they know no quoting."""
+    """Yield rows as lists of cells: csv by its rules, others split at tabs, since they have no quoting."""
     if kind != ".csv":
         for locator, line in lines.read_text_lines(part):
             yield locator, line if isinstance(line, RowError) else line.split("\t")

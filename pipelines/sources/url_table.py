@@ -1,8 +1,8 @@
-"""Lists of image addresses with captions: LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M and their like.
+"""Lists of image URLs with captions: LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M and similar lists.
 
-Columns are found by name, never by place. What upstream measured (similarity, size at its crawl, watermark and
-safety scores) is kept as scores of origin `upstream`; unknown is null. A list has no page, so no page's opt-out can
-be known from it; its licence says nothing of the images.
+Columns are found by name, never by position. Upstream's measurements (similarity, size at its crawl, watermark and
+safety scores) are kept as scores of origin `upstream`; unknown is None. A list gives no page, so no page's opt-out can
+be known from it; its licence does not cover the images.
 """
 
 import functools
@@ -24,7 +24,7 @@ from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("pair",)
 
-# What a column holds, by the names that data sets give it, in lower case.
+# Content of a column, by the lower-case names that data sets give it.
 ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url", "image_url", "contenturl", "sample_url"),
     "caption": ("text", "caption", "name", "alt"),
@@ -35,9 +35,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "license": ("license",),
     "nsfw": ("nsfw",),
 }
-ID_COLUMNS = ("id", "sample_id", "hash", "key")  # the first that is there; 64 bits, so kept as text
+ID_COLUMNS = ("id", "sample_id", "hash", "key")  # the first one present; 64 bits, so kept as text
 
-# Captions that a model wrote, and which: they go before the alt text that stands beside them.
+# Captions that a model wrote, and which: they take precedence over the alt text next to them.
 SYNTHETIC = {
     "top_caption": "BLIP, best of several by CLIP (LAION-COCO)",
     "capsfusion": "CapsFusion-LLaMA",
@@ -64,33 +64,33 @@ _WITHDRAWN_COLUMNS = {"URL", "TEXT", "similarity"}  # in this case, as the origi
 
 
 class UrlTableSettings(Files):
-    """A list of image addresses with captions."""
+    """A list of image URLs with captions."""
 
     format: Literal["url_table"] = "url_table"
     columns: dict[str, str] = Field(
-        default={}, description="Column for url, caption, width, ... where two would do or none is known"
+        default={}, description="Column for url, caption, width, ... if several match or none is known"
     )
     header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
-    generator: str | None = Field(None, description="The model that wrote the captions, where one did")
+    generator: str | None = Field(None, description="Model that wrote the captions, if one did")
     accept_withdrawn: bool = Field(
         False, description="Read the original LAION lists although they were withdrawn for Re-LAION"
     )
     block_list: str | None = Field(
         None,
-        description="File of addresses or ids to leave out, one a line; it also makes the original LAION lists usable",
+        description="File of URLs or ids to drop, one per line; with it the original LAION lists may be read",
     )
 
 
 def parts(settings: UrlTableSettings) -> list[Part]:
-    """The list, cut at row groups or lines."""
+    """Split the list at row groups or lines."""
     return table_parts(settings)
 
 
 def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """A pair a row.
+    """Yield one pair per row.
 
     Raises:
-        UserError: If a needed column is missing or could be two, or the list was withdrawn and is not accepted.
+        UserError: If a needed column is missing or ambiguous, or the list was withdrawn and is not accepted.
     """
     table = open_table(part, settings.header)
     columns = find_columns(part.path, table.columns, settings.columns, ("url", "caption")) if table.columns else {}
@@ -115,10 +115,10 @@ def pair_of(
     generator: str | None = None,
     blocked: frozenset[str] = frozenset(),
 ) -> Candidate:
-    """The pair of a row: the image, then its caption.
+    """Return the pair of a row: the image, then its caption.
 
     Raises:
-        RowError: If it has no usable address or caption, or is on the block list.
+        RowError: If it has no usable URL or caption, or is on the block list.
     """
     url = media_url(row.get(columns["url"]))
     record = record_id(row)
@@ -169,23 +169,23 @@ def find_columns(
     needed: tuple[str, ...],
     aliases: Mapping[str, tuple[str, ...]] = ALIASES,
 ) -> dict[str, str]:
-    """The column of each role, as the file spells it.
+    """Return the column of each role, as the file spells it.
 
     Args:
         path: The file, for messages.
         names: Its columns.
-        chosen: Roles that the settings decide.
-        needed: Roles that must be there.
-        aliases: What a role's column may be called, in lower case.
+        chosen: Roles whose column the settings name.
+        needed: Roles that must have a column.
+        aliases: Possible names of a role's column, in lower case.
 
     Raises:
-        UserError: If a role could be two columns, or a needed one is none of them.
+        UserError: If a role matches two columns, or a needed one matches none.
     """
     names = tuple(names)
     found: dict[str, str] = {}
     for role, name in chosen.items():
         if name not in names:
-            raise UserError(f"{path}: columns.{role}: has no column {name!r}; it has {', '.join(names)}")
+            raise UserError(f"{path}: columns.{role}: no column {name!r}; the file has {', '.join(names)}")
         found[role] = name
     for role, known in aliases.items():
         if role in found:
@@ -193,31 +193,31 @@ def find_columns(
         matches = [name for name in names if name.lower() in known]
         if role == "caption":
             synthetic = [name for alias in ("top_caption", "capsfusion") for name in names if name.lower() == alias]
-            if synthetic:  # the alt text beside it is no caption of its own
+            if synthetic:  # the alt text next to it is not the caption
                 found["caption"] = synthetic[0]
                 if len(matches) == 1:
                     found["alt"] = matches[0]
                 continue
         if len(matches) > 1:
-            raise UserError(f"{path}: {' and '.join(matches)} could both be the {role}: choose by columns.{role}")
+            raise UserError(f"{path}: {' and '.join(matches)} could both be the {role}: choose one in columns.{role}")
         if matches:
             found[role] = matches[0]
     for role in needed:
         if role not in found:
-            raise UserError(f"{path}: no column is known as the {role}: name it in columns.{role}; "
-                            f"it has {', '.join(names)}")  # fmt: skip
+            raise UserError(f"{path}: no column is known as the {role}: name one in columns.{role}; "
+                            f"the file has {', '.join(names)}")  # fmt: skip
     return found
 
 
 def record_id(row: Mapping[str, Any]) -> str | None:
-    """The data set's own id of a row, as text."""
+    """Return the data set's own id of a row, as text."""
     lowered = {str(name).lower(): value for name, value in row.items()}
     found = next((lowered[name] for name in ID_COLUMNS if lowered.get(name) is not None), None)
     return str(found) if isinstance(found, str | int) and str(found) else None
 
 
 def row_scores(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Score]:
-    """Upstream's numbers on the image, in a fixed order; null where the column is there and the number is not."""
+    """Return upstream's numbers on the image, in a fixed order; None if the column exists but has no number."""
     lowered = {str(name).lower(): value for name, value in row.items()}
     scores = [upstream(name, "media:0", lowered[name]) for name in SCORES if name in lowered]
     for role in ("width", "height"):

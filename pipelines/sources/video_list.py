@@ -1,6 +1,6 @@
-"""Lists of videos with captions: WebVid's csv, HowTo100M's timed speech, and tables of one's own.
+"""Lists of videos with captions: WebVid's csv, HowTo100M's timed speech, and tables of other origin.
 
-A caption is one text before the frames; timed text keeps its times, and the fetch stage puts the frames among it.
+A caption is one text before the frames; timed text keeps its times, and the fetch stage puts the frames between it.
 """
 
 import re
@@ -49,29 +49,29 @@ class VideoListSettings(Files):
     """A list of videos, each with a caption or timed speech."""
 
     format: Literal["video_list"] = "video_list"
-    columns: dict[str, str] = Field(default={}, description="Column for url, caption, ... where two would do")
+    columns: dict[str, str] = Field(default={}, description="Column for url, caption, ... if several match")
     header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
     basis: str | None = Field(
-        None, description="WebVid, which its author withdrew: on what basis you hold the list; kept as its licence"
+        None, description="Basis on which you hold WebVid, which its author withdrew; stored as its licence"
     )
     url_template: str = Field(
-        "https://www.youtube.com/watch?v={id}", description="HowTo100M, which lists ids: where a video is found"
+        "https://www.youtube.com/watch?v={id}", description="URL of a video, for HowTo100M, which lists ids"
     )
 
 
 def parts(settings: VideoListSettings) -> list[Part]:
-    """The list, cut at row groups or lines; one part for HowTo100M's JSON and for each csv of a video."""
+    """Split the list at row groups or lines; HowTo100M's JSON and a csv of one video are whole parts."""
     for path, name in expand(settings.files):
         if name.rpartition("/")[2].lower() == "caption.json":
-            raise UserError(f"{path}: has its stop words removed: use raw_caption.json")
+            raise UserError(f"{path}: its stop words are removed: use raw_caption.json")
     return table_parts(settings)
 
 
 def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """A video a row.
+    """Yield one video per row.
 
     Raises:
-        UserError: If a needed column is missing, or WebVid is read without a basis.
+        UserError: If a needed column is missing, or `basis` is not set for WebVid.
     """
     origin = Origin(source_name, kind, part, settings)
     if suffix(part.path) == ".json" and _is_object(part.path):
@@ -80,7 +80,7 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     if table.columns[:3] == _SPEECH_COLUMNS:
         return convert_rows(origin, [_one_video(part, table.rows)], _spoken(settings))
     if "video_id" in table.columns and "task_id" in table.columns:
-        raise UserError(f"{part.path}: lists ids without their speech: give HowTo100M's raw_caption.json")
+        raise UserError(f"{part.path}: lists ids without speech: use HowTo100M's raw_caption.json")
     is_webvid = set(table.columns) >= _WEBVID
     if is_webvid and not (settings.basis or "").strip():
         raise UserError(
@@ -127,7 +127,7 @@ def _captioned(origin: Origin, locator: str, row: Mapping[str, Any], columns: Ma
 
 
 def _spoken(settings: VideoListSettings) -> Any:
-    """The converter of (video id, parallel lists of start, end and text)."""
+    """Return the converter of (video id, parallel lists of start, end and text)."""
 
     def convert(origin: Origin, video: str, speech: Any) -> list[Outcome]:
         row = as_dict(speech, "the video")
@@ -145,7 +145,7 @@ def _spoken(settings: VideoListSettings) -> Any:
 
 
 def _lines_of_speech(starts: list[Any], ends: list[Any], texts: list[Any]) -> tuple[Segment, ...]:
-    """Speech in the order of time, without overlap and what display captions repeat; read as the srt it amounts to."""
+    """Return speech in order of time, without overlap or repeats of display captions; parsed like an srt file."""
     cues = []
     for start, end, text in zip(starts, ends, texts, strict=True):
         first, last = number(start), number(end)
@@ -168,7 +168,7 @@ def _clock(seconds: float) -> str:
 
 
 def _one_video(part: Part, rows: Iterator[tuple[str, Any]]) -> tuple[str, Any]:
-    """A csv of one video, named by its id, in the form of HowTo100M's JSON."""
+    """Return a csv of one video, named by its id, in the form of HowTo100M's JSON."""
     cells = [row for _, row in rows if isinstance(row, dict)]
     return part.name.rpartition("/")[2].partition(".csv")[0], {c: [r[c] for r in cells] for c in _SPEECH_COLUMNS}
 
@@ -183,7 +183,7 @@ def _has(columns: tuple[str, ...], role: str) -> bool:
 
 
 def _duration(value: Any) -> float | None:
-    """Seconds, also of WebVid's `PT00H00M17S`; null where there are none."""
+    """Return seconds, also from WebVid's `PT00H00M17S`; None if there are none."""
     match = re.fullmatch(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?", str(value or "").strip())
     if match is None:
         return number(value)

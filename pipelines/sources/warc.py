@@ -1,7 +1,7 @@
-"""Pages in WARC files: our own crawl's, Common Crawl's, or those of any other crawler.
+"""Pages in WARC files: of our own crawl, Common Crawl, or any other crawler.
 
-The HTTP headers inside are those of the crawl's moment, so the page's opt-out signals can be read without asking
-again. Bodies come decoded: Common Crawl stores them so and renames the encoding headers, others store what was sent.
+The HTTP headers inside are those of the crawl, so that the page's opt-out signals can be read without another
+request. Bodies are decoded: Common Crawl stores them so and renames the encoding headers, others store the original.
 """
 
 import io
@@ -17,7 +17,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from pipelines import storage
 from pipelines.errors import UserError
 
-MAX_BODY_BYTES = 64 << 20  # decoded; a page is never as large, a bomb is
+MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
@@ -25,9 +25,9 @@ HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 @dataclass(frozen=True, slots=True)
 class CrawledPage:
-    """A response as a crawl stored it, its body decoded. `truncated` says why the body is not whole, if it is not.
+    """A response as a crawl stored it, with its body decoded. `truncated` says why the body is incomplete, if it is.
 
-    `warc_offset` and `warc_length` are of the compressed record; null where the file is not compressed by record.
+    `warc_offset` and `warc_length` are of the compressed record; None if the file is not compressed by record.
     """
 
     url: str
@@ -42,23 +42,23 @@ class CrawledPage:
     identified_charset: str | None = None
 
     def header(self, name: str) -> str | None:
-        """The first HTTP header of that name, in any case."""
+        """Return the first HTTP header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     @property
     def mime(self) -> str | None:
-        """The type that the server states, else the one that the crawler found."""
+        """The type that the server states, else the one that the crawler detected."""
         stated = (self.header("content-type") or "").partition(";")[0].strip().lower()
         return stated or self.identified_mime
 
     @property
     def is_html(self) -> bool:
-        """Whether the server and the crawler, where it looked, both take it for HTML."""
+        """True if the server, and the crawler if it checked, consider it HTML."""
         return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
 
     @property
     def content_type(self) -> str | None:
-        """The Content-Type with the charset that the crawler identified, where the server states none."""
+        """The Content-Type, with the charset that the crawler detected if the server states none."""
         stated = self.header("content-type") or self.identified_mime
         if stated is None or self.identified_charset is None or "charset=" in stated.lower():
             return stated
@@ -66,7 +66,7 @@ class CrawledPage:
 
     @property
     def refusal(self) -> str | None:
-        """Why the response is no page to read, or null: `http_status`, `not_html` or `truncated_page`."""
+        """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
         if self.status != 200:
             return "http_status"
         if not self.is_html:
@@ -76,7 +76,7 @@ class CrawledPage:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecord:
-    """Where a WARC file stops being readable: reason `truncated_file`, or `malformed_record` for one response."""
+    """End of the readable part of a WARC file: reason `truncated_file`, or `malformed_record` for one response."""
 
     warc_offset: int | None
     reason: str
@@ -84,20 +84,20 @@ class UnreadableRecord:
 
 
 def read_pages(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage]:
-    """The responses of `read_records` of any status and type, without what could not be read."""
+    """Yield the responses of `read_records` of any status and type, without unreadable ones."""
     return (record for record in read_records(path, start, stop) if isinstance(record, CrawledPage))
 
 
 def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage | UnreadableRecord]:
-    """The responses of a WARC file, in order; where the file breaks, a last record says so.
+    """Yield the responses of a WARC file, in order; if the file is damaged, a last record says so.
 
     Args:
         path: A WARC file, plain or compressed by record.
         start: Offset of the first record to read.
-        stop: Records that begin here or later are left.
+        stop: Records that begin here or later are not read.
 
     Raises:
-        UserError: If the file is no WARC at all.
+        UserError: If the file is not a WARC at all.
     """
     with storage.open_read(path) as file:
         file.seek(start)
@@ -125,30 +125,30 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                         yield page
         except OSError as error:
             if num == 0 and start == 0 and not _looks_like_warc(path):
-                raise UserError(f"{path}: is no WARC file") from error
+                raise UserError(f"{path}: not a WARC file") from error
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, "truncated_file", str(error))
             return
         if num == 0:
             if start == 0 and storage.size(path) and not _looks_like_warc(path):
-                raise UserError(f"{path}: is no WARC file")
+                raise UserError(f"{path}: not a WARC file")
             return
         end = _record_end(file, at)
         if pending is not None:
             yield _placed(pending, end or at) if is_by_record else replace(pending, warc_offset=None)
-        if end is None or end < storage.size(path):  # the reader passes over a header that is cut off
+        if end is None or end < storage.size(path):  # the reader silently skips a truncated header
             yield UnreadableRecord(end, "truncated_file", "the last record ends early")
 
 
 def _placed(page: CrawledPage, end: int) -> CrawledPage:
-    """The page with its record's length, or without a place where records share one compressed stream."""
+    """Return the page with its record's length, or without offset if records share one compressed stream."""
     at = page.warc_offset or 0
     return replace(page, warc_length=end - at) if end > at else replace(page, warc_offset=None)
 
 
 def _record_end(file: BinaryIO, at: int) -> int | None:
-    """Where the last record ends: with its gzip member or zstd frame, else with the file; null if it is cut off."""
+    """Return the end of the last record: of its gzip member or zstd frame, else of the file; None if truncated."""
     file.seek(at)
     head = file.read(4)
     file.seek(at)
@@ -171,7 +171,7 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
 
 
 def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
-    """The page of a response record and its block, HTTP headers included."""
+    """Return the page of a response record and its block, HTTP headers included."""
     head, separator, body = block.partition(b"\r\n\r\n")
     if not separator:
         head, separator, body = block.partition(b"\n\n")
@@ -204,7 +204,7 @@ def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
 
 
 def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Names and values, folded lines joined; UTF-8 where they are, else Latin-1, which takes any byte."""
+    """Yield names and values, folded lines joined; UTF-8 if valid, else Latin-1, which accepts any byte."""
     joined: list[bytes] = []
     for line in lines:
         if line[:1] in (b" ", b"\t") and joined:
@@ -222,7 +222,7 @@ def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """The body without transfer and content encodings. One that is named and not there was decoded before."""
+    """Return the body without transfer and content encodings; a declared one may have been removed before."""
     named = {name.lower(): value.lower() for name, value in headers}
     if "chunked" in named.get("transfer-encoding", ""):
         body = _unchunked(body)
@@ -241,7 +241,7 @@ def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
 
 
 def _unchunked(body: bytes) -> bytes:
-    """The content of chunks; the body as it is where it has no chunks."""
+    """Return the content of chunks; the body as it is if it has no chunks."""
     found: list[bytes] = []
     at = 0
     while True:
@@ -266,7 +266,7 @@ def _inflated(body: bytes, bits: int) -> bytes:
 
 
 def _deflated(body: bytes) -> bytes:
-    """What servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
+    """Decode what servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
     for bits in (15, -15):
         try:
             return _inflated(body, bits)
@@ -284,7 +284,7 @@ def _zstd(body: bytes) -> bytes:
 
 
 def _unbrotlied(body: bytes) -> bytes:
-    """Brotli has no magic number: what cannot be decoded was decoded before."""
+    """Decode Brotli, which has no magic number: a body that cannot be decoded was decoded before."""
     try:
         return BrotliReader(io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
     except OSError:

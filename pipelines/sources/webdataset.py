@@ -1,7 +1,7 @@
 """Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 with its images in base64.
 
-A sample's bytes are taken as they are, so nothing is asked of the web. A sample of ours keeps its provenance, its
-signals and its duplicate group; its key is made anew, since one sample may come in by two sources.
+A sample's bytes are used unchanged, without requests to the web. A sample of ours keeps its provenance, signals and
+duplicate group; it gets a new key, since one sample may arrive through two sources.
 """
 
 import json
@@ -41,13 +41,13 @@ class WebDatasetSettings(Files):
     """Tars (also .tar.gz) whose samples are of the source's kind; others are dropped."""
 
     format: Literal["webdataset"] = "webdataset"
-    generator: str | None = Field(None, description="The model that wrote the captions of foreign pairs, where one did")
-    image_side: Literal["before", "after"] = Field("before", description="MMC4: where an image stands to its sentence")
+    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs, if one did")
+    image_side: Literal["before", "after"] = Field("before", description="MMC4: where to put an image, by its sentence")
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads at rising offsets from a stream that may not seek."""
+    """Reader at increasing offsets of a stream that may not be seekable."""
 
     stream: Any
     at: int = 0
@@ -64,12 +64,12 @@ class _Reader:
 
 
 def parts(settings: WebDatasetSettings) -> list[Part]:
-    """A part a tar."""
+    """Return one part per tar."""
     return whole_files(settings)
 
 
 def read(part: Part, settings: WebDatasetSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
-    """A candidate a sample, with its bytes."""
+    """Yield one candidate per sample, with its bytes."""
 
     def convert(origin: Origin, locator: str, sample: TarSample) -> list[Outcome]:
         return _convert(origin, locator, sample, settings)
@@ -78,10 +78,10 @@ def read(part: Part, settings: WebDatasetSettings, source_name: str, kind: Kind)
 
 
 def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
-    """The samples of a tar, by the offset of their first member.
+    """Yield the samples of a tar, by the offset of their first member.
 
     Raises:
-        BrokenFileError: Where the tar is damaged; the sample that it breaks off in is left.
+        BrokenFileError: If the tar is damaged; the incomplete sample is not yielded.
     """
     is_plain = lines.compression(part.path) is None
     with lines.open_stream(part.path) as stream:
@@ -110,10 +110,10 @@ def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
 
 
 def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatasetSettings) -> list[Outcome]:
-    """The candidate of a sample.
+    """Return the candidate of a sample.
 
     Raises:
-        RowError: If it is of another kind, none that is known, or damaged.
+        RowError: If it is of another or an unknown kind, or damaged.
     """
     record: Any = {}
     if "json" in sample.parts:
@@ -136,7 +136,7 @@ def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatas
 
 
 def _own(origin: Origin, locator: str, sample: TarSample) -> Candidate:
-    """A sample of schema seq/1."""
+    """Return the candidate of a sample of schema seq/1."""
     document = _document(origin, sample)
     _check_kind(origin, document.kind)
     if any(s.media is not None and not 0 <= s.media < len(document.media) for s in document.segments):
@@ -149,7 +149,7 @@ def _own(origin: Origin, locator: str, sample: TarSample) -> Candidate:
 def _foreign(
     origin: Origin, locator: str, sample: TarSample, record: dict[str, Any], settings: WebDatasetSettings
 ) -> Candidate:
-    """A sample that another tool wrote."""
+    """Return the candidate of a sample that another tool wrote."""
     found = _document(origin, sample)
     is_grounded = origin.kind == "grounded" and found.kind == "pair" and "noun_chunks" in record
     if not is_grounded:
@@ -198,7 +198,7 @@ def _cleaned(segment: Segment, generator: str | None) -> Segment:
 
 
 def _with_bytes(document: Document, sample: TarSample) -> Candidate:
-    """The candidate whose images are members of the sample; what is measured on bytes is measured anew."""
+    """Return the candidate whose images are members of the sample, with new measurements of their bytes."""
     requests: list[MediaRequest] = []
     inline: dict[str, bytes] = {}
     media: list[Media] = []
@@ -224,7 +224,7 @@ def _with_bytes(document: Document, sample: TarSample) -> Candidate:
 
 
 def _check_view(record: dict[str, Any]) -> None:
-    """Boxes are of the whole upright image: refuse one that was cropped, padded or stored on its side.
+    """Check that boxes are of the whole upright image, not of one that was cropped, padded or stored rotated.
 
     Raises:
         RowError: `boxes_cropped` or `boxes_rotated`.

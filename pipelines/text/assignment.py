@@ -1,7 +1,7 @@
-"""Which sentence an image belongs to: MMC4's linear assignment (arXiv:2304.06939), as an alternative to page order.
+"""Assignment of images to sentences: MMC4's linear assignment (arXiv:2304.06939), as an alternative to page order.
 
-Each sentence takes one image at most, so that the sum of similarities is largest; images that are left over go to
-their best sentence. An image that no sentence fits well enough is dropped.
+Each sentence takes at most one image, so that the sum of similarities is largest; the remaining images go to their
+best sentence. An image that fits no sentence well enough is dropped.
 """
 
 import re
@@ -15,38 +15,38 @@ from numpy.typing import ArrayLike
 from pipelines.document import Document, Score, Segment, merge_text, with_media
 
 UNMATCHED = "image_without_sentence"
-"""Why an image is dropped: no sentence of its page is similar enough."""
+"""Reason to drop an image: no sentence of its page is similar enough."""
 
 SIMILARITY = "matched_sim"
-"""The score of an image with the sentence it was assigned to."""
+"""Score of an image with its assigned sentence."""
 
-_TIE = 1e-6  # all that preferring page order may cost of a sum of similarities, which are rounded to 4 decimals
+_TIE = 1e-6  # the most that page order may cost in the sum of similarities, which have 4 decimals
 
 
 def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[int | None]:
-    """The sentence of each image.
+    """Return the sentence of each image.
 
-    As many images as can be have a sentence of their own, and of all such assignments the one with the largest sum
-    of similarities is taken; among equal ones earlier images go to earlier sentences. The other images share: each
-    goes to its best sentence, the first of equal ones. (MMC4: 0.15 of CLIP ViT-L/14 is the least similarity.)
+    As many images as possible get a sentence of their own, by the assignment with the largest sum of similarities;
+    among equal ones earlier images go to earlier sentences. The other images share: each goes to its best sentence, the
+    first of equal ones. (MMC4's minimum similarity is 0.15, of CLIP ViT-L/14.)
 
     Args:
-        similarity: Images x sentences, in page order; NaN or null never matches.
-        min_similarity: What is below never matches; null: everything does.
+        similarity: Images x sentences, in page order; NaN or None never matches.
+        min_similarity: Lower values never match; None: all match.
 
     Returns:
-        For each image a sentence, or None where nothing matches.
+        For each image a sentence, or None if nothing matches.
 
     Raises:
-        ValueError: If `similarity` is no matrix or holds an infinite number.
+        ValueError: If `similarity` is not a matrix or contains an infinite number.
     """
-    from scipy.optimize import linear_sum_assignment  # slow, and only this needs it
+    from scipy.optimize import linear_sum_assignment  # slow, and needed only here
 
     matrix = np.asarray(similarity, dtype=float)
     if matrix.ndim != 2 and matrix.size:
-        raise ValueError(f"similarity has {matrix.ndim} dimensions, images x sentences are two")
+        raise ValueError(f"similarity has {matrix.ndim} dimensions; expected two, images x sentences")
     if np.isinf(matrix).any():
-        raise ValueError("similarity holds an infinite number")
+        raise ValueError("similarity contains an infinite number")
     if matrix.size == 0:
         return [None] * len(matrix)
     matches = ~np.isnan(matrix)
@@ -55,8 +55,8 @@ def assign(similarity: ArrayLike, min_similarity: float | None = None) -> list[i
     if not matches.any():
         return [None] * len(matrix)
     num_images, num_sentences = matrix.shape
-    # A match outweighs all that similarity can: first their number counts, then their sum. Squares of distances from
-    # the diagonal are least where order is kept.
+    # A match outweighs any similarity: first the number of matches counts, then their sum. The sum of squared distances
+    # from the diagonal is smallest if order is kept.
     span = matrix[matches].max() - matrix[matches].min() + 1.0
     places = (np.arange(num_images)[:, None] - np.arange(num_sentences)) ** 2
     tie = _TIE / (min(matrix.shape) * max(places.max(), 1))
@@ -94,10 +94,10 @@ _ABBREVIATIONS_OF = {lang: frozenset(words.split()) for lang, words in _ABBREVIA
 
 
 def split_sentences(text: str, lang: str | None = None) -> list[str]:
-    """The sentences of a text, without the space around them; a line ends a sentence.
+    """Split a text into sentences without surrounding space; a line end also ends a sentence.
 
-    Full stops inside numbers and names, after abbreviations of the language (English where it has no list) and
-    initials, and before a lower-case letter end none.
+    Full stops do not end a sentence inside numbers and names, after initials and abbreviations of the language (of
+    English if it has no list), and before a lower-case letter.
     """
     return [text[start:end] for start, end in _sentence_spans(text, lang)]
 
@@ -122,7 +122,7 @@ def _sentence_spans(text: str, lang: str | None) -> list[tuple[int, int]]:
 
 
 def _ends(text: str, match: re.Match[str], lang: str | None) -> bool:
-    """Whether marks that may end a sentence do."""
+    """Return whether punctuation that may end a sentence does."""
     follows = text[match.end() : match.end() + 40].lstrip().lstrip(_OPENING)[:1]
     if follows.islower():
         return False
@@ -145,7 +145,7 @@ def _ends(text: str, match: re.Match[str], lang: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """A document rebuilt. `places` are the old places of its images, in their new order; `dropped` the others'."""
+    """A reordered document. `places` are the old indices of its images, in their new order; `dropped` the others'."""
 
     document: Document
     places: tuple[int, ...]
@@ -153,7 +153,7 @@ class Interleaved:
 
 
 def sentences_of(document: Document) -> list[str]:
-    """All sentences of a document, segment by segment: the columns of its similarity matrix."""
+    """Return all sentences of a document, segment by segment: the columns of its similarity matrix."""
     return [s for g in document.segments if g.text is not None for s in split_sentences(g.text, document.lang)]
 
 
@@ -165,17 +165,17 @@ def interleave_by_assignment(
     min_similarity: float | None = None,
     origin: str = "derived",
 ) -> Interleaved:
-    """The document with each image beside its sentence instead of where the page had it.
+    """Return the document with each image next to its sentence instead of its position on the page.
 
-    Text keeps its order and is cut where an image goes, but for text with times or regions, which takes images at
-    its ends only. Media are renumbered in their new order; scores of segments go, for segments are others now.
+    Text keeps its order and is split where an image is inserted, except text with times or regions, which gets images
+    only at its ends. Media are renumbered in their new order; scores of segments are dropped, as the segments change.
 
     Args:
         document: Interleaved.
         similarity: Media of the document x `sentences_of(document)`; a row of NaN drops its image.
-        side: Where an image stands to its sentence.
-        min_similarity: An image with no sentence of this similarity is dropped; null: none but those of NaN are.
-        origin: What the similarity comes from: the id of a model, for the score `matched_sim`.
+        side: Where an image is put, before or after its sentence.
+        min_similarity: Images without a sentence of this similarity are dropped; None: only those with NaN.
+        origin: Id of the model that computed the similarity, for the score `matched_sim`.
 
     Raises:
         ValueError: If `similarity` is of another shape.
@@ -184,7 +184,7 @@ def interleave_by_assignment(
     num_media, num_sentences = len(document.media), len(sentences_of(document))
     if num_media and num_sentences and matrix.shape != (num_media, num_sentences):
         raise ValueError(f"document {document.key}: similarity is {matrix.shape}, not {(num_media, num_sentences)}")
-    shown = {s.media: s for s in reversed(document.segments) if s.media is not None}  # its first segment
+    shown = {s.media: s for s in reversed(document.segments) if s.media is not None}  # the first segment of each
     chosen = assign(matrix, min_similarity) if num_sentences else [None] * num_media
     images: dict[int, list[int]] = {}
     for media, sentence in enumerate(chosen):
@@ -214,7 +214,7 @@ def _around(
     shown: dict[int, Segment],
     side: Literal["before", "after"],
 ) -> list[Segment]:
-    """A text segment with the images of its sentences."""
+    """Return a text segment with the images of its sentences."""
     assert segment.text is not None
     is_whole = bool(segment.regions) or segment.t0 is not None
     result: list[Segment] = []

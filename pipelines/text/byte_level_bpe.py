@@ -1,4 +1,4 @@
-"""A tokenizer of one's own, for models that are trained from scratch."""
+"""Training of a new tokenizer, for models that are trained from scratch."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ _SPECIAL = ["<unk>", "<s>", "</s>"]  # 0, 1, 2 as in LLaMA
 
 
 def train_bpe(texts: Iterable[str], num_tokens: int) -> bytes:
-    """A byte-level BPE as `tokenizer.json`: every text has ids, so `<unk>` is never needed.
+    """Train a byte-level BPE, as `tokenizer.json`: every text has ids, so `<unk>` is never needed.
 
     Args:
-        texts: What to learn merges from.
-        num_tokens: At most so many tokens, 256 bytes and `<unk>`, `<s>`, `</s>` included.
+        texts: Texts to learn merges from.
+        num_tokens: Maximum number of tokens, 256 bytes and `<unk>`, `<s>`, `</s>` included.
 
     Raises:
-        UserError: If these would not fit.
+        UserError: If the maximum is smaller than these.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -1,4 +1,4 @@
-"""Judging the text of a candidate: its language, its quality, and the personal data in it."""
+"""Verdict on the text of a candidate: its language, its quality, and the personal data in it."""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ PROFILES: dict[Kind, str] = {
 
 
 class TextFilters(Settings):
-    """What is asked of a candidate's text, and whether personal data in it is masked."""
+    """Requirements on a candidate's text, and whether personal data in it is masked."""
 
     language: LanguageSettings | None = Field(LanguageSettings(), description="null: any language, still identified")
     text: TextQuality | None = Field(None, description="null: the profile of the source's kind")
@@ -30,17 +30,17 @@ class TextFilters(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a text is not taken."""
+    """Reason to refuse a text."""
 
     reason: str
     detail: str | None = None
 
 
 def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document | Refusal:
-    """The document with its language told, poor lines removed and personal data masked; or why it is refused."""
+    """Return the document with its language set, poor lines removed and personal data masked, or the refusal."""
     has_text = any(s.text for s in document.segments)
     if not has_text:
-        return document if kind == "video" else Refusal("no_text")  # a video's words come with its subtitles
+        return document if kind == "video" else Refusal("no_text")  # a video's text comes with its subtitles
     told = _tell_language(document, filters)
     if isinstance(told, Refusal):
         return told
@@ -54,7 +54,7 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
 
 
 def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
-    """The same of a video's timed text, once it is at hand: its language and personal data; speech is no prose."""
+    """Judge a video's timed text after its download: language and personal data only, since speech is not prose."""
     told = _tell_language(document, filters)
     if isinstance(told, Refusal):
         return told

@@ -1,9 +1,9 @@
-"""Which language a text is in: fastText's lid.176 (arXiv:1607.01759), and the rule that keeps the wanted ones.
+"""Language of a text: fastText's lid.176 (arXiv:1607.01759), and the rule that keeps the wanted languages.
 
-A text without a letter, or with fewer than asked for, has no language and no score: null, which is not zero and
-passes no threshold. Of a short text the language found is mostly right, while its score is low: of 2,900 English
-captions of the GIMP manual, 98 % of those with 20 to 29 letters are told to be English, 28 % with a score of 0.65 or
-more; 9 in 10 reach that score only from 100 letters on.
+A text without letters, or with fewer than required, has no language and no score: None, which is not zero and passes
+no threshold. For short texts the language found is mostly right, while its score is low: of 2,900 English captions
+of the GIMP manual, 98 % of those with 20 to 29 letters are identified as English, 28 % with a score of at least 0.65;
+9 in 10 reach that score only from 100 letters on.
 """
 
 import functools
@@ -23,7 +23,7 @@ _LABEL = "__label__"
 
 
 class LanguageSettings(Settings):
-    """Which languages are kept."""
+    """Languages that are kept."""
 
     languages: tuple[str, ...] | None = Field(
         default=None, description="Codes as lid.176 gives them (en, de, zh); null: any"
@@ -34,12 +34,12 @@ class LanguageSettings(Settings):
     min_chars: int = Field(
         default=20,
         ge=0,
-        description="A text of fewer letters is too short to tell: kept, lang null; 0: all are judged",
+        description="A text of fewer letters is too short to judge: kept, with lang null; 0: judge all",
     )
     min_score_chars: int = Field(
         default=100,
         ge=0,
-        description="Letters from which `min_score` holds; in shorter texts, captions mostly, only the language counts",
+        description="Letters from which `min_score` applies; shorter texts, mostly captions, need only the language",
     )
 
     @field_validator("languages")
@@ -47,12 +47,12 @@ class LanguageSettings(Settings):
     def _are_known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for code in languages or ():
             if not code.islower() or not 2 <= len(code) <= 3:
-                raise ValueError(f"{code!r} is no language code of lid.176, such as en, de, zh or ceb")
+                raise ValueError(f"{code!r} is not a language code of lid.176, such as en, de, zh or ceb")
         return languages
 
 
 class Language(NamedTuple):
-    """A code as lid.176 gives it (ISO 639-1 where there is one, else 639-3) and its score in 0..1; both or neither."""
+    """A code of lid.176 (ISO 639-1 if there is one, else 639-3) and its score in 0..1; both or neither."""
 
     code: str | None
     score: float | None
@@ -62,7 +62,7 @@ UNKNOWN = Language(None, None)
 
 
 def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
-    """The most likely language of each text; `UNKNOWN` where it has fewer than `min_chars` letters (at least 1)."""
+    """Return the most likely language of each text; `UNKNOWN` if it has fewer than `min_chars` letters (at least 1)."""
     lines = [" ".join(text.split()) for text in texts]
     clear = [i for i, line in enumerate(lines) if num_letters(line) >= max(min_chars, 1)]
     found = [UNKNOWN] * len(lines)
@@ -75,15 +75,15 @@ def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
 
 
 def num_letters(text: str) -> int:
-    """How many letters a text has: what tells its language."""
+    """Return the number of letters in a text, from which its language is identified."""
     return sum(map(str.isalpha, text))
 
 
 def judge(language: Language, text: str, settings: LanguageSettings) -> str | None:
-    """The reason why a text of this language is dropped, or None.
+    """Return the reason to drop a text of this language, or None.
 
-    `UNKNOWN` passes where `min_chars` excuses short texts, or nothing is asked; call with what
-    `identify(texts, settings.min_chars)` gave.
+    `UNKNOWN` passes if `min_chars` exempts short texts, or if there is no requirement; call with the result of
+    `identify(texts, settings.min_chars)`.
     """
     if language.score is None:
         asks = settings.languages is not None or settings.min_score is not None
@@ -101,8 +101,8 @@ def judge(language: Language, text: str, settings: LanguageSettings) -> str | No
 
 @functools.cache
 def _model() -> Any:
-    """lid.176.ftz, once a process; its package is not imported, for it would import another `fasttext`."""
-    import fasttext  # slow, and only workers that judge text have it
+    """Load lid.176.ftz, once per process; its package is not imported, for it would import another `fasttext`."""
+    import fasttext  # slow, and installed only for workers that judge text
 
     path = importlib.metadata.distribution(_MODEL_PACKAGE).locate_file(_MODEL_FILE)
     try:

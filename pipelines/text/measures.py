@@ -1,4 +1,4 @@
-"""What can be counted in a text: words, repetition, punctuation. The rules on these numbers are in quality.py."""
+"""Counts of a text: words, repetition, punctuation. The rules on these numbers are in quality.py."""
 
 import itertools
 import re
@@ -22,10 +22,10 @@ BULLETS = ("•", "‣", "◦", "▪", "■", "●", "-", "–", "*")
 
 
 class Words(NamedTuple):
-    """The words of a text in lower case without punctuation around them; what is punctuation only is none.
+    """Words of a text in lower case without surrounding punctuation; punctuation alone is no word.
 
-    Where most letters are of a script written without spaces, `tokens` are its characters (and runs of other letters),
-    `chars_per_word` of which are reckoned as a word: 2 in Chinese and Japanese, 5 in Thai, Lao, Burmese and Khmer.
+    If most letters are of a script written without spaces, `tokens` are its characters (and runs of other letters), and
+    `chars_per_word` of them count as a word: 2 in Chinese and Japanese, 5 in Thai, Lao, Burmese and Khmer.
     """
 
     tokens: list[str]
@@ -33,21 +33,21 @@ class Words(NamedTuple):
 
     @property
     def number(self) -> float:
-        """How many words."""
+        """The number of words."""
         return len(self.tokens) / self.chars_per_word
 
     @property
     def are_spaced(self) -> bool:
-        """Whether tokens are words."""
+        """True if tokens are words."""
         return self.chars_per_word == 1
 
     def fraction_in(self, words: frozenset[str]) -> float:
-        """Share of the tokens that are among `words`."""
+        """Return the share of the tokens that are in `words`."""
         return sum(token in words for token in self.tokens) / max(len(self.tokens), 1)
 
 
 def split_words(text: str) -> Words:
-    """The words of a text, by its script."""
+    """Split a text into words, by its script."""
     unspaced = [] if text.isascii() else _UNSPACED.findall(text)
     if 2 * len(unspaced) > sum(map(str.isalpha, text)):
         east_asian = sum(char >= "\u2000" for char in unspaced)
@@ -57,27 +57,27 @@ def split_words(text: str) -> Words:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines that are not blank, without space around them."""
+    """Return lines that are not blank, stripped."""
     return [line for line in map(str.strip, text.split("\n")) if line]
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """What blank lines part."""
+    """Return the parts between blank lines."""
     return [paragraph for paragraph in map(str.strip, _PARAGRAPH_BREAK.split(text)) if paragraph]
 
 
 def ends_sentence(line: str) -> bool:
-    """Whether a line ends as sentences do, a bracket after it or not."""
+    """Return whether a line ends like a sentence, with or without a bracket after it."""
     return line.rstrip(")]） ").endswith(_SENTENCE_MARKS)
 
 
 def count_sentences(text: str) -> int:
-    """Ends of sentences; abbreviations count as well, as in C4."""
+    """Return the number of sentence ends; abbreviations count as well, as in C4."""
     return sum(1 for _ in _SENTENCE_END.finditer(text))
 
 
 def repeated(items: Sequence[str]) -> tuple[float, float]:
-    """Share of items that were there before, and share of all characters that they hold."""
+    """Return the share of items that repeat an earlier one, and the share of all characters in them."""
     again = _again(items)
     chars = sum(map(len, items))
     return len(again) / max(len(items), 1), sum(map(len, again)) / max(chars, 1)
@@ -89,7 +89,7 @@ def _again(items: Sequence[str]) -> list[str]:
 
 
 def top_n_gram(words: Words, n: int) -> float:
-    """Share of the words' characters in the most frequent n-gram; 0 where none comes twice."""
+    """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated."""
     counts = Counter(_n_grams(words, n))
     most = max(counts.values(), default=0)
     if most < 2:
@@ -99,7 +99,7 @@ def top_n_gram(words: Words, n: int) -> float:
 
 
 def duplicate_n_grams(words: Words, n: int) -> float:
-    """Share of the words' characters in n-grams that were there before, none counted twice."""
+    """Return the share of the words' characters in n-grams that repeat earlier ones, none counted twice."""
     grams = list(_n_grams(words, n))
     if len(set(grams)) == len(grams):
         return 0.0
@@ -117,7 +117,7 @@ def duplicate_n_grams(words: Words, n: int) -> float:
 
 
 def word_repetition(words: Words, n: int = 5) -> float:
-    """Share of the n-grams of words that come more than once."""
+    """Return the share of the n-grams of words that occur more than once."""
     counts = Counter(_n_grams(words, n)).values()
     return sum(count for count in counts if count > 1) / max(sum(counts), 1)
 
@@ -128,9 +128,9 @@ def _n_grams(words: Words, n: int) -> Iterator[tuple[str, ...]]:
 
 
 def character_repetition(text: str, n: int = 10) -> float:
-    """Share of the n-grams of characters that are the most frequent ones, as many as the root of their number.
+    """Return the share of the n-grams of characters that are the most frequent: the square root of their number.
 
-    N-grams that come once are not frequent (the measure of ROOTS, arXiv:2303.03915). Runs of space count as one.
+    N-grams that occur once are not frequent (the measure of ROOTS, arXiv:2303.03915). Runs of space count as one.
     """
     text = " ".join(text.split())
     grams = Counter(text[i : i + n] for i in range(len(text) - n + 1))
@@ -142,7 +142,7 @@ def character_repetition(text: str, n: int = 10) -> float:
 
 
 class Characters(NamedTuple):
-    """How many characters of a kind; spaces are in `total` only, runs of them as one."""
+    """Numbers of characters by kind; spaces are only in `total`, runs of them as one."""
 
     total: int
     letters: int
@@ -150,7 +150,7 @@ class Characters(NamedTuple):
 
 
 def count_characters(text: str) -> Characters:
-    """Letters (with their marks) and punctuation among all characters."""
+    """Count letters (with their marks) and punctuation among all characters."""
     text = " ".join(text.split())
     kinds: Counter[str] = Counter()
     for char, number in Counter(text).items():

@@ -1,7 +1,7 @@
 """Words that rules count: function words of a few languages, words of page furniture, words of pornographic sites.
 
-Of each language the first eight are, like Gopher's English eight, so common that no running text is without two.
-Languages that are not here have no list, and rules that need one do not apply to them.
+The first eight of each language are, like Gopher's English eight, so common that any running text has two of them.
+Other languages have no list, and rules that need one do not apply to them.
 """
 
 
@@ -96,7 +96,7 @@ STOP_WORDS: dict[str, frozenset[str]] = {lang: frozenset(words) for lang, words 
 """Function words by language."""
 
 CORE_STOP_WORDS: dict[str, frozenset[str]] = {lang: frozenset(words[:8]) for lang, words in _LISTS.items()}
-"""The eight of each language of which running text has at least two."""
+"""Eight words of each language of which running text has at least two."""
 
 SPAM_WORDS: frozenset[str] = frozenset(
     _list(
@@ -106,7 +106,7 @@ SPAM_WORDS: frozenset[str] = frozenset(
         unsubscribe whatsapp youtube"""
     )
 )
-"""What buttons and banners say; `menu` and `click` are left out, manuals are full of them."""
+"""Words of buttons and banners, without `menu` and `click`, which are frequent in manuals."""
 
 FLAGGED_WORDS: frozenset[str] = frozenset(
     _list(
@@ -115,4 +115,4 @@ FLAGGED_WORDS: frozenset[str] = frozenset(
         sexcam sexy slut threesome tits vagina webcam whore xnxx xvideos xxx"""
     )
 )
-"""Words whose share tells a pornographic page; one of them in a long text is no offence."""
+"""Words whose share reveals a pornographic page; a single one in a long text is harmless."""

@@ -1,1 +1,1 @@
-"""Videos: downloaded, cut into frames, and put in time with what is said."""
+"""Videos: downloaded, split into frames, and synchronised with their text."""

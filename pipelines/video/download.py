@@ -1,7 +1,7 @@
-"""Videos found and downloaded by yt-dlp's generic extractor, whose every request our client makes.
+"""Download of videos by yt-dlp's generic extractor, with every request made by our client.
 
-yt-dlp gets one request handler, ours: what it would open passes robots.txt, the address guard and the caps, and it
-has no cookies, proxies, plugins, caches, configuration files or external downloaders.
+yt-dlp gets one request handler, ours: whatever it opens passes robots.txt, the address guard and the caps, and it has
+no cookies, proxies, plugins, caches, configuration files or external downloaders.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from pipelines.video.subtitles import PREFERRED_FORMATS
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.permission import Purpose
 
-_PROTOCOLS = "[protocol~='^(https?|m3u8_native|http_dash_segments)$']"  # what yt-dlp downloads by itself
-_MAX_REQUESTS = 2_000  # of one video: segments of an hour at two seconds each
+_PROTOCOLS = "[protocol~='^(https?|m3u8_native|http_dash_segments)$']"  # what yt-dlp downloads without ffmpeg
+_MAX_REQUESTS = 2_000  # of one video: an hour in segments of two seconds
 _FORWARDED = ("referer", "range")
 _IS_DOCUMENT = re.compile(r"\s*(?:text/html|application/xhtml\+xml|text/xml|application/xml)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadedVideo:
-    """A video file on disk and what its page and the requests said about it."""
+    """A video file on disk, and what its page and the requests state about it."""
 
     path: str
     url: str
@@ -59,17 +59,17 @@ def download_video(
     max_bytes: int,
     page: tuple[str, bytes] | None = None,
 ) -> DownloadedVideo:
-    """Download the video at an address, or the first one that the page there shows. Blocks; call it from a thread.
+    """Download the video at a URL, or the first one on the page there. Blocks; call it from a thread.
 
     Args:
-        url: Of a video file, a manifest or a page.
+        url: URL of a video file, a manifest or a page.
         client: Makes the requests, on `loop`.
-        loop: Where the client runs; not this thread's.
-        folder: Where the file goes.
+        loop: Loop of the client; not this thread's.
+        folder: Folder for the file.
         max_seconds: Longer videos are not downloaded.
-        max_height: Largest height in pixels to choose, where there is a choice.
-        max_bytes: Of all requests together; the client caps each.
-        page: URL and HTML of a page that is at hand already.
+        max_height: Largest height in pixels to choose, if there is a choice.
+        max_bytes: Limit of all requests together; the client caps each.
+        page: URL and HTML of a page that has been fetched already.
 
     Raises:
         VideoRejected: `no_video`, `video_unavailable`, `live_stream` or `too_long`.
@@ -92,7 +92,7 @@ def download_video(
             "file_access_retries": 0,
             "skip_unavailable_fragments": False,
             "external_downloader": {"default": "native"},
-            "ffmpeg_location": os.path.join(folder, "none"),  # else it would let ffmpeg open addresses
+            "ffmpeg_location": os.path.join(folder, "none"),  # else it would let ffmpeg open URLs
             "fixup": "never",
             "updatetime": False,
             "nopart": True,
@@ -142,7 +142,7 @@ def _download(downloader: "_YoutubeDL", url: str, folder: str, max_seconds: floa
 
 
 def _tracks(info: dict[str, Any]) -> Iterator[Track]:
-    """One track a language, in the format that keeps most."""
+    """Yield one track per language, in the format that keeps most information."""
     for name, is_automatic in (("subtitles", False), ("automatic_captions", True)):
         for lang, versions in (info.get(name) or {}).items():
             found = {v.get("ext"): v["url"] for v in reversed(versions) if v.get("url")}
@@ -152,20 +152,20 @@ def _tracks(info: dict[str, Any]) -> Iterator[Track]:
 
 
 class _Silence:
-    """What yt-dlp says; its errors arrive as exceptions."""
+    """Logger that discards what yt-dlp says; its errors arrive as exceptions."""
 
     def debug(self, message: str) -> None:
-        """Nothing."""
+        pass
 
     def warning(self, message: str, **_: Any) -> None:
-        """Nothing."""
+        pass
 
     def error(self, message: str) -> None:
-        """Nothing."""
+        pass
 
 
 class _PoliteRH(RequestHandler):
-    """Answers yt-dlp's requests by the client. What was asked once is not asked again."""
+    """Handler of yt-dlp's requests through the client. No URL is requested twice."""
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = None
@@ -218,7 +218,7 @@ class _PoliteRH(RequestHandler):
             return self._answers[key]
         forwarded = tuple((n, v) for n, v in request.headers.items() if n.lower() in _FORWARDED)
         extension = urlsplit(request.url).path.rpartition(".")[2].lower()
-        # Where a page may be meant, it is asked for as one: other signals count, and it may be cut.
+        # A URL that may be a page is requested as one: other signals count, and it may be truncated.
         is_first = self.first is None and self._page is None
         is_page = is_first and extension not in (*KNOWN_EXTENSIONS, "m3u8", "mpd")
         fetched = self._fetch(request.url, "page" if is_page else "video", forwarded)
@@ -243,7 +243,7 @@ class _PoliteRH(RequestHandler):
 
 
 class _YoutubeDL(yt_dlp.YoutubeDL):
-    """yt-dlp with one way to the network."""
+    """YoutubeDL with one way to the network."""
 
     handler: _PoliteRH
 

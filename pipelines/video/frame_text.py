@@ -8,7 +8,7 @@ from pipelines.video.subtitles import Cue
 
 
 def merge_cues(cues: Sequence[Cue], frame_times: Sequence[float]) -> tuple[Cue, ...]:
-    """Cues that no frame separates joined by a space, as the storyboards of Emu's tool have it.
+    """Join cues that no frame separates by a space, as in the storyboards of Emu's tool.
 
     A cue belongs to the last frame at or before its start.
     """
@@ -32,14 +32,14 @@ def sequence(
     *,
     is_automatic: bool = False,
 ) -> tuple[Segment, ...]:
-    """The segments of a video; frame i is media i.
+    """Return the segments of a video; frame i is media i.
 
-    In the order of their times, on a tie the frame first; a caption of the whole video comes before all.
+    In order of time, on a tie the frame first; a caption of the whole video comes before all.
 
     Args:
         frame_times: Seconds, ascending.
-        cues: What is said.
-        caption: What the video shows.
+        cues: The spoken text.
+        caption: Description of the whole video.
         is_automatic: Whether a machine wrote the cues.
     """
     timed = [
@@ -61,5 +61,5 @@ def sequence(
 
 
 def _written(seconds: float) -> float:
-    """A time as the record writes it, so that the order here is the order there."""
+    """Round a time as the record writes it, so that the order here is the order there."""
     return float(f"{seconds:.6g}")

@@ -1,7 +1,7 @@
-"""Frames of a local video file: which times to look at, and the images shown then, by one ffmpeg process.
+"""Frames of a local video file: the times to look at, and the images shown then, by one ffmpeg process.
 
-Neither ffmpeg nor PyAV may open anything but this file: protocols and container formats are listed, since a playlist
-posing as a video would make them read other files or addresses.
+Neither ffmpeg nor PyAV may open anything but this file: protocols and container formats are restricted, since a
+playlist posing as a video would make them read other files or URLs.
 """
 
 import contextlib
@@ -29,32 +29,32 @@ from pipelines.settings import Settings
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _LOCAL_ONLY = {"protocol_whitelist": "file,pipe", "format_whitelist": _CONTAINERS}
 _SHOWN = re.compile(rb"\] n:\s*\d+ .*?pts_time:\s*(-?[\d.]+)")
-_SAME_TIME = 0.002  # seconds: between containers' clocks, well below a frame
+_SAME_TIME = 0.002  # seconds: difference between containers' clocks, well below a frame
 _MAX_SELECTED = 2_000  # frames of one video before they are thinned out
 
 
 class FrameSettings(Settings):
-    """Which frames of a video are kept."""
+    """Frames of a video that are kept."""
 
     frames: Literal["subtitle_times", "fixed_rate", "shot_changes"] = Field(
         default="subtitle_times",
-        description="What is shown where each cue begins (at a fixed rate where there are none), at a fixed rate, or as"
-        " each shot begins.",
+        description="The frame at the start of each cue (at a fixed rate if there are none), at a fixed rate, or at the"
+        " start of each shot.",
     )
-    frames_per_second: float = Field(default=0.5, gt=0, description="Frames a second of the fixed rate.")
-    max_frames: int = Field(default=32, gt=0, description="Frames a video; more are thinned out evenly.")
+    frames_per_second: float = Field(default=0.5, gt=0, description="Frames per second of the fixed rate.")
+    max_frames: int = Field(default=32, gt=0, description="Frames per video; more are thinned out evenly.")
     scene_threshold: float = Field(
-        default=0.3, gt=0, lt=1, description="ffmpeg's scene score of a new shot; its manual: 0.3 to 0.5."
+        default=0.3, gt=0, lt=1, description="ffmpeg's scene score of a new shot (its manual: 0.3 to 0.5)."
     )
     min_shot_seconds: float = Field(default=0.5, ge=0, description="Shortest shot (video2dataset: 15 frames).")
     min_seconds: float = Field(default=1.0, ge=0, description="Shorter videos are too_short.")
     max_seconds: float = Field(default=3600.0, gt=0, description="Longer videos are too_long.")
-    max_decode_seconds: float = Field(default=300.0, gt=0, description="Time for decoding one video.")
+    max_decode_seconds: float = Field(default=300.0, gt=0, description="Time limit for decoding one video.")
     image: ImageSettings = Field(default=ImageSettings(), description="How frames are stored.")
 
 
 class VideoRejected(Exception):  # noqa: N818 - a verdict on the video, not a failure of ours
-    """A video that cannot be used: a reason of `frames_and_cues.REASONS`, what was found, and the evidence seen."""
+    """A video that cannot be used: a reason of `frames_and_cues.REASONS`, details, and the evidence seen."""
 
     def __init__(self, reason: str, detail: str, signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, detail)
@@ -63,7 +63,7 @@ class VideoRejected(Exception):  # noqa: N818 - a verdict on the video, not a fa
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What the container says: seconds, pixels, the codec's name, and when each frame appears, ascending."""
+    """Facts from the container: seconds, pixels, the codec's name, and the time of each frame, ascending."""
 
     seconds: float
     width: int
@@ -74,14 +74,14 @@ class VideoFacts:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The image at `t` seconds: its own time, not the one that was asked for."""
+    """The image at `t` seconds: its own time, not the requested one."""
 
     t: float
     image: NormalisedImage
 
 
 def probe_video(path: str) -> VideoFacts:
-    """What a video file holds; only packets are read.
+    """Return the facts of a video file; only packets are read.
 
     Raises:
         VideoRejected: `corrupt_video` or `no_video`.
@@ -95,7 +95,7 @@ def probe_video(path: str) -> VideoFacts:
             context = stream.codec_context
             if context is None or not context.width or not context.height:
                 raise VideoRejected("corrupt_video", "no decodable video stream")
-            start = (container.start_time or 0) / av.time_base  # ffmpeg begins to count there
+            start = (container.start_time or 0) / av.time_base  # ffmpeg counts from there
             unit = float(stream.time_base or 0)
             times: list[float] = []
             end = 0.0
@@ -110,12 +110,12 @@ def probe_video(path: str) -> VideoFacts:
 
 
 def thin_out(num: int, most: int) -> list[int]:
-    """At most `most` of `num` places, evenly spread, the first among them."""
+    """Return at most `most` of `num` indices, evenly spread, including the first."""
     return list(range(num)) if num <= most else [i * num // most for i in range(most)]
 
 
 def choose_times(facts: VideoFacts, cue_starts: Sequence[float], settings: FrameSettings) -> list[float]:
-    """When the frames appear that are shown where cues begin, or at the fixed rate; ascending, each once."""
+    """Return the times of the frames shown when cues begin, or at the fixed rate; ascending, each once."""
     wanted = [t for t in sorted(cue_starts) if 0 <= t < facts.seconds] if settings.frames == "subtitle_times" else []
     if not wanted:
         wanted = [i / settings.frames_per_second for i in range(1 + int(facts.seconds * settings.frames_per_second))]
@@ -126,7 +126,7 @@ def choose_times(facts: VideoFacts, cue_starts: Sequence[float], settings: Frame
 
 
 def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettings) -> tuple[Frame, ...]:
-    """The frames that the settings ask for, with the times at which they appear.
+    """Return the frames that the settings select, with the times at which they appear.
 
     Args:
         path: A local file.
@@ -228,7 +228,7 @@ class _Decoding:
             raise VideoRejected("decode_timeout", f"more than {self._max_seconds:.0f} s")
 
     def images(self) -> Iterator[Pixels]:
-        """Frames as (height, width, 3) uint8, BGR."""
+        """Yield frames as (height, width, 3) uint8, BGR."""
         out = self._process.stdout
         assert out is not None
         while (header := _ppm_header(out)) is not None:

@@ -1,4 +1,4 @@
-"""A video as frames and cues: downloaded, its timed text chosen and read, frames taken, the file forgotten."""
+"""A video as frames and cues: downloaded, its timed text chosen and parsed, frames extracted, the file discarded."""
 
 import asyncio
 from collections.abc import Sequence
@@ -33,27 +33,27 @@ REASONS = (
     "decode_timeout",
     *IMAGE_REASONS,
 )
-"""Why a video is left out, besides what the client says (`http_client.REASONS`, `permission.REASONS`)."""
+"""Reasons to drop a video, besides the client's (`http_client.REASONS`, `permission.REASONS`)."""
 
 
 class VideoSettings(FrameSettings):
-    """How a video becomes frames and text."""
+    """Settings that turn a video into frames and text."""
 
     max_height: int = Field(
-        default=720, gt=0, description="Largest height in pixels to download, where there is a choice."
+        default=720, gt=0, description="Largest height in pixels to download, if there is a choice."
     )
     max_bytes: int = Field(
-        default=512 << 20, gt=0, description="Bytes of all requests of one video; each also keeps http's cap."
+        default=512 << 20, gt=0, description="Bytes of all requests of one video; each also obeys http's cap."
     )
     merge_cues: bool = Field(
         default=True, description="Join cues that no frame separates, as YT-Storyboard-1B's builder does."
     )
-    subtitles: SubtitleSettings = Field(default=SubtitleSettings(), description="What is kept of timed text.")
+    subtitles: SubtitleSettings = Field(default=SubtitleSettings(), description="How timed text is chosen and parsed.")
 
 
 @dataclass(frozen=True, slots=True)
 class VideoMedia:
-    """A video as it is stored: frames in time order, and cues, empty where it has no timed text."""
+    """A video as it is stored: frames in time order, and cues, empty if it has no timed text."""
 
     url: str
     fetched_at: str
@@ -77,16 +77,16 @@ def fetch_video(
     """Fetch a video and its timed text and take the frames. Blocks; call it from a thread.
 
     Args:
-        request: Address of a video file, a manifest or a page that shows one; its tracks go before those of the page.
+        request: URL of a video file, a manifest or a page with one; its tracks take precedence over the page's.
         client: Makes all requests, on `loop`.
-        loop: Where the client runs; not this thread's.
-        settings: What to take.
+        loop: Loop of the client; not this thread's.
+        settings: Selection of frames and text.
         folder: An empty folder for the file; the caller removes it.
-        page: URL and HTML of a page that is at hand already, so that it is not asked for again.
+        page: URL and HTML of a page that has been fetched already.
 
     Raises:
         VideoRejected: With one of `REASONS`.
-        FetchFailure: If a request that was needed failed; of timed text only where a later attempt may succeed.
+        FetchFailure: If a necessary request failed; for timed text only if a later attempt may succeed.
     """
     from pipelines.video.download import download_video  # loads yt-dlp: half a second
 
@@ -124,7 +124,7 @@ def fetch_video(
 
 
 def _only_language(tracks: Sequence[Track]) -> str | None:
-    """What is spoken, where a page's machine-written tracks are all of one language: a page offers no translations."""
+    """Return the spoken language if all machine-written tracks of a page have one: then none are translations."""
     languages = {track.lang for track in tracks if track.is_automatic}
     return next(iter(languages)) if len(languages) == 1 else None
 
@@ -136,7 +136,7 @@ def _fetch_subtitles(
     loop: asyncio.AbstractEventLoop,
     settings: SubtitleSettings,
 ) -> tuple[Track | None, Subtitles | None]:
-    """The best track that can be had and read, and what it says."""
+    """Return the best track that can be fetched and parsed, and its contents."""
     left = list(tracks)
     while (track := choose_track(left, lang)) is not None:
         left.remove(track)

@@ -1,7 +1,7 @@
-"""Storyboards of video players: sheets of small images, cut into tiles, and the times that the tiles stand for.
+"""Storyboards of video players: sheets of small images, cut into tiles, and the times of the tiles.
 
-A storyboard comes as yt-dlp's `.mhtml` or as sheets of their own. Which second a tile shows is nowhere exactly
-stated; where it is inferred, the times are marked as estimated.
+A storyboard comes as yt-dlp's `.mhtml` or as separate sheets. The second that a tile shows is stated exactly nowhere;
+if it is inferred, the times are marked as estimated.
 """
 
 import io
@@ -19,7 +19,7 @@ from pipelines.images.metadata import read_size, sniff_format
 from pipelines.images.pixels import Pixels, decode
 
 REASONS = ("sheet_unreadable", "sheet_grid_mismatch", "tile_near_uniform")
-"""Why a sheet or a tile is left out."""
+"""Reasons to drop a sheet or a tile."""
 
 _PART_HEADER = re.compile(rb"--([^\r\n]{1,200})\r?\n((?:[A-Za-z.-]+:[^\r\n]*\r?\n)+)\r?\n")
 _SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
@@ -30,7 +30,7 @@ _MAX_PIXELS = 50_000_000  # of a sheet
 
 
 class StoryboardRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
-    """A storyboard that cannot be read: `storyboard_malformed`, and what was found."""
+    """A storyboard that cannot be read: `storyboard_malformed`, and details."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("storyboard_malformed", detail)
@@ -39,7 +39,7 @@ class StoryboardRejected(Exception):  # noqa: N818 - a verdict on the file, not 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One sheet as fetched; `index` is its place among all sheets of the level, also where others are missing."""
+    """One fetched sheet; `index` is its index among all sheets of the level, even if others are missing."""
 
     index: int
     data: bytes
@@ -48,9 +48,9 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How a storyboard is laid out: pixels of a tile, tiles of a sheet, tiles in all where that is known.
+    """Layout of a storyboard: pixels of a tile, tiles of a sheet, total tiles if known.
 
-    `interval_ms` is what the player's own data say: null where they are not at hand, 0 for a small fixed grid.
+    `interval_ms` is from the player's own data: None if they are not available, 0 for a small fixed grid.
     """
 
     tile_width: int
@@ -62,11 +62,11 @@ class Level:
 
     @property
     def num_per_sheet(self) -> int:
-        """Tiles of a full sheet."""
+        """Number of tiles of a full sheet."""
         return self.columns * self.rows
 
     def num_expected(self, sheet: int) -> int | None:
-        """Tiles of a sheet, or None where the number in all is not known."""
+        """Return the number of tiles of a sheet, or None if the total is unknown."""
         if self.num_tiles is None:
             return None
         return max(0, min(self.num_per_sheet, self.num_tiles - sheet * self.num_per_sheet))
@@ -74,7 +74,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A tile, lossless; `index` counts over all sheets."""
+    """A lossless tile; `index` counts over all sheets."""
 
     index: int
     png: bytes
@@ -82,17 +82,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class CutSheets:
-    """The tiles in order, and what was left out: (sheet or tile index, reason, what was found)."""
+    """The tiles in order, and the drops: (sheet or tile index, reason, details)."""
 
     tiles: tuple[Tile, ...]
     dropped: tuple[tuple[int, str, str], ...]
 
 
 def read_mhtml(data: bytes) -> list[Sheet]:
-    """The sheets in a storyboard as yt-dlp writes it, by their own numbers: fragments that failed are not in it.
+    """Return the sheets in a storyboard of yt-dlp, with their own numbers: fragments that failed are missing.
 
     Raises:
-        StoryboardRejected: If it holds no sheet or ends within one.
+        StoryboardRejected: If it contains no sheet or ends within one.
     """
     sheets: list[Sheet] = []
     at = 0
@@ -110,12 +110,12 @@ def read_mhtml(data: bytes) -> list[Sheet]:
             index = sheet_index(url or "")
             sheets.append(Sheet(len(sheets) if index is None else index, data[match.end() : at], url))
     if not sheets:
-        raise StoryboardRejected("holds no sheet")
+        raise StoryboardRejected("contains no sheet")
     return sorted(sheets, key=lambda sheet: sheet.index)
 
 
 def sheet_index(url: str) -> int | None:
-    """The number in a sheet's address (`M3.jpg` is 3, `default.jpg` the only one), or None."""
+    """Return the number in a sheet's URL (`M3.jpg` is 3, `default.jpg` the only one), or None."""
     path = re.split(r"[?#]", url)[0]
     match = _SHEET_NUMBER.search(path)
     if match is not None:
@@ -124,15 +124,15 @@ def sheet_index(url: str) -> int | None:
 
 
 def level_of_format(entry: dict[str, Any], seconds: float | None) -> Level:
-    """The layout in an entry of `formats` of yt-dlp's info.json.
+    """Return the layout in an entry of `formats` of yt-dlp's info.json.
 
     Raises:
-        StoryboardRejected: If it is no storyboard.
+        StoryboardRejected: If it is not a storyboard.
     """
     try:
         width, height, columns, rows = (int(entry[name]) for name in ("width", "height", "columns", "rows"))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoryboardRejected(f"no layout of a storyboard: {error}") from error
+        raise StoryboardRejected(f"not the layout of a storyboard: {error}") from error
     if min(width, height, columns, rows) < 1:
         raise StoryboardRejected(f"a layout of {columns}x{rows} tiles of {width}x{height}")
     fps = entry.get("fps")
@@ -141,15 +141,15 @@ def level_of_format(entry: dict[str, Any], seconds: float | None) -> Level:
 
 
 def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
-    """The storyboard with the largest tiles in yt-dlp's info.json, or None."""
+    """Return the storyboard with the largest tiles in yt-dlp's info.json, or None."""
     entries = [f for f in info.get("formats") or [] if f.get("format_note") == "storyboard" or f.get("ext") == "mhtml"]
     return max(entries, key=lambda f: (f.get("width") or 0) * (f.get("height") or 0), default=None)
 
 
 def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -> tuple[list[float], bool]:
-    """When each tile stands, and whether that is estimated.
+    """Return the time of each tile, and whether it is estimated.
 
-    The player's interval where it is known; else the mean one, snapped to whole seconds within 2 %. Dividing by the
+    The player's interval if it is known; else the mean one, rounded to whole seconds if within 2 %. Dividing by the
     frame rate instead would drift: 94 tiles at 5 s are a video of 464 s, whose last tile is at 464 s and not 459.
     """
     interval = seconds / num_tiles if num_tiles else 0.0
@@ -162,9 +162,9 @@ def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -
 
 
 def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
-    """The tiles of sheets, without filler.
+    """Cut sheets into tiles, without filler.
 
-    A sheet whose pixels disagree with the layout is left out whole: its tiles would be cut across images.
+    A sheet whose pixels disagree with the layout is dropped whole: its tiles would be cut across images.
     """
     tiles: list[Tile] = []
     dropped: list[tuple[int, str, str]] = []
@@ -203,7 +203,7 @@ def _read_sheet(data: bytes) -> Pixels:
 
 
 def _grid(pixels: Pixels, index: int, level: Level) -> tuple[int | None, int]:
-    """Tiles that a sheet holds and its columns; None where its size and the layout disagree."""
+    """Return the number of tiles in a sheet and its columns; None if its size and the layout disagree."""
     height, width = pixels.shape[:2]
     columns, rows = width // level.tile_width, height // level.tile_height
     if width % level.tile_width or height % level.tile_height or not 0 < columns <= level.columns:
@@ -211,7 +211,7 @@ def _grid(pixels: Pixels, index: int, level: Level) -> tuple[int | None, int]:
     expected = level.num_expected(index)
     if expected is None:
         return (columns * rows if 0 < rows <= level.rows else None), columns
-    # The last sheet is cut below its last row; where one row is left, it may be cut behind its last tile too.
+    # The last sheet ends below its last row; if it has only one row, it may also end after its last tile.
     fits_rows = rows in (math.ceil(expected / level.columns), level.rows)
     fits_columns = columns == level.columns or (rows == 1 and columns == expected)
     return (expected if expected and fits_rows and fits_columns else None), columns

@@ -54,7 +54,7 @@ class AddressGuard(AbstractResolver):
 
     Args:
         allow_hosts: `host` or `host:port` that may have any address.
-            may_leave_loopback: False permits only loopback addresses.
+        may_leave_loopback: False permits only loopback addresses.
         cache_seconds: How long an answer of the name server stays valid.
         num_threads: Concurrent lookups; they block, so each needs a thread.
     """

@@ -19,10 +19,10 @@ async def run_queues(
 
     Args:
         items: (authority, item) in the order in which a host's items are to run.
-            work: Must not raise for failures of the web; an exception ends the run.
-            max_hosts: Hosts in flight.
-            max_items: Items of a host in flight. If `work` also waits for other things than the host (which has its own
-                gate, `HostGate`), 2 lets the host be used meanwhile.
+        work: Must not raise for failures of the web; an exception ends the run.
+        max_hosts: Hosts in flight.
+        max_items: Items of a host in flight. If `work` also waits for other things than the host (which has its own
+            gate, `HostGate`), 2 lets the host be used meanwhile.
     """
     queues: dict[str, list[T]] = defaultdict(list)
     for authority, item in items:

@@ -105,9 +105,9 @@ class PoliteClient:
 
         Args:
             url: An http(s) URL; a fragment is not sent.
-                purpose: Intended use; decides which signals count and how large the body may be.
-                max_bytes: Replaces the cap of the purpose. A page is truncated there, anything else fails.
-                follow_redirects: False returns a redirect as it is. Each hop is judged like the first.
+            purpose: Intended use; decides which signals count and how large the body may be.
+            max_bytes: Replaces the cap of the purpose. A page is truncated there, anything else fails.
+            follow_redirects: False returns a redirect as it is. Each hop is judged like the first.
             headers: Further request headers.
             method: GET or HEAD.
             site_rules: False skips robots.txt and the like: for a URL that was judged in another way.

@@ -140,7 +140,7 @@ class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed r
 
     @property
     def is_transient(self) -> bool:
-        """Whether a later attempt may succeed."""
+        """True if a later attempt may succeed."""
         return is_transient(self.reason)
 
 

@@ -73,7 +73,7 @@ _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-p
 
 
 class PolicySettings(Settings):
-    """What counts as a refusal, how we introduce ourselves, and which hosts may be contacted."""
+    """Rules for refusals, the way we introduce ourselves, and the hosts that may be contacted."""
 
     name: str = Field(default="strict", min_length=1, description="Policy name, written into every sample's decision")
     user_agent: str | None = Field(
@@ -115,7 +115,7 @@ class PolicySettings(Settings):
 
     @property
     def has_contact(self) -> bool:
-        """Whether requests carry a contact address."""
+        """True if requests carry a contact address."""
         return self.user_agent is not None
 
     @property
@@ -153,7 +153,7 @@ class Verdict:
 
     @property
     def allowed(self) -> bool:
-        """Whether there is no reason for refusal."""
+        """True if there is no reason for refusal."""
         return not self.reasons
 
     @property
@@ -163,7 +163,7 @@ class Verdict:
 
     @property
     def images_allowed(self) -> bool:
-        """Whether the page allows the use of its images; each image's own verdict must allow it as well."""
+        """True if the page allows the use of its images; each image's own verdict must allow it as well."""
         return self.allowed and not self.image_reasons
 
     def adding(
@@ -189,7 +189,7 @@ class SiteFile:
 
     @property
     def is_unreachable(self) -> bool:
-        """Whether there was no response, a 5xx or a 429: RFC 9309 reads 4xx as "no rules", but a 429 may hide some."""
+        """True if there was no response, a 5xx or a 429: RFC 9309 reads 4xx as "no rules", but a 429 may hide some."""
         return self.status is None or self.status >= 500 or self.status == 429
 
     @property

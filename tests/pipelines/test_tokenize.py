@@ -147,7 +147,7 @@ def test_tokens_that_do_not_fit_are_refused(tmp_path):
         load_tokens(path, replace(manifest, shards=manifest.shards[1:]))
     folder = f"{path}/tokens/bpe-{NUM_TOKENS}"
     storage.write_bytes(f"{folder}/tokenizer.json", encoder().content)
-    with pytest.raises(UserError, match="not the tokenizer that these tokens were made with"):
+    with pytest.raises(UserError, match="not the tokenizer that made these tokens"):
         load_tokens(path, manifest)
     storage.write_bytes(f"{folder}/tokens.json", b"{}")
     with pytest.raises(UserError, match=r"tokens\.json: cannot be used"):
@@ -164,10 +164,10 @@ def test_a_tar_of_another_build_is_refused(tmp_path):
 
 
 def test_what_is_no_tokenizer_is_refused(corpus, tmp_path):
-    with pytest.raises(UserError, match="no tokenizer: give"):
+    with pytest.raises(UserError, match="not a tokenizer: give"):
         load_encoder(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot be used: no tokenizer"):
+    with pytest.raises(UserError, match="cannot be used: not a tokenizer"):
         load_encoder(str(tmp_path))
     with pytest.raises(UserError, match="either --tokenizer or --train-bpe"):
         run_tokenize(corpus, None, Runner())

@@ -151,7 +151,7 @@ def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _
     """Run a command and check that its output is complete.
 
     Raises:
-            RuntimeError: If it failed or lost images.
+        RuntimeError: If it failed or lost images.
     """
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "SSL_CERT_FILE": str(trusted)}

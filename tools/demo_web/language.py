@@ -1,4 +1,4 @@
-"""What a language needs so that library pages can be written in it."""
+"""The data that library pages need of a language."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

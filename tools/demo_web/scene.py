@@ -1,4 +1,4 @@
-"""What an image of the demo web shows, how it is drawn, and how a sentence about it is parsed.
+"""Scenes of the demo web: their content, their drawing, and the parsing of sentences about them.
 
 A scene is a few items (colour, shape, size, position) on a background. Everything else in the image (shades, tilt,
 texture) follows from the scene's `variation`, so that equal scenes with another variation differ in pixels and in
@@ -181,7 +181,7 @@ def paint(background: Field, shapes: Sequence[Mark]) -> Picture:
 
 
 def _coverage(mark: Mark, height: int, width: int) -> Field:
-    """How much of each pixel the shape covers, 0..1, from its signed distance."""
+    """Return how much of each pixel the shape covers, 0..1, from its signed distance."""
     x = np.arange(width, dtype=np.float32) + 0.5 - mark.x
     y = (np.arange(height, dtype=np.float32) + 0.5 - mark.y)[:, None]
     cos, sin = math.cos(mark.tilt), math.sin(mark.tilt)

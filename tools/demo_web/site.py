@@ -80,7 +80,7 @@ class Section:
 
     @property
     def held_out(self) -> bool:
-        """Whether its pages show only held-out pairs."""
+        """True if its pages show only held-out pairs."""
         return self.folder.startswith("held-out/")
 
 

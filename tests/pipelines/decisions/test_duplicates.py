@@ -125,7 +125,9 @@ def test_near_texts_are_found_as_by_brute_force():
 
 def test_signature_of_other_settings_is_refused():
     signature = minhash("a red barn", DuplicateSettings(num_bands=20))
-    with pytest.raises(ValueError, match=r"record a: a signature of 1280 bytes, the settings of scope 's' make 896"):
+    with pytest.raises(
+        ValueError, match=r"record a: a signature of 1280 bytes, but the settings of scope 's' make 896"
+    ):
         list(band_rows(Fingerprint("a", "s", signature=signature), SETTINGS))
 
 

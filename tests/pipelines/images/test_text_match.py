@@ -115,7 +115,7 @@ def test_missing_files_and_unknown_names_are_refused(settings):
     for change, message in (
         ({"weights": "no.pt"}, "no.pt: no such file"),
         ({"model": "no.json"}, "no.json: no such file"),
-        ({"model": "ViT-Z-99"}, "knows no 'ViT-Z-99'"),
+        ({"model": "ViT-Z-99"}, "does not know 'ViT-Z-99'"),
     ):
         with pytest.raises(UserError, match=message):
             ImageTextMatch(settings.model_copy(update=change))
@@ -124,7 +124,7 @@ def test_missing_files_and_unknown_names_are_refused(settings):
 def test_weights_must_be_named_and_models_local():
     with pytest.raises(ValidationError, match="weights"):
         MatchSettings()
-    with pytest.raises(ValidationError, match="would be fetched"):
+    with pytest.raises(ValidationError, match="would be downloaded"):
         MatchSettings(model="hf-hub:someone/some-model", weights="w.pt")
 
 

@@ -61,7 +61,9 @@ def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, add
 
 def test_a_missing_folder_is_told(tmp_path: Path, address: str):
     with (
-        pytest.raises(UserError, match=r"^serve: no folder .*/absent; the spec's first lines say what it needs$"),
+        pytest.raises(
+            UserError, match=r"^serve: no folder .*/absent; see the first lines of the spec for what it needs$"
+        ),
         serving_one(folder=str(tmp_path / "absent"), addresses=[address]),
     ):
         pass
@@ -72,7 +74,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypa
     host, _, port = address.rpartition(":")
     with (
         socket.create_server((host, int(port))),
-        pytest.raises(UserError, match=f"^serve: {address} is taken by another program"),
+        pytest.raises(UserError, match=f"^serve: {address} is used by another program"),
         serving_one(folder=str(tmp_path), addresses=[address]),
     ):
         pass

@@ -90,7 +90,7 @@ def test_a_sample_that_is_too_high_is_cut_off_with_a_sign(corpus: str, manifest:
 
 @pytest.mark.parametrize("out", ["sheet.gif", "sheet"])
 def test_another_format_is_refused(corpus: str, tmp_path: Path, out: str):
-    with pytest.raises(UserError, match=r"a contact sheet is a \.png or a \.jpg"):
+    with pytest.raises(UserError, match=r"a contact sheet must be a \.png or a \.jpg"):
         write_contact_sheet(corpus, str(tmp_path / out))
 
 

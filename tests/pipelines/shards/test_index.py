@@ -122,7 +122,7 @@ def test_energons_splits_and_exclusions_hold(tmp_path):
     assert [(s.path, s.split) for s in indexed.manifest.shards] == [("ds/s-0.tar", "train"), ("ds/s-2.tar", "val")]
     found = rows(tmp_path, indexed.manifest.shards[0])
     assert [(r["allowed"], r["reasons"]) for r in found] == [(True, []), (False, ["excluded_by_energon"])]
-    assert "ds/s-1.tar: left out: Energon's split.yaml excludes it" in indexed.notes[0]
+    assert "ds/s-1.tar: skipped: Energon's split.yaml excludes it" in indexed.notes[0]
 
 
 @pytest.mark.parametrize("text", ["- a\n", "split_parts: {train: ['s-{0..1.tar']}\n"])
@@ -130,7 +130,7 @@ def test_a_damaged_split_file_is_named(tmp_path, text):
     write_tar(tmp_path / "ds/a.tar", pairs(1))
     (tmp_path / "ds/.nv-meta").mkdir()
     (tmp_path / "ds/.nv-meta/split.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"split.yaml: not as Energon writes it"):
+    with pytest.raises(UserError, match=r"split.yaml: not in Energon.s format"):
         index_corpus(str(tmp_path))
 
 
@@ -216,7 +216,7 @@ def test_samples_that_cannot_be_used_are_marked_and_counted(tmp_path):
         "v": "unreadable",
     }
     assert indexed.notes == (
-        "s: 5 samples cannot be used, the first: s/a.tar x: unreadable: parts jpg: neither an image with its caption "
+        "s: 5 samples cannot be used, the first: s/a.tar x: unreadable: parts jpg: neither an image with a caption "
         "nor a text",
     )
 
@@ -225,18 +225,18 @@ def test_compressed_tars_are_left_out_and_named(tmp_path):
     write_tar(tmp_path / "s/a.tar", pairs(1))
     (tmp_path / "s/b.tar.gz").write_bytes(b"")
     (note,) = index_corpus(str(tmp_path)).notes
-    assert note == f"{tmp_path}/s/b.tar.gz: left out: compressed, so nothing in it has an offset. Unpack it"
+    assert note == f"{tmp_path}/s/b.tar.gz: skipped: compressed, so its members have no offsets. Unpack it"
 
 
 def test_an_empty_tar_is_left_out_and_named(tmp_path):
     write_tar(tmp_path / "s/a.tar", pairs(1))
     write_tar(tmp_path / "s/b.tar", [])
-    assert index_corpus(str(tmp_path)).notes == (f"{tmp_path}/s/b.tar: left out: no samples in it",)
+    assert index_corpus(str(tmp_path)).notes == (f"{tmp_path}/s/b.tar: skipped: no samples in it",)
 
 
 def test_a_folder_without_tars_is_refused(tmp_path):
     (tmp_path / "b.tgz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no tar with samples below it; .*b.tgz: left out: compressed"):
+    with pytest.raises(UserError, match=r"no tar with samples in this folder; .*b.tgz: skipped: compressed"):
         index_corpus(str(tmp_path))
 
 
@@ -245,27 +245,27 @@ def test_a_broken_tar_is_named_with_the_place(tmp_path, size):
     write_tar(tmp_path / "s/a.tar", pairs(3))
     with open(tmp_path / "s/a.tar", "r+b") as file:
         file.truncate(size)
-    with pytest.raises(UserError, match=r"s/a.tar: broken tar: .* Get that tar again"):
+    with pytest.raises(UserError, match=r"s/a.tar: broken tar: .* Download that tar again"):
         index_corpus(str(tmp_path))
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_source_of_nothing_that_we_read_is_refused(tmp_path):
     write_tar(tmp_path / "s/a.tar", [("a.cls", b"3"), ("a.npy", b"")])
-    with pytest.raises(UserError, match=r"s/a.tar: nothing that we read: the first sample, a: parts cls, npy"):
+    with pytest.raises(UserError, match=r"s/a.tar: no readable sample: the first one, a: parts cls, npy"):
         index_corpus(str(tmp_path))
 
 
 def test_a_key_twice_in_a_source_is_refused(tmp_path):
     write_tar(tmp_path / "s/a.tar", pairs(3))
     write_tar(tmp_path / "s/b.tar", pairs(2))
-    with pytest.raises(UserError, match=r"s/b.tar: key k0 is in s/a.tar already \(1 more keys come twice\)"):
+    with pytest.raises(UserError, match=r"s/b.tar: key k0 is already in s/a.tar \(1 more keys are repeated\)"):
         index_corpus(str(tmp_path))
 
 
 def test_members_of_a_key_that_are_apart_are_a_key_twice(tmp_path):
     write_tar(tmp_path / "s/a.tar", [*pairs(2), *pairs(1)])
-    with pytest.raises(UserError, match=r"s/a.tar: key k0 is in s/a.tar already"):
+    with pytest.raises(UserError, match=r"s/a.tar: key k0 is already in s/a.tar"):
         index_corpus(str(tmp_path))
 
 
@@ -279,7 +279,7 @@ def test_a_key_in_two_sources_is_noted(tmp_path):
 
 def test_a_corpus_of_ours_is_refused(tmp_path):
     build(str(tmp_path), ("text",))
-    with pytest.raises(UserError, match="was built from a spec and is indexed already"):
+    with pytest.raises(UserError, match="was built from a spec and is already indexed"):
         index_corpus(str(tmp_path))
 
 

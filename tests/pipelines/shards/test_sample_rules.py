@@ -48,7 +48,7 @@ FILE_URL = replace(sample("pair", 2).document.media[0], url="file:///etc/passwd"
         (segments("grounded", (1, {"regions": ()})), "no region"),
         (segments("text", (0, {"text": None})), "a text segment has `text` and no `media`"),
         (segments("text", (0, {"text": " \n"})), "its text is empty"),
-        (segments("text", (0, {"text": "\ud800"})), "its text holds a lone surrogate"),
+        (segments("text", (0, {"text": "\ud800"})), "its text contains a lone surrogate"),
         (segments("pair", (0, {"text": "x"})), "a segment of type image has `media` and no `text`"),
         (segments("pair", (0, {"media": 1})), "media 1 of 1"),
         (segments("grounded", (1, {"regions": (replace(REGION, box=(0.5, 0, 0.5, 1)),)})), "is not x0 < x1"),

@@ -132,12 +132,12 @@ def test_samples_are_adjacent_members_and_reach_to_the_next_one():
 
 
 def test_a_part_that_comes_twice_is_an_error():
-    with pytest.raises(ValueError, match=r"x.tar, sample a: part 'txt' comes twice"):
+    with pytest.raises(ValueError, match=r"x.tar, sample a: part 'txt' appears twice"):
         samples_of(tar([("a.txt", b"1"), ("a.txt", b"2")]))
 
 
 def test_a_truncated_tar_is_an_error_that_says_where():
-    with pytest.raises(ValueError, match="broken tar: the member at byte 1024 has 5000 bytes, 1488 are there"):
+    with pytest.raises(ValueError, match="broken tar: the member at byte 1024 has 5000 bytes, but only 1488 follow"):
         samples_of(tar([("a.txt", b"1"), ("b.txt", bytes(5000))])[:3024])
 
 
@@ -159,7 +159,7 @@ def test_a_sparse_file_is_an_error():
 def test_a_whole_tar_has_its_end():
     data = tar([("a.txt", b"1"), ("b.txt", b"2")])[: 4 * 512]
     assert [s.key for s in samples_of(data)] == ["a", "b"]
-    with pytest.raises(ValueError, match="broken tar: cut short at byte 2048"):
+    with pytest.raises(ValueError, match="broken tar: truncated at byte 2048"):
         list(walk_samples(reader(data), "x.tar", 0, len(data), is_whole=True))
 
 
@@ -194,7 +194,7 @@ def test_samples_are_read_by_index(path):
 
 @pytest.mark.parametrize(("offset", "end"), [(0, 3072), (512, 2048), (0, 1500)])
 def test_a_stale_index_is_an_error(path, offset, end):
-    with pytest.raises(ValueError, match=r"a stale index|no header at byte|bytes, \d+ are there"):
+    with pytest.raises(ValueError, match=r"a stale index|no header at byte|only \d+ follow"):
         read_sample(path, offset, end)
 
 
@@ -215,18 +215,18 @@ def test_parse_sample_keeps_places_of_the_whole_tar(path):
 
 
 def test_a_missing_index_says_what_makes_one(tmp_path):
-    with pytest.raises(UserError, match=r"x.tar.idx: is missing. `python -m pipelines index`"):
+    with pytest.raises(UserError, match=r"x.tar.idx: missing. `python -m pipelines index`"):
         read_index(str(tmp_path / "x.tar"))
 
 
 @pytest.mark.parametrize("offsets", [[], [0], [0, 512, 512], [1024, 512], [0, 100]])
 def test_a_damaged_index_is_refused(tmp_path, offsets):
     write_index(str(tmp_path / "x.tar"), offsets)
-    with pytest.raises(UserError, match="no list of rising block offsets"):
+    with pytest.raises(UserError, match="not a list of increasing block offsets"):
         read_index(str(tmp_path / "x.tar"))
 
 
 def test_an_index_cut_short_is_refused(tmp_path):
     (tmp_path / "x.tar.idx").write_bytes(bytes(8) + b"\x00\x02\x00")
-    with pytest.raises(UserError, match="no list of rising block offsets"):
+    with pytest.raises(UserError, match="not a list of increasing block offsets"):
         read_index(str(tmp_path / "x.tar"))

@@ -86,7 +86,7 @@ def pair(**changes):
 
 
 def test_bytes_for_every_image_are_asked_for():
-    with pytest.raises(ValueError, match="sample p1: 1 media but the bytes of 0"):
+    with pytest.raises(ValueError, match="sample p1: 1 media, but bytes of 0"):
         finish_document(pair())
 
 
@@ -96,7 +96,7 @@ def test_a_mime_type_without_a_part_is_refused():
 
 
 def test_bytes_that_changed_since_they_were_stored_are_refused():
-    with pytest.raises(ValueError, match="media 0 has not the sha256 that was noted"):
+    with pytest.raises(ValueError, match="media 0 does not have the sha256 recorded"):
         finish_document(pair(media=(replace(media(0), stored_sha256="0" * 64),)), [image(0)])
 
 
@@ -200,7 +200,7 @@ def test_a_shard_without_samples_is_refused(tmp_path):
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the key is already there"):
+    with pytest.raises(ValueError, match="the key is already in the shard"):
         write_shard(str(tmp_path), "pair", "train", 0, [sample("pair", 0), sample("pair", 0)])
 
 

@@ -38,7 +38,7 @@ def test_braces_nest_count_down_and_can_be_escaped_as_in_bash(tmp_path):
     names = [name for _, name in expand([f"{tmp_path}/{{a{{2..1}},b}}.csv", f"{tmp_path}/{{x}}.csv"])]
     assert names == ["a2.csv", "a1.csv", "b.csv", "{x}.csv"]
     assert [name for _, name in expand([rf"{tmp_path}/c\{{1.csv"])] == ["c{1.csv"]
-    with pytest.raises(UserError, match="a brace without its partner"):
+    with pytest.raises(UserError, match="unmatched brace"):
         expand([f"{tmp_path}/c{{1.csv"])
 
 
@@ -52,7 +52,7 @@ def test_a_missing_file_is_named_unless_it_was_never_published(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     _touch(tmp_path, "en/a.csv", "de/a.csv")
-    with pytest.raises(UserError, match=re.escape("both be called a.csv")):
+    with pytest.raises(UserError, match=re.escape("both be named a.csv")):
         expand([f"{tmp_path}/en/a.csv", f"{tmp_path}/de/a.csv"])
 
 

@@ -82,5 +82,5 @@ def test_a_truncated_file_gives_what_was_read(tmp_path, read_all):
 def test_other_files_are_refused(tmp_path, read_all):
     with pytest.raises(UserError, match="should end in"):
         read_all(_settings(tmp_path, b"x", "x.pdf"), "text")
-    with pytest.raises(UserError, match="no JSON Lines"):
+    with pytest.raises(UserError, match="not a JSON Lines file"):
         read_all(_settings(tmp_path, b"plain words", "x.jsonl"), "text")

@@ -85,7 +85,7 @@ def test_what_precedes_the_break_is_read(tmp_path):
 
 
 def test_zips_of_two_files_and_parquet_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds 2 files"):
+    with pytest.raises(UserError, match="contains 2 files"):
         open_stream(_write(tmp_path, _zip(TEXT, TEXT))).read()
     with pytest.raises(UserError, match="is a parquet file"):
         open_stream(_write(tmp_path, b"PAR1...."))
@@ -108,7 +108,7 @@ def test_damaged_lines_are_rejected_with_their_reason(tmp_path):
 
 
 def test_a_file_that_is_no_json_lines_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no JSON Lines"):
+    with pytest.raises(UserError, match="not a JSON Lines file"):
         list(read_json_lines(Part(_write(tmp_path, b"url,caption\n"), "x")))
 
 
@@ -131,5 +131,5 @@ def test_items_before_a_break_are_kept(tmp_path, data):
 
 
 def test_a_file_without_array_or_object_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no JSON array"):
+    with pytest.raises(UserError, match="not a JSON array"):
         list(read_json_items(_write(tmp_path, b'"text"')))

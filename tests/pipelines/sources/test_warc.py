@@ -199,7 +199,7 @@ def test_a_response_that_is_no_http_or_cannot_be_decoded_is_passed_over(tmp_path
 
 @pytest.mark.parametrize("data", [b"hello world, no warc\n" * 9, gzip.compress(b"hello"), b"\x1f\x8bgarbage"])
 def test_other_files_are_refused(tmp_path, data):
-    with pytest.raises(UserError, match="is no WARC"):
+    with pytest.raises(UserError, match="not a WARC file"):
         list(read_records(_write(tmp_path, data)))
 
 

@@ -88,5 +88,5 @@ def test_the_score_of_a_caption_says_nothing_its_language_does():
 
 
 def test_a_language_name_is_no_code():
-    with pytest.raises(ValidationError, match="'English' is no language code"):
+    with pytest.raises(ValidationError, match="'English' is not a language code"):
         LanguageSettings(languages=("English",))
