@@ -117,5 +117,5 @@ def check_funnel(rows: Sequence[FunnelRow], num_samples: Mapping[str, int] | Non
         end = last.get(source)
         if end is None or (end.stage, end.unit, end.kept) != ("shard", "sample", num):
             said = f"{end.kept} {end.unit}s kept by {end.stage}" if end is not None else "no row"
-            faults.append(f"{source}: its shards hold {num} samples, its last row says {said}")
+            faults.append(f"{source}: its shards contain {num} samples, its last row says {said}")
     return faults

@@ -33,7 +33,7 @@ def test_a_gap_between_stages_of_one_unit_is_named():
 
 def test_shards_with_another_number_of_samples_are_named():
     rows = [replace(ROWS[2], in_=11, kept=8)]
-    fault = "pairs: its shards hold 9 samples, its last row says"
+    fault = "pairs: its shards contain 9 samples, its last row says"
     assert check_funnel(rows, {"pairs": 9}) == [f"{fault} 8 samples kept by shard"]
     assert check_funnel([], {"pairs": 9}) == [f"{fault} no row"]
 
