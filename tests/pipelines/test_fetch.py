@@ -163,6 +163,7 @@ def counts(out: str) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
     return {(c.source, c.unit): (c.kept, c.dropped) for c in sum_counts(documents_folder(out).receipts())}
 
 
+@pytest.mark.slow
 def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_path: Path):
     out = str(tmp_path)
     whole, with_own = of(site, "interleaved", 1, 2), of(site, "interleaved", 1, inline=(image_bytes(7),))

@@ -271,6 +271,7 @@ def test_a_changed_threshold_measures_no_image_again(tmp_path: Path):
     assert keys["page 1"] not in samples(given.out)
 
 
+@pytest.mark.slow
 def test_no_documents_give_no_samples(tmp_path: Path):
     run_filter(SPEC, str(tmp_path), Runner())
     assert samples(str(tmp_path)) == {}
