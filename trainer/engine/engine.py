@@ -1,12 +1,7 @@
 """DeepSpeed around the model: one step over micro-batches, the same at every ZeRO stage and number of processes."""
 
-import contextlib
-import io
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +9,14 @@ from torch import Tensor, nn
 from pipelines.errors import UserError
 from trainer.config import RunSettings, Stage
 from trainer.engine.deepspeed_config import clips_itself, deepspeed_config
+from trainer.engine.deepspeed_internals import (
+    UNIVERSAL_STATE,
+    gradient_norm,
+    import_deepspeed,
+    loading_universal,
+    quiet,
+    whole_weights,
+)
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
@@ -100,12 +103,12 @@ class Engine:
             settings, run.optimizer, micro_batch_size=micro, num_micro=self.num_micro, world_size=world.size
         )
         module.train()
-        with _quiet():
+        with quiet():
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module, optimizer=self.optimizer, config=self.settings, dist_init_required=False
             )
         if not clips_itself(settings):
-            self.optimizer.read_norm = lambda: float(self.deepspeed.optimizer._global_grad_norm)
+            self.optimizer.read_norm = lambda: gradient_norm(self.deepspeed)
 
     @property
     def module(self) -> nn.Module:
@@ -178,8 +181,7 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """The model's weights on the CPU, whole, at the first process; all must ask."""
         if self.run.engine.zero_stage == 3:
-            state = self.deepspeed._zero3_consolidated_16bit_state_dict()
-            return state if state is not None else {}
+            return whole_weights(self.deepspeed)
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def save(self, folder: str, tag: str) -> None:
@@ -188,10 +190,9 @@ class Engine:
         Raises:
             UserError: If they cannot be written.
         """
-        state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
         try:
-            with _quiet():
-                self.deepspeed.save_checkpoint(folder, tag=tag, client_state=state, save_latest=False)
+            with quiet():
+                self.deepspeed.save_checkpoint(folder, tag=tag, client_state=UNIVERSAL_STATE, save_latest=False)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if lost_another(error):
                 raise
@@ -210,16 +211,13 @@ class Engine:
         # their steps in one tensor, which then runs ahead (DeepSpeed 0.19.8).
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            self.deepspeed._config.load_universal_checkpoint = universal
-            with _quiet():
+            with quiet(), loading_universal(self.deepspeed, universal):
                 path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
         except (RuntimeError, ValueError, KeyError, AssertionError) as error:
             raise UserError(
                 f"{folder}/{tag}: a checkpoint of another architecture, or of another optimizer's groups: "
                 f"{_first_line(error)}"
             ) from error
-        finally:
-            self.deepspeed._config.load_universal_checkpoint = False  # what is saved with it on lacks parts
         if path is None:
             raise UserError(f"{folder}/{tag}: holds no checkpoint that DeepSpeed knows")
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
@@ -260,40 +258,8 @@ def own_precision(device: torch.device) -> str:
     """`bf16` where a device computes in it, else `fp32`."""
     if device.type == "cuda":
         return "bf16"
-    return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def import_deepspeed() -> Any:
-    """DeepSpeed, told not to compile the shared-memory operator for CPUs: gloo does without it and a compiler."""
-    with _quiet(), _no_compiler_errors():
-        import deepspeed
-        import deepspeed.ops
-
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow what libraries print to standard output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _no_compiler_errors() -> Iterator[None]:
-    """Swallow what programs started from here say: DeepSpeed tries a linker for operators that are not needed."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    features = torch.cpu.get_capabilities()
+    return "bf16" if features.get("amx_tile") or features.get("avx512_bf16") else "fp32"
 
 
 def _first_line(error: BaseException) -> str:
