@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipelines.candidate import Track
 from pipelines.document import Role
+from pipelines.drop_reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Page:
     """A page as read: `blocks` in the order of the DOM, `links` each once, `meta` as (name in lower case, content).
 
     `canonical_url` is what the page calls itself, null where it does not. `skipped` counts by reason what was left
-    out (`media_elements.SKIP_REASONS`).
+    out (`drop_reasons.ELEMENTS`).
     """
 
     url: str
@@ -95,7 +96,7 @@ class Page:
     links: tuple[Link, ...] = ()
     meta: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
-    skipped: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[tuple[Reason, int], ...] = ()
 
     @property
     def images(self) -> tuple[PageImage, ...]:

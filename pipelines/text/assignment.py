@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipelines.document import Document, Score, Segment, merge_text, with_media
+from pipelines.drop_reasons import Reason
 
-UNMATCHED = "image_without_sentence"
+UNMATCHED: Reason = "image_without_sentence"
 """Why an image is dropped: no sentence of its page is similar enough."""
 
 SIMILARITY = "matched_sim"

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from pipelines.candidate import MediaRequest, Track
 from pipelines.document import Signal
-from pipelines.images.normalise import REASONS as IMAGE_REASONS
 from pipelines.video.frame_text import merge_cues
 from pipelines.video.frames import Frame, FrameSettings, VideoRejected, extract_frames
 from pipelines.video.subtitles import (
@@ -21,19 +20,7 @@ from pipelines.video.subtitles import (
 )
 from pipelines.web.http_client import FetchFailure, PoliteClient
 
-__all__ = ["REASONS", "Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
-
-REASONS = (
-    "no_video",
-    "video_unavailable",
-    "live_stream",
-    "corrupt_video",
-    "too_short",
-    "too_long",
-    "decode_timeout",
-    *IMAGE_REASONS,
-)
-"""Why a video is left out, besides what the client says (`http_client.REASONS`, `permission.REASONS`)."""
+__all__ = ["Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
 
 
 class VideoSettings(FrameSettings):
@@ -85,7 +72,7 @@ def fetch_video(
         page: URL and HTML of a page that is at hand already, so that it is not asked for again.
 
     Raises:
-        VideoRejected: With one of `REASONS`.
+        VideoRejected: With one of `drop_reasons.VIDEO_FILES` or `IMAGE_FILES`.
         FetchFailure: If a request that was needed failed; of timed text only where a later attempt may succeed.
     """
     from pipelines.video.download import download_video  # loads yt-dlp: half a second

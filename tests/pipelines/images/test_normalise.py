@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from pipelines.drop_reasons import IMAGE_FILES
 from pipelines.images.metadata import read_metadata, read_size, sniff_format, strip_metadata
 from pipelines.images.normalise import (
-    REASONS,
     BoxMap,
     ImageRejected,
     ImageSettings,
@@ -57,7 +57,7 @@ def exif(orientation, copyright_notice=None):
 def reason(data, settings=None):
     with pytest.raises(ImageRejected) as caught:
         normalise(data, settings or ImageSettings())
-    assert caught.value.reason in REASONS
+    assert caught.value.reason in IMAGE_FILES
     assert caught.value.detail
     return caught.value.reason
 
@@ -322,6 +322,7 @@ def test_metadata_of_a_broken_container_is_none():
 def test_resizing_loads_neither_torch_nor_the_rest_of_img2dataset():
     code = """
 import sys, numpy
+from pipelines.drop_reasons import IMAGE_FILES
 from pipelines.images.normalise import ImageSettings, normalise_pixels
 normalise_pixels(numpy.zeros((9, 9, 3), numpy.uint8), ImageSettings(), "")
 print([m for m in ("torch", "wandb", "webdataset", "img2dataset") if m in sys.modules])
