@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import UserError
-from trainer.config import RunSettings, Stage
+from trainer.config import Precision, RunSettings, Stage
 from trainer.engine.deepspeed_config import clips_itself, deepspeed_config
 from trainer.engine.deepspeed_internals import (
     UNIVERSAL_STATE,
@@ -22,7 +22,7 @@ from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
 from trainer.reading.micro_batches import Losses, MicroBatch
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class SourceSums:
 
     def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
         """`<objective>` over all targets, and `<objective>/<source>` of the sources that have any."""
-        found = {}
+        found: dict[str, float] = {}
         for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
             rows = zip(
                 ["", *(f"/{name}" for name in names)], [sum(totals), *totals], [sum(counts), *counts], strict=True
@@ -113,12 +113,13 @@ class Engine:
     @property
     def module(self) -> nn.Module:
         """The model, for forward passes without gradients."""
-        return self.deepspeed.module  # type: ignore[no-any-return]
+        module: nn.Module = self.deepspeed.module
+        return module
 
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations."""
-        return DTYPES[self.run.engine.precision]
+        return DTYPES[self.run.engine.resolved_precision]
 
     def step(
         self,
@@ -246,7 +247,7 @@ class Engine:
     def _over_ranks(self, sums: Tensor) -> list[float]:
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
-        return sums.tolist()  # type: ignore[no-any-return]
+        return sums.tolist()
 
     def _named(self, found: list[float]) -> SourceSums:
         size, num = self._num_sources, len(self._objectives)
@@ -254,7 +255,7 @@ class Engine:
         return SourceSums(self._objectives, parts[::2], [[int(n) for n in part] for part in parts[1::2]])
 
 
-def own_precision(device: torch.device) -> str:
+def own_precision(device: torch.device) -> Precision:
     """`bf16` where a device computes in it, else `fp32`."""
     if device.type == "cuda":
         return "bf16"
