@@ -32,7 +32,7 @@ ACCOUNT_PARTS = 16
 # Raise it when a ledger of equal WARC files, or an account of equal ledgers, would come out otherwise. Ledgers of other
 # crawlers' files and all accounts are then made anew. What was asked for stays as it was answered, and nobody is asked
 # for it again: whoever wants that deletes `work/warc/<crawl>`.
-VERSION = 1
+VERSION = 2
 
 
 def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None:

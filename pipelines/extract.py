@@ -31,7 +31,7 @@ from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Raise it when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted anew, from what was crawled.
-VERSION = 1
+VERSION = 2
 
 CANDIDATE_SCHEMA = pa.schema(
     [

@@ -35,7 +35,7 @@ from pipelines.web.http_client import PoliteClient, is_transient
 # `video/` and `text/` that it uses. All documents are then completed anew, from the raw store. The store's media stay
 # as they were normalised when they arrived, and nobody is asked for them again: code that changes may not send every
 # corpus back to its hosts. Whoever wants them made anew deletes `work/raw`.
-VERSION = 1
+VERSION = 2
 
 DOCUMENT_SCHEMA = pa.schema(
     [

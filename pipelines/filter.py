@@ -34,8 +34,8 @@ from pipelines.text.judging import excerpt
 # Raise the first when equal images would get other features, the second when equal documents and features would be
 # decided for otherwise, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
 # all media, decisions only small rows: that is why they have versions of their own.
-FEATURES_VERSION = 1
-VERSION = 1
+FEATURES_VERSION = 2
+VERSION = 2
 
 FEATURE_SCHEMA = pa.schema(
     [
