@@ -265,8 +265,8 @@ class Loader:
         packs = plan.settings.global_batch_size
         if packs % world_size:
             raise UserError(
-                f"data.plan.global_batch_size is {packs}, which {world_size} processes cannot share alike: make it a "
-                "multiple, or start another number of processes"
+                f"data.plan.global_batch_size is {packs}, not a multiple of the {world_size} processes: change "
+                "it, or start another number of processes"
             )
         self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()
         self._rank, self._world_size = rank, world_size

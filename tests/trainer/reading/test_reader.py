@@ -229,7 +229,7 @@ def test_weights_change_between_two_steps_on_all_ranks(opened):
 
 
 def test_too_few_packs_for_the_world_are_refused(opened):
-    with pytest.raises(UserError, match="global_batch_size is 8, which 3 processes cannot share"):
+    with pytest.raises(UserError, match="global_batch_size is 8, not a multiple of the 3 processes"):
         opened.loader(opened.plan(), 0, 3)
 
 

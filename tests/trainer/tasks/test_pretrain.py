@@ -155,7 +155,7 @@ def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
     in_ranks(1, run, "pretrain", config(steps=4), training_corpus, tmp_path)
     other = config(**{"model.changes": {"language_model": {"layers": 3}}})
-    with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, is 3"):
+    with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, now 3"):
         in_ranks(1, run, "pretrain", other, training_corpus, tmp_path)
 
 
@@ -213,6 +213,6 @@ def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, messa
 def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
     chosen = config(**{"data.plan": {"seq_len": 96, "global_batch_size": 3}, "engine.micro_batch_size": None})
     with pytest.raises(
-        RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, which 2 processes cannot share"
+        RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, not a multiple of the 2 processes"
     ):
         in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)
