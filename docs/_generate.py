@@ -204,10 +204,14 @@ def _docstring(path: Path) -> str:
 # --- formats, reasons, targets --------------------------------------------------------------------------------------
 
 
-def reasons(module: str) -> str:
-    """The drop reasons that a module declares, with what each means."""
-    found: dict[str, str] = importlib.import_module(module).REASONS
-    return table(("reason", "meaning"), [(f"`{name}`", plain(meaning)) for name, meaning in found.items()])
+def reasons(group: str) -> str:
+    """Return the drop reasons of a group, or of `all`, with what each means."""
+    from pipelines.drop_reasons import GROUPS
+
+    if group != "all":
+        return table(("reason", "meaning"), [(f"`{name}`", plain(meaning)) for name, meaning in GROUPS[group].items()])
+    rows = [(where, f"`{name}`", plain(meaning)) for where, found in GROUPS.items() for name, meaning in found.items()]
+    return table(("where", "reason", "meaning"), rows)
 
 
 def training_tokens() -> str:

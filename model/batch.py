@@ -15,10 +15,9 @@ from torch import Tensor
 from model.sequence import TEXT, VISUAL, Sequence
 
 
+@dataclass(frozen=True, slots=True)
 class Tensors:
     """A dataclass whose tensors, and nested `Tensors`, move between devices together."""
-
-    __slots__ = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
         """Return a copy on another device."""
@@ -29,9 +28,9 @@ class Tensors:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> Self:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor | Tensors)}
-        return replace(self, **moved)  # type: ignore[type-var]
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True)

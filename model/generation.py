@@ -217,9 +217,11 @@ class _Row:
         elif token == image_start_id:
             self.begin_image(num_slots)
         else:
-            if not self.result.parts or isinstance(self.result.parts[-1], Tensor):
-                self.result.parts.append([])
-            self.result.parts[-1].append(token)  # type: ignore[union-attr]
+            last = self.result.parts[-1] if self.result.parts else None
+            if isinstance(last, list):
+                last.append(token)
+            else:
+                self.result.parts.append([token])
 
     def take_embedding(self, embedding: Tensor) -> None:
         self.drawn.append(embedding)

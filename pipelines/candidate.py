@@ -43,23 +43,28 @@ class MediaRequest:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that passed the text rules, its requests, and the inline bytes by their sha256 in hex."""
+    """A document that text rules let pass, its requests, and the inline bytes by their sha256 in hex.
+
+    `record` is where it came from: the file and row of a list, or the WARC file and offset of a page.
+    """
 
     document: Document
     requests: tuple[MediaRequest, ...] = ()
     inline: tuple[tuple[str, bytes], ...] = ()
+    record: str | None = None
 
     def requests_json(self) -> str:
         """Return the requests as JSON, for a column of a parquet file."""
         return json.dumps([asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_columns(cls, document: str, requests: str) -> Self:
-        """Rebuild a candidate from its columns, without the inline bytes."""
+    def from_columns(cls, document: str, requests: str, record: str | None) -> Self:
+        """A candidate from its columns, without the inline bytes."""
         rows = json.loads(requests)
         return cls(
             Document.from_json(document),
             tuple(MediaRequest(**{**r, "tracks": tuple(Track(**t) for t in r["tracks"])}) for r in rows),
+            record=record,
         )
 
 

@@ -8,17 +8,17 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import ledger_parts, round_of
+from pipelines.crawling.ledger import ledger_parts, round_of, warc_record
 from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
 from pipelines.document import Drop, canonical_json
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, Outcome, Reason
 from pipelines.layout import account_folder, crawl_folder, gate_folder
 from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
@@ -32,10 +32,10 @@ ACCOUNT_PARTS = 16
 # Raise it when a ledger of equal WARC files, or an account of equal ledgers, would come out otherwise. Ledgers of other
 # crawlers' files and all accounts are then made anew. What was asked for stays as it was answered, and nobody is asked
 # for it again: whoever wants that deletes `work/warc/<crawl>`.
-VERSION = 1
+VERSION = 2
 
 
-def scope_reason(url: str, depth: int, settings: CrawlSettings) -> str | None:
+def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None:
     """Why a URL is not asked for, or null where it is in scope."""
     if urls.authority(url) not in settings.scope:
         return "out_of_scope"
@@ -215,7 +215,7 @@ class _Crawl:
     def account(self) -> None:
         """What became of each URL, over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
-        seeds = [(urls.canonical_url(seed), (_ONLY_FOUND, 0, "", "")) for seed in self.settings.seeds]
+        seeds = [(urls.canonical_url(seed), _Asked(_ONLY_FOUND, 0)) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
@@ -235,49 +235,80 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
 
 
-_Outcome = tuple[int, int, str, str]  # (round in which it was asked for, depth, outcome, detail)
 _ONLY_FOUND = -1  # the round of what was not asked for
 
 
-def _ledger_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
+class _Asked(NamedTuple):
+    """What a ledger or the links tell of a URL; they are ordered by it."""
+
+    round: int
+    depth: int
+    outcome: Outcome | None = None
+    detail: str = ""
+    record: str = ""
+
+
+class _Verdict(NamedTuple):
+    """What became of a URL over all rounds."""
+
+    url: str
+    outcome: Outcome
+    detail: str = ""
+    record: str = ""
+
+
+def _ledger_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
     round_ = round_of(path)
-    for row in read_rows(path, ["url", "depth", "outcome", "detail"]):
-        yield row["url"], (round_, row["depth"], row["outcome"], row["detail"] or "")
+    for row in read_rows(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
+        record = warc_record(row) or ""
+        yield row["url"], _Asked(round_, row["depth"], row["outcome"], row["detail"] or "", record)
 
 
-def _link_outcomes(path: str) -> Iterator[tuple[str, _Outcome]]:
+def _link_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
     for row in read_rows(path):
-        yield row["url"], (_ONLY_FOUND, row["depth"], "", "")
+        yield row["url"], _Asked(_ONLY_FOUND, row["depth"])
 
 
-def _verdicts(
-    grouped: tuple[str, Iterable[_Outcome]], settings: CrawlSettings
-) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """(part, (url, outcome, detail)): `fetched` as often as it was, else the last failure, else why it was not asked.
+def _verdicts(grouped: tuple[str, Iterable[_Asked]], settings: CrawlSettings) -> Iterator[tuple[int, _Verdict]]:
+    """(part, verdict): `fetched` as often as it was, else the last failure, else why it was not asked.
 
     A crawl of ours fetches a URL once; the archives of others may hold it several times.
     """
-    url, outcomes = grouped[0], sorted(grouped[1])
-    asked = [o for o in outcomes if o[0] != _ONLY_FOUND]
-    num_fetched = sum(o[2] == FETCHED for o in asked)
+    url, found = grouped[0], list(grouped[1])
+    asked = sorted(o for o in found if o.round != _ONLY_FOUND)
+    num_fetched = sum(o.outcome == FETCHED for o in asked)
     if num_fetched:
-        outcome, detail = FETCHED, ""
+        verdict = _Verdict(url, FETCHED)
     elif asked:
-        outcome, detail = asked[-1][2], asked[-1][3]
+        last = asked[-1]
+        assert last.outcome is not None
+        verdict = _Verdict(url, last.outcome, last.detail, last.record)
     else:
-        outcome, detail = scope_reason(url, min(o[1] for o in outcomes), settings) or "over_page_cap", ""
+        reason: Reason = scope_reason(url, min(o.depth for o in found), settings) or "over_page_cap"
+        verdict = _Verdict(url, reason)
     for _ in range(max(num_fetched, 1)):
-        yield stable_hash(url) % ACCOUNT_PARTS, (url, outcome, detail)
+        yield stable_hash(url) % ACCOUNT_PARTS, verdict
 
 
-def _write_account(grouped: tuple[int, Iterable[tuple[str, str, str]]], folder: PartFolder, crawl: str) -> None:
+def _write_account(grouped: tuple[int, Iterable[_Verdict]], folder: PartFolder, crawl: str) -> None:
     tally = Tally("crawl")
-    for url, outcome, detail in sorted(grouped[1]):
+    for url, outcome, detail, record in sorted(grouped[1]):
         shown = urls.without_credentials(url)
         if outcome == FETCHED:
             tally.keep(crawl, "page")
-        else:
-            tally.drop(Drop(crawl, "crawl", outcome, "page", url=shown, page_url=shown, detail=detail or None))
+            continue
+        tally.drop(
+            Drop(
+                source=crawl,
+                stage="crawl",
+                reason=outcome,
+                unit="page",
+                url=shown,
+                page_url=shown,
+                record=record or None,
+                detail=detail or None,
+            )
+        )
     folder.finish(f"{grouped[0]:05d}", "", tally, {})
 
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
+from pipelines.drop_reasons import Reason, Stage, Unit
+
 SCHEMA = "seq/1"
 
 Kind = Literal["interleaved", "pair", "grounded", "video", "text"]
@@ -211,17 +213,23 @@ class Document:
             raise ValueError(f"not a {SCHEMA} record: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """A dropped candidate and the reason. `unit` is what was counted: `page`, `document`, `media` or `sample`."""
+    """A candidate that was left out, or a part of one, and why.
+
+    `record` is where it came from: the file and row of a list, or the WARC file and offset of a page. `excerpt` is the
+    beginning of a text that was judged, masked like a sample's.
+    """
 
     source: str
-    stage: str
-    reason: str
-    unit: str
+    stage: Stage
+    reason: Reason
+    unit: Unit
     key: str | None = None
     url: str | None = None
     page_url: str | None = None
+    record: str | None = None
+    excerpt: str | None = None
     detail: str | None = None
 
     def row(self) -> dict[str, str | None]:

@@ -13,9 +13,9 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.candidate import Candidate
-from pipelines.crawling.ledger import ledger_parts
+from pipelines.crawling.ledger import ledger_parts, warc_record
 from pipelines.document import Document, Drop, Signal
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.layout import candidates_folder, crawl_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import Page, parse_page
@@ -25,13 +25,13 @@ from pipelines.sources import FORMATS
 from pipelines.sources.files import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import Refusal, judge_text
+from pipelines.text.judging import excerpt, judge_text
 from pipelines.web import urls
 from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Raise it when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted anew, from what was crawled.
-VERSION = 1
+VERSION = 2
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -39,6 +39,7 @@ CANDIDATE_SCHEMA = pa.schema(
         ("key", pa.string()),
         ("document", pa.string()),
         ("requests", pa.string()),
+        ("record", pa.string()),
         ("inline", pa.list_(pa.struct([("sha256", pa.string()), ("data", pa.binary())]))),
     ]
 )
@@ -85,10 +86,18 @@ class _Candidates:
             if isinstance(judged, Document):
                 self._keep(source, replace(candidate, document=judged))
             else:
-                document = candidate.document
-                page = document.source.page_url
                 self.tally.drop(
-                    Drop(source, "extract", judged.reason, "document", document.key, None, page, judged.detail)
+                    Drop(
+                        source=source,
+                        stage="extract",
+                        reason=judged.reason,
+                        unit="document",
+                        key=candidate.document.key,
+                        page_url=candidate.document.source.page_url,
+                        record=candidate.record,
+                        excerpt=excerpt(candidate.document, settings.filters),
+                        detail=judged.detail,
+                    )
                 )
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
@@ -104,6 +113,7 @@ class _Candidates:
                 "key": candidate.document.key,
                 "document": candidate.document.to_json(),
                 "requests": candidate.requests_json(),
+                "record": candidate.record,
                 "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],
             }
         )
@@ -171,8 +181,7 @@ class _ExtractPart(beam.DoFn):
             if row is not None:
                 self._extract_page(crawl, row, record, duplicates, sources, found)
         for row in rows.values():
-            shown = urls.without_credentials(row["url"])
-            found.tally.drop(Drop(crawl, "extract", "unreadable_record", "page", url=shown, page_url=shown))
+            found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
 
     def _extract_page(
         self,
@@ -183,10 +192,8 @@ class _ExtractPart(beam.DoFn):
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
-        shown = urls.without_credentials(row["url"])
-
-        def drop(reason: str, detail: str | None = None) -> None:
-            found.tally.drop(Drop(crawl, "extract", reason, "page", url=shown, page_url=shown, detail=detail))
+        def drop(reason: Reason, detail: str | None = None) -> None:
+            found.tally.drop(_page_drop(crawl, row, reason, detail))
 
         if row["offset"] in duplicates:
             drop("duplicate_url", urls.without_credentials(duplicates[row["offset"]]))
@@ -202,8 +209,9 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(crawl, "page")
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for reason, num in page.skipped:
+            lost = replace(_page_drop(crawl, row, reason), unit="element", url=None)
             for _ in range(num):
-                found.tally.drop(Drop(crawl, "extract", reason, "element", page_url=shown))
+                found.tally.drop(lost)
         external = self._spec.crawls[crawl].warc_files
         origin = PageOrigin(
             crawl=crawl,
@@ -220,12 +228,10 @@ class _ExtractPart(beam.DoFn):
                 continue
             candidates = KIND_FUNCTIONS[source.kind](page, origin, name, source.pages)
             if not verdict.images_allowed and source.kind in NEEDS_IMAGES:
-                reason = verdict.image_reasons[0]
-                found.add(
-                    name, [Drop(name, "extract", reason, "document", c.document.key, None, shown) for c in candidates]
-                )
+                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document", url=None)
+                found.add(name, [replace(lost, key=c.document.key) for c in candidates])
                 continue
-            found.add(name, candidates)
+            found.add(name, [replace(c, record=warc_record(row)) for c in candidates])
 
     def _page_verdict(self, row: dict[str, Any], record: CrawledPage, page: Page) -> Verdict:
         """What robots.txt said when the page was asked for, what its headers say, and what its meta elements say."""
@@ -233,6 +239,21 @@ class _ExtractPart(beam.DoFn):
         asked = Verdict(signals=tuple(Signal(**s) for s in json.loads(row["signals"])))
         at = {"url": urls.without_credentials(row["url"]), "observed_at": row["fetched_at"]}
         return page_verdict(response_verdict(asked, record.headers, "page", policy, **at), page.meta, policy, **at)
+
+
+def _page_drop(source: str, row: dict[str, Any], reason: Reason, detail: str | None = None) -> Drop:
+    """A page of a ledger that is left out."""
+    shown = urls.without_credentials(row["url"])
+    return Drop(
+        source=source,
+        stage="extract",
+        reason=reason,
+        unit="page",
+        url=shown,
+        page_url=shown,
+        record=warc_record(row),
+        detail=detail,
+    )
 
 
 def _source_settings(source: SourceSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import apache_beam as beam
@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track
 from pipelines.document import Document, Drop
+from pipelines.drop_reasons import Refusal, Unit
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder
 from pipelines.media.completion import complete
 from pipelines.media.raw_store import RawPartWriter, StoredMedia, generation_of, index_parts, load_media, read_index
@@ -24,7 +25,7 @@ from pipelines.media.requests import MediaSettings, fetch_media, store_image
 from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import Refusal, judge_spoken
+from pipelines.text.judging import excerpt, judge_spoken
 from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
@@ -34,12 +35,13 @@ from pipelines.web.http_client import PoliteClient, is_transient
 # `video/` and `text/` that it uses. All documents are then completed anew, from the raw store. The store's media stay
 # as they were normalised when they arrived, and nobody is asked for them again: code that changes may not send every
 # corpus back to its hosts. Whoever wants them made anew deletes `work/raw`.
-VERSION = 1
+VERSION = 2
 
 DOCUMENT_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
         ("key", pa.string()),
+        ("record", pa.string()),
         ("document", pa.string()),
         (
             "blobs",
@@ -207,32 +209,43 @@ class _CompletePart(beam.DoFn):
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
-        for row in read_rows(path, ["source", "document", "requests"]):
-            source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"])
+        for row in read_rows(path, ["source", "document", "requests", "record"]):
+            source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
             mine = {r.key: stored[f"{names[r.type]} {r.key}"] for r in candidate.requests}
             filters = self._spec.sources[source].filters
             result = complete(candidate, mine, filters.min_images, self._spec.policy.allows_license)
             document = candidate.document
-            page = document.source.page_url
             # A video is one request and becomes many images; what the filter counts as media are those.
-            unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
+            unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
+            gone = Drop(
+                source=source,
+                stage="fetch",
+                reason="document_dropped",
+                unit=unit,
+                key=document.key,
+                page_url=document.source.page_url,
+                record=candidate.record,
+            )
             for lost in result.lost:
-                tally.drop(Drop(source, "fetch", lost.reason, unit, document.key, lost.url, page, lost.detail))
-            judged: Document | Refusal = result.document or Refusal(result.reason or "", result.detail)
+                tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
+            judged = result.document or result.refusal
             if isinstance(judged, Document) and judged.kind == "video":
                 judged = judge_spoken(judged, filters)
+            assert judged is not None
             if isinstance(judged, Refusal):
-                tally.drop(Drop(source, "fetch", judged.reason, "document", document.key, None, page, judged.detail))
+                text = excerpt(result.document or document, filters)
+                drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
+                tally.drop(drop)
                 for url in result.found:
-                    tally.drop(Drop(source, "fetch", "document_dropped", unit, document.key, url, page))
+                    tally.drop(replace(gone, url=url))
                 continue
             tally.keep(source, "document")
             if result.found:
                 tally.keep(source, unit, len(result.found))
             places = [asdict(blob) for blob in result.blobs]
-            row = {"source": source, "key": document.key, "document": judged.to_json(), "blobs": places}
-            written.append(row)
+            about = {"source": source, "key": document.key, "record": candidate.record}
+            written.append(about | {"document": judged.to_json(), "blobs": places})
         folder = documents_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return folder.finish(part, inputs, tally, files)

@@ -19,6 +19,7 @@ from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplica
 from pipelines.decisions.long_documents import windows
 from pipelines.decisions.thresholds import judge
 from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
+from pipelines.drop_reasons import Refusal
 from pipelines.images.normalise import features
 from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings, weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder
@@ -28,12 +29,13 @@ from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec, SplitSettings
 from pipelines.text.assignment import sentences_of
+from pipelines.text.judging import excerpt
 
 # Raise the first when equal images would get other features, the second when equal documents and features would be
 # decided for otherwise, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
 # all media, decisions only small rows: that is why they have versions of their own.
-FEATURES_VERSION = 1
-VERSION = 1
+FEATURES_VERSION = 2
+VERSION = 2
 
 FEATURE_SCHEMA = pa.schema(
     [
@@ -295,24 +297,39 @@ class _DecidePart(beam.DoFn):
         yield part
 
     def _decide(self, part: str, inputs: str, marks: list[tuple[str, Any]], overused: dict[str, int]) -> Receipt:
-        duplicates = {key: (reason, kept) for mark, row in marks if mark == "duplicate" for key, reason, kept in [row]}
+        duplicates = {
+            key: Refusal(reason, kept) for mark, row in marks if mark == "duplicate" for key, reason, kept in [row]
+        }
         groups = {group: (root, split) for mark, row in marks if mark == "group" for group, root, split in [row]}
         tally = Tally("filter")
         rows: list[dict[str, Any]] = []
         for row, measured in _rows_of(part, self._out):
             name, document = row["source"], Document.from_json(row["document"])
-            page = document.source.page_url
-            judged = judge(document, measured, self._spec.sources[name].filters, overused)
+            filters = self._spec.sources[name].filters
+            judged = judge(document, measured, filters, overused)
+            gone = Drop(
+                source=name,
+                stage="filter",
+                reason="document_dropped",
+                unit="media",
+                key=document.key,
+                page_url=document.source.page_url,
+                record=row["record"],
+            )
             for i, why in sorted(judged.lost.items()):
-                tally.drop(Drop(name, "filter", why[0], "media", document.key, document.media[i].url, page, why[1]))
-            reason, detail = judged.reason, judged.detail
+                url = document.media[i].url
+                tally.drop(replace(gone, reason=why.reason, url=url, detail=why.detail))
+            refusal = judged.refusal
             if judged.document is not None and document.key in duplicates:
-                reason, detail = duplicates[document.key]
-            if judged.document is None or reason is not None:
-                tally.drop(Drop(name, "filter", reason or "", "document", document.key, None, page, detail))
+                refusal = duplicates[document.key]
+            if judged.document is None or refusal is not None:
+                assert refusal is not None
+                text = excerpt(document, filters)
+                drop = replace(gone, reason=refusal.reason, unit="document", excerpt=text, detail=refusal.detail)
+                tally.drop(drop)
                 for i, media in enumerate(document.media):
                     if i not in judged.lost:
-                        tally.drop(Drop(name, "filter", "document_dropped", "media", document.key, media.url, page))
+                        tally.drop(replace(gone, url=media.url))
                 continue
             tally.keep(name, "document")
             if judged.places:
@@ -324,21 +341,37 @@ class _DecidePart(beam.DoFn):
                 build=replace(document.build, dedup_group=root),
             )
             blobs = [row["blobs"][i] for i in judged.places]
-            rows += self._samples(name, split, decided, blobs, tally)
+            rows += self._samples(name, split, decided, row["record"], blobs, tally)
         folder = decisions_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, DECISION_SCHEMA)}
         return folder.finish(part, inputs, tally, files)
 
     def _samples(
-        self, source: str, split: Split, document: Document, blobs: list[dict[str, Any]], tally: Tally
+        self,
+        source: str,
+        split: Split,
+        document: Document,
+        record: str | None,
+        blobs: list[dict[str, Any]],
+        tally: Tally,
     ) -> Iterator[dict[str, Any]]:
         """The rows of a document's windows; one without its images is dropped, as the shard stage counts it."""
-        sharding = self._spec.sources[source].sharding
+        sharding, filters = self._spec.sources[source].sharding, self._spec.sources[source].filters
         for window in windows(document, sharding.max_media, sharding.max_chars):
             sample = window.document
             if document.media and not window.media:
-                url = sample.source.page_url
-                tally.drop(Drop(source, "shard", "window_without_media", "sample", sample.key, None, url))
+                tally.drop(
+                    Drop(
+                        source=source,
+                        stage="shard",
+                        reason="window_without_media",
+                        unit="sample",
+                        key=sample.key,
+                        page_url=sample.source.page_url,
+                        record=record,
+                        excerpt=excerpt(sample, filters),
+                    )
+                )
                 continue
             tally.keep(source, "sample", stage="shard")
             text, held = sample.to_json(), [blobs[i] for i in window.media]

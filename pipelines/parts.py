@@ -19,7 +19,10 @@ from pipelines import storage
 from pipelines.document import Drop, canonical_json
 
 DROP_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("source", "stage", "reason", "unit", "key", "url", "page_url", "detail")]
+    [
+        (name, pa.string())
+        for name in ("source", "stage", "reason", "unit", "key", "url", "page_url", "record", "excerpt", "detail")
+    ]
 )
 
 

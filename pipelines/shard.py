@@ -56,8 +56,8 @@ from pipelines.spec import CorpusSpec, Sharding
 # Raise the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when equal
 # shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the indexes of
 # other readers. Only the first writes shards anew.
-VERSION = 1
-MANIFEST_VERSION = 1
+VERSION = 2
+MANIFEST_VERSION = 2
 
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")

@@ -228,7 +228,7 @@ def test_specs_and_configs_load(text: str, tmp_path: Path):
 def test_code_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     corpus, consumed = tmp_path / "build/corpus/demo", tmp_path / "build/runs/demo/consumed"
     build(str(corpus), ("pair",))
-    write_drops(str(corpus), "pairs", [Drop("pairs", "extract", "too_few_words", "document")])
+    write_drops(str(corpus), "pairs", [Drop(source="pairs", stage="extract", reason="too_few_words", unit="document")])
     consumed.mkdir(parents=True)
     row = {name: 100 if name == "step" else None for name in CONSUMED.names} | {"key": "p0"}
     pq.write_table(pa.Table.from_pylist([row], schema=CONSUMED), consumed / "step-00000000.parquet")

@@ -13,6 +13,8 @@ from pipelines.shards.manifest import load_manifest, verify
 from tests.corpus_command import Web, build_here, copy_raw_store, published, served, spec_tree, times, write_spec
 from tests.mini_web import EAST, NORTH
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = {
     "crawl": "work/warc",
     "extract": "work/candidates",

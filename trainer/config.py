@@ -181,10 +181,13 @@ class GuardSettings(Settings):
     max_in_a_row: int = Field(20, ge=1, description="skipped steps after which the run ends")
 
 
+Precision = Literal["bf16", "fp32"]
+
+
 class EngineSettings(Settings):
     """How it is computed; changes no result but by rounding."""
 
-    precision: Literal["bf16", "fp32"] | None = Field(
+    precision: Precision | None = Field(
         "bf16", description="of weights and activations; masters are fp32. Null: bf16 if the device computes in it"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
@@ -208,6 +211,12 @@ class EngineSettings(Settings):
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile works with zero_stage 0 to 2: at 3 a block's weights come and go within it")
         return self
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """The precision of a run that has begun: `Training` replaces None by what the device computes in."""
+        assert self.precision is not None
+        return self.precision
 
 
 class CheckpointSettings(Settings):

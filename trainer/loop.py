@@ -25,7 +25,6 @@ from trainer.engine.placement import filled_once
 from trainer.engine.progress import Interval, Progress
 from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.plan.order import key_of
-from trainer.plan.steps import Step
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.tasks.held_out import HeldOut
@@ -169,8 +168,7 @@ class Training:
                 self._save(step)
             self._export(step)
             # All at once: a launcher may end the first process, which exports, when the others are gone.
-            (stop,) = self.world.sum([self._stop])
-            return STOPPED if stop else FINISHED
+            return STOPPED if any(self.world.sum([self._stop])) else FINISHED
         except RunError:
             append_quarantine(self.out, self._bad)
             raise
@@ -215,13 +213,13 @@ class Training:
         interval.add(counts, self.task.flops(counts, targets, stage.lr))
         if self.world.is_first and read.step.phase is not None:
             append_phase(storage.join(self.out, "mixture.jsonl"), read.step.phase)
-        self._judge(read.step, read.rows, result)
+        self._judge(read.step.number, read.rows, result)
         last = step == config.steps
         held_out: dict[str, float] = {}
         if self.held_out is not None and (step % (config.held_out.every or 1) == 0 or last):
             held_out = interval.outside(partial(self._hold_out, self.held_out, step))
         if log is not None and (step == 1 or step % config.log.every == 0 or last or result.skipped or held_out):
-            log.write(self._row(read.step, result, interval) | held_out)
+            log.write(self._row(read.step.number, result, interval) | held_out)
         if step % config.checkpoints.every == 0 and not last:
             interval.outside(lambda: self._save(step))
 
@@ -234,16 +232,16 @@ class Training:
             storage.write_bytes(storage.join(self.out, "samples", f"step-{step:08d}.jsonl"), lines.encode())
         return found
 
-    def _judge(self, step: Step, rows: list[ConsumedRow], result: StepResult) -> None:
+    def _judge(self, step: int, rows: list[ConsumedRow], result: StepResult) -> None:
         """Remember the step's loss and norm, or write down what a skipped one was made of."""
         if result.skipped is None:
             self.guard.record_step(result.loss, result.grad_norm)
             return
         found = self.world.gather(rows)
         if self.world.is_first:
-            record = {"step": step.number, "why": result.skipped, "loss": repr(result.loss)}
+            record = {"step": step, "why": result.skipped, "loss": repr(result.loss)}
             samples = [row.record() for part in found for row in part]
-            path = storage.join(self.out, "skipped", f"step-{step.number:08d}.json")
+            path = storage.join(self.out, "skipped", f"step-{step:08d}.json")
             storage.write_bytes(path, (json.dumps(record | {"samples": samples}, indent=1) + "\n").encode())
         if self.guard.skipped():
             raise RunError(
@@ -251,12 +249,12 @@ class Training:
                 f"{self.out}/skipped. Lower the learning rate, or resume from an earlier checkpoint"
             )
 
-    def _row(self, step: Step, result: StepResult, interval: Interval) -> dict[str, Any]:
+    def _row(self, step: int, result: StepResult, interval: Interval) -> dict[str, Any]:
         stage = self.settings.stages[self.stage]
         rates = {group["name"].removesuffix("_1d"): group["lr"] for group in self.engine.optimizer.param_groups}
         seconds = interval.seconds
         row: dict[str, Any] = {
-            "step": step.number,
+            "step": step,
             "stage": stage.name,
             **self.totals.columns(self.data.names, self.data.sizes),
             "loss": result.loss if result.skipped is None else None,
@@ -281,7 +279,7 @@ class Training:
 
     def _engine(self, module: nn.Module) -> Engine:
         settings, stage = self.settings, self.settings.stages[self.stage]
-        self.task.prepare(module, stage, DTYPES[settings.engine.precision])
+        self.task.prepare(module, stage, DTYPES[settings.engine.resolved_precision])
         if settings.engine.compile:
             for block in self.task.blocks(module):
                 block.compile()
@@ -338,7 +336,7 @@ class Training:
             stage=self.stage,
             world_size=self.world.size,
             zero_stage=engine.zero_stage,
-            precision=engine.precision,
+            precision=engine.resolved_precision,
             architecture=self.task.architecture(),
             totals=self.totals.to_record(),
             guard=self.guard.state(),

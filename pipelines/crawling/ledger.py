@@ -44,3 +44,8 @@ def part_name(round_: int, unique: str) -> str:
 def round_of(part: str) -> int:
     """Return the round of a part, by its name or the path of one of its files."""
     return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))
+
+
+def warc_record(row: dict[str, Any]) -> str | None:
+    """Where a page stands, by its row: its WARC file without the folder, and its offset; None where it has no place."""
+    return f"{row['warc'].rpartition('/')[2]} {row['offset']}" if row["offset"] is not None else None

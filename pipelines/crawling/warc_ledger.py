@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from pipelines import storage
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, http_reason
 from pipelines.pages.parse import parse_page
 from pipelines.parts import PartFolder, Tally, stage_inputs, write_table
 from pipelines.sources.files import expand
@@ -45,7 +45,7 @@ class IndexWarc(beam.DoFn):
 def _page_row(path: str, page: CrawledPage) -> dict[str, Any]:
     url = urls.resolve(page.url, "")
     row = ledger_row(url or page.url, 0) | {
-        "outcome": FETCHED if page.status == 200 else f"http_{page.status}",
+        "outcome": FETCHED if page.status == 200 else http_reason(page.status),
         "status": page.status,
         "mime": page.mime,
         "truncated": page.truncated is not None,

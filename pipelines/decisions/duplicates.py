@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
 
-REASONS = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
-"""Reasons to drop a record of a cluster: the strictest of the rules that put it there."""
+RULES: tuple[Reason, ...] = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
+"""Why a record is not the one kept of its cluster: the strictest of the rules that put it there."""
 
 EXACT, IMAGE, TEXT = range(3)
 PHASH_BITS = 64
@@ -92,7 +93,7 @@ class Duplicate:
     id: str
     cluster: str
     kept: str
-    reason: str | None
+    reason: Reason | None
 
 
 # --- MinHash --------------------------------------------------------------------------------------------------------
@@ -293,4 +294,4 @@ def choose_kept(cluster: str, members: Iterable[tuple[str, float, int]]) -> Iter
     ordered = sorted(members, key=lambda member: (-member[1], member[0]))
     kept = ordered[0][0]
     for identifier, _, rule in ordered:
-        yield Duplicate(identifier, cluster, kept, None if identifier == kept else REASONS[rule])
+        yield Duplicate(identifier, cluster, kept, None if identifier == kept else RULES[rule])

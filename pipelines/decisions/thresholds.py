@@ -8,24 +8,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.document import CAPTIONED, Document, Score, without_media
+from pipelines.drop_reasons import Refusal
 from pipelines.images.text_match import MatchSettings
 from pipelines.settings import Settings
 from pipelines.text.assignment import UNMATCHED, interleave_by_assignment
-
-IMAGE_REASONS = (
-    "image_too_small",
-    "image_too_large",
-    "image_aspect",
-    "image_too_few_bytes",
-    "image_blank",
-    "image_blurred",
-    "image_overused",
-    "low_similarity",
-    UNMATCHED,
-)
-"""Reasons to drop an image; for a pair or grounded sample, also the document."""
-DOCUMENT_REASONS = ("too_few_images", "too_many_images")
-"""Reasons to drop a document because of the number of images that passed."""
 
 
 class ImageFilter(Settings):
@@ -60,13 +46,12 @@ class Thresholds(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A document after its thresholds: with the images that passed, or None with the reason."""
+    """A document after its thresholds: with the images that passed, or None with the refusal."""
 
     document: Document | None
-    places: tuple[int, ...]  # indices of the images that are left
-    lost: dict[int, tuple[str, str]]  # image: reason, detail
-    reason: str | None = None
-    detail: str | None = None
+    places: tuple[int, ...]  # which of its images are left
+    lost: dict[int, Refusal]  # by image
+    refusal: Refusal | None = None
 
 
 def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overused: Mapping[str, int]) -> Judged:
@@ -80,16 +65,16 @@ def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overu
     """
     match = thresholds.match
     best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
-    lost: dict[int, tuple[str, str]] = {}
+    lost: dict[int, Refusal] = {}
     for i, measured in enumerate(row["media"]):
-        reason = _image_reason(document, i, measured, thresholds.images, overused)
+        refusal = _refusal(document, i, measured, thresholds.images, overused)
         similarity = best[i] if best else None
-        if reason is None and match is not None and _is_below(similarity, match.min_similarity):
-            reason = ("low_similarity", str(similarity))
-        if reason is not None:
-            lost[i] = reason
+        if refusal is None and match is not None and _is_below(similarity, match.min_similarity):
+            refusal = Refusal("low_similarity", str(similarity))
+        if refusal is not None:
+            lost[i] = refusal
     if document.kind in CAPTIONED and lost:
-        return Judged(None, (), lost, *lost[0])
+        return Judged(None, (), lost, lost[0])
     if match is not None and best:
         scores = [Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)]
         document = replace(document, scores=(*document.scores, *scores))
@@ -98,15 +83,15 @@ def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overu
         found = interleave_by_assignment(
             document, left, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
         )
-        lost |= {i: (UNMATCHED, "") for i in found.dropped if i not in lost}
+        lost |= {i: Refusal(UNMATCHED, "") for i in found.dropped if i not in lost}
         kept, places = found.document, found.places
     else:
         places = tuple(i for i in range(len(document.media)) if i not in lost)
         kept = without_media(document, lost)
     if document.kind in ("interleaved", "video") and len(places) < max(1, thresholds.min_images):
-        return Judged(None, (), lost, "too_few_images", str(len(places)))
+        return Judged(None, (), lost, Refusal("too_few_images", str(len(places))))
     if document.kind == "interleaved" and thresholds.max_images is not None and len(places) > thresholds.max_images:
-        return Judged(None, (), lost, "too_many_images", str(len(places)))
+        return Judged(None, (), lost, Refusal("too_many_images", str(len(places))))
     return Judged(kept, places, lost)
 
 
@@ -115,25 +100,25 @@ def _is_below(value: float | None, least: float | None) -> bool:
     return least is not None and (value is None or not value >= least)
 
 
-def _image_reason(
+def _refusal(
     document: Document, i: int, measured: dict[str, Any], limits: ImageFilter, overused: Mapping[str, int]
-) -> tuple[str, str] | None:
-    """Return why an image fails; an unknown value passes no threshold."""
+) -> Refusal | None:
+    """Why an image does not pass; what is not known never passes a threshold."""
     media = document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)
     if limits.min_side is not None and short < limits.min_side:
-        return "image_too_small", f"{width}x{height}"
+        return Refusal("image_too_small", f"{width}x{height}")
     if limits.max_side is not None and long > limits.max_side:
-        return "image_too_large", f"{width}x{height}"
+        return Refusal("image_too_large", f"{width}x{height}")
     if limits.max_aspect is not None and not long <= limits.max_aspect * max(short, 1):
-        return "image_aspect", f"{width}x{height}"
+        return Refusal("image_aspect", f"{width}x{height}")
     if limits.min_bytes is not None and (media.bytes or 0) < limits.min_bytes:
-        return "image_too_few_bytes", str(media.bytes)
+        return Refusal("image_too_few_bytes", str(media.bytes))
     if limits.min_contrast is not None and not measured["std"] >= limits.min_contrast:
-        return "image_blank", f"{measured['std']:.2f}"
+        return Refusal("image_blank", f"{measured['std']:.2f}")
     if limits.min_blur is not None and not measured["blur"] >= limits.min_blur:
-        return "image_blurred", f"{measured['blur']:.1f}"
+        return Refusal("image_blurred", f"{measured['blur']:.1f}")
     if limits.max_uses is not None and (uses := overused.get(measured["stored_sha256"], 0)) > limits.max_uses:
-        return "image_overused", f"in {uses} pages"
+        return Refusal("image_overused", f"in {uses} pages")
     return None

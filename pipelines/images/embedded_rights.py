@@ -15,12 +15,8 @@ from typing import Any
 import cbor2
 
 from pipelines.document import Signal
+from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import EXIF_COPYRIGHT, exif_value, read_metadata, sniff_format
-
-PLUS_PROHIBITED = "plus_prohibited"
-C2PA_NOT_ALLOWED = "c2pa_not_allowed"
-REASONS = (PLUS_PROHIBITED, C2PA_NOT_ALLOWED)
-"""Why an image is left out for what its own file says."""
 
 _PLUS_FREE = ("DMI-UNSPECIFIED", "DMI-ALLOWED")  # all else reserves something (IPTC Photo Metadata 2023.1)
 _PLUS = re.compile(r"ns\.useplus\.org/ldf/vocab/(DMI-[A-Z-]{1,80})")
@@ -38,10 +34,10 @@ _MAX_ASSERTION = 1 << 20  # bytes; the worst that fits is read in 0.4 s and 80 M
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRights:
-    """The signals found, in a fixed order, and the reasons for which the image must be left out (`REASONS`)."""
+    """The signals found, in a fixed order, and the reasons for which the image must be left out."""
 
     signals: tuple[Signal, ...] = ()
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 def embedded_rights(
@@ -59,12 +55,12 @@ def embedded_rights(
     metadata = read_metadata(data, format)
     xmp = metadata.xmp.decode("utf-8", "replace")
     found: list[tuple[str, str]] = []
-    reasons: list[str] = []
+    reasons: list[Reason] = []
 
     plus = sorted(set(_PLUS.findall(xmp)))
     found += [("plus-data-mining", value) for value in plus]
     if any(value not in _PLUS_FREE for value in plus):
-        reasons.append(PLUS_PROHIBITED)
+        reasons.append("plus_prohibited")
 
     source_types = set(_SOURCE_TYPE.findall(xmp))
     if metadata.c2pa:
@@ -73,7 +69,7 @@ def embedded_rights(
         found += [("c2pa-training-mining", f"{name}={use}") for name, use in mining]
         source_types |= from_manifest
         if any(name.partition(".")[2] in _TRAINING_USES and use != "allowed" for name, use in mining):
-            reasons.append(C2PA_NOT_ALLOWED)
+            reasons.append("c2pa_not_allowed")
     found += [("digital-source-type", value) for value in sorted(source_types)]
 
     for kind, pattern in _STATEMENTS.items():

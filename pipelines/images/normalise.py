@@ -15,15 +15,13 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import MIME, Format, read_size, sniff_format, strip_metadata
 from pipelines.images.pixels import Pixels, decode
 from pipelines.settings import Settings
 
 Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
-
-REASONS = ("unsupported_format", "corrupt_image", "too_many_pixels", "too_small", "image_area", "aspect_ratio")
-"""Why `normalise` rejects an image."""
 
 _ENCODED: dict[str, Format] = {"jpg": "jpeg", "png": "png", "webp": "webp"}
 # The Resizer points the process's stdout and stderr at /dev/null while it works. Two at a time would leave them there.
@@ -77,9 +75,9 @@ class ImageSettings(Settings):
 
 
 class ImageRejected(Exception):  # noqa: N818 - a verdict on the image, not a failure of ours
-    """An image that cannot be kept: one of `REASONS`, and what was found."""
+    """An image that cannot be kept: why, and what was found."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -142,7 +140,7 @@ def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
     """A fetched image as it is stored. Of an animation, the first frame.
 
     Raises:
-        ImageRejected: With one of `REASONS`.
+        ImageRejected: With one of `drop_reasons.IMAGE_FILES`.
     """
     format = sniff_format(data)
     if format is None:
@@ -173,7 +171,7 @@ def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str
         source_sha256: Hash of the file that it came from.
 
     Raises:
-        ImageRejected: With one of `REASONS`.
+        ImageRejected: With one of `drop_reasons.IMAGE_FILES`.
     """
     height, width = pixels.shape[:2]
     _check_size(width, height, settings)

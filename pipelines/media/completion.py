@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.candidate import Candidate
 from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.images.normalise import BoxMap
 from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
 from pipelines.video.frame_text import sequence
@@ -18,14 +18,14 @@ from pipelines.web import urls
 class LostMedia:
     """An image or video that a document needs and did not get."""
 
-    reason: str
+    reason: Reason
     url: str | None
     detail: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The document with its media (`blobs[i]` is the bytes of media i), or the reason why there is none.
+    """The document with its media (`blobs[i]` holds the bytes of media i), or why there is none.
 
     `found` are the URLs of fetched media, without credentials; None for media that came with the candidate.
     """
@@ -34,8 +34,7 @@ class Completion:
     blobs: tuple[Blob, ...]
     lost: tuple[LostMedia, ...]
     found: tuple[str | None, ...]
-    reason: str | None = None
-    detail: str | None = None
+    refusal: Refusal | None = None
 
 
 def complete(
@@ -95,13 +94,13 @@ def _complete_images(
     )
     if document.kind in CAPTIONED and lost:
         (why,) = lost.values()
-        return replace(result, document=None, blobs=(), reason=why.reason, detail=why.url or why.detail)
+        return replace(result, document=None, blobs=(), refusal=Refusal(why.reason, why.url or why.detail))
     if document.kind == "grounded" and not any(s.regions for s in completed.segments):
-        return replace(result, document=None, blobs=(), reason="box_outside_image")
+        return replace(result, document=None, blobs=(), refusal=Refusal("box_outside_image"))
     if document.kind in ("interleaved", "video") and len(media) < max(1, min_images):
         counted = sorted(Counter(why.reason for why in result.lost).items())
         reasons = ", ".join(f"{reason} {num}" for reason, num in counted)
-        return replace(result, document=None, blobs=(), reason="too_few_images", detail=reasons or None)
+        return replace(result, document=None, blobs=(), refusal=Refusal("too_few_images", reasons or None))
     return result
 
 
@@ -112,16 +111,15 @@ def _complete_video(
     shown = urls.without_credentials(found.url) if found.url else None
     if found.outcome != FETCHED:
         lost = (LostMedia(found.outcome, shown, found.detail),)
-        return Completion(None, (), lost, (), found.outcome, found.detail or shown)
+        return Completion(None, (), lost, (), Refusal(found.outcome, found.detail or shown))
     if not allows_license(found.license):
-        return Completion(
-            None, (), (LostMedia("license_not_allowed", shown, found.license),), (), "license_not_allowed"
-        )
+        lost = (LostMedia("license_not_allowed", shown, found.license),)
+        return Completion(None, (), lost, (), Refusal("license_not_allowed"))
     if len(found.items) < max(1, min_images):
-        return Completion(None, (), (), (shown,), "too_few_frames", f"{len(found.items)} frames")
+        return Completion(None, (), (), (shown,), Refusal("too_few_frames", f"{len(found.items)} frames"))
     has_words = bool(found.cues) or any(s.text for s in document.segments)
     if not has_words:
-        return Completion(None, (), (), (shown,), "video_without_text", shown)
+        return Completion(None, (), (), (shown,), Refusal("video_without_text", shown))
     base = Media(url=shown)
     media = tuple(replace(_media(base, found, item), t=item.t) for item in found.items)
     times = [item.t or 0.0 for item in found.items]

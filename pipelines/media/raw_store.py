@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.document import Signal, canonical_json
+from pipelines.drop_reasons import Outcome
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 
 PART_ITEMS = 1000
@@ -78,7 +79,7 @@ class StoredMedia:
     """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
 
     key: str
-    outcome: str
+    outcome: Outcome
     detail: str | None = None
     url: str | None = None
     fetched_at: str | None = None

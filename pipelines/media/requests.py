@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
@@ -29,23 +29,22 @@ class MediaSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A fetched image: usage statements in its file, and its stored form or the reason why there is none."""
+    """A fetched image: what its file says of its use, and its stored form or why there is none."""
 
     signals: tuple[Signal, ...]
     image: NormalisedImage | None
-    reason: str | None = None
-    detail: str | None = None
+    refusal: Refusal | None = None
 
 
 def _judge_image(data: bytes, settings: ImageSettings, url: str | None, observed_at: str | None) -> _Judged:
     """Read rights from the original bytes, before re-encoding strips them; then normalise."""
     rights = embedded_rights(data, url=url, observed_at=observed_at)
     if rights.reasons:
-        return _Judged(rights.signals, None, rights.reasons[0])
+        return _Judged(rights.signals, None, Refusal(rights.reasons[0]))
     try:
         return _Judged(rights.signals, normalise(data, settings))
     except ImageRejected as rejected:
-        return _Judged(rights.signals, None, rejected.reason, rejected.detail)
+        return _Judged(rights.signals, None, Refusal(rejected.reason, rejected.detail))
 
 
 def store_image(writer: RawPartWriter, rendition: str, key: str, data: bytes, settings: ImageSettings) -> None:
@@ -102,7 +101,9 @@ def _add_image(writer: RawPartWriter, rendition: str, base: StoredMedia, judged:
     record = {f: getattr(base, f) for f in ("key", "url", "fetched_at")}
     signals = (*base.signals, *judged.signals)
     if judged.image is None:
-        writer.add(StoredMedia(outcome=judged.reason or "", detail=judged.detail, signals=signals, **record), rendition)
+        assert judged.refusal is not None
+        refused = StoredMedia(outcome=judged.refusal.reason, detail=judged.refusal.detail, signals=signals, **record)
+        writer.add(refused, rendition)
         return
     found = next((s for s in judged.signals if s.kind in _LICENSE_SIGNALS and license_id(s.value)), None)
     writer.add(

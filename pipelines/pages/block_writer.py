@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from pipelines.document import Role, clean_text
+from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageVideo
 from pipelines.pages.figures import Figure, is_caption, is_credit, is_figure, join_captions
 from pipelines.pages.json_ld import Statements
@@ -26,10 +27,15 @@ from pipelines.pages.tree import INLINE, INVISIBLE, Element
 from pipelines.web.urls import resolve
 
 _UNSEEN = INVISIBLE | {"head", "audio", "map", "input", "svg", "canvas", "iframe", "frame", "object", "embed"}
-_COUNTED = {"svg": "inline_svg", "canvas": "canvas"} | dict.fromkeys(
-    ("iframe", "frame", "object", "embed"), "embedded_frame"
-)
-_MAX_NESTED_FIGURES = 8  # each is scanned once when it begins
+_COUNTED: dict[str, Reason] = {
+    "svg": "inline_svg",
+    "canvas": "canvas",
+    "iframe": "embedded_frame",
+    "frame": "embedded_frame",
+    "object": "embedded_frame",
+    "embed": "embedded_frame",
+}
+_MAX_NESTED_FIGURES = 8  # each is looked through once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
@@ -53,7 +59,7 @@ class PageWriter:
     """
 
     def __init__(self, base: str, statements: Statements, areas: dict[str, list[Element]]) -> None:
-        self.skipped: Counter[str] = Counter()
+        self.skipped: Counter[Reason] = Counter()
         self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
         self._statements = statements
@@ -317,9 +323,9 @@ class PageWriter:
         self._break()
         self._bind(self._figures.pop())
 
-    def _icons(self, caption: Element) -> list[str] | None:
-        """Return the reasons for skipping a caption's images; None if one is shown: the caption then encloses it."""
-        reasons: list[str] = []
+    def _icons(self, caption: Element) -> list[Reason] | None:
+        """Why each image in a caption is none to be shown; None where one is, and the caption a block around it."""
+        reasons: list[Reason] = []
         for image in caption.descendants("img"):
             try:
                 choose_source(image, self._base, None)

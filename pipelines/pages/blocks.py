@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipelines.candidate import Track
 from pipelines.document import Role
+from pipelines.drop_reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class License:
 class Page:
     """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
 
-    `canonical_url` is the URL that the page declares for itself, or None. `skipped` counts by reason what was skipped
-    (`media_elements.SKIP_REASONS`).
+    `canonical_url` is what the page calls itself, null where it does not. `skipped` counts by reason what was left
+    out (`drop_reasons.ELEMENTS`).
     """
 
     url: str
@@ -95,7 +96,7 @@ class Page:
     links: tuple[Link, ...] = ()
     meta: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
-    skipped: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[tuple[Reason, int], ...] = ()
 
     @property
     def images(self) -> tuple[PageImage, ...]:

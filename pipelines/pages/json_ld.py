@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.document import clean_text
+from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.media_elements import fraction_box
 from pipelines.pages.tree import Element
@@ -36,8 +37,8 @@ class Annotation:
     is_percent: bool
     size: tuple[float, float] | None
 
-    def region(self, declared: tuple[int | None, int | None]) -> PageRegion | str:
-        """Return the region, or the reason why there is none.
+    def region(self, declared: tuple[int | None, int | None]) -> PageRegion | Reason:
+        """The region, or why there is none.
 
         Args:
             declared: The image's width and height as the page declares them; the pixels' frame of reference if the

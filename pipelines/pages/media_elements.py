@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines.candidate import Track
 from pipelines.document import clean_text
+from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.tree import INLINE, Element, split_words
@@ -23,28 +24,7 @@ MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
 MAX_ICONS = 50  # images in one block: each searches the block's text
 
-SKIP_REASONS = {
-    "boilerplate_image": "image inside navigation, a footer, an aside",
-    "tracking_pixel": "declared at most 2 pixels wide or high",
-    "small_image": f"declared at most {MIN_SIDE} pixels wide or high",
-    "chrome_image": "a logo, icon, avatar, badge or button by its file's name, class or link; or marked as decoration",
-    "placeholder_image": "only a placeholder as source: by its name, or inline and tiny",
-    "vector_image": "SVG, by its name or type",
-    "invalid_data_uri": f"inline image of unknown format or of more than {MAX_DATA_URI_BYTES} bytes",
-    "repeated_image": "the same image again, with no text between",
-    "inline_svg": "drawn in the page",
-    "canvas": "drawn by a script",
-    "css_background": "set by a style",
-    "embedded_frame": "another page or a plug-in embedded in this one",
-    "video_without_source": "no http(s) source",
-    "invalid_json_ld": "not valid JSON",
-    "region_without_size": "a box in pixels of an image whose size the page does not state",
-    "region_without_image": "an annotation of an image that the page does not show",
-    "invalid_region": "a shape that is not a box, is outside the image, or has no text",
-}
-"""Descriptions of what a page's `skipped` counts, by permanent name."""
-
-_LAZY_SRC = (  # OBELICS' list, and the attributes of other lazy loaders
+_LAZY_SRC = (  # OBELICS' list, and what other lazy loaders use
     *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-img-src", "data-src-fg", "data-scroll-image"),
     *("data-lateloadsrc", "data-gt-lazy-src", "src2", "data-orig-file", "data-full-url", "data-image", "data-url"),
 )
@@ -77,9 +57,9 @@ class ImageSource:
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict on the element, not a failure of ours
-    """An image or video that is skipped, for one of `SKIP_REASONS`."""
+    """An image or video that is left out, for one of `drop_reasons.ELEMENTS`."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -114,7 +94,7 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
     """
     _refuse_chrome(image, link)
     found: list[str] = []
-    reason = "placeholder_image"
+    reason: Reason = "placeholder_image"
     for reference in _references(image):
         if reference[:5].lower() == "data:":
             if not found:
@@ -247,15 +227,17 @@ def inline_size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
-def area_regions(areas: Sequence[Element], size: tuple[int | None, int | None]) -> tuple[list[PageRegion], list[str]]:
-    """Return the regions of an image map, and the reasons for skipping others.
+def area_regions(
+    areas: Sequence[Element], size: tuple[int | None, int | None]
+) -> tuple[list[PageRegion], list[Reason]]:
+    """The regions of an image map, and why others were left out.
 
     Args:
         areas: Its `<area>` elements; the name of each is in `alt`, else in `title`.
         size: The image's width and height in the pixels of the coordinates.
     """
     regions: list[PageRegion] = []
-    reasons: list[str] = []
+    reasons: list[Reason] = []
     for area in areas[:MAX_REGIONS]:
         text = clean_text(" ".join((area.get("alt") or area.get("title") or area.get("aria-label")).split()))
         numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", area.get("coords"))[:200]]

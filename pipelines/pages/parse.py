@@ -7,6 +7,7 @@ image, lazy loaders, noscript), and captions, credits, licences and named region
 from collections import Counter
 
 from pipelines.document import clean_text
+from pipelines.drop_reasons import Reason
 from pipelines.pages.block_writer import PageWriter
 from pipelines.pages.blocks import License, Link, Page
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
@@ -45,12 +46,13 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Pag
     writer = PageWriter(base, statements, areas)
     writer.write(content)
 
-    skipped = writer.skipped + Counter(
-        boilerplate_image=page_body.num_images - content.num_images,
-        invalid_json_ld=statements.num_invalid,
-        invalid_region=statements.num_invalid_regions,
-        region_without_image=sum(map(len, statements.annotations.values())),
-    )
+    found_here: dict[Reason, int] = {
+        "boilerplate_image": page_body.num_images - content.num_images,
+        "invalid_json_ld": statements.num_invalid,
+        "invalid_region": statements.num_invalid_regions,
+        "region_without_image": sum(map(len, statements.annotations.values())),
+    }
+    skipped = writer.skipped + Counter[Reason](found_here)
     metas = [(e.get("name") or e.get("property"), e.get("content")) for e in elements if e.tag == "meta"]
     meta = tuple((name.lower(), content) for name, content in metas if name)
     return Page(

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Kind, Media, Score, Segment, clean_text, merge_text
+from pipelines.drop_reasons import Reason
 from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import (
     Origin,
@@ -116,7 +117,7 @@ def _documents(origin: Origin, locator: str, row: Mapping[str, Any], settings: O
     for number, piece in enumerate(kept):
         ending = f"#d{number:02d}" if len(kept) > 1 else ""
         if not piece.media or not any(s.text for s in piece.segments):
-            reason = "missing_text" if piece.media else "missing_images"
+            reason: Reason = "missing_text" if piece.media else "missing_images"
             outcomes.append(origin.drop(reason, locator + ending, page_url=url))
             continue
         document = origin.document(

@@ -3,30 +3,20 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
+from pipelines.drop_reasons import Reason, Unit
 from pipelines.sources.files import Files, Part
 from pipelines.web import urls
 
-# Reasons for which any format may drop a row; each module lists its own next to its settings.
-REASONS = {
-    "malformed_row": "not of the form that its format specifies",
-    "not_utf8": "text that is not UTF-8",
-    "record_too_long": "longer than the limit for a record",
-    "missing_url": "no URL of the image or video",
-    "bad_url": "a URL that is not absolute http(s)",
-    "missing_caption": "no caption, or an empty one",
-    "truncated_file": "the file ends early or is damaged: rows before it are kept, the rest is unknown",
-}
-
 
 class RowError(Exception):
-    """A row that cannot become a document: a permanent reason, and the details."""
+    """A row that cannot become a document: why, and what was found."""
 
-    def __init__(self, reason: str, detail: str | None = None, url: str | None = None) -> None:
+    def __init__(self, reason: Reason, detail: str | None = None, url: str | None = None) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.url = reason, detail, url
 
@@ -90,18 +80,22 @@ class Origin:
         """Return the key of the row's document."""
         return make_key(self.kind, self.source, self.part.name, locator)
 
+    def record(self, locator: str) -> str:
+        """Where the row stands: its file and its place in there."""
+        return f"{self.part.name} {locator}"
+
     def drop(
         self,
-        reason: str,
+        reason: Reason,
         locator: str,
         *,
-        unit: str = "document",
+        unit: Unit = "document",
         url: str | None = None,
         page_url: str | None = None,
         detail: str | None = None,
     ) -> Drop:
-        """Return a drop of the extract stage; `detail` says where in the row and what was found."""
-        place = f"{self.part.name} {locator}"
+        """A drop of the extract stage; `detail` says where it stood and what was found."""
+        record = self.record(locator)
         return Drop(
             source=self.source,
             stage="extract",
@@ -110,7 +104,8 @@ class Origin:
             key=self.key(locator),
             url=url,
             page_url=page_url,
-            detail=f"{place}: {detail}" if detail else place,
+            record=record,
+            detail=f"{record}: {detail}" if detail else record,
         )
 
 
@@ -133,7 +128,8 @@ def convert_rows(
             try:
                 if isinstance(row, RowError):
                     raise row
-                yield from list(convert(origin, locator, row))
+                for outcome in list(convert(origin, locator, row)):  # whole, or not at all
+                    yield outcome if isinstance(outcome, Drop) else replace(outcome, record=origin.record(locator))
             except RowError as reject:
                 yield origin.drop(reject.reason, locator, url=reject.url, detail=reject.detail)
     except BrokenFileError as error:

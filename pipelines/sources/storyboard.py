@@ -77,10 +77,14 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
         raise RowError(rejected.reason, rejected.detail) from rejected
     cut = cut_sheets(sheets, level)
     outcomes: list[Outcome] = [
-        origin.drop(reason, f"{locator} {'tile' if reason.startswith('tile') else 'sheet'} {index}", unit="media",
-                    detail=detail)
-        for index, reason, detail in cut.dropped
-    ]  # fmt: skip
+        origin.drop(
+            lost.reason,
+            f"{locator} {'tile' if lost.reason.startswith('tile') else 'sheet'} {lost.index}",
+            unit="media",
+            detail=lost.detail,
+        )
+        for lost in cut.dropped
+    ]
     page = page_url(info.get("webpage_url"))
     if not cut.tiles:
         return [*outcomes, origin.drop("missing_images", locator, page_url=page)]

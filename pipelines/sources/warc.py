@@ -15,6 +15,7 @@ from fastwarc.stream_io import BrotliReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipelines import storage
+from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
 
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
@@ -65,8 +66,8 @@ class CrawledPage:
         return f"{stated}; charset={self.identified_charset}"
 
     @property
-    def refusal(self) -> str | None:
-        """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
+    def refusal(self) -> Reason | None:
+        """Why the response is no page to read, or null: `http_status`, `not_html` or `truncated_page`."""
         if self.status != 200:
             return "http_status"
         if not self.is_html:
@@ -79,7 +80,7 @@ class UnreadableRecord:
     """End of the readable part of a WARC file: reason `truncated_file`, or `malformed_record` for one response."""
 
     warc_offset: int | None
-    reason: str
+    reason: Reason
     detail: str
 
 

@@ -1,16 +1,18 @@
 """Verdict on the text of a candidate: its language, its quality, and the personal data in it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydantic import Field
 
 from pipelines.document import Document, Kind
+from pipelines.drop_reasons import Refusal
 from pipelines.settings import Settings
 from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
 from pipelines.text.personal_data import mask_document
 from pipelines.text.quality import TextQuality, judge_segments, profile
 
+EXCERPT_CHARS = 500
 PROFILES: dict[Kind, str] = {
     "interleaved": "obelics",
     "pair": "caption",
@@ -28,12 +30,10 @@ class TextFilters(Settings):
     mask_personal_data: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Reason to refuse a text."""
-
-    reason: str
-    detail: str | None = None
+def excerpt(document: Document, filters: TextFilters) -> str | None:
+    """The beginning of a document's text for a drop, masked like a sample's; None where it has no text."""
+    masked = mask_document(document) if filters.mask_personal_data else document
+    return masked.text[:EXCERPT_CHARS] or None
 
 
 def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document | Refusal:

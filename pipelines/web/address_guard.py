@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from pipelines.drop_reasons import Reason
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _IPV6_PUBLIC = ipaddress.IPv6Network("2000::/3")  # all that IANA has assigned for global unicast
@@ -30,9 +32,9 @@ _NO_SUCH_NAME = frozenset(
 
 
 class AddressError(OSError):
-    """A host that may not or cannot be connected to; `reason` is a drop reason."""
+    """A host that may not or cannot be connected to."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -142,7 +144,7 @@ def _addresses_of(host: str) -> tuple[str, ...]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        reason = "host_not_found" if error.errno in _NO_SUCH_NAME else "dns_failure"
+        reason: Reason = "host_not_found" if error.errno in _NO_SUCH_NAME else "dns_failure"
         raise AddressError(reason, f"{host}: {error.strerror}") from error
     except UnicodeError as error:  # a label that is empty or too long
         raise AddressError("host_not_found", f"{host}: {error}") from error

@@ -16,8 +16,8 @@ from urllib.parse import urljoin
 from yarl import URL
 
 from pipelines.document import Signal
+from pipelines.drop_reasons import http_reason
 from pipelines.web.http_exchange import (
-    REASONS,
     REDIRECT_STATUSES,
     TRANSIENT,
     Exchange,
@@ -41,7 +41,7 @@ from pipelines.web.permission import (
 )
 from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 
-__all__ = ["REASONS", "TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
+__all__ = ["TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
 
 _SITE_FILE_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five, to any host
 _UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's value for a robots.txt that failed
@@ -144,7 +144,7 @@ class PoliteClient:
                     hop = self._next_hop(answer, asked)
                     continue
                 if not (200 <= answer.status < 300 or answer.status in REDIRECT_STATUSES):
-                    raise FetchFailure(f"http_{answer.status}", hop, answer.reason)
+                    raise FetchFailure(http_reason(answer.status), hop, answer.reason)
                 if not verdict.allowed:
                     raise FetchFailure(verdict.reasons[0], hop, ", ".join(verdict.reasons[1:]))
                 if answer.truncated and purpose != "page":
@@ -179,7 +179,7 @@ class PoliteClient:
         """Return the target of a redirect, unless it is a loop or one hop too many."""
         hop = _location(answer)
         if hop is None:
-            raise FetchFailure(f"http_{answer.status}", answer.final_url, "no valid Location")
+            raise FetchFailure(http_reason(answer.status), answer.final_url, "no valid Location")
         if hop in asked:
             raise FetchFailure("redirect_loop", hop)
         if len(asked) > self._http.max_redirects:

@@ -18,6 +18,7 @@ from pydantic import Field
 from yarl import URL
 
 from pipelines.document import Signal
+from pipelines.drop_reasons import Outcome, Reason, http_reason
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.host_gate import HostClosedError, HostGate
@@ -33,38 +34,14 @@ _DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can 
 _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
 
-REASONS: dict[str, str] = {
-    "http_<status>": "the final response was not a success",
-    "timeout": "no complete response within timeout_seconds",
-    "dns_failure": "the name server did not answer",
-    "host_not_found": "there is no such host",
-    "connection_failed": "the connection was refused, reset or closed",
-    "incomplete_body": "the body ended early",
-    "tls_failure": "no valid TLS connection",
-    "bad_response": "the response is not valid HTTP",
-    "bad_content_encoding": "the body does not decode as its Content-Encoding says",
-    "too_large": "the body is larger than the cap for its purpose",
-    "too_many_redirects": "more than max_redirects",
-    "redirect_loop": "a redirect to a URL already requested",
-    "invalid_url": "not a valid http(s) URL",
-    "credentials_in_url": "the URL contains a user name or password",
-    "scheme_not_allowed": "the scheme is neither http nor https",
-    "private_address": "the host's address is not public and the policy does not name it",
-    "no_contact_address": "the host is beyond loopback and the policy has no user agent with a contact",
-    "crawl_delay_too_long": "robots.txt demands more than max_crawl_delay_seconds",
-    "retry_after_too_long": "Retry-After is more than max_retry_after_seconds",
-    "host_error_budget": "the host failed error_budget times in a row and is not contacted again",
-}
-TRANSIENT = (
-    frozenset({"timeout", "dns_failure", "connection_failed", "incomplete_body"})
-    | {"retry_after_too_long", "host_error_budget"}
-    | {f"http_{status}" for status in _PASSING_STATUSES}
-    | PASSING_REASONS
+_PASSING_FAILURES: frozenset[Reason] = frozenset(
+    {"timeout", "dns_failure", "connection_failed", "incomplete_body", "retry_after_too_long", "host_error_budget"}
 )
+TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS
 
 
-def is_transient(reason: str) -> bool:
-    """Return whether a later attempt may succeed, so that `--retry transient` requests it again."""
+def is_transient(reason: Outcome) -> bool:
+    """Whether a later attempt may succeed: what `--retry transient` asks for again."""
     return reason in TRANSIENT
 
 
@@ -126,9 +103,9 @@ class Fetched:
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
-    """Failure to get something usable; `reason` is one of `REASONS` here or in permission.py."""
+    """Why there is nothing to use."""
 
-    def __init__(self, reason: str, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
+    def __init__(self, reason: Reason, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, url, detail)
         self.reason = reason
         self.url = url
@@ -386,8 +363,8 @@ def _http_date(value: str) -> datetime | None:
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
-def _failure_of(error: Exception) -> tuple[str, str]:
-    """Return drop reason and detail of a request's exception."""
+def _failure_of(error: Exception) -> tuple[Reason, str]:
+    """Drop reason and detail of what a request raised."""
     detail = str(error) or type(error).__name__
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, AddressError):

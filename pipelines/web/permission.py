@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipelines.document import Signal, canonical_json
+from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
 from pipelines.web.robots import Group, Robots, parse_robots, path_matches, refuses_training, rule_by_type
 
@@ -39,22 +40,7 @@ SIGNAL_KINDS = (
     "meta-tdm-policy",
 )
 
-REASONS: dict[str, str] = {
-    "robots_disallowed": "robots.txt disallows the path for us",
-    "robots_unreachable": "no response, 5xx or 429 for robots.txt: all is disallowed (RFC 9309, 2.3.1.4)",
-    "training_crawlers_disallowed": "robots.txt disallows the path for a crawler known to gather training data",
-    "ai_train_refused": "Content-Usage or Content-Signal refuses AI training",
-    "tdm_reserved": "the text-and-data-mining right is reserved (TDMRep)",
-    "tdm_unreachable": "no response, 5xx or 429 for tdmrep.json",
-    "ai_txt_disallowed": "ai.txt disallows the type of media",
-    "ai_txt_unreachable": "no response, 5xx or 429 for ai.txt",
-    "noai": "X-Robots-Tag or meta robots says noai or noml",
-    "noimageai": "X-Robots-Tag or meta robots says noimageai",
-    "noindex": "X-Robots-Tag or meta robots says noindex or none (off by default)",
-    "noimageindex": "X-Robots-Tag or meta robots says noimageindex (off by default)",
-    "license_not_allowed": "the licence is not among those the policy allows",
-}
-PASSING_REASONS = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
+PASSING_REASONS: frozenset[Reason] = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
 
 # Product tokens whose published purpose is gathering training data, from the operators' pages and the public list
 # ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are not included.
@@ -146,10 +132,10 @@ class Verdict:
     `image_reasons` say why the images embedded in a page may not be used although the page may.
     """
 
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     signals: tuple[Signal, ...] = ()
     crawl_delay: float | None = None
-    image_reasons: tuple[str, ...] = ()
+    image_reasons: tuple[Reason, ...] = ()
 
     @property
     def allowed(self) -> bool:
@@ -157,8 +143,8 @@ class Verdict:
         return not self.reasons
 
     @property
-    def reason(self) -> str | None:
-        """The first reason for refusal."""
+    def reason(self) -> Reason | None:
+        """The first reason against."""
         return self.reasons[0] if self.reasons else None
 
     @property
@@ -167,7 +153,7 @@ class Verdict:
         return self.allowed and not self.image_reasons
 
     def adding(
-        self, reasons: Iterable[str] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[str] = ()
+        self, reasons: Iterable[Reason] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[Reason] = ()
     ) -> "Verdict":
         """Return this verdict with additions, each thing once."""
         return replace(
@@ -253,7 +239,9 @@ class SiteRules:
         return [group for token, group in self._parsed.groups.items() if token in _TRAINING]
 
     def _robots_verdict(self, url: str) -> Verdict:
-        group, reasons, signals = self._group, [], []
+        group = self._group
+        reasons: list[Reason] = []
+        signals: list[Signal] = []
         if group is None:
             signals.append(self.robots.signal("robots.txt"))
         else:
@@ -387,8 +375,9 @@ def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
 
 
 def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:
-    """Return the verdict with the effects of `noai`, `noimageai` and, by setting, the index words."""
-    reasons, image_reasons = [], []
+    """The verdict with what `noai`, `noimageai` and, by setting, the index words add."""
+    reasons: list[Reason] = []
+    image_reasons: list[Reason] = []
     if "noai" in policy.blocking_signals:
         reasons += ["noai"] if words & {"noai", "noml"} else []
         image_reasons += ["noimageai"] if "noimageai" in words else []

@@ -88,18 +88,31 @@ def _write_work(out: Path) -> None:
                 written.append(row | {"num_bytes": tar_bytes(members), "blobs": blobs})
                 tally.keep(source, "document")
                 tally.keep(source, "sample", stage="shard")
-            tally.drop(Drop(source, "filter", "exact_duplicate", "document", key=f"d{number}", detail="x"))
-            tally.drop(Drop(source, "shard", "window_without_media", "sample", key=f"w{number}"))
+            tally.drop(
+                Drop(
+                    source=source,
+                    stage="filter",
+                    reason="exact_duplicate",
+                    unit="document",
+                    key=f"d{number}",
+                    detail="x",
+                )
+            )
+            tally.drop(
+                Drop(source=source, stage="shard", reason="window_without_media", unit="sample", key=f"w{number}")
+            )
         files = {".parquet": write_table(decisions.file(name, ".parquet"), written, DECISION_SCHEMA)}
         decisions.finish(name, "", tally, files)
     account = Tally("crawl")
     account.keep("web", "page", 9)
     for reason in ("http_404", "http_404", "out_of_scope"):
-        account.drop(Drop("web", "crawl", reason, "page", url="https://www.example.co.uk/x"))
+        account.drop(Drop(source="web", stage="crawl", reason=reason, unit="page", url="https://www.example.co.uk/x"))
     PartFolder(str(out / "work" / "warc" / "web" / "account")).finish("00000", "", account, {})
     extracted = Tally("extract")
     extracted.keep("web", "page", 8)
-    extracted.drop(Drop("web", "extract", "not_html", "page", url="https://www.example.co.uk/y"))
+    extracted.drop(
+        Drop(source="web", stage="extract", reason="not_html", unit="page", url="https://www.example.co.uk/y")
+    )
     PartFolder(str(out / "work" / "candidates")).finish("web-r000-first", "", extracted, {})
 
 

@@ -46,6 +46,7 @@ def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
     return torch.cat(parts, dim=1).transpose(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("kernel", ["sdpa", "flex"])
 def test_kernels_attend_within_each_sequence(kernel: Any) -> None:

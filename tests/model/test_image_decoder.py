@@ -255,6 +255,7 @@ def test_one_batch_overfits() -> None:
     assert loss().item() < 0.3 * first
 
 
+@pytest.mark.slow
 def test_autoencoder_learns_and_its_scale_is_fitted() -> None:
     decoder = _decoder()
     autoencoder, config = decoder.autoencoder.requires_grad_(True).train(), TINY.autoencoder

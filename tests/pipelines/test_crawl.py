@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import crawl
+from pipelines.crawl import _Asked, _Verdict
 from pipelines.crawling.ledger import ledger_row
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
@@ -82,35 +83,39 @@ def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, 
     assert {row[1][0] for row in capped(resumed, num_known, max_pages)} == wanted - done
 
 
-def verdict(*outcomes: crawl._Outcome, url: str = URL) -> tuple[str, str]:
-    ((part, (named, outcome, detail)),) = crawl._verdicts((url, outcomes), SETTINGS)
+def verdict(*asked: _Asked, url: str = URL) -> tuple[str, str]:
+    ((part, found),) = crawl._verdicts((url, asked), SETTINGS)
     assert 0 <= part < crawl.ACCOUNT_PARTS
-    assert named == url
-    return outcome, detail
+    assert found.url == url
+    return found.outcome, found.detail
 
 
-ONLY_FOUND = (-1, 1, "", "")
+ONLY_FOUND = _Asked(-1, 1)
 
 
 def test_a_page_that_was_ever_fetched_is_kept():
-    assert verdict((1, 1, "http_503", "busy"), ONLY_FOUND, (0, 1, FETCHED, "")) == (FETCHED, "")
+    assert verdict(_Asked(1, 1, "http_503", "busy"), ONLY_FOUND, _Asked(0, 1, FETCHED)) == (FETCHED, "")
 
 
 def test_a_page_that_an_archive_holds_twice_is_two_pages():
-    found = list(crawl._verdicts((URL, [(0, 0, FETCHED, ""), (0, 0, FETCHED, ""), (0, 0, "http_404", "")]), SETTINGS))
-    assert [row[1] for row in found] == [(URL, FETCHED, "")] * 2
+    twice = [_Asked(0, 0, FETCHED), _Asked(0, 0, FETCHED), _Asked(0, 0, "http_404")]
+    found = [verdict for _, verdict in crawl._verdicts((URL, twice), SETTINGS)]
+    assert [(verdict.url, verdict.outcome) for verdict in found] == [(URL, FETCHED)] * 2
 
 
 def test_a_page_that_failed_again_bears_its_last_failure():
     # By the round, not by the alphabet.
-    assert verdict((2, 1, "http_404", "gone"), (0, 1, "timeout", "slow"), ONLY_FOUND) == ("http_404", "gone")
-    assert verdict((0, 1, "http_404", "gone"), (2, 1, "timeout", "slow")) == ("timeout", "slow")
+    assert verdict(_Asked(2, 1, "http_404", "gone"), _Asked(0, 1, "timeout", "slow"), ONLY_FOUND) == (
+        "http_404",
+        "gone",
+    )
+    assert verdict(_Asked(0, 1, "http_404", "gone"), _Asked(2, 1, "timeout", "slow")) == ("timeout", "slow")
 
 
 def test_a_page_that_was_not_asked_for_says_why():
     assert verdict(ONLY_FOUND) == ("over_page_cap", "")
-    assert verdict((-1, 5, "", ""), (-1, 3, "", "")) == ("too_deep", "")
-    assert verdict((-1, 5, "", ""), ONLY_FOUND) == ("over_page_cap", "")
+    assert verdict(_Asked(-1, 5), _Asked(-1, 3)) == ("too_deep", "")
+    assert verdict(_Asked(-1, 5), ONLY_FOUND) == ("over_page_cap", "")
     assert verdict(ONLY_FOUND, url="http://127.0.0.1:8000/")[0] == "out_of_scope"
 
 
@@ -135,13 +140,13 @@ def test_a_retry_asks_again_for_what_can_pass_and_failed_before_it(tmp_path):
 def test_outcomes_know_the_round_they_are_of(tmp_path):
     paths = ledger(tmp_path, {0: "timeout", 2: "http_404"})
     rows = [outcome for path in paths for _, outcome in crawl._ledger_outcomes(path)]
-    assert rows == [(0, 1, "timeout", ""), (2, 1, "http_404", "")]
+    assert rows == [_Asked(0, 1, "timeout"), _Asked(2, 1, "http_404")]
 
 
 def test_accounts_count_pages_and_hide_credentials(tmp_path):
     folder = account_folder(str(tmp_path), "site")
     secret = "https://u:p@a.example/x"
-    rows = [(URL, FETCHED, ""), (secret, "out_of_scope", "")]
+    rows = [_Verdict(URL, FETCHED), _Verdict(secret, "out_of_scope")]
     crawl._write_account((0, rows), folder, "site")
     (receipt,) = folder.receipts()
     (count,) = receipt.counts
@@ -149,3 +154,14 @@ def test_accounts_count_pages_and_hide_credentials(tmp_path):
     (drop,) = read_rows(folder.drops()[0])
     assert (drop["url"], drop["page_url"], drop["detail"]) == ("https://a.example/x",) * 2 + (None,)
     assert "u:p" not in json.dumps(drop)
+
+
+def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
+    folder = crawl_folder(str(tmp_path), "site")
+    writer = CrawlPartWriter(folder, 0)
+    writer.add(ledger_row(URL, 0) | {"outcome": "http_404", "warc": "/archives/a.warc.gz", "offset": 512})
+    path = folder.file(writer.close() or "", ".parquet")
+    asked = [row for _, row in crawl._ledger_outcomes(path)]
+    crawl._write_account((0, [row for _, row in crawl._verdicts((URL, asked), SETTINGS)]), folder, "site")
+    (drop,) = read_rows(folder.drops()[0])
+    assert (drop["reason"], drop["record"], drop["excerpt"]) == ("http_404", "a.warc.gz 512", None)

@@ -29,6 +29,23 @@ def test_of_captures_of_one_url_one_is_kept_whatever_their_order():
     assert places(*rows) == places(*reversed(rows)) == [("t1", (0, OWN)), ("t1", (90, OWN))]
 
 
+def test_a_drop_shows_where_its_text_came_from_and_how_it_begins_masked():
+    found = _Candidates(spec({"x": {"kind": "text"}}))
+    refused = document("text", text(f"Write to anna.berg@posteo.example today. {WORDS * 9}"))
+    found.add("x", [replace(candidate(refused), record="list.jsonl 12")])
+    (drop,) = found.tally.drops
+    assert (drop.stage, drop.unit, drop.key, drop.record) == ("extract", "document", refused.key, "list.jsonl 12")
+    assert drop.excerpt.startswith("Write to <EMAIL> today. The harbour")
+    assert len(drop.excerpt) == 500
+
+
+def test_an_excerpt_is_not_masked_where_samples_are_not():
+    found = _Candidates(spec({"x": {"kind": "text", "filters": {"mask_personal_data": False}}}))
+    found.add("x", [candidate(document("text", text("Write to anna.berg@posteo.example")))])
+    (drop,) = found.tally.drops
+    assert drop.excerpt == "Write to anna.berg@posteo.example"
+
+
 def free(kind: str, **policy: object) -> CorpusSpec:
     return spec({"x": {"kind": kind, "filters": {"text": {"min_words": 1}}}}, policy=policy)
 

@@ -143,6 +143,7 @@ def write(out: str, part: str, **candidates: list[Candidate]) -> None:
             "key": c.document.key,
             "document": c.document.to_json(),
             "requests": c.requests_json(),
+            "record": f"{source}.list {part}",
             "inline": [{"sha256": name, "data": data} for name, data in c.inline],
         }
         for source, found in candidates.items()
@@ -163,6 +164,7 @@ def counts(out: str) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
     return {(c.source, c.unit): (c.kept, c.dropped) for c in sum_counts(documents_folder(out).receipts())}
 
 
+@pytest.mark.slow
 def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_path: Path):
     out = str(tmp_path)
     whole, with_own = of(site, "interleaved", 1, 2), of(site, "interleaved", 1, inline=(image_bytes(7),))
@@ -181,6 +183,13 @@ def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_
         ("pages", "media"): (4, {"http_404": 1, "document_dropped": 1}),
         ("pairs", "document"): (1, {"corrupt_image": 1}),
         ("pairs", "media"): (1, {"corrupt_image": 1}),
+    }
+    lost = [row for path in documents_folder(out).drops() for row in read_rows(path)]
+    assert {(row["unit"], row["record"], row["excerpt"]) for row in lost} == {
+        ("document", "pages.list a", "A caption of an image."),
+        ("media", "pages.list a", None),
+        ("document", "pairs.list b", "A caption of an image."),
+        ("media", "pairs.list b", None),
     }
 
 

@@ -130,7 +130,8 @@ class Input:
             written = []
             for source, made, images in rows[number::num_parts]:
                 blobs = [asdict(self._blobs[i][0]) for i in images]
-                written.append({"source": source, "key": made.key, "document": made.to_json(), "blobs": blobs})
+                about = {"source": source, "key": made.key, "record": f"list {made.key}"}
+                written.append(about | {"document": made.to_json(), "blobs": blobs})
                 tally.keep(source, "document")
             files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
             folder.finish(part, "", tally, files)
@@ -254,6 +255,11 @@ def test_images_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path
         ("document_dropped", "media", lost, image_url(1)),
         ("exact_duplicate", "document", lost, None),
     ]
+    rows = [row for path in decisions_folder(given.out).drops() for row in read_rows(path)]
+    assert {(row["unit"], row["record"], row["excerpt"]) for row in rows} == {
+        ("document", f"list {lost}", "a red circle"),
+        ("media", f"list {lost}", None),
+    }
 
 
 @pytest.mark.slow
@@ -271,6 +277,7 @@ def test_a_changed_threshold_measures_no_image_again(tmp_path: Path):
     assert keys["page 1"] not in samples(given.out)
 
 
+@pytest.mark.slow
 def test_no_documents_give_no_samples(tmp_path: Path):
     run_filter(SPEC, str(tmp_path), Runner())
     assert samples(str(tmp_path)) == {}

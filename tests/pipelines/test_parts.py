@@ -2,6 +2,7 @@ from pathlib import Path
 
 from pipelines import storage
 from pipelines.document import Drop
+from pipelines.drop_reasons import http_reason
 from pipelines.parts import (
     DROP_SCHEMA,
     Count,
@@ -19,7 +20,7 @@ from pipelines.parts import (
 def finish(folder: PartFolder, part: str, inputs: str = "x"):
     tally = Tally("extract")
     tally.keep("pages", "document", 2)
-    tally.drop(Drop("pages", "extract", "too_few_words", "document", key="a"))
+    tally.drop(Drop(source="pages", stage="extract", reason="too_few_words", unit="document", key="a"))
     return folder.finish(part, inputs, tally, {})
 
 
@@ -58,7 +59,7 @@ def test_a_stage_is_finished_for_its_inputs_only(tmp_path: Path):
 
 
 def test_equal_rows_are_equal_bytes(tmp_path: Path):
-    rows = [Drop("s", "fetch", "http_404", "media", url="https://a.example/").row()] * 3
+    rows = [Drop(source="s", stage="fetch", reason=http_reason(404), unit="media", url="https://a.example/").row()] * 3
     paths = [str(tmp_path / name) for name in ("a", "b")]
     assert len({write_table(path, rows, DROP_SCHEMA) for path in paths}) == 1
     assert storage.read_bytes(paths[0]) == storage.read_bytes(paths[1])

@@ -79,6 +79,7 @@ def test_an_unknown_scheme_is_refused_in_one_line():
         storage.exists("nowhere://bucket/x")
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_let_us_in_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -125,6 +125,7 @@ def test_tokens_that_name_no_version_are_of_the_first(corpus, tmp_path):
     assert not is_current(older, shard, metadata[b"tokenizer_sha256"].decode(), 2)
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(corpus, tmp_path):
     other = str(tmp_path / "corpus")
     corpus_builder.build(other)

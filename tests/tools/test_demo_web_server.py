@@ -151,6 +151,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 def test_bytes_repeat_in_another_process():
     answers, port = [], 0
     for _ in range(2):

@@ -27,6 +27,7 @@ def test_help_names_every_package():
     assert all(name in done.stdout for name in ("pipelines", "trainer", "tools"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -56,6 +57,7 @@ def test_misuse_is_shown_with_the_command_as_it_was_called(arguments: tuple[str,
     assert "Usage: dromaius" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "arguments"),
     [("torch", ("pipelines", "schema")), ("apache_beam", ("trainer", "--help")), ("torch", ("tools", "--help"))],

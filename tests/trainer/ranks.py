@@ -21,7 +21,7 @@ import torch
 
 from tests.ports import free_port
 from trainer.engine import distributed
-from trainer.engine.engine import import_deepspeed
+from trainer.engine.deepspeed_internals import import_deepspeed
 
 ALONE = distributed.World(0, 1, 0, torch.device("cpu"), None)
 """A run of one process."""

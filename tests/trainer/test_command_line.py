@@ -212,6 +212,7 @@ def test_a_full_disk_and_a_kill_in_a_save_lose_nothing(training_corpus, killed_r
     assert run_findings(str(out), training_corpus) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_model_is_written_loses_nothing(training_corpus, tmp_path):
     given = arguments(tmp_path, training_corpus, tmp_path / "out")
     ((code, err),) = in_ranks(1, on_a_disk_that_fills, *given)

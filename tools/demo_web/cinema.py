@@ -148,6 +148,7 @@ def video_bytes(web: Web, key: str, held_out: bool, extension: str) -> bytes:
     out = io.BytesIO()
     with av.open(out, "w", format=extension, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, FRAMES_PER_SECOND)

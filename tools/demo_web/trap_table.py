@@ -184,7 +184,7 @@ PICTURES = (
         "noise",
         "/pictures/nothing.jpg",
         lambda site: Reply(b"", _JPEG),
-        ("unsupported_format", "empty_body"),
+        ("unsupported_format",),
         "picture",
     ),
     _shown("/pictures/page.jpg", words("Not a picture"), "unsupported_format"),

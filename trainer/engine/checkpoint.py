@@ -5,9 +5,6 @@ checkpoints/step-00000100/data_state.json   position in the data: small, equal o
                           deepspeed/        weights, master weights and moments
 """
 
-import argparse
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -18,6 +15,7 @@ from typing import Any, Protocol, Self
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.config import CheckpointSettings
+from trainer.engine.deepspeed_internals import to_universal
 from trainer.engine.distributed import World
 from trainer.engine.engine import Engine
 
@@ -152,7 +150,7 @@ class Checkpoints:
         converted = self._folder / f"{storage.TEMPORARY}universal"
         if self._world.is_first:
             shutil.rmtree(converted, ignore_errors=True)
-            _convert(Path(checkpoint.folder) / _TAG, converted / _TAG)
+            to_universal(Path(checkpoint.folder) / _TAG, converted / _TAG)
         self._world.barrier()
         engine.load(str(converted), _TAG, universal=True)
         self._world.barrier()
@@ -203,22 +201,6 @@ def _differences(saved: Any, here: Any, path: str = "") -> str:
         parts = (_differences(saved.get(n), here.get(n), f"{path}.{n}" if path else n) for n in {**saved, **here})
         return "; ".join([part for part in parts if part][:3])
     return "" if saved == here else f"{path} was {saved}, now {here}"
-
-
-def _convert(source: Path, target: Path) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        from deepspeed.checkpoint import ds_to_universal
-
-        arguments = argparse.Namespace(
-            input_folder=str(source),
-            output_folder=str(target),
-            num_extract_workers=1,  # further processes would each import torch again
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-        ds_to_universal.main(arguments)
 
 
 def _sync(path: Path) -> None:

@@ -44,7 +44,7 @@ class World:
             return numbers
         tensor = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(tensor, group=self.control)
-        return tensor.tolist()  # type: ignore[no-any-return]
+        return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes on the first, and nothing on the others."""
@@ -90,7 +90,8 @@ def start() -> World:
     if not dist.is_initialized():
         backend = "nccl" if num_gpus else "gloo"
         if size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=_TIMEOUT)
+            store = dist.HashStore()  # type: ignore[attr-defined] # torch exports it, but not explicitly
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_TIMEOUT)
         else:
             dist.init_process_group(backend, timeout=_TIMEOUT)
     control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if num_gpus else dist.group.WORLD

@@ -1,25 +1,28 @@
 """DeepSpeed around the model: one step over micro-batches, the same for every ZeRO stage and number of processes."""
 
-import contextlib
-import io
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipelines.errors import UserError
-from trainer.config import RunSettings, Stage
+from trainer.config import Precision, RunSettings, Stage
 from trainer.engine.deepspeed_config import clips_itself, deepspeed_config
+from trainer.engine.deepspeed_internals import (
+    UNIVERSAL_STATE,
+    gradient_norm,
+    import_deepspeed,
+    loading_universal,
+    quiet,
+    whole_weights,
+)
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
 from trainer.reading.micro_batches import Losses, MicroBatch
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class SourceSums:
 
     def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
         """Return `<objective>` over all targets, and `<objective>/<source>` for each source that has any."""
-        found = {}
+        found: dict[str, float] = {}
         for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
             rows = zip(
                 ["", *(f"/{name}" for name in names)], [sum(totals), *totals], [sum(counts), *counts], strict=True
@@ -100,22 +103,23 @@ class Engine:
             settings, run.optimizer, micro_batch_size=micro, num_micro=self.num_micro, world_size=world.size
         )
         module.train()
-        with _quiet():
+        with quiet():
             self.deepspeed, *_ = deepspeed.initialize(
                 model=module, optimizer=self.optimizer, config=self.settings, dist_init_required=False
             )
         if not clips_itself(settings):
-            self.optimizer.read_norm = lambda: float(self.deepspeed.optimizer._global_grad_norm)
+            self.optimizer.read_norm = lambda: gradient_norm(self.deepspeed)
 
     @property
     def module(self) -> nn.Module:
         """The model, for forward passes without gradients."""
-        return self.deepspeed.module  # type: ignore[no-any-return]
+        module: nn.Module = self.deepspeed.module
+        return module
 
     @property
     def dtype(self) -> torch.dtype:
         """Data type of weights and activations."""
-        return DTYPES[self.run.engine.precision]
+        return DTYPES[self.run.engine.resolved_precision]
 
     def step(
         self,
@@ -178,8 +182,7 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """Return the model's whole weights on the CPU in the first process; all processes must call."""
         if self.run.engine.zero_stage == 3:
-            state = self.deepspeed._zero3_consolidated_16bit_state_dict()
-            return state if state is not None else {}
+            return whole_weights(self.deepspeed)
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def save(self, folder: str, tag: str) -> None:
@@ -188,10 +191,9 @@ class Engine:
         Raises:
             UserError: If they cannot be written.
         """
-        state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
         try:
-            with _quiet():
-                self.deepspeed.save_checkpoint(folder, tag=tag, client_state=state, save_latest=False)
+            with quiet():
+                self.deepspeed.save_checkpoint(folder, tag=tag, client_state=UNIVERSAL_STATE, save_latest=False)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if lost_another(error):
                 raise
@@ -210,16 +212,13 @@ class Engine:
         # their steps in one tensor, which then counts too much (DeepSpeed 0.19.8).
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            self.deepspeed._config.load_universal_checkpoint = universal
-            with _quiet():
+            with quiet(), loading_universal(self.deepspeed, universal):
                 path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
         except (RuntimeError, ValueError, KeyError, AssertionError) as error:
             raise UserError(
                 f"{folder}/{tag}: a checkpoint of another architecture, or of another optimizer's groups: "
                 f"{_first_line(error)}"
             ) from error
-        finally:
-            self.deepspeed._config.load_universal_checkpoint = False  # checkpoints saved with it on are incomplete
         if path is None:
             raise UserError(f"{folder}/{tag}: not a checkpoint that DeepSpeed can read")
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
@@ -248,7 +247,7 @@ class Engine:
     def _over_ranks(self, sums: Tensor) -> list[float]:
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
-        return sums.tolist()  # type: ignore[no-any-return]
+        return sums.tolist()
 
     def _named(self, found: list[float]) -> SourceSums:
         size, num = self._num_sources, len(self._objectives)
@@ -256,44 +255,12 @@ class Engine:
         return SourceSums(self._objectives, parts[::2], [[int(n) for n in part] for part in parts[1::2]])
 
 
-def own_precision(device: torch.device) -> str:
+def own_precision(device: torch.device) -> Precision:
     """Return `bf16` if a device computes in it, else `fp32`."""
     if device.type == "cuda":
         return "bf16"
-    return "bf16" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def import_deepspeed() -> Any:
-    """Import DeepSpeed without compiling its shared-memory operator for CPUs: gloo needs neither it nor a compiler."""
-    with _quiet(), _no_compiler_errors():
-        import deepspeed
-        import deepspeed.ops
-
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress what libraries print to standard output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _no_compiler_errors() -> Iterator[None]:
-    """Suppress output of child processes: DeepSpeed tries a linker for operators that are not needed."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    features = torch.cpu.get_capabilities()
+    return "bf16" if features.get("amx_tile") or features.get("avx512_bf16") else "fp32"
 
 
 def _first_line(error: BaseException) -> str:

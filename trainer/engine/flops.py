@@ -9,7 +9,7 @@ on, or none if nothing before it is trained.
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config import EmuConfig
 from model.emu import Emu
 from trainer.plan.steps import Costs
+
+Built = TypeVar("Built", bound=nn.Module)
 
 # Dense bf16 FLOPs per second of one device, from NVIDIA's data sheets, without sparsity.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}
@@ -89,7 +91,7 @@ class ModelFlops:
         )
 
 
-def measured_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], Any]) -> float:
+def measured_flops(build: Callable[[], Built], run: Callable[[Built], object]) -> float:
     """Return the FLOPs of a forward pass, counted operation by operation on the meta device.
 
     Args:

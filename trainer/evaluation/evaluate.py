@@ -20,6 +20,7 @@ from model.batch import collate
 from model.generation import GenerationConfig, Prompt
 from model.segment import Text
 from pipelines import storage
+from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
@@ -90,8 +91,9 @@ class Evaluation:
         if self._train.tokenizer.base_vocab_size != self.run.tokenizer.base_vocab_size:
             raise UserError(f"{out}/model and the tokens of {corpus} have different tokenizers; set data.tokens")
         manifest = self._train.corpus.manifest
-        splits = [split for split in ("val", "test") if any(shard.split == split for shard in manifest.shards)]
-        self._held_out = [TrainingData.open(corpus, config.model, config.pretrain, split) for split in splits]  # type: ignore[arg-type]
+        held_out: tuple[Split, ...] = ("val", "test")
+        splits = [split for split in held_out if any(shard.split == split for shard in manifest.shards)]
+        self._held_out = [TrainingData.open(corpus, config.model, config.pretrain, split) for split in splits]
         self.sets = self._sets(corpus)
 
     def figures(self) -> Figures:

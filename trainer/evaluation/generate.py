@@ -153,7 +153,7 @@ def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Promp
     ids = [token for part in result.parts if not isinstance(part, Tensor) for token in part]
     tail = run.layout.prompt([Text(np.array(ids, np.int32), continued=True)] if ids else [], draw=True)
     head = prompt.sequence
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate([getattr(head, name), getattr(tail, name)[1:]])  # without the second <s>
         for name in ("token_ids", "targets", "slots")
     }

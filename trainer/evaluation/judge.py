@@ -57,7 +57,7 @@ class Judge:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = _Network([len(v) for v in self._words.values()], images.shape[-1])
-        network = self._network.to(self._device, memory_format=torch.channels_last).train()
+        network = self._network.to(memory_format=torch.channels_last).to(self._device).train()
         draw = torch.Generator().manual_seed(seed)
         answers = torch.tensor([[self._words[n].index(v[n]) for n in self._words] for v in values])  # (B, attributes)
         order = torch.randperm(len(images), generator=draw)

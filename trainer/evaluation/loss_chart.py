@@ -69,7 +69,7 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], colours: dict[str, str]
         smoothed += smooth(steps, losses)
         axes.plot(steps, smoothed[-len(steps) :], color=colours[name], linewidth=1.6, label=name)
     held_out = _curves(rows, f"held_out_{panel.objective}")
-    marker = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white", "linestyle": ""}
+    marker: dict[str, Any] = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white", "linestyle": ""}
     for name, points in held_out.items():
         axes.plot(*points, color=colours.get(name, _INK), **marker)
     if held_out:

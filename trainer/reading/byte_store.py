@@ -18,7 +18,9 @@ _OPEN_FILES = 512  # below the usual limit of 1,024 per process
 class CacheSettings(Settings):
     """Cache for chunks of remote tars."""
 
-    folder: str | None = Field(None, description="folder of the cache; null: one for the user below the system's temporary folder")
+    folder: str | None = Field(
+        None, description="folder of the cache; null: one for the user below the system's temporary folder"
+    )
     max_bytes: int = Field(50 << 30, ge=1, description="most bytes on disk, over all ranks of a machine")
     chunk_bytes: int = Field(8 << 20, ge=1, description="bytes per request; object stores are slow below some MB")
 

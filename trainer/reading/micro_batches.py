@@ -12,6 +12,7 @@ from torch import Tensor
 from model.batch import Tensors
 from trainer.reading.images import Pixels
 from trainer.reading.reader import RankStep, ReadChunk
+from trainer.reading.streaming import StreamStep
 
 
 class Losses(NamedTuple):
@@ -92,7 +93,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 class RankBatch:
     """The data of one rank in a step."""
 
-    read: RankStep
+    read: RankStep | StreamStep
     micros: list[MicroBatch]
 
     @property
@@ -116,7 +117,7 @@ class Batches:
     """
 
     def __init__(
-        self, steps: Iterable[RankStep], *, micro_batch_size: int, collate: Collate, pin: bool = False
+        self, steps: Iterable[RankStep | StreamStep], *, micro_batch_size: int, collate: Collate, pin: bool = False
     ) -> None:
         self._steps = iter(steps)
         self._micro_batch_size, self._collate, self._pin = micro_batch_size, collate, pin

@@ -45,9 +45,13 @@ class ChunkData:
 class ReaderSettings(Settings):
     """Settings for reading samples."""
 
-    num_threads: int = Field(2, ge=0, description="threads per rank that read and decode; 0: read in the training's thread")
+    num_threads: int = Field(
+        2, ge=0, description="threads per rank that read and decode; 0: read in the training's thread"
+    )
     prefetch_steps: int = Field(2, ge=1, description="steps read ahead")
-    max_bad_fraction: float = Field(0.01, ge=0, description="largest fraction of a source's samples that may be unreadable")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, description="largest fraction of a source's samples that may be unreadable"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,9 +110,7 @@ def _measure(
     def measure(shard: ShardInfo) -> _Part:
         path = token_sidecar_path(folder, shard.path)
         if not is_current(path, shard, tokens.tokenizer_sha256, tokens.version):
-            raise UserError(
-                f"{path}: not from this {shard.path} and tokenizer. Rerun `python -m pipelines tokenize`"
-            )
+            raise UserError(f"{path}: not from this {shard.path} and tokenizer. Rerun `python -m pipelines tokenize`")
         reader = ShardReader(corpus, shard, path, ByteStore(), GroupCache())
         return measure_shard(path, reader, layout, seq_len)
 

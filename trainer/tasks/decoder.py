@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from model.config import AutoencoderConfig
@@ -82,7 +82,8 @@ class AutoencoderTask(Task):
 
     def architecture(self) -> dict[str, Any]:
         """Of the autoencoder."""
-        return json.loads(self._config.autoencoder.model_dump_json())  # type: ignore[no-any-return]
+        tree: dict[str, Any] = json.loads(self._config.autoencoder.model_dump_json())
+        return tree
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
         """Three forward passes an image."""
@@ -148,7 +149,7 @@ class Conditioning:
         """The visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
         return self._embedder.encode_images(resized(images, self._embedder.config.encoder.image_size))
 
-    def prompt(self, caption: Sequence[int]) -> Prompt:
+    def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
         """A caption that asks for its image."""
         return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
 
@@ -285,7 +286,7 @@ class DecoderTask(Task):
     def architecture(self) -> dict[str, Any]:
         """Of the decoder, and of what it is conditioned on."""
         config = self.data.model
-        tree = json.loads(config.image_decoder.model_dump_json())
+        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json())
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:

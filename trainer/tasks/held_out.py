@@ -13,6 +13,7 @@ from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
 from trainer.reading.micro_batches import MicroBatch
 from trainer.reading.reader import ReadChunk, SampleReader
+from trainer.tasks.data import CorpusData
 from trainer.tasks.task import Task
 
 
@@ -31,6 +32,7 @@ class HeldOut:
             data = task.open(settings.split)
         except UserError as error:
             raise UserError(f"held_out: {error}") from error
+        assert isinstance(data, CorpusData)  # the config refuses held-out loss of streams
         self._task, self._data = task, data
         reader = data.reader()
         chunks = []

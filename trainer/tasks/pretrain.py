@@ -160,10 +160,10 @@ class PretrainTask(Task):
 
     def architecture(self) -> dict[str, Any]:
         """Of the model, its vocabulary included."""
-        tree = json.loads(self.data.model.model_dump_json(exclude=set(_NOT_SHAPES)))
+        tree: dict[str, Any] = json.loads(self.data.model.model_dump_json(exclude=set(_NOT_SHAPES)))
         for name in ("path", "attention"):
             tree["language_model"].pop(name)
-        return tree  # type: ignore[no-any-return]
+        return tree
 
     @cached_property
     def model_flops(self) -> ModelFlops:

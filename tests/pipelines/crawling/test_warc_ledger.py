@@ -125,6 +125,7 @@ def build(out: str, *paths: str) -> tuple[list[str], dict[tuple[str, str], tuple
     return sorted(json.loads(row["document"])["source"]["page_url"] for row in rows), found
 
 
+@pytest.mark.slow
 def test_a_page_that_archives_hold_several_times_is_one(tmp_path: Path):
     url = "https://a.example/x"
     first = write_warc(tmp_path / "a.warc.gz", (url, page()), (url, page()))

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from pipelines.decisions.duplicates import (
     EXACT,
     IMAGE,
-    REASONS,
     TEXT,
     Duplicate,
     DuplicateSettings,
@@ -25,6 +24,7 @@ from pipelines.decisions.duplicates import (
     minhash,
     read_band_key,
 )
+from pipelines.drop_reasons import DUPLICATES
 
 SETTINGS = DuplicateSettings(max_phash_distance=5)
 VOCABULARY = [f"word{i}" for i in range(2_000)]
@@ -218,7 +218,7 @@ def test_kept_one_has_the_highest_priority_then_the_smallest_id():
     ]
     for order in itertools.permutations(members):
         assert list(choose_kept("a", order)) == expected
-    assert {d.reason for d in expected[1:]} == set(REASONS)
+    assert {d.reason for d in expected[1:]} == set(DUPLICATES)
 
 
 def test_too_few_hashes_are_refused():

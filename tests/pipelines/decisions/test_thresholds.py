@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.decisions.thresholds import DOCUMENT_REASONS, IMAGE_REASONS, Judged, Thresholds, judge
+from pipelines.decisions.thresholds import Judged, Thresholds, judge
 from pipelines.document import Document, Media, Score
+from pipelines.drop_reasons import DOCUMENTS, IMAGES
 from pipelines.text.assignment import sentences_of
 from tests.pipelines.stage_records import document, image, image_url, scores, text
 
@@ -53,7 +54,7 @@ def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (64
     alone = judge(single, row(single, **measured), thresholds(images=limits), overused)
     assert set(judged.lost) <= {0}
     assert alone.lost == judged.lost
-    assert (alone.reason, alone.detail) == judged.lost.get(0, (None, None))
+    assert alone.refusal == judged.lost.get(0)
     assert (alone.document is None) == bool(judged.lost)
     return judged.lost.get(0)
 
@@ -73,14 +74,14 @@ def test_an_image_beyond_a_threshold_is_dropped(limits, at, beyond, found):
     assert reason_of(limits, **at) is None
     assert reason_of(limits, **beyond) == found
     assert reason_of({}, **beyond) is None
-    assert found[0] in IMAGE_REASONS
+    assert found[0] in IMAGES
 
 
 def test_an_image_of_few_bytes_is_dropped():
     given = pair()
-    assert judge(given, row(given), thresholds(images={"min_bytes": 9000}), {}).reason is None
+    assert judge(given, row(given), thresholds(images={"min_bytes": 9000}), {}).refusal is None
     dropped = judge(given, row(given), thresholds(images={"min_bytes": 9001}), {})
-    assert (dropped.reason, dropped.detail) == ("image_too_few_bytes", "9000")
+    assert dropped.refusal == ("image_too_few_bytes", "9000")
 
 
 def test_what_is_not_known_passes_no_threshold():
@@ -116,15 +117,15 @@ def test_a_document_with_too_few_or_too_many_images_is_dropped():
         ({"max_images": 2}, row(given), ("too_many_images", "3")),
     ]:
         judged = judge(given, features, thresholds(**filters), {})
-        assert (judged.document, judged.reason, judged.detail) == (None, *found)
-        assert judged.reason in DOCUMENT_REASONS
+        assert (judged.document, judged.refusal) == (None, found)
+        assert judged.refusal.reason in DOCUMENTS
     assert judge(given, blank, thresholds(max_images=2, images={"min_contrast": 2.0}), {}).places == (1, 2)
 
 
 def test_a_page_keeps_one_image_at_least():
     given = page(1)
     judged = judge(given, row(given, std=0.0), thresholds(min_images=0, images={"min_contrast": 2.0}), {})
-    assert (judged.reason, judged.lost) == ("too_few_images", {0: ("image_blank", "0.00")})
+    assert (judged.refusal.reason, judged.lost) == ("too_few_images", {0: ("image_blank", "0.00")})
 
 
 def test_a_text_needs_no_image():
@@ -147,9 +148,9 @@ def test_the_best_of_an_images_texts_counts_and_is_noted():
 def test_an_unknown_similarity_never_passes():
     given = pair()
     matching = thresholds(match={**MATCH, "min_similarity": -1.0})
-    assert judge(given, row(given, None), matching, {}).reason == "low_similarity"
-    assert judge(given, row(given, [[]]), matching, {}).reason == "low_similarity"
-    assert judge(given, row(given, [[float("nan")]]), matching, {}).reason == "low_similarity"
+    assert judge(given, row(given, None), matching, {}).refusal.reason == "low_similarity"
+    assert judge(given, row(given, [[]]), matching, {}).refusal.reason == "low_similarity"
+    assert judge(given, row(given, [[float("nan")]]), matching, {}).refusal.reason == "low_similarity"
 
 
 def test_a_similarity_that_is_only_scored_drops_nothing():

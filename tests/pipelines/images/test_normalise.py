@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from pipelines.drop_reasons import IMAGE_FILES
 from pipelines.images.metadata import read_metadata, read_size, sniff_format, strip_metadata
 from pipelines.images.normalise import (
-    REASONS,
     BoxMap,
     ImageRejected,
     ImageSettings,
@@ -57,7 +57,7 @@ def exif(orientation, copyright_notice=None):
 def reason(data, settings=None):
     with pytest.raises(ImageRejected) as caught:
         normalise(data, settings or ImageSettings())
-    assert caught.value.reason in REASONS
+    assert caught.value.reason in IMAGE_FILES
     assert caught.value.detail
     return caught.value.reason
 
@@ -328,8 +328,8 @@ def test_settings_load_nothing_of_img2dataset():
 
 def test_threads_that_resize_leave_the_process_its_output():
     code = """
-import numpy
-from concurrent.futures import ThreadPoolExecutor
+import sys, numpy
+from pipelines.drop_reasons import IMAGE_FILES
 from pipelines.images.normalise import ImageSettings, normalise_pixels
 pixels = numpy.zeros((900, 900, 3), numpy.uint8)
 with ThreadPoolExecutor(8) as threads:

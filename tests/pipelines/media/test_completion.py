@@ -80,16 +80,16 @@ def test_a_lost_image_leaves_the_others_in_order_with_what_was_said_of_them():
 def test_too_few_images_are_counted_by_the_reasons_of_the_others():
     lost = [StoredMedia(image_url(0), "timeout"), GONE, StoredMedia(image_url(2), "timeout")]
     result = complete(candidate(page()), store(*lost), min_images=0)
-    assert (result.document, result.reason, result.detail) == (None, "too_few_images", "http_404 1, timeout 2")
+    assert (result.document, result.refusal) == (None, ("too_few_images", "http_404 1, timeout 2"))
     assert [x.reason for x in result.lost] == ["timeout", "http_404", "timeout"]
     assert (result.blobs, result.found) == ((), ())
 
 
 def test_as_many_images_as_are_asked_for():
     given = candidate(page())
-    assert complete(given, store(GONE), min_images=2).reason is None
+    assert complete(given, store(GONE), min_images=2).refusal is None
     dropped = complete(given, store(GONE), min_images=3)
-    assert (dropped.reason, dropped.found) == ("too_few_images", (image_url(0), image_url(2)))
+    assert (dropped.refusal.reason, dropped.found) == ("too_few_images", (image_url(0), image_url(2)))
 
 
 def test_an_image_shown_twice_is_one_request_and_one_media():
@@ -149,7 +149,7 @@ def test_only_images_of_an_allowed_licence_are_kept_the_pages_word_before_the_fi
 def test_an_image_of_which_nothing_is_stated_is_under_no_allowed_licence():
     given = document("pair", image(0), text(LONG, role="caption"), num_media=1)
     result = complete(candidate(given), store(), 1, ONLY_FREE)
-    assert (result.reason, result.lost) == (
+    assert (result.refusal.reason, result.lost) == (
         "license_not_allowed",
         (LostMedia("license_not_allowed", image_url(0), None),),
     )
@@ -178,7 +178,7 @@ def boxes_of(result) -> list[tuple[float, ...]]:
 def test_a_pair_bears_the_reason_of_its_image():
     given = document("pair", image(0), text(LONG, role="caption"), num_media=1)
     result = complete(candidate(given), {image_url(0): StoredMedia(image_url(0), "corrupt_image", "ends early")}, 1)
-    assert (result.document, result.reason, result.detail) == (None, "corrupt_image", image_url(0))
+    assert (result.document, result.refusal) == (None, ("corrupt_image", image_url(0)))
 
 
 def test_a_box_of_a_list_is_turned_with_its_image_and_a_browsers_is_not():
@@ -195,7 +195,7 @@ def test_a_box_is_cut_with_its_image_and_dropped_where_nothing_of_it_is_left():
     result = complete(candidate(grounded((0.0, 0.0, 0.2, 1.0), (0.0, 0.2, 0.5, 0.8))), stored, 1)
     assert boxes_of(result) == [(0.0, 0.2, 0.5, 0.8)]
     gone = complete(candidate(grounded((0.0, 0.0, 0.2, 1.0))), stored, 1)
-    assert (gone.document, gone.reason, gone.found) == (None, "box_outside_image", (image_url(0),))
+    assert (gone.document, gone.refusal.reason, gone.found) == (None, "box_outside_image", (image_url(0),))
 
 
 # --- videos ---------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_words_that_the_list_times_stand_among_the_frames():
 )
 def test_why_a_video_is_left_out(segments, stored, reason: str, detail: str | None):
     result = complete(video(*segments), stored, 2, ONLY_FREE)
-    assert (result.document, result.reason, result.detail) == (None, reason, detail)
+    assert (result.document, result.refusal) == (None, (reason, detail))
     # One request: had and then dropped with its document, or lost for the same reason.
     assert (result.found, [x.reason for x in result.lost]) in [((VIDEO,), []), ((), [reason])]
 
@@ -265,4 +265,4 @@ def test_frames_that_come_with_a_list_are_images_like_others():
     result = complete(candidate(given), store(GONE, num=1), 1)
     assert result.document is not None
     assert [(s.type, s.media) for s in result.document.segments] == [("frame", 0), ("text", None)]
-    assert complete(candidate(given), store(GONE, num=1), 2).reason == "too_few_images"
+    assert complete(candidate(given), store(GONE, num=1), 2).refusal.reason == "too_few_images"

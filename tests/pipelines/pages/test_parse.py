@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pipelines.candidate import Track
+from pipelines.drop_reasons import ELEMENTS
 from pipelines.pages.blocks import License, Link, Page, PageImage, PageRegion, PageText, PageVideo
-from pipelines.pages.media_elements import SKIP_REASONS
 from pipelines.pages.parse import parse_page
 
 URL = "http://site.example/folder/page.html"
@@ -327,7 +327,7 @@ def test_what_is_left_out_is_counted(markup: str, reason: str) -> None:
     number = 3 if reason == "invalid_region" else 1
     assert dict(page.skipped) == {reason: number}
     assert shown(page) in ([PROSE_TEXT], [PROSE_TEXT, "<x.jpg>"])
-    assert reason in SKIP_REASONS
+    assert reason in ELEMENTS
 
 
 def test_the_name_of_a_file_is_no_reason_in_a_captioned_figure() -> None:

@@ -37,6 +37,7 @@ def drawn_as(corpus: str, manifest: Manifest, kind: str, num: int = 1) -> Image.
     return contact_sheet.contact_sheet(manifest, samples)
 
 
+@pytest.mark.slow
 def test_same_corpus_and_seed_give_the_same_bytes(corpus: str, tmp_path: Path):
     paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
     nums = [write_contact_sheet(corpus, path, seed=seed) for path, seed in zip(paths, (0, 0, 1), strict=True)]

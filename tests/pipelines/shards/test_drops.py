@@ -5,7 +5,10 @@ from pipelines.shards.drops import write_drops
 
 
 def drops(num):
-    return [Drop("news", "fetch", "not_found", "media", url=f"https://a.example/{i}.jpg") for i in range(num)]
+    return [
+        Drop(source="news", stage="fetch", reason="timeout", unit="media", url=f"https://a.example/{i}.jpg")
+        for i in range(num)
+    ]
 
 
 def read(path):
@@ -16,7 +19,9 @@ def test_every_drop_is_a_row_in_order(tmp_path):
     (path,) = write_drops(str(tmp_path), "news", drops(3))
     assert path == f"{tmp_path}/drops/news-00000.parquet"
     assert read(path) == [d.row() for d in drops(3)]
-    assert list(read(path)[0]) == ["source", "stage", "reason", "unit", "key", "url", "page_url", "detail"]
+    assert list(read(path)[0]) == [
+        *("source", "stage", "reason", "unit", "key", "url", "page_url", "record", "excerpt", "detail")
+    ]
 
 
 def test_a_new_file_begins_after_so_many_rows(tmp_path):

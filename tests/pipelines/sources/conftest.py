@@ -37,6 +37,7 @@ def read_all() -> Callable[..., Found]:
         found = Found([x for part in parts for x in formats.read(part, settings, source, kind)])
         keys = [d.key for d in found.documents]
         assert len(set(keys)) == len(keys)
+        assert all(x.record.startswith(tuple(f"{p.name} " for p in parts)) for x in [*found.candidates, *found.drops])
         for drop in found.drops:
             assert (drop.source, drop.stage) == (source, "extract")
         for candidate in found.candidates:

@@ -124,6 +124,7 @@ def test_lines_end_sentences():
     assert split_sentences(" \n ") == []
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(alphabet=" .!?ab AB1\n。”", max_size=40), st.sampled_from(["en", "de", None]))
 def test_sentences_hold_all_of_the_text(text: str, lang: str | None):

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import phonenumbers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,15 @@ SOURCE = Provenance(dataset="test", record="1")
 )
 def test_personal_data_becomes_a_typed_placeholder(text: str, expected: str):
     assert mask(text).text == expected
+
+
+@pytest.mark.parametrize("region", sorted(phonenumbers.SUPPORTED_REGIONS))
+def test_numbers_of_every_country_are_masked_where_its_code_is_written(region: str):
+    for kind in (phonenumbers.PhoneNumberType.FIXED_LINE, phonenumbers.PhoneNumberType.MOBILE):
+        number = phonenumbers.example_number_for_type(region, kind)
+        for form in (phonenumbers.PhoneNumberFormat.INTERNATIONAL, phonenumbers.PhoneNumberFormat.E164):
+            if number is not None:
+                assert mask(f"Ring {phonenumbers.format_number(number, form)}, please").text == "Ring <PHONE>, please"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.document import Region, Segment
+from pipelines.drop_reasons import TEXTS
 from pipelines.settings import dump_yaml, load_settings
 from pipelines.text.measures import character_repetition, duplicate_n_grams, split_words, top_n_gram
-from pipelines.text.quality import PROFILES, REASONS, Judged, TextQuality, judge, judge_segments, profile
+from pipelines.text.quality import PROFILES, Judged, TextQuality, judge, judge_segments, profile
 from pipelines.text.stop_words import CORE_STOP_WORDS, STOP_WORDS
 
 GOOD = {
@@ -124,7 +125,7 @@ def test_each_rule_rejects_by_its_reason(reason: str, settings: TextQuality, tex
 
 
 def test_every_reason_is_tested():
-    assert {reason for reason, *_ in REJECTED} == set(REASONS)
+    assert {reason for reason, *_ in REJECTED} == set(TEXTS)
 
 
 def test_lines_are_taken_out_and_counted():

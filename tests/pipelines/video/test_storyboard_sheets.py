@@ -89,12 +89,12 @@ def test_the_last_sheet_may_be_cropped(num_tiles, columns, rows, num):
 def test_a_last_sheet_of_another_size_is_left_out(columns, rows):
     cut = cut_sheets([Sheet(0, sheet(5, 5)), Sheet(2, sheet(columns, rows))], LEVEL)
     assert len(cut.tiles) == 25
-    assert [(i, r) for i, r, _ in cut.dropped] == [(2, "sheet_grid_mismatch")]
+    assert [(lost.index, lost.reason) for lost in cut.dropped] == [(2, "sheet_grid_mismatch")]
 
 
 def test_pixels_that_are_no_multiple_of_the_tile_are_left_out():
     cut = cut_sheets([Sheet(0, sheet(5, 5, tile=(33, 18)))], LEVEL)
-    assert [r for _, r, _ in cut.dropped] == ["sheet_grid_mismatch"]
+    assert [lost.reason for lost in cut.dropped] == ["sheet_grid_mismatch"]
 
 
 def test_the_grid_alone_counts_where_the_number_of_tiles_is_unknown():
@@ -105,12 +105,12 @@ def test_the_grid_alone_counts_where_the_number_of_tiles_is_unknown():
 def test_filler_tiles_are_left_out_and_named():
     cut = cut_sheets([Sheet(0, sheet(5, 5, blank={0, 24}))], LEVEL)
     assert [t.index for t in cut.tiles] == [*range(1, 24)]
-    assert [(i, r) for i, r, _ in cut.dropped] == [(0, "tile_near_uniform"), (24, "tile_near_uniform")]
+    assert [(lost.index, lost.reason) for lost in cut.dropped] == [(0, "tile_near_uniform"), (24, "tile_near_uniform")]
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"RIFF\0\0\0\0WEBPVP8 "])
 def test_an_unreadable_sheet_is_named(data):
-    assert [r for _, r, _ in cut_sheets([Sheet(0, data)], LEVEL).dropped] == ["sheet_unreadable"]
+    assert [lost.reason for lost in cut_sheets([Sheet(0, data)], LEVEL).dropped] == ["sheet_unreadable"]
 
 
 def test_a_broken_container_is_refused():

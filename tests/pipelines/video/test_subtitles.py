@@ -3,7 +3,8 @@ import json
 import pytest
 
 from pipelines.candidate import Track
-from pipelines.video.subtitles import REASONS, Cue, SubtitleSettings, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.drop_reasons import ROWS
+from pipelines.video.subtitles import Cue, SubtitleSettings, SubtitlesRejected, choose_track, parse_subtitles
 
 MIX = (Cue(0.32, 2.51, "mix the flour"), Cue(2.52, 6.41, "and salt"))
 ROLLING = """WEBVTT
@@ -35,7 +36,7 @@ def vtt(*cues):
 def rejected(data, *args):
     with pytest.raises(SubtitlesRejected) as caught:
         parse(data, *args)
-    assert caught.value.reason in REASONS
+    assert caught.value.reason in ROWS
     assert caught.value.detail
     return caught.value.reason
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipelines.web.http_client import REASONS, FetchFailure, HttpSettings, PoliteClient, is_transient
+from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient, is_transient
 from pipelines.web.permission import PolicySettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -699,10 +699,6 @@ def test_clients_that_share_a_folder_never_ask_a_host_at_once(tmp_path: Any) -> 
 )
 def test_what_may_be_asked_for_again_is_told_by_the_reason_alone(reason: str, expected: bool) -> None:
     assert is_transient(reason) is expected
-
-
-def test_reasons_are_snake_case() -> None:
-    assert all(reason.replace("<status>", "404").replace("_", "").isalnum() for reason in REASONS)
 
 
 def test_caps_by_purpose() -> None:

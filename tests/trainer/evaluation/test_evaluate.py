@@ -68,6 +68,7 @@ def test_combinations_that_no_training_caption_names_are_held_out(run: tuple[Pat
         assert {name: 2} == {name: len(pairs) for name, pairs in evaluation.sets.items()}
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_left_out(run: tuple[Path, TrainConfig], training_corpus: str, tmp_path: Path):
     folder, config = run
     corpus = str(tmp_path / "corpus")

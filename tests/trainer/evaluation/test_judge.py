@@ -32,6 +32,7 @@ def judge() -> Judge:
     return judge
 
 
+@pytest.mark.slow
 def test_a_judge_tells_seen_and_held_out_combinations(judge: Judge):
     for combinations in (itertools.product(*WORDS.values()), [(*HELD_OUT, "left"), (*HELD_OUT, "right")]):
         asked = [(values, number) for values in combinations for number in range(1000, 1005)]

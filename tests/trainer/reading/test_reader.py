@@ -38,6 +38,7 @@ def copy(folder: str, tmp_path: Path) -> str:
     return path
 
 
+@pytest.mark.slow
 def test_what_is_read_is_what_was_planned(opened):
     for step in take(opened.loader(opened.plan()), NUM_STEPS):
         for pack, planned in zip(step.packs, step.step.packs, strict=True):

@@ -140,6 +140,7 @@ def test_all_windows_of_a_long_sample_are_trained_on(loader):
     assert found == [(f"t{n}", w) for n in range(7) for w in range(max(w for _, w in found) + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3, 6])  # 6: more than tars
 def test_ranks_read_different_samples(loader, world_size):
     ranks = [take(loader(rank=rank, world_size=world_size), 6) for rank in range(world_size)]
@@ -321,6 +322,7 @@ def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
     assert {row["key"] for row in quarantine} == {"0013"}
 
 
+@pytest.mark.slow
 def test_a_tokenizer_alone_is_enough(training_corpus, streams, tmp_path):
     (folder,) = (Path(training_corpus) / "tokens").iterdir()
     (tmp_path / "tokenizer").mkdir()

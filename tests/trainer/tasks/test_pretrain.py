@@ -101,6 +101,7 @@ def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, 
     assert [row["stage"] for row in read_metrics(str(cut / "metrics.jsonl"))][::4] == ["all", "unified", "slow"]
 
 
+@pytest.mark.slow
 def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_path):
     killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
     phases = [{"weights": {"pairs": 1.0}}]
@@ -159,6 +160,7 @@ def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_p
         in_ranks(1, run, "pretrain", other, training_corpus, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_leaves_the_one_before(training_corpus, config, tmp_path):
     killed(1, "pretrain", config(), training_corpus, tmp_path, 5)
     with pytest.raises(RuntimeError, match=r"UserError: .*cannot be written"):

@@ -1,0 +1,113 @@
+"""What of DeepSpeed is not public still does what is asked of it; each failure here says what a release took away."""
+
+import logging
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainer.ranks import in_ranks
+from trainer.engine.deepspeed_internals import (
+    UNIVERSAL_STATE,
+    gradient_norm,
+    import_deepspeed,
+    loading_universal,
+    quiet,
+    to_universal,
+    whole_weights,
+)
+
+NORM_LOST = "spikes in the gradient norm would go unseen: DeepSpeed's optimizer no longer knows it when it steps"
+WEIGHTS_LOST = "weights under ZeRO-3 could not be exported or evaluated"
+UNIVERSAL_LOST = "a run could not go on with another number of processes or ZeRO stage"
+
+
+class _Watching(torch.optim.AdamW):
+    """Asks for the norm at the time when ours does: inside the step."""
+
+    def step(self, closure=None):
+        self.norm = gradient_norm(self.engine)
+        return super().step(closure)
+
+
+def start(stage):
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    config = {
+        "train_batch_size": torch.distributed.get_world_size(),
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.5,
+    }
+    with quiet():
+        engine, *_ = import_deepspeed().initialize(
+            model=module, optimizer=_Watching(module.parameters(), lr=0.1), config=config, dist_init_required=False
+        )
+    engine.basic_optimizer.engine = engine
+    return engine
+
+
+def step(engine):
+    loss = engine(torch.ones(1, 3)).square().sum() * 100
+    engine.backward(loss)
+    engine.step()
+
+
+def expected_norm():
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    (module(torch.ones(1, 3)).square().sum() * 100).backward()
+    return torch.cat([p.grad.flatten() for p in module.parameters()]).norm().item()
+
+
+def norms(world, stage):
+    engine = start(stage)
+    step(engine)
+    return engine.basic_optimizer.norm
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_norm_before_clipping_is_known_inside_the_step(stage):
+    assert in_ranks(1, norms, stage) == [pytest.approx(expected_norm(), rel=1e-5)], NORM_LOST
+
+
+def gathered(world):
+    return {name: weight.tolist() for name, weight in whole_weights(start(3)).items()}
+
+
+def test_split_weights_are_whole_at_the_first_process_alone():
+    torch.manual_seed(0)
+    whole = {name: weight.tolist() for name, weight in nn.Linear(3, 2).state_dict().items()}
+    assert in_ranks(2, gathered) == [whole, {}], WEIGHTS_LOST
+
+
+def saved(world, folder):
+    engine = start(1)
+    step(engine)
+    with quiet():
+        engine.save_checkpoint(folder, tag="plain", client_state=UNIVERSAL_STATE, save_latest=False)
+    return engine.module.weight.tolist()
+
+
+def loaded(world, folder):
+    engine = start(3)
+    with quiet(), loading_universal(engine, True):
+        path, _ = engine.load_checkpoint(folder, tag="universal")
+    assert path is not None
+    assert not engine.load_universal_checkpoint()  # else what it saves from now on lacks parts
+    return whole_weights(engine)["weight"].tolist() if world.is_first else whole_weights(engine)
+
+
+def test_a_checkpoint_is_resumed_at_another_stage_and_size_in_its_universal_form(tmp_path):
+    weight, _ = in_ranks(2, saved, str(tmp_path))
+    to_universal(tmp_path / "plain", tmp_path / "universal")
+    assert in_ranks(1, loaded, str(tmp_path)) == [weight], UNIVERSAL_LOST
+
+
+def test_the_shared_memory_operator_is_not_compiled_and_nothing_is_logged():
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
+    deepspeed = import_deepspeed()
+    said = "importing DeepSpeed on a CPU would need a C++ compiler"
+    assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False, said
+    assert deepspeed.utils.logger.level == logging.ERROR
