@@ -43,9 +43,9 @@ class MediaRequest:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that text rules let pass, its requests, and the inline bytes by their sha256 in hex.
+    """A document that passed the text rules, its requests, and the inline bytes by their sha256 in hex.
 
-    `record` is where it came from: the file and row of a list, or the WARC file and offset of a page.
+    `record` is the candidate's origin: the file and row of a list, or the WARC file and offset of a page.
     """
 
     document: Document
@@ -59,7 +59,7 @@ class Candidate:
 
     @classmethod
     def from_columns(cls, document: str, requests: str, record: str | None) -> Self:
-        """A candidate from its columns, without the inline bytes."""
+        """Rebuild a candidate from its columns, without the inline bytes."""
         rows = json.loads(requests)
         return cls(
             Document.from_json(document),

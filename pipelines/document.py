@@ -215,10 +215,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """A candidate that was left out, or a part of one, and why.
+    """A dropped candidate, or a dropped part of one, and the reason.
 
-    `record` is where it came from: the file and row of a list, or the WARC file and offset of a page. `excerpt` is the
-    beginning of a text that was judged, masked like a sample's.
+    `record` is the candidate's origin: the file and row of a list, or the WARC file and offset of a page. `excerpt` is
+    the beginning of a text that was judged, masked like a sample's.
     """
 
     source: str

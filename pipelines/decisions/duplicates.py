@@ -24,7 +24,7 @@ from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
 
 RULES: tuple[Reason, ...] = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
-"""Why a record is not the one kept of its cluster: the strictest of the rules that put it there."""
+"""Reasons to drop a record of a cluster: the strictest of the rules that put it there."""
 
 EXACT, IMAGE, TEXT = range(3)
 PHASH_BITS = 64

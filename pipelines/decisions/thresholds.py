@@ -49,7 +49,7 @@ class Judged:
     """A document after its thresholds: with the images that passed, or None with the refusal."""
 
     document: Document | None
-    places: tuple[int, ...]  # which of its images are left
+    places: tuple[int, ...]  # indices of the images that are left
     lost: dict[int, Refusal]  # by image
     refusal: Refusal | None = None
 
@@ -103,7 +103,7 @@ def _is_below(value: float | None, least: float | None) -> bool:
 def _refusal(
     document: Document, i: int, measured: dict[str, Any], limits: ImageFilter, overused: Mapping[str, int]
 ) -> Refusal | None:
-    """Why an image does not pass; what is not known never passes a threshold."""
+    """Return why an image fails; an unknown value passes no threshold."""
     media = document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)

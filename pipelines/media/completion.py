@@ -25,7 +25,7 @@ class LostMedia:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The document with its media (`blobs[i]` holds the bytes of media i), or why there is none.
+    """The document with its media (`blobs[i]` is the bytes of media i), or the refusal.
 
     `found` are the URLs of fetched media, without credentials; None for media that came with the candidate.
     """

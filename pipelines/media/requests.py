@@ -29,7 +29,7 @@ class MediaSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A fetched image: what its file says of its use, and its stored form or why there is none."""
+    """A fetched image: usage statements in its file, and its stored form or the refusal."""
 
     signals: tuple[Signal, ...]
     image: NormalisedImage | None

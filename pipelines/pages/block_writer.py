@@ -35,7 +35,7 @@ _COUNTED: dict[str, Reason] = {
     "object": "embedded_frame",
     "embed": "embedded_frame",
 }
-_MAX_NESTED_FIGURES = 8  # each is looked through once when it begins
+_MAX_NESTED_FIGURES = 8  # each is scanned once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
@@ -324,7 +324,7 @@ class PageWriter:
         self._bind(self._figures.pop())
 
     def _icons(self, caption: Element) -> list[Reason] | None:
-        """Why each image in a caption is none to be shown; None where one is, and the caption a block around it."""
+        """Return the reasons for skipping a caption's images; None if one is shown: the caption then encloses it."""
         reasons: list[Reason] = []
         for image in caption.descendants("img"):
             try:

@@ -83,8 +83,8 @@ class License:
 class Page:
     """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
 
-    `canonical_url` is what the page calls itself, null where it does not. `skipped` counts by reason what was left
-    out (`drop_reasons.ELEMENTS`).
+    `canonical_url` is the URL that the page declares for itself, or None. `skipped` counts by reason what was skipped
+    (`drop_reasons.ELEMENTS`).
     """
 
     url: str

@@ -38,7 +38,7 @@ class Annotation:
     size: tuple[float, float] | None
 
     def region(self, declared: tuple[int | None, int | None]) -> PageRegion | Reason:
-        """The region, or why there is none.
+        """Return the region, or the reason why there is none.
 
         Args:
             declared: The image's width and height as the page declares them; the pixels' frame of reference if the

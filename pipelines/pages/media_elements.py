@@ -24,7 +24,7 @@ MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
 MAX_ICONS = 50  # images in one block: each searches the block's text
 
-_LAZY_SRC = (  # OBELICS' list, and what other lazy loaders use
+_LAZY_SRC = (  # OBELICS' list, and the attributes of other lazy loaders
     *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-img-src", "data-src-fg", "data-scroll-image"),
     *("data-lateloadsrc", "data-gt-lazy-src", "src2", "data-orig-file", "data-full-url", "data-image", "data-url"),
 )
@@ -57,7 +57,7 @@ class ImageSource:
 
 
 class Skipped(Exception):  # noqa: N818 - a verdict on the element, not a failure of ours
-    """An image or video that is left out, for one of `drop_reasons.ELEMENTS`."""
+    """An image or video that is skipped, for one of `drop_reasons.ELEMENTS`."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -230,7 +230,7 @@ def inline_size(data: bytes) -> tuple[int, int] | None:
 def area_regions(
     areas: Sequence[Element], size: tuple[int | None, int | None]
 ) -> tuple[list[PageRegion], list[Reason]]:
-    """The regions of an image map, and why others were left out.
+    """Return the regions of an image map, and the reasons for skipping others.
 
     Args:
         areas: Its `<area>` elements; the name of each is in `alt`, else in `title`.

@@ -14,7 +14,7 @@ from pipelines.web import urls
 
 
 class RowError(Exception):
-    """A row that cannot become a document: why, and what was found."""
+    """A row that cannot become a document: the reason, and the details."""
 
     def __init__(self, reason: Reason, detail: str | None = None, url: str | None = None) -> None:
         super().__init__(reason, detail)
@@ -94,7 +94,7 @@ class Origin:
         page_url: str | None = None,
         detail: str | None = None,
     ) -> Drop:
-        """A drop of the extract stage; `detail` says where it stood and what was found."""
+        """Return a drop of the extract stage; `detail` says where in the row and what was found."""
         record = self.record(locator)
         return Drop(
             source=self.source,

@@ -67,7 +67,7 @@ class CrawledPage:
 
     @property
     def refusal(self) -> Reason | None:
-        """Why the response is no page to read, or null: `http_status`, `not_html` or `truncated_page`."""
+        """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
         if self.status != 200:
             return "http_status"
         if not self.is_html:

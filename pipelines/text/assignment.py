@@ -16,7 +16,7 @@ from pipelines.document import Document, Score, Segment, merge_text, with_media
 from pipelines.drop_reasons import Reason
 
 UNMATCHED: Reason = "image_without_sentence"
-"""Why an image is dropped: no sentence of its page is similar enough."""
+"""Reason to drop an image: no sentence of its page is similar enough."""
 
 SIMILARITY = "matched_sim"
 """Score of an image with its assigned sentence."""

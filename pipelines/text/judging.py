@@ -31,7 +31,7 @@ class TextFilters(Settings):
 
 
 def excerpt(document: Document, filters: TextFilters) -> str | None:
-    """The beginning of a document's text for a drop, masked like a sample's; None where it has no text."""
+    """Return the beginning of a document's text for a drop, masked like a sample's, or None if it has no text."""
     masked = mask_document(document) if filters.mask_personal_data else document
     return masked.text[:EXCERPT_CHARS] or None
 

@@ -79,7 +79,7 @@ def num_letters(text: str) -> int:
 
 
 def judge(language: Language, text: str, settings: LanguageSettings) -> Reason | None:
-    """The reason why a text of this language is dropped, or None.
+    """Return the reason to drop a text of this language, or None.
 
     `UNKNOWN` passes if `min_chars` exempts short texts, or if there is no requirement; call with the result of
     `identify(texts, settings.min_chars)`.

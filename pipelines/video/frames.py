@@ -55,7 +55,7 @@ class FrameSettings(Settings):
 
 
 class VideoRejected(Exception):  # noqa: N818 - a verdict on the video, not a failure of ours
-    """A video that cannot be used: why, what was found, and the evidence seen."""
+    """A video that cannot be used: the reason, details, and the evidence seen."""
 
     def __init__(self, reason: Reason, detail: str, signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, detail)

@@ -73,7 +73,7 @@ def fetch_video(
 
     Raises:
         VideoRejected: With one of `drop_reasons.VIDEO_FILES` or `IMAGE_FILES`.
-        FetchFailure: If a request that was needed failed; of timed text only where a later attempt may succeed.
+        FetchFailure: If a necessary request failed; for timed text only if a later attempt may succeed.
     """
     from pipelines.video.download import download_video  # loads yt-dlp: half a second
 

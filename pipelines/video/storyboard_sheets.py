@@ -90,7 +90,7 @@ class LostTile:
 
 @dataclass(frozen=True, slots=True)
 class CutSheets:
-    """The tiles in order, and what was left out."""
+    """The tiles in order, and what was dropped."""
 
     tiles: tuple[Tile, ...]
     dropped: tuple[LostTile, ...]

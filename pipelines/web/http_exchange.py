@@ -41,7 +41,7 @@ TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STAT
 
 
 def is_transient(reason: Outcome) -> bool:
-    """Whether a later attempt may succeed: what `--retry transient` asks for again."""
+    """Return whether a later attempt may succeed, so that `--retry transient` requests it again."""
     return reason in TRANSIENT
 
 
@@ -103,7 +103,7 @@ class Fetched:
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
-    """Why there is nothing to use."""
+    """Failure to get something usable, with the reason."""
 
     def __init__(self, reason: Reason, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
         super().__init__(reason, url, detail)
@@ -364,7 +364,7 @@ def _http_date(value: str) -> datetime | None:
 
 
 def _failure_of(error: Exception) -> tuple[Reason, str]:
-    """Drop reason and detail of what a request raised."""
+    """Return drop reason and detail of a request's exception."""
     detail = str(error) or type(error).__name__
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, AddressError):

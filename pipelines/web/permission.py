@@ -144,7 +144,7 @@ class Verdict:
 
     @property
     def reason(self) -> Reason | None:
-        """The first reason against."""
+        """The first reason for refusal."""
         return self.reasons[0] if self.reasons else None
 
     @property
@@ -375,7 +375,7 @@ def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
 
 
 def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:
-    """The verdict with what `noai`, `noimageai` and, by setting, the index words add."""
+    """Return the verdict with the effects of `noai`, `noimageai` and, by setting, the index words."""
     reasons: list[Reason] = []
     image_reasons: list[Reason] = []
     if "noai" in policy.blocking_signals:
