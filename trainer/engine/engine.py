@@ -64,7 +64,7 @@ class Engine:
     """A model under DeepSpeed, for one stage of training.
 
     Args:
-        module: On the CPU, with the initial weights, in the first process at least (see placement.py).
+        module: The model on the CPU, with its initial weights at least in the first process (see placement.py).
         stage: Settings of the stage, with the modules that are trained.
         modules: Names of the parts that have learning rates.
         run: Settings of the run.
@@ -198,8 +198,8 @@ class Engine:
             if lost_another(error):
                 raise
             raise UserError(
-                f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun, those "
-                "earlier are kept"
+                f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun; "
+                "earlier ones are kept"
             ) from error
 
     def load(self, folder: str, tag: str, *, universal: bool) -> None:
@@ -208,8 +208,8 @@ class Engine:
         Raises:
             UserError: If it belongs to another model.
         """
-        # From ZeRO-3's universal format every group comes back with the first one's name, rate and decay, and all count
-        # their steps in one tensor, which then counts too much (DeepSpeed 0.19.8).
+        # From ZeRO-3's universal format every group comes back with the name, rate and decay of the first, and all
+        # count their steps in one shared tensor, which therefore counts too many (DeepSpeed 0.19.8).
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             with quiet(), loading_universal(self.deepspeed, universal):

@@ -30,11 +30,11 @@ class ModelFlops:
     """FLOPs of one forward pass.
 
     Attributes:
-        per_token: Of the language model, per token of a sequence.
-        per_pair: Per pair of a token and one that it attends to.
-        per_target: Of the output over the vocabulary, per text target.
-        per_image: Of the encoder, per image.
-        per_image_bridge: Of the bridge, per image.
+        per_token: FLOPs of the language model per token of a sequence.
+        per_pair: FLOPs of attention per pair of a token and one that it attends to.
+        per_target: FLOPs of the output over the vocabulary per text target.
+        per_image: FLOPs of the encoder per image.
+        per_image_bridge: FLOPs of the bridge per image.
     """
 
     per_token: float

@@ -95,11 +95,11 @@ class Totals:
 
 
 class MetricsLog:
-    """Writes one row per logged step.
+    """Log with one row per logged step.
 
     Args:
         run: The run's folder.
-        settings: Where else rows are written.
+        settings: Other places to which rows are written.
         step: Step at which the run resumes; rows from there on are removed.
         file_name: Name of the file of rows.
     """

@@ -1,9 +1,10 @@
 """Placement of a model's weights before the first step: filled in by one process, then sent to the others.
 
-A model of 37 billion parameters takes 148 GB in fp32, and 1.2 TB if each of a machine's eight processes fills it in. So
-first process of the run alone builds it, as on a single device, and the others know only its shapes. Building it
-under `deepspeed.zero.Init` instead would save the first process that memory too, but it shards each layer as soon as
-it is built, so that what the models set afterwards (initial values, rows of tokens, adapters) would find no weights.
+A model of 37 billion parameters takes 148 GB in fp32, and 1.2 TB if each of a machine's eight processes fills it in.
+Therefore only the first process of the run builds it with weights, as on a single device; the others build only its
+shapes. Building it under `deepspeed.zero.Init` would save that memory in the first process too, but it shards each
+layer as soon as it is built, and what the models set afterwards (initial values, rows of tokens, adapters) would find
+no weights.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from trainer.engine.distributed import World
 
 @contextlib.contextmanager
 def filled_once(world: World) -> Iterator[None]:
-    """Give models that are built in this context weights in the first process, and none elsewhere until `place`."""
+    """Context in which models are built with weights only in the first process; elsewhere `place` adds them."""
     with contextlib.nullcontext() if world.is_first else torch.device("meta"):
         yield
 
@@ -26,11 +27,11 @@ def place(module: nn.Module, world: World, dtype: torch.dtype, *, split: bool) -
     """Move a model to the device on which it is trained, parameter by parameter.
 
     Args:
-        module: The model, with weights in the first process at least.
-        world: Processes of the run, which all call.
+        module: The model, with weights at least in the first process.
+        world: Processes of the run; all must call.
         dtype: Data type of parameters; buffers keep theirs.
-        split: Whether each process keeps only its part of each parameter (ZeRO 3), as in the first process. If not,
-                parameters without weights are left for `deepspeed.initialize` to send.
+        split: Whether each process keeps only its part of each parameter (ZeRO 3), as sent by the first process. If
+            not, parameters without weights are left for `deepspeed.initialize` to send.
     """
     for buffer in module.buffers():
         _bring(buffer, world.device, buffer.dtype)
