@@ -47,7 +47,7 @@ class ConsumedRow:
     replaces: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Columns of `consumed`."""
+        """Return the columns of `consumed`."""
         row = asdict(self)
         row["epoch"] = row.pop("epoch")
         return row

@@ -177,7 +177,7 @@ class _GroupedFile:
 
 
 class _PartGroup:
-    """Positions of the parts of some hundred samples, as plain lists, since they are read one number at a time."""
+    """Positions of the parts of a row group's samples, as plain lists, since they are read one number at a time."""
 
     @classmethod
     def read(cls, file: _GroupedFile, number: int) -> tuple["_PartGroup", int]:
@@ -209,7 +209,7 @@ class _PartGroup:
 
 
 class _TokenGroup:
-    """Some hundred rows of a token sidecar, as flat arrays."""
+    """A row group of a token sidecar, as flat arrays."""
 
     @classmethod
     def read(cls, file: "_GroupedFile", number: int) -> tuple["_TokenGroup", int]:

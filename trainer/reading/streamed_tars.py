@@ -39,8 +39,8 @@ class StreamedSample:
     """A sample, and where a rank read it.
 
     Attributes:
-        tar_number: Number of its tar among all that are read, over all epochs.
-        number: Its number among the samples that the rank reads of this tar.
+        tar_number: Number of its tar among all tars that are read, over all epochs.
+        number: Number of the sample among those that the rank reads of this tar.
         epoch: Epoch of the source, from 0.
         url: URL of the tar, safe to write down.
         key: Key of the sample.

@@ -2,7 +2,7 @@
 
 Their order is approximate, and reported as such everywhere. Each rank mixes the samples that it reads exactly by
 their number, and packs them one step at a time. A resume continues with the next sample if there are as many ranks as
-before, otherwise with the first tar that some rank had not finished. Index the tars where that is possible.
+before, otherwise with the first tar that some rank had not finished. Prefer to index the tars if that is possible.
 """
 
 import random
@@ -93,8 +93,8 @@ class StreamLoader:
     Args:
         streams: URLs of each source, as webdataset expects them.
         phases: Weights of the sources, in the order of their steps.
-        plan: How samples are packed.
-        reader: How they are read.
+        plan: Settings of packing.
+        reader: Settings of reading.
         layout: Writes windows as tokens.
         image_size: Pixels per side.
         media_first: Probability, at a step, that images come before their text; None leaves it to the layout.
