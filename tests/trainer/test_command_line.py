@@ -233,5 +233,5 @@ def test_a_process_that_fails_alone_says_why_and_the_others_end_with_it(training
     (code, err), (other_code, other) = in_ranks(2, failing_first, how, *given)
     assert (code, other_code) == (2, 1)
     assert message in err.splitlines()[-1]
-    assert other.splitlines()[-1] == "error: another process of the run has ended, with the error that it gives"
+    assert other.splitlines()[-1] == "error: another process of the run has ended; see its own error"
     assert "Traceback" not in err + other

@@ -227,8 +227,8 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
     assert (run_folder / "generated/image-0000-0.png").exists()
     for options, message in (
         ([], "no prompt"),
-        (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams is for --want text alone"),
-        (["--prompt", "a", "--top-p", "0.9"], "--top-p needs a --temperature"),
+        (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams works only with --want text"),
+        (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])
         assert isinstance(found.exception, UserError)

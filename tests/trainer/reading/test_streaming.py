@@ -266,9 +266,9 @@ def test_streams_without_samples_are_refused(loader, tmp_path):
     ("changes", "message"),
     [
         ({"data.streams": {"pairs": []}}, "at least 1 item"),
-        ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is none of data.streams"),
+        ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is not one of data.streams"),
         ({"mixture.phases": [{"weights": {"pairs": 1.0}, "unit": "tokens"}]}, "streams are mixed by samples"),
-        ({"mixture.max_epochs": {"pairs": 2.0}}, "mixture.max_epochs: what is in streams is not known"),
+        ({"mixture.max_epochs": {"pairs": 2.0}}, "mixture.max_epochs: the size of streams is not known"),
         ({"held_out.every": 5}, "held_out.every: streams have no held-out split"),
     ],
 )

@@ -149,8 +149,8 @@ def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp
     assert {row["source"] for row in rows if row["position"] < after.position} == set(first)
     assert {row["source"] for row in rows if row["position"] >= after.position} == set(second)
     assert run_findings(str(tmp_path), training_corpus) == []
-    assert "mixture: stays as it is: mixture: no source 'pears' in the corpus" in said
-    assert f"mixture: read again, holds from step {after.step} on" in said
+    assert "mixture: unchanged: mixture: no source 'pears' in the corpus" in said
+    assert f"mixture: read again, used from step {after.step} on" in said
 
 
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
