@@ -2,14 +2,14 @@
 
 config           settings of each part, and the named sizes
 tokenizer        text to ids; the model's own tokens after any base vocabulary
-segment          what a sample is made of: texts, grounded phrases, images
-sequence         samples to windows, windows to tokens and slots with their targets
-batch            packs of sequences as tensors
-encoder          EVA-CLIP's vision towers, and open_clip's own
+segment          the segments of a sample: texts, grounded phrases, images
+sequence         cuts samples into windows, writes windows as tokens and slots with targets
+batch            packed sequences as tensors
+vision_encoder   EVA-CLIP's vision towers, and open_clip's own
 bridge           Emu's causal former; Emu2's pooling and projections
 attention        packed sequences: SDPA, FlexAttention, variable-length Flash
 emu              encoder + bridge + language model; forward gives the losses
 image_decoder    diffusion U-Net and autoencoder
-generate         text, images or both from any prompt
-weights          released checkpoints in and out, strictly
+generation       text, images or both from any prompt
+weights          loads and writes released checkpoints, strictly
 """

@@ -1,9 +1,9 @@
-"""Attention over packed sequences: each token sees itself and what stands before it in its own sequence.
+"""Attention over packed sequences: each token attends to itself and to earlier tokens of its own sequence.
 
 One function for every Hugging Face language model, with three kernels: SDPA with a block mask (CPUs), FlexAttention
 with a sparse block mask, and variable-length Flash attention with the sequences' boundaries (GPUs, half precision).
 
-B packs, L tokens, H heads, C channels a head
+B packed sequences, L tokens, H heads, C channels per head
 """
 
 import functools
@@ -18,18 +18,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.batch import Batch
 
-NAME = "packed"  # under which `use_packed_attention` makes it known to transformers
+NAME = "packed"  # name under which `use_packed_attention` registers it in transformers
 Kernel = Literal["sdpa", "flex", "varlen"]
 
 
 def use_packed_attention(language_model: PreTrainedModel) -> None:
-    """Let a Hugging Face model attend through `attend`. Its masks then are those it is given, nothing else."""
+    """Make a Hugging Face model attend through `attend`, with no masks but those it is called with."""
     AttentionInterface.register(NAME, attend)
     language_model.set_attn_implementation(NAME)
 
 
 def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Tensor) -> Kernel:
-    """`wanted`, or for `auto` the fastest that runs where `hidden` lives."""
+    """Return `wanted`, or for `auto` the fastest kernel that runs on the device of `hidden`."""
     if wanted != "auto":
         return wanted
     if not hidden.is_cuda:
@@ -39,7 +39,7 @@ def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Ten
 
 
 def packed_arguments(batch: Batch, kernel: Kernel) -> dict[str, Any]:
-    """What a Hugging Face model is called with so that its layers' attention stays within sequences."""
+    """Return the arguments that keep the attention of a Hugging Face model within each packed sequence."""
     if kernel == "varlen":
         return {"cu_seq_lens_q": batch.boundaries, "max_length_q": batch.longest}
     documents = batch.documents
@@ -67,25 +67,25 @@ def attend(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of one layer, in the form transformers asks for.
+    """Compute the attention of one layer, with the signature that transformers expects.
 
     Args:
         module: The layer that attends.
         query: (B, H, L, C)
         key: (B, H or fewer, L', C)
         value: As `key`.
-        attention_mask: (B, 1, L, L') bool, a block mask, or null: then causal, or within `cu_seq_lens_q`.
-        scaling: Of the dot products.
+        attention_mask: (B, 1, L, L') bool, a block mask, or None: then causal, or within `cu_seq_lens_q`.
+        scaling: Factor of the dot products.
         dropout: Fraction of attention weights dropped.
         cu_seq_lens_q: (sequences + 1,) int32: boundaries in flat order.
         max_length_q: Tokens of the longest sequence.
-        **kwargs: What else the model passes on; not needed here.
+        **kwargs: Further arguments of the model; unused.
 
     Returns:
-        (B, L, H, C), and null for the weights.
+        (B, L, H, C), and None for the weights.
     """
     if cu_seq_lens_q is not None:
-        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA alone
+        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA only
 
         assert max_length_q is not None
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
@@ -93,7 +93,7 @@ def attend(
             q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
             scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
-        assert isinstance(out, Tensor)  # a pair only where `return_aux` is asked for
+        assert isinstance(out, Tensor)  # a pair only with `return_aux`
         return out.unflatten(0, (query.shape[0], query.shape[2])), None
     if isinstance(attention_mask, flex.BlockMask):
         run = _compiled_flex() if query.is_cuda else flex.flex_attention

@@ -1,6 +1,6 @@
-"""Packs of sequences as tensors: what one forward pass needs, with every index worked out before it leaves the CPU.
+"""Packed sequences as tensors: the input of one forward pass, with every index computed on the CPU.
 
-B packs, L tokens a pack, N images, S pixels a side
+B packed sequences, L tokens in each, N images, S pixels a side
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from model.sequence import TEXT, VISUAL, Sequence
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """A dataclass whose tensors, and whose fields of this kind, go from one memory to another together."""
+    """A dataclass whose tensors, and nested `Tensors`, move between devices together."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
-        """The same on another device."""
+        """Return a copy on another device."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """The same in page-locked memory, from which copies to a GPU run beside other work."""
+        """Return a copy in page-locked memory, from which copies to a GPU overlap with other work."""
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> Self:
@@ -35,22 +35,22 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True)
 class Batch(Tensors):
-    """Packed sequences. `flat` positions count through all packs: row * L + column.
+    """Packed sequences. `flat` positions count through all packed sequences: row * L + column.
 
     Attributes:
         token_ids: (B, L) int64.
         positions: (B, L) int64, restarting at 0 with each sequence.
-        documents: (B, L) int32, equal within a sequence; padding is a sequence of its own.
-        boundaries: (sequences + 1,) int32, where each begins in flat order, and the end.
+        documents: (B, L) int32, equal within a sequence; padding is a separate sequence.
+        boundaries: (sequences + 1,) int32, flat position at which each begins, then the end.
         longest: Tokens of the longest sequence, padding included.
         images: (N, 3, S, S) uint8 or normalised pixels, or (N, ...) features (`Bridge.reduce`); stills, then frames.
-            Null where there are none.
-        num_frames: How many of the images, at the end, are video frames.
-        slots: Flat positions of the slots, those of each image together, in the order of `images`.
+                None if there are none.
+        num_frames: Number of images, at the end, that are video frames.
+        slots: Flat positions of the slots, grouped by image, in the order of `images`.
         text_at: Flat positions whose next token is a text target.
         text_targets: The ids of those tokens.
         visual_at: Flat positions whose next embedding is a regression target.
-        visual_rows: Which embedding that is, counted through `slots`; len(slots) stands for `[/IMG]`'s own (Emu).
+        visual_rows: Index of that embedding in `slots`; len(slots) is the embedding of `[/IMG]` (Emu).
     """
 
     token_ids: Tensor
@@ -68,16 +68,16 @@ class Batch(Tensors):
 
 
 def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, pad_id: int) -> Batch:
-    """Packs as one batch.
+    """Return packed sequences as one batch.
 
     Args:
-        packs: The sequences of each pack; together no longer than `seq_len`.
-        images: One tensor for each image, in the order in which the sequences hold them; equal shapes and dtypes.
-        seq_len: Tokens a pack; shorter ones are padded.
+        packs: The sequences of each packed sequence; together no longer than `seq_len`.
+        images: One tensor per image, in the order of the sequences; equal shapes and dtypes.
+        seq_len: Tokens per packed sequence; shorter ones are padded.
         pad_id: Id of `[PAD]`.
 
     Raises:
-        ValueError: If a pack is too long, or there are not as many images as the sequences hold.
+        ValueError: If a packed sequence is too long, or the number of images does not match the sequences.
     """
     shape = (len(packs), seq_len)
     token_ids, positions = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
@@ -90,13 +90,15 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, 
         for sequence in pack:
             size = len(sequence.token_ids)
             if column + size > seq_len:
-                raise ValueError(f"pack {row} is longer than {seq_len} tokens; plan packs by their sequences' lengths")
+                raise ValueError(
+                    f"packed sequence {row} is longer than {seq_len} tokens; plan by the sequences' lengths"
+                )
             here = np.s_[row, column : column + size]
             token_ids[here] = sequence.token_ids
             positions[here] = np.arange(size)
             documents[here] = len(ends)
             targets[here] = sequence.targets
-            targets[row, column] = 0  # nothing stands before it that could predict it
+            targets[row, column] = 0  # no earlier position could predict it
             at = np.flatnonzero(sequence.slots) + row * seq_len + column
             blocks += np.split(at, np.cumsum(sequence.slot_counts)[:-1]) if sequence.images else []
             is_frame += sequence.frames
@@ -107,11 +109,11 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, 
             documents[row, column:] = len(ends)
             ends.append((row + 1) * seq_len)
     if len(images) != len(blocks):
-        raise ValueError(f"{len(images)} images for {len(blocks)} positions in the sequences")
+        raise ValueError(f"{len(images)} images, but the sequences have places for {len(blocks)}")
 
     order = sorted(range(len(blocks)), key=lambda i: is_frame[i])  # stable: stills, then frames
     slots = np.concatenate([blocks[i] for i in order]) if order else np.zeros(0, np.int64)
-    row_of = np.full(token_ids.size, len(slots))  # flat position -> which embedding; [/IMG] where it is no slot
+    row_of = np.full(token_ids.size, len(slots))  # flat position -> index of its embedding; [/IMG] if not a slot
     row_of[slots] = np.arange(len(slots))
     text, visual = np.flatnonzero(targets == TEXT), np.flatnonzero(targets == VISUAL)
     return Batch(

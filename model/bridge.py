@@ -1,14 +1,14 @@
-"""How images get into the language model and out of it: Emu's causal former, Emu2's pooling and two linear layers.
+"""Bridge between images and language model: Emu's causal former, Emu2's pooling and two linear layers.
 
 Emu (arXiv:2307.05222), Emu2 (arXiv:2312.13286); the causal former is a T5 decoder (arXiv:1910.10683) whose parameters
-carry the names of the released checkpoints. Both bridges speak of the same four things:
+have the names of the released checkpoints. Both bridges have the same four operations:
 
-* `reduce`: encoder tokens -> features; holds no parameters, so features of a frozen encoder may be kept and reused
-* `encode`: features -> visual embeddings, the targets of the regression and the image decoder's condition
+* `reduce`: encoder tokens -> features; has no parameters, so that features of a frozen encoder may be kept and reused
+* `encode`: features -> visual embeddings, the regression targets and the image decoder's conditioning
 * `project_up`: visual embeddings -> inputs of the language model
 * `project_down`: hidden states -> predicted visual embeddings
 
-B images, P patches, N visual embeddings an image, V encoder width, E width of visual embeddings,
+B images, P patches, N visual embeddings per image, V encoder width, E width of visual embeddings,
 D width of the language model, H heads, C width of the causal former
 """
 
@@ -24,7 +24,7 @@ from model.config import BridgeConfig, EmuConfig
 
 
 class FormerBridge(nn.Module):
-    """Emu: LayerNorm and causal former; a visual embedding is what the language model reads (E = D)."""
+    """Emu: LayerNorm and causal former; a visual embedding is an input of the language model as it is (E = D)."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class FormerBridge(nn.Module):
         self.stu_regress_head = nn.Linear(width, width, bias=False)
 
     def reduce(self, tokens: Tensor, num_slots: int) -> Tensor:
-        """(B, 1 + P, V) -> (B, 1 + P, V): the causal former reads all tokens, CLS too."""
+        """(B, 1 + P, V) -> (B, 1 + P, V): unchanged, since the causal former reads all tokens, CLS too."""
         assert num_slots == self.cformer.causal_tokens.shape[1]
         return tokens
 
@@ -44,7 +44,7 @@ class FormerBridge(nn.Module):
         return embeddings
 
     def project_up(self, embeddings: Tensor) -> Tensor:
-        """(..., E) -> (..., D): the same."""
+        """(..., E) -> (..., D), unchanged."""
         return embeddings
 
     def project_down(self, hidden: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class FormerBridge(nn.Module):
         return embeddings
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The transformer blocks, for compiling one by one."""
+        """Return the transformer blocks, for compiling one by one."""
         yield from self.cformer.cformer.block
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
@@ -62,7 +62,7 @@ class FormerBridge(nn.Module):
 
 
 class PoolBridge(nn.Module):
-    """Emu2: patches averaged to a square of embeddings; `project_up` and `project_down` are linear layers (E = V)."""
+    """Emu2: patches averaged over a square grid; `project_up` and `project_down` are linear layers (E = V)."""
 
     feature_mean: Tensor
     feature_std: Tensor
@@ -88,33 +88,33 @@ class PoolBridge(nn.Module):
     def fit_standardization(self, features: Iterable[Tensor]) -> None:
         """Set mean and deviation of each dimension from pooled features of a sample of images.
 
-        Whitening (also across dimensions) was tried and collapses what is drawn from text; this does not.
+        Whitening (also across dimensions) was tried and collapses the images generated from text; this does not.
 
         Args:
-            features: (B, N, V) tensors, as `reduce` gives them.
+            features: (B, N, V) tensors, as returned by `reduce`.
         """
         rows = torch.cat([part.flatten(0, -2).double() for part in features])
         self.feature_mean.copy_(rows.mean(0))
         self.feature_std.copy_(rows.std(0).clamp(min=1e-6))
 
     def blocks(self) -> Iterator[nn.Module]:
-        """None: there is nothing worth compiling."""
+        """Return nothing: there is nothing worth compiling."""
         return iter(())
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Nothing to recompute."""
+        """Do nothing: there is nothing to recompute."""
 
 
 Bridge = FormerBridge | PoolBridge
 
 
 def build_bridge(config: EmuConfig) -> Bridge:
-    """The bridge of the model's family."""
+    """Build the bridge of the model's family."""
     return FormerBridge(config) if config.family == "emu" else PoolBridge(config)
 
 
 def pool(tokens: Tensor, num_slots: int) -> Tensor:
-    """Patches averaged over equal squares; CLS dropped.
+    """Average patches over equal squares, without CLS.
 
     Args:
         tokens: (B, 1 + P, V), patches row by row.
@@ -131,7 +131,7 @@ def pool(tokens: Tensor, num_slots: int) -> Tensor:
 
 
 class CausalFormer(nn.Module):
-    """Learned queries that read an image, each knowing only those before it: 2-D in, a causal sequence out."""
+    """Learned queries that read an image, each attending only to earlier ones: 2-D in, a causal sequence out."""
 
     def __init__(self, config: BridgeConfig, encoder_width: int, output_width: int) -> None:
         super().__init__()
@@ -163,11 +163,11 @@ class _Stack(nn.Module):
         self.max_distance = config.former_max_distance
 
     def position_bias(self, length: int) -> Tensor:
-        """T5's relative position bias with the causal mask: (1, H, N, N). All layers share the first one's."""
+        """Return T5's relative position bias with the causal mask: (1, H, N, N). All layers share the first one's."""
         table = self.block.get_submodule("0.layer.0.SelfAttention.relative_attention_bias")
         assert isinstance(table, nn.Embedding)
         steps = torch.arange(length, device=table.weight.device)
-        distance = steps[:, None] - steps[None, :]  # (N, N): how far back the key lies
+        distance = steps[:, None] - steps[None, :]  # (N, N): how far back the key is
         bias: Tensor = table(_bucket(distance.clamp(min=0), table.num_embeddings, self.max_distance))  # (N, N, H)
         bias = bias.masked_fill((distance < 0)[:, :, None], float("-inf"))
         return bias.permute(2, 0, 1)[None]
@@ -208,7 +208,7 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """T5's: no biases, and no scaling of the dot products (the initialisation holds it)."""
+    """T5's attention: no biases, and no scaling of the dot products (the initialisation accounts for it)."""
 
     def __init__(self, config: BridgeConfig, source_width: int, *, relative: bool = False) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class _Mlp(nn.Module):
 
 
 def _bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """Half of the buckets hold one distance each, the others ranges that grow geometrically."""
+    """Return the bucket of each distance: one per distance in the first half, geometrically growing ranges after."""
     exact = num_buckets // 2
     ratio = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
     coarse = (exact + ratio * (num_buckets - exact)).long().clamp(max=num_buckets - 1)

@@ -1,7 +1,7 @@
 """Settings of the model's parts, and the named sizes.
 
 `family` decides how images enter and leave the language model: `emu` (arXiv:2307.05222) by a causal former,
-`emu2` (arXiv:2312.13286) by pooling and two linear layers. Everything else is numbers.
+`emu2` (arXiv:2312.13286) by pooling and two linear layers. Everything else is sizes.
 """
 
 from typing import Literal, Self
@@ -13,70 +13,72 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Config(BaseModel):
-    """Base of every settings model: frozen, unknown keys refused."""
+    """Base class of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class EncoderConfig(Config):
-    """A vision transformer that gives the raw tokens of its last block."""
+    """A vision transformer that returns the raw tokens of its last block."""
 
     kind: Literal["eva", "clip"] = Field("eva", description="`eva`: timm's EVA; `clip`: open_clip's own ViT")
-    image_size: int = Field(224, description="pixels a side; images are squashed to a square")
-    patch_size: int = Field(14, description="pixels a side")
+    image_size: int = Field(224, description="side in pixels; images are squashed to a square")
+    patch_size: int = Field(14, description="side in pixels")
     width: int = 1408
     layers: int = 40
     heads: int = 16
     mlp_hidden: int = Field(6144, description="hidden units of the MLP")
     post_norm: bool = Field(False, description="EVA-02-CLIP-E: each branch is normalised before it is added")
     sub_norm: bool = Field(False, description="EVA-02-CLIP-B/L: rotary positions, SwiGLU, norms inside the branches")
-    position_grid: int = Field(16, description="patches a side that rotary positions are scaled to (224/14)")
+    position_grid: int = Field(16, description="patches per side to which rotary positions are scaled (224/14)")
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
     @property
     def grid(self) -> int:
-        """Patches a side."""
+        """Patches per side."""
         return self.image_size // self.patch_size
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.post_norm and self.sub_norm:
             raise ValueError("post_norm and sub_norm exclude each other")
         return self
 
 
 class BridgeConfig(Config):
-    """How many visual embeddings an image becomes, and how."""
+    """Number of visual embeddings per image, and how they are computed."""
 
     image_slots: int = Field(64, description="visual embeddings of a still image; 32 in Emu, 64 or 256 in Emu2")
     frame_slots: int = Field(64, description="visual embeddings of a video frame")
     standardize: bool = Field(
         False,
-        description="emu2 only: regress per-dimension standardised features. Not in Emu2; without a large encoder "
-        "whose features are well scaled it decides whether small models learn to draw",
+        description="emu2 only: regress features standardised per dimension. Not in Emu2; without a large encoder "
+        "with well-scaled features, small models need it to learn to draw",
     )
-    former_width: int = Field(768, description="emu only: the causal former is t5-base's decoder, from here on")
+    former_width: int = Field(
+        768, description="emu only, as are the next six: width of the causal former; defaults are t5-base's decoder"
+    )
     former_layers: int = 12
     former_heads: int = 12
     former_mlp_hidden: int = 3072
     former_buckets: int = Field(32, description="buckets of the relative position bias")
-    former_max_distance: int = Field(128, description="distance from which all share the last bucket")
+    former_max_distance: int = Field(128, description="distance from which all positions share the last bucket")
     former_dropout: float = 0.0
 
 
 class LanguageModelConfig(Config):
-    """A LLaMA by numbers, or any causal language model by the folder that holds its Hugging Face `config.json`."""
+    """A LLaMA by its sizes, or any causal language model by the folder of its Hugging Face `config.json`."""
 
-    path: str | None = Field(None, description="local folder; its configuration then replaces the numbers below")
+    path: str | None = Field(None, description="local folder; its configuration replaces the sizes below")
     width: int = 6656
     layers: int = 60
     heads: int = 52
-    kv_heads: int | None = Field(None, description="heads of keys and values; null means as many as heads")
+    kv_heads: int | None = Field(None, description="heads of keys and values; null: as many as heads")
     mlp_hidden: int = 17920
     max_positions: int = 2048
     rope_theta: float = 10_000.0
@@ -90,14 +92,16 @@ class LanguageModelConfig(Config):
 class ObjectiveConfig(Config):
     """The unified objective: cross-entropy on text, regression of the next visual embedding.
 
-    Neither paper gives the weight between the two or the reduction. With the mean over dimensions both losses are of
-    order one at the start (targets of unit variance), so equal weights neither drown nor starve either of them.
+    Neither paper gives the weight between the two or the reduction. With the mean over dimensions both losses are about
+    one at the start (targets of unit variance), so that with equal weights neither dominates.
     """
 
     text_weight: float = 1.0
     visual_weight: float = 1.0
-    regression: bool = Field(True, description="off in Emu2's caption-only first stage: cross-entropy alone")
-    reduction: Literal["mean", "sum"] = Field("mean", description="of the squared error over an embedding's dimensions")
+    regression: bool = Field(True, description="off (cross-entropy only) in Emu2's first stage, on captions")
+    reduction: Literal["mean", "sum"] = Field(
+        "mean", description="reduction of the squared error over an embedding's dimensions"
+    )
     input_noise: float = Field(
         0.0,
         description="standard deviation of Gaussian noise on visual inputs in training, in units of the embeddings; "
@@ -105,7 +109,7 @@ class ObjectiveConfig(Config):
     )
 
 
-_FOREGROUND_WEIGHT = "further weight of errors where an image stands out from its background; ours"
+_FOREGROUND_WEIGHT = "additional weight of errors where an image differs from its background; ours"
 
 
 class AutoencoderConfig(Config):
@@ -116,25 +120,25 @@ class AutoencoderConfig(Config):
     latent_channels: int = 4
     norm_groups: int = 32
     scaling_factor: float = Field(0.18215, description="latents are multiplied by it; 0.18215 SD 1.5, 0.13025 SDXL")
-    kl_weight: float = Field(1e-6, description="weight of the KL term when it is trained here (LDM, arXiv:2112.10752)")
+    kl_weight: float = Field(1e-6, description="weight of the KL term in training (LDM, arXiv:2112.10752)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
 
     @property
     def downscale(self) -> int:
-        """Pixels a latent stands for, a side."""
+        """Pixels per latent, along a side."""
         return int(2 ** (len(self.channels) - 1))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.layers_per_block == 0 and len(set(self.channels)) > 1:
-            raise ValueError("with layers_per_block 0 there is nothing to change the number of channels")
+            raise ValueError("layers_per_block 0 needs equal channels: no layer could change their number")
         return self
 
 
 class ImageDecoderConfig(Config):
     """A diffusion U-Net that turns visual embeddings into pixels."""
 
-    image_size: int = Field(1024, description="pixels a side")
+    image_size: int = Field(1024, description="side in pixels")
     channels: tuple[int, ...] = (320, 640, 1280)
     layers_per_block: int = 2
     transformer_layers: tuple[int, ...] = Field(
@@ -144,47 +148,51 @@ class ImageDecoderConfig(Config):
     norm_groups: int = 32
     linear_projection: bool = Field(True, description="linear rather than 1x1 convolutions around attention (SDXL)")
     micro_conditions: bool = Field(True, description="SDXL: sizes and crop, and a pooled embedding")
-    pooled: Literal["mean", "flat"] = Field("mean", description="what is pooled: Emu2 the mean; flat keeps the order")
+    pooled: Literal["mean", "flat"] = Field(
+        "mean", description="mean of the embeddings (Emu2), or flat, which keeps their order"
+    )
     conditioning_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
     coordinates: bool = Field(False, description="four channels of coordinates beside the latents; ours")
     canvas: int = Field(
-        0, description="channels beside the latents that one linear layer draws of the embeddings; ours"
+        0, description="channels beside the latents, drawn by one linear layer from the embeddings; ours"
     )
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     sampler: Literal["pndm", "euler", "ddim"] = "euler"
-    high_noise: bool = Field(False, description="draw times with density rising to high noise (square root of uniform)")
-    conditioning_dropout: float = Field(0.1, description="fraction of images trained without condition (both papers)")
+    high_noise: bool = Field(False, description="draw more times with high noise (square root of uniform)")
+    conditioning_dropout: float = Field(0.1, description="fraction of images without conditioning (both papers)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
     noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
-    ema_decay: float | None = Field(None, description="of an exponential moving average of the weights")
+    ema_decay: float | None = Field(None, description="decay of a moving average of the weights; null: none")
     steps: int = Field(50, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
     autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
 
     @property
     def latent_side(self) -> int:
-        """Latents a side."""
+        """Latents per side."""
         return self.image_size // self.autoencoder.downscale
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not len(self.channels) == len(self.transformer_layers) == len(self.heads):
-            raise ValueError("channels, transformer_layers and heads must have one entry a resolution each")
+            raise ValueError("channels, transformer_layers and heads must each have one entry per resolution")
         smallest = self.autoencoder.downscale * 2 ** (len(self.channels) - 1)
         if self.image_size % smallest:
-            raise ValueError(f"image_size {self.image_size} is no multiple of {smallest}, the U-Net's coarsest pixel")
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the U-Net's coarsest pixel, {smallest}"
+            )
         if self.sampler == "pndm" and self.prediction == "sample":
-            raise ValueError("the pndm sampler knows no prediction of the sample; take ddim or euler")
+            raise ValueError("the pndm sampler does not support prediction 'sample'; choose ddim or euler")
         return self
 
 
 class EmuConfig(Config):
-    """One model: encoder, bridge, language model, and the decoder that draws."""
+    """One model: vision encoder, bridge, language model and image decoder."""
 
     name: str
     family: Literal["emu", "emu2"]
-    base_vocab_size: int = Field(32000, description="tokens of the tokenizer proper; the model's own follow it")
-    vocab_size: int = Field(description="with the model's own tokens; see tokenizer.py")
+    base_vocab_size: int = Field(32000, description="tokens of the base tokenizer; the model's own tokens follow")
+    vocab_size: int = Field(description="tokens with the model's own; see tokenizer.py")
     encoder: EncoderConfig
     bridge: BridgeConfig
     language_model: LanguageModelConfig
@@ -193,7 +201,7 @@ class EmuConfig(Config):
 
     @property
     def visual_width(self) -> int:
-        """Width of a visual embedding: what is regressed, and what the image decoder is conditioned on."""
+        """Width of a visual embedding: the regression target and the conditioning of the image decoder."""
         return self.language_model.width if self.family == "emu" else self.encoder.width
 
     @property
@@ -206,14 +214,14 @@ class EmuConfig(Config):
         slots = {self.bridge.image_slots, self.bridge.frame_slots}
         if self.family == "emu":
             if len(slots) > 1:
-                raise ValueError("the causal former gives images and frames equally many embeddings")
+                raise ValueError("image_slots and frame_slots must be equal with a causal former")
             if self.bridge.standardize:
-                raise ValueError("standardize is for emu2: the causal former's output is learned")
+                raise ValueError("standardize is for family emu2 only: the causal former's output is learned")
             return self
         for count in slots:
             side = round(count**0.5)
             if side * side != count or self.encoder.grid % side:
-                raise ValueError(f"{count} slots: no square that divides the encoder's grid of {self.encoder.grid}")
+                raise ValueError(f"{count} slots: not a square that divides the encoder's grid of {self.encoder.grid}")
         return self
 
 
@@ -237,7 +245,7 @@ _TINY_LM = LanguageModelConfig(width=32, layers=2, heads=2, mlp_hidden=64, max_p
 SIZES: dict[str, EmuConfig] = {
     config.name: config
     for config in (
-        # Seconds on a CPU; 259 is a byte-level vocabulary with three tokens of its own.
+        # Seconds on a CPU; 259 is a byte-level vocabulary with three special tokens.
         EmuConfig(
             name="debug", family="emu2", base_vocab_size=259, vocab_size=259 + 272,
             encoder=_TINY_ENCODER, bridge=BridgeConfig(image_slots=4, frame_slots=4), language_model=_TINY_LM,
@@ -296,7 +304,7 @@ SIZES: dict[str, EmuConfig] = {
 
 
 def named_size(name: str) -> EmuConfig:
-    """The configuration of a named size.
+    """Return the configuration of a named size.
 
     Raises:
         ValueError: If there is no such size.

@@ -1,10 +1,10 @@
-"""The model: images and text in one sequence, the next token classified or the next visual embedding regressed.
+"""Emu: images and text in one sequence; the next token is classified, the next visual embedding regressed.
 
-Emu (arXiv:2307.05222) and Emu2 (arXiv:2312.13286); neither's training code was released, this is written from the
+Emu (arXiv:2307.05222) and Emu2 (arXiv:2312.13286). Neither's training code was released; this is written from the
 papers and from the layout of the released weights. The language model is transformers' (Apache-2.0).
 
-B packs, L tokens a pack, N images, S slots in all images, E width of visual embeddings, D width of the language
-model, T text targets, R regression targets
+B packed sequences, L tokens in each, N images, S slots in all images, E width of visual embeddings, D width of the
+language model, T text targets, R regression targets
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from model.vision_encoder import Encoder
 
 
 class Losses(NamedTuple):
-    """What a forward pass gives: the loss to descend, and each target's own for the record.
+    """Result of a forward pass: the loss to minimise, and the separate loss of each target.
 
     Attributes:
         loss: Scalar.
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 
 class VisualEmbedder(nn.Module):
-    """Encoder and bridge: images as visual embeddings."""
+    """Vision encoder and bridge: images to visual embeddings."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__()
@@ -46,20 +46,20 @@ class VisualEmbedder(nn.Module):
         self.bridge = build_bridge(config)
 
     def encode_images(self, images: Tensor, *, frames: bool = False) -> Tensor:
-        """Visual embeddings of images.
+        """Return visual embeddings of images.
 
         Args:
-            images: (N, 3, side, side) uint8 or normalised pixels; or features as `image_features` gives them.
-            frames: Whether they are video frames, which may have fewer embeddings.
+            images: (N, 3, side, side) uint8 or normalised pixels; or features from `image_features`.
+            frames: True for video frames, which may have fewer embeddings.
 
         Returns:
-            (N, slots an image, E)
+            (N, slots per image, E)
         """
         features = self.image_features(images, frames=frames) if images.ndim == 4 else images
         return self.bridge.encode(features.to(next(self.bridge.parameters()).dtype))
 
     def image_features(self, images: Tensor, *, frames: bool = False) -> Tensor:
-        """What the bridge makes of the encoder's tokens before its parameters come in: worth keeping if that is frozen.
+        """Return features from before the bridge's parameters: worth caching while the encoder is frozen.
 
         Returns:
             (N, slots, E) for emu2, (N, 1 + patches, encoder width) for emu.
@@ -75,22 +75,22 @@ class VisualEmbedder(nn.Module):
 
 
 class Emu(VisualEmbedder):
-    """Encoder, bridge and language model."""
+    """The whole model: vision encoder, bridge and language model."""
 
     def __init__(self, config: EmuConfig) -> None:
         super().__init__(config)
         self.language_model = build_language_model(config.language_model, config.vocab_size)
 
     def forward(self, batch: Batch, num_text: int | None = None, num_visual: int | None = None) -> Losses:
-        """The unified objective on packed sequences.
+        """Compute the unified objective on packed sequences.
 
-        Every module takes part in every call, with zero weight where the batch has nothing for it: distributed
-        optimizers wait for all of them.
+        Every module takes part in every call, with zero weight if the batch has no data for it: distributed
+        optimizers wait for all modules.
 
         Args:
             batch: Packed sequences.
-            num_text: What the sum over text targets is divided by; null means as many as the batch has. A trainer
-                gives the number in the global batch, so that the loss does not depend on how it was cut.
+            num_text: Divisor of the sum over text targets; None: the number in the batch. A trainer
+                passes the number in the global batch, so that the loss does not depend on how that is split.
             num_visual: The same for regression targets.
         """
         embeddings = self.embed_images(batch)  # (S or more, E), those of a dummy image at the end
@@ -102,7 +102,7 @@ class Emu(VisualEmbedder):
         text = F.cross_entropy(logits.float(), batch.text_targets, reduction="none")  # (T,)
 
         aim = embeddings[:num_slots].detach()
-        if self.config.family == "emu":  # the embedding of [/IMG] closes the series of targets
+        if self.config.family == "emu":  # the embedding of [/IMG] is the last of the targets
             aim = torch.cat([aim, self._token_embedding(self.config.image_end_id).to(aim.dtype)])
         guess = self.bridge.project_down(hidden[batch.visual_at])  # (R, E)
         visual = (guess.float() - aim[batch.visual_rows].float()).square()
@@ -116,10 +116,10 @@ class Emu(VisualEmbedder):
         return Losses(loss, text.detach(), visual.detach())
 
     def embed_images(self, batch: Batch) -> Tensor:
-        """Visual embeddings of a batch's images, slot by slot.
+        """Return the visual embeddings of a batch's images, slot by slot.
 
         Returns:
-            (S, E) in the order of `Batch.slots`; where there is no image, those of one black dummy.
+            (S, E) in the order of `Batch.slots`; without images, those of one black dummy.
         """
         images = batch.images
         if images is None:
@@ -127,7 +127,7 @@ class Emu(VisualEmbedder):
             images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=batch.token_ids.device)
         if images.ndim != 4 or self._slots_alike:
             return self.encode_images(images).flatten(0, 1)
-        # The encoder runs once: ranks with and without frames must call the same modules, or ZeRO-3 waits for ever.
+        # The encoder runs once: ranks with and without frames must call the same modules, or ZeRO-3 deadlocks.
         num_stills = len(images) - batch.num_frames
         tokens = self._encoder_tokens(images)
         parts = []
@@ -144,7 +144,7 @@ class Emu(VisualEmbedder):
         return self.config.bridge.image_slots == self.config.bridge.frame_slots
 
     def inputs(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """What the language model reads: embeddings of tokens, and in the slots those of images.
+        """Return the inputs of the language model: token embeddings, with visual embeddings in the slots.
 
         Args:
             batch: Packed sequences.
@@ -162,7 +162,7 @@ class Emu(VisualEmbedder):
         return x.view_as(tokens)
 
     def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """Last hidden state at every position, flat: (B * L, D). Arguments as for `inputs`."""
+        """Return the last hidden state at every position, flat: (B * L, D). Arguments as for `inputs`."""
         x = self.inputs(batch, embeddings)
         kernel = choose_kernel(self.config.language_model.attention, x)
         output = self.language_model.base_model(
@@ -172,7 +172,7 @@ class Emu(VisualEmbedder):
         return last.flatten(0, 1)
 
     def blocks(self) -> Iterator[nn.Module]:
-        """Every transformer block, for compiling one by one."""
+        """Yield every transformer block, for compiling one by one."""
         yield from self.encoder.blocks()
         yield from self.bridge.blocks()
         yield from self.language_model.base_model.get_submodule("layers").children()
@@ -199,10 +199,10 @@ class Emu(VisualEmbedder):
 
 
 def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTrainedModel:
-    """A causal language model with fresh weights, attending within packed sequences.
+    """Build a causal language model with random weights that attends within packed sequences.
 
     Raises:
-        ValueError: If `config.path` holds no configuration.
+        ValueError: If `config.path` has no configuration.
     """
     if config.path is None:
         settings = LlamaConfig(
@@ -221,7 +221,7 @@ def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTra
         try:
             settings = AutoConfig.from_pretrained(config.path, local_files_only=True)
         except OSError as error:
-            raise ValueError(f"{config.path}: no configuration of a language model: {error}") from error
+            raise ValueError(f"{config.path}: not a folder with a language model's config.json: {error}") from error
         if settings.hidden_size != config.width:
             raise ValueError(f"{config.path}: hidden_size is {settings.hidden_size}; set language_model.width to it")
         settings.vocab_size = vocab_size
@@ -240,7 +240,7 @@ def extend_vocabulary(language_model: PreTrainedModel, vocab_size: int) -> None:
     """
     old = language_model.get_input_embeddings().get_parameter("weight").shape[0]
     if vocab_size < old:
-        raise ValueError(f"the language model has {old} tokens, more than the {vocab_size} asked for")
+        raise ValueError(f"the language model has {old} tokens, more than the requested {vocab_size}")
     language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
     for module in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
         weight = module.get_parameter("weight")

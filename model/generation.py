@@ -1,10 +1,10 @@
 """Text, images, or both in turn, from any interleaved prompt.
 
-One loop for all: at each step a row of the batch is either in a text, where the next token is chosen, or in an image,
-where the predicted visual embedding is fed back as it is. Keys and values are cached; the released code runs the whole
+One loop for all: at each step a row of the batch is either in a text, and the next token is chosen, or in an image,
+and the predicted visual embedding is fed back as it is. Keys and values are cached; the released code runs the whole
 prefix again for each of the 32 or 64 embeddings.
 
-B prompts, L tokens, D width of the language model, N visual embeddings an image, E their width
+B prompts, L tokens, D width of the language model, N visual embeddings per image, E their width
 """
 
 import contextlib
@@ -29,26 +29,28 @@ from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD,
 
 
 class GenerationConfig(Config):
-    """How to go on from a prompt."""
+    """Settings for generating from a prompt."""
 
-    max_new_tokens: int = Field(128, description="text tokens at most; 0 for images alone")
-    max_images: int = Field(0, description="images at most, the one a prompt asks for included")
-    temperature: float | None = Field(None, description="of sampling; null takes the likeliest token")
-    top_k: int | None = Field(None, description="sample among so many")
-    top_p: float | None = Field(None, description="sample among the likeliest that hold this probability together")
-    num_beams: int = Field(1, description="beam search; 5 in both papers. Text alone")
-    min_new_tokens: int = Field(0, description="tokens before the end may come; beam search alone")
-    length_penalty: float = Field(1.0, description="exponent of the length in a beam's score; beam search alone")
-    use_cache: bool = Field(True, description="off runs the whole prefix again at each step, as the released code does")
+    max_new_tokens: int = Field(128, description="text tokens at most; 0 for images only")
+    max_images: int = Field(0, description="images at most, including the one that a prompt requests")
+    temperature: float | None = Field(None, description="sampling temperature; null chooses the likeliest token")
+    top_k: int | None = Field(None, description="sample among this many likeliest tokens")
+    top_p: float | None = Field(None, description="sample among the likeliest tokens with this total probability")
+    num_beams: int = Field(1, description="beams of beam search (5 in both papers); text only")
+    min_new_tokens: int = Field(0, description="tokens before the end is allowed; beam search only")
+    length_penalty: float = Field(1.0, description="exponent of the length in a beam's score; beam search only")
+    use_cache: bool = Field(
+        True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to go on from.
+    """The input from which a model continues.
 
     Attributes:
-        sequence: As `Layout.prompt` writes it. Ends with `[IMG]` where an image is asked for.
-        images: (images, 3, S, S) uint8, in the order of the sequence; null where there are none.
+        sequence: As written by `Layout.prompt`. Ends with `[IMG]` to request an image.
+        images: (images, 3, S, S) uint8, in the order of the sequence; None if there are none.
     """
 
     sequence: Sequence
@@ -58,23 +60,23 @@ class Prompt:
     def of(
         cls, layout: Layout, segments: Many[Segment], images: Tensor | None = None, *, draw: bool = False
     ) -> "Prompt":
-        """From texts and images in the order in which the model reads them; `draw` asks for an image."""
+        """Build a prompt from texts and images in the order in which the model reads them; `draw` requests an image."""
         return cls(layout.prompt(segments, draw=draw), images)
 
 
 @dataclass(slots=True)
 class Generated:
-    """What came after a prompt: runs of token ids, and images as visual embeddings (N, E), in order."""
+    """The continuation of a prompt: runs of token ids, and images as visual embeddings (N, E), in order."""
 
     parts: list[list[int] | Tensor] = field(default_factory=list)
 
     @property
     def images(self) -> list[Tensor]:
-        """The images alone."""
+        """Return only the images."""
         return [part for part in self.parts if isinstance(part, Tensor)]
 
     def text(self, tokenizer: Tokenizer, *, with_own: bool = False) -> str:
-        """The text alone."""
+        """Return only the text."""
         return "".join(tokenizer.decode(part, with_own=with_own) for part in self.parts if isinstance(part, list))
 
 
@@ -86,25 +88,25 @@ def generate(
     config: GenerationConfig,
     generator: torch.Generator | None = None,
 ) -> list[Generated]:
-    """Go on from prompts, all in one batch.
+    """Continue prompts, all in one batch.
 
-    A row ends with its end of text, or when it has all the tokens and images it may have. Images begin where a
-    prompt asks for one, and where a model that has learned to begins one by itself.
+    A row ends with its end of text, or when it has reached its limits on tokens and images. Images begin if a
+    prompt requests one, or if a model that has learned to begins one by itself.
 
     Args:
         model: In evaluation mode.
-        tokenizer: The model's.
-        prompts: Of any lengths.
-        config: How.
-        generator: Of sampling.
+        tokenizer: The model's tokenizer.
+        prompts: Prompts of any length.
+        config: Limits and choice of tokens.
+        generator: Random numbers for sampling.
 
     Raises:
-        ValueError: If there is no prompt, or images are asked of beam search.
+        ValueError: If there is no prompt, or beam search is to generate images.
     """
     x, lengths = _embed(model, tokenizer, prompts)  # (B, L, D), padded on the left
     if config.num_beams > 1:
         if config.max_images:
-            raise ValueError("beam search is for text alone; set num_beams to 1 or max_images to 0")
+            raise ValueError("beam search generates text only; set num_beams to 1 or max_images to 0")
         return _beams(model.language_model, tokenizer, x, lengths, config)
 
     ids = tokenizer.ids
@@ -120,7 +122,7 @@ def generate(
 
     while not all(row.done for row in rows):
         hidden = runner.step(x)  # (B, D)
-        tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # what finished rows read on
+        tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # input of finished rows
         in_image = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
         in_text = [i for i, row in enumerate(rows) if not row.done and not row.slots_left and not row.closing]
         for i, row in enumerate(rows):
@@ -149,7 +151,7 @@ def generate(
 
 
 def generate_embeddings(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:
-    """The visual embeddings (B, N, E) of the images that prompts ask for."""
+    """Return the visual embeddings (B, N, E) of the images that prompts request."""
     found = generate(model, tokenizer, prompts, GenerationConfig(max_new_tokens=0, max_images=1))
     return torch.stack([result.images[0] for result in found])
 
@@ -165,24 +167,24 @@ def draw(
     null_prompt: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One image for each prompt.
+    """Generate one image per prompt.
 
     Args:
         model: In evaluation mode.
         decoder: Turns embeddings into pixels.
         layout: Writes the empty prompt.
         prompts: Each ending with `[IMG]`.
-        steps: Of sampling.
+        steps: Sampling steps.
         guidance: Strength of classifier-free guidance.
-        null_prompt: Whether guidance leads away from what the model draws for an empty prompt, as the released models
-            do, rather than from zeros.
-        generator: Of the initial noise.
+        null_prompt: True: guidance leads away from the model's embeddings for an empty prompt, as in the released
+            models; False: from zeros.
+        generator: Random numbers for the initial noise.
 
     Returns:
         (B, 3, S, S) uint8.
 
     Raises:
-        ValueError: If a prompt asks for no image.
+        ValueError: If a prompt does not request an image.
     """
     asks = layout.tokenizer.ids[IMAGE_START]
     if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
@@ -195,7 +197,7 @@ def draw(
 
 @dataclass(slots=True)
 class _Row:
-    """Where one prompt's continuation stands."""
+    """State of one prompt's continuation."""
 
     result: Generated = field(default_factory=Generated)
     slots_left: int = 0
@@ -235,17 +237,17 @@ class _Row:
 
 
 class _Runner:
-    """The language model step by step, with cached keys and values or without."""
+    """Runs the language model step by step, with or without cached keys and values."""
 
     def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
         self.model = language_model.base_model
         self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
         self.cache = DynamicCache(config=language_model.config) if use_cache else None
-        self.seen: Tensor | None = None  # all inputs so far, where there is no cache
+        self.seen: Tensor | None = None  # all inputs so far, if there is no cache
         self.total = 0  # columns so far, padding included
 
     def step(self, x: Tensor) -> Tensor:
-        """Read (B, L, D) more; the last hidden state (B, D)."""
+        """Read (B, L, D) more inputs and return the last hidden state (B, D)."""
         if self.total:
             self.lengths = self.lengths + x.shape[1]
         self.total += x.shape[1]
@@ -268,7 +270,7 @@ class _Runner:
 
 
 def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Tensor, Tensor]:
-    """Inputs (B, L, D) padded on the left, and lengths (B,)."""
+    """Return inputs (B, L, D) padded on the left, and lengths (B,)."""
     if not prompts:
         raise ValueError("no prompts")
     images = [image for prompt in prompts if prompt.images is not None for image in prompt.images]
@@ -281,13 +283,13 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
 
 
 def _never(tokenizer: Tokenizer) -> list[int]:
-    """Tokens that are not chosen as text: they follow from others, or only stand before it."""
+    """Return tokens that are never chosen as text: they follow from others, or only precede it."""
     own = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := tokenizer.ids.get(name)) is not None]
     return [*own, tokenizer.bos_id]
 
 
 def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator | None) -> Tensor:
-    """A token for each row of (B, vocabulary)."""
+    """Choose a token for each row of (B, vocabulary)."""
     if config.temperature is None:
         return logits.argmax(-1)
     logits = logits / config.temperature
@@ -305,8 +307,8 @@ def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator
 def _beams(
     language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
 ) -> list[Generated]:
-    """Beam search, by transformers."""
-    search: Any = language_model.generate  # a mixin brings it, which PreTrainedModel does not name
+    """Run the beam search of transformers."""
+    search: Any = language_model.generate  # from a mixin that PreTrainedModel does not declare
     columns = torch.arange(x.shape[1], device=x.device)
     with _stock_attention(language_model):
         found: Tensor = search(
@@ -330,7 +332,7 @@ def _beams(
 
 @contextlib.contextmanager
 def _stock_attention(language_model: PreTrainedModel) -> Iterator[None]:
-    """transformers' own attention, which makes its masks from padding."""
+    """Use the attention of transformers itself, which builds masks from padding."""
     language_model.set_attn_implementation("sdpa")
     try:
         yield

@@ -1,7 +1,7 @@
 """Low-rank adapters of a frozen language model (LoRA, arXiv:2106.09685), named as PEFT names them.
 
-Two matrices beside a linear layer, whose own keys stay as they are: an adapted model's checkpoint is the base's with
-`lora_A` and `lora_B` added, the base can be seen to be untouched, and ZeRO cuts up both alike.
+Two matrices beside a linear layer, whose own keys are unchanged: an adapted model's checkpoint is the base's with
+`lora_A` and `lora_B` added, so that the base can be checked to be untouched, and ZeRO shards both alike.
 """
 
 from collections.abc import Mapping
@@ -16,25 +16,27 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 class LoraConfig(Config):
-    """Which layers are adapted, and how; the defaults are Emu-I's."""
+    """Layers that are adapted, and how; the defaults are Emu-I's."""
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(16.0, gt=0, description="what is added is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="of what the adapters read")
-    targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1, description="layer names")
+    alpha: float = Field(16.0, gt=0, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapters' inputs")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1, description="names of adapted layers"
+    )
 
     @property
     def scale(self) -> float:
-        """Of what is added."""
+        """Factor of the adapter's output."""
         return self.alpha / self.rank
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer with an adapter, which adds nothing at first.
+    """A linear layer with an adapter, whose output is zero at first.
 
     Args:
-        linear: The layer, whose parameters this one takes over.
-        config: Of the adapter.
+        linear: The layer whose parameters this one takes over.
+        config: The adapter's settings.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig) -> None:
@@ -49,16 +51,16 @@ class AdaptedLinear(nn.Linear):
         self.scale = config.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer gives, and the adapter's share."""
+        """Return the output of the layer plus that of the adapter."""
         added: Tensor = self.lora_B(self.lora_A(self.lora_dropout(x)))
         return super().forward(x) + self.scale * added
 
 
 def add_adapters(language_model: nn.Module, config: LoraConfig) -> None:
-    """Freeze a language model and give it adapters, which alone are trained.
+    """Freeze a language model and add adapters, the only parts that are trained.
 
     Raises:
-        ValueError: If it has no layer of a name that is asked for.
+        ValueError: If it has no layer with one of the configured names.
     """
     language_model.requires_grad_(False)
     found = {
@@ -73,11 +75,11 @@ def add_adapters(language_model: nn.Module, config: LoraConfig) -> None:
 
 
 def merged(tensors: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """The weights of a model without adapters that computes the same as an adapted one.
+    """Return the weights of a model without adapters that computes the same as an adapted one.
 
     Args:
-        tensors: Of the adapted model.
-        config: Of its adapters.
+        tensors: Weights of the adapted model.
+        config: Settings of its adapters.
     """
     out = {name: tensor for name, tensor in tensors.items() if not name.endswith((_A, _B))}
     for name, lora_a in tensors.items():
@@ -90,14 +92,14 @@ def merged(tensors: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tenso
 
 
 def peft_adapter(tensors: Mapping[str, Tensor], config: LoraConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The adapters alone, as PEFT reads them beside the language model.
+    """Return only the adapters, in the format in which PEFT reads them beside the language model.
 
     Args:
-        tensors: Of the adapted model.
-        config: Of its adapters.
+        tensors: Weights of the adapted model.
+        config: Settings of its adapters.
 
     Returns:
-        What `adapter_model.safetensors` and `adapter_config.json` hold.
+        The contents of `adapter_model.safetensors` and `adapter_config.json`.
     """
     prefix = "language_model."
     adapters = {

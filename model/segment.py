@@ -1,4 +1,4 @@
-"""What a sample is made of: texts, with phrases that have boxes, and images, in the order of the source."""
+"""Segments of a sample: texts, with phrases that have boxes, and images, in the order of the source."""
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in 0..1
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Tokens `start` to `end` of a text, and where what they name is seen: boxes of [x0, y0, x1, y1] in 0..1."""
+    """Tokens `start` to `end` of a text, and the boxes [x0, y0, x1, y1] in 0..1 of what they name."""
 
     start: int
     end: int
@@ -21,16 +21,16 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Ids of a text. `role` as in seq/1; `learn` off where it is not to be predicted (a prompt in tuning)."""
+    """Ids of a text. `role` as in seq/1; `learn` is off for text that is not predicted (a prompt in tuning)."""
 
     ids: np.ndarray
     role: str = "body"
     phrases: tuple[Phrase, ...] = ()
     learn: bool = True
-    continued: bool = False  # goes on from the window before
+    continued: bool = False  # continues the previous window
 
     def part(self, start: int, end: int) -> "Text":
-        """Tokens `start` to `end`, with the phrases that lie in them."""
+        """Return tokens `start` to `end`, with the phrases inside them."""
         phrases = tuple(
             Phrase(p.start - start, p.end - start, p.boxes) for p in self.phrases if start <= p.start and p.end <= end
         )
@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ImageSegment:
-    """An image, by its index among the sample's media; `time` in seconds where it is a video frame."""
+    """An image, by its index among the sample's media; `time` in seconds for a video frame."""
 
     media: int
     frame: bool = False
@@ -51,20 +51,20 @@ Segment = Text | ImageSegment
 
 
 def text(content: str, tokenizer: Tokenizer, *, role: str = "body", learn: bool = True) -> Text:
-    """A text segment from a string."""
+    """Build a text segment from a string."""
     return Text(np.array(tokenizer.encode(content), np.int32), role, learn=learn)
 
 
 def grounded_text(content: str, regions: Many[tuple[int, int, Box]], tokenizer: Tokenizer) -> Text:
-    """A caption whose phrases have boxes.
+    """Build a caption whose phrases have boxes.
 
-    The text is encoded piece by piece, cut where phrases begin and end. A phrase that overlaps an earlier one is
-    left as plain text.
+    The text is encoded in parts, split where phrases begin and end. A phrase that overlaps an earlier one is
+    kept as plain text.
 
     Args:
         content: The caption.
         regions: (start, end, box): half-open offsets in characters; several with equal offsets are one phrase.
-        tokenizer: Encodes.
+        tokenizer: The tokenizer that encodes the parts.
     """
     boxes: dict[tuple[int, int], list[Box]] = {}
     for start, end, box in sorted(regions, key=lambda region: (region[0], -region[1])):

@@ -1,15 +1,15 @@
 """Text, images and boxes as one sequence of tokens and slots, in windows that fit the model.
 
-A sample is a list of `Text` and `ImageSegment` in source order. `split` cuts it into windows, which depends on
-nothing but the sample; `lay_out` writes a window as tokens, which may draw on chance (an image before or after its
-text, a box before or after its phrase) but never changes the window's length. So a trainer knows every length before
+A sample is a list of `Text` and `ImageSegment` in source order. `split` cuts it into windows, which depend only on
+the sample; `lay_out` writes a window as tokens, with random choices if wanted (an image before or after its
+text, a box before or after its phrase) that never change the window's length. So a trainer knows every length before
 it opens a sample.
 
     <s> text [IMG] <image>*64 [/IMG] text </s>                              an image
     <s> [VIDEO] [IMG] [gIMG]*64 [/IMG] text [IMG] ... </s>                  frames (Emu2)
     <s> <grounding> a <phrase>red boat</phrase><object>4 locations</object> </s>
 
-Formats are Emu's (arXiv:2307.05222) and Emu2's (arXiv:2312.13286), down to the released tokens.
+Formats are Emu's (arXiv:2307.05222) and Emu2's (arXiv:2312.13286), with the released tokens.
 """
 
 import random
@@ -43,29 +43,29 @@ from model.tokenizer import (
     Tokenizer,
 )
 
-NONE, TEXT, VISUAL = 0, 1, 2  # what a position is as a target
+NONE, TEXT, VISUAL = 0, 1, 2  # kinds of target at a position
 
 _SPOKEN = ("subtitle", "transcript")
 
 
 class LayoutConfig(Config):
-    """How samples become sequences."""
+    """Settings for writing samples as sequences."""
 
     image_first: float = Field(0.5, description="probability that an image comes before its text (both papers)")
     frame_first: float = Field(0.5, description="the same for video frames")
     phrase_first: float = Field(0.7, description="probability that a phrase comes before its boxes (Emu2)")
-    max_location: int = Field(224, description="locations are 0 to this; 257 tokens exist, the released use 0 to 224")
-    frame_times: bool = Field(False, description="write each frame's time before it, as text; not in Emu, Emu2")
+    max_location: int = Field(224, description="largest location; 257 tokens exist, the released models use 0 to 224")
+    frame_times: bool = Field(False, description="write each frame's time before it, as text; not in Emu or Emu2")
     ignored: tuple[str, ...] = Field(
         (PAD, IMAGE_SLOT, FRAME_SLOT, IMAGE_START, IMAGE_END),
-        description="tokens that cross-entropy never has as target, as released. Without `[IMG]` among them the model "
+        description="tokens that are never targets of cross-entropy, as released. Without `[IMG]` among them the model "
         "learns to begin an image by itself",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a sample that fits the model. `num_tokens` counts all positions, slots included."""
+    """A part of a sample that fits the model. `num_tokens` counts all positions, including slots."""
 
     segments: tuple[Segment, ...]
     num_tokens: int
@@ -75,15 +75,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A window as the model reads it.
+    """A window in the form in which the model reads it.
 
     Attributes:
         token_ids: (T,) int32.
-        targets: (T,) uint8: NONE, TEXT or VISUAL: whether the token, or the embedding in its place, is predicted.
-        slots: (T,) bool: the places of visual embeddings.
+        targets: (T,) uint8: NONE, TEXT or VISUAL: whether the token, or the embedding at its position, is predicted.
+        slots: (T,) bool: the positions of visual embeddings.
         images: Index of each image among the sample's media, in the order of their slots.
-        frames: Whether each is a video frame.
-        slot_counts: How many slots each has.
+        frames: True for each image that is a video frame.
+        slot_counts: Number of slots of each image.
     """
 
     token_ids: np.ndarray
@@ -95,15 +95,15 @@ class Sequence:
 
 
 class Layout:
-    """Cuts samples into windows and writes them as tokens.
+    """Cuts samples into windows and writes these as tokens.
 
     Args:
-        tokenizer: With the model's own tokens.
-        bridge: Says how many slots an image takes.
-        config: Choices.
+        tokenizer: Tokenizer with the model's own tokens.
+        bridge: Bridge settings, with the number of slots per image.
+        config: Settings of the layout.
 
     Attributes:
-        template: What decides the sequences beside all that, where they are not the samples as they are; see tuning.
+        template: Further settings that determine the sequences, if samples are not used as they are; see tuning.
     """
 
     template: str | None = None
@@ -121,8 +121,8 @@ class Layout:
     def split(self, segments: Many[Segment], seq_len: int) -> list[Window]:
         """Cut a sample into windows of at most `seq_len` tokens.
 
-        No image is ever cut; a text is cut after a paragraph, else after a sentence, else after a token, where a
-        better place is only taken if it leaves the window at least half full. Nothing is lost or repeated.
+        No image is cut; a text is cut after a paragraph, else after a sentence, else after a token. A
+        better place is only chosen if it leaves the window at least half full. Nothing is lost or repeated.
 
         Raises:
             ValueError: If an image alone does not fit.
@@ -166,8 +166,8 @@ class Layout:
 
         Args:
             window: From `split`.
-            rng: Draws what comes first; null keeps the order of the source.
-            media_first: Probability that images and frames come before their text; null: the configured ones.
+            rng: Random numbers that choose what comes first; None keeps the order of the source.
+            media_first: Probability that images and frames come before their text; None: the configured ones.
         """
         writer = _Writer(self.tokenizer.bos_id)
         self._write(self._ordered(window.segments, rng, media_first) if rng else window.segments, writer, rng)
@@ -178,11 +178,11 @@ class Layout:
         return sequence
 
     def prompt(self, segments: Many[Segment], *, draw: bool = False) -> Sequence:
-        """What a model goes on from: a sample without its end.
+        """Write the input from which a model continues: a sample without its end.
 
         Args:
             segments: In the order in which the model reads them.
-            draw: Whether to end with `[IMG]`, which asks for an image.
+            draw: Whether to end with `[IMG]`, which requests an image.
         """
         writer = _Writer(self.tokenizer.bos_id)
         self._write(segments, writer, None)
@@ -191,18 +191,18 @@ class Layout:
         return writer.sequence(self.ignored)
 
     def location_ids(self, box: Box) -> list[int]:
-        """Four location tokens: left, top, right, bottom, each rounded to 0..`max_location`."""
+        """Return four location tokens: left, top, right, bottom, each rounded to 0..`max_location`."""
         top = self.config.max_location
         return [self.ids[LOCATIONS[min(top, max(0, round(value * top)))]] for value in box]
 
     def box(self, location_ids: Many[int]) -> Box:
-        """The box that four location tokens stand for."""
+        """Return the box of four location tokens."""
         first = self.ids[LOCATIONS[0]]
         x0, y0, x1, y1 = ((i - first) / self.config.max_location for i in location_ids)
         return (x0, y0, x1, y1)
 
     def _costs(self, segment: Segment, before: Many[Segment]) -> np.ndarray:
-        """Tokens that a segment takes up to and with each of its own; an image has one entry."""
+        """Return the tokens that a segment takes up to and including each of its own; an image has one entry."""
         if isinstance(segment, ImageSegment):
             cost = 2 + self.slots[segment.frame] + len(self._time(segment))
             cost += self.emu2 and segment.frame and not any(isinstance(s, ImageSegment) and s.frame for s in before)
@@ -216,7 +216,7 @@ class Layout:
         return costs.cumsum()
 
     def _cut(self, segment: Text, costs: np.ndarray, room: int, seq_len: int, *, empty: bool) -> int:
-        """How many of a text's tokens go into a window that cannot hold all of them."""
+        """Return how many of a text's tokens go into a window that cannot hold all of them."""
         fits = int(np.searchsorted(costs, room, side="right"))
         strengths = self.tokenizer.break_strengths(segment.ids)
         for phrase in segment.phrases:
@@ -228,11 +228,11 @@ class Layout:
             if len(good):
                 return int(good[-1]) + 1
             if wanted == PARAGRAPH and not empty and room <= seq_len // 2:
-                return 0  # between two segments is as good as between two paragraphs
+                return 0  # a cut between two segments is as good as one between two paragraphs
         return 0
 
     def _ordered(self, segments: Many[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
-        """Images right before a text may move behind it: behind all of a caption, or a body's first sentence."""
+        """Yield segments; images before a text may move behind it: a whole caption, or a body's first sentence."""
         run: list[Segment] = []
         for segment in segments:
             if isinstance(segment, ImageSegment):
@@ -256,13 +256,13 @@ class Layout:
         yield from run
 
     def _unit(self, segment: Text) -> int:
-        """Tokens of a text that an image before it belongs to."""
+        """Return the number of a text's tokens to which an image before it belongs."""
         if segment.role != "body" or segment.phrases:
             return len(segment.ids)
         return int(np.flatnonzero(self.tokenizer.break_strengths(segment.ids) >= SENTENCE)[0]) + 1
 
     def _separator(self, segment: Text, before: Many[Segment]) -> list[int]:
-        """What stands between a text and the one before it, images between them or not."""
+        """Return the separator between a text and the one before it, with or without images between them."""
         if segment.continued or not any(isinstance(part, Text) for part in before):
             return []
         return self.separators[" " if segment.role in _SPOKEN else "\n"]
@@ -289,7 +289,7 @@ class Layout:
         slot = self.ids[FRAME_SLOT if self.emu2 and frame else IMAGE_SLOT]
         writer.put([self.ids[IMAGE_START]], TEXT if image.learn else NONE)
         writer.put_image(image, [slot] * self.slots[frame])
-        # In Emu the hidden state of the last slot is held to the embedding of [/IMG] by the same regression.
+        # In Emu the hidden state of the last slot is regressed to the embedding of [/IMG] in the same way.
         ends_visual = not self.emu2 and image.learn
         writer.put([self.ids[IMAGE_END]], VISUAL if ends_visual else NONE)
 
@@ -316,12 +316,12 @@ class Layout:
 
 @dataclass(slots=True)
 class _Writer:
-    """Tokens as they are written."""
+    """A sequence while it is written."""
 
     bos_id: int
     token_ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    images: list[tuple[ImageSegment, int, int]] = field(default_factory=list)  # and where its slots begin and end
+    images: list[tuple[ImageSegment, int, int]] = field(default_factory=list)  # with start and end of its slots
 
     def __post_init__(self) -> None:
         self.put([self.bos_id], NONE)

@@ -1,8 +1,8 @@
-"""Text to ids and back, and the model's own tokens after the base vocabulary.
+"""Tokenizer: text to ids and back, with the model's own tokens after the base vocabulary.
 
-The base is any `tokenizers` file, a Hugging Face folder that holds one, or a sentencepiece model (LLaMA's). The model's
+The base is any `tokenizers` file, a Hugging Face folder with one, or a sentencepiece model (LLaMA's). The model's
 own tokens follow in the order in which Emu and Emu2 added them, so that with LLaMA's vocabulary they have the released
-ids. Text never yields one of them: a page that says "[IMG]" is encoded as those five characters.
+ids. Text never yields one of them: a page that says "[IMG]" is encoded as these five characters.
 """
 
 import json
@@ -31,28 +31,28 @@ EMU2_TOKENS = (
     NEXT_BOX, "<REC>", *LOCATIONS,
 )  # fmt: skip
 
-NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how well a text may be cut after a token
+NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how good a place for a cut is after a token
 
 _BEGIN = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
 _END = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 
 
 class Base(Protocol):
-    """What a base tokenizer must be able to do."""
+    """Interface of a base tokenizer."""
 
     size: int
 
     def encode(self, text: str, continued: bool) -> list[int]:
-        """Ids of a text; `continued` if it goes on from another piece of the same text."""
+        """Return the ids of a text; `continued` if it continues another piece of the same text."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
 
     def piece(self, token_id: int) -> str:
-        """What an id stands for, spaces and line breaks as such."""
+        """Return the text of one id, with spaces and line breaks as such."""
 
     def find(self, piece: str) -> int | None:
-        """The id of a piece, if there is one."""
+        """Return the id of a piece, or None."""
 
 
 class Tokenizer:
@@ -60,8 +60,8 @@ class Tokenizer:
 
     Args:
         base: The base tokenizer.
-        family: Whose tokens to add.
-        chat: Whether `[USER]` and `[ASSISTANT]` are added as well.
+        family: The model family whose tokens are added.
+        chat: Whether to add `[USER]` and `[ASSISTANT]` too.
     """
 
     def __init__(self, base: Base, family: Family, *, chat: bool = False) -> None:
@@ -71,7 +71,7 @@ class Tokenizer:
         names += CHAT if chat else ()
         begin = next((i for piece in _BEGIN if (i := base.find(piece)) is not None), None)
         end = next((i for piece in _END if (i := base.find(piece)) is not None), None)
-        names += (_BEGIN[0],) * (begin is None) + (_END[0],) * (end is None)  # a base without them gets them last
+        names += (_BEGIN[0],) * (begin is None) + (_END[0],) * (end is None)  # added last if the base has none
         self.names = names
         self.ids = {name: base.size + i for i, name in enumerate(names)}
         self.bos_id = self.ids[_BEGIN[0]] if begin is None else begin
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path, family: Family, *, chat: bool = False) -> "Tokenizer":
-        """A tokenizer from a file or folder.
+        """Load a tokenizer from a file or folder.
 
         Raises:
             ValueError: If there is no tokenizer at `path`.
@@ -99,12 +99,12 @@ class Tokenizer:
 
     @property
     def base_vocab_size(self) -> int:
-        """Tokens of the base."""
+        """Tokens of the base vocabulary."""
         return self.base.size
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of the base and the model's own."""
+        """Tokens of the base vocabulary and the model's own."""
         return self.base.size + len(self.names)
 
     @property
@@ -113,20 +113,20 @@ class Tokenizer:
         return self.ids[PAD]
 
     def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        """Ids of a text; never the model's own tokens.
+        """Return the ids of a text; never the model's own tokens.
 
         Args:
-            text: Anything.
-            continued: Whether it goes on from another piece of the same text, so that its first space is its own.
+            text: Any text.
+            continued: Whether it continues another piece of the same text, so that its first space is its own.
         """
         return self.base.encode(text, continued)
 
     def decode(self, ids: Iterable[int], *, with_own: bool = False) -> str:
-        """The text of ids.
+        """Return the text of ids.
 
         Args:
             ids: Token ids.
-            with_own: Whether the model's own tokens, and begin and end, are written by their names or left out.
+            with_own: Whether to write the model's own tokens, begin and end by name, or leave them out.
         """
         text: list[str] = []
         run: list[int] = []
@@ -141,15 +141,15 @@ class Tokenizer:
         return "".join([*text, self.base.decode(run)])
 
     def break_strengths(self, ids: np.ndarray) -> np.ndarray:
-        """How well a text may be cut after each of its tokens: PARAGRAPH, SENTENCE or TOKEN.
+        """Return how good a place for a cut is after each token of a text: PARAGRAPH, SENTENCE or TOKEN.
 
-        Read off the tokens themselves, so that ids alone are enough to cut a text.
+        Based on the tokens themselves, so that ids are enough to cut a text.
 
         Args:
             ids: (T,) ids of the base vocabulary.
 
         Returns:
-            (T,) uint8; the end of the text counts as a paragraph's.
+            (T,) uint8; the end of the text counts as PARAGRAPH.
         """
         if not len(ids):
             return np.zeros(0, np.uint8)
@@ -158,7 +158,7 @@ class Tokenizer:
             ends = np.where(closes, np.append(0, ends[:-1]), ends)
         after_opens = np.append(opens[1:], True)
         no_newline_follows = np.append(newlines[1:] == 0, True)
-        run = newlines + np.append(0, newlines[:-1])  # and so may a blank line
+        run = newlines + np.append(0, newlines[:-1])  # a blank line too may be one token or two
         strengths = np.full(len(ids), TOKEN, np.uint8)
         strengths[(ends == 2) | ((ends == 1) & after_opens)] = SENTENCE
         strengths[(newlines == 1) & no_newline_follows] = SENTENCE
@@ -168,7 +168,7 @@ class Tokenizer:
 
     @cached_property
     def _break_tables(self) -> tuple[np.ndarray, ...]:
-        """By id: line breaks at its end; if it ends a sentence (2: no space needed), only closes, opens with space."""
+        """Tables by id: line breaks at its end, ends a sentence (2: no space needed), only closes, opens with space."""
         pieces = [self.base.piece(i) for i in range(self.base.size)]
         bare = [piece.rstrip(" ") for piece in pieces]
         core = [piece.rstrip("\"')]}”’»") for piece in bare]
@@ -185,7 +185,7 @@ class _Fast:
     def __init__(self, content: str) -> None:
         settings = json.loads(content)
         for token in settings.get("added_tokens", ()):
-            token["special"] = True  # so that the next but one line covers all of them
+            token["special"] = True  # so that `encode_special_tokens` covers all of them
         tokenizer = FastTokenizer.from_str(json.dumps(settings))
         tokenizer.encode_special_tokens = True  # "</s>" on a page is text
         tokenizer.no_padding()
@@ -211,10 +211,10 @@ class _Fast:
 
 
 class _SentencePiece:
-    """A sentencepiece model; it sets a space before every text."""
+    """A sentencepiece model, which puts a space before every text."""
 
     def __init__(self, path: Path) -> None:
-        import sentencepiece  # only LLaMA's own file needs it
+        import sentencepiece  # needed only for LLaMA's own file
 
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         self.size = int(self.model.vocab_size())

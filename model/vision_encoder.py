@@ -1,4 +1,4 @@
-"""The visual encoder: EVA-CLIP's vision tower, or open_clip's own, as far as its last block.
+"""Vision encoder: EVA-CLIP's vision tower, or open_clip's own, up to its last block.
 
 EVA-01 (arXiv:2211.07636), EVA-02 (arXiv:2303.11331), EVA-CLIP (arXiv:2303.15389). The towers are timm's (Apache-2.0)
 and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the projection into CLIP's space) is left out.
@@ -20,7 +20,7 @@ from model.config import EncoderConfig
 
 
 class Encoder(nn.Module):
-    """Images in, raw tokens of the last block out: CLS first, then patches row by row."""
+    """Vision encoder that returns the raw tokens of its last block: CLS first, then patches row by row."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -28,10 +28,10 @@ class Encoder(nn.Module):
         self.tower = build_tower(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens of each image.
+        """Return the tokens of each image.
 
         Args:
-            images: (B, 3, S, S); uint8 pixels, or floats that `normalize` has been through.
+            images: (B, 3, S, S); uint8 pixels, or floats from `normalize`.
 
         Returns:
             (B, 1 + P, D)
@@ -41,11 +41,11 @@ class Encoder(nn.Module):
         return tokens
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 pixels as the encoder was trained on them: float32, mean and deviation taken out."""
+        """Normalise uint8 pixels as in the encoder's training: float32, by mean and deviation."""
         return normalize(images, self.config)
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The transformer blocks, for compiling and checkpointing one by one."""
+        """Return the transformer blocks, for compiling and checkpointing one by one."""
         blocks = "blocks" if self.config.kind == "eva" else "transformer.resblocks"
         yield from self.tower.get_submodule(blocks).children()
 
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
 
 
 def normalize(images: Tensor, config: EncoderConfig) -> Tensor:
-    """uint8 pixels (B, 3, S, S) as an encoder is trained on them: float32, mean and deviation taken out."""
+    """Normalise uint8 pixels (B, 3, S, S) as in an encoder's training: float32, by mean and deviation."""
     # Python numbers rather than buffers: they survive casts to bf16 and models built on the meta device.
     channels = [
         (images[:, c].float() / 255 - mean) / std
@@ -65,14 +65,14 @@ def normalize(images: Tensor, config: EncoderConfig) -> Tensor:
 
 
 def resize_positions(positions: Tensor, grid: int) -> Tensor:
-    """Learned positions for another grid: bicubic, CLS kept apart (224 -> 448 pixels is 16 -> 32).
+    """Interpolate learned positions to another grid: bicubic, CLS kept apart (224 -> 448 pixels is 16 -> 32).
 
     Args:
         positions: (1, 1 + P, D), or (1 + P, D) as open_clip keeps them.
-        grid: Patches a side wanted.
+        grid: Target number of patches per side.
 
     Returns:
-        The same with 1 + grid * grid rows; untouched where it has them already, or is of no square grid.
+        The same with 1 + grid * grid rows; unchanged if it has them already, or if its grid is not square.
     """
     patches = positions.shape[-2] - 1
     if patches == grid * grid or patches != math.isqrt(patches) ** 2:
@@ -83,14 +83,14 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
 
 
 class _EvaTower(Eva):
-    """timm's EVA that stops at the tokens."""
+    """timm's EVA, up to the tokens."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # timm's takes attention masks too
         return self.forward_features(x)  # (B, 1 + P, D)
 
 
 class _ClipTower(VisionTransformer):
-    """open_clip's vision transformer that stops at the tokens."""
+    """open_clip's vision transformer, up to the tokens."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(output_dim=1, **arguments)
@@ -106,7 +106,7 @@ class _ClipTower(VisionTransformer):
 
 
 def build_tower(config: EncoderConfig) -> Eva | VisionTransformer:
-    """The vision transformer of an encoder, with fresh weights."""
+    """Build the vision transformer of an encoder, with random weights."""
     if config.kind == "clip":
         return _ClipTower(
             image_size=config.image_size,
@@ -133,6 +133,6 @@ def build_tower(config: EncoderConfig) -> Eva | VisionTransformer:
         use_rot_pos_emb=sub_norm,
         ref_feat_shape=(config.position_grid, config.position_grid) if sub_norm else None,
         use_post_norm=config.post_norm,
-        use_post_transformer_norm=False,  # raw tokens: the tower's own final norm is not used by either model
+        use_post_transformer_norm=False,  # raw tokens: neither model uses the tower's own final norm
         use_fc_norm=False,
     )

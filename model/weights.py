@@ -1,8 +1,8 @@
-"""Released checkpoints into this model's modules and back, strictly.
+"""Strict loading of released checkpoints into this model's modules, and export back.
 
-A layout is the naming of one kind of checkpoint. Every tensor of a checkpoint must have a place here and every place
-must be filled; what a release carries without using it is listed with the layout, returned by `load`, and may be given
-back to `export`, which then writes the same keys again.
+A layout is the naming scheme of one kind of checkpoint. Every tensor of a checkpoint must have a place here and every
+place must be filled. What a release contains but does not use is listed with the layout, returned by `load`, and may be
+passed to `export`, which then writes the same keys again.
 
 | layout     | module                        | checkpoint                                                   |
 |------------|-------------------------------|--------------------------------------------------------------|
@@ -17,7 +17,7 @@ back to `export`, which then writes the same keys again.
 | `llama`    | `Emu`: its language model     | LLaMA or another as transformers names it, base tokens only  |
 | `ours`     | any                           | what `save_emu` and the trainer write                        |
 
-A `VisualEmbedder` is filled from what holds a whole `Emu` too, whose language model then is not used.
+A `VisualEmbedder` can also be filled from the checkpoint of a whole `Emu`, whose language model is then not used.
 """
 
 import json
@@ -42,21 +42,21 @@ LayoutName = Literal[
 
 
 class WeightsError(ValueError):
-    """A checkpoint and a module that do not fit; names every key."""
+    """A checkpoint and a module that do not fit; the message names every key."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Prefixes there and here; when loading, the first that fits. `unused`: keys that a release carries in vain."""
+    """Prefixes there and here; loading takes the first that fits. `unused`: keys that a release has but never uses."""
 
     prefixes: tuple[tuple[str, str], ...]
     unused: tuple[str, ...] = ()
-    lacks: str = r".*(latent_scale|feature_mean|feature_std)"  # what comes from settings instead
+    lacks: str = r".*(latent_scale|feature_mean|feature_std)"  # set from settings instead
     aliases: tuple[tuple[str, str], ...] = ()  # read but never written
-    resize: bool = False  # whether positions may be interpolated to another grid
-    peft: bool = False  # whether adapters are named as in a PEFT model
-    anew: str = ""  # what stays at its random beginning where its inputs have another width
-    part: str = ""  # what the layout speaks of, if not of all the module
+    resize: bool = False  # positions may be interpolated to another grid
+    peft: bool = False  # adapters are named as in a PEFT model
+    anew: str = ""  # weights that stay random if their inputs have another width
+    part: str = ""  # the part of the module that the layout covers, if not all
 
 
 _ROTARY = r".*rotary_emb\.inv_freq"  # buffers of transformers 4.31
@@ -102,8 +102,8 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
         unused=(_ROTARY, r"safety_checker\..*"),
     ),
     # Emu's decoder begins as Stable Diffusion 1.5 with new projections in its cross-attention (arXiv:2307.05222): Emu
-    # has 5120 channels for text's 768. Emu2's begins as SDXL; as released it reads 1792 and a pooled 1792, where text
-    # had 2048 and 1280.
+    # has 5120 channels where text has 768. Emu2's begins as SDXL; as released it reads 1792 and a pooled 1792, where
+    # text had 2048 and 1280.
     "diffusers": _Layout(
         (("unet.", "unet."), ("vae.", "autoencoder.")),
         anew=r"unet\.(.*\.attn2\.to_[kv]|add_embedding\.linear_1)\.weight",
@@ -121,10 +121,10 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
     "llama": _Layout((("", "language_model."),), unused=(_ROTARY,), part="language_model."),
     "ours": _Layout((("", ""),), lacks="", resize=True),
 }
-# PEFT's names of an adapter called `default`; since its version 0.6 the layer itself lies a step deeper.
+# PEFT's names of an adapter called `default`; since its version 0.6 the layer itself is one level deeper.
 _PEFT = ((".lora_A.default.", ".lora_A."), (".lora_B.default.", ".lora_B."))
 _PEFT_BASE = (".base_layer.", ".")
-# EVA-02's names for what timm calls otherwise, in the variant with norms inside the branches.
+# EVA-02's names where timm's differ, in the variant with norms inside the branches.
 _EVA_02 = (
     (".attn.inner_attn_ln.", ".attn.norm."),
     (".mlp.ffn_ln.", ".mlp.norm."),
@@ -140,15 +140,15 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
     """Fill a module from a checkpoint.
 
     Args:
-        module: As the table above has it.
-        tensors: As `read` gives them.
-        layout: How they are named.
+        module: A module of the table above.
+        tensors: The checkpoint, from `read`.
+        layout: The naming scheme of the checkpoint.
 
     Returns:
-        The tensors that are not used: what the release carries in vain, and what is begun anew here.
+        The tensors that are not used: unused ones of the release, and those replaced by random weights here.
 
     Raises:
-        WeightsError: If a key is missing, unknown, given twice, or of another shape; nothing is changed then.
+        WeightsError: If a key is missing, unknown, given twice, or of another shape; the module is then unchanged.
     """
     names = _Names(module, layout)
     wanted = {name: tensor for name, tensor in module.state_dict().items() if names.has_place(name)}
@@ -165,7 +165,7 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
             problems.append(f"{theirs}: {'a second tensor for ' + ours if ours in found else 'unexpected'}")
     for ours in wanted:
         if ours not in found:
-            if not any(name in found for name in _same(module, ours)):  # tied ones need but one key
+            if not any(name in found for name in _same(module, ours)):  # tied ones need only one key
                 problems.append(f"{names.theirs(ours)}: missing")
             continue
         found[ours] = _fitted(ours, found[ours], module, names)
@@ -185,15 +185,15 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
 
 
 def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """A module's weights under a layout's names.
+    """Return a module's weights under a layout's names.
 
     Args:
-        module: As the table above has it.
-        layout: How to name them.
-        unused: What `load` returned, for loaders that insist on it; gives way to the module's own.
+        module: A module of the table above.
+        layout: The naming scheme to use.
+        unused: The result of `load`, for loaders that insist on these keys; the module's own take precedence.
 
     Raises:
-        WeightsError: If the module has what the layout has no place for.
+        WeightsError: If the module has a weight for which the layout has no place.
     """
     names = _Names(module, layout)
     exported = {}
@@ -211,19 +211,19 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
 
 
 def with_decoder(model: Emu, decoder: ImageDecoder) -> nn.ModuleDict:
-    """Both as one module, for `emu2-gen`."""
+    """Return both as one module, for `emu2-gen`."""
     return nn.ModuleDict({"emu": model, "decoder": decoder})
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, mapped from disk where the format allows.
+    """Read all tensors of a checkpoint, mapped from disk if the format allows.
 
     Args:
         path: A `.safetensors`, `.bin` or `.pt` file, or a folder: with one such file or several shards, or a diffusers
             pipeline, whose `unet/` and `vae/` then become prefixes.
 
     Raises:
-        WeightsError: If there is none, it cannot be read, or two shards hold the same key.
+        WeightsError: If there is none, it cannot be read, or two shards contain the same key.
     """
     path = Path(path)
     if (path / "unet").is_dir() and (path / "vae").is_dir():
@@ -235,7 +235,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     for file in files:
         part = _read_file(file)
         if twice := sorted(set(part) & set(tensors)):
-            raise WeightsError(f"{file}: keys that another file of {path} holds already: {', '.join(twice)}")
+            raise WeightsError(f"{file}: keys that are also in another file of {path}: {', '.join(twice)}")
         tensors |= part
     return tensors
 
@@ -249,37 +249,37 @@ def save_emu(model: Emu, folder: str | Path) -> None:
 
 
 def load_emu(folder: str | Path) -> Emu:
-    """A model as `save_emu` wrote it.
+    """Load a model written by `save_emu`.
 
     Raises:
-        WeightsError: If the folder holds none, or its weights are of another model.
+        WeightsError: If the folder has none, or its weights are of another model.
     """
     folder = Path(folder)
     try:
         model = Emu(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
         load(model, read(folder / "model.safetensors"), "ours")
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: no model that can be read: {error}") from error
+        raise WeightsError(f"{folder}: not a readable model: {error}") from error
     return model
 
 
 def load_image_decoder(folder: str | Path) -> ImageDecoder:
-    """An image decoder: its weights, and `config.json`, which is that of the model it belongs to.
+    """Load an image decoder: its weights, and `config.json`, which is that of the model it belongs to.
 
     Raises:
-        WeightsError: If the folder holds none, or its weights are of another decoder.
+        WeightsError: If the folder has none, or its weights are of another decoder.
     """
     folder = Path(folder)
     try:
         decoder = ImageDecoder.for_model(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
         load(decoder, read(folder / "model.safetensors"), "ours")
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: no image decoder that can be read: {error}") from error
+        raise WeightsError(f"{folder}: not a readable image decoder: {error}") from error
     return decoder
 
 
 class _Names:
-    """Keys there to keys here and back, for one module and layout."""
+    """Maps a checkpoint's keys to this module's and back, for one module and layout."""
 
     def __init__(self, module: nn.Module, layout: LayoutName) -> None:
         self.layout = _LAYOUTS[layout]
@@ -323,7 +323,7 @@ class _Names:
 
 
 def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tensor:
-    """A tensor after the two changes that loading may make: positions to another grid, rows for the model's tokens."""
+    """Apply the two changes that loading may make: positions to another grid, rows for the model's own tokens."""
     positions = ours.endswith(("tower.pos_embed", "tower.positional_embedding"))
     if names.layout.resize and positions and names.encoder is not None:
         return resize_positions(tensor, names.encoder.grid)
@@ -335,19 +335,19 @@ def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tens
 
 
 def _vocabulary(model: Emu) -> set[str]:
-    """Names of a model's tables with a row a token."""
+    """Return the names of a model's tables with one row per token."""
     tables = (model.language_model.get_input_embeddings().weight, model.language_model.get_output_embeddings().weight)
     return {name for name, value in model.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
 
 
 def _same(module: nn.Module, ours: str) -> list[str]:
-    """The names of the parameter that has this one."""
+    """Return all names of the parameter with this name."""
     named = dict(module.named_parameters(remove_duplicate=False))
     return [name for name, parameter in named.items() if parameter is named.get(ours)]
 
 
 def _files(folder: Path) -> list[Path]:
-    """Those that an index names; else all of the safest kind, and of diffusers' variants the plain one."""
+    """Return the files that an index names; else all of the safest kind, and of diffusers' variants the plain one."""
     for index in sorted(folder.glob("*.index.json")):
         return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
     for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors", "*.bin", "*.pt"):
@@ -362,7 +362,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             return load_file(str(file))
         try:
             loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        except RuntimeError:  # files of before torch 1.6 cannot be mapped
+        except RuntimeError:  # files from before torch 1.6 cannot be mapped
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a broken file
         raise WeightsError(f"{file}: cannot be read: {str(error).partition(chr(10))[0]}") from error
@@ -370,5 +370,5 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"{file}: holds no state dict of tensors")
+        raise WeightsError(f"{file}: not a state dict of tensors")
     return loaded

@@ -1,1 +1,1 @@
-"""Training: exact mixtures, a deterministic plan, a reader of tars, and DeepSpeed around the model."""
+"""Training: exact mixtures of sources, a deterministic plan, a reader of tars, and DeepSpeed around the model."""

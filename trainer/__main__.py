@@ -1,4 +1,4 @@
-"""`python -m trainer`: one process, or under `torchrun`, `deepspeed` or `srun` unchanged."""
+"""Command line of `python -m trainer`: for one process, and unchanged under `torchrun`, `deepspeed` or `srun`."""
 
 import warnings
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from pipelines.settings import load_settings
 
 
 def main() -> None:
-    """Run a command."""
+    """Run the command given on the command line."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    run_commands(commands, rerun="; rerun to go on from the last checkpoint")
+    run_commands(commands, rerun="; rerun to continue from the last checkpoint")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,7 +25,7 @@ def commands() -> None:
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that every command takes."""
+    """Add the options of every command that trains or evaluates."""
     options = [
         click.option("--config", "config_path", required=True, help="YAML file of the run."),
         click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
@@ -40,35 +40,35 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @commands.command()
 @run_options
 def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Train a visual encoder on the corpus's pairs, where no released one is at hand."""
+    """Train a vision encoder on the corpus's pairs, if no released one is used."""
     return _train(("encoder",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
 def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Train the main model; rerun to go on from the last checkpoint."""
+    """Train the main model; rerun to continue from the last checkpoint."""
     return _train(("pretrain",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
 def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Train the image decoder, and before it its autoencoder if the config says so."""
+    """Train the image decoder, and before it its autoencoder if the config has a section for it."""
     return _train(("decoder",), config_path, corpus, out, overrides)
 
 
 @commands.command()
 @run_options
 def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Tune the main model on instructions, or on drawing alone."""
+    """Tune the main model on instructions or on image generation."""
     return _train(("tune",), config_path, corpus, out, overrides)
 
 
 @commands.command("all")
 @run_options
 def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
-    """Train all that the config has a section for, encoder to tuning; what is finished is left as it is."""
+    """Train everything that has a section in the config, from encoder to tuning; skip what is finished."""
     return _train(None, config_path, corpus, out, overrides)
 
 
@@ -95,12 +95,12 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
             else:
                 end = train(name, config, corpus, out, world, read_config)
             if end == STOPPED:
-                world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to go on")
+                world.say(f"{name}: {end}, saved in {folder}/checkpoints; rerun to continue")
                 return int(settings.checkpoints.requeue_exit_code)
             world.say(f"{name}: {end}, {settings.steps} steps, {folder}/metrics.jsonl, {folder}/model")
     except RuntimeError as error:
         if distributed.lost_another(error):
-            raise RunError("another process of the run has ended, with the error that it gives") from error
+            raise RunError("another process of the run has ended; see its own error") from error
         raise
     finally:
         distributed.stop()
@@ -110,7 +110,7 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
 @commands.command()
 @run_options
 def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> None:
-    """Measure a finished run on held-out samples: evaluation.json, samples/ and loss.png in its folder."""
+    """Evaluate a finished run on held-out samples: evaluation.json, samples/ and loss.png in its folder."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
@@ -124,20 +124,20 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 
 @commands.command()
 @click.option("--config", "config_path", required=True, help="YAML file of the run.")
-@click.option("--corpus", default=None, help="Not used: the model brings its tokenizer.")
+@click.option("--corpus", default=None, help="Not used: the model has its tokenizer.")
 @click.option("--out", required=True, help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
-@click.option("--prompts", "prompts_path", default=None, help='JSON lines, each {"prompt": "..."}.')
+@click.option("--prompts", "prompts_path", default=None, help='File of JSON lines {"prompt": "..."}.')
 @click.option("--want", type=click.Choice(["text", "image", "both"]), default="text", show_default=True)
 @click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=4, show_default=True, help="With --want both.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=None, help="Not given: likeliest.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=None, help="Sample among the likeliest.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=None, help="Not given: no sampling.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=None, help="Sample among likely tokens.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="With --want text.")
-@click.option("--guidance", type=float, default=None, help="Of drawing; the decoder's own if not given.")
-@click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Taken of a video, evenly.")
+@click.option("--guidance", type=float, default=None, help="Not given: the image decoder's own.")
+@click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Frames per video, spread evenly.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
     config_path: str,
@@ -157,14 +157,14 @@ def generate(
     frames: int,
     seed: int,
 ) -> None:
-    """Go on from prompts: as text, as an image, or both in turn. A tuned model (--out OUT/tune) answers, or draws."""
+    """Continue prompts with text, an image, or both in turn. For a tuned model: --out OUT/tune."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
     if beams > 1 and want != "text":
-        raise UserError("--beams is for --want text alone")
+        raise UserError("--beams works only with --want text")
     if top_p is not None and temperature is None:
-        raise UserError("--top-p needs a --temperature: without one the likeliest token is taken")
+        raise UserError("--top-p needs --temperature: without it the likeliest token is always chosen")
     from model.generation import GenerationConfig
     from trainer.evaluation.generate import RESULTS, Request, open_run, read_prompts
     from trainer.evaluation.generate import generate as continue_prompts
@@ -194,7 +194,7 @@ def generate(
 @click.option("--out", default=None, help="Not used: nothing is written.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, ...]) -> None:
-    """Show what a mixture will do, before anything runs."""
+    """Show a forecast of the mixture before training: epochs, packing and tokens per step."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)

@@ -1,7 +1,7 @@
 """The configuration of the trainer: one tree of frozen models, one section per command.
 
-From top to bottom: the model, what every run has (data, mixture, stages, engine, checkpoints), the runs of the
-commands, and `TrainConfig`, which holds them all. What a plan, a mixture or a reader is told stands beside those.
+From top to bottom: the model, the settings of every run (data, mixture, stages, engine, checkpoints), the runs of the
+commands, and `TrainConfig`, which contains them all. Settings of plan, mixture and reader are in those modules.
 """
 
 import math
@@ -31,21 +31,23 @@ Form = Literal["chat", "emu", "generation"]
 
 
 class WeightsSettings(Settings):
-    """A checkpoint to begin with."""
+    """A checkpoint from which a model begins."""
 
     path: str = Field(description="file or folder; relative to the run's folder unless it begins with / or ./")
-    layout: LayoutName = Field("ours", description="how its tensors are named; see model/weights.py")
+    layout: LayoutName = Field("ours", description="naming scheme of its tensors; see model/weights.py")
 
 
 class ModelSettings(Settings):
-    """Which model."""
+    """Settings of the main model."""
 
-    size: str = Field("demo", description="a named size; see model/config.py")
-    changes: dict[str, Any] = Field(default_factory=dict, description="what differs from the named size")
-    weights: tuple[WeightsSettings, ...] = Field((), description="to begin with, in turn; else all is random")
+    size: str = Field("demo", description="named size; see model/config.py")
+    changes: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the named size")
+    weights: tuple[WeightsSettings, ...] = Field(
+        (), description="checkpoints to load at the beginning, in this order; all other weights are random"
+    )
 
     def resolve(self, tokenizer: Tokenizer) -> EmuConfig:
-        """The model's configuration, its vocabulary being the tokenizer's.
+        """Return the model's configuration, with the tokenizer's vocabulary.
 
         Raises:
             UserError: If there is no such size, or the changes do not fit it.
@@ -62,7 +64,7 @@ class ModelSettings(Settings):
 
     @property
     def family(self) -> Literal["emu", "emu2"]:
-        """Whose tokens the tokenizer gets."""
+        """The model family, whose own tokens are added to the tokenizer."""
         return self._size().family
 
     @model_validator(mode="after")
@@ -91,17 +93,17 @@ def _checked(tree: dict[str, Any]) -> EmuConfig:
         raise UserError(f"model.changes: {where + ': ' if where else ''}{first['msg']}") from error
 
 
-# --- what every run has ---
+# --- settings of every run ---
 
 
 class DataSettings(Settings):
-    """What is read, and how it becomes steps."""
+    """Settings of reading and packing."""
 
-    tokens: str | None = Field(None, description="which of the corpus's tokens; null where there are but one")
+    tokens: str | None = Field(None, description="name of the tokenizer; null if the corpus has tokens of only one")
     streams: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
-        description="instead of the corpus's sources, what cannot be indexed: the URLs of each, as webdataset takes "
-        "them (pipe:, .tar.gz, HTTP, braces). Their order is approximate. For `pretrain`",
+        description="sources that cannot be indexed, in place of the corpus's: URLs of each in webdataset's form "
+        "(pipe:, .tar.gz, HTTP, braces). Their order is approximate. Only for `pretrain`",
     )
     plan: PlanSettings = PlanSettings()
     layout: LayoutConfig = LayoutConfig()
@@ -110,24 +112,27 @@ class DataSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """Learning rates over a stage, as factors of each module's peak."""
+    """Schedule of the learning rates over a stage, as factors of each module's peak."""
 
     warmup: float = Field(
-        0.02, ge=0, description="steps of warm-up, or below 1 the fraction of the stage (Emu 0.2; Emu2 0.02, then 0.1)"
+        0.02,
+        ge=0,
+        description="steps of warm-up or, if below 1, their fraction of the stage (Emu 0.2; Emu2 0.02, then 0.1)",
     )
-    warmup_shape: Literal["linear", "log"] = Field("linear", description="log: Emu2's visual decoder")
-    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
-    final: float = Field(0.0, ge=0, le=1, description="factor at the stage's end")
+    warmup_shape: Literal["linear", "log"] = Field("linear", description="shape of the warm-up; log in Emu2's decoder")
+    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay after the warm-up")
+    final: float = Field(0.0, ge=0, le=1, description="factor at the end of the stage")
     drops: dict[int, float] = Field(
-        default_factory=dict, description="factor from a step of the stage on, instead of a decay (Emu's decoder)"
+        default_factory=dict,
+        description="factors by the step of the stage from which each holds, in place of a decay (Emu's decoder)",
     )
 
     def factor(self, step: int, num_steps: int) -> float:
-        """Factor of the peak at a step of a stage.
+        """Return the factor of the peak at a step of a stage.
 
         Args:
-            step: From 0.
-            num_steps: Of the stage.
+            step: Step of the stage, from 0.
+            num_steps: Number of steps of the stage.
         """
         warmup = self.warmup if self.warmup >= 1 else round(self.warmup * num_steps)
         if step < warmup:
@@ -141,13 +146,13 @@ class ScheduleSettings(Settings):
 
 
 class Stage(Settings):
-    """What is learned from a step on, until the next stage begins or the run ends."""
+    """A stage of training: the trained modules and their objective, until the next stage begins or the run ends."""
 
-    step: int = Field(0, ge=0, description="with which it begins")
-    name: str = Field("all", description="for the log")
-    lr: dict[str, float] = Field(description="peak learning rate of each module; one left out is frozen")
+    step: int = Field(0, ge=0, description="first step of the stage")
+    name: str = Field("all", description="name of the stage in logs")
+    lr: dict[str, float] = Field(description="peak learning rate of each trained module; modules left out are frozen")
     schedule: ScheduleSettings = ScheduleSettings()
-    objective: ObjectiveConfig | None = Field(None, description="null: the model's own")
+    objective: ObjectiveConfig | None = Field(None, description="objective of the stage; null: the model's own")
     media_first: float | None = Field(
         None, ge=0, le=1, description="probability that images and frames come before their text; null: the layout's"
     )
@@ -161,96 +166,112 @@ class Stage(Settings):
 
 
 class OptimizerSettings(Settings):
-    """AdamW (arXiv:1711.05101)."""
+    """Settings of AdamW (arXiv:1711.05101)."""
 
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Emu2; Emu 0.9, 0.98")
-    eps: float = Field(1e-6, description="both papers")
-    weight_decay: float = Field(0.05, description="of matrices, not of biases and norms; Emu 0.05, Emu2 gives none")
-    clip: float | None = Field(5.0, gt=0, description="largest norm of the whole gradient; null: none. Emu2 5.0")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the moments (Emu2; Emu 0.9, 0.98)")
+    eps: float = Field(1e-6, description="added to the denominator (both papers)")
+    weight_decay: float = Field(
+        0.05, description="weight decay of matrices, not of biases and norms (Emu 0.05; Emu2 gives none)"
+    )
+    clip: float | None = Field(5.0, gt=0, description="largest norm of the whole gradient (Emu2 5.0); null: no limit")
 
 
 class GuardSettings(Settings):
-    """Which steps are skipped: the optimizer does not move, and the samples' keys are written down."""
+    """Limits above which a step is skipped: the optimizer does not move, and the samples' keys are written down."""
 
     sigmas: float | None = Field(
         6.0,
         gt=0,
-        description="skip where loss or gradient lie so many deviations above the mean (OLMo 6); null: never",
+        description="skip a step if loss or gradient norm is this many standard deviations above its mean (OLMo 6); "
+        "null: never",
     )
-    window: int = Field(128, ge=2, description="steps that mean and deviation are taken over (OLMo: 128)")
-    max_in_a_row: int = Field(20, ge=1, description="skipped steps after which the run ends")
+    window: int = Field(128, ge=2, description="number of recent steps for mean and deviation (OLMo 128)")
+    max_in_a_row: int = Field(20, ge=1, description="number of consecutive skipped steps after which the run ends")
 
 
 Precision = Literal["bf16", "fp32"]
 
 
 class EngineSettings(Settings):
-    """How it is computed; changes no result but by rounding."""
+    """Settings of the computation; they change results only by rounding."""
 
     precision: Precision | None = Field(
-        "bf16", description="of weights and activations; masters are fp32. Null: bf16 if the device computes in it"
+        "bf16",
+        description="precision of weights and activations, with master weights in fp32; null: bf16 if the device "
+        "computes in it",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="what is split over ranks: 1 optimizer, 2 gradients, 3 weights"
+        1, description="what is sharded over ranks: 1 optimizer state, 2 also gradients, 3 also weights"
     )
-    micro_batch_size: int | None = Field(None, ge=1, description="packs of a forward pass; null: all of a rank's")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="packed sequences per forward pass; null: all of a rank"
+    )
     gradient_checkpointing: frozenset[str] = Field(
-        frozenset(), description="modules that are computed again in the backward pass rather than kept"
+        frozenset(), description="modules whose activations are recomputed in the backward pass instead of kept"
     )
-    compile: bool = Field(False, description="compile each transformer block; zero_stage 0 to 2")
+    compile: bool = Field(False, description="compile each transformer block; with zero_stage 0 to 2")
     keep_features: bool = Field(
-        False, description="keep the features of a frozen encoder in memory; for small corpora that are seen often"
+        False, description="keep the features of a frozen encoder in memory; for small corpora and many epochs"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of a rank; null: PyTorch's choice")
+    threads: int | None = Field(None, ge=1, description="CPU threads per rank; null: PyTorch's choice")
     peak_flops: float | None = Field(
-        None, gt=0, description="of one device, for the MFU; null: from a table, or measured by a matrix product"
+        None,
+        gt=0,
+        description="peak FLOPs per second of one device, for the MFU; null: from a table, or measured by a matrix "
+        "product",
     )
 
     @model_validator(mode="after")
     def _compiles(self) -> Self:
         if self.compile and self.zero_stage == 3:
-            raise ValueError("compile works with zero_stage 0 to 2: at 3 a block's weights come and go within it")
+            raise ValueError("compile works with zero_stage 0 to 2: at 3 a block's weights are gathered inside it")
         return self
 
     @property
     def resolved_precision(self) -> Precision:
-        """The precision of a run that has begun: `Training` replaces None by what the device computes in."""
+        """The precision of a run that has begun: `Training` replaces None by the device's precision."""
         assert self.precision is not None
         return self.precision
 
 
 class CheckpointSettings(Settings):
-    """What is saved, and when."""
+    """Settings of checkpoints."""
 
-    every: int = Field(1000, ge=1, description="steps")
-    keep: int = Field(3, ge=1, description="the newest that are kept")
-    requeue_exit_code: int = Field(75, description="of a run that saved after SIGTERM and wants to be started again")
+    every: int = Field(1000, ge=1, description="steps between checkpoints")
+    keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
+    requeue_exit_code: int = Field(
+        75, description="exit code of a run that has saved after SIGTERM and is to be started again"
+    )
 
 
 class LogSettings(Settings):
-    """What is written down."""
+    """Settings of the metrics log."""
 
-    every: int = Field(10, ge=1, description="steps")
-    tensorboard: bool = True
-    wandb_project: str | None = Field(None, description="also to Weights & Biases; needs the wandb package")
+    every: int = Field(10, ge=1, description="steps between logged steps")
+    tensorboard: bool = Field(True, description="write the metrics to TensorBoard too")
+    wandb_project: str | None = Field(
+        None, description="project of Weights & Biases to write the metrics to; needs the wandb package"
+    )
 
 
 class HeldOutSettings(Settings):
-    """Loss on samples that are not trained on, source by source."""
+    """Settings of the loss on held-out samples, source by source."""
 
-    every: int | None = Field(None, ge=1, description="steps; null: never")
-    split: Literal["val", "test"] = "val"
-    packs: int = Field(4, ge=1, description="of each source, at most")
-    samples: int = Field(4, ge=0, description="captions that are generated for images, to be read in samples/")
+    every: int | None = Field(None, ge=1, description="steps between evaluations; null: never")
+    split: Literal["val", "test"] = Field("val", description="split of the samples")
+    packs: int = Field(4, ge=1, description="most packed sequences per source")
+    samples: int = Field(4, ge=0, description="captions generated for images, to be read in samples/")
 
 
 class RunSettings(Settings):
-    """A run of one of the trainer's commands."""
+    """Settings of a run of one of the trainer's commands."""
 
-    steps: int = Field(ge=1, description="of all stages together")
+    steps: int = Field(ge=1, description="number of steps of all stages together")
     data: DataSettings = DataSettings()
     mixture: MixtureSettings
-    stages: tuple[Stage, ...] = Field(min_length=1, description="in the order of their steps, the first at step 0")
+    stages: tuple[Stage, ...] = Field(
+        min_length=1, description="stages in the order of their steps, the first at step 0"
+    )
     optimizer: OptimizerSettings = OptimizerSettings()
     guard: GuardSettings = GuardSettings()
     engine: EngineSettings = EngineSettings()
@@ -259,15 +280,15 @@ class RunSettings(Settings):
     held_out: HeldOutSettings = HeldOutSettings()
 
     def stage_at(self, step: int) -> int:
-        """Number of the stage that a step belongs to."""
+        """Return the index of the stage of a step."""
         return max(number for number, stage in enumerate(self.stages) if stage.step <= step)
 
     def media_first(self, step: int) -> float | None:
-        """Probability that images come before their text at a step; None leaves it to the layout."""
+        """Return the probability that images come before their text at a step; None leaves it to the layout."""
         return self.stages[self.stage_at(step)].media_first
 
     def stage_steps(self, number: int) -> int:
-        """Steps of a stage."""
+        """Return the number of steps of a stage."""
         ends = [*(stage.step for stage in self.stages[1:]), self.steps]
         return ends[number] - self.stages[number].step
 
@@ -279,13 +300,13 @@ class RunSettings(Settings):
         named = {name for phase in mixture.phases for name, weight in phase.weights.items() if weight}
         if unknown := sorted(named - set(streams)):
             raise ValueError(
-                f"mixture: {unknown[0]!r} is none of data.streams, which are {', '.join(streams)}: a run reads streams "
-                "or a corpus's sources, not both"
+                f"mixture: {unknown[0]!r} is not one of data.streams, which are {', '.join(streams)}: a run reads "
+                "streams or a corpus's sources, not both"
             )
         if any(phase.unit == "tokens" for phase in mixture.phases):
-            raise ValueError("mixture: streams are mixed by samples: what they have of tokens is not known before")
+            raise ValueError("mixture: streams are mixed by samples: their number of tokens is not known in advance")
         if mixture.max_epochs:
-            raise ValueError("mixture.max_epochs: what is in streams is not known before, nor how often it is seen")
+            raise ValueError("mixture.max_epochs: the size of streams is not known in advance, so neither are epochs")
         if self.held_out.every is not None:
             raise ValueError("held_out.every: streams have no held-out split: set it to null")
         return self
@@ -298,7 +319,7 @@ class RunSettings(Settings):
         micro = self.engine.micro_batch_size
         if micro is not None and self.data.plan.global_batch_size % micro:
             raise ValueError(
-                f"data.plan.global_batch_size {self.data.plan.global_batch_size} is no multiple of "
+                f"data.plan.global_batch_size {self.data.plan.global_batch_size} is not a multiple of "
                 f"engine.micro_batch_size {micro}"
             )
         return self
@@ -308,7 +329,7 @@ class RunSettings(Settings):
 
 
 class PretrainSettings(RunSettings):
-    """`pretrain`: the main model."""
+    """Settings of `pretrain`, which trains the main model."""
 
     @model_validator(mode="after")
     def _trains(self) -> Self:
@@ -322,119 +343,129 @@ class PretrainSettings(RunSettings):
 
 
 class ImageDataSettings(DataSettings):
-    """Data of a run that is given images one by one: a pack is an image."""
+    """Settings of data for a run on single images, in which a packed sequence is one image."""
 
     plan: PlanSettings = Field(
-        PlanSettings(seq_len=1, global_batch_size=256), description="global_batch_size is the global batch of images"
+        PlanSettings(seq_len=1, global_batch_size=256), description="global_batch_size is the number of images per step"
     )
 
     @model_validator(mode="after")
     def _one_image_a_pack(self) -> Self:
         if self.plan.seq_len != 1:
-            raise ValueError("plan.seq_len must be 1 here: a pack is an image")
+            raise ValueError("plan.seq_len must be 1 here: a packed sequence is one image")
         return self
 
 
 class ImageRunSettings(RunSettings):
-    """A run that is given images one by one."""
+    """Settings of a run on single images."""
 
     data: ImageDataSettings = ImageDataSettings()
     held_out: HeldOutSettings = HeldOutSettings(packs=64)
 
 
 class EncoderRunSettings(ImageRunSettings):
-    """`encoder`: a contrastive one (CLIP, arXiv:2103.00020) from pairs, where no released one is at hand."""
+    """Settings of `encoder`, which trains a vision encoder on pairs (CLIP, arXiv:2103.00020) from scratch."""
 
-    text_width: int = Field(128, description="of the text tower")
-    text_layers: int = 2
-    text_heads: int = 4
-    context_length: int = Field(32, description="tokens of a caption, the two around it included; longer ones are cut")
+    text_width: int = Field(128, description="width of the text tower")
+    text_layers: int = Field(2, description="layers of the text tower")
+    text_heads: int = Field(4, description="attention heads of the text tower")
+    context_length: int = Field(32, description="tokens per caption, including begin and end; longer ones are cut")
     pool: Literal["tok", "avg"] = Field(
         "avg",
-        description="what of an image meets its caption: CLIP's class token, or the mean of the patches, which "
-        "teaches what the main model reads",
+        description="what represents an image in the loss: tok is CLIP's class token; avg is the mean of the patches, "
+        "which trains the tokens that the main model reads",
     )
-    embed_width: int = Field(128, description="of the space in which images and captions meet")
+    embed_width: int = Field(128, description="width of the space that images and captions share")
     max_shift: float = Field(
-        0.0, ge=0, le=0.5, description="images are shifted at random by up to this part of their side"
+        0.0, ge=0, le=0.5, description="largest random shift of images, as a fraction of their side"
     )
 
 
 class AutoencoderRunSettings(ImageRunSettings):
-    """`decoder`, its first part: the latent space, where no released autoencoder is at hand."""
+    """Settings of the first part of `decoder`, which trains the autoencoder if no released one is used."""
 
 
 class DecoderRunSettings(ImageRunSettings):
-    """`decoder`: the diffusion model that draws."""
+    """Settings of `decoder`, which trains the diffusion model that generates images."""
 
     autoencoder: AutoencoderRunSettings | None = Field(
-        None, description="train one first; null: `weights` brings a released one"
+        None, description="train an autoencoder first; null: it comes from `weights`"
     )
-    weights: tuple[WeightsSettings, ...] = Field((), description="of U-Net and autoencoder to begin with, in turn")
+    weights: tuple[WeightsSettings, ...] = Field(
+        (), description="checkpoints of U-Net and autoencoder to load at the beginning, in this order"
+    )
     conditioning: Literal["encoded", "generated"] = Field(
-        "encoded", description="embeddings of the image itself (Emu2), or what the model draws for its text (Emu)"
+        "encoded",
+        description="conditioning of the decoder: embeddings of the image itself (Emu2), or those that the model "
+        "generates for its caption (Emu)",
     )
-    max_caption_tokens: int = Field(150, description="for rollouts: longer captions are cut (Emu leaves them out)")
+    max_caption_tokens: int = Field(
+        150, description="tokens to which captions are cut for `generated` (Emu leaves longer ones out)"
+    )
     max_scale: float = Field(
         1.0,
         ge=1,
-        description="images are scaled at random to up to so many times the size and a square is cut out "
-        "(Emu2 does; it says not by how much); 1: whole images",
+        description="images are scaled at random to between the decoder's size and this multiple of it before a square "
+        "is cropped (Emu2 does so, without giving the number); 1: whole images",
     )
 
 
 class TemplateSettings(Settings):
-    """What tuning makes of a sample."""
+    """Settings of the template by which tuning cuts samples."""
 
-    form: Form = Field("chat", description="chat: Emu2-Chat; emu: Emu-I; generation: Emu2-Gen")
+    form: Form = Field(
+        "chat", description="form of the template: chat for Emu2-Chat, emu for Emu-I, generation for Emu2-Gen"
+    )
     system: str | None = Field(None, description="message before a conversation; null: the released one")
     instructions: tuple[str, ...] = Field(
         ("Describe the image.",),
         min_length=1,
-        description="what the user asks of an image with a caption, which is the answer; one is chosen by the caption",
+        description="questions of the user about an image, whose caption is the answer; one is chosen by the caption",
     )
 
     @property
     def chats(self) -> bool:
-        """Whether it is of two sides, which have tokens of their own."""
+        """True for conversations, whose two sides have their own tokens."""
         return self.form != "generation"
 
 
 class TuneSettings(PretrainSettings):
-    """`tune`: the main model on instructions, or on drawing alone."""
+    """Settings of `tune`, which tunes the main model on instructions or on image generation."""
 
     weights: tuple[WeightsSettings, ...] = Field(
-        (WeightsSettings(path="model"),), description="to begin with, in turn: what `pretrain` has made, if not said"
+        (WeightsSettings(path="model"),),
+        description="checkpoints to load at the beginning, in this order; by default the model of `pretrain`",
     )
     template: TemplateSettings = TemplateSettings()
     lora: LoraConfig | None = Field(
-        None, description="train adapters of the language model and leave it as it is (Emu-I); null: train it itself"
+        None, description="train only adapters of the language model (Emu-I); null: train the language model itself"
     )
 
 
 class EvaluateSettings(Settings):
-    """Figures on held-out samples, and samples to look at."""
+    """Settings of `evaluate`: figures on held-out samples, and samples to look at."""
 
     attributes: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="words that captions name: each attribute's values. None: nothing is judged"
+        default_factory=dict,
+        description="attributes that captions name, each with its values; without any, no accuracies are computed",
     )
     combined: tuple[str, ...] = Field(
-        (), description="attributes whose combinations are told apart: named in training captions, or held out"
+        (), description="attributes whose combinations divide samples into those seen in training captions and others"
     )
-    captions: int = Field(240, ge=1, description="images of each set that are captioned, at most")
-    images: int = Field(120, ge=1, description="captions of each set that images are drawn for, at most")
-    continuations: int = Field(120, ge=1, description="pages, and videos, whose next image is predicted, at most")
-    max_new_tokens: int = Field(64, ge=1, description="of a caption")
-    batch: int = Field(120, ge=1, description="samples that are generated at a time")
-    judge_steps: int = Field(350, ge=1, description="of training the network that judges drawn images")
-    seed: int = Field(0, description="decides which samples, and the noise that images are drawn from")
+    captions: int = Field(240, ge=1, description="most images of each set for which captions are generated")
+    images: int = Field(120, ge=1, description="most captions of each set for which images are generated")
+    continuations: int = Field(120, ge=1, description="most pages, and most videos, whose next image is predicted")
+    max_new_tokens: int = Field(64, ge=1, description="most tokens of a generated caption")
+    batch: int = Field(120, ge=1, description="samples that are generated together")
+    judge_steps: int = Field(350, ge=1, description="training steps of the network that judges generated images")
+    seed: int = Field(0, description="seed of the choice of samples and of the initial noise of images")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         for name in self.combined:
             if name not in self.attributes:
                 raise ValueError(
-                    f"combined: {name!r} is no attribute; there are {', '.join(self.attributes) or 'none'}"
+                    f"combined: {name!r} is not an attribute; there are {', '.join(self.attributes) or 'none'}"
                 )
         for name, values in self.attributes.items():
             if len(values) < 2:
@@ -443,10 +474,12 @@ class EvaluateSettings(Settings):
 
 
 class TrainConfig(Settings):
-    """A model and how it comes about; each command reads its own section."""
+    """The whole configuration: the model and its training; each command reads its own section."""
 
     model: ModelSettings = ModelSettings()
-    encoder: EncoderRunSettings | None = Field(None, description="trained first and taken over, if there is one")
+    encoder: EncoderRunSettings | None = Field(
+        None, description="training of the vision encoder, if no released one is used"
+    )
     pretrain: PretrainSettings | None = None
     decoder: DecoderRunSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()

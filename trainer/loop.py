@@ -1,4 +1,4 @@
-"""The loop of every run: plan, read, step, write down; and all that lets it be killed at any time."""
+"""The training loop of every run: plan, read, step, record; written so that it can be killed at any time."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.tasks.held_out import HeldOut
 from trainer.tasks.table import TASKS, TaskRun
 
-TRAINED = "trained.json"  # in a model's folder, written last: of how many steps it is
+TRAINED = "trained.json"  # written last into a model's folder: the number of its steps
 STOPPED = "stopped"
 FINISHED = "finished"
 
@@ -43,7 +43,7 @@ def train(
     world: World,
     read_config: Callable[[], TrainConfig] | None = None,
 ) -> str:
-    """Train the runs of a command one after another, each from where it was.
+    """Train the runs of a command one after another, each from its last checkpoint.
 
     Args:
         command: One of `TASKS`.
@@ -61,7 +61,7 @@ def train(
 
 
 def is_finished(trained: TaskRun, config: TrainConfig, out: str) -> bool:
-    """Say whether a run has taken all its steps and written its model."""
+    """Return whether a run has taken all its steps and written its model."""
     path, settings = storage.join(trained.folder(out), "model", TRAINED), trained.settings(config)
     if settings is None or not storage.exists(path):
         return False
@@ -69,15 +69,15 @@ def is_finished(trained: TaskRun, config: TrainConfig, out: str) -> bool:
 
 
 class Training:
-    """A run, from its beginning or its last checkpoint.
+    """Training of a run, from its beginning or its last checkpoint.
 
     Args:
-        trained: What is trained; the config must have its section.
-        config: The whole config, which is written next to the run.
+        trained: The task; the config must have its section.
+        config: The whole config, which is written into the run's folder.
         corpus: The corpus's folder.
         out: Folder of the main model's run.
         world: The run's processes.
-        read_config: Reads the config again when SIGHUP asks for its mixture; None keeps the mixture.
+        read_config: Reads the config again for a new mixture after SIGHUP; None keeps the mixture.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Training:
         self.config, self.out, self.world = config, trained.folder(out), world
         self._trained, self._read_config = trained, read_config or (lambda: config)
         make_task = partial(trained.task, config.model, trained.settings(config), corpus, out, world)
-        if world.is_first:  # computes the tables of windows, which the others then read
+        if world.is_first:  # it computes the tables of windows, which the others then read
             self.task = make_task()
         world.barrier()
         if not world.is_first:
@@ -102,13 +102,13 @@ class Training:
         settings = self.settings = run.model_copy(update={"engine": engine})
         if settings.engine.threads is not None:
             torch.set_num_threads(settings.engine.threads)
-        # On CPUs PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
+        # On CPUs, PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
         torch.backends.cuda.enable_flash_sdp(world.device.type == "cuda")
         self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
         self._stop = self._reread = False
-        self._state: DataState | None = None  # after the last step that was trained on
+        self._state: DataState | None = None  # after the last training step
         self._rows: list[ConsumedRow] = []
         self._bad: list[QuarantineRow] = []
 
@@ -132,7 +132,7 @@ class Training:
     # --- the loop ---
 
     def run(self) -> str:
-        """Train until the last step or a signal; says which."""
+        """Train until the last step or a signal; return `FINISHED` or `STOPPED`."""
         signals = {
             signal.SIGTERM: self._on_stop,
             signal.SIGUSR1: self._on_stop,
@@ -167,7 +167,7 @@ class Training:
             if step > self.first_step:
                 self._save(step)
             self._export(step)
-            # All at once: a launcher may end the first process, which exports, when the others are gone.
+            # All processes end together: a launcher may end the first one, which exports, when the others are gone.
             return STOPPED if any(self.world.sum([self._stop])) else FINISHED
         except RunError:
             append_quarantine(self.out, self._bad)
@@ -183,7 +183,7 @@ class Training:
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
         number = batch.read.step.number
-        # Noise and dropout as a function of the step, so that a resume draws the same.
+        # Noise and dropout are a function of the step, so that a resumed run has the same.
         torch.manual_seed(key_of("step", self.settings.data.plan.seed, number, self.world.rank))
         stage = self.settings.stages[self.stage]
         factor = stage.schedule.factor(number - stage.step, self.settings.stage_steps(self.stage))
@@ -202,7 +202,7 @@ class Training:
         interval: Interval,
         log: MetricsLog | None,
     ) -> None:
-        """What follows a step: records, and at their times held-out loss, metrics and a checkpoint."""
+        """Record a step, and at their intervals compute held-out loss, log metrics and save a checkpoint."""
         read, config = batch.read, self.settings
         self._state = read.step.state
         self._rows += read.rows
@@ -224,7 +224,7 @@ class Training:
             interval.outside(lambda: self._save(step))
 
     def _hold_out(self, held_out: HeldOut, step: int) -> dict[str, float]:
-        """Held-out losses, and beside them what the model says of held-out samples."""
+        """Return held-out losses, and write the model's output for held-out samples."""
         found = held_out.losses(self.engine)
         samples = held_out.samples(self.engine)
         if samples and self.world.is_first:
@@ -233,7 +233,7 @@ class Training:
         return found
 
     def _judge(self, step: int, rows: list[ConsumedRow], result: StepResult) -> None:
-        """Remember the step's loss and norm, or write down what a skipped one was made of."""
+        """Record the step's loss and norm or, if it was skipped, write down its samples."""
         if result.skipped is None:
             self.guard.record_step(result.loss, result.grad_norm)
             return
@@ -292,7 +292,7 @@ class Training:
         self.totals = Totals.from_record(found.run.totals)
 
     def _write_beginning(self) -> None:
-        """Files that say what the run is, cut back to where it goes on."""
+        """Write the files that describe the run, and cut its records back to the step from which it resumes."""
         self._peak = self.settings.engine.peak_flops or peak_flops(self.world.device, self.engine.dtype)
         if self.world.is_first:
             storage.write_bytes(storage.join(self.out, "config.resolved.yaml"), dump_yaml(self.config).encode())
@@ -302,14 +302,14 @@ class Training:
         self.world.barrier()
 
     def _enter_stage(self, step: int) -> None:
-        """Begin the next stage where its first step is reached."""
+        """Begin the next stage if its first step is reached."""
         number = self.settings.stage_at(step)
         if number == self.stage:
             return
         before, stage = self.settings.stages[self.stage], self.settings.stages[number]
         self.guard.forget()
         self.stage = number
-        if set(before.lr) == set(stage.lr):  # the same parameters learn on: Adam keeps its moments
+        if set(before.lr) == set(stage.lr):  # the same parameters are trained: Adam keeps its moments
             self.task.change(self.engine.module, stage)
             return
         self._export(step)
@@ -322,7 +322,7 @@ class Training:
         self.engine = self._engine(module)
 
     def _save(self, step: int) -> None:
-        """A checkpoint, and all records up to it."""
+        """Save a checkpoint, and all records up to it."""
         rows, bad = self.world.gather(self._rows), self.world.gather(self._bad)
         if self.world.is_first:
             log = ConsumedLog(self.out, self.data.order)
@@ -344,7 +344,7 @@ class Training:
         self.checkpoints.save(self.engine, run, self.data.gathered(self._state, self.world))
 
     def _export(self, step: int) -> None:
-        """The model's weights by themselves, for what comes after training."""
+        """Write the model's weights alone, for use after training."""
         weights = self.engine.weights()
         if self.world.is_first:
             folder = storage.join(self.out, "model")
@@ -352,20 +352,20 @@ class Training:
             storage.write_bytes(storage.join(folder, TRAINED), (json.dumps({"steps": step}) + "\n").encode())
 
     def _change_mixture(self, batches: Batches) -> None:
-        """Draw by the mixture as the config has it now; one that does not fit is told and changes nothing."""
+        """Change to the mixture that the config has now; if it does not fit, say so and change nothing."""
         self._reread = False
         wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
         if wanted is not None:
             try:
                 step = batches.between(partial(self.data.change, self.loader, wanted))
-                self.world.say(f"mixture: read again, holds from step {step} on")
+                self.world.say(f"mixture: read again, used from step {step} on")
                 return
             except UserError as error:
                 why = str(error)
-        self.world.say(f"mixture: stays as it is: {why}")
+        self.world.say(f"mixture: unchanged: {why}")
 
     def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
-        """The mixture as the config has it now; null, and why, where that cannot be read."""
+        """Return the mixture that the config has now; or None, and the reason, if it cannot be read."""
         try:
             now = self._trained.settings(self._read_config())
         except UserError as error:
@@ -373,7 +373,7 @@ class Training:
         return (
             (now.mixture, "")
             if now is not None
-            else (None, f"the config has no section `{self._trained.section}:` any more")
+            else (None, f"the config no longer has a section `{self._trained.section}:`")
         )
 
     def _on_stop(self, number: int, frame: object) -> None:
@@ -384,7 +384,7 @@ class Training:
 
 
 def _memory_gb(device: torch.device) -> float:
-    """The most that this process has held so far: of the GPU's memory, or of the machine's."""
+    """Return the peak memory of this process so far, on the GPU if there is one, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -72,11 +72,11 @@ def test_moves_every_tensor(small: Callable[..., Any]) -> None:
 
 def test_a_pack_that_is_too_long_is_an_error(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    with pytest.raises(ValueError, match="pack 0 is longer than 8 tokens"):
+    with pytest.raises(ValueError, match="packed sequence 0 is longer than 8 tokens"):
         it.batch([[it.sequence("abc"), it.sequence("def")]], [], seq_len=8)
 
 
 def test_images_must_match_their_places(small: Callable[..., Any]) -> None:
     it = small("emu2")
-    with pytest.raises(ValueError, match="2 images for 1 positions"):
+    with pytest.raises(ValueError, match="2 images, but the sequences have places for 1"):
         it.batch([[it.sequence(ImageSegment(0))]], it.images(2))

@@ -50,8 +50,8 @@ def test_unknown_size_names_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 15}, "no multiple of patch_size"),
-        ({"heads": 5}, "no multiple of heads"),
+        ({"image_size": 15}, "not a multiple of patch_size"),
+        ({"heads": 5}, "not a multiple of heads"),
         ({"post_norm": True, "sub_norm": True}, "exclude each other"),
         ({"witdh": 8}, "Extra inputs"),
     ],
@@ -64,9 +64,9 @@ def test_encoder_settings_are_checked(change: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("size", "bridge", "message"),
     [
-        ("debug", BridgeConfig(image_slots=9, frame_slots=4), "9 slots: no square that divides"),
-        ("debug-emu", BridgeConfig(image_slots=4, frame_slots=8), "equally many"),
-        ("debug-emu", BridgeConfig(image_slots=4, frame_slots=4, standardize=True), "standardize is for emu2"),
+        ("debug", BridgeConfig(image_slots=9, frame_slots=4), "9 slots: not a square that divides"),
+        ("debug-emu", BridgeConfig(image_slots=4, frame_slots=8), "must be equal with a causal former"),
+        ("debug-emu", BridgeConfig(image_slots=4, frame_slots=4, standardize=True), "standardize is for family emu2"),
     ],
 )
 def test_bridge_must_fit_the_family(size: str, bridge: BridgeConfig, message: str) -> None:

@@ -245,7 +245,7 @@ def test_any_local_causal_language_model(small: Callable[..., Any], tmp_path: Pa
 
 
 def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no configuration of a language model"):
+    with pytest.raises(ValueError, match="not a folder with a language model's config"):
         build_language_model(LanguageModelConfig(path=str(tmp_path / "none")), 100)
     LlamaConfig(hidden_size=48, num_attention_heads=4).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="hidden_size is 48; set language_model"):

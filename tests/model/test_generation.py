@@ -225,7 +225,7 @@ def test_misuse_is_named(small: Callable[..., Any]) -> None:
     it = small("emu2")
     with pytest.raises(ValueError, match="no prompts"):
         generate(it.model, it.tokenizer, [], TEXT)
-    with pytest.raises(ValueError, match="beam search is for text alone"):
+    with pytest.raises(ValueError, match="beam search generates text only"):
         generate(it.model, it.tokenizer, _prompts(it, draw=True), IMAGE.model_copy(update={"num_beams": 2}))
     decoder = ImageDecoder.for_model(it.config)
     with pytest.raises(ValueError, match=r"prompts \[1\] do not end with \[IMG\]"):

@@ -312,10 +312,10 @@ def test_pixels_survive_the_round_trip() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": (1, 2, 4)}, "one entry a resolution"),
+        ({"heads": (1, 2, 4)}, "one entry per resolution"),
         ({"image_size": 18}, "no multiple of 4"),
-        ({"sampler": "pndm", "prediction": "sample"}, "pndm sampler knows no prediction of the sample"),
-        ({"autoencoder": {"channels": (8, 16), "layers_per_block": 0}}, "nothing to change the number of channels"),
+        ({"sampler": "pndm", "prediction": "sample"}, "pndm sampler does not support prediction"),
+        ({"autoencoder": {"channels": (8, 16), "layers_per_block": 0}}, "layers_per_block 0 needs equal channels"),
     ],
 )
 def test_settings_are_checked(change: dict, message: str) -> None:

@@ -39,7 +39,7 @@ def test_drops_hold_from_their_step_on():
         ({"stages": [{"step": 3, "lr": {"bridge": 1e-3}}]}, "stages must begin at rising steps, the first at 0"),
         ({"stages": [{"lr": {}}]}, "name the modules that are trained"),
         ({"stages": [{"lr": {"bridge": 0}}]}, "with a learning rate above 0"),
-        ({"engine.micro_batch_size": 3}, "no multiple of engine.micro_batch_size 3"),
+        ({"engine.micro_batch_size": 3}, "not a multiple of engine.micro_batch_size 3"),
         ({"engine.keep_features": True}, "the encoder is trained to the end, so its features change"),
         ({"stages": [{"lr": {"brigde": 1e-3}}]}, "no module 'brigde': its modules are encoder, bridge"),
         ({"mixture.phases": [{"weights": {"a": 0.5}}]}, "the weights sum to 0.5, not to 1"),

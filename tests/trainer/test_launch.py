@@ -75,7 +75,7 @@ def test_what_the_launcher_says_is_left_as_it_is():
 
 
 def test_more_processes_than_gpus_are_refused():
-    with pytest.raises(UserError, match="process 2 of this machine, which has 1 GPUs: start one for each"):
+    with pytest.raises(UserError, match="process 2 of this machine, which has 1 GPUs: start one process per GPU"):
         join_launcher(dict(TORCHRUN), 1)
 
 

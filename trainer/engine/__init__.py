@@ -1,1 +1,1 @@
-"""DeepSpeed around a model: steps, optimizer, placement, checkpoints, FLOPs, metrics and progress. Knows no task."""
+"""DeepSpeed around a model: steps, optimizer, placement, checkpoints, FLOPs, metrics, progress. Knows no task."""

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder a save, which appears whole under its name or not at all, and is resumed at any world size.
+"""Checkpoints: one folder per save, which appears under its name only when complete, and resumes at any world size.
 
-checkpoints/step-00000100/data_state.json   where the data is, small, equal on every rank
-                          run_state.json    what else a resume needs and a person may want to read
-                          deepspeed/        weights, masters and moments
+checkpoints/step-00000100/data_state.json   position in the data: small, equal on every rank
+                          run_state.json    what else a resume needs, in readable form
+                          deepspeed/        weights, master weights and moments
 """
 
 import json
@@ -25,15 +25,15 @@ _PREFIX = "step-"
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint holds besides weights and the data's state.
+    """Contents of a checkpoint besides weights and the data's state.
 
     Attributes:
-        step: Steps that are done.
+        step: Number of finished steps.
         stage: The stage whose modules were trained last.
-        world_size: Processes that saved.
-        zero_stage: What was split over them.
-        precision: Of the weights.
-        architecture: All settings that decide the weights' shapes.
+        world_size: Number of processes that saved it.
+        zero_stage: ZeRO stage, which decides what was sharded over them.
+        precision: Precision of the weights.
+        architecture: All settings that determine the weights' shapes.
         totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
     """
@@ -49,7 +49,7 @@ class RunState:
 
     @classmethod
     def read(cls, folder: str) -> Self:
-        """The state in a checkpoint's folder.
+        """Read the state from a checkpoint's folder.
 
         Raises:
             UserError: If it is damaged.
@@ -59,20 +59,20 @@ class RunState:
             return cls(**json.loads(storage.read_bytes(path)))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{path}: no state of a run: {error}. Remove this checkpoint to resume from the one before"
+                f"{path}: not the state of a run: {error}. Remove this checkpoint to resume from the previous one"
             ) from error
 
 
 class DataState(Protocol):
-    """Where the data is, after a step."""
+    """Position in the data after a step."""
 
     def to_json(self) -> str:
-        """As `data_state.json` holds it."""
+        """Return the contents of `data_state.json`."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished one; `data` is its `data_state.json`."""
+    """A finished checkpoint; `data` is its `data_state.json`."""
 
     folder: str
     run: RunState
@@ -80,11 +80,11 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run; all its processes call alike.
+    """The checkpoints of a run; every method is called by all processes.
 
     Args:
-        run: The run's folder, on a file system that all processes see.
-        settings: How many are kept.
+        run: The run's folder, on a file system shared by all processes.
+        settings: How many to keep.
         world: The processes.
     """
 
@@ -93,7 +93,7 @@ class Checkpoints:
         self._settings, self._world = settings, world
 
     def latest(self) -> Checkpoint | None:
-        """The newest finished checkpoint.
+        """Return the newest finished checkpoint.
 
         Raises:
             UserError: If it is damaged.
@@ -105,10 +105,10 @@ class Checkpoints:
         return Checkpoint(newest, RunState.read(newest), data)
 
     def save(self, engine: Engine, run: RunState, data: DataState) -> str:
-        """Write a checkpoint, then remove what is older than those that are kept; returns its folder.
+        """Write a checkpoint, then remove the oldest beyond those to keep; return its folder.
 
         Raises:
-            UserError: If it cannot be written, as on a full disk; those before stay as they are.
+            UserError: If it cannot be written, as on a full disk; earlier ones are kept.
         """
         target = self._folder / f"{_PREFIX}{run.step:08d}"
         temporary = self._folder / f"{storage.TEMPORARY}{target.name}"
@@ -128,10 +128,10 @@ class Checkpoints:
         return str(target)
 
     def load(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        """Put a checkpoint's weights, masters and moments into an engine.
+        """Load a checkpoint's weights, master weights and moments into an engine.
 
         Raises:
-            UserError: If it is of another model.
+            UserError: If it belongs to another model.
         """
         saved, settings = checkpoint.run, engine.run.engine
         same = saved.zero_stage == settings.zero_stage and saved.precision == settings.precision
@@ -142,12 +142,12 @@ class Checkpoints:
         if 0 in stages or stages in ({1, 3}, {2, 3}):  # DeepSpeed's universal format differs between 3 and the others
             raise UserError(
                 f"{checkpoint.folder}: saved with zero_stage {saved.zero_stage} in {saved.precision}, now "
-                f"{settings.zero_stage} in {settings.precision}: only stages 1 and 2 can be turned into each other"
+                f"{settings.zero_stage} in {settings.precision}: only stages 1 and 2 can be converted into each other"
             )
         self._load_universal(checkpoint, engine)
 
     def _load_universal(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        """Through DeepSpeed's universal form, which knows parameters rather than the slices of so many processes."""
+        """Load through DeepSpeed's universal format, which stores parameters instead of one slice per process."""
         converted = self._folder / f"{storage.TEMPORARY}universal"
         if self._world.is_first:
             shutil.rmtree(converted, ignore_errors=True)
@@ -163,7 +163,7 @@ class Checkpoints:
         storage.write_bytes(str(temporary / "run_state.json"), (json.dumps(asdict(run), indent=1) + "\n").encode())
         for path in temporary.rglob("*"):
             _sync(path)
-        if target.exists():  # a resume that trained to the same step again
+        if target.exists():  # a resumed run that reached the same step again
             shutil.rmtree(target)
         os.replace(temporary, target)
         _sync(self._folder)
@@ -176,7 +176,7 @@ class Checkpoints:
         except OSError as error:
             raise UserError(
                 f"{self._folder}: the checkpoint cannot be written: {error.strerror or error}; free some space and "
-                "rerun, those before are kept"
+                "rerun; earlier ones are kept"
             ) from error
 
     def _finished(self) -> list[Path]:
@@ -184,24 +184,24 @@ class Checkpoints:
 
 
 def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:
-    """Refuse to go on with another model.
+    """Refuse to resume with another model.
 
     Raises:
-        UserError: If the checkpoint is of another architecture; names the settings.
+        UserError: If the checkpoint belongs to another architecture; the message names the settings.
     """
     if different := _differences(checkpoint.run.architecture, architecture):
         raise UserError(
-            f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Go back to it, or give another "
+            f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Restore it, or choose another "
             "--out for a new run"
         )
 
 
 def _differences(saved: Any, here: Any, path: str = "") -> str:
-    """The first settings by which two models differ."""
+    """Return the first settings in which two models differ."""
     if isinstance(saved, dict) and isinstance(here, dict):
         parts = (_differences(saved.get(n), here.get(n), f"{path}.{n}" if path else n) for n in {**saved, **here})
         return "; ".join([part for part in parts if part][:3])
-    return "" if saved == here else f"{path} was {saved}, is {here}"
+    return "" if saved == here else f"{path} was {saved}, now {here}"
 
 
 def _sync(path: Path) -> None:

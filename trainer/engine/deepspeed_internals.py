@@ -1,6 +1,6 @@
-"""What of DeepSpeed is used without being public; a test of each says what is lost where a release moves it.
+"""Private parts of DeepSpeed 0.19 that are used; one test per function shows what breaks if a release moves them.
 
-DeepSpeed 0.19. The rest of the project goes by its documented functions and settings alone.
+The rest of the project uses only documented functions and settings.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor
 
 UNIVERSAL_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-"""What a checkpoint's client state must hold to be put into the universal form later."""
+"""Client state without which a checkpoint cannot be converted to the universal format later."""
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, told not to compile the shared-memory operator for CPUs: gloo does without it and a compiler."""
+    """Import DeepSpeed without its shared-memory operator for CPUs: gloo works without it, and it needs a compiler."""
     with quiet(), _no_compiler_errors():
         import deepspeed
         import deepspeed.ops
@@ -31,17 +31,17 @@ def import_deepspeed() -> Any:
 
 
 def gradient_norm(engine: Any) -> float:
-    """The norm of the gradients that the optimizer is about to step with, before they were clipped.
+    """Return the norm, before clipping, of the gradients with which the optimizer is about to step.
 
-    The public `get_global_grad_norm` still gives the last step's then.
+    At that time the public `get_global_grad_norm` still returns the previous step's norm.
     """
     return float(engine.optimizer._global_grad_norm)
 
 
 def whole_weights(engine: Any) -> dict[str, Tensor]:
-    """The weights that ZeRO-3 has split, whole and on the CPU, at the first process; all must ask.
+    """Return weights sharded by ZeRO-3, whole and on the CPU, in the first process; all processes must call.
 
-    Public is only `save_16bit_model`, which writes a file of its own form.
+    The only public function, `save_16bit_model`, writes a file in DeepSpeed's own format.
     """
     state = engine._zero3_consolidated_16bit_state_dict()
     return {} if state is None else state
@@ -49,9 +49,9 @@ def whole_weights(engine: Any) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def loading_universal(engine: Any, universal: bool) -> Iterator[None]:
-    """Read checkpoints in universal form in here, or not; public is that choice only for an engine's whole life.
+    """Choose whether checkpoints are read in the universal format; the public setting holds for an engine's lifetime.
 
-    Off outside: what is saved with it on lacks parts.
+    It is off outside this context: checkpoints that are saved while it is on are incomplete.
     """
     engine._config.load_universal_checkpoint = universal
     try:
@@ -61,14 +61,14 @@ def loading_universal(engine: Any, universal: bool) -> Iterator[None]:
 
 
 def to_universal(source: Path, target: Path) -> None:
-    """Write a checkpoint in the universal form, which any number of processes can read; public is a script alone."""
+    """Convert a checkpoint to the universal format, for any number of processes; only a script of it is public."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from deepspeed.checkpoint import ds_to_universal
 
         arguments = argparse.Namespace(
             input_folder=str(source),
             output_folder=str(target),
-            num_extract_workers=1,  # processes of their own would each import torch again
+            num_extract_workers=1,  # further processes would each import torch again
             num_merge_workers=1,
             keep_temp_folder=False,
             strict=True,
@@ -79,14 +79,14 @@ def to_universal(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what libraries print to standard output."""
+    """Suppress what libraries print to standard output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextlib.contextmanager
 def _no_compiler_errors() -> Iterator[None]:
-    """Swallow what programs started from here say: DeepSpeed tries a linker for operators that are not needed."""
+    """Suppress stderr of started programs: DeepSpeed tries to link operators that are not needed."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""One process, or one of many under torchrun, deepspeed or srun: who we are, and small messages on the CPU."""
+"""One process, or one of many under torchrun, deepspeed or srun: ranks, and small messages on the CPU."""
 
 import datetime
 import os
@@ -12,19 +12,19 @@ import torch.distributed as dist
 
 from pipelines.errors import UserError
 
-_TIMEOUT = datetime.timedelta(minutes=30)  # a slow file system may hold up a save for long
+_TIMEOUT = datetime.timedelta(minutes=30)  # a save on a slow file system may take long
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run.
+    """Processes of a run.
 
     Attributes:
-        rank: Of this one.
-        size: How many there are.
-        local_rank: Of this one on its machine.
-        device: That it computes on.
-        control: A gloo group for numbers and records on the CPU, beside the device's own traffic.
+        rank: Rank of this process.
+        size: Number of processes.
+        local_rank: Rank of this process on its machine.
+        device: Device of this process.
+        control: A gloo group for numbers and records on the CPU, separate from the device's own traffic.
     """
 
     rank: int
@@ -35,11 +35,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, numbers: list[float]) -> list[float]:
-        """The sums of numbers over all processes."""
+        """Return the sums of numbers over all processes."""
         if self.size == 1:
             return numbers
         tensor = torch.tensor(numbers, dtype=torch.float64)
@@ -47,7 +47,7 @@ class World:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, at the first; none elsewhere."""
+        """Return the values of all processes on the first, and nothing on the others."""
         if self.size == 1:
             return [value]
         found: list[Any] | None = [None] * self.size if self.is_first else None
@@ -55,7 +55,7 @@ class World:
         return found or []
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, at all."""
+        """Return the first process's value on all."""
         if self.size == 1:
             return value
         box = [value]
@@ -68,15 +68,15 @@ class World:
             print(line, flush=True)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier(group=self.control)
 
 
 def start() -> World:
-    """Join the other processes of the run, as the launcher's environment says; alone where there is none.
+    """Join the other processes of the run by the launcher's environment; without one, run alone.
 
-    DeepSpeed is imported only after this: it looks for its accelerator when it is imported.
+    DeepSpeed is imported only after this: importing it selects the accelerator.
 
     Raises:
         UserError: If this machine has fewer GPUs than processes.
@@ -99,22 +99,22 @@ def start() -> World:
 
 
 def stop() -> None:
-    """Leave the other processes."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error only says that another process is gone, in gloo's words."""
+    """Return whether an error only says that another process is gone, in gloo's words."""
     return "closed by peer" in str(error) or "reset by peer" in str(error)
 
 
 def join_launcher(env: MutableMapping[str, str], num_gpus: int) -> tuple[int, int, int]:
-    """Rank, world size and local rank; and in the environment what PyTorch and DeepSpeed look for.
+    """Return rank, world size and local rank; set what PyTorch and DeepSpeed need in the environment.
 
     Args:
-        env: What the launcher has set; torchrun and deepspeed say all, srun in words of its own, a shell nothing.
-        num_gpus: That this process sees.
+        env: Variables of the launcher: torchrun and deepspeed set all, srun its own names, a shell none.
+        num_gpus: GPUs visible to this process.
 
     Raises:
         UserError: If this machine has fewer GPUs than processes.
@@ -123,22 +123,24 @@ def join_launcher(env: MutableMapping[str, str], num_gpus: int) -> tuple[int, in
         env.setdefault("LOCAL_RANK", "0")
     elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:  # srun
         env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
-        # With --gpus-per-task each process sees but its own GPU, which then is the first.
+        # With --gpus-per-task each process sees only its own GPU, which is then the first.
         env["LOCAL_RANK"] = "0" if num_gpus == 1 else env.get("SLURM_LOCALID", "0")
         env.setdefault("MASTER_ADDR", first_host(env["SLURM_STEP_NODELIST"]))
         job, step = int(env.get("SLURM_JOB_ID", "0")), int(env.get("SLURM_STEP_ID", "0"))
-        env.setdefault("MASTER_PORT", str(15_000 + (7 * job + step) % 15_000))  # below those given to outgoing calls
+        env.setdefault("MASTER_PORT", str(15_000 + (7 * job + step) % 15_000))  # below the ephemeral ports
     else:
         env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = "0", "1", "0"
         env.setdefault("MASTER_ADDR", "127.0.0.1")
         env.setdefault("MASTER_PORT", "29500")  # never opened: a single process needs no store
     local_rank = int(env["LOCAL_RANK"])
     if num_gpus and local_rank >= num_gpus:
-        raise UserError(f"process {local_rank + 1} of this machine, which has {num_gpus} GPUs: start one for each")
+        raise UserError(
+            f"process {local_rank + 1} of this machine, which has {num_gpus} GPUs: start one process per GPU"
+        )
     return int(env["RANK"]), int(env["WORLD_SIZE"]), local_rank
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a SLURM list: `gpu07` of `gpu[07-09,12],login1`."""
+    """Return the first host of a SLURM list: `gpu07` of `gpu[07-09,12],login1`."""
     first = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)

@@ -1,4 +1,4 @@
-"""DeepSpeed around the model: one step over micro-batches, the same at every ZeRO stage and number of processes."""
+"""DeepSpeed around the model: one step over micro-batches, the same for every ZeRO stage and number of processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class SourceSums:
     """Sums over targets, by objective and source.
 
     Attributes:
-        objectives: Their names.
-        totals: Of each objective, each source's sum of losses.
-        counts: Of each objective, each source's number of targets.
+        objectives: Names of the objectives.
+        totals: Sum of losses, by objective and source.
+        counts: Number of targets, by objective and source.
     """
 
     objectives: tuple[str, ...]
@@ -40,7 +40,7 @@ class SourceSums:
     counts: list[list[int]]
 
     def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """`<objective>` over all targets, and `<objective>/<source>` of the sources that have any."""
+        """Return `<objective>` over all targets, and `<objective>/<source>` for each source that has any."""
         found: dict[str, float] = {}
         for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
             rows = zip(
@@ -52,7 +52,7 @@ class SourceSums:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step gave. `skipped` says why the optimizer did not move; null where it did."""
+    """Result of a step. `skipped` is the reason why the optimizer did not move, or None if it did."""
 
     loss: float
     grad_norm: float
@@ -64,13 +64,13 @@ class Engine:
     """A model under DeepSpeed, for one stage of training.
 
     Args:
-        module: On the CPU, with the weights to begin with, at the first process at least (see placement.py).
-        stage: What of it is trained.
-        modules: The names of its parts that learning rates are given for.
-        run: The run's settings.
-        world: Its processes.
-        objectives: Names of what its micro-batches give losses of.
-        num_sources: Sources that losses are told apart by.
+        module: The model on the CPU, with its initial weights at least in the first process (see placement.py).
+        stage: Settings of the stage, with the modules that are trained.
+        modules: Names of the parts that have learning rates.
+        run: Settings of the run.
+        world: Processes of the run.
+        objectives: Names of the losses of its micro-batches.
+        num_sources: Number of sources, by which losses are separated.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class Engine:
         self._objectives, self._num_sources = objectives, num_sources
         packs = run.data.plan.global_batch_size
         if packs % world.size:
-            raise UserError(f"data.plan.global_batch_size is {packs}, which {world.size} processes cannot share alike")
+            raise UserError(f"data.plan.global_batch_size is {packs}, not a multiple of the {world.size} processes")
         micro = run.engine.micro_batch_size or packs // world.size
         if packs // world.size % micro:
             raise UserError(
-                f"engine.micro_batch_size is {micro}, of which {packs // world.size} packs of a process are no multiple"
+                f"engine.micro_batch_size is {micro}, not a divisor of {packs // world.size} sequences per process"
             )
         self.micro_batch_size, self.num_micro = micro, packs // world.size // micro
         deepspeed = import_deepspeed()
         settings = run.engine
         groups = parameter_groups(module, stage, modules, run.optimizer)
-        place(module, world, self.dtype, split=settings.zero_stage == 3)  # parts have no shapes to group them by
+        place(module, world, self.dtype, split=settings.zero_stage == 3)  # shards have no shapes to group them by
         self.optimizer = GuardedAdamW(groups, run.optimizer, fused=world.device.type == "cuda")
         self.settings = deepspeed_config(
             settings, run.optimizer, micro_batch_size=micro, num_micro=self.num_micro, world_size=world.size
@@ -118,7 +118,7 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations."""
+        """Data type of weights and activations."""
         return DTYPES[self.run.engine.resolved_precision]
 
     def step(
@@ -128,15 +128,15 @@ class Engine:
         rates: dict[str, float],
         guard: SpikeGuard,
     ) -> StepResult:
-        """Train on a step's micro-batches of this rank.
+        """Train on this rank's micro-batches of a step.
 
         Args:
-            micros: As many on every rank.
-            totals: Targets of each objective on all ranks: losses are means over them, however they are dealt out.
-            rates: Learning rate of each module.
-            guard: Says when not to move.
+            micros: Micro-batches, equally many on every rank.
+            totals: Targets of each objective on all ranks: losses are means over them, for any distribution.
+            rates: Learning rate by module.
+            guard: Decides which steps are skipped.
         """
-        # DeepSpeed takes the mean over ranks and micro-batches; our losses are shares of a sum.
+        # DeepSpeed takes the mean over ranks and micro-batches; our losses are parts of a sum.
         share = self.world.size * self.num_micro
         sums = self._no_sums()
         for micro in micros:
@@ -146,7 +146,7 @@ class Engine:
             self._add(sums, here, losses)
             sums[-1] += losses.loss.detach()
             if micro is not micros[-1]:
-                self.deepspeed.step()  # counts micro-batches; the optimizer moves at the last
+                self.deepspeed.step()  # counts micro-batches; the optimizer moves after the last
         found = self._over_ranks(sums)
         loss = found.pop()
         self.optimizer.set_lr(rates)
@@ -162,11 +162,11 @@ class Engine:
 
     @torch.no_grad()
     def losses(self, micros: Sequence[MicroBatch | None], filler: MicroBatch) -> SourceSums:
-        """Losses by source without training.
+        """Compute losses by source without training.
 
         Args:
-            micros: Of this rank, as many on every rank; null where it has less than the others.
-            filler: What is run through the model in their place and not counted.
+            micros: Micro-batches of this rank, equally many on every rank; None where it has fewer.
+            filler: Micro-batch that is run in place of None and not counted.
         """
         module = self.module
         module.eval()
@@ -180,13 +180,13 @@ class Engine:
         return self._named(self._over_ranks(sums)[:-1])
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights on the CPU, whole, at the first process; all must ask."""
+        """Return the model's whole weights on the CPU in the first process; all processes must call."""
         if self.run.engine.zero_stage == 3:
             return whole_weights(self.deepspeed)
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def save(self, folder: str, tag: str) -> None:
-        """Write weights, masters and moments below `folder`/`tag`; all processes together.
+        """Write weights, master weights and moments below `folder`/`tag`; all processes together.
 
         Raises:
             UserError: If they cannot be written.
@@ -198,18 +198,18 @@ class Engine:
             if lost_another(error):
                 raise
             raise UserError(
-                f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun, those "
-                "before are kept"
+                f"{folder}: the checkpoint cannot be written: {_first_line(error)}; free some space and rerun; "
+                "earlier ones are kept"
             ) from error
 
     def load(self, folder: str, tag: str, *, universal: bool) -> None:
-        """Go on from what `save` wrote, or from its universal form.
+        """Resume from what `save` wrote, or from its universal format.
 
         Raises:
-            UserError: If it is of another model.
+            UserError: If it belongs to another model.
         """
-        # From ZeRO-3's universal form every group comes back with the first one's name, rate and decay, and all count
-        # their steps in one tensor, which then runs ahead (DeepSpeed 0.19.8).
+        # From ZeRO-3's universal format every group comes back with the name, rate and decay of the first, and all
+        # count their steps in one shared tensor, which therefore counts too many (DeepSpeed 0.19.8).
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             with quiet(), loading_universal(self.deepspeed, universal):
@@ -220,7 +220,7 @@ class Engine:
                 f"{_first_line(error)}"
             ) from error
         if path is None:
-            raise UserError(f"{folder}/{tag}: holds no checkpoint that DeepSpeed knows")
+            raise UserError(f"{folder}/{tag}: not a checkpoint that DeepSpeed can read")
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(ours)
         for state in self.optimizer.state.values():
@@ -228,7 +228,7 @@ class Engine:
                 state["step"] = state["step"].clone()
 
     def close(self) -> None:
-        """Let go of what DeepSpeed holds."""
+        """Release what DeepSpeed holds."""
         self.deepspeed.destroy()
 
     def _no_sums(self) -> Tensor:
@@ -256,7 +256,7 @@ class Engine:
 
 
 def own_precision(device: torch.device) -> Precision:
-    """`bf16` where a device computes in it, else `fp32`."""
+    """Return `bf16` if a device computes in it, else `fp32`."""
     if device.type == "cuda":
         return "bf16"
     features = torch.cpu.get_capabilities()

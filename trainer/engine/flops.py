@@ -1,9 +1,9 @@
-"""How much arithmetic a step needs: for balancing packs, and for the MFU.
+"""Arithmetic of a step: for balancing packed sequences, and for the MFU.
 
-Only useful work counts: matrix products of the tokens that hold something (no padding, no dummy image, nothing that
-gradient checkpointing computes twice), attention within each sequence's causal half, the vocabulary only where a token
-is predicted. Forward is 2 FLOPs a weight and token; backward twice that, or once where a module is frozen but passes
-gradients on, or none where nothing before it learns.
+Only useful work counts: matrix products of real tokens (no padding, no dummy image, no recomputation by gradient
+checkpointing), attention within each sequence's causal half, and the vocabulary only where a token is predicted.
+Forward is 2 FLOPs per weight and token; backward is twice that, or once if a module is frozen but passes gradients
+on, or none if nothing before it is trained.
 """
 
 import time
@@ -21,7 +21,7 @@ from trainer.plan.steps import Costs
 
 Built = TypeVar("Built", bound=nn.Module)
 
-# Dense bf16 of one device, from NVIDIA's data sheets, without sparsity.
+# Dense bf16 FLOPs per second of one device, from NVIDIA's data sheets, without sparsity.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}
 
 
@@ -30,11 +30,11 @@ class ModelFlops:
     """FLOPs of one forward pass.
 
     Attributes:
-        per_token: Of the language model, a token of a sequence.
-        per_pair: Of a token and one that it attends to.
-        per_target: Of the output over the vocabulary, a text target.
-        per_image: Of the encoder.
-        per_image_bridge: Of the bridge, an image.
+        per_token: FLOPs of the language model per token of a sequence.
+        per_pair: FLOPs of attention per pair of a token and one that it attends to.
+        per_target: FLOPs of the output over the vocabulary per text target.
+        per_image: FLOPs of the encoder per image.
+        per_image_bridge: FLOPs of the bridge per image.
     """
 
     per_token: float
@@ -45,7 +45,7 @@ class ModelFlops:
 
     @classmethod
     def of(cls, model: Emu) -> "ModelFlops":
-        """The numbers of a model, from its parameters' shapes; a model on the meta device will do."""
+        """Count the FLOPs of a model from its parameters' shapes; it may be on the meta device."""
         config = model.config
         language_model = model.language_model
         tables = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
@@ -65,19 +65,19 @@ class ModelFlops:
         )
 
     def costs(self) -> Costs:
-        """What packs are balanced by: a step with all modules trained, in units of a token."""
+        """Return the costs by which packed sequences are balanced: all modules trained, in units of one token."""
         per_image = self.per_image + self.per_image_bridge
         return Costs(1.0, round(self.per_pair / 2 / self.per_token, 9), round(per_image / self.per_token, 6))
 
     def step(self, num_tokens: float, pairs: float, targets: float, images: float, trained: Collection[str]) -> float:
-        """FLOPs of a step.
+        """Return the FLOPs of a step.
 
         Args:
-            num_tokens: Of all sequences, slots included.
-            pairs: Sum of the squared lengths of all sequences, halved: what causal attention sees.
+            num_tokens: Tokens of all sequences, including slots.
+            pairs: Sum of the squared lengths of all sequences, halved: the pairs of causal attention.
             targets: Text targets.
             images: Images and frames.
-            trained: Modules that learn.
+            trained: Modules that are trained.
         """
         before = {"encoder": "encoder" in trained, "bridge": bool({"encoder", "bridge"} & set(trained))}
         encoder = 3.0 if before["encoder"] else 1.0
@@ -92,10 +92,10 @@ class ModelFlops:
 
 
 def measured_flops(build: Callable[[], Built], run: Callable[[Built], object]) -> float:
-    """FLOPs of a forward pass, counted operation by operation on the meta device.
+    """Return the FLOPs of a forward pass, counted operation by operation on the meta device.
 
     Args:
-        build: Makes the module.
+        build: Builds the module.
         run: Calls it, with arguments on the meta device.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -113,7 +113,7 @@ def _bridge(config: EmuConfig, model: Emu, num_tokens: int) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs a second that a device is capable of: from the table, or as a large matrix product reaches."""
+    """Return the FLOPs per second of a device: from the table, or as measured on a large matrix product."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         found = next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: `metrics.jsonl`, TensorBoard and, if asked for, Weights & Biases."""
+"""Records of a run: `metrics.jsonl`, TensorBoard and, if configured, Weights & Biases."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from trainer.reading.consumed import ConsumedRow
 
 @dataclass(frozen=True)
 class Totals:
-    """How much was trained on so far, in all and by source; alike on every rank."""
+    """Samples, tokens and images trained on so far, in total and by source; equal on every rank."""
 
     samples: int = 0
     tokens: int = 0
@@ -32,7 +32,7 @@ class Totals:
 
     @classmethod
     def of(cls, step: Step, num_sources: int) -> "Totals":
-        """Of one step, known from the plan."""
+        """Return the totals of one step, known from the plan."""
         buffer = step.buffer
         packs = buffer.steps[step.number - buffer.start.buffer_step]
         at = np.concatenate([np.array(buffer.packs[pack], np.int64) for pack in packs])
@@ -40,14 +40,14 @@ class Totals:
 
     @classmethod
     def of_rows(cls, rows: Sequence[ConsumedRow], names: Sequence[str]) -> "Totals":
-        """Of what one rank was trained on."""
+        """Return the totals of the rows that one rank was trained on."""
         numbers = [(names.index(row.source), row.window, row.num_tokens, row.num_images) for row in rows]
         sources, windows, tokens, images = np.array(numbers, np.int64).reshape(-1, 4).T
         return cls._of(sources, windows, tokens, images, len(names))
 
     @classmethod
     def _of(cls, sources: I64, windows: I64, tokens: I64, images: I64, num_sources: int) -> "Totals":
-        """A sample counts with its first window."""
+        """Return totals; a sample counts with its first window."""
         columns = (
             np.bincount(sources[windows == 0], minlength=num_sources),
             np.bincount(sources, tokens, num_sources).astype(np.int64),
@@ -68,7 +68,7 @@ class Totals:
         )
 
     def over(self, world: World) -> "Totals":
-        """The sum over all processes of what each counted; all must ask."""
+        """Return the sum over all processes; all must call."""
         alone = [self.samples, self.tokens, self.images, self.pairs]
         summed = world.sum([*alone, *(value for row in self.by_source for value in row)])
         samples, tokens, images, pairs, *flat = summed
@@ -76,16 +76,16 @@ class Totals:
         return Totals(int(samples), int(tokens), int(images), pairs, rows)
 
     def to_record(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the totals as a record for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Totals":
-        """As a checkpoint has it."""
+        """Read the totals from the record of a checkpoint."""
         return cls(**record | {"by_source": tuple(tuple(row) for row in record["by_source"])})
 
     def columns(self, names: Sequence[str], sizes: Sequence[int | None]) -> dict[str, float]:
-        """Samples, tokens and images so far; for each source tokens, images and, by its size, times through it."""
+        """Return samples, tokens and images so far; for each source tokens, images and, from its size, epochs."""
         row: dict[str, float] = {"samples": self.samples, "tokens": self.tokens, "images": self.images}
         for name, size, (samples, tokens, images) in zip(names, sizes, self.by_source, strict=True):
             if samples:
@@ -95,13 +95,13 @@ class Totals:
 
 
 class MetricsLog:
-    """Writes rows, one a logged step.
+    """Log with one row per logged step.
 
     Args:
         run: The run's folder.
-        settings: Where else they go.
-        step: With which the run goes on; rows from there on are taken back.
-        file_name: Of the rows.
+        settings: Other places to which rows are written.
+        step: Step at which the run resumes; rows from there on are removed.
+        file_name: Name of the file of rows.
     """
 
     def __init__(self, run: str, settings: LogSettings, step: int = 0, file_name: str = "metrics.jsonl") -> None:
@@ -111,7 +111,7 @@ class MetricsLog:
         self._wandb = _wandb(settings.wandb_project, run) if settings.wandb_project else None
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row. Numbers that are not finite are written as null: JSON has none."""
+        """Add a row. Non-finite numbers are written as null: JSON has none."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean, allow_nan=False) + "\n")
@@ -122,26 +122,24 @@ class MetricsLog:
         self._mirror(lambda run: run.log(numbers | {"step": row["step"]}))
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush what is buffered."""
         if self._board is not None:
             self._board.close()
         self._mirror(lambda run: run.finish())
 
     def _mirror(self, send: Callable[[Any], None]) -> None:
-        """Do what W&B is wanted for; it is given up where its own process has ended, as by a signal meant for ours."""
+        """Send to W&B; give it up if its own process has ended, for example by a signal meant for ours."""
         if self._wandb is None:
             return
         try:
             send(self._wandb)
         except OSError as error:
             self._wandb = None
-            print(
-                f"Weights & Biases has ended ({error}): the rest is in {self.path} alone", file=sys.stderr, flush=True
-            )
+            print(f"Weights & Biases has ended ({error}): further rows go to {self.path}", file=sys.stderr, flush=True)
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a killed run left unfinished is left out."""
+    """Read the rows of a `metrics.jsonl`, without a last line that a killed run left unfinished."""
     rows = []
     if storage.exists(path):
         for line in storage.read_bytes(path).splitlines():
@@ -163,7 +161,7 @@ def _tensorboard(folder: str, step: int) -> Any:
 
 
 def _wandb(project: str, run: str) -> Any:
-    """The run at Weights & Biases that goes with a run's folder, whichever process goes on with it."""
+    """Return the W&B run that belongs to a run's folder, also for a process that resumes it."""
     try:
         import wandb
     except ImportError as error:
@@ -175,6 +173,6 @@ def _wandb(project: str, run: str) -> Any:
         found = wandb.init(project=project, dir=run, id=storage.read_bytes(path).decode(), resume="allow")
     except wandb.Error as error:  # no key, no network
         raise UserError(f"log.wandb_project: {error}") from error
-    # Its own count of steps drops rows that a resumed run repeats.
+    # W&B's own step counter drops rows that a resumed run repeats.
     found.define_metric("*", step_metric="step")
     return found

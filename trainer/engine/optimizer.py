@@ -1,4 +1,4 @@
-"""AdamW with a group for each module, and the guard that keeps bad steps from it."""
+"""AdamW with one group per module, and the guard that skips bad steps."""
 
 import math
 from collections import deque
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from trainer.config import GuardSettings, OptimizerSettings, Stage
 
-_MIN_HISTORY = 32  # steps before which a deviation says little
+_MIN_HISTORY = 32  # steps before which a deviation means little
 
 
 def parameter_groups(
     model: nn.Module, stage: Stage, modules: Sequence[str], settings: OptimizerSettings
 ) -> list[dict[str, Any]]:
-    """Groups of the parameters that a stage trains, by module, with and without weight decay; the others are frozen.
+    """Group the parameters that a stage trains, by module, with and without weight decay; freeze the others.
 
-    Frozen before the optimizer is built: DeepSpeed takes badly to it afterwards. What a module has frozen by itself
-    stays so.
+    They are frozen before the optimizer is built: DeepSpeed does not support it afterwards. What a module has frozen
+    itself stays frozen.
     """
     groups = []
     for name in modules:
@@ -38,16 +38,16 @@ def parameter_groups(
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that looks at the gradient's norm before it moves, whatever DeepSpeed has wrapped around it.
+    """AdamW that checks the gradient's norm before it moves, whatever DeepSpeed has wrapped around it.
 
     Attributes:
-        skip: Why the coming step is not to be taken; null where it is.
-        max_norm: Norm beyond which a step is not taken.
-        read_norm: Gives the norm where DeepSpeed has clipped already; null where clipping is left to this optimizer.
+        skip: Reason to skip the next step, or None.
+        max_norm: Norm above which a step is skipped.
+        read_norm: Returns the norm if DeepSpeed has already clipped; None if this optimizer clips.
 
     Args:
-        groups: Of parameters.
-        settings: Of AdamW.
+        groups: Groups of parameters.
+        settings: Settings of AdamW.
     """
 
     def __init__(self, groups: list[dict[str, Any]], settings: OptimizerSettings, *, fused: bool = False) -> None:
@@ -59,7 +59,7 @@ class GuardedAdamW(torch.optim.AdamW):
         self.norm = 0.0
 
     def set_lr(self, rates: dict[str, float]) -> None:
-        """The learning rate of each module for the coming step."""
+        """Set the learning rate of each module for the next step."""
         for group in self.param_groups:
             group["lr"] = rates[group["name"].removesuffix("_1d")]
 
@@ -78,12 +78,12 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 def clip_norm(parameters: Iterable[Tensor], limit: float | None) -> float:
-    """The norm of all gradients together, which are scaled down where it is above the limit."""
+    """Scale all gradients down if their total norm is above the limit; return the norm before that."""
     return float(torch.nn.utils.clip_grad_norm_(list(parameters), limit if limit is not None else math.inf))
 
 
 class SpikeGuard:
-    """Knows the losses and norms of the last steps, and what would stand out from them.
+    """Remembers the losses and norms of recent steps, to recognise outliers.
 
     A skipped step is not remembered, so one outlier does not widen the bounds for the next.
     """
@@ -95,7 +95,7 @@ class SpikeGuard:
         self.skipped_in_a_row = 0
 
     def judge_loss(self, loss: float) -> str | None:
-        """Why a step of this loss is not to be taken; null where it is."""
+        """Return the reason to skip a step with this loss, or None."""
         if not math.isfinite(loss):
             return f"non-finite loss {loss}"
         limit = self._limit(self._losses)
@@ -103,31 +103,31 @@ class SpikeGuard:
 
     @property
     def max_norm(self) -> float:
-        """Norm beyond which a step is not to be taken."""
+        """Return the norm above which a step is skipped."""
         return self._limit(self._norms)
 
     def record_step(self, loss: float, norm: float) -> None:
-        """Note a step that was taken."""
+        """Record a step that was taken."""
         self._losses.append(loss)
         self._norms.append(norm)
         self.skipped_in_a_row = 0
 
     def skipped(self) -> bool:
-        """Note a step that was skipped; whether these are too many."""
+        """Record a skipped step; return whether too many were skipped."""
         self.skipped_in_a_row += 1
         return self.skipped_in_a_row >= self._settings.max_in_a_row
 
     def forget(self) -> None:
-        """Forget all: what comes is another objective."""
+        """Forget everything: the next steps have another objective."""
         self._losses.clear()
         self._norms.clear()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"losses": list(self._losses), "norms": list(self._norms), "skipped_in_a_row": self.skipped_in_a_row}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.forget()
         self._losses.extend(state["losses"])
         self._norms.extend(state["norms"])
@@ -139,5 +139,5 @@ class SpikeGuard:
             return math.inf
         mean = math.fsum(values) / len(values)
         deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-        # Early in training losses fall so evenly that six deviations are next to nothing.
+        # Early in training losses fall so evenly that six deviations are almost nothing.
         return mean + max(sigmas * deviation, 0.5 * abs(mean))

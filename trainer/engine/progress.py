@@ -1,4 +1,4 @@
-"""How fast a run is, and how it shows that it goes on: a bar on a terminal, else a line a logged step."""
+"""Speed and progress of a run: a bar on a terminal, otherwise one line per logged step."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ from trainer.engine.metrics import Totals
 
 
 class Interval:
-    """What happened since the last logged step."""
+    """Counts and time since the last logged step."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset counts and clock."""
         self._start = time.perf_counter()
         self.waited = self.flops = 0.0
         self.steps = self.tokens = self.images = 0
@@ -31,7 +31,7 @@ class Interval:
         self.flops += flops
 
     def outside(self, work: Callable[[], Any]) -> Any:
-        """Do what is no training, and leave its time out."""
+        """Do work that is not training, and exclude its time."""
         begun = time.perf_counter()
         result = work()
         self._start += time.perf_counter() - begun
@@ -39,7 +39,7 @@ class Interval:
 
     @property
     def seconds(self) -> float:
-        """Time of training."""
+        """Seconds of training."""
         return max(1e-9, time.perf_counter() - self._start)
 
 
@@ -47,9 +47,9 @@ class Progress:
     """Shows logged steps on stderr.
 
     Args:
-        num_steps: Of the run.
-        step: With which it goes on.
-        shown: Off in all processes but one.
+        num_steps: Number of steps of the run.
+        step: Step at which the run resumes.
+        shown: Whether to show progress; off in all processes but one.
     """
 
     def __init__(self, num_steps: int, step: int, *, shown: bool) -> None:
@@ -62,7 +62,7 @@ class Progress:
             self._bar.start()
 
     def show(self, row: dict[str, Any]) -> None:
-        """A row of the metrics."""
+        """Show a row of the metrics."""
         loss = "skipped" if row["loss"] is None else f"loss {row['loss']:.4f}"
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
@@ -74,6 +74,6 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()

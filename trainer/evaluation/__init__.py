@@ -1,1 +1,1 @@
-"""What a finished run can do, as figures and to look at. Imported by the command line alone."""
+"""Evaluation of a finished run, as figures and as samples to look at. Only the command line imports it."""

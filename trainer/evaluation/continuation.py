@@ -1,4 +1,4 @@
-"""Where a sample is cut before one of its images, for a model to say what comes next."""
+"""Samples that are cut before one of their images, for a model to predict the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from trainer.tasks.samples import Sample
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A sample up to an image, and what followed.
+    """A sample up to an image, and what follows.
 
     Attributes:
-        context: What the model is given.
+        context: Segments before the image, the input of the model.
         context_images: (images, 3, S, S) uint8 of the context.
-        truth: (3, S, S) uint8, the image that followed.
-        rest: The texts after it, as far as the window goes.
+        truth: (3, S, S) uint8, the image that follows.
+        rest: The texts after it, up to the end of the window.
     """
 
     context: tuple[Segment, ...]
@@ -30,17 +30,17 @@ class Continuation:
     rest: tuple[Text, ...]
 
     def prompt(self, layout: Layout, *, with_text: bool = False) -> Prompt:
-        """Asks for the next image; `told` tells first what is said of it."""
+        """Return a prompt that asks for the next image; `with_text` puts the texts about it first."""
         return Prompt.of(layout, [*self.context, *(self.rest if with_text else ())], self.context_images, draw=True)
 
 
 def continuations(samples: Sequence[Sample], run: FinishedRun, seq_len: int) -> list[Continuation]:
-    """Samples with two images or more in their first window, cut before the last of these.
+    """Cut samples with two or more images in their first window before the last of these images.
 
     Args:
         samples: Pages or videos.
-        run: Whose layout and image size are taken.
-        seq_len: Tokens of a window.
+        run: The run, for its layout and image size.
+        seq_len: Tokens per window.
     """
     found = []
     for sample in samples:

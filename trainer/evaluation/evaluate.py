@@ -1,7 +1,7 @@
-"""`evaluate`: what a finished run can do on samples that it was not trained on, as figures and as images.
+"""`evaluate`: evaluation of a finished run on held-out samples, as figures and as images.
 
-Written to the run's folder: `evaluation.json`, `samples/*.png` and `loss.png`. An accuracy has its chance beside it,
-and each figure the number of samples that it is from.
+The results are written to the run's folder: `evaluation.json`, `samples/*.png` and `loss.png`. Each accuracy has its
+chance level beside it, and each figure the number of samples from which it is computed.
 """
 
 import json
@@ -36,14 +36,14 @@ from trainer.tasks.samples import Sample, drawn, first_image, images_of, samples
 from trainer.tasks.single_images import CAPTIONED
 
 SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
-_MAX_JUDGED = 64  # pixels a side of the images that the judge looks at
+_MAX_JUDGED = 64  # side in pixels of the judge's input images
 
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image with its caption, and what the caption names if that is a single thing."""
+    """An image with its caption, and the caption's attributes if it is about a single thing."""
 
     sample: Sample
     caption: str
@@ -51,15 +51,15 @@ class Pair:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its images can be read."""
+        """True if its images can be read."""
         return self.sample.is_whole
 
 
 def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
-    """Measure a run and write what was found into its folder.
+    """Evaluate a run and write the results into its folder.
 
     Args:
-        config: The run's.
+        config: Config of the run.
         corpus: The corpus's folder.
         out: The run's folder.
 
@@ -75,11 +75,11 @@ def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
 
 
 class Evaluation:
-    """One run against the held-out splits of a corpus. Arguments as for `evaluate`."""
+    """Evaluation of one run on the held-out splits of a corpus. Arguments as in `evaluate`."""
 
     def __init__(self, config: TrainConfig, corpus: str, out: str) -> None:
         if config.pretrain is None:
-            raise UserError("evaluate: the config has no section `pretrain:`, which says how samples are read")
+            raise UserError("evaluate: the config has no section `pretrain:`, which sets how samples are read")
         self.settings: EvaluateSettings = config.evaluate
         self.run = FinishedRun.open(out, config.pretrain.data.layout, batch=self.settings.batch)
         self.out = out
@@ -97,31 +97,32 @@ class Evaluation:
         self.sets = self._sets(corpus)
 
     def figures(self) -> Figures:
-        """All figures; sheets of samples are written on the way."""
+        """Compute all figures, and write the sheets of samples."""
         figures = self._held_out_losses()
         figures |= self._caption_losses()
-        self._tell("cross-entropy with right and shuffled images")
+        self._report("cross-entropy with right and shuffled images")
         captioned, found = self._captions()
         figures |= found
-        self._tell("captions")
+        self._report("captions")
         drawings, found = self._drawings()
         figures |= found
-        self._tell("images")
+        self._report("images")
         pages, found = self._continuations("image")
         figures |= found
         videos, found = self._continuations("frame")
         figures |= found
-        self._tell("pages and videos")
+        self._report("pages and videos")
         write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos)
-        self._tell("sheets of samples")
+        self._report("sheets of samples")
         return figures
 
-    # --- what is asked about ---
+    # --- the samples ---
 
     def _sets(self, corpus: str) -> dict[str, list[Pair]]:
-        """Captioned images: of combinations that training captions name, and of others; or all, without attributes.
+        """Return captioned images in two sets, by whether training captions name their combination of attributes.
 
-        Sources of pairs alone are taken where there are some: captions with boxes are another task.
+        Without attributes there is one set with all of them. If there are sources of kind `pair`, only these are used:
+        captions with boxes are another task.
         """
         held_out = self._pairs(self._held_out, ("pair",)) or self._pairs(self._held_out, CAPTIONED)
         if not held_out:
@@ -146,24 +147,24 @@ class Evaluation:
         return pairs
 
     def _some(self, num: int) -> dict[str, list[Pair]]:
-        """Some of each set."""
+        """Return at most `num` pairs of each set."""
         return {name: drawn(pairs, num, self.settings.seed) for name, pairs in self.sets.items()}
 
     def _images(self, pairs: Sequence[Pair], size: int | None = None) -> Tensor:
         return images_of([pair.sample for pair in pairs], size or self.run.image_size)
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self._console.print(f"[dim]{time.perf_counter() - self._begun:5.1f} s[/dim]  {what}")
 
     # --- figures ---
 
     def _held_out_losses(self) -> Figures:
-        """As the run logged them last."""
+        """Return the held-out losses that the run logged last."""
         rows = [row for row in read_metrics(storage.join(self.out, "metrics.jsonl")) if _held_out(row)]
         return _held_out(rows[-1]) if rows else {}
 
     def _caption_losses(self) -> Figures:
-        """Cross-entropy of captions after their own image, and after another sample's."""
+        """Compute the cross-entropy of captions after their own image, and after another sample's image."""
         pairs = drawn(
             [p for pairs in self.sets.values() for p in pairs], 2 * self.settings.captions, self.settings.seed
         )
@@ -191,7 +192,7 @@ class Evaluation:
         return losses | {"num_ce_captions": len(pairs)}
 
     def _captions(self) -> tuple[dict[str, list[Captioned]], Figures]:
-        """What the model says of images."""
+        """Generate captions for images, and measure their attributes."""
         figures: Figures = {f"chance_{name}": 1 / len(words) for name, words in self.attributes.words.items()}
         settings = GenerationConfig(max_new_tokens=self.settings.max_new_tokens)
         captioned = {}
@@ -210,12 +211,12 @@ class Evaluation:
         return captioned, figures
 
     def _wrong_words(self, text: str, pair: Pair) -> list[tuple[int, int]]:
-        """Where a text names what the image does not show."""
+        """Return where a text names a value that the image does not show."""
         values = pair.values or {}
         return [(s, e) for name, value, s, e in self.attributes.found(text) if values.get(name, value) != value]
 
     def _drawings(self) -> tuple[dict[str, list[Drawing]], Figures]:
-        """What the model draws for captions: as embeddings among those of true images, and as the judge reads it."""
+        """Generate images for captions; measure retrieval of their embeddings, and attributes by the judge."""
         figures: Figures = {}
         sets = self._some(self.settings.images)
         embeddings, true = {}, {}
@@ -247,18 +248,18 @@ class Evaluation:
         return drawings, figures
 
     def _judge(self, size: int) -> Judge:
-        """One that has learned from the training split's images of single things."""
+        """Train a judge on the training split's images of single things."""
         single = [pair for pair in self._train_pairs if pair.values is not None]
         pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
         judge.learn(self._images(pairs, size), values, steps=settings.judge_steps, seed=settings.seed)
-        self._tell(f"a judge, from {len(pairs):,} images")
+        self._report(f"a judge trained on {len(pairs):,} images")
         return judge
 
     def _right(self, what: str, name: str, found: Sequence[Values], pairs: Sequence[Pair]) -> Figures:
-        """For each attribute, in how many of a set the value is right; one that is not named is wrong."""
+        """Return for each attribute the fraction of a set with the right value; a value that is not named is wrong."""
         return {
             f"{what}_{attribute}_{name}": sum(
                 pair.values is not None and values.get(attribute) == pair.values[attribute]
@@ -270,7 +271,7 @@ class Evaluation:
         }
 
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
-        """The next image of pages, or frame of videos: squared error of what is predicted, and of the last again."""
+        """Predict the next image of pages or frame of videos; measure its squared error, and that of the last image."""
         kind = "interleaved" if what == "image" else "video"
         samples = [sample for data in self._held_out for sample in samples_of(data, (kind,))]
         chosen = drawn(samples, self.settings.continuations, self.settings.seed)
@@ -286,8 +287,8 @@ class Evaluation:
             f"num_next_{what}s": len(found),
         }
         if what == "frame":
-            told = self.run.generate_embeddings([each.prompt(self.run.layout, with_text=True) for each in found])
-            figures["next_frame_with_text_error"] = float(F.mse_loss(told.float(), true.float()))
+            with_text = self.run.generate_embeddings([each.prompt(self.run.layout, with_text=True) for each in found])
+            figures["next_frame_with_text_error"] = float(F.mse_loss(with_text.float(), true.float()))
         return found, figures
 
 
@@ -296,7 +297,7 @@ def _held_out(row: dict[str, Any]) -> Figures:
 
 
 def _retrieval(guesses: Tensor, true: Tensor) -> Figures:
-    """How often the image nearest to what was made of a caption is the caption's own."""
+    """Return how often the image nearest to the embeddings generated for a caption is the caption's own."""
     distances = torch.cdist(guesses.flatten(1).float(), true.flatten(1).float())  # (B, B)
     right = distances.argmin(1) == torch.arange(len(true), device=true.device)
     return {

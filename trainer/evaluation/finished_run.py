@@ -1,4 +1,4 @@
-"""A trained model, ready to read and to draw: what a run's folder holds."""
+"""A trained model from a run's folder, ready to generate text and images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A model, and the decoder that draws for it where the run has one.
+    """A trained model, with its image decoder if the run has one.
 
     Attributes:
-        folder: The run's.
-        batch: Prompts that are gone on from at a time.
+        folder: Folder of the run.
+        model: The model.
+        tokenizer: The model's tokenizer.
+        layout: Layout of prompts.
+        decoder: The image decoder, or None.
+        device: Device of model and decoder.
+        batch: Number of prompts that are continued together.
     """
 
     folder: Path
@@ -38,10 +43,10 @@ class FinishedRun:
 
     @classmethod
     def open(cls, folder: str, layout: LayoutConfig, *, batch: int) -> Self:
-        """The last weights of a run, on the GPU where there is one.
+        """Load the last weights of a run, onto the GPU if there is one.
 
         Raises:
-            UserError: If it has none.
+            UserError: If the run has no weights.
         """
         path = Path(folder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,18 +77,18 @@ class FinishedRun:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that the model reads."""
+        """Side in pixels of the model's input images."""
         return self.model.config.encoder.image_size
 
     @property
     def begins_images(self) -> bool:
-        """Whether the model has learned to begin an image by itself."""
+        """True if the model has learned to begin an image by itself."""
         return IMAGE_START not in self.layout.config.ignored
 
     def continue_prompts(
         self, prompts: Sequence[Prompt], config: GenerationConfig, *, seed: int = 0
     ) -> list[Generated]:
-        """Go on from prompts, some at a time."""
+        """Continue prompts, in batches."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return [
             result
@@ -92,18 +97,18 @@ class FinishedRun:
         ]
 
     def generate_embeddings(self, prompts: Sequence[Prompt]) -> Tensor:
-        """The visual embeddings (B, N, E) of the images that prompts ask for."""
+        """Return the visual embeddings (B, N, E) of the images that prompts request."""
         return torch.cat(
             [generate_embeddings(self.model, self.tokenizer, part) for part in batches(prompts, self.batch)]
         )
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """The visual embeddings (B, N, E) of (B, 3, S, S) images: what the regression aims at."""
+        """Return the visual embeddings (B, N, E) of (B, 3, S, S) images: the targets of the regression."""
         return torch.cat([self.model.encode_images(part.to(self.device)) for part in images.split(self.batch)])
 
     def draw(self, embeddings: Tensor, *, guidance: float | None = None, seed: int = 0) -> Tensor:
-        """Images (B, 3, S, S) uint8 of visual embeddings, on the CPU."""
+        """Generate images (B, 3, S, S) uint8 from visual embeddings, on the CPU."""
         assert self.decoder is not None
         generator = torch.Generator(self.device).manual_seed(seed)
         parts = [
@@ -114,6 +119,6 @@ class FinishedRun:
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """So many at a time."""
+    """Yield the items in batches of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,6 +1,6 @@
-"""What a mixture will do, before anything runs: epochs over each source, when one is through, fill, tokens a step.
+"""Forecast of a mixture before training: epochs over each source and their ends, packing efficiency, tokens per step.
 
-Of streams only the shares are known.
+For streams only the shares are known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from trainer.plan.steps import Costs, Step
 from trainer.reading.streamed_tars import expanded
 from trainer.tasks.data import CorpusData, StreamData
 
-_BUFFERS = 8  # of each phase that are planned; the rest of it is taken to be alike
+_BUFFERS = 8  # packing buffers planned per phase; the others are assumed to be alike
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class PhaseForecast:
     """A phase of the mixture.
 
     Attributes:
-        first: Its first step.
-        num_steps: How many it has.
-        samples: Of each source, a step.
-        tokens: Of each source, a step.
-        images: Of each source, a step.
-        fill: Fraction of the packs' positions that hold something.
+        first: First step of the phase.
+        num_steps: Number of its steps.
+        samples: Samples per step, for each source.
+        tokens: Tokens per step, for each source.
+        images: Images per step, for each source.
+        fill: Fraction of the packed sequences' positions that are used.
     """
 
     first: int
@@ -42,7 +42,7 @@ class PhaseForecast:
 
 
 def forecast(data: CorpusData) -> list[PhaseForecast]:
-    """Each phase, from the plan of its first packing buffers."""
+    """Forecast each phase from the plan of its first packing buffers."""
     with torch.device("meta"):
         costs = ModelFlops.of(Emu(data.model)).costs()
     phases, steps = data.run.mixture.phases, data.run.steps
@@ -78,14 +78,14 @@ def _steps(plan: Plan, num_steps: int) -> Iterator[Step]:
 
 
 def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
-    """The forecast as text."""
+    """Return a forecast as text."""
     lines = []
     done = [0.0] * len(data.sources)
     for phase in phases:
         per_step = (sum(phase.samples), sum(phase.tokens), sum(phase.images))
         lines.append(
-            f"steps {phase.first:,} to {phase.first + phase.num_steps - 1:,}: a step has {per_step[0]:,.1f} samples, "
-            f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} images; packs are {phase.fill:.1%} full"
+            f"steps {phase.first:,} to {phase.first + phase.num_steps - 1:,}: per step {per_step[0]:,.1f} samples, "
+            f"{per_step[1]:,.0f} tokens, {per_step[2]:,.1f} images; packed sequences are {phase.fill:.1%} full"
         )
         lines.append(f"  {'source':24} {'samples':>12} {'of':>12} {'tokens':>15} {'images':>12} {'epochs':>8}")
         rows = zip(data.sources, phase.samples, phase.tokens, phase.images, strict=True)
@@ -100,29 +100,27 @@ def describe(data: CorpusData, phases: Sequence[PhaseForecast]) -> str:
             limit = data.run.mixture.max_epochs.get(source.name)
             end = phase.first + (source.num_samples * (limit or 1) - before) / samples
             if limit is not None and epochs > limit:
-                line += f"  runs dry at about step {end:,.0f}: mixture.max_epochs is {limit:g}"
+                line += f"  exhausted at about step {end:,.0f}: mixture.max_epochs is {limit:g}"
             elif before < source.num_samples < done[number]:
-                line += f"  first seen whole at about step {end:,.0f}"
+                line += f"  first epoch ends at about step {end:,.0f}"
             lines.append(line)
     for source in data.sources:
         if source.refused:
-            lines.append(
-                f"{source.name}: {len(source.refused):,} samples are not trained on (not allowed, or too large)"
-            )
+            lines.append(f"{source.name}: {len(source.refused):,} samples are left out (not allowed, or too large)")
     return "\n".join(lines)
 
 
 def describe_streams(data: StreamData) -> str:
-    """What is known of a run on streams."""
+    """Return what is known of a run on streams, as text."""
     run, plan = data.run, data.run.data.plan
     ends = [*(phase.step for phase in run.mixture.phases[1:]), run.steps]
-    lines = [f"order: {data.order}; how much is in streams, and so epochs and fill, is not known before they are read"]
+    lines = [f"order: {data.order}; the size of streams, thus epochs and fill, is unknown before they are read"]
     for phase, end in zip(run.mixture.phases, ends, strict=True):
         if phase.step >= run.steps:
             break
         lines.append(
-            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: a step has {plan.global_batch_size:,} packs of "
-            f"{plan.seq_len:,} tokens"
+            f"steps {phase.step:,} to {min(end, run.steps) - 1:,}: per step {plan.global_batch_size:,} packed "
+            f"sequences of {plan.seq_len:,} tokens"
         )
         lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")
         tars = {name: len(expanded(urls)) for name, urls in run.data.streams.items()}

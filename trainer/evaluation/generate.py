@@ -1,4 +1,4 @@
-"""`generate`: what a finished run makes of prompts, as texts in JSON lines and images in PNG."""
+"""`generate`: continuations of prompts by a finished run, as texts in JSON lines and images in PNG."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,15 +27,15 @@ RESULTS = "generated.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a model.
+    """Options of generation.
 
     Attributes:
-        wanted: `both`: text, and images where the model begins them by itself or, if it has not learned to, one at
-            the end of what it wrote.
-        config: How tokens are chosen.
-        num_frames: Frames that are taken of a video.
-        guidance: Strength of classifier-free guidance; null: the decoder's own.
-        seed: Of sampling and of the noise that images are drawn from.
+        wanted: Kind of output. `both`: text, with images where the model begins them by itself or, if it has not
+            learned to, one image after the text.
+        config: Settings of sampling.
+        num_frames: Frames read per video.
+        guidance: Strength of classifier-free guidance; None: the decoder's own.
+        seed: Seed of sampling and of the initial noise of images.
     """
 
     wanted: Wanted
@@ -46,10 +46,10 @@ class Request:
 
 
 def open_run(folder: str, config: TrainConfig) -> FinishedRun:
-    """A finished run; that of a tuned model lays prompts out by its template.
+    """Open a finished run; that of a tuned model has the layout of its template.
 
     Raises:
-        UserError: If it has no weights, or they or the template cannot be read.
+        UserError: If it has no weights, or its weights or template cannot be read.
     """
     path = Path(folder) / "model" / TEMPLATE
     section = config.tune if path.is_file() else config.pretrain
@@ -65,33 +65,34 @@ def open_run(folder: str, config: TrainConfig) -> FinishedRun:
 
 
 def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
-    """Go on from prompts and write what comes of it.
+    """Continue prompts and write the results.
 
     Args:
         run: The model.
-        prompts: Texts with images and videos by their files; see prompts.py.
-        request: What is wanted.
-        folder: Where `generated.jsonl` and the images go.
+        prompts: Texts with file names of images and videos; see prompts.py.
+        request: Options of generation.
+        folder: Folder for `generated.jsonl` and the images.
 
     Returns:
-        The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts`, both in their order.
+        The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts` (texts and images in order).
 
     Raises:
-        UserError: If a prompt cannot be read, an image is wanted of a run without an image decoder, or something that
-            the model was not tuned to.
+        UserError: If a prompt cannot be read, if an image is requested from a run without an image decoder, or if the
+            model was not tuned to generate what is requested.
     """
     if isinstance(run.layout, TemplateLayout):
         able = "text" if run.layout.settings.chats else "image"
         if request.wanted != able:
-            raise UserError(f"{run.folder}: is tuned to give a {able} and nothing else: ask with --want {able}")
+            raise UserError(f"{run.folder}: was tuned to generate only {able}s: use --want {able}")
     if run.decoder is None and request.wanted != "text":
         raise UserError(
-            f"{run.folder}: has no image decoder, so it draws nothing: run `python -m trainer decoder`, or ask for text"
+            f"{run.folder}: has no image decoder to generate images: run `python -m trainer decoder`, or use "
+            "--want text"
         )
     read = [
         read_prompt(prompt, run, draw=request.wanted == "image", num_frames=request.num_frames) for prompt in prompts
     ]
-    results = _go_on(run, read, request)
+    results = _continue(run, read, request)
     images = _draw(run, results, request)
     rows = []
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -112,13 +113,13 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
 
 
 def read_prompts(path: str) -> list[str]:
-    """The prompts of a JSON-lines file: in each line an object with a `prompt`.
+    """Read prompts from a JSON-lines file, whose lines are objects with a `prompt`.
 
     Raises:
-        UserError: If the file is missing, or a line is something else.
+        UserError: If the file is missing, or a line is anything else.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file of prompts")
+        raise UserError(f"{path}: no such file of prompts")
     prompts = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -126,14 +127,14 @@ def read_prompts(path: str) -> list[str]:
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{path}, line {number}: no JSON object with a "prompt"') from error
+            raise UserError(f'{path}, line {number}: not a JSON object with a "prompt"') from error
         if not isinstance(prompt, str):
-            raise UserError(f'{path}, line {number}: "prompt" is no text')
+            raise UserError(f'{path}, line {number}: "prompt" is not a text')
         prompts.append(prompt)
     return prompts
 
 
-def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
+def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
     config = request.config
     if request.wanted == "image":
         config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
@@ -149,7 +150,7 @@ def _go_on(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> lis
 
 
 def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:
-    """A prompt, what the model wrote, and the wish for an image."""
+    """Return a prompt with the model's text added, which ends by requesting an image."""
     ids = [token for part in result.parts if not isinstance(part, Tensor) for token in part]
     tail = run.layout.prompt([Text(np.array(ids, np.int32), continued=True)] if ids else [], draw=True)
     head = prompt.sequence
@@ -161,7 +162,7 @@ def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Promp
 
 
 def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> Iterator[Tensor]:
-    """All images of all results, in order, drawn together."""
+    """Generate all images of all results together, and return them in order."""
     embeddings = [image for result in results for image in result.images]
     if not embeddings:
         return iter(())

@@ -1,15 +1,16 @@
-"""A judge of drawn images that shares nothing with the model: it learns from true images what their captions name.
+"""A judge of generated images, independent of the model: a small network, trained on true images and their captions.
 
-It looks at an image in three ways, and each attribute is told by the first that suffices:
+It looks at an image in three ways, and each attribute is recognised by the first way that suffices:
 
-* `palette`: single pixels, whose place is not known: enough for a colour, blind to shapes
-* `recoloured`: the whole image, colours mixed at random in training: enough for a shape, blind to colours
+* `palette`: single pixels without their places: enough for a colour, blind to shapes
+* `recoloured`: the whole image, with colours mixed at random in training: enough for a shape, blind to colours
 * `plain`: the whole image as it is
 
-So no colour is guessed from a shape or the other way round, which on combinations that training never shows would be
-wrong: on the demo's (32 pixels) shapes are told right in 99 % instead of 88 %, colours in 100 % instead of 64 to 97 %.
+Therefore no colour is guessed from a shape or vice versa, which would be wrong for combinations that training never
+shows: on those of the demo (32 pixels), 99 % instead of 88 % of the shapes are recognised, and 100 % instead of 64 to
+97 % of the colours.
 
-B images, S pixels a side, V values of an attribute
+B images, S pixels per side, V values of an attribute
 """
 
 from collections.abc import Sequence
@@ -23,21 +24,21 @@ from trainer.evaluation.attributes import Attributes, Values
 WAYS = ("palette", "recoloured", "plain")
 _WIDTH = 16
 _PALETTE_WIDTH = 32
-_MAX_OWN = 256  # images kept from training to choose the ways by
-_SUFFICES = 0.01  # a way suffices if it is right this much less often than the best at most
+_MAX_OWN = 256  # images held out from training, to choose the ways
+_SUFFICES = 0.01  # a way suffices if its accuracy is at most this much below the best
 _BATCH = 64
 _PEAK_LR = 6e-3
 _SMOOTHING = 0.05
 _JITTER = 0.1  # standard deviation of contrast and of each channel's level, where pixels are -1..1
-_GRAIN = 0.03  # and of each pixel
+_GRAIN = 0.03  # standard deviation of the noise of each pixel
 
 
 class Judge:
-    """Reads the attributes of images.
+    """Recognises the attributes of images.
 
     Args:
-        attributes: Which, and their values.
-        device: To compute on.
+        attributes: The attributes and their values.
+        device: Device of the network.
     """
 
     def __init__(self, attributes: Attributes, device: torch.device) -> None:
@@ -46,13 +47,13 @@ class Judge:
         self._ways: dict[str, int] = {}
 
     def learn(self, images: Tensor, values: Sequence[Values], *, steps: int, seed: int = 0) -> None:
-        """Learn from images whose attributes are known.
+        """Train on images with known attributes.
 
         Args:
             images: (B, 3, S, S) uint8.
-            values: What each shows.
-            steps: Of training.
-            seed: Equal ones make equal judges.
+            values: Attributes of each image.
+            steps: Number of training steps.
+            seed: Seed of all random choices; equal seeds give equal judges.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -91,11 +92,11 @@ class Judge:
 
     @property
     def ways(self) -> dict[str, str]:
-        """How each attribute is told."""
+        """The way in which each attribute is recognised."""
         return {name: WAYS[way] for name, way in self._ways.items()}
 
     def read(self, images: Tensor) -> list[Values]:
-        """What images show; (B, 3, S, S) uint8."""
+        """Return the attributes of images; (B, 3, S, S) uint8."""
         guesses = self._guess(images)
         chosen = {
             name: [values[i] for i in guesses[number, self._ways[name]].tolist()]
@@ -105,7 +106,7 @@ class Judge:
 
     @torch.no_grad()
     def _guess(self, images: Tensor) -> Tensor:
-        """The likeliest value of each attribute in each way: (attributes, ways, B)."""
+        """Return the likeliest value of each attribute in each way: (attributes, ways, B)."""
         network = self._network.eval()
         parts = []
         for part in images.split(256):
@@ -132,13 +133,13 @@ class _Network(nn.Module):
         self.palette_heads = nn.ModuleList(nn.Linear(_PALETTE_WIDTH, num) for num in num_values)
 
     def whole(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(B, 3, S, S) to two times (B, V) for each attribute: recoloured and plain."""
+        """Return two tensors (B, V) per attribute for (B, 3, S, S): recoloured and plain."""
         x = self.body(x)
         x = torch.cat([x.amax((2, 3)), F.adaptive_max_pool2d(x, 4).flatten(1)], dim=1)
         return [head(x).chunk(2, dim=1) for head in self.heads]
 
     def palette(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) to (B, V) for each attribute."""
+        """Return (B, V) per attribute for (B, 3, S, S)."""
         step = max(1, x.shape[-1] // 16)
         x = self.pixels(x[:, :, ::step, ::step]).amax((2, 3))
         return [head(x) for head in self.palette_heads]
@@ -154,7 +155,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _varied(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Images moved a little, brighter or darker, and grainy."""
+    """Vary images at random: shifted, brighter or darker, with noise."""
     side, margin = x.shape[-1], x.shape[-1] // 16
     left, top = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
     x = F.pad(x, (margin,) * 4, mode="replicate")[:, :, top : top + side, left : left + side]
@@ -164,6 +165,6 @@ def _varied(x: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _recoloured(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Every channel a random mixture of the three."""
+    """Replace every channel by a random mixture of the three."""
     mixtures = torch.randn(len(x), 3, 3, generator=draw)
     return torch.einsum("bij,bjhw->bihw", mixtures / mixtures.norm(dim=2, keepdim=True), x)

@@ -1,4 +1,4 @@
-"""`loss.png`: the curves of a run and of the runs below it, from their `metrics.jsonl`."""
+"""`loss.png`: the loss curves of a run and of the runs in its subfolders, from their `metrics.jsonl`."""
 
 import io
 import math
@@ -13,18 +13,18 @@ from matplotlib.figure import Figure
 from pipelines import storage
 from trainer.engine.metrics import read_metrics
 
-_SMOOTHING = 0.02  # of the steps: standard deviation of the Gaussian that smooths curves
+_SMOOTHING = 0.02  # standard deviation of the Gaussian that smooths curves, as a fraction of the steps
 _COLOURS = ("#1d64d8", "#d6293e", "#12833c", "#b45309", "#9333c9", "#0e7490", "#be185d", "#4d7c0f")
 _INK, _GRID = "#1c2024", "#d5d9de"
 _DPI = 100
-_MAX_POINTS = 2000  # of a curve; the others are left out
+_MAX_POINTS = 2000  # points per curve; the others are left out
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: an objective of a run, a curve a source."""
+    """One chart: an objective of a run, with one curve per source."""
 
     folder: str
     objective: str
@@ -41,7 +41,7 @@ PANELS = (
 
 
 def write_loss_chart(run: str) -> None:
-    """Draw what there is into the run's folder; nothing if no step was logged."""
+    """Draw the curves of all logged steps into the run's folder; write nothing if there are none."""
     found = [
         (panel, rows)
         for panel in PANELS
@@ -74,7 +74,7 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], colours: dict[str, str]
         axes.plot(*points, color=colours.get(name, _INK), **marker)
     if held_out:
         axes.plot([], [], color=_INK, label="held out", **marker)
-    # By the curves: what is held out may lie far above while a stage leaves its source out.
+    # Limits from the curves only: a held-out loss may be far above while a stage does not train on its source.
     low, high = min(smoothed), max(smoothed)
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
@@ -90,7 +90,7 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], colours: dict[str, str]
 
 
 def _curves(rows: Sequence[Row], objective: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and losses of each source."""
+    """Return steps and losses of each source."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows[:: len(rows) // _MAX_POINTS + 1]:
         for key, value in row.items():
@@ -103,7 +103,7 @@ def _curves(rows: Sequence[Row], objective: str) -> dict[str, tuple[list[int], l
 
 
 def stage_borders(rows: Sequence[Row]) -> list[tuple[int, str]]:
-    """Where each stage begins, and its name; none if there is but one."""
+    """Return the first step and the name of each stage; nothing if there is only one."""
     borders: list[tuple[int, str]] = []
     for row in rows:
         if (stage := row.get("stage")) is not None and (not borders or borders[-1][1] != stage):
@@ -112,7 +112,7 @@ def stage_borders(rows: Sequence[Row]) -> list[tuple[int, str]]:
 
 
 def smooth(steps: Sequence[int], losses: Sequence[float]) -> list[float]:
-    """Each loss as the mean of those around it, the nearer the more."""
+    """Smooth losses by means over neighbouring steps, weighted by a Gaussian of their distance."""
     at = np.asarray(steps, np.float64)
     distances = (at[:, None] - at) / max(1e-9, _SMOOTHING * (at[-1] - at[0]))
     weights = np.exp(-0.5 * distances**2)

@@ -4,8 +4,9 @@
     What happens in [video:clip.mp4] is that
     A photo of [box:a red boat:0.1,0.4,0.5,0.9] on a lake
 
-Boxes are left, top, right, bottom in 0..1, several of one phrase apart by `;`. After `<grounding>` a model tells where
-things are, written alike. One that was tuned to chat may be told what was said before, and how its answer begins:
+Boxes are left, top, right, bottom in 0..1; several boxes of one phrase are separated by `;`. After `<grounding>` a
+model writes boxes in the same form. The prompt of a chat model may contain earlier turns and the beginning of the
+answer:
 
     [image:boat.png] Where is the boat? <grounding>
     [image:boat.png] What is this? [ASSISTANT]: A boat. [USER]: Which colour does it have? [ASSISTANT]: It is
@@ -51,16 +52,16 @@ _LOCATED = re.compile(f"{_PHRASE}{_PLACES}|{_PLACES}{_PHRASE}")
 
 
 def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) -> Prompt:
-    """A prompt with the images and frames of the files that it names.
+    """Read a prompt, with the images and frames of the files that it names.
 
     Args:
-        content: Text as above.
-        run: Whose tokenizer, layout and image size are taken.
-        draw: Whether to ask for an image.
-        num_frames: Frames of a video, spread over it evenly.
+        content: Text in the form above.
+        run: The run, for its tokenizer, layout and image size.
+        draw: Whether to request an image.
+        num_frames: Frames per video, spread evenly over it.
 
     Raises:
-        UserError: If a file is missing or cannot be read, a box is none, the two sides do not take turns, or the
+        UserError: If a file is missing or cannot be read, a box is not valid, the two sides do not take turns, or the
             prompt is too long for the model.
     """
     reader, layout = _Reader(run, num_frames), run.layout
@@ -82,7 +83,7 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
 
 
 def written(token_ids: Sequence[int], layout: Layout) -> str:
-    """What a model has written, with boxes as prompts have them."""
+    """Return the text that a model has written, with boxes in the form of prompts."""
 
     def located(match: re.Match[str]) -> str:
         phrase, places = match[1] or match[4], match[2] or match[3]
@@ -98,7 +99,7 @@ def written(token_ids: Sequence[int], layout: Layout) -> str:
 
 @dataclass(slots=True)
 class _Reader:
-    """What was read of a prompt."""
+    """The segments and images of a prompt, as far as it has been read."""
 
     run: FinishedRun
     num_frames: int
@@ -106,7 +107,7 @@ class _Reader:
     images: list[Tensor] = field(default_factory=list)
 
     def read(self, content: str, role: str) -> None:
-        """Read what one side says."""
+        """Read the message of one side."""
         end = 0
         for match in _FILE.finditer(content):
             self._read_text(content[end : match.start()], role)
@@ -115,13 +116,13 @@ class _Reader:
         self._read_text(content[end:], role)
 
     def ground(self) -> None:
-        """Ask for boxes."""
+        """Request boxes in the answer."""
         if GROUNDING not in self.run.tokenizer.ids:
             raise UserError(f"{GROUNDING}: the model has no tokens for boxes")
         self.segments.append(Text(np.array([self.run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
 
     def _read_text(self, content: str, role: str) -> None:
-        """What stands between two images, as a segment of its own; spaces around it are the layout's matter."""
+        """Add the text between two images as one segment, without the spaces around it, which the layout adds."""
         words, regions, end = "", [], 0
         content = content.strip()
         for match in _BOX.finditer(content):
@@ -137,7 +138,7 @@ class _Reader:
     def _read_file(self, match: re.Match[str], role: str) -> None:
         path, video = Path(match[2].strip()), match[1] == "video"
         if role == ANSWER:
-            raise UserError(f"{match[0]}: in what the model says, there are words alone")
+            raise UserError(f"{match[0]}: the model's turns may contain only words")
         if not path.is_file():
             raise UserError(f"{match[0]}: there is no file {path}")
         size = self.run.image_size
@@ -147,20 +148,20 @@ class _Reader:
 
 
 def _messages(content: str) -> list[str]:
-    """What the two sides say in turn, the user first."""
+    """Split a conversation into the messages of the two sides, in turn, the user first."""
     first, *rest = _SIDE.split(content)
     if not first.strip() and rest[:1] == [CHAT[0]]:
         first, rest = rest[1], rest[2:]
     messages = [first, *rest[1::2]]
     if any(side != CHAT[1 - number % 2] for number, side in enumerate(rest[::2])):
-        raise UserError(f"{content!r}: {CHAT[0]}: and {CHAT[1]}: are to take turns, the user first")
+        raise UserError(f"{content!r}: {CHAT[0]}: and {CHAT[1]}: must take turns, the user first")
     if not all(message.strip() for message in messages[:-1] or messages):
-        raise UserError(f"{content!r}: a side says nothing")
+        raise UserError(f"{content!r}: an empty message")
     return messages
 
 
 def _boxes(match: re.Match[str]) -> tuple[str, list[Box]]:
-    """A phrase and its boxes."""
+    """Return a phrase and its boxes."""
     phrase, _, places = match[1].rpartition(":")
     boxes: list[Box] = []
     try:
@@ -170,7 +171,7 @@ def _boxes(match: re.Match[str]) -> tuple[str, list[Box]]:
                 raise ValueError(place)
             boxes.append((x0, y0, x1, y1))
     except ValueError as error:
-        raise UserError(f"{match[0]}: not [box:PHRASE:LEFT,TOP,RIGHT,BOTTOM] with places in 0..1") from error
+        raise UserError(f"{match[0]}: not [box:PHRASE:LEFT,TOP,RIGHT,BOTTOM] with numbers in 0..1") from error
     return phrase, boxes
 
 
@@ -182,10 +183,10 @@ def _image(path: Path, size: int) -> Tensor:
 
 
 def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tensor]]:
-    """Frames spread evenly over a video: their times in seconds, and (3, size, size) uint8.
+    """Read frames spread evenly over a video: their times in seconds, and (3, size, size) uint8.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If the video cannot be read.
     """
     found: list[tuple[float, Tensor]] = []
     try:
@@ -203,7 +204,7 @@ def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tens
                     break
                 due = following
     except (av.FFmpegError, IndexError, OSError) as error:
-        raise UserError(f"{path}: not a video that can be read: {error}") from error
+        raise UserError(f"{path}: not a readable video: {error}") from error
     if not found:
         raise UserError(f"{path}: a video without frames")
     return found

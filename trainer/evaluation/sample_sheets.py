@@ -1,6 +1,6 @@
-"""Sheets of what a model can do, to look at: captions, images, a page that it continues, videos, and all of them.
+"""Sheets of a model's results to look at: captions, images, a continued page, videos, and one sheet with all of them.
 
-Its own words are blue, wrong ones red; what it was given, and the truth, is black or grey.
+The model's own words are blue, wrong ones red; its input and the truth are black or grey.
 """
 
 import io
@@ -22,18 +22,18 @@ MARGIN = 26
 OWN, WRONG = "#1d64d8", "#d6293e"
 TITLES = {"seen": "combinations seen in training", "held_out": "combinations never seen in training", "all": ""}
 
-_CELL = 128  # pixels a side that a small image is enlarged to
+_CELL = 128  # side in pixels to which small images are enlarged
 _COLUMNS = 7
 _MAX_HEIGHT = 4000
 _NUM_VIDEOS = 3
-_NUM_FRAMES = 3  # of a video, before the one that is predicted
+_NUM_FRAMES = 3  # frames of a video before the predicted one
 _PAGE_TOKENS = 80
-_PAGE_IMAGES = 2  # that the model may draw on its page
+_PAGE_IMAGES = 2  # most images that the model may generate on its page
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """An image (3, S, S), what the model says of it, what is true, and where what it says is wrong."""
+    """An image (3, S, S), the model's caption, the true one, and the places where the model's is wrong."""
 
     image: Tensor
     generated: str
@@ -43,7 +43,7 @@ class Captioned:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A caption, its own image, and the one that the model draws: (3, S, S)."""
+    """A caption, its true image, and the model's image: (3, S, S)."""
 
     caption: str
     true: Tensor
@@ -58,15 +58,15 @@ def write_samples(
     pages: Sequence[Continuation],
     videos: Sequence[Continuation],
 ) -> None:
-    """Write a sheet of each kind that there is something of, and one of all.
+    """Write one sheet per kind of result, and one with all of them.
 
     Args:
-        run: The model, which continues a page and draws what comes next in videos.
-        folder: Where they go.
-        captioned: Of each set of samples.
-        drawings: The same.
-        pages: To continue one of.
-        videos: To continue some of.
+        run: The model, which continues a page and videos.
+        folder: Folder of the sheets.
+        captioned: Captioned images of each set of samples.
+        drawings: Generated images of each set of samples.
+        pages: Pages, of which one is continued.
+        videos: Videos, of which some are continued.
     """
     sheets = {"captions": captions_sheet(captioned)}
     if run.decoder is not None:
@@ -81,7 +81,7 @@ def write_samples(
 
 
 def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:
-    """Images over what the model says of them, and the true caption."""
+    """Return the sheet of images above the model's caption and the true one."""
     bands = [_title("Image → caption", "what the model writes, wrong words in red; below it the true caption")]
     for name, cells in captioned.items():
         bands += _heading(name)
@@ -90,8 +90,8 @@ def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:
 
 
 def images_sheet(drawings: dict[str, list[Drawing]]) -> Image.Image:
-    """Images that the model draws, over the captions it draws them for and small true ones."""
-    bands = [_title("Caption → image", "what the model draws; below it the caption, and a true image of it")]
+    """Return the sheet of the model's images, above their captions and small true images."""
+    bands = [_title("Caption → image", "what the model generates; below it the caption, and a true image of it")]
     for name, cells in drawings.items():
         bands += _heading(name)
         bands.append(_row([_drawing_cell(cell) for cell in cells[:_COLUMNS]]))
@@ -99,7 +99,7 @@ def images_sheet(drawings: dict[str, list[Drawing]]) -> Image.Image:
 
 
 def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
-    """A page as the model was given it, as it goes on by itself, and as it really goes on."""
+    """Return the sheet of a page: the model's input, its continuation, and the true continuation."""
     prompt = page.prompt(run.layout)
     room = run.model.config.language_model.max_positions - len(prompt.sequence.token_ids)
     slots = run.model.config.bridge.image_slots + 2
@@ -108,7 +108,7 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
     result = run.continue_prompts([prompt], settings)[0]
     columns = [Column(_third(), _MAX_HEIGHT) for _ in range(3)]
     given, own, true = columns
-    for column, heading in zip(columns, ("Given", "The model goes on", "How it really goes on"), strict=True):
+    for column, heading in zip(columns, ("Given", "The model's continuation", "The true continuation"), strict=True):
         column.text([(heading, GREY)], SMALL)
     images = iter(page.context_images)
     for part in page.context:
@@ -131,13 +131,13 @@ def page_sheet(run: FinishedRun, page: Continuation) -> Image.Image:
 
 
 def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image:
-    """Frames with what is said after them; then the next frame as predicted, told what is said of it, and as it is."""
+    """Return the sheet of videos: frames and texts, the next frame as predicted without and with text, the true one."""
     drawn = [
-        run.draw(run.generate_embeddings([v.prompt(run.layout, with_text=told) for v in videos]))
-        for told in (False, True)
+        run.draw(run.generate_embeddings([v.prompt(run.layout, with_text=with_text) for v in videos]))
+        for with_text in (False, True)
     ]
-    bands = [_title("Video → next frame", "predicted from what is left of it, then told what will be said of it")]
-    for video, blind, told in zip(videos, *drawn, strict=True):
+    bands = [_title("Video → next frame", "predicted from the frames to the left; then also from the text about it")]
+    for video, without_text, with_text in zip(videos, *drawn, strict=True):
         cells = [Column(_cell_width(), _MAX_HEIGHT)]
         images = iter(video.context_images)
         for part in video.context:
@@ -148,11 +148,11 @@ def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image
                 cells[-1].text([(run.tokenizer.decode(part.ids), INK)], SMALL)
         said = " ".join(run.tokenizer.decode(text.ids) for text in video.rest)
         for image, label, colour, words in (
-            (blind, "predicted", OWN, ""),
-            (told, "predicted, told:", OWN, said),
+            (without_text, "predicted", OWN, ""),
+            (with_text, "predicted with:", OWN, said),
             (video.truth, "the next frame", GREY, said),
         ):
-            if image is told and not said:
+            if image is with_text and not said:
                 continue
             cells.append(Column(_cell_width(), _MAX_HEIGHT))
             cells[-1].image(_image(image))
@@ -164,10 +164,10 @@ def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image
 
 
 def _chosen(videos: Sequence[Continuation]) -> list[Continuation]:
-    """Long ones, with and without words about the frame that is predicted."""
+    """Choose long videos, with and without text about the predicted frame."""
     longest = sorted(videos, key=lambda video: -len(video.context_images))
-    told, untold = [v for v in longest if v.rest], [v for v in longest if not v.rest]
-    return [*told[: _NUM_VIDEOS - 1], *untold, *told[_NUM_VIDEOS - 1 :]][:_NUM_VIDEOS]
+    spoken, silent = [v for v in longest if v.rest], [v for v in longest if not v.rest]
+    return [*spoken[: _NUM_VIDEOS - 1], *silent, *spoken[_NUM_VIDEOS - 1 :]][:_NUM_VIDEOS]
 
 
 def _caption_cell(cell: Captioned) -> Image.Image:
@@ -194,7 +194,7 @@ def _marked(text: str, wrong: Sequence[tuple[int, int]]) -> list[Run]:
 
 
 def _image(image: Tensor, side: int = _CELL) -> Image.Image:
-    """An image (3, S, S) uint8; a small one enlarged with its pixels to be seen."""
+    """Convert (3, S, S) uint8 to an image; a small one is enlarged with visible pixels."""
     shown = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     if shown.width <= side:
         return ImageOps.scale(shown, max(1, side // shown.width), Image.Resampling.NEAREST)
@@ -202,7 +202,7 @@ def _image(image: Tensor, side: int = _CELL) -> Image.Image:
 
 
 def _places(page: Continuation) -> int:
-    """Room that a page's context takes: letters, and images as some hundred each."""
+    """Return the approximate room that a page's context takes: its tokens, and 40 per image."""
     return sum(len(part.ids) if isinstance(part, Text) else 40 for part in page.context)
 
 
@@ -238,5 +238,5 @@ def _third() -> int:
 
 def _write(sheet: Image.Image, path: str) -> None:
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)  # in full colour: with 256 of them orange turns to red
+    sheet.save(buffer, "PNG", optimize=True)  # in full colour: with 256 colours, orange turns to red
     storage.write_bytes(path, buffer.getvalue())

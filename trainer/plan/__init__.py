@@ -1,1 +1,1 @@
-"""Which sample is trained on when: mixture, order, packing and the plan. No torch, no model."""
+"""Training schedule: mixture, order, packing and the plan of each step. No torch, no model."""

@@ -1,15 +1,15 @@
-"""Mixtures: which source each sample of the schedule comes from, exactly by the weights, and the log of their changes.
+"""Mixtures: the source of each sample of the schedule, exactly by the weights, and the log of changes of weights.
 
-Both rules give every next sample of a source a time before which it may not come and a deadline, and take the earliest
-deadline among those that may come:
+Both rules give the next sample of each source an earliest time and a deadline, and choose the earliest deadline among
+the sources whose next sample is allowed:
 
 * `samples`: Tijdeman's rule (The chairman assignment problem, 1980). After every sample each of n sources is within
-  1 - 1/(2n - 2) samples of its share, whatever the weights; no rule can promise less.
+  1 - 1/(2n - 2) samples of its share, for any weights; no rule can guarantee less.
 * `tokens`: worst-case fair weighted fair queueing (Bennett and Zhang, INFOCOM 1996) on samples of known lengths. Each
   source is within the longest sample of its share. Taking the largest deficit instead, as most loaders do, drifts by
-  several samples where sources are many.
+  several samples with many sources.
 
-All arithmetic is on integers: there is nothing to round, so a schedule of any length is the same everywhere.
+All arithmetic is on integers: nothing is rounded, so that a schedule of any length is the same everywhere.
 """
 
 import heapq
@@ -30,23 +30,23 @@ from pipelines.settings import Settings
 Unit = Literal["samples", "tokens"]
 Order = Literal["exact", "approximate"]
 
-SUM_TOLERANCE = 1e-3  # weights written with three decimals; they are then scaled to sum to exactly 1
+SUM_TOLERANCE = 1e-3  # weights written with three decimals; scaled to sum to exactly 1
 
 
 class Phase(Settings):
-    """Weights from a step on."""
+    """Weights of the sources, from a step on."""
 
-    step: int = Field(0, ge=0, description="the step with which the phase begins")
-    weights: dict[str, float] = Field(description="share of each source, together 1; a source left out has 0")
-    unit: Unit = Field("samples", description="what the shares are counted in: samples, or positions in the sequence")
-    reason: str = Field("config", description="why; written to mixture.jsonl")
+    step: int = Field(0, ge=0, description="first step of the phase")
+    weights: dict[str, float] = Field(description="share of each source, with sum 1; 0 for sources not listed")
+    unit: Unit = Field("samples", description="unit of the shares: samples, or positions in the sequence")
+    reason: str = Field("config", description="reason for the phase; written to mixture.jsonl")
 
     @field_validator("weights")
     @classmethod
     def _sums_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
         for name, weight in weights.items():
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"the weight of {name} is {weight}; weights are 0 or more")
+                raise ValueError(f"the weight of {name} is {weight}; weights must be 0 or more")
         total = math.fsum(weights.values())
         if abs(total - 1) > SUM_TOLERANCE:
             near = ", ".join(f"{name}: {weight / total:.4g}" for name, weight in weights.items()) if total else ""
@@ -55,23 +55,25 @@ class Phase(Settings):
 
 
 class MixtureSettings(Settings):
-    """How sources are mixed, phase by phase."""
+    """Mixture of the sources, phase by phase."""
 
-    phases: tuple[Phase, ...] = Field(min_length=1, description="in the order of their steps, the first at step 0")
+    phases: tuple[Phase, ...] = Field(
+        min_length=1, description="phases in the order of their steps, the first at step 0"
+    )
     max_epochs: dict[str, float] = Field(
-        default_factory=dict, description="how often a source may be gone through, at most; training ends there"
+        default_factory=dict, description="most epochs over a source, by source; training ends there"
     )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         steps = [phase.step for phase in self.phases]
         if steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
-            raise ValueError(f"phases must begin at rising steps, the first at 0, not at {steps}")
+            raise ValueError(f"phases must begin at increasing steps, the first at 0, not at {steps}")
         return self
 
 
 def integer_weights(weights: Iterable[float]) -> list[int]:
-    """The smallest whole numbers in the ratio of some decimal numbers, taken as they are written."""
+    """Return the smallest integers in the ratio of some decimal numbers, taken as they are written."""
     fractions = [Fraction(repr(w)) for w in weights]
     scale = math.lcm(*(f.denominator for f in fractions))
     numbers = [int(f * scale) for f in fractions]
@@ -82,17 +84,17 @@ def integer_weights(weights: Iterable[float]) -> list[int]:
 class Scheduler:
     """Draws sources one after the other.
 
-    What it has drawn is all that it depends on: one made anew from `units` and `longest` goes on alike.
+    Depends only on what it has drawn: one rebuilt from `units` and `longest` draws the same from there.
 
     Attributes:
         units: Samples or tokens drawn of each source since the phase began.
         longest: Tokens of the longest sample drawn since the phase began; 0 when counting samples.
 
     Args:
-        weights: Of each source, in any scale; sources of weight 0 are never drawn.
-        unit: What is counted.
-        units: To go on from; null at the beginning of a phase.
-        longest: To go on from.
+        weights: Weight of each source, in any scale; sources of weight 0 are never drawn.
+        unit: What the weights count.
+        units: Value from which to resume; None at the beginning of a phase.
+        longest: Value from which to resume.
     """
 
     def __init__(
@@ -110,11 +112,11 @@ class Scheduler:
         self._inverse = [common // weight if weight else 0 for weight in self.weights]
 
     def draw(self, num: int, size: Callable[[int, int], int] | None = None) -> list[int]:
-        """The sources of the next `num` samples.
+        """Return the sources of the next `num` samples.
 
         Args:
-            num: How many.
-            size: Tokens of the i-th coming sample of source s, as `size(s, i)`; asked for only when counting tokens.
+            num: Number of samples.
+            size: Tokens of the i-th next sample of source s, as `size(s, i)`; called only when counting tokens.
         """
         if len(self._active) == 1:
             return self._draw_one_source(num, size)
@@ -135,8 +137,11 @@ class Scheduler:
         return [source] * num
 
     def _draw_samples(self, num: int) -> list[int]:
-        """With c drawn of a source of share w, D = 2n - 2: the next may come when w T >= c + 1/D and must come when
-        w T >= c + 1 - 1/D, T the samples of all sources with it."""
+        """Draw by Tijdeman's rule.
+
+        With c drawn of a source of share w and D = 2n - 2, the next sample is allowed when w T >= c + 1/D and due when
+        w T >= c + 1 - 1/D, where T counts the samples of all sources, including it.
+        """
         units, weights, inverse, total = self.units, self.weights, self._inverse, self._total
         d = 2 * len(self._active) - 2
         may_come = [(-(-((units[s] * d + 1) * total) // (d * weights[s])), s) for s in self._active]
@@ -161,8 +166,11 @@ class Scheduler:
         return drawn
 
     def _draw_tokens(self, num: int, size: Callable[[int, int], int]) -> list[int]:
-        """A source's next sample may come when the source is not ahead of its share; its deadline is when its share
-        would hold the sample, taken no longer than the longest so far: an exceptional one is not held back for long."""
+        """Draw by fair queueing.
+
+        A source's next sample is allowed when the source is not ahead of its share. It is due when the share would
+        contain it, counted as no longer than the longest so far, so that a very long one is not delayed for long.
+        """
         units, weights, inverse, total = self.units, self.weights, self._inverse, self._total
         taken = [0] * len(weights)
         heads = {s: size(s, 0) for s in self._active}
@@ -191,21 +199,21 @@ class Scheduler:
             heads[s] = size(s, taken[s])
             if length > self.longest:
                 self.longest = length
-                begin()  # deadlines hang on the longest sample
+                begin()  # deadlines depend on the longest sample
             else:
                 heapq.heappush(may_come, (-(-units[s] * total // weights[s]), s))
         return drawn
 
 
 def share_error(weights: Sequence[float], units: Sequence[int]) -> float:
-    """How far the source that is farthest from its share is from it, in the units of `units`."""
+    """Return how far the source farthest from its share is from it, in the units of `units`."""
     numbers = integer_weights(weights)
     done, total = sum(units), sum(numbers)
     return float(max(abs(Fraction(u * total - done * w, total)) for u, w in zip(units, numbers, strict=True)))
 
 
 def share_bound(weights: Sequence[float]) -> float:
-    """Tijdeman's bound on `share_error` in samples."""
+    """Return Tijdeman's bound on `share_error` in samples."""
     n = sum(w > 0 for w in weights)
     return 1 - 1 / (2 * n - 2) if n > 1 else 0.0
 
@@ -215,7 +223,7 @@ def share_bound(weights: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStart:
-    """A row of `mixture.jsonl`: from this step and position on, samples are drawn by these weights."""
+    """A row of `mixture.jsonl`: from this step and position on, samples are drawn with these weights."""
 
     step: int
     position: int
@@ -225,7 +233,7 @@ class PhaseStart:
     order: Order = "exact"
 
     def equals(self, phase: Phase) -> bool:
-        """Whether a phase asks for what this one does already."""
+        """Return whether a phase has the weights and unit of this one."""
         return self.unit == phase.unit and _shares(self.weights) == _shares(phase.weights)
 
 
@@ -235,7 +243,7 @@ def _shares(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def load_phases(path: str) -> list[PhaseStart]:
-    """The rows of a run's `mixture.jsonl`; none where there is no such file.
+    """Read the rows of a run's `mixture.jsonl`; none if there is no such file.
 
     Raises:
         UserError: If a line is damaged.
@@ -247,19 +255,19 @@ def load_phases(path: str) -> list[PhaseStart]:
         try:
             rows.append(PhaseStart(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}:{number}: no row of a mixture: {error}") from error
+            raise UserError(f"{path}:{number}: not a row of a mixture: {error}") from error
     return rows
 
 
 def append_phase(path: str, row: PhaseStart) -> None:
-    """Append a row, unless it is the last one already: a resumed run comes by its phases again."""
+    """Append a row, unless it is already the last one: a resumed run passes its phases again."""
     rows = load_phases(path)
     if not rows or rows[-1] != row:
         _write(path, [*rows, row])
 
 
 def cut_phases(path: str, step: int) -> None:
-    """Take back the phases that began after `step` was over, as a resume from there takes back what they drew."""
+    """Remove the phases that began after `step` was done; a resume from there draws their samples again."""
     rows = load_phases(path)
     kept = [row for row in rows if row.step < step or row.step == 0]
     if len(kept) < len(rows):

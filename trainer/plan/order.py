@@ -1,8 +1,8 @@
-"""The order in which a source is gone through: a permutation of each epoch that is computed, not stored.
+"""Order in which a source's samples are read: a permutation of each epoch that is computed, not stored.
 
 An epoch is cut into blocks of neighbours in the tars, the blocks are permuted, and samples are permuted within pools of
-several blocks. So reads stay close together, any position of any epoch is found in constant time, and a resume needs to
-refill no buffer.
+several blocks. So reads stay close together, any position of any epoch is found in constant time, and a resume does
+not refill a buffer.
 """
 
 import hashlib
@@ -16,24 +16,24 @@ from pipelines.settings import Settings
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 
-_AHEAD = 4096  # samples whose order is worked out at once, at most
-_ROUNDS = 4  # each turns both halves
+_AHEAD = 4096  # most samples whose order is computed at once
+_ROUNDS = 4  # each changes both halves
 
 
 class OrderSettings(Settings):
-    """How far samples are scattered."""
+    """How widely samples are shuffled."""
 
     block_samples: int = Field(64, ge=1, description="neighbours in a tar that stay together: 64 of 50 KB are one read")
-    pool_blocks: int = Field(64, ge=1, description="blocks whose samples are mixed with each other")
+    pool_blocks: int = Field(64, ge=1, description="blocks whose samples are shuffled together")
 
 
 def key_of(*names: str | int) -> int:
-    """64 bits that depend on nothing but these names."""
+    """Return 64 bits that depend only on these names."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()[:8], "little")
 
 
 def mix(values: U64, key: U64) -> U64:
-    """A hash of 64-bit numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Hash 64-bit numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
     x = values + key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -41,16 +41,16 @@ def mix(values: U64, key: U64) -> U64:
 
 
 def permute(index: I64, size: I64 | int, key: U64 | int, *, inverse: bool = False) -> I64:
-    """Where each index goes in a keyed permutation of `range(size)`.
+    """Return the image of each index under a keyed permutation of `range(size)`.
 
-    A Feistel network whose halves add modulo a and b, with a * b hardly more than `size` (Black and Rogaway 2002);
-    what falls outside goes round again.
+    A Feistel network whose halves add modulo a and b, with a * b just above `size` (Black and Rogaway 2002);
+    values outside the range go through again.
 
     Args:
         index: Numbers below `size`.
-        size: One for all, or one for each index.
-        key: One for all, or one for each index.
-        inverse: The other way round.
+        size: One for all, or one per index.
+        key: One for all, or one per index.
+        inverse: Whether to apply the inverse permutation.
     """
     sizes = np.broadcast_to(np.asarray(size, np.uint64), index.shape)
     keys = np.broadcast_to(np.asarray(key, np.uint64), index.shape)
@@ -66,7 +66,7 @@ def permute(index: I64, size: I64 | int, key: U64 | int, *, inverse: bool = Fals
 
 
 def _turn(x: U64, a: U64, b: U64, key: U64, inverse: bool) -> U64:
-    """Once through the network: x = left * b + right, left below a, right below b."""
+    """Pass once through the network: x = left * b + right, left below a, right below b."""
     left, right = np.divmod(x, b)
     for n in reversed(range(_ROUNDS)) if inverse else range(_ROUNDS):
         first, second = key + np.uint64(2 * n + 1), key ^ np.uint64((2 * n + 2) << 32)
@@ -80,13 +80,13 @@ def _turn(x: U64, a: U64, b: U64, key: U64, inverse: bool) -> U64:
 
 
 class SourceOrder:
-    """The order of one source.
+    """Order of one source's samples.
 
     Args:
         num_samples: Samples in an epoch.
-        seed: Another seed is another order.
-        name: The source's.
-        settings: How far samples are scattered.
+        seed: Seed of the order.
+        name: Name of the source.
+        settings: How widely samples are shuffled.
     """
 
     def __init__(self, num_samples: int, seed: int, name: str, settings: OrderSettings | None = None) -> None:
@@ -95,11 +95,11 @@ class SourceOrder:
         self._key = key_of("order", seed, name)
         self._block, self._pool = settings.block_samples, settings.pool_blocks
         self._num_blocks = -(-num_samples // self._block)
-        self._missing = self._num_blocks * self._block - num_samples  # what the last block lacks
-        self._short_at: dict[int, int] = {}  # epoch -> place of the last block among the permuted ones
+        self._missing = self._num_blocks * self._block - num_samples  # samples that the last block lacks
+        self._short_at: dict[int, int] = {}  # epoch -> position of the last block among the permuted ones
 
     def samples(self, ordinals: I64) -> tuple[I64, I64]:
-        """Epoch and sample of each ordinal: the how manieth sample drawn from this source, from 0."""
+        """Return epoch and sample of each ordinal: the index among the samples drawn from this source, from 0."""
         epochs, positions = np.divmod(ordinals, self.num_samples)
         samples = np.empty_like(positions)
         for number in np.unique(epochs).tolist():
@@ -113,7 +113,7 @@ class SourceOrder:
             last = np.array([self._num_blocks - 1], np.int64)
             self._short_at = {number: int(permute(last, self._num_blocks, key, inverse=True)[0])}
         short = self._short_at[number]
-        # Pools hold equally many blocks, so all are equally large but the one with the short block, and the last.
+        # Pools have equally many blocks, so that only the one with the short block and the last differ in size.
         size, missing = self._pool * self._block, self._missing
         pool = positions // size
         pool = np.where(pool > short // self._pool, (positions + missing) // size, pool)
@@ -129,34 +129,34 @@ class SourceOrder:
 
 
 class Upcoming:
-    """The coming samples of a source, worked out some thousand at a time: a cache, and no more.
+    """Cache of a source's next samples, computed some thousand at a time.
 
     Args:
-        order: The source's.
-        totals: Positions that each of its samples takes.
+        order: Order of the source.
+        totals: Positions of each sample.
     """
 
     def __init__(self, order: SourceOrder, totals: I64) -> None:
         self._order, self._all_totals = order, totals
-        self._ahead = min(_AHEAD, max(64, order.num_samples))  # each epoch is worked out by itself
-        self._base = 0  # the ordinal of the first that is kept
+        self._ahead = min(_AHEAD, max(64, order.num_samples))  # each epoch is computed separately
+        self._base = 0  # ordinal of the first cached sample
         self.epochs = self.samples = self.totals = np.zeros(0, np.int64)
         self._total_list: list[int] = []
 
     def at(self, ordinals: I64) -> tuple[I64, I64, I64]:
-        """Epoch, sample and its total positions, for rising ordinals."""
+        """Return epoch, sample and the sample's total positions, for increasing ordinals."""
         self.reach(int(ordinals[0]), int(ordinals[-1]) + 1)
         index = ordinals - self._base
         return self.epochs[index], self.samples[index], self.totals[index]
 
     def total(self, ordinal: int) -> int:
-        """Places of all windows of a coming sample, inside what was reached for or after it."""
+        """Return the positions of all windows of a later sample, cached or beyond the cache."""
         if ordinal - self._base >= len(self._total_list):
             self.reach(self._base, ordinal + 1)
         return self._total_list[ordinal - self._base]
 
     def reach(self, start: int, end: int) -> None:
-        """Make sure of ordinals from `start` to `end`; earlier ones may be forgotten."""
+        """Cache ordinals from `start` to `end`; earlier ones may be forgotten."""
         if start < self._base or start > self._base + len(self.samples):
             self._base = start
             self.epochs = self.samples = self.totals = np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Packing: chunks of known lengths into packs of one length, and packs into steps and slots that cost alike."""
+"""Packing: chunks of known lengths into packed sequences, and these into steps and slots of similar cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,29 +7,29 @@ import numpy as np
 
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 
-_TRIES = 8  # packs looked at for a chunk; only where images are limited is the first not the best
-_FILLS = (0.996, 0.99, 0.98, 0.96, 0.93, 0.88, 0.8, 0.65, 0.0)  # tried in turn: 99.6 % needs a few hundred packs
+_TRIES = 8  # packed sequences tried per chunk; the first is best unless images are limited
+_FILLS = (0.996, 0.99, 0.98, 0.96, 0.93, 0.88, 0.8, 0.65, 0.0)  # tried in turn: 99.6 % needs some hundreds
 
 
 def best_fit(
     tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> list[list[int]] | None:
-    """Chunks in packs by best fit, longest first; null where they do not all fit.
+    """Pack chunks by best fit, longest first; return None if they do not all fit.
 
-    Packs with r positions left are kept in a list of their own, and a bit of an integer says whether that list has any,
-    so that the fullest pack that still fits is found at once.
+    Packed sequences with r positions left are in one list, and a bit of an integer says whether the list has any, so
+    that the fullest one that still fits is found at once.
 
     Args:
-        tokens: Positions that each chunk takes, at most `seq_len`.
+        tokens: Positions of each chunk, at most `seq_len`.
         images: Images of each chunk.
-        num_packs: How many packs there are.
-        seq_len: Positions of a pack.
-        max_images: Images of a pack at most; a chunk that has more by itself gets a pack of its own.
+        num_packs: Number of packed sequences.
+        seq_len: Positions per packed sequence.
+        max_images: Most images per packed sequence; a chunk with more gets one alone.
     """
     packs: list[list[int]] = []
     num_images: list[int] = []
     with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
-    rooms = 0  # bit r: some pack has r positions left
+    rooms = 0  # bit r: some packed sequence has r positions left
     limit = max_images if max_images is not None else int(images.sum()) + 1
     order = np.lexsort((np.arange(len(tokens)), -tokens))
     for chunk, size, number in zip(order.tolist(), tokens[order].tolist(), images[order].tolist(), strict=True):
@@ -56,13 +56,13 @@ def best_fit(
         packs[found].append(chunk)
         num_images[found] += number
         if num_images[found] >= limit:
-            continue  # closed: what it lacks is seldom worth a second search
+            continue  # closed: the rest is rarely worth a second search
         left = room - size
         group = with_room[left]
         if not group:
             rooms |= 1 << left
         group.append(found)
-    while len(packs) < num_packs and len(packs) < len(tokens):  # no pack may be empty
+    while len(packs) < num_packs and len(packs) < len(tokens):  # none may be empty
         fullest = max(range(len(packs)), key=lambda p: len(packs[p]))
         packs.append([packs[fullest].pop()])
     return packs
@@ -71,13 +71,13 @@ def best_fit(
 def pack_prefix(
     tokens: I64, images: I64, num_packs: int, seq_len: int, max_images: int | None = None
 ) -> tuple[int, list[list[int]]]:
-    """As many of the first chunks as fit, and their packs.
+    """Pack as many of the first chunks as fit.
 
-    Nearly always the first guess holds, so this is as quick as packing once; elsewhere the number is found to within
-    a hundredth. The first `num_packs` chunks always fit.
+    The first guess is nearly always right, so that this is as fast as packing once; otherwise the number is found to
+    within a hundredth. The first `num_packs` chunks always fit.
 
     Returns:
-        The number of chunks, and the chunks of each pack.
+        The number of chunks, and the chunks of each packed sequence.
     """
     ends = tokens.cumsum()
     fits, fails, found = 0, len(tokens) + 1, None
@@ -98,30 +98,30 @@ def pack_prefix(
             fails = guess
         else:
             fits, found = guess, packs
-    assert found is not None, "a pack a chunk always fits"
+    assert found is not None, "one chunk per packed sequence always fits"
     return fits, found
 
 
 def slot_order(num_slots: int) -> list[int]:
-    """The slot of each pack of a step, costliest pack first.
+    """Return the slot of each packed sequence of a step, costliest first.
 
-    Slots in the order of the reflected Gray code: dealt to any number of ranks that is a power of two, they run to
-    and fro, so that ranks have packs of like cost at the same time and like sums in all.
+    The slots are in the order of the reflected Gray code: dealt to any power of two of ranks, they alternate, so that
+    the ranks get sequences of similar cost at the same time, and similar sums.
     """
     codes = (i ^ (i >> 1) for i in range(1 << max(0, num_slots - 1).bit_length()))
     return [code for code in codes if code < num_slots]
 
 
 def deal(costs: Sequence[float], ties: Sequence[int], num_steps: int) -> list[list[int]]:
-    """Packs dealt to steps and slots by cost, so that steps cost alike, and in a step the ranks.
+    """Deal packed sequences to steps and slots so that steps, and ranks within a step, cost about the same.
 
     Args:
-        costs: Of each pack.
-        ties: Decide between packs of equal cost; random, so that equal ones are spread.
-        num_steps: Divides the number of packs.
+        costs: Cost of each packed sequence.
+        ties: Decide between equal costs; random, so that equal ones are spread.
+        num_steps: Number of steps; divides the number of packed sequences.
 
     Returns:
-        For each step, the pack in each slot.
+        For each step, the packed sequence in each slot.
     """
     ranked = sorted(range(len(costs)), key=lambda p: (-costs[p], ties[p]))
     slots = slot_order(len(ranked) // num_steps)

@@ -1,10 +1,10 @@
-"""The plan: which windows of which samples are trained on at which step, in which pack and slot.
+"""Plan: which windows of which samples are trained on at which step, in which packed sequence and slot.
 
 It is a pure function of the corpus's fingerprint, the seed, the phases of the mixture and the position in its schedule.
-The schedule is worked off in packing buffers of a few hundred packs. A packing buffer takes the next samples, packs
-their windows by best fit and deals the packs to its steps. Rank r of W takes the slots r, r + W, ... of a step. Neither
-world size nor workers change anything, so the state is one small JSON, equal on all ranks, and a resume plans one
-packing buffer again.
+The schedule is cut into packing buffers of a few hundred packed sequences. A buffer draws the next samples, packs their
+windows by best fit and deals the packed sequences to its steps. Rank r of W takes the slots r, r + W, ... of a step.
+World size and workers change nothing, so that the state is one small JSON, equal on all ranks, and a resume plans only
+one packing buffer again.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from trainer.plan.windows import SourceWindows
 
 
 class Plan:
-    """The steps of a run, from a state on.
+    """Steps of a run, from a state on.
 
     Args:
         sources: All sources of the corpus, in the manifest's order.
-        settings: How samples become steps.
-        phases: In the order of their steps. What was in force at the state goes on if they say the same; else theirs
+        settings: How samples are turned into steps.
+        phases: In the order of their steps. The phase of the state continues if they agree with it; else theirs
             begins with the next packing buffer, so that no sample is lost or repeated.
-        fingerprint: Of the corpus, the tokenizer and the layout: of all that windows depend on.
-        costs: By what packs are balanced.
-        max_epochs: How often a source may be gone through, at most.
-        state: To go on from; null for the beginning.
+        fingerprint: Hash of corpus, tokenizer and layout: all that windows depend on.
+        costs: Costs by which packed sequences are balanced.
+        max_epochs: Most epochs over a source, by source.
+        state: State from which to resume; None: the beginning.
 
     Raises:
         UserError: If phases name unknown or empty sources, or the state is of another plan.
@@ -70,10 +70,10 @@ class Plan:
         self._tie_key = np.array(key_of("ties", settings.seed), np.uint64)
 
     def __iter__(self) -> Iterator[Step]:
-        """The steps from the state on, without end; `state` follows at the edges of packing buffers.
+        """Yield the steps from the state on, without end; `state` advances at the ends of packing buffers.
 
         Raises:
-            UserError: If a source may not be gone through once more.
+            UserError: If a source has reached its most epochs.
         """
         while True:
             buffer = self.plan_buffer(self.state)
@@ -82,7 +82,7 @@ class Plan:
             self.state = buffer.end
 
     def change(self, phases: Sequence[Phase]) -> None:
-        """Draw by other phases from the end of what is planned; see `Loader.change`.
+        """Draw by other phases from the end of the planned steps; see `Loader.change`.
 
         Raises:
             UserError: If they name unknown or empty sources.
@@ -91,7 +91,7 @@ class Plan:
         self.phases = sorted(phases, key=lambda phase: phase.step)
 
     def plan_buffer(self, state: PlanState) -> PackingBuffer:
-        """The packing buffer that a state lies in."""
+        """Return the packing buffer that contains a state."""
         num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
         start = replace(
             state, step=state.buffer_step, buffer_steps=None, global_batch_size=self.settings.global_batch_size
@@ -114,7 +114,7 @@ class Plan:
     # --- the parts of a packing buffer ---
 
     def _new_phase(self, start: PlanState) -> PhaseStart | None:
-        """The phase that begins with a packing buffer; null where the one before goes on."""
+        """Return the phase that begins with a packing buffer; None if the previous one continues."""
         wanted = [phase for phase in self.phases if phase.step <= start.buffer_step][-1]
         if start.phase is not None and start.phase.equals(wanted):
             return None
@@ -122,19 +122,19 @@ class Plan:
         return PhaseStart(start.buffer_step, start.position, weights, wanted.unit, wanted.reason)
 
     def _num_steps(self, step: int) -> int:
-        """Steps of the packing buffer that begins at `step`: a phase begins with a packing buffer."""
+        """Return the steps of the packing buffer that begins at `step`: a phase begins with a packing buffer."""
         num = max(1, self.settings.packing_buffer_size // self.settings.global_batch_size)
         following = [phase.step for phase in self.phases if phase.step > step]
         return min(num, following[0] - step) if following else num
 
     def _draw(self, start: PlanState, num_packs: int) -> tuple[I64, I64]:
-        """Sources of at least as many samples as the packs can hold, and which of its source each one is."""
-        assert start.phase is not None, "a packing buffer lies in a phase"
+        """Return sources of at least as many samples as fit, and the ordinal of each within its source."""
+        assert start.phase is not None, "a packing buffer is in a phase"
         weights = [start.phase.weights.get(name, 0.0) for name in self._names]
         scheduler = Scheduler(weights, start.phase.unit, start.units, start.longest)
         wanted = num_packs * self.settings.seq_len
         for stream, weight, first in zip(self._streams, weights, start.drawn, strict=True):
-            if weight:  # and the sample before, which may be open
+            if weight:  # and the previous sample, which may be open
                 stream.reach(max(0, first - 1), first + 1)
         drawn = list(start.drawn)
         drawn_sources, drawn_ordinals, have = [], [], 0
@@ -159,7 +159,7 @@ class Plan:
         return np.concatenate(drawn_sources), np.concatenate(drawn_ordinals)
 
     def _chunks(self, start: PlanState, sources: I64, ordinals: I64) -> dict[str, I64]:
-        """The windows of the drawn samples, in order, after those that are left of the one before."""
+        """Return the windows of the drawn samples, in order, after those left over from the previous sample."""
         positions = start.position + np.arange(len(sources))
         skip = np.zeros(len(sources), np.int64)
         if start.open_source is not None:
@@ -195,8 +195,8 @@ class Plan:
         }
 
     def _end(self, start: PlanState, drawn_sources: I64, columns: dict[str, I64], num_steps: int) -> PlanState:
-        """The state after a packing buffer that planned these chunks."""
-        assert start.phase is not None, "a packing buffer lies in a phase"
+        """Return the state after a packing buffer that planned these chunks."""
+        assert start.phase is not None, "a packing buffer is in a phase"
         longest = start.longest
         last = int(columns["positions"][-1])
         used = drawn_sources[: last + 1 - start.position]
@@ -210,7 +210,7 @@ class Plan:
         if start.phase.unit == "samples":
             added = counts
         else:
-            # A sample counts whole when it is drawn, though its last windows may be planned later.
+            # A sample counts in full when it is drawn, though its last windows may be planned later.
             is_new = (columns["positions"] >= start.position) & (columns["windows"] == 0)
             sources, samples = columns["sources"][is_new], columns["samples"][is_new]
             added = np.zeros(len(self.sources), np.int64)
@@ -253,7 +253,7 @@ class Plan:
                 if name not in sizes:
                     raise UserError(f"mixture: no source {name!r} in the corpus; it has {', '.join(sizes)}")
                 if not sizes[name]:
-                    raise UserError(f"mixture: source {name!r} has no sample to train on, but weight")
+                    raise UserError(f"mixture: source {name!r} has weight, but no sample to train on")
         for name in self.max_epochs:
             if name not in sizes:
                 raise UserError(f"mixture.max_epochs: no source {name!r} in the corpus; it has {', '.join(sizes)}")
@@ -262,19 +262,19 @@ class Plan:
         state = self.state
         if state.fingerprint != self.fingerprint:
             raise UserError(
-                "the checkpoint was trained on other data, or with another tokenizer, layout, length, order or cost of "
-                f"a pack ({state.fingerprint[:12]}, here {self.fingerprint[:12]}): its order cannot be continued. "
-                "Go back to those, or start a new run from its weights"
+                "the checkpoint was trained on other data, or with another tokenizer, layout, seq_len, order or cost "
+                f"per sequence ({state.fingerprint[:12]}, here {self.fingerprint[:12]}): it cannot be continued. "
+                "Restore those, or start a new run from its weights"
             )
         if state.seed != self.settings.seed:
             raise UserError(
-                f"the checkpoint's order has seed {state.seed}, the config {self.settings.seed}: go back to the former"
+                f"the checkpoint's order has seed {state.seed}, the config {self.settings.seed}: restore the former"
             )
         packs = self.settings.global_batch_size
         if state.buffer_steps is not None and state.global_batch_size != packs:
             edge = state.buffer_step + state.buffer_steps
             raise UserError(
-                f"global_batch_size is {packs}, but steps up to {edge} are packed {state.global_batch_size} to a step: "
+                f"global_batch_size is {packs}, but steps up to {edge} are packed {state.global_batch_size} per step: "
                 f"train to step {edge} as before, then change it"
             )
 

@@ -1,4 +1,4 @@
-"""Steps of packs of chunks, the settings that shape them, and the state of a plan that a checkpoint keeps.
+"""Steps of packed chunks, the settings that shape them, and the state of a plan in a checkpoint.
 
 A chunk is a window of a sample at a position in the schedule.
 """
@@ -18,48 +18,48 @@ from trainer.plan.order import I64, OrderSettings
 
 
 def max_state_bytes(num_sources: int) -> int:
-    """Return the most bytes that `data_state.json` may take for a number of sources."""
+    """Return the largest size of `data_state.json` in bytes for a number of sources."""
     return 1024 + 160 * num_sources
 
 
 class PlanSettings(Settings):
-    """How samples become steps."""
+    """How samples are turned into steps."""
 
-    seed: int = Field(0, description="another seed is another order")
-    seq_len: int = Field(2048, ge=1, description="positions of a pack")
-    global_batch_size: int = Field(64, ge=1, description="packs of a step, over all ranks and micro-batches")
-    max_images: int | None = Field(None, ge=1, description="images in a pack at most; null: as many as fit")
+    seed: int = Field(0, description="seed of the order of samples")
+    seq_len: int = Field(2048, ge=1, description="positions per packed sequence")
+    global_batch_size: int = Field(64, ge=1, description="packed sequences per step, over all ranks and micro-batches")
+    max_images: int | None = Field(None, ge=1, description="most images per packed sequence; null: as many as fit")
     packing_buffer_size: int = Field(
-        512, ge=1, description="packs filled together, in whole steps; best fit reaches 99 % from a few hundred on"
+        512, ge=1, description="sequences packed together, in whole steps; best fit reaches 99 % from a few hundred on"
     )
-    order: OrderSettings = Field(OrderSettings(), description="how far samples are scattered")
+    order: OrderSettings = Field(OrderSettings(), description="how widely samples are shuffled")
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a pack costs, by which steps and ranks are balanced: FLOPs, in any unit."""
+    """Cost of a packed sequence in FLOPs, in any unit, by which steps and ranks are balanced."""
 
     per_token: float = 1.0
-    per_pair: float = 0.0  # of a token and one that it may attend to, in the same sample
+    per_pair: float = 0.0  # per token and token that it may attend to, in the same sample
     per_image: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanState:
-    """Where a plan is, at the edge of a step. All that is not here is worked out again.
+    """Position of a plan, at the end of a step. All else is recomputed.
 
     Attributes:
-        fingerprint: Of the corpus and everything else that the windows' lengths depend on.
-        seed: The plan's.
+        fingerprint: Hash of the corpus and everything else on which the windows' lengths depend.
+        seed: Seed of the plan.
         step: The next step.
-        buffer_step: With which the packing buffer began that the step lies in; all that follows is as it was then.
-        buffer_steps: Steps of that packing buffer; null where it is not planned yet.
-        global_batch_size: Packs of its steps.
+        buffer_step: First step of the packing buffer with this step; all fields below are of its beginning.
+        buffer_steps: Steps of that packing buffer; None if not planned yet.
+        global_batch_size: Packed sequences per step.
         position: The next position in the schedule.
         drawn: Samples drawn so far of each source, in the manifest's order.
         open_source: The source of the last sample drawn, if its windows are not all planned.
         open_window: Its next window.
-        phase: The phase that the schedule is in; null before the first.
+        phase: Current phase of the schedule; None before the first.
         units: Samples or tokens drawn of each source since the phase began.
         longest: Tokens of the longest sample drawn since the phase began, when counting tokens.
     """
@@ -79,12 +79,12 @@ class PlanState:
     longest: int
 
     def to_json(self) -> str:
-        """Return the state as `data_state.json` holds it: a few numbers for each source, whatever the corpus's size."""
+        """Return the state as written to `data_state.json`: a few numbers per source, for a corpus of any size."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The state that `to_json` wrote.
+        """Read a state written by `to_json`.
 
         Raises:
             UserError: If it is damaged.
@@ -92,31 +92,31 @@ class PlanState:
         try:
             record = json.loads(text)
             if "order" in record:
-                raise ValueError("the run was trained on data.streams, not on an indexed corpus: give another --out")
+                raise ValueError("the run was trained on data.streams, not on an indexed corpus: choose another --out")
             phase = PhaseStart(**record["phase"]) if record["phase"] is not None else None
             record |= {"phase": phase, "drawn": tuple(record["drawn"]), "units": tuple(record["units"])}
             return cls(**record)
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"data_state.json: no state of a plan: {error}") from error
+            raise UserError(f"data_state.json: not the state of a plan: {error}") from error
 
 
 @dataclass(frozen=True)
 class PackingBuffer:
-    """Planned steps. All arrays have an entry a chunk: a window of a sample.
+    """Planned steps. The arrays have one entry per chunk, a window of a sample.
 
     Attributes:
-        start: The state with which it began.
+        start: The state before it.
         end: The state after it.
-        positions: The sample's position in the schedule.
-        sources: Which source.
-        epochs: 0 the first time through the source.
-        samples: Which of the source's samples.
-        windows: Which window of the sample.
-        tokens: Positions it takes.
-        images: Its images.
-        packs: The chunks of each pack.
-        steps: The pack in each slot of each step.
-        phase: A phase that begins with it.
+        positions: Position of the sample in the schedule.
+        sources: Index of the source.
+        epochs: Epoch of the source, from 0.
+        samples: Index of the sample in its source.
+        windows: Index of the window in its sample.
+        tokens: Positions of the window.
+        images: Images in the window.
+        packs: The chunks of each packed sequence.
+        steps: The packed sequence in each slot of each step.
+        phase: The phase that begins with it, if any.
     """
 
     start: PlanState
@@ -135,7 +135,7 @@ class PackingBuffer:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A window of a sample, and where it stands in the schedule."""
+    """A window of a sample, and its position in the schedule."""
 
     position: int
     source: int
@@ -148,14 +148,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of training, for all ranks."""
+    """One training step, for all ranks."""
 
     number: int
     buffer: PackingBuffer = field(repr=False)
 
     @property
     def state(self) -> PlanState:
-        """From which a plan goes on after this step."""
+        """State from which a plan resumes after this step."""
         after = self.number + 1
         buffer = self.buffer
         if after == buffer.end.step:
@@ -164,16 +164,16 @@ class Step:
 
     @property
     def phase(self) -> PhaseStart | None:
-        """The phase that begins with this step, if one does."""
+        """Phase that begins with this step, if any."""
         return self.buffer.phase if self.number == self.buffer.start.buffer_step else None
 
     @cached_property
     def packs(self) -> list[list[Chunk]]:
-        """The chunks of each slot, in the order in which they lie in the pack."""
+        """Chunks of each slot, in their order in the packed sequence."""
         return self.of_rank(0, 1)
 
     def of_rank(self, rank: int, world_size: int) -> list[list[Chunk]]:
-        """The packs that a rank trains on: slots rank, rank + world size, ..."""
+        """Return the packed sequences that a rank trains on: slots rank, rank + world_size, ..."""
         buffer = self.buffer
         chosen = buffer.steps[self.number - buffer.start.buffer_step][rank::world_size]
         columns = (
@@ -187,16 +187,16 @@ class Step:
 
     @property
     def num_tokens(self) -> int:
-        """Positions taken in all packs."""
+        """Positions used in all packed sequences."""
         return sum(chunk.tokens for pack in self.packs for chunk in pack)
 
     @property
     def num_images(self) -> int:
-        """Images in all packs."""
+        """Images in all packed sequences."""
         return sum(chunk.images for pack in self.packs for chunk in pack)
 
     def digest(self) -> str:
-        """sha256 of what is trained on, in the order of slots."""
+        """Return the sha256 of what is trained on, in the order of slots."""
         rows = [
             [[p.position, p.source, p.epoch, p.sample, p.window, p.tokens, p.images] for p in pack]
             for pack in self.packs

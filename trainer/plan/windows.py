@@ -1,4 +1,4 @@
-"""How many positions and images each window of each sample takes: what a plan knows of a source without opening it."""
+"""Positions and images of each window of each sample: all that a plan knows of a source, without opening it."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ I32 = np.ndarray[Any, np.dtype[np.int32]]
 
 @dataclass(frozen=True)
 class SourceWindows:
-    """The windows of a source's samples, in the order of its shards.
+    """Windows of a source's samples, in the order of its shards.
 
     Attributes:
-        name: The source's.
-        kind: Of its samples.
-        shards: Paths of its shards, as the manifest has them.
-        shard_ends: (S,) samples up to and with each shard.
-        numbers: (N,) which of the shards' samples are trained on; null where all are.
-        first: (N + 1,) where each sample's windows begin in `tokens`, and the end.
-        tokens: (M,) positions that each window takes, image slots included.
+        name: Name of the source.
+        kind: Kind of its samples.
+        shards: Paths of its shards, as in the manifest.
+        shard_ends: (S,) samples up to and including each shard.
+        numbers: (N,) indices of the samples that are trained on; None: all.
+        first: (N + 1,) index in `tokens` of each sample's first window, then the end.
+        tokens: (M,) positions of each window, including image slots.
         images: (M,) images in each window.
         refused: (key, reason) of the samples that are not trained on.
     """
@@ -40,12 +40,12 @@ class SourceWindows:
 
     @property
     def num_samples(self) -> int:
-        """Samples that are trained on."""
+        """Number of samples that are trained on."""
         return len(self.first) - 1
 
     @cached_property
     def totals(self) -> I64:
-        """(N,) positions that all windows of each sample take together."""
+        """(N,) positions of all windows of each sample together."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens, dtype=np.int64)])
         totals: I64 = ends[self.first[1:]] - ends[self.first[:-1]]
         return totals
@@ -56,20 +56,20 @@ class SourceWindows:
         return ends
 
     def locate(self, sample: int) -> tuple[int, int]:
-        """Shard and row in it of a sample."""
+        """Return the shard of a sample and its row there."""
         number = sample if self.numbers is None else int(self.numbers[sample])
         shard = bisect_right(self._ends, number)
         return shard, number - (self._ends[shard - 1] if shard else 0)
 
 
 def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequence[int]) -> SourceWindows:
-    """A source whose samples count one position and one image each: for training on images without a sequence.
+    """Build a source whose samples count one position and one image each, for training on images without sequences.
 
     Args:
-        name: The source's.
-        kind: Of its samples.
+        name: Name of the source.
+        kind: Kind of its samples.
         shards: Paths of its shards.
-        samples: How many each shard has.
+        samples: Number of samples in each shard.
     """
     num = int(sum(samples))
     ones = np.ones(num, np.int32)

@@ -1,1 +1,1 @@
-"""From tars to micro-batches: shards, images, sequences, streams, and what was consumed. Takes no config."""
+"""Reading, from tars to micro-batches: shards, images, sequences, streams, the record of what was consumed."""

@@ -1,4 +1,4 @@
-"""Byte ranges of files: local ones by `pread`, remote ones by chunks that are kept on a local disk up to a limit."""
+"""Byte ranges of files: local ones by `pread`, remote ones in chunks cached on a local disk up to a limit."""
 
 import hashlib
 import os
@@ -12,22 +12,24 @@ from pydantic import Field
 from pipelines import storage
 from pipelines.settings import Settings
 
-_OPEN_FILES = 512  # below the usual limit of 1,024 a process
+_OPEN_FILES = 512  # below the usual limit of 1,024 per process
 
 
 class CacheSettings(Settings):
-    """Where chunks of remote tars are kept."""
+    """Cache for chunks of remote tars."""
 
-    folder: str | None = Field(None, description="null: a folder of the user's below the system's temporary one")
-    max_bytes: int = Field(50 << 30, ge=1, description="bytes on disk at most, over all ranks of a machine")
-    chunk_bytes: int = Field(8 << 20, ge=1, description="of one request; object stores are slow below some MB")
+    folder: str | None = Field(
+        None, description="folder of the cache; null: one for the user below the system's temporary folder"
+    )
+    max_bytes: int = Field(50 << 30, ge=1, description="most bytes on disk, over all ranks of a machine")
+    chunk_bytes: int = Field(8 << 20, ge=1, description="bytes per request; object stores are slow below some MB")
 
 
 class ByteStore:
     """Reads ranges of local and remote files; safe to use from many threads.
 
     Args:
-        settings: Where chunks of remote files are kept.
+        settings: Cache for chunks of remote files.
     """
 
     def __init__(self, settings: CacheSettings | None = None) -> None:
@@ -36,10 +38,10 @@ class ByteStore:
         self._cache = _ChunkCache(settings or CacheSettings())
 
     def read(self, path: str, offset: int, num_bytes: int) -> bytes:
-        """`num_bytes` bytes from `offset`.
+        """Read `num_bytes` bytes from `offset`.
 
         Raises:
-            EOFError: If the file ends before.
+            EOFError: If the file ends earlier.
             OSError: If it cannot be read.
         """
         if not storage.is_local(path):
@@ -47,7 +49,7 @@ class ByteStore:
         file = self._files.get(path) or self._open(path)
         data = os.pread(file.handle, num_bytes, offset)
         if len(data) != num_bytes:
-            raise EOFError(f"{path}: {num_bytes} bytes wanted at {offset}, {len(data)} there")
+            raise EOFError(f"{path}: expected {num_bytes} bytes at {offset}, found {len(data)}")
         return data
 
     def _open(self, path: str) -> "_OpenFile":
@@ -72,9 +74,9 @@ class _OpenFile:
 
 
 class _ChunkCache:
-    """Chunks of remote files in a folder that all ranks of a machine share; the oldest go when it is full.
+    """Chunks of remote files in a folder shared by all ranks of a machine; the oldest are removed when it is full.
 
-    A chunk appears under its name whole (temporary name, rename), so ranks need no lock between them. Two that fetch
+    A chunk appears under its name only when complete (by a rename), so that ranks need no lock. Two that fetch
     the same chunk at once write the same bytes.
     """
 
@@ -85,14 +87,14 @@ class _ChunkCache:
         self._sizes: dict[str, int] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._since_sweep = settings.max_bytes  # look at once: another run may have left it full
+        self._since_sweep = settings.max_bytes  # sweep at once: another run may have left it full
 
     def read(self, path: str, offset: int, num_bytes: int) -> bytes:
         if path not in self._sizes:
             self._sizes[path] = storage.size(path)
         size, chunk = self._sizes[path], self._settings.chunk_bytes
         if offset + num_bytes > size:
-            raise EOFError(f"{path}: {num_bytes} bytes wanted at {offset}, {max(0, size - offset)} there")
+            raise EOFError(f"{path}: expected {num_bytes} bytes at {offset}, found {max(0, size - offset)}")
         parts = []
         for number in range(offset // chunk, -(-(offset + num_bytes) // chunk)):
             begin = number * chunk
@@ -105,7 +107,7 @@ class _ChunkCache:
         file = self.folder / name
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
-        with lock:  # one request a chunk, however many threads want it
+        with lock:  # one request per chunk, for any number of threads
             try:
                 data = file.read_bytes()
                 if len(data) == num_bytes:
@@ -121,7 +123,7 @@ class _ChunkCache:
         return data
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the oldest chunks until all fit; looks at the folder each time a sixteenth of it was written."""
+        """Remove the oldest chunks until all fit; checks the folder each time a sixteenth of it was written."""
         limit = self._settings.max_bytes
         with self._lock:
             self._since_sweep += num_bytes

@@ -1,4 +1,4 @@
-"""What was trained on: `consumed/*.parquet`, from which any step's samples can be named, and `quarantine.jsonl`."""
+"""Record of training samples: `consumed/*.parquet`, with the samples of every step, and `quarantine.jsonl`."""
 
 import json
 from collections import Counter
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ConsumedRow:
-    """A window that was trained on: `num_tokens` positions were planned, `replaces` is the key it stands in for."""
+    """A window that was trained on: `num_tokens` positions were planned, `replaces` is the key that it replaces."""
 
     step: int
     position: int
@@ -47,7 +47,7 @@ class ConsumedRow:
     replaces: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The columns of `consumed`."""
+        """Return the columns of `consumed`."""
         row = asdict(self)
         row["epoch"] = row.pop("epoch")
         return row
@@ -55,7 +55,7 @@ class ConsumedRow:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineRow:
-    """A sample that could not be read; `position` is null where that was known before training."""
+    """A sample that could not be read; `position` is None if that was known before training."""
 
     source: str
     key: str
@@ -64,11 +64,11 @@ class QuarantineRow:
 
 
 class ConsumedLog:
-    """Writes `consumed/`: a file each time it is told to, of the steps since the last.
+    """Writes `consumed/`: one file per call of `write`, with the steps since the previous one.
 
     Args:
         run: The run's folder.
-        order: Of what is trained on; where it is approximate, a column `order` says so.
+        order: Order of the samples; if approximate, a column `order` says so.
     """
 
     def __init__(self, run: str, order: Order = "exact") -> None:
@@ -78,11 +78,11 @@ class ConsumedLog:
         self._rows: list[ConsumedRow] = []
 
     def add(self, rows: Iterable[ConsumedRow]) -> None:
-        """Note what a step consumed, of all ranks."""
+        """Record what a step consumed, on all ranks."""
         self._rows += rows
 
     def write(self) -> str | None:
-        """Write what was noted since the last time, in step order; the path, or null where there is nothing."""
+        """Write what was recorded since the last call, in step order; return the path, or None if there is nothing."""
         if not self._rows:
             return None
         rows = sorted(self._rows, key=lambda r: (r.step, r.position, r.window))
@@ -92,7 +92,7 @@ class ConsumedLog:
         return path
 
     def cut(self, step: int) -> None:
-        """Take back all from `step` on: what a resume from there will do again."""
+        """Remove everything from `step` on, since a resume from there repeats it."""
         self._rows = [row for row in self._rows if row.step < step]
         for path in storage.list_files(self._folder, ".parquet"):
             first, last = (int(n) for n in path.rpartition("/")[2].removesuffix(".parquet").split("-"))
@@ -109,7 +109,7 @@ class ConsumedLog:
 
 
 def append_quarantine(run: str, rows: Sequence[QuarantineRow]) -> None:
-    """Append to `quarantine.jsonl`, each sample at each position once."""
+    """Append to `quarantine.jsonl`, each sample once per position."""
     path = storage.join(run, "quarantine.jsonl")
     have = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
     lines = list(dict.fromkeys([*have, *(json.dumps(asdict(row), ensure_ascii=False) for row in rows)]))
@@ -118,11 +118,11 @@ def append_quarantine(run: str, rows: Sequence[QuarantineRow]) -> None:
 
 
 class BadSampleLimit:
-    """Counts what is read and what of it is bad, and ends the run where too much of a source is.
+    """Counts samples and bad ones, and ends the run if too many of a source are bad.
 
     Args:
-        max_fraction: Of a source's samples that may be bad.
-        min_samples: Below so many bad ones the fraction says nothing.
+        max_fraction: Largest fraction of bad samples of a source.
+        min_samples: Number of bad samples from which the fraction applies.
     """
 
     def __init__(self, max_fraction: float = 0.01, min_samples: int = 20) -> None:
@@ -134,7 +134,7 @@ class BadSampleLimit:
         """Count a window that was read.
 
         Raises:
-            RunError: If too many were bad.
+            RunError: If too many are bad.
         """
         self._read[source] += 1
         if bad is None:
@@ -143,6 +143,6 @@ class BadSampleLimit:
         num_bad, num = self._bad[source], self._read[source]
         if num_bad >= self._min_samples and num_bad > self._max_fraction * num:
             raise RunError(
-                f"{source}: {num_bad} of {num} samples cannot be read, more than {self._max_fraction:.1%}; the last, "
+                f"{source}: {num_bad} of {num} samples cannot be read, more than {self._max_fraction:.1%}; the last: "
                 f"{bad.key}: {bad.reason}. See quarantine.jsonl"
             )

@@ -1,4 +1,4 @@
-"""A corpus as training sees it: its manifest, checked against its files, its tokens, and a reader a shard."""
+"""A corpus for training: its manifest, checked against its files, its tokens, and one reader per shard."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,14 +16,14 @@ from trainer.reading.shard_reader import GroupCache, ShardReader
 
 @dataclass(frozen=True)
 class TrainingCorpus:
-    """What is read of a corpus.
+    """The parts of a corpus that are read.
 
     Attributes:
-        folder: Where it lies.
-        manifest: What it consists of.
-        tokens: Its tokens.
+        folder: Folder of the corpus.
+        manifest: Manifest of the corpus.
+        tokens: Tokens of the corpus.
         split: The split that is read.
-        cache: Where chunks of remote tars are kept.
+        cache: Cache for chunks of remote tars.
     """
 
     folder: str
@@ -41,16 +41,16 @@ class TrainingCorpus:
         split: Split = "train",
         cache: CacheSettings | None = None,
     ) -> Self:
-        """A corpus, once its files are known to be those that its manifest names.
+        """Open a corpus after checking that its files are those of its manifest.
 
         Args:
-            folder: Where it lies, local or an fsspec URL.
-            tokens: The tokenizer's name; null where there are tokens of only one.
+            folder: Folder of the corpus, local or an fsspec URL.
+            tokens: Name of the tokenizer; None if there are tokens of only one.
             split: The split that is read.
-            cache: Where chunks of remote tars are kept.
+            cache: Cache for chunks of remote tars.
 
         Raises:
-            UserError: If there is no corpus, or what lies there is of different builds.
+            UserError: If there is no corpus, or its files are from different builds.
         """
         folder = folder.rstrip("/")
         manifest = load_manifest(folder)
@@ -86,12 +86,12 @@ class TrainingCorpus:
 
     @cached_property
     def store(self) -> ByteStore:
-        """Reads bytes of tars."""
+        """Reader of bytes of tars."""
         return ByteStore(self.cache)
 
     @cached_property
     def groups(self) -> "GroupCache[Any]":
-        """Keeps rows that were read last."""
+        """Cache of the rows that were read last."""
         return GroupCache()
 
     @cached_property
@@ -99,6 +99,6 @@ class TrainingCorpus:
         return {shard.path: shard for shard in self.manifest.shards}
 
     def reader(self, shard: str) -> ShardReader:
-        """A reader of a shard, by its path in the manifest."""
+        """Return the reader of a shard, by its path in the manifest."""
         tokens = token_sidecar_path(tokens_folder(self.folder, self.tokens.name), shard)
         return ShardReader(self.folder, self._shards[shard], tokens, self.store, self.groups)

@@ -1,7 +1,7 @@
-"""Images of a tar as pixels of the model's size: 8-bit, normalised on the device.
+"""Images of a tar as pixels of the model's size: 8-bit, to be normalised on the device.
 
 A JPEG is decoded at the smallest of its eight DCT scales that is not below the wanted size (five times as fast on
-large photos), then resized by area, as a bicubic filter with anti-aliasing would nearly do.
+large photos), then resized by area, which is close to a bicubic filter with anti-aliasing.
 """
 
 import random
@@ -16,19 +16,19 @@ from trainer.reading.shard_reader import DamagedSample
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Fit = Literal["squash", "crop"]
 Crop = tuple[int, int, int, int]
-"""Height and width before, and what was cut off at the top and on the left, in pixels of the size after scaling."""
+"""Original height and width, and the crop's top and left offset in pixels of the scaled size."""
 
 MAX_PIXELS = 179_000_000
-"""Of an image that is decoded at all: Pillow's limit against decompression bombs."""
+"""Most pixels of an image that is decoded: Pillow's limit against decompression bombs."""
 
 
 def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
-    """An image as (size, size, 3) uint8, RGB.
+    """Decode an image to (size, size, 3) uint8, RGB.
 
     Args:
         data: JPEG, PNG or WebP.
-        size: Pixels a side.
-        fit: `squash` changes the proportions (EVA-CLIP's way); `crop` cuts the middle out of the longer side.
+        size: Side in pixels.
+        fit: `squash` changes the proportions (EVA-CLIP's way); `crop` keeps the middle of the longer side.
 
     Raises:
         DamagedSample: If it cannot be decoded.
@@ -48,13 +48,13 @@ def decode(data: bytes, size: int, fit: Fit = "squash") -> Pixels:
 
 
 def decode_crop(data: bytes, size: int, rng: random.Random, max_scale: float) -> tuple[Pixels, Crop]:
-    """A random square of an image that was scaled at random, as SDXL is trained (arXiv:2307.01952) and Emu2's decoder.
+    """Decode a random square of a randomly scaled image, as in SDXL (arXiv:2307.01952) and Emu2's decoder.
 
     Args:
         data: JPEG, PNG or WebP.
-        size: Pixels a side of the square.
-        rng: Chooses.
-        max_scale: The shorter side is scaled to between `size` and so many times it.
+        size: Side of the square in pixels.
+        rng: Random numbers for scale and crop.
+        max_scale: The shorter side is scaled to between `size` and this multiple of it.
 
     Raises:
         DamagedSample: If it cannot be decoded.
@@ -87,11 +87,11 @@ def _other(data: bytes) -> Pixels:
     except cv2.error as error:
         raise DamagedSample(f"broken image: {error}") from error
     if image is None:
-        raise DamagedSample("broken image: no format that is known")
+        raise DamagedSample("broken image: unknown format")
     _refuse_large(image.shape[1], image.shape[0])
     return image
 
 
 def _refuse_large(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DamagedSample(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
+        raise DamagedSample(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")

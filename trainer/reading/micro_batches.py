@@ -1,4 +1,4 @@
-"""From what was read to what the model is given: packs collated into micro-batches, a step ahead of the training."""
+"""Micro-batches: packed sequences collated into the model's input, one step ahead of the training."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +16,11 @@ from trainer.reading.streaming import StreamStep
 
 
 class Losses(NamedTuple):
-    """What a forward pass gives.
+    """Losses of a forward pass.
 
     Attributes:
-        loss: Scalar, to descend; a share of the global batch's, so that shares add up.
-        values: Of each objective, every target's own loss, detached.
+        loss: Scalar to minimise: this micro-batch's part of the global batch's loss, so that parts add up.
+        values: Loss of every target, by objective, detached.
     """
 
     loss: Tensor
@@ -28,37 +28,37 @@ class Losses(NamedTuple):
 
 
 class MicroBatch(Protocol):
-    """What a forward pass is given, and how.
+    """Input of a forward pass, and how to run it.
 
     Attributes:
-        sources: Of each objective, the number of the source that every target is from.
+        sources: Index of every target's source, by objective.
     """
 
     @property
     def sources(self) -> tuple[Tensor, ...]: ...
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """Return a copy on another device."""
 
     def pin_memory(self) -> Self:
-        """The same in page-locked memory."""
+        """Return a copy in page-locked memory."""
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Run a module on it.
+        """Run a module on the micro-batch.
 
         Args:
-            module: As the engine holds it.
-            totals: Targets of each objective in the global batch; null for this one alone.
+            module: The module, as wrapped by the engine.
+            totals: Targets of each objective in the global batch; None: only this micro-batch.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch(Tensors):
-    """Images one by one.
+    """A batch of single images.
 
     Attributes:
         images: (B, 3, S, S) uint8.
-        source: (B,) which source each is from.
+        source: (B,) index of each image's source.
     """
 
     images: Tensor
@@ -66,23 +66,23 @@ class ImageBatch(Tensors):
 
     @property
     def sources(self) -> tuple[Tensor, ...]:
-        """Of the images."""
+        """Sources of the images."""
         return (self.source,)
 
 
 def images_of(chunks: Sequence[ReadChunk]) -> tuple[Tensor, Tensor]:
-    """Images and sources of a `ImageBatch`, from chunks of one image each."""
+    """Return images and sources of an `ImageBatch`, from chunks of one image each."""
     images = torch.stack([as_tensor(chunk.images[0]) for chunk in chunks])
     return images, torch.tensor([chunk.source for chunk in chunks])
 
 
 def as_tensor(image: Pixels) -> Tensor:
-    """(S, S, 3) array to (3, S, S) tensor, without a copy."""
+    """Convert a (S, S, 3) array to a (3, S, S) tensor, without a copy."""
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """uint8 images (B, 3, S, S) at another size."""
+    """Resize uint8 images (B, 3, S, S)."""
     if images.shape[-1] == side:
         return images
     smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
@@ -91,14 +91,14 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class RankBatch:
-    """What a rank trains on in a step."""
+    """The data of one rank in a step."""
 
     read: RankStep | StreamStep
     micros: list[MicroBatch]
 
     @property
     def num_targets(self) -> list[int]:
-        """Targets of each objective."""
+        """Return the number of targets of each objective."""
         return [sum(map(len, parts)) for parts in zip(*(micro.sources for micro in self.micros), strict=True)]
 
 
@@ -110,9 +110,9 @@ class Batches:
     """Collates the steps of a loader in a thread, one ahead.
 
     Args:
-        steps: What a loader gives.
-        micro_batch_size: Packs of a micro-batch.
-        collate: Makes a micro-batch of packs.
+        steps: Steps of a loader.
+        micro_batch_size: Packed sequences per micro-batch.
+        collate: Function from packed sequences to a micro-batch.
         pin: Whether to lock pages, for copies to a GPU.
     """
 
@@ -124,7 +124,7 @@ class Batches:
         self._pool = ThreadPoolExecutor(1, "batches")
 
     def __iter__(self) -> Iterator[RankBatch]:
-        """The steps, without end."""
+        """Yield the steps, without end."""
         coming = self._pool.submit(self._next)
         while True:
             batch = coming.result()
@@ -132,11 +132,11 @@ class Batches:
             yield batch
 
     def between(self, work: Callable[[], Item]) -> Item:
-        """Have something done in the thread between two steps of the loader: on all ranks between the same two."""
+        """Run something in the thread between two steps of the loader, which are the same on all ranks."""
         return self._pool.submit(work).result()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _next(self) -> RankBatch:

@@ -1,7 +1,7 @@
-"""Reading what a plan asks for: one process a rank, threads that decode, and results in the plan's order.
+"""Reading what a plan needs: one process per rank, threads that decode, and results in the plan's order.
 
 A window's text comes from the token sidecar, its images from the tar. What cannot be read is replaced by another
-sample of its source, which the plan's seed decides, cut to the positions that were planned: no other rank need know.
+sample of its source, chosen by the plan's seed and cut to the planned positions, so that no other rank is concerned.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import Crop, Pixels, decode
 from trainer.reading.shard_reader import DamagedSample, ShardReader
 
-_SUBSTITUTES = 64  # that are tried before the source is taken for broken
+_SUBSTITUTES = 64  # replacements tried before the source counts as broken
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkData:
-    """What was read of a chunk; as in `ReadChunk`."""
+    """The data of a chunk; fields as in `ReadChunk`."""
 
     sequence: TokenSequence
     images: tuple[Pixels, ...]
@@ -43,24 +43,28 @@ class ChunkData:
 
 
 class ReaderSettings(Settings):
-    """How samples are read."""
+    """Settings for reading samples."""
 
-    num_threads: int = Field(2, ge=0, description="that read and decode, a rank; 0: none beside the training")
-    prefetch_steps: int = Field(2, ge=1, description="steps that are read ahead")
-    max_bad_fraction: float = Field(0.01, ge=0, description="of a source's samples that may be unreadable")
+    num_threads: int = Field(
+        2, ge=0, description="threads per rank that read and decode; 0: read in the training's thread"
+    )
+    prefetch_steps: int = Field(2, ge=1, description="steps read ahead")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, description="largest fraction of a source's samples that may be unreadable"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ReadChunk:
-    """A window as the model gets it.
+    """A window as input of the model.
 
     Attributes:
-        source: Its number in the plan.
-        sequence: Its tokens and slots.
-        images: (size, size, 3) uint8 RGB, one for each image of `sequence`, in its order.
-        row: For `consumed`.
-        bad: The sample that it stands in for, if it does.
-        crop: Of an image by itself: height and width before, and what of it was cut off at the top and on the left.
+        source: Index of the source in the plan.
+        sequence: Tokens and slots of the window.
+        images: (size, size, 3) uint8 RGB, one per image of `sequence`, in its order.
+        row: The row of `consumed`.
+        bad: The unreadable sample that it replaces, if any.
+        crop: Of a single image: original height and width, and the crop's top and left offset.
     """
 
     source: int
@@ -73,29 +77,29 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class RankStep:
-    """What a rank trains on in a step: the packs of its slots, in order."""
+    """The data of one rank in a step: the packed sequences of its slots, in order."""
 
     step: Step
     packs: list[list[ReadChunk]]
 
     @property
     def rows(self) -> list[ConsumedRow]:
-        """For `consumed`."""
+        """Rows of `consumed`."""
         return [chunk.row for pack in self.packs for chunk in pack]
 
     @property
     def bad(self) -> list[QuarantineRow]:
-        """For `quarantine.jsonl`."""
+        """Rows of `quarantine.jsonl`."""
         return [chunk.bad for pack in self.packs for chunk in pack if chunk.bad is not None]
 
 
 class SampleReader(ABC):
-    """Reads chunks of a plan; a pure function of the chunk, whatever thread or rank asks.
+    """Reads chunks of a plan; a pure function of the chunk, on any thread and rank.
 
     Args:
-        corpus: Where they lie.
-        sources: The plan's.
-        seed: Decides all that is left to chance, and substitutes.
+        corpus: The corpus.
+        sources: Sources of the plan.
+        seed: Seed of all random choices and of substitutes.
     """
 
     def __init__(self, corpus: TrainingCorpus, sources: Sequence[SourceWindows], *, seed: int = 0) -> None:
@@ -103,10 +107,10 @@ class SampleReader(ABC):
         self._shards: dict[str, ShardReader] = {}
 
     def read(self, chunk: Chunk, step: int) -> ReadChunk:
-        """A chunk, or what stands in for it.
+        """Read a chunk, or its substitute.
 
         Raises:
-            UserError: If the tokens are not those that the plan was made with.
+            UserError: If the tokens are not those for which the plan was made.
             RunError: If nothing of the source can be read.
         """
         source = self._sources[chunk.source]
@@ -120,7 +124,7 @@ class SampleReader(ABC):
 
     @abstractmethod
     def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
-        """A chunk's tokens and images.
+        """Read a chunk's tokens and images.
 
         Raises:
             DamagedSample: If they cannot be read.
@@ -128,7 +132,7 @@ class SampleReader(ABC):
 
     @abstractmethod
     def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData | None:
-        """As much of another sample as takes the chunk's positions; none if it does not fit.
+        """Read as much of another sample as takes the chunk's positions; return None if it does not fit.
 
         Raises:
             DamagedSample: If it cannot be read.
@@ -167,7 +171,7 @@ class SampleReader(ABC):
         return ReadChunk(chunk.source, read.sequence, read.images, consumed, bad, read.crop)
 
     def _substitute(self, chunk: Chunk, step: int, bad: QuarantineRow) -> ReadChunk:
-        """The first of the source's samples, in the chunk's own order, that can be read and cut to its positions."""
+        """Read the first of the source's samples, in the chunk's own order, that is readable and fits its positions."""
         source = self._sources[chunk.source]
         for attempt in range(_SUBSTITUTES):
             number = key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt)
@@ -184,16 +188,16 @@ class SampleReader(ABC):
 
 
 class SequenceReader(SampleReader):
-    """Reads windows as the main model is given them.
+    """Reads windows as input of the main model.
 
     Args:
-        corpus: Where they lie.
-        sources: The plan's.
+        corpus: The corpus.
+        sources: Sources of the plan.
         layout: Writes windows as tokens.
-        seq_len: Positions of a pack: what samples were cut by.
-        image_size: Pixels a side.
-        seed: Decides what comes first in a window, and substitutes.
-        media_first: Gives the probability that images come before their text, by the step; null: the layout's.
+        seq_len: Positions per packed sequence, to which samples were cut.
+        image_size: Side in pixels.
+        seed: Seed of the order within windows, and of substitutes.
+        media_first: Function from step to the probability that images come before their text; None: the layout's.
     """
 
     def __init__(
@@ -215,13 +219,13 @@ class SequenceReader(SampleReader):
         windows = self._layout.split(reader.segments(row), self._seq_len)
         if chunk.window >= len(windows) or windows[chunk.window].num_tokens != chunk.tokens:
             raise UserError(
-                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those that the plan was made with. "
+                f"{reader.shard.path}, sample {reader.key(row)}: its tokens are not those for which the plan was made. "
                 "Rerun `python -m pipelines tokenize`"
             )
         return self._lay_out(chunk, step, reader, row, windows[chunk.window])
 
     def _stand_in(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData | None:
-        """As much as fits: its texts alone where an image does not."""
+        """Read as much as fits: only its texts if an image does not."""
         segments = reader.segments(row)
         for chosen in (segments, [s for s in segments if isinstance(s, Text)]):
             with contextlib.suppress(ValueError):
@@ -239,19 +243,19 @@ class SequenceReader(SampleReader):
 
 
 class Loader:
-    """The steps of a rank, read ahead by threads.
+    """Steps of one rank, read ahead by threads.
 
-    What it gives depends on the plan alone: threads change nothing but the time it takes.
+    The result depends only on the plan: threads change only the time it takes.
 
     Args:
-        plan: What is read; the loader goes on from its state.
-        reader: Reads it.
-        settings: How.
-        rank: Of this process.
-        world_size: Processes in all; divides the packs of a step.
+        plan: The plan; the loader resumes from its state.
+        reader: Reads the chunks of the plan.
+        settings: Threads and prefetching.
+        rank: Rank of this process.
+        world_size: Number of processes; divides the global batch size.
 
     Raises:
-        UserError: If it does not.
+        UserError: If the number of processes does not divide the global batch size.
     """
 
     def __init__(
@@ -265,8 +269,8 @@ class Loader:
         packs = plan.settings.global_batch_size
         if packs % world_size:
             raise UserError(
-                f"data.plan.global_batch_size is {packs}, which {world_size} processes cannot share alike: make it a "
-                "multiple, or start another number of processes"
+                f"data.plan.global_batch_size is {packs}, not a multiple of the {world_size} processes: change "
+                "it, or start another number of processes"
             )
         self._plan, self._reader, self._settings = plan, reader, settings or ReaderSettings()
         self._rank, self._world_size = rank, world_size
@@ -275,7 +279,7 @@ class Loader:
         self._steps = iter(plan)
         self._ahead: deque[tuple[Step, list[Future[list[ReadChunk]]]]] = deque()
         self._last: Step | None = None
-        cv2.setNumThreads(1)  # our threads are the parallelism; OpenCV's own would fight them
+        cv2.setNumThreads(1)  # our threads are the parallelism; OpenCV's own would compete with them
         num = self._settings.num_threads
         self._pool = ThreadPoolExecutor(num, "reader") if num else None
         self._planner = ThreadPoolExecutor(1, "planner") if num else None
@@ -283,20 +287,20 @@ class Loader:
         self._end: UserError | None = None
 
     def __iter__(self) -> Iterator[RankStep]:
-        """The steps, without end."""
+        """Yield the steps, without end."""
         while True:
             yield self._inline() if self._pool is None else self._from_threads()
 
     def change(self, phases: Sequence[Phase]) -> int:
-        """Draw by other phases as soon as the samples that are drawn already are trained on.
+        """Draw by other phases as soon as the samples that are already drawn have been trained on.
 
         All ranks must call this between the same two steps.
 
         Returns:
-            The step from which on they hold.
+            The step from which they apply.
 
         Raises:
-            UserError: If they name unknown or empty sources; nothing is changed then.
+            UserError: If they name unknown or empty sources; nothing changes then.
         """
         self._settle()
         step = self._last.buffer.end.step if self._last is not None else self._start.step
@@ -313,7 +317,7 @@ class Loader:
         return step
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         for pool in (self._planner, self._pool):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -329,7 +333,7 @@ class Loader:
             try:
                 step = (self._next or self._planner.submit(next, self._steps)).result()
             except UserError as error:
-                self._end = error  # a source is exhausted: what was planned before is trained on first
+                self._end = error  # a source is exhausted: earlier planned steps are trained on first
                 break
             self._next = self._planner.submit(next, self._steps)
             packs = step.of_rank(self._rank, self._world_size)

@@ -1,7 +1,7 @@
-"""One shard for training: where its samples' parts lie, and their text as ids, a row group at a time.
+"""One shard for training: where the parts of its samples are, and their text as ids, one row group at a time.
 
-Rows are read from the corpus's sidecar and the token sidecar; a tar is opened for images only, and a read goes right
-to the bytes that are wanted. What is read is checked against the header before it, which costs 512 bytes.
+Rows are read from the corpus's sidecar and the token sidecar; a tar is opened only for images, and a read goes directly
+to the requested bytes. What is read is checked against the header before it, which costs 512 bytes.
 """
 
 import threading
@@ -22,7 +22,7 @@ from pipelines.shards.token_sidecar import TYPES
 from trainer.reading.byte_store import ByteStore
 
 GROUP_CACHE_BYTES = 256 << 20
-"""Bytes of row groups that are kept: the blocks that a few sources are being read from."""
+"""Bytes of cached row groups: the blocks that a few sources are being read from."""
 
 _PARTS = (
     "key",
@@ -42,7 +42,7 @@ class DamagedSample(Exception):  # noqa: N818 - a fact about data, which has a s
 
 
 class GroupCache(Generic[Item]):
-    """Row groups that were read last, up to a number of bytes; one for all shards and threads."""
+    """The row groups that were read last, up to a number of bytes; one cache for all shards and threads."""
 
     def __init__(self, max_bytes: int = GROUP_CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -51,7 +51,7 @@ class GroupCache(Generic[Item]):
         self._lock = threading.Lock()
 
     def get(self, key: Any, make: Callable[[], tuple[Item, int]]) -> Item:
-        """The item of a key; `make` gives it and its size where it is not kept."""
+        """Return the item of a key; `make` returns it with its size if it is not cached."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
@@ -71,10 +71,10 @@ class ShardReader:
 
     Args:
         corpus: The corpus's folder.
-        shard: The shard, as the manifest has it.
+        shard: The shard, as in the manifest.
         tokens: Path of its token sidecar.
         store: Reads the tar.
-        cache: Keeps row groups.
+        cache: Cache of row groups.
     """
 
     def __init__(self, corpus: str, shard: ShardInfo, tokens: str, store: ByteStore, cache: "GroupCache[Any]") -> None:
@@ -85,22 +85,22 @@ class ShardReader:
         self._tokens = _GroupedFile(tokens, None)
 
     def key(self, row: int) -> str:
-        """A sample's key."""
+        """Return a sample's key."""
         group, at = self._part_group(row)
         return str(group.keys[at])
 
     def segments(self, row: int) -> list[Segment]:
-        """What a sample is made of."""
+        """Return the segments of a sample."""
         tokens = self._tokens
         number, at = tokens.locate(row)
         group: _TokenGroup = self._cache.get((tokens.path, number), lambda: _TokenGroup.read(tokens, number))
         return group.segments(at)
 
     def image(self, row: int, media: int) -> bytes:
-        """The bytes of one of a sample's images.
+        """Return the bytes of one of a sample's images.
 
         Raises:
-            DamagedSample: If they are not where the sidecar says.
+            DamagedSample: If they are not at the place given in the sidecar.
         """
         group, at = self._part_group(row)
         offset, size = group.media(at, media)
@@ -111,10 +111,10 @@ class ShardReader:
         return data[BLOCK:]
 
     def raw(self, row: int) -> tuple[str, dict[str, bytes]]:
-        """A sample's key and all its parts, by one read.
+        """Return a sample's key and all its parts, with one read.
 
         Raises:
-            DamagedSample: If the tar ends before.
+            DamagedSample: If the tar ends earlier.
         """
         group, at = self._part_group(row)
         begin, size = group.offsets[at], group.sizes[at]
@@ -138,7 +138,7 @@ class ShardReader:
 
 
 class _GroupedFile:
-    """A parquet file, opened when it is first read, and where its row groups begin."""
+    """A parquet file, opened on the first read, and the first rows of its row groups."""
 
     def __init__(self, path: str, columns: tuple[str, ...] | None) -> None:
         self.path = path
@@ -148,14 +148,14 @@ class _GroupedFile:
         self._lock = threading.Lock()
 
     def locate(self, row: int) -> tuple[int, int]:
-        """Row group and place in it of a row."""
+        """Return the row group of a row, and its position there."""
         if self._file is None:
             self._open()
         number = row // self._rows
         return number, row - number * self._rows
 
     def read(self, number: int) -> pa.Table:
-        """A row group; one thread at a time, for the file has one position."""
+        """Read a row group; one thread at a time, since the file has one position."""
         self._open()
         assert self._file is not None
         try:
@@ -172,16 +172,16 @@ class _GroupedFile:
                 file = pq.ParquetFile(storage.open_read(self.path))
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"{self.path}: cannot be read: {error}") from error
-            self._rows = file.metadata.row_group(0).num_rows  # all but the last are equally long
+            self._rows = file.metadata.row_group(0).num_rows  # all except the last are equally long
             self._file = file
 
 
 class _PartGroup:
-    """Where the parts of some hundred samples lie, as plain lists: they are read one number at a time."""
+    """Positions of the parts of a row group's samples, as plain lists, since they are read one number at a time."""
 
     @classmethod
     def read(cls, file: _GroupedFile, number: int) -> tuple["_PartGroup", int]:
-        """A row group, and about its bytes in memory."""
+        """Read a row group; return it with its approximate bytes in memory."""
         table = file.read(number)
         return cls(table), 3 * table.nbytes
 
@@ -200,20 +200,20 @@ class _PartGroup:
         self._media_parts: list[str] = media.values.field("part").to_pylist()
 
     def media(self, row: int, number: int) -> tuple[int, int]:
-        """Offset and size of an image's bytes."""
+        """Return offset and size of an image's bytes."""
         name = self._media_parts[self._media_first[row] + number]
         first, end = self.part_first[row], self.part_first[row + 1]
-        guess = first + 1 + number  # our own tars: the JSON, then the images
+        guess = first + 1 + number  # in our own tars: the JSON, then the images
         part = guess if guess < end and self.part_names[guess] == name else self.part_names.index(name, first, end)
         return self.part_offsets[part], self.part_sizes[part]
 
 
 class _TokenGroup:
-    """Some hundred rows of a token sidecar, as flat arrays."""
+    """A row group of a token sidecar, as flat arrays."""
 
     @classmethod
     def read(cls, file: "_GroupedFile", number: int) -> tuple["_TokenGroup", int]:
-        """A row group, and about its bytes in memory."""
+        """Read a row group; return it with its approximate bytes in memory."""
         table = file.read(number)
         return cls(table), 2 * table.nbytes
 
@@ -233,7 +233,7 @@ class _TokenGroup:
         self._regions_first, self._regions = flat("regions")
 
     def segments(self, row: int) -> list[Segment]:
-        """The segments of a row."""
+        """Return the segments of a row."""
         phrases = self._phrases(row)
         at = self._ids_first[row]
         out: list[Segment] = []
@@ -249,7 +249,7 @@ class _TokenGroup:
         return out
 
     def _phrases(self, row: int) -> dict[int, tuple[Phrase, ...]]:
-        """The phrases of each text segment; regions of the same tokens are one phrase with several boxes."""
+        """Return the phrases of each text segment; regions of the same tokens are one phrase with several boxes."""
         first, end = self._regions_first[row], self._regions_first[row + 1]
         if first == end:
             return {}

@@ -1,4 +1,4 @@
-"""Where the ranks of a run are in streams: the state that a checkpoint keeps of an approximate order."""
+"""Position of a run's ranks in streams: the state of an approximate order in a checkpoint."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from trainer.plan.steps import max_state_bytes
 
 @dataclass(frozen=True, slots=True)
 class RankCursor:
-    """Where a rank is. What is drawn but not trained on is drawn again from here.
+    """Position of one rank. What is drawn but not trained on is drawn again from here.
 
     Attributes:
-        position: Of its next sample, counted over all ranks.
+        position: Position of its next sample, counted over all ranks.
         units: Samples drawn of each source since the phase began.
-        at: Of each source, the next sample's tar, its number there, and its first window that is not trained on.
+        at: For each source, the next sample's tar, its number there, and its first window not trained on.
     """
 
     position: int
@@ -27,14 +27,14 @@ class RankCursor:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """Where a run is in its streams, at the edge of a step.
+    """Position of a run in its streams, at the end of a step.
 
     Attributes:
-        names: Of the sources.
+        names: Names of the sources.
         step: The next step.
-        phase: That the mixture is in; null before the first.
-        world_size: How many ranks there are; null where one cursor stands for any number of them.
-        ranks: The ranks' cursors; of a step that a rank has read, only its own.
+        phase: Current phase of the mixture; None before the first.
+        world_size: Number of ranks; None if one cursor is for any number of them.
+        ranks: Cursors of the ranks; for a step as read by one rank, only its own.
     """
 
     names: tuple[str, ...]
@@ -45,11 +45,11 @@ class StreamState:
 
     @classmethod
     def begin(cls, names: tuple[str, ...]) -> Self:
-        """Before the first step."""
+        """Return the state before the first step."""
         return cls(names, 0, None, None, (RankCursor(0, (0,) * len(names), ((0, 0, 0),) * len(names)),))
 
     def to_json(self) -> str:
-        """Return the state as `data_state.json` holds it, with one cursor for all ranks where theirs take too much."""
+        """Return the state as written to `data_state.json`, with one cursor for all ranks if theirs take too much."""
         text = json.dumps({"order": "approximate", **asdict(self)}, sort_keys=True, separators=(",", ":"))
         return (
             text
@@ -59,34 +59,34 @@ class StreamState:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The state that `to_json` wrote.
+        """Read a state written by `to_json`.
 
         Raises:
-            UserError: If it is damaged, or that of a plan.
+            UserError: If it is damaged, or the state of a plan.
         """
         try:
             record = json.loads(text)
             if record.pop("order", None) != "approximate":
-                raise ValueError("the run was trained on an indexed corpus, not on data.streams: give another --out")
+                raise ValueError("the run was trained on an indexed corpus, not on data.streams: choose another --out")
             record["ranks"] = tuple(
                 RankCursor(r["position"], tuple(r["units"]), tuple((p, n, w) for p, n, w in r["at"]))
                 for r in record["ranks"]
             )
             return cls(**record | {"names": tuple(record["names"]), "phase": PhaseStart(**record["phase"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"data_state.json: no state of streams: {error}") from error
+            raise UserError(f"data_state.json: not the state of streams: {error}") from error
 
     def joined(self, others: Sequence[Self]) -> Self:
-        """This state with the cursors of all ranks."""
+        """Return this state with the cursors of all ranks."""
         return replace(self, ranks=tuple(cursor for state in others for cursor in state.ranks))
 
     def cursor(self, rank: int, world_size: int, behind: Sequence[int]) -> RankCursor:
-        """Where a rank goes on: where it was or, of another number of ranks, with the first tar that is not done with.
+        """Return where a rank resumes: its old place or, for another number of ranks, the first unfinished tar.
 
         Args:
-            rank: Which.
-            world_size: How many ranks there are now.
-            behind: Of each source, how many tars behind the first rank's this one's lies.
+            rank: The rank.
+            world_size: Current number of ranks.
+            behind: For each source, the number of tars by which this rank is behind the first.
         """
         if world_size == self.world_size:
             return self.ranks[rank]
@@ -95,7 +95,7 @@ class StreamState:
         return replace(first, position=first.position + rank, at=at)
 
     def _for_all(self) -> Self:
-        """One cursor for all ranks: of each source the first tar that one of them is in."""
+        """Return one cursor for all ranks: for each source the first tar that any of them is in."""
         tars = zip(*(rank.at for rank in self.ranks), strict=True)
         at = tuple((min(tar for tar, _, _ in ranks), 0, 0) for ranks in tars)
         one = RankCursor(max(rank.position for rank in self.ranks), (0,) * len(at), at)

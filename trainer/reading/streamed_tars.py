@@ -1,7 +1,7 @@
-"""Tars that cannot be indexed, read from front to back through `webdataset`: dealt to ranks, shuffled and read ahead.
+"""Tars that cannot be indexed, read in sequence through `webdataset`: dealt to ranks, shuffled and read ahead.
 
-Each epoch takes a source's tars in another order. A tar is shuffled by itself, through a buffer: who knows which tar a
-rank is in, and how far, can go on from there without reading those before it.
+Each epoch reads a source's tars in another order. Each tar is shuffled separately, through a buffer, so that a rank can
+resume from its tar and its position there without reading the tars before it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from pipelines.errors import RunError, UserError
 from trainer.plan.order import key_of, permute
 
 SHUFFLE_BUFFER = 1000
-"""Samples of a tar that are mixed with each other: webdataset's usual size."""
+"""Samples of a tar that are shuffled together: webdataset's usual size."""
 
 _BROKEN = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
 _PATIENCE = 5.0  # seconds for a command to end after its last byte
@@ -36,15 +36,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class StreamedSample:
-    """A sample, and where a rank has it from.
+    """A sample, and where a rank read it.
 
     Attributes:
-        tar_number: Of its tar among all that are gone through, epoch after epoch.
-        number: Of the samples that the rank has of this tar.
-        epoch: 0 the first time through the source.
-        url: Of the tar, as it may be written down.
-        key: Its own.
-        parts: Its files, by what follows the key.
+        tar_number: Number of its tar among all tars that are read, over all epochs.
+        number: Number of the sample among those that the rank reads of this tar.
+        epoch: Epoch of the source, from 0.
+        url: URL of the tar, safe to write down.
+        key: Key of the sample.
+        parts: Files of the sample, by what follows the key in their names.
     """
 
     tar_number: int
@@ -56,14 +56,14 @@ class StreamedSample:
 
 
 def expanded(urls: Iterable[str]) -> list[str]:
-    """URLs as webdataset takes them, one a tar: `{000..127}` is written out."""
+    """Return URLs as webdataset expects them, one per tar: `{000..127}` is expanded."""
     return [one for url in urls for one in expand_urls(url)]
 
 
 def is_shared(urls: Sequence[str], world_size: int) -> bool:
-    """Whether all ranks read all tars, each keeping its share of the samples, as where there are more ranks than tars.
+    """Return whether all ranks read all tars, each keeping part of the samples: if there are more ranks than tars.
 
-    Else each tar goes to one rank, in turn.
+    Otherwise each tar goes to one rank, in turn.
     """
     return len(urls) < world_size
 
@@ -71,15 +71,15 @@ def is_shared(urls: Sequence[str], world_size: int) -> bool:
 def samples_of_rank(
     urls: Sequence[str], tar_number: int, number: int, *, rank: int, world_size: int, seed: int
 ) -> Generator[StreamedSample, None, None]:
-    """The samples of a source that a rank is given, without end.
+    """Yield the samples of a source for one rank, without end.
 
     Args:
-        urls: Of its tars.
-        tar_number: To begin with, as of `StreamedSample`; ranks that do not share tars begin side by side.
-        number: The first sample there that is given.
-        rank: Of this process.
-        world_size: Processes in all.
-        seed: Of the order of tars, and of samples in them.
+        urls: URLs of its tars.
+        tar_number: First tar, as in `StreamedSample`; ranks that do not share tars begin side by side.
+        number: First sample there.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        seed: Seed of the order of tars, and of samples in them.
 
     Raises:
         UserError: If a file is missing.
@@ -102,11 +102,11 @@ def samples_of_rank(
                     yield StreamedSample(tar_number, mine, epoch, without_query(url), sample["__key__"], parts)
                 mine += 1
         tar_number, number = tar_number + (1 if shared else world_size), 0
-    raise RunError(f"{without_query(urls[0])}: no sample in it, nor in any tar of its source")
+    raise RunError(f"{without_query(urls[0])}: no sample in it or in any other tar of its source")
 
 
 def read_tar(url: str) -> Generator[dict[str, Any], None, None]:
-    """The samples of a tar as webdataset gives them: of a file, of an HTTP server by `curl`, of a command.
+    """Yield the samples of a tar as webdataset reads them: from a file, an HTTP server by `curl`, or a command.
 
     Raises:
         UserError: If there is no such file.
@@ -116,11 +116,11 @@ def read_tar(url: str) -> Generator[dict[str, Any], None, None]:
         stream = gopen(url)
     except (OSError, ValueError) as error:
         raise UserError(f"data.streams: {without_query(url)}: {getattr(error, 'strerror', None) or error}") from error
-    set_options(stream, ignore_errors=True)  # it looks at exit codes only where they come in time: see below
+    set_options(stream, ignore_errors=True)  # it checks exit codes only if they come in time: see below
     problem, patience = "", 0.0
     try:
         yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]), lcase=False)
-        while stream.read(1 << 20):  # what follows a tar's end: a command that can write no more fails
+        while stream.read(1 << 20):  # the rest after a tar's end: a command that cannot write it would fail
             pass
         patience = _PATIENCE
     except _BROKEN as error:
@@ -134,7 +134,7 @@ def read_tar(url: str) -> Generator[dict[str, Any], None, None]:
 
 
 def _close(stream: Any, patience: float) -> int:
-    """Close a stream; the exit code of the command behind it, 0 where there is none or it had to be stopped."""
+    """Close a stream; return its command's exit code, or 0 if there is none or it had to be stopped."""
     if not isinstance(stream, Pipe):
         stream.close()
         return 0
@@ -149,16 +149,16 @@ def _close(stream: Any, patience: float) -> int:
 
 
 def without_query(url: str) -> str:
-    """A URL as it may be written down: what follows `?` may be a signature."""
+    """Return a URL that is safe to write down: what follows `?` may be a signature."""
     return url.partition("?")[0]
 
 
 class Ahead(Generic[Item]):
-    """The items of a generator, some of them made before they are asked for, by a thread.
+    """The items of a generator, some of them computed ahead by a thread.
 
     Args:
         items: The generator, without end.
-        num: How many are made before.
+        num: Number of items computed ahead.
     """
 
     def __init__(self, items: Generator[Item, None, None], num: int) -> None:
@@ -167,11 +167,11 @@ class Ahead(Generic[Item]):
         self._coming = deque(self._thread.submit(next, items) for _ in range(num))
 
     def take(self) -> Item:
-        """The next one."""
+        """Return the next item."""
         self._coming.append(self._thread.submit(next, self._items))
         return self._coming.popleft().result()
 
     def close(self) -> None:
-        """End the thread and the generator."""
+        """Stop the thread and the generator."""
         self._thread.shutdown(cancel_futures=True)
         self._items.close()

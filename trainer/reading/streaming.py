@@ -1,8 +1,8 @@
 """Training on streams that cannot be indexed: `pipe:` commands, compressed tars, plain HTTP (see streamed_tars.py).
 
-Their order is approximate, and says so wherever it is reported. Each rank mixes the samples that it is given exactly by
-their number, and packs them a step at a time. A resume goes on with the next sample if there are as many ranks as
-before, and else with the first tar that some rank had not read whole. Index the tars where that can be done.
+Their order is approximate, and reported as such everywhere. Each rank mixes the samples that it reads exactly by
+their number, and packs them one step at a time. A resume continues with the next sample if there are as many ranks as
+before, otherwise with the first tar that some rank had not finished. Prefer to index the tars if that is possible.
 """
 
 import random
@@ -31,17 +31,17 @@ from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
 
-_AHEAD = 256  # samples of a source that are read before they are needed: opening the next tar takes its time
+_AHEAD = 256  # samples of a source that are read ahead: opening the next tar takes time
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlace:
-    """A step, as one rank knows it.
+    """A step, as known to one rank.
 
     Attributes:
-        number: Its own.
-        state: After it, with this rank's cursor only.
-        phase: The phase that begins with it, if one does.
+        number: Number of the step.
+        state: State after the step, with only this rank's cursor.
+        phase: The phase that begins with it, if any.
     """
 
     number: int
@@ -51,7 +51,7 @@ class StreamPlace:
 
 @dataclass(frozen=True, slots=True)
 class StreamStep:
-    """What a rank trains on in a step; as `RankStep`."""
+    """The data of one rank in a step; as `RankStep`."""
 
     step: StreamPlace
     packs: list[list[ReadChunk]]
@@ -59,13 +59,13 @@ class StreamStep:
 
     @property
     def rows(self) -> list[ConsumedRow]:
-        """For `consumed`."""
+        """Rows of `consumed`."""
         return [chunk.row for pack in self.packs for chunk in pack]
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A sample in windows; `problem` says why there are none."""
+    """A sample in windows; `problem` is the reason if there are none."""
 
     sample: StreamedSample
     document: Document | None
@@ -88,19 +88,19 @@ class _Waiting:
 
 
 class StreamLoader:
-    """The steps of a rank, from streams.
+    """Steps of one rank, from streams.
 
     Args:
-        streams: URLs of each source, as webdataset takes them.
+        streams: URLs of each source, as webdataset expects them.
         phases: Weights of the sources, in the order of their steps.
-        plan: How samples are packed.
-        reader: How they are read.
+        plan: Settings of packing.
+        reader: Settings of reading.
         layout: Writes windows as tokens.
         image_size: Pixels per side.
         media_first: Probability, at a step, that images come before their text; None leaves it to the layout.
-        rank: Of this process.
-        world_size: Processes in all; divides the packs of a step.
-        state: To go on from; null for the beginning.
+        rank: Rank of this process.
+        world_size: Number of processes; divides the global batch size.
+        state: State from which to resume; None: the beginning.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class StreamLoader:
         self._pool = ThreadPoolExecutor(num, "reader") if num else None
 
     def __iter__(self) -> Iterator[StreamStep]:
-        """The steps, without end."""
+        """Yield the steps, without end."""
         while True:
             yield self._next_step()
 
     def close(self) -> None:
-        """End the threads, and the commands that are read from."""
+        """Stop the threads, and the commands that are read from."""
         for stream in self._streams.values():
             stream.close()
         if self._pool is not None:
@@ -172,7 +172,7 @@ class StreamLoader:
         return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
 
     def _enter_phase(self) -> PhaseStart | None:
-        """The phase that begins with the next step; null where the one before goes on."""
+        """Return the phase that begins with the next step; None if the previous one continues."""
         wanted = [phase for phase in self._phases if phase.step <= self._step][-1]
         if self._phase is not None and self._phase.equals(wanted):
             return None
@@ -185,7 +185,7 @@ class StreamLoader:
         return [phase.weights.get(name, 0.0) for name in self._names]
 
     def _draw(self) -> None:
-        """The windows of the next sample that has any."""
+        """Draw the windows of the next sample that has any."""
         (source,) = self._scheduler.draw(1)
         if source not in self._streams:
             self._streams[source] = Ahead(self._samples(source), _AHEAD)
@@ -220,7 +220,7 @@ class StreamLoader:
         return _Prepared(sample, document, windows, "" if windows else NOT_ALLOWED)
 
     def _read(self, waiting: _Waiting) -> ReadChunk | QuarantineRow:
-        """A window as the model gets it; a line for the quarantine where it cannot be decoded."""
+        """Return a window as input of the model, or a row for the quarantine if it cannot be decoded."""
         name, sample, window = self._names[waiting.source], waiting.prepared.sample, waiting.window
         rng = random.Random(key_of("layout", self._settings.seed, name, waiting.position, waiting.number))
         sequence = self._layout.lay_out(window, rng, media_first=self._media_first(self._step))
@@ -246,23 +246,23 @@ class StreamLoader:
         assert prepared.document is not None
         part = str(prepared.document.media[media].part)
         if part not in prepared.sample.parts:
-            raise DamagedSample(f"its part {part} is missing")
+            raise DamagedSample(f"part {part} is missing")
         return decode(prepared.sample.parts[part], self._image_size)
 
     def _cursor(self) -> RankCursor:
-        """Before the first sample of each source that is not trained on whole."""
+        """Return the cursor before the first sample of each source that is not completely trained on."""
         position, units, at = self._position, list(self._scheduler.units), list(self._at)
         for waiting in reversed(self._waiting):
             sample = waiting.prepared.sample
             at[waiting.source] = (sample.tar_number, sample.number, waiting.number)
             if waiting.position != position:
                 position = waiting.position
-                units[waiting.source] = max(0, units[waiting.source] - 1)  # 0 where a phase began in between
+                units[waiting.source] = max(0, units[waiting.source] - 1)  # 0 if a phase began in between
         return RankCursor(position, tuple(units), tuple(at))
 
 
 def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
-    """What a document is made of, encoded here and now."""
+    """Encode the segments of a document."""
     segments: list[Segment] = []
     for segment in document.segments:
         if segment.text is None:

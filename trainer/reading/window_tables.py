@@ -1,6 +1,6 @@
-"""Tables of windows, worked out once for a tokenizer, layout and length, and kept beside the tokens.
+"""Tables of windows, computed once per tokenizer, layout and seq_len, and cached beside the tokens.
 
-Samples that fit are measured by the column, without their ids; the layout itself cuts those that do not.
+Samples that fit are measured from the columns, without their ids; the layout itself cuts those that do not.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from trainer.plan.windows import SourceWindows
 from trainer.reading.byte_store import ByteStore
 from trainer.reading.shard_reader import GroupCache, ShardReader
 
-# Raise it when equal tokens, layouts and lengths would give other windows, by this module or by `Layout.split`: tables
-# are then made anew, and no run goes on by another order than it began with.
+# Raise it when equal tokens, layouts and lengths would yield other windows, from this module or `Layout.split`: tables
+# are then recomputed, and no run resumes with another order than it began with.
 VERSION = 1
 NOT_ALLOWED = "not_allowed"
-NO_EXAMPLE = "no_example"  # of what a template asks for: no captioned image
+NO_EXAMPLE = "no_example"  # for a template: no captioned image
 TOO_LARGE = "too_large"
 _THREADS = 8
 _SPOKEN = ("subtitle", "transcript")
@@ -37,11 +37,11 @@ _FRAME, _TEXT = TYPES.index("frame"), TYPES.index("text")
 
 _Part = tuple[
     np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str, str]]
-]  # windows a sample, tokens, images, refused
+]  # windows per sample, tokens, images, refused
 
 
 def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split) -> str:
-    """sha256 of all that the windows of a corpus depend on."""
+    """Return the sha256 of all that the windows of a corpus depend on."""
     made_from = {
         "version": VERSION,
         "corpus": manifest.fingerprint,
@@ -53,7 +53,7 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
         "seq_len": seq_len,
         "split": split,
     }
-    # Only where they are set, so that a run from before they existed can go on.
+    # Only if they are set, so that runs from before they existed can resume.
     if layout.template is not None:
         made_from["template"] = layout.template
     if tokens.version > 1:
@@ -64,9 +64,9 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
 def source_windows(
     corpus: str, manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split = "train"
 ) -> list[SourceWindows]:
-    """The windows of all sources of a corpus, in the manifest's order.
+    """Return the windows of all sources of a corpus, in the manifest's order.
 
-    They are kept in the corpus's folder where that can be written to; else they are worked out each time.
+    They are cached in the corpus's folder if it is writable; otherwise they are computed each time.
 
     Raises:
         UserError: If a token sidecar is missing or stale.
@@ -81,7 +81,7 @@ def source_windows(
             arrays = dict(np.load(io.BytesIO(storage.read_bytes(path))))
         else:
             arrays = _measure(corpus, shards, tokens, layout, seq_len)
-            with contextlib.suppress(OSError):  # a corpus that may only be read
+            with contextlib.suppress(OSError):  # the corpus may be read-only
                 buffer = io.BytesIO()
                 np.savez(buffer, allow_pickle=False, **arrays)
                 storage.write_bytes(path, buffer.getvalue())
@@ -110,9 +110,7 @@ def _measure(
     def measure(shard: ShardInfo) -> _Part:
         path = token_sidecar_path(folder, shard.path)
         if not is_current(path, shard, tokens.tokenizer_sha256, tokens.version):
-            raise UserError(
-                f"{path}: not made from this {shard.path} by this tokenizer. Rerun `python -m pipelines tokenize`"
-            )
+            raise UserError(f"{path}: not from this {shard.path} and tokenizer. Rerun `python -m pipelines tokenize`")
         reader = ShardReader(corpus, shard, path, ByteStore(), GroupCache())
         return measure_shard(path, reader, layout, seq_len)
 
@@ -132,13 +130,13 @@ def _measure(
 
 
 def measure_shard(path: str, reader: ShardReader, layout: Layout, seq_len: int) -> _Part:
-    """Windows of each sample of a shard; 0 for one that is not trained on, with the reason.
+    """Return the windows of each sample of a shard; 0 for one that is not trained on, with the reason.
 
     Args:
-        path: Of its token sidecar.
-        reader: Gives the segments of those that do not fit.
-        layout: Cuts.
-        seq_len: Positions of a pack.
+        path: Path of its token sidecar.
+        reader: Reads the segments of samples that do not fit.
+        layout: Cuts samples into windows.
+        seq_len: Positions per packed sequence.
     """
     totals, images, exact = whole_lengths(path, layout)
     counts = np.ones(len(totals), np.int64)
@@ -165,11 +163,11 @@ def _flat(values: list[Any]) -> np.ndarray:
 
 
 def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each sample of a token sidecar would take in one window, by the columns.
+    """Return the length of each sample of a token sidecar in one window, from the columns.
 
     Returns:
-        Positions, images, and whether the number of positions is exact: not for a sample without anything, nor where
-        times are written out or a template makes something else of samples.
+        Positions, images, and whether the number of positions is exact: not for an empty sample, nor if
+        times are written out or a template changes samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])
     first, types = _flat_column(table, "types")
@@ -202,7 +200,7 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _grounding(table: pa.Table, num: int) -> np.ndarray:
-    """Places that phrases and boxes add: <grounding> a text, 3 a phrase, 5 a box."""
+    """Return the positions that phrases and boxes add: <grounding> 1 per text, 3 per phrase, 5 per box."""
     first, regions = _flat_column(table, "regions")
     if not len(regions):
         return np.zeros(num, np.int64)

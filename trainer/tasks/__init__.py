@@ -1,1 +1,1 @@
-"""What is trained: pretrain, encoder, decoder, tune, and what they share."""
+"""Training tasks: pretrain, encoder, decoder, tune, and what they share."""

@@ -1,4 +1,4 @@
-"""The model at the beginning of a run: built, filled from checkpoints, fitted to the corpus's images."""
+"""Building the model of a run: from its settings, with weights of checkpoints, fitted to the corpus's images."""
 
 import itertools
 from collections import Counter
@@ -21,19 +21,19 @@ from pipelines.errors import UserError
 from trainer.config import WeightsSettings
 from trainer.tasks.data import TOKENIZER_FILES, RunData
 
-_FIT_IMAGES = 512  # from which means, deviations and scales are taken
+_FIT_IMAGES = 512  # images from which means, deviations and scales are computed
 
 
 def build_model(
     settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str = "model.weights"
 ) -> Emu:
-    """The model with the weights that are named, the rest random.
+    """Build a model with the given weights; the others are random.
 
     Args:
-        settings: Of the model.
-        weights: To fill it with, in turn.
+        settings: Settings of the model.
+        weights: Checkpoints to load, in this order.
         run: The run's folder.
-        setting: Where the weights are named, for errors.
+        setting: Name of the setting that lists the weights, for errors.
 
     Raises:
         UserError: If a checkpoint does not fit.
@@ -44,47 +44,47 @@ def build_model(
 
 
 def build_whole(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> Emu:
-    """The model as the run has trained it or, where it has not, as it is begun with.
+    """Build the model as the run has trained it or, if it has not yet, as it begins.
 
     Raises:
-        UserError: If there is neither, or a checkpoint does not fit.
+        UserError: If there are weights of neither, or a checkpoint does not fit.
     """
     return build_model(settings, _newest(weights, run), run)
 
 
 def build_visual_embedder(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str) -> VisualEmbedder:
-    """Encoder and bridge alone. Arguments and errors as of `build_whole`."""
+    """Build only encoder and bridge. Arguments and errors as in `build_whole`."""
     embedder = VisualEmbedder(settings)
     _fill(embedder, _newest(weights, run), run, "model.weights")
     return embedder
 
 
 def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSettings]:
-    """The model of a run; those that it begins with, where it has none."""
+    """Return the weights of a run's model or, if it has none, the weights with which the run begins."""
     own = WeightsSettings(path="model")
     if (_path(own, run) / "model.safetensors").is_file():
         return [own]
     if not weights:
-        raise UserError(f"{_path(own, run)}: is missing, and no model.weights are named: train the main model first")
+        raise UserError(f"{_path(own, run)}: is missing, and there are no model.weights: train the main model first")
     return weights
 
 
 def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
-    """Fill an image decoder from the checkpoints that are named.
+    """Fill an image decoder from the given checkpoints.
 
     Returns:
-        A line for each checkpoint that was conditioned on something else, as released U-Nets were on text: which
-        tensors stay random because they read conditions of another width. See `diffusers` in model/weights.py.
+        One line per checkpoint with another conditioning, as released U-Nets have on text: the tensors that stay random
+        because their conditioning has another width. See `diffusers` in model/weights.py.
 
     Raises:
-        UserError: If a checkpoint does not fit in any other way.
+        UserError: If a checkpoint does not fit for any other reason.
     """
     lines = []
     for named in weights:
         if anew := _load(decoder, named, run, "decoder.weights"):
             kinds = Counter(".".join(name.split(".")[-3:]) for name in anew)
             which = ", ".join(f"{num} {kind}" for kind, num in kinds.items())
-            lines.append(f"{_path(named, run)}: begun anew, as conditions have another width here: {which}")
+            lines.append(f"{_path(named, run)}: left random, because the conditioning has another width here: {which}")
     return lines
 
 
@@ -94,7 +94,7 @@ def _fill(model: VisualEmbedder, weights: Sequence[WeightsSettings], run: str, s
 
 
 def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> dict[str, Tensor]:
-    """Fill a module from one checkpoint; returns the tensors that it has no use for."""
+    """Fill a module from one checkpoint; return the checkpoint's tensors that it does not use."""
     path = _path(named, run)
     try:
         return weight_files.load(module, weight_files.read(path), named.layout)
@@ -109,9 +109,9 @@ def _path(named: WeightsSettings, run: str) -> Path:
 
 
 def fit_features(model: Emu, first_images: Iterator[Tensor], device: torch.device) -> None:
-    """Set the mean and deviation that regression targets are standardised by, from the first images of a run.
+    """Set the mean and deviation that standardise regression targets, from the first images of a run.
 
-    Nothing happens where the model does not standardise.
+    A model that does not standardise them is left as it is.
     """
     if not isinstance(model.bridge, PoolBridge) or not model.bridge.standardize:
         return
@@ -126,14 +126,14 @@ def fit_features(model: Emu, first_images: Iterator[Tensor], device: torch.devic
 
 
 def fitting_batches(images: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The first images of a run as batches (B, 3, S, S), for what is fitted to them before it begins."""
+    """Yield the first images of a run as batches (B, 3, S, S), to fit parts of the model before training."""
     chosen = itertools.islice(images, _FIT_IMAGES)
     while part := list(itertools.islice(chosen, 64)):
         yield torch.stack(part)
 
 
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
-    """Write whole weights with all that is needed to use them: configuration and tokenizer."""
+    """Write whole weights with everything needed to use them: configuration and tokenizer."""
     save_tensors(state, storage.join(folder, "model.safetensors"))
     storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
     for name in TOKENIZER_FILES:
@@ -142,7 +142,7 @@ def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, fol
 
 
 def save_tensors(tensors: dict[str, Tensor], path: str) -> None:
-    """Write a `.safetensors` file, whole or not at all.
+    """Write a `.safetensors` file, which appears under its name only when complete.
 
     Raises:
         UserError: If it cannot be written, as on a full disk.

@@ -1,4 +1,4 @@
-"""Captions as a text tower reads them: the corpus's tokenizer in the form that open_clip loads from a folder."""
+"""Captions as input of a text tower: the corpus's tokenizer in the format that open_clip loads from a folder."""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ _BEGIN, _END = "<s>", "</s>"
 
 
 class Captions:
-    """A `tokenizer.json` that sets a text between `<s>` and `</s>`.
+    """Tokenizer of captions, from a `tokenizer.json`: it puts each text between `<s>` and `</s>`.
 
     Args:
-        path: The corpus's.
-        context_length: Ids of a caption, both ends included; longer ones are cut, shorter ones filled with `</s>`.
+        path: The corpus's `tokenizer.json`.
+        context_length: Ids per caption, including both ends; longer ones are cut, shorter ones padded with `</s>`.
     """
 
     def __init__(self, path: Path, context_length: int) -> None:
@@ -35,16 +35,16 @@ class Captions:
 
     @property
     def vocab_size(self) -> int:
-        """Ids that there are."""
+        """Number of ids, including the two ends."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     @property
     def pad_id(self) -> int:
-        """What follows a caption's end: more of it, since the first one is what the tower looks for."""
+        """Id of padding: that of the end, since the text tower looks for the first one."""
         return self.end_id
 
     def batch(self, captions: Sequence[Sequence[int]]) -> Tensor:
-        """Captions as ids of the corpus's tokens to (B, context) int64."""
+        """Convert captions, as ids of the corpus's tokens, to (B, context) int64."""
         rows = torch.full((len(captions), self._context_length), self.end_id)
         for row, ids in zip(rows, captions, strict=True):
             kept = [self._begin_id, *ids[: self._context_length - 2]]
@@ -52,7 +52,7 @@ class Captions:
         return rows
 
     def save(self, folder: str) -> None:
-        """Write what transformers, and so open_clip, reads a tokenizer from."""
+        """Write the files from which transformers, and therefore open_clip, loads a tokenizer."""
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self._context_length,

@@ -1,4 +1,4 @@
-"""What a run's settings make of a corpus, or of streams: what is read, in which order, and how it is told."""
+"""Data of a run, from its settings and a corpus or streams: what is read, in which order, and the record of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -36,10 +36,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 @dataclass(frozen=True)
 class RunData(ABC):
-    """What a run is trained on.
+    """Data that a run is trained on.
 
     Attributes:
-        order: Whether its order is a function of data, seed and mixture alone.
+        order: `exact` if the order depends only on data, seed and mixture.
     """
 
     order: ClassVar[Order]
@@ -50,55 +50,55 @@ class RunData(ABC):
     @property
     @abstractmethod
     def tokenizer_folder(self) -> str:
-        """Where the tokenizer lies."""
+        """Folder of the tokenizer."""
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The sources'."""
+        """Names of the sources."""
 
     @property
     @abstractmethod
     def sizes(self) -> tuple[int | None, ...]:
-        """Samples of each source that are trained on; null where that is not known."""
+        """Number of training samples of each source; None if unknown."""
 
     @property
     def refused(self) -> list[QuarantineRow]:
-        """What is known before training not to be trained on."""
+        """Samples that are known before training to be left out."""
         return []
 
     @abstractmethod
     def loader(self, costs: Costs, world: World, state: str | None) -> Loader | StreamLoader:
-        """The steps of a rank, from a checkpoint's `data_state.json` on, or from the beginning.
+        """Return the loader of a rank's steps, from a checkpoint's `data_state.json` on, or from the beginning.
 
         Raises:
-            UserError: If the mixture does not fit the data, or the state is of other data.
+            UserError: If the mixture does not fit the data, or the state belongs to other data.
         """
 
     @abstractmethod
     def change(self, loader: Any, mixture: MixtureSettings) -> int:
-        """Let a loader go on by another mixture, and say from which step on; all ranks between the same two steps.
+        """Change a loader's mixture; return the first step of the new one. All ranks call between the same two steps.
 
         Raises:
-            UserError: If it cannot; nothing is changed then.
+            UserError: If it cannot be changed; nothing has changed then.
         """
 
     @abstractmethod
     def first_images(self, costs: Costs) -> Iterator[Tensor]:
-        """The images of the first steps, alike on every rank."""
+        """Yield the images of the first steps, the same on every rank."""
 
     @abstractmethod
     def totals(self, read: Any, world: World) -> Totals:
-        """Of a step that the loader gave, over all ranks; all must ask."""
+        """Return the totals of a step of the loader, over all ranks; all must call."""
 
     def gathered(self, state: Any, world: World) -> Any:
-        """The state after a step, of all ranks, at the first; all must ask."""
+        """Return the state of all ranks after a step, on the first rank; all must call."""
         return state
 
 
 @dataclass(frozen=True)
 class CorpusData(RunData):
-    """One split of a corpus, as a run reads it."""
+    """One split of a corpus, as read by a run."""
 
     order = "exact"
     corpus: TrainingCorpus
@@ -107,33 +107,33 @@ class CorpusData(RunData):
 
     @abstractmethod
     def reader(self) -> SampleReader:
-        """Reads the plan's chunks."""
+        """Return a reader of the plan's chunks."""
 
     @property
     def tokenizer_folder(self) -> str:
-        """Where the tokenizer lies."""
+        """Folder of the tokenizer."""
         return tokens_folder(self.corpus.folder, self.corpus.tokens.name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sources', in the plan's order."""
+        """Names of the sources, in the plan's order."""
         return tuple(source.name for source in self.sources)
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
-        """Samples of each source that are trained on."""
+        """Number of training samples of each source."""
         return tuple(source.num_samples for source in self.sources)
 
     @property
     def refused(self) -> list[QuarantineRow]:
-        """What is known before training not to be trained on."""
+        """Samples that are known before training to be left out."""
         return [QuarantineRow(s.name, key, None, reason) for s in self.sources for key, reason in s.refused]
 
     def plan(self, costs: Costs, state: PlanState | None = None) -> Plan:
-        """The steps from a state on.
+        """Return the plan of the steps from a state on.
 
         Raises:
-            UserError: If the mixture does not fit the corpus, or the state is of another plan.
+            UserError: If the mixture does not fit the corpus, or the state belongs to another plan.
         """
         return Plan(
             self.sources,
@@ -146,22 +146,22 @@ class CorpusData(RunData):
         )
 
     def loader(self, costs: Costs, world: World, state: str | None) -> Loader:
-        """The steps of a rank. Arguments and errors as of `RunData.loader`."""
+        """Return the loader of a rank's steps. Arguments and errors as in `RunData.loader`."""
         plan = self.plan(costs, PlanState.from_json(state) if state is not None else None)
         return Loader(plan, self.reader(), self.run.data.reader, world.rank, world.size)
 
     def change(self, loader: Loader, mixture: MixtureSettings) -> int:
-        """Let a loader go on by another mixture. Arguments and errors as of `RunData.change`."""
+        """Change a loader's mixture. Arguments and errors as in `RunData.change`."""
         return loader.change(self._phases(mixture))
 
     def _phases(self, mixture: MixtureSettings) -> list[Phase]:
-        """Those that begin within the run, and the last one's end."""
-        # Packing buffers end where phases begin; one more at the end, so that what is planned is trained on.
+        """Return the phases that begin within the run, and one that begins at its end."""
+        # Packing buffers end where phases begin; the last phase makes the last buffer end with the run.
         within = [phase for phase in mixture.phases if phase.step < self.run.steps]
         return [*within, within[-1].model_copy(update={"step": self.run.steps})]
 
     def first_images(self, costs: Costs) -> Iterator[Tensor]:
-        """The images of the plan's first packing buffer."""
+        """Yield the images of the plan's first packing buffer."""
         plan, reader = self.plan(costs), self.reader()
         buffer = plan.plan_buffer(plan.state)
         for number in range(buffer.end.step):
@@ -170,7 +170,7 @@ class CorpusData(RunData):
                     yield from map(as_tensor, reader.read(chunk, number).images if chunk.images else ())
 
     def totals(self, read: RankStep, world: World) -> Totals:
-        """Of a step, known from the plan."""
+        """Return the totals of a step, known from the plan."""
         return Totals.of(read.step, len(self.sources))
 
 
@@ -182,7 +182,7 @@ class TrainingData(CorpusData):
 
     @classmethod
     def open(cls, folder: str, wanted: ModelSettings, run: RunSettings, split: Split = "train") -> Self:
-        """The data of a run.
+        """Open the data of a run.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -196,16 +196,16 @@ class TrainingData(CorpusData):
 
     @classmethod
     def is_chat(cls, run: RunSettings) -> bool:
-        """Whether the two sides of a conversation have tokens."""
+        """Return whether the vocabulary has tokens for the two sides of a conversation."""
         return False
 
     @classmethod
     def make_layout(cls, tokenizer: Tokenizer, model: EmuConfig, run: RunSettings) -> Layout:
-        """What writes samples as sequences."""
+        """Return the layout, which writes samples as sequences."""
         return Layout(tokenizer, model.bridge, run.data.layout)
 
     def reader(self) -> SequenceReader:
-        """Reads windows, laid out as sequences."""
+        """Return a reader of windows, laid out as sequences."""
         run, plan = self.run, self.run.data.plan
         return SequenceReader(
             self.corpus,
@@ -228,12 +228,12 @@ class StreamData(RunData):
 
     @classmethod
     def open(cls, folder: str, wanted: ModelSettings, run: RunSettings) -> Self:
-        """The data of a run.
+        """Open the data of a run.
 
         Args:
-            folder: A corpus with tokens, or a tokenizer's folder: streams bring no tokenizer.
-            wanted: Which model.
-            run: Names the streams.
+            folder: A corpus with tokens, or a tokenizer's folder: streams have no tokenizer of their own.
+            wanted: Settings of the model.
+            run: Settings of the run, with the streams.
 
         Raises:
             UserError: If there is no tokenizer, or the model does not fit.
@@ -248,41 +248,41 @@ class StreamData(RunData):
 
     @property
     def tokenizer_folder(self) -> str:
-        """Where the tokenizer lies."""
+        """Folder of the tokenizer."""
         return self.folder
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The streams', in the config's order."""
+        """Names of the streams, in the config's order."""
         return tuple(self.run.data.streams)
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
-        """Not known."""
+        """None for each stream: their sizes are unknown."""
         return (None,) * len(self.names)
 
     def loader(self, costs: Costs, world: World, state: str | None) -> StreamLoader:
-        """The steps of a rank. Arguments and errors as of `RunData.loader`."""
+        """Return the loader of a rank's steps. Arguments and errors as in `RunData.loader`."""
         found = StreamState.from_json(state) if state is not None else None
         world.say(f"data.streams: {', '.join(self.names)}: their order is approximate")
         if found is not None and found.names != self.names:
             raise UserError(
                 f"the checkpoint was trained on data.streams {', '.join(found.names)}, the config has "
-                f"{', '.join(self.names)}: name the same; one that is no longer wanted gets no weight"
+                f"{', '.join(self.names)}: name the same ones; a stream no longer wanted needs no weight in the mixture"
             )
         if found is not None and found.world_size != world.size:
             world.say(
-                f"data.streams: another number of processes, now {world.size}: each stream goes on with the first tar "
-                "that one of those before was in"
+                f"data.streams: another number of processes, now {world.size}: each stream resumes at the first tar "
+                "that was unfinished on any process"
             )
         return self._loader(world.rank, world.size, found)
 
     def change(self, loader: StreamLoader, mixture: MixtureSettings) -> int:
-        """Refused: where a stream's reader is does not depend on the mixture alone."""
-        raise UserError("data.streams: their mixture changes when the run is stopped and started again")
+        """Refuse: a stream's position does not depend only on the mixture."""
+        raise UserError("data.streams: to change their mixture, stop the run and start it again")
 
     def first_images(self, costs: Costs) -> Iterator[Tensor]:
-        """The images of as many steps as a packing buffer has."""
+        """Yield the images of as many steps as a packing buffer has."""
         plan, loader = self.run.data.plan, self._loader(0, 1, None)
         try:
             for step in islice(loader, max(1, plan.packing_buffer_size // plan.global_batch_size)):
@@ -293,11 +293,11 @@ class StreamData(RunData):
             loader.close()
 
     def totals(self, read: StreamStep, world: World) -> Totals:
-        """Of a step."""
+        """Return the totals of a step, over all ranks."""
         return Totals.of_rows(read.rows, self.names).over(world)
 
     def gathered(self, state: StreamState, world: World) -> StreamState:
-        """The state after a step, of all ranks."""
+        """Return the state of all ranks after a step."""
         return state.joined(world.gather(state))
 
     def _loader(self, rank: int, world_size: int, state: StreamState | None) -> StreamLoader:
@@ -317,7 +317,7 @@ class StreamData(RunData):
 
 
 def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:
-    """Positions of a pack.
+    """Return the positions per packed sequence.
 
     Raises:
         UserError: If they are more than the model has.
@@ -329,7 +329,7 @@ def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:
 
 
 def load_tokenizer(folder: str, wanted: ModelSettings, *, chat: bool = False) -> Tokenizer:
-    """The tokenizer in a folder, with the model's own tokens.
+    """Load the tokenizer of a folder, with the model's own tokens.
 
     Raises:
         UserError: If there is none.
@@ -343,7 +343,7 @@ def load_tokenizer(folder: str, wanted: ModelSettings, *, chat: bool = False) ->
 def open_corpus(
     folder: str, wanted: ModelSettings, run: RunSettings, split: Split, *, chat: bool = False
 ) -> tuple[TrainingCorpus, Tokenizer, EmuConfig]:
-    """A corpus, its tokenizer with the model's own tokens, and the model with that vocabulary.
+    """Open a corpus; return it, its tokenizer with the model's own tokens, and the model with that vocabulary.
 
     Raises:
         UserError: If the corpus has no tokens, or more than one set and none is named.

@@ -1,7 +1,7 @@
-"""`decoder`: the image decoder, and before it its autoencoder where no released one is at hand.
+"""`decoder`: training of the image decoder, and before it of its autoencoder if no released one is used.
 
-Emu2's learns to draw an image again from its own visual embeddings, Emu's from the embeddings that the main model
-makes of a caption. What the conditions and latents come from is frozen and stays outside the engine.
+Emu2's decoder learns to reconstruct an image from its visual embeddings, Emu's from the embeddings that the main model
+generates for a caption. The models that compute conditioning and latents are frozen and stay outside the engine.
 """
 
 import json
@@ -36,10 +36,10 @@ from trainer.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionBatch(ImageBatch):
-    """Images for the autoencoder."""
+    """A batch of images for the autoencoder."""
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Squared error of the images made again."""
+        """Return the squared error of the reconstructed images."""
         found = module(self.images)
         return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.per_image,))
 
@@ -55,7 +55,7 @@ class _Autoencoding(nn.Module):
 
 
 class AutoencoderTask(Task):
-    """Pixels to latents and back, for the main model's image decoder (LDM, arXiv:2112.10752)."""
+    """Training of the autoencoder of the main model's image decoder: pixels to latents and back (arXiv:2112.10752)."""
 
     objectives = ("reconstruction",)
     modules = ("autoencoder",)
@@ -68,29 +68,29 @@ class AutoencoderTask(Task):
         self._flops = measured_flops(self.build, lambda m: m(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
 
     def open(self, split: Split) -> ImageData:
-        """All images of a split."""
+        """Open all images of a split."""
         return ImageData.open(self._corpus, self._model, self.run, split, for_decoder=True, captioned=False)
 
     def build(self) -> nn.Module:
-        """diffusers' autoencoder with random weights."""
+        """Build diffusers' autoencoder with random weights."""
         return _Autoencoding(self._config.autoencoder)
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> ReconstructionBatch:
-        """Images as tensors."""
+        """Collate images to a batch."""
         images, source = images_of([chunk for pack in packs for chunk in pack])
         return ReconstructionBatch(resized(images, self._config.image_size), source)
 
     def architecture(self) -> dict[str, Any]:
-        """Of the autoencoder."""
+        """Return the settings of the autoencoder."""
         tree: dict[str, Any] = json.loads(self._config.autoencoder.model_dump_json())
         return tree
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """Three forward passes an image."""
+        """Return the FLOPs of three forward passes per image."""
         return 3.0 * self._flops * targets[0]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """As diffusers reads a folder."""
+        """Write a folder that diffusers can load."""
         autoencoder = build_autoencoder(self._config.autoencoder)
         autoencoder.load_state_dict({name.removeprefix("autoencoder."): tensor for name, tensor in weights.items()})
         autoencoder.save_pretrained(folder)
@@ -98,14 +98,14 @@ class AutoencoderTask(Task):
 
 @dataclass(frozen=True, slots=True)
 class DrawingBatch(ImageBatch):
-    """Images of any size, or (B, C, s, s) latents where these were kept, with what they are drawn from.
+    """Images of any size, or their (B, C, s, s) latents if they were kept, with the conditioning of the decoder.
 
     Attributes:
-        micro: (B, 6) sizes before and after, and the crop, as SDXL is told them.
-        conditioning: (B, N, E) visual embeddings, where they were kept; else they are made of the images or prompts.
-        prompts: Captions that ask for an image, where conditions are rolled out from them.
-        side: Pixels a side of what is drawn.
-        conditioner: Makes conditions.
+        micro: (B, 6) SDXL's micro-conditioning: original size, crop and final size.
+        conditioning: (B, N, E) visual embeddings if they were kept; None: computed from the images or prompts.
+        prompts: Captions that ask for an image, if conditioning is generated from them.
+        side: Side in pixels of generated images.
+        conditioner: Computes the conditioning.
     """
 
     micro: Tensor
@@ -115,7 +115,7 @@ class DrawingBatch(ImageBatch):
     conditioner: "Conditioning"
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Squared error of what the noise, or the image, is taken for; without training always by the same noise."""
+        """Return the squared error of the predicted noise or image; outside training the noise is always the same."""
         num = len(self.source)
         conditioning = self.conditioning
         if conditioning is None:
@@ -129,10 +129,10 @@ class DrawingBatch(ImageBatch):
 
 
 class Conditioning:
-    """Makes what images are drawn from, with a frozen model.
+    """Computes the conditioning of the image decoder with a frozen model.
 
     Args:
-        embedder: Encoder and bridge; or the whole model, where captions are rolled out.
+        embedder: Encoder and bridge; or the whole model, if conditioning is generated from captions.
         layout: Writes captions as prompts.
     """
 
@@ -141,26 +141,26 @@ class Conditioning:
         self._layout = layout
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Go where the training is."""
+        """Move the frozen model to the device and data type of the training."""
         self._embedder.to(device, dtype)
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
-        """The visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
+        """Return the visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
         return self._embedder.encode_images(resized(images, self._embedder.config.encoder.image_size))
 
     def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
-        """A caption that asks for its image."""
+        """Return a prompt that asks for the image of a caption."""
         return Prompt.of(self._layout, [Text(np.asarray(caption, np.int32), role="caption")], draw=True)
 
     def generated(self, prompts: Sequence[Prompt]) -> Tensor:
-        """The visual embeddings that the model makes of captions: (B, N, E)."""
+        """Return the visual embeddings that the model generates for captions: (B, N, E)."""
         assert isinstance(self._embedder, Emu)
         return generate_embeddings(self._embedder, self._layout.tokenizer, prompts)
 
 
 class _Drawing(nn.Module):
-    """What the engine trains, and the average of its weights, so that checkpoints hold it."""
+    """The decoder that the engine trains, with the average of its weights, which is thus part of checkpoints."""
 
     def __init__(self, decoder: ImageDecoder) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class _Drawing(nn.Module):
 
 
 class DecoderTask(Task):
-    """Images from the main model's visual embeddings; needs its weights, and those of the autoencoder's run."""
+    """Training of the image decoder; needs the main model's weights, and those of the autoencoder's run."""
 
     objectives = ("diffusion",)
     modules = ("decoder",)
@@ -184,7 +184,7 @@ class DecoderTask(Task):
         super().__init__(model, run, corpus, out, world)
         self._generated = run.conditioning == "generated"
         if run.engine.keep_features and run.max_scale > 1:
-            raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is another")
+            raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is different")
         config = self.data.model
         layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
         embedder = (
@@ -198,7 +198,7 @@ class DecoderTask(Task):
         self._flops = self._forward_flops()
 
     def open(self, split: Split) -> ImageData:
-        """The images of a split, with captions where conditions are rolled out from them."""
+        """Open the images of a split, with captions if conditioning is generated from them."""
         run = self.run
         return ImageData.open(
             self._corpus,
@@ -211,7 +211,7 @@ class DecoderTask(Task):
         )
 
     def build(self) -> nn.Module:
-        """U-Net and autoencoder, from the weights that are named, the autoencoder's run, or at random."""
+        """Build U-Net and autoencoder, from the given weights, from the autoencoder's run, or with random weights."""
         decoder = ImageDecoder.for_model(self.data.model)
         if self.run.autoencoder is not None:
             folder = storage.join(self._out, "autoencoder", "model")
@@ -223,14 +223,14 @@ class DecoderTask(Task):
         return _Drawing(decoder)
 
     def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
-        """Set the latents' scale, where the autoencoder was trained here."""
+        """Set the latents' scale, if the autoencoder was trained in this project."""
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
             side = module.decoder.config.image_size
             module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(first_images)])
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
-        """Bring the frozen model beside the trained one."""
+        """Move the frozen model to the device of the trained one."""
         assert isinstance(module, _Drawing)
         self._conditioning.to(self._world.device, dtype)
         self._decoder = module.decoder
@@ -238,7 +238,7 @@ class DecoderTask(Task):
             module.decoder.unet.enable_gradient_checkpointing()
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> DrawingBatch:
-        """Images, or what was kept of them, and what they are drawn from."""
+        """Collate images, or their kept latents, and their conditioning to a batch."""
         chunks = [chunk for pack in packs for chunk in pack]
         images, source = images_of(chunks)
         conditioning: Tensor | None = None
@@ -254,14 +254,14 @@ class DecoderTask(Task):
         return DrawingBatch(images, source, micro, conditioning, prompts, side, self._conditioning)
 
     def _micro(self, chunk: ReadChunk) -> list[float]:
-        """SDXL's micro-conditions of an image; a whole one is told as it is when drawn."""
+        """Return SDXL's micro-conditioning of an image; for a whole image the same as in generation."""
         side = float(self.data.model.image_decoder.image_size)
         height, width, top, left = chunk.crop or (side, side, 0, 0)
-        scale = side / self.data.image_size  # crops are measured as images are read
+        scale = side / self.data.image_size  # crops are in pixels of the images as read
         return [height, width, top * scale, left * scale, side, side]
 
     def _keep(self, chunks: Sequence[ReadChunk], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Latents and conditions, worked out where an image is seen for the first time."""
+        """Return latents and conditioning, computed when an image is seen for the first time."""
         assert self._decoder is not None
         keys = [(chunk.row.shard, chunk.row.key, chunk.row.window) for chunk in chunks]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
@@ -278,24 +278,24 @@ class DecoderTask(Task):
         return torch.stack([latent for latent, _ in kept]), torch.stack([condition for _, condition in kept])
 
     def stepped(self, module: nn.Module) -> None:
-        """Let the average follow."""
+        """Update the average of the weights."""
         assert isinstance(module, _Drawing)
         if module.average is not None:
             module.average.update(module.decoder)
 
     def architecture(self) -> dict[str, Any]:
-        """Of the decoder, and of what it is conditioned on."""
+        """Return the settings of the decoder and of its conditioning."""
         config = self.data.model
         tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json())
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """One forward pass of what is frozen, three of the U-Net, an image."""
+        """Return the FLOPs of one forward pass of the frozen models and three of the U-Net per image."""
         frozen, unet = self._flops
         return (frozen * (not self.run.engine.keep_features) + 3.0 * unet) * targets[0]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """Weights, averaged where they were, and the main model's configuration."""
+        """Write the weights, averaged ones if there are any, and the main model's configuration."""
         prefix = "decoder."
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         averages = {
@@ -308,7 +308,7 @@ class DecoderTask(Task):
         storage.write_bytes(storage.join(folder, "config.json"), config.encode())
 
     def _forward_flops(self) -> tuple[float, float]:
-        """Of encoder and autoencoder, and of the U-Net, an image."""
+        """Return the FLOPs per image of encoder and autoencoder together, and of the U-Net."""
         config = self.data.model
         decoder_config = config.image_decoder
         side = decoder_config.image_size
@@ -321,8 +321,8 @@ class DecoderTask(Task):
             image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
             known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
             noise = torch.zeros(latents)
-            eye = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
-        seeing = measured_flops(lambda: VisualEmbedder(config), lambda embedder: embedder.image_features(eye))
+            seen = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
+        seeing = measured_flops(lambda: VisualEmbedder(config), lambda embedder: embedder.image_features(seen))
         encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(image))
         drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
         return seeing + encoding, drawing

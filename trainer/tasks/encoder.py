@@ -1,7 +1,7 @@
-"""`encoder`: a visual encoder from scratch, contrastively on pairs (CLIP, arXiv:2103.00020), by open_clip.
+"""`encoder`: contrastive training of a vision encoder from scratch on pairs (CLIP, arXiv:2103.00020), with open_clip.
 
-What is written loads in open_clip as `local-dir:<folder>`, as the main model's encoder (layout `open-clip`), and as the
-model of the corpus pipelines' image-text filter.
+The exported folder loads in open_clip as `local-dir:<folder>`, as the main model's encoder (layout `open-clip`), and as
+the model of the corpus pipelines' image-text filter.
 """
 
 import json
@@ -38,10 +38,10 @@ _MAX_SCALE = 100.0  # of the logits: CLIP's own limit
 
 
 class EncoderTask(Task):
-    """Images matched with their captions among those of others: trains the main model's vision encoder.
+    """Training of the main model's vision encoder: each image is matched with its caption among all of the batch.
 
     Raises:
-        UserError: If the encoder is not one that open_clip builds, or the corpus's tokenizer not one that it reads.
+        UserError: If open_clip cannot build the encoder, or cannot load the corpus's tokenizer.
     """
 
     objectives = ("contrastive",)
@@ -54,7 +54,9 @@ class EncoderTask(Task):
         super().__init__(model, run, corpus, out, world)
         config = self.data.model.encoder
         if config.kind != "clip":
-            raise UserError("encoder: model.encoder.kind is 'eva', which is not trained here: set it to 'clip'")
+            raise UserError(
+                "encoder: model.encoder.kind is 'eva', which cannot be trained from scratch: set it to 'clip'"
+            )
         self._captions = Captions(self._tokenizer_file(), run.context_length)
         self._config = clip_config(config, run, self._captions)
         size, length = config.image_size, run.context_length
@@ -62,32 +64,32 @@ class EncoderTask(Task):
         self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example), gather=False))
 
     def open(self, split: Split) -> ImageData:
-        """Pairs and grounded pairs of a split."""
+        """Open the pairs and grounded pairs of a split."""
         return ImageData.open(self._corpus, self._model, self.run, split, captioned=True)
 
     def build(self) -> "Contrastive":
-        """open_clip's model with random weights."""
+        """Build open_clip's model with random weights."""
         config = self._config
-        # DeepSpeed sends no scalars: the logits' scale has a dimension while it is trained.
+        # DeepSpeed does not broadcast scalars, so the logits' scale has one dimension during training.
         clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], nonscalar_logit_scale=True)
         return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> "PairBatch":
-        """Images and captions as tensors."""
+        """Collate images and captions to a batch."""
         chunks = [chunk for pack in packs for chunk in pack]
         texts = self._captions.batch([chunk.sequence.token_ids.tolist() for chunk in chunks])
         return PairBatch(*images_of(chunks), texts)
 
     def architecture(self) -> dict[str, Any]:
-        """open_clip's configuration."""
+        """Return open_clip's configuration."""
         return self._config
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """Three forward passes a pair."""
+        """Return the FLOPs of three forward passes per pair."""
         return 3.0 * self._flops * targets[0]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """As open_clip reads a folder."""
+        """Write a folder that open_clip can load."""
         config = self.data.model.encoder
         clip = {name.removeprefix("clip."): tensor for name, tensor in weights.items()}
         clip["logit_scale"] = clip["logit_scale"][0]
@@ -103,13 +105,13 @@ class EncoderTask(Task):
         path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f"{path}: is missing: open_clip reads tokenizers of this form only. Tokenize with such a one"
+                f"{path}: is missing: open_clip reads only this kind of tokenizer. Tokenize the corpus with one"
             )
         return path
 
 
 def clip_config(config: EncoderConfig, run: EncoderRunSettings, captions: Captions) -> dict[str, Any]:
-    """open_clip's configuration of an encoder and its text tower."""
+    """Return open_clip's configuration of an encoder and its text tower."""
     return {
         "embed_dim": run.embed_width,
         "vision_cfg": {
@@ -124,7 +126,7 @@ def clip_config(config: EncoderConfig, run: EncoderRunSettings, captions: Captio
         "text_cfg": {
             "context_length": run.context_length,
             "vocab_size": captions.vocab_size,
-            "hf_tokenizer_name": "tokenizer",  # of any name: in a local folder open_clip takes the one beside it
+            "hf_tokenizer_name": "tokenizer",  # any name: for a local folder open_clip loads the tokenizer in it
             "width": run.text_width,
             "layers": run.text_layers,
             "heads": run.text_heads,
@@ -140,8 +142,8 @@ class Contrastive(nn.Module):
 
     Args:
         clip: The model.
-        config: How pixels are normalised.
-        max_shift: Part of a side by which images are shifted at random in training.
+        config: Settings of the encoder, for normalising pixels.
+        max_shift: Largest random shift of images in training, as a fraction of a side.
     """
 
     def __init__(self, clip: CLIP, config: EncoderConfig, max_shift: float) -> None:
@@ -151,12 +153,12 @@ class Contrastive(nn.Module):
         self._max_shift = round(max_shift * config.image_size)
 
     def forward(self, images: Tensor, texts: Tensor, *, gather: bool) -> Tensor:
-        """The loss of each pair.
+        """Compute the loss of each pair.
 
         Args:
             images: (B, 3, S, S) uint8.
             texts: (B, context) ids.
-            gather: Whether the pairs of other ranks are told apart from as well; all have equally many then.
+            gather: Whether the pairs of other ranks serve as negatives too; all ranks then have equally many.
 
         Returns:
             (B,) mean of both directions' cross-entropies, in nats.
@@ -175,7 +177,7 @@ class Contrastive(nn.Module):
 
 
 def shifted(images: Tensor, limit: int) -> Tensor:
-    """Each image moved by up to so many pixels each way, its edges drawn on: (B, C, S, S) as it came."""
+    """Shift each image at random by up to `limit` pixels each way, repeating its edges: (B, C, S, S) of its dtype."""
     size, side = len(images), images.shape[-1]
     padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(images.dtype)
     rows, columns = (torch.randint(0, 2 * limit + 1, (size, 1), device=images.device) for _ in range(2))
@@ -187,7 +189,7 @@ def shifted(images: Tensor, limit: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch(ImageBatch):
-    """Images and captions.
+    """A batch of images and captions.
 
     Attributes:
         texts: (B, context) int64.
@@ -196,6 +198,6 @@ class PairBatch(ImageBatch):
     texts: Tensor
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Each pair's loss among those of its batch, on all ranks in training."""
+        """Return the loss of each pair within its batch; in training within the batches of all ranks."""
         pairs = module(self.images, self.texts, gather=totals is not None)
         return Losses(pairs.sum() / (totals[0] if totals else len(pairs)), (pairs.detach(),))

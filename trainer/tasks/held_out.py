@@ -1,4 +1,4 @@
-"""Loss on samples that are not trained on: the same few packs of each source every time."""
+"""Loss on held-out samples: the same few packed sequences of each source every time."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ from trainer.tasks.task import Task
 
 
 class HeldOut:
-    """Packs of a held-out split, shared between ranks.
+    """Packed sequences of a held-out split, distributed over the ranks.
 
     Args:
-        task: What is trained.
-        micro_batch_size: Packs of a forward pass.
-        world: The run's processes.
+        task: The task that is trained.
+        micro_batch_size: Packed sequences per forward pass.
+        world: Processes of the run.
     """
 
     def __init__(self, task: Task, micro_batch_size: int, world: World) -> None:
@@ -45,13 +45,13 @@ class HeldOut:
         self._filler = task.collate(chunks[0]) if chunks else None
 
     def losses(self, engine: Engine) -> dict[str, float]:
-        """`held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must ask."""
+        """Return `held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must call."""
         if self._filler is None:
             return {}
         return engine.losses(self._micros, self._filler).means(self._task.data.names, "held_out_")
 
     def samples(self, engine: Engine) -> list[dict[str, Any]]:
-        """What the model makes of a few samples, as the task shows it; all ranks must ask, and get the same."""
+        """Return the model's output for a few samples; all ranks must call, and get the same."""
         num = self._task.run.held_out.samples
         engine.module.eval()
         found = self._task.samples(engine.module, self._data, num) if num else []
@@ -62,7 +62,7 @@ class HeldOut:
 def _first_packs(
     source: SourceWindows, number: int, reader: SampleReader, run: RunSettings, num_packs: int
 ) -> list[list[ReadChunk]]:
-    """The source's first windows, packed as in training and laid out as in its last stage."""
+    """Read the source's first windows, packed as in training and laid out as in its last stage."""
     seq_len = run.data.plan.seq_len
     num = min(len(source.tokens), num_packs * seq_len)
     if not num:

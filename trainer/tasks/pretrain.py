@@ -1,4 +1,4 @@
-"""`pretrain`: the main model, on sequences of text and images."""
+"""`pretrain`: training of the main model on sequences of text and images."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -37,8 +37,8 @@ class SequenceBatch(Tensors):
 
     Attributes:
         batch: The sequences.
-        text_sources: Which source each text target is from, in the order of `batch.text_at`.
-        visual_sources: The same of regression targets.
+        text_sources: Index of each text target's source, in the order of `batch.text_at`.
+        visual_sources: Index of each regression target's source, in the order of `batch.visual_at`.
     """
 
     batch: Batch
@@ -47,37 +47,37 @@ class SequenceBatch(Tensors):
 
     @property
     def sources(self) -> tuple[Tensor, ...]:
-        """Of text targets, and of regression targets."""
+        """Sources of text targets, and of regression targets."""
         return self.text_sources, self.visual_sources
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Cross-entropy and squared error, by the main model."""
+        """Return the main model's cross-entropy and squared error."""
         found = module(self.batch, *(totals or (None, None)))
         return Losses(found.loss, (found.text, found.visual))
 
 
 class ImageSource(Protocol):
-    """Gives a chunk's images as tensors: pixels, or kept features."""
+    """Function from a chunk to its images as tensors: pixels, or kept features."""
 
     def __call__(self, chunk: ReadChunk) -> list[Tensor]:
-        """One tensor for each image of the chunk."""
+        """Return one tensor per image of the chunk."""
 
 
 def pixels(chunk: ReadChunk) -> list[Tensor]:
-    """(3, S, S) uint8 of each image."""
+    """Return (3, S, S) uint8 pixels of each image."""
     return [as_tensor(image) for image in chunk.images]
 
 
 def sequence_batch(
     packs: Sequence[Sequence[ReadChunk]], *, seq_len: int, pad_id: int, image_source: ImageSource = pixels
 ) -> SequenceBatch:
-    """Packs as one micro-batch.
+    """Collate packed sequences to one micro-batch.
 
     Args:
-        packs: Chunks of each pack.
-        seq_len: Positions of a pack.
+        packs: Chunks of each packed sequence.
+        seq_len: Positions per packed sequence.
         pad_id: Id of `[PAD]`.
-        image_source: Gives the chunks' images.
+        image_source: Returns the chunks' images.
     """
     images = [tensor for pack in packs for chunk in pack for tensor in image_source(chunk)]
     batch = collate([[chunk.sequence for chunk in pack] for pack in packs], images, seq_len=seq_len, pad_id=pad_id)
@@ -88,13 +88,13 @@ def sequence_batch(
             size = len(chunk.sequence.token_ids)
             of_position[at : at + size] = chunk.source
             at += size
-    # A target's source is that of the position before it, from which it is predicted.
+    # A target has the source of the position before it, from which it is predicted.
     sources = torch.from_numpy(of_position)
     return SequenceBatch(batch, sources[batch.text_at], sources[batch.visual_at])
 
 
 class PretrainTask(Task):
-    """Next tokens and next visual embeddings, by the main model."""
+    """Training of the main model to predict next tokens and next visual embeddings."""
 
     objectives = ("ce", "regression")
     modules = MODULES
@@ -105,26 +105,26 @@ class PretrainTask(Task):
         self._features = _Features() if run.engine.keep_features else None
 
     def open(self, split: Split) -> TrainingData | StreamData:
-        """A split of the corpus, or streams, as sequences."""
+        """Open a split of the corpus, or streams, as sequences."""
         if self.run.data.streams:
             return StreamData.open(self._corpus, self._model, self.run)
         return TrainingData.open(self._corpus, self._model, self.run, split)
 
     def build(self) -> Emu:
-        """The model with the weights that the config names, the rest random."""
+        """Build the model with the weights given in the config; the others are random."""
         return build_model(self.data.model, self._model.weights, self._out)
 
     def load(self, folder: str) -> Emu:
-        """The model of the stage before."""
+        """Load the model of the previous stage."""
         return load_emu(folder)
 
     def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
-        """Standardise regression targets, where the model does."""
+        """Fit the standardisation of regression targets, if the model has one."""
         assert isinstance(module, Emu)
         fit_features(module, first_images, device)
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
-        """Set what is computed again in the backward pass."""
+        """Set the objective, gradient checkpointing and the data type of buffers."""
         assert isinstance(module, Emu)
         self.change(module, stage)
         chosen = self.run.engine.gradient_checkpointing
@@ -145,12 +145,12 @@ class PretrainTask(Task):
         module.config = self.data.model.model_copy(update={"objective": stage.objective or self.data.model.objective})
 
     def blocks(self, module: nn.Module) -> Iterator[nn.Module]:
-        """Every transformer block."""
+        """Return all transformer blocks."""
         assert isinstance(module, Emu)
         return module.blocks()
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> SequenceBatch:
-        """Packs of sequences as one micro-batch."""
+        """Collate packed sequences to one micro-batch."""
         return sequence_batch(
             packs,
             seq_len=self.run.data.plan.seq_len,
@@ -159,7 +159,7 @@ class PretrainTask(Task):
         )
 
     def architecture(self) -> dict[str, Any]:
-        """Of the model, its vocabulary included."""
+        """Return the settings of the model, including its vocabulary."""
         tree: dict[str, Any] = json.loads(self.data.model.model_dump_json(exclude=set(_NOT_SHAPES)))
         for name in ("path", "attention"):
             tree["language_model"].pop(name)
@@ -167,20 +167,20 @@ class PretrainTask(Task):
 
     @cached_property
     def model_flops(self) -> ModelFlops:
-        """Arithmetic of the model, from its shapes."""
+        """FLOPs of the model, from its shapes."""
         with torch.device("meta"):
             return ModelFlops.of(Emu(self.data.model))
 
     def costs(self) -> Costs:
-        """FLOPs, with all modules trained."""
+        """Return costs in FLOPs, with all modules trained."""
         return self.model_flops.costs()
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """See flops.py."""
+        """Return the FLOPs of a step; see flops.py."""
         return self.model_flops.step(counts.tokens, counts.pairs, targets[0], counts.images, trained)
 
     def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
-        """Captions of the first held-out images of each captioned source."""
+        """Generate captions for the first held-out images of each captioned source."""
         assert isinstance(module, Emu)
         assert isinstance(data, TrainingData)
         samples = [sample for sample in samples_of(data, CAPTIONED, num) if sample.is_whole]
@@ -203,15 +203,15 @@ class PretrainTask(Task):
         ]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """Weights, configuration and tokenizer."""
+        """Write weights, configuration and tokenizer."""
         save_model(weights, self.data.model, self.data, folder)
 
 
 class _Features:
-    """Keeps the features of images that a frozen encoder has seen.
+    """Cache of image features from a frozen encoder.
 
     Attributes:
-        model: Whose encoder it is.
+        model: The model with the encoder; None before the first stage that freezes the encoder.
     """
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class _Features:
         self._kept: dict[tuple[str, str, int], Tensor] = {}
 
     def __call__(self, chunk: ReadChunk) -> list[Tensor]:
-        """The features of a chunk's images."""
+        """Return the features of a chunk's images."""
         assert self.model is not None
         sequence, row = chunk.sequence, chunk.row
         keys = [(row.shard, row.key, media) for media in sequence.images]

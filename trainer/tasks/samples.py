@@ -1,4 +1,4 @@
-"""Samples one by one, as segments with their images: what a model is asked about."""
+"""Single samples, as segments with their images, for prompts to a model."""
 
 import itertools
 import random
@@ -22,11 +22,11 @@ class Sample:
     """A sample of a corpus.
 
     Attributes:
-        source: The name of its source.
-        key: The sample's.
-        segments: What it is made of.
-        reader: Of its shard.
-        row: In the shard.
+        source: Name of its source.
+        key: Key of the sample.
+        segments: Segments of the sample.
+        reader: Reader of its shard.
+        row: Row of the sample in the shard.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all its images can be read."""
+        """True if all its images can be read."""
         try:
             for part in self.segments:
                 if isinstance(part, ImageSegment):
@@ -47,7 +47,7 @@ class Sample:
         return True
 
     def image(self, media: int, size: int) -> Tensor:
-        """An image as (3, size, size) uint8.
+        """Read an image as (3, size, size) uint8.
 
         Raises:
             DamagedSample: If it cannot be read.
@@ -55,12 +55,12 @@ class Sample:
         return as_tensor(decode(self.reader.image(self.row, media), size))
 
     def text(self, tokenizer: Tokenizer) -> str:
-        """All its texts."""
+        """Return all its texts, one per line."""
         return "\n".join(tokenizer.decode(part.ids) for part in self.segments if isinstance(part, Text))
 
 
 def samples_of(data: TrainingData, kinds: Sequence[str], per_source: int | None = None) -> Iterator[Sample]:
-    """The samples of some kinds that may be used, or so many of each source, in the corpus's order."""
+    """Yield the usable samples of the given kinds, at most `per_source` of each source, in the corpus's order."""
     for source in data.sources:
         if source.kind not in kinds:
             continue
@@ -80,17 +80,17 @@ Readable = TypeVar("Readable", bound=_Readable)
 
 
 def drawn(samples: Sequence[Readable], num: int, seed: int) -> list[Readable]:
-    """At most so many of them, in random order; none that is damaged."""
+    """Return at most `num` of the samples, in random order, without damaged ones."""
     order = random.Random(seed).sample(range(len(samples)), len(samples))
     whole = (sample for i in order if (sample := samples[i]).is_whole)
     return list(itertools.islice(whole, num))
 
 
 def images_of(samples: Sequence[Sample], size: int) -> Tensor:
-    """The first image of each: (B, 3, size, size) uint8."""
+    """Read the first image of each sample: (B, 3, size, size) uint8."""
     return torch.stack([sample.image(first_image(sample).media, size) for sample in samples])
 
 
 def first_image(sample: Sample) -> ImageSegment:
-    """The first image of a sample that has one."""
+    """Return the first image of a sample that has one."""
     return next(part for part in sample.segments if isinstance(part, ImageSegment))

@@ -24,22 +24,22 @@ from trainer.reading.shard_reader import ShardReader
 from trainer.reading.window_tables import NOT_ALLOWED
 from trainer.tasks.data import CorpusData, open_corpus
 
-# Raise it when an equal corpus would give other chunks, by this module: no run goes on by another order than it began
-# with.
+# Raise it when this module would make other chunks of an equal corpus, so that no run resumes with another order than
+# it began with.
 VERSION = 1
 CAPTIONED = ("pair", "grounded")
-"""Kinds whose samples are an image and its caption."""
+"""Kinds of sources with samples of an image and its caption."""
 
 
 @dataclass(frozen=True)
 class ImageData(CorpusData):
-    """Every image a chunk by itself, one position long.
+    """A corpus as single images: every image is one chunk with a length of one position.
 
     Attributes:
-        image_size: Pixels a side that images are read with.
-        captioned: Whether only images with captions are given, and the captions with them.
-        max_scale: By how much more than to that size they are scaled at random before a square is cut out; 1 takes
-            them whole, squashed to a square.
+        image_size: Side in pixels of images as read.
+        captioned: Whether to read only images with captions, and the captions with them.
+        max_scale: Images are scaled at random to between `image_size` and this multiple of it before a square is
+            cropped; 1 keeps them whole, squashed to a square.
     """
 
     image_size: int
@@ -58,7 +58,7 @@ class ImageData(CorpusData):
         captioned: bool,
         max_scale: float = 1.0,
     ) -> Self:
-        """The data of a run; images have the encoder's size, or that and the image decoder's, whichever is larger.
+        """Open the data of a run, with images of the encoder's size or, for a decoder, the larger of both sizes.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -73,7 +73,7 @@ class ImageData(CorpusData):
         return cls(run, tokenizer, model, corpus, sources, fingerprint, size, captioned, max_scale)
 
     def reader(self) -> "ImageReader":
-        """Reads images."""
+        """Return a reader of images."""
         return ImageReader(
             self.corpus,
             self.sources,
@@ -116,15 +116,15 @@ def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows,
 
 
 class ImageReader(SampleReader):
-    """Reads images one by one; a chunk's window says which of the sample's.
+    """Reads single images; a chunk's window is the index of the image in its sample.
 
     Args:
-        corpus: Where they lie.
-        sources: The plan's.
-        image_size: Pixels a side.
-        captioned: Whether captions are read as well.
-        max_scale: As of `ImageData`.
-        seed: Decides crops and substitutes.
+        corpus: The corpus.
+        sources: Sources of the plan.
+        image_size: Side in pixels.
+        captioned: Whether captions are read too.
+        max_scale: As in `ImageData`.
+        seed: Seed of crops and substitutes.
     """
 
     def __init__(

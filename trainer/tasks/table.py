@@ -13,10 +13,10 @@ from trainer.tasks.tune import TuneTask
 
 @dataclass(frozen=True)
 class TaskRun:
-    """A task, and where its settings and its run are.
+    """A task with its section of the config and its folder.
 
     Attributes:
-        task: What is trained.
+        task: Class of the task.
         section: Its section of the config.
         subfolder: Its folder in the main model's run; empty for the main model itself.
     """

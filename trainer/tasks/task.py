@@ -1,6 +1,6 @@
-"""What the loop of `loop.py` does not know: which model is trained, on what, and by which losses."""
+"""The interface between the training loop and a task: the model to train, its data and its losses."""
 
-# ruff: noqa: B027 - what a task need not do is done by nothing
+# ruff: noqa: B027 - methods without a body are optional hooks
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ class Task(ABC):
 
     Attributes:
         objectives: Names of the losses, in the order of a micro-batch's.
-        modules: Names of the model's parts that learning rates are given for.
+        modules: Names of the model's parts that have learning rates.
         run: The run's settings.
         data: The split that is trained on.
     """
@@ -47,55 +47,61 @@ class Task(ABC):
 
     @abstractmethod
     def open(self, split: Split) -> RunData:
-        """A split of the corpus."""
+        """Open a split of the corpus."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The model at the beginning of the run."""
+        """Build the model for the beginning of the run."""
 
     @abstractmethod
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> MicroBatch:
-        """What a forward pass is given."""
+        """Collate packed sequences to the input of a forward pass."""
 
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
-        """All settings that decide the shapes of the weights."""
+        """Return all settings that determine the shapes of the weights."""
 
     @abstractmethod
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """Useful arithmetic of a step: what it holds, targets of each objective, and the modules that learn."""
+        """Return the useful FLOPs of a step.
+
+        Args:
+            counts: Samples, tokens and images of the step.
+            targets: Number of targets of each objective.
+            trained: Modules that are trained.
+        """
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """Write whole weights with all that is needed to use them."""
+        """Write whole weights with everything needed to use them."""
 
     def load(self, folder: str) -> nn.Module:
-        """The model that `export` wrote, to go on with in another stage."""
-        raise NotImplementedError("a task with several stages gives its model back")
+        """Load the model that `export` wrote, to continue in another stage."""
+        raise NotImplementedError("a task with several stages must implement `load`")
 
     def costs(self) -> Costs:
-        """What packs are balanced by."""
+        """Return the costs by which packed sequences are balanced."""
         return Costs()
 
     def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
-        """What is set from the data before the first step, and before a stage that trains other modules.
+        """Fit parts of the model to the data before the first step, and before a stage that trains other modules.
 
-        Only the first process asks for it; the others get the weights from there.
+        Only the first process calls it; the others receive its weights.
         """
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
-        """Fit the model to a stage, before the engine has it."""
+        """Prepare the model for a stage, before the engine wraps it."""
 
     def change(self, module: nn.Module, stage: Stage) -> None:
-        """Fit the model to another stage of the same modules."""
+        """Adapt the model to another stage that trains the same modules."""
 
     def blocks(self, module: nn.Module) -> Iterator[nn.Module]:
-        """Parts that are compiled one by one."""
+        """Return the parts that are compiled one by one."""
         return iter(())
 
     def stepped(self, module: nn.Module) -> None:
-        """What follows a step that was taken."""
+        """Run after each step in which the optimizer moved."""
 
     def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
-        """What the model makes of so many held-out samples, to read."""
+        """Return the model's output for `num` held-out samples, in readable form."""
         return []

@@ -1,9 +1,9 @@
-"""What tuning makes of samples, and of prompts: conversations (Emu-I, Emu2-Chat) or images to be drawn (Emu2-Gen).
+"""Templates of tuning, for samples and prompts: conversations (Emu-I, Emu2-Chat) or image generation (Emu2-Gen).
 
     <s>system [USER]: [IMG]...[/IMG]question [ASSISTANT]: answer</s>[USER]: question [ASSISTANT]: answer</s>
     <s><grounding>a <phrase>red boat</phrase><object>[IMG]...[/IMG]</object>[IMG]...[/IMG]</s>
 
-Answers alone are learned in the one, the last image alone in the other. All strings are the released ones.
+Only the answers are learned in the first, only the last image in the second. All strings are those of the releases.
 """
 
 import random
@@ -34,9 +34,9 @@ from model.tokenizer import (
 from trainer.config import Form, TemplateSettings
 
 TEMPLATE = "template.json"
-"""Settings of the template, in the folder of a model that was tuned with it."""
+"""Name of the file of template settings, in the folder of a tuned model."""
 ANSWER = "answer"
-"""Role of what the model has said, in a prompt."""
+"""Role of the model's previous answers in a prompt."""
 
 SYSTEM: dict[Form, str] = {
     "chat": "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses.",
@@ -51,25 +51,25 @@ VIDEO_SYSTEM = (
 )
 USER, ASSISTANT = CHAT
 
-_OUTLINE = 3 / 448  # of a drawn box, as part of the canvas (Emu2's demo)
+_OUTLINE = 3 / 448  # line width of a drawn box, as a fraction of the canvas (Emu2's demo)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, and its answer as far as it is there."""
+    """A question, and its answer, which may be empty or incomplete."""
 
     question: tuple["str | Segment", ...]
     answer: tuple[Text, ...] = ()
 
 
 class TemplateLayout(Layout):
-    """Cuts samples by a template and writes them as tokens.
+    """Layout that cuts samples by a template and writes them as tokens.
 
     Args:
-        tokenizer: With the model's own tokens, and for conversations those of the two sides.
-        bridge: Says how many slots an image takes.
-        config: Choices of every layout.
-        settings: Of the template.
+        tokenizer: Tokenizer with the model's own tokens, and for conversations those of the two sides.
+        bridge: Settings of the bridge, for the number of slots per image.
+        config: Settings of every layout.
+        settings: Settings of the template.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class TemplateLayout(Layout):
         super().__init__(tokenizer, bridge, config)
         self.settings = settings
         self.template = settings.model_dump_json()
-        if self.emu2:  # in an answer it is the question that asks for boxes
+        if self.emu2:  # the question asks for boxes, so the answer need not learn <grounding>
             self.ignored = np.append(self.ignored, np.int32(self.ids[GROUNDING]))
 
     def split(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
-        """A sample's conversation, or each of its images to be drawn; none where no image has a caption.
+        """Return one window with a sample's conversation, or one per image to be drawn; none without captioned images.
 
         A conversation that is too long loses its last turns, then the end of its first answer.
 
         Raises:
-            ValueError: If the first question alone does not fit, or a caption with its image.
+            ValueError: If the first question alone does not fit, or a caption with its image does not.
         """
         captioned = list(captioned_images(segments))
         if self.settings.chats:
@@ -110,12 +110,12 @@ class TemplateLayout(Layout):
         return sequence
 
     def prompt(self, segments: Sequence[Segment], *, draw: bool = False) -> TokenSequence:
-        """What the tuned model goes on from: a conversation up to its answer, or what is to be drawn.
+        """Return the prompt that the tuned model continues: a conversation up to its answer, or an image request.
 
         Args:
-            segments: Texts of the role `ANSWER` are the model's, all else is the user's, who speaks first. Of images
-                without a word the first instruction is asked. A box of what is to be drawn becomes image -1 - i:
-                a canvas with the i-th of `boxes_of`.
+            segments: Texts with the role `ANSWER` are the model's, all others the user's, who begins. Images without
+                text are followed by the first instruction. A box in an image request becomes image -1 - i: a canvas
+                with the i-th of `boxes_of`.
             draw: Whether to end with `[IMG]`, which asks for an image.
         """
         if self.settings.chats:
@@ -147,7 +147,7 @@ class TemplateLayout(Layout):
             return (*segments, self.settings.instructions[0])
         parts: list[str | Segment] = []
         for part in segments:
-            if isinstance(part, Text):  # a string again, for it is encoded together with what stands around it
+            if isinstance(part, Text):  # as a string, since it is encoded together with the text around it
                 parts.append(replace(part, continued=True) if part.phrases else self.tokenizer.decode(part.ids))
             else:
                 parts.append(part)
@@ -169,7 +169,7 @@ class TemplateLayout(Layout):
         return self._window([*question, answer.part(0, fits)], seq_len, last=False)
 
     def _conversation(self, turns: Sequence[Turn]) -> list[Segment]:
-        """A conversation as the model reads it, of which it learns the answers."""
+        """Return a conversation as input of the model, which learns only the answers."""
         ids = self.ids
         said = [text for turn in turns for text in turn.answer]
         grounded = self.emu2 and any(text.phrases or ids[GROUNDING] in text.ids for text in said)
@@ -183,7 +183,7 @@ class TemplateLayout(Layout):
         return fixed(self.tokenizer, parts)
 
     def _wish(self, segments: Sequence[Segment], boxes: Sequence[Box]) -> list[Segment]:
-        """What is to be drawn: words, images, and boxes as images."""
+        """Return an image request: words, images, and boxes as images."""
         ids = self.ids
         grounded = self.emu2 and any(isinstance(segment, Text) and segment.phrases for segment in segments)
         parts: list[str | int | Segment] = [ids[GROUNDING]] if grounded else []
@@ -204,7 +204,7 @@ class TemplateLayout(Layout):
         return fixed(self.tokenizer, parts)
 
     def _size(self, segments: Sequence[Segment]) -> int:
-        """Tokens of a whole window."""
+        """Return the number of tokens of a whole window."""
         return 2 + sum(int(self._costs(segment, segments[:i])[-1]) for i, segment in enumerate(segments))
 
     def _window(self, segments: Sequence[Segment], seq_len: int, *, last: bool = True) -> Window:
@@ -215,7 +215,7 @@ class TemplateLayout(Layout):
 
 
 def captioned_images(segments: Iterable[Segment]) -> Iterator[tuple[list[ImageSegment], Text]]:
-    """Images, or the frames of a video, with the caption that follows them."""
+    """Yield images, or the frames of a video, with the caption that follows them."""
     run: list[ImageSegment] = []
     for segment in segments:
         if isinstance(segment, ImageSegment):
@@ -227,7 +227,7 @@ def captioned_images(segments: Iterable[Segment]) -> Iterator[tuple[list[ImageSe
 
 
 def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
-    """A caption as an answer: after the colon comes a space, which some tokenizers have in the first token."""
+    """Return a caption as an answer: a space follows the colon, which some tokenizers include in the first token."""
     caption = replace(caption, continued=True)
     if tokenizer.base.piece(int(caption.ids[0])).startswith(" "):
         return caption
@@ -237,7 +237,7 @@ def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
 
 
 def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[Segment]:
-    """Strings and ids as texts that are not learned, between segments that stay as they are."""
+    """Convert strings and ids to texts that are not learned, and keep the segments between them."""
     out: list[Segment] = []
     for kind, group in groupby(parts, key=lambda part: type(part) if isinstance(part, str | int) else Segment):
         found: list[Any] = list(group)
@@ -249,12 +249,12 @@ def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[
 
 
 def boxes_of(segments: Iterable[Segment]) -> list[Box]:
-    """All boxes of a sample: image -1 - i of one that is to be drawn is a canvas with box i."""
+    """Return all boxes of a sample: image -1 - i of an image request is a canvas with box i."""
     return [box for part in segments if isinstance(part, Text) for phrase in part.phrases for box in phrase.boxes]
 
 
 def box_image(box: Box, size: int) -> np.ndarray:
-    """Where an object is, as an image: the white outline of its box on a black canvas, (size, size, 3) uint8."""
+    """Draw an object's place: the white outline of its box on a black canvas, (size, size, 3) uint8."""
     canvas = np.zeros((size, size, 3), np.uint8)
     x0, y0, x1, y1 = (min(size - 1, max(0, round(value * size))) for value in box)
     cv2.rectangle(canvas, (x0, y0), (x1, y1), (255, 255, 255), max(1, round(_OUTLINE * size)))
@@ -270,7 +270,7 @@ def _system(settings: TemplateSettings, images: Sequence[ImageSegment], *, groun
 
 
 def _named(tokenizer: Tokenizer, text: str) -> Iterator[str | int]:
-    """A text of ours, in which the model's own tokens stand by their names."""
+    """Split a text at the names of the model's own tokens, and yield these as ids."""
     for part in re.split("(" + "|".join(map(re.escape, tokenizer.ids)) + ")", text):
         if part:
             yield tokenizer.ids.get(part, part)

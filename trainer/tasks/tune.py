@@ -1,4 +1,4 @@
-"""`tune`: the pretrained model on instructions (Emu-I, Emu2-Chat) or on drawing alone (Emu2-Gen)."""
+"""`tune`: tuning of the pretrained model on instructions (Emu-I, Emu2-Chat) or on image generation (Emu2-Gen)."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -30,16 +30,16 @@ _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 
 
 class TuneTask(PretrainTask):
-    """Answers, or images that are asked for, by the pretrained model."""
+    """Tuning of the pretrained model to answer, or to generate the requested image."""
 
     run: TuneSettings
 
     def open(self, split: Split) -> "TuningData":
-        """A split of the corpus, by the template."""
+        """Open a split of the corpus, cut by the template."""
         return TuningData.open(self._corpus, self._model, self.run, split)
 
     def build(self) -> Emu:
-        """The pretrained model, with tokens for the two sides and with adapters where they are asked for."""
+        """Build the pretrained model, with tokens for the two sides and adapters if they are configured."""
         chat = self.data.tokenizer
         before = Tokenizer(chat.base, chat.family)
         model = build_model(self._model.resolve(before), self.run.weights, self._out, "tune.weights")
@@ -49,30 +49,30 @@ class TuneTask(PretrainTask):
         return self._adapted(model)
 
     def load(self, folder: str) -> Emu:
-        """The model of the stage before, its adapters merged."""
+        """Load the model of the previous stage, in which its adapters are merged, and add new ones."""
         return self._adapted(super().load(folder))
 
     def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
-        """Nothing: regression targets stay as they were standardised."""
+        """Do nothing: the standardisation of regression targets is kept from pretraining."""
 
     def architecture(self) -> dict[str, Any]:
-        """Of the model and its adapters."""
+        """Return the settings of the model and its adapters."""
         lora = self.run.lora
         return {**super().architecture(), "lora": None if lora is None else json.loads(lora.model_dump_json())}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
-        """See flops.py; a language model that is frozen below its adapters passes gradients on."""
+        """Return the FLOPs of a step; a language model that is frozen below its adapters passes gradients on."""
         if self.run.lora is None:
             return super().flops(counts, targets, trained)
         frozen = set(trained) - {"language_model"}
         return (super().flops(counts, targets, trained) + super().flops(counts, targets, frozen)) / 2
 
     def samples(self, module: nn.Module, data: RunData, num: int) -> list[dict[str, Any]]:
-        """Answers about the first held-out images; nothing of a model that only draws."""
+        """Generate answers about the first held-out images; none for a model that only generates images."""
         return super().samples(module, data, num) if self.run.template.chats else []
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """The model with its adapters merged, its template, and the adapters alone, as PEFT reads them."""
+        """Write the model with merged adapters, its template, and the adapters alone in PEFT's format."""
         if (lora := self.run.lora) is not None:
             adapters, record = peft_adapter(weights, lora)
             save_tensors(adapters, storage.join(folder, "adapter", "adapter_model.safetensors"))
@@ -93,28 +93,28 @@ class TuneTask(PretrainTask):
 
 
 class TuningData(TrainingData):
-    """Samples as a template has them."""
+    """A corpus as samples cut by a template."""
 
     @classmethod
     def is_chat(cls, run: RunSettings) -> bool:
-        """Whether the two sides of a conversation have tokens."""
+        """Return whether the vocabulary has tokens for the two sides of a conversation."""
         assert isinstance(run, TuneSettings)
         return run.template.chats
 
     @classmethod
     def make_layout(cls, tokenizer: Tokenizer, model: EmuConfig, run: RunSettings) -> Layout:
-        """What writes samples as sequences."""
+        """Return the template's layout, which writes samples as sequences."""
         assert isinstance(run, TuneSettings)
         return TemplateLayout(tokenizer, model.bridge, run.data.layout, run.template)
 
     def reader(self) -> SequenceReader:
-        """Reads windows, and draws boxes."""
+        """Return a reader of windows that also draws boxes."""
         plan, size = self.run.data.plan, self.model.encoder.image_size
         return _Reader(self.corpus, self.sources, self.layout, seq_len=plan.seq_len, image_size=size, seed=plan.seed)
 
     @property
     def refused(self) -> list[QuarantineRow]:
-        """Of the sources that are drawn from: others are not meant for the template."""
+        """Samples left out of the sources with a weight: the other sources are not meant for the template."""
         drawn = {name for phase in self.run.mixture.phases for name, weight in phase.weights.items() if weight}
         return [row for row in super().refused if row.source in drawn]
 
@@ -128,17 +128,17 @@ class _Reader(SequenceReader):
 
 @torch.no_grad()
 def add_chat_tokens(model: Emu, before: Tokenizer, chat: Tokenizer) -> None:
-    """Rows for `[USER]` and `[ASSISTANT]`, which begin as the words do (Emu-I).
+    """Add embedding rows for `[USER]` and `[ASSISTANT]`, initialised as the words' (Emu-I).
 
     Args:
-        model: With the vocabulary of `before`.
-        before: The tokenizer without them.
-        chat: The same with them.
+        model: The model with the vocabulary of `before`.
+        before: The tokenizer without the two tokens.
+        chat: The tokenizer with them.
     """
     language_model = model.language_model
     extend_vocabulary(language_model, chat.vocab_size)
     tables = (language_model.get_input_embeddings().weight, language_model.get_output_embeddings().weight)
-    for table in dict.fromkeys(tables):  # one, where they are tied
+    for table in dict.fromkeys(tables):  # only one if they are tied
         old = table.clone()
-        for name, row in chat.ids.items():  # a base without begin and end of text has them last
+        for name, row in chat.ids.items():  # if the base lacks begin and end of text, they come last
             table[row] = old[before.ids[name]] if name in before.ids else old[chat.encode(_WORDS[name])].mean(0)

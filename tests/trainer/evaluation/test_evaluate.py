@@ -87,7 +87,7 @@ def test_a_run_without_weights_is_refused(tmp_path: Path, training_corpus: str, 
 
 
 def test_settings_name_what_does_not_fit():
-    with pytest.raises(ValueError, match="'taste' is no attribute"):
+    with pytest.raises(ValueError, match="'taste' is not an attribute"):
         EvaluateSettings(attributes={"thing": ("dock", "pier")}, combined=("taste",))
     with pytest.raises(ValueError, match="at least two values"):
         EvaluateSettings(attributes={"thing": ("dock",)})

@@ -41,8 +41,8 @@ def test_each_phase_has_a_forecast_of_its_own(training_corpus, config):
     found = [tokens for _, tokens, _ in totals(data, 16, 40).by_source]
     assert [tokens * 24 for tokens in second.tokens] == pytest.approx(found, abs=0.05 * sum(found))
     text = describe(data, [first, second])
-    assert "steps 0 to 15: a step has" in text
-    assert "steps 16 to 39: a step has" in text
+    assert "steps 0 to 15: per step" in text
+    assert "steps 16 to 39: per step" in text
 
 
 def test_what_is_not_planned_goes_on_at_the_same_pace(training_corpus, config):
@@ -55,8 +55,8 @@ def test_what_is_not_planned_goes_on_at_the_same_pace(training_corpus, config):
 def test_a_source_that_runs_dry_is_named_with_the_step(training_corpus, config):
     data = opened(training_corpus, config(steps=200, **{"mixture.max_epochs": {"pairs": 2}}))
     text = describe(data, forecast(data))
-    assert "first seen whole at about step" in text
-    (said,) = re.findall(r"runs dry at about step ([\d,]+): mixture.max_epochs is 2", text)
+    assert "first epoch ends at about step" in text
+    (said,) = re.findall(r"exhausted at about step ([\d,]+): mixture.max_epochs is 2", text)
     trained = 0
     with pytest.raises(UserError, match="pairs is exhausted"):
         for step in data.plan(Costs()):

@@ -129,11 +129,11 @@ def test_boxes_are_written_as_they_are_read(run: FinishedRun):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("[ASSISTANT]: Hello", "a side says nothing"),
-        ("", "a side says nothing"),
-        ("Hello [USER]: Hello", "are to take turns"),
-        ("a [ASSISTANT]: b [USER]: [ASSISTANT]: c", "a side says nothing"),
-        ("a [ASSISTANT]: [image:{image}]", "words alone"),
+        ("[ASSISTANT]: Hello", "an empty message"),
+        ("", "an empty message"),
+        ("Hello [USER]: Hello", "must take turns"),
+        ("a [ASSISTANT]: b [USER]: [ASSISTANT]: c", "an empty message"),
+        ("a [ASSISTANT]: [image:{image}]", "may contain only words"),
     ],
 )
 def test_a_conversation_that_is_none_is_refused(
@@ -147,7 +147,7 @@ def test_a_conversation_that_is_none_is_refused(
 def test_a_tuned_model_is_not_asked_for_what_it_cannot_do(
     tuned: Callable[..., FinishedRun], tmp_path: Path, form: str, wanted: str, able: str
 ):
-    with pytest.raises(UserError, match=f"is tuned to give a {able} and nothing else: ask with --want {able}"):
+    with pytest.raises(UserError, match=f"was tuned to generate only {able}s: use --want {able}"):
         generate(tuned(form=form), ["a dock"], Request(wanted, CHOICE), str(tmp_path))  # type: ignore[arg-type]
 
 
@@ -188,9 +188,9 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     [
         ("[image:nowhere.png]", "there is no file nowhere.png"),
         ("[image:{text}]", "broken image"),
-        ("[video:{text}]", "not a video that can be read"),
+        ("[video:{text}]", "not a readable video"),
         ("word " * 400, "positions: shorten it"),
-        ("a [box:boat:0.5,0,0.1,1]", "not .box:PHRASE:LEFT,TOP,RIGHT,BOTTOM. with places in 0..1"),
+        ("a [box:boat:0.5,0,0.1,1]", "not .box:PHRASE:LEFT,TOP,RIGHT,BOTTOM. with numbers in 0..1"),
         ("a [box:boat]", "not .box:PHRASE"),
     ],
 )
@@ -212,7 +212,7 @@ def test_prompts_come_from_json_lines(tmp_path: Path):
     path.write_text('{"prompt": "one"}\n\n{"prompt": "two", "note": 1}\n')
     assert read_prompts(str(path)) == ["one", "two"]
     path.write_text('{"prompt": "one"}\n{"text": "two"}\n')
-    with pytest.raises(UserError, match='line 2: no JSON object with a "prompt"'):
+    with pytest.raises(UserError, match='line 2: not a JSON object with a "prompt"'):
         read_prompts(str(path))
     with pytest.raises(UserError, match="no such file"):
         read_prompts(str(tmp_path / "none.jsonl"))
@@ -227,8 +227,8 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
     assert (run_folder / "generated/image-0000-0.png").exists()
     for options, message in (
         ([], "no prompt"),
-        (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams is for --want text alone"),
-        (["--prompt", "a", "--top-p", "0.9"], "--top-p needs a --temperature"),
+        (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams works only with --want text"),
+        (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])
         assert isinstance(found.exception, UserError)

@@ -121,7 +121,7 @@ def test_bad_mixtures_are_refused():
         Phase(weights={"a": 0.5, "b": 0.4})
     with pytest.raises(ValidationError, match="weight of a is -1"):
         Phase(weights={"a": -1, "b": 2})
-    with pytest.raises(ValidationError, match=r"rising steps, the first at 0, not at \[0, 5, 5\]"):
+    with pytest.raises(ValidationError, match=r"increasing steps, the first at 0, not at \[0, 5, 5\]"):
         MixtureSettings(phases=tuple(Phase(step=s, weights={"a": 1}) for s in (0, 5, 5)))
 
 
@@ -135,7 +135,7 @@ def test_the_log_is_appended_to_and_cut_back(tmp_path):
     cut_phases(path, 9)  # from the checkpoint after step 8
     assert load_phases(path) == rows[:2]
     storage.write_bytes(path, b'{"step": 0}\n')
-    with pytest.raises(UserError, match=r"mixture\.jsonl:1: no row of a mixture"):
+    with pytest.raises(UserError, match=r"mixture\.jsonl:1: not a row of a mixture"):
         load_phases(path)
 
 

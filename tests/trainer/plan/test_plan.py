@@ -177,7 +177,7 @@ def test_other_data_another_seed_or_other_steps_are_refused():
     with pytest.raises(UserError, match="train to step 18 as before"):
         plan(state, settings=SETTINGS.model_copy(update={"global_batch_size": 4}))
     plan(STEPS[13].state, settings=SETTINGS.model_copy(update={"global_batch_size": 4}))
-    with pytest.raises(UserError, match=r"data_state\.json: no state"):
+    with pytest.raises(UserError, match=r"data_state\.json: not the state of a plan"):
         PlanState.from_json('{"step": 1}')
 
 
@@ -186,7 +186,7 @@ def test_mixtures_that_cannot_be_drawn_are_refused():
         plan(phases=[Phase(weights={"page": 1.0})])
     with pytest.raises(UserError, match="no source 'page' in the corpus"):
         plan(max_epochs={"page": 1})
-    with pytest.raises(UserError, match="'none' has no sample to train on"):
+    with pytest.raises(UserError, match="'none' has weight, but no sample to train on"):
         Plan([one_window_each("none", "pair", [], [])], SETTINGS, [Phase(weights={"none": 1.0})], "f")
 
 

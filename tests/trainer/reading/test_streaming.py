@@ -258,7 +258,7 @@ def test_a_file_that_is_not_there_is_a_mistake(tars):
 
 def test_streams_without_samples_are_refused(loader, tmp_path):
     write_tar(tmp_path / "empty.tar", [])
-    with pytest.raises(RunError, match=r"empty\.tar: no sample in it, nor in any tar of its source"):
+    with pytest.raises(RunError, match=r"empty\.tar: no sample in it or in any other tar of its source"):
         take(loader({"a": [f"{tmp_path}/empty.tar"]}, {"a": 1.0}), 1)
 
 
@@ -266,9 +266,9 @@ def test_streams_without_samples_are_refused(loader, tmp_path):
     ("changes", "message"),
     [
         ({"data.streams": {"pairs": []}}, "at least 1 item"),
-        ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is none of data.streams"),
+        ({"mixture.phases": [{"weights": {"pairs": 0.5, "others": 0.5}}]}, "'others' is not one of data.streams"),
         ({"mixture.phases": [{"weights": {"pairs": 1.0}, "unit": "tokens"}]}, "streams are mixed by samples"),
-        ({"mixture.max_epochs": {"pairs": 2.0}}, "mixture.max_epochs: what is in streams is not known"),
+        ({"mixture.max_epochs": {"pairs": 2.0}}, "mixture.max_epochs: the size of streams is not known"),
         ({"held_out.every": 5}, "held_out.every: streams have no held-out split"),
     ],
 )
@@ -382,7 +382,7 @@ def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
     arguments = ["--config", str(config), "--corpus", training_corpus, "--out", str(out)]
     ((code, said, _),) = in_ranks(1, command, "pretrain", *arguments)
     assert code == 0
-    assert "data.streams: another number of processes, now 1: each stream goes on with the first tar" in said
+    assert "data.streams: another number of processes, now 1: each stream resumes at the first tar" in said
     assert [row["step"] for row in read_metrics(str(out / "metrics.jsonl"))] == list(range(12))
     places = [(row["position"], row["window"]) for row in consumed(out)]
     assert len(places) == len(set(places))

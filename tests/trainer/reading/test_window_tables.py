@@ -142,7 +142,7 @@ def test_remote_tars_are_read_through_a_bounded_cache(folder, tmp_path):
             assert remote.reader(shard.path).raw(row) == local.reader(shard.path).raw(row)
     sizes = [file.stat().st_size for file in Path(tmp_path).iterdir()]
     assert 4096 <= sum(sizes) <= 40_000
-    with pytest.raises(EOFError, match="100 bytes wanted at"):
+    with pytest.raises(EOFError, match="expected 100 bytes at"):
         ByteStore(settings).read(f"memory://window-tables/corpus/{shard.path}", shard.bytes - 50, 100)
     memory.rm("/window-tables", recursive=True)
 

@@ -138,7 +138,7 @@ def test_a_decoder_begins_as_a_released_one_that_read_text(tmp_path, size, poole
     decoder = ImageDecoder.for_model(SIZES[size])
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     (line,) = begun(decoder, tmp_path)
-    assert line.startswith(f"{tmp_path}: begun anew")
+    assert line.startswith(f"{tmp_path}: left random")
     assert sorted(line.rpartition(": ")[2].split(", ")) == sorted(anew.split(", "))
     for name, tensor in decoder.state_dict().items():
         ends = ("attn2.to_k.weight", "attn2.to_v.weight", "add_embedding.linear_1.weight", "latent_scale")

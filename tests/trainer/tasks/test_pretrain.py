@@ -92,7 +92,7 @@ def test_a_run_goes_on_at_zero_stage_2_after_1_and_not_at_3(training_corpus, con
     in_ranks(1, run, "pretrain", saved, training_corpus, whole)
     killed(1, "pretrain", saved, training_corpus, cut, 5)
     with pytest.raises(
-        RuntimeError, match=r"UserError.*zero_stage 1 in fp32, now 3 in fp32: only stages 1 and 2 can be turned into"
+        RuntimeError, match=r"UserError.*zero_stage 1 in fp32, now 3 in fp32: only stages 1 and 2 can be converted into"
     ):
         in_ranks(1, run, "pretrain", other, training_corpus, cut)
     assert in_ranks(2, run, "pretrain", resumed, training_corpus, cut) == [FINISHED] * 2
@@ -165,14 +165,14 @@ def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp
     assert {row["source"] for row in rows if row["position"] < after.position} == set(first)
     assert {row["source"] for row in rows if row["position"] >= after.position} == set(second)
     assert run_findings(str(tmp_path), training_corpus) == []
-    assert "mixture: stays as it is: mixture: no source 'pears' in the corpus" in said
-    assert f"mixture: read again, holds from step {after.step} on" in said
+    assert "mixture: unchanged: mixture: no source 'pears' in the corpus" in said
+    assert f"mixture: read again, used from step {after.step} on" in said
 
 
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
     in_ranks(1, run, "pretrain", config(steps=4), training_corpus, tmp_path)
     other = config(**{"model.changes": {"language_model": {"layers": 3}}})
-    with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, is 3"):
+    with pytest.raises(RuntimeError, match=r"UserError: .*another architecture: language_model\.layers was 2, now 3"):
         in_ranks(1, run, "pretrain", other, training_corpus, tmp_path)
 
 
@@ -231,6 +231,6 @@ def test_a_mistake_is_one_line(training_corpus, config, tmp_path, changes, messa
 def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tmp_path):
     chosen = config(**{"data.plan": {"seq_len": 96, "global_batch_size": 3}, "engine.micro_batch_size": None})
     with pytest.raises(
-        RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, which 2 processes cannot share"
+        RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, not a multiple of the 2 processes"
     ):
         in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)

@@ -224,7 +224,7 @@ def test_boxes_are_drawn_for_what_is_to_be_drawn(training_corpus, tmp_path):
     ("changes", "message"),
     [
         ({"weights": [{"path": "elsewhere"}]}, r"tune\.weights: .*elsewhere: no "),
-        ({"mixture.phases": [{"weights": {"texts": 1.0}}]}, "'texts' has no sample to train on"),
+        ({"mixture.phases": [{"weights": {"texts": 1.0}}]}, "'texts' has weight, but no sample to train on"),
         ({"lora": {"targets": ["w_proj"]}}, r"tune\.lora\.targets: the language model has no linear layer 'w_proj'"),
     ],
 )
