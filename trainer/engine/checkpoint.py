@@ -150,7 +150,7 @@ class Checkpoints:
         converted = self._folder / f"{storage.TEMPORARY}universal"
         if self._world.is_first:
             shutil.rmtree(converted, ignore_errors=True)
-            to_universal(Path(checkpoint.folder) / _TAG, converted / _TAG)
+            to_universal(Path(checkpoint.folder) / _TAG, converted / _TAG, engine.run.engine.zero_stage)
         self._world.barrier()
         engine.load(str(converted), _TAG, universal=True)
         self._world.barrier()

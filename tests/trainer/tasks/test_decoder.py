@@ -14,10 +14,11 @@ from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
-from trainer.loop import FINISHED
+from trainer.loop import FINISHED, Training
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
+from trainer.tasks.table import TASKS
 
 
 def image_run(**changes):
@@ -86,6 +87,27 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, t
 
 def engine_of(stage):
     return {"precision": "bf16", "zero_stage": stage, "peak_flops": 1e12, "threads": 1}
+
+
+def resumed_averages(world, chosen, corpus, out):
+    task = next(trained for trained in TASKS["decoder"] if trained.task is DecoderTask)
+    training = Training(task, chosen, corpus, str(out), world)
+    return {f"average.{name}": tensor.numpy() for name, tensor in training.engine.module.average.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_average_is_resumed_in_float32_by_another_number_of_processes(training_corpus, tmp_path, stage):
+    chosen = config(autoencoder=None, engine=engine_of(stage))
+    begin(chosen, training_corpus, tmp_path)
+    killed(2, "decoder", chosen, training_corpus, tmp_path, 3)
+    path = next(tmp_path.glob("decoder/checkpoints/step-00000002/deepspeed/*_model_states.pt"))
+    saved = torch.load(path, weights_only=False)["module"]
+    (resumed,) = in_ranks(1, resumed_averages, chosen, training_corpus, tmp_path)
+    assert resumed
+    for name, average in resumed.items():
+        assert saved[name].dtype == torch.float32
+        np.testing.assert_array_equal(average, saved[name].numpy())
 
 
 def averages_of_split_weights(world, chosen, corpus, out):
