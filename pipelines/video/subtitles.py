@@ -2,6 +2,10 @@
 
 Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. What repeats
 for that reason is removed, and only then: in human captions a repetition is a repetition.
+
+pysubs2 (1.8 and 1.9 were tried) reads WebVTT as if it were SubRip: names of cues and NOTEs become text, a number that
+ends a text is lost, and a line with two word times is taken for a new cue. Of TTML it knows neither `dur`, frames and
+ticks nor times of a `div` or `span`.
 """
 
 import html

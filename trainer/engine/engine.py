@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from trainer.engine.deepspeed_internals import (
     UNIVERSAL_STATE,
     gradient_norm,
     import_deepspeed,
+    load_untrained,
     loading_universal,
     quiet,
     whole_weights,
@@ -214,6 +216,8 @@ class Engine:
         try:
             with quiet(), loading_universal(self.deepspeed, universal):
                 path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
+                if universal:
+                    load_untrained(self.module, Path(folder) / tag)
         except (RuntimeError, ValueError, KeyError, AssertionError) as error:
             raise UserError(
                 f"{folder}/{tag}: a checkpoint of another architecture, or of another optimizer's groups: "

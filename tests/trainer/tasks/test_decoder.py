@@ -1,5 +1,6 @@
 """Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of images or of captions."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -12,10 +13,12 @@ from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.loop import FINISHED
+from trainer.engine.placement import place
+from trainer.loop import FINISHED, Training
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
+from trainer.tasks.table import TASKS
 
 
 def image_run(**changes):
@@ -80,6 +83,55 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, t
     assert losses(tmp_path / "decoder") == losses(trained / "decoder")
     for name, weight in read(trained / "decoder" / "model").items():
         assert torch.equal(weight, read(tmp_path / "decoder" / "model")[name]), name
+
+
+def engine_of(stage):
+    return {"precision": "bf16", "zero_stage": stage, "peak_flops": 1e12, "threads": 1}
+
+
+def resumed_averages(world, chosen, corpus, out):
+    task = next(trained for trained in TASKS["decoder"] if trained.task is DecoderTask)
+    training = Training(task, chosen, corpus, str(out), world)
+    return {f"average.{name}": tensor.numpy() for name, tensor in training.engine.module.average.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_average_is_resumed_in_float32_by_another_number_of_processes(training_corpus, tmp_path, stage):
+    chosen = config(autoencoder=None, engine=engine_of(stage))
+    begin(chosen, training_corpus, tmp_path)
+    killed(2, "decoder", chosen, training_corpus, tmp_path, 3)
+    path = next(tmp_path.glob("decoder/checkpoints/step-00000002/deepspeed/*_model_states.pt"))
+    saved = torch.load(path, weights_only=False)["module"]
+    (resumed,) = in_ranks(1, resumed_averages, chosen, training_corpus, tmp_path)
+    assert resumed
+    for name, average in resumed.items():
+        assert saved[name].dtype == torch.float32
+        np.testing.assert_array_equal(average, saved[name].numpy())
+
+
+def averages_of_split_weights(world, chosen, corpus, out):
+    """How far averages go when all weights, of which each process holds a part, go up by one."""
+    import deepspeed
+
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    module = task.build()
+    before = {name: average.clone() for name, average in module.average.weights().items()}
+    place(module, world, torch.float32, split=True)
+    assert {parameter.numel() for parameter in module.decoder.unet.parameters()} == {0}
+    with deepspeed.zero.GatheredParameters(list(module.decoder.parameters()), modifier_rank=0), torch.no_grad():
+        for parameter in module.decoder.parameters():
+            parameter += 1.0
+    task.stepped(module)
+    return {name: (average - before[name]).numpy() for name, average in module.average.weights().items()}
+
+
+def test_average_follows_weights_that_are_split(training_corpus, tmp_path):
+    chosen = config(autoencoder=None, engine=engine_of(3))
+    begin(chosen, training_corpus, tmp_path)
+    for rank in in_ranks(2, averages_of_split_weights, chosen, training_corpus, tmp_path):
+        for name, moved in rank.items():
+            np.testing.assert_allclose(moved, 0.5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow

@@ -84,18 +84,15 @@ def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_at_zero_stage_2_after_1_and_not_at_3(training_corpus, config, tmp_path):
+def test_a_run_goes_on_at_other_zero_stages_but_0(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    saved, resumed, other = (
-        config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in (1, 2, 3)
-    )
-    in_ranks(1, run, "pretrain", saved, training_corpus, whole)
-    killed(1, "pretrain", saved, training_corpus, cut, 5)
-    with pytest.raises(
-        RuntimeError, match=r"UserError.*zero_stage 1 in fp32, now 3 in fp32: only stages 1 and 2 can be converted into"
-    ):
-        in_ranks(1, run, "pretrain", other, training_corpus, cut)
-    assert in_ranks(2, run, "pretrain", resumed, training_corpus, cut) == [FINISHED] * 2
+    at = {stage: config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in range(4)}
+    in_ranks(1, run, "pretrain", at[1], training_corpus, whole)
+    killed(1, "pretrain", at[1], training_corpus, cut, 5)
+    with pytest.raises(RuntimeError, match=r"UserError.*now 0 in fp32: only stages 1 to 3 can be converted into"):
+        in_ranks(1, run, "pretrain", at[0], training_corpus, cut)
+    killed(2, "pretrain", at[3], training_corpus, cut, 9)
+    assert in_ranks(1, run, "pretrain", at[2], training_corpus, cut) == [FINISHED]
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
