@@ -125,7 +125,7 @@ def test_a_script_is_valid_bash(script):
                 "SLURM_TASKS_PER_NODE": "1(x4)",
                 "SLURM_GPUS_ON_NODE": "8",
             },
-            "8 GPUs but 1 processes a node: give --ntasks-per-node=8",
+            "8 GPUs but 1 processes per node: give --ntasks-per-node=8",
         ),
         ("torchrun.sh", {}, "CONFIG is not set"),
         ("torchrun.sh", {"CONFIG": "trainer/configs/debug.yaml"}, "CORPUS is not set"),
