@@ -1,4 +1,4 @@
-"""Tests of what is said of a mixture before it runs."""
+"""Tests of the forecast of a mixture."""
 
 import re
 
@@ -18,7 +18,7 @@ def opened(corpus, config):
 
 
 def totals(data, begin, end):
-    """What the plan does from one step to another."""
+    """Return the totals of the plan's steps from `begin` to `end`."""
     steps = [step for step, _ in zip(data.plan(Costs()), range(end), strict=False)][begin:]
     return sum((Totals.of(step, len(data.sources)) for step in steps), Totals())
 
@@ -61,7 +61,7 @@ def test_a_source_that_runs_dry_is_named_with_the_step(training_corpus, config):
     with pytest.raises(UserError, match="pairs is exhausted"):
         for step in data.plan(Costs()):
             trained = step.number
-    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # a packing buffer is planned at once
+    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # whole packing buffers are planned
 
 
 def test_samples_that_are_left_out_are_counted(training_corpus, config):

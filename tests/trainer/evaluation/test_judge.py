@@ -12,7 +12,7 @@ HELD_OUT = ("red", "bar")
 
 
 def image(colour: str, shape: str, position: str, number: int) -> Tensor:
-    """A square or an upright bar on grey, a little elsewhere each time."""
+    """Draw a square or a vertical bar on grey, at a slightly different place for each number."""
     draw = torch.Generator().manual_seed(number)
     image = torch.randint(110, 140, (3, 16, 16), generator=draw, dtype=torch.uint8)
     dx, dy = torch.randint(0, 2, (2,), generator=draw).tolist()

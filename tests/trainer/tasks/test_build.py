@@ -1,4 +1,4 @@
-"""Tests of the model that a run begins with."""
+"""Tests of building the model with which a run begins."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def sized(image_size, **changes):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder with its model."""
+    """Folder of a run with its model."""
     torch.manual_seed(1)
     save_emu(Emu(sized(16)), tmp_path / "model")
     return str(tmp_path)
@@ -90,7 +90,7 @@ def test_a_run_without_a_model_is_refused(tmp_path, build):
 
 
 def released(folder, *, width, pooled=None):
-    """A pipeline as diffusers saves it, whose U-Net reads text of these widths."""
+    """Write a pipeline in diffusers' format, whose U-Net reads text of these widths."""
     added = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,

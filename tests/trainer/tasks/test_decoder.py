@@ -31,7 +31,7 @@ def image_run(**changes):
 
 
 def config(size="debug", changes=None, **decoder):
-    """A run of the decoder at debug size, with the average of its weights."""
+    """Return a config of the decoder at debug size, with the average of its weights."""
     autoencoder = image_run(stages=[{"lr": {"autoencoder": 1e-3}}])
     run = image_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
     model = {"size": size, "changes": {"image_decoder": {"ema_decay": 0.5} | (changes or {})}}
@@ -39,7 +39,7 @@ def config(size="debug", changes=None, **decoder):
 
 
 def begin(chosen, corpus, out):
-    """A main model, as if it had been trained."""
+    """Write a main model as if it had been trained."""
     pretrain = PretrainSettings.model_validate(RUN)
     torch.manual_seed(1)
     save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out), ALONE).build(), out / "model")
@@ -52,7 +52,7 @@ def run_whole(chosen, corpus, out):
 
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
-    """The folder of a short run."""
+    """Folder of a short run."""
     out = tmp_path_factory.mktemp("drawing")
     run_whole(config(), training_corpus, out)
     return out

@@ -1,4 +1,4 @@
-"""Tests of whole runs: they learn, and can be killed at any time and resumed at any world size."""
+"""Tests of whole runs: they learn, and can be killed at any time and resumed with any number of processes."""
 
 import contextlib
 import io
@@ -115,7 +115,7 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
 
 
 def run_edited(world, config, corpus, out, edits):
-    """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
+    """Return the output of a run whose config is replaced at some steps, each with a SIGHUP to its last process."""
     now = config
     training = Training(TASKS["pretrain"][0], config, corpus, str(out), world, lambda: now)
     train = training._train

@@ -1,4 +1,4 @@
-"""Tests of what tuning makes of samples, and of prompts of the same form."""
+"""Tests of the templates of tuning, for samples and for prompts."""
 
 import random
 
