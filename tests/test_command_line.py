@@ -134,7 +134,7 @@ def test_a_served_folder_that_is_missing_is_refused(tmp_path):
     assert "serve: no folder none" in refused(tmp_path, minimal(serve=serve))
 
 
-def test_a_server_that_does_not_start_is_told(tmp_path):
+def test_a_server_that_does_not_start_is_reported(tmp_path):
     serve = [{"addresses": [f"127.0.1.1:{free_port()}"], "command": ["-c", "raise SystemExit(3)"]}]
     assert "does not answer on 127.0.1.1" in refused(tmp_path, minimal(serve=serve))
 
@@ -254,7 +254,7 @@ def served_again(spec: Path):
     [(signal.SIGTERM, 1, False), (signal.SIGTERM, 2, False), (signal.SIGINT, 2, True)],
     ids=["terminated", "terminated with workers", "interrupted from the terminal"],
 )
-def test_a_stopped_run_ends_at_once_and_can_go_on(tmp_path, number, workers, whole_group):
+def test_a_stopped_run_ends_at_once_and_can_continue(tmp_path, number, workers, whole_group):
     port = free_port()
     tree = spec_tree(port) | {"serve": serve_setting(port, tmp_path / "web")}
     tree["http"]["delay_seconds"] = 3600  # a run that waited for its next request would end in no test's time

@@ -180,7 +180,7 @@ needs_slurm = pytest.mark.skipif(
 
 @needs_slurm
 @pytest.mark.timeout(1800)
-def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
+def test_a_job_asked_to_end_saves_and_continues(training_corpus, tmp_path):
     run = tmp_path / "run"
     job, log = _submit(tmp_path, run, training_corpus, SETTINGS)
     try:

@@ -96,7 +96,7 @@ def test_a_finished_part_is_not_read_again(tmp_path: Path):
         index(path, str(tmp_path / "ledger"), version=2)
 
 
-def test_patterns_that_name_nothing_are_told(tmp_path: Path):
+def test_patterns_that_match_nothing_are_reported(tmp_path: Path):
     with pytest.raises(UserError, match=r"\*\.warc\.gz: matches no file$"):
         warc_paths([str(tmp_path / "*.warc.gz")])
 

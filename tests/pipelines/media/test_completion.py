@@ -104,7 +104,7 @@ def test_a_text_needs_nothing():
     assert (result.document, result.found) == (document("text", text("words")), ())
 
 
-def test_addresses_are_told_without_credentials():
+def test_addresses_are_reported_without_credentials():
     url = "https://u:secret@images.example.org/1.jpg"
     given = document("interleaved", image(0), text("a"), num_media=1)
     result = complete(Candidate(given, (MediaRequest("image", url, PAGE),)), {url: replace(GONE, key=url)}, 1)
@@ -132,12 +132,12 @@ def test_only_images_of_an_allowed_licence_are_kept_the_pages_word_before_the_fi
     stated = replace(given.media[0], license="CC-BY-4.0", license_evidence="link")
     refused = replace(given.media[1], license="CC-BY-NC-4.0", license_evidence="link")
     given = replace(given, media=(stated, refused, given.media[2]))
-    told = [
+    stated_in_files = [
         fetched(image_url(0), license="CC0-1.0", license_evidence="xmp-license"),
         fetched(image_url(1), license="CC-BY-4.0", license_evidence="xmp-license"),
         fetched(image_url(2), license="CC-BY-4.0", license_evidence="xmp-license", credit="A. Painter"),
     ]
-    result = complete(candidate(given), store(*told), 1, ONLY_FREE)
+    result = complete(candidate(given), store(*stated_in_files), 1, ONLY_FREE)
     assert result.document is not None
     assert [(m.license, m.license_evidence, m.credit) for m in result.document.media] == [
         ("CC-BY-4.0", "link", None),

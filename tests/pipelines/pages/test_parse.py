@@ -545,7 +545,7 @@ def test_links_are_absolute_and_each_once() -> None:
     )
 
 
-def test_metas_and_canonical_url_are_told_as_they_stand() -> None:
+def test_metas_and_canonical_url_are_returned_unchanged() -> None:
     page = parse(
         PROSE,
         "<link rel=canonical href=/page><meta name=Robots content='noai, noimageai'>"

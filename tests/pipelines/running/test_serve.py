@@ -59,7 +59,7 @@ def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, add
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_a_missing_folder_is_told(tmp_path: Path, address: str):
+def test_a_missing_folder_is_reported(tmp_path: Path, address: str):
     with (
         pytest.raises(
             UserError, match=r"^serve: no folder .*/absent; see the first lines of the spec for what it needs$"
@@ -69,7 +69,7 @@ def test_a_missing_folder_is_told(tmp_path: Path, address: str):
         pass
 
 
-def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_in_use_is_reported(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "FREE_SECONDS", 0)
     host, _, port = address.rpartition(":")
     with (
@@ -80,7 +80,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypa
         pass
 
 
-def test_a_command_that_ends_at_once_is_told(address: str):
+def test_a_command_that_ends_at_once_is_reported(address: str):
     with (
         pytest.raises(UserError, match=f"^serve: -c pass does not answer on {address}$"),
         serving_one(command=["-c", "pass"], addresses=[address]),

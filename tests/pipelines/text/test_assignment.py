@@ -114,7 +114,7 @@ def test_wrong_matrices_are_refused(matrix: list, message: str):
         (None, ["Plain text.", "Two."]),
     ],
 )
-def test_sentences_are_told_apart(lang: str | None, sentences: list[str]):
+def test_sentences_are_separated(lang: str | None, sentences: list[str]):
     separator = "" if lang in ("zh", "ja") else " "
     assert split_sentences(separator.join(sentences), lang) == sentences
 

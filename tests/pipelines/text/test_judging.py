@@ -39,12 +39,12 @@ def test_each_kind_has_its_profile():
     assert PROFILES.keys() == {"interleaved", "pair", "grounded", "video", "text"}
 
 
-def test_a_text_is_told_its_language():
+def test_a_text_is_labelled_with_its_language():
     assert judged(pair(ENGLISH), filters()).lang == "en"
     assert judged(pair(GERMAN), filters(language=None)).lang == "de"  # any, still identified
 
 
-def test_what_upstream_says_holds_where_nothing_can_be_told():
+def test_upstream_language_holds_where_none_can_be_identified():
     given = document("pair", image(0), text("Una foto di 3 x 4", role="caption"), num_media=1, lang="it")
     assert judged(given, filters()).lang == "it"
 

@@ -697,7 +697,7 @@ def test_clients_that_share_a_folder_never_ask_a_host_at_once(tmp_path: Any) -> 
         ("", False),
     ],
 )
-def test_what_may_be_asked_for_again_is_told_by_the_reason_alone(reason: str, expected: bool) -> None:
+def test_the_reason_alone_decides_what_may_be_retried(reason: str, expected: bool) -> None:
     assert is_transient(reason) is expected
 
 

@@ -45,7 +45,7 @@ def test_each_phase_has_a_forecast_of_its_own(training_corpus, config):
     assert "steps 16 to 39: per step" in text
 
 
-def test_what_is_not_planned_goes_on_at_the_same_pace(training_corpus, config):
+def test_steps_beyond_the_planned_ones_are_assumed_alike(training_corpus, config):
     data = opened(training_corpus, config(steps=400))
     (phase,) = forecast(data)
     total = totals(data, 0, 400)

@@ -41,7 +41,7 @@ def test_a_judge_tells_seen_and_held_out_combinations(judge: Judge):
         assert sum(right) / len(right) >= 0.95
 
 
-def test_colours_are_told_from_pixels_and_shapes_without_colours(judge: Judge):
+def test_colours_are_recognised_by_pixels_and_shapes_without_colours(judge: Judge):
     assert judge.ways["colour"] == "palette"
     assert judge.ways["shape"] in ("palette", "recoloured")  # the area is enough for a few pixels
     assert judge.ways["position"] == "recoloured"

@@ -85,7 +85,7 @@ def test_tokens_stay_within_the_longest_sample():
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
-def test_drawing_goes_on_from_what_was_drawn(unit):
+def test_drawing_continues_after_what_was_drawn(unit):
     rng = random.Random(2)
     lengths = [[rng.randint(1, 3000) for _ in range(5000)] for _ in FIVE]
     whole = Scheduler(FIVE, unit).draw(3000, lambda s, i: lengths[s][i])

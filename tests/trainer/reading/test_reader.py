@@ -156,7 +156,7 @@ def test_many_broken_images_end_the_run(copy):
         take(opened.loader(opened.plan()), 200)
 
 
-def test_a_stale_index_or_tar_is_told_before_training(copy):
+def test_a_stale_index_or_tar_is_reported_before_training(copy):
     tar = f"{copy}/pairs/train/pairs-000000.tar"
     index, data = storage.read_bytes(index_path(tar)), storage.read_bytes(tar)
     storage.write_bytes(index_path(tar), index[:-8])
@@ -184,7 +184,7 @@ def test_shifted_bytes_are_noticed(copy):
     assert all("a stale sidecar" in reason for reason in reasons)
 
 
-def test_stale_tokens_are_told(copy):
+def test_stale_tokens_are_reported(copy):
     opened = Opened(copy)
     tokens = Path(copy, "tokens/bpe-300/texts/train")
     shutil.copy(tokens / "texts-000001.parquet", tokens / "texts-000000.parquet")

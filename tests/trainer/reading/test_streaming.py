@@ -154,7 +154,7 @@ def test_ranks_read_different_samples(loader, world_size):
 
 
 @pytest.mark.parametrize("after", [1, 6, 11])
-def test_a_resume_goes_on_with_the_next_sample(loader, after):
+def test_a_resume_continues_with_the_next_sample(loader, after):
     whole = take(loader(), 14)
     state = StreamState.from_json(whole[after - 1].step.state.to_json())
     again = take(loader(state=state), 14 - after)
@@ -163,7 +163,7 @@ def test_a_resume_goes_on_with_the_next_sample(loader, after):
     assert {bad for step in again for bad in step.bad} <= {bad for step in whole for bad in step.bad}
 
 
-def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_with(loader):
+def test_another_number_of_ranks_resumes_at_the_first_unfinished_tar(loader):
     ranks = [take(loader(rank=rank, world_size=2), 7) for rank in range(2)]
     states = [steps[-1].step.state for steps in ranks]
     state = StreamState.from_json(states[0].joined(states).to_json())
@@ -200,7 +200,7 @@ def test_weights_change_at_a_step(loader):
     assert windows(again) == windows(steps[5:])
 
 
-def test_what_is_not_allowed_or_no_sample_is_told(loader, tmp_path):
+def test_what_is_not_allowed_or_no_sample_is_reported(loader, tmp_path):
     text = Document("text", "denied", (Segment("text", "a text"),), (), Provenance(dataset="a", record="denied"))
     denied = replace(text, decision=Decision(allowed=False)).to_json()
     samples = [{"__key__": f"{n}", "txt": f"text {n}"} for n in range(20)]
@@ -208,8 +208,8 @@ def test_what_is_not_allowed_or_no_sample_is_told(loader, tmp_path):
     write_tar(tmp_path / "a.tar", [*samples[:9], *bad, *samples[9:]])
     steps = take(loader({"a": [f"{tmp_path}/a.tar"]}, {"a": 1.0}), 3)
     assert {row.key for step in steps for row in step.rows} == {f"{n}" for n in range(20)}
-    told = {(bad.key, bad.position is None, bad.reason.partition(":")[0]) for step in steps for bad in step.bad}
-    assert told == {("denied", True, "not_allowed"), ("broken", False, "its JSON is damaged")}
+    reported = {(bad.key, bad.position is None, bad.reason.partition(":")[0]) for step in steps for bad in step.bad}
+    assert reported == {("denied", True, "not_allowed"), ("broken", False, "its JSON is damaged")}
 
 
 def test_too_many_bad_samples_end_the_run(loader, tmp_path):
@@ -247,7 +247,7 @@ def test_what_breaks_off_is_one_line(tars, server, url, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_command_that_goes_on_for_long_is_ended(tars):
+def test_a_command_that_runs_for_long_is_ended(tars):
     samples = read_tar(f"pipe:cat {tars}/texts.tar; exec sleep 600")
     assert next(samples)["__key__"] == "t0"
     samples.close()
@@ -304,7 +304,7 @@ def order_of(out: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
+def test_a_run_resumes_where_it_was_killed(training_corpus, streams, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(2, run, "pretrain", streams(), training_corpus, whole) == [FINISHED] * 2
     killed(2, "pretrain", streams(), training_corpus, cut, 5)
@@ -351,7 +351,7 @@ def test_a_mistake_is_one_line(training_corpus, streams, tmp_path, changes, mess
 
 
 @pytest.mark.slow
-def test_streams_and_a_corpus_do_not_go_on_from_each_other(training_corpus, config, streams, tmp_path):
+def test_streams_and_a_corpus_do_not_resume_from_each_other(training_corpus, config, streams, tmp_path):
     for first, second, message in ((config, streams, "on an indexed corpus"), (streams, config, "on data.streams")):
         out = tmp_path / message
         in_ranks(1, run, "pretrain", first(steps=4), training_corpus, out)
@@ -377,7 +377,7 @@ def command(world, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
+def test_a_run_resumes_with_other_ranks(training_corpus, streams, tmp_path):
     out, config = tmp_path / "run", tmp_path / "run.yaml"
     killed(2, "pretrain", streams(), training_corpus, out, 5)
     config.write_text(dump_yaml(streams()))

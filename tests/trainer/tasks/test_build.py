@@ -38,7 +38,7 @@ def saved(run):
 OURS = (WeightsSettings(path="model"),)
 
 
-def test_a_model_goes_on_at_twice_the_size(run):
+def test_a_model_resumes_at_twice_the_size(run):
     before, after = saved(run), build_model(sized(32), OURS, run).state_dict()
     assert after[POSITIONS].shape == (1, 65, 24)
     assert torch.equal(after[POSITIONS], resize_positions(before.pop(POSITIONS), 8))
@@ -145,7 +145,7 @@ def test_a_decoder_begins_as_a_released_one_that_read_text(tmp_path, size, poole
         assert torch.equal(tensor, before[name] if name.endswith(ends) else theirs[name]), name
 
 
-def test_a_decoder_goes_on_as_a_released_one_of_its_own_widths(tmp_path):
+def test_a_decoder_begins_as_a_released_one_of_its_own_widths(tmp_path):
     theirs = released(tmp_path, width=24, pooled=24)
     decoder = ImageDecoder.for_model(SIZES["debug"])
     assert begun(decoder, tmp_path) == []

@@ -73,7 +73,7 @@ def test_both_parts_leave_what_they_promise(trained):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
+def test_a_killed_run_resumes_as_if_it_had_not_been_killed(trained, training_corpus, tmp_path):
     begin(config(), training_corpus, tmp_path)
     killed(1, "decoder", config(), training_corpus, tmp_path, 3)
     in_ranks(1, run, "decoder", config(), training_corpus, tmp_path)
@@ -98,7 +98,7 @@ def test_captions_are_rolled_out(training_corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
+def test_crops_are_conditions_as_in_sdxl(training_corpus, tmp_path):
     chosen = config(max_scale=1.5, autoencoder=None)
     run_whole(chosen, training_corpus, tmp_path)
     (crops,) = in_ranks(1, crops_of_a_step, chosen, training_corpus, tmp_path)

@@ -89,7 +89,7 @@ def first_loss(world, chosen, corpus):
     return float(losses.loss)
 
 
-def test_pairs_of_all_ranks_are_told_apart(training_corpus):
+def test_pairs_of_all_ranks_serve_as_negatives(training_corpus):
     (alone,) = in_ranks(1, first_loss, config(), training_corpus)
     assert sum(in_ranks(2, first_loss, config(), training_corpus)) == pytest.approx(alone, rel=1e-5)
 
