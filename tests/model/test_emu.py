@@ -263,7 +263,7 @@ def test_new_tokens_start_at_the_mean_of_the_old() -> None:
         assert module.weight.shape == (14, 8)
         assert torch.equal(module.weight[:10], before)
         torch.testing.assert_close(module.weight[10:], before.mean(0).expand(4, -1))
-    with pytest.raises(ValueError, match="14 tokens, more than the 12"):
+    with pytest.raises(ValueError, match="14 tokens, more than the requested 12"):
         extend_vocabulary(model, 12)
 
 
