@@ -1,4 +1,4 @@
-"""Which runner runs, and what the user is told when it fails."""
+"""Tests of choosing a runner, and of the messages when it fails."""
 
 import apache_beam as beam
 import pytest

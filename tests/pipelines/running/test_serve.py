@@ -1,4 +1,4 @@
-"""What a spec serves is there while it is needed, and no longer; a mistake is one line."""
+"""Tests of `serve:` of a spec: servers run only while they are needed; a mistake is one line."""
 
 import os
 import signal
@@ -99,7 +99,7 @@ def test_the_first_server_ends_where_the_second_does_not_start(tmp_path: Path, a
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
 def test_a_server_ends_when_the_run_is_killed(tmp_path: Path, address: str):
     os.mkfifo(tmp_path / "pipe")
-    code = "import sys; pipe = open(sys.argv[3], 'wb')\n" + SERVER_WITH_PID  # the pipe is open as long as it lives
+    code = "import sys; pipe = open(sys.argv[3], 'wb')\n" + SERVER_WITH_PID  # the pipe is open while the process lives
     served = Serve(
         command=["-c", code, address.rpartition(":")[2], str(tmp_path / "pid"), str(tmp_path / "pipe")],
         addresses=[address],
