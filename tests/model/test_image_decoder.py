@@ -313,7 +313,7 @@ def test_pixels_survive_the_round_trip() -> None:
     ("change", "message"),
     [
         ({"heads": (1, 2, 4)}, "one entry per resolution"),
-        ({"image_size": 18}, "coarsest pixel, 4"),
+        ({"image_size": 18}, "not a multiple of the U-Net"),
         ({"sampler": "pndm", "prediction": "sample"}, "pndm sampler does not support prediction"),
         ({"autoencoder": {"channels": (8, 16), "layers_per_block": 0}}, "layers_per_block 0 needs equal channels"),
     ],

@@ -138,10 +138,11 @@ class Checkpoints:
         if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
             engine.load(checkpoint.folder, _TAG, universal=False)
             return
-        if 0 in (saved.zero_stage, settings.zero_stage):
+        stages = {saved.zero_stage, settings.zero_stage}
+        if 0 in stages or stages in ({1, 3}, {2, 3}):  # DeepSpeed's universal format differs between 3 and the others
             raise UserError(
                 f"{checkpoint.folder}: saved with zero_stage {saved.zero_stage} in {saved.precision}, now "
-                f"{settings.zero_stage} in {settings.precision}: only stages 1 to 3 can be converted into each other"
+                f"{settings.zero_stage} in {settings.precision}: only stages 1 and 2 can be converted into each other"
             )
         self._load_universal(checkpoint, engine)
 

@@ -82,27 +82,30 @@ def test_split_weights_are_whole_at_the_first_process_alone():
     assert in_ranks(2, gathered) == [whole, {}], WEIGHTS_LOST
 
 
-def saved(world, folder):
-    engine = start(1)
+def saved(world, folder, stage):
+    engine = start(stage)
     step(engine)
     with quiet():
         engine.save_checkpoint(folder, tag="plain", client_state=UNIVERSAL_STATE, save_latest=False)
-    return engine.module.weight.tolist()
+    weights = whole_weights(engine) if stage == 3 else engine.module.state_dict()
+    return {name: weight.tolist() for name, weight in weights.items()}
 
 
-def loaded(world, folder):
-    engine = start(3)
+def loaded(world, folder, stage):
+    engine = start(stage)
     with quiet(), loading_universal(engine, True):
         path, _ = engine.load_checkpoint(folder, tag="universal")
     assert path is not None
     assert not engine.load_universal_checkpoint()  # otherwise later checkpoints are incomplete
-    return whole_weights(engine)["weight"].tolist() if world.is_first else whole_weights(engine)
+    weights = whole_weights(engine) if stage == 3 else engine.module.state_dict()
+    return {name: weight.tolist() for name, weight in weights.items()}
 
 
-def test_a_checkpoint_is_resumed_at_another_stage_and_size_in_its_universal_form(tmp_path):
-    weight, _ = in_ranks(2, saved, str(tmp_path))
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 3)])
+def test_a_checkpoint_is_resumed_at_another_stage_and_size_in_its_universal_form(tmp_path, before, after):
+    weights, *_ = in_ranks(2, saved, str(tmp_path), before)
     to_universal(tmp_path / "plain", tmp_path / "universal")
-    assert in_ranks(1, loaded, str(tmp_path)) == [weight], UNIVERSAL_LOST
+    assert in_ranks(1, loaded, str(tmp_path), after) == [weights], UNIVERSAL_LOST
 
 
 def test_the_shared_memory_operator_is_not_compiled_and_nothing_is_logged():

@@ -84,6 +84,22 @@ def test_a_run_resumes_at_another_world_size(training_corpus, config, tmp_path, 
 
 
 @pytest.mark.slow
+def test_a_run_resumes_at_zero_stage_2_after_1_and_not_at_3(training_corpus, config, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    saved, resumed, other = (
+        config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in (1, 2, 3)
+    )
+    in_ranks(1, run, "pretrain", saved, training_corpus, whole)
+    killed(1, "pretrain", saved, training_corpus, cut, 5)
+    with pytest.raises(
+        RuntimeError, match=r"UserError.*zero_stage 1 in fp32, now 3 in fp32: only stages 1 and 2 can be converted into"
+    ):
+        in_ranks(1, run, "pretrain", other, training_corpus, cut)
+    assert in_ranks(2, run, "pretrain", resumed, training_corpus, cut) == [FINISHED] * 2
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_stage_that_freezes_continues_with_the_weights(training_corpus, config, tmp_path):
     lr = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
     stages = [
