@@ -3,7 +3,7 @@
 Latent diffusion (arXiv:2112.10752), SDXL (arXiv:2307.01952), as Emu and Emu2 condition them: the embeddings of one
 image replace the states of a text encoder. U-Net, autoencoder and schedulers are diffusers' (Apache-2.0).
 
-B images, S pixels a side, N visual embeddings per image, E their width, C latent channels, s latents per side
+B images, S pixels per side, N visual embeddings per image, E their width, C latent channels, s latents per side
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""After an update of the code: a stage with a raised version is redone, with what depends on it, and nothing else."""
+"""Tests of updated code: a stage with a raised version is repeated, with the stages that depend on it and no others."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 
 def redone(out: Path, before: dict[str, int]) -> set[str]:
-    """The stages of which a file was written since then; `manifest` for `manifest.json` itself."""
+    """Return the stages of which a file has been written since then; `manifest` for `manifest.json` itself."""
     changed = [name for name, at in times(out).items() if before.get(name) != at]
     stages = {stage for stage, folder in FOLDERS.items() for name in changed if name.startswith(f"{folder}/")}
     if any(name.endswith(".tar") for name in changed):
@@ -62,7 +62,7 @@ def redone(out: Path, before: dict[str, int]) -> set[str]:
 
 
 def change_result(patch: pytest.MonkeyPatch, module: Any, name: str, change: Callable[[Any], Any]) -> None:
-    """Let a function of a stage give something else, as an update of its code would."""
+    """Make a function of a stage return something else, as an update of its code would."""
     original = getattr(module, name)
     patch.setattr(module, name, lambda *args, **more: change(original(*args, **more)))
 
@@ -72,7 +72,7 @@ def raise_version(patch: pytest.MonkeyPatch, module: Any, name: str = "VERSION")
 
 
 class Update(NamedTuple):
-    """A change of the code: whose version it raises, which function gives what instead, and what must be redone."""
+    """A change of the code: the stage with a raised version, the changed function, and the stages to be repeated."""
 
     module: Any
     version: str
@@ -104,7 +104,7 @@ UPDATES = {
         "FEATURES_VERSION",
         "features",
         lambda found: replace(found, blur=1.0),
-        {"features", "filter"},  # and no decision is another because of it
+        {"features", "filter"},  # and no decision changes because of it
     ),
     "filter": Update(filter, "VERSION", "choose_split", lambda _: "test", {"filter", "shard", "tars", "manifest"}),
     "shard": Update(shard, "VERSION", "finish_document", lambda parts: parts, {"shard", "tars", "manifest"}),
@@ -121,7 +121,9 @@ def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     asked, before = built.web.requests(), times(out)
     change_result(monkeypatch, update.module, update.function, update.change)
     build_here(built.spec, out)
-    assert redone(out, before) == set()  # the reason for versions: without a new one, the old code's results stay
+    assert (
+        redone(out, before) == set()
+    )  # this is why versions exist: without a new one, the old code's results are kept
     raise_version(monkeypatch, update.module, update.version)
     build_here(built.spec, out)
     assert redone(out, before) == update.redone
@@ -130,7 +132,7 @@ def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     again = times(out)
     build_here(built.spec, out)
     assert redone(out, again) == set()
-    if stage in ("crawl", "extract", "filter"):  # which is right, and not only new
+    if stage in ("crawl", "extract", "filter"):  # the result is right, not only new
         fresh = copy_raw_store(built.out, tmp_path / "fresh")
         build_here(built.spec, fresh)
         assert published(out) == published(fresh)

@@ -1,4 +1,4 @@
-"""What the extract stage makes of pages in two WARC files and of lists in several formats."""
+"""Results of the extract stage for pages in two WARC files and for lists in several formats."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from tests.goldens.contents import Golden, parts, plain, without_offsets
 from tests.goldens.exact_files import blocks, png, tar
 from tests.mini_web import NORTH, MiniWeb, paragraph
 
-PORT = 8000  # that the pages' addresses name; nobody listens there
+PORT = 8000  # port in the pages' addresses; nothing listens there
 FETCHED_AT = "2026-01-05T10:11:12Z"
 OWN = f"http://{NORTH}:{PORT}/own/"
 
@@ -134,9 +134,9 @@ _Page = tuple[str, bytes, str, dict[str, str]]  # URL, body, type, headers
 
 
 def _pages(folder: Path) -> list[_Page]:
-    """The pages of the small web, and some with what those do not have."""
+    """Return the pages of the small web, and some more with features that those lack."""
     for number in range(2):
-        (folder / f"film-{number}.mp4").touch()  # pages only name them, so none need be made
+        (folder / f"film-{number}.mp4").touch()  # pages only name them, so they may be empty
     answers = MiniWeb(PORT, folder).answers.items()
     found: list[_Page] = [
         (f"http://{host}:{PORT}{path}", body, mime, headers)
@@ -151,7 +151,7 @@ def _pages(folder: Path) -> list[_Page]:
 
 
 def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
-    """Two parts of a crawl, with what was not fetched and a page that its WARC file does not hold."""
+    """Write two parts of a crawl, with failed requests and a page that is missing in its WARC file."""
     names = ("r000-first", "r001-second")
     for depth, name in enumerate(names):
         rows: list[dict[str, Any]] = [ledger_row(f"{OWN}gone-{depth}", depth) | {"outcome": "http_404"}]
@@ -177,7 +177,7 @@ def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
 
 
 def _write_lists(folder: Path) -> dict[str, Any]:
-    """Lists in several formats; returns the sources that read them."""
+    """Write lists in several formats; return the sources that read them."""
 
     def lines(rows: list[dict[str, Any]]) -> bytes:
         return "".join(json.dumps(row) + "\n" for row in rows).encode()

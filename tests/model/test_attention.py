@@ -37,7 +37,7 @@ class _Layer(torch.nn.Module):
 
 
 def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
-    """Causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
+    """Compute the causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = []
     for start, end in itertools.pairwise(ends):
@@ -57,7 +57,7 @@ def test_kernels_attend_within_each_sequence(kernel: Any) -> None:
 
 
 def test_varlen_gets_sequences_in_flat_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel itself runs on GPUs alone; a stand-in with its signature checks what it is given."""
+    """The kernel itself runs only on GPUs; a substitute with its signature checks the arguments."""
     batch = _batch([[5, 9, 10], [24], [7, 1]])
     q, k, v = _qkv(3)
 

@@ -20,7 +20,7 @@ from model.image_decoder import (
     to_uint8,
 )
 
-# diffusers 0.42's Euler scheduler hands NumPy 2 a tensor in a way that it warns about.
+# diffusers 0.42's Euler scheduler passes a tensor to NumPy 2 in a way that causes a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 TINY = SIZES["debug"].image_decoder
@@ -125,8 +125,8 @@ def test_noise_offset_shifts_channels_and_micro_conditions_count() -> None:
     decoder = _decoder(**PLAIN)
     cropped = torch.tensor([[32.0, 64, 0, 24, 16, 16]] * 2)
     plain = decoder(latents[:2], conditioning[:2], generator=_seed())
-    told = decoder(latents[:2], conditioning[:2], micro=cropped, generator=_seed())
-    assert not torch.equal(plain.per_image, told.per_image)
+    shifted = decoder(latents[:2], conditioning[:2], micro=cropped, generator=_seed())
+    assert not torch.equal(plain.per_image, shifted.per_image)
 
 
 def test_times_may_lean_to_high_noise() -> None:
@@ -189,7 +189,7 @@ def test_every_variant_trains_and_samples(changes: dict) -> None:
     assert torch.equal(images, decoder.sample(_conditioning(), steps=3, generator=_seed()))
 
 
-# PNDM stops at the schedule's first level as Stable Diffusion has it, where noise of 0.03 is left.
+# PNDM, as in Stable Diffusion, stops at the schedule's first level, where noise of 0.03 is left.
 @pytest.mark.parametrize(
     ("sampler", "prediction", "tolerance"),
     [
@@ -199,7 +199,7 @@ def test_every_variant_trains_and_samples(changes: dict) -> None:
     ],
 )
 def test_samplers_walk_the_training_schedule_back(sampler: str, prediction: str, tolerance: int) -> None:
-    """With a U-Net that knows the truth, sampling ends at the clean latents."""
+    """With a U-Net that predicts the truth, sampling ends at the clean latents."""
     decoder = _decoder(sampler=sampler, prediction=prediction, steps=20)
     clean = torch.randn(1, 4, 8, 8) * 0.5
     schedule: DDPMScheduler = decoder.schedule

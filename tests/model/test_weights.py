@@ -30,7 +30,7 @@ def _random(shapes: dict[str, tuple[int, ...]]) -> State:
 
 
 def _visual(prefix: str, encoder: EncoderConfig, *, unused: bool) -> dict[str, tuple[int, ...]]:
-    """EVA's vision tower by the fact sheet's names."""
+    """Shapes of EVA's vision tower under its released names."""
     width, hidden = encoder.width, encoder.mlp_hidden
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
@@ -57,7 +57,7 @@ def _visual(prefix: str, encoder: EncoderConfig, *, unused: bool) -> dict[str, t
 
 
 def _llama(prefix: str, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """The debug sizes' LLaMA."""
+    """Shapes of the debug size's LLaMA."""
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (vocab_size, 32),
         "model.norm.weight": (32,),
@@ -93,7 +93,7 @@ def _emu() -> State:
 
 
 def _emu_i() -> State:
-    """Emu-I: two tokens more, and the language model in PEFT's wrapping."""
+    """Weights of Emu-I: two more tokens, and the language model wrapped by PEFT."""
     state = {name.replace("decoder.lm.", "decoder.lm.base_model.model."): tensor for name, tensor in _emu().items()}
     shapes = {}
     for name in ("model.embed_tokens", "lm_head"):
@@ -189,7 +189,7 @@ def test_every_missing_key_is_named_and_nothing_changes(layout: Any) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_mistakes_are_named_at_once() -> None:
     state = _state("emu2")
     state["visual.blocks.9.norm1.weight"] = torch.zeros(24)
     state["project_up.weight"] = torch.zeros(32, 25)
@@ -351,7 +351,7 @@ def test_tied_embeddings_need_one_key() -> None:
     load(model, state, "llama")
     assert torch.equal(model.language_model.lm_head.weight[:259], state["model.embed_tokens.weight"])
     ours = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    for name in ("lm_head", "model.embed_tokens"):  # which of them is written depends on what writes
+    for name in ("lm_head", "model.embed_tokens"):  # the writing library decides which one is written
         load(model, {key: tensor for key, tensor in ours.items() if key != f"language_model.{name}.weight"}, "ours")
         assert torch.equal(model.language_model.lm_head.weight, ours["language_model.lm_head.weight"])
     with pytest.raises(WeightsError, match=r"lm_head\.weight: missing"):
@@ -385,7 +385,7 @@ def test_image_decoders_begin_as_the_released_u_nets(size: str, width: int, pool
     config = SIZES[size]
     with torch.device("meta"):
         decoder = ImageDecoder.for_model(config)
-        text = build_unet(config.image_decoder, width, 1)  # its pooled condition is as wide as the others
+        text = build_unet(config.image_decoder, width, 1)  # its pooled conditioning is as wide as the other
         if pooled:
             text.add_embedding.linear_1 = nn.Linear(pooled + 6 * 256, 1280)
     state = {f"unet.{name}": tensor for name, tensor in text.state_dict().items()}

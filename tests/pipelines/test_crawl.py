@@ -1,4 +1,4 @@
-"""Which URLs a round asks for, and what is said of each in the end."""
+"""Tests of the crawl: the URLs that a round requests, and the final outcome of each."""
 
 import json
 
@@ -63,7 +63,7 @@ def capped(new: list[tuple[str, int, bool]], num_known: int, max_pages: int) -> 
 
 def test_the_page_cap_takes_the_nearest_pages_and_counts_those_done():
     new = [("/d", 2, False), ("/b", 1, False), ("/a", 1, True), ("/c", 0, False)]
-    assert [row[1][0] for row in capped(new, 0, 3)] == ["/c", "/b"]  # and /a, which is done
+    assert [row[1][0] for row in capped(new, 0, 3)] == ["/c", "/b"]  # /a is done already
     assert [row[1][0] for row in capped(new, 2, 3)] == ["/c"]
     assert capped(new, 3, 3) == capped(new, 5, 3) == []
 
@@ -104,7 +104,7 @@ def test_a_page_that_an_archive_holds_twice_is_two_pages():
 
 
 def test_a_page_that_failed_again_bears_its_last_failure():
-    # By the round, not by the alphabet.
+    # Ordered by round, not alphabetically.
     assert verdict(_Asked(2, 1, "http_404", "gone"), _Asked(0, 1, "timeout", "slow"), ONLY_FOUND) == (
         "http_404",
         "gone",
@@ -120,7 +120,7 @@ def test_a_page_that_was_not_asked_for_says_why():
 
 
 def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
-    """A ledger part a round, in which URL came out so."""
+    """Write one ledger part per round, in which the URL has the given outcome."""
     folder = crawl_folder(str(tmp_path), "site")
     paths = []
     for number, outcome in rounds.items():

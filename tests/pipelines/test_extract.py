@@ -1,4 +1,4 @@
-"""Which pages become candidates: one of each canonical URL, under a licence and with signals that allow it."""
+"""Tests of extract: the pages that become candidates, one per canonical URL, if licence and signals allow it."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
         ("text", "CC-BY-4.0", []),
         ("text", "CC-BY-NC-4.0", ["license_not_allowed"]),
         ("text", None, ["license_not_allowed"]),
-        ("pair", None, []),  # its image has a licence of its own, which is known when it is there
+        ("pair", None, []),  # its image has its own licence, known only when fetched
     ],
 )
 def test_a_pages_words_need_an_allowed_licence(kind: str, license: str | None, expected: list[str]):

@@ -1,4 +1,4 @@
-"""What is asked for, once; what is asked for again; and what becomes of documents whose media were not had."""
+"""Tests of fetch: requests are made once, some are retried, and documents without their media are handled."""
 
 import threading
 from collections import Counter
@@ -47,7 +47,7 @@ def test_a_retry_asks_for_what_failed_for_a_passing_reason_before_it():
     for outcome, is_asked in [("http_503", True), ("timeout", True), ("http_404", False), (FETCHED, False)]:
         assert bool(missing([(0, outcome)], generation=1, retry=True)) == is_asked
     assert missing([(0, "timeout"), (1, FETCHED)], generation=2, retry=True) == []
-    assert missing([(0, "timeout"), (1, "timeout")], generation=1, retry=True) == []  # the killed retry goes on
+    assert missing([(0, "timeout"), (1, "timeout")], generation=1, retry=True) == []  # the killed retry continues
 
 
 def test_bytes_of_a_candidate_go_to_its_part():
@@ -74,7 +74,7 @@ def test_a_rendition_is_named_by_the_settings_of_its_type():
 
 
 class Site(ThreadingHTTPServer):
-    """Images by number; what is in `busy` answers 503."""
+    """A server of images by number; those in `busy` answer 503."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -136,7 +136,7 @@ def of(site: Site, kind: str, *names: object, inline: tuple[bytes, ...] = ()) ->
 
 
 def write(out: str, part: str, **candidates: list[Candidate]) -> None:
-    """A part of candidates, by source."""
+    """Write a part of candidates, by source."""
     rows = [
         {
             "source": source,

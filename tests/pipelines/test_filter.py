@@ -1,4 +1,4 @@
-"""Groups that stay together, splits, and duplicates: the same whatever the order, the parts or the workers."""
+"""Tests of filter: groups stay together, splits, and duplicates, equal for any order, parts and workers."""
 
 import json
 import random
@@ -81,7 +81,7 @@ def test_fingerprints_of_each_kind():
 
 
 class Input:
-    """What the fetch stage leaves: documents in parts, their images in one file of blobs."""
+    """Output of the fetch stage: documents in parts, and their images in one file of blobs."""
 
     def __init__(self, out: str) -> None:
         self.out = out
@@ -144,7 +144,7 @@ def samples(out: str) -> dict[str, dict[str, Any]]:
 
 
 def drops(out: str) -> list[tuple[str, str, str | None, str | None]]:
-    """(reason, unit, key, URL) of all drops."""
+    """Return (reason, unit, key, URL) of all drops."""
     rows = [row for path in decisions_folder(out).drops() for row in read_rows(path)]
     return sorted(((r["reason"], r["unit"], r["key"], r["url"]) for r in rows), key=str)
 
@@ -159,7 +159,7 @@ SPEC = spec(SOURCES, split=SPLIT)
 
 
 def small_corpus(out: str) -> tuple[Input, dict[str, str]]:
-    """Pages of all that binds or drops them, and their keys by name."""
+    """Return pages with everything that groups or drops them, and their keys by name."""
     given, keys = Input(out), {}
     for i in range(8):
         keys[f"page {i}"] = given.add("pages", f"/{i}", text(words(i)), image(0), images=(i,))
@@ -195,7 +195,7 @@ def test_pages_that_share_an_image_end_in_one_split_by_the_rule_of_any(built):
     shared = [found[keys[name]] for name in ("a", "b", "held-out/c")]
     assert {row["split"] for row in shared} == {"val"}
     assert len({json.loads(row["document"])["build"]["dedup_group"] for row in shared}) == 1
-    pair, page = found[keys["pair"]], found[keys["page 1"]]  # of one page, in two sources
+    pair, page = found[keys["pair"]], found[keys["page 1"]]  # from one page, in two sources
     assert pair["split"] == page["split"]
     assert {found[keys[f"page {i}"]]["split"] for i in range(8)} == {"train", "val", "test"}
 

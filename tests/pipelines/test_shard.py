@@ -1,4 +1,4 @@
-"""Samples to shards: no shard beyond its limits, numbers dense, the order that of the seed and of nothing else."""
+"""Tests of the shard stage: limits of shards, consecutive numbers, and an order that depends only on the seed."""
 
 import random
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_no_shard_is_beyond_its_limits_nor_could_it_take_the_next_sample(sizes, 
     for i, shard in enumerate(shards):
         num_bytes = sum(size for _, size in shard)
         assert 1 <= len(shard) <= max_samples
-        assert num_bytes + len(tar_end(num_bytes)) <= MIB or len(shard) == 1  # a sample too large is one alone
+        assert num_bytes + len(tar_end(num_bytes)) <= MIB or len(shard) == 1  # a larger sample is alone in its shard
         if i + 1 < len(shards):
             more = num_bytes + shards[i + 1][0][1]
             assert len(shard) == max_samples or more + len(tar_end(more)) > MIB

@@ -21,7 +21,7 @@ SIZES = (1, 2, 1, 2, 1, 2)
 
 
 def run_killed(world, config, corpus, out, rank, steps, seconds):
-    """A run of which a process is killed some steps and a moment later."""
+    """Run the command, and kill one process after some steps and a moment."""
     training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     train = training._train
 
@@ -44,7 +44,7 @@ def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config
     moments = random.Random(pytestconfig.getoption("seed"))
     for size in SIZES[:-1]:
         moment = moments.randrange(size), moments.randint(1, 6), moments.random() / 4
-        with pytest.raises((EOFError, RuntimeError)):  # its own end, or what the other says of it
+        with pytest.raises((EOFError, RuntimeError)):  # its own end, or the other process's error about it
             in_ranks(size, run_killed, chosen, training_corpus, cut, *moment)
     size = SIZES[-1]
     assert in_ranks(size, run, "pretrain", chosen, training_corpus, cut) == [FINISHED] * size

@@ -1,4 +1,4 @@
-"""A part of a crawl: a WARC that other readers read, a ledger that finds each page in it, the links; or nothing."""
+"""Tests of writing a part of a crawl: a WARC for any reader, a ledger that finds each page in it, the links."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Equal and nearly equal records are found, with no bound but the settings', and as few edges as do it."""
+"""Tests of duplicates: equal and similar records are found, with as few edges as possible, limited only by settings."""
 
 import itertools
 import random
@@ -31,7 +31,7 @@ VOCABULARY = [f"word{i}" for i in range(2_000)]
 
 
 def clusters_of(fingerprints: list[Fingerprint], settings: DuplicateSettings = SETTINGS) -> dict[str, str]:
-    """What find_duplicates.py does in Beam, in a loop."""
+    """Find clusters in a loop, as find_duplicates.py does in Beam."""
     bands: dict[bytes, list[tuple[str, bytes]]] = {}
     for fingerprint in fingerprints:
         for key, member in band_rows(fingerprint, settings):
@@ -40,7 +40,7 @@ def clusters_of(fingerprints: list[Fingerprint], settings: DuplicateSettings = S
 
 
 def near_texts(rng: random.Random, num: int, num_copies: int, share: float) -> list[str]:
-    """Texts, and copies of each in which a share of the words is another."""
+    """Return texts, and copies of each with a share of other words."""
     texts = []
     for _ in range(num):
         words = rng.choices(VOCABULARY, k=200)
@@ -66,7 +66,7 @@ def jaccard(first: str, second: str) -> float:
 
 
 def test_signature_is_pinned():
-    """It lies in features that outlive a process: another value would silently compare with old ones."""
+    """Signatures are stored in features of earlier runs: with other values, comparisons would silently fail."""
     signature = minhash("The quick brown fox jumps over the lazy dog.", SETTINGS)
     assert signature is not None
     assert len(signature) == 112 * 8
@@ -118,7 +118,7 @@ def test_near_texts_are_found_as_by_brute_force():
     near = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if jaccard(texts[i], texts[j]) >= 0.8]
     found = sum(clusters.get(ids[i], i) == clusters.get(ids[j], j) for i, j in near)
     assert len(near) > 40
-    assert found >= 0.9 * len(near)  # the bands promise 92 % at 0.8
+    assert found >= 0.9 * len(near)  # the bands give 92 % at 0.8
     strangers = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if i // 4 != j // 4]
     assert not any(clusters.get(ids[i], i) == clusters.get(ids[j], j) for i, j in strangers)
 

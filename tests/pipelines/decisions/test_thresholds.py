@@ -1,4 +1,4 @@
-"""Each threshold drops what is beyond it, with its reason; what is not known passes none."""
+"""Tests of thresholds: each drops what is beyond it, with its reason; an unknown value passes none."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,7 +37,7 @@ def thresholds(**settings: Any) -> Thresholds:
 
 
 def row(given: Document, similarity: list[list[float]] | None = None, **measured: float) -> dict[str, Any]:
-    """The feature row of a document; `measured` holds of its first image."""
+    """Return the feature row of a document; `measured` are values of its first image."""
     images = [MEASURED | {"stored_sha256": m.stored_sha256} for m in given.media]
     if images:
         images[0] |= measured
@@ -45,7 +45,7 @@ def row(given: Document, similarity: list[list[float]] | None = None, **measured
 
 
 def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (640, 480), **measured: float):
-    """Why a page's first image is dropped, checked against what becomes of the page, and of a pair."""
+    """Return why a page's first image is dropped, and check it against the results for the page and for a pair."""
     given = page()
     given = replace(given, media=(media(0, *size), given.media[1]))
     overused = {"hash 0": uses} if uses else {}

@@ -1,4 +1,4 @@
-"""What was stored is found again; what was not finished is nobody's data."""
+"""Tests of the raw store: stored media are found again; unfinished files are ignored."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
 def test_an_open_part_is_nobodys_data(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
     writer.add(stored(writer, b"image"), "r1")
-    del writer  # as a kill leaves it
+    del writer  # as after a kill
     assert index_parts(str(tmp_path)) == storage.list_files(str(tmp_path)) == []
 
 

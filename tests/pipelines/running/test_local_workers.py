@@ -1,4 +1,4 @@
-"""Worker processes of the local runner: what they raise arrives, and they end with their driver."""
+"""Tests of worker processes of the local runner: their errors reach the driver, and they end with it."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def test_a_worker_ends_when_its_driver_is_killed(tmp_path: Path):
     os.mkfifo(pipe)
     with subprocess.Popen([sys.executable, "-c", HANGING_RUN, str(pipe)], cwd=ROOT) as driver, open(pipe, "rb") as end:
         assert end.read(5) == b"begun"
-        driver.kill()  # and not waited for: a zombie is gone as well
+        driver.kill()  # and not waited for: a zombie has ended too
         assert end.read() == b""  # the worker's end is closed: it is gone
 
 

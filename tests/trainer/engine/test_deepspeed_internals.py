@@ -1,4 +1,4 @@
-"""What of DeepSpeed is not public still does what is asked of it; each failure here says what a release took away."""
+"""Tests that the private parts of DeepSpeed still work as needed; each failure names what a release has broken."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ UNTRAINED_LOST = "a run that goes on with another number of processes would begi
 
 
 class _Watching(torch.optim.AdamW):
-    """Asks for the norm at the time when ours does: inside the step."""
+    """An optimizer that reads the norm inside its step, as the trainer's does."""
 
     def step(self, closure=None):
         self.norm = gradient_norm(self.engine)
@@ -101,7 +101,7 @@ def loaded(world, folder):
     with quiet(), loading_universal(engine, True):
         path, _ = engine.load_checkpoint(folder, tag="universal")
     assert path is not None
-    assert not engine.load_universal_checkpoint()  # else what it saves from now on lacks parts
+    assert not engine.load_universal_checkpoint()  # otherwise later checkpoints are incomplete
     return whole_weights(engine)["weight"].tolist() if world.is_first else whole_weights(engine)
 
 

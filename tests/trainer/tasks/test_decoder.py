@@ -34,7 +34,7 @@ def image_run(**changes):
 
 
 def config(size="debug", changes=None, **decoder):
-    """A run of the decoder at debug size, with the average of its weights."""
+    """Return a config of the decoder at debug size, with the average of its weights."""
     autoencoder = image_run(stages=[{"lr": {"autoencoder": 1e-3}}])
     run = image_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
     model = {"size": size, "changes": {"image_decoder": {"ema_decay": 0.5} | (changes or {})}}
@@ -42,7 +42,7 @@ def config(size="debug", changes=None, **decoder):
 
 
 def begin(chosen, corpus, out):
-    """A main model, as if it had been trained."""
+    """Write a main model as if it had been trained."""
     pretrain = PretrainSettings.model_validate(RUN)
     torch.manual_seed(1)
     save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out), ALONE).build(), out / "model")
@@ -55,7 +55,7 @@ def run_whole(chosen, corpus, out):
 
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
-    """The folder of a short run."""
+    """Folder of a short run."""
     out = tmp_path_factory.mktemp("drawing")
     run_whole(config(), training_corpus, out)
     return out
@@ -76,7 +76,7 @@ def test_both_parts_leave_what_they_promise(trained):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
+def test_a_killed_run_resumes_as_if_it_had_not_been_killed(trained, training_corpus, tmp_path):
     begin(config(), training_corpus, tmp_path)
     killed(1, "decoder", config(), training_corpus, tmp_path, 3)
     in_ranks(1, run, "decoder", config(), training_corpus, tmp_path)
@@ -150,7 +150,7 @@ def test_captions_are_rolled_out(training_corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
+def test_crops_are_conditions_as_in_sdxl(training_corpus, tmp_path):
     chosen = config(max_scale=1.5, autoencoder=None)
     run_whole(chosen, training_corpus, tmp_path)
     (crops,) = in_ranks(1, crops_of_a_step, chosen, training_corpus, tmp_path)

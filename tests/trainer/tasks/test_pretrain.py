@@ -1,4 +1,4 @@
-"""Tests of whole runs: they learn, and can be killed at any time and resumed at any world size."""
+"""Tests of whole runs: they learn, and can be killed at any time and resumed with any number of processes."""
 
 import contextlib
 import io
@@ -58,7 +58,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tmp_path):
+def test_a_killed_run_resumes_as_if_it_had_not_been_killed(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     in_ranks(1, run, "pretrain", config(), training_corpus, whole)
     killed(1, "pretrain", config(), training_corpus, cut, 2)
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
-def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
+def test_a_run_resumes_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     chosen = config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1, "held_out.every": 6})
     in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
@@ -84,7 +84,7 @@ def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_at_other_zero_stages_but_0(training_corpus, config, tmp_path):
+def test_a_run_resumes_at_other_zero_stages_but_0(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     at = {stage: config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in range(4)}
     in_ranks(1, run, "pretrain", at[1], training_corpus, whole)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_at_other_zero_stages_but_0(training_corpus, config, tmp_p
 
 
 @pytest.mark.slow
-def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, tmp_path):
+def test_a_stage_that_freezes_continues_with_the_weights(training_corpus, config, tmp_path):
     lr = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
     stages = [
         {"lr": lr, "objective": {"regression": False}},
@@ -128,7 +128,7 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
 
 
 def run_edited(world, config, corpus, out, edits):
-    """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
+    """Return the output of a run whose config is replaced at some steps, each with a SIGHUP to its last process."""
     now = config
     training = Training(TASKS["pretrain"][0], config, corpus, str(out), world, lambda: now)
     train = training._train
