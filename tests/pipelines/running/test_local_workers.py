@@ -1,5 +1,6 @@
 """Tests of worker processes of the local runner: their errors reach the driver, and they end with it."""
 
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -87,3 +88,8 @@ def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
         assert end.read() == b""
         assert driver.communicate()[1].endswith(b"error: stopped; rerun to go on where it was\n")
         assert driver.returncode == 130
+
+
+def test_the_server_that_forks_workers_can_be_stopped() -> None:
+    stop = multiprocessing.forkserver._forkserver._stop
+    assert callable(stop), "it would end after the run, not with it"
