@@ -14,7 +14,7 @@ PACKAGES = ("model", "pipelines", "tools", "trainer")
 STAGES = {"crawl", "extract", "fetch", "filter", "shard", "tokenize"}
 ABOVE_STAGES = {"corpus", "__main__", "forkserver_preload"}  # what runs them: all in order, by command, in a worker
 RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers"}
-BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "warc_ledger"}
+BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "warc_ledger"}
 VOCABULARY = {"errors", "document", "drop_reasons", "candidate", "settings", "storage", "parts", "layout", "funnel"}
 ROOMS = {  # of the trainer, and what each may import of it; `__main__` may import all, and alone imports `evaluation`
     "__init__": set(),
