@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,11 @@ def plain(value: Any, scrub: Callable[[str], str] = str) -> Any:
     return [plain(item, scrub) for item in value] if isinstance(value, list | tuple) else value
 
 
+def without_offsets(text: str) -> str:
+    """A WARC record's file without the offset: records have random ids, so their compressed length varies."""
+    return re.sub(r"\.warc\.gz \d+$", ".warc.gz <offset>", text)
+
+
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file, as they are."""
     return pq.read_table(path).to_pylist()
@@ -69,8 +75,8 @@ def counts(paths: Iterable[Path]) -> list[Any]:
     return ordered(count for path in paths for count in json.loads(path.read_text())["counts"])
 
 
-def parts(folder: Path, suffix: str = "") -> Contents:
+def parts(folder: Path, suffix: str = "", scrub: Callable[[str], str] = str) -> Contents:
     """What a stage's parts hold: each table by its name, and what each part's receipt counts."""
-    found: Contents = {path.name: plain(rows(path)) for path in sorted(folder.glob(f"*{suffix}.parquet"))}
+    found: Contents = {path.name: plain(rows(path), scrub) for path in sorted(folder.glob(f"*{suffix}.parquet"))}
     receipts = sorted(path for path in folder.glob("*.json") if path.name != "stage.json")
     return found | {path.name: counts([path]) for path in receipts}

@@ -16,7 +16,7 @@ from pipelines.document import canonical_json
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.corpus_command import served, spec_tree
-from tests.goldens.contents import Golden, counts, merged, ordered, plain
+from tests.goldens.contents import Golden, counts, merged, ordered, plain, without_offsets
 from tests.mini_web import MiniWeb
 
 ARCHIVED = (
@@ -51,7 +51,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
 
     def scrub(text: str) -> str:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", port.sub(":<port>", text))
-        return text.replace(f"{folder}/", "")
+        return without_offsets(text.replace(f"{folder}/", ""))
 
     outputs: dict[str, Any] = {}
     for name in ("web", "archive"):

@@ -16,7 +16,7 @@ from pipelines.extract import run_extract
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
-from tests.goldens.contents import Golden, parts, plain
+from tests.goldens.contents import Golden, parts, plain, without_offsets
 from tests.goldens.exact_files import blocks, png, tar
 from tests.mini_web import NORTH, MiniWeb, paragraph
 
@@ -127,7 +127,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
     run_extract(spec, str(out), Runner())
     files = {path.name: plain(path.read_bytes()) for path in sorted(folder.glob("list*")) if path.suffix != ".parquet"}
     inputs = {"pages": plain([list(page) for page in pages]), **files, "listed": LISTED, "read": PAGES}
-    return {"extract": Golden(inputs, parts(out / "work" / "candidates"))}
+    return {"extract": Golden(inputs, parts(out / "work" / "candidates", scrub=without_offsets))}
 
 
 _Page = tuple[str, bytes, str, dict[str, str]]  # URL, body, type, headers
