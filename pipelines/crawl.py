@@ -8,40 +8,30 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import ledger_parts, round_of, warc_record
+from pipelines.crawling.accounts import ONLY_FOUND, Asked, ledger_outcomes, link_outcomes, verdicts, write_account
+from pipelines.crawling.frontier import cap_host, ledger_marks, link_marks, scoped_urls
+from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
-from pipelines.document import Drop, canonical_json
-from pipelines.drop_reasons import FETCHED, Outcome, Reason
+from pipelines.document import canonical_json
 from pipelines.layout import account_folder, crawl_folder, gate_folder
-from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, stage_inputs
+from pipelines.parts import stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.spec import CorpusSpec, CrawlSettings
+from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
-from pipelines.web.http_client import PoliteClient, is_transient
+from pipelines.web.http_client import PoliteClient
 
-ACCOUNT_PARTS = 16
 # Raise it when a ledger of equal WARC files, or an account of equal ledgers, would come out otherwise. Ledgers of other
 # crawlers' files and all accounts are then made anew. What was asked for stays as it was answered, and nobody is asked
 # for it again: whoever wants that deletes `work/warc/<crawl>`.
 VERSION = 2
-
-
-def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None:
-    """Why a URL is not asked for, or null where it is in scope."""
-    if urls.authority(url) not in settings.scope:
-        return "out_of_scope"
-    if not any((urlsplit(url).path or "/").startswith(prefix) for prefix in settings.path_prefixes):
-        return "out_of_scope"
-    return "too_deep" if depth > settings.max_depth else None
 
 
 # --- one worker -----------------------------------------------------------------------------------------------------
@@ -87,49 +77,6 @@ class _CrawlBucket(beam.DoFn):
         return [name for name in closed if name]
 
 
-# --- a round --------------------------------------------------------------------------------------------------------
-
-_Mark = tuple[str, int]  # ("known" | "done" | "found", depth)
-
-
-def _ledger_marks(path: str, mark: str, retry_round: int) -> Iterator[tuple[str, _Mark]]:
-    """Rows of a ledger part as marks; what failed for a passing reason before the last retry is only `found`."""
-    retried = round_of(path) < retry_round
-    for row in read_rows(path, ["url", "depth", "outcome"]):
-        passing = retried and is_transient(row["outcome"])
-        yield row["url"], ("found" if passing else mark, row["depth"])
-
-
-def _link_marks(path: str) -> Iterator[tuple[str, _Mark]]:
-    for row in read_rows(path):
-        yield row["url"], ("found", row["depth"])
-
-
-def _frontier(
-    grouped: tuple[str, Iterable[_Mark]], settings: CrawlSettings
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """(authority, (url, depth, is_done)) of a URL that this round asks for."""
-    url, marks = grouped[0], list(grouped[1])
-    if any(mark == "known" for mark, _ in marks):
-        return
-    depth = min(depth for _, depth in marks)
-    if scope_reason(url, depth, settings) is None:
-        yield urls.authority(url), (url, depth, any(mark == "done" for mark, _ in marks))
-
-
-def _cap_host(
-    joined: tuple[str, dict[str, Iterable[Any]]], max_pages: int
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """A host's URLs within its page cap, nearest to a seed first, without those already done in this round."""
-    authority, parts = joined
-    num_known = sum(parts["known"])
-    room = max(0, max_pages - num_known)
-    ordered = sorted(parts["new"], key=lambda row: (row[1], row[0]))[:room]
-    for url, depth, is_done in ordered:
-        if not is_done:
-            yield authority, (url, depth, num_known == 0)
-
-
 class _Crawl:
     """One crawl of the spec in its folder."""
 
@@ -169,19 +116,19 @@ class _Crawl:
             known = (
                 pipeline
                 | "ListEarlierLedgers" >> beam.Create(earlier)
-                | "ReadEarlierLedgers" >> beam.FlatMap(_ledger_marks, "known", retry_round)
+                | "ReadEarlierLedgers" >> beam.FlatMap(ledger_marks, "known", retry_round)
             )
             done = (
                 pipeline
                 | "ListThisLedger" >> beam.Create(current)
-                | "ReadThisLedger" >> beam.FlatMap(_ledger_marks, "done", 0)
+                | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "done", 0)
             )
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(_link_marks)
+            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
             frontier = (
                 (known, done, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "JoinMarks" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "KeepNew" >> beam.FlatMap(_frontier, settings)
+                | "KeepNew" >> beam.FlatMap(scoped_urls, settings)
             )
             num_known = (
                 known
@@ -192,7 +139,7 @@ class _Crawl:
             capped = (
                 {"known": num_known, "new": frontier}
                 | "ByHost" >> beam.CoGroupByKey()
-                | "CapHosts" >> beam.FlatMap(_cap_host, settings.max_pages_per_host)
+                | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
             _ = (
                 capped
@@ -215,101 +162,24 @@ class _Crawl:
     def account(self) -> None:
         """What became of each URL, over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
-        seeds = [(urls.canonical_url(seed), _Asked(_ONLY_FOUND, 0)) for seed in self.settings.seeds]
+        seeds = [(urls.canonical_url(seed), Asked(ONLY_FOUND, 0)) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
 
         def build(pipeline: beam.Pipeline) -> None:
-            rows = pipeline | "ListLedgers" >> beam.Create(ledgers) | "ReadLedgers" >> beam.FlatMap(_ledger_outcomes)
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(_link_outcomes)
+            rows = pipeline | "ListLedgers" >> beam.Create(ledgers) | "ReadLedgers" >> beam.FlatMap(ledger_outcomes)
+            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_outcomes)
             _ = (
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "Join" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "Judge" >> beam.FlatMap(_verdicts, settings)
+                | "Judge" >> beam.FlatMap(verdicts, settings)
                 | "ByPart" >> beam.GroupByKey()
-                | "WriteAccounts" >> beam.Map(_write_account, folder, name)
+                | "WriteAccounts" >> beam.Map(write_account, folder, name)
             )
 
         run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
-
-
-_ONLY_FOUND = -1  # the round of what was not asked for
-
-
-class _Asked(NamedTuple):
-    """What a ledger or the links tell of a URL; they are ordered by it."""
-
-    round: int
-    depth: int
-    outcome: Outcome | None = None
-    detail: str = ""
-    record: str = ""
-
-
-class _Verdict(NamedTuple):
-    """What became of a URL over all rounds."""
-
-    url: str
-    outcome: Outcome
-    detail: str = ""
-    record: str = ""
-
-
-def _ledger_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
-    round_ = round_of(path)
-    for row in read_rows(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
-        record = warc_record(row) or ""
-        yield row["url"], _Asked(round_, row["depth"], row["outcome"], row["detail"] or "", record)
-
-
-def _link_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
-    for row in read_rows(path):
-        yield row["url"], _Asked(_ONLY_FOUND, row["depth"])
-
-
-def _verdicts(grouped: tuple[str, Iterable[_Asked]], settings: CrawlSettings) -> Iterator[tuple[int, _Verdict]]:
-    """(part, verdict): `fetched` as often as it was, else the last failure, else why it was not asked.
-
-    A crawl of ours fetches a URL once; the archives of others may hold it several times.
-    """
-    url, found = grouped[0], list(grouped[1])
-    asked = sorted(o for o in found if o.round != _ONLY_FOUND)
-    num_fetched = sum(o.outcome == FETCHED for o in asked)
-    if num_fetched:
-        verdict = _Verdict(url, FETCHED)
-    elif asked:
-        last = asked[-1]
-        assert last.outcome is not None
-        verdict = _Verdict(url, last.outcome, last.detail, last.record)
-    else:
-        reason: Reason = scope_reason(url, min(o.depth for o in found), settings) or "over_page_cap"
-        verdict = _Verdict(url, reason)
-    for _ in range(max(num_fetched, 1)):
-        yield stable_hash(url) % ACCOUNT_PARTS, verdict
-
-
-def _write_account(grouped: tuple[int, Iterable[_Verdict]], folder: PartFolder, crawl: str) -> None:
-    tally = Tally("crawl")
-    for url, outcome, detail, record in sorted(grouped[1]):
-        shown = urls.without_credentials(url)
-        if outcome == FETCHED:
-            tally.keep(crawl, "page")
-            continue
-        tally.drop(
-            Drop(
-                source=crawl,
-                stage="crawl",
-                reason=outcome,
-                unit="page",
-                url=shown,
-                page_url=shown,
-                record=record or None,
-                detail=detail or None,
-            )
-        )
-    folder.finish(f"{grouped[0]:05d}", "", tally, {})
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
