@@ -12,13 +12,12 @@ from pipelines.spec import CrawlSettings
 from pipelines.web import urls
 
 ACCOUNT_PARTS = 16
-ONLY_FOUND = -1  # the round of what was not asked for
 
 
-class Asked(NamedTuple):
-    """What a ledger or the links tell of a URL; they are ordered by it."""
+class Mention(NamedTuple):
+    """A URL in a ledger, in order of rounds; or a URL that was only found, without a round and an outcome."""
 
-    round: int
+    round: int | None
     depth: int
     outcome: Outcome | None = None
     detail: str = ""
@@ -34,40 +33,45 @@ class Verdict(NamedTuple):
     record: str = ""
 
 
-def ledger_outcomes(path: str) -> Iterator[tuple[str, Asked]]:
+def ledger_mentions(path: str) -> Iterator[tuple[str, Mention]]:
+    """Yield (URL, mention) for each row of a ledger part."""
     round_ = round_of(path)
     for row in read_rows(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
         record = warc_record(row) or ""
-        yield row["url"], Asked(round_, row["depth"], row["outcome"], row["detail"] or "", record)
+        yield row["url"], Mention(round_, row["depth"], row["outcome"], row["detail"] or "", record)
 
 
-def link_outcomes(path: str) -> Iterator[tuple[str, Asked]]:
+def link_mentions(path: str) -> Iterator[tuple[str, Mention]]:
+    """Yield (URL, mention) for each link that a part found."""
     for row in read_rows(path):
-        yield row["url"], Asked(ONLY_FOUND, row["depth"])
+        yield row["url"], Mention(None, row["depth"])
 
 
-def verdicts(grouped: tuple[str, Iterable[Asked]], settings: CrawlSettings) -> Iterator[tuple[int, Verdict]]:
-    """(part, verdict): `fetched` as often as it was, else the last failure, else why it was not asked.
+def verdicts(grouped: tuple[str, Iterable[Mention]], settings: CrawlSettings) -> Iterator[tuple[int, Verdict]]:
+    """Yield (part of the accounts, verdict) for each page that a URL stands for.
 
-    A crawl of ours fetches a URL once; the archives of others may hold it several times.
+    The outcome is `fetched` if any request was answered, else the last failure, else the reason why it was not
+    requested. A crawl of ours fetches a URL once; an archive of others may contain it several times.
     """
-    url, found = grouped[0], list(grouped[1])
-    asked = sorted(o for o in found if o.round != ONLY_FOUND)
-    num_fetched = sum(o.outcome == FETCHED for o in asked)
+    url, mentions = grouped[0], list(grouped[1])
+    requested = sorted(mention for mention in mentions if mention.round is not None)
+    num_fetched = sum(mention.outcome == FETCHED for mention in requested)
     if num_fetched:
         verdict = Verdict(url, FETCHED)
-    elif asked:
-        last = asked[-1]
+    elif requested:
+        last = requested[-1]
         assert last.outcome is not None
         verdict = Verdict(url, last.outcome, last.detail, last.record)
     else:
-        reason: Reason = scope_reason(url, min(o.depth for o in found), settings) or "over_page_cap"
+        depth = min(mention.depth for mention in mentions)
+        reason: Reason = scope_reason(url, depth, settings) or "over_page_cap"
         verdict = Verdict(url, reason)
     for _ in range(max(num_fetched, 1)):
         yield stable_hash(url) % ACCOUNT_PARTS, verdict
 
 
 def write_account(grouped: tuple[int, Iterable[Verdict]], folder: PartFolder, crawl: str) -> None:
+    """Write a part of the accounts: counts and drops."""
     tally = Tally("crawl")
     for url, outcome, detail, record in sorted(grouped[1]):
         shown = urls.without_credentials(url)

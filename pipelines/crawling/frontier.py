@@ -1,7 +1,7 @@
 """Frontier of a crawl: the URLs that a round requests, a function of the files of earlier rounds alone."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pipelines.crawling.ledger import round_of
@@ -11,11 +11,35 @@ from pipelines.spec import CrawlSettings
 from pipelines.web import urls
 from pipelines.web.http_client import is_transient
 
-Mark = tuple[str, int]  # ("known" | "done" | "found", depth)
+State = Literal["requested_before", "requested_now", "found"]
+"""Whether an earlier round requested a URL, or this round before it was killed; else it is a seed or was linked to."""
+
+
+class Mark(NamedTuple):
+    """What one row of a ledger or of the links says about a URL; `depth` is its distance from a seed in links."""
+
+    state: State
+    depth: int
+
+
+class ScopedUrl(NamedTuple):
+    """A URL in scope that no earlier round requested; in order of their distance from a seed."""
+
+    depth: int
+    url: str
+    is_requested: bool  # by this round, before it was killed
+
+
+class FrontierUrl(NamedTuple):
+    """A URL to request; in order of their distance from a seed."""
+
+    depth: int
+    url: str
+    is_new_host: bool  # of whose host no earlier round requested anything
 
 
 def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None:
-    """Why a URL is not asked for, or null where it is in scope."""
+    """Return why a URL is not requested, or None if it is in scope."""
     if urls.authority(url) not in settings.scope:
         return "out_of_scope"
     if not any((urlsplit(url).path or "/").startswith(prefix) for prefix in settings.path_prefixes):
@@ -23,39 +47,44 @@ def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None
     return "too_deep" if depth > settings.max_depth else None
 
 
-def ledger_marks(path: str, mark: str, retry_round: int) -> Iterator[tuple[str, Mark]]:
-    """Rows of a ledger part as marks; what failed for a passing reason before the last retry is only `found`."""
-    retried = round_of(path) < retry_round
+def ledger_marks(path: str, state: State, retry_round: int) -> Iterator[tuple[str, Mark]]:
+    """Yield (URL, mark) for each row of a ledger part.
+
+    A URL that failed before the last retry, for a reason that can pass, is only `found`.
+    """
+    is_retried = round_of(path) < retry_round
     for row in read_rows(path, ["url", "depth", "outcome"]):
-        passing = retried and is_transient(row["outcome"])
-        yield row["url"], ("found" if passing else mark, row["depth"])
+        is_repeated = is_retried and is_transient(row["outcome"])
+        yield row["url"], Mark("found" if is_repeated else state, row["depth"])
 
 
 def link_marks(path: str) -> Iterator[tuple[str, Mark]]:
+    """Yield (URL, mark) for each link that a part found."""
     for row in read_rows(path):
-        yield row["url"], ("found", row["depth"])
+        yield row["url"], Mark("found", row["depth"])
 
 
-def scoped_urls(
-    grouped: tuple[str, Iterable[Mark]], settings: CrawlSettings
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """(authority, (url, depth, is_done)) of a URL that this round asks for."""
+def scoped_urls(grouped: tuple[str, Iterable[Mark]], settings: CrawlSettings) -> Iterator[tuple[str, ScopedUrl]]:
+    """Yield (authority, URL) if a URL is in scope and no earlier round requested it."""
     url, marks = grouped[0], list(grouped[1])
-    if any(mark == "known" for mark, _ in marks):
-        return
-    depth = min(depth for _, depth in marks)
-    if scope_reason(url, depth, settings) is None:
-        yield urls.authority(url), (url, depth, any(mark == "done" for mark, _ in marks))
+    states = {mark.state for mark in marks}
+    depth = min(mark.depth for mark in marks)
+    if "requested_before" not in states and scope_reason(url, depth, settings) is None:
+        yield urls.authority(url), ScopedUrl(depth, url, "requested_now" in states)
 
 
 def cap_host(
-    joined: tuple[str, dict[str, Iterable[Any]]], max_pages: int
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """A host's URLs within its page cap, nearest to a seed first, without those already done in this round."""
-    authority, parts = joined
-    num_known = sum(parts["known"])
-    room = max(0, max_pages - num_known)
-    ordered = sorted(parts["new"], key=lambda row: (row[1], row[0]))[:room]
-    for url, depth, is_done in ordered:
-        if not is_done:
-            yield authority, (url, depth, num_known == 0)
+    authority: str, counts: Iterable[int], found: Iterable[ScopedUrl], max_pages: int
+) -> Iterator[tuple[str, FrontierUrl]]:
+    """Yield (authority, URL) for the URLs of a host that this round requests, the nearest to a seed.
+
+    Args:
+        authority: The host.
+        counts: Number of its URLs that earlier rounds requested, if there are any.
+        found: Its other URLs in scope. Those that this round has already requested count for the cap.
+        max_pages: The host's cap, over all rounds.
+    """
+    num_requested = sum(counts)
+    for depth, url, is_requested in sorted(found)[: max(0, max_pages - num_requested)]:
+        if not is_requested:
+            yield authority, FrontierUrl(depth, url, is_new_host=num_requested == 0)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
+from pipelines.crawling.frontier import FrontierUrl
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
 from pipelines.document import canonical_json
 from pipelines.drop_reasons import FETCHED
@@ -25,14 +26,6 @@ from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 PART_SECONDS = 30.0
 PART_PAGES = 1000
 MAX_SITEMAPS_PER_HOST = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class FrontierUrl:
-    """A URL to request, and its distance in links from a seed."""
-
-    url: str
-    depth: int
 
 
 class CrawlPartWriter:

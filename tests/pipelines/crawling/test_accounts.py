@@ -1,9 +1,9 @@
-"""What is said of each URL of a crawl in the end."""
+"""What the accounts of a crawl say about each URL: one verdict per page, the latest."""
 
 import json
 
 from pipelines.crawling import accounts
-from pipelines.crawling.accounts import Asked, Verdict
+from pipelines.crawling.accounts import Mention, Verdict
 from pipelines.crawling.ledger import ledger_row
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
@@ -15,39 +15,39 @@ SETTINGS = CrawlSettings(seeds=["http://127.0.0.1:8000/a/"], path_prefixes=["/a/
 URL = "http://127.0.0.1:8000/a/1"
 
 
-def verdict(*asked: Asked, url: str = URL) -> tuple[str, str]:
+def verdict(*asked: Mention, url: str = URL) -> tuple[str, str]:
     ((part, found),) = accounts.verdicts((url, asked), SETTINGS)
     assert 0 <= part < accounts.ACCOUNT_PARTS
     assert found.url == url
     return found.outcome, found.detail
 
 
-ONLY_FOUND = Asked(-1, 1)
+ONLY_FOUND = Mention(None, 1)
 
 
 def test_a_page_that_was_ever_fetched_is_kept():
-    assert verdict(Asked(1, 1, "http_503", "busy"), ONLY_FOUND, Asked(0, 1, FETCHED)) == (FETCHED, "")
+    assert verdict(Mention(1, 1, "http_503", "busy"), ONLY_FOUND, Mention(0, 1, FETCHED)) == (FETCHED, "")
 
 
 def test_a_page_that_an_archive_holds_twice_is_two_pages():
-    twice = [Asked(0, 0, FETCHED), Asked(0, 0, FETCHED), Asked(0, 0, "http_404")]
+    twice = [Mention(0, 0, FETCHED), Mention(0, 0, FETCHED), Mention(0, 0, "http_404")]
     found = [verdict for _, verdict in accounts.verdicts((URL, twice), SETTINGS)]
     assert [(verdict.url, verdict.outcome) for verdict in found] == [(URL, FETCHED)] * 2
 
 
 def test_a_page_that_failed_again_bears_its_last_failure():
     # By the round, not by the alphabet.
-    assert verdict(Asked(2, 1, "http_404", "gone"), Asked(0, 1, "timeout", "slow"), ONLY_FOUND) == (
+    assert verdict(Mention(2, 1, "http_404", "gone"), Mention(0, 1, "timeout", "slow"), ONLY_FOUND) == (
         "http_404",
         "gone",
     )
-    assert verdict(Asked(0, 1, "http_404", "gone"), Asked(2, 1, "timeout", "slow")) == ("timeout", "slow")
+    assert verdict(Mention(0, 1, "http_404", "gone"), Mention(2, 1, "timeout", "slow")) == ("timeout", "slow")
 
 
 def test_a_page_that_was_not_asked_for_says_why():
     assert verdict(ONLY_FOUND) == ("over_page_cap", "")
-    assert verdict(Asked(-1, 5), Asked(-1, 3)) == ("too_deep", "")
-    assert verdict(Asked(-1, 5), ONLY_FOUND) == ("over_page_cap", "")
+    assert verdict(Mention(None, 5), Mention(None, 3)) == ("too_deep", "")
+    assert verdict(Mention(None, 5), ONLY_FOUND) == ("over_page_cap", "")
     assert verdict(ONLY_FOUND, url="http://127.0.0.1:8000/")[0] == "out_of_scope"
 
 
@@ -64,8 +64,8 @@ def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
 
 def test_outcomes_know_the_round_they_are_of(tmp_path):
     paths = ledger(tmp_path, {0: "timeout", 2: "http_404"})
-    rows = [outcome for path in paths for _, outcome in accounts.ledger_outcomes(path)]
-    assert rows == [Asked(0, 1, "timeout"), Asked(2, 1, "http_404")]
+    rows = [outcome for path in paths for _, outcome in accounts.ledger_mentions(path)]
+    assert rows == [Mention(0, 1, "timeout"), Mention(2, 1, "http_404")]
 
 
 def test_accounts_count_pages_and_hide_credentials(tmp_path):
@@ -86,7 +86,7 @@ def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
     writer = CrawlPartWriter(folder, 0)
     writer.add(ledger_row(URL, 0) | {"outcome": "http_404", "warc": "/archives/a.warc.gz", "offset": 512})
     path = folder.file(writer.close() or "", ".parquet")
-    asked = [row for _, row in accounts.ledger_outcomes(path)]
+    asked = [row for _, row in accounts.ledger_mentions(path)]
     accounts.write_account((0, [row for _, row in accounts.verdicts((URL, asked), SETTINGS)]), folder, "site")
     (drop,) = read_rows(folder.drops()[0])
     assert (drop["reason"], drop["record"], drop["excerpt"]) == ("http_404", "a.warc.gz 512", None)

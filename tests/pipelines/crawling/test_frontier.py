@@ -1,10 +1,11 @@
-"""Which URLs a round asks for."""
+"""Which URLs a round requests."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.crawling import frontier
+from pipelines.crawling.frontier import FrontierUrl, Mark, ScopedUrl
 from pipelines.crawling.ledger import ledger_row
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
@@ -15,7 +16,7 @@ SETTINGS = CrawlSettings(seeds=["http://127.0.0.1:8000/a/"], path_prefixes=["/a/
 URL = "http://127.0.0.1:8000/a/1"
 
 
-def scoped(*marks: tuple[str, int], url: str = URL) -> list:
+def scoped(*marks: Mark, url: str = URL) -> list[tuple[str, ScopedUrl]]:
     return list(frontier.scoped_urls((url, marks), SETTINGS))
 
 
@@ -41,42 +42,44 @@ def test_scope_of_hosts_that_are_named():
     assert frontier.scope_reason("https://b.example", 0, settings) is None  # an empty path is the root
 
 
-def test_a_round_asks_for_what_was_found_and_not_asked_for_at_its_least_depth():
-    assert scoped(("found", 2), ("found", 1)) == [("127.0.0.1:8000", (URL, 1, False))]
-    assert scoped(("found", 1), ("known", 1)) == []
-    assert scoped(("found", 3)) == []
-    assert scoped(("found", 1), url="http://127.0.0.1:8000/") == []
+def test_a_round_requests_what_was_found_and_not_requested_at_its_least_depth():
+    assert scoped(Mark("found", 2), Mark("found", 1)) == [("127.0.0.1:8000", ScopedUrl(1, URL, False))]
+    assert scoped(Mark("found", 1), Mark("requested_before", 1)) == []
+    assert scoped(Mark("found", 3)) == []
+    assert scoped(Mark("found", 1), url="http://127.0.0.1:8000/") == []
 
 
-def test_what_a_killed_round_has_asked_for_is_still_counted():
-    assert scoped(("found", 1), ("done", 1)) == [("127.0.0.1:8000", (URL, 1, True))]
+def test_what_a_killed_round_has_requested_is_still_counted():
+    assert scoped(Mark("found", 1), Mark("requested_now", 1)) == [("127.0.0.1:8000", ScopedUrl(1, URL, True))]
 
 
-def capped(new: list[tuple[str, int, bool]], num_known: int, max_pages: int) -> list:
-    known = [num_known] if num_known else []
-    return list(frontier.cap_host(("h", {"known": known, "new": new}), max_pages))
+def capped(found: list[ScopedUrl], num_requested: int, max_pages: int) -> list[FrontierUrl]:
+    counts = [num_requested] if num_requested else []
+    rows = list(frontier.cap_host("h", counts, found, max_pages))
+    assert {authority for authority, _ in rows} <= {"h"}
+    return [row for _, row in rows]
 
 
 def test_the_page_cap_takes_the_nearest_pages_and_counts_those_done():
-    new = [("/d", 2, False), ("/b", 1, False), ("/a", 1, True), ("/c", 0, False)]
-    assert [row[1][0] for row in capped(new, 0, 3)] == ["/c", "/b"]  # and /a, which is done
-    assert [row[1][0] for row in capped(new, 2, 3)] == ["/c"]
-    assert capped(new, 3, 3) == capped(new, 5, 3) == []
+    found = [ScopedUrl(2, "/d", False), ScopedUrl(1, "/b", False), ScopedUrl(1, "/a", True), ScopedUrl(0, "/c", False)]
+    assert [row.url for row in capped(found, 0, 3)] == ["/c", "/b"]  # and /a, which is done
+    assert [row.url for row in capped(found, 2, 3)] == ["/c"]
+    assert capped(found, 3, 3) == capped(found, 5, 3) == []
 
 
-def test_a_host_of_which_nothing_is_known_is_new():
-    assert capped([("/a", 0, False)], 0, 9) == [("h", ("/a", 0, True))]
-    assert capped([("/a", 0, False)], 1, 9) == [("h", ("/a", 0, False))]
+def test_a_host_of_which_nothing_was_requested_is_new():
+    assert capped([ScopedUrl(0, "/a", False)], 0, 9) == [FrontierUrl(0, "/a", is_new_host=True)]
+    assert capped([ScopedUrl(0, "/a", False)], 1, 9) == [FrontierUrl(0, "/a", is_new_host=False)]
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 3), max_size=12), st.data(), st.integers(0, 4), st.integers(1, 10))
-def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, num_known: int, max_pages: int):
-    whole = [(f"/{i}", depth, False) for i, depth in enumerate(depths)]
-    wanted = {row[1][0] for row in capped(whole, num_known, max_pages)}
+def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, num_requested: int, max_pages: int):
+    whole = [ScopedUrl(depth, f"/{i}", False) for i, depth in enumerate(depths)]
+    wanted = {row.url for row in capped(whole, num_requested, max_pages)}
     done = data.draw(st.sets(st.sampled_from(sorted(wanted)))) if wanted else set()
-    resumed = [(url, depth, url in done) for url, depth, _ in reversed(whole)]
-    assert {row[1][0] for row in capped(resumed, num_known, max_pages)} == wanted - done
+    resumed = [row._replace(is_requested=row.url in done) for row in reversed(whole)]
+    assert {row.url for row in capped(resumed, num_requested, max_pages)} == wanted - done
 
 
 def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
@@ -92,6 +95,11 @@ def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
 
 def test_a_retry_asks_again_for_what_can_pass_and_failed_before_it(tmp_path):
     paths = ledger(tmp_path, {0: "http_503", 1: "http_404", 2: FETCHED, 3: "http_503"})
-    marks = [next(frontier.ledger_marks(path, "known", 3))[1][0] for path in paths]
-    assert marks == ["found", "known", "known", "known"]
-    assert [next(frontier.ledger_marks(path, "known", 0))[1][0] for path in paths] == ["known"] * 4
+
+    def states(retry_round: int) -> list[str]:
+        return [
+            mark.state for path in paths for _, mark in frontier.ledger_marks(path, "requested_before", retry_round)
+        ]
+
+    assert states(3) == ["found", "requested_before", "requested_before", "requested_before"]
+    assert states(0) == ["requested_before"] * 4
