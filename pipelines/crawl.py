@@ -120,12 +120,11 @@ class _Crawl:
 
     def run_round(self, round_: int, retry_round: int) -> None:
         """Request the frontier of a round."""
-        num_buckets, max_pages = self.runner.num_buckets, self.settings.max_pages_per_host
+        settings, num_buckets = self.settings, self.runner.num_buckets
         earlier = self.part_files(".parquet", before=round_)
         current = self.part_files(".parquet", only=round_)
         links = self.part_files(".links.parquet", before=round_)
-        seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in self.settings.seeds]
-        settings = self.settings
+        seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in settings.seeds]
 
         def build(pipeline: beam.Pipeline) -> None:
             before = (
@@ -145,19 +144,16 @@ class _Crawl:
                 | "ByUrl" >> beam.GroupByKey()
                 | "KeepNew" >> beam.FlatMap(scoped_urls, settings)
             )
-            counts = (
+            num_before = (
                 before
                 | "OnlyRequested" >> beam.Filter(lambda row: row[1].state == "requested_before")
                 | "HostOfRequested" >> beam.Map(lambda row: urls.authority(row[0]))
                 | "CountRequested" >> beam.combiners.Count.PerElement()
             )
             frontier = (
-                {"counts": counts, "found": in_scope}
+                {"num_before": num_before, "others": in_scope}
                 | "ByHost" >> beam.CoGroupByKey()
-                | "CapHosts"
-                >> beam.FlatMapTuple(
-                    lambda host, sides: cap_host(host, sides["counts"], sides["found"], max_pages)
-                ).with_output_types(tuple[str, FrontierUrl])
+                | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
             _ = (
                 frontier

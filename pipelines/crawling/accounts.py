@@ -37,7 +37,7 @@ def ledger_mentions(path: str) -> Iterator[tuple[str, Mention]]:
     """Yield (URL, mention) for each row of a ledger part."""
     round_ = round_of(path)
     for row in read_rows(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
-        record = warc_record(row) or ""
+        record = warc_record(row["warc"], row["offset"]) or ""
         yield row["url"], Mention(round_, row["depth"], row["outcome"], row["detail"] or "", record)
 
 

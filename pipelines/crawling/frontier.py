@@ -1,7 +1,7 @@
 """Frontier of a crawl: the URLs that a round requests, a function of the files of earlier rounds alone."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from pipelines.crawling.ledger import round_of
@@ -28,6 +28,13 @@ class ScopedUrl(NamedTuple):
     depth: int
     url: str
     is_requested: bool  # by this round, before it was killed
+
+
+class HostUrls(TypedDict):
+    """The URLs of a host: how many of them earlier rounds requested (if any), and the others in scope."""
+
+    num_before: list[int]
+    others: list[ScopedUrl]
 
 
 class FrontierUrl(NamedTuple):
@@ -73,18 +80,10 @@ def scoped_urls(grouped: tuple[str, Iterable[Mark]], settings: CrawlSettings) ->
         yield urls.authority(url), ScopedUrl(depth, url, "requested_now" in states)
 
 
-def cap_host(
-    authority: str, counts: Iterable[int], found: Iterable[ScopedUrl], max_pages: int
-) -> Iterator[tuple[str, FrontierUrl]]:
-    """Yield (authority, URL) for the URLs of a host that this round requests, the nearest to a seed.
-
-    Args:
-        authority: The host.
-        counts: Number of its URLs that earlier rounds requested, if there are any.
-        found: Its other URLs in scope. Those that this round has already requested count for the cap.
-        max_pages: The host's cap, over all rounds.
-    """
-    num_requested = sum(counts)
-    for depth, url, is_requested in sorted(found)[: max(0, max_pages - num_requested)]:
+def cap_host(joined: tuple[str, HostUrls], max_pages: int) -> Iterator[tuple[str, FrontierUrl]]:
+    """Yield (authority, URL) for each URL of a host that is within its cap, except those already requested."""
+    authority, sides = joined
+    num_before = sum(sides["num_before"])
+    for depth, url, is_requested in sorted(sides["others"])[: max(0, max_pages - num_before)]:
         if not is_requested:
-            yield authority, FrontierUrl(depth, url, is_new_host=num_requested == 0)
+            yield authority, FrontierUrl(depth, url, is_new_host=num_before == 0)

@@ -4,7 +4,7 @@ import json
 
 from pipelines.crawling import accounts
 from pipelines.crawling.accounts import Mention, Verdict
-from pipelines.crawling.ledger import ledger_row
+from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
 from pipelines.layout import account_folder, crawl_folder
@@ -57,7 +57,7 @@ def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
     paths = []
     for number, outcome in rounds.items():
         writer = CrawlPartWriter(folder, number)
-        writer.add(ledger_row(URL, 1) | {"outcome": outcome})
+        writer.add(LedgerRow(URL, 1, outcome))
         paths.append(folder.file(writer.close() or "", ".parquet"))
     return paths
 
@@ -84,7 +84,7 @@ def test_accounts_count_pages_and_hide_credentials(tmp_path):
 def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
     folder = crawl_folder(str(tmp_path), "site")
     writer = CrawlPartWriter(folder, 0)
-    writer.add(ledger_row(URL, 0) | {"outcome": "http_404", "warc": "/archives/a.warc.gz", "offset": 512})
+    writer.add(LedgerRow(URL, 0, "http_404", warc="/archives/a.warc.gz", offset=512))
     path = folder.file(writer.close() or "", ".parquet")
     asked = [row for _, row in accounts.ledger_mentions(path)]
     accounts.write_account((0, [row for _, row in accounts.verdicts((URL, asked), SETTINGS)]), folder, "site")

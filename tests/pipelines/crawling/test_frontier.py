@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipelines.crawling import frontier
 from pipelines.crawling.frontier import FrontierUrl, Mark, ScopedUrl
-from pipelines.crawling.ledger import ledger_row
+from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
 from pipelines.layout import crawl_folder
@@ -54,8 +54,8 @@ def test_what_a_killed_round_has_requested_is_still_counted():
 
 
 def capped(found: list[ScopedUrl], num_requested: int, max_pages: int) -> list[FrontierUrl]:
-    counts = [num_requested] if num_requested else []
-    rows = list(frontier.cap_host("h", counts, found, max_pages))
+    joined = {"num_before": [num_requested] if num_requested else [], "others": found}
+    rows = list(frontier.cap_host(("h", joined), max_pages))
     assert {authority for authority, _ in rows} <= {"h"}
     return [row for _, row in rows]
 
@@ -88,7 +88,7 @@ def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
     paths = []
     for number, outcome in rounds.items():
         writer = CrawlPartWriter(folder, number)
-        writer.add(ledger_row(URL, 1) | {"outcome": outcome})
+        writer.add(LedgerRow(URL, 1, outcome))
         paths.append(folder.file(writer.close() or "", ".parquet"))
     return paths
 
