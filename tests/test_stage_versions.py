@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import crawl, extract, fetch, filter, shard
 from pipelines.crawling import accounts
+from pipelines.decisions import measuring, splits
 from pipelines.shards.manifest import load_manifest, verify
 from tests.corpus_command import Web, build_here, copy_raw_store, published, served, spec_tree, times, write_spec
 from tests.mini_web import EAST, NORTH
@@ -102,12 +103,12 @@ UPDATES = {
     ),
     "features": Update(
         (filter, "FEATURES_VERSION"),
-        (filter, "features"),
+        (measuring, "features"),
         lambda found: replace(found, blur=1.0),
         {"features", "filter"},  # and no decision is another because of it
     ),
     "filter": Update(
-        (filter, "VERSION"), (filter, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
+        (filter, "VERSION"), (splits, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
     ),
     "shard": Update((shard, "VERSION"), (shard, "finish_document"), lambda parts: parts, {"shard", "tars", "manifest"}),
     "manifest": Update(
