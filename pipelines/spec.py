@@ -9,17 +9,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.decisions.duplicates import DuplicateSettings
+from pipelines.decisions.splits import SplitSettings
 from pipelines.decisions.thresholds import Thresholds
-from pipelines.document import Kind, Split
+from pipelines.document import Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
-from pipelines.settings import Settings, dump_yaml, load_settings
+from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
 from pipelines.text.judging import TextFilters
 from pipelines.web import urls
@@ -30,15 +31,6 @@ from pipelines.web.permission import PolicySettings
 NAME = r"^[a-z][a-z0-9_-]{0,39}$"
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -103,30 +95,6 @@ class Sharding(Settings):
     max_bytes: int = Field(1 << 30, ge=1 << 20, description="Bytes a shard")
     max_media: int = Field(32, ge=1, le=999, description="Media a sample; longer documents are cut into windows")
     max_chars: int = Field(100_000, ge=1_000, description="Characters of text a sample, likewise")
-
-
-class SplitRule(Settings):
-    """Pages whose URL `pattern` finds go to `split`, whatever their hash says."""
-
-    pattern: Pattern
-    split: Split
-
-
-class SplitSettings(Settings):
-    """Which split a duplicate group goes to: the first rule that fits one of its pages, else a stable hash.
-
-    It is one for the whole corpus: a page's samples are in several sources and must stay together.
-    """
-
-    val: float = Field(0.01, ge=0, lt=1, description="Fraction of groups")
-    test: float = Field(0.01, ge=0, lt=1, description="Fraction of groups")
-    rules: list[SplitRule] = []
-
-    @model_validator(mode="after")
-    def _leaves_training_data(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError("val + test must be below 1")
-        return self
 
 
 class SourceSpec(Settings):

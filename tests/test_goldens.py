@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import extract
-from pipelines.fetch import rendition
+from pipelines.media.requests import rendition
 from pipelines.spec import MediaSettings
 from tests.goldens import check
 from tests.goldens.check import MAKERS, VERSIONS, Entry, Fault, committed, find_fault, made, version_of

@@ -144,9 +144,7 @@ def torment(folder: Path, number: int, num_kills: int, seconds: dict[str, float]
             print(f"build {number}: killed {who} of {kill.num_workers} workers in {hit}", flush=True)
         if hit == "partial store":
             indexes = index_parts(str(out / "work" / "raw" / "media"))
-            stored = {
-                row["key"].removeprefix("http://").replace(f":{port}", "") for i in indexes for row in read_index(i)
-            }
+            stored = {row.key.removeprefix("http://").replace(f":{port}", "") for i in indexes for row in read_index(i)}
             num_asked = len(web.requests())
     build(spec, out, workers=1)
     assert not stored.intersection(web.requests()[num_asked:]), "what was stored before the kill is asked for again"

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipelines import crawl, extract, fetch, filter, shard
+from pipelines.crawling import accounts
+from pipelines.decisions import measuring, splits
 from pipelines.shards.manifest import load_manifest, verify
 from tests.corpus_command import Web, build_here, copy_raw_store, published, served, spec_tree, times, write_spec
 from tests.mini_web import EAST, NORTH
@@ -74,41 +76,44 @@ def raise_version(patch: pytest.MonkeyPatch, module: Any, name: str = "VERSION")
 class Update(NamedTuple):
     """A change of the code: the stage with a raised version, the changed function, and the stages to be repeated."""
 
-    module: Any
-    version: str
-    function: str
+    version: tuple[Any, str]  # module and name
+    function: tuple[Any, str]
     change: Callable[[Any], Any]
     redone: set[str]
 
 
 UPDATES = {
     "crawl": Update(
-        crawl, "VERSION", "scope_reason", lambda reason: reason and f"renamed_{reason}", {"crawl", "manifest"}
+        (crawl, "VERSION"),
+        (accounts, "scope_reason"),
+        lambda reason: reason and f"renamed_{reason}",
+        {"crawl", "manifest"},
     ),
     "extract": Update(
-        extract,
-        "VERSION",
-        "judge_text",
+        (extract, "VERSION"),
+        (extract, "judge_text"),
         lambda judged: replace(judged, lang="xx") if hasattr(judged, "lang") else judged,
         {"extract", "fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "fetch": Update(
-        fetch,
-        "VERSION",
-        "complete",
+        (fetch, "VERSION"),
+        (fetch, "complete"),
         lambda result: replace(result, document=result.document and replace(result.document, lang="xx")),
         {"fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "features": Update(
-        filter,
-        "FEATURES_VERSION",
-        "features",
+        (filter, "FEATURES_VERSION"),
+        (measuring, "features"),
         lambda found: replace(found, blur=1.0),
         {"features", "filter"},  # and no decision changes because of it
     ),
-    "filter": Update(filter, "VERSION", "choose_split", lambda _: "test", {"filter", "shard", "tars", "manifest"}),
-    "shard": Update(shard, "VERSION", "finish_document", lambda parts: parts, {"shard", "tars", "manifest"}),
-    "manifest": Update(shard, "MANIFEST_VERSION", "collect_stats", lambda stats: stats | {"new": 1}, {"manifest"}),
+    "filter": Update(
+        (filter, "VERSION"), (splits, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
+    ),
+    "shard": Update((shard, "VERSION"), (shard, "finish_document"), lambda parts: parts, {"shard", "tars", "manifest"}),
+    "manifest": Update(
+        (shard, "MANIFEST_VERSION"), (shard, "collect_stats"), lambda stats: stats | {"new": 1}, {"manifest"}
+    ),
 }
 
 
@@ -119,12 +124,10 @@ def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     update = UPDATES[stage]
     out = built.copy(tmp_path / "out")
     asked, before = built.web.requests(), times(out)
-    change_result(monkeypatch, update.module, update.function, update.change)
+    change_result(monkeypatch, *update.function, update.change)
     build_here(built.spec, out)
-    assert (
-        redone(out, before) == set()
-    )  # this is why versions exist: without a new one, the old code's results are kept
-    raise_version(monkeypatch, update.module, update.version)
+    assert redone(out, before) == set()  # the reason for versions: without a new one, the old code's results stay
+    raise_version(monkeypatch, *update.version)
     build_here(built.spec, out)
     assert redone(out, before) == update.redone
     assert built.web.requests() == asked

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.crawling.ledger import LEDGER_SCHEMA, ledger_row
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LedgerRow
 from pipelines.extract import run_extract
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.running.runner import Runner
@@ -154,7 +155,7 @@ def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
     """Write two parts of a crawl, with failed requests and a page that is missing in its WARC file."""
     names = ("r000-first", "r001-second")
     for depth, name in enumerate(names):
-        rows: list[dict[str, Any]] = [ledger_row(f"{OWN}gone-{depth}", depth) | {"outcome": "http_404"}]
+        rows = [LedgerRow(f"{OWN}gone-{depth}", depth, "http_404")]
         file = io.BytesIO()
         writer = WARCWriter(file, gzip=True)
         for url, body, mime, headers in pages[depth::2]:
@@ -164,15 +165,23 @@ def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
             )
             offset = file.tell()
             writer.write_record(record)
-            page = {"outcome": "fetched", "status": 200, "mime": mime, "fetched_at": FETCHED_AT}
-            if "/twin" in url:
-                page["canonical_url"] = url.partition("?")[0]
-            place = {"warc": f"{name}.warc.gz", "offset": offset, "length": file.tell() - offset}
-            rows.append(ledger_row(url, depth) | page | place)
-        rows.append(rows[-1] | {"url": f"{OWN}lost-{depth}", "offset": file.tell() + 10, "canonical_url": None})
+            row = LedgerRow(
+                url,
+                depth,
+                "fetched",
+                status=200,
+                mime=mime,
+                canonical_url=url.partition("?")[0] if "/twin" in url else None,
+                fetched_at=FETCHED_AT,
+                warc=f"{name}.warc.gz",
+                offset=offset,
+                length=file.tell() - offset,
+            )
+            rows.append(row)
+        rows.append(replace(row, url=f"{OWN}lost-{depth}", offset=file.tell() + 10, canonical_url=None))
         Path(folder.path).mkdir(parents=True, exist_ok=True)
         Path(folder.file(name, ".warc.gz")).write_bytes(file.getvalue())
-        files = {".parquet": write_table(folder.file(name, ".parquet"), rows, LEDGER_SCHEMA)}
+        files = {".parquet": write_table(folder.file(name, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA)}
         folder.finish(name, "", Tally("crawl"), files)
 
 

@@ -13,9 +13,11 @@ from pipelines.decisions.duplicates import (
     EXACT,
     IMAGE,
     TEXT,
+    ClusterMember,
     Duplicate,
     DuplicateSettings,
     Fingerprint,
+    Member,
     band_rows,
     choose_kept,
     connected_components,
@@ -182,7 +184,7 @@ def test_hot_band_gives_one_edge_a_member_and_does_not_depend_on_order():
     centre = rng.getrandbits(64)
     sketches = [flipped(centre, rng.sample(range(40, 64), 2)).to_bytes(8, "little") for _ in range(3_000)]
     key = next(key for key, _ in band_rows(Fingerprint("a", "s", phash=centre), SETTINGS))
-    members = [(f"p{i:04d}", sketch) for i, sketch in enumerate(sketches)]
+    members = [Member(f"p{i:04d}", sketch) for i, sketch in enumerate(sketches)]
     settings = SETTINGS.model_copy(update={"max_anchors": 50})
     edges = list(link_band(key, members, settings))
     assert len(edges) == len(members) - 1
@@ -209,7 +211,8 @@ def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
 
 
 def test_kept_one_has_the_highest_priority_then_the_smallest_id():
-    members = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
+    rows = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
+    members = [ClusterMember(*row) for row in rows]
     expected = [
         Duplicate("b", "a", "b", None),
         Duplicate("d", "a", "b", "exact_duplicate"),

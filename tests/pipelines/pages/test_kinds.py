@@ -117,6 +117,7 @@ def test_characters_count_as_words_where_no_spaces_are_written() -> None:
         ("Figure A.20. A boat at sea", "A boat at sea"),
         ("Fig. 3a) A boat at sea", "A boat at sea"),
         ("Abbildung 3: Ein Boot auf See", "Ein Boot auf See"),
+        ("Picture 4: A boat at sea", "A boat at sea"),
         ("Figure skating on ice", "Figure skating on ice"),
         ("Photo 3 of 9 boats", "Photo 3 of 9 boats"),
     ],
