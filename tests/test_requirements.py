@@ -1,8 +1,10 @@
 """What the project requires has upper bounds, by the rule that pyproject.toml states, and the locks lie within them."""
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parent.parent
+from tests.test_import_directions import PACKAGES, ROOT, imports, modules
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BY_MINOR = {"apache-beam", "deepspeed"}  # used beyond their public names
 
@@ -34,6 +37,7 @@ def locked(name: str) -> dict[str, set[Version]]:
     return found
 
 
+DISTRIBUTIONS = packages_distributions()
 LOCKS = {"dev": locked("dev"), "crawl": locked("crawl")}
 ALL = [(lock, requirement) for lock in LOCKS for requirement in requirements(lock)]
 
@@ -66,3 +70,22 @@ def test_locks_agree_name_no_index_and_hold_hashes():
         assert len(re.findall(r"^\S+==", text, re.MULTILINE)) == len(
             re.findall(r"^\S+==.*\\\n +--hash", text, re.MULTILINE)
         )
+
+
+WITHOUT = {  # imported where it is asked for, by those who have it
+    "pipelines/images/text_match.py": {"open-clip-torch", "torch"},
+    "pipelines/shards/energon_cookers.py": {"megatron-energon"},
+    "pipelines/shards/readme.py": {"datasets"},
+    "pipelines/shards/token_sidecar.py": {"sentencepiece"},
+    "trainer/engine/metrics.py": {"wandb"},
+}
+EXTRAS = {"model": ("train",), "trainer": ("train",), "pipelines": ("crawl",), "tools": ("dev",)}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_imported_is_required(path: Path):
+    """Not left to what another requirement happens to bring along."""
+    required = {canonicalize_name(r.name) for r in requirements(*EXTRAS[path.relative_to(ROOT).parts[0]])}
+    required |= WITHOUT.get(str(path.relative_to(ROOT)), set())
+    for name in {name.split(".")[0] for name in imports(path)} - {*PACKAGES, *sys.stdlib_module_names}:
+        assert required & {canonicalize_name(found) for found in DISTRIBUTIONS[name]}, name
