@@ -28,7 +28,8 @@ from pipelines.video.storyboard_sheets import (
     read_mhtml,
     tile_times,
 )
-from pipelines.video.subtitles import Format, Subtitles, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.video.subtitles import Subtitles, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.video.timed_text import Format
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("video",)
