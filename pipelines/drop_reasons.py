@@ -6,8 +6,9 @@ A drop names its stage, its unit (what was counted) and its reason. A request's 
 from typing import Literal, NamedTuple, NewType
 
 Stage = Literal["crawl", "extract", "fetch", "filter", "shard"]
-Unit = Literal["page", "element", "document", "video", "media", "sample"]
-"""What is counted: an element is what a page embeds (an image, a video, a frame of another page), media are images."""
+Unit = Literal["page", "element", "document", "video", "track", "cue", "media", "sample"]
+"""What is counted: an element is what a page or a row embeds (an image, a video, a frame of another page), media are
+images, a track is a file of timed text and a cue one of its lines."""
 
 HttpReason = NewType("HttpReason", str)
 """`http_<status>`, which stands in the table once for all statuses; `http_reason` makes one."""
@@ -124,6 +125,7 @@ DeclaredReason = Literal[
     "subtitles_unsupported",
     "subtitles_malformed",
     "subtitles_empty",
+    "malformed_cue",
     # language
     "other_language",
     "low_language_score",
@@ -328,6 +330,7 @@ ROWS: dict[str, str] = {
     "subtitles_unsupported": "timed text of no known format",
     "subtitles_malformed": "timed text that cannot be read",
     "subtitles_empty": "timed text without words",
+    "malformed_cue": "a line of timed text whose start cannot be read",
 }
 LANGUAGES: dict[str, str] = {
     "other_language": "in none of the languages asked for",

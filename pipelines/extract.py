@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.candidate import Candidate
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
-from pipelines.document import Document, Drop
+from pipelines.document import CAPTIONED, Document, Drop
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.layout import candidates_folder, crawl_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
@@ -25,13 +25,13 @@ from pipelines.sources import FORMATS
 from pipelines.sources.files import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import excerpt, judge_text
+from pipelines.text.judging import excerpt, judge_text, masked_excerpt
 from pipelines.web import urls
 from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 2
+VERSION = 3
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -116,8 +116,11 @@ class _Candidates:
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
-                self.tally.drop(candidate)
+                said = masked_excerpt(candidate.excerpt, settings.filters)
+                self.tally.drop(replace(candidate, excerpt=said))
                 continue
+            if not isinstance(settings.input, CrawlInput):
+                self._count_contents(source, candidate.document)
             judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
             if self._is_unlicensed(candidate.document, settings):
                 judged = Refusal("license_not_allowed", candidate.document.source.license)
@@ -137,6 +140,14 @@ class _Candidates:
                         detail=judged.detail,
                     )
                 )
+
+    def _count_contents(self, source: str, document: Document) -> None:
+        """Count what a list's document has of that of which lists may lose a part."""
+        num_cues = sum(s.type == "text" and s.t0 is not None for s in document.segments)
+        counts = {"element": len(document.media) if document.kind not in CAPTIONED else 0, "cue": num_cues}
+        for unit, num in (counts | {"track": min(num_cues, 1)}).items():
+            if num:
+                self.tally.keep(source, unit, num)
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""

@@ -34,7 +34,7 @@ from pipelines.media.requests import MediaSettings, fetch_media, rendition, stor
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import excerpt, judge_spoken
+from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
@@ -43,7 +43,7 @@ from pipelines.web.http_client import PoliteClient
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
 # as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
 # made again, delete `work/raw`.
-VERSION = 2
+VERSION = 3
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -213,13 +213,17 @@ class _CompletePart(beam.DoFn):
             )
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
+            for text in result.lost_texts:
+                said = masked_excerpt(text.text, filters)
+                drop = replace(gone, unit=text.unit, reason=text.reason, url=text.url, excerpt=said, detail=text.detail)
+                tally.drop(drop)
             judged = result.document or result.refusal
             if isinstance(judged, Document) and judged.kind == "video":
                 judged = judge_spoken(judged, filters)
             assert judged is not None
             if isinstance(judged, Refusal):
-                text = excerpt(result.document or document, filters)
-                drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
+                said = excerpt(result.document or document, filters)
+                drop = replace(gone, reason=judged.reason, unit="document", excerpt=said, detail=judged.detail)
                 tally.drop(drop)
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
@@ -227,6 +231,9 @@ class _CompletePart(beam.DoFn):
             tally.keep(source, "document")
             if result.found:
                 tally.keep(source, unit, len(result.found))
+            if result.num_cues:
+                tally.keep(source, "track")
+                tally.keep(source, "cue", result.num_cues)
             written.append(
                 {
                     "source": source,

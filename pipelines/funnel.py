@@ -16,7 +16,12 @@ CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
 """Stage and unit of a crawl's rows, in order. An element is an image, a video or a frame that a page embeds."""
 SOURCE_ROWS = (
     ("extract", "document"),
+    ("extract", "element"),
+    ("extract", "track"),
+    ("extract", "cue"),
     ("fetch", "video"),
+    ("fetch", "track"),
+    ("fetch", "cue"),
     ("fetch", "media"),
     ("fetch", "document"),
     ("filter", "media"),

@@ -10,7 +10,7 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
-from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredLoss, StoredMedia
 from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
@@ -142,6 +142,8 @@ def _add_video(writer: RawPartWriter, rendition: str, key: str, shown: str, vide
             cues=tuple(StoredCue(cue.t0, cue.t1, cue.text) for cue in video.cues),
             cues_lang=video.cues_lang,
             cues_automatic=video.cues_automatic,
+            num_cues=video.num_cues,
+            lost_texts=tuple(StoredLoss(**asdict(lost)) for lost in video.lost_texts),
         ),
         rendition,
     )

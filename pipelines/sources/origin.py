@@ -92,9 +92,13 @@ class Origin:
         unit: Unit = "document",
         url: str | None = None,
         page_url: str | None = None,
+        excerpt: str | None = None,
         detail: str | None = None,
     ) -> Drop:
-        """Return a drop of the extract stage; `detail` says where in the row and what was found."""
+        """Return a drop of the extract stage; `detail` says where in the row and what was found.
+
+        `excerpt` is a text that was judged; the stage masks and shortens it.
+        """
         record = self.record(locator)
         return Drop(
             source=self.source,
@@ -105,6 +109,7 @@ class Origin:
             url=url,
             page_url=page_url,
             record=record,
+            excerpt=excerpt,
             detail=f"{record}: {detail}" if detail else record,
         )
 

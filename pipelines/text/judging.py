@@ -9,7 +9,7 @@ from pipelines.drop_reasons import Refusal
 from pipelines.settings import Settings
 from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
-from pipelines.text.personal_data import mask_document
+from pipelines.text.personal_data import mask, mask_document
 from pipelines.text.quality import TextQuality, judge_segments, profile
 
 EXCERPT_CHARS = 500
@@ -34,6 +34,12 @@ def excerpt(document: Document, filters: TextFilters) -> str | None:
     """Return the beginning of a document's text for a drop, masked like a sample's, or None if it has no text."""
     masked = mask_document(document) if filters.mask_personal_data else document
     return masked.text[:EXCERPT_CHARS] or None
+
+
+def masked_excerpt(text: str | None, filters: TextFilters) -> str | None:
+    """Return the beginning of a text for a drop, masked like a sample's, or None if there is no text."""
+    masked = mask(text).text if text and filters.mask_personal_data else text
+    return masked[:EXCERPT_CHARS] or None if masked else None
 
 
 def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document | Refusal:

@@ -17,11 +17,14 @@ from pipelines.candidate import Track
 from pipelines.document import clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
-from pipelines.video.timed_text import PLACEHOLDER_SECONDS, Format, RawCue, read_cues, sniff
+from pipelines.text.encodings import decode_text
+from pipelines.video.raw_cues import PLACEHOLDER_SECONDS, MalformedCue, RawCue, RawCues
+from pipelines.video.timed_text import Format, read_cues, sniff
 
 _MIN_OVERLAP_WORDS = 3  # a shorter overlap of two cues may be real repetition
 _MAX_CUES = 100_000
 
+_XML_ENCODING = re.compile(rb"""\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _NON_SPEECH = re.compile(r"\[[^\[\]\n]{0,60}\]|[♩♪♫♬🎵🎶]+|(?:^|(?<=\s))>{2,3}(?=\s|$)")
 
 
@@ -31,6 +34,17 @@ class SubtitleSettings(Settings):
     non_speech: Literal["strip", "keep"] = Field(
         default="strip", description="[Music], notes and the speaker mark >>: taken out, or left in."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LostText:
+    """Timed text that a video does not get: a whole track, or a cue of the one that it has, whose text this is."""
+
+    unit: Literal["track", "cue"]
+    reason: Reason
+    detail: str | None = None
+    url: str | None = None
+    text: str | None = None
 
 
 class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
@@ -52,12 +66,16 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class Subtitles:
-    """Cues in time order; whether they rolled; the language if the file states one; what was stripped, counted."""
+    """Cues in time order; whether they rolled; the language if the file states one; what was stripped, counted.
+
+    `malformed` are the cues that could not be read.
+    """
 
     cues: tuple[Cue, ...]
     is_rolling: bool = False
     lang: str | None = None
     num_non_speech: int = 0
+    malformed: tuple[MalformedCue, ...] = ()
 
 
 def parse_subtitles(
@@ -72,7 +90,7 @@ def parse_subtitles(
 
     Args:
         data: The file.
-        format: Its format; null: as its first characters show.
+        format: Its format if its first characters do not show it.
         is_automatic: Whether a machine wrote it; then repetition is removed even where no word times show it.
         charset: Encoding that the server named; tried after UTF-8.
         settings: What is kept.
@@ -80,24 +98,51 @@ def parse_subtitles(
     Raises:
         SubtitlesRejected: With its reason.
     """
-    text = _decode(data, charset)
-    format = format or sniff(text)
+    text = decode_text(data, charset, _declared_encoding(data)).replace("\r\n", "\n").replace("\r", "\n")
+    format = sniff(text) or format
     if format is None:
         raise SubtitlesRejected("subtitles_unsupported", f"begins with {text.lstrip()[:40]!r}")
     try:
-        raw, lang = read_cues(text, format)
+        found = read_cues(text, format)
     except ValueError as error:
         raise SubtitlesRejected("subtitles_malformed", str(error)) from error
-    if len(raw) > _MAX_CUES:
-        raise SubtitlesRejected("subtitles_malformed", f"{format}: {len(raw)} cues, at most {_MAX_CUES}")
-    raw.sort(key=lambda cue: cue.t0)
+    may_roll = is_automatic and format in ("vtt", "srt", "ttml")
+    return join_cues(found, format, may_roll=may_roll, settings=settings)
+
+
+def join_cues(
+    found: RawCues, name: str, *, may_roll: bool = False, settings: SubtitleSettings | None = None
+) -> Subtitles:
+    """Return the cues of a track as one list: in order of time, without overlap, repetition and non-speech.
+
+    Args:
+        found: The cues as the track has them.
+        name: What the track is, for the reason to reject it.
+        may_roll: Whether repetition is removed even where no word times show it.
+        settings: What is kept.
+
+    Raises:
+        SubtitlesRejected: With its reason.
+    """
+    raw = found.cues
+    if (num := len(raw) + len(found.malformed)) > _MAX_CUES:
+        raise SubtitlesRejected("subtitles_malformed", f"{name}: {num} cues, at most {_MAX_CUES}")
+    raw = sorted(raw, key=lambda cue: cue.t0)
     is_rolling = False
-    if _rolls(raw) or (is_automatic and format in ("vtt", "srt", "ttml")):
+    if _rolls(raw) or may_roll:
         raw, is_rolling = _without_repetition(raw)
     cues, num_non_speech = _finish(raw, (settings or SubtitleSettings()).non_speech == "strip")
+    if not cues and (found.malformed or found.fault):
+        what = found.fault or f"such as {found.malformed[0].times!r}"
+        raise SubtitlesRejected("subtitles_malformed", f"{name}: no cue can be read: {what}")
     if not cues:
-        raise SubtitlesRejected("subtitles_empty", f"{format}: no cue with words")
-    return Subtitles(tuple(cues), is_rolling, lang, num_non_speech)
+        raise SubtitlesRejected("subtitles_empty", f"{name}: no cue with words")
+    return Subtitles(tuple(cues), is_rolling, found.lang, num_non_speech, tuple(found.malformed))
+
+
+def lost_cues(subtitles: Subtitles, url: str | None) -> tuple[LostText, ...]:
+    """Return the cues of a track that could not be read."""
+    return tuple(LostText("cue", "malformed_cue", cue.times, url, cue.text or None) for cue in subtitles.malformed)
 
 
 def choose_track(tracks: Sequence[Track], video_lang: str | None) -> Track | None:
@@ -120,16 +165,10 @@ def _primary(lang: str | None) -> str | None:
     return re.split(r"[-_]", lang.lower())[0] if lang else None
 
 
-def _decode(data: bytes, charset: str | None) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    for encoding in ("utf-8-sig", charset, "cp1252"):
-        try:
-            if encoding:
-                return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-        except (UnicodeDecodeError, LookupError):
-            continue
-    return data.decode("cp1252", "replace").replace("\r\n", "\n").replace("\r", "\n")
+def _declared_encoding(data: bytes) -> str | None:
+    """Return the encoding that an XML declaration names."""
+    declared = _XML_ENCODING.match(data[:300])
+    return declared[1].decode("ascii") if declared else None
 
 
 def _rolls(cues: list[RawCue]) -> bool:

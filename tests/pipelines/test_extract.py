@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.document import Provenance
+from pipelines.document import Drop, Provenance
 from pipelines.extract import _Candidates, _Duplicate, _duplicates, _PagePlace
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import candidate, document, image, spec, text
@@ -46,6 +46,20 @@ def test_an_excerpt_is_not_masked_where_samples_are_not():
     found.add("x", [candidate(document("text", text("Write to anna.berg@posteo.example")))])
     (drop,) = found.tally.drops
     assert drop.excerpt == "Write to anna.berg@posteo.example"
+
+
+def test_what_a_list_loses_of_a_row_is_counted_beside_what_it_keeps():
+    folder = {"kind": "video", "input": {"format": "storyboard", "files": ["x.mhtml"]}}
+    policy = {"user_agent": "Dromaius (mail@example.org)"}
+    found = _Candidates(spec({"x": folder, "pages": {"kind": "text"}}, policy=policy))
+    lost = Drop(source="x", stage="extract", reason="malformed_cue", unit="cue", excerpt="call 0171-5550199 now")
+    spoken = text(WORDS, t0=1.0, t1=2.0, role="subtitle")
+    found.add("x", [lost, candidate(document("video", image(0), spoken, image(1), num_media=2))])
+    assert [drop.excerpt for drop in found.tally.drops] == ["call <PHONE> now"]
+    counts = {c.unit: (c.kept, c.dropped) for c in found.tally.counts()}
+    assert counts["element"] == (2, {})
+    assert counts["track"] == (1, {})
+    assert counts["cue"] == (1, {"malformed_cue": 1})
 
 
 def free(kind: str, **policy: object) -> CorpusSpec:
