@@ -65,6 +65,7 @@ DeclaredReason = Literal[
     "truncated_file",
     "malformed_record",
     "record_without_offset",
+    "revisit_record",
     # pages
     "duplicate_url",
     "unreadable_record",
@@ -266,6 +267,7 @@ CRAWLS: dict[str, str] = {
     "redirect_refused": "the page redirects to no http(s) URL",
     "truncated_file": "the file ends early or is damaged: what was read before is kept, the rest is unknown",
     "malformed_record": "a record of a WARC file is no valid HTTP response",
+    "revisit_record": "the WARC files have no page of this address, only a record that refers to an earlier one",
     "record_without_offset": "the WARC file is not compressed record by record, so a page in it cannot be found again",
 }
 PAGES: dict[str, str] = {
@@ -314,7 +316,7 @@ ROWS: dict[str, str] = {
     "duplicate_part": "a sample of a tar has two members of one name",
     "upstream_failed": "the data set itself says that the download failed",
     "block_listed": "the list marks the row as not to be used",
-    "other_kind": "a sample of another kind than the source's",
+    "other_kind": "a sample or archive's record that gives another kind than the source's",
     "excluded_component": "a component of the data set that the spec leaves out",
     "unknown_component": "the row does not tell its component, so what may not be used cannot be told",
     "bad_base64": "image bytes that are no valid base64, or empty",

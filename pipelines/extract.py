@@ -17,11 +17,12 @@ from pipelines.document import CAPTIONED, Document, Drop
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.layout import candidates_folder, crawl_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.pages.parse import Page, parse_page
+from pipelines.pages.parse import Page
 from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.sources import FORMATS
+from pipelines.sources.archived_page import kinds_of, parse_record
 from pipelines.sources.files import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
@@ -247,7 +248,7 @@ class _ExtractPart(beam.DoFn):
         if record.refusal is not None:
             drop(record.refusal, record.truncated or record.mime)
             return
-        page = parse_page(record.body, row.url, content_type=record.content_type)
+        page = parse_record(record, row.url)
         verdict = self._page_verdict(row, record, page)
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
@@ -271,6 +272,10 @@ class _ExtractPart(beam.DoFn):
         for name, source in sources.items():
             assert isinstance(source.input, CrawlInput)
             if not source.input.takes(row.url):
+                continue
+            if (kinds := kinds_of(record)) is not None and source.kind not in kinds:
+                detail = f"a record of type {record.record_type} gives {' and '.join(kinds)}, not {source.kind}"
+                found.tally.drop(replace(_page_drop(name, row, "other_kind", detail), unit="document"))
                 continue
             candidates = KIND_FUNCTIONS[source.kind](page, origin, name, source.pages)
             if not verdict.images_allowed and source.kind in NEEDS_IMAGES:

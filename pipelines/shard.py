@@ -17,7 +17,7 @@ import apache_beam as beam
 import pipelines
 from pipelines import storage
 from pipelines.document import Document, Drop, Split
-from pipelines.funnel import checked_funnel, counting_folders
+from pipelines.funnel import check_filled, checked_funnel, counting_folders
 from pipelines.layout import (
     decisions_folder,
     drops_folder,
@@ -188,7 +188,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     """Write the shards of all sources, what describes them, and the manifest.
 
     Raises:
-        RunError: If the funnel does not add up: a bug, and the corpus must not be used.
+        RunError: If a source has ended empty, or the funnel does not add up: a bug, and the corpus must not be used.
     """
     decisions = decisions_folder(out)
     receipts = decisions.receipts()
@@ -281,6 +281,7 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
     """Write drops, statistics, the indexes of other readers, the resolved spec, and last the manifest."""
     funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", samples_per_source(shards))
+    check_filled(out, spec.crawls, spec.needed, funnel, "shard")
     manifest = Manifest(
         name=spec.name,
         version=spec.version,

@@ -101,6 +101,7 @@ class SourceSpec(Settings):
     """One source of samples, all of one kind."""
 
     kind: Kind
+    allow_empty: bool = Field(False, description="Whether the source may end without samples; else the build fails")
     input: Annotated[CrawlInput | SourceSettings, Field(discriminator="format")] = Field(
         description="{crawl: name}, or {format: ..., files: [...]}"
     )
@@ -172,6 +173,12 @@ class CorpusSpec(Settings):
             for s in self.sources.values()
         )
         return not all(map(is_on_loopback, hosts)) or (asks_for_media and not self.serve)
+
+    @property
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        """The sources that must have samples, each with the crawls that it draws on."""
+        sources = {name: source for name, source in self.sources.items() if not source.allow_empty}
+        return {n: s.input.crawls if isinstance(s.input, CrawlInput) else () for n, s in sources.items()}
 
     @property
     def request_policy(self) -> PolicySettings:

@@ -8,9 +8,9 @@ import apache_beam as beam
 
 from pipelines import storage
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
-from pipelines.drop_reasons import FETCHED, http_reason
-from pipelines.pages.parse import parse_page
+from pipelines.drop_reasons import FETCHED, Outcome, http_reason
 from pipelines.parts import PartFolder, Receipt, Tally, stage_inputs, write_table
+from pipelines.sources.archived_page import parse_record
 from pipelines.sources.files import expand
 from pipelines.sources.warc import CrawledPage, read_records
 from pipelines.web import urls
@@ -44,10 +44,11 @@ class IndexWarc(beam.DoFn):
 
 def _page_row(path: str, page: CrawledPage) -> LedgerRow:
     url = urls.resolve(page.url, "")
+    outcome: Outcome = "revisit_record" if page.record_type == "revisit" else FETCHED
     row = LedgerRow(
         url or page.url,
         0,
-        FETCHED if page.status == 200 else http_reason(page.status),
+        outcome if page.status == 200 else http_reason(page.status),
         status=page.status,
         mime=page.mime,
         truncated=page.truncated is not None,
@@ -60,8 +61,8 @@ def _page_row(path: str, page: CrawledPage) -> LedgerRow:
         return replace(row, outcome="scheme_not_allowed")
     if page.warc_offset is None:
         return replace(row, outcome="record_without_offset", detail="the WARC is not compressed record by record")
-    if row.outcome == FETCHED and page.is_html:
-        return replace(row, canonical_url=parse_page(page.body, url, content_type=page.content_type).canonical_url)
+    if row.outcome == FETCHED and page.refusal in (None, "truncated_page"):
+        return replace(row, canonical_url=parse_record(page, url).canonical_url)
     return row
 
 
@@ -76,4 +77,5 @@ def warc_paths(patterns: list[str]) -> list[str]:
     Raises:
         UserError: If one matches no file.
     """
-    return [path for path, _ in expand(patterns)]
+    # A path without a folder would be one beside the ledger (`layout.warc_path`).
+    return [path if "/" in path else f"./{path}" for path, _ in expand(patterns)]
