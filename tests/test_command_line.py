@@ -105,6 +105,26 @@ def test_missing_input_files_are_refused(tmp_path):
     assert "none.warc.gz: no such file" in refused(tmp_path, warcs)
 
 
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("", "its files have no rows"),
+        ('{"text": "too short"}\n{"no": 1}\n', "extract dropped all 2 documents (missing_text 1, too_few_words 1)"),
+    ],
+)
+def test_a_source_that_ends_empty_fails_the_build_unless_it_may(tmp_path, rows, why):
+    (tmp_path / "a.jsonl").write_text(rows)
+    lists = {"kind": "text", "input": {"format": "jsonl_text", "files": [str(tmp_path / "a.jsonl")]}}
+    spec = write_spec(tmp_path / "spec.yaml", {"name": "x", "version": "1.0.0", "sources": {"lines": lists}})
+    command = ("corpus", "--spec", spec, "--out", tmp_path / "out", "--workers", "1")
+    line = complaint(*command, code=1)
+    assert line.startswith(f"error: sources.lines: no sample: {why}")
+    assert line.endswith("set sources.lines.allow_empty: true")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run_here(*command, "--set", "sources.lines.allow_empty=true")
+    assert load_manifest(str(tmp_path / "out")).num_samples == 0
+
+
 @pytest.mark.parametrize("override", ["crawls.web.max_dept=3", "nonsense", "split.val=2", "crawls.web.seeds.7=x"])
 def test_a_bad_override_is_refused(tmp_path, override):
     assert override.partition("=")[0].rpartition(".")[2] in refused(tmp_path, minimal(), "--set", override)
