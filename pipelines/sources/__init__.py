@@ -5,6 +5,7 @@ files.py        Files, settings common to all · Part, the unit of reading · pa
 origin.py       keys, provenance and drops of a part's rows · RowError, why a row is dropped
 lines.py        lines of plain and compressed files · items of one large JSON
 tables.py       rows of parquet, csv, tsv and JSON by column names
+delimited.py    csv and tsv: delimiter, quoting, header
 captions.py     cleaning of captions, with the spans into them
 
 url_table.py    LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M        pair
@@ -16,6 +17,7 @@ storyboard.py   yt-dlp's storyboards and subtitles on disk                      
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
 warc.py         pages that a crawl stored; the extract stage reads them like any crawl
+archived_page.py  parsed pages of WARC, WET and WAT records
 ```
 
 A format is its settings' tag `format`, which selects the model in `SourceSettings`, and a row of `FORMATS`.

@@ -82,7 +82,7 @@ def _rows(part: Part, settings: JsonlTextSettings, is_text: bool) -> Rows:
 
 
 def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
-    with lines.open_stream(part.path) as file:
+    with lines.open_text(part.path) as file:
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
         yield "0", RowError("record_too_long", f"over {MAX_TEXT_BYTES} bytes; txt_documents: line reads it by lines")

@@ -150,8 +150,10 @@ def media_url(value: Any) -> str:
     """Return the canonical form of an absolute http(s) URL.
 
     Raises:
-        RowError: `missing_url` if there is none, `bad_url` if it is not absolute http(s).
+        RowError: `missing_url` if there is none, `bad_url` if it is not absolute http(s), `not_utf8` if it is no text.
     """
+    if isinstance(value, bytes):
+        raise RowError("not_utf8", "the URL")
     if value is None or not str(value).strip():
         raise RowError("missing_url")
     url = urls.resolve("", str(value))

@@ -19,7 +19,7 @@ from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
-from pipelines.sources.tables import open_table, table_parts
+from pipelines.sources.tables import open_table, peeked, require_text, table_parts
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("pair",)
@@ -28,13 +28,14 @@ KINDS: tuple[Kind, ...] = ("pair",)
 ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url", "image_url", "contenturl", "sample_url"),
     "caption": ("text", "caption", "name", "alt"),
-    "width": ("width", "original_width"),
-    "height": ("height", "original_height"),
+    "width": ("original_width", "width"),  # img2dataset lists both: the image as published, and as stored
+    "height": ("original_height", "height"),
     "lang": ("language", "lang"),
     "page_url": ("page_url", "document_url"),
     "license": ("license",),
     "nsfw": ("nsfw",),
 }
+_FIRST_WINS = frozenset({"width", "height"})
 ID_COLUMNS = ("id", "sample_id", "hash", "key")  # the first one present; 64 bits, so kept as text
 
 # Captions that a model wrote, and which: they take precedence over the alt text next to them.
@@ -92,8 +93,9 @@ def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -
     Raises:
         UserError: If a needed column is missing or ambiguous, or the list was withdrawn and is not accepted.
     """
-    table = open_table(part, settings.header)
+    head, table = peeked(open_table(part, settings.header))
     columns = find_columns(part.path, table.columns, settings.columns, ("url", "caption")) if table.columns else {}
+    require_text(part.path, head, [columns[role] for role in ("url", "caption") if role in columns])
     if _is_withdrawn(part.name, set(table.columns), settings):
         raise UserError(
             f"{part.path}: is one of the original LAION lists, which were withdrawn: use Re-LAION, give a block_list, "
@@ -125,6 +127,8 @@ def pair_of(
     if blocked and not blocked.isdisjoint({url, str(row[columns["url"]]).strip(), record or ""}):
         raise RowError("block_listed", url=url)
     text = row.get(columns["caption"])
+    if isinstance(text, bytes):
+        raise RowError("not_utf8", url=url)
     caption = clean_caption(text) if isinstance(text, str) else ""
     if not caption:
         raise RowError("missing_caption", url=url)
@@ -198,6 +202,8 @@ def find_columns(
                 if len(matches) == 1:
                     found["alt"] = matches[0]
                 continue
+        if role in _FIRST_WINS:
+            matches = sorted(matches, key=lambda name: known.index(name.lower()))[:1]
         if len(matches) > 1:
             raise UserError(f"{path}: {' and '.join(matches)} could both be the {role}: choose one in columns.{role}")
         if matches:

@@ -29,7 +29,7 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.tables import open_table, suffix, table_parts
+from pipelines.sources.tables import open_table, peeked, require_text, suffix, table_parts
 from pipelines.sources.url_table import find_columns
 from pipelines.video.raw_cues import MalformedCue, RawCues, shown_cue
 from pipelines.video.subtitles import Subtitles, SubtitlesRejected, join_cues, lost_cues
@@ -77,7 +77,7 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     origin = Origin(source_name, kind, part, settings)
     if suffix(part.path) == ".json" and _is_object(part.path):
         return convert_rows(origin, lines.read_json_items(part.path), _spoken(settings))
-    table = open_table(part, settings.header)
+    head, table = peeked(open_table(part, settings.header))
     if table.columns[:3] == _SPEECH_COLUMNS:
         return convert_rows(origin, [_one_video(part, table.rows)], _spoken(settings))
     if "video_id" in table.columns and "task_id" in table.columns:
@@ -94,6 +94,7 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     if table.columns:
         needed = ("url",) if _has(table.columns, "subtitles_url") else ("url", "caption")
         columns = find_columns(part.path, table.columns, settings.columns, needed, _ALIASES)
+        require_text(part.path, head, [columns[role] for role in needed])
 
     def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
         if is_webvid and not str(row["page_dir"] or "").strip():
@@ -179,7 +180,7 @@ def _one_video(part: Part, rows: Iterator[tuple[str, Any]]) -> tuple[str, Any]:
 
 
 def _is_object(path: str) -> bool:
-    with lines.open_stream(path) as file:
+    with lines.open_text(path) as file:
         return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 

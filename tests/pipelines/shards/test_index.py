@@ -229,8 +229,8 @@ def test_compressed_tars_are_left_out_and_named(tmp_path):
 
 
 def test_tars_of_macos_and_upper_case_names_are_read_like_any(tmp_path):
-    members = [(f"d/{hidden}{key}.{part}", data) for key in "ab" for part, data in (("JPG", image(1)), ("TXT", b"a boat"))
-               for hidden in ("._", "")]  # fmt: skip
+    parts = (("JPG", image(1)), ("TXT", b"a boat"))
+    members = [(f"d/{hidden}{key}.{part}", data) for key in "ab" for part, data in parts for hidden in ("._", "")]
     write_tar(tmp_path / "src" / "X.TAR", members)
     manifest = index_corpus(str(tmp_path)).manifest
     assert [(s.path, s.kind, s.samples, s.sidecar) for s in manifest.shards] == [
