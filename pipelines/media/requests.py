@@ -18,6 +18,7 @@ from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.licenses import license_id
 
+_LATER = {"convert_profile": True}
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
 
 
@@ -29,9 +30,17 @@ class MediaSettings(Settings):
 
 
 def rendition(settings: MediaSettings, type_: str) -> str:
-    """Return the name of the way in which media of a type are normalised: a hash of its settings."""
+    """Return the name of the way in which media of a type are normalised: a hash of its settings.
+
+    Settings that came later count only where they are not at their default, so that what is stored stays stored.
+    """
     part = settings.images if type_ == "image" else settings.video
-    return digest(type_, part.model_dump(mode="json"))[:12]
+    tree = part.model_dump(mode="json")
+    for place in (tree, tree.get("image", {})):
+        for name, default in _LATER.items():
+            if place.get(name) == default:
+                del place[name]
+    return digest(type_, tree)[:12]
 
 
 @dataclass(frozen=True, slots=True)
