@@ -310,7 +310,7 @@ def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None =
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
     """Return the settings of a source on which its candidates depend."""
     tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
-    filters = source.filters.model_dump(mode="json", include={"language", "text", "mask_personal_data"})
+    filters = source.filters.model_dump(mode="json", include={"language", "text", "spoken", "mask_personal_data"})
     return tree | {"filters": filters}
 
 

@@ -167,7 +167,7 @@ def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartM
 
 def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
-    names = {"language", "mask_personal_data", "min_images"}
+    names = {"language", "spoken", "mask_personal_data", "min_images"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
     return [filters, spec.policy.licenses]
 

@@ -22,7 +22,7 @@ from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
 from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.text.judging import TextFilters
+from pipelines.text.judging import PROFILES, SPEECH, TextFilters
 from pipelines.web import urls
 from pipelines.web.address_guard import is_on_loopback
 from pipelines.web.http_client import HttpSettings
@@ -114,6 +114,19 @@ class SourceSpec(Settings):
     @classmethod
     def _name_crawls(cls, tree: Any) -> Any:
         return {"format": "crawled", **tree} if isinstance(tree, dict) and "crawl" in tree else tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_profiles(cls, tree: Any) -> Any:
+        """Put the profiles in the place of null, so that the resolved spec shows their thresholds."""
+        if not isinstance(tree, dict) or tree.get("kind") not in PROFILES:
+            return tree
+        filters = tree.get("filters", {})
+        if not isinstance(filters, dict):
+            return tree
+        profiles = {"text": PROFILES[tree["kind"]]} | ({"spoken": SPEECH} if tree["kind"] == "video" else {})
+        named = {name: {"rules": rules} for name, rules in profiles.items() if filters.get(name) is None}
+        return {**tree, "filters": {**filters, **named}}
 
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:

@@ -60,9 +60,11 @@ class ImageSettings(Settings):
     min_image_size: int = Field(
         default=0, ge=0, description="Shortest side of the source in pixels; shorter is too_small."
     )
-    max_image_area: float | None = Field(default=None, gt=0, description="Pixels of the source; more is image_area.")
+    max_image_area: float | None = Field(
+        default=None, gt=0, description="Pixels of the source; more is image_area; null: any."
+    )
     max_aspect_ratio: float | None = Field(
-        default=None, ge=1, description="Longer over shorter side; more is aspect_ratio."
+        default=None, ge=1, description="Longer over shorter side; more is aspect_ratio; null: any."
     )
     max_pixels: int = Field(
         default=50_000_000,

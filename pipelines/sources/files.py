@@ -37,9 +37,10 @@ class Files(Settings):
         "command runs.",
     )
     dataset: str | None = Field(None, description="Data set named in samples; the source's name if null.")
-    release: str | None = Field(None, description="Release of the data set, kept with each sample.")
+    release: str | None = Field(None, description="Release of the data set, kept with each sample; null: none stated.")
     license: str | None = Field(
-        None, description="Licence of the list, as an SPDX id; it does not cover the items that the list names."
+        None,
+        description="Licence of the list, as an SPDX id; it does not cover the items that it names; null: none stated.",
     )
     part_bytes: int = Field(64 << 20, gt=0, description="Approximate size of the parts of a plain line file.")
     part_rows: int = Field(100_000, gt=0, description="Maximum rows of a part of several row groups (parquet).")

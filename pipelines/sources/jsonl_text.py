@@ -39,7 +39,7 @@ class JsonlTextSettings(Files):
     exclude_components: Literal["default"] | list[str] | None = Field(
         None,
         description="Components of The Pile to exclude: 'default' (Books3 and others with known objections), or a "
-        "list, which may be empty. Required if the rows name their component.",
+        "list, which may be empty. Required if the rows name their component; null: they do not.",
     )
 
     @property

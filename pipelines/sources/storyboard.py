@@ -257,6 +257,8 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     duration = number(meta.get("duration")) if isinstance(meta, dict) else None
     names = {int(m[1]): name for name in sample.parts if (m := re.fullmatch(r"(\d+)\.(png|jpg|webp)", name))}
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
+    total = int(count) if count is not None and count > 0 else len(names)
+    times = tile_times(total, duration)[0] if duration is not None and total else []
     last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
     frames = _Frames()
@@ -264,7 +266,7 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
         if text := clean_text(texts.get(f"{index}.txt", "")):
             segments.append(Segment("text", text, role="transcript", generator="automatic captions"))
         if index in names:
-            t = index * duration / (count or len(names)) if duration is not None else None
+            t = times[min(index, len(times) - 1)] if times else None
             segments.append(frames.add(sample.parts[names[index]], t))
     if not frames.times:
         raise RowError("missing_images")

@@ -71,14 +71,16 @@ class UrlTableSettings(Files):
     columns: dict[str, str] = Field(
         default={}, description="Column for url, caption, width, ... if several match or none is known"
     )
-    header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
-    generator: str | None = Field(None, description="Model that wrote the captions, if one did")
+    header: list[str] | None = Field(
+        None, description="Names of the columns of csv and tsv files without a header; null: as the first line shows"
+    )
+    generator: str | None = Field(None, description="Model that wrote the captions; null: none did")
     accept_withdrawn: bool = Field(
         False, description="Read the original LAION lists although they were withdrawn for Re-LAION"
     )
     block_list: str | None = Field(
         None,
-        description="File of URLs or ids to drop, one per line; with it the original LAION lists may be read",
+        description="File of URLs or ids to drop, one per line; it allows the original LAION lists; null: none",
     )
 
 

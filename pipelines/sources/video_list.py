@@ -51,9 +51,11 @@ class VideoListSettings(Files):
 
     format: Literal["video_list"] = "video_list"
     columns: dict[str, str] = Field(default={}, description="Column for url, caption, ... if several match")
-    header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
+    header: list[str] | None = Field(
+        None, description="Names of the columns of csv and tsv files without a header; null: as the first line shows"
+    )
     basis: str | None = Field(
-        None, description="Basis on which you hold WebVid, which its author withdrew; stored as its licence"
+        None, description="Basis on which you hold WebVid, which its author withdrew; stored as its licence; null: none"
     )
     url_template: str = Field(
         "https://www.youtube.com/watch?v={id}", description="URL of a video, for HowTo100M, which lists ids"

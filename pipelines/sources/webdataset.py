@@ -41,7 +41,7 @@ class WebDatasetSettings(Files):
     """Tars (also .tar.gz) whose samples are of the source's kind; others are dropped."""
 
     format: Literal["webdataset"] = "webdataset"
-    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs, if one did")
+    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs; null: none did")
     image_side: Literal["before", "after"] = Field("before", description="MMC4: where to put an image, by its sentence")
 
 
