@@ -133,6 +133,14 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherCaption:
+    """A caption that the data set gives beside the one that is used, by the name of its column."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """Build that made the sample. `dedup_group` is shared by everything that must stay in one split."""
 
@@ -147,7 +155,8 @@ class Build:
 class Document:
     """One sample, or one candidate for it.
 
-    `extras` are additional keys at the JSON's root that other readers expect (img2dataset's for pairs).
+    `extras` are additional keys at the JSON's root: those that other readers expect (img2dataset's for pairs), and
+    `other_captions`.
     """
 
     kind: Kind

@@ -26,7 +26,7 @@ from pipelines.sources.archived_page import kinds_of, parse_record
 from pipelines.sources.files import Part
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import excerpt, judge_text, masked_excerpt
+from pipelines.text.judging import excerpt, judge_text, masked_excerpt, shown_url
 from pipelines.web import urls
 from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
@@ -135,6 +135,7 @@ class _Candidates:
                         reason=judged.reason,
                         unit="document",
                         key=candidate.document.key,
+                        url=shown_url(candidate.document, (r.url for r in candidate.requests)),
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
                         excerpt=excerpt(candidate.document, settings.filters),
@@ -279,8 +280,17 @@ class _ExtractPart(beam.DoFn):
                 continue
             candidates = KIND_FUNCTIONS[source.kind](page, origin, name, source.pages)
             if not verdict.images_allowed and source.kind in NEEDS_IMAGES:
-                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document", url=None)
-                found.add(name, [replace(lost, key=c.document.key) for c in candidates])
+                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document")
+                refused = [
+                    replace(
+                        lost,
+                        key=c.document.key,
+                        url=shown_url(c.document, (r.url for r in c.requests)),
+                        excerpt=c.document.text,
+                    )
+                    for c in candidates
+                ]
+                found.add(name, refused)
                 continue
             found.add(name, [replace(c, record=row.record) for c in candidates])
 

@@ -34,7 +34,7 @@ from pipelines.media.requests import MediaSettings, fetch_media, rendition, stor
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
+from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt, shown_url
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
@@ -224,7 +224,7 @@ class _CompletePart(beam.DoFn):
             if isinstance(judged, Refusal):
                 said = excerpt(result.document or document, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=said, detail=judged.detail)
-                tally.drop(drop)
+                tally.drop(replace(drop, url=shown_url(candidate.document, (r.url for r in candidate.requests))))
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue

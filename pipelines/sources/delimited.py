@@ -19,6 +19,7 @@ from pipelines.sources.files import Part
 from pipelines.sources.origin import BrokenFileError, RowError
 
 DELIMITERS = (",", ";", "\t", "|")
+_SHOWN = 2_000  # characters of a row that cannot be read, for its drop
 _SHOWN_BYTES = 1 << 20  # of the beginning, by which the quoting is told
 PEEKED_ROWS = 100
 """First rows of a file, by which its columns are told."""
@@ -132,7 +133,8 @@ def open_delimited(
             if isinstance(row, RowError):
                 yield locator, row
             elif len(row) != len(columns):
-                yield locator, RowError("malformed_row", f"{len(row)} fields where {len(columns)} are expected")
+                detail = f"{len(row)} fields where {len(columns)} are expected"
+                yield locator, RowError("malformed_row", detail, text=" ".join(row)[:_SHOWN])
             else:
                 yield locator, dict(zip(columns, row, strict=True))
 
@@ -184,5 +186,6 @@ def _cells(part: Part, dialect: Dialect) -> Cells:
                 if not row:
                     continue
                 is_text = not any("\ud800" <= c <= "\udfff" for cell in row for c in cell)
-                yield str(number), row if is_text else RowError("not_utf8")
+                shown = " ".join(row)[:_SHOWN].encode("utf-8", "replace").decode()
+                yield str(number), row if is_text else RowError("not_utf8", text=shown)
             number += 1

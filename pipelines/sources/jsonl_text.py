@@ -90,7 +90,8 @@ def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
     try:
         yield "0", data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        yield "0", RowError("not_utf8", error.reason)
+        shown = data[:2_000].decode("utf-8", "replace")
+        yield "0", RowError("not_utf8", error.reason, text=shown)
 
 
 def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: JsonlTextSettings) -> Candidate:

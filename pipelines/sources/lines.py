@@ -23,6 +23,7 @@ from pipelines.sources.origin import BrokenFileError, RowError
 
 MAX_RECORD_BYTES = 256 << 20  # of one line: MMC4 with inline images reaches tens of MB
 _CHUNK = 64 << 10
+_SHOWN = 2_000  # bytes or characters of a line that cannot be read, for its drop
 
 
 class _Chunks(io.RawIOBase):
@@ -128,7 +129,8 @@ def read_text_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         try:
             yield str(offset), line.decode("utf-8")
         except UnicodeDecodeError as error:
-            yield str(offset), RowError("not_utf8", str(error.reason))
+            shown = line[:_SHOWN].decode("utf-8", "replace")
+            yield str(offset), RowError("not_utf8", str(error.reason), text=shown)
 
 
 def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
@@ -144,10 +146,15 @@ def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            value = RowError("malformed_row", str(error))
+            value = RowError("malformed_row", str(error), text=line[:_SHOWN])
         if locator == "0" and not line.lstrip().startswith("{"):
             raise UserError(f"{part.path}: not a JSON Lines file: its first line is not a JSON object")
-        yield locator, value if isinstance(value, dict | RowError) else RowError("malformed_row", "no JSON object")
+        yield (
+            locator,
+            value
+            if isinstance(value, dict | RowError)
+            else RowError("malformed_row", "no JSON object", text=line[:_SHOWN]),
+        )
 
 
 def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:

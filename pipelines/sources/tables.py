@@ -263,4 +263,7 @@ def _parquet_columns(path: str) -> tuple[str, ...]:
 
 def _item_rows(part: Part) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
     for locator, value in lines.read_json_items(part.path):
-        yield locator, value if isinstance(value, dict) else RowError("malformed_row", "no JSON object")
+        yield (
+            locator,
+            value if isinstance(value, dict) else RowError("malformed_row", "no JSON object", text=str(value)[:2_000]),
+        )

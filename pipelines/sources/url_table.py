@@ -8,12 +8,13 @@ be known from it; its licence does not cover the images.
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipelines.candidate import Candidate, MediaRequest
-from pipelines.document import Kind, Media, Score, Segment
+from pipelines.document import Kind, Media, OtherCaption, Score, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
@@ -44,6 +45,9 @@ SYNTHETIC = {
     "capsfusion": "CapsFusion-LLaMA",
     "laion_coco": "BLIP, best of several by CLIP (LAION-COCO)",
 }
+
+# Columns of captions beside the one that is used; the first is the alt text as published.
+OTHER_CAPTIONS = ("laion_2b", "laion_coco", "capsfusion")
 
 SCORES = (
     "similarity",
@@ -135,7 +139,8 @@ def pair_of(
     if not caption:
         raise RowError("missing_caption", url=url)
     generator = SYNTHETIC.get(columns["caption"].lower(), generator)
-    alt = row.get(columns["alt"]) if "alt" in columns else None
+    others = _other_captions(row, columns["caption"], caption)
+    alt = row.get(columns["alt"]) if "alt" in columns else others.get(OTHER_CAPTIONS[0])
     licence = row.get(columns["license"]) if "license" in columns else None
     has_licence = isinstance(licence, str) and licence.strip() not in ("", "?")
     page = page_url(row.get(columns["page_url"])) if "page_url" in columns else None
@@ -165,7 +170,18 @@ def pair_of(
         scores=row_scores(row, columns),
         page_url=page,
     )
+    if others:
+        listed = [asdict(OtherCaption(name, caption)) for name, caption in others.items()]
+        document = replace(document, extras={"other_captions": listed})
     return Candidate(document, (MediaRequest("image", url, page),))
+
+
+def _other_captions(row: Mapping[str, Any], used: str, caption: str) -> dict[str, str]:
+    """Return CapsFusion's captions that are not the one used, cleaned, by column."""
+    lowered = {str(name).lower(): value for name, value in row.items()}
+    texts = {name: lowered.get(name) for name in OTHER_CAPTIONS if name != used.lower()}
+    cleaned = {name: clean_caption(text) for name, text in texts.items() if isinstance(text, str)}
+    return {name: text for name, text in cleaned.items() if text not in ("", caption)}
 
 
 def find_columns(

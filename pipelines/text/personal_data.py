@@ -152,7 +152,10 @@ def mask_document(document: Document) -> Document:
 
 
 def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
-    """Extras with the caption masked; it repeats a segment, so that its findings are counted there."""
+    """Extras with their captions masked; `caption` repeats a segment, so that its findings are counted there."""
+    if others := extras.get("other_captions"):
+        masked_others = [{**other, "text": mask(str(other["text"])).text} for other in others]
+        extras = {**extras, "other_captions": masked_others}
     caption = extras.get("caption")
     if not isinstance(caption, str):
         return extras
