@@ -18,12 +18,14 @@ from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.layout import candidates_folder, crawl_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import Page
-from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
-from pipelines.sources.files import Part
+from pipelines.sources.files import Part, reading
+from pipelines.sources.input_files import forget_inputs, record_inputs
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
 from pipelines.text.judging import excerpt, judge_text, masked_excerpt, shown_url
@@ -71,6 +73,7 @@ class _ListTask:
     name: str
     source: str
     part: Part
+    content: str  # hash of the file, and of those that are read with it
 
 
 _Task = _CrawlTask | _ListTask
@@ -186,7 +189,8 @@ class _ExtractPart(beam.DoFn):
 
     def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
         if isinstance(task, _ListTask):
-            return stage_inputs(VERSION, _source_settings(self._spec.sources[task.source]), asdict(task.part))
+            settings = _source_settings(self._spec.sources[task.source])
+            return stage_inputs(VERSION, settings, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
@@ -206,7 +210,8 @@ class _ExtractPart(beam.DoFn):
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
-        found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
+        with reading(task.part.path):
+            found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
 
     def _extract_pages(self, task: _CrawlTask, duplicates: dict[int, str], found: _Candidates) -> None:
         crawl, ledger = task.crawl, crawl_folder(self._out, task.crawl).file(task.ledger, ".parquet")
@@ -356,17 +361,46 @@ def _duplicates(grouped: tuple[str, Iterable[_PagePlace]]) -> Iterator[tuple[str
         yield other.task, _Duplicate(other.offset, kept.url)
 
 
+def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
+    """Return the parts of all lists; their files are hashed on the way.
+
+    Raises:
+        UserError: If one cannot be had, or is not of its format.
+    """
+    inputs = {name: source.input for name, source in spec.sources.items() if not isinstance(source.input, CrawlInput)}
+    parts = {name: FORMATS[settings.format].parts(settings) for name, settings in inputs.items()}
+    others = {name: FORMATS[settings.format].beside(settings) for name, settings in inputs.items()}
+    listed = {
+        name: [*((p.path, p.name) for p in parts[name]), *((other.path, other.name) for other in others[name])]
+        for name in inputs
+    }
+    forget_inputs(out, [*spec.crawls, *inputs])
+    found: dict[tuple[str, str], InputFile] = {}
+    for name, files in listed.items():
+        with reading(f"sources.{name}"):
+            found |= record_inputs(out, {name: files})
+    contents: dict[tuple[str, str | None], list[Any]] = {}
+    for name in inputs:
+        for other in others[name]:
+            contents.setdefault((name, other.of), []).append(found[name, other.path].content)
+    return [
+        _ListTask(
+            f"{name}-{i:05d}",
+            name,
+            part,
+            digest(found[name, part.path].content, contents.get((name, part.path)), contents.get((name, None))),
+        )
+        for name in inputs
+        for i, part in enumerate(parts[name])
+    ]
+
+
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Extract the candidates of all sources from what was crawled and from the lists."""
     crawled = [
         _CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
     ]
-    listed = [
-        _ListTask(f"{name}-{i:05d}", name, part)
-        for name, source in spec.sources.items()
-        if not isinstance(source.input, CrawlInput)
-        for i, part in enumerate(FORMATS[source.input.format].parts(source.input))
-    ]
+    listed = _list_tasks(spec, out)
     tasks: list[_Task] = [*crawled, *listed]
     folder = candidates_folder(out)
     ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}

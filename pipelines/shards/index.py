@@ -17,6 +17,7 @@ import yaml
 from braceexpand import braceexpand
 
 from pipelines import storage
+from pipelines.code_version import code_version
 from pipelines.document import Decision, Document, Kind, Provenance, Split
 from pipelines.errors import UserError
 from pipelines.funnel import FunnelRow
@@ -138,6 +139,7 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
         funnel=tuple(_funnel_row(name, shards) for name in names),
         tools=dict(tools or {}),
         source_names=tuple(names),
+        code=code_version(),
     )
     write_manifest(corpus, manifest)
     return Indexed(manifest, tuple(notes))

@@ -16,7 +16,7 @@ from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.shards.tar_samples import TarSample
-from pipelines.sources.files import Files, Part, whole_files
+from pipelines.sources.files import Beside, Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
 from pipelines.video.storyboard_sheets import (
     Level,
@@ -50,6 +50,23 @@ def parts(settings: StoryboardSettings) -> list[Part]:
         if not part.path.endswith((".mhtml", ".info.json")):
             raise UserError(f"{part.path}: should be a .mhtml, or the .info.json next to its sheets")
     return found
+
+
+def beside(settings: StoryboardSettings) -> list[Beside]:
+    """Return what lies beside each video's file: information, sheets and subtitles."""
+    found: list[Beside] = []
+    for part in whole_files(settings):
+        stem = part.path.removesuffix(".mhtml").removesuffix(".info.json")
+        folder = len(part.path) - len(part.name)
+        others = [path for path in _beside(stem) if path != part.path and _is_read(path[len(stem) :])]
+        found += [Beside(path, path[folder:], part.path) for path in others]
+    return found
+
+
+def _is_read(ending: str) -> bool:
+    """Return whether a file whose name begins with a video's is read with it."""
+    is_text = any(ending.startswith(".") and ending.endswith(f".{format}") for format in PREFERRED_FORMATS)
+    return is_text or ending == ".info.json" or _SHEET.fullmatch(ending) is not None
 
 
 def read(part: Part, settings: StoryboardSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:

@@ -18,7 +18,7 @@ from pipelines.document import Kind, Media, OtherCaption, Score, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
-from pipelines.sources.files import Files, Part
+from pipelines.sources.files import Beside, Files, Part, asked_for
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
 from pipelines.sources.tables import open_table, peeked, require_text, table_parts
 from pipelines.web.licenses import license_id
@@ -91,6 +91,12 @@ class UrlTableSettings(Files):
 def parts(settings: UrlTableSettings) -> list[Part]:
     """Split the list at row groups or lines."""
     return table_parts(settings)
+
+
+def beside(settings: UrlTableSettings) -> list[Beside]:
+    """Return the block list, if there is one."""
+    path = settings.block_list
+    return [Beside(path, path.rpartition("/")[2])] if path else []
 
 
 def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
@@ -262,4 +268,5 @@ def _is_withdrawn(name: str, columns: set[str], settings: UrlTableSettings) -> b
 
 @functools.lru_cache(maxsize=2)
 def _block_list(path: str) -> frozenset[str]:
-    return frozenset(line.strip() for _, line in lines.read_text_lines(Part(path, path)) if isinstance(line, str))
+    with asked_for(path):
+        return frozenset(line.strip() for _, line in lines.read_text_lines(Part(path, path)) if isinstance(line, str))
