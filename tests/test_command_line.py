@@ -290,7 +290,7 @@ def test_a_worker_that_is_killed_fails_the_run_in_one_line(tmp_path):
             os.kill(worker, signal.SIGKILL)
         printed, err = process.communicate(timeout=60)
         assert (process.returncode, printed) == (1, "")
-        assert err == "error: a worker process was killed, as for want of memory; rerun to go on where it was\n"
+        assert err == "error: a worker process was killed, possibly for lack of memory; rerun to go on where it was\n"
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)
