@@ -73,7 +73,7 @@ RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Ask agai
 @stage_options
 @RETRY
 def corpus(retry: str | None, **values: Any) -> None:
-    """Build a corpus, all stages; rerun to go on where it was."""
+    """Build a corpus, all stages; rerun to continue."""
     from pipelines.corpus import build_corpus
 
     build_corpus(*_prepare(values), retry=retry is not None)
