@@ -328,8 +328,8 @@ def test_settings_load_nothing_of_img2dataset():
 
 def test_threads_that_resize_leave_the_process_its_output():
     code = """
-import sys, numpy
-from pipelines.drop_reasons import IMAGE_FILES
+import numpy
+from concurrent.futures import ThreadPoolExecutor
 from pipelines.images.normalise import ImageSettings, normalise_pixels
 pixels = numpy.zeros((900, 900, 3), numpy.uint8)
 with ThreadPoolExecutor(8) as threads:
