@@ -21,7 +21,7 @@ from pipelines.running.beam_internals import Abort, runner_with_workers, serve_w
 
 _PRELOAD = ["pipelines.forkserver_preload"]
 _STOP_SECONDS = 10
-LOST_WORKER = "a worker process was killed, possibly for lack of memory; rerun to go on where it was"
+LOST_WORKER = "a worker process was killed, possibly for lack of memory; rerun to continue"
 
 _context: ForkServerContext | None = None
 
