@@ -25,7 +25,7 @@ class Worker(Protocol):
 
 
 Abort = Callable[[Exception], None]
-"""Fails the run with an error: whatever a worker is asked from now on raises it."""
+"""Fails the run: every further request to the worker raises the error."""
 
 StartWorker = Callable[[str, str, Abort], Worker]
 """Starts a process that calls `serve_worker` with these two addresses, and may abort the run."""
