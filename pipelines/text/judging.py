@@ -78,24 +78,24 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
     has_text = any(s.text for s in document.segments)
     if not has_text:
         return document if kind == "video" else Refusal("no_text")  # a video's text comes with its subtitles
-    told = _tell_language(document, filters)
-    if isinstance(told, Refusal):
-        return told
+    identified = _with_language(document, filters)
+    if isinstance(identified, Refusal):
+        return identified
     found: Document | Refusal
     if kind == "video":
-        found = _judge_part(told, filters.text_rules(kind), is_spoken=False)
+        found = _judge_part(identified, filters.text_rules(kind), is_spoken=False)
         found = found if isinstance(found, Refusal) else _judge_part(found, filters.spoken_rules, is_spoken=True)
     else:
-        found = _judge_all(told, filters.text_rules(kind))
+        found = _judge_all(identified, filters.text_rules(kind))
     if isinstance(found, Refusal):
         return found
     return mask_document(found) if filters.mask_personal_data else found
 
 
 def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
-    """Judge a video after its download, whose caption has been judged: language, and what is spoken."""
-    told = _tell_language(document, filters)
-    found = told if isinstance(told, Refusal) else _judge_part(told, filters.spoken_rules, is_spoken=True)
+    """Judge the language and the speech of a video after its download; its caption has been judged before."""
+    identified = _with_language(document, filters)
+    found = identified if isinstance(identified, Refusal) else _judge_part(identified, filters.spoken_rules, is_spoken=True)
     if isinstance(found, Refusal):
         return found
     return mask_document(found) if filters.mask_personal_data else found
@@ -109,7 +109,7 @@ def _judge_all(document: Document, rules: TextQuality) -> Document | Refusal:
 
 
 def _judge_part(document: Document, rules: TextQuality, *, is_spoken: bool) -> Document | Refusal:
-    """Judge what is spoken in a video, or the rest of its text; a document without such text passes."""
+    """Judge the speech of a video, or the rest of its text; a document without such text passes."""
 
     def belongs(segment: Segment) -> bool:
         return bool(segment.text) and (segment.t0 is not None or segment.role in _SPOKEN_ROLES) == is_spoken
@@ -125,7 +125,7 @@ def _judge_part(document: Document, rules: TextQuality, *, is_spoken: bool) -> D
     return replace(judged, segments=tuple(s if belongs(s) else next(others) for s in judged.segments))
 
 
-def _tell_language(document: Document, filters: TextFilters) -> Document | Refusal:
+def _with_language(document: Document, filters: TextFilters) -> Document | Refusal:
     settings = filters.language if filters.language is not None else LanguageSettings(min_score=None)
     (language,) = identify([document.text], settings.min_chars)
     if reason := judge_language(language, document.text, settings):

@@ -1,7 +1,11 @@
-"""Timed text: WebVTT, SubRip, TTML and YouTube's json3, srv1 and srv3 as one list of cues without repetition.
+"""Timed text in WebVTT, SubRip, TTML and YouTube's json3, srv1 and srv3, as one list of cues without repetition.
 
-Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. What repeats
-for that reason is removed, and only then: in human captions a repetition is a repetition.
+Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. Only such
+repetition is removed: in human captions a repeated line is spoken twice.
+
+pysubs2 (1.8 and 1.9 were tried) reads WebVTT as if it were SubRip: names of cues and NOTEs become text, a number that
+ends a text is lost, and a line with two word times is taken for a new cue. Of TTML it knows neither `dur`, frames and
+ticks nor times of a `div` or `span`.
 """
 
 import itertools
@@ -29,10 +33,10 @@ _NON_SPEECH = re.compile(r"\[[^\[\]\n]{0,60}\]|[♩♪♫♬🎵🎶]+|(?:^|(?<=
 
 
 class SubtitleSettings(Settings):
-    """What is kept of timed text."""
+    """Parts of timed text that are kept."""
 
     non_speech: Literal["strip", "keep"] = Field(
-        default="strip", description="[Music], notes and the speaker mark >>: taken out, or left in."
+        default="strip", description="[Music], notes and the speaker mark >>: removed or kept."
     )
 
 
@@ -48,7 +52,7 @@ class LostText:
 
 
 class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
-    """A file of timed text that cannot be used: why, and what was found."""
+    """A file of timed text that cannot be used: the reason, and the details."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -57,7 +61,7 @@ class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A line of timed text; seconds, `t0 < t1`, not overlapping the next."""
+    """A line of timed text; `t0 < t1` in seconds, and it does not overlap the next one."""
 
     t0: float
     t1: float
@@ -66,7 +70,7 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class Subtitles:
-    """Cues in time order; whether they rolled; the language if the file states one; what was stripped, counted.
+    """Cues in time order, whether they rolled, the language if the file states it, and the number of removed marks.
 
     `malformed` are the cues that could not be read.
     """
@@ -86,14 +90,14 @@ def parse_subtitles(
     charset: str | None = None,
     settings: SubtitleSettings | None = None,
 ) -> Subtitles:
-    """The cues of a file of timed text.
+    """Return the cues of a file of timed text.
 
     Args:
         data: The file.
-        format: Its format if its first characters do not show it.
-        is_automatic: Whether a machine wrote it; then repetition is removed even where no word times show it.
-        charset: Encoding that the server named; tried after UTF-8.
-        settings: What is kept.
+        format: Its format; None: as its first characters show.
+        is_automatic: Whether a machine wrote it; then repetition is removed even if no times of words show it.
+        charset: Encoding that the server states; tried after UTF-8.
+        settings: Parts that are kept.
 
     Raises:
         SubtitlesRejected: With its reason.
@@ -146,11 +150,10 @@ def lost_cues(subtitles: Subtitles, url: str | None) -> tuple[LostText, ...]:
 
 
 def choose_track(tracks: Sequence[Track], video_lang: str | None) -> Track | None:
-    """The track that says what is spoken, or None.
+    """Return the track that best represents the speech, or None.
 
-    A human track in the video's language, else the automatic one of the original speech, else any human track. Of
-    automatic tracks only the original counts (`<lang>-orig`, or the video's language): the others are translated
-    by a machine.
+    It is a human track in the video's language, else the automatic track of the original speech, else any human track.
+    Other automatic tracks than the original (`<lang>-orig`, or the video's language) are machine translations.
     """
     spoken = _primary(video_lang)
     texts = [t for t in tracks if t.kind in ("subtitles", "captions")]
@@ -172,7 +175,7 @@ def _declared_encoding(data: bytes) -> str | None:
 
 
 def _rolls(cues: list[RawCue]) -> bool:
-    """Whether lines with word times come again, plain, in the next cue: karaoke has the times, but not the return."""
+    """Return whether lines with times of words return as plain lines in the next cue; those of karaoke do not."""
     num_built = num_returned = 0
     for cue, following in itertools.pairwise(cues):
         built = [line for line, is_built in zip(cue.lines, cue.is_built, strict=False) if is_built]
@@ -182,10 +185,10 @@ def _rolls(cues: list[RawCue]) -> bool:
 
 
 def _without_repetition(cues: list[RawCue]) -> tuple[list[RawCue], bool]:
-    """Cues with only what is new in each, and whether anything was taken away.
+    """Return the cues with only the new text of each, and whether anything was removed.
 
-    A line that the cue before showed is not new, each of its lines being counted once, so that a word said twice
-    stays twice. Of what remains, a beginning of three words or more that ends the cue before is taken off.
+    A line that the previous cue showed is not new; each of its lines counts once, so that a word said twice is kept
+    twice. From the rest, a beginning of three or more words that is the end of the previous cue is removed.
     """
     kept: list[RawCue] = []
     shown: tuple[str, ...] = ()
@@ -211,7 +214,7 @@ def _without_repetition(cues: list[RawCue]) -> tuple[list[RawCue], bool]:
 
 
 def _finish(raw: list[RawCue], strips: bool) -> tuple[list[Cue], int]:
-    """Cleaned text, known ends, no overlap; and how many marks of non-speech were found."""
+    """Return the cues with clean text, known ends and no overlap, and the number of non-speech marks found."""
     texts: list[tuple[RawCue, str]] = []
     num_non_speech = 0
     for cue in raw:
@@ -223,7 +226,7 @@ def _finish(raw: list[RawCue], strips: bool) -> tuple[list[Cue], int]:
             texts.append((cue, text))
     cues: list[Cue] = []
     latest: float | None = None
-    following: float | None = None  # the next cue that starts later: of cues that start together none waits for another
+    following: float | None = None  # start of the next cue that starts later; cues that start together may overlap
     for cue, text in reversed(texts):
         if latest is not None and cue.t0 < latest:
             following = latest
