@@ -11,8 +11,9 @@ from pipelines.drop_reasons import Reason
 from pipelines.pages.block_writer import PageWriter
 from pipelines.pages.blocks import License, Link, Page
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
+from pipelines.pages.html import decode_html, parse_html
 from pipelines.pages.json_ld import read_json_ld
-from pipelines.pages.tree import Element, decode_html, parse_html
+from pipelines.pages.tree import Element
 from pipelines.web.urls import canonical_url, resolve
 
 __all__ = ["Page", "parse_page"]
