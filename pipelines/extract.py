@@ -31,7 +31,7 @@ from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 2
+VERSION = 3
 
 CANDIDATE_SCHEMA = pa.schema(
     [

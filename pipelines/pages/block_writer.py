@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pipelines.document import Role, clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.boilerplate import is_hidden
 from pipelines.pages.figures import Figure, is_caption, is_credit, is_figure, join_captions
+from pipelines.pages.formulas import is_formula_image
 from pipelines.pages.json_ld import Statements
 from pipelines.pages.media_elements import (
     Skipped,
@@ -23,10 +25,10 @@ from pipelines.pages.media_elements import (
     video_tracks,
     words_of_icon,
 )
-from pipelines.pages.tree import INLINE, INVISIBLE, Element
+from pipelines.pages.tree import INVISIBLE, Element
 from pipelines.web.urls import resolve
 
-_UNSEEN = INVISIBLE | {"head", "audio", "map", "input", "svg", "canvas", "iframe", "frame", "object", "embed"}
+_UNSEEN = INVISIBLE | {"head", "map", "input", "frame", "object", "embed"}
 _COUNTED: dict[str, Reason] = {
     "svg": "inline_svg",
     "canvas": "canvas",
@@ -100,6 +102,8 @@ class PageWriter:
             self.skipped["css_background"] += 1
         if element.is_boilerplate:
             self.skipped["boilerplate_image"] += element.num_images
+            if element.is_block and not is_hidden(element):
+                self._break()
         elif tag == "img":
             self._image(element)
         elif tag == "br":
@@ -109,14 +113,17 @@ class PageWriter:
         elif tag in _UNSEEN:
             if tag in _COUNTED:
                 self.skipped[_COUNTED[tag]] += 1
-        elif tag in INLINE:
-            self._children(element)
         elif tag == "video":
             self._video(element)
+        elif is_formula_image(element):
+            self.skipped["formula_image"] += 1
+            self._children(element)
+        elif not element.is_block and not _is_custom_figure(element):
+            self._children(element)
         elif is_caption(element) and (icons := self._icons(element)) is not None:
             self.skipped.update(icons)
             self._caption(element)
-        elif tag == "pre":
+        elif tag in ("pre", "listing", "plaintext"):
             self._preformatted(element)
         elif tag in ("ul", "ol"):
             self._list(element)
@@ -250,7 +257,7 @@ class PageWriter:
             self._image(image)
 
     def _image(self, element: Element) -> None:
-        around = next((a for a in element.ancestors() if a.tag not in INLINE or a.tag == "a"), None)
+        around = next((a for a in element.ancestors() if a.is_block or a.tag == "a"), None)
         link = around.get("href") if around is not None and around.tag == "a" else None
         try:
             is_captioned = any(figure.has_caption for figure in self._figures)
@@ -377,6 +384,11 @@ class PageWriter:
             self._blocks[media[0] + 1] = _Text([whole], "caption")
         else:
             self._blocks.insert(figure.caption_at, _Text([caption], "title" if media else "body"))
+
+
+def _is_custom_figure(element: Element) -> bool:
+    """Return whether an element unknown to HTML is a figure or a caption, by its class."""
+    return "-" in element.tag and (is_figure(element) or is_caption(element))
 
 
 def _whole(text: str, default: int) -> int:

@@ -74,15 +74,23 @@ def mark_boilerplate(root: Element) -> None:
         stack.extend(child for child in children if not child.is_boilerplate)
 
 
+def is_hidden(element: Element) -> bool:
+    """Return whether readers do not see an element, by its attributes and its own style."""
+    if _is_only_formula(element):
+        return False  # for screen readers, but the image beside it shows the same
+    if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
+        return True
+    # An icon from a font, a decorative sign.
+    return element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math"
+
+
 def _prose(element: Element) -> int:
     return element.text_chars - element.link_chars
 
 
 def _is_boilerplate(element: Element, limit: float) -> bool:
-    if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
+    if is_hidden(element):
         return True
-    if element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math":
-        return True  # an icon from a font, a decorative sign
     if element.tag in _TAGS or element.get("role").lower() in _ROLES:
         return True
     if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
@@ -95,6 +103,11 @@ def _is_boilerplate(element: Element, limit: float) -> bool:
         and not (_NAMES.isdisjoint(names) and _WORDS.isdisjoint(element.words))
         and _prose(element) <= limit
     )
+
+
+def _is_only_formula(element: Element) -> bool:
+    """Return whether an element encloses nothing but a formula, as MediaWiki's MathML for screen readers."""
+    return [e.tag for e in element.elements] == ["math"] and element.text_chars == element.elements[0].text_chars
 
 
 def _is_site_header(element: Element) -> bool:

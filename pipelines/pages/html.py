@@ -1,4 +1,4 @@
-"""HTML bytes as a tree of elements.
+"""HTML bytes as a tree of elements: decoded characters, and formulas as text.
 
 Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because accessing a node through
 its binding costs more than the parse, and every later step accesses each node several times.
@@ -10,6 +10,7 @@ from typing import Any
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
 
+from pipelines.pages.formulas import is_tex_script, reduce_formulas
 from pipelines.pages.tree import INVISIBLE, Element
 
 MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
@@ -51,7 +52,7 @@ def decode_html(body: bytes, content_type: str | None = None) -> str:
 
 
 def parse_html(text: str) -> Element:
-    """Parse into the document's root, of tag `#document`; scripts are kept for JSON-LD only."""
+    """Parse into the document's root, of tag `#document`; of scripts only JSON and formulas are kept."""
     root = Element("#document", {}, None)
     open_elements = [root]
     found = [root]
@@ -69,12 +70,15 @@ def parse_html(text: str) -> Element:
             found.append(element)
         elif node.type == NodeType.TEXT:
             parent = open_elements[min(depth, len(open_elements)) - 1]
-            if parent.tag != "style" and (parent.tag != "script" or "json" in parent.attributes.get("type", "")):
+            if parent.tag != "style" and (
+                parent.tag != "script" or "json" in parent.attributes.get("type", "") or is_tex_script(parent)
+            ):
                 parent.children.append(node.value)
 
     document = HTMLTree.parse(text).document
     if document is not None:
         traverse_dom(document, enter)
+    reduce_formulas(found)
     for element in reversed(found):
         _add_up(element)
     return root

@@ -14,7 +14,7 @@ from pipelines.document import clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
-from pipelines.pages.tree import INLINE, Element, split_words
+from pipelines.pages.tree import Element, split_words
 from pipelines.web.urls import parse_srcset, resolve
 
 MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to this is used: enough for any encoder, bearable for hosts
@@ -178,7 +178,7 @@ def words_of_icon(image: Element) -> str:
     Empty for a file name, and for text that the surrounding text repeats.
     """
     alt = clean_text(" ".join(image.get("alt").split()))
-    block = next((a for a in image.ancestors() if a.tag not in INLINE), image)
+    block = next((a for a in image.ancestors() if a.is_block), image)
     is_word = 0 < len(alt) <= MAX_ICON_CHARS and alt[0] != "[" and not re.search(r"\.\w{3,4}$|^https?:", alt)
     if not is_word or image.get("role") in ("presentation", "none") or image.get("aria-hidden") == "true":
         return ""

@@ -4,7 +4,24 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
-INVISIBLE = frozenset({"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title"})
+# Elements whose text is not read as text: browsers do not show it (that of `noframes` and its like is raw markup), or
+# show it as a control, or as the reading of the characters below it (`rt`).
+INVISIBLE = frozenset(
+    {"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title", "svg", "audio"}
+    | {"canvas", "iframe", "noframes", "noembed", "xmp", "progress", "meter", "rt", "rp", "rtc"}
+)
+# Elements that begin and end a line: those that the HTML Standard's style sheet (15.3) displays as blocks, list items
+# and parts of tables, and `br`. All others stand in the line, those unknown to HTML among them, as browsers show them.
+BLOCKS = frozenset(
+    {"html", "body", "address", "blockquote", "center", "dialog", "div", "figure", "figcaption", "footer", "form"}
+    | {"header", "hr", "legend", "listing", "main", "p", "plaintext", "pre", "search", "article", "aside", "nav"}
+    | {"section", "h1", "h2", "h3", "h4", "h5", "h6", "hgroup", "dir", "dd", "dl", "dt", "menu", "ol", "ul", "li"}
+    | {"table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "td", "th", "fieldset", "details"}
+    | {"summary", "optgroup", "option", "frameset", "frame", "br"}
+)
+_DISPLAY = re.compile(r"(?:^|[;\s])display\s*:\s*([a-z-]+)", re.IGNORECASE)
+_BLOCK_DISPLAYS = frozenset({"block", "flex", "grid", "flow-root", "list-item", "table"})
+_PLAIN_BLOCKS = frozenset({"div", "p", "form"})  # which a style may put into the line; others mean more than a block
 
 
 class Element:
@@ -54,6 +71,16 @@ class Element:
         names = f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}"
         return split_words(names) if names != " " else frozenset()
 
+    @property
+    def is_block(self) -> bool:
+        """Whether it begins and ends a line, by its tag or by the `display` of its own style."""
+        is_block = self.tag in BLOCKS or (self.tag == "math" and self.attributes.get("display") == "block")
+        if (style := self.attributes.get("style")) and (stated := _DISPLAY.search(style)):
+            if self.tag in _PLAIN_BLOCKS:
+                return stated[1].lower() != "inline"
+            return is_block or stated[1].lower() in _BLOCK_DISPLAYS
+        return is_block
+
     def descendants(self, *tags: str) -> Iterator["Element"]:
         """Yield the elements below, in document order; only those with the given tags, if any."""
         stack = self.elements[::-1]
@@ -84,8 +111,9 @@ class Element:
             if isinstance(node, str):
                 pieces.append(node)
             elif node.tag not in INVISIBLE and not without(node):
-                pieces.append("" if node.tag in INLINE else " ")
-                stack.append("" if node.tag in INLINE else " ")
+                space = " " if node.is_block else ""
+                pieces.append(space)
+                stack.append(space)
                 stack.extend(node.children[::-1])
         return " ".join("".join(pieces).split())
 
@@ -96,15 +124,6 @@ class Element:
             for child in self.children
             if isinstance(child, str) or child.tag not in INVISIBLE
         )
-
-
-# Tags that do not break a line; all others do.
-INLINE = frozenset(
-    {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
-    | {"img", "kbd", "label", "mark", "math", "mi", "mn", "mo", "mrow", "nobr", "output", "picture", "q", "rp", "rt"}
-    | {"ruby", "s", "samp", "small", "span", "svg"}
-    | {"strike", "strong", "sub", "sup", "time", "tt", "u", "var", "wbr"}
-)
 
 
 @functools.lru_cache(maxsize=10_000)
