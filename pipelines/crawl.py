@@ -32,7 +32,7 @@ from pipelines.web.http_client import PoliteClient
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
 # `work/warc/<crawl>` for that.
-VERSION = 2
+VERSION = 3
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 

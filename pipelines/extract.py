@@ -236,7 +236,9 @@ class _ExtractPart(beam.DoFn):
         if record.refusal is not None:
             drop(record.refusal, record.truncated or record.mime)
             return
-        page = parse_page(record.body, row.url, content_type=record.content_type)
+        page = parse_page(
+            record.body, row.url, content_type=record.header("content-type"), detected_charset=record.identified_charset
+        )
         verdict = self._page_verdict(row, record, page)
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))

@@ -61,7 +61,12 @@ def _page_row(path: str, page: CrawledPage) -> LedgerRow:
     if page.warc_offset is None:
         return replace(row, outcome="record_without_offset", detail="the WARC is not compressed record by record")
     if row.outcome == FETCHED and page.is_html:
-        return replace(row, canonical_url=parse_page(page.body, url, content_type=page.content_type).canonical_url)
+        return replace(
+            row,
+            canonical_url=parse_page(
+                page.body, url, content_type=page.header("content-type"), detected_charset=page.identified_charset
+            ).canonical_url,
+        )
     return row
 
 

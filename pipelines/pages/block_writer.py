@@ -26,7 +26,7 @@ from pipelines.pages.media_elements import (
     words_of_icon,
 )
 from pipelines.pages.tree import INVISIBLE, Element
-from pipelines.web.urls import resolve
+from pipelines.web.urls import BaseUrl
 
 _UNSEEN = INVISIBLE | {"head", "map", "input", "frame", "object", "embed"}
 _COUNTED: dict[str, Reason] = {
@@ -60,7 +60,7 @@ class PageWriter:
         areas: `<area>` elements of each image map, by its name; removed once used.
     """
 
-    def __init__(self, base: str, statements: Statements, areas: dict[str, list[Element]]) -> None:
+    def __init__(self, base: BaseUrl, statements: Statements, areas: dict[str, list[Element]]) -> None:
         self.skipped: Counter[Reason] = Counter()
         self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
@@ -269,7 +269,7 @@ class PageWriter:
             if is_icon and "".join(self._pieces).strip():
                 self._pieces.append(words_of_icon(element))
             return
-        target = resolve(self._base, link) if link else None
+        target = self._base.resolve(link) if link else None
         last = self._blocks[-1] if self._blocks else None
         if isinstance(last, PageImage) and not "".join(self._pieces).strip():
             is_same = last.data == source.data if source.url is None else source.url in (last.url, last.link)
@@ -318,7 +318,7 @@ class PageWriter:
             self.skipped[skipped.reason] += 1
             return
         title = clean_text(" ".join((element.get("title") or element.get("aria-label")).split()))
-        poster = resolve(self._base, element.get("poster")) if element.get("poster") else None
+        poster = self._base.resolve(element.get("poster")) if element.get("poster") else None
         self._media(PageVideo(sources, video_tracks(element, self._base), None, title or None, poster))
 
     # Figures

@@ -15,7 +15,7 @@ from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.tree import Element, split_words
-from pipelines.web.urls import parse_srcset, resolve
+from pipelines.web.urls import BaseUrl, parse_srcset
 
 MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to this is used: enough for any encoder, bearable for hosts
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is excluded
@@ -77,7 +77,7 @@ def _pixels(element: Element, side: str) -> int | None:
     return int(style[1]) if style else None
 
 
-def choose_source(image: Element, base: str, link: str | None, *, is_captioned: bool = False) -> ImageSource:
+def choose_source(image: Element, base: BaseUrl, link: str | None, *, is_captioned: bool = False) -> ImageSource:
     """Return where to get the image that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
@@ -103,7 +103,7 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
                 except Skipped as skipped:
                     reason = skipped.reason
             continue
-        url = resolve(base, reference)
+        url = base.resolve(reference)
         path = urlsplit(url).path if url else ""
         if not url or _PLACEHOLDER_NAME.search(path):
             continue
@@ -278,7 +278,7 @@ def fraction_box(
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def video_sources(video: Element, base: str) -> tuple[str, ...]:
+def video_sources(video: Element, base: BaseUrl) -> tuple[str, ...]:
     """Return the canonical URLs of a `<video>`, in the page's order of preference.
 
     Raises:
@@ -286,13 +286,13 @@ def video_sources(video: Element, base: str) -> tuple[str, ...]:
     """
     references = [video.get("src"), video.get("data-src")]
     references += [source.get("src") or source.get("data-src") for source in video.descendants("source")]
-    urls = dict.fromkeys(url for reference in references if reference and (url := resolve(base, reference)))
+    urls = dict.fromkeys(url for reference in references if reference and (url := base.resolve(reference)))
     if not urls:
         raise Skipped("video_without_source")
     return tuple(urls)
 
 
-def video_tracks(video: Element, base: str) -> tuple[Track, ...]:
+def video_tracks(video: Element, base: BaseUrl) -> tuple[Track, ...]:
     """Return the `<track>` elements with spoken words; the default one first."""
     tracks = [
         t for t in video.descendants("track") if (t.get("kind").lower() or "subtitles") in ("subtitles", "captions")
@@ -306,5 +306,5 @@ def video_tracks(video: Element, base: str) -> tuple[Track, ...]:
             is_automatic=bool(re.search(r"\bauto(matic|-generated|matically)?\b", track.get("label"), re.IGNORECASE)),
         )
         for track in tracks
-        if track.get("src") and (url := resolve(base, track.get("src")))
+        if track.get("src") and (url := base.resolve(track.get("src")))
     )

@@ -58,14 +58,6 @@ class CrawledPage:
         return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
 
     @property
-    def content_type(self) -> str | None:
-        """The Content-Type, with the charset that the crawler detected if the server states none."""
-        stated = self.header("content-type") or self.identified_mime
-        if stated is None or self.identified_charset is None or "charset=" in stated.lower():
-            return stated
-        return f"{stated}; charset={self.identified_charset}"
-
-    @property
     def refusal(self) -> Reason | None:
         """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
         if self.status != 200:

@@ -195,39 +195,6 @@ def test_empty_and_hostile_bodies_make_empty_pages() -> None:
         parse_page(b"", "file:///etc/passwd")
 
 
-# Encodings
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding", "meta", "header"),
-    [
-        ("déjà vu", "utf-8", "", None),
-        ("déjà vu", "utf-8", "", "text/html; charset=iso-8859-1"),
-        ("déjà vu, crème brûlée", "iso-8859-1", "<meta charset=latin1>", None),
-        ("Привет, мир", "windows-1251", "", 'text/html; charset="windows-1251"'),
-        ("Привет, мир", "koi8-r", "<meta http-equiv=Content-Type content='text/html; charset=koi8-r'>", None),
-        ("日本語のテキスト", "shift_jis", "<meta charset=shift_jis>", "text/html"),
-        ("日本語のテキスト", "iso-2022-jp", "<meta charset=iso-2022-jp>", None),
-        ("日本語のテキストです。エンコーディングを当てる。", "euc_jp", "", None),
-        ("naïve “quotes”", "windows-1252", "<meta charset=nonsense>", None),
-        ("ünïcödé", "utf-16", "", None),
-    ],
-)
-def test_characters_come_right(text: str, encoding: str, meta: str, header: str | None) -> None:
-    body = f"<html><head>{meta}</head><body><p>{text}</p></body></html>".encode(encoding)
-    assert shown(parse_page(body, URL, content_type=header)) == [text]
-
-
-def test_a_broken_byte_does_not_change_the_encoding() -> None:
-    body = "<meta charset=utf-8><p>größer, schöner, süßer, müßig, Öl</p>".encode() + b"<p>\xff</p>"
-    assert shown(parse_page(body, URL)) == ["größer, schöner, süßer, müßig, Öl", "\ufffd"]
-
-
-def test_a_wrong_declaration_of_utf8_is_seen_through() -> None:
-    body = b"<meta charset=utf-8><p>" + "ÄÖÜ äöü ß é è".encode("windows-1252") + b"</p>"
-    assert shown(parse_page(body, URL)) == ["ÄÖÜ äöü ß é è"]
-
-
 # Boilerplate
 
 FURNITURE = [
