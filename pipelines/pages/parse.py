@@ -11,7 +11,8 @@ from pipelines.drop_reasons import Reason
 from pipelines.pages.block_writer import PageWriter
 from pipelines.pages.blocks import License, Link, Page
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
-from pipelines.pages.html import decode_html, parse_html
+from pipelines.pages.charset import decode_html
+from pipelines.pages.html import parse_html
 from pipelines.pages.json_ld import read_json_ld
 from pipelines.pages.tree import Element
 from pipelines.web.urls import BaseUrl, canonical_url

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.pages.html import decode_html
+from pipelines.pages.charset import decode_html
 from pipelines.pages.parse import parse_page
 from tests.pipelines.pages.parsed import URL, shown
 
