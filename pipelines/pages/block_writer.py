@@ -14,6 +14,7 @@ from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageV
 from pipelines.pages.boilerplate import is_hidden
 from pipelines.pages.figures import Figure, is_caption, is_credit, is_figure, join_captions
 from pipelines.pages.formulas import is_formula_image
+from pipelines.pages.image_references import held_references, holds_background, is_image_name
 from pipelines.pages.json_ld import Statements
 from pipelines.pages.media_elements import (
     Skipped,
@@ -98,7 +99,7 @@ class PageWriter:
 
     def _element(self, element: Element) -> None:
         tag = element.tag
-        if "url(" in element.attributes.get("style", ""):
+        if holds_background(element):
             self.skipped["css_background"] += 1
         if element.is_boilerplate:
             self.skipped["boilerplate_image"] += element.num_images
@@ -111,10 +112,12 @@ class PageWriter:
         elif tag in ("noscript", "button"):
             self._images_only(element)
         elif tag in _UNSEEN:
-            if tag in _COUNTED:
-                self.skipped[_COUNTED[tag]] += 1
+            if reason := "chrome_image" if tag == "input" and element.get("type") == "image" else _COUNTED.get(tag):
+                self.skipped[reason] += 1
         elif tag == "video":
             self._video(element)
+        elif _is_custom_image(element):
+            self.skipped["custom_image"] += 1
         elif is_formula_image(element):
             self.skipped["formula_image"] += 1
             self._children(element)
@@ -384,6 +387,12 @@ class PageWriter:
             self._blocks[media[0] + 1] = _Text([whole], "caption")
         else:
             self._blocks.insert(figure.caption_at, _Text([caption], "title" if media else "body"))
+
+
+def _is_custom_image(element: Element) -> bool:
+    """Return whether an empty element unknown to HTML names an image, which a script shows."""
+    is_empty = "-" in element.tag and not element.text_chars and not any(element.descendants("img", "picture", "video"))
+    return is_empty and (is_image_name(element.get("src")) or bool(held_references(element)))
 
 
 def _is_custom_figure(element: Element) -> bool:

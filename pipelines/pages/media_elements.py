@@ -14,21 +14,16 @@ from pipelines.document import clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
+from pipelines.pages.image_references import best_of_srcset, held_references
 from pipelines.pages.tree import Element, split_words
-from pipelines.web.urls import BaseUrl, parse_srcset
+from pipelines.web.urls import BaseUrl
 
-MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to this is used: enough for any encoder, bearable for hosts
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is excluded
 MAX_DATA_URI_BYTES = 10_000_000  # of an inline image
 MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
 MAX_ICONS = 50  # images in one block: each searches the block's text
 
-_LAZY_SRC = (  # OBELICS' list, and the attributes of other lazy loaders
-    *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-img-src", "data-src-fg", "data-scroll-image"),
-    *("data-lateloadsrc", "data-gt-lazy-src", "src2", "data-orig-file", "data-full-url", "data-image", "data-url"),
-)
-_LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
 _PLACEHOLDER_NAME = re.compile(
     r"(^|/)(blank|spacer|placeholder|transparent|loading|loader|lazy|lazyload|empty|grey|gray|dummy|pixel|clear|px|1x1)"
     r"([._-]?(\d+|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
@@ -126,31 +121,19 @@ def _references(image: Element) -> Iterator[str]:
         # A source for narrow screens is a crop, and fewer readers know AVIF: each is a last resort.
         sources.sort(key=lambda s: ("max-width" in s.get("media"), "avif" in s.get("type")))
         for source in sources:
-            for name in ("srcset", *_LAZY_SRCSET):
-                yield from _best_of_srcset(source.get(name))
-    for name in ("srcset", *_LAZY_SRCSET):
-        yield from _best_of_srcset(image.get(name))
-    lazy = [image.get(name) for name in _LAZY_SRC if image.get(name)]
+            yield from best_of_srcset(source.get("srcset"))
+            yield from held_references(source)
+    yield from best_of_srcset(image.get("srcset"))
+    late = held_references(image)
     src = image.get("src")
-    is_preview = bool(lazy) and not _LAZY_WORDS.isdisjoint(image.words)
-    yield from (reference for reference in ([*lazy, src] if is_preview else [src, *lazy]) if reference)
+    is_preview = bool(late) and (src[:5].lower() == "data:" or not _LAZY_WORDS.isdisjoint(image.words))
+    yield from (reference for reference in ([*late, src] if is_preview else [src, *late]) if reference)
     beside = image if parent is None or parent.tag != "picture" else parent
     for neighbour in beside.neighbours():
         if neighbour.tag == "noscript":
             for other in neighbour.descendants("img"):
-                yield from _best_of_srcset(other.get("srcset"))
+                yield from best_of_srcset(other.get("srcset"))
                 yield other.get("src")
-
-
-def _best_of_srcset(value: str) -> list[str]:
-    """Return the widest candidate within the cap, else the narrowest; by density the highest. Skips data URIs."""
-    candidates = [c for c in parse_srcset(value) if not c.reference.lower().startswith("data:")] if value else []
-    wide = [c for c in candidates if c.width is not None]
-    if wide:
-        within = [c for c in wide if (c.width or 0) <= MAX_SRCSET_WIDTH]
-        chosen = max(within, key=lambda c: c.width or 0) if within else min(wide, key=lambda c: c.width or 0)
-        return [chosen.reference]
-    return [max(candidates, key=lambda c: c.density or 0).reference] if candidates else []
 
 
 def _refuse_chrome(image: Element, link: str | None) -> None:
