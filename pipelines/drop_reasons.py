@@ -6,8 +6,9 @@ A drop names its stage, its unit (what was counted) and its reason. A request's 
 from typing import Literal, NamedTuple, NewType
 
 Stage = Literal["crawl", "extract", "fetch", "filter", "shard"]
-Unit = Literal["page", "element", "document", "video", "media", "sample"]
-"""What is counted: an element is what a page embeds (an image, a video, a frame of another page), media are images."""
+Unit = Literal["page", "block", "element", "document", "video", "media", "sample"]
+"""What is counted: a block is a piece of a page's text (a paragraph, heading, list or table), an element is what a page
+embeds (an image, a video, a frame of another page), media are images."""
 
 HttpReason = NewType("HttpReason", str)
 """`http_<status>`, which stands in the table once for all statuses; `http_reason` makes one."""
@@ -71,6 +72,7 @@ DeclaredReason = Literal[
     "not_html",
     "truncated_page",
     # elements of pages
+    "host_boilerplate",
     "boilerplate_image",
     "tracking_pixel",
     "small_image",
@@ -276,6 +278,7 @@ PAGES: dict[str, str] = {
     "truncated_page": "the page was cut when it was fetched",
 }
 ELEMENTS: dict[str, str] = {
+    "host_boilerplate": "the same words or image on most pages of the host",
     "boilerplate_image": "an image inside navigation, a footer or an aside",
     "tracking_pixel": "declared at most 2 pixels wide or high",
     "small_image": "declared no wider or higher than an icon",

@@ -50,6 +50,7 @@ class _Text:
 
     lines: list[str]
     role: Role = "body"
+    is_quotation: bool = False
 
 
 class PageWriter:
@@ -75,6 +76,7 @@ class PageWriter:
         self._is_tight = False  # next text follows after one line break, without a blank line
         self._cells: list[str] | None = None  # of the table row being written
         self._figures: list[Figure] = []
+        self._num_quotations = 0  # enclosing ones
         self._num_texts = 0  # lines and paragraphs written so far
 
     def write(self, element: Element) -> None:
@@ -88,7 +90,10 @@ class PageWriter:
         end = len(self._blocks)
         while end and isinstance(last := self._blocks[end - 1], _Text) and last.role == "heading":
             end -= 1
-        return tuple(PageText("\n".join(b.lines), b.role) if isinstance(b, _Text) else b for b in self._blocks[:end])
+        return tuple(
+            PageText("\n".join(b.lines), b.role, b.is_quotation) if isinstance(b, _Text) else b
+            for b in self._blocks[:end]
+        )
 
     def _children(self, element: Element) -> None:
         for child in element.children:
@@ -142,9 +147,12 @@ class PageWriter:
         outer = self._role
         if element.tag in _HEADINGS:
             self._role = "heading"
+        is_quotation = element.tag == "blockquote"
         num_texts = self._num_texts
+        self._num_quotations += is_quotation
         self._children(element)
         self._break()
+        self._num_quotations -= is_quotation
         self._role = outer
         if element.tag == "dl":
             self._is_tight = self._depth > 0
@@ -175,10 +183,15 @@ class PageWriter:
         self._marker = ""
         self._num_texts += 1
         last = self._blocks[-1] if self._blocks else None
-        if self._is_tight and isinstance(last, _Text) and last.role == self._role:
+        new = _Text([text], self._role, is_quotation=self._num_quotations > 0)
+        if (
+            self._is_tight
+            and isinstance(last, _Text)
+            and (last.role, last.is_quotation) == (new.role, new.is_quotation)
+        ):
             last.lines.append(text)
         else:
-            self._blocks.append(_Text([text], self._role))
+            self._blocks.append(new)
         self._is_tight = self._depth > 0
 
     def _preformatted(self, element: Element) -> None:
