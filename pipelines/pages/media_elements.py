@@ -34,6 +34,7 @@ _CHROME_WORDS = frozenset(
     {"logo", "logos", "icon", "icons", "favicon", "sprite", "sprites", "avatar", "avatars", "gravatar", "badge"}
     | {"badges", "pixel", "spacer", "emoji", "emojis", "smiley", "smilies", "btn", "guiicon", "spinner"}
 )
+_VIDEO_ENDINGS = (".mp4", ".m4v", ".webm", ".ogv", ".mov")
 _ADMONITIONS = frozenset({"note", "tip", "warning", "caution", "important", "admonition"})
 _SHARE_LINK = re.compile(
     r"//(www\.)?(facebook\.com/(sharer|share)|(twitter|x)\.com/(intent|share)|pinterest\.\w+/pin/create"
@@ -267,12 +268,25 @@ def video_sources(video: Element, base: BaseUrl) -> tuple[str, ...]:
     Raises:
         Skipped: If there is none.
     """
-    references = [video.get("src"), video.get("data-src")]
-    references += [source.get("src") or source.get("data-src") for source in video.descendants("source")]
+    references = [video.get("src"), *_late_videos(video)]
+    for source in video.descendants("source"):
+        references += [source.get("src")] if source.get("src") else _late_videos(source)
     urls = dict.fromkeys(url for reference in references if reference and (url := base.resolve(reference)))
     if not urls:
         raise Skipped("video_without_source")
     return tuple(urls)
+
+
+def _late_videos(element: Element) -> list[str]:
+    """Return the references to videos in attributes other than `src`, which scripts set when the video is seen."""
+    others = [value.strip() for name, value in element.attributes.items() if name not in ("src", "poster", "title")]
+    known = element.get("data-src")
+    return ([known] if known else []) + [value for value in others if value != known and _is_video_name(value)]
+
+
+def _is_video_name(value: str) -> bool:
+    path = value.partition("?")[0].partition("#")[0]
+    return path.lower().endswith(_VIDEO_ENDINGS) and len(path.split()) == 1
 
 
 def video_tracks(video: Element, base: BaseUrl) -> tuple[Track, ...]:

@@ -40,6 +40,20 @@ def test_a_video_of_amp_is_a_video() -> None:
     assert shown(page) == ["<a.mp4>"]
 
 
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<video data-src=a.mp4></video>",
+        "<video data-lazy-video=a.mp4 poster=p.jpg data-poster=q.jpg></video>",
+        "<video><source data-litespeed-src='a.mp4?v=1'></video>",
+        "<video><source src=a.mp4 data-hd=b.mp4></video>",
+        "<video src=a.mp4 title=b.mp4></video>",
+    ],
+)
+def test_late_videos_are_found_as_well(markup: str) -> None:
+    assert [url.partition("?")[0] for url in parse(markup).videos[0].sources] == ["http://site.example/folder/a.mp4"]
+
+
 def test_a_shadow_root_shows_its_slots_in_place_of_what_its_host_holds() -> None:
     page = parse(
         "<my-card><template shadowrootmode=open><h2><slot name=title>Untitled</slot></h2><img src=s.jpg>"
