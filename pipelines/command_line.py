@@ -11,7 +11,7 @@ import click
 
 from pipelines.errors import RunError, UserError, full_disk
 
-RERUN = "; rerun to go on where it was"
+RERUN = "; rerun to continue"
 
 _ending = threading.Lock()  # held by the thread that prints how the command ends
 
@@ -23,7 +23,7 @@ def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
 
     Args:
         command: A command or a group of commands.
-        rerun: End of the line for a stopped command, which tells what a rerun does: `; rerun to go on`.
+        rerun: End of the line for a stopped command, which tells what a rerun does: `; rerun to continue`.
     """
     try:
         sys.exit(command(standalone_mode=False) or 0)

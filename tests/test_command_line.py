@@ -268,7 +268,7 @@ def test_a_stopped_run_ends_at_once_and_can_continue(tmp_path, number, workers, 
         (os.killpg if whole_group else os.kill)(process.pid, number)
         printed, err = process.communicate(timeout=300)
         assert process.returncode == 130, err
-        assert (printed, err.strip()) == ("", "error: stopped; rerun to go on where it was")
+        assert (printed, err.strip()) == ("", "error: stopped; rerun to continue")
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)
@@ -290,7 +290,7 @@ def test_a_worker_that_is_killed_fails_the_run_in_one_line(tmp_path):
             os.kill(worker, signal.SIGKILL)
         printed, err = process.communicate(timeout=60)
         assert (process.returncode, printed) == (1, "")
-        assert err == "error: a worker process was killed, as for want of memory; rerun to go on where it was\n"
+        assert err == "error: a worker process was killed, possibly for lack of memory; rerun to continue\n"
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)

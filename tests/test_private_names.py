@@ -25,21 +25,11 @@ INTERNAL_MODULES = (
 )
 """Without an underscore, but documented as internal or as experimental."""
 
-PUBLIC = {"os._exit"}
+PUBLIC = {"os._exit", "_make"}
 """With an underscore, but documented."""
 
 ELSEWHERE = {  # outside the modules of internals
-    "pipelines/running/local_workers.py": {
-        "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
-        "apache_beam.runners.portability.fn_api_runner.worker_handlers.GrpcWorkerHandler",
-        "apache_beam.runners.portability.fn_api_runner.worker_handlers.WorkerHandler",
-        "apache_beam.runners.worker.sdk_worker.SdkHarness",
-        "apache_beam.transforms.environments",
-        "multiprocessing.forkserver._forkserver",
-        "_stop",
-    },
-    "pipelines/running/runner.py": {"apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"},
-    "pipelines/forkserver_preload.py": {"apache_beam.runners.worker.sdk_worker"},
+    "pipelines/running/local_workers.py": {"multiprocessing.forkserver._forkserver", "_stop"},
     "tools/bench/training.py": {"_train", "_after"},  # ours: trainer.loop.Training
 }
 OVERRIDDEN = {  # private names that a library asks subclasses to define, by the class that does

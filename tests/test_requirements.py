@@ -23,7 +23,7 @@ def requirements(*extras: str) -> Iterator[Requirement]:
     for line in [*PROJECT["dependencies"], *(r for extra in extras for r in PROJECT["optional-dependencies"][extra])]:
         requirement = Requirement(line)
         if requirement.name == PROJECT["name"]:
-            yield from requirements(*requirement.extras)
+            yield from requirements(*sorted(requirement.extras))
         else:
             yield requirement
 

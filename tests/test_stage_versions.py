@@ -154,8 +154,8 @@ def test_what_a_stage_gives_again_redoes_nothing_after_it(
 def test_no_version_makes_anybody_be_asked_again(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = built.copy(tmp_path / "out")
     asked, before = built.web.requests(), times(out)
-    for module, name, *_ in UPDATES.values():
-        raise_version(monkeypatch, module, name)
+    for update in UPDATES.values():
+        raise_version(monkeypatch, *update.version)
     build_here(built.spec, out)
     assert built.web.requests() == asked
     assert redone(out, before) == {*FOLDERS, "tars", "manifest"} - {"media"}

@@ -12,7 +12,7 @@ from pipelines.web import urls
 from pipelines.web.http_client import is_transient
 
 State = Literal["requested_before", "requested_now", "found"]
-"""Whether an earlier round requested a URL, or this round before it was killed; else it is a seed or was linked to."""
+"""State of a URL: requested by an earlier round, requested by this round before it was killed, or only found."""
 
 
 class Mark(NamedTuple):

@@ -94,7 +94,9 @@ def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
                 yield from strings(node.args[place] if place < len(node.args) else None)
                 yield from (s for k in node.keywords if k.arg == name for s in strings(k.value))
             if called == "replace":
-                yield from (s for k in node.keywords if k.arg in ("reason", "reasons") for s in strings(k.value))
+                yield from (
+                    s for k in node.keywords if k.arg in ("reason", "reasons", "outcome") for s in strings(k.value)
+                )
             if called in ("append", "adding") and "reasons" in ast.unparse(node.func) + called.replace(
                 "adding", "reasons"
             ):

@@ -136,7 +136,7 @@ def _fit_to_other_stages(folder: Path) -> None:
     """
     split, whole = folder / _SPLIT, folder / _WHOLE
     optimizer = folder / "zero" / "optimizer_state.pt"
-    state = torch.load(optimizer, weights_only=False)
+    state = torch.load(optimizer, map_location="cpu", weights_only=False)
     if split.exists():
         whole.symlink_to(split.name)
         state["ds_version"] = torch.load(split, map_location="cpu", mmap=True, weights_only=False)["ds_version"]

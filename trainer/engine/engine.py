@@ -227,9 +227,9 @@ class Engine:
             raise UserError(f"{folder}/{tag}: not a checkpoint that DeepSpeed can read")
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(ours)
-        for state in self.optimizer.state.values():
+        for parameter, state in self.optimizer.state.items():  # fused AdamW needs the count beside the weights
             if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].clone()
+                state["step"] = state["step"].to(parameter.device, copy=True)
 
     def close(self) -> None:
         """Release what DeepSpeed holds."""

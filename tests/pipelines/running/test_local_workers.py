@@ -86,7 +86,7 @@ def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
         assert end.read(5) == b"begun"
         driver.send_signal(signal.SIGINT)
         assert end.read() == b""
-        assert driver.communicate()[1].endswith(b"error: stopped; rerun to go on where it was\n")
+        assert driver.communicate()[1].endswith(b"error: stopped; rerun to continue\n")
         assert driver.returncode == 130
 
 

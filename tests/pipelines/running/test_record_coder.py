@@ -35,7 +35,7 @@ def write(grouped: tuple[str, Iterable[Found]], path: Path) -> None:
     path.write_text(json.dumps([[type(found).__name__, found.place, found] for found in sorted(grouped[1])]))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_record_is_the_same_class_after_a_shuffle(num_workers: int, tmp_path: Path):
     path = tmp_path / "found.json"
 

@@ -61,6 +61,7 @@ def trained(training_corpus, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_both_parts_leave_what_they_promise(trained):
     first = read_metrics(str(trained / "autoencoder" / "metrics.jsonl"))
     second = read_metrics(str(trained / "decoder" / "metrics.jsonl"))
