@@ -216,7 +216,8 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         crawl = _Crawl(spec, name, out, runner)
         progress = crawl.progress()
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
-        settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
+        asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
+        settings = [asked, spec.request_policy.model_dump(mode="json")]
         hashes = archive_hashes(out, name, files)
         inputs = stage_inputs(VERSION, settings, sorted(hashes.items()))
         if progress.finished == inputs and not retry:

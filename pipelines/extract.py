@@ -1,7 +1,8 @@
 """Extract: pages and lists become candidates, which are documents without bytes whose text is already judged.
 
 A rejected page costs no request for its images. Of several pages with one canonical URL, the one nearest to a seed is
-kept. Each part of candidates is made from one part of a crawl, or from one part of a list.
+kept. Blocks that stand on most pages of a host are left out. Each part of candidates is made from one part of a crawl,
+or from one part of a list.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,25 +13,27 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.candidate import Candidate
+from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
+from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.document import CAPTIONED, Document, Drop
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.layout import candidates_folder, crawl_folder, warc_path
+from pipelines.layout import candidates_folder, crawl_folder
+from pipelines.pages.blocks import Block, PageImage, PageText
+from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.pages.parse import Page
 from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
-from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
 from pipelines.sources.files import Part, reading
 from pipelines.sources.input_files import forget_inputs, record_inputs
-from pipelines.sources.warc import CrawledPage, read_pages
+from pipelines.sources.warc import CrawledPage
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import excerpt, judge_text, masked_excerpt, shown_url
+from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt, shown_url
+from pipelines.text.personal_data import mask
 from pipelines.web import urls
-from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
@@ -58,15 +61,6 @@ NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
 
 
 @dataclass(frozen=True, slots=True)
-class _CrawlTask:
-    """A part of a crawl, by the name of its ledger; `name` is that of the part of candidates."""
-
-    name: str
-    crawl: str
-    ledger: str
-
-
-@dataclass(frozen=True, slots=True)
 class _ListTask:
     """A part of a source's list; `name` is that of the part of candidates."""
 
@@ -76,16 +70,7 @@ class _ListTask:
     content: str  # hash of the file, and of those that are read with it
 
 
-_Task = _CrawlTask | _ListTask
-
-
-class _PagePlace(NamedTuple):
-    """A fetched page, in order of its distance from a seed. An archive may contain one URL several times."""
-
-    depth: int
-    url: str
-    task: str
-    offset: int
+_Task = CrawlTask | _ListTask
 
 
 class _Duplicate(NamedTuple):
@@ -96,13 +81,19 @@ class _Duplicate(NamedTuple):
 
 
 class _TaskInput(TypedDict):
-    """A task, the only one of its name, and the pages that it drops as duplicates."""
+    """A task, the only one of its name, the pages that it drops as duplicates, and its hosts' boilerplate."""
 
     task: list[_Task]
     duplicates: list[_Duplicate]
+    repeated: list[Repeated]
 
 
-shuffle_by_fields(_PagePlace)
+class _Known(NamedTuple):
+    """What is known about a task's pages from all pages: URLs of kept ones by offset, repeated blocks by group."""
+
+    duplicates: dict[int, str]
+    repeated: dict[str, tuple[int, ...]]
+
 
 # --- one part -------------------------------------------------------------------------------------------------------
 
@@ -182,25 +173,29 @@ class _ExtractPart(beam.DoFn):
     def process(self, joined: tuple[str, _TaskInput]) -> Iterator[str]:
         name, sides = joined
         (task,) = sides["task"]
-        duplicates = {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]}
-        inputs = self._inputs(task, duplicates)
-        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, duplicates))
+        known = _Known(
+            {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]},
+            {repeated.group: repeated.hashes for repeated in sides["repeated"]},
+        )
+        inputs = self._inputs(task, known)
+        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, known))
         yield name
 
-    def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
+    def _inputs(self, task: _Task, known: _Known) -> str:
         if isinstance(task, _ListTask):
             settings = _source_settings(self._spec.sources[task.source])
             return stage_inputs(VERSION, settings, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
+        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items())
+        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
-    def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
+    def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
         found = _Candidates(self._spec)
         if isinstance(task, _ListTask):
             self._read_list(task, found)
         else:
-            self._extract_pages(task, duplicates, found)
+            self._extract_pages(task, known, found)
         found.rows.sort(key=lambda row: (row["source"], row["key"]))
         folder = candidates_folder(self._out)
         files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
@@ -213,10 +208,8 @@ class _ExtractPart(beam.DoFn):
         with reading(task.part.path):
             found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
 
-    def _extract_pages(self, task: _CrawlTask, duplicates: dict[int, str], found: _Candidates) -> None:
-        crawl, ledger = task.crawl, crawl_folder(self._out, task.crawl).file(task.ledger, ".parquet")
-        fetched = (LedgerRow.from_columns(row) for row in read_rows(ledger) if row["outcome"] == FETCHED)
-        rows = {row.offset: row for row in fetched}
+    def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
+        crawl = task.crawl
         sources = {
             name: source
             for name, source in self._spec.sources.items()
@@ -225,41 +218,41 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(crawl, "page", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
-        if not rows:
-            return
-        warc = next(iter(rows.values())).warc
-        assert warc is not None
-        for record in read_pages(warc_path(self._out, crawl, warc)):
-            row = rows.pop(record.warc_offset, None)
-            if row is not None:
-                self._extract_page(crawl, row, record, duplicates, sources, found)
-        for row in rows.values():
-            found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
+        for row, record in fetched_pages(self._out, task):
+            if record is None:
+                found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
+            else:
+                self._extract_page(crawl, row, record, known, sources, found)
 
     def _extract_page(
         self,
         crawl: str,
         row: LedgerRow,
         record: CrawledPage,
-        duplicates: dict[int, str],
+        known: _Known,
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
         def drop(reason: Reason, detail: str | None = None) -> None:
             found.tally.drop(_page_drop(crawl, row, reason, detail))
 
-        if row.offset in duplicates:
-            drop("duplicate_url", urls.without_credentials(duplicates[row.offset]))
+        if row.offset in known.duplicates:
+            drop("duplicate_url", urls.without_credentials(known.duplicates[row.offset]))
             return
         if record.refusal is not None:
             drop(record.refusal, record.truncated or record.mime)
             return
         page = parse_record(record, row.url)
-        verdict = self._page_verdict(row, record, page)
+        verdict = fetched_verdict(row, record, page, self._spec.request_policy)
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
         found.tally.keep(crawl, "page")
+        repeated = {hashed for group in page_groups(row.url) for hashed in known.repeated.get(group, ())}
+        page, gone = without_host_boilerplate(page, repeated)
+        for block in gone:
+            found.tally.drop(_block_drop(crawl, row, block))
+        found.tally.keep(crawl, "block", sum(isinstance(block, PageText) for block in page.blocks))
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for reason, num in page.skipped:
             lost = replace(_page_drop(crawl, row, reason), unit="element", url=None)
@@ -299,13 +292,6 @@ class _ExtractPart(beam.DoFn):
                 continue
             found.add(name, [replace(c, record=row.record) for c in candidates])
 
-    def _page_verdict(self, row: LedgerRow, record: CrawledPage, page: Page) -> Verdict:
-        """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements."""
-        policy = self._spec.request_policy
-        at = {"url": urls.without_credentials(row.url), "observed_at": row.fetched_at}
-        response = response_verdict(Verdict(signals=row.signals), record.headers, "page", policy, **at)
-        return page_verdict(response, page.meta, policy, **at)
-
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:
     """Return the drop of a page of a ledger."""
@@ -322,6 +308,15 @@ def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None =
     )
 
 
+def _block_drop(crawl: str, row: LedgerRow, block: Block) -> Drop:
+    """Return the drop of a block of a page that is its host's boilerplate."""
+    drop = _page_drop(crawl, row, "host_boilerplate")
+    if isinstance(block, PageText):
+        return replace(drop, unit="block", url=None, excerpt=mask(block.text).text[:EXCERPT_CHARS])
+    url = block.url if isinstance(block, PageImage) else block.sources[0]
+    return replace(drop, unit="element", url=urls.without_credentials(url) if url else None)
+
+
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
     """Return the settings of a source on which its candidates depend."""
     tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
@@ -336,13 +331,14 @@ def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:
         for name, source in spec.sources.items()
         if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
     }
-    return [drawing, spec.request_policy.model_dump(mode="json")]
+    boilerplate = spec.crawls[crawl].model_dump(mode="json", include={"host_boilerplate"})
+    return [drawing, spec.request_policy.model_dump(mode="json"), boilerplate]
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
-def _page_names(task: _CrawlTask, out: str) -> Iterator[tuple[str, _PagePlace]]:
+def _page_names(task: CrawlTask, out: str) -> Iterator[tuple[str, PagePlace]]:
     """Yield (crawl and canonical URL, place) for every fetched page of a task."""
     path = crawl_folder(out, task.crawl).file(task.ledger, ".parquet")
     for row in read_rows(path, ["url", "depth", "outcome", "canonical_url", "offset"]):
@@ -350,15 +346,24 @@ def _page_names(task: _CrawlTask, out: str) -> Iterator[tuple[str, _PagePlace]]:
             own = row["canonical_url"] or row["url"]
             # A page may name a canonical URL of its own host only, or one site could suppress another.
             own = own if urls.authority(own) == urls.authority(row["url"]) else row["url"]
-            yield f"{task.crawl} {own}", _PagePlace(row["depth"], row["url"], task.name, row["offset"])
+            yield f"{task.crawl} {own}", PagePlace(row["depth"], row["url"], task.name, row["offset"])
 
 
-def _duplicates(grouped: tuple[str, Iterable[_PagePlace]]) -> Iterator[tuple[str, _Duplicate]]:
+def _duplicates(grouped: tuple[str, Iterable[PagePlace]]) -> Iterator[tuple[str, _Duplicate]]:
     """Yield (task, duplicate) for all pages of one canonical URL but the one that is kept."""
-    own = grouped[0].partition(" ")[2]
-    kept, *others = sorted(grouped[1], key=lambda place: (place.url != own, *place))
+    kept, *others = _kept_first(grouped)
     for other in others:
         yield other.task, _Duplicate(other.offset, kept.url)
+
+
+def _kept_first(grouped: tuple[str, Iterable[PagePlace]]) -> list[PagePlace]:
+    own = grouped[0].partition(" ")[2]
+    return sorted(grouped[1], key=lambda place: (place.url != own, *place))
+
+
+def _kept(grouped: tuple[str, Iterable[PagePlace]]) -> tuple[str, PagePlace]:
+    """Return (crawl, place) of the page of one canonical URL that is kept."""
+    return grouped[0].partition(" ")[0], _kept_first(grouped)[0]
 
 
 def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
@@ -398,7 +403,7 @@ def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Extract the candidates of all sources from what was crawled and from the lists."""
     crawled = [
-        _CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
+        CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
     ]
     listed = _list_tasks(spec, out)
     tasks: list[_Task] = [*crawled, *listed]
@@ -412,16 +417,13 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     folder.begin()
 
     def build(pipeline: beam.Pipeline) -> None:
-        duplicates = (
-            pipeline
-            | "ListCrawled" >> beam.Create(crawled)
-            | "ReadNames" >> beam.FlatMap(_page_names, out)
-            | "ByCanonicalUrl" >> beam.GroupByKey()
-            | "FindDuplicates" >> beam.FlatMap(_duplicates)
-        )
+        of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
+        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
+        duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
+        repeated = {"tasks": of_crawls, "pages": by_url | "Kept" >> beam.Map(_kept)} | FindHostBoilerplate(spec, out)
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
-            {"task": named, "duplicates": duplicates}
+            {"task": named, "duplicates": duplicates, "repeated": repeated}
             | "ByTask" >> beam.CoGroupByKey()
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )

@@ -12,8 +12,8 @@ from pipelines.layout import account_folder, candidates_folder, decisions_folder
 from pipelines.parts import PartFolder, read_rows, sum_counts
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
-CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
-"""Stage and unit of a crawl's rows, in order. An element is an image, a video or a frame that a page embeds."""
+CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "block"), ("extract", "element"))
+"""Stage and unit of a crawl's rows, in order (`drop_reasons.Unit`)."""
 SOURCE_ROWS = (
     ("extract", "document"),
     ("extract", "element"),

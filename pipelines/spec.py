@@ -18,6 +18,7 @@ from pipelines.document import Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
+from pipelines.pages.host_boilerplate import HostBoilerplate
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
 from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
@@ -42,6 +43,9 @@ class CrawlSettings(Settings):
     path_prefixes: list[str] = Field(default=["/"], description="Paths in scope")
     max_depth: int = Field(20, ge=0, description="Links from a seed")
     max_pages_per_host: int = Field(10_000, ge=1)
+    host_boilerplate: HostBoilerplate | None = Field(
+        HostBoilerplate(), description="Blocks that stand on most pages of a host are dropped; null: none for that"
+    )
 
     @model_validator(mode="after")
     def _begins_somewhere(self) -> Self:

@@ -39,7 +39,8 @@ def parse_record(record: CrawledPage, url: str) -> Page:
         return parse_page(
             "".join(_listed(json.loads(record.body))).encode(), url, content_type="text/html; charset=utf-8"
         )
-    return parse_page(record.body, url, content_type=record.content_type)
+    header = record.header("content-type")
+    return parse_page(record.body, url, content_type=header, detected_charset=record.identified_charset)
 
 
 def _listed(listing: Any) -> Iterator[str]:

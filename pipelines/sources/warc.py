@@ -69,14 +69,6 @@ class CrawledPage:
         return self.record_type == "conversion" and self.mime == "text/plain"
 
     @property
-    def content_type(self) -> str | None:
-        """The Content-Type, with the charset that the crawler detected if the server states none."""
-        stated = self.header("content-type") or self.identified_mime
-        if stated is None or self.identified_charset is None or "charset=" in stated.lower():
-            return stated
-        return f"{stated}; charset={self.identified_charset}"
-
-    @property
     def refusal(self) -> Reason | None:
         """Reason not to parse the page, or None: `http_status`, `revisit_record`, `not_html` or `truncated_page`."""
         if self.status != 200:
