@@ -123,13 +123,13 @@ _BODY = """
 # {name} {version}
 
 Samples in WebDataset tars. `<key>.json` of a sample (schema `seq/1`) holds its segments in order: texts, and images
-by the name of their member, with where each came from and on what permission.
+by the name of their member, with the origin and the permission of each.
 
 {table}
 
 `manifest.json` lists every tar with its hash and, stage by stage, how many candidates became these samples; `drops/`
-says of every other one why it did not. Beside each tar lie the offsets of its samples (`.tar.idx`) and a row a sample
-(`.parquet`).
+has the reason for every other candidate. Beside each tar lie the offsets of its samples (`.tar.idx`) and a table with
+one row per sample (`.parquet`).
 
 ```python
 # in this folder

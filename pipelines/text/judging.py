@@ -95,7 +95,9 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
 def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
     """Judge the language and the speech of a video after its download; its caption has been judged before."""
     identified = _with_language(document, filters)
-    found = identified if isinstance(identified, Refusal) else _judge_part(identified, filters.spoken_rules, is_spoken=True)
+    found = (
+        identified if isinstance(identified, Refusal) else _judge_part(identified, filters.spoken_rules, is_spoken=True)
+    )
     if isinstance(found, Refusal):
         return found
     return mask_document(found) if filters.mask_personal_data else found
