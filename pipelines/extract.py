@@ -31,7 +31,7 @@ from pipelines.sources.files import Part, reading
 from pipelines.sources.input_files import forget_inputs, record_inputs
 from pipelines.sources.warc import CrawledPage
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt, shown_url
+from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt
 from pipelines.text.personal_data import mask
 from pipelines.web import urls
 
@@ -129,7 +129,7 @@ class _Candidates:
                         reason=judged.reason,
                         unit="document",
                         key=candidate.document.key,
-                        url=shown_url(candidate.document, (r.url for r in candidate.requests)),
+                        url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
                         excerpt=excerpt(candidate.document, settings.filters),
@@ -283,7 +283,7 @@ class _ExtractPart(beam.DoFn):
                     replace(
                         lost,
                         key=c.document.key,
-                        url=shown_url(c.document, (r.url for r in c.requests)),
+                        url=urls.only_url(r.url for r in c.requests) or c.document.source.page_url,
                         excerpt=c.document.text,
                     )
                     for c in candidates

@@ -34,10 +34,11 @@ from pipelines.media.requests import MediaSettings, fetch_media, rendition, stor
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt, shown_url
+from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
+from pipelines.web.urls import only_url
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
@@ -224,7 +225,9 @@ class _CompletePart(beam.DoFn):
             if isinstance(judged, Refusal):
                 said = excerpt(result.document or document, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=said, detail=judged.detail)
-                tally.drop(replace(drop, url=shown_url(candidate.document, (r.url for r in candidate.requests))))
+                tally.drop(
+                    replace(drop, url=only_url(r.url for r in candidate.requests) or candidate.document.source.page_url)
+                )
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue

@@ -90,7 +90,7 @@ def detected_encoding(data: bytes) -> str:
     if label.startswith("utf"):
         return _FALLBACK
     found = encoding_name(label)
-    if found is None:
+    if found is None and label:
         best = charset_normalizer.from_bytes(sample, cp_isolation=list(_LEGACY)).best()
         found = _LEGACY.get(best.encoding) if best is not None else None
     return found or _FALLBACK

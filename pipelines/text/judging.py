@@ -1,6 +1,5 @@
 """Verdict on the text of a candidate: its language, its quality, and the personal data in it."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from pydantic import Field
@@ -12,7 +11,6 @@ from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
 from pipelines.text.personal_data import mask, mask_document
 from pipelines.text.quality import TextQuality, judge_segments, profile
-from pipelines.web import urls
 
 EXCERPT_CHARS = 500
 SPEECH = "speech"
@@ -58,13 +56,6 @@ def excerpt(document: Document, filters: TextFilters) -> str | None:
     """Return the beginning of a document's text for a drop, masked like a sample's, or None if it has no text."""
     masked = mask_document(document) if filters.mask_personal_data else document
     return masked.text[:EXCERPT_CHARS] or None
-
-
-def shown_url(document: Document, media: Iterable[str | None]) -> str | None:
-    """Return a document's URL for a drop, without credentials: of its only image or its video, else of its page."""
-    addresses = set(media)
-    only = addresses.pop() if len(addresses) == 1 else None
-    return urls.without_credentials(only) if only else document.source.page_url
 
 
 def masked_excerpt(text: str | None, filters: TextFilters) -> str | None:

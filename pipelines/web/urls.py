@@ -10,6 +10,7 @@ import itertools
 import re
 import socket
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from xml.parsers import expat
@@ -150,6 +151,13 @@ def without_credentials(url: str) -> str:
     kept = "&".join(p for p in parts.query.split("&") if not _is_secret(p.partition("=")[0]))
     fragment = "" if "=" in parts.fragment and _is_secret(parts.fragment.partition("=")[0]) else parts.fragment
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, fragment))
+
+
+def only_url(found: Iterable[str | None]) -> str | None:
+    """Return the URL, without credentials, if it is the only one; else None."""
+    different = set(found)
+    only = different.pop() if len(different) == 1 else None
+    return without_credentials(only) if only else None
 
 
 def _is_tracking(parameter: str) -> bool:

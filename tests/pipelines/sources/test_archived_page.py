@@ -71,7 +71,7 @@ def test_files_without_http_headers_are_pages(tmp_path):
         ),
     )
     assert (page.url, page.status, page.body, page.fetched_at) == (URL, 200, HTML, "2026-01-18T01:58:10Z")
-    assert (page.content_type, page.refusal, page.warc_offset) == ("text/html; charset=utf-8", None, 0)
+    assert (page.header("content-type"), page.refusal, page.warc_offset) == ("text/html; charset=utf-8", None, 0)
     assert page.warc_length == others[0].warc_offset
     assert [p.refusal for p in others] == [None, "truncated_page", "not_html", "http_status"]
 
