@@ -37,7 +37,7 @@ from pipelines.web.urls import only_url
 # lead to other decisions, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
 # all media, decisions only small rows, so they have separate versions.
 FEATURES_VERSION = 2
-VERSION = 2
+VERSION = 3
 
 DECISION_SCHEMA = pa.schema(
     [
