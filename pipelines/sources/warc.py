@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import zstandard
-from fastwarc.stream_io import BrotliReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
+from pipelines.web.content_coding import DamagedBodyError, decode_body
 
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
@@ -185,20 +185,23 @@ def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     truncated = record.headers.get("WARC-Truncated")
     if truncated is None and (len(body) in CUT_LENGTHS or len(block) > MAX_BODY_BYTES):
         truncated = "length"
+    is_over_limit = False
     try:
-        body = _decoded(body, headers)
-    except ValueError as error:
+        body, is_over_limit, early_end = decode_body(body, headers, MAX_BODY_BYTES, is_archived=True)
+        if early_end is not None:
+            truncated = truncated or f"{early_end}: ended early"
+    except DamagedBodyError as error:
         if truncated is None:
             return UnreadableRecord(record.stream_pos, "malformed_record", str(error))
     return CrawledPage(
         url=url.strip("<> "),
         status=int(status[1]),
         headers=headers,
-        body=body[:MAX_BODY_BYTES],
+        body=body,
         fetched_at=record.headers.get("WARC-Date") or "",
         warc_offset=record.stream_pos,
         warc_length=None,
-        truncated=truncated or ("length" if len(body) > MAX_BODY_BYTES else None),
+        truncated=truncated or ("length" if is_over_limit else None),
         identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
         identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
     )
@@ -220,76 +223,6 @@ def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
         name, colon, value = text.partition(":")
         if colon and name.strip():
             yield name.strip(), value.strip()
-
-
-def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the body without transfer and content encodings; a declared one may have been removed before."""
-    named = {name.lower(): value.lower() for name, value in headers}
-    if "chunked" in named.get("transfer-encoding", ""):
-        body = _unchunked(body)
-    for encoding in reversed([e.strip() for e in named.get("content-encoding", "").split(",") if e.strip()]):
-        if encoding in ("gzip", "x-gzip"):
-            body = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else body
-        elif encoding == "deflate":
-            body = _deflated(body)
-        elif encoding == "zstd":
-            body = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else body
-        elif encoding == "br":
-            body = _unbrotlied(body)
-        elif encoding != "identity":
-            raise ValueError(f"content encoding {encoding}")
-    return body
-
-
-def _unchunked(body: bytes) -> bytes:
-    """Return the content of chunks; the body as it is if it has no chunks."""
-    found: list[bytes] = []
-    at = 0
-    while True:
-        end = body.find(b"\r\n", at, at + 100)
-        try:
-            size = int(body[at:end].partition(b";")[0], 16) if end >= 0 else -1
-        except ValueError:
-            size = -1
-        if size < 0 or end + 2 + size > len(body):
-            return b"".join(found) if found else body
-        if size == 0:
-            return b"".join(found)
-        found.append(body[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-
-
-def _inflated(body: bytes, bits: int) -> bytes:
-    try:
-        return zlib.decompressobj(bits).decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _deflated(body: bytes) -> bytes:
-    """Decode what servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
-    for bits in (15, -15):
-        try:
-            return _inflated(body, bits)
-        except ValueError:
-            continue
-    return body
-
-
-def _zstd(body: bytes) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(io.BytesIO(body)) as reader:
-            return bytes(reader.read(MAX_BODY_BYTES + 1))
-    except zstandard.ZstdError as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _unbrotlied(body: bytes) -> bytes:
-    """Decode Brotli, which has no magic number: a body that cannot be decoded was decoded before."""
-    try:
-        return BrotliReader(io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
-    except OSError:
-        return body
 
 
 def _looks_like_warc(path: str) -> bool:

@@ -21,6 +21,7 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
+from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
 from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
 
@@ -185,6 +186,7 @@ class Exchange:
                 "Accept": "*/*",
                 "Accept-Encoding": "gzip, deflate",
             },
+            auto_decompress=False,  # aiohttp takes gzip that ends early for whole
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._http.connect_timeout_seconds),
             response_class=_Response,
             trust_env=False,  # a proxy would resolve names itself, past the guard
@@ -273,6 +275,8 @@ class Exchange:
                 body, truncated = b"", False
                 if request.is_wanted(response.status, headers):
                     body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
+                    if body and is_coded(headers):
+                        body, truncated = await asyncio.to_thread(_decoded, url, body, headers, request, truncated)
                 elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
                     with contextlib.suppress(aiohttp.ClientError):
                         await _read_body(response, _DRAIN_BYTES, True)
@@ -323,7 +327,7 @@ def utc_now() -> str:
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: bool) -> tuple[bytes, bool]:
-    """Return up to `max_bytes` decoded bytes of the body, and whether more follow; none if the header says so."""
+    """Return up to `max_bytes` of the body as sent, and whether more follow; none if the header says so."""
     if response.method == "HEAD":
         return b"", False
     if not may_cut and (response.content_length or 0) > max_bytes:
@@ -337,6 +341,18 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: 
             response.close()
             break
     return b"".join(chunks)[:max_bytes], size > max_bytes
+
+
+def _decoded(url: str, body: bytes, headers: Headers, request: Request, is_cut: bool) -> tuple[bytes, bool]:
+    """Return the body without its content codings, and whether it is cut.
+
+    Raises:
+        FetchFailure: If the coded data end early although we have read all of them.
+    """
+    found = decode_body(body, headers, request.max_bytes, is_archived=False)
+    if found.early_end is not None and not is_cut:
+        raise FetchFailure("incomplete_body", url, f"the {found.early_end} data end early")
+    return found.body, is_cut or found.is_over_limit
 
 
 def _can_pass(outcome: Fetched | FetchFailure) -> bool:
@@ -374,8 +390,9 @@ def _failure_of(error: Exception) -> tuple[Reason, str]:
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return "tls_failure", detail
     if isinstance(error, aiohttp.ClientPayloadError):
-        is_decoding = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
-        return "bad_content_encoding" if is_decoding else "incomplete_body", detail
+        return "incomplete_body", detail
+    if isinstance(error, DamagedBodyError):
+        return "bad_content_encoding", detail
     if isinstance(error, aiohttp.InvalidURL):
         return "invalid_url", detail
     if isinstance(error, OSError | aiohttp.ClientConnectionError):

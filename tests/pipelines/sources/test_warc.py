@@ -145,6 +145,9 @@ def test_what_is_no_page_says_why(tmp_path):
         (HTML, b"%PDF", "200 OK", {"WARC-Identified-Payload-Type": "application/pdf"}),
         (HTML, BODY, "200 OK", {"WARC-Truncated": "disconnect"}),
         (HTML, b"x" * (1 << 20), "200 OK", {}),
+        ([*HTML, ("Content-Encoding", "gzip")], gzip.compress(BODY)[:-20], "200 OK", {}),
+        ([*HTML, ("Transfer-Encoding", "chunked")], b"4\r\n<p>x\r\n9\r\n", "200 OK", {}),
+        ([*HTML, ("Content-Length", "9999")], BODY, "200 OK", {}),
         ([], BODY, "200 OK", {"WARC-Identified-Payload-Type": "text/html"}),
         ([("content-type", "Application/XHTML+xml")], BODY, "200 OK", {}),
     ]
@@ -153,12 +156,17 @@ def test_what_is_no_page_says_why(tmp_path):
         "http_status",
         "not_html",
         "not_html",
-        "truncated_page",
-        "truncated_page",
+        *["truncated_page"] * 5,
         None,
         None,
     ]
-    assert [p.truncated for p in pages[3:5]] == ["disconnect", "length"]
+    assert [p.truncated for p in pages[3:8]] == [
+        "disconnect",
+        "length",
+        "gzip: ended early",
+        "chunked: ended early",
+        "Content-Length: ended early",
+    ]
 
 
 def test_the_charset_that_the_crawler_found_stands_in_for_one_not_stated(tmp_path):
@@ -192,9 +200,8 @@ def test_damage_in_the_middle_ends_the_file_there(tmp_path):
 
 def test_a_response_that_is_no_http_or_cannot_be_decoded_is_passed_over(tmp_path):
     damaged = ([*HTML, ("Content-Encoding", "gzip")], gzip.compress(BODY)[:30] + b"xxxxxxxxxxxxxxxxx")
-    unknown = ([*HTML, ("Content-Encoding", "rot13")], BODY)
-    records = list(read_records(_write(tmp_path, _warc(damaged, unknown, (HTML, BODY)))))
-    assert [getattr(r, "reason", "page") for r in records] == ["malformed_record", "malformed_record", "page"]
+    records = list(read_records(_write(tmp_path, _warc(damaged, (HTML, BODY)))))
+    assert [getattr(r, "reason", "page") for r in records] == ["malformed_record", "page"]
 
 
 @pytest.mark.parametrize("data", [b"hello world, no warc\n" * 9, gzip.compress(b"hello"), b"\x1f\x8bgarbage"])

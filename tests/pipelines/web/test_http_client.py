@@ -484,6 +484,7 @@ def raw(answer: bytes) -> Handler:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "incomplete_body"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "incomplete_body"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", "bad_content_encoding"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"x" * 99)[:-9], "incomplete_body"),
         (b"no HTTP at all\r\n\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "bad_response"),
         (b"", "connection_failed"),
