@@ -17,11 +17,12 @@ from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
 from pipelines.web.content_coding import DamagedBodyError, decode_body
+from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
+from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
 
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
-HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ class CrawledPage:
 
     @property
     def mime(self) -> str | None:
-        """The type that the server states, else the one that the crawler detected."""
-        stated = (self.header("content-type") or "").partition(";")[0].strip().lower()
-        return stated or self.identified_mime
+        """The type that the server states, else the one that the crawler detected, else what the bytes are."""
+        stated = stated_type(self.header("content-type"))
+        return stated or self.identified_mime or media_type(None, self.body)
 
     @property
     def is_html(self) -> bool:
@@ -173,13 +174,12 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
 
 def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
-    head, separator, body = block.partition(b"\r\n\r\n")
-    if not separator:
-        head, separator, body = block.partition(b"\n\n")
-    status_line, *rest = head.replace(b"\r\n", b"\n").split(b"\n")
+    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES)
+    head, body = (repaired_head(block[: end.start()]), block[end.end() :]) if end is not None else (b"", b"")
+    status_line, *rest = head.rstrip(b"\r\n").split(b"\r\n")
     status = status_line.split(b" ", 2)
     url = record.headers.get("WARC-Target-URI")
-    if not separator or len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
+    if len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
         return UnreadableRecord(record.stream_pos, "malformed_record", "no HTTP response")
     headers = tuple(_headers(rest))
     truncated = record.headers.get("WARC-Truncated")
@@ -208,14 +208,8 @@ def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
 
 
 def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield names and values, folded lines joined; UTF-8 if valid, else Latin-1, which accepts any byte."""
-    joined: list[bytes] = []
+    """Yield names and values; UTF-8 if valid, else Latin-1, which accepts any byte."""
     for line in lines:
-        if line[:1] in (b" ", b"\t") and joined:
-            joined[-1] += b" " + line.strip()
-        else:
-            joined.append(line)
-    for line in joined:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:

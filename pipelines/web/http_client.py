@@ -5,7 +5,6 @@ else is a `FetchFailure` with a drop reason.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -249,12 +248,10 @@ class PoliteClient:
 
 def _location(answer: Fetched) -> str | None:
     """Return the absolute URL of a redirect's target."""
-    location = answer.header("location")
+    location = answer.location
     if location is None:
         return None
-    with contextlib.suppress(UnicodeError):
-        location = location.encode("latin-1").decode("utf-8")  # browsers decode the bytes as UTF-8
     try:
-        return urljoin(answer.final_url, location.strip())
+        return urljoin(answer.final_url, location)
     except ValueError:
         return None

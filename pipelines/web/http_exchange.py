@@ -21,9 +21,11 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
+from pipelines.web.aiohttp_internals import TolerantConnector
 from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
 from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
+from pipelines.web.response_head import MAX_HEAD_BYTES
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -102,6 +104,16 @@ class Fetched:
         """Return the first header of a name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
+    @property
+    def location(self) -> str | None:
+        """The target of a redirect, perhaps relative; browsers read its bytes as UTF-8."""
+        location = self.header("location")
+        if location is None:
+            return None
+        with contextlib.suppress(UnicodeError):
+            location = location.encode("latin-1").decode("utf-8")
+        return location.strip()
+
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
     """Failure to get something usable, with the reason."""
@@ -179,13 +191,16 @@ class Exchange:
     async def open(self) -> None:
         """Open the session. One connection pool and one TLS context serve all hosts."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
+            connector=TolerantConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "User-Agent": self._policy.user_agent_header,
                 "Accept": "*/*",
                 "Accept-Encoding": "gzip, deflate",
             },
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_BYTES,  # fewer, by their bytes
             auto_decompress=False,  # aiohttp takes gzip that ends early for whole
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._http.connect_timeout_seconds),
             response_class=_Response,

@@ -169,6 +169,32 @@ def test_what_is_no_page_says_why(tmp_path):
     ]
 
 
+def test_answers_that_browsers_take_are_pages(tmp_path):
+    untyped, listed = [("Content-Length", str(len(BODY)))], [("Content-Type", "text/html, text/html; charset=utf-8")]
+    unknown, zipped = [*HTML, ("Content-Encoding", "utf-8")], [*HTML, ("Content-Encoding", "gzip")]
+    two_members = gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]) + b"\0\0"
+    data = _warc((untyped, BODY), (listed, BODY), (unknown, BODY), (zipped, two_members))
+    assert [(p.refusal, p.body) for p in read_pages(_write(tmp_path, data))] == [(None, BODY)] * 4
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n",  # ends before the body's first empty line
+        b"HTTP/1.1  200 OK\r\nContent-Type: text/html\r\n\r\n",
+        "HTTP/1.1 200 Успех\r\nno field\r\nContent-Type : text/html\r\n\r\n".encode(),
+        b"HTTP/2 200\r\nContent-Type:\r\n text/html\r\n\r\n",
+    ],
+)
+def test_heads_are_read_as_browsers_do(tmp_path, head):
+    body = b"<p>one\r\n\r\n<p>two"
+    block = head + body
+    fields = "WARC-Type: response\r\nWARC-Target-URI: https://a.example/\r\nWARC-Date: 2026-01-18T01:58:00Z\r\n"
+    record = f"WARC/1.1\r\n{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    (page,) = read_pages(_write(tmp_path, gzip.compress(record)))
+    assert (page.status, page.is_html, page.body) == (200, True, body)
+
+
 def test_the_charset_that_the_crawler_found_stands_in_for_one_not_stated(tmp_path):
     extra = {"WARC-Identified-Content-Charset": "windows-1251"}
     first, second = read_pages(

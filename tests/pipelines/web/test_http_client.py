@@ -486,7 +486,7 @@ def raw(answer: bytes) -> Handler:
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", "bad_content_encoding"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"x" * 99)[:-9], "incomplete_body"),
         (b"no HTTP at all\r\n\r\n", "bad_response"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n", "bad_response"),
         (b"", "connection_failed"),
     ],
 )
@@ -494,6 +494,32 @@ def test_broken_answers(answer: bytes, reason: str) -> None:
     server = Server()
     server.add("/a", raw(answer))
     assert failure(server, http=settings(max_retries=0)).reason == reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1  200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        "HTTP/1.1 200 Успех\r\nContent-Length: 2\r\n\r\nhi".encode(),
+        b"HTTP/1.1 200 Trouv\xe9\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Security-Policy: " + b"x" * 200_000 + b"\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: utf-8\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"h") + gzip.compress(b"i") + b"\0",
+    ],
+    ids=["two spaces", "reason in UTF-8", "reason in Latin-1", "long header", "unknown coding", "two gzip members"],
+)
+def test_answers_that_browsers_take(answer: bytes) -> None:
+    server = Server()
+    server.add("/a", raw(answer))
+    page = run(server, lambda client: client.fetch(server.url("/a"), "page"))
+    assert (page.status, page.body) == (200, b"hi")
+
+
+def test_a_location_is_read_as_utf_8() -> None:
+    server = Server()
+    server.add("/a", raw("HTTP/1.1 302 Found\r\nLocation: /caf\u00e9\r\nContent-Length: 0\r\n\r\n".encode()))
+    answer = run(server, lambda client: client.fetch(server.url("/a"), "page", follow_redirects=False))
+    assert answer.location == "/caf\u00e9"
 
 
 def test_tls_with_a_server_that_speaks_none_fails() -> None:
