@@ -15,12 +15,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from pipelines.document import Signal, canonical_json
 from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
+from pipelines.web.address_guard import AllowedHosts
 from pipelines.web.robots import Group, Robots, parse_robots, path_matches, refuses_training, rule_by_type
 
 Purpose = Literal["page", "image", "video", "text"]
@@ -85,7 +87,9 @@ class PolicySettings(Settings):
     )
     licenses: list[str] | None = Field(default=None, description="Acceptable SPDX ids; null: any, or none stated")
     allow_hosts: list[str] = Field(
-        default=[], description="host or host:port that may be contacted although its address is not public"
+        default=[],
+        description="Hosts that may be contacted although their addresses are not public: host or host:port, where * "
+        "stands for any characters (*.example.org, 127.0.7.*:8080), or networks of their addresses (10.0.0.0/8)",
     )
 
     @field_validator("user_agent")
@@ -97,6 +101,17 @@ class PolicySettings(Settings):
             )
         if value is not None and not re.fullmatch(r"[\x20-\x7e]+", value):
             raise ValueError(f"{value!r} must be printable ASCII")
+        return value
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _names_hosts(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            if "://" in entry:
+                raise ValueError(
+                    f"{entry!r} is a URL; a host is named without scheme and path: {urlsplit(entry).netloc!r}"
+                )
+            AllowedHosts([entry])
         return value
 
     @property
