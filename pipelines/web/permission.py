@@ -29,7 +29,7 @@ Purpose = Literal["page", "image", "video", "text"]
 MEDIA_PURPOSES: frozenset[Purpose] = frozenset({"image", "video"})
 
 SIGNAL_KINDS = (
-    "robots.txt",  # the group's heading and the deciding rule, or the status if there is no file
+    "robots.txt",  # the lines of the group, or the status if there is no file
     "content-usage",  # AIPREF (draft-ietf-aipref-attach), in robots.txt or as a header
     "content-signal",  # in robots.txt or as a header
     "tdmrep.json",  # the first matching rule
@@ -260,11 +260,11 @@ class SiteRules:
         if group is None:
             signals.append(self.robots.signal("robots.txt"))
         else:
-            signals.append(self.robots.signal("robots.txt", group.evidence(url)))
+            signals += self._evidence(group, url)
             if not group.allows(url):
                 reasons.append("robots_disallowed")
         for other in self._training_groups:
-            signals.append(self.robots.signal("robots.txt", other.evidence(url)))
+            signals += self._evidence(other, url)
             if not other.allows(url):
                 reasons.append("training_crawlers_disallowed")
         for speaker in [*([group] if group is not None else []), *self._training_groups]:
@@ -273,6 +273,10 @@ class SiteRules:
                 if "preferences" in self.policy.blocking_signals and refuses_training(line.preference):
                     reasons.append("ai_train_refused")
         return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
+
+    def _evidence(self, group: Group, url: str) -> list[Signal]:
+        tokens = {"*", self.policy.product_token.lower(), *_TRAINING}
+        return [self.robots.signal("robots.txt", text) for text in group.evidence(url, tokens)]
 
     def _tdmrep_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
         if file.is_unreachable:
@@ -307,8 +311,10 @@ class SiteRules:
         if group is None:
             return found
         allowed, line = rule_by_type(group, url)
-        evidence = f"{group.heading}\n{line}" if line else group.heading
-        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], [file.signal("ai.txt", evidence)])
+        tokens = {"*", self.policy.product_token.lower()}
+        evidence = [block.evidence(tokens, [line] if line is not None else []) for block in group.blocks]
+        signals = [file.signal("ai.txt", text) for text in evidence]
+        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], signals)
 
     @functools.cached_property
     def _ai_group(self) -> Group | None:
@@ -359,7 +365,7 @@ def page_verdict(
         name, content = name.strip().lower(), content.strip()
         if name == "robots" or policy.heeds(name):
             found = found.adding(signals=[Signal("meta-robots", "page", f"{name}: {content}", observed_at, url)])
-            words |= {word.strip().lower() for word in content.split(",")}
+            words |= set(_split_words(content.lower()))
         elif name in ("tdm-reservation", "tdm-policy"):
             found = found.adding(signals=[Signal(f"meta-{name}", "page", content, observed_at, url)])
             reservations += [content] if name == "tdm-reservation" else []
@@ -380,13 +386,18 @@ def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
     """Return the words of one X-Robots-Tag for everyone or for us: `noai`, or `token: noai, noimageai`."""
     words: list[str] = []
     is_for_us = True
-    for part in value.lower().split(","):
+    for part in re.split("[,;]", value.lower()):
         token, colon, rest = part.partition(":")
         if colon and token.strip() not in _VALUED_DIRECTIVES:
             is_for_us, part = token.strip() in ("*", "robots") or policy.heeds(token.strip()), rest
         if is_for_us:
-            words.append(part.strip())
+            words += _split_words(part)
     return words
+
+
+def _split_words(value: str) -> list[str]:
+    """Return the words of a list, which should be parted by commas, and are in fact parted in other ways as well."""
+    return [word for word in re.split(r"[,;|\s]+", value) if word]
 
 
 def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:

@@ -73,13 +73,40 @@ def test_an_unreachable_robots_txt_disallows_all(status: int | None) -> None:
 def test_a_disallowed_path_is_refused_with_the_rule_as_evidence() -> None:
     verdict = site("User-agent: *\nDisallow: /x\nCrawl-delay: 3").verdict("http://h/x/y", "page")
     assert (verdict.allowed, verdict.reason, verdict.crawl_delay) == (False, "robots_disallowed", 3.0)
-    assert verdict.signals == (Signal("robots.txt", "page", "User-agent: *\nDisallow: /x", NOW, "http://h/robots.txt"),)
+    group = "User-agent: *\nDisallow: /x\nCrawl-delay: 3"
+    assert verdict.signals == (Signal("robots.txt", "page", group, NOW, "http://h/robots.txt"),)
 
 
 def test_an_allowed_path_keeps_its_evidence_too() -> None:
     verdict = site("User-agent: *\nDisallow: /x").verdict("http://h/a", "page")
     assert verdict.allowed
-    assert [s.value for s in verdict.signals] == ["User-agent: *"]
+    assert [s.value for s in verdict.signals] == ["User-agent: *\nDisallow: /x"]
+
+
+@pytest.mark.parametrize(
+    ("robots", "reason"),
+    [
+        ("User-agent: GPTBot, CCBot, ClaudeBot\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: Googlebot, GPTBot\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: GPTBot;\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: Dromaius, Otherbot\nDisallow: /", "robots_disallowed"),
+        ("User-agent: Otherbot Dromaius\nDisallow: /", None),  # one name, and what the RFC does not let stand there
+        ("User-Agent: *\nContent-Signal: search=yes; ai-train=no\nAllow: /", "ai_train_refused"),
+        ("\ufeff\u200bUser-agent: *\nDisallow: /", "robots_disallowed"),
+    ],
+)
+def test_refusals_are_honoured_however_they_are_written(robots: str, reason: str | None) -> None:
+    assert site(robots).verdict("http://h/a", "page").reason == reason
+
+
+def test_a_group_of_many_training_crawlers_is_one_piece_of_evidence() -> None:
+    robots = "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /private\n\nUser-agent: *\nAllow: /"
+    verdict = site(robots).verdict("http://h/a", "page")
+    assert verdict.allowed
+    assert [s.value for s in verdict.signals] == [
+        "User-agent: *\nAllow: /",
+        "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /private",
+    ]
 
 
 def test_a_path_disallowed_for_a_training_crawler_is_an_opt_out_under_strict_only() -> None:
@@ -185,12 +212,13 @@ def test_the_meta_element_overrides_the_header_for_the_html_and_leaves_its_image
 
 
 def test_ai_txt_speaks_of_media_only() -> None:
-    rules = site(ai_txt="User-Agent: *\nDisallow: *.jpg\nAllow: *.png\nDisallow: /")
+    text = "User-Agent: *\nDisallow: *.jpg\nAllow: *.png\nDisallow: /"
+    rules = site(ai_txt=text)
     assert reasons(rules, "/a.jpg", "image") == ("ai_txt_disallowed",)
     assert reasons(rules, "/a.png", "image") == ()
     assert reasons(rules, "/a.mp4", "video") == ("ai_txt_disallowed",)
     assert reasons(rules, "/a.jpg", "page") == ()
-    assert rules.verdict("http://h/a.jpg", "image").signals[-1].value == "User-Agent: *\nDisallow: *.jpg"
+    assert rules.verdict("http://h/a.jpg", "image").signals[-1].value == text
 
 
 def test_an_ai_txt_of_another_kind_says_nothing() -> None:
@@ -216,6 +244,9 @@ def test_an_ai_txt_that_could_not_be_read_is_unknown() -> None:
         ("googlebot: noai", "page", ()),
         ("googlebot: nofollow, noai", "page", ()),
         ("unavailable_after: 25 Jun 2030 15:00:00 PST, noai", "page", ("noai",)),
+        ("noindex; noai", "page", ("noai",)),
+        ("noindex noai", "page", ("noai",)),
+        ("otherbot: noindex; noai", "page", ()),
         ("noindex, noimageindex, none", "image", ()),
         ("", "image", ()),
     ],
@@ -248,6 +279,7 @@ def test_meta_robots_noai_covers_the_page_and_noimageai_its_images() -> None:
     verdict = page_verdict(Verdict(), metas, STRICT, url="http://h/a", observed_at=NOW)
     assert (verdict.allowed, verdict.images_allowed, verdict.image_reasons) == (True, False, ("noimageai",))
     assert verdict.signals == (Signal("meta-robots", "page", "robots: index, NOIMAGEAI", NOW, "http://h/a"),)
+    assert page_verdict(Verdict(), [("robots", "index noai")], STRICT).reason == "noai"
     refused = page_verdict(Verdict(), [("dromaius", "noai")], STRICT)
     assert (refused.reason, refused.images_allowed) == ("noai", False)
     assert page_verdict(Verdict(), [("gptbot", "noai")], NAMED).allowed
