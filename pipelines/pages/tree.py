@@ -5,6 +5,7 @@ its binding costs more than the parse, and every later step accesses each node s
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,12 +13,18 @@ from typing import Any
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
 
+MAX_ATTRIBUTES = 1000  # of one element: the parser compares each with all before it
 MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
 
 INVISIBLE = frozenset({"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title"})
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 _HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
+# A start tag as HTML's tokenizer reads it, or what there is of one; every character is looked at once.
+_ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?)?"""
+_TAG = re.compile(rf"<[A-Za-z][^\s/>]*+(?:[\s/]++|{_ATTRIBUTE})*+>?")
+_ATTRIBUTES = re.compile(_ATTRIBUTE)
+_MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it holds
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
 
@@ -180,12 +187,28 @@ def parse_html(text: str) -> Element:
             if parent.tag != "style" and (parent.tag != "script" or "json" in parent.attributes.get("type", "")):
                 parent.children.append(node.value)
 
-    document = HTMLTree.parse(text).document
+    document = HTMLTree.parse(_with_few_attributes(text)).document
     if document is not None:
         traverse_dom(document, enter)
     for element in reversed(found):
         _add_up(element)
     return root
+
+
+def _with_few_attributes(text: str) -> str:
+    """Return a page without the attributes of an element beyond the first `MAX_ATTRIBUTES`.
+
+    Resiliparse's parser takes 40 seconds for an element with a hundred thousand, and lets no other thread run.
+    """
+    return _TAG.sub(_cut_tag, text) if len(text) > _MIN_CHARS_OF_MANY else text
+
+
+def _cut_tag(match: re.Match[str]) -> str:
+    tag = match[0]
+    if len(tag) < 2 * MAX_ATTRIBUTES:
+        return tag
+    names = list(itertools.islice(_ATTRIBUTES.finditer(tag), MAX_ATTRIBUTES + 2))  # the first is the element's
+    return tag if len(names) < MAX_ATTRIBUTES + 2 else f"{tag[: names[-2].end()]}>"
 
 
 def _add_up(element: Element) -> None:

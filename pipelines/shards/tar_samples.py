@@ -32,7 +32,6 @@ _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 
 # webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
 _FILES = (b"0", b"\x00", b"7")
@@ -102,8 +101,13 @@ def split_name(name: str) -> tuple[str, str] | None:
     """Return key and part of a member's name, or None if the member belongs to no sample."""
     if _META.match(name):
         return None
-    match = _NAME.fullmatch(name)
-    return (match[1], match[2]) if match else None
+    folder, slash, file = name.rpartition("/")
+    stem, dot, part = file.partition(".")
+    if not dot:
+        return None
+    if not stem and (not slash or "." in folder.rpartition("/")[2]):  # their pattern finds the key `a/` in `a/.b`
+        return None
+    return folder + slash + stem, part
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
