@@ -22,9 +22,7 @@ class TolerantConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory: functools.partial[ResponseHandler] = functools.partial(
-            _TolerantHandler, loop=asyncio.get_running_loop()
-        )
+        self._factory = functools.partial[ResponseHandler](_TolerantHandler, loop=asyncio.get_running_loop())
 
 
 class _TolerantHandler(ResponseHandler):
