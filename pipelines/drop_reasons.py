@@ -55,6 +55,7 @@ DeclaredReason = Literal[
     "crawl_delay_too_long",
     "retry_after_too_long",
     "host_error_budget",
+    "internal_error",
     # crawls
     "out_of_scope",
     "too_deep",
@@ -64,6 +65,7 @@ DeclaredReason = Literal[
     "truncated_file",
     "malformed_record",
     "record_without_offset",
+    "malformed_sitemap",
     # pages
     "duplicate_url",
     "unreadable_record",
@@ -255,6 +257,7 @@ REQUESTS: dict[str, str] = {
     "crawl_delay_too_long": "robots.txt demands more than max_crawl_delay_seconds",
     "retry_after_too_long": "Retry-After is more than max_retry_after_seconds",
     "host_error_budget": "the host failed error_budget times in a row and is not contacted again",
+    "internal_error": "our own code failed on it; `work/tracebacks` has the traceback: please report it",
 }
 CRAWLS: dict[str, str] = {
     "out_of_scope": "the host or path is not in the crawl's scope",
@@ -264,6 +267,7 @@ CRAWLS: dict[str, str] = {
     "redirect_refused": "the page redirects to no http(s) URL",
     "truncated_file": "the file ends early or is damaged: what was read before is kept, the rest is unknown",
     "malformed_record": "a record of a WARC file is no valid HTTP response",
+    "malformed_sitemap": "a sitemap that is none, is damaged or is cut: what could be read of it is used",
     "record_without_offset": "the WARC file is not compressed record by record, so a page in it cannot be found again",
 }
 PAGES: dict[str, str] = {

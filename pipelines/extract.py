@@ -15,7 +15,8 @@ from pipelines.candidate import Candidate
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.layout import candidates_folder, crawl_folder, warc_path
+from pipelines.faults import fault, keep_tracebacks
+from pipelines.layout import candidates_folder, crawl_folder, traceback_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import Page, parse_page
 from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
@@ -31,7 +32,7 @@ from pipelines.web.permission import Verdict, page_verdict, response_verdict
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 2
+VERSION = 3
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -118,9 +119,15 @@ class _Candidates:
             if isinstance(candidate, Drop):
                 self.tally.drop(candidate)
                 continue
-            judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
-            if self._is_unlicensed(candidate.document, settings):
-                judged = Refusal("license_not_allowed", candidate.document.source.license)
+            text: str | None = None
+            try:
+                judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
+                if self._is_unlicensed(candidate.document, settings):
+                    judged = Refusal("license_not_allowed", candidate.document.source.license)
+                if isinstance(judged, Refusal):
+                    text = excerpt(candidate.document, settings.filters)
+            except Exception as error:
+                judged = fault(error)
             if isinstance(judged, Document):
                 self._keep(source, replace(candidate, document=judged))
             else:
@@ -133,10 +140,15 @@ class _Candidates:
                         key=candidate.document.key,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
-                        excerpt=excerpt(candidate.document, settings.filters),
+                        excerpt=text,
                         detail=judged.detail,
                     )
                 )
+
+    def absorb(self, other: "_Candidates") -> None:
+        """Add what was collected elsewhere for the same part."""
+        self.tally.absorb(other.tally)
+        self.rows += other.rows
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
@@ -164,6 +176,7 @@ class _ExtractPart(beam.DoFn):
         self._spec, self._out = spec, out
 
     def process(self, joined: tuple[str, _TaskInput]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         name, sides = joined
         (task,) = sides["task"]
         duplicates = {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]}
@@ -213,8 +226,14 @@ class _ExtractPart(beam.DoFn):
         assert warc is not None
         for record in read_pages(warc_path(self._out, crawl, warc)):
             row = rows.pop(record.warc_offset, None)
-            if row is not None:
-                self._extract_page(crawl, row, record, duplicates, sources, found)
+            if row is None:
+                continue
+            of_page = _Candidates(self._spec)
+            try:
+                self._extract_page(crawl, row, record, duplicates, sources, of_page)
+                found.absorb(of_page)
+            except Exception as error:  # of the page nothing is kept
+                found.tally.drop(_page_drop(crawl, row, *fault(error)))
         for row in rows.values():
             found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
 

@@ -18,8 +18,9 @@ from pipelines import storage
 from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
-from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder
-from pipelines.media.completion import complete
+from pipelines.faults import fault, keep_tracebacks
+from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
+from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
     INLINE,
     Missing,
@@ -43,7 +44,7 @@ from pipelines.web.http_client import PoliteClient
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
 # as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
 # made again, delete `work/raw`.
-VERSION = 2
+VERSION = 3
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -68,6 +69,7 @@ class _FetchBucket(beam.DoFn):
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
+        keep_tracebacks(traceback_folder(self._out))
         queued = sorted(bucket[1])
         writer = RawPartWriter(media_folder(self._out), self._generation)
         try:
@@ -179,6 +181,7 @@ class _CompletePart(beam.DoFn):
         self._spec, self._out, self._renditions = spec, out, renditions
 
     def process(self, joined: tuple[str, _PartInput]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         part, media = joined[0], sorted(joined[1]["media"])
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
@@ -198,8 +201,16 @@ class _CompletePart(beam.DoFn):
             names = self._renditions[source]
             results = {r.key: stored[store_key(names[r.type], r.key)] for r in candidate.requests}
             filters = self._spec.sources[source].filters
-            result = complete(candidate, results, filters.min_images, self._spec.policy.allows_license)
-            document = candidate.document
+            document, text = candidate.document, None
+            try:
+                result = complete(candidate, results, filters.min_images, self._spec.policy.allows_license)
+                judged = result.document or result.refusal
+                if isinstance(judged, Document) and judged.kind == "video":
+                    judged = judge_spoken(judged, filters)
+                if isinstance(judged, Refusal):
+                    text = excerpt(result.document or document, filters)
+            except Exception as error:
+                result, judged = failed_completion(candidate), fault(error)
             # A video is one request and becomes many images, which the filter counts as media.
             unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             gone = Drop(
@@ -213,12 +224,8 @@ class _CompletePart(beam.DoFn):
             )
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
-            judged = result.document or result.refusal
-            if isinstance(judged, Document) and judged.kind == "video":
-                judged = judge_spoken(judged, filters)
             assert judged is not None
             if isinstance(judged, Refusal):
-                text = excerpt(result.document or document, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
                 tally.drop(drop)
                 for url in result.found:

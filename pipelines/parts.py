@@ -94,6 +94,12 @@ class Tally:
         """Count one unit as dropped, with its reason."""
         self.drops.append(drop)
 
+    def absorb(self, other: "Tally") -> None:
+        """Add what another tally of the same stage counted."""
+        self.drops += other.drops
+        for which, num in other._kept.items():
+            self._kept[which] += num
+
     def counts(self) -> tuple[Count, ...]:
         """Return one row per source, stage and unit."""
         reasons: dict[_Counted, Counter[str]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.drop_reasons import Reason, Unit
+from pipelines.faults import fault
 from pipelines.sources.files import Files, Part
 from pipelines.web import urls
 
@@ -116,7 +117,7 @@ Outcome = Candidate | Drop
 def convert_rows(
     origin: Origin, rows: Rows, convert: Callable[[Origin, str, Any], Iterable[Outcome]]
 ) -> Iterator[Outcome]:
-    """Convert every row; a rejected one becomes a drop, and so does the rest of a broken file.
+    """Convert every row; a rejected one becomes a drop, as does one on which our code fails, or the rest of a file.
 
     Args:
         origin: The part.
@@ -132,8 +133,14 @@ def convert_rows(
                     yield outcome if isinstance(outcome, Drop) else replace(outcome, record=origin.record(locator))
             except RowError as reject:
                 yield origin.drop(reject.reason, locator, url=reject.url, detail=reject.detail)
+            except Exception as error:
+                refusal = fault(error)
+                yield origin.drop(refusal.reason, locator, detail=refusal.detail)
     except BrokenFileError as error:
         yield origin.drop("truncated_file", "end", detail=str(error))
+    except Exception as error:  # of the reader: what follows in the file is lost
+        refusal = fault(error)
+        yield origin.drop(refusal.reason, "end", detail=refusal.detail)
 
 
 def dedup_group(what: str) -> str:

@@ -16,6 +16,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
+from pipelines.faults import fault
 from pipelines.web.content_coding import DamagedBodyError, decode_body
 from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
 from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
@@ -120,7 +121,11 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                     yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
                     return
                 if record.record_type == WarcRecordType.response:
-                    page = _page(record, block)
+                    try:
+                        page = _page(record, block)
+                    except Exception as error:
+                        refusal = fault(error)
+                        page = UnreadableRecord(at, refusal.reason, refusal.detail or "")
                     if isinstance(page, CrawledPage):
                         pending = page
                     else:
@@ -131,6 +136,12 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, "truncated_file", str(error))
+            return
+        except Exception as error:  # of the reader: what follows in the file is lost
+            refusal = fault(error)
+            if pending is not None:
+                yield replace(pending, warc_length=None)
+            yield UnreadableRecord(at, refusal.reason, refusal.detail or "")
             return
         if num == 0:
             if start == 0 and storage.size(path) and not _looks_like_warc(path):

@@ -22,7 +22,7 @@ class TolerantConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial[ResponseHandler](_TolerantHandler, loop=asyncio.get_running_loop())
+        self._factory = functools.partial(_handler, asyncio.get_running_loop())
 
 
 class _TolerantHandler(ResponseHandler):
@@ -58,6 +58,10 @@ class _TolerantHandler(ResponseHandler):
         if self.transport is not None:
             self.transport.close()
         self.set_exception(HttpProcessingError(code=400, message=what))
+
+
+def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _TolerantHandler(loop)
 
 
 def _is_interim(head: bytes) -> bool:

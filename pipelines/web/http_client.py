@@ -16,6 +16,7 @@ from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
+from pipelines.faults import fault
 from pipelines.web.http_exchange import (
     REDIRECT_STATUSES,
     TRANSIENT,
@@ -149,12 +150,13 @@ class PoliteClient:
                 if answer.truncated and purpose != "page":
                     raise FetchFailure("too_large", hop, f"more than {max_bytes} bytes")
                 return replace(answer, url=url, redirects=tuple(asked), verdict=verdict.adding(signals=evidence))
-        except FetchFailure as failure:
+        except Exception as error:
+            failure = error if isinstance(error, FetchFailure) else _internal_failure(hop, error)
             failure.signals = tuple(dict.fromkeys(evidence))
             if asked:
                 failure.detail = ": ".join(part for part in (f"at {failure.url}", failure.detail) if part)
             failure.url = url
-            raise
+            raise failure from failure.__cause__
 
     async def site(self, url: str) -> SiteRules:
         """Return the rules of a URL's authority: for its sitemaps, and as evidence.
@@ -162,7 +164,12 @@ class PoliteClient:
         Raises:
             FetchFailure: If the host may not or cannot be contacted.
         """
-        return await self._rules(parse_target(url), "page")
+        try:
+            return await self._rules(parse_target(url), "page")
+        except FetchFailure:
+            raise
+        except Exception as error:
+            raise _internal_failure(url, error) from error
 
     def take_policy_answers(self) -> list[Fetched]:
         """Return robots.txt, tdmrep.json and ai.txt responses of any status since the last call, for the archive."""
@@ -244,6 +251,13 @@ class PoliteClient:
                 return SiteFile(url, None, observed_at=utc_now())
         self._policy_answers.append(replace(answer, url=url))
         return SiteFile(url, answer.status, answer.body, answer.fetched_at)
+
+
+def _internal_failure(url: str, error: Exception) -> FetchFailure:
+    refusal = fault(error)
+    failure = FetchFailure(refusal.reason, url, refusal.detail or "")
+    failure.__cause__ = error
+    return failure
 
 
 def _location(answer: Fetched) -> str | None:

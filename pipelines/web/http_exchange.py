@@ -14,11 +14,13 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import Field
 from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
+from pipelines.faults import for_thread
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
@@ -40,7 +42,8 @@ _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an 
 _PASSING_FAILURES: frozenset[Reason] = frozenset(
     {"timeout", "dns_failure", "connection_failed", "incomplete_body", "retry_after_too_long", "host_error_budget"}
 )
-TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS
+_MENDED_LATER: frozenset[Reason] = frozenset({"internal_error"})  # by a release
+TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS | _MENDED_LATER
 
 
 def is_transient(reason: Outcome) -> bool:
@@ -107,12 +110,18 @@ class Fetched:
     @property
     def location(self) -> str | None:
         """The target of a redirect, perhaps relative; browsers read its bytes as UTF-8."""
-        location = self.header("location")
-        if location is None:
-            return None
-        with contextlib.suppress(UnicodeError):
-            location = location.encode("latin-1").decode("utf-8")
-        return location.strip()
+        return _as_utf8(self.header("location"))
+
+    @property
+    def refresh(self) -> str | None:
+        """The page that browsers go to after some seconds, read alike."""
+        return _as_utf8(self.header("refresh"))
+
+
+def _as_utf8(value: str | None) -> str | None:
+    with contextlib.suppress(UnicodeError):
+        value = value.encode("latin-1").decode("utf-8") if value is not None else None
+    return value.strip() if value is not None else None
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
@@ -291,7 +300,9 @@ class Exchange:
                 if request.is_wanted(response.status, headers):
                     body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
                     if body and is_coded(headers):
-                        body, truncated = await asyncio.to_thread(_decoded, url, body, headers, request, truncated)
+                        body, truncated = await asyncio.to_thread(
+                            for_thread(_decoded), url, body, headers, request, truncated
+                        )
                 elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
                     with contextlib.suppress(aiohttp.ClientError):
                         await _read_body(response, _DRAIN_BYTES, True)
@@ -310,7 +321,7 @@ class Exchange:
                     fetched_at=fetched_at,
                     truncated=truncated,
                 )
-        except (TimeoutError, OSError, aiohttp.ClientError, ValueError) as error:
+        except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError, DamagedBodyError) as error:
             reason, detail = _failure_of(error)
             raise FetchFailure(reason, url, detail) from error
 
