@@ -16,10 +16,12 @@ from pipelines import storage
 from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
 from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
 from pipelines.crawling.ledger import ledger_parts, round_of
-from pipelines.crawling.part_writer import CrawlPartWriter, sitemap_urls, visit
+from pipelines.crawling.part_writer import CrawlPartWriter
+from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
 from pipelines.document import canonical_json
-from pipelines.layout import account_folder, crawl_folder, gate_folder
+from pipelines.faults import keep_tracebacks
+from pipelines.layout import account_folder, crawl_folder, gate_folder, traceback_folder
 from pipelines.parts import stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -32,7 +34,7 @@ from pipelines.web.http_client import PoliteClient
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
 # `work/warc/<crawl>` for that.
-VERSION = 2
+VERSION = 3
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
@@ -47,6 +49,7 @@ class _CrawlBucket(beam.DoFn):
         self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         yield from asyncio.run(self._run(sorted(item for _, item in bucket[1])))
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
@@ -61,11 +64,9 @@ class _CrawlBucket(beam.DoFn):
             async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
                     new_hosts.discard(urls.authority(item.url))
-                    for url in await sitemap_urls(client, item.url):
-                        writer.link(url, item.depth + 1)
-                await visit(client, writer, item)
-                for answer in client.take_policy_answers():
-                    writer.store(answer, {"is": "policy file"})
+                    await follow_sitemaps(client, writer, item)
+                await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
+                store_site_files(client, writer, item)
                 if writer.is_due:
                     closed.append(writer.close())
 
@@ -169,7 +170,7 @@ class _Crawl:
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION))
+            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION, traceback_folder(self.out)))
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 

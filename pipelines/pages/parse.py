@@ -13,6 +13,7 @@ from pipelines.pages.blocks import License, Link, Page
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
 from pipelines.pages.json_ld import read_json_ld
 from pipelines.pages.tree import Element, decode_html, parse_html
+from pipelines.web.redirects import Refresh, parse_refresh
 from pipelines.web.urls import canonical_url, resolve
 
 __all__ = ["Page", "parse_page"]
@@ -68,6 +69,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Pag
         meta=meta,
         licenses=_licenses(elements, meta, statements.licenses),
         skipped=tuple(sorted((reason, number) for reason, number in skipped.items() if number)),
+        refresh=_refresh(elements, url, base),
     )
 
 
@@ -84,6 +86,16 @@ def _title(elements: list[Element]) -> str | None:
     for element in elements:
         if element.tag == "title" and element.parent is not None and element.parent.tag != "svg":
             return clean_text(element.text()) or None
+    return None
+
+
+def _refresh(elements: list[Element], url: str, base: str) -> Refresh | None:
+    """Return where a `<meta>` element sends browsers; those without scripts are sent elsewhere, and do not count."""
+    for element in elements:
+        if element.tag == "meta" and element.get("http-equiv").lower() == "refresh":
+            found = parse_refresh(element.get("content"), url, base)
+            if found is not None and all(ancestor.tag != "noscript" for ancestor in element.ancestors()):
+                return found
     return None
 
 

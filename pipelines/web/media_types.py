@@ -3,6 +3,7 @@
 import re
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+XML_TYPES = frozenset({"text/xml", "application/xml", "application/rss+xml", "application/atom+xml"})
 
 _ESSENCE = re.compile(r"[!#$&^_.+a-z0-9-]{1,127}/[!#$&^_.+a-z0-9-]{1,127}")  # RFC 6838, 4.2
 _UNKNOWN = frozenset({"unknown/unknown", "application/unknown"})  # WHATWG MIME Sniffing, 5.1: as if nothing was stated

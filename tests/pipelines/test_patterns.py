@@ -1,4 +1,4 @@
-"""Every regular expression that meets foreign text takes time in proportion to it, whatever the text.
+"""Tests that every regular expression which meets foreign text takes time in proportion to it.
 
 A pattern that backtracks over itself stops a crawl: 40 digits in a file name once took for ever. So each pattern of the
 packages below is timed by the methods that its module calls, on strings of a hundred thousand characters made from the

@@ -1,4 +1,4 @@
-"""Pages of a hundred thousand characters and more take a moment, whatever they are made of."""
+"""Tests of the time that pages of a hundred thousand characters take, whatever they are made of."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Raw answers on loopback: what browsers take, the client takes. Fails if aiohttp makes its protocols another way."""
+"""Tests of response heads on real connections, with raw answers; they fail if aiohttp makes protocols another way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

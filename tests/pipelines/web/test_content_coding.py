@@ -1,4 +1,4 @@
-"""Codings of bodies: whole ones, those that end early, those with something behind, and those that are none."""
+"""Tests of removing the codings of bodies that are whole, end early, have bytes behind them, or have no coding."""
 
 import gzip
 import time

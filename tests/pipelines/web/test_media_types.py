@@ -1,4 +1,4 @@
-"""What a response is, by its header or by its bytes."""
+"""Tests of the media type of a response, by its header or by its bytes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Refreshes, as browsers read them."""
+"""Tests of reading refreshes as browsers do."""
 
 import pytest
 

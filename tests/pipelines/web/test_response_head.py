@@ -1,4 +1,4 @@
-"""Heads that browsers take, in the form that parsers take."""
+"""Tests of rewriting heads that browsers take for parsers that are stricter."""
 
 import time
 
