@@ -14,6 +14,7 @@ import apache_beam as beam
 
 from pipelines import storage
 from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
+from pipelines.crawling.archived_robots import IndexRobots, robots_part
 from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
 from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
@@ -21,7 +22,7 @@ from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
-from pipelines.layout import account_folder, crawl_folder, gate_folder, traceback_folder
+from pipelines.layout import account_folder, crawl_folder, gate_folder, robots_folder, traceback_folder
 from pipelines.parts import stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -174,6 +175,19 @@ class _Crawl:
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
+    def index_robots(self, paths: list[str]) -> None:
+        """Write what another crawler stored of robots.txt files, and remove that of files no longer named."""
+        folder = robots_folder(self.out, self.name)
+        folder.keep_only({robots_part(path) for path in paths})
+        if not paths:
+            return
+
+        def build(pipeline: beam.Pipeline) -> None:
+            names = pipeline | "ListRobots" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
+            _ = names | "IndexRobots" >> beam.ParDo(IndexRobots(folder, VERSION, traceback_folder(self.out)))
+
+        run_pipeline(f"crawl {self.name}, reading robots.txt files", self.runner, build, lambda: len(folder.receipts()))
+
     def account(self) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
@@ -214,7 +228,8 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         progress = crawl.progress()
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
         settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
-        inputs = stage_inputs(VERSION, settings, [(path, storage.size(path)) for path in files])
+        robots = warc_paths(crawl.settings.robots_files) if crawl.settings.robots_files else []
+        inputs = stage_inputs(VERSION, settings, [(path, storage.size(path)) for path in (*files, *robots)])
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -224,6 +239,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         storage.remove_leftovers(crawl.parts.path)
         if files:
             crawl.index_files(files)
+            crawl.index_robots(robots)
         while not files:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, TypedDict
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.candidate import Candidate
+from pipelines.candidate import Candidate, site_request
+from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
-from pipelines.document import Document, Drop
+from pipelines.document import Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.faults import fault, keep_tracebacks
-from pipelines.layout import candidates_folder, crawl_folder, traceback_folder, warc_path
+from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder, warc_path
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import Page, parse_page
 from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
@@ -28,7 +29,7 @@ from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
 from pipelines.text.judging import excerpt, judge_text
 from pipelines.web import urls
-from pipelines.web.permission import Verdict, page_verdict, response_verdict
+from pipelines.web.permission import UNASKED, Verdict, page_verdict, response_verdict
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
@@ -93,13 +94,14 @@ class _Duplicate(NamedTuple):
 
 
 class _TaskInput(TypedDict):
-    """A task, the only one of its name, and the pages that it drops as duplicates."""
+    """A task, the only one of its name, the pages that it drops as duplicates, and archived robots.txt of its hosts."""
 
     task: list[_Task]
     duplicates: list[_Duplicate]
+    robots: list[ArchivedRobots]
 
 
-shuffle_by_fields(_PagePlace)
+shuffle_by_fields(_PagePlace, ArchivedRobots)
 
 # --- one part -------------------------------------------------------------------------------------------------------
 
@@ -112,8 +114,20 @@ class _Candidates:
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, source: str, found: Iterable[Candidate | Drop]) -> None:
-        """Judge the text of a source's candidates, and keep or drop each."""
+    def add(
+        self,
+        source: str,
+        found: Iterable[Candidate | Drop],
+        *,
+        needs_site: Callable[[Document], bool] = lambda _: False,
+    ) -> None:
+        """Judge the text of a source's candidates, and keep or drop each.
+
+        Args:
+            source: Its name.
+            found: What was read.
+            needs_site: Whether a document is of a page that others fetched, whose host is still to be asked.
+        """
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
@@ -129,7 +143,8 @@ class _Candidates:
             except Exception as error:
                 judged = fault(error)
             if isinstance(judged, Document):
-                self._keep(source, replace(candidate, document=judged))
+                kept = replace(candidate, document=judged)
+                self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
             else:
                 self.tally.drop(
                     Drop(
@@ -149,6 +164,17 @@ class _Candidates:
         """Add what was collected elsewhere for the same part."""
         self.tally.absorb(other.tally)
         self.rows += other.rows
+
+    def _with_site(self, candidate: Candidate) -> Candidate:
+        """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
+        page = candidate.document.source.page_url
+        if page is None:
+            return candidate
+        if self._spec.policy.robots_of_others == "asked":
+            return replace(candidate, requests=(*candidate.requests, site_request(page)))
+        signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
+        document = replace(candidate.document, signals=(*candidate.document.signals, signal))
+        return replace(candidate, document=document)
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
@@ -180,23 +206,26 @@ class _ExtractPart(beam.DoFn):
         name, sides = joined
         (task,) = sides["task"]
         duplicates = {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]}
-        inputs = self._inputs(task, duplicates)
-        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, duplicates))
+        robots = sorted(sides["robots"])
+        inputs = self._inputs(task, duplicates, robots)
+        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, duplicates, robots))
         yield name
 
-    def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
+    def _inputs(self, task: _Task, duplicates: dict[int, str], robots: list[ArchivedRobots]) -> str:
         if isinstance(task, _ListTask):
-            return stage_inputs(VERSION, _source_settings(self._spec.sources[task.source]), asdict(task.part))
+            settings = _source_settings(self._spec.sources[task.source])
+            return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part))
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
+        of_crawl = _crawl_settings(self._spec, task.crawl)
+        return stage_inputs(VERSION, of_crawl, receipt.files, sorted(duplicates.items()), robots)
 
-    def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
+    def _write(self, task: _Task, inputs: str, duplicates: dict[int, str], robots: list[ArchivedRobots]) -> Receipt:
         found = _Candidates(self._spec)
         if isinstance(task, _ListTask):
             self._read_list(task, found)
         else:
-            self._extract_pages(task, duplicates, found)
+            self._extract_pages(task, duplicates, _archived_rules(self._spec, task.crawl, robots), found)
         found.rows.sort(key=lambda row: (row["source"], row["key"]))
         folder = candidates_folder(self._out)
         files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
@@ -206,9 +235,13 @@ class _ExtractPart(beam.DoFn):
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
-        found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
+        rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
+        # Of a video's page a list has nothing but the address, and the video is asked for like any other.
+        found.add(task.source, rows, needs_site=_has_unasked_page if source.kind != "video" else _never)
 
-    def _extract_pages(self, task: _CrawlTask, duplicates: dict[int, str], found: _Candidates) -> None:
+    def _extract_pages(
+        self, task: _CrawlTask, duplicates: dict[int, str], rules: ArchivedRules, found: _Candidates
+    ) -> None:
         crawl, ledger = task.crawl, crawl_folder(self._out, task.crawl).file(task.ledger, ".parquet")
         fetched = (LedgerRow.from_columns(row) for row in read_rows(ledger) if row["outcome"] == FETCHED)
         rows = {row.offset: row for row in fetched}
@@ -230,7 +263,7 @@ class _ExtractPart(beam.DoFn):
                 continue
             of_page = _Candidates(self._spec)
             try:
-                self._extract_page(crawl, row, record, duplicates, sources, of_page)
+                self._extract_page(crawl, row, record, duplicates, rules, sources, of_page)
                 found.absorb(of_page)
             except Exception as error:  # of the page nothing is kept
                 found.tally.drop(_page_drop(crawl, row, *fault(error)))
@@ -243,6 +276,7 @@ class _ExtractPart(beam.DoFn):
         row: LedgerRow,
         record: CrawledPage,
         duplicates: dict[int, str],
+        rules: ArchivedRules,
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
@@ -256,7 +290,7 @@ class _ExtractPart(beam.DoFn):
             drop(record.refusal, record.truncated or record.mime)
             return
         page = parse_page(record.body, row.url, content_type=record.content_type)
-        verdict = self._page_verdict(row, record, page)
+        verdict = self._page_verdict(row, record, page, rules)
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
@@ -285,14 +319,35 @@ class _ExtractPart(beam.DoFn):
                 lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document", url=None)
                 found.add(name, [replace(lost, key=c.document.key) for c in candidates])
                 continue
-            found.add(name, [replace(c, record=row.record) for c in candidates])
+            found.add(
+                name, [replace(c, record=row.record) for c in candidates], needs_site=_always if external else _never
+            )
 
-    def _page_verdict(self, row: LedgerRow, record: CrawledPage, page: Page) -> Verdict:
+    def _page_verdict(self, row: LedgerRow, record: CrawledPage, page: Page, rules: ArchivedRules) -> Verdict:
         """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements."""
         policy = self._spec.request_policy
         at = {"url": urls.without_credentials(row.url), "observed_at": row.fetched_at}
-        response = response_verdict(Verdict(signals=row.signals), record.headers, "page", policy, **at)
+        site = rules.verdict(row.url).adding(signals=row.signals)
+        response = response_verdict(site, record.headers, "page", policy, **at)
         return page_verdict(response, page.meta, policy, **at)
+
+
+def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
+    is_given = bool(spec.crawls[crawl].robots_files)
+    return ArchivedRules(spec.request_policy, found if is_given else None)
+
+
+def _has_unasked_page(document: Document) -> bool:
+    """Return whether a document is of a page whose robots.txt nobody has asked for."""
+    return all(signal.kind != "robots.txt" or signal.target != "page" for signal in document.signals)
+
+
+def _always(_: Document) -> bool:
+    return True
+
+
+def _never(_: Document) -> bool:
+    return False
 
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:
@@ -349,6 +404,14 @@ def _duplicates(grouped: tuple[str, Iterable[_PagePlace]]) -> Iterator[tuple[str
         yield other.task, _Duplicate(other.offset, kept.url)
 
 
+def _page_hosts(task: _CrawlTask, out: str) -> Iterator[tuple[str, str]]:
+    """Yield (crawl and host, task) for every host of a task's fetched pages, each once."""
+    path = crawl_folder(out, task.crawl).file(task.ledger, ".parquet")
+    rows = read_rows(path, ["url", "outcome"])
+    for host in sorted({urls.authority(row["url"]) for row in rows if row["outcome"] == FETCHED}):
+        yield f"{task.crawl} {host}", task.name
+
+
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Extract the candidates of all sources from what was crawled and from the lists."""
     crawled = [
@@ -362,10 +425,21 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     ]
     tasks: list[_Task] = [*crawled, *listed]
     folder = candidates_folder(out)
+    archives = [crawl for crawl, settings in spec.crawls.items() if settings.robots_files]
     ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}
+    robots = {crawl: robots_folder(out, crawl) for crawl in archives}
+    tables = [(crawl, folder.file(r.part, ".parquet")) for crawl, folder in robots.items() for r in folder.receipts()]
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = stage_inputs(VERSION, ledgers, settings, lists, [asdict(task) for task in tasks])
+    inputs = stage_inputs(
+        VERSION,
+        ledgers,
+        {crawl: folder.fingerprint() for crawl, folder in robots.items()},
+        settings,
+        lists,
+        spec.policy.robots_of_others,
+        [asdict(task) for task in tasks],
+    )
     if folder.is_finished(inputs):
         return
     folder.begin()
@@ -378,9 +452,20 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "ByCanonicalUrl" >> beam.GroupByKey()
             | "FindDuplicates" >> beam.FlatMap(_duplicates)
         )
+        archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
+        hosts = (
+            pipeline
+            | "ListArchives" >> beam.Create([task for task in crawled if task.crawl in archives])
+            | "ReadHosts" >> beam.FlatMap(_page_hosts, out)
+        )
+        rules = (
+            {"robots": archived, "tasks": hosts}
+            | "ByHost" >> beam.CoGroupByKey()
+            | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
+        )
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
-            {"task": named, "duplicates": duplicates}
+            {"task": named, "duplicates": duplicates, "robots": rules}
             | "ByTask" >> beam.CoGroupByKey()
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )

@@ -6,9 +6,10 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
@@ -30,8 +31,17 @@ from pipelines.media.missing import (
     store_key,
     wanted_requests,
 )
-from pipelines.media.raw_store import Blob, RawPartWriter, generation_of, index_parts, load_media, read_index
+from pipelines.media.raw_store import (
+    Blob,
+    RawPartWriter,
+    StoredMedia,
+    generation_of,
+    index_parts,
+    load_media,
+    read_index,
+)
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
+from pipelines.media.site_files import fetch_site, page_verdict_of
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -39,6 +49,7 @@ from pipelines.text.judging import excerpt, judge_spoken
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
+from pipelines.web.permission import Verdict
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
@@ -103,8 +114,12 @@ class _FetchBucket(beam.DoFn):
         async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
 
             async def work(missing: Missing) -> None:
-                request, settings = missing.media_request(), self._settings[missing.rendition]
-                await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
+                request = missing.media_request()
+                if request.type == "site":
+                    await fetch_site(client, request, writer)
+                else:
+                    settings = self._settings[missing.rendition]
+                    await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
                 if writer.is_full:
                     writer.close()
 
@@ -171,7 +186,7 @@ def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
     names = {"language", "mask_personal_data", "min_images"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
-    return [filters, spec.policy.licenses]
+    return [filters, spec.policy.model_dump(mode="json")]
 
 
 class _CompletePart(beam.DoFn):
@@ -193,6 +208,7 @@ class _CompletePart(beam.DoFn):
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
         stored = {m.store_key: load_media(folder, Blob(m.file, m.offset, m.length)) for m in media}
+        verdicts: dict[str, Callable[[str], Verdict]] = {}
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
@@ -203,8 +219,12 @@ class _CompletePart(beam.DoFn):
             filters = self._spec.sources[source].filters
             document, text = candidate.document, None
             try:
-                result = complete(candidate, results, filters.min_images, self._spec.policy.allows_license)
-                judged = result.document or result.refusal
+                permitted = self._permitted(candidate, results, verdicts)
+                if isinstance(permitted, Candidate):
+                    result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
+                    judged = result.document or result.refusal
+                else:
+                    result, judged = failed_completion(candidate), permitted
                 if isinstance(judged, Document) and judged.kind == "video":
                     judged = judge_spoken(judged, filters)
                 if isinstance(judged, Refusal):
@@ -247,6 +267,29 @@ class _CompletePart(beam.DoFn):
         files = {".parquet": write_table(documents.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return documents.finish(part, inputs, tally, files)
 
+    def _permitted(
+        self, candidate: Candidate, results: dict[str, StoredMedia], verdicts: dict[str, Callable[[str], Verdict]]
+    ) -> Candidate | Refusal:
+        """Return the candidate with what its page's host says today, or the refusal.
+
+        Args:
+            candidate: As the extract stage wrote it.
+            results: Results of its requests, by key.
+            verdicts: Of the hosts judged so far, by key; each is parsed once.
+        """
+        site, page_url = candidate.site, candidate.document.source.page_url
+        if site is None or page_url is None:
+            return candidate
+        if site.key not in verdicts:
+            read = partial(Blob.read, folder=media_folder(self._out))
+            verdicts[site.key] = page_verdict_of(results[site.key], self._spec.request_policy, read)
+        verdict = verdicts[site.key](page_url)
+        if verdict.reason is not None:
+            return Refusal(verdict.reason, ", ".join(verdict.reasons))
+        document = candidate.document
+        signals = tuple(dict.fromkeys((*document.signals, *verdict.signals)))
+        return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
+
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
@@ -262,7 +305,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
     """
     candidates, documents, media = candidates_folder(out), documents_folder(out), media_folder(out)
     renditions = {
-        name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
+        name: {type_: rendition(source.media, type_) for type_ in ("image", "video", "site")}
         for name, source in spec.sources.items()
     }
     inputs = stage_inputs(VERSION, candidates.fingerprint(), renditions, _completion_settings(spec))

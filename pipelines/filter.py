@@ -249,7 +249,7 @@ class _DecidePart(beam.DoFn):
             group = groups[document.build.dedup_group]
             decided = replace(
                 judged.document,
-                decision=Decision(self._spec.policy.name, True, ()),
+                decision=Decision(self._spec.policy.name_for(judged.document.signals), True, ()),
                 build=replace(document.build, dedup_group=group.root),
             )
             blobs = [completed.blobs[i] for i in judged.places]

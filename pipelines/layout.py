@@ -46,6 +46,11 @@ def account_folder(out: str, crawl: str) -> PartFolder:
     return PartFolder(storage.join(crawl_folder(out, crawl).path, "account"))
 
 
+def robots_folder(out: str, crawl: str) -> PartFolder:
+    """Return the folder of the robots.txt files that another crawler stored with its pages."""
+    return PartFolder(storage.join(work_folder(out), "robots", crawl))
+
+
 def warc_path(out: str, crawl: str, name: str) -> str:
     """Return the path of a WARC file that a ledger names: next to the ledger, or where another crawler wrote it."""
     return name if "/" in name else storage.join(crawl_folder(out, crawl).path, name)

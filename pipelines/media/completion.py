@@ -59,7 +59,7 @@ def complete(
 def failed_completion(candidate: Candidate) -> Completion:
     """Return the completion of a candidate on which our code failed: all its media are without a document."""
     return Completion(
-        None, (), (), tuple(urls.without_credentials(r.url) if r.url else None for r in candidate.requests)
+        None, (), (), tuple(urls.without_credentials(r.url) if r.url else None for r in candidate.media_requests)
     )
 
 

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
-from pipelines.candidate import MediaRequest, Track
+from pipelines.candidate import MediaRequest, RequestType, Track, url_of_key
 from pipelines.drop_reasons import Outcome
 from pipelines.media.raw_store import read_index
 from pipelines.parts import PartFolder, read_rows
@@ -22,7 +22,7 @@ INLINE = "inline "
 class Request(NamedTuple):
     """A request for media; of several for the same media the smallest is made, so that their order does not matter."""
 
-    type: Literal["image", "video"]
+    type: RequestType
     origin: str  # URL of the page, if any; for inline media the part of candidates
     tracks: str  # JSON
 
@@ -50,7 +50,7 @@ class Missing(NamedTuple):
 
     def media_request(self) -> MediaRequest:
         tracks = tuple(Track(**track) for track in json.loads(self.request.tracks))
-        return MediaRequest(self.request.type, self.key, self.request.origin or None, tracks)
+        return MediaRequest(self.request.type, url_of_key(self.key), self.request.origin or None, tracks)
 
 
 def store_key(rendition: str, key: str) -> str:
@@ -83,5 +83,5 @@ def missing_media(joined: tuple[str, KnownRequests], generation: int, retry: boo
     if known is not None and not (retry and known.generation < generation and is_transient(known.outcome)):
         return
     rendition, _, key = joined_key.partition(" ")
-    queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(key)
+    queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(url_of_key(key))
     yield queue, Missing(rendition, key, wanted)

@@ -75,6 +75,16 @@ class StoredCue:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSiteFile:
+    """The answer to the request for a policy file of a site; `status` is None if there was none."""
+
+    url: str
+    status: int | None
+    blob: Blob
+    observed_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMedia:
     """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
 
@@ -92,9 +102,13 @@ class StoredMedia:
     cues: tuple[StoredCue, ...] = ()
     cues_lang: str | None = None
     cues_automatic: bool = False
+    site_files: tuple[StoredSiteFile, ...] = ()  # robots.txt first
 
     def to_json(self) -> str:
-        return canonical_json(asdict(self))
+        record = asdict(self)
+        if not self.site_files:
+            del record["site_files"]  # of media, which are the same as before there were any
+        return canonical_json(record)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -103,6 +117,8 @@ class StoredMedia:
         record["signals"] = tuple(Signal(**s) for s in record["signals"])
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
+        files = record.get("site_files", [])
+        record["site_files"] = tuple(StoredSiteFile(**{**f, "blob": Blob(**f["blob"])}) for f in files)
         return cls(**record)
 
 

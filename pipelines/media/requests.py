@@ -12,6 +12,7 @@ from pipelines.faults import fault, for_thread
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.media.site_files import RENDITION
 from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
@@ -31,6 +32,8 @@ class MediaSettings(Settings):
 
 def rendition(settings: MediaSettings, type_: str) -> str:
     """Return the name of the way in which media of a type are normalised: a hash of its settings."""
+    if type_ == "site":
+        return RENDITION
     part = settings.images if type_ == "image" else settings.video
     return digest(type_, part.model_dump(mode="json"))[:12]
 

@@ -55,6 +55,9 @@ TRAINING_TOKENS = (
     "VelenPublicWebCrawler", "Webzio-Extended",
 )  # fmt: skip
 
+UNASKED = "not asked: policy.robots_of_others is unasked"
+"""Value of the `robots.txt` signal of a page whose host was not asked."""
+
 _CONTACT = re.compile(r"https?://[^\s/]+\.[^\s/]+|[^\s@<>()+:;,]+@[^\s@<>();,]+\.[A-Za-z]{2,}")
 # Directives of X-Robots-Tag that contain a colon themselves, so that what precedes it is not a product token.
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
@@ -80,7 +83,13 @@ class PolicySettings(Settings):
     )
     unknown: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network",
+        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network, and for "
+        "pages that others fetched from a host that exists no longer, or is not in their robots_files",
+    )
+    robots_of_others: Literal["asked", "unasked"] = Field(
+        default="asked",
+        description="asked: before a page that others fetched is used (of WARC files, of lists with URLs of pages), "
+        "its host is asked for robots.txt, once; unasked: you answer for that otherwise, and each sample says so",
     )
     asks_headers_of_reserved: bool = Field(
         default=True, description="Ask by HEAD whether a tdm-reservation header lifts what tdmrep.json reserves"
@@ -131,6 +140,11 @@ class PolicySettings(Settings):
         """Return whether a rule for this product token applies to us."""
         token = token.lower()
         return token == self.product_token.lower() or (self.training_tokens == "strict" and token in _TRAINING)
+
+    def name_for(self, signals: Iterable[Signal]) -> str:
+        """The name for a sample's decision, which says if robots.txt of its page's host was not asked for."""
+        is_unasked = any(signal.kind == "robots.txt" and signal.value == UNASKED for signal in signals)
+        return f"{self.name}, robots.txt not asked" if is_unasked else self.name
 
     def allows_license(self, license_id: str | None) -> bool:
         """Return whether material under this licence (None: none found) is acceptable."""

@@ -49,6 +49,7 @@ def archive(tmp_path: Path, num_pages: int = 3) -> CorpusSpec:
     tree = {
         "name": "test",
         "version": "1.0.0",
+        "policy": {"robots_of_others": "unasked"},
         "crawls": {"web": {"warc_files": [path]}},
         "sources": {"texts": source},
     }
