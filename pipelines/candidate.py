@@ -78,12 +78,13 @@ class Candidate:
     @classmethod
     def from_columns(cls, document: str, requests: str, record: str | None) -> Self:
         """Rebuild a candidate from its columns, without the inline bytes."""
-        rows = json.loads(requests)
-        return cls(
-            Document.from_json(document),
-            tuple(MediaRequest(**{**r, "tracks": tuple(Track(**t) for t in r["tracks"])}) for r in rows),
-            record=record,
-        )
+        return cls(Document.from_json(document), requests_of(requests), record=record)
+
+
+def requests_of(column: str) -> tuple[MediaRequest, ...]:
+    """Return the requests in a column that `Candidate.requests_json` wrote."""
+    rows = json.loads(column)
+    return tuple(MediaRequest(**{**row, "tracks": tuple(Track(**t) for t in row["tracks"])}) for row in rows)
 
 
 def url_of_key(key: str) -> str:

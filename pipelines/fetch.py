@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
-from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
@@ -28,20 +27,21 @@ from pipelines.media.missing import (
     Renditions,
     known_outcomes,
     missing_media,
+    permitted_requests,
     store_key,
     wanted_requests,
+    wanted_sites,
 )
 from pipelines.media.raw_store import (
     Blob,
     RawPartWriter,
-    StoredMedia,
     generation_of,
     index_parts,
     load_media,
     read_index,
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
-from pipelines.media.site_files import fetch_site, page_verdict_of
+from pipelines.media.site_files import RENDITION, PagePermission, fetch_site
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -49,7 +49,6 @@ from pipelines.text.judging import excerpt, judge_spoken
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
-from pipelines.web.permission import Verdict
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
@@ -154,6 +153,20 @@ class _PartMedia(NamedTuple):
     offset: int
     length: int
 
+    @property
+    def is_of_site(self) -> bool:
+        """True if it is of site files, not of media."""
+        return self.store_key.startswith(f"{RENDITION} ")
+
+    @property
+    def key(self) -> str:
+        """`MediaRequest.key`."""
+        return self.store_key.partition(" ")[2]
+
+    @property
+    def blob(self) -> Blob:
+        return Blob(self.file, self.offset, self.length)
+
 
 class _PartInput(TypedDict):
     """A part of candidates, the only one of its name, and the results that it needs."""
@@ -207,19 +220,20 @@ class _CompletePart(beam.DoFn):
 
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
-        stored = {m.store_key: load_media(folder, Blob(m.file, m.offset, m.length)) for m in media}
-        verdicts: dict[str, Callable[[str], Verdict]] = {}
+        stored = {m.store_key: load_media(folder, m.blob) for m in media if not m.is_of_site}
+        permission = PagePermission(self._spec.request_policy, folder, {m.key: m.blob for m in media if m.is_of_site})
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
         for row in read_rows(path, ["source", "document", "requests", "record"]):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
-            results = {r.key: stored[store_key(names[r.type], r.key)] for r in candidate.requests}
             filters = self._spec.sources[source].filters
             document, text = candidate.document, None
+            permitted = self._permitted(candidate, permission)
+            of_use = permitted.requests if isinstance(permitted, Candidate) else ()
+            results = {r.key: stored[store_key(names[r.type], r.key)] for r in of_use}
             try:
-                permitted = self._permitted(candidate, results, verdicts)
                 if isinstance(permitted, Candidate):
                     result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
                     judged = result.document or result.refusal
@@ -267,28 +281,25 @@ class _CompletePart(beam.DoFn):
         files = {".parquet": write_table(documents.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return documents.finish(part, inputs, tally, files)
 
-    def _permitted(
-        self, candidate: Candidate, results: dict[str, StoredMedia], verdicts: dict[str, Callable[[str], Verdict]]
-    ) -> Candidate | Refusal:
-        """Return the candidate with what its page's host says today, or the refusal.
-
-        Args:
-            candidate: As the extract stage wrote it.
-            results: Results of its requests, by key.
-            verdicts: Of the hosts judged so far, by key; each is parsed once.
-        """
+    def _permitted(self, candidate: Candidate, permission: PagePermission) -> Candidate | Refusal:
+        """Return the candidate with what its page's host says today, or the refusal."""
         site, page_url = candidate.site, candidate.document.source.page_url
         if site is None or page_url is None:
             return candidate
-        if site.key not in verdicts:
-            read = partial(Blob.read, folder=media_folder(self._out))
-            verdicts[site.key] = page_verdict_of(results[site.key], self._spec.request_policy, read)
-        verdict = verdicts[site.key](page_url)
+        try:
+            verdict = permission.verdict(site, page_url)
+        except Exception as error:
+            return fault(error)
         if verdict.reason is not None:
             return Refusal(verdict.reason, ", ".join(verdict.reasons))
         document = candidate.document
         signals = tuple(dict.fromkeys((*document.signals, *verdict.signals)))
         return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
+
+
+def _is_of_site(row: tuple[str, str]) -> bool:
+    """Return whether a (store key, part) is of site files."""
+    return row[0].startswith(f"{RENDITION} ")
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -345,32 +356,58 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
 def _fetch_missing(
     spec: CorpusSpec, out: str, runner: Runner, parts: list[str], renditions: Renditions, retry: bool
 ) -> None:
-    """Request the media that the store does not have."""
-    media = media_folder(out)
-    indexes = index_parts(media)
-    latest = max((generation_of(path) for path in indexes), default=0)
+    """Request what the store does not have: first site files of others' pages, then the media that these permit."""
+    media, candidates = media_folder(out), candidates_folder(out)
+    latest = max((generation_of(path) for path in index_parts(media)), default=0)
     generation = latest + 1 if retry else latest
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
-    candidates, num_buckets = candidates_folder(out), runner.num_buckets
-    store = PartFolder(media)
+    num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
 
-    def build(pipeline: beam.Pipeline) -> None:
-        wanted = (
-            pipeline
-            | "ListCandidates" >> beam.Create(parts)
-            | "Spread" >> beam.Reshuffle()
-            | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
+    def request(what: str, wanted: Callable[[beam.PCollection, beam.PCollection], beam.PCollection]) -> None:
+        """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
+        paths = index_parts(media)
+
+        def build(pipeline: beam.Pipeline) -> None:
+            names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+            indexes = pipeline | "ListIndexes" >> beam.Create(paths)
+            known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
+            missing = (
+                {"wanted": wanted(names, indexes), "known": known}
+                | "ByMedia" >> beam.CoGroupByKey()
+                | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
+            )
+            _ = (
+                missing
+                | "GroupHosts" >> GroupHosts(num_buckets)
+                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+            )
+
+        done = lambda: sum(r.extra.get("num", 0) for r in store.receipts())  # noqa: E731
+        run_pipeline(f"fetch: {what}", runner, build, done)
+
+    def all_media(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
+
+    def site_files(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_sites, candidates, renditions)
+
+    def permitted_media(names: beam.PCollection, indexes: beam.PCollection) -> beam.PCollection:
+        wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
+        stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
+        found = (
+            {"parts": wanted | "WantedSites" >> beam.Filter(_is_of_site), "stored": stored}
+            | "BySite" >> beam.CoGroupByKey()
+            | "SitesToParts" >> beam.FlatMap(_to_parts)
+            | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))
         )
-        known = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(known_outcomes)
-        missing = (
-            {"wanted": wanted, "known": known}
-            | "ByMedia" >> beam.CoGroupByKey()
-            | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
-        )
-        _ = (
-            missing
-            | "GroupHosts" >> GroupHosts(num_buckets)
-            | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+        return (
+            {"part": names | "EveryPart" >> beam.Map(lambda part: (part, None)), "sites": found}
+            | "ByPart" >> beam.CoGroupByKey()
+            | "PermittedRequests" >> beam.FlatMap(permitted_requests, candidates, renditions, policy, media)
         )
 
-    run_pipeline("fetch: media", runner, build, lambda: sum(r.extra.get("num", 0) for r in store.receipts()))
+    if not spec.asks_for_others:
+        request("media", all_media)
+        return
+    request("robots.txt", site_files)
+    request("media", permitted_media)

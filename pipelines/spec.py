@@ -173,14 +173,24 @@ class CorpusSpec(Settings):
         """
         hosts = {h for c in self.crawls.values() for h in c.scope}
         archives = {name for name, c in self.crawls.items() if c.warc_files}
-        asks_robots = self.policy.robots_of_others == "asked"
-        asks_for_others = any(
-            archives.intersection(s.input.crawls) and (asks_robots or s.kind != "text")
+        asks = any(
+            archives.intersection(s.input.crawls) and (self.asks_for_others or s.kind != "text")
             if isinstance(s.input, CrawlInput)
             else s.kind != "text"
             for s in self.sources.values()
         )
-        return not all(map(is_on_loopback, hosts)) or (asks_for_others and not self.serve)
+        return not all(map(is_on_loopback, hosts)) or (asks and not self.serve)
+
+    @property
+    def asks_for_others(self) -> bool:
+        """Whether robots.txt may be asked for, for pages of archives, and pages that lists name."""
+        takes = any(
+            any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
+            if isinstance(s.input, CrawlInput)
+            else s.kind != "video"
+            for s in self.sources.values()
+        )
+        return takes and self.policy.robots_of_others == "asked"
 
     @property
     def request_policy(self) -> PolicySettings:

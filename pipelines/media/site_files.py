@@ -5,12 +5,13 @@ once; the answers are kept like media, so that a rerun asks nobody and a changed
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.faults import fault
-from pipelines.media.raw_store import Blob, RawPartWriter, StoredMedia, StoredSiteFile
+from pipelines.media.raw_store import Blob, RawPartWriter, StoredMedia, StoredSiteFile, load_media
 from pipelines.web import urls
 from pipelines.web.http_client import FetchFailure, PoliteClient
 from pipelines.web.http_exchange import utc_now
@@ -39,6 +40,27 @@ async def fetch_site(client: PoliteClient, request: MediaRequest, writer: RawPar
         writer.add(failed, RENDITION)
     except Exception as error:
         writer.add(StoredMedia(request.key, *fault(error), url=request.url, fetched_at=utc_now()), RENDITION)
+
+
+class PagePermission:
+    """Verdicts on the pages of a part of candidates, by the stored site files of their hosts, each parsed once.
+
+    Args:
+        policy: What counts as a refusal.
+        folder: The raw store.
+        places: Where the results of requests for site files are, by `MediaRequest.key`.
+    """
+
+    def __init__(self, policy: PolicySettings, folder: str, places: dict[str, Blob]) -> None:
+        self._policy, self._folder, self._places = policy, folder, places
+        self._verdicts: dict[str, Callable[[str], Verdict]] = {}
+
+    def verdict(self, site: MediaRequest, page_url: str) -> Verdict:
+        """Return the verdict on a page, by the request for its host's site files."""
+        if site.key not in self._verdicts:
+            stored = load_media(self._folder, self._places[site.key])
+            self._verdicts[site.key] = page_verdict_of(stored, self._policy, partial(Blob.read, folder=self._folder))
+        return self._verdicts[site.key](page_url)
 
 
 def page_verdict_of(

@@ -26,7 +26,7 @@ from pipelines.spec import CorpusSpec
 from pipelines.web.permission import UNASKED
 from tests.pipelines.stage_records import image_bytes
 
-OPEN, SHUT, BUSY = "127.0.2.1", "127.0.2.2", "127.0.2.3"
+OPEN, SHUT, BUSY, IMAGES = "127.0.2.1", "127.0.2.2", "127.0.2.3", "127.0.2.4"
 HOSTS = (OPEN, SHUT, BUSY)
 ROBOTS = {OPEN: "User-agent: *\nDisallow: /private\n", SHUT: "User-agent: GPTBot, CCBot\nDisallow: /\n"}
 PROSE = "The harbour was quiet and the lantern was golden, and nobody knew who had lit it in the night. " * 9
@@ -142,7 +142,7 @@ def robots_of(document: Document) -> list[Signal]:
 
 def list_of(form: str, path: Path, sites: Sites, *pages: str) -> dict[str, Any]:
     """A list of pages in one of the formats, each with an image."""
-    images = [sites.url(OPEN, f"/{n}.jpg") for n in range(len(pages))]
+    images = [sites.url(IMAGES, f"/{n}.jpg") for n in range(len(pages))]
     if form == "obelics":
         rows = [
             {
@@ -200,9 +200,8 @@ def test_each_host_is_asked_once_and_what_it_says_is_done(
         sites.url(SHUT): "training_crawlers_disallowed",
         sites.url(BUSY): "robots_unreachable",
     }
-    assert {path: num for path, num in sites.asked.items() if path.endswith("robots.txt")} == {
-        f"{host}/robots.txt": 1 for host in HOSTS
-    }
+    asked = {path: num for path, num in sites.asked.items() if path.endswith("robots.txt")}
+    assert asked | {f"{IMAGES}/robots.txt": 1} == {f"{host}/robots.txt": 1 for host in (*HOSTS, IMAGES)}
     assert not any(path.endswith(("/a", "/b", "/page")) for path in sites.asked), (
         "the pages themselves are not asked for"
     )
@@ -211,6 +210,10 @@ def test_each_host_is_asked_once_and_what_it_says_is_done(
         assert (signal.value, signal.url) == (ROBOTS[OPEN].strip(), sites.url(OPEN, "/robots.txt"))
         assert signal.observed_at is not None
         assert document.decision.policy == "strict"
+    images = {path for path in sites.asked if path.endswith(".jpg")}
+    assert images == ({f"{IMAGES}/0.jpg", f"{IMAGES}/1.jpg"} if kind == "interleaved" else set()), (
+        "only of allowed pages"
+    )
     sites.asked.clear()
     assert build(spec(kind, given, web), out) == found
     assert not sites.asked, "a rerun asks nobody"
