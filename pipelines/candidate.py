@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pipelines.document import Document
+from pipelines.document import Document, canonical_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Candidate:
 
     def requests_json(self) -> str:
         """Return the requests as JSON, for a column of a parquet file."""
-        return json.dumps([asdict(r) for r in self.requests], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return canonical_json([asdict(r) for r in self.requests])
 
     @classmethod
     def from_columns(cls, document: str, requests: str, record: str | None) -> Self:

@@ -306,7 +306,8 @@ class SiteRules:
     def _tdm_rules(self) -> list[dict[str, Any]]:
         """Rules of tdmrep.json in order, without malformed ones (on an error the value is unset)."""
         try:
-            rules = json.loads(self.tdmrep.content) if self.tdmrep is not None else []
+            # NaN is none of JSON's constants, but Python reads it, and our own records cannot hold it.
+            rules = json.loads(self.tdmrep.content, parse_constant=str) if self.tdmrep is not None else []
         except (ValueError, RecursionError):
             return []
         rules = rules if isinstance(rules, list) else [rules]

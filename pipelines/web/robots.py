@@ -13,6 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from protego import Protego
 
+from pipelines.document import encodable
+
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much must be parsed
 
 _RULES = frozenset({"allow", "disallow", "crawl-delay", "request-rate", "visit-time"})
@@ -208,7 +210,7 @@ def _single_rule(pattern: str) -> Protego:
 
 def _one_line(pattern: str) -> str:
     """Return a path without characters that protego would take for the end of a line or of the path."""
-    return re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029#]", lambda m: quote(m[0]), pattern.strip())
+    return re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029#]", lambda m: quote(m[0]), encodable(pattern.strip()))
 
 
 def rule_by_type(group: Group, url: str) -> tuple[bool, Line | None]:

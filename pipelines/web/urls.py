@@ -69,7 +69,10 @@ def canonical_url(url: str) -> str:
     path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
     path = _without_dot_segments(path) or "/"
     kept = [p for p in parts.query.split("&") if p and not _is_tracking(p)]
-    return urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    found = urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    if len(found) > MAX_URL_CHARS:  # an escape is longer than its character
+        raise ValueError(f"URL of {len(found)} characters; at most {MAX_URL_CHARS}")
+    return found
 
 
 def resolve(base: str, reference: str) -> str | None:

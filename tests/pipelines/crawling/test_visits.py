@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import gzip
 import io
+import json
 import random
 import re
 import threading
@@ -260,6 +261,40 @@ def test_a_sitemap_that_is_visited_gives_links_as_a_page_does(tmp_path: Path) ->
     found = crawled(tmp_path, site(urlset("/one")), "/map.xml", follows=False)
     assert found.outcomes() == {"/map.xml": "fetched"}
     assert set(found.links) == {"/one"}
+
+
+# what no file can hold
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome", "detail"),
+    [
+        (answer(status=b"404 Introuv\xe9"), "http_404", "Introuv\ufffd"),
+        (answer("", status="301 Moved", Location="/" + "\u00e9" * 3000), "redirect_refused", None),
+        (answer("<a href='/" + "\u00e9" * 1500 + "'>x</a><a href='/next'>y</a>"), "fetched", None),
+        (answer("<a href='/next'>&#xD800;</a>", X_Robots_Tag="\u00ff", TDM_Policy="\ud7ff"), "fetched", None),
+    ],
+)
+def test_rows_and_links_can_be_written_and_read_whatever_is_sent(
+    tmp_path: Path, given: bytes, outcome: str, detail: str | None
+) -> None:
+    found = crawled(tmp_path, {"/a": given}, "/a")
+    assert found.outcomes() == {"/a": outcome}
+    assert detail is None or found.rows["/a"].detail == detail
+    assert set(found.links) == ({"/next"} if outcome == "fetched" else set())
+
+
+def test_a_reservation_with_what_json_alone_can_hold_is_evidence(tmp_path: Path) -> None:
+    rules = [
+        {"location": "/\ud800*", "tdm-reservation": 1},
+        {"location": "/*", "tdm-reservation": 0, "tdm-policy": "\udfff"},
+        {"location": "/*", "tdm-reservation": float("nan")},
+    ]
+    answers = {"/.well-known/tdmrep.json": answer(json.dumps(rules), "application/json"), "/a": answer()}
+    found = crawled(tmp_path, answers, "/a")
+    assert found.outcomes() == {"/a": "fetched"}
+    (signal,) = (signal for signal in found.rows["/a"].signals if signal.kind == "tdmrep.json")
+    assert json.loads(signal.value) == {"location": "/*", "tdm-policy": "\ufffd", "tdm-reservation": 0}
 
 
 # faults of our own

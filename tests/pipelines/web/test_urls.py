@@ -1,5 +1,7 @@
 """Tests of URLs: one spelling, resolution as in browsers, no secrets, srcset by its standard."""
 
+import random
+
 import pytest
 
 from pipelines.web.urls import (
@@ -53,6 +55,8 @@ def test_each_url_has_one_spelling(url: str, canonical: str) -> None:
         "http://a b/",
         "http://..x/",
         "http://x.org/" + "a" * MAX_URL_CHARS,
+        "http://x.org/" + "\u00e9" * (MAX_URL_CHARS // 6),
+        "http://x.org/?" + "<" * (MAX_URL_CHARS // 3),
     ],
 )
 def test_what_is_no_http_url_is_refused(url: str) -> None:
@@ -94,6 +98,25 @@ def test_references_resolve_as_in_browsers(reference: str, url: str) -> None:
 )
 def test_only_http_is_followed(reference: str) -> None:
     assert resolve("http://a.org/b/c.html", reference) is None
+
+
+ODD = [
+    "http", "https", ":", "/", "//", "@", "[", "]", "%", "%25", "%2541", "%E9", "%00", "xn--", "a", "b.com", "::1",
+    "..", "fe80::1%25eth0", ".", "?", "#", "&", "=", "-", "_", "*", "|", "\\", "utm_source=x", ";jsessionid=1",
+    "127.0.0.1", "0x7f.1", "\u00e9", "\u00df", "\u200b", "b\uff0ecom", "\u3002", "\u0663", "\u2460", "\u0130", "\t",
+    "\n", " ", "\ud800", "\u65e5\u672c", "\u212a", "\u00e9" * 1400, "<" * 2700,
+]  # fmt: skip
+
+
+def test_what_resolves_is_in_its_one_spelling_and_has_an_authority() -> None:
+    rng = random.Random(0)
+    for _ in range(20_000):
+        start = rng.choice(["http://", "https://", "HTTP:/", "http:", "//", ""])
+        url = resolve("", start + "".join(rng.choices(ODD, k=rng.randint(1, 8))))
+        if url is not None:
+            assert canonical_url(url) == url
+            assert authority(url)
+            assert registered_domain(url)
 
 
 def test_authority_names_a_port_that_is_not_the_default() -> None:
