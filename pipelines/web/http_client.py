@@ -6,17 +6,17 @@ else is a `FetchFailure` with a drop reason.
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, ParamSpec, Self, TypeVar
 from urllib.parse import urljoin
 
 from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
-from pipelines.faults import fault
+from pipelines.faults import fault, for_thread
 from pipelines.web.http_exchange import (
     REDIRECT_STATUSES,
     TRANSIENT,
@@ -43,7 +43,11 @@ from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 
 __all__ = ["TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _SITE_FILE_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five, to any host
+_LARGE_SITE_BYTES = 64 << 10  # of robots.txt and the like; less is judged within milliseconds
 _UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's value for a robots.txt that failed
 _ADDRESS_REASONS = frozenset({"host_not_found", "dns_failure", "private_address", "no_contact_address"})
 
@@ -200,7 +204,7 @@ class PoliteClient:
         """
         url = str(target)
         rules = await self._rules(target, purpose)
-        verdict = rules.verdict(url, purpose)
+        verdict = await _judged_by(rules, rules.verdict, url, purpose)
         evidence += verdict.signals
         delay = verdict.crawl_delay or 0.0
         if delay > self._http.max_crawl_delay_seconds:
@@ -223,7 +227,7 @@ class PoliteClient:
             if site.rules is None or time.monotonic() >= site.expires:
                 site.rules = SiteRules(self._policy, await self._site_file(f"{origin}/robots.txt"))
                 tdmrep = f"{origin}/.well-known/tdmrep.json"
-                if site.rules.may_read(tdmrep):
+                if await _judged_by(site.rules, site.rules.may_read, tdmrep):
                     site.rules = replace(site.rules, tdmrep=await self._site_file(tdmrep))
                 seconds = self._http.site_cache_seconds
                 if site.rules.robots.is_unreachable:
@@ -251,6 +255,13 @@ class PoliteClient:
                 return SiteFile(url, None, observed_at=utc_now())
         self._policy_answers.append(replace(answer, url=url))
         return SiteFile(url, answer.status, answer.body, answer.fetched_at)
+
+
+async def _judged_by(rules: SiteRules, judge: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what the rules of a site say: of large ones in a thread, since other hosts wait meanwhile."""
+    if rules.num_bytes <= _LARGE_SITE_BYTES:
+        return judge(*args, **kwargs)
+    return await asyncio.to_thread(for_thread(judge), *args, **kwargs)
 
 
 def _internal_failure(url: str, error: Exception) -> FetchFailure:

@@ -10,6 +10,7 @@ Nothing here reads files, the network or the clock. `Signal.kind` is one of `SIG
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -54,6 +55,9 @@ TRAINING_TOKENS = (
     "Meta-ExternalAgent", "omgili", "omgilibot", "PanguBot", "SBIntuitionsBot", "TikTokSpider", "Timpibot",
     "VelenPublicWebCrawler", "Webzio-Extended",
 )  # fmt: skip
+
+MAX_SIGNALS = 100  # evidence is part of every sample, and a page can have a hundred thousand meta elements
+MAX_SIGNAL_CHARS = 2000
 
 UNASKED = "not asked: policy.robots_of_others is unasked"
 """Value of the `robots.txt` signal of a page whose host was not asked."""
@@ -184,16 +188,16 @@ class Verdict:
     def adding(
         self, reasons: Iterable[Reason] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[Reason] = ()
     ) -> "Verdict":
-        """Return this verdict with additions, each thing once."""
+        """Return this verdict with additions, each thing once; of the signals only the first `MAX_SIGNALS`."""
         return replace(
             self,
             reasons=tuple(dict.fromkeys((*self.reasons, *reasons))),
-            signals=tuple(dict.fromkeys((*self.signals, *signals))),
+            signals=tuple(itertools.islice(dict.fromkeys((*self.signals, *signals)), MAX_SIGNALS)),
             image_reasons=tuple(dict.fromkeys((*self.image_reasons, *image_reasons))),
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SiteFile:
     """The response to the request for a policy file; `status` is None if there was none."""
 
@@ -212,10 +216,15 @@ class SiteFile:
         """The file's bytes; empty if there is no file."""
         return self.body if self.status is not None and 200 <= self.status < 300 else b""
 
+    @functools.cached_property
+    def parsed(self) -> Robots:
+        """The file's content as a robots.txt, whose form an ai.txt has as well."""
+        return parse_robots(self.content)
+
     def signal(self, kind: str, value: str | None = None) -> Signal:
         """Return what was seen in the file, or the status if nothing could be."""
         status = "no answer" if self.status is None else f"HTTP {self.status}"
-        return Signal(kind, "page", status if value is None else value, self.observed_at, self.url)
+        return Signal(kind, "page", status if value is None else _shown(value), self.observed_at, self.url)
 
 
 @dataclass(frozen=True)
@@ -238,6 +247,11 @@ class SiteRules:
             found = self._ai_txt_verdict(found, self.ai_txt, url)
         return found
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files, by which it takes time to judge a URL."""
+        return sum(len(file.body) for file in (self.robots, self.tdmrep, self.ai_txt) if file is not None)
+
     def may_read(self, url: str) -> bool:
         """Return whether robots.txt lets us read another policy file."""
         return not self.robots.is_unreachable and (self._group is None or self._group.allows(url))
@@ -250,22 +264,18 @@ class SiteRules:
     @property
     def sitemaps(self) -> tuple[str, ...]:
         """Sitemaps that robots.txt names, unresolved."""
-        return self._parsed.sitemaps
-
-    @functools.cached_property
-    def _parsed(self) -> Robots:
-        return parse_robots(self.robots.content)
+        return self.robots.parsed.sitemaps
 
     @functools.cached_property
     def _group(self) -> Group | None:
-        return self._parsed.group(self.policy.product_token)
+        return self.robots.parsed.group(self.policy.product_token)
 
     @functools.cached_property
     def _training_groups(self) -> list[Group]:
         """Groups that name training crawlers; an unnamed one falls under `*`, which is checked for us anyway."""
         if self.policy.training_tokens != "strict":
             return []
-        return [group for token, group in self._parsed.groups.items() if token in _TRAINING]
+        return [group for token, group in self.robots.parsed.groups.items() if token in _TRAINING]
 
     def _robots_verdict(self, url: str) -> Verdict:
         group = self._group
@@ -334,7 +344,7 @@ class SiteRules:
     @functools.cached_property
     def _ai_group(self) -> Group | None:
         assert self.ai_txt is not None
-        return parse_robots(self.ai_txt.content).group(self.policy.product_token)
+        return self.ai_txt.parsed.group(self.policy.product_token)
 
 
 def response_verdict(
@@ -353,7 +363,8 @@ def response_verdict(
             seen.setdefault(name.lower(), []).append(value.strip())
     if not seen:
         return site
-    found = site.adding(signals=[Signal(k, "page", v, observed_at, url) for k, values in seen.items() for v in values])
+    pairs = ((kind, value) for kind, values in seen.items() for value in values)
+    found = site.adding(signals=[Signal(kind, "page", _shown(value), observed_at, url) for kind, value in pairs])
     preferences = [*seen.get("content-usage", []), *seen.get("content-signal", [])]
     if "preferences" in policy.blocking_signals and any(map(refuses_training, preferences)):
         found = found.adding(["ai_train_refused"])
@@ -375,18 +386,24 @@ def page_verdict(
 
     `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the images embedded in it.
     """
-    found, words, reservations = response, set[str](), []
+    words, signals, reservations = set[str](), list[Signal](), list[str]()
     for name, content in metas:
         name, content = name.strip().lower(), content.strip()
         if name == "robots" or policy.heeds(name):
-            found = found.adding(signals=[Signal("meta-robots", "page", f"{name}: {content}", observed_at, url)])
+            signals.append(Signal("meta-robots", "page", _shown(f"{name}: {content}"), observed_at, url))
             words |= set(_split_words(content.lower()))
         elif name in ("tdm-reservation", "tdm-policy"):
-            found = found.adding(signals=[Signal(f"meta-{name}", "page", content, observed_at, url)])
+            signals.append(Signal(f"meta-{name}", "page", _shown(content), observed_at, url))
             reservations += [content] if name == "tdm-reservation" else []
+    found = response.adding(signals=signals)
     for value in sorted(reservations):
         found = _with_reservation(found, value, policy)
     return _with_words(found, words, "page", policy)
+
+
+def _shown(value: str) -> str:
+    """Return a value as evidence."""
+    return value if len(value) <= MAX_SIGNAL_CHARS else f"{value[:MAX_SIGNAL_CHARS]}…"
 
 
 def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:

@@ -34,6 +34,7 @@ MAX_EVIDENCE_BLOCKS = 4
 _BETWEEN_AGENTS = re.compile(r"[,;|]")
 # RFC 9309, 2.2.1 has no digits, names in use do: `AI2Bot`, `img2dataset`. So a name counts as both forms end it.
 _TOKEN_FORMS = (re.compile(r"[a-z_-]+"), re.compile(r"[a-z0-9_-]+"))
+_LITERAL_HEAD = re.compile(r"/[A-Za-z0-9/_.-]*")  # of a pattern: characters that stand for themselves alone
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _BYTE_ORDER_MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
@@ -136,11 +137,16 @@ class Group:
     def preferences(self, url: str) -> list[Line]:
         """Return the preference lines that apply to a URL: for each field those with the longest matching path."""
         applying: list[Line] = []
-        for field in sorted(_PREFERENCES):
-            lengths = {line: _preference_reach(line, url) for line in self.lines if line.field == field}
-            longest = max((n for n in lengths.values() if n is not None), default=None)
-            applying += [line for line, n in lengths.items() if n is not None and n == longest]
+        for placed in self._preferences:
+            reached = [(line, path) for line, path in placed if not path or path_matches(path, url)]
+            longest = max((len(path) for _, path in reached), default=0)
+            applying += dict.fromkeys(line for line, path in reached if len(path) == longest)
         return applying
+
+    @functools.cached_property
+    def _preferences(self) -> list[list[tuple[Line, str]]]:
+        """Lines and their paths, field by field."""
+        return [[(line, line.path) for line in self.lines if line.field == field] for field in sorted(_PREFERENCES)]
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,18 @@ def _named_tokens(value: str) -> frozenset[str]:
 
 def path_matches(pattern: str, url: str) -> bool:
     """Return whether a robots.txt path pattern (`*`, a final `$`) matches the path and query of a URL."""
-    return not _single_rule(pattern).can_fetch(url, "*")
+    return not _begins_otherwise(pattern, url) and not _single_rule(pattern).can_fetch(url, "*")
+
+
+def _begins_otherwise(pattern: str, url: str) -> bool:
+    """Return whether a pattern cannot match by its beginning: of a file's thousands of patterns nearly all."""
+    head, path = _LITERAL_HEAD.match(pattern), _path(url)
+    return head is not None and "%" not in path and not path.startswith(head[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _path(url: str) -> str:
+    return urlsplit(url).path or "/"
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -247,13 +264,6 @@ def refuses_training(value: str) -> bool:
         stated[key] = stated.get(key, False) or word.strip().strip('"').lower() in _REFUSED
     narrow = [stated[key] for key in _TRAINING_KEYS if key in stated]
     return any(narrow or [stated[key] for key in _WIDER_KEYS if key in stated])
-
-
-def _preference_reach(line: Line, url: str) -> int | None:
-    """Return the length of the line's path if it matches the URL, 0 without a path, None if it does not match."""
-    if not line.path:
-        return 0
-    return len(line.path) if path_matches(line.path, url) else None
 
 
 def _read_line(raw: str) -> Line | None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import itertools
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient, is_transient
 from pipelines.web.permission import PolicySettings
+from pipelines.web.robots import Group
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -213,6 +215,26 @@ def test_a_disallowed_path_is_never_asked_for() -> None:
     assert refused.reason == "robots_disallowed"
     assert refused.signals[0].value == "User-agent: *\nDisallow: /a"
     assert server.paths() == []
+
+
+@pytest.mark.parametrize(("num_rules", "is_large"), [(10, False), (20_000, True)])
+def test_other_hosts_are_asked_while_a_large_robots_txt_is_judged(
+    monkeypatch: pytest.MonkeyPatch, num_rules: int, is_large: bool
+) -> None:
+    judged_in: list[str] = []
+    judge = Group.allows
+
+    def note(group: Group, url: str) -> bool:
+        judged_in.append(threading.current_thread().name)
+        return judge(group, url)
+
+    monkeypatch.setattr(Group, "allows", note)
+    server = Server()
+    server.add("/robots.txt", "User-agent: *\n" + "".join(f"Disallow: /{n}/\n" for n in range(num_rules)))
+    server.add("/a", "x")
+    assert run(server, lambda client: client.fetch(server.url("/a"), "page")).body == b"x"
+    assert judged_in
+    assert all((name != threading.main_thread().name) is is_large for name in judged_in)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])

@@ -1,13 +1,18 @@
 """Tests of the verdict on a URL: each signal, each reason, and which overrides which."""
 
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from pipelines.document import Signal
+from pipelines.web import permission
 from pipelines.web.permission import (
+    MAX_SIGNAL_CHARS,
+    MAX_SIGNALS,
     PolicySettings,
     Purpose,
     SiteFile,
@@ -16,6 +21,7 @@ from pipelines.web.permission import (
     page_verdict,
     response_verdict,
 )
+from pipelines.web.robots import parse_robots
 
 NOW = "2026-01-05T10:11:12Z"
 STRICT = PolicySettings()
@@ -292,6 +298,54 @@ def test_evidence_of_all_steps_adds_up() -> None:
     verdict = page_verdict(verdict, [("robots", "all"), ("tdm-policy", "https://h/p")], STRICT)
     assert verdict.allowed
     assert [s.kind for s in verdict.signals] == ["robots.txt", "x-robots-tag", "meta-robots", "meta-tdm-policy"]
+
+
+# large files
+
+MAX_SECONDS = 2.0  # for ten pages; a sound verdict takes some hundredths of a second on an idle machine
+LARGE = {
+    "rules": "User-agent: *\n" + "".join(f"Disallow: /{n}/\n" for n in range(25_000)),
+    "rules with stars": "User-agent: *\n" + "".join(f"Disallow: /{n}/*a*a*a*a$\n" for n in range(15_000)),
+    "stars": "User-agent: *\nDisallow: /" + "*a" * 200_000 + "b",
+    "groups": "".join(f"User-agent: GPTBot\nUser-agent: *\nDisallow: /{n}/\n" for n in range(5_000)),
+    "names": "".join(f"User-agent: bot-{n}x\n" for n in range(20_000)) + "User-agent: *\nDisallow: /x",
+    "names in a line": "User-agent: " + "a, " * 150_000 + "*\nDisallow: /x",
+    "preferences": "User-agent: *\n" + "".join(f"Content-Usage: /{n}/ train-ai=n\n" for n in range(15_000)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("file", ["robots", "ai_txt"])
+def test_large_files_take_little_time(name: str, file: str) -> None:
+    rules = site(**{file: LARGE[name]})
+    urls = [f"http://h/page/{n}/{'a' * 200}" for n in range(10)]
+    begun = time.process_time()
+    assert rules.verdict(urls[0], "image").allowed
+    parsed = time.process_time()
+    assert all(rules.verdict(url, "image").allowed for url in urls)
+    assert time.process_time() - parsed < MAX_SECONDS
+    assert parsed - begun < 2 * MAX_SECONDS
+
+
+def test_a_file_is_parsed_once_however_many_others_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(permission, "parse_robots", lambda body: parsed.append(body) or parse_robots(body))
+    rules = site("User-agent: *\nDisallow: /a")
+    for more in (replace(rules, tdmrep=None), replace(rules, ai_txt=None)):
+        assert not more.verdict("http://h/a", "page").allowed
+    assert len(parsed) == 1
+
+
+def test_evidence_is_bounded() -> None:
+    metas = [(name, f"{name} {n}") for n in range(50_000) for name in ("robots", "tdm-policy")]
+    begun = time.process_time()
+    verdict = page_verdict(Verdict(), [*metas, ("robots", "x" * 10_000 + " noai")], STRICT)
+    assert time.process_time() - begun < MAX_SECONDS
+    assert verdict.reason == "noai", "all of them count, whatever is shown"
+    assert (len(verdict.signals), verdict.signals[1].value) == (MAX_SIGNALS, "tdm-policy 0")
+    shown = from_headers(("TDM-Policy", "x" * 200_000), ("X-Robots-Tag", "a, " * 60_000 + "noai"))
+    assert shown.reason == "noai"
+    assert max(len(signal.value) for signal in shown.signals) == MAX_SIGNAL_CHARS + 1
 
 
 # settings

@@ -1,6 +1,9 @@
 """Tests of robots.txt by RFC 9309, and of its extensions."""
 
+import random
+
 import pytest
+from protego import Protego
 
 from pipelines.web.robots import MAX_BYTES, parse_robots, path_matches, refuses_training, rule_by_type
 
@@ -208,6 +211,20 @@ def test_path_patterns_take_any_text() -> None:
     assert path_matches("/x\nAllow: /", "http://h/x%0AAllow:%20/y")
     assert not path_matches("/x\nAllow: /", "http://h/x")
     assert not path_matches("", "http://h/x")
+
+
+def test_patterns_that_begin_otherwise_are_left_out_and_no_others() -> None:
+    rng = random.Random(0)
+    parts = [*"/ab*$.%?=-;[~\u00e9", "%61", "%2F", "//", "http://x/"]
+    matched = 0
+    for _ in range(10_000):
+        path = "/" + "".join(rng.choices(parts, k=rng.randint(0, 6)))
+        pattern = path[: rng.randint(0, len(path))] + "".join(rng.choices(parts, k=rng.randint(0, 2)))
+        url = f"http://h{path}"
+        expected = not Protego.parse(f"User-agent: *\nDisallow: {pattern}").can_fetch(url, "*")
+        assert path_matches(pattern, url) is expected, (pattern, url)
+        matched += expected
+    assert 2_000 < matched < 8_000
 
 
 AI_TXT = (
