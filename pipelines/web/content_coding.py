@@ -15,6 +15,7 @@ import brotli
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
+_MAX_CODINGS = 5  # of one body, as in curl (MAX_ENCODE_STACK)
 _SLICE = 8 << 10  # input of one step: a decoder that reaches its end copies what is left of it
 _ZSTD_SLICE = 1 << 10  # its decoder has no limit for the output of one step: 4 bytes can give 128 KiB
 _ZSTD_WINDOW = 1 << 27
@@ -49,7 +50,7 @@ def decode_body(body: bytes, headers: Iterable[tuple[str, str]], max_bytes: int,
             coding is then returned as it is.
 
     Raises:
-        DamagedBodyError: If a coding's data are invalid.
+        DamagedBodyError: If a coding's data are invalid, or codings are many.
     """
     named = [(name.lower(), value.lower()) for name, value in headers]
     early_end = None
@@ -60,7 +61,10 @@ def decode_body(body: bytes, headers: Iterable[tuple[str, str]], max_bytes: int,
         early_end = "Content-Length"
     is_over_limit = len(body) > max_bytes
     codings = [c.strip() for name, value in named if name == "content-encoding" for c in value.split(",")]
-    for coding in reversed([c for c in codings if c in _DECODERS]):
+    known = [c for c in codings if c in _DECODERS]
+    if len(known) > _MAX_CODINGS:
+        raise DamagedBodyError(f"{len(known)} content codings; at most {_MAX_CODINGS}")
+    for coding in reversed(known):
         if not body:
             break
         magic, decode = _DECODERS[coding]

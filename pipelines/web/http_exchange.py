@@ -28,6 +28,7 @@ from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
 from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
 from pipelines.web.response_head import MAX_HEAD_BYTES
+from pipelines.web.urls import MAX_URL_CHARS
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -332,6 +333,8 @@ def parse_target(url: str) -> URL:
     Raises:
         FetchFailure: If it may not be requested.
     """
+    if len(url) > MAX_URL_CHARS:
+        raise FetchFailure("invalid_url", url[:200], f"{len(url)} characters; at most {MAX_URL_CHARS}")
     try:
         # A plain ASCII URL is sent unchanged: signatures over URLs break if escapes are rewritten.
         target = URL(url, encoded=_PLAIN_URL.fullmatch(url) is not None).with_fragment(None)

@@ -116,6 +116,16 @@ def test_no_more_is_decoded_than_is_wanted(coding: str) -> None:
     assert decoded(coding, ENCODERS[coding](BODY), len(BODY) - 1) == Decoded(BODY[:-1], is_over_limit=True)
 
 
+@both
+def test_a_body_has_a_handful_of_codings(is_archived: bool) -> None:
+    data = BODY
+    for _ in range(5):
+        data = gzip.compress(data)
+    assert decoded(", ".join(["gzip"] * 5), data, is_archived=is_archived).body == BODY
+    with pytest.raises(DamagedBodyError, match="80000 content codings; at most 5"):
+        decoded("br," * 80_000, b"x", is_archived=is_archived)
+
+
 def test_an_empty_body_is_whole() -> None:
     assert decoded("gzip", b"") == Decoded(b"")
 

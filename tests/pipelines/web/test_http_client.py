@@ -357,6 +357,8 @@ def test_a_crawl_delay_beyond_the_limit_leaves_the_host_alone() -> None:
         ("http://a.example:99999/", "invalid_url"),
         ("http://a b.example/", "invalid_url"),
         ("http://[::1/", "invalid_url"),
+        ("http://a.example/" + "a" * 8192, "invalid_url"),
+        ("http://" + "\u00e9" * 200_000, "invalid_url"),
     ],
 )
 def test_addresses_that_are_never_asked(url: str, reason: str) -> None:
