@@ -46,8 +46,11 @@ class _TolerantHandler(ResponseHandler):
                 return
             elif end is not None:
                 head, data = repaired_head(self._head[: end.start()]), self._head[end.end() :]
-                self._head = b"" if _is_interim(head) else None
-                super().data_received(head)
+                if _is_interim(head):
+                    self._head = b""
+                    super().data_received(head)
+                else:  # with what follows, or an error in there would find no one waiting for it
+                    self._head, data = None, head + data
             else:
                 return
         if data:

@@ -103,7 +103,13 @@ def test_headers_are_taken_up_to_256_kilobytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"no HTTP at all\r\n\r\n", b"<html>an answer of 1990</html>", b"HTTP/1.1 2x0 OK\r\n\r\n"]
+    "answer",
+    [
+        b"no HTTP at all\r\n\r\n",
+        b"<html>an answer of 1990</html>",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+    ],
 )
 def test_what_is_no_answer_is_refused_at_once(answer: bytes) -> None:
     with pytest.raises(aiohttp.ClientResponseError) as caught:
