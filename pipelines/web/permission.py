@@ -12,6 +12,7 @@ Nothing here reads files, the network or the clock. `Signal.kind` is one of `SIG
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -316,8 +317,8 @@ class SiteRules:
     def _tdm_rules(self) -> list[dict[str, Any]]:
         """Rules of tdmrep.json in order, without malformed ones (on an error the value is unset)."""
         try:
-            # NaN is none of JSON's constants, but Python reads it, and our own records cannot hold it.
-            rules = json.loads(self.tdmrep.content, parse_constant=str) if self.tdmrep is not None else []
+            content = self.tdmrep.content if self.tdmrep is not None else b"[]"
+            rules = json.loads(content, parse_constant=str, parse_float=_number, parse_int=_number)
         except (ValueError, RecursionError):
             return []
         rules = rules if isinstance(rules, list) else [rules]
@@ -399,6 +400,14 @@ def page_verdict(
     for value in sorted(reservations):
         found = _with_reservation(found, value, policy)
     return _with_words(found, words, "page", policy)
+
+
+def _number(literal: str) -> float | str:
+    """Return a number of JSON as such if it is one for Python and for our own records, which know no infinity."""
+    value = float(literal)
+    if not math.isfinite(value):
+        return literal
+    return value if "." in literal or "e" in literal.lower() else int(literal)
 
 
 def _shown(value: str) -> str:

@@ -25,6 +25,7 @@ _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?\sencoding\s{0,9}=\s{0,9}["']([A-Z
 _BEGINNING = re.compile(r"<\?xml\s|<(?:[\w-]{1,40}:)?(?:urlset|sitemapindex|rss|RDF|feed)[\s>]", re.IGNORECASE)
 _BARE_AMPERSAND = re.compile(r"&(?!(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{0,31});)")
 _NAME_OF_HTML = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]{0,31};")
+_NUMBERED = re.compile(r"&#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}));")
 _URL_LINE = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
@@ -184,7 +185,13 @@ def _without_bare_ampersands(text: str) -> str:
 
 
 def _with_references(text: str) -> str:
-    return _NAME_OF_HTML.sub(_character, _BARE_AMPERSAND.sub("&amp;", text))
+    return _NUMBERED.sub(_numbered, _NAME_OF_HTML.sub(_character, _BARE_AMPERSAND.sub("&amp;", text)))
+
+
+def _numbered(match: re.Match[str]) -> str:
+    """Return a reference to a character by its number; half a surrogate pair, on which lxml fails, is none."""
+    number = int(match[1]) if match[1] else int(match[2], 16)
+    return "\ufffd" if 0xD800 <= number <= 0xDFFF else match[0]
 
 
 def _character(match: re.Match[str]) -> str:

@@ -284,13 +284,15 @@ def test_rows_and_links_can_be_written_and_read_whatever_is_sent(
     assert set(found.links) == ({"/next"} if outcome == "fetched" else set())
 
 
-def test_a_reservation_with_what_json_alone_can_hold_is_evidence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1" * 5000])
+def test_a_reservation_with_what_json_alone_can_hold_is_evidence(tmp_path: Path, number: str) -> None:
     rules = [
         {"location": "/\ud800*", "tdm-reservation": 1},
         {"location": "/*", "tdm-reservation": 0, "tdm-policy": "\udfff"},
         {"location": "/*", "tdm-reservation": float("nan")},
     ]
-    answers = {"/.well-known/tdmrep.json": answer(json.dumps(rules), "application/json"), "/a": answer()}
+    body = json.dumps(rules).replace("NaN", number)
+    answers = {"/.well-known/tdmrep.json": answer(body, "application/json"), "/a": answer()}
     found = crawled(tmp_path, answers, "/a")
     assert found.outcomes() == {"/a": "fetched"}
     (signal,) = (signal for signal in found.rows["/a"].signals if signal.kind == "tdmrep.json")

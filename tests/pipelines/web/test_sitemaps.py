@@ -114,6 +114,12 @@ def test_what_can_be_read_of_broken_markup_is_read_and_the_rest_is_told(text: st
     assert "not well-formed" in found.problem
 
 
+def test_characters_that_are_none_end_nothing() -> None:
+    odd = made(ONE, TWO).replace("<url>", "<url><title>&#xD800; &#56320; &#xd83d;&#xde00;</title>")
+    assert parse_sitemap(odd.encode()) == Sitemap((ONE, TWO), ())
+    assert parse_sitemap(odd.replace("&#56320;", "x").encode().replace(b"x", b"\xed\xa0\x80")).urls == (ONE, TWO)
+
+
 def test_what_a_program_printed_before_the_sitemap_is_skipped() -> None:
     text = "<br />\n<b>Warning</b>: Undefined variable in <b>x.php</b><br />\n" + made(ONE, TWO)
     assert parse_sitemap(text.encode()).urls == (ONE, TWO)
