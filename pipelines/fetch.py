@@ -243,6 +243,9 @@ class _CompletePart(beam.DoFn):
                     judged = judge_spoken(judged, filters)
                 if isinstance(judged, Refusal):
                     text = excerpt(result.document or document, filters)
+                else:
+                    assert judged is not None
+                    completed = judged.to_json()
             except Exception as error:
                 result, judged = failed_completion(candidate), fault(error)
             # A video is one request and becomes many images, which the filter counts as media.
@@ -258,7 +261,6 @@ class _CompletePart(beam.DoFn):
             )
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
-            assert judged is not None
             if isinstance(judged, Refusal):
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
                 tally.drop(drop)
@@ -273,7 +275,7 @@ class _CompletePart(beam.DoFn):
                     "source": source,
                     "key": document.key,
                     "record": candidate.record,
-                    "document": judged.to_json(),
+                    "document": completed,
                     "blobs": [asdict(blob) for blob in result.blobs],
                 }
             )
