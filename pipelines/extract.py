@@ -138,30 +138,31 @@ class _Candidates:
             if not isinstance(settings.input, CrawlInput):
                 self._count_contents(source, candidate.document)
             text: str | None = None
+            refusal: Refusal | None = None
             try:
-                judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
+                judged = judge_text(candidate.document, settings.filters, settings.kind)
                 if self._is_unlicensed(candidate.document, settings):
                     judged = Refusal("license_not_allowed", candidate.document.source.license)
-                if isinstance(judged, Refusal):
-                    text = excerpt(candidate.document, settings.filters)
+                if isinstance(judged, Document):
+                    kept = replace(candidate, document=judged)
+                    self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
+                else:
+                    refusal, text = judged, excerpt(candidate.document, settings.filters)
             except Exception as error:
-                judged = fault(error)
-            if isinstance(judged, Document):
-                kept = replace(candidate, document=judged)
-                self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
-            else:
+                refusal = fault(error)
+            if refusal is not None:
                 self.tally.drop(
                     Drop(
                         source=source,
                         stage="extract",
-                        reason=judged.reason,
+                        reason=refusal.reason,
                         unit="document",
                         key=candidate.document.key,
                         url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
                         excerpt=text,
-                        detail=judged.detail,
+                        detail=refusal.detail,
                     )
                 )
 
@@ -195,7 +196,6 @@ class _Candidates:
         return is_page_text and not self._spec.policy.allows_license(document.source.license)
 
     def _keep(self, source: str, candidate: Candidate) -> None:
-        self.tally.keep(source, "document")
         self.rows.append(
             {
                 "source": source,
@@ -206,6 +206,7 @@ class _Candidates:
                 "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],
             }
         )
+        self.tally.keep(source, "document")
 
 
 class _ExtractPart(beam.DoFn):

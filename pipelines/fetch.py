@@ -244,6 +244,9 @@ class _CompletePart(beam.DoFn):
                     judged = judge_spoken(judged, filters)
                 if isinstance(judged, Refusal):
                     text = excerpt(result.document or document, filters)
+                else:
+                    assert judged is not None
+                    completed = judged.to_json()
             except Exception as error:
                 result, judged = failed_completion(candidate), fault(error)
             # A video is one request and becomes many images, which the filter counts as media.
@@ -264,7 +267,6 @@ class _CompletePart(beam.DoFn):
                 tally.drop(
                     replace(gone, unit=gap.unit, reason=gap.reason, url=gap.url, excerpt=said, detail=gap.detail)
                 )
-            assert judged is not None
             if isinstance(judged, Refusal):
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
                 tally.drop(replace(drop, url=only_url(r.url for r in candidate.requests) or document.source.page_url))
@@ -282,7 +284,7 @@ class _CompletePart(beam.DoFn):
                     "source": source,
                     "key": document.key,
                     "record": candidate.record,
-                    "document": judged.to_json(),
+                    "document": completed,
                     "blobs": [asdict(blob) for blob in result.blobs],
                 }
             )

@@ -232,7 +232,10 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
     if not block.lstrip().startswith(b"{"):
         return None  # of another crawler: fields such as fetchTimeMs
     try:
-        envelope = json.loads(block)["Envelope"]
+        record_of_wat = json.loads(block)
+        if "Envelope" not in record_of_wat:
+            return None  # a crawler's note, as ours writes
+        envelope = record_of_wat["Envelope"]
         response = envelope["Payload-Metadata"].get("HTTP-Response-Metadata")
         if response is None:
             return None  # of a request or of the file itself

@@ -11,6 +11,7 @@ import pytest
 from pipelines import extract, fetch
 from pipelines.crawl import run_crawls
 from pipelines.crawling import warc_ledger
+from pipelines.document import Document
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.funnel import checked_funnel
@@ -74,6 +75,7 @@ def kept_urls(out: str) -> set[str]:
         (extract, "parse_page", "extract", "page"),
         (extract, "page_verdict", "extract", "page"),
         (extract, "judge_text", "extract", "document"),
+        (Document, "to_json", "extract", "document"),
     ],
 )
 @pytest.mark.parametrize("seed", range(4))
@@ -131,7 +133,11 @@ def test_every_format_converts_its_rows_within_the_boundary() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "reason"),
-    [(requests, "normalise", "internal_error"), (fetch, "complete", "internal_error")],
+    [
+        (requests, "normalise", "internal_error"),
+        (fetch, "complete", "internal_error"),
+        (Document, "to_json", "internal_error"),
+    ],
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_media_on_which_our_code_fails_are_dropped(

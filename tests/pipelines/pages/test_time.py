@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from pipelines.pages.html import parse_html
 from pipelines.pages.kinds import PageOrigin, PageSettings, grounded, interleaved, pairs, text, videos
 from pipelines.pages.parse import parse_page
-from pipelines.pages.tree import parse_html
 
 N = 20_000
 MAX_SECONDS = 10.0  # a sound parse of the slowest takes half a second on an idle machine
