@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import extract, fetch
 from pipelines.crawl import run_crawls
-from pipelines.crawling import warc_ledger
+from pipelines.crawling import fetched_pages, warc_ledger
 from pipelines.document import Document
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
@@ -71,9 +71,9 @@ def kept_urls(out: str) -> set[str]:
     ("module", "name", "stage", "unit"),
     [
         (warc, "decode_body", "crawl", "page"),
-        (warc_ledger, "parse_page", "crawl", "page"),
-        (extract, "parse_page", "extract", "page"),
-        (extract, "page_verdict", "extract", "page"),
+        (warc_ledger, "parse_record", "crawl", "page"),
+        (extract, "parse_record", "extract", "page"),
+        (fetched_pages, "page_verdict", "extract", "page"),
         (extract, "judge_text", "extract", "document"),
         (Document, "to_json", "extract", "document"),
     ],
