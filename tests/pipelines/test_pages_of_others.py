@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
 from pipelines.funnel import checked_funnel
 from pipelines.layout import decisions_folder, documents_folder
+from pipelines.media import site_files
 from pipelines.parts import read_rows
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
+from pipelines.web.http_client import PoliteClient
 from pipelines.web.permission import UNASKED
+from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.stage_records import image_bytes
 
 OPEN, SHUT, BUSY, IMAGES = "127.0.2.1", "127.0.2.2", "127.0.2.3", "127.0.2.4"
@@ -246,6 +250,28 @@ def test_another_policy_judges_the_same_answers(tmp_path: Path, sites: Sites) ->
     num_asked = sum(sites.asked.values())
     assert set(build(spec("text", given, web, training_tokens="named"), out)) == {sites.url(SHUT)}
     assert sum(sites.asked.values()) == num_asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["site", "page_verdict_of"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_host_on_whose_answer_our_code_fails_costs_its_own_pages_only(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch, place: str, seed: int
+) -> None:
+    given, web = source_of("obelics", "a.parquet", tmp_path, sites, sites.url(OPEN), sites.url(SHUT))
+    module = PoliteClient if place == "site" else site_files
+    work, rng = getattr(module, place), random.Random(f"{place} {seed}")
+
+    def fail(*args: Any) -> Any:
+        if any(SHUT in str(getattr(arg, "url", arg)) for arg in args):
+            raise made_error(rng)
+        return work(*args)
+
+    monkeypatch.setattr(module, place, fail)
+    out = str(tmp_path / "out")
+    assert set(build(spec("interleaved", given, web), out)) == {sites.url(OPEN)}
+    assert drops(out) == {sites.url(SHUT): "internal_error"}
+    assert f"{IMAGES}/1.jpg" not in sites.asked
 
 
 @pytest.mark.parametrize(
