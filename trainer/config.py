@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from model.config import EmuConfig, ObjectiveConfig, named_size
 from model.lora import LoraConfig
 from model.sequence import LayoutConfig
+from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from model.weights import LayoutName
 from pipelines.errors import UserError
@@ -23,8 +24,6 @@ from trainer.reading.byte_store import CacheSettings
 from trainer.reading.reader import ReaderSettings
 
 MODULES = ("encoder", "bridge", "language_model")
-
-Form = Literal["chat", "emu", "generation"]
 
 
 # --- the model ---
@@ -408,25 +407,6 @@ class DecoderRunSettings(ImageRunSettings):
         description="images are scaled at random to between the decoder's size and this multiple of it before a square "
         "is cropped (Emu2 does so, without giving the number); 1: whole images",
     )
-
-
-class TemplateSettings(Settings):
-    """Settings of the template by which tuning cuts samples."""
-
-    form: Form = Field(
-        "chat", description="form of the template: chat for Emu2-Chat, emu for Emu-I, generation for Emu2-Gen"
-    )
-    system: str | None = Field(None, description="message before a conversation; null: the released one")
-    instructions: tuple[str, ...] = Field(
-        ("Describe the image.",),
-        min_length=1,
-        description="questions of the user about an image, whose caption is the answer; one is chosen by the caption",
-    )
-
-    @property
-    def chats(self) -> bool:
-        """True for conversations, whose two sides have their own tokens."""
-        return self.form != "generation"
 
 
 class TuneSettings(PretrainSettings):

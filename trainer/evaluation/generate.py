@@ -14,12 +14,13 @@ from torch import Tensor
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import Text
 from model.sequence import LayoutConfig
+from model.template import TEMPLATE, TemplateSettings
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import TemplateSettings, TrainConfig
+from trainer.config import TrainConfig
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
-from trainer.tasks.templates import TEMPLATE, TemplateLayout
+from trainer.tasks.templates import TemplateLayout
 
 Wanted = Literal["text", "image", "both"]
 RESULTS = "generated.jsonl"

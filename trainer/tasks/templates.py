@@ -21,6 +21,7 @@ from model.config import BridgeConfig
 from model.segment import Box, ImageSegment, Phrase, Segment, Text
 from model.sequence import NONE, TEXT, Layout, LayoutConfig, Window
 from model.sequence import Sequence as TokenSequence
+from model.template import Form, TemplateSettings
 from model.tokenizer import (
     CHAT,
     GROUNDING,
@@ -31,10 +32,7 @@ from model.tokenizer import (
     PHRASE_START,
     Tokenizer,
 )
-from trainer.config import Form, TemplateSettings
 
-TEMPLATE = "template.json"
-"""Name of the file of template settings, in the folder of a tuned model."""
 ANSWER = "answer"
 """Role of the model's previous answers in a prompt."""
 

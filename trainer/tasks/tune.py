@@ -11,6 +11,7 @@ from model.config import EmuConfig
 from model.emu import Emu, extend_vocabulary
 from model.lora import add_adapters, merged, peft_adapter
 from model.sequence import Layout
+from model.template import TEMPLATE
 from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
@@ -24,7 +25,7 @@ from trainer.reading.shard_reader import ShardReader
 from trainer.tasks.build import build_model, save_tensors
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
-from trainer.tasks.templates import TEMPLATE, TemplateLayout, box_image, boxes_of
+from trainer.tasks.templates import TemplateLayout, box_image, boxes_of
 
 _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 

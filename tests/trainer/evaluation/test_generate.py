@@ -12,11 +12,11 @@ from PIL import Image
 from model.generation import GenerationConfig
 from model.segment import grounded_text
 from model.sequence import LayoutConfig
+from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
-from trainer.config import TemplateSettings
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.generate import Request, generate, read_prompts
 from trainer.evaluation.prompts import read_prompt, read_video, written

@@ -8,9 +8,9 @@ import pytest
 from model.config import BridgeConfig
 from model.segment import ImageSegment, Segment, grounded_text, text
 from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
+from model.template import TemplateSettings
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.config import TemplateSettings
 from trainer.tasks.templates import ANSWER, TemplateLayout, box_image
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
