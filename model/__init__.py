@@ -13,4 +13,5 @@ emu              encoder + bridge + language model; forward gives the losses
 image_decoder    diffusion U-Net and autoencoder
 generation       text, images or both from any prompt
 weights          loads and writes released checkpoints, strictly
+release/         whole released models into a run's folder, and back
 """

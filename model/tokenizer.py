@@ -31,6 +31,9 @@ EMU2_TOKENS = (
     NEXT_BOX, "<REC>", *LOCATIONS,
 )  # fmt: skip
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+"""Names of a tokenizer's file in a folder, in the order in which they are looked for."""
+
 NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how good a place for a cut is after a token
 
 _BEGIN = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
@@ -86,9 +89,7 @@ class Tokenizer:
         """
         path = Path(path)
         if path.is_dir():
-            path = next(
-                (path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()), path
-            )
+            path = next((path / name for name in TOKENIZER_FILES if (path / name).is_file()), path)
         if not path.is_file():
             raise ValueError(f"{path}: no tokenizer; give a tokenizer.json, a tokenizer.model or a folder with one")
         try:

@@ -123,7 +123,9 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 
 
 @commands.command()
-@click.option("--config", "config_path", required=True, help="YAML file of the run.")
+@click.option(
+    "--config", "config_path", default=None, help="YAML file of the run; OUT/config.resolved.yaml if not given."
+)
 @click.option("--corpus", default=None, help="Not used: the model has its tokenizer.")
 @click.option("--out", required=True, help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
@@ -140,7 +142,7 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 @click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Frames per video, spread evenly.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
-    config_path: str,
+    config_path: str | None,
     corpus: str | None,
     out: str,
     overrides: tuple[str, ...],
@@ -160,7 +162,7 @@ def generate(
     """Continue prompts with text, an image, or both in turn. For a tuned model: --out OUT/tune."""
     from trainer.config import TrainConfig
 
-    config = load_settings(TrainConfig, config_path, overrides)
+    config = load_settings(TrainConfig, config_path or f"{out}/config.resolved.yaml", overrides)
     if beams > 1 and want != "text":
         raise UserError("--beams works only with --want text")
     if top_p is not None and temperature is None:

@@ -1,7 +1,7 @@
 """A trained model from a run's folder, ready to generate text and images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -12,9 +12,12 @@ from model.emu import Emu
 from model.generation import Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
 from model.sequence import Layout, LayoutConfig
+from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import IMAGE_START, Tokenizer
 from model.weights import WeightsError, load_emu, load_image_decoder
 from pipelines.errors import UserError
+from trainer.config import TrainConfig
+from trainer.tasks.templates import TemplateLayout
 
 Item = TypeVar("Item")
 
@@ -76,6 +79,11 @@ class FinishedRun:
         )
 
     @property
+    def template(self) -> TemplateSettings | None:
+        """Settings of the template with which the model was tuned; None for a pretrained one."""
+        return self.layout.settings if isinstance(self.layout, TemplateLayout) else None
+
+    @property
     def image_size(self) -> int:
         """Side in pixels of the model's input images."""
         return self.model.config.encoder.image_size
@@ -116,6 +124,25 @@ class FinishedRun:
             for part in embeddings.float().split(self.batch)
         ]
         return torch.cat(parts)
+
+
+def open_run(folder: str, config: TrainConfig) -> FinishedRun:
+    """Open a finished run; that of a tuned model has the layout of its template.
+
+    Raises:
+        UserError: If it has no weights, or its weights or template cannot be read.
+    """
+    path = Path(folder) / "model" / TEMPLATE
+    section = config.tune if path.is_file() else config.pretrain
+    layout = section.data.layout if section is not None else LayoutConfig()
+    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
+    if not path.is_file():
+        return run
+    try:
+        template = TemplateSettings.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
+    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

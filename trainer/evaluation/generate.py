@@ -13,14 +13,10 @@ from torch import Tensor
 
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import Text
-from model.sequence import LayoutConfig
-from model.template import TEMPLATE, TemplateSettings
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import TrainConfig
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
-from trainer.tasks.templates import TemplateLayout
 
 Wanted = Literal["text", "image", "both"]
 RESULTS = "generated.jsonl"
@@ -46,25 +42,6 @@ class Request:
     seed: int = 0
 
 
-def open_run(folder: str, config: TrainConfig) -> FinishedRun:
-    """Open a finished run; that of a tuned model has the layout of its template.
-
-    Raises:
-        UserError: If it has no weights, or its weights or template cannot be read.
-    """
-    path = Path(folder) / "model" / TEMPLATE
-    section = config.tune if path.is_file() else config.pretrain
-    layout = section.data.layout if section is not None else LayoutConfig()
-    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
-    if not path.is_file():
-        return run
-    try:
-        template = TemplateSettings.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
-    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
-
-
 def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
     """Continue prompts and write the results.
 
@@ -81,8 +58,8 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         UserError: If a prompt cannot be read, if an image is requested from a run without an image decoder, or if the
             model was not tuned to generate what is requested.
     """
-    if isinstance(run.layout, TemplateLayout):
-        able = "text" if run.layout.settings.chats else "image"
+    if run.template is not None:
+        able = "text" if run.template.chats else "image"
         if request.wanted != able:
             raise UserError(f"{run.folder}: was tuned to generate only {able}s: use --want {able}")
     if run.decoder is None and request.wanted != "text":

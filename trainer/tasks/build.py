@@ -15,11 +15,12 @@ from model.bridge import PoolBridge
 from model.config import EmuConfig
 from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
+from model.tokenizer import TOKENIZER_FILES
 from model.weights import WeightsError
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.config import WeightsSettings
-from trainer.tasks.data import TOKENIZER_FILES, RunData
+from trainer.tasks.data import RunData
 
 _FIT_IMAGES = 512  # images from which means, deviations and scales are computed
 
@@ -69,6 +70,24 @@ def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSet
     return weights
 
 
+def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str) -> int | None:
+    """Return the number of tokens of the model that checkpoints hold; None if they hold none of its tables.
+
+    Raises:
+        UserError: If a checkpoint cannot be read.
+    """
+    with torch.device("meta"):
+        model = Emu(settings)
+    found: int | None = None
+    for named in weights:
+        path = _path(named, run)
+        try:
+            found = weight_files.num_rows(model, weight_files.read(path), named.layout) or found
+        except WeightsError as error:
+            raise _mistake(setting, path, error) from error
+    return found
+
+
 def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
     """Fill an image decoder from the given checkpoints.
 
@@ -99,9 +118,11 @@ def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> 
     try:
         return weight_files.load(module, weight_files.read(path), named.layout)
     except WeightsError as error:
-        lines = [line.strip() for line in str(error).removeprefix(f"{path}: ").splitlines()]
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"{setting}: {path}: {' '.join(lines[:3])}{more}") from error
+        raise _mistake(setting, path, error) from error
+
+
+def _mistake(setting: str, path: Path, error: WeightsError) -> UserError:
+    return UserError(f"{setting}: {path}: {error.brief.removeprefix(f'{path}: ')}")
 
 
 def _path(named: WeightsSettings, run: str) -> Path:

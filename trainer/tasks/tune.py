@@ -22,7 +22,7 @@ from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
 from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.tasks.build import build_model, save_tensors
+from trainer.tasks.build import build_model, save_tensors, vocabulary_of
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
 from trainer.tasks.templates import TemplateLayout, box_image, boxes_of
@@ -40,11 +40,17 @@ class TuneTask(PretrainTask):
         return TuningData.open(self._corpus, self._model, self.run, split)
 
     def build(self) -> Emu:
-        """Build the pretrained model, with tokens for the two sides and adapters if they are configured."""
-        chat = self.data.tokenizer
+        """Build the model with which tuning begins, with tokens for the two sides, and adapters if configured.
+
+        The two sides' tokens are added to a pretrained model; one that was tuned already has them.
+        """
+        run, chat, setting = self.run, self.data.tokenizer, "tune.weights"
         before = Tokenizer(chat.base, chat.family)
-        model = build_model(self._model.resolve(before), self.run.weights, self._out, "tune.weights")
-        if self.run.template.chats:
+        pretrained = self._model.resolve(before)
+        if vocabulary_of(pretrained, run.weights, self._out, setting) == chat.vocab_size:
+            return self._adapted(build_model(self.data.model, run.weights, self._out, setting))
+        model = build_model(pretrained, run.weights, self._out, setting)
+        if run.template.chats:
             add_chat_tokens(model, before, chat)
         model.config = self.data.model
         return self._adapted(model)
