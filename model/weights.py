@@ -204,10 +204,18 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) ->
             if not any(name in found for name in _same(module, ours)):  # tied ones need only one key
                 problems.append(f"{names.theirs(ours)}: missing")
             continue
-        found[ours] = _fitted(ours, found[ours], module, names)
+        original = found[ours]
+        try:
+            found[ours] = _fitted(ours, original, module, names)
+        except WeightsError as error:
+            problems.append(str(error))
+            continue
         is_, should = tuple(found[ours].shape), tuple(wanted[ours].shape)
         if is_ == should:
             continue
+        if found[ours] is not original:  # name sizes that are in the file
+            changed = zip(original.shape, is_, should, strict=True)
+            is_, should = tuple(original.shape), tuple(o if o != f else s for o, f, s in changed)
         if is_[:-1] == should[:-1] and re.fullmatch(names.layout.anew, names.theirs(ours)):
             unused[names.theirs(ours)] = found.pop(ours)
         else:
@@ -449,8 +457,12 @@ def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tens
     if names.layout.resize and positions and names.encoder is not None:
         return resize_positions(tensor, names.encoder.grid)
     if names.layout is _LAYOUTS["llama"] and isinstance(module, Emu) and ours in _vocabulary(module):
-        more = module.config.vocab_size - module.config.base_vocab_size
+        base = module.config.base_vocab_size
+        if len(tensor) < base:
+            raise WeightsError(f"{names.theirs(ours)} has {len(tensor)} rows, fewer than the tokenizer's {base} tokens")
+        tensor = tensor[:base]  # rows beyond are padding to a round number
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        more = module.config.vocab_size - base
         return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
     return tensor
 

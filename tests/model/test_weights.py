@@ -234,9 +234,28 @@ def test_a_llama_becomes_the_language_model(small: Callable[..., Any]) -> None:
     torch.testing.assert_close(new, llama.model.embed_tokens.weight.mean(0).expand(272, -1))
     back = export(it.model, "llama")
     assert all(torch.equal(back[name], tensor) for name, tensor in llama.state_dict().items())
-    wrong = LlamaForCausalLM(LlamaConfig(**(settings.to_diff_dict() | {"vocab_size": 300}))).state_dict()
-    with pytest.raises(WeightsError, match=r"embed_tokens\.weight: has shape \(572, 32\), should have \(531, 32\)"):
-        load(it.model, wrong, "llama")
+
+
+def _llama_of(**sizes: int) -> LlamaForCausalLM:
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return LlamaForCausalLM(LlamaConfig(**(settings | sizes))).eval()
+
+
+def test_rows_beyond_the_tokenizer_are_left_out(small: Callable[..., Any]) -> None:
+    it, llama = small("emu2"), _llama_of(vocab_size=300)
+    load(it.model, llama.state_dict(), "llama")
+    ids = torch.randint(0, 259, (1, 12))
+    torch.testing.assert_close(it.model.language_model(ids).logits[..., :259], llama(ids).logits[..., :259])
+    new = it.model.language_model.get_input_embeddings().weight[259:]
+    torch.testing.assert_close(new, llama.model.embed_tokens.weight[:259].mean(0).expand(272, -1))
+
+
+def test_what_is_wrong_with_a_language_model_is_told_in_numbers_of_its_file(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight has 200 rows, fewer than the tokenizer's 259 tokens"):
+        load(it.model, _llama_of(vocab_size=200).state_dict(), "llama")
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight: has shape \(259, 48\), should have \(259, 32\)"):
+        load(it.model, _llama_of(vocab_size=259, hidden_size=48).state_dict(), "llama")
 
 
 def test_tied_embeddings_need_one_key() -> None:
