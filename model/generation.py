@@ -8,6 +8,7 @@ B prompts, L tokens, D width of the language model, N visual embeddings per imag
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from model.segment import Segment
 from model.sequence import Layout, Sequence
 from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
 
+GENERATION = "generation.json"
+"""Name of the file of a model's own settings of generation, in its folder."""
+
 
 class GenerationConfig(Config):
     """Settings for generating from a prompt."""
@@ -37,8 +41,14 @@ class GenerationConfig(Config):
     top_k: int | None = Field(None, description="sample among this many likeliest tokens")
     top_p: float | None = Field(None, description="sample among the likeliest tokens with this total probability")
     num_beams: int = Field(1, description="beams of beam search (5 in both papers); text only")
-    min_new_tokens: int = Field(0, description="tokens before the end is allowed; beam search only")
-    length_penalty: float = Field(1.0, description="exponent of the length in a beam's score; beam search only")
+    min_new_tokens: int = Field(0, description="text tokens before the end is allowed")
+    length_penalty: float = Field(
+        1.0,
+        description="exponent of the length in a beam's score; beam search only (Emu 0.0, for videos 1.0; Emu2 -1.0)",
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="divisor of the logits of tokens that the continuation already contains (CTRL); 1: none"
+    )
     use_cache: bool = Field(
         True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
     )
@@ -134,6 +144,10 @@ def generate(
             logits[:, never] = float("-inf")
             full = [j for j, i in enumerate(in_text) if len(rows[i].result.images) >= config.max_images]
             logits[full, ids[IMAGE_START]] = float("-inf")
+            for j, i in enumerate(in_text):
+                _repeat_less(logits[j], rows[i].result, config.repetition_penalty)
+                if rows[i].num_tokens < config.min_new_tokens:
+                    logits[j, tokenizer.eos_id] = float("-inf")
             chosen = _choose(logits, config, generator)
             tokens[in_text] = chosen
             for i, token in zip(in_text, chosen.tolist(), strict=True):
@@ -304,13 +318,23 @@ def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+def _repeat_less(logits: Tensor, result: Generated, penalty: float) -> None:
+    """Make the tokens of a continuation less likely, in place: (vocabulary,), as in CTRL (arXiv:1909.05858)."""
+    if penalty == 1.0:
+        return
+    if used := sorted({token for part in result.parts if isinstance(part, list) for token in part}):
+        logits[used] = torch.where(logits[used] < 0, logits[used] * penalty, logits[used] / penalty)
+
+
 def _beams(
     language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
 ) -> list[Generated]:
     """Run the beam search of transformers."""
     search: Any = language_model.generate  # from a mixin that PreTrainedModel does not declare
     columns = torch.arange(x.shape[1], device=x.device)
-    with _stock_attention(language_model):
+    with _stock_attention(language_model), warnings.catch_warnings():
+        # The penalty is meant for what is generated, not for the prompt.
+        warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
         found: Tensor = search(
             inputs_embeds=x,
             attention_mask=(columns >= x.shape[1] - lengths[:, None]).long(),
@@ -319,6 +343,7 @@ def _beams(
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=config.min_new_tokens,
             length_penalty=config.length_penalty,
+            repetition_penalty=config.repetition_penalty,
             suppress_tokens=[*_never(tokenizer), tokenizer.ids[IMAGE_START]],
             eos_token_id=tokenizer.eos_id,
             pad_token_id=tokenizer.eos_id,

@@ -1,7 +1,8 @@
 """Import of a released model into a run's folder.
 
     R/config.resolved.yaml      the model's named size and what differs from it
-    R/model/                    config.json, model.safetensors, the tokenizer; template.json of a tuned model;
+    R/model/                    config.json, model.safetensors, the tokenizer; layout.json and generation.json: how its
+                                authors write prompts and generate; template.json of a tuned model;
                                 unused.safetensors: what the release contains without using it
     R/decoder/model/            config.json, model.safetensors, if there is an image decoder
 
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from model.config import EmuConfig
 from model.emu import Emu
+from model.generation import GENERATION
 from model.image_decoder import ImageDecoder
 from model.release.settings import RELEASES, Source, changed_settings, release_settings
+from model.sequence import LAYOUT, LayoutConfig
 from model.template import TEMPLATE, Form, TemplateSettings
 from model.weights import Fitted, LayoutName, WeightsError, fit, read, with_decoder
 
@@ -106,6 +109,8 @@ def import_release(
     if fitted.unused:
         _save(fitted.unused, out / "model" / UNUSED, dtype)
     shutil.copyfile(tokenizer_file, out / "model" / tokenizer_file.name)
+    _write(out / "model" / LAYOUT, LayoutConfig(separate_across_images=False).model_dump_json(indent=1))
+    _write(out / "model" / GENERATION, release.generation.model_dump_json(indent=1))
     if form is not None:
         _write(out / "model" / TEMPLATE, TemplateSettings(form=form).model_dump_json(indent=1))
     if drawn is not None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model.config import AutoencoderConfig, EmuConfig, named_size
+from model.generation import GenerationConfig
 from model.template import Form
 from model.tokenizer import Tokenizer
 from model.weights import LayoutName, WeightsError, named_here
@@ -26,18 +27,27 @@ _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_
 
 @dataclass(frozen=True)
 class Release:
-    """The named size of a release, and the form of the template with which it was tuned, if it was."""
+    """What is common to all models of a layout.
+
+    Attributes:
+        size: Their named size.
+        form: Form of the template with which they were tuned, if they were.
+        generation: Settings with which their authors generate text.
+    """
 
     size: str
+    generation: GenerationConfig
     form: Form | None = None
 
 
+_EMU = GenerationConfig(num_beams=5, length_penalty=0.0)
+_EMU2 = GenerationConfig(num_beams=5, length_penalty=-1.0, max_new_tokens=64)
 RELEASES: dict[LayoutName, Release] = {
-    "emu": Release("emu-14b"),
-    "emu-i": Release("emu-14b", "emu"),
-    "emu2": Release("emu2-37b"),
-    "emu2-hf": Release("emu2-37b"),
-    "emu2-gen": Release("emu2-37b", "generation"),
+    "emu": Release("emu-14b", _EMU),
+    "emu-i": Release("emu-14b", _EMU, "emu"),
+    "emu2": Release("emu2-37b", _EMU2),
+    "emu2-hf": Release("emu2-37b", _EMU2),
+    "emu2-gen": Release("emu2-37b", _EMU2, "generation"),
 }
 """Layouts of whole models, which can be imported."""
 

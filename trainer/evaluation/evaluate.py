@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.batch import collate
-from model.generation import GenerationConfig, Prompt
+from model.generation import Prompt
 from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split
@@ -205,7 +205,7 @@ class Evaluation:
     def _captions(self) -> tuple[dict[str, list[Captioned]], Figures]:
         """Generate captions for images, and measure their attributes."""
         figures: Figures = {f"chance_{name}": 1 / len(words) for name, words in self.attributes.words.items()}
-        settings = GenerationConfig(max_new_tokens=self.settings.max_new_tokens)
+        settings = self.run.generation.model_copy(update={"max_new_tokens": self.settings.max_new_tokens})
         captioned = {}
         for name, pairs in self._some(self.settings.captions).items():
             prompts = [

@@ -1,17 +1,18 @@
 """A trained model from a run's folder, ready to generate text and images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from model.config import Config
 from model.emu import Emu
-from model.generation import Generated, GenerationConfig, Prompt, generate, generate_embeddings
+from model.generation import GENERATION, Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
-from model.sequence import Layout, LayoutConfig
+from model.sequence import LAYOUT, Layout, LayoutConfig
 from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import IMAGE_START, Tokenizer
 from model.weights import WeightsError, load_emu, load_image_decoder
@@ -20,6 +21,7 @@ from trainer.config import TrainConfig
 from trainer.tasks.templates import TemplateLayout
 
 Item = TypeVar("Item")
+Carried = TypeVar("Carried", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class FinishedRun:
         decoder: The image decoder, or None.
         device: Device of model and decoder.
         batch: Number of prompts that are continued together.
+        generation: The model's own settings of generation.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class FinishedRun:
     decoder: ImageDecoder | None
     device: torch.device
     batch: int
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     @classmethod
     def open(cls, folder: str, layout: LayoutConfig, *, batch: int) -> Self:
@@ -127,22 +131,36 @@ class FinishedRun:
 
 
 def open_run(folder: str, config: TrainConfig) -> FinishedRun:
-    """Open a finished run; that of a tuned model has the layout of its template.
+    """Open a finished run, with the layout in which its model was trained; that of a tuned model is its template's.
+
+    Args:
+        folder: The run's folder.
+        config: Settings of evaluation; and of the layout, for a model that does not carry its own.
 
     Raises:
-        UserError: If it has no weights, or its weights or template cannot be read.
+        UserError: If it has no weights, or its weights or settings cannot be read.
     """
-    path = Path(folder) / "model" / TEMPLATE
-    section = config.tune if path.is_file() else config.pretrain
-    layout = section.data.layout if section is not None else LayoutConfig()
+    model = Path(folder) / "model"
+    template = _carried(model / TEMPLATE, TemplateSettings)
+    section = config.pretrain if template is None else config.tune
+    layout = _carried(model / LAYOUT, LayoutConfig) or (section.data.layout if section is not None else LayoutConfig())
     run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
+    generation = _carried(model / GENERATION, GenerationConfig) or GenerationConfig()
+    if template is None:
+        return replace(run, generation=generation)
+    written = TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template)
+    return replace(run, layout=written, generation=generation)
+
+
+def _carried(path: Path, kind: type[Carried]) -> Carried | None:
+    """Read settings that a model carries in its folder; None if it has none of this kind."""
     if not path.is_file():
-        return run
+        return None
     try:
-        template = TemplateSettings.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
-    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: not settings of a model: {line}") from error
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

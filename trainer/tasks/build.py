@@ -15,6 +15,7 @@ from model.bridge import PoolBridge
 from model.config import EmuConfig
 from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
+from model.sequence import LAYOUT
 from model.tokenizer import TOKENIZER_FILES
 from model.weights import WeightsError
 from pipelines import storage
@@ -154,9 +155,10 @@ def fitting_batches(images: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
-    """Write whole weights with everything needed to use them: configuration and tokenizer."""
+    """Write whole weights with everything needed to use them: configuration, layout and tokenizer."""
     save_tensors(state, storage.join(folder, "model.safetensors"))
-    storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
+    for name, it in (("config.json", settings), (LAYOUT, data.run.data.layout)):
+        storage.write_bytes(storage.join(folder, name), (it.model_dump_json(indent=1) + "\n").encode())
     for name in TOKENIZER_FILES:
         if storage.exists(path := storage.join(data.tokenizer_folder, name)):
             storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
