@@ -165,6 +165,12 @@ class ImageDecoderConfig(Config):
     ema_decay: float | None = Field(None, description="decay of a moving average of the weights; null: none")
     steps: int = Field(50, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
+    null_conditioning: Literal["zeros", "model"] = Field(
+        "zeros",
+        description="what guidance leads away from: zeros, as they are dropped in training here; `model`: what the "
+        "model generates for an empty prompt, and in reconstructions the embeddings of a grey image (the released "
+        "decoders)",
+    )
     autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
 
     @property

@@ -131,7 +131,9 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
 @click.option("--prompts", "prompts_path", default=None, help='File of JSON lines {"prompt": "..."}.')
-@click.option("--want", type=click.Choice(["text", "image", "both"]), default="text", show_default=True)
+@click.option(
+    "--want", type=click.Choice(["text", "image", "both", "reconstruction"]), default="text", show_default=True
+)
 @click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=None, help="Not given: the model's own, or 128.")
 @click.option("--min-new-tokens", type=click.IntRange(0), default=None, help="Not given: the model's own, or 0.")

@@ -103,6 +103,7 @@ def release_settings(
         tree["bridge"] |= _bridge_sizes(ours, base, described.get("vision_config", {}), chats=chats)
     if source.pipeline is not None:
         tree["image_decoder"] |= _decoder_settings(source.pipeline)
+    tree["image_decoder"]["null_conditioning"] = "model"  # of whatever decoder is imported
     try:
         config = EmuConfig.model_validate(_merged(tree, source.changes))
     except ValidationError as error:
@@ -236,11 +237,17 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def changed_settings(config: EmuConfig, size: str) -> dict[str, Any]:
-    """Return the section `model:` of a trainer's config: a named size, and what differs from it."""
-    tree, base = (
-        it.model_dump(mode="json", exclude={"name", "base_vocab_size", "vocab_size"})
-        for it in (config, named_size(size))
-    )
+    """Return the section `model:` of a trainer's config: a named size, and what differs from it.
+
+    A decoder that is trained from there is guided away from zeros again.
+    """
+    labels: dict[str, Any] = {
+        "name": True,
+        "base_vocab_size": True,
+        "vocab_size": True,
+        "image_decoder": {"null_conditioning"},
+    }
+    tree, base = (it.model_dump(mode="json", exclude=labels) for it in (config, named_size(size)))
     changes = _difference(tree, base)
     return {"size": size} | ({"changes": changes} if changes else {})
 

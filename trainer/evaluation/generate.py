@@ -1,6 +1,7 @@
 """`generate`: continuations of prompts by a finished run, as texts in JSON lines and images in PNG."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipelines.errors import UserError
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
 
-Wanted = Literal["text", "image", "both"]
+Wanted = Literal["text", "image", "both", "reconstruction"]
 RESULTS = "generated.jsonl"
 
 
@@ -28,7 +29,7 @@ class Request:
 
     Attributes:
         wanted: Kind of output. `both`: text, with images where the model begins them by itself or, if it has not
-            learned to, one image after the text.
+            learned to, one image after the text. `reconstruction`: the prompt's only image, from its own embeddings.
         config: Settings of sampling.
         num_frames: Frames read per video.
         guidance: Strength of classifier-free guidance; None: the decoder's own.
@@ -60,7 +61,7 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
     """
     if run.template is not None:
         able = "text" if run.template.chats else "image"
-        if request.wanted != able:
+        if request.wanted != able and (able == "text" or request.wanted != "reconstruction"):
             raise UserError(f"{run.folder}: was tuned to generate only {able}s: use --want {able}")
     if run.decoder is None and request.wanted != "text":
         raise UserError(
@@ -70,7 +71,7 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
     read = [
         read_prompt(prompt, run, draw=request.wanted == "image", num_frames=request.num_frames) for prompt in prompts
     ]
-    results = _continue(run, read, request)
+    results = _reconstruct(run, prompts, read) if request.wanted == "reconstruction" else _continue(run, read, request)
     images = _draw(run, results, request)
     rows = []
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -127,6 +128,16 @@ def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> 
     return results
 
 
+def _reconstruct(run: FinishedRun, prompts: Sequence[str], read: Sequence[Prompt]) -> list[Generated]:
+    """Return the embeddings of each prompt's image."""
+    images = []
+    for prompt, found in zip(prompts, read, strict=True):
+        if found.images is None or len(found.images) != 1 or not re.fullmatch(r"\s*\[image:[^\]]+\]\s*", prompt):
+            raise UserError(f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else")
+        images.append(found.images)
+    return [Generated([embeddings]) for embeddings in run.embed(torch.cat(images))]
+
+
 def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:
     """Return a prompt with the model's text added, which ends by requesting an image."""
     ids = [token for part in result.parts if not isinstance(part, Tensor) for token in part]
@@ -144,7 +155,11 @@ def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> I
     embeddings = [image for result in results for image in result.images]
     if not embeddings:
         return iter(())
-    return iter(run.draw(torch.stack(embeddings), guidance=request.guidance, seed=request.seed))
+    reconstructing = request.wanted == "reconstruction"
+    drawn = run.draw(
+        torch.stack(embeddings), guidance=request.guidance, seed=request.seed, reconstructing=reconstructing
+    )
+    return iter(drawn)
 
 
 def _write_png(image: Tensor, path: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -191,6 +192,40 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     ).read_bytes()
 
 
+@pytest.mark.parametrize("leads_from", ["zeros", "model"])
+def test_guidance_leads_away_from_what_the_decoder_was_made_with(run: FinishedRun, image: Path, leads_from: str):
+    assert run.decoder is not None
+    given = run.decoder.config
+    run.decoder.config = given.model_copy(update={"null_conditioning": leads_from, "guidance": 4.0})
+    run = replace(run, batch=2)  # without what was cached
+    try:
+        prompts = [read_prompt(content, run, draw=True, num_frames=1) for content in ("a dock", "a boat", "")]
+        *wanted, empty = run.generate_embeddings(prompts)
+        shown = read_prompt(f"[image:{image}]", run, draw=False, num_frames=1).images
+        assert shown is not None
+        seen = run.embed(shown)
+        grey = run.model.encode_images(torch.zeros(1, 3, 16, 16))  # normalised pixels of the mean colour
+        for embeddings, null, reconstructing in ((torch.stack(wanted), empty[None], False), (seen, grey, True)):
+            null = null if leads_from == "model" else torch.zeros_like(null)
+            generator = torch.Generator().manual_seed(3)
+            expected = run.decoder.sample(embeddings, null=null, generator=generator)
+            assert torch.equal(run.draw(embeddings, seed=3, reconstructing=reconstructing), expected)
+    finally:
+        run.decoder.config = given
+
+
+def test_an_image_is_reconstructed_from_its_own_embeddings(run: FinishedRun, image: Path, tmp_path: Path):
+    (row,) = generate(run, [f" [image:{image}] "], Request("reconstruction", CHOICE, seed=1), str(tmp_path))
+    (drawn,) = row["images"]
+    shown = read_prompt(f"[image:{image}]", run, draw=False, num_frames=1).images
+    assert shown is not None
+    expected = run.draw(run.embed(shown), seed=1, reconstructing=True)[0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / drawn)), expected.permute(1, 2, 0).numpy())
+    for prompt in ("a dock", f"[image:{image}] a dock", f"[image:{image}][image:{image}]"):
+        with pytest.raises(UserError, match="and nothing else"):
+            generate(run, [prompt], Request("reconstruction", CHOICE), str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -239,6 +274,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
         (["--prompt", "a", "--beams", "2", "--temperature", "1"], "without --temperature"),
         (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
         (["--prompt", "a", "--top-k", "3"], "--top-k needs --temperature"),
+        (["--prompt", "a", "--want", "reconstruction"], "a prompt is one [image:FILE] and nothing else"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])
         assert isinstance(found.exception, UserError)
