@@ -272,7 +272,7 @@ def renamed(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName
                 raise WeightsError(f"{ours}: standardised features have no place in layout {layout}")
             continue
         if layout == "llama" and isinstance(module, Emu) and ours in _vocabulary(module):
-            tensor = tensor[: module.config.base_vocab_size]
+            tensor = tensor[: module.config.base_vocab_size].clone()  # writers refuse a part of a storage
         exported[names.theirs(ours)] = tensor
     return exported
 
@@ -280,7 +280,8 @@ def renamed(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName
 def unused_names(tensors: Mapping[str, Tensor], layout: LayoutName) -> list[str]:
     """Return the names of those tensors that a release of this layout contains without using them."""
     names = _Names(None, layout)
-    return [theirs for theirs in tensors if names.ours(theirs) and names.is_unused(theirs)]
+    foreign = {theirs for theirs in tensors if re.fullmatch(_ROTARY, theirs) and not names.ours(theirs)}
+    return [theirs for theirs in tensors if names.is_unused(theirs) and theirs not in foreign]
 
 
 def named_here(tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:

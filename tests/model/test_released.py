@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from model.__main__ import commands
 from model.config import SIZES, EmuConfig
 from model.image_decoder import ImageDecoder
 from model.lora import LoraConfig, merged
 from model.tokenizer import Tokenizer
-from model.weights import WeightsError, load_emu, load_image_decoder
+from model.vision_encoder import Encoder
+from model.weights import WeightsError, load, load_emu, load_image_decoder, read
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.model.released_states import State, emu2, emu_i, released
 
@@ -245,3 +250,139 @@ def test_a_run_that_was_trained_is_not_overwritten(tmp_path: Path, tokenizer: st
     arguments = ("--layout", "emu2", "--path", tmp_path / "emu2.bin", "--tokenizer", tokenizer)
     result = run("import", *arguments, "--out", tmp_path / "run")
     assert "a run that was trained here" in str(result.exception)
+
+
+# --- export ---
+
+
+def exported(run_folder: Path, layout: str, out: Path) -> str:
+    result = run("export", "--run", run_folder, "--layout", layout, "--out", out)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()[-1]
+
+
+@pytest.fixture
+def emu_run(tmp_path: Path, tokenizer: str) -> Path:
+    """Emu with its decoder, imported."""
+    folder = tmp_path / "pretrain"
+    (folder / "multimodal_encoder").mkdir(parents=True)
+    torch.save(released("emu"), folder / "multimodal_encoder" / "pytorch_model.bin")
+    write_pipeline(folder, SIZES["debug-emu"], "PNDMScheduler")
+    imported("--layout", "emu", "--path", folder, "--tokenizer", tokenizer, "--out", tmp_path / "run", *HEADS)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def emu2_run(tmp_path: Path, tokenizer: str) -> Path:
+    """Emu2-Gen, imported."""
+    torch.save(released("emu2-gen"), tmp_path / "gen.bin")
+    common = ("--layout", "emu2-gen", "--path", tmp_path / "gen.bin", "--tokenizer", tokenizer)
+    imported(*common, "--size", "debug", "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_release_comes_back_as_it_was(tmp_path: Path, emu_run: Path) -> None:
+    said = exported(emu_run, "emu", tmp_path / "back")
+    assert said.startswith("exported: ")
+    back = read(tmp_path / "back" / "multimodal_encoder")
+    expected = read(tmp_path / "pretrain" / "multimodal_encoder")
+    assert set(back) == set(expected)
+    assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
+    for name, tensor in read(tmp_path / "pretrain").items():
+        assert torch.equal(read(tmp_path / "back")[name], tensor)
+    assert json.loads((tmp_path / "back/scheduler/scheduler_config.json").read_text())["_class_name"] == "PNDMScheduler"
+    exported(emu_run, "emu", tmp_path / "one.safetensors")
+    assert set(load_file(tmp_path / "one.safetensors")) == set(expected)
+
+
+def test_a_model_trained_here_has_all_that_the_releases_loader_insists_on(tmp_path: Path, emu_run: Path) -> None:
+    (emu_run / "model" / "unused.safetensors").unlink()
+    exported(emu_run, "emu", tmp_path / "emu.bin")
+    assert set(read(tmp_path / "emu.bin")) == set(released("emu"))
+
+
+def test_merged_adapters_are_exported_without_effect(tmp_path: Path, tokenizer: str) -> None:
+    torch.save(emu_i(), tmp_path / "Emu-instruct.pt")
+    arguments = ("--layout", "emu-i", "--path", tmp_path / "Emu-instruct.pt", "--tokenizer", tokenizer, *HEADS)
+    imported(*arguments, "--out", tmp_path / "run")
+    exported(tmp_path / "run", "emu-i", tmp_path / "back")
+    back = read(tmp_path / "back" / "Emu-instruct.pt")
+    assert {name: it.shape for name, it in back.items()} == {name: it.shape for name, it in emu_i().items()}
+    at = "decoder.lm.base_model.model.model.layers.0.self_attn.q_proj"
+    assert float(back[f"{at}.lora_B.default.weight"].abs().max()) == 0.0
+    merged_here = load_file(tmp_path / "run/model/model.safetensors")
+    assert torch.equal(back[f"{at}.weight"], merged_here["language_model.model.layers.0.self_attn.q_proj.weight"])
+
+
+@pytest.mark.parametrize("layout", ["emu2", "emu2-hf", "emu2-gen"])
+def test_emu2_goes_there_and_back(tmp_path: Path, emu2_run: Path, layout: str) -> None:
+    exported(emu2_run, layout, tmp_path / "back")
+    named = () if layout != "emu2" else ("--tokenizer", str(emu2_run / "model" / "tokenizer.json"))
+    size = ("--size", "debug") if layout == "emu2" else ()
+    imported("--layout", layout, "--path", tmp_path / "back", *named, *size, "--out", tmp_path / "again")
+    for folder in ("model", "decoder/model")[: 2 if layout == "emu2-gen" else 1]:
+        first, second = (load_file(run / folder / "model.safetensors") for run in (emu2_run, tmp_path / "again"))
+        assert set(first) == set(second)
+        assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    sizes = [EmuConfig.model_validate_json((run / "model/config.json").read_text()).model_dump(
+        exclude={"name", "image_decoder", "encoder"}) for run in (emu2_run, tmp_path / "again")]  # fmt: skip
+    assert sizes[0] == sizes[1]
+
+
+def test_emu2_gen_fits_in_one_file(tmp_path: Path, emu2_run: Path) -> None:
+    exported(emu2_run, "emu2-gen", tmp_path / "gen.safetensors")
+    back, expected = load_file(tmp_path / "gen.safetensors"), read(tmp_path / "gen.bin")
+    assert set(expected) - set(back) == set()
+    assert all(torch.equal(back[name], expected[name]) for name in back)
+
+
+def test_parts_are_exported_for_other_libraries(tmp_path: Path, emu2_run: Path) -> None:
+    exported(emu2_run, "llama", tmp_path / "llama")
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "llama").eval()
+    model = load_emu(emu2_run / "model").eval()
+    ids = torch.randint(0, 259, (1, 9))
+    torch.testing.assert_close(llama(ids).logits, model.language_model(ids).logits[..., :259])
+    exported(emu2_run, "diffusers", tmp_path / "decoder")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "decoder" / "unet", low_cpu_mem_usage=False)
+    vae = AutoencoderKL.from_pretrained(tmp_path / "decoder" / "vae", low_cpu_mem_usage=False)
+    drawer = load_image_decoder(emu2_run / "decoder" / "model")
+    assert all(torch.equal(tensor, unet.state_dict()[name]) for name, tensor in drawer.unet.state_dict().items())
+    assert vae.config.scaling_factor == pytest.approx(float(drawer.latent_scale))
+    exported(emu2_run, "eva-clip", tmp_path / "eva.safetensors")
+    encoder = Encoder(SIZES["debug"].encoder)
+    load(encoder, load_file(tmp_path / "eva.safetensors"), "eva-clip")
+    assert torch.equal(encoder.tower.cls_token, model.encoder.tower.cls_token)
+
+
+@pytest.mark.parametrize(
+    ("layout", "out", "message"),
+    [
+        ("emu2-hf", "one.bin", "layout emu2-hf is several files; give a folder"),
+        ("eva-clip", "folder", "layout eva-clip is one file; give a .safetensors"),
+        ("diffusers", "folder", "has no image decoder, which belongs to layout diffusers"),
+        ("emu", "folder", "has no place in this layout"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(tmp_path: Path, tokenizer: str, layout: str, out: str, message: str) -> None:
+    torch.save(emu2(), tmp_path / "emu2.bin")
+    arguments = ("--layout", "emu2", "--path", tmp_path / "emu2.bin", "--tokenizer", tokenizer, "--size", "debug")
+    imported(*arguments, "--out", tmp_path / "run")
+    result = run("export", "--run", tmp_path / "run", "--layout", layout, "--out", tmp_path / out)
+    assert message in str(result.exception)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    result = run("export", "--run", tmp_path, "--layout", "emu2", "--out", tmp_path / "out")
+    assert "not the model of a run" in str(result.exception)
+
+
+def test_the_command_ends_with_one_line(tmp_path: Path, tokenizer: str) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"junk")
+    base = [sys.executable, "-m", "model", "import", "--layout", "emu2", "--out", str(tmp_path / "run")]
+    options = ["--path", str(tmp_path / "weights.bin"), "--tokenizer", tokenizer]
+    done = subprocess.run([*base, *options], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "weights.bin: cannot be read" in done.stderr
