@@ -7,9 +7,7 @@ prefix again for each of the 32 or 64 embeddings.
 B prompts, L tokens, D width of the language model, N visual embeddings per image, E their width
 """
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +17,12 @@ from pydantic import Field
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from model.attention import use_packed_attention
+from model.attention import use_kernel
 from model.batch import collate
 from model.config import Config
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
+from model.language_model import backbone, family_of, token_logits
 from model.segment import Segment
 from model.sequence import Layout, Sequence
 from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
@@ -127,7 +126,7 @@ def generate(
             row.begin_image(num_slots)
         row.settle(config)
     runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
-    head, embed = model.language_model.get_output_embeddings(), model.language_model.get_input_embeddings()
+    embed = model.language_model.get_input_embeddings()
     never = _never(tokenizer)
 
     while not all(row.done for row in rows):
@@ -140,7 +139,7 @@ def generate(
                 tokens[i] = ids[IMAGE_END]
                 row.closing = False
         if in_text:
-            logits = head(hidden[in_text]).float()
+            logits = token_logits(model.language_model, hidden[in_text]).float()
             logits[:, never] = float("-inf")
             full = [j for j, i in enumerate(in_text) if len(rows[i].result.images) >= config.max_images]
             logits[full, ids[IMAGE_START]] = float("-inf")
@@ -254,7 +253,8 @@ class _Runner:
     """Runs the language model step by step, with or without cached keys and values."""
 
     def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
-        self.model = language_model.base_model
+        use_kernel(language_model, "sdpa", family_of(language_model.config).masked)  # with masks, for the padding
+        self.model = backbone(language_model)
         self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
         self.cache = DynamicCache(config=language_model.config) if use_cache else None
         self.seen: Tensor | None = None  # all inputs so far, if there is no cache
@@ -269,12 +269,9 @@ class _Runner:
             self.seen = x = x if self.seen is None else torch.cat([self.seen, x], dim=1)
         columns = torch.arange(self.total, device=x.device)
         positions = columns - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
-        rows = columns[-x.shape[1] :]
-        mask = (rows[:, None] >= columns) & (positions >= 0)[:, None]  # (B, L, total)
-        mask = mask | (rows[:, None] == columns)  # padding sees itself: an empty softmax would be NaN
         output = self.model(
             inputs_embeds=x,
-            attention_mask=mask[:, None],
+            attention_mask=(positions >= 0).long(),
             position_ids=positions[:, -x.shape[1] :].clamp(min=0),
             past_key_values=self.cache,
             use_cache=self.cache is not None,
@@ -332,7 +329,8 @@ def _beams(
     """Run the beam search of transformers."""
     search: Any = language_model.generate  # from a mixin that PreTrainedModel does not declare
     columns = torch.arange(x.shape[1], device=x.device)
-    with _stock_attention(language_model), warnings.catch_warnings():
+    use_kernel(language_model, "sdpa", family_of(language_model.config).masked)
+    with warnings.catch_warnings():
         # The penalty is meant for what is generated, not for the prompt.
         warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
         found: Tensor = search(
@@ -353,13 +351,3 @@ def _beams(
         text = row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row
         rows.append(Generated([text] if text else []))
     return rows
-
-
-@contextlib.contextmanager
-def _stock_attention(language_model: PreTrainedModel) -> Iterator[None]:
-    """Use the attention of transformers itself, which builds masks from padding."""
-    language_model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        use_packed_attention(language_model)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import EmuConfig
-from model.emu import Emu, extend_vocabulary
+from model.emu import Emu
+from model.language_model import extend_vocabulary
 from model.lora import add_adapters, merged, peft_adapter
 from model.sequence import Layout
 from model.template import TEMPLATE
