@@ -1,4 +1,4 @@
-"""The model: visual encoder, bridge, language model, image decoder. Single-device PyTorch, with nothing else of ours.
+"""The model: vision encoder, bridge, language model, image decoder. Single-device PyTorch, with nothing else of ours.
 
 config           settings of each part, and the named sizes
 tokenizer        text to ids; the model's own tokens after any base vocabulary

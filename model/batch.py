@@ -1,6 +1,6 @@
 """Packed sequences as tensors: the input of one forward pass, with every index computed on the CPU.
 
-B packed sequences, L tokens in each, N images, S pixels a side
+B packed sequences, L tokens in each, N images, S pixels per side
 """
 
 from collections.abc import Callable

@@ -193,7 +193,7 @@ class _Block(nn.Module):
 
 
 class _Layer(nn.Module):
-    """x + f(norm(x)), with `f` under the name it has in a checkpoint."""
+    """A layer x + f(norm(x)), with `f` under its name in checkpoints."""
 
     def __init__(self, config: BridgeConfig, name: str, inner: nn.Module) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class BridgeConfig(Config):
     standardize: bool = Field(
         False,
         description="emu2 only: regress features standardised per dimension. Not in Emu2; without a large encoder "
-        "with well-scaled features, small models need it to learn to draw",
+        "with well-scaled features, small models need it to learn to generate images",
     )
     former_width: int = Field(
         768, description="emu only, as are the next six: width of the causal former; defaults are t5-base's decoder"
@@ -154,14 +154,14 @@ class ImageDecoderConfig(Config):
     conditioning_positions: bool = Field(False, description="learned positions (std 1) on the embeddings; ours")
     coordinates: bool = Field(False, description="four channels of coordinates beside the latents; ours")
     canvas: int = Field(
-        0, description="channels beside the latents, drawn by one linear layer from the embeddings; ours"
+        0, description="channels beside the latents, computed by one linear layer from the embeddings; ours"
     )
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     sampler: Literal["pndm", "euler", "ddim"] = "euler"
-    high_noise: bool = Field(False, description="draw more times with high noise (square root of uniform)")
+    high_noise: bool = Field(False, description="train more often at times with high noise (square root of uniform)")
     conditioning_dropout: float = Field(0.1, description="fraction of images without conditioning (both papers)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
-    noise_offset: float = Field(0.1, description="Emu2: 0.1; shifts the noise's mean per channel")
+    noise_offset: float = Field(0.1, description="scale of a random shift of the noise's mean per channel (Emu2 0.1)")
     ema_decay: float | None = Field(None, description="decay of a moving average of the weights; null: none")
     steps: int = Field(50, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")

@@ -3,11 +3,11 @@
 Latent diffusion (arXiv:2112.10752), SDXL (arXiv:2307.01952), as Emu and Emu2 condition them: the embeddings of one
 image replace the states of a text encoder. U-Net, autoencoder and schedulers are diffusers' (Apache-2.0).
 
-B images, S pixels a side, N visual embeddings per image, E their width, C latent channels, s latents per side
+B images, S pixels per side, N visual embeddings per image, E their width, C latent channels, s latents per side
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.config import AutoencoderConfig, EmuConfig, ImageDecoderConfig
 
@@ -278,12 +279,14 @@ def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, config: Autoenc
 class WeightAverage(nn.Module):
     """Exponential moving average of a module's trained parameters, in float32.
 
-    Its buffers are the averages, so that they are saved and moved like any module's.
+    The step is torch's; only where the averages are kept is not. DeepSpeed saves buffers whole and in their own dtype.
+    The parameters of torch's `AveragedModel` it would split at ZeRO-3, and cast to bfloat16, which rounds the steps of
+    a decay of 0.9999 away; the list of diffusers' `EMAModel` it would not save.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()
-        self.decay = decay
+        self._step = get_ema_multi_avg_fn(decay)
         self._names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
         for name in self._names:
@@ -293,27 +296,21 @@ class WeightAverage(nn.Module):
         """Return the averages by parameter name."""
         return {name: self.get_buffer(_buffer_name(name)) for name in self._names}
 
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move one step towards the module's weights."""
-        averages = self.weights()
-        for name, parameter in module.named_parameters():
-            if name in averages:
-                averages[name].lerp_(parameter.float(), 1.0 - self.decay)
+    def update(
+        self,
+        module: nn.Module,
+        gathered: Callable[[nn.Parameter], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """Take one step towards the module's weights.
 
-    @contextlib.contextmanager
-    @torch.no_grad()
-    def applied(self, module: nn.Module) -> Iterator[None]:
-        """Give the module the averaged weights within the context."""
-        averages, parameters = self.weights(), dict(module.named_parameters())
-        own = {name: parameters[name].detach().clone() for name in averages}
-        for name, weight in averages.items():
-            parameters[name].copy_(weight)
-        try:
-            yield
-        finally:
-            for name, weight in own.items():
-                parameters[name].copy_(weight)
+        Args:
+            module: As at first, with other weights.
+            gathered: Makes a parameter whole for as long as its context lasts, where processes hold parts of it.
+        """
+        parameters = dict(module.named_parameters())
+        for name, average in self.weights().items():
+            with gathered(parameters[name]):
+                self._step([average], [parameters[name].detach().float()], 0)
 
 
 def _buffer_name(parameter: str) -> str:

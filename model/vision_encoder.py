@@ -3,7 +3,7 @@
 EVA-01 (arXiv:2211.07636), EVA-02 (arXiv:2303.11331), EVA-CLIP (arXiv:2303.15389). The towers are timm's (Apache-2.0)
 and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the projection into CLIP's space) is left out.
 
-B images, S pixels a side, P patches, D width
+B images, S pixels per side, P patches, D width
 """
 
 import math

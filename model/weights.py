@@ -13,9 +13,9 @@ passed to `export`, which then writes the same keys again.
 | `emu2-gen` | `with_decoder(emu, decoder)`  | Emu2-Gen, native: all in one file                            |
 | `diffusers`| `ImageDecoder`                | `unet/` and `vae/` of a pipeline's folder                    |
 | `eva-clip` | `Encoder` of kind eva         | EVA-CLIP as its authors released it                          |
-| `open-clip`| `Encoder`                     | what open_clip saves, its own vision towers and timm's       |
-| `llama`    | `Emu`: its language model     | LLaMA or another as transformers names it, base tokens only  |
-| `ours`     | any                           | what `save_emu` and the trainer write                        |
+| `open-clip`| `Encoder`                     | open_clip's format, for its own vision towers and timm's     |
+| `llama`    | `Emu`: its language model     | LLaMA or another in transformers' format, base tokens only   |
+| `ours`     | any                           | the format of `save_emu` and the trainer                     |
 
 A `VisualEmbedder` can also be filled from the checkpoint of a whole `Emu`, whose language model is then not used.
 """
@@ -57,7 +57,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Prefixes there and here; loading takes the first that fits. `unused`: keys that a release has but never uses."""
+    """Prefixes there and here, of which the first that fits is used. `unused`: keys that a release has but not uses."""
 
     prefixes: tuple[tuple[str, str], ...]
     unused: tuple[str, ...] = ()

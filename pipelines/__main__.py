@@ -1,4 +1,4 @@
-"""`python -m pipelines`: one command a stage, and `corpus` for all of them."""
+"""`python -m pipelines`: one command per stage, and `corpus` for all of them."""
 
 import logging
 import signal
@@ -14,7 +14,7 @@ from pipelines.command_line import RERUN, num_cores, run_commands
 
 
 def main() -> None:
-    """Run a command."""
+    """Run the command line."""
     signal.signal(signal.SIGTERM, _interrupt)
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
@@ -23,8 +23,8 @@ def main() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM as Ctrl-C, which asyncio knows how to carry out of its loop."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
+    """Treat SIGTERM like Ctrl-C, which asyncio can raise outside its loop."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs in a shell's background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
@@ -35,7 +35,7 @@ def commands() -> None:
 
 
 def stage_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every stage takes."""
+    """Add the options of every stage to a command."""
     options = [
         click.option("--spec", "spec_path", required=True, help="YAML file of the corpus."),
         click.option("--out", required=True, help="The corpus's folder, local or an fsspec URL."),
@@ -50,7 +50,7 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
-    """The spec, the output folder and the runner of a stage's options. Beam is imported here: it takes a second."""
+    """Return spec, output folder and runner by a stage's options. Beam is imported only here: that takes a second."""
     from pipelines.running.runner import Runner
     from pipelines.spec import load_spec
 
@@ -60,20 +60,20 @@ def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
 
 
 def _hold(folder: str) -> str:
-    """A folder's path, which is this command's alone until it ends. A local one is locked, and its files are synced."""
+    """Lock a folder, if it is local, until the command ends; returns its path in the usual form."""
     path = folder.removeprefix("file://").rstrip("/") or "/"
     click.get_current_context().with_resource(storage.hold(path))
     return path
 
 
-RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Ask again for what failed but can pass.")
+RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Request again what failed but can pass.")
 
 
 @commands.command()
 @stage_options
 @RETRY
 def corpus(retry: str | None, **values: Any) -> None:
-    """Build a corpus, all stages; rerun to go on where it was."""
+    """Build a corpus, all stages; a rerun continues where it was interrupted."""
     from pipelines.corpus import build_corpus
 
     build_corpus(*_prepare(values), retry=retry is not None)
@@ -97,7 +97,7 @@ def crawl(retry: str | None, **values: Any) -> None:
 @commands.command()
 @stage_options
 def extract(**values: Any) -> None:
-    """Pages and lists into candidates, whose text is judged."""
+    """Turn pages and lists into candidates, and judge their text."""
     from pipelines.corpus import print_stage
     from pipelines.extract import run_extract
     from pipelines.running.serve import serving
@@ -112,7 +112,7 @@ def extract(**values: Any) -> None:
 @stage_options
 @RETRY
 def fetch(retry: str | None, **values: Any) -> None:
-    """Images, videos and subtitles of the candidates into the raw store."""
+    """Fetch images, videos and subtitles of the candidates into the raw store."""
     from pipelines.corpus import print_stage
     from pipelines.fetch import run_fetch
     from pipelines.running.serve import serving
@@ -126,7 +126,7 @@ def fetch(retry: str | None, **values: Any) -> None:
 @commands.command()
 @stage_options
 def filter(**values: Any) -> None:
-    """Features of images, then decisions: thresholds, duplicates, splits."""
+    """Measure images, then decide: thresholds, duplicates, splits."""
     from pipelines.corpus import print_stage
     from pipelines.filter import run_filter
 
@@ -138,7 +138,7 @@ def filter(**values: Any) -> None:
 @commands.command()
 @stage_options
 def shard(**values: Any) -> None:
-    """Samples into tars, and the manifest."""
+    """Write samples into tars, and the manifest."""
     from pipelines.corpus import print_summary
     from pipelines.shard import run_shard
 
@@ -148,9 +148,9 @@ def shard(**values: Any) -> None:
 
 @commands.command()
 @click.option("--corpus", "folder", required=True, help="A finished corpus.")
-@click.option("--tokenizer", help="A tokenizer.json, a tokenizer.model, or a folder that holds one.")
+@click.option("--tokenizer", help="A tokenizer.json, a tokenizer.model, or a folder that contains one.")
 @click.option("--train-bpe", type=click.IntRange(min=257), metavar="TOKENS", help="Train a byte-level BPE instead.")
-@click.option("--name", help="Of the folder below tokens/.")
+@click.option("--name", help="Name of the folder below tokens/.")
 @click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners.")
 @click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores")
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
@@ -163,12 +163,12 @@ def tokenize(
     workers: int,
     beam_options: tuple[str, ...],
 ) -> None:
-    """Text ids of one tokenizer, for training, below tokens/ of a corpus."""
+    """Write the text of a corpus as ids of one tokenizer, for training, below tokens/."""
     from pipelines.running.runner import Runner
     from pipelines.shards.manifest import load_manifest
     from pipelines.tokenize import run_tokenize
 
-    load_manifest(folder)  # nothing is made where there is no corpus
+    load_manifest(folder)  # a folder without a corpus is left as it is
     folder = _hold(folder)
     info = run_tokenize(folder, tokenizer, Runner(runner, workers, beam_options), train_bpe=train_bpe, name=name)
     print(f"{folder}/tokens/{info.name}: {info.num_tokens:,} tokens of {info.num_samples:,} samples")
@@ -180,7 +180,7 @@ def index(folder: str) -> None:
     """Give foreign tars an index and a manifest."""
     from pipelines.shards.index import index_corpus
 
-    if storage.exists(folder):  # else there is nothing to hold, and `index_corpus` says so
+    if storage.exists(folder):  # else there is nothing to lock, and `index_corpus` raises the error
         folder = _hold(folder)
     indexed = index_corpus(folder)
     for note in indexed.notes:

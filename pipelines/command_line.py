@@ -1,4 +1,4 @@
-"""How the command lines of all packages end, and what they take for granted of the machine."""
+"""End of every command line: exit codes, and one line on stderr for a mistake, a failure or Ctrl-C."""
 
 import multiprocessing
 import os
@@ -11,19 +11,19 @@ import click
 
 from pipelines.errors import RunError, UserError, full_disk
 
-RERUN = "; rerun to go on where it was"
+RERUN = "; rerun to continue"
 
-_ending = threading.Lock()  # of the thread that says how the command ends
+_ending = threading.Lock()  # held by the thread that prints how the command ends
 
 
 def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
     """Run a command and exit with what it returns; a mistake or a failure is one line on stderr.
 
-    Exit code 2 for a user's mistake and a full disk, 1 for a run that failed, 130 for one that was stopped.
+    The exit code is 2 for a user's mistake or a full disk, 1 for a run that failed, 130 for one that was stopped.
 
     Args:
-        command: A command or a group of them.
-        rerun: What a stopped one does when it is run again, as `; rerun to go on`.
+        command: A command or a group of commands.
+        rerun: End of the line for a stopped command, which tells what a rerun does: `; rerun to continue`.
     """
     try:
         sys.exit(command(standalone_mode=False) or 0)
@@ -43,12 +43,12 @@ def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
 
 
 def end_stopped(rerun: str) -> NoReturn:
-    """End at once: Python would wait for threads that wait for the network.
+    """Exit immediately with code 130; Python itself would wait for threads that wait for the network.
 
-    Our one line is the last on stderr. Workers that outlived it, if only for milliseconds, would add a traceback each
-    about the connection that they lost, and so would the threads here that hear of theirs.
+    The line printed here is the last on stderr. Each worker that outlived it, even by milliseconds, would print a
+    traceback about the connection that it lost, and so would the threads of this process that read from workers.
     """
-    _ending.acquire()  # kept: no other thread says anything more
+    _ending.acquire()  # never released: no other thread prints anything more
     threading.excepthook = lambda _: None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C
@@ -69,5 +69,5 @@ def _say(line: str, code: int) -> int:
 
 
 def num_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

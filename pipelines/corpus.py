@@ -1,4 +1,4 @@
-"""The whole of it: crawl, extract, fetch, filter and shard in order, each going on where it was."""
+"""All stages in order: crawl, extract, fetch, filter and shard, each continuing where it was interrupted."""
 
 import resource
 import sys
@@ -20,20 +20,20 @@ from pipelines.shard import run_shard
 from pipelines.shards.manifest import Manifest
 from pipelines.spec import CorpusSpec
 
-MAX_REASONS = 4  # shown a row; all stand in the manifest
+MAX_REASONS = 4  # shown per row; the manifest has all
 
 
 def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> Manifest:
-    """Build a corpus, or go on with one.
+    """Build a corpus, or continue an interrupted build.
 
     Args:
         spec: What to build.
         out: Its folder.
         runner: How to run.
-        retry: Ask again for pages and media that failed for a reason that can pass.
+        retry: Request again the pages and media that failed for a reason that can pass.
 
     Raises:
-        RunError: If after a stage the funnel does not add up.
+        RunError: If the funnel does not add up after a stage.
     """
     console = Console(stderr=True, highlight=False)
     seconds: dict[str, float] = {}
@@ -58,7 +58,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
 
 
 def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> None:
-    """The funnel as a table, the rates, and in the last line what was written where."""
+    """Print the funnel as a table, the rates, and in the last line what was written where."""
     console = _print_funnel(manifest.funnel)
     pages = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("crawl", "page"))
     media = sum(row.kept for row in manifest.funnel if (row.stage, row.unit) == ("fetch", "media"))
@@ -81,10 +81,10 @@ def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> No
 
 
 def print_stage(spec: CorpusSpec, out: str, stage: str) -> None:
-    """One stage's rows of the funnel as a table, and in the last line how many it kept and dropped, and where.
+    """Print a stage's rows of the funnel as a table, and in the last line how many it kept and dropped, and where.
 
     Raises:
-        RunError: If the funnel up to here does not add up.
+        RunError: If the funnel up to the stage does not add up.
     """
     rows = [row for row in checked_funnel(out, spec.crawls, spec.sources, stage) if row.stage == stage]
     kept = ", ".join(f"{sum(r.kept for r in rows if r.unit == u):,} {u}s" for u in dict.fromkeys(r.unit for r in rows))

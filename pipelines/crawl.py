@@ -1,66 +1,58 @@
-"""Crawl: pages of live sites, breadth-first and politely, into WARC files and a ledger with a row a URL.
+"""Crawl: pages of live sites, breadth-first and politely, into WARC files and a ledger with one row per URL.
 
-A crawl runs in rounds. The frontier of a round is what earlier rounds found and did not ask for; it is a function of
-their files alone, so a killed round goes on with what it has not fetched yet. Within a round each host is one queue
+A crawl runs in rounds. The frontier of a round is what earlier rounds found and did not request. It is a function of
+their files alone, so a killed round continues with what it has not fetched yet. Within a round each host is one queue
 of one worker; workers close a part (WARC, ledger, links, receipt) every thousand pages or half a minute.
 """
 
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from dataclasses import asdict, dataclass, replace
 
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import ledger_parts, round_of, warc_record
-from pipelines.crawling.part_writer import CrawlPartWriter, FrontierUrl, sitemap_urls, visit
+from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
+from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
+from pipelines.crawling.ledger import ledger_parts, round_of
+from pipelines.crawling.part_writer import CrawlPartWriter, sitemap_urls, visit
 from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
-from pipelines.document import Drop, canonical_json
-from pipelines.drop_reasons import FETCHED, Outcome, Reason
+from pipelines.document import canonical_json
 from pipelines.layout import account_folder, crawl_folder, gate_folder
-from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, stage_inputs
+from pipelines.parts import stage_inputs
+from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.spec import CorpusSpec, CrawlSettings
+from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
-from pipelines.web.http_client import PoliteClient, is_transient
+from pipelines.web.http_client import PoliteClient
 
-ACCOUNT_PARTS = 16
-# Raise it when a ledger of equal WARC files, or an account of equal ledgers, would come out otherwise. Ledgers of other
-# crawlers' files and all accounts are then made anew. What was asked for stays as it was answered, and nobody is asked
-# for it again: whoever wants that deletes `work/warc/<crawl>`.
+# Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
+# files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
+# `work/warc/<crawl>` for that.
 VERSION = 2
 
-
-def scope_reason(url: str, depth: int, settings: CrawlSettings) -> Reason | None:
-    """Why a URL is not asked for, or null where it is in scope."""
-    if urls.authority(url) not in settings.scope:
-        return "out_of_scope"
-    if not any((urlsplit(url).path or "/").startswith(prefix) for prefix in settings.path_prefixes):
-        return "out_of_scope"
-    return "too_deep" if depth > settings.max_depth else None
+shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
 
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
 class _CrawlBucket(beam.DoFn):
-    """Asks for all URLs of a bucket of hosts; yields the names of the parts it closed."""
+    """Request all URLs of a bucket of hosts; yields the names of the parts that it closed."""
 
     def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int) -> None:
         self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, tuple[str, int, bool]]]]) -> Iterator[str]:
-        frontier = sorted((depth, url, is_new_host) for _, (url, depth, is_new_host) in bucket[1])
-        yield from asyncio.run(self._run(frontier))
+    def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
+        yield from asyncio.run(self._run(sorted(item for _, item in bucket[1])))
 
-    async def _run(self, frontier: list[tuple[int, str, bool]]) -> list[str]:
+    async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
         writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
-        closed: list[str] = []
-        new_hosts = {urls.authority(url) for _, url, is_new_host in frontier if is_new_host}
+        closed: list[str | None] = []
+        new_hosts = {urls.authority(item.url) for item in frontier if item.is_new_host}
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
 
@@ -75,59 +67,28 @@ class _CrawlBucket(beam.DoFn):
                 for answer in client.take_policy_answers():
                     writer.store(answer, {"is": "policy file"})
                 if writer.is_due:
-                    closed.append(writer.close() or "")
+                    closed.append(writer.close())
 
-            items = [(urls.authority(url), FrontierUrl(url, depth)) for depth, url, _ in frontier]
+            items = [(urls.authority(item.url), item) for item in frontier]
             try:
                 await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
             except BaseException as error:
                 writer.abandon(error)
                 raise
-        closed.append(writer.close() or "")
-        return [name for name in closed if name]
+        closed.append(writer.close())
+        return [name for name in closed if name is not None]
 
 
-# --- a round --------------------------------------------------------------------------------------------------------
-
-_Mark = tuple[str, int]  # ("known" | "done" | "found", depth)
+# --- the rounds -----------------------------------------------------------------------------------------------------
 
 
-def _ledger_marks(path: str, mark: str, retry_round: int) -> Iterator[tuple[str, _Mark]]:
-    """Rows of a ledger part as marks; what failed for a passing reason before the last retry is only `found`."""
-    retried = round_of(path) < retry_round
-    for row in read_rows(path, ["url", "depth", "outcome"]):
-        passing = retried and is_transient(row["outcome"])
-        yield row["url"], ("found" if passing else mark, row["depth"])
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """State of a crawl between rounds."""
 
-
-def _link_marks(path: str) -> Iterator[tuple[str, _Mark]]:
-    for row in read_rows(path):
-        yield row["url"], ("found", row["depth"])
-
-
-def _frontier(
-    grouped: tuple[str, Iterable[_Mark]], settings: CrawlSettings
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """(authority, (url, depth, is_done)) of a URL that this round asks for."""
-    url, marks = grouped[0], list(grouped[1])
-    if any(mark == "known" for mark, _ in marks):
-        return
-    depth = min(depth for _, depth in marks)
-    if scope_reason(url, depth, settings) is None:
-        yield urls.authority(url), (url, depth, any(mark == "done" for mark, _ in marks))
-
-
-def _cap_host(
-    joined: tuple[str, dict[str, Iterable[Any]]], max_pages: int
-) -> Iterator[tuple[str, tuple[str, int, bool]]]:
-    """A host's URLs within its page cap, nearest to a seed first, without those already done in this round."""
-    authority, parts = joined
-    num_known = sum(parts["known"])
-    room = max(0, max_pages - num_known)
-    ordered = sorted(parts["new"], key=lambda row: (row[1], row[0]))[:room]
-    for url, depth, is_done in ordered:
-        if not is_done:
-            yield authority, (url, depth, num_known == 0)
+    rounds: int = 0  # complete ones
+    retry_round: int = 0  # transient failures of earlier rounds are requested again
+    finished: str | None = None  # hash of the inputs of the finished crawl; empty while it is being finished again
 
 
 class _Crawl:
@@ -138,19 +99,19 @@ class _Crawl:
         self.settings = spec.crawls[name]
         self.parts = crawl_folder(out, name)
 
-    def state(self) -> dict[str, Any]:
+    def progress(self) -> _Progress:
         path = self.parts.file("stage", ".json")
-        start = {"rounds": 0, "retry_round": 0, "finished": None}
-        return start | (json.loads(storage.read_bytes(path)) if storage.exists(path) else {})
+        return _Progress(**json.loads(storage.read_bytes(path))) if storage.exists(path) else _Progress()
 
-    def save(self, state: dict[str, Any]) -> None:
-        storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(state).encode())
+    def save(self, progress: _Progress) -> _Progress:
+        storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(asdict(progress)).encode())
+        return progress
 
     def num_done(self) -> int:
         return sum(r.extra.get("num", 0) for r in self.parts.receipts())
 
     def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
-        """Files of finished parts, of rounds before one, or of one round."""
+        """Return the files of finished parts: of the rounds before one, of only one, or of all."""
         return [
             self.parts.file(name, suffix)
             for name in ledger_parts(self.out, self.name)
@@ -158,44 +119,44 @@ class _Crawl:
         ]
 
     def run_round(self, round_: int, retry_round: int) -> None:
-        num_buckets = self.runner.num_buckets
+        """Request the frontier of a round."""
+        settings, num_buckets = self.settings, self.runner.num_buckets
         earlier = self.part_files(".parquet", before=round_)
         current = self.part_files(".parquet", only=round_)
         links = self.part_files(".links.parquet", before=round_)
-        seeds = [(urls.canonical_url(seed), ("found", 0)) for seed in self.settings.seeds]
-        settings = self.settings
+        seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in settings.seeds]
 
         def build(pipeline: beam.Pipeline) -> None:
-            known = (
+            before = (
                 pipeline
                 | "ListEarlierLedgers" >> beam.Create(earlier)
-                | "ReadEarlierLedgers" >> beam.FlatMap(_ledger_marks, "known", retry_round)
+                | "ReadEarlierLedgers" >> beam.FlatMap(ledger_marks, "requested_before", retry_round)
             )
-            done = (
+            now = (
                 pipeline
                 | "ListThisLedger" >> beam.Create(current)
-                | "ReadThisLedger" >> beam.FlatMap(_ledger_marks, "done", 0)
+                | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
             )
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(_link_marks)
-            frontier = (
-                (known, done, found, pipeline | "Seeds" >> beam.Create(seeds))
+            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
+            in_scope = (
+                (before, now, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "JoinMarks" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "KeepNew" >> beam.FlatMap(_frontier, settings)
+                | "KeepNew" >> beam.FlatMap(scoped_urls, settings)
             )
-            num_known = (
-                known
-                | "OnlyKnown" >> beam.Filter(lambda row: row[1][0] == "known")
-                | "KnownHost" >> beam.Map(lambda row: urls.authority(row[0]))
-                | "CountKnown" >> beam.combiners.Count.PerElement()
+            num_before = (
+                before
+                | "OnlyRequested" >> beam.Filter(lambda row: row[1].state == "requested_before")
+                | "HostOfRequested" >> beam.Map(lambda row: urls.authority(row[0]))
+                | "CountRequested" >> beam.combiners.Count.PerElement()
             )
-            capped = (
-                {"known": num_known, "new": frontier}
+            frontier = (
+                {"num_before": num_before, "others": in_scope}
                 | "ByHost" >> beam.CoGroupByKey()
-                | "CapHosts" >> beam.FlatMap(_cap_host, settings.max_pages_per_host)
+                | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
             _ = (
-                capped
+                frontier
                 | "GroupHosts" >> GroupHosts(num_buckets)
                 | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
             )
@@ -203,7 +164,7 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
 
     def index_files(self, paths: list[str]) -> None:
-        """Write the ledger of WARC files that another crawler wrote, and forget files that are no longer named."""
+        """Write the ledger of another crawler's WARC files, and remove that of files which the spec no longer names."""
         self.parts.keep_only({indexed_part(path) for path in paths})
 
         def build(pipeline: beam.Pipeline) -> None:
@@ -213,139 +174,59 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
     def account(self) -> None:
-        """What became of each URL, over all rounds: kept, or dropped with its reason."""
+        """Write what became of each URL over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
-        seeds = [(urls.canonical_url(seed), _Asked(_ONLY_FOUND, 0)) for seed in self.settings.seeds]
+        seeds = [(urls.canonical_url(seed), Mention(None, 0)) for seed in self.settings.seeds]
         name, settings = self.name, self.settings
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
 
         def build(pipeline: beam.Pipeline) -> None:
-            rows = pipeline | "ListLedgers" >> beam.Create(ledgers) | "ReadLedgers" >> beam.FlatMap(_ledger_outcomes)
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(_link_outcomes)
+            rows = pipeline | "ListLedgers" >> beam.Create(ledgers) | "ReadLedgers" >> beam.FlatMap(ledger_mentions)
+            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_mentions)
             _ = (
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "Join" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "Judge" >> beam.FlatMap(_verdicts, settings)
+                | "Judge" >> beam.FlatMap(verdicts, settings)
                 | "ByPart" >> beam.GroupByKey()
-                | "WriteAccounts" >> beam.Map(_write_account, folder, name)
+                | "WriteAccounts" >> beam.Map(write_account, folder, name)
             )
 
         run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
-
-
-_ONLY_FOUND = -1  # the round of what was not asked for
-
-
-class _Asked(NamedTuple):
-    """What a ledger or the links tell of a URL; they are ordered by it."""
-
-    round: int
-    depth: int
-    outcome: Outcome | None = None
-    detail: str = ""
-    record: str = ""
-
-
-class _Verdict(NamedTuple):
-    """What became of a URL over all rounds."""
-
-    url: str
-    outcome: Outcome
-    detail: str = ""
-    record: str = ""
-
-
-def _ledger_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
-    round_ = round_of(path)
-    for row in read_rows(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
-        record = warc_record(row) or ""
-        yield row["url"], _Asked(round_, row["depth"], row["outcome"], row["detail"] or "", record)
-
-
-def _link_outcomes(path: str) -> Iterator[tuple[str, _Asked]]:
-    for row in read_rows(path):
-        yield row["url"], _Asked(_ONLY_FOUND, row["depth"])
-
-
-def _verdicts(grouped: tuple[str, Iterable[_Asked]], settings: CrawlSettings) -> Iterator[tuple[int, _Verdict]]:
-    """(part, verdict): `fetched` as often as it was, else the last failure, else why it was not asked.
-
-    A crawl of ours fetches a URL once; the archives of others may hold it several times.
-    """
-    url, found = grouped[0], list(grouped[1])
-    asked = sorted(o for o in found if o.round != _ONLY_FOUND)
-    num_fetched = sum(o.outcome == FETCHED for o in asked)
-    if num_fetched:
-        verdict = _Verdict(url, FETCHED)
-    elif asked:
-        last = asked[-1]
-        assert last.outcome is not None
-        verdict = _Verdict(url, last.outcome, last.detail, last.record)
-    else:
-        reason: Reason = scope_reason(url, min(o.depth for o in found), settings) or "over_page_cap"
-        verdict = _Verdict(url, reason)
-    for _ in range(max(num_fetched, 1)):
-        yield stable_hash(url) % ACCOUNT_PARTS, verdict
-
-
-def _write_account(grouped: tuple[int, Iterable[_Verdict]], folder: PartFolder, crawl: str) -> None:
-    tally = Tally("crawl")
-    for url, outcome, detail, record in sorted(grouped[1]):
-        shown = urls.without_credentials(url)
-        if outcome == FETCHED:
-            tally.keep(crawl, "page")
-            continue
-        tally.drop(
-            Drop(
-                source=crawl,
-                stage="crawl",
-                reason=outcome,
-                unit="page",
-                url=shown,
-                page_url=shown,
-                record=record or None,
-                detail=detail or None,
-            )
-        )
-    folder.finish(f"{grouped[0]:05d}", "", tally, {})
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
 def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> None:
-    """Run the crawls of a spec until nothing new is found; finished ones are left alone.
+    """Run the crawls of a spec until nothing new is found; finished ones are skipped.
 
     Args:
         spec: The corpus.
         out: Its folder.
         runner: How to run.
-        retry: Ask again for what failed for a reason that can pass.
+        retry: Request again what failed for a reason that can pass.
     """
     for name in spec.crawls:
         crawl = _Crawl(spec, name, out, runner)
-        state = crawl.state()
+        progress = crawl.progress()
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
         settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
         inputs = stage_inputs(VERSION, settings, [(path, storage.size(path)) for path in files])
-        if state["finished"] == inputs and not retry:
+        if progress.finished == inputs and not retry:
             continue
-        if retry and state["finished"] is not None:
-            state |= {"retry_round": state["rounds"], "finished": None}
-            crawl.save(state)
-        elif state["finished"]:  # with other settings, which must not take what a killed run leaves for finished
-            state |= {"finished": ""}
-            crawl.save(state)
+        if retry and progress.finished is not None:
+            progress = crawl.save(replace(progress, retry_round=progress.rounds, finished=None))
+        elif progress.finished:  # with other settings, which must not take what a killed run leaves for finished
+            progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
         if files:
             crawl.index_files(files)
         while not files:
-            crawl.run_round(state["rounds"], state["retry_round"])
-            if not crawl.part_files(".parquet", only=state["rounds"]):
+            crawl.run_round(progress.rounds, progress.retry_round)
+            if not crawl.part_files(".parquet", only=progress.rounds):
                 break
-            state["rounds"] += 1
-            crawl.save(state)
+            progress = crawl.save(replace(progress, rounds=progress.rounds + 1))
         crawl.account()
-        crawl.save(state | {"finished": inputs})
+        crawl.save(replace(progress, finished=inputs))

@@ -1,4 +1,4 @@
-"""Every reason for which something is left out, in one table, by where it arises; the reasons are permanent names.
+"""Table of all reasons for drops, by where they arise; their names are permanent.
 
 A drop names its stage, its unit (what was counted) and its reason. A request's outcome is `FETCHED` or a reason.
 """
@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple, NewType
 
 Stage = Literal["crawl", "extract", "fetch", "filter", "shard"]
 Unit = Literal["page", "element", "document", "video", "media", "sample"]
-"""What is counted: an element is what a page embeds (an image, a video, a frame of another page), media are images."""
+"""Units that are counted; an element is what a page embeds (an image, a video, a frame), media are images."""
 
 HttpReason = NewType("HttpReason", str)
-"""`http_<status>`, which stands in the table once for all statuses; `http_reason` makes one."""
+"""A reason `http_<status>`, made by `http_reason`; the table has one entry for all statuses."""
 
 
 def http_reason(status: int) -> HttpReason:
-    """The reason that names the status of an unsuccessful answer."""
+    """Return the reason for the status of an unsuccessful response."""
     return HttpReason(f"http_{status}")
 
 
@@ -207,14 +207,14 @@ Reason = DeclaredReason | HttpReason
 
 
 class Refusal(NamedTuple):
-    """Why something is left out, and what was found."""
+    """The reason for which something is dropped, and the details."""
 
     reason: Reason
     detail: str | None = None
 
 
 FETCHED: Literal["fetched"] = "fetched"
-"""The outcome of a request, for a page or for media, that was answered with what was asked for."""
+"""Outcome of a successful request for a page or for media."""
 Outcome = Literal["fetched"] | Reason
 
 PERMISSION: dict[str, str] = {
@@ -260,7 +260,7 @@ CRAWLS: dict[str, str] = {
     "out_of_scope": "the host or path is not in the crawl's scope",
     "too_deep": "more than max_depth links from a seed",
     "over_page_cap": "the host has max_pages_per_host pages that are nearer to a seed",
-    "redirected": "the page redirects to another, which is asked for in its own right",
+    "redirected": "the page redirects to another, which is requested separately",
     "redirect_refused": "the page redirects to no http(s) URL",
     "truncated_file": "the file ends early or is damaged: what was read before is kept, the rest is unknown",
     "malformed_record": "a record of a WARC file is no valid HTTP response",
@@ -269,7 +269,7 @@ CRAWLS: dict[str, str] = {
 PAGES: dict[str, str] = {
     "duplicate_url": "another page of the same canonical URL is kept",
     "unreadable_record": "the record is no longer where the ledger says",
-    "http_status": "the archived answer was no success",
+    "http_status": "the archived response was not a success",
     "not_html": "neither HTML nor XHTML",
     "truncated_page": "the page was cut when it was fetched",
 }
@@ -304,7 +304,7 @@ ROWS: dict[str, str] = {
     "missing_images": "no image",
     "missing_member": "a member that the sample names is not in the tar",
     "missing_regions": "no phrase with a box",
-    "missing_info": "no .info.json beside the storyboard",
+    "missing_info": "no .info.json next to the storyboard",
     "missing_duration": "the video's length is not known",
     "missing_subtitles": "no subtitles but translations by a machine",
     "missing_page_dir": "no page_dir, from which WebVid's addresses are made",
@@ -313,10 +313,10 @@ ROWS: dict[str, str] = {
     "upstream_failed": "the data set itself says that the download failed",
     "block_listed": "the list marks the row as not to be used",
     "other_kind": "a sample of another kind than the source's",
-    "excluded_component": "a component of the data set that the spec leaves out",
-    "unknown_component": "the row does not tell its component, so what may not be used cannot be told",
-    "bad_base64": "image bytes that are no valid base64, or empty",
-    "bad_text_index": "an image placed at a sentence that is not there",
+    "excluded_component": "a component of the data set that the spec excludes",
+    "unknown_component": "the row does not name its component, so an excluded one cannot be recognised",
+    "bad_base64": "image bytes that are not valid base64, or empty",
+    "bad_text_index": "an image placed at a sentence that does not exist",
     "bad_span": "a phrase that lies outside its caption, or is cut by cleaning it",
     "bad_box": "a box that lies outside its image or has no area",
     "boxes_cropped": "boxes of an image that was cropped when it was downloaded",
@@ -330,12 +330,12 @@ ROWS: dict[str, str] = {
     "subtitles_empty": "timed text without words",
 }
 LANGUAGES: dict[str, str] = {
-    "other_language": "in none of the languages asked for",
-    "low_language_score": "the language is told with less than min_score",
-    "unknown_language": "no language could be told",
+    "other_language": "in none of the wanted languages",
+    "low_language_score": "the language is identified with a score below min_score",
+    "unknown_language": "no language could be identified",
 }
 TEXTS: dict[str, str] = {
-    "no_text": "no text, or none left once poor lines were removed",
+    "no_text": "no text, or none after poor lines were removed",
     "too_few_words": "fewer words than min_words",
     "too_many_words": "more words than max_words",
     "too_few_chars": "fewer characters than min_chars",
@@ -344,7 +344,7 @@ TEXTS: dict[str, str] = {
     "symbol_to_word_ratio": "too many # or ellipses for its words",
     "bullet_lines": "too many lines begin with a bullet",
     "ellipsis_lines": "too many lines end with an ellipsis",
-    "too_few_alphabetic_words": "too few words hold a letter",
+    "too_few_alphabetic_words": "too few words contain a letter",
     "too_few_stop_words": "too few of the language's most frequent words",
     "too_few_sentences": "fewer sentences than min_sentences",
     "too_few_long_paragraphs": "fewer paragraphs of 200 characters than min_long_paragraphs",
@@ -366,7 +366,7 @@ TEXTS: dict[str, str] = {
     "duplicate_10_gram": "too much of the text is in ten words in a row that repeat",
     "character_repetition": "too much of the text is its most frequent runs of characters",
     "word_repetition": "too much of the text is its most frequent runs of words",
-    "special_characters": "too many characters that are no letters",
+    "special_characters": "too many characters that are not letters",
     "flagged_words": "too many words of pornography or abuse",
     "too_little_punctuation": "fewer punctuation marks for its words than prose has",
     "spam_words": "too many words that mark spam",
@@ -381,7 +381,7 @@ IMAGE_FILES: dict[str, str] = {
 }
 VIDEO_FILES: dict[str, str] = {
     "no_video": "no video at the address, or no video stream in the file",
-    "video_unavailable": "the site does not hand the video out",
+    "video_unavailable": "the site does not provide the video",
     "live_stream": "the video is a live stream",
     "corrupt_video": "the video cannot be decoded",
     "too_short": "shorter than min_seconds",
@@ -389,8 +389,8 @@ VIDEO_FILES: dict[str, str] = {
     "decode_timeout": "decoding took too long",
 }
 DOCUMENTS: dict[str, str] = {
-    "document_dropped": "its document was left out, for a reason of its own",
-    "too_few_images": "fewer images were had or passed than min_images",
+    "document_dropped": "its document was dropped, for a reason of its own",
+    "too_few_images": "fewer images than min_images were fetched or passed",
     "too_many_images": "more images passed than max_images",
     "too_few_frames": "fewer frames of the video than min_images",
     "video_without_text": "the video has neither subtitles nor a description",
@@ -413,7 +413,7 @@ DUPLICATES: dict[str, str] = {
     "near_duplicate_text": "nearly the same text as a document that is kept",
 }
 SHARDS: dict[str, str] = {
-    "window_without_media": "a window of a long document that holds none of its images",
+    "window_without_media": "a window of a long document that contains none of its images",
 }
 GROUPS: dict[str, dict[str, str]] = {
     "permission": PERMISSION,
@@ -431,5 +431,5 @@ GROUPS: dict[str, dict[str, str]] = {
     "duplicates": DUPLICATES,
     "shards": SHARDS,
 }
-"""Reasons and what they mean, by where they arise."""
+"""Reasons and their meanings, by where they arise."""
 REASONS: dict[str, str] = {reason: meaning for group in GROUPS.values() for reason, meaning in group.items()}

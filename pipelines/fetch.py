@@ -1,40 +1,48 @@
-"""Fetch: every image and video that a candidate asks for, once, into the raw store; then documents with media.
+"""Fetch: each image and video that a candidate needs is requested once, into the raw store; then documents with media.
 
-What was fetched stays: a rerun asks only for what the store does not have, and `--retry transient` also for what
-failed for a reason that can pass. Candidates and the store are then joined by small rows, part by part.
+What was fetched stays: a rerun requests only what the store does not have, and `--retry transient` also what failed
+for a reason that can pass. Then candidates and the store are joined by small rows, part by part.
 """
 
 import asyncio
-import json
+import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, astuple, replace
+from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.candidate import Candidate, MediaRequest, Track
+from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder
 from pipelines.media.completion import complete
-from pipelines.media.raw_store import RawPartWriter, StoredMedia, generation_of, index_parts, load_media, read_index
-from pipelines.media.requests import MediaSettings, fetch_media, store_image
-from pipelines.parts import PartFolder, Receipt, Tally, digest, read_rows, stage_inputs, write_table
+from pipelines.media.missing import (
+    INLINE,
+    Missing,
+    Renditions,
+    known_outcomes,
+    missing_media,
+    store_key,
+    wanted_requests,
+)
+from pipelines.media.raw_store import Blob, RawPartWriter, generation_of, index_parts, load_media, read_index
+from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
+from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
 from pipelines.text.judging import excerpt, judge_spoken
-from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
-from pipelines.web.http_client import PoliteClient, is_transient
+from pipelines.web.http_client import PoliteClient
 
-# Raise it when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
-# `video/` and `text/` that it uses. All documents are then completed anew, from the raw store. The store's media stay
-# as they were normalised when they arrived, and nobody is asked for them again: code that changes may not send every
-# corpus back to its hosts. Whoever wants them made anew deletes `work/raw`.
+# Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
+# `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
+# as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
+# made again, delete `work/raw`.
 VERSION = 2
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -50,173 +58,149 @@ DOCUMENT_SCHEMA = pa.schema(
     ]
 )
 
-_Request = tuple[str, str, str]  # (type, page URL, tracks as JSON): all of one key's requests, the smallest holds
-_Known = tuple[int, str]  # (generation, outcome)
-
-
-def rendition(settings: MediaSettings, type_: str) -> str:
-    """Name of the way in which a request's bytes are normalised."""
-    part = settings.images if type_ == "image" else settings.video
-    return digest(type_, part.model_dump(mode="json"))[:12]
-
-
-# --- what is missing ------------------------------------------------------------------------------------------------
-
-
-def _requests(part: str, folder: PartFolder, renditions: dict[str, dict[str, str]]) -> Iterator[tuple[str, _Request]]:
-    """((rendition key), request) of every request in a part of candidates; inline ones name their part."""
-    for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
-        for request in json.loads(row["requests"]):
-            made = MediaRequest(**{**request, "tracks": tuple(Track(**t) for t in request["tracks"])})
-            where = part if made.url is None else made.page_url or ""
-            tracks = json.dumps([asdict(t) for t in made.tracks], sort_keys=True)
-            yield f"{renditions[row['source']][made.type]} {made.key}", (made.type, where, tracks)
-
-
-def _known(path: str) -> Iterator[tuple[str, _Known]]:
-    for row in read_index(path):
-        yield f"{row['rendition']} {row['key']}", (row["generation"], row["outcome"])
-
-
-def _missing(
-    joined: tuple[str, dict[str, Iterable[Any]]], generation: int, retry: bool
-) -> Iterator[tuple[str, tuple[str, _Request]]]:
-    """(authority or inline part, (key, request)) of what must be asked for."""
-    key, sides = joined
-    wanted = min(sides["wanted"], default=None)
-    if wanted is None:
-        return
-    known = max(sides["known"], default=None)
-    if known is not None and not (retry and known[0] < generation and is_transient(known[1])):
-        return
-    target = key.partition(" ")[2]
-    host = f"inline {wanted[1]}" if target.startswith("inline:") else urls.authority(target)
-    yield host, (key, wanted)
+# --- one worker -----------------------------------------------------------------------------------------------------
 
 
 class _FetchBucket(beam.DoFn):
-    """Asks for all media of a bucket of hosts."""
+    """Request all media of a bucket of hosts; yields their number."""
 
     def __init__(self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]) -> None:
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, tuple[str, _Request]]]]) -> Iterator[int]:
-        rows = sorted((host, *item) for host, item in bucket[1])
+    def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
+        queued = sorted(bucket[1])
         writer = RawPartWriter(media_folder(self._out), self._generation)
         try:
-            inline = [row for row in rows if row[0].startswith("inline ")]
-            self._store_inline(inline, writer)
-            # The pools outlive the loop: a thread that waits for a request is let go when the loop cancels it. Videos
-            # have one of their own, or a few slow ones would keep every image waiting.
+            self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
+            # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
+            # have their own pool, or a few slow ones would keep every image waiting.
             with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
-                asyncio.run(self._run([row for row in rows if not row[0].startswith("inline ")], writer, pools))
+                asyncio.run(self._run([row for row in queued if not row[0].startswith(INLINE)], writer, pools))
         except BaseException:
             writer.abandon()
             raise
         writer.close()
-        yield len(rows)
+        yield len(queued)
 
-    def _store_inline(self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter) -> None:
+    def _store_inline(self, queued: list[tuple[str, Missing]], writer: RawPartWriter) -> None:
         """Normalise bytes that came with the candidates."""
-        wanted: dict[str, list[str]] = {}
-        for host, key, _ in rows:
-            wanted.setdefault(host.removeprefix("inline "), []).append(key)
-        for part, keys in sorted(wanted.items()):
-            path = candidates_folder(self._out).file(part, ".parquet")
+        for queue, rows in itertools.groupby(queued, key=lambda row: row[0]):
+            path = candidates_folder(self._out).file(queue.removeprefix(INLINE), ".parquet")
             data = {blob["sha256"]: blob["data"] for row in read_rows(path, ["inline"]) for blob in row["inline"]}
-            for key in keys:
-                made, target = key.split(" ", 1)
-                settings = self._settings[made].images
-                store_image(writer, made, target, data[target.removeprefix("inline:")], settings)
+            for _, missing in rows:
+                settings = self._settings[missing.rendition].images
+                blob = data[missing.key.removeprefix("inline:")]
+                store_image(writer, missing.rendition, missing.key, blob, settings)
                 if writer.is_full:
                     writer.close()
 
-    async def _run(
-        self, rows: list[tuple[str, str, _Request]], writer: RawPartWriter, pools: dict[str, Executor]
-    ) -> None:
+    async def _run(self, queued: list[tuple[str, Missing]], writer: RawPartWriter, pools: dict[str, Executor]) -> None:
         policy, gates = self._spec.request_policy, gate_folder(self._out)
         loop = asyncio.get_running_loop()
         async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
 
-            async def work(row: tuple[str, _Request]) -> None:
-                key, (type_, page_url, tracks) = row
-                made, target = key.split(" ", 1)
-                request = MediaRequest(
-                    "image" if type_ == "image" else "video",
-                    target,
-                    page_url or None,
-                    tuple(Track(**t) for t in json.loads(tracks)),
-                )
-                await fetch_media(client, loop, pools[request.type], request, made, self._settings[made], writer)
+            async def work(missing: Missing) -> None:
+                request, settings = missing.media_request(), self._settings[missing.rendition]
+                await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
                 if writer.is_full:
                     writer.close()
 
-            items = [(host, (key, request)) for host, key, request in rows]
-            # Two of a host: while an image is decoded, the next is asked for.
-            await run_queues(items, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+            # Two per host: while an image is decoded, the next one is requested.
+            await run_queues(queued, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
 
 
-def _wanted_by(part: str, folder: PartFolder, renditions: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
-    """(rendition key, part): each once a part."""
-    yield from sorted({(key, part) for key, _ in _requests(part, folder, renditions)})
+class _Stored(NamedTuple):
+    """The place of a result in the store; the latest generation is the greatest."""
+
+    generation: int
+    file: str
+    offset: int
+    length: int
 
 
-def _index_rows(path: str) -> Iterator[tuple[str, tuple[int, str, str, int, int]]]:
+class _StoredForParts(TypedDict):
+    """The results of requests for the same media, joined with the parts of candidates that need it."""
+
+    parts: list[str]
+    stored: list[_Stored]
+
+
+class _PartMedia(NamedTuple):
+    """The place of a result that a part of candidates needs."""
+
+    store_key: str
+    file: str
+    offset: int
+    length: int
+
+
+class _PartInput(TypedDict):
+    """A part of candidates, the only one of its name, and the results that it needs."""
+
+    part: list[None]
+    media: list[_PartMedia]
+
+
+def _wanted_by(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, str]]:
+    """Yield (store key, part) for all media of a part of candidates, each once."""
+    yield from sorted({(store_key, part) for store_key, _ in wanted_requests(part, folder, renditions)})
+
+
+def _stored(path: str) -> Iterator[tuple[str, _Stored]]:
+    """Yield (store key, place) for every row of the store's index."""
     for row in read_index(path):
-        where = (row["generation"], row["outcome"], row["blobs"], row["offset"], row["length"])
-        yield f"{row['rendition']} {row['key']}", where
+        yield store_key(row.rendition, row.key), _Stored(row.generation, *astuple(row.blob))
 
 
-def _to_parts(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, tuple[str, str, int, int]]]:
-    """(part, (rendition key, blobs, offset, length)): where each part finds what it asked for."""
-    key, sides = joined
-    latest = max(sides["stored"], key=lambda row: (row[0], row[2], row[3]), default=None)
+def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartMedia]]:
+    """Yield (part, place) of the latest result of a request, for every part that needs it."""
+    store_key, sides = joined
+    latest = max(sides["stored"], default=None)
     if latest is not None:
         for part in sides["parts"]:
-            yield part, (key, *latest[2:])
+            yield part, _PartMedia(store_key, latest.file, latest.offset, latest.length)
 
 
 def _completion_settings(spec: CorpusSpec) -> list[Any]:
-    """The settings that decide how documents are completed."""
+    """Return the settings on which the completion of documents depends."""
     names = {"language", "mask_personal_data", "min_images"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
     return [filters, spec.policy.licenses]
 
 
 class _CompletePart(beam.DoFn):
-    """Writes the documents of a part of candidates."""
+    """Write the documents of a part of candidates, unless a receipt shows that they were made from the same inputs."""
 
-    def __init__(self, spec: CorpusSpec, out: str, renditions: dict[str, dict[str, str]]) -> None:
+    def __init__(self, spec: CorpusSpec, out: str, renditions: Renditions) -> None:
         self._spec, self._out, self._renditions = spec, out, renditions
 
-    def process(self, grouped: tuple[str, Iterable[tuple[str, str, int, int] | None]]) -> Iterator[str]:
-        part, rows = grouped[0], sorted(row for row in grouped[1] if row is not None)
+    def process(self, joined: tuple[str, _PartInput]) -> Iterator[str]:
+        part, media = joined[0], sorted(joined[1]["media"])
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
         assert candidates is not None
-        inputs = stage_inputs(VERSION, candidates.files, rows, _completion_settings(self._spec))
-        folder.once(part, inputs, lambda: self._complete(part, inputs, rows))
+        inputs = stage_inputs(VERSION, candidates.files, media, _completion_settings(self._spec))
+        folder.once(part, inputs, lambda: self._complete(part, inputs, media))
         yield part
 
-    def _complete(self, part: str, inputs: str, rows: list[tuple[str, str, int, int]]) -> Receipt:
-        stored: dict[str, StoredMedia] = {}
-        for key, blobs, offset, length in rows:
-            stored[key] = load_media(media_folder(self._out), {"blobs": blobs, "offset": offset, "length": length})
+    def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
+        folder = media_folder(self._out)
+        stored = {m.store_key: load_media(folder, Blob(m.file, m.offset, m.length)) for m in media}
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
         for row in read_rows(path, ["source", "document", "requests", "record"]):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
-            mine = {r.key: stored[f"{names[r.type]} {r.key}"] for r in candidate.requests}
+            results = {r.key: stored[store_key(names[r.type], r.key)] for r in candidate.requests}
             filters = self._spec.sources[source].filters
-            result = complete(candidate, mine, filters.min_images, self._spec.policy.allows_license)
+            result = complete(candidate, results, filters.min_images, self._spec.policy.allows_license)
             document = candidate.document
-            # A video is one request and becomes many images; what the filter counts as media are those.
+            # A video is one request and becomes many images, which the filter counts as media.
             unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             gone = Drop(
                 source=source,
@@ -243,25 +227,31 @@ class _CompletePart(beam.DoFn):
             tally.keep(source, "document")
             if result.found:
                 tally.keep(source, unit, len(result.found))
-            places = [asdict(blob) for blob in result.blobs]
-            about = {"source": source, "key": document.key, "record": candidate.record}
-            written.append(about | {"document": judged.to_json(), "blobs": places})
-        folder = documents_folder(self._out)
-        files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
-        return folder.finish(part, inputs, tally, files)
+            written.append(
+                {
+                    "source": source,
+                    "key": document.key,
+                    "record": candidate.record,
+                    "document": judged.to_json(),
+                    "blobs": [asdict(blob) for blob in result.blobs],
+                }
+            )
+        documents = documents_folder(self._out)
+        files = {".parquet": write_table(documents.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
+        return documents.finish(part, inputs, tally, files)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
 def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> None:
-    """Fetch what the candidates ask for and the store does not have, then complete the documents.
+    """Fetch the media that candidates need and the store does not have, then complete the documents.
 
     Args:
         spec: The corpus.
         out: Its folder.
         runner: How to run.
-        retry: Ask again for what failed for a reason that can pass.
+        retry: Request again what failed for a reason that can pass.
     """
     candidates, documents, media = candidates_folder(out), documents_folder(out), media_folder(out)
     renditions = {
@@ -284,13 +274,16 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
             | "ListCandidates" >> beam.Create(parts)
             | "ReadWanted" >> beam.FlatMap(_wanted_by, candidates, renditions)
         )
-        stored = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(_index_rows)
-        found = {"parts": wanted, "stored": stored} | "ByMedia" >> beam.CoGroupByKey() | beam.FlatMap(_to_parts)
+        stored = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(_stored)
+        found = (
+            {"parts": wanted, "stored": stored}
+            | "ByMedia" >> beam.CoGroupByKey()
+            | "ToParts" >> beam.FlatMap(_to_parts)
+        )
         every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
         _ = (
-            (found, every)
-            | "JoinParts" >> beam.Flatten()
-            | "ByPart" >> beam.GroupByKey()
+            {"part": every, "media": found}
+            | "ByPart" >> beam.CoGroupByKey()
             | "CompleteDocuments" >> beam.ParDo(_CompletePart(spec, out, renditions))
         )
 
@@ -300,8 +293,9 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
 
 
 def _fetch_missing(
-    spec: CorpusSpec, out: str, runner: Runner, parts: list[str], renditions: dict[str, dict[str, str]], retry: bool
+    spec: CorpusSpec, out: str, runner: Runner, parts: list[str], renditions: Renditions, retry: bool
 ) -> None:
+    """Request the media that the store does not have."""
     media = media_folder(out)
     indexes = index_parts(media)
     latest = max((generation_of(path) for path in indexes), default=0)
@@ -315,13 +309,13 @@ def _fetch_missing(
             pipeline
             | "ListCandidates" >> beam.Create(parts)
             | "Spread" >> beam.Reshuffle()
-            | "ReadRequests" >> beam.FlatMap(_requests, candidates, renditions)
+            | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
         )
-        known = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(_known)
+        known = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(known_outcomes)
         missing = (
             {"wanted": wanted, "known": known}
             | "ByMedia" >> beam.CoGroupByKey()
-            | "KeepMissing" >> beam.FlatMap(_missing, generation, retry)
+            | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
         )
         _ = (
             missing

@@ -4,7 +4,6 @@ import logging
 
 logging.getLogger().setLevel(logging.CRITICAL)  # the only module with an import side effect: it starts a process
 
-import apache_beam.runners.worker.sdk_worker  # noqa: E402, F401
 import img2dataset.resizer  # noqa: E402, F401
 
 import pipelines.corpus  # noqa: E402, F401

@@ -1,6 +1,6 @@
-"""The funnel: what each stage took in, kept and dropped, by source and unit, and the check that it adds up.
+"""Funnel of a corpus: what each stage took in, kept and dropped, by source and unit, and the check that it adds up.
 
-Receipts of parts hold the counts (`parts.py`); a funnel is their sum, in the order of the stages.
+The counts are in the receipts of parts (`parts.py`); the funnel is their sum, in the order of the stages.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from pipelines.parts import PartFolder, sum_counts
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
 CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
-"""Stage and unit of a crawl's rows, in order. An element is what a page embeds: an image, a video, a frame."""
+"""Stage and unit of a crawl's rows, in order. An element is an image, a video or a frame that a page embeds."""
 SOURCE_ROWS = (
     ("extract", "document"),
     ("fetch", "video"),
@@ -23,12 +23,12 @@ SOURCE_ROWS = (
     ("filter", "document"),
     ("shard", "sample"),
 )
-"""Stage and unit of a source's rows, in order. A video is one request and becomes many media, which are its frames."""
+"""Stage and unit of a source's rows, in order. A video is one request and gives many media, its frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunnelRow:
-    """How many of a source's `unit`s a stage took in, kept and dropped, by reason."""
+    """Numbers of a source's units that a stage took in, kept, and dropped by reason."""
 
     source: str
     stage: str
@@ -38,7 +38,7 @@ class FunnelRow:
     dropped: dict[str, int]
 
     def to_record(self) -> dict[str, Any]:
-        """The row as it stands in the manifest."""
+        """Return the row as it is written to the manifest."""
         record = asdict(self)
         record["in"] = record.pop("in_")
         return {name: record[name] for name in ("source", "stage", "unit", "in", "kept", "dropped")} | {
@@ -47,13 +47,13 @@ class FunnelRow:
 
 
 def counting_folders(out: str, crawls: Iterable[str]) -> list[PartFolder]:
-    """Folders whose receipts and drops make the funnel: those of crawls first, then of the stages in order."""
+    """Return the folders whose receipts and drops make the funnel: those of crawls, then of the stages in order."""
     accounts = [account_folder(out, crawl) for crawl in crawls]
     return [*accounts, candidates_folder(out), documents_folder(out), decisions_folder(out)]
 
 
 def funnel_rows(out: str, crawls: Iterable[str], sources: Iterable[str]) -> list[FunnelRow]:
-    """Rows of crawls first, then of sources, each in the order of the stages."""
+    """Return the rows of crawls, then those of sources, each in the order of the stages."""
     crawls = list(crawls)
     receipts = [receipt for folder in counting_folders(out, crawls) for receipt in folder.receipts()]
     counts = {(c.source, c.stage, c.unit): c for c in sum_counts(receipts)}
@@ -75,17 +75,17 @@ def checked_funnel(
     last_stage: str,
     num_samples: Mapping[str, int] | None = None,
 ) -> list[FunnelRow]:
-    """The funnel up to a stage that came to its end; what later stages left of an earlier run is not looked at.
+    """Return the funnel up to a stage that was completed; what an earlier run left of later stages is ignored.
 
     Args:
         out: The corpus's folder.
         crawls: Names of the spec's crawls.
         sources: Names of its sources.
         last_stage: One of `STAGES`.
-        num_samples: How many samples the shards of each source hold, once they are written.
+        num_samples: Number of samples in the shards of each source, once they are written.
 
     Raises:
-        RunError: If it does not add up: a bug, and what was made must not be used.
+        RunError: If it does not add up: a bug, and the results must not be used.
     """
     done = STAGES[: STAGES.index(last_stage) + 1]
     funnel = [row for row in funnel_rows(out, crawls, sources) if row.stage in done]
@@ -96,10 +96,10 @@ def checked_funnel(
 
 
 def check_funnel(rows: Sequence[FunnelRow], num_samples: Mapping[str, int] | None = None) -> list[str]:
-    """What does not add up, a line each; nothing where all does.
+    """Return what does not add up, one line each.
 
-    In each row `in = kept + dropped`; a row takes in what the last row before it of its source and unit kept; with
-    `num_samples`, the samples in each source's shards, a source's last row counts those.
+    In each row `in = kept + dropped`; a row takes in what the last row before it with its source and unit kept; the
+    last row of a source counts the samples in its shards, which `num_samples` states.
     """
     faults = []
     last: dict[str, FunnelRow] = {}

@@ -1,30 +1,30 @@
-"""Where the files of a corpus lie while it is built: the folders and paths in which its stages meet.
+"""Paths of a corpus while it is built: the folders and files in which its stages meet.
 
-What a finished corpus consists of is said by its manifest (`shards/manifest.py`); `work/` holds what reruns start from.
+The manifest (`shards/manifest.py`) lists what a finished corpus consists of; reruns start from what is in `work/`.
 """
 
 from pipelines import storage
 from pipelines.parts import PartFolder
 
 RESERVED_FOLDERS = frozenset({"work", "drops", "tokens"})
-"""Folders of a corpus beside those of its sources, so no source may have such a name."""
+"""Folders of a corpus next to those of its sources; no source may have such a name."""
 
 STAGE_FOLDERS = {"crawl": "warc", "extract": "candidates", "fetch": "raw", "filter": "decisions"}
-"""The folder below `work/` in which a stage leaves its result; the shard stage leaves the corpus itself."""
+"""Folder below `work/` with the result of each stage; that of the shard stage is the corpus itself."""
 
 
 def work_folder(out: str) -> str:
-    """Folder of what reruns start from; a corpus is complete without it."""
+    """Return the folder of what reruns start from; a corpus is complete without it."""
     return storage.join(out, "work")
 
 
 def stage_folder(out: str, stage: str) -> str:
-    """Folder of a stage's result, as its summary names it."""
+    """Return the folder of a stage's result, as its summary names it."""
     return storage.join(work_folder(out), STAGE_FOLDERS[stage])
 
 
 def gate_folder(out: str) -> str | None:
-    """Folder through which processes of one machine share a host's delay; None where a corpus is not on its disk."""
+    """Return the folder by which processes of a machine share a host's delay; None if the corpus is not on its disk."""
     return storage.join(work_folder(out), "gates") if storage.is_local(out) else None
 
 
@@ -32,17 +32,17 @@ def gate_folder(out: str) -> str | None:
 
 
 def crawl_folder(out: str, crawl: str) -> PartFolder:
-    """WARC files of a crawl, with its ledger and the links that it found."""
+    """Return the folder of a crawl's WARC files, its ledger, and the links that it found."""
     return PartFolder(storage.join(stage_folder(out, "crawl"), crawl))
 
 
 def account_folder(out: str, crawl: str) -> PartFolder:
-    """Counts and drops of a crawl's pages, over all its rounds."""
+    """Return the folder of the counts and drops of a crawl's pages, over all its rounds."""
     return PartFolder(storage.join(crawl_folder(out, crawl).path, "account"))
 
 
 def warc_path(out: str, crawl: str, name: str) -> str:
-    """Path of a WARC file that a ledger names: beside the ledger, or where another crawler wrote it."""
+    """Return the path of a WARC file that a ledger names: next to the ledger, or where another crawler wrote it."""
     return name if "/" in name else storage.join(crawl_folder(out, crawl).path, name)
 
 
@@ -50,27 +50,27 @@ def warc_path(out: str, crawl: str, name: str) -> str:
 
 
 def candidates_folder(out: str) -> PartFolder:
-    """Candidates, as the extract stage wrote them."""
+    """Return the folder of the candidates that the extract stage wrote."""
     return PartFolder(stage_folder(out, "extract"))
 
 
 def media_folder(out: str) -> str:
-    """The raw store: bytes of images and frames, with an index."""
+    """Return the folder of the raw store: bytes of images and frames, with an index."""
     return storage.join(stage_folder(out, "fetch"), "media")
 
 
 def documents_folder(out: str) -> PartFolder:
-    """Documents completed with their media."""
+    """Return the folder of the documents that are completed with their media."""
     return PartFolder(storage.join(stage_folder(out, "fetch"), "documents"))
 
 
 def features_folder(out: str) -> PartFolder:
-    """Features of documents' images."""
+    """Return the folder of the features of documents' images."""
     return PartFolder(storage.join(work_folder(out), "features"))
 
 
 def decisions_folder(out: str) -> PartFolder:
-    """Samples that were decided for, each with its split."""
+    """Return the folder of the samples that were decided for, with their splits."""
     return PartFolder(storage.join(stage_folder(out, "filter"), "samples"))
 
 
@@ -78,35 +78,35 @@ def decisions_folder(out: str) -> PartFolder:
 
 
 def shards_folder(out: str) -> PartFolder:
-    """Receipts of finished shards."""
+    """Return the folder of the receipts of finished shards."""
     return PartFolder(storage.join(stage_folder(out, "filter"), "shards"))
 
 
 def shard_list_path(out: str) -> str:
-    """List of the shards that a run wrote, from which it makes the manifest."""
+    """Return the path of the list of shards that a run wrote, from which it makes the manifest."""
     return storage.join(stage_folder(out, "filter"), "shards.list")
 
 
 def shard_inputs_path(out: str) -> str:
-    """Hash of what the manifest that lies there, or that is being made, was made from."""
+    """Return the path of the hash of what the manifest, existing or being written, is made from."""
     return storage.join(stage_folder(out, "filter"), "shards.inputs")
 
 
 def drops_folder(out: str) -> str:
-    """One row for every candidate that did not become a sample, in files of a source each."""
+    """Return the folder of the drops: one row for every candidate that did not become a sample, in files by source."""
     return storage.join(out, "drops")
 
 
 def stats_path(out: str) -> str:
-    """Statistics of a corpus."""
+    """Return the path of a corpus's statistics."""
     return storage.join(out, "stats.json")
 
 
 def resolved_spec_path(out: str) -> str:
-    """Every setting by which a corpus was built."""
+    """Return the path of all settings by which a corpus was built."""
     return storage.join(out, "spec.resolved.yaml")
 
 
 def readme_path(out: str) -> str:
-    """Description of a corpus, whose front matter `datasets` reads."""
+    """Return the path of a corpus's description, whose front matter `datasets` reads."""
     return storage.join(out, "README.md")

@@ -1,8 +1,8 @@
-"""Shard: the samples that were decided for become tars, seeded-shuffled over the whole corpus, then the manifest.
+"""Shard: the samples that were decided for become tars, in a seeded shuffle of the whole corpus; then the manifest.
 
-Samples are ordered within their source and split by a seeded hash of their key and rolled into shards by count and
-bytes. The hash's range is cut into buckets so that no worker needs the whole order; each bucket rolls its own shards.
-A shard is written by one worker, which reads the media's bytes by reference. `manifest.json` comes last.
+Samples are ordered within their source and split by a seeded hash of their key, and cut into shards by number and
+bytes. The range of the hash is cut into buckets so that no worker needs the whole order; each bucket has its own
+shards. One worker writes a shard and reads the media's bytes by reference. `manifest.json` is written last.
 """
 
 import bisect
@@ -10,13 +10,13 @@ import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import apache_beam as beam
 
 import pipelines
 from pipelines import storage
-from pipelines.document import Document, Drop
+from pipelines.document import Document, Drop, Split
 from pipelines.funnel import checked_funnel, counting_folders
 from pipelines.layout import (
     decisions_folder,
@@ -32,6 +32,7 @@ from pipelines.layout import (
 )
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
+from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
@@ -50,46 +51,67 @@ from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.readme import corpus_readme
 from pipelines.shards.stats import collect_stats
 from pipelines.shards.tar_samples import index_path, tar_end
-from pipelines.shards.writer import ShardWriter, finish_document
+from pipelines.shards.writer import SampleParts, ShardWriter, finish_document
 from pipelines.spec import CorpusSpec, Sharding
 
-# Raise the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when equal
-# shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the indexes of
-# other readers. Only the first writes shards anew.
+# Increment the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when
+# equal shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the
+# indexes of other readers. Only the first writes shards again.
 VERSION = 2
 MANIFEST_VERSION = 2
 
-SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; it ends with one shard that is not full
+SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; its last shard may not be full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
 
-_Place = tuple[str, str, int]  # (source, split, bucket)
+_Bucket = tuple[str, str, int]
+"""Source, split and number of a bucket: a plain tuple, whose coder is deterministic as a key's must be."""
 
 
-def place_in_order(seed: int, key: str) -> int:
-    """A sample's place in the seeded global shuffle: 63 bits, for Beam's integers have a sign."""
+class SampleSize(NamedTuple):
+    """A sample's position in the shuffle, and the most bytes that it can take in a tar."""
+
+    position: int
+    num_bytes: int
+
+
+class _Sample(NamedTuple):
+    """A sample of a shard, in order of positions; the document and the references to its media are JSON."""
+
+    position: int
+    document: str
+    blobs: str
+
+
+shuffle_by_fields(SampleSize, _Sample)
+
+
+def shuffled_position(seed: int, key: str) -> int:
+    """Return a sample's position in the seeded shuffle of the corpus: 63 bits, since Beam's integers are signed."""
     return stable_hash(f"{seed} {key}") >> 1
 
 
-def _sizes(part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]) -> Iterator[tuple[_Place, Any]]:
-    """((source, split, bucket), (place, bytes)) of each sample of a part of decisions."""
+def _bucket(row: dict[str, Any], position: int, num_buckets: dict[str, int]) -> _Bucket:
+    return row["source"], row["split"], position * num_buckets[row["source"]] >> 63
+
+
+def _sizes(
+    part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]
+) -> Iterator[tuple[_Bucket, SampleSize]]:
+    """Yield (bucket, size) for each sample of a part of decisions."""
     for row in read_rows(folder.file(part, ".parquet"), ["source", "split", "key", "num_bytes"]):
-        place = place_in_order(seed, row["key"])
-        yield _place(row, place, num_buckets), (place, row["num_bytes"])
+        position = shuffled_position(seed, row["key"])
+        yield _bucket(row, position, num_buckets), SampleSize(position, row["num_bytes"])
 
 
-def _place(row: dict[str, Any], place: int, num_buckets: dict[str, int]) -> _Place:
-    return row["source"], row["split"], place * num_buckets[row["source"]] >> 63
-
-
-def roll(sizes: Iterable[tuple[int, int]], sharding: Sharding) -> list[int]:
-    """Where shards begin, as places in the order, for (place, bytes) rows: full by count or by bytes of the tar."""
+def shard_starts(sizes: Iterable[SampleSize], sharding: Sharding) -> list[int]:
+    """Return the positions at which shards begin; a shard is full by its number of samples or by its bytes."""
     starts: list[int] = []
     num_samples = num_bytes = 0
-    for place, size in sorted(sizes):
+    for position, size in sorted(sizes):
         total = num_bytes + size
         is_full = num_samples >= sharding.max_samples or total + len(tar_end(total)) > sharding.max_bytes
         if not starts or is_full:
-            starts.append(place)
+            starts.append(position)
             num_samples = num_bytes = 0
         num_samples += 1
         num_bytes += size
@@ -97,67 +119,66 @@ def roll(sizes: Iterable[tuple[int, int]], sharding: Sharding) -> list[int]:
 
 
 class _Plan:
-    """Which shard a sample is in: dense numbers within (source, split), buckets in order."""
+    """Numbers of shards, dense within a source and split, in the order of buckets."""
 
-    def __init__(self, starts: Iterable[tuple[_Place, list[int]]]) -> None:
+    def __init__(self, starts: Iterable[tuple[_Bucket, list[int]]]) -> None:
         self._starts = dict(starts)
-        self._first: dict[_Place, int] = {}
+        self._first: dict[_Bucket, int] = {}
         count: dict[tuple[str, str], int] = {}
         for bucket in sorted(self._starts):
             self._first[bucket] = count.get(bucket[:2], 0)
             count[bucket[:2]] = self._first[bucket] + len(self._starts[bucket])
 
-    def number(self, bucket: _Place, place: int) -> int:
-        """The shard's number."""
-        return self._first[bucket] + bisect.bisect_right(self._starts[bucket], place) - 1
+    def shard_number(self, bucket: _Bucket, position: int) -> int:
+        return self._first[bucket] + bisect.bisect_right(self._starts[bucket], position) - 1
 
 
 def _to_shards(
-    part: str, starts: list[tuple[_Place, list[int]]], folder: PartFolder, seed: int, num_buckets: dict[str, int]
-) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """(shard path, (place, document, blobs)) of each sample of a part of decisions."""
+    part: str, starts: list[tuple[_Bucket, list[int]]], folder: PartFolder, seed: int, num_buckets: dict[str, int]
+) -> Iterator[tuple[str, _Sample]]:
+    """Yield (shard's path, sample) for each sample of a part of decisions."""
     plan = _Plan(starts)
     for row in read_rows(folder.file(part, ".parquet")):
-        place = place_in_order(seed, row["key"])
-        number = plan.number(_place(row, place, num_buckets), place)
-        yield shard_path(row["source"], row["split"], number), (place, row["document"], json.dumps(row["blobs"]))
+        position = shuffled_position(seed, row["key"])
+        number = plan.shard_number(_bucket(row, position, num_buckets), position)
+        sample = _Sample(position, row["document"], json.dumps(row["blobs"]))
+        yield shard_path(row["source"], row["split"], number), sample
 
 
 class _WriteShard(beam.DoFn):
-    """Writes a shard; skips one that lies there, made from the same samples."""
+    """Write a shard, unless it exists and its receipt shows that it was made from the same samples."""
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out, self._config = spec, out, spec.sha256
 
-    def process(self, grouped: tuple[str, Iterable[tuple[int, str, str]]]) -> Iterator[dict[str, Any]]:
-        path, rows = grouped[0], sorted(grouped[1])
+    def process(self, grouped: tuple[str, Iterable[_Sample]]) -> Iterator[ShardInfo]:
+        path, samples = grouped[0], sorted(grouped[1])
         source, split, name = path.split("/")
-        number = int(name.removesuffix(".tar").rpartition("-")[2])
-        inputs = stage_inputs(VERSION, pipelines.__version__, rows, self._config)
-        receipts = shards_folder(self._out)
-        receipt_path = receipts.file(name.removesuffix(".tar") + f"-{split}", ".json")
+        stem = name.removesuffix(".tar")
+        inputs = stage_inputs(VERSION, pipelines.__version__, samples, self._config)
+        receipt_path = shards_folder(self._out).file(f"{stem}-{split}", ".json")
         target = storage.join(self._out, path)
         files = (target, index_path(target), sidecar_path(target))
         if all(map(storage.exists, (receipt_path, *files))):
             receipt = json.loads(storage.read_bytes(receipt_path))
             if receipt["inputs"] == inputs and receipt["shard"]["bytes"] == storage.size(target):
-                yield receipt["shard"]
+                yield ShardInfo(**receipt["shard"])
                 return
         for stale in files:
             storage.remove(stale)
-        with ShardWriter(self._out, source, self._spec.sources[source].kind, split, number) as writer:  # type: ignore[arg-type]
-            for _, text, blobs in rows:
-                writer.add(self._sample(text, blobs))
+        kind, number = self._spec.sources[source].kind, int(stem.rpartition("-")[2])
+        with ShardWriter(self._out, source, kind, cast(Split, split), number) as writer:
+            for sample in samples:
+                writer.add(self._finish(sample))
         assert writer.info is not None
-        shard = asdict(writer.info)
-        storage.write_bytes(receipt_path, json.dumps({"inputs": inputs, "shard": shard}).encode())
-        yield shard
+        storage.write_bytes(receipt_path, json.dumps({"inputs": inputs, "shard": asdict(writer.info)}).encode())
+        yield writer.info
 
-    def _sample(self, text: str, blobs: str) -> Any:
-        document = Document.from_json(text)
+    def _finish(self, sample: _Sample) -> SampleParts:
+        document = Document.from_json(sample.document)
         build = replace(document.build, pipeline=pipelines.__version__, config_sha256=self._config)
-        raw = media_folder(self._out)
-        return finish_document(replace(document, build=build), [Blob(**b).read(raw) for b in json.loads(blobs)])
+        blobs = [Blob(**blob).read(media_folder(self._out)) for blob in json.loads(sample.blobs)]
+        return finish_document(replace(document, build=build), blobs)
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
@@ -189,7 +210,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
             names
             | "ReadSizes" >> beam.FlatMap(_sizes, decisions, spec.seed, num_buckets)
             | "ByBucket" >> beam.GroupByKey()
-            | "RollShards" >> beam.Map(lambda row: (row[0], roll(row[1], sharding[row[0][0]])))
+            | "CutShards" >> beam.MapTuple(lambda bucket, sizes: (bucket, shard_starts(sizes, sharding[bucket[0]])))
         )
         _ = (
             names
@@ -198,10 +219,10 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
             | "ByShard" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(_WriteShard(spec, out))
             | "AllShards" >> beam.combiners.ToList()
-            | "ListShards" >> beam.Map(lambda shards: storage.write_bytes(result_path, json.dumps(shards).encode()))
+            | "ListShards" >> beam.Map(_write_shard_list, result_path)
         )
 
-    # Until the new manifest lies there, no reader may take old and new shards for one corpus.
+    # Until the new manifest is written, no reader may take old and new shards for one corpus.
     _forget_manifest(out, inputs)
     run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
     shards = sort_shards([ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources))
@@ -209,10 +230,14 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     return _publish(spec, out, shards)
 
 
-def _inputs(spec: CorpusSpec, out: str) -> str:
-    """Return the hash of what the manifest is made from: the decisions, and what every stage counted and dropped.
+def _write_shard_list(shards: list[ShardInfo], path: str) -> None:
+    storage.write_bytes(path, json.dumps([asdict(shard) for shard in shards]).encode())
 
-    An earlier stage may count or drop otherwise although the decisions stay the same: when a retried page fails for
+
+def _inputs(spec: CorpusSpec, out: str) -> str:
+    """Return the hash of what the manifest is made from: the decisions, and the counts and drops of every stage.
+
+    Counts or drops of an earlier stage may change although the decisions stay the same: when a retried page fails for
     another reason, or when a reason is renamed.
     """
     receipts = [receipt for folder in counting_folders(out, spec.crawls) for receipt in folder.receipts()]
@@ -223,7 +248,7 @@ def _inputs(spec: CorpusSpec, out: str) -> str:
 
 
 def _is_published(out: str, inputs: str) -> bool:
-    """Whether the manifest that lies there was made from these inputs, and its shards are in place."""
+    """Return whether the existing manifest was made from these inputs, and its shards are in place."""
     path = shard_inputs_path(out)
     is_ours = storage.exists(path) and storage.read_bytes(path).decode() == inputs
     return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
@@ -254,7 +279,7 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
 
 
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
-    """Drops, statistics, other readers' indexes, the resolved spec; last of all the manifest."""
+    """Write drops, statistics, the indexes of other readers, the resolved spec, and last the manifest."""
     funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", samples_per_source(shards))
     manifest = Manifest(
         name=spec.name,
@@ -279,11 +304,11 @@ def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manif
 def _write_all_drops(spec: CorpusSpec, out: str) -> None:
     """Collect the drops of all stages, source by source."""
     paths = [path for folder in counting_folders(out, spec.crawls) for path in folder.drops()]
-    holding = {name: [] for name in [*spec.crawls, *spec.sources]}  # type: dict[str, list[str]]
+    paths_of: dict[str, list[str]] = {name: [] for name in [*spec.crawls, *spec.sources]}
     for path in paths:
         for name in read_table(path, ["source"]).column("source").unique().to_pylist():
-            holding[name].append(path)
-    written = {path for name, held in holding.items() for path in write_drops(out, name, _drops_of(name, held))}
+            paths_of[name].append(path)
+    written = {path for name, mine in paths_of.items() for path in write_drops(out, name, _drops_of(name, mine))}
     for path in storage.list_files(drops_folder(out)):
         if path not in written:
             storage.remove(path)

@@ -1,6 +1,6 @@
-"""`CorpusSpec`: everything that decides what a corpus holds. No output folder, runner or number of workers in it.
+"""`CorpusSpec`: all settings on which a corpus depends, but no output folder, runner or number of workers.
 
-One YAML file, checked when it is read: an unknown key is refused with the nearest known one, its file and its line.
+It is one YAML file, checked when it is read: an unknown key is refused with the nearest known one, file and line.
 """
 
 import hashlib
@@ -9,17 +9,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.decisions.duplicates import DuplicateSettings
+from pipelines.decisions.splits import SplitSettings
 from pipelines.decisions.thresholds import Thresholds
-from pipelines.document import Kind, Split
+from pipelines.document import Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
-from pipelines.settings import Settings, dump_yaml, load_settings
+from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
 from pipelines.text.judging import TextFilters
 from pipelines.web import urls
@@ -28,17 +29,6 @@ from pipelines.web.http_client import HttpSettings
 from pipelines.web.permission import PolicySettings
 
 NAME = r"^[a-z][a-z0-9_-]{0,39}$"
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -75,8 +65,8 @@ class CrawlInput(Settings):
     crawl: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="Name of one of the spec's crawls, or a list of names"
     )
-    include: list[Pattern] = Field(default=[], description="Only pages whose URL one of these finds; empty: all")
-    exclude: list[Pattern] = Field(default=[], description="No page whose URL one of these finds")
+    include: list[Pattern] = Field(default=[], description="Only pages whose URL contains a match; empty: all")
+    exclude: list[Pattern] = Field(default=[], description="No page whose URL contains a match")
 
     @property
     def crawls(self) -> tuple[str, ...]:
@@ -84,49 +74,25 @@ class CrawlInput(Settings):
         return (self.crawl,) if isinstance(self.crawl, str) else tuple(self.crawl)
 
     def takes(self, url: str) -> bool:
-        """Whether a page belongs to the source."""
+        """Return whether a page belongs to the source."""
         return (not self.include or any(re.search(p, url) for p in self.include)) and not any(
             re.search(p, url) for p in self.exclude
         )
 
 
-class Filters(Thresholds, TextFilters):  # pydantic takes the last base's fields first: text stands before images
-    """What a candidate must satisfy; each part null or off on its own."""
+class Filters(Thresholds, TextFilters):  # pydantic takes the last base's fields first: text comes before images
+    """Requirements on a candidate; each part may be null or off."""
 
     duplicates: DuplicateSettings = DuplicateSettings()
 
 
 class Sharding(Settings):
-    """How samples become tars."""
+    """Sizes of shards and samples."""
 
-    max_samples: int = Field(10_000, ge=1, description="Samples a shard")
-    max_bytes: int = Field(1 << 30, ge=1 << 20, description="Bytes a shard")
-    max_media: int = Field(32, ge=1, le=999, description="Media a sample; longer documents are cut into windows")
-    max_chars: int = Field(100_000, ge=1_000, description="Characters of text a sample, likewise")
-
-
-class SplitRule(Settings):
-    """Pages whose URL `pattern` finds go to `split`, whatever their hash says."""
-
-    pattern: Pattern
-    split: Split
-
-
-class SplitSettings(Settings):
-    """Which split a duplicate group goes to: the first rule that fits one of its pages, else a stable hash.
-
-    It is one for the whole corpus: a page's samples are in several sources and must stay together.
-    """
-
-    val: float = Field(0.01, ge=0, lt=1, description="Fraction of groups")
-    test: float = Field(0.01, ge=0, lt=1, description="Fraction of groups")
-    rules: list[SplitRule] = []
-
-    @model_validator(mode="after")
-    def _leaves_training_data(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError("val + test must be below 1")
-        return self
+    max_samples: int = Field(10_000, ge=1, description="Samples per shard")
+    max_bytes: int = Field(1 << 30, ge=1 << 20, description="Bytes per shard")
+    max_media: int = Field(32, ge=1, le=999, description="Media per sample; longer documents are cut into windows")
+    max_chars: int = Field(100_000, ge=1_000, description="Characters of text per sample, likewise")
 
 
 class SourceSpec(Settings):
@@ -193,9 +159,9 @@ class CorpusSpec(Settings):
 
     @property
     def fetches_beyond_loopback(self) -> bool:
-        """Whether a request may leave this machine: any crawl of another host; media of lists and of others' archives.
+        """Whether a request may leave this machine: for a crawl of another host, or media of lists or archives.
 
-        Those may also name what the spec itself serves, so with a `serve:` the client decides, request by request.
+        Lists and archives may also name what the spec itself serves; with a `serve:` the client decides per request.
         """
         hosts = {h for c in self.crawls.values() for h in c.scope}
         archives = {name for name, c in self.crawls.items() if c.warc_files}
@@ -207,12 +173,12 @@ class CorpusSpec(Settings):
 
     @property
     def request_policy(self) -> PolicySettings:
-        """The policy, with the addresses that the spec itself serves or crawls allowed by name."""
+        """The policy, which also allows the addresses that the spec itself serves."""
         named = {a for serve in self.serve for a in serve.addresses}
         return self.policy.model_copy(update={"allow_hosts": sorted({*self.policy.allow_hosts, *named})})
 
     def resolved(self) -> str:
-        """Every setting as YAML: `spec.resolved.yaml`."""
+        """Return all settings as YAML, the content of `spec.resolved.yaml`."""
         return dump_yaml(self)
 
     @property
@@ -222,10 +188,10 @@ class CorpusSpec(Settings):
 
 
 def load_spec(path: str | Path, overrides: tuple[str, ...] = ()) -> CorpusSpec:
-    """The spec in a YAML file.
+    """Read a spec from a YAML file.
 
     Raises:
-        UserError: One line that names the mistake.
+        UserError: If it is missing or has a mistake, which the one line names.
     """
     if not Path(path).exists():
         raise UserError(f"{path}: no such spec. See corpus_specs/ for some")
@@ -233,7 +199,7 @@ def load_spec(path: str | Path, overrides: tuple[str, ...] = ()) -> CorpusSpec:
 
 
 def json_schema() -> str:
-    """The JSON Schema of a spec, by which editors complete and check it."""
+    """Return the JSON Schema of a spec, by which editors complete and check it."""
     schema = CorpusSpec.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,7 +1,7 @@
 """Tokenize: the text of every sample as ids of one tokenizer, shard by shard.
 
-A shard's token sidecar is a transaction: a rerun skips those that say themselves that they were made from the same tar
-by the same tokenizer and code. Special tokens are the model's and are added later; one that stands in a text is text.
+A shard's token sidecar is a transaction: a rerun skips those whose metadata shows that they were made from the same
+tar by the same tokenizer and code. Special tokens belong to the model and are added later; within a text they are text.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.document import Document
+from pipelines.document import Document, Provenance
 from pipelines.errors import UserError
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.foreign_samples import MIME_TYPES, read_document
@@ -36,7 +36,7 @@ from pipelines.shards.token_sidecar import (
 from pipelines.text.byte_level_bpe import train_bpe
 
 BPE_TRAINING_CHARS = 1 << 30
-"""Characters that a tokenizer is trained on, over all sources in equal parts: more change its merges no further."""
+"""Characters on which a tokenizer is trained, equal numbers from all sources; more would hardly change its merges."""
 
 
 def run_tokenize(
@@ -46,10 +46,10 @@ def run_tokenize(
 
     Args:
         corpus: Its folder.
-        tokenizer: A `tokenizer.json`, a `tokenizer.model`, or a folder that holds one.
-        runner: How the pipeline runs.
-        train_bpe: Instead of `tokenizer`: tokens of a byte-level BPE that is trained on the corpus.
-        name: Of the folder below `tokens/`; null makes it of the tokenizer's folder or file, or `bpe-<tokens>`.
+        tokenizer: A `tokenizer.json`, a `tokenizer.model`, or a folder that contains one.
+        runner: How to run.
+        train_bpe: Instead of `tokenizer`: vocabulary size of a byte-level BPE that is trained on the corpus.
+        name: Name of the folder below `tokens/`; None: that of the tokenizer's folder or file, or `bpe-<size>`.
 
     Raises:
         UserError: If there is no corpus or tokenizer, or not exactly one of `tokenizer` and `train_bpe`.
@@ -100,7 +100,7 @@ def _name_of(tokenizer: str) -> str:
 
 
 class _TokenizeShard(beam.DoFn):
-    """Writes the token sidecar of a shard; skips one that is current."""
+    """Write the token sidecar of a shard, unless it is current."""
 
     def __init__(self, corpus: str, folder: str, tokenizer: str, manifest: Manifest) -> None:
         self._corpus, self._folder, self._tokenizer = corpus, folder, tokenizer
@@ -121,7 +121,7 @@ class _TokenizeShard(beam.DoFn):
 
 
 def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
-    """The documents of a shard, whose images' bytes are not read; one that may not be used is empty.
+    """Yield the documents of a shard without reading bytes of images; a sample that may not be used is empty.
 
     Raises:
         UserError: If the tar does not fit its sidecar.
@@ -148,16 +148,14 @@ def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
 
 
 def _empty(key: str, shard: ShardInfo) -> Document:
-    from pipelines.document import Provenance
-
     return Document(shard.kind, key, (), (), Provenance(shard.source, key))
 
 
-# --- a tokenizer of one's own ---------------------------------------------------------------------------------------
+# --- a new tokenizer ------------------------------------------------------------------------------------------------
 
 
 def _trained_bpe(corpus: str, manifest: Manifest, folder: str, num_tokens: int) -> FastEncoder:
-    """The tokenizer that lies there, if it was trained on this corpus; else a new one."""
+    """Return the existing tokenizer if it was trained on this corpus, else train one."""
     receipt = storage.join(folder, "trained.json")
     inputs = json.dumps({"version": VERSION, "fingerprint": manifest.fingerprint, "num_tokens": num_tokens})
     path = storage.join(folder, FastEncoder.file_name)
@@ -171,7 +169,7 @@ def _trained_bpe(corpus: str, manifest: Manifest, folder: str, num_tokens: int) 
 
 
 def _training_texts(corpus: str, manifest: Manifest) -> Iterator[str]:
-    """Texts of the training split, of each source up to its part."""
+    """Yield texts of the training split, equally many characters from each source."""
     limit = BPE_TRAINING_CHARS // max(1, len(manifest.sources))
     for source in manifest.sources:
         num_chars = 0

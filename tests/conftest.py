@@ -1,4 +1,4 @@
-"""What holds of every test: no outside network, one thread a worker's arithmetic, random numbers that repeat."""
+"""Settings of every test: no outside network, one thread of arithmetic per worker, repeatable random numbers."""
 
 import os
 import random
@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-# Read when torch is imported, by the processes that tests start as well; pytest's workers have the cores to share.
+# Read when torch is imported, also in processes that tests start; pytest's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No outside network: albumentations, which img2dataset imports, would ask PyPI for its newest version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -38,5 +38,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes that are no short text by their argument: gzip's differ from process to process by their time."""
+    """Name long or binary bytes by their argument: those of gzip contain a time and differ between processes."""
     return argname if isinstance(val, bytes) and (len(val) > 32 or val.startswith(b"\x1f\x8b")) else None

@@ -1,4 +1,4 @@
-"""Running `python -m pipelines` as a user does, against the small web of `tests.mini_web`."""
+"""Functions that run `python -m pipelines` as a user does, against the small web of `tests.mini_web`."""
 
 import contextlib
 import hashlib
@@ -27,12 +27,12 @@ TIMEOUT_SECONDS = 120
 
 
 def free_port() -> int:
-    """A port that is free on all addresses of the small web."""
+    """Return a port that is free on all addresses of the small web."""
     return ports.free_port(ADDRESSES)
 
 
 def spec_tree(port: int) -> dict:
-    """A spec that draws all five kinds from one crawl of the small web."""
+    """Return a spec that takes all five kinds from one crawl of the small web."""
     hosts = [f"{address}:{port}" for address in ADDRESSES]
     anything = {"language": None}
     web = {"crawl": "web"}
@@ -72,13 +72,13 @@ def spec_tree(port: int) -> dict:
 
 
 def serve_setting(port: int, state: Path) -> list[dict]:
-    """`serve:` of a spec that starts the small web itself."""
+    """Return the setting `serve:` by which a spec starts the small web itself."""
     command = ["-m", "tests.mini_web", "--port", str(port), "--state", str(state)]
     return [{"command": command, "addresses": [f"{address}:{port}" for address in ADDRESSES]}]
 
 
 def write_spec(path: Path, tree: dict) -> Path:
-    """A spec as a YAML file."""
+    """Write a spec as a YAML file."""
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
@@ -91,18 +91,18 @@ class Web:
     state: Path
 
     def requests(self) -> list[str]:
-        """What it has been asked for so far: `address/path`."""
+        """Return the requests so far: `address/path`."""
         log = self.state / "requests.log"
         return log.read_text().splitlines() if log.exists() else []
 
     def heal(self) -> None:
-        """Let what failed for a passing reason answer from now on."""
+        """Make temporary failures answer from now on."""
         (self.state / "healed").touch()
 
 
 @contextlib.contextmanager
 def served(state: Path) -> Iterator[Web]:
-    """The small web in a process of its own."""
+    """Serve the small web in a separate process."""
     port = free_port()
     command = [sys.executable, "-m", "tests.mini_web", "--port", str(port), "--state", str(state)]
     process = subprocess.Popen(command, cwd=ROOT)
@@ -128,7 +128,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def start(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
-    """`python -m pipelines ...` in a process group of its own."""
+    """Start `python -m pipelines ...` in a separate process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines", *map(str, arguments)],
         cwd=ROOT,
@@ -142,7 +142,7 @@ def start(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
 
 
 def run(*arguments: str | Path, code: int = 0, **options: object) -> tuple[str, str]:
-    """Run a command to its end; returns stdout and stderr.
+    """Run a command to its end; return stdout and stderr.
 
     Raises:
         AssertionError: If it ends with another exit code, or leaves a process behind.
@@ -157,7 +157,7 @@ def run(*arguments: str | Path, code: int = 0, **options: object) -> tuple[str, 
 
 
 def run_here(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-    """Run a command in this process, which has its imports behind it; returns stdout and stderr."""
+    """Run a command in this process, without the time for imports; return stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv
     sys.argv = ["pipelines", *map(str, arguments)]
@@ -175,17 +175,17 @@ def run_here(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
 
 
 def build_here(spec: Path, out: Path, *arguments: str, command: str = "corpus", code: int = 0) -> str:
-    """Build a corpus, or run one stage, in this process with one worker; returns what was printed."""
+    """Build a corpus, or run one stage, in this process with one worker; return the printed text."""
     return run_here(command, "--spec", spec, "--out", out, "--workers", "1", *arguments, code=code)[0]
 
 
 def build(spec: Path, out: Path, *arguments: str, workers: int = 2, command: str = "corpus", **options: object) -> str:
-    """Build a corpus, or run one stage; returns what was printed."""
+    """Build a corpus, or run one stage; return the printed text."""
     return run(command, "--spec", spec, "--out", out, "--workers", str(workers), *arguments, **options)[0]
 
 
 def group_members(group: int) -> list[int]:
-    """Processes of a process group that are alive."""
+    """Return the living processes of a process group."""
     members = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -197,13 +197,13 @@ def group_members(group: int) -> list[int]:
 
 
 def kill_group(group: int) -> None:
-    """kill -9 to a process group, if there is anything left of it."""
+    """Send kill -9 to a process group, if any of its processes is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def wait_for_end(group: int, seconds: float = 20.0) -> list[int]:
-    """Wait until all of a process group have ended by themselves; returns those that have not."""
+    """Wait until all processes of a group have ended by themselves; return those that have not."""
     deadline = time.monotonic() + seconds
     while (left := group_members(group)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -214,7 +214,7 @@ def wait_for_end(group: int, seconds: float = 20.0) -> list[int]:
 
 
 def published(out: Path) -> dict[str, str]:
-    """The sha256 of every file of a corpus, but those in work/."""
+    """Return the sha256 of every file of a corpus, except those in work/."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
@@ -223,17 +223,17 @@ def published(out: Path) -> dict[str, str]:
 
 
 def times(folder: Path) -> dict[str, int]:
-    """When each file below a folder was written, in nanoseconds."""
+    """Return the time at which each file below a folder was written, in nanoseconds."""
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def leftovers(out: Path) -> list[str]:
-    """Temporary files."""
+    """Return temporary files that were left behind."""
     return [str(path) for path in out.rglob(".~*")]
 
 
 def copy_raw_store(out: Path, to: Path) -> Path:
-    """A fresh output folder that holds what was fetched, and nothing made from it."""
+    """Copy the fetched files, without anything made from them, to a new output folder."""
     shutil.copytree(out / "work" / "warc", to / "work" / "warc")
     shutil.copytree(out / "work" / "raw" / "media", to / "work" / "raw" / "media")
     return to

@@ -2,7 +2,7 @@
 
     python -m tests.mini_web --port 8999 --state FOLDER
 
-Every request is a line in `FOLDER/requests.log`. What fails for a passing reason fails until `FOLDER/healed` exists.
+Every request is one line in `FOLDER/requests.log`. Temporary failures last until `FOLDER/healed` exists.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from aiohttp import web
 
 NORTH, EAST, WEST = ADDRESSES = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
-NOWHERE = "127.0.9.9"  # of this machine, and named by no spec
+NOWHERE = "127.0.9.9"  # an address of this machine that no spec names
 NUM_STORIES, NUM_TEXTS, NUM_MAPS, NUM_FILMS = 12, 10, 4, 2
 
 _WORDS = {
@@ -41,7 +41,7 @@ _SENTENCES = (
 
 
 def sentence(rng: random.Random, form: str | None = None) -> str:
-    """An English sentence that no other page holds."""
+    """Return an English sentence that no other page contains."""
     text = form or rng.choice(_SENTENCES)
     for slot, words in _WORDS.items():
         while f"{{{slot}}}" in text:
@@ -50,18 +50,18 @@ def sentence(rng: random.Random, form: str | None = None) -> str:
 
 
 def paragraph(name: str, num_sentences: int = 6) -> str:
-    """A paragraph that depends on its name alone."""
+    """Return a paragraph that depends only on its name."""
     rng = random.Random(name)
     return " ".join(sentence(rng) for _ in range(num_sentences))
 
 
 def caption(name: str) -> str:
-    """A short caption that depends on its name alone."""
+    """Return a short caption that depends only on its name."""
     return sentence(random.Random(name), "A {a} {n} beside the {a} {n} at {t}")
 
 
 def image_bytes(name: str, size: tuple[int, int] = (160, 120)) -> bytes:
-    """A JPEG that depends on its name alone: coloured clouds and a circle."""
+    """Return a JPEG that depends only on its name: coloured clouds and a circle."""
     rng = np.random.default_rng(list(name.encode()))
     clouds = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
     centre = tuple(int(v) for v in rng.integers(size[1] // 4, size[1] * 3 // 4, 2))
@@ -70,7 +70,7 @@ def image_bytes(name: str, size: tuple[int, int] = (160, 120)) -> bytes:
 
 
 def film(folder: Path, number: int) -> bytes:
-    """A video of four seconds, made once."""
+    """Return a video of four seconds, made on the first call."""
     path = folder / f"film-{number}.mp4"
     if not path.exists():
         made = path.with_suffix(".part.mp4")
@@ -83,14 +83,14 @@ def film(folder: Path, number: int) -> bytes:
 
 
 def subtitles(number: int) -> str:
-    """Three cues in WebVTT."""
+    """Return three cues in WebVTT."""
     rng = random.Random(f"film {number}")
     cues = (f"00:0{i}.200 --> 00:0{i}.900\n{sentence(rng)}\n" for i in range(3))
     return "WEBVTT\n\n" + "\n".join(cues)
 
 
 class MiniWeb:
-    """What stands at each (address, path): a body, its type, and perhaps a status and headers."""
+    """The answers at each (address, path): a body, its type, and possibly a status and headers."""
 
     def __init__(self, port: int, state: Path) -> None:
         self.port = port
@@ -165,7 +165,7 @@ class MiniWeb:
             self._page(EAST, f"/film/{n}", f'<video src="/film-{n}.mp4">{track}</video><p>{paragraph(f"film-{n}")}</p>')
 
     def _traps(self) -> None:
-        """Pages and images that cause a drop each."""
+        """Add pages and images that cause one drop each."""
         self._put(WEST, "/robots.txt", "User-agent: *\nDisallow: /private/\n", "text/plain")
         long = "".join(f"<p>{paragraph(f'west-{i}')}</p>" for i in range(3))
         self._page(WEST, "/private/diary", long)  # robots_disallowed
@@ -189,7 +189,7 @@ class MiniWeb:
         self._images()
 
     def _images(self) -> None:
-        """A page of images, most of which cannot be had."""
+        """Add a page of images, most of which cannot be fetched."""
         self._image(WEST, "good")
         self._image(WEST, "flaky")
         self._put(WEST, "/img/corrupt.jpg", image_bytes("corrupt")[:400], "image/jpeg")  # corrupt_image
@@ -197,7 +197,7 @@ class MiniWeb:
         self._put(WEST, "/img/copy.jpg", image_bytes("story-0-0"), "image/jpeg")  # exact_duplicate
         self._image(WEST, "refused", X_Robots_Tag="noai")  # noai
         moved = {"inside": self.url(NOWHERE, "/img/good.jpg"), "loop": "/img/loop.jpg", "moved": "/img/good-too.jpg"}
-        for name, target in moved.items():  # private_address, redirect_loop, and one that is had
+        for name, target in moved.items():  # private_address, redirect_loop, and one that is fetched
             self._put(WEST, f"/img/{name}.jpg", "", "text/plain", status=302, Location=target)
         self._image(WEST, "good-too")
         names = ("good", "moved", "flaky", "corrupt", "tiny", "copy", "refused", "inside", "loop", "missing")
@@ -205,7 +205,7 @@ class MiniWeb:
         self._page(WEST, "/images", "".join(f"<p>{paragraph(f'gallery-{i}')}</p>{f}" for i, f in enumerate(figures)))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """One request, noted before it is answered."""
+        """Answer a request, after logging it."""
         assert request.transport is not None
         where = (request.transport.get_extra_info("sockname")[0], request.path_qs)
         with open(self.state / "requests.log", "a", encoding="utf-8") as log:

@@ -1,11 +1,11 @@
-"""A port for a server of the tests that is started later, perhaps in another process, perhaps twice."""
+"""Free ports for servers of the tests, which may be started later, in other processes, and more than once."""
 
 import contextlib
 import random
 import socket
 from collections.abc import Sequence
 
-# Below those that Linux gives to whoever asks for any, so that no connection made meanwhile takes it.
+# Below the ephemeral ports of Linux, so that no other connection takes it in the meantime.
 _PORTS = range(10_000, 32_768)
 _random = random.SystemRandom()  # the seeds of the tests are fixed: workers in parallel would try the same ports
 

@@ -1,4 +1,4 @@
-"""What bad input gets: the exit code, one line that says what is wrong, and nothing half-written."""
+"""Tests of bad input: the exit code, one line that says what is wrong, and no half-written files."""
 
 import contextlib
 import gzip
@@ -38,18 +38,18 @@ from tests.corpus_command import (
 )
 from tests.pipelines.corpus_builder import build
 
-STAGE = re.compile(r"[a-z]+ +[0-9.]+ s")  # a stage that came to its end
+STAGE = re.compile(r"[a-z]+ +[0-9.]+ s")  # a finished stage
 TEXT = {"kind": "text", "input": {"crawl": "web"}}
 
 
 def minimal(**changes: object) -> dict:
-    """A spec that is right, but for the changes."""
+    """Return a valid spec with changes."""
     web = {"seeds": ["http://127.0.1.1:9/"]}
     return {"name": "x", "version": "1.0.0", "crawls": {"web": web}, "sources": {"texts": TEXT}} | changes
 
 
 def complaint(*arguments: str | Path, code: int = 2) -> str:
-    """The one line that a command ends with."""
+    """Run a command and return the one line with which it ends."""
     out, err = run_here(*arguments, code=code)
     assert out == ""
     (line,) = [line for line in err.splitlines() if not STAGE.fullmatch(line)]
@@ -113,7 +113,7 @@ def test_a_bad_override_is_refused(tmp_path, override):
 def test_a_bad_option_of_the_runner_is_refused(tmp_path):
     spec = write_spec(tmp_path / "spec.yaml", minimal())
     arguments = ("corpus", "--spec", spec, "--out", tmp_path / "out", "--workers", "1")
-    run_here(*arguments, "--no-such-option", code=2)  # not behind --, so it is ours
+    run_here(*arguments, "--no-such-option", code=2)  # before --, so it is not a runner's
     assert "--runner NoSuchRunner: " in complaint(*arguments, "--runner", "NoSuchRunner")
     assert "-- --job_endpoint: argument --job_endpoint" in complaint(*arguments, "--", "--job_endpoint")
     assert "Beam has no option --paralellism" in complaint(*arguments, "--", "--paralellism=3")
@@ -134,7 +134,7 @@ def test_a_served_folder_that_is_missing_is_refused(tmp_path):
     assert "serve: no folder none" in refused(tmp_path, minimal(serve=serve))
 
 
-def test_a_server_that_does_not_start_is_told(tmp_path):
+def test_a_server_that_does_not_start_is_reported(tmp_path):
     serve = [{"addresses": [f"127.0.1.1:{free_port()}"], "command": ["-c", "raise SystemExit(3)"]}]
     assert "does not answer on 127.0.1.1" in refused(tmp_path, minimal(serve=serve))
 
@@ -157,7 +157,7 @@ def test_a_corpus_that_is_not_there_is_refused_and_not_made(tmp_path, command):
 
 @pytest.fixture(scope="module")
 def crawled(tmp_path_factory):
-    """A finished build, and the spec that gives the same from the raw store alone."""
+    """A finished build, and the spec that gives the same from only the raw store."""
     folder = tmp_path_factory.mktemp("crawled")
     with served(folder / "web") as web:
         spec = write_spec(folder / "spec.yaml", spec_tree(web.port))
@@ -193,7 +193,7 @@ def test_what_is_no_warc_is_refused(tmp_path):
 
 
 def small_files(max_bytes: int):
-    """Run before a command: no file of its own may become larger, as on a disk that is full."""
+    """Return a function to run before a command, which then cannot write larger files, as on a full disk."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
@@ -228,7 +228,7 @@ def test_a_full_disk_is_one_line_and_no_half_file(crawled, tmp_path, stage, max_
 
 @contextlib.contextmanager
 def served_again(spec: Path):
-    """The web of a spec at the port that it had."""
+    """Serve the web of a spec again, at its previous port."""
     port = spec.read_text().partition("127.0.1.1:")[2].split()[0].strip("/'")
     state = spec.parent / "web"
     command = [sys.executable, "-m", "tests.mini_web", "--port", port, "--state", str(state)]
@@ -254,7 +254,7 @@ def served_again(spec: Path):
     [(signal.SIGTERM, 1, False), (signal.SIGTERM, 2, False), (signal.SIGINT, 2, True)],
     ids=["terminated", "terminated with workers", "interrupted from the terminal"],
 )
-def test_a_stopped_run_ends_at_once_and_can_go_on(tmp_path, number, workers, whole_group):
+def test_a_stopped_run_ends_at_once_and_can_continue(tmp_path, number, workers, whole_group):
     port = free_port()
     tree = spec_tree(port) | {"serve": serve_setting(port, tmp_path / "web")}
     tree["http"]["delay_seconds"] = 3600  # a run that waited for its next request would end in no test's time
@@ -268,7 +268,7 @@ def test_a_stopped_run_ends_at_once_and_can_go_on(tmp_path, number, workers, who
         (os.killpg if whole_group else os.kill)(process.pid, number)
         printed, err = process.communicate(timeout=300)
         assert process.returncode == 130, err
-        assert (printed, err.strip()) == ("", "error: stopped; rerun to go on where it was")
+        assert (printed, err.strip()) == ("", "error: stopped; rerun to continue")
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)
@@ -290,14 +290,14 @@ def test_a_worker_that_is_killed_fails_the_run_in_one_line(tmp_path):
             os.kill(worker, signal.SIGKILL)
         printed, err = process.communicate(timeout=60)
         assert (process.returncode, printed) == (1, "")
-        assert err == "error: a worker process was killed, as for want of memory; rerun to go on where it was\n"
+        assert err == "error: a worker process was killed, possibly for lack of memory; rerun to continue\n"
         assert wait_for_end(process.pid) == []
     finally:
         kill_group(process.pid)
 
 
 def grandchildren(process: int) -> list[int]:
-    """The worker processes of a run: children of its fork server."""
+    """Return the worker processes of a run: children of its fork server."""
     parents = {}
     for member in group_members(process):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The whole of it on a small real web: what a build gives, that it repeats, and what a rerun leaves alone."""
+"""Tests of whole builds on a small real web: their results, that they repeat, and what a rerun leaves unchanged."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from tests.mini_web import NUM_FILMS, NUM_MAPS, NUM_STORIES, NUM_TEXTS, WEST
 pytestmark = pytest.mark.slow
 
 LOST_IMAGES = {
-    "http_503": 1,  # until healed
+    "http_503": 1,  # until it is healed
     "corrupt_image": 1,
     "noai": 1,
     "private_address": 1,
@@ -55,7 +55,7 @@ DROPS = {
     ("figures", "filter", "media"): {"image_too_small": 1, "document_dropped": 1},
     ("figures", "filter", "document"): {"image_too_small": 1, "near_duplicate_image": 1},
 }
-# Beside texts: /busy, and of the twins, the copies and their originals one each; a gallery of ten images.
+# Besides texts: /busy, and one each of the twins and of the copies with their originals; a gallery of ten images.
 SAMPLES = {
     "stories": NUM_STORIES + NUM_MAPS + 1,
     "figures": 2 * NUM_STORIES + NUM_MAPS + 10 - sum(LOST_IMAGES.values()) - 2,
@@ -78,14 +78,14 @@ class Built:
         return load_manifest(str(self.out))
 
     def copy(self, to: Path) -> Path:
-        """The build at another place, with all that reruns start from."""
+        """Copy the build to another place, with everything from which reruns start."""
         shutil.copytree(self.out, to)
         return to
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory):
-    """Built once, with two workers, by the command as a user gives it."""
+    """A build with two workers, made once by the command as a user gives it."""
     folder = tmp_path_factory.mktemp("build")
     with served(folder / "web") as web:
         spec = write_spec(folder / "spec.yaml", spec_tree(web.port))
@@ -94,7 +94,7 @@ def built(tmp_path_factory: pytest.TempPathFactory):
 
 
 def changed(built: Built, folder: Path, **changes: object) -> Path:
-    """The spec with other values at dotted keys."""
+    """Write the spec with other values at dotted keys; return its path."""
     tree = spec_tree(built.web.port)
     for dotted, value in changes.items():
         *parents, last = dotted.split("__")
@@ -110,7 +110,7 @@ def work_times(out: Path, *stages: str) -> dict[str, int]:
 
 
 def samples(out: Path) -> dict[str, tuple]:
-    """Every sample by its key: what it says and shows, and when it was fetched left out."""
+    """Return every sample by its key: its contents, without the time at which it was fetched."""
     found = {}
     manifest = load_manifest(str(out))
     for record in webdataset.WebDataset([str(out / s.path) for s in manifest.shards], shardshuffle=False):
@@ -144,7 +144,7 @@ def test_every_drop_is_counted_under_its_reason(built):
 def test_a_refused_page_is_not_asked_for(built):
     asked = built.web.requests()
     assert not [path for path in asked if "/private/" in path or "/elsewhere" in path]
-    assert asked.count(f"{WEST}/busy") == 2  # 503, then what was wanted
+    assert asked.count(f"{WEST}/busy") == 2  # 503, then the page
 
 
 @pytest.mark.parametrize("kind", KINDS)

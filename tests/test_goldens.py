@@ -1,4 +1,4 @@
-"""No stage gives other results under its old version: a rerun would keep those that the old code made."""
+"""Tests that no stage gives other results under its old version: a rerun would keep the results of the old code."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import extract
-from pipelines.fetch import rendition
+from pipelines.media.requests import rendition
 from pipelines.spec import MediaSettings
 from tests.goldens import check
 from tests.goldens.check import MAKERS, VERSIONS, Entry, Fault, committed, find_fault, made, version_of
@@ -47,7 +47,7 @@ def test_a_golden_that_moved_says_what_to_do(new: Entry, expected: str, is_stale
 
 
 def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monkeypatch, capsys):
-    """The whole of it for one stage: its code changes, its version is forgotten, then raised."""
+    """All steps for one stage: its code changes, first without and then with a raised version."""
     file = tmp_path / "goldens.json"
     file.write_text(check.FILE.read_text())
     before = file.read_text()
@@ -68,6 +68,6 @@ def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monk
 
 
 def test_the_names_of_the_default_renditions_move_only_on_purpose():
-    """Every image of every corpus is asked for again where they do, as by a new setting, or another default."""
+    """If they changed, for example by a new setting or another default, every image would be requested again."""
     names = {type_: rendition(MediaSettings(), type_) for type_ in ("image", "video")}
     assert names == {"image": "b3bdd25af027", "video": "47b8b7f6cf3b"}

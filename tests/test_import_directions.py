@@ -1,7 +1,7 @@
-"""Who may import whom, as `docs/architecture.md` draws it.
+"""Tests of the allowed imports between modules, as drawn in `docs/architecture.md`.
 
-Packages import downwards only; within `pipelines`, stages import parts and parts import the vocabulary. Stages meet in
-files: none imports another. No circle of imports joins modules, nor folders.
+Packages import only downwards; within `pipelines`, stages import parts and parts import the vocabulary. Stages exchange
+files: none imports another. There is no circle of imports between modules or folders.
 """
 
 import ast
@@ -12,11 +12,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "pipelines", "tools", "trainer")
 STAGES = {"crawl", "extract", "fetch", "filter", "shard", "tokenize"}
-ABOVE_STAGES = {"corpus", "__main__", "forkserver_preload"}  # what runs them: all in order, by command, in a worker
-RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers"}
-BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "warc_ledger"}
+ABOVE_STAGES = {
+    "corpus",
+    "__main__",
+    "forkserver_preload",
+}  # they run the stages: all in order, by command, in a worker
+RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers", "beam_internals"}
+BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "warc_ledger"}
 VOCABULARY = {"errors", "document", "drop_reasons", "candidate", "settings", "storage", "parts", "layout", "funnel"}
-ROOMS = {  # of the trainer, and what each may import of it; `__main__` may import all, and alone imports `evaluation`
+ROOMS = {  # folders of the trainer, and what each may import of it; only `__main__` may import all, and `evaluation`
     "__init__": set(),
     "plan": {"plan"},
     "reading": {"plan", "reading"},
@@ -55,7 +59,7 @@ def ours(path: Path) -> set[str]:
 
 
 def pipeline_modules(path: Path) -> set[str]:
-    """Names of the modules of `pipelines` that a file imports, and of the folders they are in."""
+    """Return the names of the modules of `pipelines` that a file imports, and of their folders."""
     return {part for name in ours(path) if name.startswith("pipelines.") for part in name.split(".")[1:3]}
 
 
@@ -98,7 +102,7 @@ def test_the_trainers_rooms_keep_their_rules(path: Path):
 
 
 def module_graph() -> dict[str, set[str]]:
-    """Modules of ours that each module imports, by name; a package has the name of its folder."""
+    """Return the modules of this project that each module imports, by name; a package has its folder's name."""
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts): ours(path) for path in modules()}
     found = {name.removesuffix(".__init__"): imported for name, imported in found.items()}
 
@@ -108,13 +112,13 @@ def module_graph() -> dict[str, set[str]]:
         return name or None
 
     edges = {name: {r for r in map(resolve, imported) if r and r != name} for name, imported in found.items()}
-    for name in edges:  # a package's __init__ is its map; importing a module of it is no circle
+    for name in edges:  # a package's __init__ is its map; importing one of its modules is not a circle
         edges[name] = {r for r in edges[name] if not name.startswith(f"{r}.")}
     return edges
 
 
 def folder_graph(package: str) -> dict[str, set[str]]:
-    """Folders of a package that each of its folders imports; a module at the package's top is a node of its own."""
+    """Return the folders of a package that each of its folders imports; each top-level module is a separate node."""
     names = {".".join(path.parent.relative_to(ROOT).parts) for path in modules()} - set(PACKAGES)
 
     def node(module: str) -> str:

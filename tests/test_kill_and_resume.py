@@ -1,7 +1,8 @@
-"""`kill -9` at any moment: a build that is killed again and again ends with the bytes of an undisturbed one.
+"""Tests of `kill -9` at any moment: a build that is killed many times ends with the bytes of an undisturbed one.
 
-`DROMAIUS_KILLS` says how many kills (`make torture`: 100). They are spread over the stages and, by a seed, over each
-stage's time. Half hit the whole process group, half the driver alone, whose workers and servers must end by themselves.
+`DROMAIUS_KILLS` is the number of kills (`make torture`: 100). They are spread over the stages and, by a seed, over each
+stage's time. Half of them kill the whole process group, half only the driver, whose workers and servers must then end
+by themselves.
 """
 
 import contextlib
@@ -48,7 +49,7 @@ WAIT_SECONDS = 120
 
 
 def stage_of(out: Path) -> str:
-    """Which stage a build is in, by what lies in its work."""
+    """Return the current stage of a build, judged by its working files."""
     work = out / "work"
     crawl = work / "warc" / "web" / "stage.json"
     if not crawl.exists() or json.loads(crawl.read_text())["finished"] is None:
@@ -60,18 +61,18 @@ def stage_of(out: Path) -> str:
 
 
 def store_is_partial(out: Path) -> bool:
-    """Whether fetch has stored something and is not done."""
+    """Return whether fetch has stored something and is not finished."""
     return stage_of(out) == "fetch" and any((out / "work" / "raw" / "media").glob("g*.json"))
 
 
 def shards_are_partial(out: Path) -> bool:
-    """Whether shard has written something and is not done."""
+    """Return whether shard has written something and is not finished."""
     return stage_of(out) == "shard" and any(out.glob("*/*/*.tar"))
 
 
 @dataclass(frozen=True)
 class Kill:
-    """When to kill: once `reached` holds of the output folder, and `seconds` later; and whom."""
+    """Time and target of a kill: `seconds` after `reached` is true of the output folder."""
 
     reached: Callable[[Path], bool]
     seconds: float
@@ -80,7 +81,7 @@ class Kill:
 
 
 def plan(number: int, num_kills: int, seconds: dict[str, float]) -> list[Kill]:
-    """The kills of one build, in the order of the stages."""
+    """Return the kills of one build, in the order of the stages."""
     rng = random.Random(f"kills {number}")
     kills = []
     for i in range(num_kills):
@@ -96,12 +97,12 @@ def plan(number: int, num_kills: int, seconds: dict[str, float]) -> list[Kill]:
 
 
 def place(out: Path) -> int:
-    """The number of the stage a build is in; beyond all when it is finished."""
+    """Return the number of the current stage of a build; the number of stages if it is finished."""
     return (*STAGES, "finished").index(stage_of(out))
 
 
 def kill_once(spec: Path, out: Path, kill: Kill) -> str | None:
-    """Start a build and kill it; returns the stage that was hit, or null where the build was done before."""
+    """Start a build and kill it; return the stage in which it was killed, or None if the build had finished."""
     process = start("corpus", "--spec", spec, "--out", out, "--workers", kill.num_workers)
     drain = threading.Thread(target=process.communicate, daemon=True)
     drain.start()
@@ -126,7 +127,7 @@ def kill_once(spec: Path, out: Path, kill: Kill) -> str | None:
 
 
 def torment(folder: Path, number: int, num_kills: int, seconds: dict[str, float]) -> Counter[str]:
-    """Kill one build `num_kills` times, let it finish, and hold it against an undisturbed one over its raw store."""
+    """Kill one build `num_kills` times, let it finish, and compare it with an undisturbed one from its raw store."""
     folder.mkdir()
     port = free_port()
     spec = write_spec(folder / "spec.yaml", spec_tree(port) | {"serve": serve_setting(port, folder / "web")})
@@ -143,9 +144,7 @@ def torment(folder: Path, number: int, num_kills: int, seconds: dict[str, float]
             print(f"build {number}: killed {who} of {kill.num_workers} workers in {hit}", flush=True)
         if hit == "partial store":
             indexes = index_parts(str(out / "work" / "raw" / "media"))
-            stored = {
-                row["key"].removeprefix("http://").replace(f":{port}", "") for i in indexes for row in read_index(i)
-            }
+            stored = {row.key.removeprefix("http://").replace(f":{port}", "") for i in indexes for row in read_index(i)}
             num_asked = len(web.requests())
     build(spec, out, workers=1)
     assert not stored.intersection(web.requests()[num_asked:]), "what was stored before the kill is asked for again"
@@ -181,7 +180,7 @@ def test_a_build_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(tmp_pa
 
 
 def stage_seconds(spec: Path, out: Path) -> dict[str, float]:
-    """How long each stage of an undisturbed build takes."""
+    """Return the seconds of each stage of an undisturbed build."""
     process = start("corpus", "--spec", spec, "--out", out, "--workers", "1")
     try:
         _, err = process.communicate(timeout=WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""README and docs say what is there: files, commands, code, specs, messages are checked against the project."""
+"""Tests that README and docs are right: files, commands, code, specs and messages are checked against the project."""
 
 import ast
 import importlib.util
@@ -41,7 +41,7 @@ EXAMPLES = {"corpus_specs/x.yaml", "corpus_specs/my_site.yaml"}
 
 
 def blocks(language: str) -> list[Any]:
-    """The fenced blocks of a language on all pages, each named by its page and its number there."""
+    """Return the fenced blocks of a language on all pages, each named by its page and its number there."""
     found = []
     for page in PAGES:
         fenced = re.findall(r"^```(\S*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -51,7 +51,7 @@ def blocks(language: str) -> list[Any]:
 
 
 def generator() -> types.ModuleType:
-    """What the pages take from the code."""
+    """Load the module that generates parts of the pages from the code."""
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "_generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -208,7 +208,7 @@ def test_paths_that_are_named_exist():
 
 
 def minimal_spec(snippet: dict[str, Any]) -> dict[str, Any]:
-    """What a part of a spec needs around it to be one."""
+    """Complete a part of a spec to a valid spec."""
     return {"name": "x", "version": "1.0.0", **snippet}
 
 
@@ -271,7 +271,7 @@ def test_the_mistake_in_a_spec_is_answered_as_the_docs_say(tmp_path: Path):
 
 
 def messages() -> list[str]:
-    """Every text in the code and the launch scripts, with `…` for what is put in."""
+    """Return every text in the code and the launch scripts, with `…` for inserted values."""
     found = []
     for package in ("pipelines", "trainer", "model", "tools"):
         for path in sorted((ROOT / package).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""After an update of the code: a stage with a raised version is redone, with what depends on it, and nothing else."""
+"""Tests of updated code: a stage with a raised version is repeated, with the stages that depend on it and no others."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipelines import crawl, extract, fetch, filter, shard
+from pipelines.crawling import accounts
+from pipelines.decisions import measuring, splits
 from pipelines.shards.manifest import load_manifest, verify
 from tests.corpus_command import Web, build_here, copy_raw_store, published, served, spec_tree, times, write_spec
 from tests.mini_web import EAST, NORTH
@@ -53,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 
 def redone(out: Path, before: dict[str, int]) -> set[str]:
-    """The stages of which a file was written since then; `manifest` for `manifest.json` itself."""
+    """Return the stages of which a file has been written since then; `manifest` for `manifest.json` itself."""
     changed = [name for name, at in times(out).items() if before.get(name) != at]
     stages = {stage for stage, folder in FOLDERS.items() for name in changed if name.startswith(f"{folder}/")}
     if any(name.endswith(".tar") for name in changed):
@@ -62,7 +64,7 @@ def redone(out: Path, before: dict[str, int]) -> set[str]:
 
 
 def change_result(patch: pytest.MonkeyPatch, module: Any, name: str, change: Callable[[Any], Any]) -> None:
-    """Let a function of a stage give something else, as an update of its code would."""
+    """Make a function of a stage return something else, as an update of its code would."""
     original = getattr(module, name)
     patch.setattr(module, name, lambda *args, **more: change(original(*args, **more)))
 
@@ -72,43 +74,46 @@ def raise_version(patch: pytest.MonkeyPatch, module: Any, name: str = "VERSION")
 
 
 class Update(NamedTuple):
-    """A change of the code: whose version it raises, which function gives what instead, and what must be redone."""
+    """A change of the code: the stage with a raised version, the changed function, and the stages to be repeated."""
 
-    module: Any
-    version: str
-    function: str
+    version: tuple[Any, str]  # module and name
+    function: tuple[Any, str]
     change: Callable[[Any], Any]
     redone: set[str]
 
 
 UPDATES = {
     "crawl": Update(
-        crawl, "VERSION", "scope_reason", lambda reason: reason and f"renamed_{reason}", {"crawl", "manifest"}
+        (crawl, "VERSION"),
+        (accounts, "scope_reason"),
+        lambda reason: reason and f"renamed_{reason}",
+        {"crawl", "manifest"},
     ),
     "extract": Update(
-        extract,
-        "VERSION",
-        "judge_text",
+        (extract, "VERSION"),
+        (extract, "judge_text"),
         lambda judged: replace(judged, lang="xx") if hasattr(judged, "lang") else judged,
         {"extract", "fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "fetch": Update(
-        fetch,
-        "VERSION",
-        "complete",
+        (fetch, "VERSION"),
+        (fetch, "complete"),
         lambda result: replace(result, document=result.document and replace(result.document, lang="xx")),
         {"fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "features": Update(
-        filter,
-        "FEATURES_VERSION",
-        "features",
+        (filter, "FEATURES_VERSION"),
+        (measuring, "features"),
         lambda found: replace(found, blur=1.0),
-        {"features", "filter"},  # and no decision is another because of it
+        {"features", "filter"},  # and no decision changes because of it
     ),
-    "filter": Update(filter, "VERSION", "choose_split", lambda _: "test", {"filter", "shard", "tars", "manifest"}),
-    "shard": Update(shard, "VERSION", "finish_document", lambda parts: parts, {"shard", "tars", "manifest"}),
-    "manifest": Update(shard, "MANIFEST_VERSION", "collect_stats", lambda stats: stats | {"new": 1}, {"manifest"}),
+    "filter": Update(
+        (filter, "VERSION"), (splits, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
+    ),
+    "shard": Update((shard, "VERSION"), (shard, "finish_document"), lambda parts: parts, {"shard", "tars", "manifest"}),
+    "manifest": Update(
+        (shard, "MANIFEST_VERSION"), (shard, "collect_stats"), lambda stats: stats | {"new": 1}, {"manifest"}
+    ),
 }
 
 
@@ -119,10 +124,10 @@ def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     update = UPDATES[stage]
     out = built.copy(tmp_path / "out")
     asked, before = built.web.requests(), times(out)
-    change_result(monkeypatch, update.module, update.function, update.change)
+    change_result(monkeypatch, *update.function, update.change)
     build_here(built.spec, out)
     assert redone(out, before) == set()  # the reason for versions: without a new one, the old code's results stay
-    raise_version(monkeypatch, update.module, update.version)
+    raise_version(monkeypatch, *update.version)
     build_here(built.spec, out)
     assert redone(out, before) == update.redone
     assert built.web.requests() == asked
@@ -130,7 +135,7 @@ def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     again = times(out)
     build_here(built.spec, out)
     assert redone(out, again) == set()
-    if stage in ("crawl", "extract", "filter"):  # which is right, and not only new
+    if stage in ("crawl", "extract", "filter"):  # the result is right, not only new
         fresh = copy_raw_store(built.out, tmp_path / "fresh")
         build_here(built.spec, fresh)
         assert published(out) == published(fresh)
@@ -149,8 +154,8 @@ def test_what_a_stage_gives_again_redoes_nothing_after_it(
 def test_no_version_makes_anybody_be_asked_again(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = built.copy(tmp_path / "out")
     asked, before = built.web.requests(), times(out)
-    for module, name, *_ in UPDATES.values():
-        raise_version(monkeypatch, module, name)
+    for update in UPDATES.values():
+        raise_version(monkeypatch, *update.version)
     build_here(built.spec, out)
     assert built.web.requests() == asked
     assert redone(out, before) == {*FOLDERS, "tars", "manifest"} - {"media"}

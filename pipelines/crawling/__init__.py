@@ -1,1 +1,1 @@
-"""What only a crawl uses: pages into WARC files, and the ledger of what was asked for."""
+"""Crawl of live sites: what a round requests, pages in WARC files, the ledger of requests, and the accounts."""

@@ -1,9 +1,13 @@
 """A crawl's ledger: one row per URL requested, with the outcome. The links found are stored next to it."""
 
-from typing import Any
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import pyarrow as pa
 
+from pipelines.document import Signal, canonical_json
+from pipelines.drop_reasons import Outcome
 from pipelines.layout import crawl_folder
 
 LEDGER_SCHEMA = pa.schema(
@@ -26,14 +30,41 @@ LEDGER_SCHEMA = pa.schema(
 LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
 
 
-def ledger_row(url: str, depth: int) -> dict[str, Any]:
-    """Return a row in which everything is still unknown."""
-    empty: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
-    return empty | {"url": url, "depth": depth, "signals": "[]", "truncated": False}
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A URL that was requested, or a record of another crawler's WARC file; `LEDGER_SCHEMA` describes the fields."""
+
+    url: str
+    depth: int
+    outcome: Outcome
+    detail: str | None = None
+    status: int | None = None
+    mime: str | None = None
+    canonical_url: str | None = None
+    truncated: bool = False
+    signals: tuple[Signal, ...] = ()
+    fetched_at: str | None = None
+    warc: str | None = None
+    offset: int | None = None
+    length: int | None = None
+
+    @property
+    def record(self) -> str | None:
+        """The page's WARC record, as in `Drop.record`; None if it has none."""
+        return warc_record(self.warc, self.offset)
+
+    def to_columns(self) -> dict[str, Any]:
+        """Return the row as written to the parquet file."""
+        return asdict(self) | {"signals": canonical_json([asdict(signal) for signal in self.signals])}
+
+    @classmethod
+    def from_columns(cls, columns: dict[str, Any]) -> Self:
+        """Return the row that `to_columns` wrote."""
+        return cls(**columns | {"signals": tuple(Signal(**signal) for signal in json.loads(columns["signals"]))})
 
 
 def ledger_parts(out: str, crawl: str) -> list[str]:
-    """Names of a crawl's finished parts."""
+    """Return the names of a crawl's finished parts."""
     return sorted(r.part for r in crawl_folder(out, crawl).receipts() if r.part.startswith("r"))
 
 
@@ -46,6 +77,6 @@ def round_of(part: str) -> int:
     return int(part.rpartition("/")[2].partition("-")[0].removeprefix("r"))
 
 
-def warc_record(row: dict[str, Any]) -> str | None:
-    """Where a page stands, by its row: its WARC file without the folder, and its offset; None where it has no place."""
-    return f"{row['warc'].rpartition('/')[2]} {row['offset']}" if row["offset"] is not None else None
+def warc_record(warc: str | None, offset: int | None) -> str | None:
+    """Return the name of a WARC record: its file without the folder, and its offset; None if the offset is unknown."""
+    return f"{warc.rpartition('/')[2]} {offset}" if warc is not None and offset is not None else None

@@ -1,22 +1,21 @@
 """One worker's part of a crawl: pages requested and written to a WARC file, with a ledger and their links."""
 
 import io
-import json
 import time
 import uuid
-from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import IO, Any
+from dataclasses import asdict, replace
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
-from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.crawling.frontier import FrontierUrl
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
 from pipelines.document import canonical_json
-from pipelines.drop_reasons import FETCHED
+from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.pages.parse import parse_page
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.web import urls
@@ -27,12 +26,12 @@ PART_PAGES = 1000
 MAX_SITEMAPS_PER_HOST = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class FrontierUrl:
-    """A URL to request, and its distance in links from a seed."""
+class WarcPlace(NamedTuple):
+    """A record in a WARC file: the file's name, the record's offset and compressed length."""
 
-    url: str
-    depth: int
+    warc: str
+    offset: int
+    length: int
 
 
 class CrawlPartWriter:
@@ -46,7 +45,7 @@ class CrawlPartWriter:
     def _reset(self) -> None:
         self._name = ""
         self._warc: tuple[IO[bytes], WARCWriter] | None = None
-        self._ledger: list[dict[str, Any]] = []
+        self._ledger: list[LedgerRow] = []
         self._links: dict[str, int] = {}
         self._opened = 0.0
 
@@ -72,8 +71,8 @@ class CrawlPartWriter:
             self._warc = file, writer
         return self._warc
 
-    def store(self, fetched: Fetched, metadata: dict[str, Any]) -> tuple[str, int, int]:
-        """Write request, response and metadata records; returns the WARC's name, the response's offset and length."""
+    def store(self, fetched: Fetched, metadata: dict[str, Any]) -> WarcPlace:
+        """Write request, response and metadata records; returns where the response is."""
         file, writer = self._open_warc()
         where = urlsplit(fetched.url)
         target = (where.path or "/") + (f"?{where.query}" if where.query else "")
@@ -109,9 +108,9 @@ class CrawlPartWriter:
         writer.write_record(response)
         length = file.tell() - offset
         writer.write_record(note)
-        return f"{self._name}.warc.gz", offset, length
+        return WarcPlace(f"{self._name}.warc.gz", offset, length)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: LedgerRow) -> None:
         self._open()
         self._ledger.append(row)
 
@@ -127,9 +126,10 @@ class CrawlPartWriter:
             return None
         self._stack.close()
         links = [{"url": url, "depth": depth} for url, depth in sorted(self._links.items())]
+        ledger = [row.to_columns() for row in self._ledger]
         files = {
             ".links.parquet": write_table(self._folder.file(name, ".links.parquet"), links, LINK_SCHEMA),
-            ".parquet": write_table(self._folder.file(name, ".parquet"), self._ledger, LEDGER_SCHEMA),
+            ".parquet": write_table(self._folder.file(name, ".parquet"), ledger, LEDGER_SCHEMA),
         }
         self._folder.finish(name, "", Tally("crawl"), files, num=len(self._ledger))
         self._reset()
@@ -152,40 +152,37 @@ def _decoded_headers(fetched: Fetched) -> list[tuple[str, str]]:
 
 async def visit(client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl) -> None:
     """Request one page and record the outcome."""
-    row = ledger_row(item.url, item.depth)
     try:
         fetched = await client.fetch(item.url, "page", follow_redirects=False)
     except FetchFailure as failure:
-        row |= {"outcome": failure.reason, "detail": failure.detail, "signals": _signals(failure.signals)}
-        writer.add(row)
+        writer.add(LedgerRow(item.url, item.depth, failure.reason, failure.detail, signals=failure.signals))
         return
     headers = {name.lower(): value for name, value in fetched.headers}
-    row |= {
-        "status": fetched.status,
-        "mime": headers.get("content-type", "").partition(";")[0].strip().lower() or None,
-        "signals": _signals(fetched.verdict.signals),
-        "fetched_at": fetched.fetched_at,
-        "truncated": fetched.truncated,
-    }
+    row = LedgerRow(
+        item.url,
+        item.depth,
+        FETCHED,
+        status=fetched.status,
+        mime=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
+        truncated=fetched.truncated,
+        signals=fetched.verdict.signals,
+        fetched_at=fetched.fetched_at,
+    )
     if 300 <= fetched.status < 400:
         target = urls.resolve(fetched.url, headers.get("location", ""))
         if target is not None:
             writer.link(urls.canonical_url(target), item.depth + 1)
-        writer.add(row | {"outcome": "redirected" if target else "redirect_refused", "detail": headers.get("location")})
+        outcome: Outcome = "redirected" if target else "redirect_refused"
+        writer.add(replace(row, outcome=outcome, detail=headers.get("location")))
         return
-    row["outcome"] = FETCHED
-    if row["mime"] in ("text/html", "application/xhtml+xml"):
+    if row.mime in ("text/html", "application/xhtml+xml"):
         page = parse_page(fetched.body, fetched.url, content_type=headers.get("content-type"))
-        row["canonical_url"] = page.canonical_url
+        row = replace(row, canonical_url=page.canonical_url)
         for link in page.links:
             if not link.is_nofollow:
                 writer.link(urls.canonical_url(link.url), item.depth + 1)
-    warc, offset, length = writer.store(fetched, {"depth": item.depth, "signals": json.loads(row["signals"])})
-    writer.add(row | {"warc": warc, "offset": offset, "length": length})
-
-
-def _signals(signals: Iterable[Any]) -> str:
-    return canonical_json([asdict(signal) for signal in signals])
+    place = writer.store(fetched, {"depth": item.depth, "signals": [asdict(signal) for signal in row.signals]})
+    writer.add(replace(row, warc=place.warc, offset=place.offset, length=place.length))
 
 
 async def sitemap_urls(client: PoliteClient, url: str) -> list[str]:

@@ -2,15 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, ledger_row, part_name
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
 from pipelines.drop_reasons import FETCHED, http_reason
 from pipelines.pages.parse import parse_page
-from pipelines.parts import PartFolder, Tally, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, stage_inputs, write_table
 from pipelines.sources.files import expand
 from pipelines.sources.warc import CrawledPage, read_records
 from pipelines.web import urls
@@ -27,39 +27,41 @@ class IndexWarc(beam.DoFn):
         inputs = stage_inputs(self._version, path, storage.size(path))
         yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
 
-    def _index(self, path: str, part: str, inputs: str) -> Any:
-        rows = []
+    def _index(self, path: str, part: str, inputs: str) -> Receipt:
+        rows: list[LedgerRow] = []
         for record in read_records(path):
             if isinstance(record, CrawledPage):
                 rows.append(_page_row(path, record))
             else:
                 name = f"{path.rpartition('/')[2]}#{record.warc_offset}"
-                rows.append(ledger_row(name, 0) | {"outcome": record.reason, "detail": record.detail})
+                rows.append(LedgerRow(name, 0, record.reason, record.detail))
         files = {
-            ".parquet": write_table(self._folder.file(part, ".parquet"), rows, LEDGER_SCHEMA),
+            ".parquet": write_table(self._folder.file(part, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA),
             ".links.parquet": write_table(self._folder.file(part, ".links.parquet"), [], LINK_SCHEMA),
         }
         return self._folder.finish(part, inputs, Tally("crawl"), files, num=len(rows))
 
 
-def _page_row(path: str, page: CrawledPage) -> dict[str, Any]:
+def _page_row(path: str, page: CrawledPage) -> LedgerRow:
     url = urls.resolve(page.url, "")
-    row = ledger_row(url or page.url, 0) | {
-        "outcome": FETCHED if page.status == 200 else http_reason(page.status),
-        "status": page.status,
-        "mime": page.mime,
-        "truncated": page.truncated is not None,
-        "fetched_at": page.fetched_at,
-        "warc": path,
-        "offset": page.warc_offset,
-        "length": page.warc_length,
-    }
+    row = LedgerRow(
+        url or page.url,
+        0,
+        FETCHED if page.status == 200 else http_reason(page.status),
+        status=page.status,
+        mime=page.mime,
+        truncated=page.truncated is not None,
+        fetched_at=page.fetched_at,
+        warc=path,
+        offset=page.warc_offset,
+        length=page.warc_length,
+    )
     if url is None:
-        return row | {"outcome": "scheme_not_allowed"}
+        return replace(row, outcome="scheme_not_allowed")
     if page.warc_offset is None:
-        return row | {"outcome": "record_without_offset", "detail": "the WARC is not compressed record by record"}
-    if row["outcome"] == FETCHED and page.is_html:
-        row["canonical_url"] = parse_page(page.body, url, content_type=page.content_type).canonical_url
+        return replace(row, outcome="record_without_offset", detail="the WARC is not compressed record by record")
+    if row.outcome == FETCHED and page.is_html:
+        return replace(row, canonical_url=parse_page(page.body, url, content_type=page.content_type).canonical_url)
     return row
 
 

@@ -1,1 +1,1 @@
-"""Decisions on what stays in the corpus: thresholds, duplicates, windows."""
+"""Decisions on what stays in the corpus: features, thresholds, duplicates, splits, windows."""

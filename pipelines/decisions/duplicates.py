@@ -14,7 +14,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,19 +157,27 @@ def estimate_jaccard(first: bytes, second: bytes) -> float:
 
 # --- bands ----------------------------------------------------------------------------------------------------------
 
-Member = tuple[str, bytes]
-"""A record in a band: its id, and the bytes by which pairs are verified."""
+
+class Member(NamedTuple):
+    """A record in a band, in order of ids; pairs are verified by their sketches."""
+
+    id: str
+    sketch: bytes
+
+
+Edge = tuple[str, str]
+"""The ids of two records that are duplicates."""
 
 
 def band_rows(fingerprint: Fingerprint, settings: DuplicateSettings) -> Iterator[tuple[bytes, Member]]:
     """Yield the bands of a record: their keys, which name rule and scope, and the record as a member."""
     scope, key = fingerprint.scope.encode(), fingerprint.id
     if settings.exact and fingerprint.sha256 is not None:
-        yield _band_key(EXACT, scope, 0, fingerprint.sha256.encode()), (key, b"")
+        yield _band_key(EXACT, scope, 0, fingerprint.sha256.encode()), Member(key, b"")
     if settings.max_phash_distance is not None and fingerprint.phash is not None:
         sketch = fingerprint.phash.to_bytes(PHASH_BITS // 8, "little")
         for i, value in enumerate(_phash_bands(fingerprint.phash, settings.max_phash_distance)):
-            yield _band_key(IMAGE, scope, i, value), (key, sketch)
+            yield _band_key(IMAGE, scope, i, value), Member(key, sketch)
     if settings.min_jaccard is not None and fingerprint.signature is not None:
         size = 8 * settings.rows_per_band
         if len(fingerprint.signature) != settings.num_bands * size:
@@ -179,7 +187,7 @@ def band_rows(fingerprint: Fingerprint, settings: DuplicateSettings) -> Iterator
             )
         sketch = fingerprint.signature[::8]
         for i in range(settings.num_bands):
-            yield _band_key(TEXT, scope, i, fingerprint.signature[i * size : (i + 1) * size]), (key, sketch)
+            yield _band_key(TEXT, scope, i, fingerprint.signature[i * size : (i + 1) * size]), Member(key, sketch)
 
 
 def _band_key(rule: int, scope: bytes, band: int, value: bytes) -> bytes:
@@ -207,21 +215,21 @@ def _phash_bands(phash: int, max_distance: int) -> Iterator[bytes]:
         yield b"%d %d" % (blocks[pair[0]], blocks[pair[1]])
 
 
-def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings) -> Iterator[tuple[str, str]]:
+def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings) -> Iterator[Edge]:
     """Yield edges that join the duplicates in a band, as few as necessary: never one for every pair.
 
     Members are compared with the first `max_anchors` in order of ids, so that the time is proportional to the size of
     the band; equal ones are merged beforehand.
     """
-    ids_by_value: dict[bytes, list[str]] = {}
-    for identifier, value in sorted(members):
-        ids_by_value.setdefault(value, []).append(identifier)
-    for first, *others in ids_by_value.values():
+    ids_by_sketch: dict[bytes, list[str]] = {}
+    for member in sorted(members):
+        ids_by_sketch.setdefault(member.sketch, []).append(member.id)
+    for first, *others in ids_by_sketch.values():
         yield from ((first, other) for other in others if other != first)
-    if len(ids_by_value) > 1:
+    if len(ids_by_sketch) > 1:
         yield from _link_similar(
-            [ids[0] for ids in ids_by_value.values()],
-            np.frombuffer(b"".join(ids_by_value), np.uint8).reshape(len(ids_by_value), -1),
+            [ids[0] for ids in ids_by_sketch.values()],
+            np.frombuffer(b"".join(ids_by_sketch), np.uint8).reshape(len(ids_by_sketch), -1),
             _is_near_image(settings) if read_band_key(key)[0] == IMAGE else _is_near_text(settings),
             settings.max_anchors,
         )
@@ -230,9 +238,7 @@ def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings
 _IsNear = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 
 
-def _link_similar(
-    ids: list[str], values: NDArray[np.uint8], is_near: _IsNear, max_anchors: int
-) -> Iterator[tuple[str, str]]:
+def _link_similar(ids: list[str], values: NDArray[np.uint8], is_near: _IsNear, max_anchors: int) -> Iterator[Edge]:
     cluster = np.arange(len(ids))  # index of the first member of each one's cluster
     for i in range(1, len(ids)):
         near = np.flatnonzero(is_near(values[: min(i, max_anchors)], values[i]))
@@ -261,7 +267,15 @@ def _is_near_text(settings: DuplicateSettings) -> _IsNear:
 # --- clusters -------------------------------------------------------------------------------------------------------
 
 
-def connected_components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
+class ClusterMember(NamedTuple):
+    """A record in a cluster; `rule` is the strictest that joins it to another one, as an index into `RULES`."""
+
+    id: str
+    priority: float
+    rule: int
+
+
+def connected_components(edges: Iterable[Edge]) -> dict[str, str]:
     """Return the smallest id of the component of every id in the edges.
 
     One process loads all edges: measured 11 bytes per edge and 190 per id of 21 characters, so that 100 million edges
@@ -284,14 +298,14 @@ def connected_components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {identifier: roots[label] for identifier, label in zip(places, labels.tolist(), strict=True)}
 
 
-def choose_kept(cluster: str, members: Iterable[tuple[str, float, int]]) -> Iterator[Duplicate]:
+def choose_kept(cluster: str, members: Iterable[ClusterMember]) -> Iterator[Duplicate]:
     """Yield a cluster's records, the one to keep first: highest priority, among equal ones the smallest id.
 
     Args:
         cluster: Smallest id of the cluster.
-        members: Id, priority, and the strictest rule that joins it to another member.
+        members: All its records.
     """
-    ordered = sorted(members, key=lambda member: (-member[1], member[0]))
-    kept = ordered[0][0]
-    for identifier, _, rule in ordered:
-        yield Duplicate(identifier, cluster, kept, None if identifier == kept else RULES[rule])
+    ordered = sorted(members, key=lambda member: (-member.priority, member.id))
+    kept = ordered[0].id
+    for member in ordered:
+        yield Duplicate(member.id, cluster, kept, None if member.id == kept else RULES[member.rule])

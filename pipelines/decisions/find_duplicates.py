@@ -1,13 +1,15 @@
 """Duplicates across all workers: Beam transforms that shuffle only small rows, never text or images."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import apache_beam as beam
 
 from pipelines.decisions.duplicates import (
+    ClusterMember,
     Duplicate,
     DuplicateSettings,
+    Edge,
     Fingerprint,
     Member,
     band_rows,
@@ -16,8 +18,17 @@ from pipelines.decisions.duplicates import (
     link_band,
     read_band_key,
 )
+from pipelines.running.record_coder import shuffle_by_fields
 
-_Edge = tuple[str, str]
+shuffle_by_fields(Member, ClusterMember)
+
+
+class _JoinedRecord(TypedDict):
+    """The priority of a record; if it has duplicates, its strictest rule and the smallest id of its cluster."""
+
+    priority: list[float]
+    rule: list[int]
+    root: list[str]
 
 
 class FindDuplicates(beam.PTransform):
@@ -35,7 +46,7 @@ class FindDuplicates(beam.PTransform):
             fingerprints
             | "CutIntoBands" >> beam.FlatMap(_band_rows, self._settings).with_output_types(tuple[bytes, Member])
             | "MeetInBands" >> beam.GroupByKey()
-            | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[_Edge, int])
+            | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[Edge, int])
             | "EachEdgeOnce" >> beam.CombinePerKey(min)
         )
         rules = (
@@ -48,7 +59,7 @@ class FindDuplicates(beam.PTransform):
         return (
             {"priority": priorities, "rule": rules, "root": roots}
             | "JoinRecords" >> beam.CoGroupByKey()
-            | "ByCluster" >> beam.FlatMap(_member).with_output_types(tuple[str, tuple[str, float, int]])
+            | "ByCluster" >> beam.FlatMap(_member).with_output_types(tuple[str, ClusterMember])
             | "GroupClusters" >> beam.GroupByKey()
             | "ChooseKept" >> beam.FlatMapTuple(choose_kept).with_output_types(Duplicate)
         )
@@ -60,7 +71,7 @@ class ConnectedComponents(beam.PTransform):
     def expand(self, edges: beam.PCollection) -> beam.PCollection:
         return (
             edges
-            | "OneGroup" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, _Edge])
+            | "OneGroup" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, Edge])
             | "Gather" >> beam.GroupByKey()
             | "Connect" >> beam.FlatMap(_connect).with_output_types(tuple[str, str])
         )
@@ -72,14 +83,14 @@ def _band_rows(fingerprint: Fingerprint, settings: dict[str, DuplicateSettings])
 
 def _link_band(
     grouped: tuple[bytes, Iterable[Member]], settings: dict[str, DuplicateSettings]
-) -> Iterator[tuple[_Edge, int]]:
+) -> Iterator[tuple[Edge, int]]:
     key, members = grouped
     rule, scope = read_band_key(key)
     for edge in link_band(key, members, settings[scope]):
         yield edge, rule
 
 
-def _ends(row: tuple[_Edge, int]) -> Iterator[tuple[str, int]]:
+def _ends(row: tuple[Edge, int]) -> Iterator[tuple[str, int]]:
     (first, second), rule = row
     yield first, rule
     yield second, rule
@@ -89,14 +100,13 @@ def _priority(fingerprint: Fingerprint) -> tuple[str, float]:
     return fingerprint.id, float(fingerprint.priority)
 
 
-def _connect(grouped: tuple[int, Iterable[_Edge]]) -> Iterator[tuple[str, str]]:
+def _connect(grouped: tuple[int, Iterable[Edge]]) -> Iterator[tuple[str, str]]:
     yield from connected_components(grouped[1]).items()
 
 
-def _member(joined: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, tuple[str, float, int]]]:
+def _member(joined: tuple[str, _JoinedRecord]) -> Iterator[tuple[str, ClusterMember]]:
     identifier, sides = joined
-    priorities = list(sides["priority"])
-    if len(priorities) != 1:
-        raise ValueError(f"record {identifier} has {len(priorities)} fingerprints; ids must be unique")
+    if len(sides["priority"]) != 1:
+        raise ValueError(f"record {identifier} has {len(sides['priority'])} fingerprints; ids must be unique")
     for root in sides["root"]:
-        yield root, (identifier, priorities[0], next(iter(sides["rule"])))
+        yield root, ClusterMember(identifier, sides["priority"][0], sides["rule"][0])

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from pipelines.document import CAPTIONED, Document, Score, without_media
+from pipelines.decisions.features import MeasuredDocument, MeasuredImage
+from pipelines.document import CAPTIONED, Document, Media, Score, without_media
 from pipelines.drop_reasons import Refusal
 from pipelines.images.text_match import MatchSettings
 from pipelines.settings import Settings
@@ -54,34 +55,37 @@ class Judged:
     refusal: Refusal | None = None
 
 
-def judge(document: Document, row: dict[str, Any], thresholds: Thresholds, overused: Mapping[str, int]) -> Judged:
+def judge(
+    document: Document, features: MeasuredDocument, thresholds: Thresholds, overused: Mapping[str, int]
+) -> Judged:
     """Apply its source's thresholds to a document.
 
     Args:
         document: Completed.
-        row: Features of the document.
+        features: Features of its images.
         thresholds: Thresholds of its source.
         overused: Number of pages with each of the most frequent images, by hash.
     """
     match = thresholds.match
-    best = [max(r, default=None) for r in row["similarity"]] if row["similarity"] is not None else []
+    similarity, model = features.similarity or [], features.match_model or ""
+    best = [max(row, default=None) for row in similarity]
     lost: dict[int, Refusal] = {}
-    for i, measured in enumerate(row["media"]):
-        refusal = _refusal(document, i, measured, thresholds.images, overused)
-        similarity = best[i] if best else None
-        if refusal is None and match is not None and _is_below(similarity, match.min_similarity):
-            refusal = Refusal("low_similarity", str(similarity))
+    for i, image in enumerate(features.images):
+        refusal = _refusal(document.media[i], image, thresholds.images, overused)
+        score = best[i] if best else None
+        if refusal is None and match is not None and _is_below(score, match.min_similarity):
+            refusal = Refusal("low_similarity", str(score))
         if refusal is not None:
             lost[i] = refusal
     if document.kind in CAPTIONED and lost:
         return Judged(None, (), lost, lost[0])
     if match is not None and best:
-        scores = [Score("clip_similarity", f"media:{i}", value, row["match_model"]) for i, value in enumerate(best)]
+        scores = [Score("clip_similarity", f"media:{i}", value, model) for i, value in enumerate(best)]
         document = replace(document, scores=(*document.scores, *scores))
     if match is not None and match.assign and best and document.kind == "interleaved":
-        left = [[math.nan] * len(r) if i in lost else r for i, r in enumerate(row["similarity"])]
+        left = [[math.nan] * len(row) if i in lost else row for i, row in enumerate(similarity)]
         found = interleave_by_assignment(
-            document, left, side=match.side, min_similarity=match.min_similarity, origin=row["match_model"]
+            document, left, side=match.side, min_similarity=match.min_similarity, origin=model
         )
         lost |= {i: Refusal(UNMATCHED, "") for i in found.dropped if i not in lost}
         kept, places = found.document, found.places
@@ -100,11 +104,8 @@ def _is_below(value: float | None, least: float | None) -> bool:
     return least is not None and (value is None or not value >= least)
 
 
-def _refusal(
-    document: Document, i: int, measured: dict[str, Any], limits: ImageFilter, overused: Mapping[str, int]
-) -> Refusal | None:
+def _refusal(media: Media, image: MeasuredImage, limits: ImageFilter, overused: Mapping[str, int]) -> Refusal | None:
     """Return why an image fails; an unknown value passes no threshold."""
-    media = document.media[i]
     width, height = media.source_width or 0, media.source_height or 0
     short, long = min(width, height), max(width, height)
     if limits.min_side is not None and short < limits.min_side:
@@ -115,10 +116,10 @@ def _refusal(
         return Refusal("image_aspect", f"{width}x{height}")
     if limits.min_bytes is not None and (media.bytes or 0) < limits.min_bytes:
         return Refusal("image_too_few_bytes", str(media.bytes))
-    if limits.min_contrast is not None and not measured["std"] >= limits.min_contrast:
-        return Refusal("image_blank", f"{measured['std']:.2f}")
-    if limits.min_blur is not None and not measured["blur"] >= limits.min_blur:
-        return Refusal("image_blurred", f"{measured['blur']:.1f}")
-    if limits.max_uses is not None and (uses := overused.get(measured["stored_sha256"], 0)) > limits.max_uses:
+    if limits.min_contrast is not None and not image.std >= limits.min_contrast:
+        return Refusal("image_blank", f"{image.std:.2f}")
+    if limits.min_blur is not None and not image.blur >= limits.min_blur:
+        return Refusal("image_blurred", f"{image.blur:.1f}")
+    if limits.max_uses is not None and (uses := overused.get(image.stored_sha256, 0)) > limits.max_uses:
         return Refusal("image_overused", f"in {uses} pages")
     return None

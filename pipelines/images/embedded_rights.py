@@ -1,7 +1,7 @@
-"""What an image's own file says about its use: PLUS data mining, C2PA/CAWG training and mining, where it came from.
+"""Usage statements in an image's own file: PLUS data mining, C2PA/CAWG training and mining, its source type.
 
-Must be read from the bytes as fetched: resizing strips them. That nothing is said proves nothing. Signatures are
-not checked: a reservation in an unsigned or invalid manifest is honoured all the same.
+They must be read from the bytes as fetched, since resizing removes them. Their absence proves nothing. Signatures are
+not checked: a reservation in an unsigned or invalid manifest is respected too.
 """
 
 import html
@@ -10,7 +10,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 
@@ -18,7 +18,7 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import EXIF_COPYRIGHT, exif_value, read_metadata, sniff_format
 
-_PLUS_FREE = ("DMI-UNSPECIFIED", "DMI-ALLOWED")  # all else reserves something (IPTC Photo Metadata 2023.1)
+_PLUS_FREE = ("DMI-UNSPECIFIED", "DMI-ALLOWED")  # other values reserve something (IPTC Photo Metadata 2023.1)
 _PLUS = re.compile(r"ns\.useplus\.org/ldf/vocab/(DMI-[A-Z-]{1,80})")
 _SOURCE_TYPE = re.compile(r"cv\.iptc\.org/newscodes/digitalsourcetype/(\w{1,80})", re.ASCII)
 _PROPERTY = r"""[:<]{name}\s*(?:=\s*["']|>\s*|(?:\s[^>]{{0,200}})?rdf:resource\s*=\s*["'])([^"'<>]{{1,2000}})"""
@@ -27,14 +27,14 @@ _STATEMENTS = {
     "xmp-license": re.compile(_PROPERTY.format(name="license")),
 }
 _MINING = re.compile(r"(?:c2pa|cawg)\.training-mining(?:__\d+)?$")
-_TRAINING_USES = ("data_mining", "ai_training", "ai_generative_training")  # inference is not what a corpus is for
+_TRAINING_USES = ("data_mining", "ai_training", "ai_generative_training")  # a corpus is not used for inference
 _MAX_DEPTH = 24  # of boxes, and of values in CBOR
-_MAX_ASSERTION = 1 << 20  # bytes; the worst that fits is read in 0.4 s and 80 MB, a real one is a few KB
+_MAX_ASSERTION = 1 << 20  # bytes; the worst content takes 0.4 s and 80 MB, a real assertion has a few KB
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRights:
-    """The signals found, in a fixed order, and the reasons for which the image must be left out."""
+    """Signals in a fixed order, and the reasons for which the image must be dropped."""
 
     signals: tuple[Signal, ...] = ()
     reasons: tuple[Reason, ...] = ()
@@ -43,11 +43,11 @@ class EmbeddedRights:
 def embedded_rights(
     data: bytes, *, target: str = "media:0", url: str | None = None, observed_at: str | None = None
 ) -> EmbeddedRights:
-    """What the file of an image, as fetched, says about its use.
+    """Return the usage statements in the file of an image.
 
     Args:
         data: The bytes as fetched.
-        target, url, observed_at: As in the `Signal`s to be returned.
+        target, url, observed_at: As in the returned `Signal`s.
     """
     format = sniff_format(data)
     if format is None:
@@ -64,11 +64,11 @@ def embedded_rights(
 
     source_types = set(_SOURCE_TYPE.findall(xmp))
     if metadata.c2pa:
-        mining, from_manifest, is_readable = _read_manifests(metadata.c2pa)
-        found.append(("c2pa", "present" if is_readable else "unreadable"))
-        found += [("c2pa-training-mining", f"{name}={use}") for name, use in mining]
-        source_types |= from_manifest
-        if any(name.partition(".")[2] in _TRAINING_USES and use != "allowed" for name, use in mining):
+        manifests = _read_manifests(metadata.c2pa)
+        found.append(("c2pa", "present" if manifests.is_readable else "unreadable"))
+        found += [("c2pa-training-mining", f"{name}={use}") for name, use in manifests.mining]
+        source_types |= manifests.source_types
+        if any(name.partition(".")[2] in _TRAINING_USES and use != "allowed" for name, use in manifests.mining):
             reasons.append("c2pa_not_allowed")
     found += [("digital-source-type", value) for value in sorted(source_types)]
 
@@ -82,11 +82,19 @@ def embedded_rights(
     )
 
 
-def _read_manifests(store: bytes) -> tuple[list[tuple[str, str]], set[str], bool]:
-    """Mining entries and digital source types of all manifests of a store, and whether all of it could be read.
+class _Manifests(NamedTuple):
+    """Content of a manifest store: (entry, use) on mining, digital source types, and whether all could be read."""
 
-    An ingredient's manifest counts as the active one does: an image made from a reserved one stays reserved.
-    An assertion that cannot be read hides none of the others.
+    mining: list[tuple[str, str]]
+    source_types: set[str]
+    is_readable: bool
+
+
+def _read_manifests(store: bytes) -> _Manifests:
+    """Read all manifests of a store.
+
+    The manifest of an ingredient counts like the active one: an image made from a reserved one is reserved. An
+    assertion that cannot be read does not hide the others.
     """
     mining: set[tuple[str, str]] = set()
     source_types: set[str] = set()
@@ -107,11 +115,11 @@ def _read_manifests(store: bytes) -> tuple[list[tuple[str, str]], set[str], bool
                 source_types |= {m for text in _texts(value) for m in _SOURCE_TYPE.findall(text)}
     except (ValueError, struct.error, IndexError):
         is_readable = False
-    return sorted(mining), source_types, is_readable
+    return _Manifests(sorted(mining), source_types, is_readable)
 
 
 def _assertions(store: bytes, at: int, end: int, depth: int) -> Iterator[tuple[str, bytes]]:
-    """Label and CBOR of the assertions on mining and on actions, from nested JUMBF boxes (ISO 19566-5)."""
+    """Yield (label, CBOR) of the assertions on mining and on actions, from nested JUMBF boxes (ISO 19566-5)."""
     if depth > _MAX_DEPTH:
         raise ValueError("boxes nested too deep")
     label = ""
@@ -134,13 +142,13 @@ def _assertions(store: bytes, at: int, end: int, depth: int) -> Iterator[tuple[s
 
 
 def _read_cbor(content: bytes) -> Any:
-    """The value of an assertion, whose maps have text keys.
+    """Return the value of an assertion, whose maps have text keys.
 
-    Every tag is read as what it tags: a date that is none must not hide a reservation, and shared references would let
-    a few bytes stand for values without end. Keys of other types than text and bytes could be chosen to collide.
+    Tags are ignored: an invalid date must not hide a reservation, and with shared references a few bytes could stand
+    for endless values. Keys of other types than text and bytes are refused, since they could be chosen to collide.
 
     Raises:
-        ValueError: If it is no CBOR, too deep or too long.
+        ValueError: If it is not CBOR, too deep or too long.
     """
     if len(content) > _MAX_ASSERTION:
         raise ValueError(f"an assertion of {len(content)} bytes")

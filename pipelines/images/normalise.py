@@ -1,6 +1,6 @@
-"""Images: judged by their header, decoded, turned upright, resized by img2dataset's `Resizer`, freed of metadata.
+"""Normalisation of images: checked by their header, decoded, turned upright, resized by img2dataset's `Resizer`.
 
-Same bytes and settings in, same bytes out. What a box on the source image becomes is part of the result.
+Metadata is removed. Equal bytes and settings give equal bytes. The result also says how boxes on the source move.
 """
 
 import functools
@@ -24,13 +24,13 @@ Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 
 _ENCODED: dict[str, Format] = {"jpg": "jpeg", "png": "png", "webp": "webp"}
-# The Resizer points the process's stdout and stderr at /dev/null while it works. Two at a time would leave them there.
+# The Resizer redirects the process's stdout and stderr to /dev/null while it works; two at once would leave them so.
 _RESIZING = threading.Lock()
-_MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # of the formats; PNG: what libpng reads
+_MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # limits of the formats; PNG: of libpng
 
 
 class ImageSettings(Settings):
-    """How images are stored; img2dataset's option names where it has the option."""
+    """Form in which images are stored; options that img2dataset also has bear its names."""
 
     image_size: int = Field(
         default=448, gt=0, description="Side in pixels that resize_mode refers to; 448 is what Emu2 reads."
@@ -38,7 +38,7 @@ class ImageSettings(Settings):
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         default="keep_ratio",
         description="keep_ratio: the shorter side becomes image_size; keep_ratio_largest: the longer one; center_crop"
-        " and border: a square, cut or padded with white; no: as it is.",
+        " and border: a square, cut or padded with white; no: unchanged.",
     )
     resize_only_if_bigger: bool = Field(default=True, description="Leave smaller images at their size.")
     upscale_interpolation: Interpolation = Field(default="lanczos", description="Resampling when an image grows.")
@@ -49,15 +49,15 @@ class ImageSettings(Settings):
     )
     skip_reencode: bool = Field(
         default=True,
-        description="Store an image that is already in encode_format, opaque, upright and of the right size as it"
-        " came, only without its metadata.",
+        description="Store an image that is already in encode_format, opaque, upright and of the right size unchanged,"
+        " except for its metadata.",
     )
     min_image_size: int = Field(
-        default=0, ge=0, description="Shortest side of the source in pixels; shorter is too_small."
+        default=0, ge=0, description="Shorter side of the source in pixels; below is too_small."
     )
-    max_image_area: float | None = Field(default=None, gt=0, description="Pixels of the source; more is image_area.")
+    max_image_area: float | None = Field(default=None, gt=0, description="Pixels of the source; above is image_area.")
     max_aspect_ratio: float | None = Field(
-        default=None, ge=1, description="Longer over shorter side; more is aspect_ratio."
+        default=None, ge=1, description="Longer over shorter side; above is aspect_ratio."
     )
     max_pixels: int = Field(
         default=50_000_000,
@@ -75,7 +75,7 @@ class ImageSettings(Settings):
 
 
 class ImageRejected(Exception):  # noqa: N818 - a verdict on the image, not a failure of ours
-    """An image that cannot be kept: why, and what was found."""
+    """An image that cannot be kept: the reason, and the details."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -84,18 +84,18 @@ class ImageRejected(Exception):  # noqa: N818 - a verdict on the image, not a fa
 
 @dataclass(frozen=True, slots=True)
 class BoxMap:
-    """How a box moves from the source to the stored image: turned by `orientation` (EXIF), scaled, shifted."""
+    """Map of boxes from the source to the stored image: turned by `orientation` (EXIF), scaled, shifted."""
 
     orientation: int = 1
     scale: tuple[float, float] = (1.0, 1.0)
     shift: tuple[float, float] = (0.0, 0.0)
 
     def map_box(self, box: Box, *, is_upright: bool = False) -> Box | None:
-        """The box on the stored image, or None where nothing of it is left.
+        """Return the box on the stored image, or None if nothing of it is left.
 
         Args:
             box: [x0, y0, x1, y1] in 0..1 from the top left of the source's pixels.
-            is_upright: Whether the box already refers to the turned image, as whoever saw it in a browser means it.
+            is_upright: Whether the box refers to the upright image, as browsers show it.
         """
         x0, y0, x1, y1 = box if is_upright else _turn_box(box, self.orientation)
         x0, x1 = (min(max(x * self.scale[0] + self.shift[0], 0.0), 1.0) for x in (x0, x1))
@@ -105,7 +105,7 @@ class BoxMap:
 
 @dataclass(frozen=True, slots=True)
 class NormalisedImage:
-    """An image as it is stored; the source's sizes are those of the upright image."""
+    """An image in its stored form; the source's sizes are those of the upright image."""
 
     data: bytes
     mime: str
@@ -120,11 +120,11 @@ class NormalisedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """Numbers about a stored image.
+    """Features of a stored image.
 
-    `phash` is a 64-bit DCT hash (images that look alike differ in few bits; of an image with `std` near 0 it says
-    nothing), `blur` the variance of the Laplacian (sharp is high; NeMo Curator keeps >= 100), `aspect` width over
-    height, `mean` and `std` of the grey values 0..255.
+    `phash` is a 64-bit DCT hash (similar images differ in few bits; it is meaningless if `std` is near 0), `blur` the
+    variance of the Laplacian (high for sharp images; NeMo Curator keeps >= 100), `aspect` width over height, `mean`
+    and `std` those of the grey values 0..255.
     """
 
     width: int
@@ -137,7 +137,7 @@ class ImageFeatures:
 
 
 def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
-    """A fetched image as it is stored. Of an animation, the first frame.
+    """Return the stored form of a fetched image; of an animation, that of the first frame.
 
     Raises:
         ImageRejected: With one of `drop_reasons.IMAGE_FILES`.
@@ -163,12 +163,12 @@ def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
 
 
 def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str) -> NormalisedImage:
-    """A frame that was decoded elsewhere, as it is stored.
+    """Return the stored form of a frame that was decoded elsewhere.
 
     Args:
         pixels: (height, width, 3) uint8, BGR.
         settings: As for `normalise`.
-        source_sha256: Hash of the file that it came from.
+        source_sha256: Hash of the file that contains the frame.
 
     Raises:
         ImageRejected: With one of `drop_reasons.IMAGE_FILES`.
@@ -179,7 +179,7 @@ def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str
 
 
 def features(data: bytes) -> ImageFeatures:
-    """The features of a stored image (JPEG, PNG or WebP).
+    """Return the features of a stored image (JPEG, PNG or WebP).
 
     Raises:
         ValueError: If it cannot be decoded.
@@ -189,7 +189,7 @@ def features(data: bytes) -> ImageFeatures:
         raise ValueError("not an image that can be decoded")
     height, width = grey.shape
     low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].ravel()
-    bits = low > np.median(low[1:])  # without the mean, which would outweigh the rest
+    bits = low > np.median(low[1:])  # without the mean, which would dominate
     mean, std = cv2.meanStdDev(grey)
     return ImageFeatures(
         width=width,
@@ -238,7 +238,7 @@ def _check_size(width: int, height: int, settings: ImageSettings) -> None:
     ratio = max(width, height) / min(width, height)
     if settings.max_aspect_ratio is not None and ratio > settings.max_aspect_ratio:
         raise ImageRejected("aspect_ratio", f"{size}, at most {settings.max_aspect_ratio} to 1")
-    # What a thin strip would become: millions of pixels long, or no pixel high.
+    # A thin strip would become millions of pixels long, or less than one pixel high.
     scaled_width, scaled_height = _scaled(width, height, settings)
     if scaled_width * scaled_height > settings.max_pixels:
         raise ImageRejected("too_many_pixels", f"{size} would be stored as {scaled_width:.0f}x{scaled_height:.0f}")
@@ -247,12 +247,12 @@ def _check_size(width: int, height: int, settings: ImageSettings) -> None:
 
 
 def _reference_side(width: int, height: int, settings: ImageSettings) -> int:
-    """The side that becomes image_size."""
+    """Return the side that becomes image_size."""
     return min(width, height) if settings.resize_mode in ("keep_ratio", "center_crop") else max(width, height)
 
 
 def _needs_resize(width: int, height: int, settings: ImageSettings) -> bool:
-    """Whether the Resizer changes pixels; its own rule."""
+    """Return whether the Resizer changes pixels, by its own rule."""
     if settings.resize_mode == "no":
         return False
     is_bigger = _reference_side(width, height, settings) > settings.image_size
@@ -260,7 +260,7 @@ def _needs_resize(width: int, height: int, settings: ImageSettings) -> bool:
 
 
 def _scaled(width: int, height: int, settings: ImageSettings) -> tuple[float, float]:
-    """Sides after scaling, before cutting or padding."""
+    """Return width and height after scaling, before cutting or padding."""
     if not _needs_resize(width, height, settings):
         return width, height
     factor = settings.image_size / _reference_side(width, height, settings)
@@ -290,31 +290,34 @@ def _turn_box(box: Box, orientation: int) -> Box:
 
 
 def _reduction(width: int, height: int, settings: ImageSettings) -> int:
-    """By how much a JPEG may be scaled while it is decoded: the largest of 8, 4, 2, 1 that leaves enough pixels.
+    """Return by how much a JPEG is scaled while it is decoded: the largest of 8, 4, 2, 1 that leaves enough pixels.
 
-    At 1600x1200 to 256 it is 2.3 times as fast, and 38-40 dB from resizing all pixels: what encoding at quality 95
-    costs as well. Other fractions than these are slower than no scaling at all.
+    From 1600x1200 to 256 this is 2.3 times as fast, and differs by 38-40 dB from resizing all pixels, as much as
+    encoding at quality 95 does. Other fractions are slower than no scaling at all.
     """
     side = _reference_side(width, height, settings)
     return next(n for n in (8, 4, 2, 1) if n == 1 or side // n > settings.image_size)
 
 
 def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
-    """Pixels through the Resizer, which reads files: of those that keep pixels as they are, OpenCV's quickest."""
+    """Return the file that the Resizer makes of pixels, and its width and height.
+
+    The Resizer reads files; Sun raster is the fastest of OpenCV's lossless formats.
+    """
     file = io.BytesIO(cv2.imencode(".ras", pixels)[1].data)
     with _RESIZING:
         stored, width, height, _, _, error = _resizer(settings)(file)
     if error is None:
         return stored, width, height
-    if error.startswith("[Errno"):  # no file descriptor left for what it redirects: nothing is wrong with the image
+    if error.startswith("[Errno"):  # no file descriptor is left for its redirection; the image is fine
         raise OSError(f"an image cannot be resized: {error}")
     raise ImageRejected("corrupt_image", f"cannot be resized: {error}")
 
 
 @functools.lru_cache(maxsize=16)
 def _resizer(settings: ImageSettings) -> Any:
-    # Slow, as it brings all of img2dataset along: wandb, pandas and, where it is installed, torch. Local workers are
-    # forked from a process that has imported it already (pipelines/forkserver_preload.py).
+    # A slow import: all of img2dataset with wandb, pandas and, if installed, torch. Local workers are forked from a
+    # process that has already imported it (pipelines/forkserver_preload.py).
     from img2dataset.resizer import Resizer
 
     return Resizer(
@@ -325,4 +328,4 @@ def _resizer(settings: ImageSettings) -> Any:
         downscale_interpolation=settings.downscale_interpolation,
         encode_quality=settings.encode_quality,
         encode_format=settings.encode_format,
-    )  # sizes are judged before: the pixels that it sees may be reduced already
+    )  # sizes are checked before this: the pixels given to it may already be reduced

@@ -106,6 +106,18 @@ class StoredMedia:
         return cls(**record)
 
 
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """The result of one request in the store: its `MediaRequest.key`, and the place of its `StoredMedia`."""
+
+    key: str
+    rendition: str  # hash of the media settings that made the bytes
+    generation: int
+    outcome: Outcome
+    detail: str | None
+    blob: Blob
+
+
 class RawPartWriter:
     """Collector of one worker's results. It closes a part when large or old enough, so that a kill costs little.
 
@@ -171,13 +183,14 @@ def generation_of(path: str) -> int:
     return int(path.rpartition("/")[2].partition("-")[0].removeprefix("g"))
 
 
-def read_index(path: str) -> Iterator[dict[str, Any]]:
-    """Yield rows of a part's index, each with its `generation`."""
+def read_index(path: str) -> Iterator[IndexRow]:
+    """Yield the rows of a part's index."""
     generation = generation_of(path)
     for row in read_rows(path):
-        yield row | {"generation": generation}
+        blob = Blob(row["blobs"], row["offset"], row["length"])
+        yield IndexRow(row["key"], row["rendition"], generation, row["outcome"], row["detail"], blob)
 
 
-def load_media(folder: str, row: dict[str, Any]) -> StoredMedia:
-    """Return the `StoredMedia` of an index row."""
-    return StoredMedia.from_json(Blob(row["blobs"], row["offset"], row["length"]).read(folder))
+def load_media(folder: str, blob: Blob) -> StoredMedia:
+    """Return the result of a request by its place, as the index states it."""
+    return StoredMedia.from_json(blob.read(folder))

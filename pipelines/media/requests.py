@@ -11,6 +11,7 @@ from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
 from pipelines.web import urls
@@ -25,6 +26,12 @@ class MediaSettings(Settings):
 
     images: ImageSettings = ImageSettings()
     video: VideoSettings = VideoSettings()
+
+
+def rendition(settings: MediaSettings, type_: str) -> str:
+    """Return the name of the way in which media of a type are normalised: a hash of its settings."""
+    part = settings.images if type_ == "image" else settings.video
+    return digest(type_, part.model_dump(mode="json"))[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class PageOrigin:
 
 
 _FIGURE_NUMBER = re.compile(
-    r"^(figure|fig\.?|image|image|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
+    r"^(figure|fig\.?|image|picture|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
     r"\s*(\d+|[A-Z](?=[.–-]?\d))([.–-]?\d+)*[a-z]?\s*([.:)–—-]+\s*|$)",
     re.IGNORECASE,
 )

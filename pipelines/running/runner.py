@@ -1,7 +1,7 @@
-"""Running a stage: the runner behind `--runner`, the number of workers, and progress while it works.
+"""Execution of pipelines: the runner that `--runner` names, the number of workers, errors, and progress.
 
-`local` is Beam's FnApiRunner with one worker process a core; any other name is handed to Beam with what
-follows `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, DataflowRunner ...).
+`local` is Beam's in-process runner with several worker processes. Any other name is passed to Beam, with the options
+after `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, DataflowRunner ...).
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from types import FrameType
 import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner, create_runner
+from apache_beam.runners import PipelineRunner, create_runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.command_line import RERUN, end_stopped
 from pipelines.errors import RunError, UserError, full_disk
+from pipelines.running.beam_internals import is_interrupt, is_lost_worker, without_step
 from pipelines.running.local_workers import LOST_WORKER, forking_runner
 
-_STOP_SECONDS = 5.0  # that a stopped pipeline has to end by itself
+_STOP_SECONDS = 5.0  # after which a stopped pipeline that has not ended is ended
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """How pipelines run: `name` is `local` or one of Beam's runners, `arguments` go to Beam as they are."""
+    """A choice of runner: `name` is `local` or one of Beam's runners; `arguments` are passed to Beam unchanged."""
 
     name: str = "local"
     num_workers: int = 1
@@ -39,14 +39,15 @@ class Runner:
 
     @property
     def num_buckets(self) -> int:
-        """Groups of hosts that are fetched at the same time: one a worker."""
+        """Number of groups of hosts that are fetched at the same time: one per worker."""
         return self.num_workers if self.name == "local" or self.num_workers > 1 else 64
 
     def options(self) -> PipelineOptions:
-        """Beam's options for this runner.
+        """Return Beam's options for this runner.
 
         Raises:
-            UserError: If Beam does not take one. Other runners than the local one may know more than Beam itself does.
+            UserError: If Beam refuses one. An option that Beam does not know is refused for the local runner only:
+                others may have options of their own.
         """
         given = f"-- {' '.join(self.arguments)}"
         first = f"--runner={self.name}" if self.name != "local" else f"--direct_num_workers={self.num_workers}"
@@ -62,15 +63,15 @@ class Runner:
         return options
 
     def instance(self) -> PipelineRunner:
-        """The runner itself.
+        """Return the runner itself.
 
         Raises:
             UserError: If Beam has none of that name.
         """
-        if self.name == "local":
-            return forking_runner() if self.num_workers > 1 else FnApiRunner()
+        if self.name == "local" and self.num_workers > 1:
+            return forking_runner()
         try:
-            return create_runner(self.name)
+            return create_runner("FnApiRunner" if self.name == "local" else self.name)
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"--runner {self.name}: {error}") from error
 
@@ -79,9 +80,9 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
     """Build a pipeline and run it to its end, showing how much `done()` counts.
 
     Raises:
-        UserError, RunError: What a worker raised, as one line; any other error is a bug and keeps its traceback.
+        UserError, RunError: If a worker raised one; any other error is a bug and keeps its traceback.
     """
-    # With one worker the work is done here, partly in asyncio, which has a way of its own with signals.
+    # With one worker the work is done in this process, partly by asyncio, which handles signals in its own way.
     has_workers = runner.num_workers > 1 and threading.current_thread() is threading.main_thread()
     in_time = _stopped_in_time() if has_workers else contextlib.nullcontext()
     with _quiet_beam(), _progress(label, done), in_time:
@@ -95,24 +96,23 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
 
 
 def _known(error: BaseException) -> BaseException:
-    """Our own error where a worker raised one: it crosses process borders as text only, and Beam adds where it was."""
+    """Return our own error if a worker raised one: only its text crosses processes, and Beam appends the step."""
     text = _said(error)
     for kind in (UserError, RunError):
         marker = f"{kind.__module__}.{kind.__qualname__}: "
         if marker in text:
-            line = text.rpartition(marker)[2].partition("\n")[0]
-            return kind(line.partition(" [while running")[0])
+            return kind(without_step(text.rpartition(marker)[2]))
     if (known := full_disk(text)) is not None:
         return known
-    if str(error).startswith("KeyboardInterrupt [while running"):  # Ctrl-C in this process, as Beam words it
+    if is_interrupt(error):
         return KeyboardInterrupt()
-    if "Channel closed prematurely" in text:
+    if is_lost_worker(text):
         return RunError(LOST_WORKER)
     return error
 
 
 def _said(error: BaseException) -> str:
-    """The kind and words of an error, or of each in a group."""
+    """Return the type and message of an error, or of each error in a group."""
     if isinstance(error, BaseExceptionGroup):
         return "\n".join(map(_said, error.exceptions))
     return f"{type(error).__module__}.{type(error).__qualname__}: {error}"
@@ -120,13 +120,13 @@ def _said(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_beam() -> Iterator[None]:
-    """Beam logs its own running at WARNING and prints worker tracebacks twice; errors reach the user as exceptions."""
+    """Silence Beam, which logs at WARNING and prints worker tracebacks twice; errors are raised as exceptions."""
     names = ("apache_beam", "root")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     hook = threading.excepthook
-    # Threads that read from a worker end so when it is gone.
+    # Threads that read from a worker raise this when the worker is gone.
     threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)
     try:
         yield
@@ -138,12 +138,12 @@ def _quiet_beam() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopped_in_time() -> Iterator[None]:
-    """After Ctrl-C end soon in any case: an exception that it raises in one of gRPC's callbacks gets lost."""
+    """End soon after Ctrl-C in any case: its exception is lost if it is raised in one of gRPC's callbacks."""
     timer = threading.Timer(_STOP_SECONDS, end_stopped, [RERUN])
     timer.daemon = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(RuntimeError):  # started by the first one
+        with contextlib.suppress(RuntimeError):  # the first Ctrl-C has started it
             timer.start()
         if callable(before):
             before(number, frame)
@@ -158,7 +158,7 @@ def _stopped_in_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(label: str, done: Callable[[], int]) -> Iterator[None]:
-    """A line on stderr that counts finished work; nothing where stderr is no terminal."""
+    """Show a line on stderr that counts finished work, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return

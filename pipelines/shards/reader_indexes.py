@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -120,11 +120,10 @@ def _database(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
             database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
             database.execute("BEGIN")
             for tar_file_id, shard in enumerate(shards):
-                rows = list(_index_rows(tar_file_id, storage.join(corpus, shard.sidecar)))
-                database.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", (row for row, _ in rows))
-                database.executemany(
-                    "INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)", (p for _, ps in rows for p in ps)
-                )
+                rows = list(read_sidecar(storage.join(corpus, shard.sidecar), ("key", "byte_offset", "bytes", "parts")))
+                samples, parts = _sample_rows(tar_file_id, rows), _part_rows(tar_file_id, rows)
+                database.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", samples)
+                database.executemany("INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)", parts)
             database.execute("COMMIT")
             database.executescript(_INDEXES)
         finally:
@@ -132,7 +131,32 @@ def _database(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
         return path.read_bytes()
 
 
-def _index_rows(tar_file_id: int, sidecar: str) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
-    for i, row in enumerate(read_sidecar(sidecar, ("key", "byte_offset", "bytes", "parts"))):
-        parts = [(tar_file_id, i, part["name"], part["offset"], part["bytes"]) for part in row["parts"]]
-        yield (tar_file_id, row["key"], i, row["byte_offset"], row["bytes"]), parts
+class _SampleRow(NamedTuple):
+    """A row of Energon's table `samples`."""
+
+    tar_file_id: int
+    sample_key: str
+    sample_index: int
+    byte_offset: int
+    byte_size: int
+
+
+class _PartRow(NamedTuple):
+    """A row of Energon's table `sample_parts`."""
+
+    tar_file_id: int
+    sample_index: int
+    part_name: str
+    content_byte_offset: int
+    content_byte_size: int
+
+
+def _sample_rows(tar_file_id: int, sidecar: list[dict[str, Any]]) -> Iterator[_SampleRow]:
+    for i, row in enumerate(sidecar):
+        yield _SampleRow(tar_file_id, row["key"], i, row["byte_offset"], row["bytes"])
+
+
+def _part_rows(tar_file_id: int, sidecar: list[dict[str, Any]]) -> Iterator[_PartRow]:
+    for i, row in enumerate(sidecar):
+        for part in row["parts"]:
+            yield _PartRow(tar_file_id, i, part["name"], part["offset"], part["bytes"])

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,7 +169,7 @@ def token_row(document: Document, encoder: TextEncoder) -> dict[str, Any]:
         found, phrases = _encode(segment, encoder) if segment.text is not None else ([], [])
         ids += found
         counts.append(len(found))
-        regions += ({"segment": number, "start": a, "end": b, "box": list(box)} for a, b, box in phrases)
+        regions += ({"segment": number, "start": p.start, "end": p.end, "box": list(p.box)} for p in phrases)
     segments = document.segments
     return {
         "key": document.key,
@@ -185,7 +185,12 @@ def token_row(document: Document, encoder: TextEncoder) -> dict[str, Any]:
     }
 
 
-_Phrase = tuple[int, int, tuple[float, ...]]
+class _Phrase(NamedTuple):
+    """A phrase of a text segment, as a range of its tokens, and the box that it names."""
+
+    start: int
+    end: int
+    box: tuple[float, ...]
 
 
 def _encode(segment: Segment, encoder: TextEncoder) -> tuple[list[int], list[_Phrase]]:
@@ -203,7 +208,7 @@ def _encode(segment: Segment, encoder: TextEncoder) -> tuple[list[int], list[_Ph
         ids += encoder.encode(text[done:start], continued=done > 0, followed=True) if start > done else []
         begin = len(ids)
         ids += encoder.encode(text[start:end], continued=start > 0, followed=True)
-        phrases += ((begin, len(ids), box) for box in found)
+        phrases += (_Phrase(begin, len(ids), box) for box in found)
         done = end
     ids += encoder.encode(text[done:], continued=done > 0) if done < len(text) else []
     return ids, phrases

@@ -41,10 +41,10 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
     has_text = any(s.text for s in document.segments)
     if not has_text:
         return document if kind == "video" else Refusal("no_text")  # a video's text comes with its subtitles
-    told = _tell_language(document, filters)
-    if isinstance(told, Refusal):
-        return told
-    document = told
+    identified = _with_language(document, filters)
+    if isinstance(identified, Refusal):
+        return identified
+    document = identified
     quality = filters.text if filters.text is not None else profile(PROFILES[kind])
     judged = judge_segments(document.segments, document.lang, quality)
     if judged.reason is not None:
@@ -55,13 +55,13 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
 
 def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
     """Judge a video's timed text after its download: language and personal data only, since speech is not prose."""
-    told = _tell_language(document, filters)
-    if isinstance(told, Refusal):
-        return told
-    return mask_document(told) if filters.mask_personal_data else told
+    identified = _with_language(document, filters)
+    if isinstance(identified, Refusal):
+        return identified
+    return mask_document(identified) if filters.mask_personal_data else identified
 
 
-def _tell_language(document: Document, filters: TextFilters) -> Document | Refusal:
+def _with_language(document: Document, filters: TextFilters) -> Document | Refusal:
     settings = filters.language if filters.language is not None else LanguageSettings(min_score=None)
     (language,) = identify([document.text], settings.min_chars)
     if reason := judge_language(language, document.text, settings):

@@ -1,8 +1,8 @@
-"""Personal data in text, masked by typed placeholders (`<EMAIL>`), the spans of grounded phrases carried along.
+"""Personal data in text, masked by typed placeholders (`<EMAIL>`); the spans of grounded phrases move with the text.
 
-What is masked is a function of the text alone: no made-up values, no counters, so that order and parallelism change
-nothing. Where a pattern alone would hit dates, versions, prices or ISBNs, a checksum
-or the context decides; names and street addresses are not looked for.
+Masking depends on the text alone, without invented values or counters, so that order and parallelism change nothing.
+Where a pattern alone would match dates, versions, prices or ISBNs, a checksum or the context decides. Names and street
+addresses are not searched for.
 """
 
 import bisect
@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from stdnum import luhn
 from stdnum.iso7064 import mod_97_10
@@ -19,14 +19,14 @@ from stdnum.iso7064 import mod_97_10
 from pipelines.document import Document, Segment
 
 MASK = "mask-v1"
-"""What `build.pii_text` says of masked text; a change of the rules below is a new version."""
+"""Value of `build.pii_text` for masked text; a change of the rules below is a new version."""
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Masked text, how often each type was found, and the spans asked for, in the masked text."""
+    """Masked text, the number of findings by type, and the requested spans in the masked text."""
 
     text: str
     hits: dict[str, int]
@@ -34,8 +34,25 @@ class Masked:
 
     @property
     def num_hits(self) -> int:
-        """Findings of all types."""
+        """Number of findings of all types."""
         return sum(self.hits.values())
+
+
+class _Finding(NamedTuple):
+    """Personal data in a text: its half-open range and type."""
+
+    start: int
+    end: int
+    type: str
+
+
+class _Shift(NamedTuple):
+    """A range of a text that is masked, and the range of its placeholder in the masked text."""
+
+    start: int
+    end: int
+    new_start: int
+    new_end: int
 
 
 # Every pattern is bounded in length and anchored at the beginning of a run, so that no text takes quadratic time.
@@ -46,8 +63,8 @@ _CARD = re.compile(r"(?<![\w.,+-])[2-6][0-9]{3}(?:[ -]?[0-9]){10,15}(?![\w]|[.,]
 _CARD_ISSUERS = re.compile(  # issuer prefixes and the lengths in use; 13 digits are left to EANs and timestamps
     r"4(?:.{15}|.{18})|(?:5[1-5]|2[2-7]).{14}|3[47].{13}|3(?:0[0-5]|[689]).{11,16}|35.{14,17}|6[0-9].{14,17}|5[06-8].{14,17}"
 )
-# By their form alone: where it is as particular as these, a mistyped number names a person still. `stdnum` would
-# let it pass, and knows no British one.
+# By their form alone: a form as specific as these still identifies a person if the number is mistyped. `stdnum` would
+# not find a mistyped one, and does not know the British form.
 _NATIONAL_ID = re.compile(
     r"(?<![\w.-])(?:"
     r"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}"  # United States: social security number
@@ -63,23 +80,23 @@ _NUMBERED = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|section|chapter|table|figure)|§)\W{0,2}$", re.IGNORECASE
 )
 _LINE_START = re.compile(r"(?:^|\n)[ \t]*$")
-_HEADING = re.compile(r"\.\s+\W?[^\W\d_]")  # behind its number: "13.3.3.1. Options"
+_HEADING = re.compile(r"\.\s+\W?[^\W\d_]")  # after its number: "13.3.3.1. Options"
 
 _NOT_INSIDE = r"(?<![\w.,:/$€£¥#+-])"
-_NOT_GOING_ON = r"(?!\w|[.,:/-][0-9])"
-# Not `phonenumbers`: it needs a region for all but the first of these, takes 0.1 ms for each candidate, and of numbers
-# with a country's code rejects hardly any that these find. A test holds these against its examples.
+_NOT_CONTINUED = r"(?!\w|[.,:/-][0-9])"
+# Not `phonenumbers`: it needs a region for all but the first of these, takes 0.1 ms per candidate, and rejects hardly
+# any of the numbers with a country code that these find. A test compares these with its examples.
 _PHONES = [
-    re.compile(pattern + _NOT_GOING_ON, re.IGNORECASE)
+    re.compile(pattern + _NOT_CONTINUED, re.IGNORECASE)
     for pattern in (
         # International: +49 (0)30 1234-567
         r"(?<![\w+.,-])\(?\+[0-9]++\)?(?:[ .\-/]?\(?[0-9]++\)?){0,7}",
-        # North America: (212) 555-0123, 1-212-555-0123, 212.555.0123; spaces alone are too often figures of a table
+        # North America: (212) 555-0123, 1-212-555-0123, 212.555.0123; with spaces alone it is often a row of a table
         _NOT_INSIDE + r"(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
         # Trunk prefix 0: in pairs (01 23 45 67 89), or area code and number (020 7946 0958, 0171/1234567)
         _NOT_INSIDE + r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}",
         _NOT_INSIDE + r"\(?0[1-9][0-9]{1,4}\)?(?:[ /-][0-9]{2,8}){1,4}",
-        # Whatever is called a telephone number
+        # Any number after a word for telephone
         r"(?<!\w)(?:(?:tele)?(?:phone|fax)|tel|t[eé]l[eé]fon[eo]?|telefoon|whatsapp|(?:mobile?|cell|handy|hotline)(?=:)"
         r"|call(?: us)?(?: at| on|(?=:)))(?: (?:no|number)\b)?[.:]{0,2} {0,2}"
         r"(?P<number>\(?[0-9](?:[ ().\-/]{0,2}[0-9]){6,14})",
@@ -89,43 +106,42 @@ _DATE = re.compile(
     r"(?<![0-9])(?:[12][0-9]{3}([-./])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-./])[0-9]{1,2}\2[12][0-9]{3})(?![0-9])"
 )
 _WORTH_A_LOOK = re.compile(r"[@0-9]")
-_SEVEN_DIGITS = re.compile(r"[0-9](?:[^\w]{0,3}[0-9]){6}")  # what every telephone or card number holds
+_SEVEN_DIGITS = re.compile(r"[0-9](?:[^\w]{0,3}[0-9]){6}")  # in every telephone and card number
 
 
 def mask(text: str, spans: Sequence[Span] = ()) -> Masked:
-    """`text` with e-mail addresses, telephone, card and account numbers, IP addresses and national IDs masked.
+    """Mask e-mail addresses, telephone, card and account numbers, IP addresses and national IDs.
 
-    IP addresses are masked whether public or private (a private one may still be told apart inside its network), but
-    for loopback, netmasks and those of four single digits, which are version or section numbers; nor is the number
-    before a heading one.
+    Public and private IP addresses are masked (a private one identifies a device within its network), except loopback,
+    netmasks, the number of a heading, and addresses of four single digits, which are numbers of versions or sections.
 
     Args:
         text: Any text.
-        spans: Half-open offsets into `text` to carry over; one that begins or ends inside something masked covers
-            its whole placeholder.
+        spans: Half-open ranges of `text` to move with it; one that begins or ends inside a finding covers its whole
+            placeholder.
     """
     found = _find(text) if _WORTH_A_LOOK.search(text) else []
     if not found:
         return Masked(text, {}, tuple(spans))
     pieces: list[str] = []
-    shifts: list[tuple[int, int, int, int]] = []  # start and end before, start and end after
+    shifts: list[_Shift] = []
     position = length = 0
     for start, end, name in found:
         placeholder = f"<{name}>"
         pieces += [text[position:start], placeholder]
         length += start - position
-        shifts.append((start, end, length, length + len(placeholder)))
+        shifts.append(_Shift(start, end, length, length + len(placeholder)))
         length += len(placeholder)
         position = end
     pieces.append(text[position:])
     moved = [(_moved(a, shifts, is_end=False), _moved(b, shifts, is_end=True)) for a, b in spans]
-    return Masked("".join(pieces), dict(Counter(name for _, _, name in found)), tuple(moved))
+    return Masked("".join(pieces), dict(Counter(finding.type for finding in found)), tuple(moved))
 
 
 def mask_document(document: Document) -> Document:
-    """The document with all its text masked: text segments, alt texts, credits, and the caption in its extras.
+    """Return the document with all its text masked: text segments, alt texts, credits, and the caption in its extras.
 
-    Regions, and the spans of GRIT's `noun_chunks` and `ref_exps` into the caption, follow their phrases.
+    Regions, and the ranges of the caption in GRIT's `noun_chunks` and `ref_exps`, move with their phrases.
     """
     num_hits = 0
     segments: list[Segment] = []
@@ -152,7 +168,7 @@ def mask_document(document: Document) -> Document:
 
 
 def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
-    """Extras with the caption masked; it repeats a segment, so that its findings are counted there."""
+    """Return the extras with the caption masked; its findings are counted in the segment that it repeats."""
     caption = extras.get("caption")
     if not isinstance(caption, str):
         return extras
@@ -164,19 +180,19 @@ def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
     return {**extras, "caption": masked.text, **changed}
 
 
-def _find(text: str) -> list[tuple[int, int, str]]:
-    """Where what stands, in order and without overlap; of two that overlap the one of the stricter rule."""
-    found: list[tuple[int, int, str]] = []
+def _find(text: str) -> list[_Finding]:
+    """Return the findings in order, without overlap; of two that overlap, the one by the stricter rule."""
+    found: list[_Finding] = []
     for name, find in _FINDERS.items():
         for start, end in find(text):
             at = bisect.bisect(found, (start, end))
-            is_free = (at == 0 or found[at - 1][1] <= start) and (at == len(found) or end <= found[at][0])
+            is_free = (at == 0 or found[at - 1].end <= start) and (at == len(found) or end <= found[at].start)
             if is_free:
-                found.insert(at, (start, end, name))
+                found.insert(at, _Finding(start, end, name))
     return found
 
 
-def _moved(offset: int, shifts: list[tuple[int, int, int, int]], *, is_end: bool) -> int:
+def _moved(offset: int, shifts: list[_Shift], *, is_end: bool) -> int:
     shift = 0
     for start, end, new_start, new_end in shifts:
         if offset <= start:
@@ -198,9 +214,9 @@ def _ibans(text: str) -> Iterator[Span]:
 
 
 def _is_iban(text: str) -> bool:
-    """ISO 13616: the check digits hold, once the first four characters have moved to the end.
+    """Return whether the check digits are right (ISO 13616: with the first four characters moved to the end).
 
-    `stdnum.iban` also wants the country's own format, and so lets accounts of countries pass that it does not list yet.
+    `stdnum.iban` also requires the country's own format, and so misses accounts of countries that it does not list yet.
     """
     characters = text.replace(" ", "")
     if not 15 <= len(characters) <= 34 or sum(c.isdigit() for c in characters) < 8:
@@ -214,13 +230,13 @@ def _cards(text: str) -> Iterator[Span]:
 
 
 def _is_card(text: str) -> bool:
-    """ISO/IEC 7812: a known issuer's prefix and length, and Luhn's checksum."""
+    """Return whether it has a known issuer's prefix and length, and Luhn's checksum is right (ISO/IEC 7812)."""
     digits = re.sub("[ -]", "", text)
     return bool(_CARD_ISSUERS.fullmatch(digits)) and luhn.is_valid(digits)
 
 
 def _longest_valid(match: re.Match[str], is_valid: Callable[[str], bool], group: str | int = 0) -> Iterator[Span]:
-    """The span of what matched, less as many of its last groups as hide a valid number: `4111 1111 1111 1111 123`."""
+    """Yield the range of the longest valid beginning of a match: `4111 1111 1111 1111` of `4111 1111 1111 1111 123`."""
     text, start = match[group], match.start(group)
     for end in (len(text), *(i for i in range(len(text) - 1, 0, -1) if text[i] in " -./")):
         if is_valid(text[:end]):
@@ -261,13 +277,13 @@ def _phones(text: str) -> Iterator[Span]:
 
 
 def _is_phone(text: str) -> bool:
-    """As many digits as a number with its area code has (E.164 allows 15), and no date."""
+    """Return whether it has as many digits as a number with area code (at most 15, E.164), and is no date."""
     num_digits = sum(map(str.isdigit, text))
     fewest = 9 if text.lstrip("(")[0] == "0" else 7
     return fewest <= num_digits <= 15 and not _DATE.search(text)
 
 
-# The stricter rule first: it wins where two overlap.
+# The stricter rule first: of two findings that overlap, it decides.
 _FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
     "EMAIL": _emails,
     "IBAN": _ibans,
@@ -277,4 +293,4 @@ _FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
     "PHONE": _phones,
 }
 TYPES = tuple(_FINDERS)
-"""The types of personal data that are masked, each as `<TYPE>`."""
+"""Types of personal data that are masked, each as `<TYPE>`."""

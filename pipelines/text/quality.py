@@ -1,12 +1,12 @@
-"""Is a text worth training on: the published rules of Gopher, C4, FineWeb, OBELICS and of caption sets, one by one.
+"""Quality rules for texts: those of Gopher, C4, FineWeb, OBELICS and caption data sets, each with its own switch.
 
-Line and paragraph rules take out what they object to; document rules then reject what is left, with a reason. Words are
-what stands between spaces; in scripts without spaces they are reckoned from characters. The rules of OBELICS that
-need a model or a corpus-wide vocabulary (perplexity, common words) are not here.
+Line and paragraph rules remove lines and paragraphs; document rules then reject the remaining text, with a reason.
+Words are separated by spaces; in scripts without spaces their number is estimated from characters. The rules of OBELICS
+that need a model or a vocabulary of the whole corpus (perplexity, common words) are missing.
 
 Sources: Gopher, arXiv:2112.11446 (appendix A); C4, arXiv:1910.10683; FineWeb, arXiv:2406.17557; OBELICS,
-arXiv:2306.16527; DataComp, arXiv:2304.14108; COYO-700M. Verdicts are datatrove's but for the differences that
-tests/pipelines/text/test_quality_parity.py lists.
+arXiv:2306.16527; DataComp, arXiv:2304.14108; COYO-700M. Verdicts are those of datatrove except for the differences
+that tests/pipelines/text/test_quality_parity.py lists.
 """
 
 from collections import Counter
@@ -93,13 +93,13 @@ PROFILES: dict[Rules, dict[str, Any]] = {
     },
     "caption": {"min_words": 3, "max_words": 256, "min_chars": 6, "max_chars": 1_000},
 }
-"""What each value of `rules` sets; whatever it does not name is off."""
+"""Thresholds that each value of `rules` sets; the others are off."""
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Measures(Settings):
-    """Thresholds that OBELICS has for documents and for paragraphs, fractions of the whole; null is off."""
+    """Thresholds that OBELICS has for documents and for paragraphs, as fractions of the whole; null turns one off."""
 
     min_words: int | None = Field(default=None, ge=0, description="Gopher: 50; OBELICS: 10, paragraph 4; DataComp: 3")
     max_words: int | None = Field(
@@ -119,52 +119,52 @@ class Measures(Settings):
     )
     max_flagged_words: _Fraction | None = Field(default=None, description="Words of pornography; OBELICS: 0.01, 0.01")
     min_punctuation_per_word: float | None = Field(
-        default=None, ge=0, description="Punctuation marks a word, from 12 words on; OBELICS: 0.03, 0.001"
+        default=None, ge=0, description="Punctuation marks per word, from 12 words on; OBELICS: 0.03, 0.001"
     )
     max_spam_words: _Fraction | None = Field(default=None, description="Words of buttons (subscribe); OBELICS: 0.12")
 
 
 class TextQuality(Measures):
-    """All rules for one source's text. `rules` sets the thresholds of a published recipe; what else is said wins."""
+    """All rules for a source's text. `rules` sets the thresholds of a published recipe; other settings override it."""
 
-    rules: Rules | None = Field(default=None, description="Recipe for what is not said here; null: none")
+    rules: Rules | None = Field(default=None, description="Recipe for the settings that are not given; null: none")
 
-    line_terminal_punctuation: bool = Field(default=False, description="Take out lines that do not end a sentence (C4)")
-    line_min_words: int | None = Field(default=None, ge=0, description="Take out shorter lines (C4: 3)")
+    line_terminal_punctuation: bool = Field(default=False, description="Remove lines that do not end a sentence (C4)")
+    line_min_words: int | None = Field(default=None, ge=0, description="Remove shorter lines (C4: 3)")
     line_max_word_chars: int | None = Field(
-        default=None, ge=1, description="Take out lines with a longer word (C4: 1,000)"
+        default=None, ge=1, description="Remove lines with a longer word (C4: 1,000)"
     )
-    line_furniture: bool = Field(default=False, description="Take out lines on javascript, cookies, terms (C4)")
+    line_furniture: bool = Field(default=False, description="Remove lines on javascript, cookies, terms (C4)")
 
-    paragraph: Measures = Field(default=Measures(), description="Take out paragraphs that fail one of these (OBELICS)")
+    paragraph: Measures = Field(default=Measures(), description="Remove paragraphs that fail one of these (OBELICS)")
 
     min_chars: int | None = Field(default=None, ge=0, description="DataComp: more than 5 characters")
     max_chars: int | None = Field(default=None, ge=1, description="COYO: 1,000 characters")
     min_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 3 characters")
     max_mean_word_chars: float | None = Field(default=None, ge=0, description="Gopher: 10 characters")
     max_symbols_per_word: float | None = Field(
-        default=None, ge=0, description="Hashes, or ellipses, a word; Gopher: 0.1"
+        default=None, ge=0, description="Hashes, or ellipses, per word; Gopher: 0.1"
     )
     max_bullet_lines: _Fraction | None = Field(default=None, description="Lines that begin with a bullet; Gopher: 0.9")
     max_ellipsis_lines: _Fraction | None = Field(default=None, description="Lines that end in an ellipsis; Gopher: 0.3")
     min_alphabetic_words: _Fraction | None = Field(default=None, description="Words with a letter; Gopher: 0.8")
     min_stop_words: int | None = Field(
-        default=None, ge=0, le=8, description="Different ones of the 8 commonest; Gopher: 2"
+        default=None, ge=0, le=8, description="Different words of the 8 most common; Gopher: 2"
     )
     min_sentences: int | None = Field(default=None, ge=0, description="Ends of sentences; C4: 5")
     min_long_paragraphs: int | None = Field(default=None, ge=0, description="Paragraphs of 200 characters; C4: 3")
     no_lorem_ipsum: bool = Field(default=False, description="Reject placeholder text (C4)")
-    no_curly_bracket: bool = Field(default=False, description="Reject text with { in it: code (C4)")
+    no_curly_bracket: bool = Field(default=False, description="Reject text with {, which is code (C4)")
     min_punctuated_lines: _Fraction | None = Field(default=None, description="Lines that end a sentence; FineWeb: 0.12")
     max_short_lines: _Fraction | None = Field(default=None, description="Lines of at most 30 characters; FineWeb: 0.67")
-    max_lines_per_word: float | None = Field(default=None, ge=0, description="Line breaks a word; FineWeb: 0.3")
+    max_lines_per_word: float | None = Field(default=None, ge=0, description="Line breaks per word; FineWeb: 0.3")
     max_duplicate_lines: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
     max_duplicate_line_chars: _Fraction | None = Field(
         default=None, description="Of characters; Gopher: 0.2; FineWeb: 0.01"
     )
     max_duplicate_paragraphs: _Fraction | None = Field(default=None, description="Share of repeats; Gopher: 0.3")
     max_duplicate_paragraph_chars: _Fraction | None = Field(default=None, description="Of characters; Gopher: 0.2")
-    # Characters of words in the n-gram that takes up most, or in n-grams that were there before
+    # Characters of words in the most voluminous n-gram, or in n-grams that occurred before
     max_top_2_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.2")
     max_top_3_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.18")
     max_top_4_gram: _Fraction | None = Field(default=None, description="Characters in it; Gopher: 0.16")
@@ -188,16 +188,16 @@ class TextQuality(Measures):
 
 
 def profile(rules: str) -> TextQuality:
-    """The settings of a published recipe: `gopher`, `c4`, `fineweb`, `obelics` or `caption`."""
+    """Return the settings of a published recipe: `gopher`, `c4`, `fineweb`, `obelics` or `caption`."""
     return TextQuality.model_validate({"rules": rules})
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is left of the segments, and why it is rejected, if it is.
+    """The remaining segments of a text, and the reason if they are rejected.
 
-    `removed` counts what was taken out: `line_<reason>` and `paragraph_<reason>`. `detail` is what was measured
-    beside what was wanted: `31 < 50`.
+    `removed` counts what was removed, by `line_<reason>` and `paragraph_<reason>`. `detail` compares the measured value
+    with the threshold: `31 < 50`.
     """
 
     segments: tuple[Segment, ...]
@@ -207,20 +207,20 @@ class Judged:
 
     @property
     def text(self) -> str:
-        """What is left of the text."""
+        """The remaining text."""
         return "\n\n".join(s.text for s in self.segments if s.text is not None)
 
 
 def judge(text: str, lang: str | None, settings: TextQuality) -> Judged:
-    """One text by all rules; rules that need a list of words apply where `lang` has one."""
+    """Judge one text by all rules; rules that need a list of words apply if there is one for `lang`."""
     return judge_segments((Segment("text", text),), lang, settings)
 
 
 def judge_segments(segments: Sequence[Segment], lang: str | None, settings: TextQuality) -> Judged:
-    """The text of a document's segments: what stands line by line in each, the document rules on all of it.
+    """Judge the text of a document's segments: lines and paragraphs in each segment, document rules on all of it.
 
-    Line and paragraph rules leave headings, captions and what else is short by nature alone, as well as text that is
-    timed or has regions. A segment with nothing left is gone.
+    Line and paragraph rules do not apply to headings, captions and other segments that are short by nature, nor to
+    text with times or regions. A segment without remaining text is removed.
     """
     removed: Counter[str] = Counter()
     kept: list[Segment] = []
@@ -244,7 +244,7 @@ _FURNITURE = (
 
 
 def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Counter[str]) -> str:
-    """The text less its bad lines, then less its bad paragraphs."""
+    """Return the text without its bad lines, and then without its bad paragraphs."""
     paragraph_rules = settings.paragraph != Measures()
     if not paragraph_rules and not any(getattr(settings, name) for name in _LINE_RULES):
         return text.strip()
@@ -295,14 +295,14 @@ def _above(reason: Reason, value: float, limit: float | None) -> Iterator[_Failu
 
 
 def _failures(text: str, words: Words, lang: str | None, limits: Measures) -> Iterator[_Failure]:
-    """Failed measures of a text, a paragraph's or a document's, cheap ones first; nothing is computed ahead."""
+    """Yield the failed measures of a paragraph or document, cheap ones first; each is computed when requested."""
     yield from _below("too_few_words", words.number, limits.min_words)
     yield from _above("too_many_words", words.number, limits.max_words)
     if limits.max_special_characters is not None or limits.min_punctuation_per_word is not None:
         characters = measures.count_characters(text)
         special = 1 - characters.letters / max(characters.total, 1)
         yield from _above("special_characters", special, limits.max_special_characters)
-        if words.number >= 12 and words.are_spaced:  # Thai has next to none
+        if words.number >= 12 and words.are_spaced:  # Thai has almost none
             marks = characters.punctuation / words.number
             yield from _below("too_little_punctuation", marks, limits.min_punctuation_per_word)
     if limits.min_stop_word_fraction is not None and lang in STOP_WORDS:

@@ -5,7 +5,6 @@ no cookies, proxies, plugins, caches, configuration files or external downloader
 """
 
 import asyncio
-import functools
 import io
 import os
 import re
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 import yt_dlp
 from yt_dlp.extractor.generic import GenericIE
 from yt_dlp.extractor.genericembeds import HTML5MediaEmbedIE
-from yt_dlp.globals import all_plugins_loaded
 from yt_dlp.networking.common import Request, RequestDirector, RequestHandler, Response
 from yt_dlp.networking.exceptions import TransportError, UnsupportedRequest
 from yt_dlp.utils import KNOWN_EXTENSIONS, YoutubeDLError
@@ -76,7 +74,7 @@ def download_video(
         VideoRejected: `no_video`, `video_unavailable`, `live_stream` or `too_long`.
         FetchFailure: If a request that was needed failed.
     """
-    all_plugins_loaded.value = True
+    os.environ["YTDLP_NO_PLUGINS"] = "1"
     with _YoutubeDL(
         {
             "logger": _Silence(),
@@ -166,7 +164,10 @@ class _Silence:
 
 
 class _PoliteRH(RequestHandler):
-    """Handler of yt-dlp's requests through the client. No URL is requested twice."""
+    """Handler of yt-dlp's requests through the client. No URL is requested twice.
+
+    `_send`, `_check_extensions` and the lists of what is supported are what `RequestHandler` asks subclasses to define.
+    """
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = None
@@ -248,8 +249,8 @@ class _YoutubeDL(yt_dlp.YoutubeDL):
 
     handler: _PoliteRH
 
-    @functools.cached_property
-    def _request_director(self) -> RequestDirector:
+    def build_request_director(self, handlers: object, preferences: object = None) -> RequestDirector:
+        """Build what sends all requests: with our handler, whatever is installed."""
         director = RequestDirector(logger=_Silence())
         director.add_handler(self.handler)
         return director

@@ -1,7 +1,11 @@
-"""Timed text: WebVTT, SubRip, TTML and YouTube's json3, srv1 and srv3 as one list of cues without repetition.
+"""Timed text in WebVTT, SubRip, TTML and YouTube's json3, srv1 and srv3, as one list of cues without repetition.
 
-Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. What repeats
-for that reason is removed, and only then: in human captions a repetition is a repetition.
+Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. Only such
+repetition is removed: in human captions a repeated line is spoken twice.
+
+pysubs2 (1.8 and 1.9 were tried) reads WebVTT as if it were SubRip: names of cues and NOTEs become text, a number that
+ends a text is lost, and a line with two word times is taken for a new cue. Of TTML it knows neither `dur`, frames and
+ticks nor times of a `div` or `span`.
 """
 
 import html
@@ -24,9 +28,9 @@ from pipelines.settings import Settings
 Format = Literal["vtt", "srt", "ttml", "json3", "srv1", "srv3"]
 
 PREFERRED_FORMATS: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")
-"""Best first: what keeps most of the timing."""
+"""Formats in order of preference: the one with the most exact times first."""
 
-_PLACEHOLDER_SECONDS = 3.0  # json3 gives it to sentences whose end it does not know; here the last cue's, likewise
+_PLACEHOLDER_SECONDS = 3.0  # json3's duration for a sentence of unknown end; here also that of the last cue
 _MIN_OVERLAP_WORDS = 3  # a shorter overlap of two cues may be real repetition
 _MAX_CUES = 100_000
 
@@ -40,15 +44,15 @@ _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
 class SubtitleSettings(Settings):
-    """What is kept of timed text."""
+    """Parts of timed text that are kept."""
 
     non_speech: Literal["strip", "keep"] = Field(
-        default="strip", description="[Music], notes and the speaker mark >>: taken out, or left in."
+        default="strip", description="[Music], notes and the speaker mark >>: removed or kept."
     )
 
 
 class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a failure of ours
-    """A file of timed text that cannot be used: why, and what was found."""
+    """A file of timed text that cannot be used: the reason, and the details."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -57,7 +61,7 @@ class SubtitlesRejected(Exception):  # noqa: N818 - a verdict on the file, not a
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A line of timed text; seconds, `t0 < t1`, not overlapping the next."""
+    """A line of timed text; `t0 < t1` in seconds, and it does not overlap the next one."""
 
     t0: float
     t1: float
@@ -66,7 +70,7 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class Subtitles:
-    """Cues in time order; whether they rolled; the language if the file states one; what was stripped, counted."""
+    """Cues in time order, whether they rolled, the language if the file states it, and the number of removed marks."""
 
     cues: tuple[Cue, ...]
     is_rolling: bool = False
@@ -76,7 +80,7 @@ class Subtitles:
 
 @dataclass(frozen=True, slots=True)
 class _RawCue:
-    """A cue as the file has it: lines without markup, which of them were being built, its end if it is known."""
+    """A cue in the file: its lines without markup, which of them were being built, and its end, if known."""
 
     t0: float
     t1: float | None
@@ -92,14 +96,14 @@ def parse_subtitles(
     charset: str | None = None,
     settings: SubtitleSettings | None = None,
 ) -> Subtitles:
-    """The cues of a file of timed text.
+    """Return the cues of a file of timed text.
 
     Args:
         data: The file.
-        format: Its format; null: as its first characters show.
-        is_automatic: Whether a machine wrote it; then repetition is removed even where no word times show it.
-        charset: Encoding that the server named; tried after UTF-8.
-        settings: What is kept.
+        format: Its format; None: as its first characters show.
+        is_automatic: Whether a machine wrote it; then repetition is removed even if no times of words show it.
+        charset: Encoding that the server states; tried after UTF-8.
+        settings: Parts that are kept.
 
     Raises:
         SubtitlesRejected: With its reason.
@@ -130,11 +134,10 @@ def parse_subtitles(
 
 
 def choose_track(tracks: Sequence[Track], video_lang: str | None) -> Track | None:
-    """The track that says what is spoken, or None.
+    """Return the track that best represents the speech, or None.
 
-    A human track in the video's language, else the automatic one of the original speech, else any human track. Of
-    automatic tracks only the original counts (`<lang>-orig`, or the video's language): the others are translated
-    by a machine.
+    It is a human track in the video's language, else the automatic track of the original speech, else any human track.
+    Other automatic tracks than the original (`<lang>-orig`, or the video's language) are machine translations.
     """
     spoken = _primary(video_lang)
     texts = [t for t in tracks if t.kind in ("subtitles", "captions")]
@@ -212,7 +215,7 @@ def _read_vtt(text: str) -> tuple[list[_RawCue], str | None]:
         if timing is None:  # a name, a NOTE, a STYLE
             continue
         payload: list[str] = []
-        while at < len(lines) and lines[at] != "" and "-->" not in lines[at]:  # a line of one space is no blank line
+        while at < len(lines) and lines[at] != "" and "-->" not in lines[at]:  # a line with a space is not blank
             payload.append(lines[at])
             at += 1
         cues.append(_raw_cue(timing, payload))
@@ -280,7 +283,7 @@ class _TtmlClock:
         self.ticks = float(rates.get("tickRate", "1"))
 
     def seconds(self, expression: str | None) -> float | None:
-        """Seconds, or None where nothing is said."""
+        """Return the seconds of an expression, or None if there is none."""
         if expression is None:
             return None
         match = _TTML_TIME.match(expression.strip())
@@ -295,7 +298,7 @@ class _TtmlClock:
 
 
 def _ttml_cues(element: ElementTree.Element, clock: _TtmlClock, base: float, limit: float | None) -> Iterator[_RawCue]:
-    """Cues below an element; its times count from its parent's begin, and are its parent's where it has none."""
+    """Yield the cues of an element, whose times count from its parent's begin and are its parent's if it has none."""
     begin, end, duration = (clock.seconds(element.get(name)) for name in ("begin", "end", "dur"))
     start = base + (begin or 0.0)
     stops = [base + end] if end is not None else [start + duration] if duration is not None else []
@@ -323,7 +326,7 @@ def _ttml_text(element: ElementTree.Element) -> Iterator[str]:
 
 
 def _rolls(cues: list[_RawCue]) -> bool:
-    """Whether lines with word times come again, plain, in the next cue: karaoke has the times, but not the return."""
+    """Return whether lines with times of words return as plain lines in the next cue; those of karaoke do not."""
     num_built = num_returned = 0
     for cue, following in itertools.pairwise(cues):
         built = [line for line, is_built in zip(cue.lines, cue.is_built, strict=False) if is_built]
@@ -333,10 +336,10 @@ def _rolls(cues: list[_RawCue]) -> bool:
 
 
 def _without_repetition(cues: list[_RawCue]) -> tuple[list[_RawCue], bool]:
-    """Cues with only what is new in each, and whether anything was taken away.
+    """Return the cues with only the new text of each, and whether anything was removed.
 
-    A line that the cue before showed is not new, each of its lines being counted once, so that a word said twice
-    stays twice. Of what remains, a beginning of three words or more that ends the cue before is taken off.
+    A line that the previous cue showed is not new; each of its lines counts once, so that a word said twice is kept
+    twice. From the rest, a beginning of three or more words that is the end of the previous cue is removed.
     """
     kept: list[_RawCue] = []
     shown: tuple[str, ...] = ()
@@ -362,7 +365,7 @@ def _without_repetition(cues: list[_RawCue]) -> tuple[list[_RawCue], bool]:
 
 
 def _finish(raw: list[_RawCue], strips: bool) -> tuple[list[Cue], int]:
-    """Cleaned text, known ends, no overlap; and how many marks of non-speech were found."""
+    """Return the cues with clean text, known ends and no overlap, and the number of non-speech marks found."""
     texts: list[tuple[_RawCue, str]] = []
     num_non_speech = 0
     for cue in raw:
@@ -374,7 +377,7 @@ def _finish(raw: list[_RawCue], strips: bool) -> tuple[list[Cue], int]:
             texts.append((cue, text))
     cues: list[Cue] = []
     latest: float | None = None
-    following: float | None = None  # the next cue that starts later: of cues that start together none waits for another
+    following: float | None = None  # start of the next cue that starts later; cues that start together may overlap
     for cue, text in reversed(texts):
         if latest is not None and cue.t0 < latest:
             following = latest

@@ -132,7 +132,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_on_loopback(authority: str) -> bool:
-    """Whether a host, or host:port, is this machine by its very name: `127.example.org` is not."""
+    """Return whether a host, or host:port, is this machine by its name alone: `127.example.org` is not."""
     host = authority.removeprefix("[").partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
     try:
         return host == "localhost" or is_loopback(host)

@@ -1,4 +1,4 @@
-"""`make goldens`."""
+"""The command of `make goldens`."""
 
 from tests.goldens.check import main
 

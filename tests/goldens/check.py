@@ -1,4 +1,4 @@
-"""Whether each stage still gives the results that `goldens.json` has under its version, and writing that file anew."""
+"""Check that each stage gives the results in `goldens.json` for its version, and write that file anew."""
 
 import importlib
 import json
@@ -26,11 +26,11 @@ VERSIONS = {
     "tokenize": ("pipelines.shards.token_sidecar", "VERSION"),
     "windows": ("trainer.reading.window_tables", "VERSION"),
 }
-"""Module and constant that hold each stage's version."""
+"""Module and constant with the version of each stage."""
 
 
 class Entry(NamedTuple):
-    """A stage's version, the digest of what it was given, and those of what it made."""
+    """A stage's version, the digest of its input, and those of its results."""
 
     version: int
     inputs: str
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a stage, and whether `make goldens` may put it right."""
+    """A difference of a stage from `goldens.json`, and whether `make goldens` may write the new results."""
 
     text: str
     is_stale: bool
@@ -49,7 +49,7 @@ def made(maker: str, folder: Path) -> dict[str, Entry]:
 
     Args:
         maker: One of `MAKERS`.
-        folder: An empty one.
+        folder: An empty folder.
     """
     return {
         stage: Entry(
@@ -60,24 +60,24 @@ def made(maker: str, folder: Path) -> dict[str, Entry]:
 
 
 def version_of(stage: str) -> int:
-    """The version that a stage's code has now."""
+    """Return the version of a stage in the code."""
     module, name = VERSIONS[stage]
     version: int = getattr(importlib.import_module(module), name)
     return version
 
 
 def committed() -> dict[str, Entry]:
-    """What `goldens.json` says of each stage."""
+    """Return the entry of each stage in `goldens.json`."""
     return {stage: Entry(**entry) for stage, entry in json.loads(FILE.read_text()).items()} if FILE.exists() else {}
 
 
 def find_fault(stage: str, old: Entry | None, new: Entry) -> Fault | None:
-    """Hold what a stage made against what it once made.
+    """Compare a stage's results with the earlier ones.
 
     Args:
-        stage: Its name.
-        old: As in `goldens.json`; None where it is not there.
-        new: As it is now.
+        stage: Name of the stage.
+        old: Its entry in `goldens.json`; None if there is none.
+        new: Its entry now.
     """
     module, name = VERSIONS[stage]
     file = f"{module.replace('.', '/')}.py"
@@ -107,7 +107,7 @@ def write(entries: dict[str, Entry]) -> None:
 def main() -> None:
     """Write `goldens.json` anew, unless a stage gives other results under its old version.
 
-    Where not the stage is another but how its results are compared here, delete its entry first.
+    If only the comparison has changed, not the stage itself, delete its entry first.
     """
     entries: dict[str, Entry] = {}
     for maker in MAKERS:

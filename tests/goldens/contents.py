@@ -1,4 +1,4 @@
-"""What files hold, in a form that does not depend on the clock, the machine or the libraries that wrote them."""
+"""Contents of files in a form that does not depend on the clock, the machine or the libraries that wrote them."""
 
 import hashlib
 import json
@@ -12,27 +12,27 @@ import pyarrow.parquet as pq
 from pipelines.document import canonical_json
 
 Contents = dict[str, Any]
-"""JSON values by the name of a file, or of whatever else they are."""
+"""JSON values by the name of a file or of anything else."""
 
 
 class Golden(NamedTuple):
-    """What a stage was given and what it made of that."""
+    """The input of a stage and its results."""
 
     inputs: Contents
     outputs: Contents
 
 
 def digest(value: Any) -> str:
-    """64 bits of a JSON value's sha256, in hex."""
+    """Return 64 bits of a JSON value's sha256, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def plain(value: Any, scrub: Callable[[str], str] = str) -> Any:
-    """JSON of a value: of bytes the sha256, of floats 4 digits, of text that is JSON what it says.
+    """Return a value as JSON: bytes as their sha256, floats with 4 digits, text that is JSON as its contents.
 
     Args:
-        value: As a parquet file or a JSON holds it.
-        scrub: Takes out of a text what differs from run to run.
+        value: A value from a parquet file or JSON.
+        scrub: Removes from a text what differs between runs.
     """
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
@@ -56,27 +56,27 @@ def without_offsets(text: str) -> str:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file, as they are."""
+    """Return the rows of a parquet file unchanged."""
     return pq.read_table(path).to_pylist()
 
 
 def merged(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The rows of many parquet files."""
+    """Return the rows of many parquet files."""
     return [row for path in sorted(paths) for row in rows(path)]
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
-    """JSON values in an order of their own."""
+    """Sort JSON values by their contents."""
     return sorted(values, key=canonical_json)
 
 
 def counts(paths: Iterable[Path]) -> list[Any]:
-    """What receipts count."""
+    """Return the counts in receipts."""
     return ordered(count for path in paths for count in json.loads(path.read_text())["counts"])
 
 
 def parts(folder: Path, suffix: str = "", scrub: Callable[[str], str] = str) -> Contents:
-    """What a stage's parts hold: each table by its name, and what each part's receipt counts."""
+    """Return the contents of a stage's parts: each table by its name, and the counts of each part's receipt."""
     found: Contents = {path.name: plain(rows(path), scrub) for path in sorted(folder.glob(f"*{suffix}.parquet"))}
     receipts = sorted(path for path in folder.glob("*.json") if path.name != "stage.json")
     return found | {path.name: counts([path]) for path in receipts}

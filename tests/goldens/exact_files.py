@@ -1,4 +1,4 @@
-"""Media files that are the same bytes, and decode to the same pixels, on every machine: no encoder makes them."""
+"""Media files with the same bytes and pixels on every machine, since they are made without encoders."""
 
 import base64
 import hashlib
@@ -20,16 +20,16 @@ JPEG = base64.b64decode(
     "Bf/EABkRAAIDAQAAAAAAAAAAAAAAAAABAgMSEf/aAAwDAQACEQMRAD8A4qzFWYyzFzOZwHXTdD2+ALMRZirnWzBlmHN5LFLL4ZWYizIgG2cSuTEW"
     "YizIg22W1yZ//9k="
 )
-"""A JPEG of 32x24 pixels, which the fetch stage stores as it came."""
+"""A JPEG of 32x24 pixels, which the fetch stage stores unchanged."""
 
 
 def blocks(name: str, size: tuple[int, int] = (64, 48), side: int = 8) -> Pixels:
-    """Pixels of an image whose squares have the colours that its name decides.
+    """Return pixels of an image of squares whose colours depend on its name.
 
     Args:
-        name: Hashed for the colours.
+        name: Name whose hash gives the colours.
         size: Width and height, multiples of `side`.
-        side: Of a square. Halving such an image, over areas or however, is exact.
+        side: Side of a square. Halving such an image, by areas or any other method, is exact.
     """
     width, height = size[0] // side, size[1] // side
     colours = np.frombuffer(hashlib.shake_256(name.encode()).digest(width * height * 3), np.uint8)
@@ -41,7 +41,7 @@ def png(pixels: Pixels, exif: bytes | None = None) -> bytes:
 
     Args:
         pixels: (height, width, 3 or 4), red first, alpha last.
-        exif: An `eXIf` chunk.
+        exif: Contents of an `eXIf` chunk.
     """
     height, width, channels = pixels.shape
     raw = b"".join(b"\0" + row.tobytes() for row in pixels)
@@ -53,23 +53,23 @@ def png(pixels: Pixels, exif: bytes | None = None) -> bytes:
 
 
 def _stored(raw: bytes) -> bytes:
-    """A zlib stream of stored blocks: what a compressor makes of them differs between its builds."""
+    """Return a zlib stream of stored blocks, since the output of compressors differs between builds."""
     parts = [raw[i : i + 65_535] for i in range(0, len(raw), 65_535)]
     headers = (struct.pack("<BHH", i == len(parts) - 1, len(p), len(p) ^ 0xFFFF) for i, p in enumerate(parts))
     return b"\x78\x01" + b"".join(h + p for h, p in zip(headers, parts, strict=True)) + zlib.adler32(raw).to_bytes(4)
 
 
 def turned(orientation: int) -> bytes:
-    """EXIF that says how an image must be turned."""
+    """Return EXIF data with an orientation."""
     return struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def avi(frames: Sequence[Pixels], frames_per_second: int) -> bytes:
-    """Return a video of raw frames: nothing is decoded but the order of the colours.
+    """Return a video of raw frames, of which only the order of the colours needs decoding.
 
     Args:
         frames: (height, width, 3), red first; the width a multiple of 4.
-        frames_per_second: How long each is shown.
+        frames_per_second: Frame rate.
     """
     height, width, _ = frames[0].shape
     size = height * width * 3
@@ -97,7 +97,7 @@ def _list(kind: bytes, data: bytes) -> bytes:
 
 
 def tar(members: Sequence[tuple[str, bytes]]) -> bytes:
-    """Return a tar of files, all of one time."""
+    """Return a tar of files with equal times."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in members:

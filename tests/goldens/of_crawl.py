@@ -1,4 +1,4 @@
-"""What the crawl stage makes of the small web of `tests.mini_web`, and of another crawler's WARC file."""
+"""Results of the crawl stage for the small web of `tests.mini_web`, and for another crawler's WARC file."""
 
 import hashlib
 import io
@@ -64,7 +64,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
         outputs[f"{name}: links"] = found
         outputs[f"{name}: account"] = _sum(counts(account.glob("*.json")))
         outputs[f"{name}: drops"] = merged(account.glob("*.drops.parquet"))
-        # Each worker asks for a host's policy files, so how often they are held depends on how many there are.
+        # Each worker requests a host's policy files, so their number depends on the number of workers.
         records = {canonical_json(row) for path in parts.glob("*.warc.gz") for row in _records(path, scrub)}
         outputs[f"{name}: records"] = sorted(records)
     asked = [[host, path, *answer[1:]] for (host, path), answer in answers.items()]
@@ -74,12 +74,12 @@ def goldens(folder: Path) -> dict[str, Golden]:
 
 
 def _without_places(row: dict[str, Any]) -> dict[str, Any]:
-    """A ledger's row without where its page lies: parts have random names, and compressed pages any length."""
+    """Return a ledger's row without the place of its page: part names are random, and compressed lengths vary."""
     return {name: value for name, value in row.items() if name not in ("warc", "offset", "length")}
 
 
 def _sum(rows: list[dict[str, Any]]) -> list[Any]:
-    """Counts of all parts: which of them a URL is in depends on its port."""
+    """Return the counts over all parts, since the part of a URL depends on its port."""
     kept = sum(row["kept"] for row in rows)
     dropped: dict[str, int] = {}
     for row in rows:
@@ -89,7 +89,7 @@ def _sum(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def _records(path: Path, scrub: Callable[[str], str]) -> list[Any]:
-    """Type, URL, status, headers and body of each record of a WARC file."""
+    """Return type, URL, status, headers and body of each record of a WARC file."""
     found = []
     with path.open("rb") as file:
         for record in ArchiveIterator(file):

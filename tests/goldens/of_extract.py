@@ -1,8 +1,9 @@
-"""What the extract stage makes of pages in two WARC files and of lists in several formats."""
+"""Results of the extract stage for pages in two WARC files and for lists in several formats."""
 
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipelines.crawling.ledger import LEDGER_SCHEMA, ledger_row
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LedgerRow
 from pipelines.extract import run_extract
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.running.runner import Runner
@@ -20,7 +21,7 @@ from tests.goldens.contents import Golden, parts, plain, without_offsets
 from tests.goldens.exact_files import blocks, png, tar
 from tests.mini_web import NORTH, MiniWeb, paragraph
 
-PORT = 8000  # that the pages' addresses name; nobody listens there
+PORT = 8000  # port in the pages' addresses; nothing listens there
 FETCHED_AT = "2026-01-05T10:11:12Z"
 OWN = f"http://{NORTH}:{PORT}/own/"
 
@@ -134,9 +135,9 @@ _Page = tuple[str, bytes, str, dict[str, str]]  # URL, body, type, headers
 
 
 def _pages(folder: Path) -> list[_Page]:
-    """The pages of the small web, and some with what those do not have."""
+    """Return the pages of the small web, and some more with features that those lack."""
     for number in range(2):
-        (folder / f"film-{number}.mp4").touch()  # pages only name them, so none need be made
+        (folder / f"film-{number}.mp4").touch()  # pages only name them, so they may be empty
     answers = MiniWeb(PORT, folder).answers.items()
     found: list[_Page] = [
         (f"http://{host}:{PORT}{path}", body, mime, headers)
@@ -151,10 +152,10 @@ def _pages(folder: Path) -> list[_Page]:
 
 
 def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
-    """Two parts of a crawl, with what was not fetched and a page that its WARC file does not hold."""
+    """Write two parts of a crawl, with failed requests and a page that is missing in its WARC file."""
     names = ("r000-first", "r001-second")
     for depth, name in enumerate(names):
-        rows: list[dict[str, Any]] = [ledger_row(f"{OWN}gone-{depth}", depth) | {"outcome": "http_404"}]
+        rows = [LedgerRow(f"{OWN}gone-{depth}", depth, "http_404")]
         file = io.BytesIO()
         writer = WARCWriter(file, gzip=True)
         for url, body, mime, headers in pages[depth::2]:
@@ -164,20 +165,28 @@ def _write_crawl(folder: PartFolder, pages: list[_Page]) -> None:
             )
             offset = file.tell()
             writer.write_record(record)
-            page = {"outcome": "fetched", "status": 200, "mime": mime, "fetched_at": FETCHED_AT}
-            if "/twin" in url:
-                page["canonical_url"] = url.partition("?")[0]
-            place = {"warc": f"{name}.warc.gz", "offset": offset, "length": file.tell() - offset}
-            rows.append(ledger_row(url, depth) | page | place)
-        rows.append(rows[-1] | {"url": f"{OWN}lost-{depth}", "offset": file.tell() + 10, "canonical_url": None})
+            row = LedgerRow(
+                url,
+                depth,
+                "fetched",
+                status=200,
+                mime=mime,
+                canonical_url=url.partition("?")[0] if "/twin" in url else None,
+                fetched_at=FETCHED_AT,
+                warc=f"{name}.warc.gz",
+                offset=offset,
+                length=file.tell() - offset,
+            )
+            rows.append(row)
+        rows.append(replace(row, url=f"{OWN}lost-{depth}", offset=file.tell() + 10, canonical_url=None))
         Path(folder.path).mkdir(parents=True, exist_ok=True)
         Path(folder.file(name, ".warc.gz")).write_bytes(file.getvalue())
-        files = {".parquet": write_table(folder.file(name, ".parquet"), rows, LEDGER_SCHEMA)}
+        files = {".parquet": write_table(folder.file(name, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA)}
         folder.finish(name, "", Tally("crawl"), files)
 
 
 def _write_lists(folder: Path) -> dict[str, Any]:
-    """Lists in several formats; returns the sources that read them."""
+    """Write lists in several formats; return the sources that read them."""
 
     def lines(rows: list[dict[str, Any]]) -> bytes:
         return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,4 +1,4 @@
-"""What the fetch stage makes of candidates of all five kinds, and of what a host on loopback answers."""
+"""Results of the fetch stage for candidates of all five kinds, with the answers of a host on loopback."""
 
 import hashlib
 import re
@@ -80,7 +80,7 @@ def _hosted() -> Iterator[str]:
 
 
 def goldens(folder: Path) -> dict[str, Golden]:
-    """Fetch images and videos, most of them well, and complete the documents of two parts."""
+    """Fetch images and videos, most of them successfully, and complete the documents of two parts."""
     out = folder / "out"
     with _hosted() as host:
         given = _write_candidates(PartFolder(str(out / "work" / "candidates")), f"http://{host}")
@@ -96,7 +96,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
     pixels: dict[str, str] = {}
 
     def shown(value: Any) -> Any:
-        """What a blob shows in place of where it lies, and in place of the hash of what an encoder made of it."""
+        """Return a value with contents in place of a blob's position, and of the hash of an encoder's output."""
         if isinstance(value, dict) and value.keys() == {"file", "offset", "length"}:
             data = bytes_of[value["file"]][value["offset"] :][: value["length"]]
             stored = hashlib.sha256(data).hexdigest()
@@ -147,7 +147,7 @@ def _spec(host: str) -> CorpusSpec:
 def _of(
     host: str, kind: Kind, *names: str, inline: tuple[bytes, ...] = (), words: tuple[Segment, ...] = ()
 ) -> Candidate:
-    """The candidate that asks for some images of the host, and brings some."""
+    """Return a candidate that requests some images of the host, and has some of its own."""
     requests = [
         MediaRequest("image", name if ":" in name else f"{host}/{name}", "https://a.example/") for name in names
     ]

@@ -1,4 +1,4 @@
-"""What the filter stage makes of documents of all five kinds: first their features, then the decisions."""
+"""Results of the filter stage for documents of all five kinds: first their features, then the decisions."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SIZES = {"small": (24, 16), "thin": (320, 64), "large": (160, 120)}
 
 
 def _pixels(name: str) -> Any:
-    """Of an image: `blank` shows nothing, `<name>~` hardly differs from `<name>`, some have a size of their own."""
+    """Return an image's pixels: `blank` is of one colour, `<name>~` hardly differs from `<name>`, sizes may differ."""
     if name == "blank":
         return np.full((48, 64, 3), 90, np.uint8)
     made = blocks(name.removesuffix("~"), SIZES.get(name, (64, 48)))
@@ -34,14 +34,14 @@ def _pixels(name: str) -> Any:
 
 
 class _Store:
-    """Images end to end, as the raw store keeps them."""
+    """Images in one file, as in the raw store."""
 
     def __init__(self) -> None:
         self.data = b""
         self._places: dict[str, tuple[int, bytes]] = {}
 
     def place(self, name: str) -> tuple[dict[str, Any], bytes]:
-        """Where an image lies, and its bytes."""
+        """Return the position of an image, and its bytes."""
         if name not in self._places:
             self._places[name] = len(self.data), png(_pixels(name))
             self.data += self._places[name][1]
@@ -49,7 +49,7 @@ class _Store:
         return {"file": BLOBS, "offset": offset, "length": len(data)}, data
 
     def media(self, name: str, t: float | None = None) -> Media:
-        """What is known of an image once it was fetched."""
+        """Return the description of a fetched image."""
         data = self.place(name)[1]
         height, width, _ = _pixels(name).shape
         return Media(
@@ -80,7 +80,7 @@ class _Documents:
     def add(
         self, source: str, kind: Kind, page: str, segments: Sequence[Segment | str], times: Sequence[float] = ()
     ) -> None:
-        """A document of a page; a string in its segments is the name of an image."""
+        """Add a document of a page; a string in its segments is the name of an image."""
         names = [s for s in segments if isinstance(s, str)]
         numbers = iter(range(len(names)))
         shown = [
@@ -144,7 +144,7 @@ def _lists(store: _Store) -> _Given:
 
 
 def goldens(folder: Path) -> dict[str, Golden]:
-    """Measure images, then decide for or against documents and on their splits."""
+    """Measure images, then decide which documents to keep, and their splits."""
     out = folder / "out"
     store = _Store()
     documents = PartFolder(str(out / "work" / "raw" / "documents"))

@@ -1,4 +1,4 @@
-"""What the shard stage makes of samples of all five kinds: shards, then what describes them."""
+"""Results of the shard stage for samples of all five kinds: shards, then the files that describe them."""
 
 import json
 import sqlite3
@@ -22,11 +22,11 @@ from tests.pipelines.stage_records import document, image, scores, spec, text
 
 BLOBS = "g000-golden.blobs"
 PNG = png(blocks("shard", (32, 24)))
-NUM_SAMPLES = 7  # of each kind
+NUM_SAMPLES = 7  # samples per kind
 
 
 def _sample(kind: Kind, n: int) -> Document:
-    """Sample `n` of a kind; its images are the JPEG and the PNG in turn."""
+    """Return sample `n` of a kind; its images are the JPEG and the PNG in turn."""
     phrase = Region(2, 8, 0, (0.1, 0.2, 0.5, 0.9), 0.81, "noun_chunk")
     whole = Region(0, 13, 0, (0.0, 0.0, 1.0, 1.0), None, "ref_exp")
     caption = text(f"a wooden boat, café {n}", role="caption", regions=(phrase, whole) if kind == "grounded" else ())
@@ -67,7 +67,7 @@ def _spec() -> CorpusSpec:
 
 
 def _write_work(out: Path) -> None:
-    """Decided samples in two parts, the bytes of their media, and what earlier stages counted and dropped."""
+    """Write decided samples in two parts, the bytes of their media, and counts and drops of earlier stages."""
     media = out / "work" / "raw" / "media"
     media.mkdir(parents=True)
     (media / BLOBS).write_bytes(JPEG + PNG)
@@ -117,10 +117,10 @@ def _write_work(out: Path) -> None:
 
 
 def goldens(folder: Path) -> dict[str, Golden]:
-    """Write tars with their indexes and sidecars, then what describes them: manifest, drops, statistics, the card."""
+    """Write tars with indexes and sidecars, then manifest, drops, statistics and data card."""
     out = folder / "out"
     _write_work(out)
-    with patch.object(pipelines, "__version__", "golden"):  # samples and manifest name the release
+    with patch.object(pipelines, "__version__", "golden"):  # samples and manifest contain the version of the release
         run_shard(_spec(), str(out), Runner())
     work = out / "work"
     given: Contents = {name: parts(work / name) for name in ("decisions/samples", "candidates", "warc/web/account")}
@@ -145,7 +145,7 @@ def _content(path: Path) -> Any:
         return plain(json.loads(path.read_text()))
     if path.suffix in (".tar", ".idx"):
         return plain(path.read_bytes())
-    if path.suffix == ".sqlite":  # whose bytes are of the library's version
+    if path.suffix == ".sqlite":  # its bytes depend on the library's version
         database = sqlite3.connect(path)
         found = {name: database.execute(f"SELECT * FROM {name}").fetchall() for name in ("samples", "sample_parts")}
         database.close()

@@ -1,4 +1,4 @@
-"""What the tokenize stage makes of a small corpus of all five kinds: a tokenizer, then token sidecars."""
+"""Results of the tokenize stage for a small corpus of all five kinds: a tokenizer, then token sidecars."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
     for documents in given.values():
         for found in documents:
             for media in found["media"]:
-                del media["bytes"], media["stored_sha256"]  # of encoders; no image is read
+                del media["bytes"], media["stored_sha256"]  # they depend on encoders; no image is read
     info = run_tokenize(str(folder), None, Runner(), train_bpe=NUM_TOKENS)
     tokens = folder / "tokens" / info.name
     outputs: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What the trainer's window tables hold for a small tokenized corpus, in the layouts of Emu and Emu2."""
+"""Contents of the trainer's window tables for a small tokenized corpus, in the layouts of Emu and Emu2."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ NUM_TOKENS = 300
 
 
 def goldens(folder: Path) -> dict[str, Golden]:
-    """Cut samples into windows that some of them do not fit into."""
+    """Cut samples into windows, some of which are too small for a whole sample."""
     corpus_builder.build(str(folder))
     tokens = folder / "tokens" / run_tokenize(str(folder), None, Runner(), train_bpe=NUM_TOKENS).name
     given = {str(path.relative_to(tokens)): plain(rows(path)) for path in sorted(tokens.rglob("*.parquet"))}

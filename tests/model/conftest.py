@@ -1,4 +1,4 @@
-"""What the model's tests share: a byte-level tokenizer, a layout, small models, and samples built from them."""
+"""Shared fixtures of the model's tests: byte-level tokenizers, layouts, small models, and samples built from them."""
 
 import random
 from collections.abc import Callable
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """By family: 256 bytes, three tokens of the base, and the model's own."""
+    """Tokenizers by family: 256 bytes, three tokens of the base, and the model's own."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_bytes(train_bpe(["a red boat"], 259))
     return {family: Tokenizer.load(path, family) for family in ("emu", "emu2")}
@@ -36,25 +36,25 @@ class Small:
         self.model = Emu(config).eval()
 
     def sequence(self, *parts: str | ImageSegment, seed: int | None = None) -> Sequence:
-        """Strings and images as one sequence."""
+        """Write strings and images as one sequence."""
         segments = [text(part, self.tokenizer) if isinstance(part, str) else part for part in parts]
         (window,) = self.layout.split(segments, 256)
         return self.layout.lay_out(window, None if seed is None else random.Random(seed))
 
     def images(self, count: int, seed: int = 0) -> list[Tensor]:
-        """Random images."""
+        """Return random images."""
         side = self.config.encoder.image_size
         made = torch.Generator().manual_seed(seed)
         return list(torch.randint(0, 256, (count, 3, side, side), generator=made, dtype=torch.uint8))
 
     def batch(self, packs: list[list[Sequence]], images: list[Tensor], seq_len: int = 160) -> Batch:
-        """Packs as a batch."""
+        """Collate packed sequences to a batch."""
         return collate(packs, images, seq_len=seq_len, pad_id=self.tokenizer.pad_id)
 
 
 @pytest.fixture
 def small(tokenizers: dict[str, Tokenizer]) -> Callable[..., Small]:
-    """A function that gives the debug model of a family, changed as asked."""
+    """A function that returns the debug model of a family, with the given changes."""
 
     def build(family: str, **changes: object) -> Small:
         config = named_size("debug" if family == "emu2" else "debug-emu").model_copy(update=changes)

@@ -15,7 +15,7 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> State:
 
 
 def visual_shapes(prefix: str, encoder: EncoderConfig, *, unused: bool) -> dict[str, tuple[int, ...]]:
-    """EVA's vision tower by the fact sheet's names."""
+    """Shapes of EVA's vision tower under its released names."""
     width, hidden = encoder.width, encoder.mlp_hidden
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
@@ -42,7 +42,7 @@ def visual_shapes(prefix: str, encoder: EncoderConfig, *, unused: bool) -> dict[
 
 
 def llama_shapes(prefix: str, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """The debug sizes' LLaMA."""
+    """Shapes of the debug size's LLaMA."""
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (vocab_size, 32),
         "model.norm.weight": (32,),
@@ -78,7 +78,7 @@ def emu() -> State:
 
 
 def emu_i() -> State:
-    """Emu-I: two tokens more, and the language model in PEFT's wrapping."""
+    """Weights of Emu-I: two more tokens, and the language model wrapped by PEFT."""
     state = {name.replace("decoder.lm.", "decoder.lm.base_model.model."): tensor for name, tensor in emu().items()}
     shapes = {}
     for name in ("model.embed_tokens", "lm_head"):

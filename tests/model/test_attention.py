@@ -42,7 +42,7 @@ class _Layer(torch.nn.Module):
 
 
 def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
-    """Causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
+    """Compute the causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = []
     for start, end in itertools.pairwise(ends):
@@ -117,7 +117,7 @@ SIGNATURES = (_of_torch_2_9, _of_torch_2_11, _of_torch_2_12)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, varlen_attn: Any) -> None:
-    """Put a function in the place of torch's, which runs on GPUs alone; None for a torch without it."""
+    """Substitute a function for torch's, which runs only on GPUs; None for a torch without it."""
     module = types.ModuleType("torch.nn.attention.varlen")
     if varlen_attn is not None:
         module.varlen_attn = varlen_attn  # type: ignore[attr-defined]

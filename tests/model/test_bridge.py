@@ -24,7 +24,7 @@ def test_causal_former_is_a_t5_decoder() -> None:
     )  # fmt: skip
     reference = T5Stack(settings).eval()
     missing, unexpected = reference.load_state_dict(former.cformer.state_dict(), strict=False)
-    assert (missing, unexpected) == (["embed_tokens.weight"], [])  # the released weights carry that table unused
+    assert (missing, unexpected) == (["embed_tokens.weight"], [])  # an unused table of the released weights
     tokens = torch.randn(2, 17, 16)
     queries = former.causal_tokens.expand(2, -1, -1)
     expected = reference(inputs_embeds=queries, encoder_hidden_states=tokens).last_hidden_state

@@ -14,7 +14,7 @@ FAMILIES = ("emu", "emu2")
 
 
 def _documents(it: Any) -> tuple[list[Any], list[list[torch.Tensor]]]:
-    """Three documents of different kinds, and the images of each."""
+    """Return three documents of different kinds, and the images of each."""
     images = it.images(4)
     documents = [
         it.sequence(ImageSegment(0), "a red boat"),
@@ -47,7 +47,7 @@ def test_a_later_token_or_image_moves_no_earlier_state(small: Callable[..., Any]
     it = small(family)
     sequence = it.sequence("see", ImageSegment(0), "and", ImageSegment(1), "end")
     images = it.images(3)
-    at = int(sequence.slots.nonzero()[0][4])  # the second one's first slot
+    at = int(sequence.slots.nonzero()[0][4])  # the first slot of the second image
 
     def states(images: list[torch.Tensor], change_last: bool) -> torch.Tensor:
         batch = it.batch([[sequence]], images, seq_len=len(sequence.token_ids))
@@ -100,10 +100,10 @@ def test_targets_are_detached(small: Callable[..., Any]) -> None:
     embeddings.retain_grad()
     it.model.embed_images = lambda batch: embeddings
     it.model(batch).loss.backward()
-    assert torch.count_nonzero(embeddings.grad[3]) > 0  # as an input of what comes after
+    assert torch.count_nonzero(embeddings.grad[3]) > 0  # as an input of later positions
     detached = it.model.bridge.stu_regress_head.weight.grad
     assert detached is not None
-    # With inputs cut off as well, nothing is left that could reach the embeddings.
+    # Without inputs either, no gradient can reach the embeddings.
     it.model.bridge.project_up = lambda embeddings: embeddings.detach()
     embeddings.grad = None
     it.model(batch).loss.backward()
@@ -178,7 +178,7 @@ def test_input_noise_is_for_training_and_spares_the_targets(small: Callable[...,
     assert torch.equal(plain.visual, it.model(batch).visual)
     noisy = it.model.train()(batch)
     assert not torch.allclose(plain.text, noisy.text)
-    torch.testing.assert_close(plain.visual[0], noisy.visual[0])  # predicted from [IMG], which knows no image yet
+    torch.testing.assert_close(plain.visual[0], noisy.visual[0])  # predicted from [IMG], before any image
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -206,7 +206,7 @@ def test_one_batch_overfits(small: Callable[..., Any], family: str) -> None:
     documents, images = _documents(it)
     model = it.model.train()
     batch = it.batch([documents], [i for part in images for i in part])
-    model.encoder.requires_grad_(False)  # a trained one could make all images alike
+    model.encoder.requires_grad_(False)  # a trained one could make all embeddings equal
     model.bridge.requires_grad_(family == "emu2")
     if family == "emu":
         model.bridge.stu_regress_head.requires_grad_(True)

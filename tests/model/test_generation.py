@@ -40,7 +40,7 @@ def _inputs(it: Any, prompt: Prompt) -> Tensor:
 
 @torch.no_grad()
 def _text_by_hand(it: Any, prompt: Prompt, count: int) -> list[int]:
-    """Greedy, by whole forward passes of transformers' own model."""
+    """Decode greedily, by whole forward passes of transformers' own model."""
     x, tokens = _inputs(it, prompt), []
     model = it.model.language_model
     for _ in range(count):
@@ -63,7 +63,7 @@ def _image_by_hand(it: Any, prompt: Prompt) -> Tensor:
 
 
 def _text_only(it: Any) -> None:
-    """Only base tokens may win, so that runs by hand need no list of exceptions."""
+    """Make base tokens the only likely ones, so that decoding by hand needs no list of exceptions."""
     with torch.no_grad():
         head = it.model.language_model.get_output_embeddings().weight
         head[it.tokenizer.base_vocab_size :] = 0
@@ -93,7 +93,7 @@ def test_images_are_what_whole_forward_passes_give(small: Callable[..., Any], fa
     for prompt, result in zip(prompts, found, strict=True):
         (image,) = result.parts
         torch.testing.assert_close(image, _image_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
-        assert not image.is_inference()  # a decoder may train on it
+        assert not image.is_inference()  # an image decoder may be trained on it
 
 
 def test_images_and_text_in_turn(small: Callable[..., Any]) -> None:
@@ -101,20 +101,20 @@ def test_images_and_text_in_turn(small: Callable[..., Any]) -> None:
     ids = it.tokenizer.ids
     prompts = [_prompt(it, "draw", draw=True), _prompt(it, "tell")]
     config = GenerationConfig(max_new_tokens=6, max_images=2)
-    with torch.no_grad():  # this model begins an image whenever it may
+    with torch.no_grad():  # this model begins an image whenever it is allowed to
         head = it.model.language_model.get_output_embeddings()
         head.weight[ids["[IMG]"]] = 0
         head.register_forward_hook(lambda module, args, logits: logits.index_fill(1, torch.tensor([ids["[IMG]"]]), 1e4))
     first, second = generate(it.model, it.tokenizer, prompts, config)
     kinds = [["image" if isinstance(p, Tensor) else len(p) for p in r.parts] for r in (first, second)]
-    assert kinds == [["image", "image", 5], ["image", "image", 4]]  # a begun image costs a token
+    assert kinds == [["image", "image", 5], ["image", "image", 4]]  # beginning an image takes one token
     cached = generate(it.model, it.tokenizer, prompts, config.model_copy(update={"use_cache": False}))
     for one, other in zip((first, second), cached, strict=True):
         torch.testing.assert_close(one.images, other.images, rtol=1e-4, atol=1e-5)
         assert one.text(it.tokenizer) == other.text(it.tokenizer)
 
 
-def test_text_goes_on_behind_the_image_that_was_asked_for(small: Callable[..., Any]) -> None:
+def test_text_continues_after_the_requested_image(small: Callable[..., Any]) -> None:
     it = small("emu2")
     _text_only(it)
     prompt = _prompt(it, "draw", draw=True)

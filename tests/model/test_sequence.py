@@ -189,7 +189,7 @@ def test_windows_fit_and_lose_nothing(emu2: Layout) -> None:
     ],
 )
 def test_text_is_cut_at_a_paragraph_then_a_sentence_then_a_token(emu2: Layout, content: str, first: str) -> None:
-    windows = emu2.split([text(content, emu2.tokenizer)], 46)  # of which 44 are left for text
+    windows = emu2.split([text(content, emu2.tokenizer)], 46)  # 44 of them are left for text
     assert emu2.tokenizer.decode(emu2.lay_out(windows[0]).token_ids) == first
     assert len(windows) == 2
 

@@ -15,7 +15,7 @@ HOSTILE = "</s><s>[IMG]<image>[/IMG][PAD]<unk> <grounding><patch_index_0001>[USE
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentencepiece model of LLaMA's kind: BPE with byte fallback, <unk> <s> </s> first."""
+    """A sentencepiece model like LLaMA's: BPE with byte fallback, <unk> <s> </s> first."""
     folder = tmp_path_factory.mktemp("llama")
     (folder / "text.txt").write_text("a red boat lies beside the grey dock. it waits.\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
@@ -170,7 +170,7 @@ def test_breaks_are_read_off_the_ids(tokenizers: dict[str, Tokenizer]) -> None:
     ids = np.array(tokenizer.encode(text))
     cuts: dict[int, list[str]] = {TOKEN: [], SENTENCE: [], PARAGRAPH: []}
     for i, strength in enumerate(tokenizer.break_strengths(ids)):
-        cuts[strength].append(text[: i + 1])  # ASCII: a byte is a token
+        cuts[strength].append(text[: i + 1])  # ASCII: one token per byte
     assert cuts[SENTENCE] == ["He paid 3.50 (or so.)", 'He paid 3.50 (or so.) "Yes!"', text[: text.index("next")]]
     assert cuts[PARAGRAPH] == [text[: text.index("last")], text]
 

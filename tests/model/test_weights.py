@@ -86,7 +86,7 @@ def test_every_missing_key_is_named_and_nothing_changes(layout: Any) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_mistakes_are_named_at_once() -> None:
     state = released("emu2")
     state["visual.blocks.9.norm1.weight"] = torch.zeros(24)
     state["project_up.weight"] = torch.zeros(32, 25)
@@ -267,7 +267,7 @@ def test_tied_embeddings_need_one_key() -> None:
     load(model, state, "llama")
     assert torch.equal(model.language_model.lm_head.weight[:259], state["model.embed_tokens.weight"])
     ours = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    for name in ("lm_head", "model.embed_tokens"):  # which of them is written depends on what writes
+    for name in ("lm_head", "model.embed_tokens"):  # the writing library decides which one is written
         load(model, {key: tensor for key, tensor in ours.items() if key != f"language_model.{name}.weight"}, "ours")
         assert torch.equal(model.language_model.lm_head.weight, ours["language_model.lm_head.weight"])
     with pytest.raises(WeightsError, match=r"lm_head\.weight: missing"):
@@ -301,7 +301,7 @@ def test_image_decoders_begin_as_the_released_u_nets(size: str, width: int, pool
     config = SIZES[size]
     with torch.device("meta"):
         decoder = ImageDecoder.for_model(config)
-        text = build_unet(config.image_decoder, width, 1)  # its pooled condition is as wide as the others
+        text = build_unet(config.image_decoder, width, 1)  # its pooled conditioning is as wide as the other
         if pooled:
             text.add_embedding.linear_1 = nn.Linear(pooled + 6 * 256, 1280)
     state = {f"unet.{name}": tensor for name, tensor in text.state_dict().items()}

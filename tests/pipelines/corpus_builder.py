@@ -1,4 +1,4 @@
-"""A small corpus of all five kinds, made of real JPEG, PNG and WebP bytes: what the tests of the shard format read."""
+"""A small corpus of all five kinds, with real JPEG, PNG and WebP bytes, for the tests of the shard format."""
 
 import io
 
@@ -18,7 +18,7 @@ NUM_SAMPLES: dict[Split, int] = {"train": 7, "val": 2}
 
 
 def image(number: int, form: str = "JPEG", size: tuple[int, int] = (32, 24)) -> bytes:
-    """An image of one colour that `number` decides."""
+    """Return an image of one colour, which `number` determines."""
     image = Image.new("RGB", size, (number * 40 % 256, number * 70 % 256, 99))
     buffer = io.BytesIO()
     image.save(buffer, form)
@@ -26,7 +26,7 @@ def image(number: int, form: str = "JPEG", size: tuple[int, int] = (32, 24)) -> 
 
 
 def media(number: int, form: str = "JPEG", t: float | None = None) -> Media:
-    """What is known of `image(number, form)` before it is packed."""
+    """Return the description of `image(number, form)` before it is packed."""
     return Media(
         url=f"https://images.example.co.uk/{number}.{form.lower()}",
         mime=MIME[form],
@@ -41,7 +41,7 @@ def media(number: int, form: str = "JPEG", t: float | None = None) -> Media:
 
 
 def sample(kind: Kind, number: int) -> SampleParts:
-    """Sample `number` of a kind; interleaved ones have 1 to 3 images in different formats."""
+    """Return sample `number` of a kind; interleaved ones have 1 to 3 images in different formats."""
     key = make_key(kind, "corpus_builder", number)
     caption = f"a dock beside boat {number}, café"
     forms = ["JPEG"]
@@ -82,7 +82,7 @@ def sample(kind: Kind, number: int) -> SampleParts:
 
 
 def write_shard(corpus: str, kind: Kind, split: Split, number: int, samples: list[SampleParts]) -> ShardInfo:
-    """One shard of the source `<kind>s`."""
+    """Write one shard of the source `<kind>s`."""
     with ShardWriter(corpus, f"{kind}s", kind, split, number) as writer:
         for item in samples:
             writer.add(item)
@@ -91,7 +91,7 @@ def write_shard(corpus: str, kind: Kind, split: Split, number: int, samples: lis
 
 
 def build(corpus: str, kinds: tuple[Kind, ...] = KINDS) -> Manifest:
-    """A complete corpus: a source a kind, two train shards and one val shard each, and all that belongs to them."""
+    """Write a complete corpus, one source per kind with two train shards and one val shard; return its manifest."""
     shards, funnel = [], []
     for kind in kinds:
         samples = [sample(kind, n) for n in range(sum(NUM_SAMPLES.values()))]

@@ -1,4 +1,4 @@
-"""Small records for the tests of stages: candidates, stored media, specs, and images that no two are alike."""
+"""Small records for the tests of stages: candidates, stored media, specs, and images that all differ."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ def image_url(i: int) -> str:
 
 
 def image_bytes(i: int, size: tuple[int, int] = (64, 48), exif_orientation: int | None = None) -> bytes:
-    """A JPEG of noise that `i` decides."""
+    """Return a JPEG of noise, which `i` determines."""
     pixels = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -41,7 +41,7 @@ def image(i: int) -> Segment:
 
 
 def document(kind: Kind, *segments: Segment, num_media: int = 0, page: str | None = PAGE, **more: Any) -> Document:
-    """A document without bytes; its group is its page."""
+    """Return a document without bytes; its group is its page."""
     media = tuple(Media(image_url(i)) for i in range(num_media))
     key = make_key(kind, page or "", *(s.text or "" for s in segments))
     build = Build(dedup_group=hashlib.sha256((page or "").encode()).hexdigest()[:32])
@@ -49,7 +49,7 @@ def document(kind: Kind, *segments: Segment, num_media: int = 0, page: str | Non
 
 
 def candidate(document: Document) -> Candidate:
-    """The candidate that asks for each of a document's images."""
+    """Return the candidate that requests each of a document's images."""
     return Candidate(document, tuple(MediaRequest("image", m.url, PAGE) for m in document.media))
 
 
@@ -59,17 +59,17 @@ def item(name: str, size: int = 100, t: float | None = None) -> StoredItem:
 
 
 def fetched(url: str, **more: Any) -> StoredMedia:
-    """What the store holds of an image."""
+    """Return the stored record of an image."""
     return StoredMedia(url, FETCHED, url=url, fetched_at="2026-01-05T10:11:12Z", items=(item(url),), **more)
 
 
 def scores(*values: float) -> tuple[Score, ...]:
-    """A score of each image."""
+    """Return one score per image."""
     return tuple(Score("upstream", f"media:{i}", value, "upstream") for i, value in enumerate(values))
 
 
 def spec(sources: dict[str, Any], **more: Any) -> CorpusSpec:
-    """A spec; a source without an input is one of texts or of pages on loopback."""
+    """Return a spec; a source without an input is one of texts or of pages on loopback."""
     tree = {"name": "test", "version": "1.0.0", "sources": {}, **more}
     for name, source in sources.items():
         tree["crawls"] = {"web": {"seeds": ["http://127.0.0.1:8000/"]}}

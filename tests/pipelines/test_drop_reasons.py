@@ -1,6 +1,6 @@
-"""The table of drop reasons: all that the code writes is in it, and nothing else is.
+"""Tests of the table of drop reasons: it has exactly the reasons that the code writes.
 
-`mypy` holds every place that is typed as a `Reason`; here the code is read once more, as a whole.
+`mypy` checks every place that is typed as a `Reason`; these tests also read the code as a whole.
 """
 
 import ast
@@ -28,7 +28,7 @@ def mentions_reason(annotation: ast.expr | None, names: frozenset[str]) -> bool:
 
 
 def reason_names(tree: ast.Module) -> frozenset[str]:
-    """`Reason`, `Outcome`, and a module's own names for types that hold one."""
+    """Return `Reason`, `Outcome`, and a module's own names for types that contain one."""
     names = frozenset({"Reason", "Outcome"})
     aliases = {
         target.id
@@ -41,7 +41,7 @@ def reason_names(tree: ast.Module) -> frozenset[str]:
 
 
 def takers() -> Takers:
-    """By name of a function or class: place and name of the arguments that are reasons."""
+    """Return place and name of the arguments that are reasons, by name of the function or class."""
     found: Takers = {}
     for tree in TREES.values():
         for node in ast.walk(tree):
@@ -55,7 +55,7 @@ def takers() -> Takers:
                 for method in node.body:
                     if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                         add_parameters(found, node.name, method)
-    return found | {"Refusal": {(0, "reason")}}  # which stands beside the table
+    return found | {"Refusal": {(0, "reason")}}  # which is defined next to the table
 
 
 def add_parameters(found: Takers, name: str, function: ast.FunctionDef) -> None:
@@ -66,7 +66,7 @@ def add_parameters(found: Takers, name: str, function: ast.FunctionDef) -> None:
 
 
 def strings(node: ast.expr | None) -> Iterator[str]:
-    """The strings that an expression may be, or hold."""
+    """Yield the strings that an expression may be, or contain."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.IfExp):
@@ -80,12 +80,12 @@ def strings(node: ast.expr | None) -> Iterator[str]:
 
 
 def first(node: ast.expr | None) -> ast.expr | None:
-    """The reason in what a function gives: the whole, or the first of several things."""
+    """Return the reason in a function's result: all of it, or the first of several items."""
     return node.elts[0] if isinstance(node, ast.Tuple) and node.elts else node
 
 
 def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
-    """Strings that stand where a reason is expected."""
+    """Yield the strings in places where a reason is expected."""
     names = reason_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -94,7 +94,9 @@ def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
                 yield from strings(node.args[place] if place < len(node.args) else None)
                 yield from (s for k in node.keywords if k.arg == name for s in strings(k.value))
             if called == "replace":
-                yield from (s for k in node.keywords if k.arg in ("reason", "reasons") for s in strings(k.value))
+                yield from (
+                    s for k in node.keywords if k.arg in ("reason", "reasons", "outcome") for s in strings(k.value)
+                )
             if called in ("append", "adding") and "reasons" in ast.unparse(node.func) + called.replace(
                 "adding", "reasons"
             ):

@@ -1,11 +1,11 @@
-"""Which pages become candidates: one of each canonical URL, under a licence and with signals that allow it."""
+"""Tests of extract: the pages that become candidates, one per canonical URL, if licence and signals allow it."""
 
 from dataclasses import replace
 
 import pytest
 
 from pipelines.document import Provenance
-from pipelines.extract import _Candidates, _duplicates
+from pipelines.extract import _Candidates, _Duplicate, _duplicates, _PagePlace
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import candidate, document, image, spec, text
 
@@ -13,20 +13,22 @@ OWN = "https://a.example/x"
 WORDS = "The harbour was quiet and the lantern was golden, and nobody knew who had lit it in the night."
 
 
-def places(*rows: tuple[int, str, str, int], own: str = OWN) -> list[tuple[str, tuple[int, str]]]:
-    return [(task, value) for task, (mark, value) in _duplicates((f"web {own}", rows)) if mark == "duplicate"]
+def dropped(*places: _PagePlace, own: str = OWN) -> list[tuple[str, _Duplicate]]:
+    return list(_duplicates((f"web {own}", places)))
 
 
 def test_the_page_at_its_own_address_is_kept_then_the_nearest_to_a_seed():
-    near, own = (0, "https://a.example/x?print=1", "t1", 5), (3, OWN, "t2", 7)
-    assert places(near, own) == [("t1", (5, OWN))]
-    assert places(near, (1, "https://a.example/x?s=2", "t0", 9)) == [("t0", (9, "https://a.example/x?print=1"))]
-    assert places(own) == []
+    near, own = _PagePlace(0, "https://a.example/x?print=1", "t1", 5), _PagePlace(3, OWN, "t2", 7)
+    other = _PagePlace(1, "https://a.example/x?s=2", "t0", 9)
+    assert dropped(near, own) == [("t1", _Duplicate(5, OWN))]
+    assert dropped(near, other) == [("t0", _Duplicate(9, "https://a.example/x?print=1"))]
+    assert dropped(own) == []
 
 
 def test_of_captures_of_one_url_one_is_kept_whatever_their_order():
-    rows = [(0, OWN, "t1", 0), (0, OWN, "t1", 90), (0, OWN, "t0", 40)]
-    assert places(*rows) == places(*reversed(rows)) == [("t1", (0, OWN)), ("t1", (90, OWN))]
+    places = [_PagePlace(0, OWN, task, offset) for task, offset in (("t1", 0), ("t1", 90), ("t0", 40))]
+    expected = [("t1", _Duplicate(0, OWN)), ("t1", _Duplicate(90, OWN))]
+    assert dropped(*places) == dropped(*reversed(places)) == expected
 
 
 def test_a_drop_shows_where_its_text_came_from_and_how_it_begins_masked():
@@ -66,7 +68,7 @@ def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
         ("text", "CC-BY-4.0", []),
         ("text", "CC-BY-NC-4.0", ["license_not_allowed"]),
         ("text", None, ["license_not_allowed"]),
-        ("pair", None, []),  # its image has a licence of its own, which is known when it is there
+        ("pair", None, []),  # its image has its own licence, known only when fetched
     ],
 )
 def test_a_pages_words_need_an_allowed_licence(kind: str, license: str | None, expected: list[str]):

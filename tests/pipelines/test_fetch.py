@@ -1,4 +1,4 @@
-"""What is asked for, once; what is asked for again; and what becomes of documents whose media were not had."""
+"""Each medium is requested once, a retry requests what can pass, and every lost medium is counted."""
 
 import threading
 from collections import Counter
@@ -13,68 +13,28 @@ from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Document, Media
 from pipelines.drop_reasons import FETCHED
 from pipelines.extract import CANDIDATE_SCHEMA
-from pipelines.fetch import _missing, _to_parts, rendition, run_fetch
+from pipelines.fetch import _PartMedia, _Stored, _to_parts, run_fetch
 from pipelines.layout import candidates_folder, documents_folder, media_folder
 from pipelines.media.raw_store import index_parts, load_media, read_index
-from pipelines.media.requests import MediaSettings
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 
-URL = "https://images.example.org/1.jpg"
-WANTED = ("image", "https://www.example.org/b", "[]")
 
-
-def missing(
-    known: list[tuple[int, str]], *, generation: int = 0, retry: bool = False, key: str = URL, wanted=(WANTED,)
-):
-    return list(_missing((f"r1 {key}", {"wanted": wanted, "known": known}), generation, retry))
-
-
-def test_what_the_store_does_not_have_is_asked_for_once():
-    earlier = ("image", "https://www.example.org/a", "[]")
-    assert missing([], wanted=(WANTED, earlier, WANTED)) == [("images.example.org", (f"r1 {URL}", earlier))]
-    assert missing([], wanted=()) == missing([(0, FETCHED)], wanted=()) == []
-
-
-@pytest.mark.parametrize("outcome", [FETCHED, "http_404", "http_503", "timeout"])
-def test_what_the_store_has_is_not_asked_for_again(outcome: str):
-    assert missing([(0, outcome)]) == []
-
-
-def test_a_retry_asks_for_what_failed_for_a_passing_reason_before_it():
-    for outcome, is_asked in [("http_503", True), ("timeout", True), ("http_404", False), (FETCHED, False)]:
-        assert bool(missing([(0, outcome)], generation=1, retry=True)) == is_asked
-    assert missing([(0, "timeout"), (1, FETCHED)], generation=2, retry=True) == []
-    assert missing([(0, "timeout"), (1, "timeout")], generation=1, retry=True) == []  # the killed retry goes on
-
-
-def test_bytes_of_a_candidate_go_to_its_part():
-    wanted = [("image", part, "[]") for part in ("part-1", "part-0")]
-    assert missing([], key="inline:ab", wanted=wanted) == [("inline part-0", ("r1 inline:ab", wanted[1]))]
-
-
-def test_the_latest_generation_holds():
-    stored = [(1, FETCHED, "g001-a.blobs", 5, 6), (0, "timeout", "g000-z.blobs", 7, 8)]
+def test_the_latest_generation_is_valid():
+    stored = [_Stored(1, "g001-a.blobs", 5, 6), _Stored(0, "g000-z.blobs", 7, 8)]
     assert list(_to_parts(("k", {"parts": ["p", "q"], "stored": stored}))) == [
-        (part, ("k", "g001-a.blobs", 5, 6)) for part in ("p", "q")
+        (part, _PartMedia("k", "g001-a.blobs", 5, 6)) for part in ("p", "q")
     ]
     assert list(_to_parts(("k", {"parts": ["p"], "stored": []}))) == []
-
-
-def test_a_rendition_is_named_by_the_settings_of_its_type():
-    plain, larger = MediaSettings(), MediaSettings.model_validate({"images": {"image_size": 512}})
-    assert rendition(plain, "image") != rendition(plain, "video")
-    assert rendition(plain, "image") == rendition(MediaSettings(), "image") != rendition(larger, "image")
-    assert rendition(plain, "video") == rendition(larger, "video")
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
 class Site(ThreadingHTTPServer):
-    """Images by number; what is in `busy` answers 503."""
+    """A server of images by number; those in `busy` answer 503."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -136,7 +96,7 @@ def of(site: Site, kind: str, *names: object, inline: tuple[bytes, ...] = ()) ->
 
 
 def write(out: str, part: str, **candidates: list[Candidate]) -> None:
-    """A part of candidates, by source."""
+    """Write a part of candidates, by source."""
     rows = [
         {
             "source": source,
@@ -208,11 +168,11 @@ def test_a_retry_asks_only_for_what_can_pass_and_the_new_answer_holds(site: Site
     assert [path for path in site.asked if path.endswith(".jpg")] == ["/busy.jpg"]
     assert [m.url for m in documents(out)[page.document.key].media] == [site.url(name) for name in (1, 2, "busy")]
     rows = [row for path in index_parts(media_folder(out)) for row in read_index(path)]
-    assert sorted((r["generation"], r["outcome"]) for r in rows if r["key"] == site.url("busy")) == [
+    assert sorted((r.generation, r.outcome) for r in rows if r.key == site.url("busy")) == [
         (0, "http_503"),
         (1, FETCHED),
     ]
-    assert all(load_media(media_folder(out), row).outcome == row["outcome"] for row in rows)
+    assert all(load_media(media_folder(out), row.blob).outcome == row.outcome for row in rows)
 
 
 @pytest.mark.slow

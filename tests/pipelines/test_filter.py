@@ -1,8 +1,7 @@
-"""Groups that stay together, splits, and duplicates: the same whatever the order, the parts or the workers."""
+"""Tests of filter: groups stay together, splits, and duplicates, equal for any order, parts and workers."""
 
 import json
 import random
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import pytest
 
 from pipelines import storage
+from pipelines.decisions.features import MeasuredImage
 from pipelines.document import Document, Segment
 from pipelines.fetch import DOCUMENT_SCHEMA
-from pipelines.filter import choose_split, fingerprint, run_filter
+from pipelines.filter import fingerprint, run_filter
 from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
-from pipelines.spec import SplitSettings
 from tests.pipelines.stage_records import document, image, image_bytes, image_url, spec, text
 
 WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
@@ -26,26 +25,6 @@ WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge"
 
 def words(seed: int, num: int = 60) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=num)) + f" {seed}."
-
-
-# --- splits ---------------------------------------------------------------------------------------------------------
-
-
-def test_splits_are_of_the_sizes_asked_for_and_do_not_move():
-    settings = SplitSettings(val=0.1, test=0.2)
-    splits = [choose_split(f"group {i}", 0, settings) for i in range(2000)]
-    shares = {split: num / 2000 for split, num in Counter(splits).items()}
-    assert shares == {
-        split: pytest.approx(share, abs=0.03) for split, share in [("train", 0.7), ("val", 0.1), ("test", 0.2)]
-    }
-    assert splits[:6] == [choose_split(f"group {i}", 0, settings) for i in range(6)]
-    assert {choose_split(f"group {i}", 0, SplitSettings(val=0, test=0)) for i in range(200)} == {"train"}
-
-
-def test_a_rule_goes_before_the_hash():
-    rules = [{"pattern": "/a/", "split": "test"}, {"pattern": "/b/", "split": "train"}]
-    settings = SplitSettings(val=0.99, test=0, rules=rules)
-    assert [choose_split("group 1", rule, settings) for rule in range(3)] == ["test", "train", "val"]
 
 
 def test_fingerprints_of_each_kind():
@@ -56,7 +35,7 @@ def test_fingerprints_of_each_kind():
         "films": {"kind": "video"},
     }
     settings = spec(sources).sources
-    media = [{"stored_sha256": "a", "phash": 7}, {"stored_sha256": "b", "phash": 8}]
+    media = [MeasuredImage(name, phash, blur=200.0, mean=100.0, std=40.0) for name, phash in (("a", 7), ("b", 8))]
     page = document("interleaved", image(0), text(words(0)), image(1), num_media=2)
     pair = document("pair", image(0), text(words(0)), num_media=1)
     found = {
@@ -81,7 +60,7 @@ def test_fingerprints_of_each_kind():
 
 
 class Input:
-    """What the fetch stage leaves: documents in parts, their images in one file of blobs."""
+    """Output of the fetch stage: documents in parts, and their images in one file of blobs."""
 
     def __init__(self, out: str) -> None:
         self.out = out
@@ -144,7 +123,7 @@ def samples(out: str) -> dict[str, dict[str, Any]]:
 
 
 def drops(out: str) -> list[tuple[str, str, str | None, str | None]]:
-    """(reason, unit, key, URL) of all drops."""
+    """Return (reason, unit, key, URL) of all drops."""
     rows = [row for path in decisions_folder(out).drops() for row in read_rows(path)]
     return sorted(((r["reason"], r["unit"], r["key"], r["url"]) for r in rows), key=str)
 
@@ -159,7 +138,7 @@ SPEC = spec(SOURCES, split=SPLIT)
 
 
 def small_corpus(out: str) -> tuple[Input, dict[str, str]]:
-    """Pages of all that binds or drops them, and their keys by name."""
+    """Return pages with everything that groups or drops them, and their keys by name."""
     given, keys = Input(out), {}
     for i in range(8):
         keys[f"page {i}"] = given.add("pages", f"/{i}", text(words(i)), image(0), images=(i,))
@@ -195,7 +174,7 @@ def test_pages_that_share_an_image_end_in_one_split_by_the_rule_of_any(built):
     shared = [found[keys[name]] for name in ("a", "b", "held-out/c")]
     assert {row["split"] for row in shared} == {"val"}
     assert len({json.loads(row["document"])["build"]["dedup_group"] for row in shared}) == 1
-    pair, page = found[keys["pair"]], found[keys["page 1"]]  # of one page, in two sources
+    pair, page = found[keys["pair"]], found[keys["page 1"]]  # from one page, in two sources
     assert pair["split"] == page["split"]
     assert {found[keys[f"page {i}"]]["split"] for i in range(8)} == {"train", "val", "test"}
 

@@ -1,4 +1,4 @@
-"""The filter stage with a CLIP: a tiny open_clip model, its weights on disk, real images."""
+"""Tests of the filter stage with a CLIP: a tiny open_clip model with weights on disk, and real images."""
 
 import json
 from pathlib import Path

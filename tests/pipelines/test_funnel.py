@@ -1,4 +1,4 @@
-"""The funnel: every row adds up, rows of one unit follow from each other, and the last counts what lies in shards."""
+"""Tests of the funnel: all rows add up, each unit continues where it ended, and the last rows count the shards."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def finish(folder: PartFolder, tally: Tally) -> None:
 
 @pytest.fixture
 def out(tmp_path) -> str:
-    """A crawl of which one page is dropped, and a source of which one document is dropped."""
+    """Output with a crawl that has one dropped page, and a source that has one dropped document."""
     crawled, extracted = Tally("crawl"), Tally("extract")
     crawled.keep("web", "page", 2)
     crawled.drop(Drop(source="web", stage="crawl", reason="timeout", unit="page"))
@@ -73,7 +73,7 @@ def test_rows_are_sums_over_receipts_in_the_order_of_stages(out):
 
 def test_a_stage_is_checked_without_what_later_ones_left(out):
     tally = Tally("filter")
-    tally.keep("texts", "document", 7)  # of an earlier run
+    tally.keep("texts", "document", 7)  # from an earlier run
     finish(decisions_folder(out), tally)
     assert [row.stage for row in checked_funnel(out, ["web"], ["texts"], "extract")] == ["crawl", "extract", "extract"]
     with pytest.raises(RunError, match="does not add up: texts, filter: 7 documents in, but extract kept 1"):

@@ -1,4 +1,4 @@
-"""The spec: what it refuses and with which words, what follows from it, and the schema that editors use."""
+"""Tests of the spec: what it refuses and the messages, what is derived from it, and the schema for editors."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ BOT = "NewsBot/1.0 (+https://news.example.org/bot)"
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """`TREE` with one setting put in at a dotted path."""
+    """Return `TREE` with one setting at a dotted path."""
     tree = copy.deepcopy(TREE)
     *parents, last = path.split(".")
     place = tree

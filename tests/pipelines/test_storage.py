@@ -80,7 +80,7 @@ def test_an_unknown_scheme_is_refused_in_one_line():
 
 
 @pytest.mark.slow
-def test_a_store_that_does_not_let_us_in_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_store_that_denies_access_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

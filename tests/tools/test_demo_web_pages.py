@@ -1,4 +1,4 @@
-"""Pages of the demo web: how many there are, in which language, and that held-out pairs stay where they belong."""
+"""Tests of the demo web's pages: their number and languages, and that held-out pairs stay in held-out pages."""
 
 import html
 import io
@@ -91,7 +91,7 @@ def test_images_show_held_out_pairs_only_where_they_may(held_out):
     assert {(item.colour, item.shape) for item in items} == set(HELD_OUT if held_out else SEEN)
 
 
-def test_an_album_is_told_in_words_that_its_images_obey():
+def test_an_albums_words_fit_its_images():
     for n in range(300):
         told = album(0, f"albums/{n:04}", held_out=False)
         before = ""
@@ -138,7 +138,7 @@ def test_prose_passes_the_rules_of_its_kind():
         assert isinstance(judged([b for b in blocks if isinstance(b, str)], "interleaved"), Document)
 
 
-@pytest.mark.parametrize("name", sorted(RUINED_TEXTS.keys() - {"braces"}))  # which only C4's rules refuse
+@pytest.mark.parametrize("name", sorted(RUINED_TEXTS.keys() - {"braces"}))  # refused only by C4's rules
 def test_ruined_text_is_refused_for_its_reason(name):
     reasons, paragraphs = RUINED_TEXTS[name]
     assert judged(("A text", *paragraphs), "text").reason in reasons

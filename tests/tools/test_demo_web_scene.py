@@ -1,4 +1,4 @@
-"""Scenes: what is drawn is what is said."""
+"""Tests of scenes: captions describe what is drawn."""
 
 import random
 from itertools import combinations
@@ -49,8 +49,8 @@ def test_every_pair_of_colour_and_shape_is_either_seen_or_held_out():
 def test_a_caption_read_back_gives_the_attributes():
     for n, scene in enumerate(scenes(600)):
         item = scene.items[0]
-        told = {"colour": item.colour, "shape": item.shape, "size": item.size, "position": item.position}
-        assert attributes_of(caption(scene, random.Random(n))) == told
+        expected = {"colour": item.colour, "shape": item.shape, "size": item.size, "position": item.position}
+        assert attributes_of(caption(scene, random.Random(n))) == expected
 
 
 def test_attributes_that_are_not_named_are_left_out():

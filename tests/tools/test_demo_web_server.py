@@ -1,4 +1,4 @@
-"""The demo web as served: real processes on loopback, a small crawler, every trap."""
+"""Tests of the demo web's server: real processes on loopback, a small crawler, every trap."""
 
 import asyncio
 import html
@@ -24,7 +24,7 @@ CONTENT_SITES = ("start", "albums", "galleries", "maps", "cinema", "library")
 
 
 def start(port=0):
-    """A server process, and the port that it says it has."""
+    """Start a server; return its process, and the port that it prints."""
     command = [sys.executable, "-m", "tools", "demo-web", "--port", str(port), "--pages-scale", str(SCALE)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     line = process.stdout.readline()
@@ -50,7 +50,7 @@ def url(port, site, path="/"):
 
 
 async def ask(addresses, **options):
-    """(status, headers, body) of each, all from one session; an error in place of each that fails."""
+    """Request all addresses in one session; return (status, headers, body) of each, or the error if it fails."""
 
     async def one(session, address):
         try:
@@ -68,7 +68,7 @@ def fetch(*addresses, **options):
 
 
 def crawl(port, names, max_rounds):
-    """Breadth-first over pages of the sites: bodies by URL, the round in which each was found, all that is named."""
+    """Crawl pages of the sites breadth-first; return (round, answer) by URL, and all URLs that pages name."""
     hosts = {f"{ADDRESSES[name]}:{port}" for name in names}
     frontier, found, named = {url(port, name) for name in names[:1]}, {}, set()
     for number in range(max_rounds + 1):

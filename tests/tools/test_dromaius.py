@@ -1,4 +1,4 @@
-"""`dromaius` does what `python -m <package>` does, and imports no more than that."""
+"""Tests that `dromaius` does the same as `python -m <package>`, and imports no more than that."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def dromaius(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The command as the installed script starts it."""
+    """Run the command as the installed script does."""
     code = f"import sys; sys.argv[0] = 'dromaius'; {before}\nfrom tools.dromaius import main; sys.exit(main())"
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
 

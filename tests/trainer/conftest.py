@@ -1,4 +1,4 @@
-"""What the tests of training share: one small corpus, and configs for it."""
+"""Shared fixtures of the tests of training: one small corpus, and configs for it."""
 
 import os
 from collections.abc import Callable
@@ -30,13 +30,13 @@ TREE = {"model": {"size": "debug"}, "pretrain": RUN}
 
 @pytest.fixture(scope="session")
 def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Five sources, with tokens."""
+    """A corpus of five sources, with tokens."""
     return small_corpus.build(tmp_path_factory.mktemp("training") / "corpus")
 
 
 @pytest.fixture
 def config() -> Callable[..., TrainConfig]:
-    """A function that gives a config whose `pretrain` section, or `model`, is changed by dotted keys.
+    """A function that returns a config with changes, as dotted keys, of its section `pretrain` or `model`.
 
     For example `config(**{"engine.zero_stage": 2, "model.size": "debug-emu"})`.
     """
@@ -49,7 +49,7 @@ def config() -> Callable[..., TrainConfig]:
 
 
 def changed(tree: dict, changes: dict) -> dict:
-    """A copy of a tree of settings with dotted keys set."""
+    """Return a copy of a tree of settings with dotted keys set."""
     out = {k: dict(v) if isinstance(v, dict) else v for k, v in tree.items()}
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
@@ -63,12 +63,12 @@ def changed(tree: dict, changes: dict) -> dict:
 
 @pytest.fixture
 def check_run() -> Callable[[str, str], list[str]]:
-    """Holds a run against the promises of its files; the findings."""
+    """A function that returns contradictions in the files of a run."""
     return run_findings
 
 
 def run_findings(run: str, corpus: str) -> list[str]:
-    """Positions without gaps or repeats, epochs complete before the next, every step there."""
+    """Check that all steps are there, without gaps or repeated positions, and each epoch ends before the next."""
     import pyarrow.parquet as pq
 
     rows = [r for p in sorted(Path(run).glob("consumed/*.parquet")) for r in pq.read_table(p).to_pylist()]

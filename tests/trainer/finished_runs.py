@@ -1,4 +1,4 @@
-"""A run's folder as training leaves it, with random weights: for what reads finished runs."""
+"""Folders of finished runs with random weights, for tests of everything that reads finished runs."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from trainer.config import TrainConfig
 
 
 def write_run(folder: Path, corpus: str, *, decoder: bool = True) -> TrainConfig:
-    """Write one of the debug size for a corpus; its config."""
+    """Write a run of the debug size for a corpus; return its config."""
     config = TrainConfig.model_validate(TREE)
     [tokens] = Path(corpus, "tokens").iterdir()
     settings = config.model.resolve(Tokenizer.load(tokens, "emu2"))

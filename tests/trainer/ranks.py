@@ -1,8 +1,8 @@
-"""Several processes that train together.
+"""Functions that run in several processes, which train together.
 
-A process that has run autograd, as the tests' own does, cannot fork one that trains, and an interpreter of its own for
-each would import torch and DeepSpeed for five seconds. So one process imports them, trains nothing itself, and forks
-the ranks of all tests.
+A process that has run autograd, such as that of the tests, cannot fork one that trains, and a separate interpreter for
+each would take five seconds to import torch and DeepSpeed. Therefore one process imports them, trains nothing itself,
+and forks the ranks of all tests.
 """
 
 import atexit
@@ -24,17 +24,17 @@ from trainer.engine import distributed
 from trainer.engine.deepspeed_internals import import_deepspeed
 
 ALONE = distributed.World(0, 1, 0, torch.device("cpu"), None)
-"""A run of one process."""
+"""World of a run with one process."""
 
 
 def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
-    """What `function(world, *args)` returns in each of so many processes.
+    """Return the results of `function(world, *args)` in each of several processes.
 
     Args:
-        size: How many there are.
-        function: Of a module; found there by its name.
-        args: What can be pickled.
-        timeout: Seconds to wait for each answer.
+        size: Number of processes.
+        function: A function of a module, which is imported by name.
+        args: Arguments that can be pickled.
+        timeout: Seconds to wait for each result.
 
     Raises:
         RuntimeError: If one fails, with its traceback.
@@ -51,28 +51,28 @@ def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float
 
 @functools.cache
 def _server() -> Connection:
-    """The process that forks ranks, there until the tests are through."""
+    """Start the process that forks ranks; it lives until the tests end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=_serve, args=(theirs,)).start()
     theirs.close()
-    atexit.register(ours.close)  # by which it ends
+    atexit.register(ours.close)  # which ends it
     return ours
 
 
 def _serve(requests: Connection) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import_deepspeed()
-    # ZeRO imports it, and with it torch's compiler, which takes each rank two seconds.
+    # ZeRO imports this, and with it torch's compiler, which would take each rank two seconds.
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    gc.freeze()  # what is here by now, no rank looks through or copies
+    gc.freeze()  # so that the ranks' collectors neither visit nor copy these objects
     while True:
         try:
             request = requests.recv_bytes()
         except EOFError:
-            os._exit(0)  # taking all of it down would take seconds, and native libraries report it as leaked
+            os._exit(0)  # a regular exit would take seconds, and native libraries report leaks
         try:
-            answer = _fork_ranks(*pickle.loads(request)), None  # imports the function's module, once for all ranks
+            answer = _fork_ranks(*pickle.loads(request)), None  # this imports the function's module once for all ranks
         except Exception as error:
             answer = None, error
         requests.send(answer)

@@ -1,4 +1,4 @@
-"""A small corpus with tokens, and what reads it: long pages and texts, pairs, grounded pairs and videos."""
+"""A small corpus with tokens, and its readers: long pages and texts, pairs, grounded pairs and videos."""
 
 import hashlib
 from pathlib import Path
@@ -31,7 +31,7 @@ SETTINGS = PlanSettings(
 
 
 def build(path: Path, kinds: tuple[Kind, ...] = KINDS) -> str:
-    """Two train shards and one val shard a kind, with tokens."""
+    """Write two train shards and one val shard per kind, with tokens; return the corpus's folder."""
     corpus = str(path)
     shards, funnel = [], []
     for kind in kinds:
@@ -48,7 +48,7 @@ def build(path: Path, kinds: tuple[Kind, ...] = KINDS) -> str:
 
 
 def damage(corpus: str, source: str, keys: set[str] | None = None, split: Split = "train") -> set[str]:
-    """Overwrite the middle of the first image of some samples of a source, or of all; returns their keys."""
+    """Overwrite the middle of the first image of some or all samples of a source; return their keys."""
     done = set()
     for shard in load_manifest(corpus).shards_of(source, split):
         data = bytearray(storage.read_bytes(f"{corpus}/{shard.path}"))
@@ -74,24 +74,24 @@ class Opened:
         self.fingerprint = windows_fingerprint(*arguments, "train")
 
     def plan(self, state: PlanState | None = None, phases: tuple[Phase, ...] = (Phase(weights=WEIGHTS),)) -> Plan:
-        """A plan over it."""
+        """Return a plan over the corpus."""
         return Plan(self.sources, SETTINGS, phases, self.fingerprint, costs=Costs(1, 0.01, 5), state=state)
 
     def loader(self, plan: Plan, rank: int = 0, world_size: int = 1, num_threads: int = 0) -> Loader:
-        """A loader of the plan."""
+        """Return a loader of the plan."""
         reader = SequenceReader(self.corpus, self.sources, self.layout, seq_len=SETTINGS.seq_len, image_size=16, seed=3)
         return Loader(plan, reader, ReaderSettings(num_threads=num_threads), rank, world_size)
 
 
 def take(loader: Loader, num: int) -> list[RankStep]:
-    """The next steps of a loader, which is then closed."""
+    """Return the next steps of a loader, which is then closed."""
     steps = [step for step, _ in zip(loader, range(num), strict=False)]
     loader.close()
     return steps
 
 
 def digest(packs: list) -> str:
-    """sha256 of all that packs hold: tokens, targets, pixels and records."""
+    """Return the sha256 of the contents of packed sequences: tokens, targets, pixels and records."""
     found = hashlib.sha256()
     for pack in packs:
         for chunk in pack:

@@ -1,4 +1,4 @@
-"""What bad input gets from the trainer's commands: exit code 2, one line that says what is wrong, and nothing lost."""
+"""Tests of the trainer's commands on bad input: exit code 2, one line that says what is wrong, and nothing lost."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(world, *arguments: str):
-    """Exit code and stderr of `python -m trainer ...` in a process of its own."""
+    """Run `python -m trainer ...` in a separate process; return its exit code and stderr."""
     err = io.StringIO()
     sys.argv = ["trainer", *arguments]
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
@@ -39,7 +39,7 @@ def command(world, *arguments: str):
 
 
 def killed_in_a_save(world, *arguments: str):
-    """The command, killed when the second checkpoint is all but there."""
+    """Run the command, and kill it when the second checkpoint is almost complete."""
     replace = os.replace
 
     def die(source, target):
@@ -52,13 +52,13 @@ def killed_in_a_save(world, *arguments: str):
 
 
 def with_small_files(world, *arguments: str):
-    """The command, as on a disk that is full: no file may become larger than the checkpoint's small ones."""
+    """Run the command as on a full disk: no file may become larger than the checkpoint's small ones."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     return command(world, *arguments)
 
 
 def on_a_disk_that_fills(world, *arguments: str):
-    """The command, with a disk that is full when the checkpoints are written and the model is not."""
+    """Run the command on a disk that becomes full after the checkpoints, before the model is written."""
     export = build.save_tensors
 
     def fill(tensors, path):
@@ -70,7 +70,7 @@ def on_a_disk_that_fills(world, *arguments: str):
 
 
 def failing_first(world, how: str, *arguments: str):
-    """The command, of which the first process alone fails."""
+    """Run the command so that only the first process fails."""
     if world.rank == 0 and how == "disk":
         return with_small_files(world, *arguments)
     if world.rank == 0:
@@ -108,12 +108,12 @@ def killed_run(training_corpus, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def corpus(training_corpus, tmp_path) -> Path:
-    """A copy to spoil."""
+    """A copy of the corpus, to be damaged."""
     return Path(shutil.copytree(training_corpus, tmp_path / "corpus"))
 
 
 def refused(given: list[str], out: Path) -> str:
-    """The line with which a command is refused that would go on with a run; the run stays as it was."""
+    """Return the error line of a command that would resume a run, after checking that the run is unchanged."""
     before = content(out)
     ((code, err),) = in_ranks(1, command, *given)
     assert content(out) == before

@@ -23,7 +23,7 @@ def load(name):
 
 @dataclass
 class Llama:
-    """The size of LLaMA's vocabulary with a family's own tokens."""
+    """Sizes of LLaMA's vocabulary with a family's own tokens, in place of a tokenizer."""
 
     vocab_size: int
     base_vocab_size: int = 32000
@@ -99,7 +99,7 @@ def test_the_image_decoder_has_the_size_of_its_diffusion_model(name, width, bill
 
 
 def test_samples_seen_are_the_papers():
-    """By the positions that a sample takes on the average, as the configs' comments have them."""
+    """Computed from the average positions per sample that the comments of the configs give."""
     stage1 = load("emu2_stage1").pretrain
     weights = stage1.mixture.phases[0].weights
     pairs = weights["laion2b"] + weights["capsfusion"]

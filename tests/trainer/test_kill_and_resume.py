@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
-from tests.trainer.trial_runs import consumed, run
+from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, Training
 from trainer.tasks.table import TASKS
@@ -21,7 +21,7 @@ SIZES = (1, 2, 1, 2, 1, 2)
 
 
 def run_killed(world, config, corpus, out, rank, steps, seconds):
-    """A run of which a process is killed some steps and a moment later."""
+    """Run the command, and kill one process after some steps and a moment."""
     training = Training(TASKS["pretrain"][0], config, corpus, str(out), world)
     train = training._train
 
@@ -44,7 +44,7 @@ def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config
     moments = random.Random(pytestconfig.getoption("seed"))
     for size in SIZES[:-1]:
         moment = moments.randrange(size), moments.randint(1, 6), moments.random() / 4
-        with pytest.raises((EOFError, RuntimeError)):  # its own end, or what the other says of it
+        with pytest.raises((EOFError, RuntimeError)):  # its own end, or the other process's error about it
             in_ranks(size, run_killed, chosen, training_corpus, cut, *moment)
     size = SIZES[-1]
     assert in_ranks(size, run, "pretrain", chosen, training_corpus, cut) == [FINISHED] * size
@@ -55,3 +55,20 @@ def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-2)
     for name in ("samples", "tokens", "images"):
         assert [row[name] for row in rows] == [row[name] for row in expected]
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((2, 3), (1, 2))])
+def test_what_a_stage_has_frozen_is_resumed_elsewhere(training_corpus, config, tmp_path, before, after):
+    """What was learned before, and the scale of regression targets, which is measured once."""
+    stages = [{"lr": {"encoder": 3e-3, "bridge": 3e-3, "language_model": 3e-3}}, {"lr": {"bridge": 1e-3}, "step": 3}]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def chosen(zero_stage):
+        changes = {"steps": 8, "stages": stages, "engine.zero_stage": zero_stage, "engine.micro_batch_size": 1}
+        return config(**changes, **{"model.changes": {"bridge": {"standardize": True}}, "checkpoints.every": 2})
+
+    (size, zero_stage), (other_size, other_stage) = before, after
+    assert in_ranks(size, run, "pretrain", chosen(zero_stage), training_corpus, whole) == [FINISHED] * size
+    killed(size, "pretrain", chosen(zero_stage), training_corpus, cut, 5)
+    assert in_ranks(other_size, run, "pretrain", chosen(other_stage), training_corpus, cut) == [FINISHED] * other_size
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)

@@ -125,7 +125,7 @@ def test_a_script_is_valid_bash(script):
                 "SLURM_TASKS_PER_NODE": "1(x4)",
                 "SLURM_GPUS_ON_NODE": "8",
             },
-            "8 GPUs but 1 processes a node: give --ntasks-per-node=8",
+            "8 GPUs but 1 processes per node: give --ntasks-per-node=8",
         ),
         ("torchrun.sh", {}, "CONFIG is not set"),
         ("torchrun.sh", {"CONFIG": "trainer/configs/debug.yaml"}, "CORPUS is not set"),
@@ -164,7 +164,7 @@ def test_the_hostfile_is_one_for_deepspeed():
 
 
 def _is_all_of_a_cluster() -> bool:
-    """Whether SLURM runs here, on idle nodes that are all this machine: on another's we submit nothing."""
+    """Return whether SLURM runs only on this machine, with idle nodes: nothing is submitted to a shared cluster."""
     if shutil.which("sbatch") is None:
         return False
     found = subprocess.run(["scontrol", "--oneliner", "show", "nodes"], capture_output=True, text=True)
@@ -180,17 +180,17 @@ needs_slurm = pytest.mark.skipif(
 
 @needs_slurm
 @pytest.mark.timeout(1800)
-def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
+def test_a_job_asked_to_end_saves_and_continues(training_corpus, tmp_path):
     run = tmp_path / "run"
     job, log = _submit(tmp_path, run, training_corpus, SETTINGS)
     try:
         _wait(log, "step 20/")
         subprocess.run(["scancel", "--signal=TERM", job], check=True)
         _wait(log, "queued again")
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+10"], check=True)  # not two minutes
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+10"], check=True)  # instead of two minutes
         _wait_state(job, "COMPLETED")
     finally:
-        subprocess.run(["scancel", job], check=False)  # it may be over
+        subprocess.run(["scancel", job], check=False)  # it may have ended
     text = log.read_text()
     assert text.count("step 1/200") == 1
     assert "Exited with exit code 75" in text
@@ -203,7 +203,7 @@ def test_a_job_told_to_end_saves_and_goes_on(training_corpus, tmp_path):
     ("command", "state"), [(["scancel"], "CANCELLED"), (["scontrol", "requeue"], "PENDING")], ids=["cancel", "requeue"]
 )
 def test_a_job_ended_from_outside_saves_and_is_not_queued_again_by_itself(tmp_path, command, state):
-    python = tmp_path / "python"  # instead of the trainer: what matters is who queues
+    python = tmp_path / "python"  # in place of the trainer: only the queueing is tested
     python.write_text("#!/bin/bash\ntrap 'echo saved; exit 75' TERM\necho begun\nwhile true; do sleep 0.1; done\n")
     python.chmod(0o755)
     job, log = _submit(tmp_path, tmp_path / "run", "corpus", [], PYTHON=str(python))
@@ -213,7 +213,7 @@ def test_a_job_ended_from_outside_saves_and_is_not_queued_again_by_itself(tmp_pa
         _wait(log, "Exited with exit code 75")
         _wait_state(job, state)
     finally:
-        subprocess.run(["scancel", job], check=False)  # it may be over
+        subprocess.run(["scancel", job], check=False)  # it may have ended
     assert "queued again" not in log.read_text()
 
 
@@ -226,13 +226,13 @@ def _submit(folder, run, corpus, settings, **env):
 
 
 def _wait(log, text):
-    """Until the log says so, or pytest's own time is over."""
+    """Wait until the log has a text, or pytest's time limit is reached."""
     while not log.exists() or text not in log.read_text():
         time.sleep(0.5)
 
 
 def _wait_state(job, state):
-    """Until the job is there, or pytest's own time is over."""
+    """Wait until the job has a state, or pytest's time limit is reached."""
     show, found = ["scontrol", "show", "job", job], ""
     while f"JobState={state}" not in found:
         time.sleep(0.5)

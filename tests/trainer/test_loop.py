@@ -1,4 +1,4 @@
-"""A run is finished by the model of its last step."""
+"""Tests of the loop: a run is finished when the model of its last step is written."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ def test_a_run_is_finished_by_the_model_of_its_last_step(config, tmp_path: Path)
     (pretrain,), chosen = TASKS["pretrain"], config(steps=12)
     assert not is_finished(pretrain, chosen, str(tmp_path))
     (tmp_path / "model").mkdir()
-    for steps, finished in ((6, False), (12, True), (20, True)):  # a stage's, its own, one that was to be longer
+    for steps, finished in ((6, False), (12, True), (20, True)):  # the end of a stage, of the run, of a longer run
         (tmp_path / "model" / TRAINED).write_text(json.dumps({"steps": steps}))
         assert is_finished(pretrain, chosen, str(tmp_path)) is finished
 

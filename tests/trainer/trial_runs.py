@@ -1,4 +1,4 @@
-"""Runs as tests make them: whole ones, ones that die on the way, and one batch over and over."""
+"""Runs for tests: whole runs, runs that are killed, and training on a single batch."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ from trainer.tasks.table import TASKS
 
 
 def run(world: World, command: str, config: TrainConfig, corpus: str, out: Path) -> str:
-    """All of a command, for `in_ranks`."""
+    """Run a whole command, as a function for `in_ranks`."""
     return train(command, config, corpus, str(out), world)
 
 
 def killed(size: int, command: str, config: TrainConfig, corpus: str, out: Path, after: int) -> None:
-    """A command in so many processes that all die after a step of its last run, as by kill -9."""
+    """Run a command in several processes, all of which die after a step of its last run, as by kill -9."""
     with pytest.raises(EOFError):
         in_ranks(size, _run_killed, command, config, corpus, out, after)
 
@@ -45,18 +45,18 @@ def _run_killed(world: World, command: str, config: TrainConfig, corpus: str, ou
 
 
 def consumed(out: Path) -> list[dict[str, Any]]:
-    """What a run was trained on."""
+    """Return the rows of `consumed` of a run."""
     files = sorted((out / "consumed").glob("*.parquet"))
     return [row for path in files for row in pq.read_table(path).to_pylist()]
 
 
 def losses(out: Path) -> list[float]:
-    """The loss of each step of a run."""
+    """Return the loss of each step of a run."""
     return [row["loss"] for row in read_metrics(str(out / "metrics.jsonl"))]
 
 
 def overfit(module: torch.nn.Module, batch: Any, totals: list[int] | None, steps: int, *, lr: float) -> list[float]:
-    """The losses of training on one batch alone."""
+    """Train on a single batch; return the losses."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr)
     found = []
     for _ in range(steps):

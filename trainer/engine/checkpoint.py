@@ -138,11 +138,10 @@ class Checkpoints:
         if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
             engine.load(checkpoint.folder, _TAG, universal=False)
             return
-        stages = {saved.zero_stage, settings.zero_stage}
-        if 0 in stages or stages in ({1, 3}, {2, 3}):  # DeepSpeed's universal format differs between 3 and the others
+        if 0 in (saved.zero_stage, settings.zero_stage):
             raise UserError(
                 f"{checkpoint.folder}: saved with zero_stage {saved.zero_stage} in {saved.precision}, now "
-                f"{settings.zero_stage} in {settings.precision}: only stages 1 and 2 can be converted into each other"
+                f"{settings.zero_stage} in {settings.precision}: only stages 1 to 3 can be converted into each other"
             )
         self._load_universal(checkpoint, engine)
 
@@ -151,7 +150,7 @@ class Checkpoints:
         converted = self._folder / f"{storage.TEMPORARY}universal"
         if self._world.is_first:
             shutil.rmtree(converted, ignore_errors=True)
-            to_universal(Path(checkpoint.folder) / _TAG, converted / _TAG)
+            to_universal(Path(checkpoint.folder) / _TAG, converted / _TAG, engine.run.engine.zero_stage)
         self._world.barrier()
         engine.load(str(converted), _TAG, universal=True)
         self._world.barrier()

@@ -8,14 +8,19 @@ import contextlib
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 UNIVERSAL_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 """Client state without which a checkpoint cannot be converted to the universal format later."""
+
+_SPLIT, _WHOLE = "zero_pp_rank_0_mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt"  # of stage 3, of the others
+_UNTRAINED = "untrained.pt"
 
 
 def import_deepspeed() -> Any:
@@ -60,8 +65,14 @@ def loading_universal(engine: Any, universal: bool) -> Iterator[None]:
         engine._config.load_universal_checkpoint = False
 
 
-def to_universal(source: Path, target: Path) -> None:
-    """Convert a checkpoint to the universal format, for any number of processes; only a script of it is public."""
+def to_universal(source: Path, target: Path, zero_stage: int) -> None:
+    """Convert a checkpoint to the universal format, for any number of processes; only a script of it is public.
+
+    Args:
+        source: As DeepSpeed saved it.
+        target: Folder to create.
+        zero_stage: Stage of the processes that will read it.
+    """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from deepspeed.checkpoint import ds_to_universal
 
@@ -75,6 +86,70 @@ def to_universal(source: Path, target: Path) -> None:
             inject_missing_state=True,
         )
         ds_to_universal.main(arguments)
+    torch.save(_untrained(source), target / _UNTRAINED)
+    if (target / _SPLIT).exists() != (zero_stage == 3):
+        _fit_to_other_stages(target)
+
+
+def load_untrained(module: nn.Module, folder: Path) -> None:
+    """Put buffers and frozen parameters back: DeepSpeed takes those alone that are trained from the universal form.
+
+    Args:
+        module: Under DeepSpeed; all processes must call.
+        folder: What `to_universal` wrote.
+
+    Raises:
+        KeyError: If it lacks one of them.
+        RuntimeError: If one has another shape.
+    """
+    gathered = import_deepspeed().zero.GatheredParameters
+    saved = torch.load(folder / _UNTRAINED, mmap=True)
+    persistent = module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            if name in persistent:
+                buffer.copy_(saved[name])
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                with gathered(parameter, modifier_rank=0):
+                    parameter.copy_(saved[name])
+
+
+def _untrained(folder: Path) -> dict[str, Tensor]:
+    """All of a checkpoint's model but its trained parameters, whole."""
+    paths = sorted(folder.glob("*_model_states.pt"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
+    files = [torch.load(path, map_location="cpu", mmap=True, weights_only=False) for path in paths]
+    first = files[0]
+    trained = {name for group in first["param_shapes"] for name in group}
+    found = {name: tensor for name, tensor in first["module"].items() if name not in trained}
+    if (folder / _SPLIT).exists():  # a part of each in each file, padded
+        for name, shape in first["frozen_param_shapes"].items():
+            parts = torch.cat([file["frozen_param_fragments"][name] for file in files])
+            found[name] = parts[: shape.numel()].view(shape).clone()
+    return found
+
+
+def _fit_to_other_stages(folder: Path) -> None:
+    """Turn a universal checkpoint of ZeRO-3 into one of the stages below, or the reverse.
+
+    DeepSpeed reads the moments and masters of either, but looks for other files around them.
+    """
+    split, whole = folder / _SPLIT, folder / _WHOLE
+    optimizer = folder / "zero" / "optimizer_state.pt"
+    state = torch.load(optimizer, map_location="cpu", weights_only=False)
+    if split.exists():
+        whole.symlink_to(split.name)
+        state["ds_version"] = torch.load(split, map_location="cpu", mmap=True, weights_only=False)["ds_version"]
+        step = state["optimizer_state_dict"]["state"][0]["step"]
+        for weights in folder.glob("zero/*/fp32.pt"):
+            for path in (weights, weights.with_name("exp_avg.pt"), weights.with_name("exp_avg_sq.pt")):
+                torch.save({"param": torch.load(path)}, path)
+            torch.save(step, weights.with_name("step.pt"))
+    else:
+        split.symlink_to(whole.name)
+        step = torch.load(next(folder.glob("zero/*/step.pt")), weights_only=False)
+        state["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": state["param_groups"]}
+    torch.save(state, optimizer)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from trainer.engine.deepspeed_internals import (
     UNIVERSAL_STATE,
     gradient_norm,
     import_deepspeed,
+    load_untrained,
     loading_universal,
     quiet,
     whole_weights,
@@ -214,6 +216,8 @@ class Engine:
         try:
             with quiet(), loading_universal(self.deepspeed, universal):
                 path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
+                if universal:
+                    load_untrained(self.module, Path(folder) / tag)
         except (RuntimeError, ValueError, KeyError, AssertionError) as error:
             raise UserError(
                 f"{folder}/{tag}: a checkpoint of another architecture, or of another optimizer's groups: "
@@ -223,9 +227,9 @@ class Engine:
             raise UserError(f"{folder}/{tag}: not a checkpoint that DeepSpeed can read")
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(ours)
-        for state in self.optimizer.state.values():
+        for parameter, state in self.optimizer.state.items():  # fused AdamW needs the count beside the weights
             if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].clone()
+                state["step"] = state["step"].to(parameter.device, copy=True)
 
     def close(self) -> None:
         """Release what DeepSpeed holds."""

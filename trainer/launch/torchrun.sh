@@ -1,21 +1,22 @@
 #!/bin/bash
-# Trains on machines of one's own by torchrun, one process a GPU. On each of them, from the project's folder, which like
-# corpus and run lies on a file system that all see, after `make test` has made .venv there:
+# Trains with torchrun on machines without a scheduler, with one process per GPU. Run it on each machine, from the
+# project's folder, which like corpus and run is on a shared file system, after `make test` has made .venv there:
 #
 #   CONFIG=trainer/configs/emu2_stage2.yaml CORPUS=/data/corpus OUT=/data/runs/emu2 \
 #     NODES=2 MASTER=10.0.0.1 PROCESSES=8 bash trainer/launch/torchrun.sh
 #
 # CONFIG   the run's YAML                              CORPUS   the corpus's folder
 # OUT      the run's folder; build/runs/<config's name> if not given
-# NODES    machines; 1 if not given                    MASTER   where they meet: the address of one of them
-# PROCESSES   of each machine; if not given one a GPU, or one a core where there is none
+# NODES    number of machines; 1 if not given          MASTER   address of one machine, at which all connect
+# PROCESSES   processes per machine; if not given one per GPU, or one per core without GPUs
 # COMMAND  encoder, pretrain, decoder, all of them (`all`) or tune; pretrain if not given
 # BIN      .venv/bin if not given
 # More options of the trainer may follow: ... bash trainer/launch/torchrun.sh --set pretrain.steps=100
 #
-# To end a run with a checkpoint, send one of its torchruns SIGTERM: it passes it on and waits ten minutes for the
-# save (GRACE). Run the same command again to go on; the number of machines may differ. torchrun ends with 1 whatever
-# code the trainer ends with, so a supervisor cannot see the trainer's 75 (saved, go on); srun and deepspeed show it.
+# To end a run with a checkpoint, send SIGTERM to one of its torchrun processes, which passes it on and waits up to ten
+# minutes (GRACE) for the checkpoint. Run the same command again to continue; the number of machines may differ.
+# torchrun always ends with exit code 1, so a supervisor cannot see the trainer's 75 (saved, to be continued); srun and
+# deepspeed return it.
 
 fail() {
     echo "torchrun.sh: $1" >&2

@@ -21,7 +21,7 @@ _ROUNDS = 4  # each changes both halves
 
 
 class OrderSettings(Settings):
-    """How widely samples are shuffled."""
+    """Settings of how widely samples are shuffled."""
 
     block_samples: int = Field(64, ge=1, description="neighbours in a tar that stay together: 64 of 50 KB are one read")
     pool_blocks: int = Field(64, ge=1, description="blocks whose samples are shuffled together")

@@ -23,7 +23,7 @@ def max_state_bytes(num_sources: int) -> int:
 
 
 class PlanSettings(Settings):
-    """How samples are turned into steps."""
+    """Settings of packing samples into steps."""
 
     seed: int = Field(0, description="seed of the order of samples")
     seq_len: int = Field(2048, ge=1, description="positions per packed sequence")

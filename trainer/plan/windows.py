@@ -1,4 +1,4 @@
-"""Positions and images of each window of each sample: all that a plan knows of a source, without opening it."""
+"""Positions and images of each window of each sample: all that a plan needs of a source, without opening it."""
 
 from bisect import bisect_right
 from collections.abc import Sequence

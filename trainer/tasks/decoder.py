@@ -280,8 +280,14 @@ class DecoderTask(Task):
     def stepped(self, module: nn.Module) -> None:
         """Update the average of the weights."""
         assert isinstance(module, _Drawing)
-        if module.average is not None:
+        if module.average is None:
+            return
+        if self.run.engine.zero_stage < 3:
             module.average.update(module.decoder)
+        else:
+            import deepspeed
+
+            module.average.update(module.decoder, deepspeed.zero.GatheredParameters)
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the decoder and of its conditioning."""

@@ -1,4 +1,4 @@
-"""A part of a crawl: a WARC that other readers read, a ledger that finds each page in it, the links; or nothing."""
+"""Tests of writing a part of a crawl: a WARC for any reader, a ledger that finds each page in it, the links."""
 
 import hashlib
 import io
@@ -11,8 +11,8 @@ from fastwarc.warc import ArchiveIterator as FastIterator
 from warcio.archiveiterator import ArchiveIterator
 
 from pipelines import storage
-from pipelines.crawling.ledger import ledger_row, part_name, round_of
-from pipelines.crawling.part_writer import PART_PAGES, CrawlPartWriter
+from pipelines.crawling.ledger import LedgerRow, part_name, round_of
+from pipelines.crawling.part_writer import PART_PAGES, CrawlPartWriter, WarcPlace
 from pipelines.drop_reasons import FETCHED
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
@@ -42,16 +42,12 @@ def folder(tmp_path: Path) -> PartFolder:
     return PartFolder(str(tmp_path))
 
 
-def written(folder: PartFolder, *answers: Fetched) -> tuple[bytes, list[tuple[str, int, int]]]:
+def written(folder: PartFolder, *answers: Fetched) -> tuple[bytes, list[WarcPlace]]:
     writer = CrawlPartWriter(folder, 3)
     places = []
     for answer in answers:
         place = writer.store(answer, {"depth": 1, "signals": []})
-        writer.add(
-            ledger_row(answer.url, 1)
-            | {"outcome": FETCHED}
-            | dict(zip(("warc", "offset", "length"), place, strict=True))
-        )
+        writer.add(LedgerRow(answer.url, 1, FETCHED, **place._asdict()))
         places.append(place)
     name = writer.close()
     assert name is not None
@@ -134,7 +130,7 @@ def test_nothing_gives_no_part_and_an_abandoned_one_leaves_nothing(folder: PartF
     writer = CrawlPartWriter(folder, 0)
     assert writer.close() is None
     writer.store(fetched(), {})
-    writer.add(ledger_row("https://a.example/", 0))
+    writer.add(LedgerRow("https://a.example/", 0, "http_404"))
     writer.abandon(OSError(28, "No space left on device"))
     assert list(tmp_path.iterdir()) == []
 
@@ -143,11 +139,11 @@ def test_a_part_is_due_by_its_pages(folder: PartFolder):
     writer = CrawlPartWriter(folder, 0)
     assert not writer.is_due
     for _ in range(PART_PAGES):
-        writer.add(ledger_row("https://a.example/", 0))
+        writer.add(LedgerRow("https://a.example/", 0, "http_404"))
     assert writer.is_due
     first = writer.close()
     assert not writer.is_due
-    writer.add(ledger_row("https://a.example/", 0))
+    writer.add(LedgerRow("https://a.example/", 0, "http_404"))
     assert writer.close() != first
 
 

@@ -1,4 +1,4 @@
-"""Archives of other crawlers: each page a row, each page that cannot be read a reason."""
+"""Tests of ledgers of other crawlers' archives: one row per page, and a reason for each page that cannot be read."""
 
 import gzip
 import io
@@ -90,13 +90,13 @@ def test_a_finished_part_is_not_read_again(tmp_path: Path):
     path = write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()))
     first = index(path, str(tmp_path / "ledger"))
     size = storage.size(path)
-    Path(path).write_bytes(bytes(size))  # no WARC any more
+    Path(path).write_bytes(bytes(size))  # no longer a WARC
     assert index(path, str(tmp_path / "ledger")) == first
-    with pytest.raises(UserError):  # by other code it is
+    with pytest.raises(UserError):  # code of another version reads it again
         index(path, str(tmp_path / "ledger"), version=2)
 
 
-def test_patterns_that_name_nothing_are_told(tmp_path: Path):
+def test_patterns_that_match_nothing_are_reported(tmp_path: Path):
     with pytest.raises(UserError, match=r"\*\.warc\.gz: matches no file$"):
         warc_paths([str(tmp_path / "*.warc.gz")])
 
@@ -114,7 +114,7 @@ def archive_spec(*paths: str) -> CorpusSpec:
 
 
 def build(out: str, *paths: str) -> tuple[list[str], dict[tuple[str, str], tuple[int, dict[str, int]]]]:
-    """Page URLs of the candidates, and (kept, dropped) by stage and unit of the crawl."""
+    """Return page URLs of the candidates, and (kept, dropped) by stage and unit of the crawl."""
     given = archive_spec(*paths)
     run_crawls(given, out, Runner())
     run_extract(given, out, Runner())
@@ -135,7 +135,7 @@ def test_a_page_that_archives_hold_several_times_is_one(tmp_path: Path):
     assert pages == [url, "https://a.example/y"]
     assert counts["crawl", "page"] == (4, {})
     assert counts["extract", "page"] == (2, {"duplicate_url": 2})
-    assert build(out, second)[0] == pages  # a file that is no longer named is forgotten
+    assert build(out, second)[0] == pages  # a file that is no longer named is left out
     assert ledger_parts(out, "web") == [indexed_part(second)]
     assert storage.list_files(crawl_folder(out, "web").path, ".links.parquet")
 

@@ -1,4 +1,4 @@
-"""Equal and nearly equal records are found, with no bound but the settings', and as few edges as do it."""
+"""Tests of duplicates: equal and similar records are found, with as few edges as possible, limited only by settings."""
 
 import itertools
 import random
@@ -13,9 +13,11 @@ from pipelines.decisions.duplicates import (
     EXACT,
     IMAGE,
     TEXT,
+    ClusterMember,
     Duplicate,
     DuplicateSettings,
     Fingerprint,
+    Member,
     band_rows,
     choose_kept,
     connected_components,
@@ -31,7 +33,7 @@ VOCABULARY = [f"word{i}" for i in range(2_000)]
 
 
 def clusters_of(fingerprints: list[Fingerprint], settings: DuplicateSettings = SETTINGS) -> dict[str, str]:
-    """What find_duplicates.py does in Beam, in a loop."""
+    """Find clusters in a loop, as find_duplicates.py does in Beam."""
     bands: dict[bytes, list[tuple[str, bytes]]] = {}
     for fingerprint in fingerprints:
         for key, member in band_rows(fingerprint, settings):
@@ -40,7 +42,7 @@ def clusters_of(fingerprints: list[Fingerprint], settings: DuplicateSettings = S
 
 
 def near_texts(rng: random.Random, num: int, num_copies: int, share: float) -> list[str]:
-    """Texts, and copies of each in which a share of the words is another."""
+    """Return texts, and copies of each with a share of other words."""
     texts = []
     for _ in range(num):
         words = rng.choices(VOCABULARY, k=200)
@@ -66,7 +68,7 @@ def jaccard(first: str, second: str) -> float:
 
 
 def test_signature_is_pinned():
-    """It lies in features that outlive a process: another value would silently compare with old ones."""
+    """Signatures are stored in features of earlier runs: with other values, comparisons would silently fail."""
     signature = minhash("The quick brown fox jumps over the lazy dog.", SETTINGS)
     assert signature is not None
     assert len(signature) == 112 * 8
@@ -118,7 +120,7 @@ def test_near_texts_are_found_as_by_brute_force():
     near = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if jaccard(texts[i], texts[j]) >= 0.8]
     found = sum(clusters.get(ids[i], i) == clusters.get(ids[j], j) for i, j in near)
     assert len(near) > 40
-    assert found >= 0.9 * len(near)  # the bands promise 92 % at 0.8
+    assert found >= 0.9 * len(near)  # the bands give 92 % at 0.8
     strangers = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if i // 4 != j // 4]
     assert not any(clusters.get(ids[i], i) == clusters.get(ids[j], j) for i, j in strangers)
 
@@ -182,7 +184,7 @@ def test_hot_band_gives_one_edge_a_member_and_does_not_depend_on_order():
     centre = rng.getrandbits(64)
     sketches = [flipped(centre, rng.sample(range(40, 64), 2)).to_bytes(8, "little") for _ in range(3_000)]
     key = next(key for key, _ in band_rows(Fingerprint("a", "s", phash=centre), SETTINGS))
-    members = [(f"p{i:04d}", sketch) for i, sketch in enumerate(sketches)]
+    members = [Member(f"p{i:04d}", sketch) for i, sketch in enumerate(sketches)]
     settings = SETTINGS.model_copy(update={"max_anchors": 50})
     edges = list(link_band(key, members, settings))
     assert len(edges) == len(members) - 1
@@ -209,7 +211,8 @@ def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
 
 
 def test_kept_one_has_the_highest_priority_then_the_smallest_id():
-    members = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
+    rows = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
+    members = [ClusterMember(*row) for row in rows]
     expected = [
         Duplicate("b", "a", "b", None),
         Duplicate("d", "a", "b", "exact_duplicate"),

@@ -1,4 +1,4 @@
-"""The Beam transforms give exact records, whatever the order of the input and however it is bundled."""
+"""Tests of the Beam transforms for duplicates: exact records for any order and bundling of the input."""
 
 import random
 

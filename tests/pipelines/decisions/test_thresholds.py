@@ -1,10 +1,11 @@
-"""Each threshold drops what is beyond it, with its reason; what is not known passes none."""
+"""Tests of thresholds: each drops what is beyond it, with its reason; an unknown value passes none."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pipelines.decisions.features import MeasuredDocument, MeasuredImage
 from pipelines.decisions.thresholds import Judged, Thresholds, judge
 from pipelines.document import Document, Media, Score
 from pipelines.drop_reasons import DOCUMENTS, IMAGES
@@ -12,7 +13,7 @@ from pipelines.text.assignment import sentences_of
 from tests.pipelines.stage_records import document, image, image_url, scores, text
 
 MODEL = "ViT-B-32/fp32@0123456789abcdef"
-MEASURED = {"phash": 1, "blur": 200.0, "mean": 100.0, "std": 40.0}
+MEASURED = MeasuredImage("", phash=1, blur=200.0, mean=100.0, std=40.0)
 OFF = dict.fromkeys(("max_side", "max_aspect", "min_contrast", "max_uses"))
 MATCH = {"model": {"model": "ViT-B-32", "weights": "w.safetensors"}}
 
@@ -36,16 +37,16 @@ def thresholds(**settings: Any) -> Thresholds:
     return Thresholds.model_validate(settings | {"images": OFF | settings.get("images", {})})
 
 
-def row(given: Document, similarity: list[list[float]] | None = None, **measured: float) -> dict[str, Any]:
-    """The feature row of a document; `measured` holds of its first image."""
-    images = [MEASURED | {"stored_sha256": m.stored_sha256} for m in given.media]
+def row(given: Document, similarity: list[list[float]] | None = None, **measured: float) -> MeasuredDocument:
+    """Features of a document; `measured` are those of its first image."""
+    images = [replace(MEASURED, stored_sha256=m.stored_sha256) for m in given.media]
     if images:
-        images[0] |= measured
-    return {"media": images, "similarity": similarity, "match_model": MODEL if similarity is not None else None}
+        images[0] = replace(images[0], **measured)
+    return MeasuredDocument(tuple(images), similarity, MODEL if similarity is not None else None)
 
 
 def reason_of(limits: dict[str, Any], uses: int = 0, size: tuple[int, int] = (640, 480), **measured: float):
-    """Why a page's first image is dropped, checked against what becomes of the page, and of a pair."""
+    """Return why a page's first image is dropped, and check it against the results for the page and for a pair."""
     given = page()
     given = replace(given, media=(media(0, *size), given.media[1]))
     overused = {"hash 0": uses} if uses else {}

@@ -226,8 +226,8 @@ def test_signals_name_their_medium_and_time():
 
 def test_hostile_manifests_end_soon():
     for content in (
-        b"\x81" * 100_000 + b"\0",  # deep
-        b"\x9a\xff\xff\xff\xff" + b"\0" * 100_000,  # shorter than it says
+        b"\x81" * 100_000 + b"\0",  # deeply nested
+        b"\x9a\xff\xff\xff\xff" + b"\0" * 100_000,  # shorter than its length field
         b"\x5b" + b"\xff" * 8,  # a string of 2**64 bytes
         b"\x9f" + b"\x80" * (1 << 20) + b"\xff",  # more values than any manifest has
         cbor2.dumps({1.5: "a"}),  # a key that could be chosen to collide

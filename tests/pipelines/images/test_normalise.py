@@ -29,7 +29,7 @@ KEEP = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1, sk
 
 
 def photo(width=640, height=480, seed=0):
-    """Smooth colours, a red top left quarter."""
+    """Return an image of smooth colours with a red top left quarter."""
     rng = np.random.default_rng(seed)
     pixels = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
     pixels[: height // 2, : width // 2] = (200, 30, 30)

@@ -1,4 +1,4 @@
-"""What a document is once its media are known: every loss named, what is left in order and in place."""
+"""Tests of completing documents with their media: every loss is named, the rest stays in order and in place."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_a_lost_image_leaves_the_others_in_order_with_what_was_said_of_them():
         (None, "Title"),
         (0, None),
         (None, "caption 0"),
-        (None, "body 0\n\nbody 1"),  # the lost image's caption went with it
+        (None, "body 0\n\nbody 1"),  # the lost image's caption is dropped with it
         (1, None),
         (None, "caption 2"),
         (None, "body 2"),
@@ -104,7 +104,7 @@ def test_a_text_needs_nothing():
     assert (result.document, result.found) == (document("text", text("words")), ())
 
 
-def test_addresses_are_told_without_credentials():
+def test_addresses_are_reported_without_credentials():
     url = "https://u:secret@images.example.org/1.jpg"
     given = document("interleaved", image(0), text("a"), num_media=1)
     result = complete(Candidate(given, (MediaRequest("image", url, PAGE),)), {url: replace(GONE, key=url)}, 1)
@@ -132,12 +132,12 @@ def test_only_images_of_an_allowed_licence_are_kept_the_pages_word_before_the_fi
     stated = replace(given.media[0], license="CC-BY-4.0", license_evidence="link")
     refused = replace(given.media[1], license="CC-BY-NC-4.0", license_evidence="link")
     given = replace(given, media=(stated, refused, given.media[2]))
-    told = [
+    stated_in_files = [
         fetched(image_url(0), license="CC0-1.0", license_evidence="xmp-license"),
         fetched(image_url(1), license="CC-BY-4.0", license_evidence="xmp-license"),
         fetched(image_url(2), license="CC-BY-4.0", license_evidence="xmp-license", credit="A. Painter"),
     ]
-    result = complete(candidate(given), store(*told), 1, ONLY_FREE)
+    result = complete(candidate(given), store(*stated_in_files), 1, ONLY_FREE)
     assert result.document is not None
     assert [(m.license, m.license_evidence, m.credit) for m in result.document.media] == [
         ("CC-BY-4.0", "link", None),
@@ -164,10 +164,10 @@ def grounded(*boxes: tuple[float, float, float, float], page: str | None = PAGE)
 
 
 def normalised(settings: ImageSettings, size: tuple[int, int], exif_orientation: int | None = None) -> StoredMedia:
-    """An image as the fetch stage stores it."""
+    """Return an image as stored by the fetch stage."""
     made = normalise(image_bytes(0, size, exif_orientation), settings)
     at = {"orientation": made.box_map.orientation, "scale": list(made.box_map.scale), "shift": list(made.box_map.shift)}
-    return fetched(image_url(0), box_map=at)  # lists, as JSON gives them back
+    return fetched(image_url(0), box_map=at)  # lists, as read from JSON
 
 
 def boxes_of(result) -> list[tuple[float, ...]]:
@@ -254,7 +254,7 @@ def test_words_that_the_list_times_stand_among_the_frames():
 def test_why_a_video_is_left_out(segments, stored, reason: str, detail: str | None):
     result = complete(video(*segments), stored, 2, ONLY_FREE)
     assert (result.document, result.refusal) == (None, (reason, detail))
-    # One request: had and then dropped with its document, or lost for the same reason.
+    # One request: fetched and then dropped with its document, or lost for the same reason.
     assert (result.found, [x.reason for x in result.lost]) in [((VIDEO,), []), ((), [reason])]
 
 

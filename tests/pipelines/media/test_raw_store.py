@@ -1,4 +1,4 @@
-"""What was stored is found again; what was not finished is nobody's data."""
+"""Tests of the raw store: stored media are found again; unfinished files are ignored."""
 
 from pathlib import Path
 
@@ -45,11 +45,11 @@ def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
     writer.add(FAILED, "r1")
     assert writer.close() == 2
     (index,) = index_parts(str(tmp_path))
-    rows = {row["key"]: row for row in read_index(index)}
-    assert load_media(str(tmp_path), rows[URL]) == media
+    rows = {row.key: row for row in read_index(index)}
+    assert load_media(str(tmp_path), rows[URL].blob) == media
     assert media.items[0].blob.read(str(tmp_path)) == b"image"
-    assert load_media(str(tmp_path), rows[FAILED.key]) == FAILED
-    assert [(rows[k]["rendition"], rows[k]["outcome"], rows[k]["generation"]) for k in (URL, FAILED.key)] == [
+    assert load_media(str(tmp_path), rows[FAILED.key].blob) == FAILED
+    assert [(rows[k].rendition, rows[k].outcome, rows[k].generation) for k in (URL, FAILED.key)] == [
         ("r1", FETCHED, 0),
         ("r1", "http_404", 0),
     ]
@@ -58,7 +58,7 @@ def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
 def test_an_open_part_is_nobodys_data(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
     writer.add(stored(writer, b"image"), "r1")
-    del writer  # as a kill leaves it
+    del writer  # as after a kill
     assert index_parts(str(tmp_path)) == storage.list_files(str(tmp_path)) == []
 
 
@@ -104,7 +104,7 @@ def test_parts_of_a_retry_bear_their_generation(tmp_path: Path):
         writer = RawPartWriter(str(tmp_path), generation)
         writer.add(FAILED, "r1")
         writer.close()
-    assert [row["generation"] for path in index_parts(str(tmp_path)) for row in read_index(path)] == [0, 3]
+    assert [row.generation for path in index_parts(str(tmp_path)) for row in read_index(path)] == [0, 3]
 
 
 def test_a_blob_beyond_the_end_is_an_error(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Candidates from pages: what goes with what, in which order, under which key, and nothing that must not be stored."""
+"""Tests of candidates from pages: their segments, order and keys, and nothing that must not be stored."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ def image(name: str = "a", **fields: object) -> PageImage:
 
 
 def words(candidate: Candidate) -> list[tuple[str, str | None]]:
-    """(role, text) of the text segments, (role, file name) of the others."""
+    """Return (role, text) of text segments, and (role, file name) of the others."""
     document = candidate.document
     return [
         (s.role, s.text if s.type == "text" else str(document.media[s.media or 0].url).rpartition("/")[2])
@@ -117,6 +117,7 @@ def test_characters_count_as_words_where_no_spaces_are_written() -> None:
         ("Figure A.20. A boat at sea", "A boat at sea"),
         ("Fig. 3a) A boat at sea", "A boat at sea"),
         ("Abbildung 3: Ein Boot auf See", "Ein Boot auf See"),
+        ("Picture 4: A boat at sea", "A boat at sea"),
         ("Figure skating on ice", "Figure skating on ice"),
         ("Photo 3 of 9 boats", "Photo 3 of 9 boats"),
     ],

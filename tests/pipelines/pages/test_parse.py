@@ -1,4 +1,4 @@
-"""Pages: text, images and videos in DOM order, the right URL for each, words bound to what they are about."""
+"""Tests of parsing pages: text, images and videos in DOM order, with the right URLs and the words about them."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ def parse(body: str, head: str = "", url: str = URL) -> Page:
 
 
 def shown(page: Page) -> list[str]:
-    """The blocks in short: text as it stands, `[heading] text`, `<file name>` for images and videos."""
+    """Return the blocks in short form: text, `[heading] text`, `<file name>` for images and videos."""
     lines = []
     for block in page.blocks:
         if isinstance(block, PageText):
@@ -545,7 +545,7 @@ def test_links_are_absolute_and_each_once() -> None:
     )
 
 
-def test_metas_and_canonical_url_are_told_as_they_stand() -> None:
+def test_metas_and_canonical_url_are_returned_unchanged() -> None:
     page = parse(
         PROSE,
         "<link rel=canonical href=/page><meta name=Robots content='noai, noimageai'>"

@@ -1,5 +1,6 @@
-"""Worker processes of the local runner: what they raise arrives, and they end with their driver."""
+"""Tests of worker processes of the local runner: their errors reach the driver, and they end with it."""
 
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def test_a_worker_ends_when_its_driver_is_killed(tmp_path: Path):
     os.mkfifo(pipe)
     with subprocess.Popen([sys.executable, "-c", HANGING_RUN, str(pipe)], cwd=ROOT) as driver, open(pipe, "rb") as end:
         assert end.read(5) == b"begun"
-        driver.kill()  # and not waited for: a zombie is gone as well
+        driver.kill()  # and not waited for: a zombie has ended too
         assert end.read() == b""  # the worker's end is closed: it is gone
 
 
@@ -85,5 +86,10 @@ def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
         assert end.read(5) == b"begun"
         driver.send_signal(signal.SIGINT)
         assert end.read() == b""
-        assert driver.communicate()[1].endswith(b"error: stopped; rerun to go on where it was\n")
+        assert driver.communicate()[1].endswith(b"error: stopped; rerun to continue\n")
         assert driver.returncode == 130
+
+
+def test_the_server_that_forks_workers_can_be_stopped() -> None:
+    stop = multiprocessing.forkserver._forkserver._stop
+    assert callable(stop), "it would end after the run, not with it"

@@ -1,4 +1,4 @@
-"""Which runner runs, and what the user is told when it fails."""
+"""Tests of choosing a runner, and of the messages when it fails."""
 
 import apache_beam as beam
 import pytest
@@ -47,7 +47,7 @@ def test_options_and_buckets_of_a_runner(runner: Runner, options: dict[str, obje
         (OSError(27, "File too large"), UserError, "file too large: free some space and rerun; finished work is kept"),
     ],
 )
-def test_an_error_of_ours_is_told_from_its_text(error: Exception, kind: type[Exception], line: str):
+def test_an_error_of_ours_is_recognised_by_its_text(error: Exception, kind: type[Exception], line: str):
     found = _known(error)
     assert type(found) is kind
     assert str(found) == line

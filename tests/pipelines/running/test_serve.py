@@ -1,4 +1,4 @@
-"""What a spec serves is there while it is needed, and no longer; a mistake is one line."""
+"""Tests of `serve:` of a spec: servers run only while they are needed; a mistake is one line."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def test_a_command_ends_with_the_block_also_where_that_fails(tmp_path: Path, add
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_a_missing_folder_is_told(tmp_path: Path, address: str):
+def test_a_missing_folder_is_reported(tmp_path: Path, address: str):
     with (
         pytest.raises(
             UserError, match=r"^serve: no folder .*/absent; see the first lines of the spec for what it needs$"
@@ -69,7 +69,7 @@ def test_a_missing_folder_is_told(tmp_path: Path, address: str):
         pass
 
 
-def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_in_use_is_reported(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "FREE_SECONDS", 0)
     host, _, port = address.rpartition(":")
     with (
@@ -80,7 +80,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path, address: str, monkeypa
         pass
 
 
-def test_a_command_that_ends_at_once_is_told(address: str):
+def test_a_command_that_ends_at_once_is_reported(address: str):
     with (
         pytest.raises(UserError, match=f"^serve: -c pass does not answer on {address}$"),
         serving_one(command=["-c", "pass"], addresses=[address]),
@@ -99,7 +99,7 @@ def test_the_first_server_ends_where_the_second_does_not_start(tmp_path: Path, a
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
 def test_a_server_ends_when_the_run_is_killed(tmp_path: Path, address: str):
     os.mkfifo(tmp_path / "pipe")
-    code = "import sys; pipe = open(sys.argv[3], 'wb')\n" + SERVER_WITH_PID  # the pipe is open as long as it lives
+    code = "import sys; pipe = open(sys.argv[3], 'wb')\n" + SERVER_WITH_PID  # the pipe is open while the process lives
     served = Serve(
         command=["-c", code, address.rpartition(":")[2], str(tmp_path / "pid"), str(tmp_path / "pipe")],
         addresses=[address],

@@ -1,4 +1,4 @@
-"""The contact sheet, on a small corpus of all five kinds."""
+"""Tests of the contact sheet, on a small corpus of all five kinds."""
 
 import subprocess
 import sys

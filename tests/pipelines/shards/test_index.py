@@ -19,7 +19,7 @@ from tests.pipelines.corpus_builder import build, image, sample
 
 
 def img2dataset(folder, shard, num):
-    """A shard as img2dataset's writer makes it: webdataset's PAX headers, a parquet table with failures beside it."""
+    """Write a shard as img2dataset does: webdataset's PAX headers, and a parquet table that includes failures."""
     folder.mkdir(parents=True, exist_ok=True)
     table = []
     with webdataset.TarWriter(str(folder / f"{shard:05d}.tar")) as writer:

@@ -1,4 +1,4 @@
-"""webdataset, datasets, wids and Megatron-Energon read every kind that we write."""
+"""Tests that webdataset, datasets, wids and Megatron-Energon read every kind of shard."""
 
 import json
 import shutil
@@ -125,7 +125,7 @@ def energon_samples(folder, cookers=(), split="train"):
 
 
 def shipped_cookers(folder):
-    """The cookers file beside the data, as a user would import it."""
+    """Import the cookers file next to the data, as a user would."""
     names = {}
     exec((folder / ".nv-meta" / "cookers.py").read_text(), names)
     return names
@@ -197,7 +197,7 @@ def rows(meta, table):
 
 
 def objects(meta):
-    """Tables and indexes with their columns."""
+    """Return tables and indexes with their columns."""
     with sqlite3.connect(f"file:{meta / 'index.sqlite'}?mode=ro", uri=True) as database:
         names = database.execute("SELECT type, name FROM sqlite_master ORDER BY name").fetchall()
         columns = {n: database.execute(f"PRAGMA {k}_info({n})").fetchall() for k, n in names}

@@ -13,7 +13,7 @@ def test_a_good_sample_has_no_faults(kind):
 
 
 def segments(kind, *changes):
-    """A change of a good document: (index, changed fields) of its segments."""
+    """Return a good document with changes: (index, changed fields) of its segments."""
     document = sample(kind, 2).document
     found = list(document.segments)
     for index, fields in changes:
@@ -62,7 +62,7 @@ FILE_URL = replace(sample("pair", 2).document.media[0], url="file:///etc/passwd"
         (segments("video", (0, {"t0": 0.25})), "segment 0: t0 0.25, its media's t 0.5"),
         (segments("video", (1, {"t0": None})), "segment 1: a subtitle without a time"),
         (segments("video", (1, {"t0": 3.0})), "segment 2: 2.0 s after 3.0 s"),
-        (segments("video", (1, {"t0": 2.0})), "segment 2: 2.0 s after 2.0 s"),  # on a tie the frame comes first
+        (segments("video", (1, {"t0": 2.0})), "segment 2: 2.0 s after 2.0 s"),  # at equal times the frame comes first
     ],
 )
 def test_each_rule_is_checked(document, fault):

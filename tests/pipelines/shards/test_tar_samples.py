@@ -23,7 +23,7 @@ from pipelines.shards.tar_samples import (
 
 
 def tar(members, form=tarfile.USTAR_FORMAT):
-    """The bytes that `tarfile` writes for these (name, bytes)."""
+    """Return the bytes that `tarfile` writes for (name, bytes) members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as file:
         for name, data in members:

@@ -160,7 +160,7 @@ def test_the_sidecar_has_a_row_a_sample_in_tar_order(tmp_path):
 
 
 def test_the_tar_appears_after_its_index_and_sidecar(tmp_path, monkeypatch):
-    """A reader that sees a tar sees what belongs to it."""
+    """A reader that finds a tar also finds its index and sidecar."""
     order = []
     write_whole = storage.write_whole
 

@@ -1,4 +1,4 @@
-"""Reading a whole source, as the tests of each format do."""
+"""Shared fixtures of the tests of source formats: reading a whole source."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from pipelines.sources import FORMATS
 
 
 class Found:
-    """What a source gave."""
+    """The result of reading a source."""
 
     def __init__(self, outcomes: list[Candidate | Drop]) -> None:
         self.candidates = [x for x in outcomes if isinstance(x, Candidate)]
@@ -21,13 +21,13 @@ class Found:
         self.texts = [d.text for d in self.documents]
 
     def scores(self, index: int = 0) -> dict[str, float | None]:
-        """Scores of a document by `<target> <name>`."""
+        """Return the scores of a document by `<target> <name>`."""
         return {f"{s.target} {s.name}": s.value for s in self.documents[index].scores}
 
 
 @pytest.fixture
 def read_all() -> Callable[..., Found]:
-    """Cuts and reads a source; checks what holds of every format."""
+    """A function that splits and reads a source, and checks what is true of every format."""
 
     def read(settings: Any, kind: str, source: str = "src") -> Found:
         formats = FORMATS[settings.format]

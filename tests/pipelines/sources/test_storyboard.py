@@ -23,7 +23,7 @@ VTT = "WEBVTT\n\n00:00:00.500 --> 00:00:04.000\nfirst words\n\n00:00:05.000 --> 
 
 
 def _sheet(num, first, uniform=()):
-    """Tiles with a cross whose grey tells their index, WebP under the name .jpg."""
+    """Return a sheet of tiles with a cross whose grey value encodes their index; WebP under the name .jpg."""
     columns, rows = min(num, 2), -(-num // 2)
     sheet = Image.new("RGB", (columns * 64, rows * 36), "black")
     draw = ImageDraw.Draw(sheet)

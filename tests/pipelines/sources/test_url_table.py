@@ -132,7 +132,7 @@ def test_coyo_keeps_its_id_as_text(tmp_path, read_all):
     ["ferry at dusk\thttps://img.example/1.jpg", "https://img.example/1.jpg\tferry at dusk"],
     ids=["CC3M", "CC12M"],
 )
-def test_the_order_of_cc3m_and_cc12m_is_told_by_the_addresses(tmp_path, read_all, line):
+def test_the_column_order_of_cc3m_and_cc12m_follows_from_the_addresses(tmp_path, read_all, line):
     other = line.replace("ferry", 'a "quoted <PERSON>')
     found = read_all(_settings(_text(tmp_path, f"{line}\n{other}\n", "cc.tsv"), part_bytes=40), "pair")
     assert found.texts == ["ferry at dusk", 'a "quoted <PERSON> at dusk']
@@ -144,7 +144,7 @@ def test_a_header_added_by_hand_is_not_data(tmp_path, read_all):
     assert read_all(_settings(_text(tmp_path, text, "cc.tsv")), "pair").texts == ["ferry"]
 
 
-def test_columns_that_cannot_be_told_are_asked_for(tmp_path, read_all):
+def test_columns_that_cannot_be_recognised_are_asked_for(tmp_path, read_all):
     hashes = _text(tmp_path, f"{U}1.jpg\tabc\tdef\n", "hashes.tsv")
     with pytest.raises(UserError, match="name them in 'header'"):
         read_all(_settings(hashes), "pair")

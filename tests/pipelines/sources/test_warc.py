@@ -18,7 +18,7 @@ BODY = b"<html><body>" + b"<p>A boat lies at the dock.</p>" * 40 + b"</body></ht
 
 
 def _warc(*responses, is_gzip=True):
-    """A WARC of (headers, body, status, extra WARC headers), each response with its request and metadata."""
+    """Return a WARC of (headers, body, status, extra WARC headers), each response with its request and metadata."""
     file = io.BytesIO()
     writer = WARCWriter(file, gzip=is_gzip)
     writer.write_record(writer.create_warcinfo_record("x.warc.gz", {"software": "test"}))

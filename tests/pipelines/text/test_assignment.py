@@ -1,4 +1,4 @@
-"""Images go to sentences as brute force would send them, and documents are rebuilt around them."""
+"""Tests of assigning images to sentences: the result of brute force, and documents rebuilt accordingly."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ Image, Text = (lambda i: Segment("image", media=i, role="content")), (lambda t: 
 
 
 def brute_force(matrix: np.ndarray, least: float) -> tuple[int, float]:
-    """The largest number of images with a sentence of their own, and the largest sum of these."""
+    """Return the largest number of images with a sentence of their own, and their largest sum."""
     num_images, num_sentences = matrix.shape
     best = (0, 0.0)
     for chosen in itertools.product([None, *range(num_sentences)], repeat=num_images):
@@ -49,7 +49,7 @@ def test_assignment_is_that_of_brute_force(matrix: np.ndarray, least: float):
             assert matrix[i, j] >= least
             own[j] = max(own.get(j, -2), matrix[i, j])
     assert len(own) == number
-    # An image without a sentence of its own sits at its best one, perhaps with a larger value than the owner's.
+    # An image without a sentence of its own is put at its best one, perhaps with a larger value than the owner's.
     assert sum(own.values()) >= total - 1e-5
 
 
@@ -114,7 +114,7 @@ def test_wrong_matrices_are_refused(matrix: list, message: str):
         (None, ["Plain text.", "Two."]),
     ],
 )
-def test_sentences_are_told_apart(lang: str | None, sentences: list[str]):
+def test_sentences_are_separated(lang: str | None, sentences: list[str]):
     separator = "" if lang in ("zh", "ja") else " "
     assert split_sentences(separator.join(sentences), lang) == sentences
 

@@ -1,4 +1,4 @@
-"""Text is told its language, freed of poor lines and masked; what is refused bears its reason."""
+"""Tests of judging text: language, removal of poor lines, masking, and reasons for what is refused."""
 
 import pytest
 
@@ -39,12 +39,12 @@ def test_each_kind_has_its_profile():
     assert PROFILES.keys() == {"interleaved", "pair", "grounded", "video", "text"}
 
 
-def test_a_text_is_told_its_language():
+def test_a_text_is_labelled_with_its_language():
     assert judged(pair(ENGLISH), filters()).lang == "en"
-    assert judged(pair(GERMAN), filters(language=None)).lang == "de"  # any, still identified
+    assert judged(pair(GERMAN), filters(language=None)).lang == "de"  # any language, but identified
 
 
-def test_what_upstream_says_holds_where_nothing_can_be_told():
+def test_upstream_language_holds_where_none_can_be_identified():
     given = document("pair", image(0), text("Una foto di 3 x 4", role="caption"), num_media=1, lang="it")
     assert judged(given, filters()).lang == "it"
 
@@ -57,7 +57,7 @@ def test_what_upstream_says_holds_where_nothing_can_be_told():
         (pair(GERMAN), {"language": {"languages": ["en"]}}, "other_language"),
         (pair("red square"), {}, "too_few_words"),
         (pair("red square"), {"text": {"min_words": 1, "min_chars": 100}}, "too_few_chars"),
-        (document("text", text(ENGLISH)), {}, "too_few_words"),  # of Gopher
+        (document("text", text(ENGLISH)), {}, "too_few_words"),  # a rule of Gopher
     ],
 )
 def test_why_a_text_is_refused(given: Document, tree: dict, reason: str):
@@ -79,7 +79,7 @@ def test_a_video_is_judged_by_what_is_spoken_when_that_is_at_hand():
     assert isinstance(found, Refusal)
     assert found.reason == "other_language"
     short = document("video", text("Hm.", role="subtitle", t0=0.0, t1=1.0))
-    assert isinstance(judge_spoken(short, filters()), Document)  # speech is no prose
+    assert isinstance(judge_spoken(short, filters()), Document)  # speech is not prose
 
 
 @pytest.mark.parametrize("judge", [lambda d, f: judge_text(d, f, d.kind), judge_spoken])

@@ -1,4 +1,4 @@
-"""Languages are told apart, short texts are unknown, and unknown passes nothing by accident."""
+"""Tests of language identification: short texts are unknown, and an unknown language passes no filter by accident."""
 
 import threading
 
@@ -70,7 +70,7 @@ def test_each_reason():
 def test_what_passes():
     assert judge(Language("en", 0.65), LONG, LanguageSettings(languages=("en",))) is None
     assert judge(Language("de", 0.2), LONG, LanguageSettings(min_score=None)) is None
-    # Said to be too short to tell, and nothing asked
+    # Too short to identify, and no language required
     assert judge(UNKNOWN, "red circle", LanguageSettings(languages=("en",), min_chars=20)) is None
     assert judge(UNKNOWN, "red circle", LanguageSettings(min_score=None, min_chars=0)) is None
 

@@ -1,4 +1,4 @@
-"""Personal data is masked by type, look-alikes are not, and the spans of grounded phrases survive."""
+"""Tests of personal data: it is masked by type, similar text is not, and spans of grounded phrases stay right."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Each rule rejects by its own reason, takes out what it should, and leaves good text alone."""
+"""Tests of quality rules: each rejects with its own reason, removes what it should, and leaves good text unchanged."""
 
 import pytest
 from pydantic import ValidationError
@@ -211,14 +211,14 @@ def test_lists_are_lower_case_and_hold_their_core(lang: str):
 
 def test_words_are_reckoned_by_script():
     assert split_words("The 'quick' brown-fox — don't!").tokens == ["the", "quick", "brown-fox", "don't"]
-    assert split_words("हिन्दी में लिखा").number == 3  # marks do not cut words
+    assert split_words("हिन्दी में लिखा").number == 3  # combining marks do not split words
     assert split_words("他在使用 GIMP 软件").number == 3.5
     assert split_words("한국어는 띄어쓰기를 합니다").number == 3
     assert split_words("a word of 日本語 inside").number == 5
 
 
 def test_measures_of_repetition_have_known_values():
-    assert top_n_gram(split_words("one two three"), 2) == 0.0  # nothing comes twice
+    assert top_n_gram(split_words("one two three"), 2) == 0.0  # nothing occurs twice
     assert top_n_gram(split_words("aa bb aa bb cc dd"), 2) == pytest.approx(8 / 12)
     assert duplicate_n_grams(split_words("aa bb cc aa bb cc"), 3) == 0.5
     assert character_repetition("abcdefghijklmnop") == 0.0

@@ -1,4 +1,4 @@
-"""Each rule of Gopher, C4 and FineWeb gives datatrove's verdict on some hundred texts, save for listed differences."""
+"""Tests that the rules of Gopher, C4 and FineWeb give datatrove's results on many texts, with listed exceptions."""
 
 import random
 import re
@@ -19,11 +19,11 @@ from pipelines.text.stop_words import CORE_STOP_WORDS, STOP_WORDS
 
 LANGUAGES = tuple(CORE_STOP_WORDS)
 Verdict = Callable[[str, str], str | None]
-"""What is left of a text in a language, without its blank lines; None if nothing is, or it is rejected."""
+"""Function from a text and its language to the remaining text without blank lines, or None if it is rejected."""
 
 
 class Words(WordTokenizer):
-    """Words and marks as spaCy and NLTK part them, whose packages and data need not be there."""
+    """Tokenizer that splits words and marks like spaCy and NLTK, without their packages and data."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return re.findall(r"\.\.\.|\w+(?:['’-]\w+)*|[^\w\s]", text)
@@ -162,7 +162,7 @@ def _prose(rng: random.Random, lang: str, num_paragraphs: int = 3, num_sentences
 
 
 def _texts() -> Iterator[tuple[str, str, str]]:
-    """Family, language and text; within a family what a rule measures goes from none to nearly all."""
+    """Yield family, language and text; within a family, a rule's measure goes from none to nearly all."""
     rng = random.Random(0)
     for lang in LANGUAGES:
         for n in (1, 3, 6):
@@ -183,7 +183,7 @@ def _texts() -> Iterator[tuple[str, str, str]]:
 
 
 def _mixtures(rng: random.Random, lang: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Families of twenty lines, each as it is and as it is made odd."""
+    """Yield families of twenty lines, each in normal and in odd form."""
     lines = [_sentence(rng, lang) for _ in range(20)]
     words = [line.split() for line in lines]
     yield "bullets", [(line, rng.choice("•-") + " " + line) for line in lines]
@@ -293,13 +293,13 @@ DIFFERENCES: dict[str, list[tuple[str, set[str], str]]] = {
         )
     ],
 }
-"""By rule: who takes out more than the other, in which families of texts, and why."""
+"""Exceptions by rule: which side removes more, in which families of texts, and why."""
 
 
 def test_verdicts_are_datatroves_but_for_the_listed_differences():
     found: dict[str, set[tuple[str, str]]] = {rule: set() for rule in RULES}
     without_effect = set(RULES)
-    for family, lang, text in _texts():  # a text at a time, so that datatrove tokenizes it once
+    for family, lang, text in _texts():  # one text at a time, so that datatrove tokenizes it once
         whole = _lines(text)
         for rule, (our, their) in RULES.items():
             a, b = our(text, lang), their(text, lang)

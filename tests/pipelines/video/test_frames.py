@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grey(folder):
-    """5 s at 10 frames a second; frame n has the grey value 5 n."""
+    """A video of 5 s at 10 frames per second; frame n has the grey value 5 n."""
     source = "color=black:size=64x48:rate=10:duration=5,format=gray,geq=lum='5*N'"
     return make(folder / "grey.mp4", source, "-pix_fmt", "yuv420p", "-crf", 5, "-color_range", "pc")
 
@@ -45,7 +45,7 @@ def rejected(path, options=None, cue_starts=()):
     with pytest.raises(VideoRejected) as caught:
         extract_frames(str(path), cue_starts, options or settings())
     assert caught.value.detail
-    assert str(Path(path).parent) not in caught.value.detail  # of this machine, and another one on each run
+    assert str(Path(path).parent) not in caught.value.detail  # it differs between machines and runs
     return caught.value.reason
 
 

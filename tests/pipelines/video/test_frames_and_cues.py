@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 class Site:
-    """A web server on loopback that counts what it is asked for."""
+    """A web server on loopback that counts requests."""
 
     def __init__(self, folder):
         self.asked = []
@@ -66,7 +66,7 @@ def site(folder):
 
 
 def fetch(site, tmp_path, path, settings=SETTINGS, tracks=(), page_html=None, allowed=("127.0.0.1",), **http):
-    """Runs `fetch_video` in a thread, against the site."""
+    """Run `fetch_video` in a thread, against the site."""
 
     async def run():
         app = web.Application()

@@ -20,7 +20,7 @@ LEVEL = Level(tile_width=32, tile_height=18, columns=5, rows=5, num_tiles=60)
 
 
 def sheet(columns, rows, format="WEBP", first=0, tile=(32, 18), blank=()):
-    """A sheet whose tile n has a red value of 3 n and a white corner."""
+    """Return a sheet whose tile n has a red value of 3 n and a white corner."""
     pixels = np.zeros((rows * tile[1], columns * tile[0], 3), np.uint8)
     for n in range(columns * rows):
         top, left = n // columns * tile[1], n % columns * tile[0]

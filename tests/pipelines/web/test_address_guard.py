@@ -1,4 +1,4 @@
-"""Which addresses a request may go to."""
+"""Tests of the addresses to which requests are allowed."""
 
 import asyncio
 import socket
@@ -76,7 +76,7 @@ def test_a_name_that_cannot_exist_is_not_found() -> None:
 
 
 def answers_of_name_server(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | int) -> list[str]:
-    """Let the name server answer so, one after the other; returns the names asked for."""
+    """Make the name server give these answers in turn; return the list of requested names."""
     asked: list[str] = []
 
     def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Hosts are spread evenly and wholly: each host in one bucket, no bucket much fuller than the rest."""
+"""Tests of host buckets: each host is in one bucket, and no bucket is much fuller than the others."""
 
 from collections import Counter
 

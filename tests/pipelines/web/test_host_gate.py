@@ -1,4 +1,4 @@
-"""Turns at a host: one at a time, a delay apart, shared by processes."""
+"""Tests of turns at a host: one at a time, separated by a delay, across processes."""
 
 import asyncio
 import itertools

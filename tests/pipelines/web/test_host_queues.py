@@ -1,4 +1,4 @@
-"""One request at a time to a host, in order; as many hosts at once as are allowed."""
+"""Tests of host queues: one request per host at a time, in order, and at most the allowed number of hosts at once."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ ITEMS = [("a", "a0"), ("b", "b0"), ("a", "a1"), ("c", "c0"), ("a", "a2"), ("b", 
 
 
 class Recorder:
-    """Work that gives way once and notes what was under way at the same time."""
+    """Work that yields once and records which items were in progress at the same time."""
 
     def __init__(self) -> None:
         self.began: list[str] = []
@@ -42,7 +42,7 @@ def test_all_hosts_wait_for_each_other_without_a_lock():
 
         async def work(item: str) -> None:
             if item.endswith("0"):
-                await everyone.wait()  # passes only if three hosts are under way at once
+                await everyone.wait()  # passes only if three hosts are in progress at once
 
         await run_queues(ITEMS, work, max_hosts=3)
 
@@ -63,7 +63,7 @@ def test_two_items_of_a_host_may_be_under_way_begun_in_order():
 
         async def work(item: str) -> None:
             began.append(item)
-            await both.wait()  # passes only if two items are under way
+            await both.wait()  # passes only if two items are in progress
 
         await run_queues([("a", f"a{i}") for i in range(4)], work, max_hosts=1, max_items=2)
 
@@ -95,7 +95,7 @@ def test_a_second_item_of_a_host_begins_while_the_first_waits_for_something_else
             began.append(item)
             if item == "a1":
                 second_began.set()
-            await second_began.wait()  # passes only if both are under way at once
+            await second_began.wait()  # passes only if both are in progress at once
 
         await run_queues([("a", "a0"), ("a", "a1"), ("a", "a2")], work, max_hosts=1, max_items=2)
 

@@ -1,4 +1,4 @@
-"""The client against real servers on loopback, well-behaved and hostile."""
+"""Tests of the client against real servers on loopback, well-behaved and hostile."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ QUICK = HttpSettings(delay_seconds=0, backoff_seconds=0, timeout_seconds=5)
 
 
 class Server:
-    """A site on a loopback address, which notes when each request came and when its answer had gone out."""
+    """A site on a loopback address that records the times of each request and of the end of its answer."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.host = host
@@ -76,7 +76,7 @@ class Server:
             await runner.cleanup()
 
     def paths(self) -> list[str]:
-        """Paths asked for, without the policy files."""
+        """Return the requested paths, without the policy files."""
         return [p for _, p in self.log if p not in ("/robots.txt", "/ai.txt") and not p.startswith("/.well-known")]
 
 
@@ -91,7 +91,7 @@ def run(
     rules: PolicySettings | None = None,
     **options: Any,
 ) -> Any:
-    """What `use` makes of a client while the server runs."""
+    """Return the result of `use` with a client while the server runs."""
 
     async def main() -> Any:
         async with server.running(), PoliteClient(rules or policy(), http, **options) as client:
@@ -108,7 +108,7 @@ def failure(
     rules: PolicySettings | None = None,
     **arguments: Any,
 ) -> FetchFailure:
-    """How fetching a path fails."""
+    """Fetch a path and return its failure."""
 
     async def use(client: PoliteClient) -> FetchFailure:
         url = path if "//" in path else server.url(path)
@@ -467,7 +467,7 @@ def test_a_gzip_bomb_stays_small() -> None:
 
 
 def raw(answer: bytes) -> Handler:
-    """A handler that writes these bytes to the connection and closes it."""
+    """Return a handler that writes these bytes to the connection and closes it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -697,7 +697,7 @@ def test_clients_that_share_a_folder_never_ask_a_host_at_once(tmp_path: Any) -> 
         ("", False),
     ],
 )
-def test_what_may_be_asked_for_again_is_told_by_the_reason_alone(reason: str, expected: bool) -> None:
+def test_the_reason_alone_decides_what_may_be_retried(reason: str, expected: bool) -> None:
     assert is_transient(reason) is expected
 
 

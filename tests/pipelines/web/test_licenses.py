@@ -1,4 +1,4 @@
-"""Licence statements as SPDX ids."""
+"""Tests of converting licence statements to SPDX ids."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The verdict on a URL: each signal, each reason, and what overrides what."""
+"""Tests of the verdict on a URL: each signal, each reason, and which overrides which."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def site(
     ai_txt: str | int | None = None,
     policy: PolicySettings = STRICT,
 ) -> SiteRules:
-    """Rules from texts, or from a status where there is no text."""
+    """Return rules from texts, or from a status if there is no text."""
 
     def file(name: str, answer: Any) -> SiteFile:
         url = f"http://h/{name}"

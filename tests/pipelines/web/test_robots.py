@@ -1,4 +1,4 @@
-"""robots.txt by RFC 9309, and what stands in it besides."""
+"""Tests of robots.txt by RFC 9309, and of its extensions."""
 
 import pytest
 
@@ -13,13 +13,13 @@ def allows(text: str, path: str, token: str = "Dromaius") -> bool:
 @pytest.mark.parametrize(
     ("text", "path", "expected"),
     [
-        ("User-agent: *\nDisallow: /a\nAllow: /a/b", "/a/b/c", True),  # longest match, whatever the order
+        ("User-agent: *\nDisallow: /a\nAllow: /a/b", "/a/b/c", True),  # longest match, for any order
         ("User-agent: *\nAllow: /a/b\nDisallow: /a", "/a/c", False),
         ("User-agent: *\nDisallow: /a\nAllow: /a", "/a", True),  # allow wins a tie
         ("User-agent: *\nDisallow: /*.jpg$", "/x/y.jpg", False),
         ("User-agent: *\nDisallow: /*.jpg$", "/x/y.jpg?z", True),
         ("User-agent: *\nDisallow: /a*b", "/axxb/c", False),
-        ("User-agent: *\nDisallow: /A", "/a", True),  # paths mind the case
+        ("User-agent: *\nDisallow: /A", "/a", True),  # paths are case-sensitive
         ("User-agent: *\nDisallow: /caf%C3%A9", "/café", False),  # octets are compared, not spellings
         ("User-agent: *\nDisallow:", "/a", True),
         ("User-agent: *\nDisallow: /\n", "/robots.txt", True),
@@ -111,7 +111,7 @@ def test_of_preference_lines_those_with_the_longest_path_apply() -> None:
         ("train-ai=y, train-ai=n", True),  # the most restrictive counts
         ("train-genai=n;q=1", True),
         ("bots=n", True),
-        ("bots=n, train-ai=y", False),  # the narrower category goes before
+        ("bots=n, train-ai=y", False),  # the narrower category takes precedence
         ("train-ai=y", False),
         ("search=n", False),
         ("search=yes, use=reference", False),

@@ -1,4 +1,4 @@
-"""URLs: one spelling, resolution as in browsers, secrets off, srcset by the letter, sitemaps without surprises."""
+"""Tests of URLs: one spelling, resolution as in browsers, no secrets, srcset by its standard, safe sitemaps."""
 
 import gzip
 import zlib

@@ -1,4 +1,4 @@
-"""Tests of steps under DeepSpeed: equal at every stage and number of processes, and never hanging."""
+"""Tests of steps under DeepSpeed: they are equal at every ZeRO stage and number of processes, and never hang."""
 
 import math
 import shutil
@@ -25,7 +25,7 @@ ONE_LAYER = {"model.changes": {"encoder": {"layers": 1}, "language_model": {"lay
 
 
 def make(world, corpus, config):
-    """An engine, and the micro-batches of a rank's first step."""
+    """Return an engine, and the micro-batches of a rank's first step."""
     run = config.pretrain
     task = PretrainTask(config.model, run, corpus, "/nowhere", world)
     torch.manual_seed(3)

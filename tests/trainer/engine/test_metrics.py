@@ -1,4 +1,4 @@
-"""Tests of what a run writes down of itself: each place holds the rows of `metrics.jsonl`, also of a resumed run."""
+"""Tests of a run's records: each place has the rows of `metrics.jsonl`, also for a resumed run."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def row(step, loss):
 
 
 def write_and_resume(folder, settings):
-    """Six rows, of which the last two are lost and written again with two more; then the rows of `metrics.jsonl`."""
+    """Write six rows, lose the last two and write them again with two more; return the rows of `metrics.jsonl`."""
     for first, last, shift in ((0, 6, 0.5), (4, 8, 0.25)):
         log = MetricsLog(str(folder), settings, first)
         for step in range(first, last):
@@ -56,7 +56,7 @@ def test_weights_and_biases_has_the_rows_of_a_resumed_run_as_one_run(tmp_path, m
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     rows = write_and_resume(tmp_path, LogSettings(tensorboard=False, wandb_project="test"))
-    wandb.teardown()  # its own process writes the files
+    wandb.teardown()  # its separate process writes the files
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert {path.name for path in files} == {f"run-{(tmp_path / 'wandb/run_id').read_text()}.wandb"}
     found = {logged["step"]: logged for path in files for logged in _logged(path)}
@@ -65,7 +65,7 @@ def test_weights_and_biases_has_the_rows_of_a_resumed_run_as_one_run(tmp_path, m
 
 
 def log_without_its_process(world, folder, rows):
-    """Writes rows after the process of Weights & Biases has ended; what is said of it."""
+    """Write rows after the process of Weights & Biases has ended; return the printed message."""
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
@@ -89,7 +89,7 @@ def test_a_signal_that_ends_weights_and_biases_ends_no_training(tmp_path):
 
 
 def _logged(path: Path):
-    """The rows in a file of Weights & Biases: LevelDB's log, of protobuf records."""
+    """Yield the rows in a file of Weights & Biases: LevelDB's log of protobuf records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at = path.read_bytes(), 7

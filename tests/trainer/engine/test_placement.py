@@ -1,4 +1,4 @@
-"""Tests of how processes come to their weights: built by one, the same at all, a part at each where they are split."""
+"""Tests of placing weights: built by one process, equal in all, or sharded over them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from trainer.tasks.build import build_model
 
 
 def config():
-    """The debug size with buffers of every kind, and tied tables."""
+    """Return the debug size with buffers of every kind, and tied tables."""
     debug = SIZES["debug"]
     changes = {"encoder": "sub_norm", "bridge": "standardize", "language_model": "tie_embeddings"}
     parts = {part: getattr(debug, part).model_copy(update={name: True}) for part, name in changes.items()}
@@ -23,7 +23,7 @@ def config():
 
 
 def make(weights, folder):
-    """A model with all that is done to one before it is trained."""
+    """Build a model with every change that is made to one before training."""
     torch.manual_seed(7)
     model = build_model(config(), weights, folder)
     add_adapters(model.language_model, LoraConfig())
@@ -37,7 +37,7 @@ def values(tensors):
 
 
 def placed(world, weights, folder, split):
-    """How many parameters a process holds, built and placed; then the values of buffers and parameters."""
+    """Return the number of parameters of a process after building and placing, then all buffers and parameters."""
     with filled_once(world):
         model = make(weights, folder)
     built = sum(p.numel() for p in model.parameters() if not p.is_meta)
@@ -66,5 +66,5 @@ def test_processes_hold_what_the_first_one_built(tmp_path, begun, split):
     for rank, (_, held, its_buffers, its_parameters) in enumerate(ranks):
         assert held == (pytest.approx(total / 2, rel=0.01) if split else total)
         np.testing.assert_equal(its_buffers, buffers)
-        if split or rank == 0:  # the others' whole parameters come with DeepSpeed's engine
+        if split or rank == 0:  # DeepSpeed's engine sends whole parameters to the others
             np.testing.assert_equal(its_parameters, parameters)

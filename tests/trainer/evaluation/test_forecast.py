@@ -1,4 +1,4 @@
-"""Tests of what is said of a mixture before it runs."""
+"""Tests of the forecast of a mixture."""
 
 import re
 
@@ -18,7 +18,7 @@ def opened(corpus, config):
 
 
 def totals(data, begin, end):
-    """What the plan does from one step to another."""
+    """Return the totals of the plan's steps from `begin` to `end`."""
     steps = [step for step, _ in zip(data.plan(Costs()), range(end), strict=False)][begin:]
     return sum((Totals.of(step, len(data.sources)) for step in steps), Totals())
 
@@ -45,7 +45,7 @@ def test_each_phase_has_a_forecast_of_its_own(training_corpus, config):
     assert "steps 16 to 39: per step" in text
 
 
-def test_what_is_not_planned_goes_on_at_the_same_pace(training_corpus, config):
+def test_steps_beyond_the_planned_ones_are_assumed_alike(training_corpus, config):
     data = opened(training_corpus, config(steps=400))
     (phase,) = forecast(data)
     total = totals(data, 0, 400)
@@ -61,7 +61,7 @@ def test_a_source_that_runs_dry_is_named_with_the_step(training_corpus, config):
     with pytest.raises(UserError, match="pairs is exhausted"):
         for step in data.plan(Costs()):
             trained = step.number
-    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # a packing buffer is planned at once
+    assert int(said.replace(",", "")) == pytest.approx(trained, abs=8)  # whole packing buffers are planned
 
 
 def test_samples_that_are_left_out_are_counted(training_corpus, config):

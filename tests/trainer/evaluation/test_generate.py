@@ -40,7 +40,7 @@ def run(run_folder: Path) -> FinishedRun:
 
 @pytest.fixture
 def tuned(run: FinishedRun) -> Callable[..., FinishedRun]:
-    """A function that gives the run as if it had been tuned with a template."""
+    """A function that returns the run as if it had been tuned with a template."""
 
     def build(**settings: object) -> FinishedRun:
         template = TemplateSettings.model_validate({"system": "Answer.", **settings})

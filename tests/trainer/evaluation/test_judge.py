@@ -12,7 +12,7 @@ HELD_OUT = ("red", "bar")
 
 
 def image(colour: str, shape: str, position: str, number: int) -> Tensor:
-    """A square or an upright bar on grey, a little elsewhere each time."""
+    """Draw a square or a vertical bar on grey, at a slightly different place for each number."""
     draw = torch.Generator().manual_seed(number)
     image = torch.randint(110, 140, (3, 16, 16), generator=draw, dtype=torch.uint8)
     dx, dy = torch.randint(0, 2, (2,), generator=draw).tolist()
@@ -41,7 +41,7 @@ def test_a_judge_tells_seen_and_held_out_combinations(judge: Judge):
         assert sum(right) / len(right) >= 0.95
 
 
-def test_colours_are_told_from_pixels_and_shapes_without_colours(judge: Judge):
+def test_colours_are_recognised_by_pixels_and_shapes_without_colours(judge: Judge):
     assert judge.ways["colour"] == "palette"
     assert judge.ways["shape"] in ("palette", "recoloured")  # the area is enough for a few pixels
     assert judge.ways["position"] == "recoloured"

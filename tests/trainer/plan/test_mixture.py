@@ -23,7 +23,7 @@ FIVE = [0.4, 0.25, 0.15, 0.12, 0.08]
 
 
 def worst_prefix(sources: list[int], sizes: np.ndarray, weights: list[float]) -> float:
-    """Largest distance of any source from its share after any sample: counted anew, in floats."""
+    """Return the largest distance of any source from its share after any sample, computed independently in floats."""
     shares = np.array(weights) / sum(weights)
     taken = np.zeros((len(sources), len(weights)))
     taken[np.arange(len(sources)), sources] = sizes
@@ -71,7 +71,7 @@ def test_tokens_stay_within_the_longest_sample():
         n = rng.randint(2, 24)
         weights = random_weights(rng, n)
         lengths = [[draw[kind]() for _ in range(2001)] for kind in rng.choices(list(draw), k=n)]
-        num = rng.randint(10, 2000)  # a run may end anywhere
+        num = rng.randint(10, 2000)  # a run may end after any sample
         scheduler = Scheduler(weights, "tokens")
         sources = scheduler.draw(num, lambda s, i: lengths[s][i])  # noqa: B023
         seen = [0] * n
@@ -85,7 +85,7 @@ def test_tokens_stay_within_the_longest_sample():
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
-def test_drawing_goes_on_from_what_was_drawn(unit):
+def test_drawing_continues_after_what_was_drawn(unit):
     rng = random.Random(2)
     lengths = [[rng.randint(1, 3000) for _ in range(5000)] for _ in FIVE]
     whole = Scheduler(FIVE, unit).draw(3000, lambda s, i: lengths[s][i])

@@ -5,7 +5,7 @@ from trainer.plan.packing import best_fit, deal, pack_prefix, slot_order
 
 
 def lengths(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Half about 104 and half about 900 tokens, most with an image."""
+    """Return lengths of which half are about 104 and half about 900 tokens, most with an image."""
     rng = np.random.default_rng(seed)
     tokens = np.where(rng.random(num) < 0.5, rng.normal(104, 20, num), rng.normal(900, 250, num))
     tokens = tokens.clip(10, 2048).astype(np.int64)
@@ -26,7 +26,9 @@ def test_images_in_a_pack_are_limited():
     tokens, images = lengths(2000)
     _, packs = pack_prefix(tokens, images * 3, 128, 2048, max_images=9)
     assert max(images[pack].sum() * 3 for pack in packs) <= 9
-    _, packs = pack_prefix(tokens, images * 3, 128, 2048, max_images=2)  # one chunk has more: it is alone with texts
+    _, packs = pack_prefix(
+        tokens, images * 3, 128, 2048, max_images=2
+    )  # a chunk with more images is packed with texts only
     assert max(images[pack].sum() for pack in packs) == 1
 
 

@@ -28,7 +28,7 @@ PHASES = (
 
 
 def source(name: str, num_samples: int, mean: int, windows: int = 1) -> SourceWindows:
-    """Samples of 1 to `windows` windows; all but the last of a sample fill a pack."""
+    """Return a source of samples of 1 to `windows` windows; all but the last fill a packed sequence."""
     rng = np.random.default_rng(num_samples)
     counts = rng.integers(1, windows + 1, num_samples)
     first = np.concatenate([[0], counts.cumsum()])
@@ -124,7 +124,7 @@ def test_the_global_batch_is_the_same_at_any_world_size(world_size):
 
 @pytest.mark.slow
 def test_a_thousand_kills_change_nothing():
-    """Each trial goes on from a state that a checkpoint kept as JSON, for as long as the run lives until the next."""
+    """Each trial resumes from a state saved as JSON by a checkpoint, and lasts until the next kill."""
     expected = [step.digest() for step in STEPS]
     states = [step.state.to_json() for step in STEPS]
     rng = random.Random(0)
@@ -137,7 +137,9 @@ def test_a_thousand_kills_change_nothing():
         assert [step.state.to_json() for step in alive] == states[begin : begin + len(alive)]
         done += alive
         trials += 1
-        checkpoint = rng.randint(max(0, begin - 3), begin + len(alive))  # killed after it, so some is done again
+        checkpoint = rng.randint(
+            max(0, begin - 3), begin + len(alive)
+        )  # killed after it, so that some steps are repeated
         state = None if checkpoint in (0, 60) else states[checkpoint - 1]
     assert len(done) > 1000
 

@@ -80,7 +80,7 @@ def test_the_global_batch_is_equal_at_any_world_size_and_number_of_workers(opene
 
 @pytest.mark.slow
 def test_kills_and_resumes_at_other_world_sizes_consume_the_same(opened, tmp_path):
-    """What a run that is killed again and again wrote down is what one that never was would have."""
+    """A run that is killed many times has the same records as one that never was."""
     expected = [row for step in take(opened.loader(opened.plan()), NUM_STEPS) for row in step.rows]
     rng = random.Random(0)
     for trial in range(4):
@@ -102,7 +102,7 @@ def test_kills_and_resumes_at_other_world_sizes_consume_the_same(opened, tmp_pat
                 if reached == NUM_STEPS:
                     break
             if rng.random() < 0.5:
-                log.write()  # beyond the last checkpoint: to be cut back
+                log.write()  # after the last checkpoint, so it must be cut back
             for loader in loaders:
                 loader.close()
         found = [row for path in storage.list_files(f"{run}/consumed") for row in _rows(path)]
@@ -156,7 +156,7 @@ def test_many_broken_images_end_the_run(copy):
         take(opened.loader(opened.plan()), 200)
 
 
-def test_a_stale_index_or_tar_is_told_before_training(copy):
+def test_a_stale_index_or_tar_is_reported_before_training(copy):
     tar = f"{copy}/pairs/train/pairs-000000.tar"
     index, data = storage.read_bytes(index_path(tar)), storage.read_bytes(tar)
     storage.write_bytes(index_path(tar), index[:-8])
@@ -176,7 +176,7 @@ def test_a_stale_index_or_tar_is_told_before_training(copy):
 def test_shifted_bytes_are_noticed(copy):
     path = Path(copy, "pairs/train/pairs-000000.tar")
     data = path.read_bytes()
-    path.write_bytes(data[512:] + bytes(512))  # of the right size, but every part is elsewhere
+    path.write_bytes(data[512:] + bytes(512))  # the right size, but every part has moved
     opened = Opened(copy)
     steps = take(opened.loader(opened.plan()), 2)
     reasons = [bad.reason for step in steps for bad in step.bad]
@@ -184,7 +184,7 @@ def test_shifted_bytes_are_noticed(copy):
     assert all("a stale sidecar" in reason for reason in reasons)
 
 
-def test_stale_tokens_are_told(copy):
+def test_stale_tokens_are_reported(copy):
     opened = Opened(copy)
     tokens = Path(copy, "tokens/bpe-300/texts/train")
     shutil.copy(tokens / "texts-000001.parquet", tokens / "texts-000000.parquet")
@@ -210,7 +210,7 @@ def test_weights_change_between_two_steps_on_all_ranks(opened):
     wanted = {"pairs": 0.5, "texts": 0.5}
     phases = [Phase(weights=wanted, reason="test")]
     rows = []
-    for number in range(12):  # whole packing buffers: all that was drawn is read
+    for number in range(12):  # whole packing buffers, so that all drawn samples are read
         if number == 5:
             assert {x.change(phases) for x in (*loaders, single)} == {8}
         ranks = [next(iter(x)) for x in loaders]
@@ -256,7 +256,7 @@ def test_all_that_was_planned_is_read_before_a_source_is_exhausted(opened):
 
 
 def opened_at(opened: Opened, step: int) -> Plan:
-    """A plan of at most two epochs over the pairs that goes on from a step."""
+    """Return a plan of at most two epochs over the pairs, resumed at a step."""
     plan = opened.plan(next(s.state for s in opened.plan() if s.number == step - 1))
     plan.max_epochs = {"pairs": 2}
     return plan

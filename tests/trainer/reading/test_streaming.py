@@ -49,7 +49,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four compressed tars of pairs, and a plain one of texts; one image is broken."""
+    """A folder with four compressed tars of pairs, and a plain one of texts; one image is broken."""
     folder = tmp_path_factory.mktemp("tars")
     for number in range(4):
         samples = []
@@ -70,7 +70,7 @@ def write_tar(path: Path, samples: list[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tars: Path) -> Iterator[str]:
-    """The folder's URL on a web server; what lies in its folder `cut/` breaks off in the middle."""
+    """URL of the folder on a web server; files below `cut/` break off in the middle."""
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -89,7 +89,7 @@ def server(tars: Path) -> Iterator[str]:
 
 @pytest.fixture
 def loader(tars: Path, layout: Layout, config: Callable[..., TrainConfig]) -> Iterator[Callable[..., StreamLoader]]:
-    """A function that gives loaders, which are closed at the end."""
+    """A function that returns loaders, which are closed at the end."""
     made = []
     urls = {"pairs": [f"{tars}/pairs-{{0..3}}.tar.gz"], "texts": [f"pipe:cat {tars}/texts.tar"]}
 
@@ -115,7 +115,7 @@ def take(loader: StreamLoader, num: int) -> list[StreamStep]:
 
 
 def windows(steps: list[StreamStep]) -> list[tuple]:
-    """What was trained on: all that `consumed` says, the step aside."""
+    """Return the windows that were trained on: all columns of `consumed` except the step."""
     return [(row.step, row.position, row.source, row.key, row.window, row.epoch) for step in steps for row in step.rows]
 
 
@@ -127,7 +127,9 @@ def test_compressed_tars_and_pipes_are_mixed_and_packed(loader):
     assert all(image.shape == (16, 16, 3) for step in steps for pack in step.packs for p in pack for image in p.images)
     firsts = [row for step in steps for row in step.rows if row.window == 0]
     drawn = [sum(row.source == name for row in firsts) for name in WEIGHTS]
-    assert share_error([0.75, 0.25], drawn) <= share_bound([0.75, 0.25]) + 2  # one is bad, and some wait
+    assert (
+        share_error([0.75, 0.25], drawn) <= share_bound([0.75, 0.25]) + 2
+    )  # one sample is bad, and some are not yet packed
     first_epoch = [row.key for row in firsts if row.source == "pairs" and row.epoch == 0]
     assert sorted(first_epoch) == [f"{n:04d}" for n in range(40) if n != 13]
     assert first_epoch != sorted(first_epoch)
@@ -152,7 +154,7 @@ def test_ranks_read_different_samples(loader, world_size):
 
 
 @pytest.mark.parametrize("after", [1, 6, 11])
-def test_a_resume_goes_on_with_the_next_sample(loader, after):
+def test_a_resume_continues_with_the_next_sample(loader, after):
     whole = take(loader(), 14)
     state = StreamState.from_json(whole[after - 1].step.state.to_json())
     again = take(loader(state=state), 14 - after)
@@ -161,7 +163,7 @@ def test_a_resume_goes_on_with_the_next_sample(loader, after):
     assert {bad for step in again for bad in step.bad} <= {bad for step in whole for bad in step.bad}
 
 
-def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_with(loader):
+def test_another_number_of_ranks_resumes_at_the_first_unfinished_tar(loader):
     ranks = [take(loader(rank=rank, world_size=2), 7) for rank in range(2)]
     states = [steps[-1].step.state for steps in ranks]
     state = StreamState.from_json(states[0].joined(states).to_json())
@@ -171,7 +173,7 @@ def test_another_number_of_ranks_goes_on_with_the_first_tar_that_is_not_done_wit
     now = [(row.source, row.key, row.epoch) for step in alone for row in step.rows]
     seen = {key for source, key, epoch in [*done, *now] if source == "pairs" and epoch == 0}
     assert len(seen) == 39  # none is lost
-    assert len({key for key in now if key in done and key[0] == "pairs"}) <= 20  # of two tars that were begun
+    assert len({key for key in now if key in done and key[0] == "pairs"}) <= 20  # of the two tars that were begun
     assert min(row.position for row in alone[0].rows) > max(row.position for step in ranks[0] for row in step.rows)
 
 
@@ -198,7 +200,7 @@ def test_weights_change_at_a_step(loader):
     assert windows(again) == windows(steps[5:])
 
 
-def test_what_is_not_allowed_or_no_sample_is_told(loader, tmp_path):
+def test_what_is_not_allowed_or_no_sample_is_reported(loader, tmp_path):
     text = Document("text", "denied", (Segment("text", "a text"),), (), Provenance(dataset="a", record="denied"))
     denied = replace(text, decision=Decision(allowed=False)).to_json()
     samples = [{"__key__": f"{n}", "txt": f"text {n}"} for n in range(20)]
@@ -206,8 +208,8 @@ def test_what_is_not_allowed_or_no_sample_is_told(loader, tmp_path):
     write_tar(tmp_path / "a.tar", [*samples[:9], *bad, *samples[9:]])
     steps = take(loader({"a": [f"{tmp_path}/a.tar"]}, {"a": 1.0}), 3)
     assert {row.key for step in steps for row in step.rows} == {f"{n}" for n in range(20)}
-    told = {(bad.key, bad.position is None, bad.reason.partition(":")[0]) for step in steps for bad in step.bad}
-    assert told == {("denied", True, "not_allowed"), ("broken", False, "its JSON is damaged")}
+    reported = {(bad.key, bad.position is None, bad.reason.partition(":")[0]) for step in steps for bad in step.bad}
+    assert reported == {("denied", True, "not_allowed"), ("broken", False, "its JSON is damaged")}
 
 
 def test_too_many_bad_samples_end_the_run(loader, tmp_path):
@@ -245,7 +247,7 @@ def test_what_breaks_off_is_one_line(tars, server, url, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_command_that_goes_on_for_long_is_ended(tars):
+def test_a_command_that_runs_for_long_is_ended(tars):
     samples = read_tar(f"pipe:cat {tars}/texts.tar; exec sleep 600")
     assert next(samples)["__key__"] == "t0"
     samples.close()
@@ -283,7 +285,7 @@ def test_what_streams_cannot_do_is_refused(config, changes, message):
 
 @pytest.fixture
 def streams(tars: Path, server: str, config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
-    """As `config`, on streams of all kinds."""
+    """A function that returns a config, as `config`, with streams of all kinds."""
     urls = {
         "pairs": [f"{tars}/pairs-{{0..1}}.tar.gz", f"pipe:cat {tars}/pairs-2.tar.gz", f"{server}/pairs-3.tar.gz?a=b"],
         "texts": [f"pipe:cat {tars}/texts.tar"],
@@ -292,7 +294,7 @@ def streams(tars: Path, server: str, config: Callable[..., TrainConfig]) -> Call
 
 
 def order_of(out: Path) -> list[object]:
-    """All that a run says of its order."""
+    """Return every statement of a run about its order."""
     state = sorted((out / "checkpoints").iterdir())[-1] / "data_state.json"
     return [
         *(row.order for row in load_phases(str(out / "mixture.jsonl"))),
@@ -302,7 +304,7 @@ def order_of(out: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was_killed(training_corpus, streams, tmp_path):
+def test_a_run_resumes_where_it_was_killed(training_corpus, streams, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(2, run, "pretrain", streams(), training_corpus, whole) == [FINISHED] * 2
     killed(2, "pretrain", streams(), training_corpus, cut, 5)
@@ -349,7 +351,7 @@ def test_a_mistake_is_one_line(training_corpus, streams, tmp_path, changes, mess
 
 
 @pytest.mark.slow
-def test_streams_and_a_corpus_do_not_go_on_from_each_other(training_corpus, config, streams, tmp_path):
+def test_streams_and_a_corpus_do_not_resume_from_each_other(training_corpus, config, streams, tmp_path):
     for first, second, message in ((config, streams, "on an indexed corpus"), (streams, config, "on data.streams")):
         out = tmp_path / message
         in_ranks(1, run, "pretrain", first(steps=4), training_corpus, out)
@@ -364,7 +366,7 @@ def test_other_commands_do_not_read_streams(training_corpus, streams):
 
 
 def command(world, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `python -m trainer ...` in a process of its own."""
+    """Run `python -m trainer ...` in a separate process; return its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["trainer", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -375,7 +377,7 @@ def command(world, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
+def test_a_run_resumes_with_other_ranks(training_corpus, streams, tmp_path):
     out, config = tmp_path / "run", tmp_path / "run.yaml"
     killed(2, "pretrain", streams(), training_corpus, out, 5)
     config.write_text(dump_yaml(streams()))
@@ -390,7 +392,7 @@ def test_a_run_goes_on_with_other_ranks(training_corpus, streams, tmp_path):
 
 @pytest.mark.slow
 def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams, tars, tmp_path):
-    """And a stream that breaks off leaves the last checkpoint, with which the next run goes on."""
+    """If a stream breaks off, the last checkpoint remains and the next run resumes from it."""
     config, flag = tmp_path / "run.yaml", tmp_path / "broken"
     urls = {"texts": [f"pipe:test ! -e {flag} && cat {tars}/texts.tar"]}
     changes = {"data.streams": urls, "mixture.phases": [{"weights": {"texts": 1.0}}], "checkpoints.every": 2}

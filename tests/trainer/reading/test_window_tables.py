@@ -92,7 +92,7 @@ def test_columns_measure_any_mixture_of_segments(tmp_path):
 
 
 class TrainingCorpusReader:
-    """Segments of a token sidecar that belongs to no corpus."""
+    """Reader of segments of a token sidecar that belongs to no corpus."""
 
     def __init__(self, path: str) -> None:
         from trainer.reading.shard_reader import _GroupedFile, _TokenGroup

@@ -1,4 +1,4 @@
-"""Tests of the model that a run begins with."""
+"""Tests of building the model with which a run begins."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def sized(image_size, **changes):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder with its model."""
+    """Folder of a run with its model."""
     torch.manual_seed(1)
     save_emu(Emu(sized(16)), tmp_path / "model")
     return str(tmp_path)
@@ -38,7 +38,7 @@ def saved(run):
 OURS = (WeightsSettings(path="model"),)
 
 
-def test_a_model_goes_on_at_twice_the_size(run):
+def test_a_model_resumes_at_twice_the_size(run):
     before, after = saved(run), build_model(sized(32), OURS, run).state_dict()
     assert after[POSITIONS].shape == (1, 65, 24)
     assert torch.equal(after[POSITIONS], resize_positions(before.pop(POSITIONS), 8))
@@ -90,7 +90,7 @@ def test_a_run_without_a_model_is_refused(tmp_path, build):
 
 
 def released(folder, *, width, pooled=None):
-    """A pipeline as diffusers saves it, whose U-Net reads text of these widths."""
+    """Write a pipeline in diffusers' format, whose U-Net reads text of these widths."""
     added = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
@@ -145,7 +145,7 @@ def test_a_decoder_begins_as_a_released_one_that_read_text(tmp_path, size, poole
         assert torch.equal(tensor, before[name] if name.endswith(ends) else theirs[name]), name
 
 
-def test_a_decoder_goes_on_as_a_released_one_of_its_own_widths(tmp_path):
+def test_a_decoder_begins_as_a_released_one_of_its_own_widths(tmp_path):
     theirs = released(tmp_path, width=24, pooled=24)
     decoder = ImageDecoder.for_model(SIZES["debug"])
     assert begun(decoder, tmp_path) == []

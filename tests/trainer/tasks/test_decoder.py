@@ -1,5 +1,6 @@
 """Tests of the image decoder's training: autoencoder, then U-Net, from embeddings of images or of captions."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -12,10 +13,12 @@ from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.loop import FINISHED
+from trainer.engine.placement import place
+from trainer.loop import FINISHED, Training
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
+from trainer.tasks.table import TASKS
 
 
 def image_run(**changes):
@@ -31,7 +34,7 @@ def image_run(**changes):
 
 
 def config(size="debug", changes=None, **decoder):
-    """A run of the decoder at debug size, with the average of its weights."""
+    """Return a config of the decoder at debug size, with the average of its weights."""
     autoencoder = image_run(stages=[{"lr": {"autoencoder": 1e-3}}])
     run = image_run(stages=[{"lr": {"decoder": 1e-3}}], autoencoder=autoencoder) | decoder
     model = {"size": size, "changes": {"image_decoder": {"ema_decay": 0.5} | (changes or {})}}
@@ -39,7 +42,7 @@ def config(size="debug", changes=None, **decoder):
 
 
 def begin(chosen, corpus, out):
-    """A main model, as if it had been trained."""
+    """Write a main model as if it had been trained."""
     pretrain = PretrainSettings.model_validate(RUN)
     torch.manual_seed(1)
     save_emu(PretrainTask(chosen.model, pretrain, corpus, str(out), ALONE).build(), out / "model")
@@ -52,12 +55,13 @@ def run_whole(chosen, corpus, out):
 
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
-    """The folder of a short run."""
+    """Folder of a short run."""
     out = tmp_path_factory.mktemp("drawing")
     run_whole(config(), training_corpus, out)
     return out
 
 
+@pytest.mark.slow
 def test_both_parts_leave_what_they_promise(trained):
     first = read_metrics(str(trained / "autoencoder" / "metrics.jsonl"))
     second = read_metrics(str(trained / "decoder" / "metrics.jsonl"))
@@ -73,13 +77,62 @@ def test_both_parts_leave_what_they_promise(trained):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(trained, training_corpus, tmp_path):
+def test_a_killed_run_resumes_as_if_it_had_not_been_killed(trained, training_corpus, tmp_path):
     begin(config(), training_corpus, tmp_path)
     killed(1, "decoder", config(), training_corpus, tmp_path, 3)
     in_ranks(1, run, "decoder", config(), training_corpus, tmp_path)
     assert losses(tmp_path / "decoder") == losses(trained / "decoder")
     for name, weight in read(trained / "decoder" / "model").items():
         assert torch.equal(weight, read(tmp_path / "decoder" / "model")[name]), name
+
+
+def engine_of(stage):
+    return {"precision": "bf16", "zero_stage": stage, "peak_flops": 1e12, "threads": 1}
+
+
+def resumed_averages(world, chosen, corpus, out):
+    task = next(trained for trained in TASKS["decoder"] if trained.task is DecoderTask)
+    training = Training(task, chosen, corpus, str(out), world)
+    return {f"average.{name}": tensor.numpy() for name, tensor in training.engine.module.average.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_average_is_resumed_in_float32_by_another_number_of_processes(training_corpus, tmp_path, stage):
+    chosen = config(autoencoder=None, engine=engine_of(stage))
+    begin(chosen, training_corpus, tmp_path)
+    killed(2, "decoder", chosen, training_corpus, tmp_path, 3)
+    path = next(tmp_path.glob("decoder/checkpoints/step-00000002/deepspeed/*_model_states.pt"))
+    saved = torch.load(path, weights_only=False)["module"]
+    (resumed,) = in_ranks(1, resumed_averages, chosen, training_corpus, tmp_path)
+    assert resumed
+    for name, average in resumed.items():
+        assert saved[name].dtype == torch.float32
+        np.testing.assert_array_equal(average, saved[name].numpy())
+
+
+def averages_of_split_weights(world, chosen, corpus, out):
+    """How far averages go when all weights, of which each process holds a part, go up by one."""
+    import deepspeed
+
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    module = task.build()
+    before = {name: average.clone() for name, average in module.average.weights().items()}
+    place(module, world, torch.float32, split=True)
+    assert {parameter.numel() for parameter in module.decoder.unet.parameters()} == {0}
+    with deepspeed.zero.GatheredParameters(list(module.decoder.parameters()), modifier_rank=0), torch.no_grad():
+        for parameter in module.decoder.parameters():
+            parameter += 1.0
+    task.stepped(module)
+    return {name: (average - before[name]).numpy() for name, average in module.average.weights().items()}
+
+
+def test_average_follows_weights_that_are_split(training_corpus, tmp_path):
+    chosen = config(autoencoder=None, engine=engine_of(3))
+    begin(chosen, training_corpus, tmp_path)
+    for rank in in_ranks(2, averages_of_split_weights, chosen, training_corpus, tmp_path):
+        for name, moved in rank.items():
+            np.testing.assert_allclose(moved, 0.5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -98,7 +151,7 @@ def test_captions_are_rolled_out(training_corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_crops_are_told_as_sdxl_is_told_them(training_corpus, tmp_path):
+def test_crops_are_conditions_as_in_sdxl(training_corpus, tmp_path):
     chosen = config(max_scale=1.5, autoencoder=None)
     run_whole(chosen, training_corpus, tmp_path)
     (crops,) = in_ranks(1, crops_of_a_step, chosen, training_corpus, tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of the contrastive encoder: it learns, and what it writes is read by all that it is for."""
+"""Tests of the contrastive encoder: it learns, and everything that uses it can load its files."""
 
 import open_clip
 import pytest
@@ -21,7 +21,7 @@ from trainer.tasks.encoder import EncoderTask, shifted
 
 
 def config(**changes):
-    """A run of the encoder at debug size."""
+    """Return a config of the encoder at debug size."""
     encoder = {
         **RUN,
         "data": {
@@ -43,7 +43,7 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def trained(training_corpus, tmp_path_factory):
-    """The folder of a short run."""
+    """Folder of a short run."""
     out = tmp_path_factory.mktemp("encoder")
     assert in_ranks(1, run, "encoder", config(), training_corpus, out) == [FINISHED]
     return out / "encoder"
@@ -89,7 +89,7 @@ def first_loss(world, chosen, corpus):
     return float(losses.loss)
 
 
-def test_pairs_of_all_ranks_are_told_apart(training_corpus):
+def test_pairs_of_all_ranks_serve_as_negatives(training_corpus):
     (alone,) = in_ranks(1, first_loss, config(), training_corpus)
     assert sum(in_ranks(2, first_loss, config(), training_corpus)) == pytest.approx(alone, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Tests of whole runs: they learn, and can be killed at any time and resumed at any world size."""
+"""Tests of whole runs: they learn, and can be killed at any time and resumed with any number of processes."""
 
 import contextlib
 import io
@@ -58,7 +58,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tmp_path):
+def test_a_killed_run_resumes_as_if_it_had_not_been_killed(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     in_ranks(1, run, "pretrain", config(), training_corpus, whole)
     killed(1, "pretrain", config(), training_corpus, cut, 2)
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(training_corpus, config, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
-def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
+def test_a_run_resumes_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     chosen = config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1, "held_out.every": 6})
     in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
@@ -84,23 +84,20 @@ def test_a_run_goes_on_at_another_world_size(training_corpus, config, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_at_zero_stage_2_after_1_and_not_at_3(training_corpus, config, tmp_path):
+def test_a_run_resumes_at_other_zero_stages_but_0(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    saved, resumed, other = (
-        config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in (1, 2, 3)
-    )
-    in_ranks(1, run, "pretrain", saved, training_corpus, whole)
-    killed(1, "pretrain", saved, training_corpus, cut, 5)
-    with pytest.raises(
-        RuntimeError, match=r"UserError.*zero_stage 1 in fp32, now 3 in fp32: only stages 1 and 2 can be converted into"
-    ):
-        in_ranks(1, run, "pretrain", other, training_corpus, cut)
-    assert in_ranks(2, run, "pretrain", resumed, training_corpus, cut) == [FINISHED] * 2
+    at = {stage: config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in range(4)}
+    in_ranks(1, run, "pretrain", at[1], training_corpus, whole)
+    killed(1, "pretrain", at[1], training_corpus, cut, 5)
+    with pytest.raises(RuntimeError, match=r"UserError.*now 0 in fp32: only stages 1 to 3 can be converted into"):
+        in_ranks(1, run, "pretrain", at[0], training_corpus, cut)
+    killed(2, "pretrain", at[3], training_corpus, cut, 9)
+    assert in_ranks(1, run, "pretrain", at[2], training_corpus, cut) == [FINISHED]
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
 @pytest.mark.slow
-def test_a_stage_that_freezes_goes_on_with_the_weights(training_corpus, config, tmp_path):
+def test_a_stage_that_freezes_continues_with_the_weights(training_corpus, config, tmp_path):
     lr = {"encoder": 1e-3, "bridge": 3e-3, "language_model": 3e-3}
     stages = [
         {"lr": lr, "objective": {"regression": False}},
@@ -131,7 +128,7 @@ def test_a_mixture_changed_in_the_config_is_logged(training_corpus, config, tmp_
 
 
 def run_edited(world, config, corpus, out, edits):
-    """What a run says whose config another takes the place of at some steps, as SIGHUP to its last process tells it."""
+    """Return the output of a run whose config is replaced at some steps, each with a SIGHUP to its last process."""
     now = config
     training = Training(TASKS["pretrain"][0], config, corpus, str(out), world, lambda: now)
     train = training._train

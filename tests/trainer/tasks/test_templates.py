@@ -1,4 +1,4 @@
-"""Tests of what tuning makes of samples, and of prompts of the same form."""
+"""Tests of the templates of tuning, for samples and for prompts."""
 
 import random
 import re
@@ -172,7 +172,7 @@ def test_a_prompt_is_a_conversation_without_its_last_answer(layout):
     assert chat.prompt([ImageSegment(0)]).token_ids.tolist() == prompt.token_ids.tolist()
 
 
-def test_a_prompt_goes_on_with_a_conversation(layout):
+def test_a_prompt_continues_a_conversation(layout):
     chat = layout(system="")
     said = [text("[IMG]?", chat.tokenizer), text("No.", chat.tokenizer, role=ANSWER)]
     more = [text("And", chat.tokenizer), ImageSegment(0), ImageSegment(1)]

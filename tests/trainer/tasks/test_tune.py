@@ -1,4 +1,4 @@
-"""Tests of tuning: what is learned, what is left alone, what is written, and what answers come of it."""
+"""Tests of tuning: what is learned, what is left unchanged, what is written, and the answers."""
 
 import json
 
@@ -46,7 +46,7 @@ def tuning(size="debug", **changes) -> TrainConfig:
 
 
 def pretrained(config, corpus, out):
-    """A model that `pretrain` might have left, and its tokenizer."""
+    """Write a model as if `pretrain` had trained it, and its tokenizer."""
     opened = TrainingCorpus.open(corpus)
     tokenizer = Tokenizer.load(tokens_folder(corpus, opened.tokens.name), config.model.family)
     torch.manual_seed(0)
@@ -73,7 +73,12 @@ def first_batch(task):
     ("size", "changes", "objectives", "part"),
     [
         ("debug", {"template.form": "chat"}, [True, False], 0.6),
-        ("debug-emu", {"template.form": "emu", "lora": LORA}, [True, False], 0.97),  # what random weights leave to it
+        (
+            "debug-emu",
+            {"template.form": "emu", "lora": LORA},
+            [True, False],
+            0.97,
+        ),  # all that is possible with random weights
         ("debug", {"template.form": "generation"}, [False, True], 0.6),
     ],
 )
@@ -89,7 +94,7 @@ def test_one_batch_is_learned_by_its_own_objective(training_corpus, tmp_path, si
 
 
 def learned(config, corpus, out):
-    """Tune a model on the first packs until it knows them by heart."""
+    """Tune a model on the first packed sequences until it reproduces them."""
     pretrained(config, corpus, out)
     task = task_of(config, corpus, out)
     module, packs = task.build().train(), first_packs(task)
@@ -100,7 +105,7 @@ def learned(config, corpus, out):
 
 
 def answer(out, *options):
-    """What the command line makes of prompts for the tuned model below `out`."""
+    """Return the results of the command line for prompts to the tuned model below `out`."""
     (out / "config.yaml").write_text("model: {size: debug}\n")
     base = ["generate", "--config", str(out / "config.yaml"), "--out", str(out / "tune")]
     result = CliRunner().invoke(commands, [*base, *options])
@@ -136,7 +141,7 @@ def test_a_model_tuned_to_draw_draws_what_it_learned(training_corpus, tmp_path):
     drawn = run.generate_embeddings([read_prompt(caption, run, draw=True, num_frames=1) for caption in captions])
     true = run.embed(torch.stack([as_tensor(chunk.images[0]) for chunk in chunks]))
     nearest = torch.cdist(drawn.flatten(1), true.flatten(1)).argmin(1)
-    torch.testing.assert_close(true[nearest], true)  # some captions come twice
+    torch.testing.assert_close(true[nearest], true)  # some captions occur twice
     (row,) = answer(tmp_path, "--prompt", captions[0], "--want", "image")
     assert Image.open(tmp_path / "tune/generated" / row["images"][0]).size == (16, 16)
 

@@ -1,0 +1,120 @@
+"""Measurement of completed documents: each image once, and its similarity to texts if a CLIP model is named."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.decisions.features import FEATURE_SCHEMA, MeasuredDocument, MeasuredImage
+from pipelines.document import Document
+from pipelines.images.normalise import features
+from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings
+from pipelines.layout import documents_folder, features_folder, media_folder
+from pipelines.media.raw_store import Blob
+from pipelines.parts import Receipt, Tally, read_rows, write_table
+from pipelines.text.assignment import sentences_of
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedDocument:
+    """A document with its media, as the fetch stage wrote it; `blobs[i]` is the bytes of media i."""
+
+    source: str
+    record: str | None
+    document: Document
+    blobs: tuple[Blob, ...]
+
+
+def read_documents(part: str, out: str) -> Iterator[CompletedDocument]:
+    """Yield the documents of a part."""
+    for row in read_rows(documents_folder(out).file(part, ".parquet")):
+        blobs = tuple(Blob(**blob) for blob in row["blobs"])
+        yield CompletedDocument(row["source"], row["record"], Document.from_json(row["document"]), blobs)
+
+
+def read_measured(part: str, out: str) -> Iterator[tuple[CompletedDocument, MeasuredDocument]]:
+    """Yield the documents of a part with their features."""
+    rows = read_rows(features_folder(out).file(part, ".parquet"))
+    for completed, row in zip(read_documents(part, out), rows, strict=True):
+        assert completed.document.key == row["key"]
+        yield completed, MeasuredDocument.from_columns(row)
+
+
+class _MatchTask(NamedTuple):
+    """A document whose images a CLIP model compares with its texts, by its number in the part."""
+
+    number: int
+    settings: MatchSettings
+    blobs: tuple[Blob, ...]
+    texts: list[str]
+
+
+class PartMeasurer:
+    """Measures the documents of parts; a CLIP model is loaded once.
+
+    Args:
+        models: CLIP models of sources, by source.
+        out: The corpus's folder.
+    """
+
+    def __init__(self, models: Mapping[str, MatchSettings], out: str) -> None:
+        self._match_settings, self._out = models, out
+        self._models: dict[str, ImageTextMatch] = {}
+
+    def measure(self, part: str, inputs: str) -> Receipt:
+        """Write the features of a part of documents; `inputs` is the hash of what they are made from."""
+        images: dict[str, MeasuredImage] = {}  # one page gives several documents with the same images
+        names: list[tuple[str, str]] = []
+        measured: list[MeasuredDocument] = []
+        tasks: dict[str, list[_MatchTask]] = {}  # by model, which compares all of the part together
+        for completed in read_documents(part, self._out):
+            settings, texts = self._match_settings.get(completed.source), match_texts(completed.document)
+            if settings is not None and completed.blobs and texts:
+                task = _MatchTask(len(measured), settings, completed.blobs, texts)
+                tasks.setdefault(settings.model_dump_json(), []).append(task)
+            names.append((completed.source, completed.document.key))
+            measured.append(MeasuredDocument(tuple(self._measure_images(completed, images))))
+        for model, of_model in sorted(tasks.items()):
+            for number, similarity, match_model in self._match(model, of_model):
+                measured[number] = replace(measured[number], similarity=similarity, match_model=match_model)
+        folder = features_folder(self._out)
+        rows = [found.to_columns(source, key) for (source, key), found in zip(names, measured, strict=True)]
+        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, FEATURE_SCHEMA)}
+        return folder.finish(part, inputs, Tally("features"), files)
+
+    def _measure_images(self, completed: CompletedDocument, known: dict[str, MeasuredImage]) -> Iterator[MeasuredImage]:
+        for media, blob in zip(completed.document.media, completed.blobs, strict=True):
+            name = media.stored_sha256 or ""
+            if name not in known:
+                found = features(blob.read(media_folder(self._out)))
+                known[name] = MeasuredImage(name, found.phash, found.blur, found.mean, found.std)
+            yield known[name]
+
+    def _match(self, model_name: str, tasks: list[_MatchTask]) -> Iterator[tuple[int, list[list[float]], str]]:
+        """Yield (number, similarity, model's name) for the documents of a part that one model judges.
+
+        A batch is filled from many documents: for a single pair it would consist of one image and 31 of padding.
+        """
+        if model_name not in self._models:
+            self._models[model_name] = ImageTextMatch(tasks[0].settings)
+        model, size = self._models[model_name], 16 * tasks[0].settings.batch_size  # files held in memory at once
+        raw = media_folder(self._out)
+        blobs = [blob for task in tasks for blob in task.blobs]
+        chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
+        images = np.concatenate([model.embed_images([blob.read(raw) for blob in chunk]) for chunk in chunks])
+        texts = model.embed_texts([text for task in tasks for text in task.texts])
+        match_model = f"{model.model_id}@{model.weights_sha256[:16]}"
+        first_image = first_text = 0
+        for task in tasks:
+            last_image, last_text = first_image + len(task.blobs), first_text + len(task.texts)
+            cosines = images[first_image:last_image] @ texts[first_text:last_text].T
+            first_image, first_text = last_image, last_text
+            yield task.number, cosines.astype(float).round(DECIMALS).tolist(), match_model
+
+
+def match_texts(document: Document) -> list[str]:
+    """Return the texts that images are compared with: sentences of an interleaved page, else each text segment."""
+    if document.kind == "interleaved":
+        return sentences_of(document)
+    return [segment.text for segment in document.segments if segment.text]

@@ -1,0 +1,87 @@
+"""Media that candidates need and the raw store does not have: what the fetch stage requests."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Literal, NamedTuple, TypedDict
+
+from pipelines.candidate import MediaRequest, Track
+from pipelines.drop_reasons import Outcome
+from pipelines.media.raw_store import read_index
+from pipelines.parts import PartFolder, read_rows
+from pipelines.web import urls
+from pipelines.web.http_client import is_transient
+
+Renditions = dict[str, dict[str, str]]
+"""Names of the renditions, by source and type."""
+
+INLINE = "inline "
+"""Beginning of the name of a queue without a host: of media whose bytes are in a part of candidates."""
+
+
+class Request(NamedTuple):
+    """A request for media; of several for the same media the smallest is made, so that their order does not matter."""
+
+    type: Literal["image", "video"]
+    origin: str  # URL of the page, if any; for inline media the part of candidates
+    tracks: str  # JSON
+
+
+class Known(NamedTuple):
+    """An outcome in the store; the one of the latest generation is valid."""
+
+    generation: int
+    outcome: Outcome
+
+
+class KnownRequests(TypedDict):
+    """The requests for the same media, joined with their outcomes in the store."""
+
+    wanted: list[Request]
+    known: list[Known]
+
+
+class Missing(NamedTuple):
+    """Media that the store does not have, and the request for it."""
+
+    rendition: str
+    key: str
+    request: Request
+
+    def media_request(self) -> MediaRequest:
+        tracks = tuple(Track(**track) for track in json.loads(self.request.tracks))
+        return MediaRequest(self.request.type, self.key, self.request.origin or None, tracks)
+
+
+def store_key(rendition: str, key: str) -> str:
+    return f"{rendition} {key}"
+
+
+def wanted_requests(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, Request]]:
+    """Yield (store key, request) for every request in a part of candidates."""
+    for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
+        for request in json.loads(row["requests"]):
+            made = MediaRequest(**{**request, "tracks": tuple(Track(**t) for t in request["tracks"])})
+            origin = part if made.url is None else made.page_url or ""
+            tracks = json.dumps([asdict(t) for t in made.tracks], sort_keys=True)
+            yield store_key(renditions[row["source"]][made.type], made.key), Request(made.type, origin, tracks)
+
+
+def known_outcomes(path: str) -> Iterator[tuple[str, Known]]:
+    """Yield (store key, outcome) for every row of the store's index."""
+    for row in read_index(path):
+        yield store_key(row.rendition, row.key), Known(row.generation, row.outcome)
+
+
+def missing_media(joined: tuple[str, KnownRequests], generation: int, retry: bool) -> Iterator[tuple[str, Missing]]:
+    """Yield (authority or inline queue, media) if the store does not have it, or is to try it again."""
+    joined_key, sides = joined
+    wanted = min(sides["wanted"], default=None)
+    known = max(sides["known"], default=None)
+    if wanted is None:
+        return
+    if known is not None and not (retry and known.generation < generation and is_transient(known.outcome)):
+        return
+    rendition, _, key = joined_key.partition(" ")
+    queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(key)
+    yield queue, Missing(rendition, key, wanted)

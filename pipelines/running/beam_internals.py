@@ -1,0 +1,91 @@
+"""Parts of Apache Beam that are used although they are not public; a test of each says what is lost if it moves.
+
+Checked with Beam 2.76 and 2.77. Everything else uses Beam's documented classes, functions and options only.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from apache_beam.runners import PipelineRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
+from apache_beam.runners.worker.sdk_worker import SdkHarness
+from apache_beam.transforms import environments
+
+_URN = "dromaius:env:forked:v1"
+_STEP = " [while running"  # begins what Beam appends to an error: the step that raised it
+
+
+class Worker(Protocol):
+    """A process that runs `serve_worker`."""
+
+    def stop(self) -> None:
+        """Wait until the process has ended, which it does when its control channel closes."""
+
+
+Abort = Callable[[Exception], None]
+"""Fails the run: every further request to the worker raises the error."""
+
+StartWorker = Callable[[str, str, Abort], Worker]
+"""Starts a process that calls `serve_worker` with these two addresses, and may abort the run."""
+
+
+@environments.Environment.register_urn(_URN, bytes)
+class _WorkerEnvironment(environments.Environment):
+    """The environment of our workers, by which the runner finds their handler."""
+
+    def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
+        return _URN, b""
+
+    @staticmethod
+    def from_runner_api_parameter(
+        payload: bytes, capabilities: Any, artifacts: Any, resource_hints: Any, context: Any
+    ) -> "_WorkerEnvironment":
+        return _WorkerEnvironment(capabilities, artifacts, resource_hints)
+
+
+def runner_with_workers(start: StartWorker) -> PipelineRunner:
+    """Return Beam's in-process runner with worker processes that `start` starts.
+
+    Its public options offer only workers that each start an interpreter and import everything again.
+    """
+
+    @WorkerHandler.register_environment(_URN, bytes)
+    class Handler(GrpcWorkerHandler):
+        def __init__(self, payload: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
+            super().__init__(state, provision_info, grpc_server)
+            self._worker: Worker | None = None
+
+        def start_worker(self) -> None:
+            self._worker = start(self.control_address, self.worker_id, self._abort)
+
+        def stop_worker(self) -> None:
+            assert self._worker is not None
+            self._worker.stop()
+
+        def _abort(self, error: Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the dictionary of requests changes meanwhile
+                self.control_conn.abort(error)
+
+    return FnApiRunner(default_environment=_WorkerEnvironment(environments.python_sdk_capabilities()))
+
+
+def serve_worker(control_address: str, worker_id: str) -> None:
+    """Do the work that the runner sends to this process, until the runner closes the control channel."""
+    SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
+
+
+def without_step(message: str) -> str:
+    """Return the first line of an error without the step that raised it, which Beam appends."""
+    return message.partition("\n")[0].partition(_STEP)[0]
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an error is Ctrl-C during a step of this process; Beam wraps it in an error of its own."""
+    return str(error).startswith(f"KeyboardInterrupt{_STEP}")
+
+
+def is_lost_worker(message: str) -> bool:
+    """Return whether an error says that the connection to a worker ended before its work."""
+    return "Channel closed prematurely" in message
