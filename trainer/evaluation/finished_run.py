@@ -64,7 +64,7 @@ class FinishedRun:
                 f"{folder}: no weights in {folder}/model; they are written when a stage ends: run `pretrain` first"
             )
         try:
-            model = load_emu(path / "model")
+            model = load_emu(path / "model", dtype)
             tokenizer = Tokenizer.load(path / "model", model.config.family)
             if tokenizer.vocab_size < model.config.vocab_size:
                 tokenizer = Tokenizer.load(path / "model", model.config.family, chat=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,7 +16,7 @@ from model.image_decoder import ImageDecoder
 from model.lora import LoraConfig, add_adapters
 from model.release.importing import import_release
 from model.tokenizer import Tokenizer
-from model.weights import export, load_emu
+from model.weights import export, load_emu, with_decoder
 from pipelines.shards.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed
 from tests.trainer.ranks import ALONE, in_ranks
@@ -49,12 +50,16 @@ def released(folder: Path, corpus: str, layout: Any, *, chat: bool = False) -> P
     family = "emu" if layout in ("emu", "emu-i") else "emu2"
     size = "debug-emu" if family == "emu" else "debug"
     torch.manual_seed(0)
-    model = Emu(ModelSettings(size=size).resolve(Tokenizer.load(tokenizer_of(corpus), family, chat=chat)))
+    model: torch.nn.Module = Emu(
+        ModelSettings(size=size).resolve(Tokenizer.load(tokenizer_of(corpus), family, chat=chat))
+    )
     if layout == "emu-i":
-        add_adapters(model.language_model, LoraConfig())
+        add_adapters(model.get_submodule("language_model"), LoraConfig())
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.02)
+    if layout == "emu2-gen":
+        model = with_decoder(model, ImageDecoder.for_model(named_size(size)))
     torch.save(export(model, layout), folder / "release.pt")
     return folder / "release.pt"
 
@@ -63,6 +68,7 @@ def imported(folder: Path, corpus: str, layout: Any, *, chat: bool = False, deco
     """The folder of an imported release."""
     path, pipeline = released(folder, corpus, layout, chat=chat), folder / "pipeline"
     size = "debug-emu" if layout in ("emu", "emu-i") else "debug"
+    decoder = decoder and layout != "emu2-gen"  # which has its own
     if decoder:
         drawer = ImageDecoder.for_model(named_size(size))
         drawer.unet.save_pretrained(pipeline / "unet")
@@ -79,12 +85,26 @@ def generated(out: Path, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "generated/generated.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("layout", ["emu", "emu2"])
+@pytest.mark.parametrize("layout", ["emu", "emu2", "emu2-gen"])
 def test_a_pretrained_release_writes_and_draws(training_corpus: str, tmp_path: Path, layout: str):
     out = imported(tmp_path, training_corpus, layout, decoder=True)
-    assert len(generated(out, "--prompt", "a dock")) == 1
+    if layout != "emu2-gen":  # which only draws
+        assert len(generated(out, "--prompt", "a dock")) == 1
     (row,) = generated(out, "--prompt", "a dock", "--want", "image")
     assert Image.open(out / "generated" / row["images"][0]).size == (16, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["emu", "emu2", "emu2-gen"])
+def test_a_release_with_a_decoder_is_evaluated(training_corpus: str, tmp_path: Path, layout: str):
+    out = imported(tmp_path, training_corpus, layout, decoder=True)
+    size = "debug-emu" if layout == "emu" else "debug"
+    tune = changed(TUNE, {"template.form": "generation"})
+    tree = {"model": {"size": size}, "pretrain": RUN, "tune": tune, "evaluate": EVALUATE.model_dump()}
+    figures = evaluate(TrainConfig.model_validate(tree), training_corpus, str(out))
+    assert ("ce_right_picture" in figures) == (layout != "emu2-gen")  # tuned to generate images
+    assert all(np.isfinite(value) for value in figures.values())
+    assert (out / "samples" / "images.png").exists()
 
 
 @pytest.mark.parametrize(("layout", "form"), [("emu-i", "emu"), ("emu2", "chat")])
@@ -120,6 +140,7 @@ def test_tuning_goes_on_from_a_chat_release(training_corpus: str, tmp_path: Path
     assert model.language_model.get_input_embeddings().weight.shape[0] == chat.vocab_size == model.config.vocab_size
 
 
+@pytest.mark.slow
 def test_tune_and_decoder_train_on_from_an_imported_run(training_corpus: str, tmp_path: Path):
     out = imported(tmp_path, training_corpus, "emu2", chat=True, decoder=True)
     plan = {"seq_len": 1, "global_batch_size": 4, "packing_buffer_size": 32}
