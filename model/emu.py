@@ -18,7 +18,15 @@ from model.attention import choose_kernel, packed, use_kernel
 from model.batch import Batch
 from model.bridge import build_bridge
 from model.config import EmuConfig
-from model.language_model import backbone, build_language_model, family_of, has_varlen, token_logits, with_folders_sizes
+from model.language_model import (
+    backbone,
+    blocks,
+    build_language_model,
+    family_of,
+    has_varlen,
+    token_logits,
+    with_folders_sizes,
+)
 from model.vision_encoder import Encoder
 
 
@@ -177,7 +185,7 @@ class Emu(VisualEmbedder):
         """Yield every transformer block, for compiling one by one."""
         yield from self.encoder.blocks()
         yield from self.bridge.blocks()
-        yield from next(part for part in backbone(self.language_model).children() if isinstance(part, nn.ModuleList))
+        yield from blocks(self.language_model)
 
     def set_gradient_checkpointing(self, *, encoder: bool, bridge: bool, language_model: bool) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations, module by module."""

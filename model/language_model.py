@@ -5,6 +5,7 @@ sequences, and with cached keys and values (tests/model/test_language_model.py d
 All others are refused by name. What a family does to its logits after the last layer is done here too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,12 @@ def backbone(language_model: PreTrainedModel) -> nn.Module:
     return found if found is not language_model else language_model.get_submodule("model")  # Llama 4 names another
 
 
+def blocks(language_model: PreTrainedModel) -> Iterator[nn.Module]:
+    """Yield the transformer blocks of a language model."""
+    parts = backbone(language_model).modules()
+    yield from next(part for part in parts if isinstance(part, nn.ModuleList))
+
+
 def token_logits(language_model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Return the logits of last hidden states, with the family's scale and soft cap: (..., D) -> (..., vocabulary)."""
     head: nn.Module = language_model.get_output_embeddings()
@@ -166,6 +173,27 @@ def with_folders_sizes(config: LanguageModelConfig) -> LanguageModelConfig:
     return config.model_copy(update={k: v for k, v in sizes.items() if k not in config.model_fields_set})
 
 
+def stock_weights(path: str) -> dict[str, Tensor]:
+    """Return the weights of a Hugging Face folder, by the names that they have in its family's own class.
+
+    Raises:
+        ValueError: If its family is not supported, or a weight is missing, unknown, or of another shape.
+    """
+    _settings_of(path)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        line = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not a language model that transformers loads: {line}") from error
+    for kind in ("missing", "unexpected", "mismatched"):
+        if odd := sorted(map(str, report[f"{kind}_keys"])):
+            raise ValueError(f"{path}: {len(odd)} {kind} weights: {', '.join(odd[:3])}")
+    found: dict[str, Tensor] = model.state_dict()
+    return found
+
+
 def _settings_of(path: str) -> PreTrainedConfig:
     try:
         found: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -187,6 +215,11 @@ def extend_vocabulary(language_model: PreTrainedModel, vocab_size: int) -> None:
     if vocab_size < old:
         raise ValueError(f"the language model has {old} tokens, more than the requested {vocab_size}")
     language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    for module in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
-        weight = module.get_parameter("weight")
-        weight[old:] = weight[:old].mean(0)
+    for parameter in token_tables(language_model):
+        parameter[old:] = parameter[:old].mean(0)
+
+
+def token_tables(language_model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Yield the parameters with one row per token: input and output embeddings, and the bias of the latter if any."""
+    yield language_model.get_input_embeddings().get_parameter("weight")
+    yield from language_model.get_output_embeddings().parameters(recurse=False)

@@ -36,6 +36,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from model.config import EmuConfig
 from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
+from model.language_model import stock_weights, token_tables
 from model.lora import LoraConfig, merged
 from model.vision_encoder import Encoder, resize_positions
 
@@ -327,6 +328,24 @@ def read(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_for(module: nn.Module, path: str | Path, layout: LayoutName) -> dict[str, Tensor]:
+    """Read a checkpoint for a module. Arguments and errors as for `read` and `load`.
+
+    Files of layout `llama` whose names are not the module's are converted by transformers, which knows how families
+    store their weights: experts one by one, or names without the prefix of the whole model.
+    """
+    tensors = read(path)
+    if layout != "llama" or not isinstance(module, Emu) or not (Path(path) / "config.json").is_file():
+        return tensors
+    names, state = _Names(module, layout), module.state_dict()
+    if all(names.ours(theirs) in state or names.is_unused(theirs) for theirs in tensors):
+        return tensors
+    try:
+        return stock_weights(str(path))
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+
+
 def save_emu(model: Emu, folder: str | Path) -> None:
     """Write a model as `config.json` and `model.safetensors`."""
     folder = Path(folder)
@@ -464,7 +483,9 @@ def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tens
         tensor = tensor[:base]  # rows beyond are padding to a round number
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
         more = module.config.vocab_size - base
-        return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
+        return torch.cat(
+            [tensor, mean.expand(more, *tensor.shape[1:])]
+        )  # new rows start at the old ones' mean, as in Emu
     return tensor
 
 
@@ -488,7 +509,7 @@ def _odd_adapters(adapters: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
 
 def _vocabulary(model: Emu) -> set[str]:
     """Return the names of a model's tables with one row per token."""
-    tables = (model.language_model.get_input_embeddings().weight, model.language_model.get_output_embeddings().weight)
+    tables = tuple(token_tables(model.language_model))
     return {name for name, value in model.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -17,14 +18,17 @@ from model.generation import GenerationConfig, Prompt, _Runner, generate
 from model.language_model import (
     FAMILIES,
     backbone,
+    blocks,
     build_language_model,
     extend_vocabulary,
     has_varlen,
     token_logits,
+    token_tables,
     with_folders_sizes,
 )
 from model.segment import ImageSegment
 from model.sequence import Sequence
+from model.weights import WeightsError, load, read_for
 from tests.model.test_attention import _of_torch_2_12, stand_in
 from tests.model.tiny_language_models import tiny_settings
 
@@ -89,7 +93,40 @@ def test_logits_are_the_stock_models_alone_packed_and_cached(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, _of_torch_2_12)
-    holds_to(*pair(model_type, tmp_path))
+    ours, stock = pair(model_type, tmp_path)
+    holds_to(ours, stock)
+    assert len(list(blocks(ours))) >= 2
+    assert {len(table) for table in token_tables(ours)} == {VOCABULARY}
+
+
+@pytest.mark.parametrize("model_type", [*ALL, pytest.param("mixtral"), pytest.param("phi")])
+def test_weights_of_a_folder_become_the_language_model(
+    small: Callable[..., Any], model_type: str, tmp_path: Path
+) -> None:
+    """As transformers writes them: experts one by one, names without a prefix, embeddings padded or tied."""
+    _, stock = pair(model_type, tmp_path, max_position_embeddings=256)
+    stock.resize_token_embeddings(300, mean_resizing=False)
+    stock.save_pretrained(tmp_path)
+    it = small("emu2", language_model=LanguageModelConfig(path=str(tmp_path)))
+    load(it.model, read_for(it.model, tmp_path, "llama"), "llama")
+    ids, own = torch.randint(3, 259, (1, 12)), it.model.config.vocab_size - 259
+    with torch.no_grad():
+        hidden = backbone(it.model.language_model)(input_ids=ids, use_cache=False).last_hidden_state
+        found, expected = token_logits(it.model.language_model, hidden), stock(ids).logits
+    torch.testing.assert_close(found[..., :259], expected[..., :259], rtol=1e-4, atol=2e-4)
+    for table in token_tables(it.model.language_model):
+        torch.testing.assert_close(table[259:], table[:259].mean(0, keepdim=True).expand(own, *table.shape[1:]))
+
+
+def test_what_is_missing_in_a_folder_is_named(small: Callable[..., Any], tmp_path: Path) -> None:
+    _, stock = pair("mixtral", tmp_path)
+    stock.save_pretrained(tmp_path)
+    it = small("emu2", language_model=LanguageModelConfig(path=str(tmp_path)))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.input_layernorm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"1 missing weights: model\.layers\.1\.input_layernorm\.weight"):
+        read_for(it.model, tmp_path, "llama")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from transformers import AutoModelForCausalLM
 
 from model.__main__ import commands
 from model.config import SIZES, EmuConfig
+from model.emu import Emu
 from model.image_decoder import ImageDecoder
 from model.lora import LoraConfig, merged
 from model.tokenizer import Tokenizer
 from model.vision_encoder import Encoder
-from model.weights import WeightsError, load, load_emu, load_image_decoder, read
+from model.weights import WeightsError, export, load, load_emu, load_image_decoder, read
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.model.released_states import State, emu2, emu_i, released
 
@@ -376,6 +378,39 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, tokenizer: str, layout
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     result = run("export", "--run", tmp_path, "--layout", "emu2", "--out", tmp_path / "out")
     assert "not the model of a run" in str(result.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
+def test_no_more_than_one_copy_is_in_memory(tmp_path: Path, tokenizer: str) -> None:
+    peaks, sizes = [], []
+    for number, (width, layers) in enumerate(((128, 1), (512, 8))):
+        lm = {"width": width, "layers": layers, "heads": width // 128, "mlp_hidden": 4 * width}
+        small = SIZES["debug"]
+        config = small.model_copy(update={"language_model": small.language_model.model_copy(update=lm)})
+        tensors = export(Emu(config), "emu2")
+        path, out = tmp_path / f"{number}.bin", tmp_path / f"run{number}"
+        torch.save(tensors, path)
+        given = ("--layout", "emu2", "--path", path, "--tokenizer", tokenizer, "--set", "encoder.heads=2", *SLOTS)
+        back = ("--run", out, "--layout", "emu2", "--out", tmp_path / f"back{number}.bin")
+        asked = (("import", *given, "--out", tmp_path / f"half{number}", "--dtype", "bf16"),)
+        peaks.append([peak_memory(*it) for it in (("import", *given, "--out", out), *asked, ("export", *back))])
+        sizes.append(sum(tensor.nbytes for tensor in tensors.values()))
+    more = [large - little for little, large in zip(*peaks, strict=True)]
+    assert max(more) < 1.1 * (sizes[1] - sizes[0])
+    assert more[0] < 0.2 * sizes[1]  # mapped, and written as it is
+
+
+def peak_memory(*arguments: str | Path) -> int:
+    """Bytes that a command has in memory at most, but for what is mapped from files."""
+    process = subprocess.Popen([sys.executable, "-m", "model", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        most = max(most, *(1024 * int(kib) for kib in re.findall(r"RssAnon:\s+(\d+) kB", status)), 0)
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return most
 
 
 def test_the_command_ends_with_one_line(tmp_path: Path, tokenizer: str) -> None:

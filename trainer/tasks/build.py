@@ -83,7 +83,9 @@ def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: 
     for named in weights:
         path = _path(named, run)
         try:
-            found = weight_files.num_rows(model, weight_files.read(path), named.layout) or found
+            found = (
+                weight_files.num_rows(model, weight_files.read_for(model, path, named.layout), named.layout) or found
+            )
         except WeightsError as error:
             raise _mistake(setting, path, error) from error
     return found
@@ -117,7 +119,7 @@ def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> 
     """Fill a module from one checkpoint; return the checkpoint's tensors that it does not use."""
     path = _path(named, run)
     try:
-        return weight_files.load(module, weight_files.read(path), named.layout)
+        return weight_files.load(module, weight_files.read_for(module, path, named.layout), named.layout)
     except WeightsError as error:
         raise _mistake(setting, path, error) from error
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.config import EmuConfig
 from model.emu import Emu
-from model.language_model import extend_vocabulary
+from model.language_model import extend_vocabulary, token_tables
 from model.lora import add_adapters, merged, peft_adapter
 from model.sequence import Layout
 from model.template import TEMPLATE
@@ -145,8 +145,7 @@ def add_chat_tokens(model: Emu, before: Tokenizer, chat: Tokenizer) -> None:
     """
     language_model = model.language_model
     extend_vocabulary(language_model, chat.vocab_size)
-    tables = (language_model.get_input_embeddings().weight, language_model.get_output_embeddings().weight)
-    for table in dict.fromkeys(tables):  # only one if they are tied
+    for table in dict.fromkeys(token_tables(language_model)):  # input and output may be tied
         old = table.clone()
         for name, row in chat.ids.items():  # if the base lacks begin and end of text, they come last
             table[row] = old[before.ids[name]] if name in before.ids else old[chat.encode(_WORDS[name])].mean(0)
