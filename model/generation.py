@@ -43,7 +43,10 @@ class GenerationConfig(Config):
     min_new_tokens: int = Field(0, description="text tokens before the end is allowed")
     length_penalty: float = Field(
         1.0,
-        description="exponent of the length in a beam's score; beam search only (Emu 0.0, for videos 1.0; Emu2 -1.0)",
+        description="exponent of the length in a beam's score; beam search only (Emu 0.0; Emu2 -1.0)",
+    )
+    video_length_penalty: float | None = Field(
+        None, description="the same for prompts with a video (Emu 1.0); null: as for others"
     )
     repetition_penalty: float = Field(
         1.0, gt=0, description="divisor of the logits of tokens that the continuation already contains (CTRL); 1: none"

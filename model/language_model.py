@@ -181,12 +181,13 @@ def stock_weights(path: str) -> dict[str, Tensor]:
     """
     _settings_of(path)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype="auto", local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError) as error:
         line = str(error).partition("\n")[0]
         raise ValueError(f"{path}: not a language model that transformers loads: {line}") from error
+    model, report = loaded
     for kind in ("missing", "unexpected", "mismatched"):
         if odd := sorted(map(str, report[f"{kind}_keys"])):
             raise ValueError(f"{path}: {len(odd)} {kind} weights: {', '.join(odd[:3])}")

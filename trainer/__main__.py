@@ -196,6 +196,7 @@ def generate(
         "top_p": top_p,
         "num_beams": beams if want == "text" and temperature is None else 1,
         "length_penalty": length_penalty,
+        "video_length_penalty": length_penalty,
         "repetition_penalty": repetition_penalty,
     }
     changes = {name: value for name, value in given.items() if value is not None}

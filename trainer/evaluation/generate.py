@@ -38,7 +38,7 @@ class Request:
 
     wanted: Wanted
     config: GenerationConfig
-    num_frames: int = 4
+    num_frames: int = 8
     guidance: float | None = None
     seed: int = 0
 
@@ -71,7 +71,10 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
     read = [
         read_prompt(prompt, run, draw=request.wanted == "image", num_frames=request.num_frames) for prompt in prompts
     ]
-    results = _reconstruct(run, prompts, read) if request.wanted == "reconstruction" else _continue(run, read, request)
+    if request.wanted == "reconstruction":
+        results = _reconstruct(run, prompts, read)
+    else:
+        results = _continue(run, read, request, videos=["[video:" in prompt for prompt in prompts])
     images = _draw(run, results, request)
     rows = []
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -113,13 +116,21 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
+def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request, videos: Sequence[bool]) -> list[Generated]:
+    """Return the continuation of each prompt; `videos`: whether it has a video."""
     config = request.config
     if request.wanted == "image":
         config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
     elif request.wanted == "text" or not run.begins_images:
         config = config.model_copy(update={"max_images": 0})
-    results = run.continue_prompts(prompts, config, seed=request.seed)
+    found: dict[int, Generated] = {}
+    for video in sorted(set(videos)):
+        chosen = [i for i, has_video in enumerate(videos) if has_video == video]
+        penalty = config.video_length_penalty if video else None
+        settings = config if penalty is None else config.model_copy(update={"length_penalty": penalty})
+        continued = run.continue_prompts([prompts[i] for i in chosen], settings, seed=request.seed)
+        found |= dict(zip(chosen, continued, strict=True))
+    results = [found[i] for i in range(len(prompts))]
     if request.wanted == "both":
         bare = [i for i, result in enumerate(results) if not result.images]
         asking = [_with_own_text(run, prompts[i], results[i]) for i in bare]

@@ -214,6 +214,28 @@ def test_guidance_leads_away_from_what_the_decoder_was_made_with(run: FinishedRu
         run.decoder.config = given
 
 
+def test_prompts_with_a_video_have_a_length_penalty_of_their_own(
+    run: FinishedRun, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[tuple[int, float]] = []
+
+    def recorded(self: FinishedRun, prompts: list[Prompt], config: GenerationConfig, **named: int) -> list[Generated]:
+        used.append((len(prompts), config.length_penalty))
+        return [Generated([prompt.sequence.token_ids[1:3].tolist()]) for prompt in prompts]
+
+    monkeypatch.setattr(FinishedRun, "continue_prompts", recorded)
+    config = GenerationConfig(num_beams=2, length_penalty=-1.0, video_length_penalty=1.0, max_new_tokens=2)
+    prompts = ["a dock", f"[video:{video}]", "the boat"]
+    rows = generate(run, prompts, Request("text", config, num_frames=2), str(tmp_path))
+    assert used == [(2, -1.0), (1, 1.0)]
+    assert [row["prompt"] for row in rows] == prompts
+    assert rows[0]["text"] in "a dock"
+    assert rows[2]["text"] in "the boat"
+    same = config.model_copy(update={"video_length_penalty": None})
+    generate(run, prompts[1:2], Request("text", same, num_frames=2), str(tmp_path))
+    assert used[-1] == (1, -1.0)
+
+
 def test_an_image_is_reconstructed_from_its_own_embeddings(run: FinishedRun, image: Path, tmp_path: Path):
     (row,) = generate(run, [f" [image:{image}] "], Request("reconstruction", CHOICE, seed=1), str(tmp_path))
     (drawn,) = row["images"]
@@ -304,7 +326,10 @@ def test_a_model_that_carries_its_own_settings_is_used_with_them(
         ([], {}),
         (["--beams", "1", "--repetition-penalty", "1.5"], {"num_beams": 1, "repetition_penalty": 1.5}),
         (["--temperature", "0.5", "--top-k", "3"], {"num_beams": 1, "temperature": 0.5, "top_k": 3}),
-        (["--length-penalty", "0.5", "--min-new-tokens", "2"], {"length_penalty": 0.5, "min_new_tokens": 2}),
+        (
+            ["--length-penalty", "0.5", "--min-new-tokens", "2"],
+            {"length_penalty": 0.5, "video_length_penalty": 0.5, "min_new_tokens": 2},
+        ),
         (["--want", "image"], {"num_beams": 1}),
     ):
         result = CliRunner().invoke(commands, ["generate", "--out", str(tmp_path), "--prompt", "a dock", *options])
