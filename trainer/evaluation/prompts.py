@@ -58,7 +58,7 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
         content: Text in the form above.
         run: The run, for its tokenizer, layout and image size.
         draw: Whether to request an image.
-        num_frames: Frames per video, spread evenly over it.
+        num_frames: Frames per video.
 
     Raises:
         UserError: If a file is missing or cannot be read, a box is not valid, the two sides do not take turns, or the
@@ -183,7 +183,9 @@ def _image(path: Path, size: int) -> Tensor:
 
 
 def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tensor]]:
-    """Read frames spread evenly over a video: their times in seconds, and (3, size, size) uint8.
+    """Read frames from the middles of equal segments of a video: their times in seconds, and (3, size, size) uint8.
+
+    A short video gives some of its frames several times.
 
     Raises:
         UserError: If the video cannot be read.
@@ -191,20 +193,24 @@ def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tens
     found: list[tuple[float, Tensor]] = []
     try:
         with av.open(str(path)) as container:
-            duration = (container.duration or 0) / av.time_base
-            wanted = (i * duration / num_frames for i in range(num_frames))
-            due = next(wanted)
-            for frame in container.decode(video=0):
-                if frame.time is None or frame.time + 1e-3 < due:
-                    continue
-                pixels = cv2.resize(frame.to_ndarray(format="rgb24"), (size, size), interpolation=cv2.INTER_AREA)
-                found.append((frame.time, as_tensor(pixels)))
-                later = (time for time in wanted if time > frame.time)
-                if (following := next(later, None)) is None:
+            stream = container.streams.video[0]
+            total = stream.frames or sum(packet.pts is not None for packet in container.demux(stream))
+        wanted = segment_middles(total, num_frames)
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in wanted:
+                    pixels = cv2.resize(frame.to_ndarray(format="rgb24"), (size, size), interpolation=cv2.INTER_AREA)
+                    found += [(frame.time or 0.0, as_tensor(pixels))] * wanted.count(number)
+                if number >= wanted[-1]:
                     break
-                due = following
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable video: {error}") from error
     if not found:
         raise UserError(f"{path}: a video without frames")
     return found
+
+
+def segment_middles(num_frames: int, num_segments: int) -> list[int]:
+    """Return the numbers of the frames in the middles of equal segments of a video, as in Emu's code."""
+    length = max(0, num_frames - 1) / num_segments
+    return [int(length / 2) + round(length * number) for number in range(num_segments)]

@@ -28,6 +28,7 @@ from trainer.reading.shard_reader import GroupCache, ShardReader
 # Raise it when equal tokens, layouts and lengths would yield other windows, from this module or `Layout.split`: tables
 # are then recomputed, and no run resumes with another order than it began with.
 VERSION = 1
+TEMPLATE_VERSION = 2  # the same for samples cut by a template
 NOT_ALLOWED = "not_allowed"
 NO_EXAMPLE = "no_example"  # for a template: no captioned image
 TOO_LARGE = "too_large"
@@ -55,7 +56,9 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
     }
     # Only if they are set, so that runs from before they existed can resume.
     if layout.template is not None:
-        made_from["template"] = layout.template
+        made_from["template"] = [TEMPLATE_VERSION, layout.template]
+    if not layout.config.separate_across_images:
+        made_from["separate_across_images"] = False
     if tokens.version > 1:
         made_from["tokens"] = tokens.version
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -166,8 +169,8 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     """Return the length of each sample of a token sidecar in one window, from the columns.
 
     Returns:
-        Positions, images, and whether the number of positions is exact: not for an empty sample, nor if
-        times are written out or a template changes samples.
+        Positions, images, and whether the number of positions is exact: not for an empty sample, nor if times are
+        written out, images take the place of separators, or a template changes samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])
     first, types = _flat_column(table, "types")
@@ -193,6 +196,8 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     exact = np.bincount(row, has_text | is_image, num) > 0
     if layout.template is not None:
         exact[:] = False
+    if not layout.config.separate_across_images:
+        exact &= (np.bincount(row, is_image, num) == 0) | (np.bincount(row, has_text, num) < 2)
     if layout.config.frame_times:
         timed = _flat_column(table, "times")[1].is_valid().to_numpy(zero_copy_only=False)
         exact &= np.bincount(row, is_image & timed, num) == 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import EmuConfig
 from model.sequence import Layout
-from model.tokenizer import Tokenizer
+from model.tokenizer import TOKENIZER_FILES, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
@@ -30,8 +30,6 @@ from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReade
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ class DecoderTask(Task):
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the decoder and of its conditioning."""
         config = self.data.model
-        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json())
+        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json(exclude={"null_conditioning"}))
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:
