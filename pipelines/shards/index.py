@@ -33,7 +33,7 @@ from pipelines.shards.manifest import (
     write_manifest,
 )
 from pipelines.shards.sidecar import read_sidecar, sidecar_row, write_sidecar
-from pipelines.shards.tar_samples import TarSample, walk_samples, write_index
+from pipelines.shards.tar_samples import ForwardReader, TarSample, walk_samples, write_index
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.zstd", ".tar.lz4")
 
@@ -44,7 +44,6 @@ OTHER_KIND = "other_kind"
 UNREADABLE = "unreadable"
 EXCLUDED = "excluded_by_energon"
 
-_CHUNK = 1 << 20
 _SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -150,7 +149,7 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
     rows: list[dict[str, Any]] = []
     end = 0
     with storage.open_read(path) as file:
-        reader = _ForwardReader(file)
+        reader = _HashingReader(file)
         try:
             for sample in walk_samples(reader.read, path, 0, storage.size(path), is_whole=True):
                 rows.append(sidecar_row(_document(sample, source, f"{path}/{sample.key}" in excluded), sample))
@@ -196,31 +195,21 @@ def _document(sample: TarSample, source: str, is_excluded: bool) -> Document:
     return replace(document, media=tuple(media))
 
 
-class _ForwardReader:
+class _HashingReader(ForwardReader):
     """Reader of a file's ranges at increasing offsets, which hashes every byte on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        super().__init__(file)
         self._digest = hashlib.sha256()
-        self._at = 0
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes at an offset not before the end of the last read."""
-        assert offset >= self._at, "the tar is read in one pass"
-        while self._at < offset and self._take(min(offset - self._at, _CHUNK)):
-            pass
-        return self._take(length)
 
     def finish(self) -> tuple[str, int]:
         """Return sha256 and size of the whole file."""
-        while self._take(_CHUNK):
-            pass
+        self.drain()
         return self._digest.hexdigest(), self._at
 
     def _take(self, length: int) -> bytes:
-        data = self._file.read(length)
+        data = super()._take(length)
         self._digest.update(data)
-        self._at += len(data)
         return data
 
 

@@ -262,6 +262,14 @@ def test_a_folder_without_tars_is_refused(tmp_path):
         index_corpus(str(tmp_path))
 
 
+def test_tars_joined_by_cat_are_named_with_the_place(tmp_path):
+    write_tar(tmp_path / "s/a.tar", pairs(3))
+    one = (tmp_path / "s/a.tar").read_bytes()
+    (tmp_path / "s/a.tar").write_bytes(one + one)
+    with pytest.raises(UserError, match=rf"s/a.tar: another tar begins at byte {len(one)}, as `cat` joins them"):
+        index_corpus(str(tmp_path))
+
+
 @pytest.mark.parametrize("size", [100, 600, 1300, 2048])
 def test_a_broken_tar_is_named_with_the_place(tmp_path, size):
     write_tar(tmp_path / "s/a.tar", pairs(3))
