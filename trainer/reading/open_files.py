@@ -37,9 +37,9 @@ class OpenFile:
         self.handle = -1
         self.handle = os.open(path.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when a process ends
         if self.handle >= 0:
-            os.close(self.handle)
+            close(self.handle)
 
 
 class OpenFiles:
