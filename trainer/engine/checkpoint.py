@@ -1,6 +1,7 @@
 """Checkpoints: one folder per save, which appears under its name only when complete, and resumes at any world size.
 
 checkpoints/step-00000100/data_state.json   position in the data: small, equal on every rank
+                          stream_cursors.json   places of many ranks in streams, if they take more than that
                           run_state.json    what else a resume needs, in readable form
                           deepspeed/        weights, master weights and moments
 """
@@ -18,8 +19,10 @@ from trainer.config import CheckpointSettings
 from trainer.engine.deepspeed_internals import to_universal
 from trainer.engine.distributed import World
 from trainer.engine.engine import Engine
+from trainer.plan.steps import STATE_FILE
 
 _TAG = "deepspeed"
+_RUN_STATE = "run_state.json"
 _PREFIX = "step-"
 
 
@@ -54,7 +57,7 @@ class RunState:
         Raises:
             UserError: If it is damaged.
         """
-        path = storage.join(folder, "run_state.json")
+        path = storage.join(folder, _RUN_STATE)
         try:
             return cls(**json.loads(storage.read_bytes(path)))
         except (OSError, ValueError, TypeError) as error:
@@ -66,17 +69,17 @@ class RunState:
 class DataState(Protocol):
     """Position in the data after a step."""
 
-    def to_json(self) -> str:
-        """Return the contents of `data_state.json`."""
+    def files(self) -> dict[str, str]:
+        """Return the contents of its files, by their names; the first is `data_state.json`."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished checkpoint; `data` is its `data_state.json`."""
+    """A finished checkpoint; `data` has the contents of the files of `DataState`, by their names."""
 
     folder: str
     run: RunState
-    data: str
+    data: dict[str, str]
 
 
 class Checkpoints:
@@ -101,8 +104,10 @@ class Checkpoints:
         newest = self._world.broadcast(str(found[-1]) if (found := self._finished()) else None)
         if newest is None:
             return None
-        data = storage.read_bytes(storage.join(newest, "data_state.json")).decode(errors="replace")
-        return Checkpoint(newest, RunState.read(newest), data)
+        paths = (path for path in Path(newest).glob("*.json") if path.name != _RUN_STATE)
+        return Checkpoint(
+            newest, RunState.read(newest), {path.name: path.read_text("utf-8", "replace") for path in paths}
+        )
 
     def save(self, engine: Engine, run: RunState, data: DataState) -> str:
         """Write a checkpoint, then remove the oldest beyond those to keep; return its folder.
@@ -158,8 +163,9 @@ class Checkpoints:
             shutil.rmtree(converted, ignore_errors=True)
 
     def _finish(self, temporary: Path, target: Path, run: RunState, data: DataState) -> None:
-        storage.write_bytes(str(temporary / "data_state.json"), data.to_json().encode())
-        storage.write_bytes(str(temporary / "run_state.json"), (json.dumps(asdict(run), indent=1) + "\n").encode())
+        for name, text in data.files().items():
+            storage.write_bytes(str(temporary / name), text.encode())
+        storage.write_bytes(str(temporary / _RUN_STATE), (json.dumps(asdict(run), indent=1) + "\n").encode())
         for path in temporary.rglob("*"):
             _sync(path)
         if target.exists():  # a resumed run that reached the same step again
@@ -179,7 +185,7 @@ class Checkpoints:
             ) from error
 
     def _finished(self) -> list[Path]:
-        return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())
+        return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / STATE_FILE).is_file())
 
 
 def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:
