@@ -5,6 +5,7 @@ their number, and packs them one step at a time. A resume continues with the nex
 before, otherwise with the first tar that some rank had not finished. Prefer to index the tars if that is possible.
 """
 
+import math
 import random
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Ahead, StreamedSample, StreamReading, Tars, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
 
-_AHEAD = 256  # samples of a source that are read ahead: opening the next tar takes time
+_AHEAD = 256  # samples that are read ahead, of all sources: opening the next tar takes time
 
 
 class SourceEnded(RunError):  # noqa: N818 - a fact about data, without which a run may go on
@@ -231,7 +232,8 @@ class StreamLoader:
         """Draw the windows of the next sample that has any."""
         (source,) = self._scheduler.draw(1)
         if source not in self._streams:
-            self._streams[source] = Ahead(self._samples(source), _AHEAD)
+            share = self._scheduler.weights[source] / sum(self._scheduler.weights)
+            self._streams[source] = Ahead(self._samples(source), math.ceil(_AHEAD * share))
         while True:
             prepared = self._take(source)
             sample, (tar_number, number, first) = prepared.sample, self._at[source]
