@@ -69,7 +69,10 @@ def is_finished(trained: TaskRun, config: TrainConfig, out: str) -> bool:
     path, settings = storage.join(trained.folder(out), "model", TRAINED), trained.settings(config)
     if settings is None or not storage.exists(path):
         return False
-    return bool(json.loads(storage.read_bytes(path))["steps"] >= settings.steps)
+    try:
+        return bool(json.loads(storage.read_bytes(path))["steps"] >= settings.steps)
+    except (ValueError, KeyError, TypeError):  # damaged: the last checkpoint writes it again
+        return False
 
 
 class Training:
@@ -108,7 +111,7 @@ class Training:
             torch.set_num_threads(settings.engine.threads)
         # On CPUs, PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
         torch.backends.cuda.enable_flash_sdp(world.device.type == "cuda")
-        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
+        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world, trained.section)
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
         self._stop = self._interrupted = self._reread = False
