@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines import storage
 from pipelines.settings import Settings
@@ -23,6 +23,13 @@ class CacheSettings(Settings):
     )
     max_bytes: int = Field(50 << 30, ge=1, description="most bytes on disk, over all ranks of a machine")
     chunk_bytes: int = Field(8 << 20, ge=1, description="bytes per request; object stores are slow below some MB")
+
+    @field_validator("folder")
+    @classmethod
+    def _is_local(cls, folder: str | None) -> str | None:
+        if folder is not None and not storage.is_local(folder):
+            raise ValueError(f"{folder} is not on a disk of this machine")
+        return folder
 
 
 class ByteStore:

@@ -47,16 +47,14 @@ class StreamedSample:
         number: Number of the sample among those that the rank reads of this tar.
         epoch: Epoch of the source, from 0.
         url: URL of the tar, safe to write down.
-        key: Key of the sample.
-        parts: Files of the sample, by what follows the key in their names.
+        of_tar: The sample as it is in the tar.
     """
 
     tar_number: int
     number: int
     epoch: int
     url: str
-    key: str
-    parts: dict[str, bytes]
+    of_tar: TarSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ def samples_of_rank(
                 if shared and (count + tar_number) % reading.world_size != reading.rank:
                     continue
                 if mine >= number:
-                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample.key, sample.parts)
+                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample)
                 mine += 1
         tar_number, number = tar_number + (1 if shared else reading.world_size), 0
     raise RunError(f"{without_query(tars.urls[0])}: no sample in it or in any other tar of its source")

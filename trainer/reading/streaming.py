@@ -21,7 +21,6 @@ from model.tokenizer import Tokenizer
 from pipelines.document import Document
 from pipelines.errors import RunError, UserError
 from pipelines.shards.foreign_samples import read_document
-from pipelines.shards.tar_samples import TarSample
 from trainer.plan.mixture import Phase, PhaseStart, Scheduler, without
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
@@ -241,7 +240,7 @@ class StreamLoader:
             if prepared.windows:
                 break
             is_bad, name = prepared.problem != NOT_ALLOWED, self._names[source]
-            row = QuarantineRow(name, sample.key, self._position if is_bad else None, prepared.problem)
+            row = QuarantineRow(name, sample.of_tar.key, self._position if is_bad else None, prepared.problem)
             self._bad.append(row)
             if is_bad:
                 self._limit.count(name, row)
@@ -270,7 +269,7 @@ class StreamLoader:
 
     def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
         try:
-            document = read_document(TarSample(sample.key, 0, 0, sample.parts), source)
+            document = read_document(sample.of_tar, source)
             segments = segments_of(document, self._layout.tokenizer) if document.decision.allowed else []
             windows = self._layout.split(segments, self._settings.seq_len)
         except ValueError as error:
@@ -285,14 +284,14 @@ class StreamLoader:
         try:
             images = tuple(self._image(waiting.prepared, media) for media in sequence.images)
         except DamagedSample as error:
-            return QuarantineRow(name, sample.key, waiting.position, str(error))
+            return QuarantineRow(name, sample.of_tar.key, waiting.position, str(error))
         row = ConsumedRow(
             self._step,
             waiting.position,
             name,
             "train",
             sample.url,
-            sample.key,
+            sample.of_tar.key,
             waiting.number,
             sample.epoch,
             window.num_tokens,
@@ -303,9 +302,9 @@ class StreamLoader:
     def _image(self, prepared: _Prepared, media: int) -> Pixels:
         assert prepared.document is not None
         part = str(prepared.document.media[media].part)
-        if part not in prepared.sample.parts:
+        if part not in prepared.sample.of_tar.parts:
             raise DamagedSample(f"part {part} is missing")
-        return decode(prepared.sample.parts[part], self._image_size)
+        return decode(prepared.sample.of_tar.parts[part], self._image_size)
 
     def _cursor(self) -> RankCursor:
         """Return the cursor before the first sample of each source that is not completely trained on."""
