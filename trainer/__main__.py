@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipelines import storage
 from pipelines.command_line import run_commands
 from pipelines.errors import RunError, UserError
 from pipelines.settings import load_settings
@@ -24,12 +25,22 @@ def commands() -> None:
     """Train a multimodal model on a corpus (see trainer/configs/ and README.md)."""
 
 
+def _local(context: click.Context, parameter: click.Parameter, folder: str | None) -> str | None:
+    """Refuse a run's folder that is not on a mounted file system."""
+    if folder is not None and not storage.is_local(folder):
+        raise UserError(
+            f"--out {folder}: a run is written to a mounted file system, as DeepSpeed needs: give a path, and copy the "
+            "folder afterwards"
+        )
+    return folder
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that trains or evaluates."""
     options = [
         click.option("--config", "config_path", required=True, help="YAML file of the run."),
         click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
-        click.option("--out", required=True, help="The run's folder."),
+        click.option("--out", required=True, callback=_local, help="The run's folder, on a mounted file system."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config."),
     ]
     for option in reversed(options):
@@ -127,7 +138,7 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
     "--config", "config_path", default=None, help="YAML file of the run; OUT/config.resolved.yaml if not given."
 )
 @click.option("--corpus", default=None, help="Not used: the model has its tokenizer.")
-@click.option("--out", required=True, help="The run's folder.")
+@click.option("--out", required=True, callback=_local, help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
 @click.option("--prompts", "prompts_path", default=None, help='File of JSON lines {"prompt": "..."}.')

@@ -252,6 +252,11 @@ class CheckpointSettings(Settings):
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
     keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
+    skip_damaged: bool = Field(
+        False,
+        description="resume from the newest whole checkpoint, and set newer ones that are damaged aside, after reading "
+        "every byte; false: a damaged one is an error",
+    )
     requeue_exit_code: int = Field(
         75, description="exit code of a run that has saved after SIGTERM and is to be started again"
     )

@@ -259,11 +259,14 @@ def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256:
 
 
 def made_from(path: str) -> dict[str, str] | None:
-    """Return the metadata of a token sidecar, and its number of rows as `num_rows`; None if there is none."""
+    """Return the metadata of a token sidecar, with its rows as `num_rows`; None if there is none, or a damaged one."""
     if not storage.exists(path):
         return None
     with storage.open_read(path) as file:
-        metadata = pq.ParquetFile(file).metadata
+        try:
+            metadata = pq.ParquetFile(file).metadata
+        except (pa.ArrowException, OSError):
+            return None
     found = {k.decode(): v.decode() for k, v in (metadata.metadata or {}).items() if not k.startswith(b"ARROW")}
     return found | {"num_rows": str(metadata.num_rows)}
 

@@ -74,6 +74,8 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
     if request.wanted == "reconstruction":
         results = _reconstruct(run, prompts, read)
     else:
+        for prompt, found in zip(prompts, read, strict=True):
+            _check_room(run, prompt, len(found.sequence.token_ids), request)
         results = _continue(run, read, request, videos=["[video:" in prompt for prompt in prompts])
     images = _draw(run, results, request)
     rows = []
@@ -114,6 +116,28 @@ def read_prompts(path: str) -> list[str]:
             raise UserError(f'{path}, line {number}: "prompt" is not a text')
         prompts.append(prompt)
     return prompts
+
+
+def _check_room(run: FinishedRun, prompt: str, length: int, request: Request) -> None:
+    """Refuse a prompt of some positions whose continuation may go beyond those of the model."""
+    config, most = request.config, run.model.config.language_model.max_positions
+    several = config.max_images if run.begins_images else 1
+    num_images = {"text": 0, "image": 1}.get(request.wanted, several)
+    num_tokens = 0 if request.wanted == "image" else config.max_new_tokens
+    of_images = num_images * (run.model.config.bridge.image_slots + 2)
+    room = most - length - of_images
+    if num_tokens <= room:
+        return
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:60]}..."
+    remedy = "shorten it"
+    if num_tokens and room > 0:
+        remedy += f", or give --max-new-tokens {room} or fewer"
+    elif num_images > 1:
+        remedy += ", or give fewer --max-images"
+    raise UserError(
+        f"{shown!r}: takes {length} of the model's {most} positions, and its continuation up to "
+        f"{num_tokens + of_images} more: {remedy}"
+    )
 
 
 def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request, videos: Sequence[bool]) -> list[Generated]:

@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -33,6 +35,7 @@ NOT_ALLOWED = "not_allowed"
 NO_EXAMPLE = "no_example"  # for a template: no captioned image
 TOO_LARGE = "too_large"
 _THREADS = 8
+_ARRAYS = ("first", "tokens", "images", "numbers", "refused")
 _SPOKEN = ("subtitle", "transcript")
 _FRAME, _TEXT = TYPES.index("frame"), TYPES.index("text")
 
@@ -80,9 +83,8 @@ def source_windows(
     for source in manifest.sources:
         shards = manifest.shards_of(source.name, split)
         path = storage.join(folder, f"{source.name}.npz")
-        if storage.exists(path):
-            arrays = dict(np.load(io.BytesIO(storage.read_bytes(path))))
-        else:
+        num_samples = sum(s.samples for s in shards)
+        if (arrays := _cached(path, num_samples)) is None:
             arrays = _measure(corpus, shards, tokens, layout, seq_len)
             with contextlib.suppress(OSError):  # the corpus may be read-only
                 buffer = io.BytesIO()
@@ -90,7 +92,6 @@ def source_windows(
                 storage.write_bytes(path, buffer.getvalue())
         refused = json.loads(bytes(arrays.pop("refused")))
         numbers = arrays.pop("numbers")
-        num_samples = sum(s.samples for s in shards)
         tables.append(
             SourceWindows(
                 source.name,
@@ -103,6 +104,21 @@ def source_windows(
             )
         )
     return tables
+
+
+def _cached(path: str, num_samples: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a cached table; None if there is none, or it is damaged."""
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS}
+        json.loads(bytes(arrays["refused"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+    first, numbers, windows = arrays["first"], arrays["numbers"], arrays["tokens"]
+    fits = len(first) == len(numbers) + 1 and first[0] == 0 and first[-1] == len(windows) == len(arrays["images"])
+    return arrays if fits and (numbers < num_samples).all() else None
 
 
 def _measure(

@@ -183,6 +183,12 @@ class DecoderTask(Task):
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
         super().__init__(model, run, corpus, out, world)
         self._generated = run.conditioning == "generated"
+        slots, longest = self.data.model.bridge.image_slots, self.data.model.language_model.max_positions
+        if self._generated and run.max_caption_tokens + slots + 3 > longest:  # <s>, [IMG] and [/IMG]
+            raise UserError(
+                f"decoder.max_caption_tokens is {run.max_caption_tokens}: with an image of {slots} they take more than "
+                f"the model's {longest} positions; at most {longest - slots - 3} fit"
+            )
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is different")
         config = self.data.model

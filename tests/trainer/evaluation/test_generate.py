@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
-from model.sequence import LayoutConfig
+from model.sequence import Layout, LayoutConfig
 from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
@@ -81,6 +81,56 @@ def test_a_prompt_holds_texts_images_and_frames_in_order(run: FinishedRun, image
     assert prompt.images is not None
     assert prompt.images.shape == (3, 3, 16, 16)
     assert prompt.images[0, 0].float().mean() > 250
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1].png", "[x].png", "a].png", "a]b]c.png", "red (1) [final].png", "[[.png", "é:ü].png"]
+)
+@pytest.mark.parametrize("after", ["", " what is [this]?", "] and ]"])
+def test_a_file_name_may_hold_brackets(run: FinishedRun, image: Path, name: str, after: str):
+    path = image.rename(image.with_name(name))
+    prompt = read_prompt(f"one [image:{path}]{after}", run, draw=False, num_frames=2)
+    assert prompt.images is not None
+    assert len(prompt.images) == 1
+    text = run.tokenizer.decode(prompt.sequence.token_ids, with_own=True)
+    assert text == f"<s>one[IMG]{'<image>' * 4}[/IMG]" + (f"\n{after.strip()}" if after else "")
+
+
+def test_a_phrase_may_hold_brackets(run: FinishedRun):
+    whole = "".join(f"<patch_index_{n:04d}>" for n in (0, 0, 224, 224))
+    for phrase in ("red [big] boat", "a] b", "x: [1,2]"):
+        named = f"<s><grounding><phrase>{phrase}</phrase><object>{whole}</object> here]"
+        assert shown(f"[box:{phrase}:0,0,1,1] here]", run) == named
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("look at [img:a.png]", r"^\[img:: unknown: files and boxes in a prompt are \[image:FILE\], \[video:FILE\]"),
+        ("[Image:a.png] is", r"^\[Image:: unknown"),
+        ("[images:a.png]", r"^\[images:: unknown"),
+        ("[picture:a.png]", r"^\[picture:: unknown"),
+        ("a [VIDEO:a.mp4]", r"^\[VIDEO:: unknown"),
+        ("a [movie:a.mp4]", r"^\[movie:: unknown"),
+        ("a [bbox:dog:0,0,1,1]", r"^\[bbox:: unknown"),
+        ("a [Box:dog:0,0,1,1]", r"^\[Box:: unknown"),
+        ("what is [image:a.png", r"^\[image:a\.png: without a closing bracket"),
+        ("a [box:dog:0,0,1,1 there", r"^\[box:dog:0,0,1,1 there: without a closing bracket"),
+        ("[image:none[1].png] and [2]", r"^\[image:none\[1\]\.png\]: there is no file none\[1\]\.png"),
+        ("[image:none].png", r"^\[image:none\]: there is no file none"),
+    ],
+)
+def test_what_is_almost_a_file_or_a_box_is_a_mistake(run: FinishedRun, content: str, message: str):
+    with pytest.raises(UserError, match=message):
+        read_prompt(content, run, draw=False, num_frames=2)
+
+
+@pytest.mark.parametrize(
+    "content", ["see [1] and [note: a b]", "[Image: a dog]", "x[i:j]", "[http://x.y]", "a [box", "img:x"]
+)
+def test_other_brackets_are_text(run: FinishedRun, content: str):
+    prompt = read_prompt(content, run, draw=False, num_frames=2)
+    assert run.tokenizer.decode(prompt.sequence.token_ids) == content
 
 
 def shown(content: str, run: FinishedRun, *, draw: bool = False) -> str:
@@ -336,3 +386,41 @@ def test_a_model_that_carries_its_own_settings_is_used_with_them(
         assert result.exit_code == 0, result.output
         found = used.pop().model_dump(exclude={"max_images", "max_new_tokens"})
         assert found == own.model_copy(update=changes).model_dump(exclude={"max_images", "max_new_tokens"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tokens", "images", "more", "remedy"),
+    [
+        ("text", 255, 0, 255, r"shorten it, or give --max-new-tokens \d+ or fewer"),
+        ("both", 250, 20, 370, r"shorten it, or give --max-new-tokens \d+ or fewer"),
+        ("both", 250, 50, 550, r"shorten it, or give fewer --max-images"),
+    ],
+)
+def test_a_continuation_that_does_not_fit_is_refused(run, tmp_path, wanted, tokens, images, more, remedy):
+    """Images count in full for a model that begins them by itself."""
+    begins = replace(run, layout=Layout(run.tokenizer, run.model.config.bridge, LayoutConfig(ignored=())))
+    assert begins.begins_images
+    config = GenerationConfig(max_new_tokens=tokens, max_images=images)
+    message = rf"takes \d+ of the model's 256 positions, and its continuation up to {more} more: {remedy}$"
+    with pytest.raises(UserError, match=message):
+        generate(begins, ["a dock beside a boat"] * 2, Request(wanted, config), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_prompt_for_an_image_is_refused(run, tmp_path):
+    long, length = "", 0
+    while length < 252:
+        long += "boat "
+        length = len(read_prompt(long, run, draw=True, num_frames=1).sequence.token_ids)
+    message = rf"^'boat .*\.\.\.': takes {length} of the model's 256 .* up to 6 more: shorten it$"
+    with pytest.raises(UserError, match=message):
+        generate(run, [long], Request("image", CHOICE), str(tmp_path))
+
+
+def test_what_just_fits_is_continued(run, tmp_path):
+    length = len(read_prompt("a dock", run, draw=False, num_frames=1).sequence.token_ids)
+    chosen = GenerationConfig(max_new_tokens=256 - length)
+    (row,) = generate(run, ["a dock"], Request("text", chosen), str(tmp_path))
+    assert row["prompt"] == "a dock"
+    with pytest.raises(UserError, match=f"give --max-new-tokens {256 - length} or fewer"):
+        generate(run, ["a dock"], Request("text", GenerationConfig(max_new_tokens=257 - length)), str(tmp_path))
