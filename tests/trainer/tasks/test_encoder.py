@@ -17,7 +17,8 @@ from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.reading.reader import Loader
-from trainer.tasks.encoder import EncoderTask, shifted
+from trainer.tasks.contrastive import shifted
+from trainer.tasks.encoder import EncoderTask
 
 
 def config(**changes):
