@@ -193,7 +193,7 @@ Precision = Literal["bf16", "fp32"]
 
 
 class EngineSettings(Settings):
-    """Settings of the computation; they change results only by rounding."""
+    """Settings of the computation; they change results only by rounding, and by which random numbers are drawn."""
 
     precision: Precision | None = Field(
         "bf16",
@@ -379,6 +379,15 @@ class EncoderRunSettings(ImageRunSettings):
     max_shift: float = Field(
         0.0, ge=0, le=0.5, description="largest random shift of images, as a fraction of their side"
     )
+
+    @model_validator(mode="after")
+    def _has_negatives(self) -> Self:
+        if self.data.plan.global_batch_size < 2:
+            raise ValueError(
+                "data.plan.global_batch_size must be at least 2: a pair is told from the other pairs of its step, so "
+                "alone it teaches nothing; more pairs teach more (CLIP 32,768)"
+            )
+        return self
 
 
 class AutoencoderRunSettings(ImageRunSettings):

@@ -22,7 +22,7 @@ from trainer.engine.deepspeed_internals import (
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
-from trainer.reading.micro_batches import Losses, MicroBatch
+from trainer.reading.micro_batches import Losses, MicroBatch, joined
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -141,6 +141,7 @@ class Engine:
         # DeepSpeed takes the mean over ranks and micro-batches; our losses are parts of a sum.
         share = self.world.size * self.num_micro
         sums = self._no_sums()
+        micros = joined(self.module, micros, totals, self.world.device)
         for micro in micros:
             here = micro.to(self.world.device)
             losses = here.losses(self.deepspeed, totals)
@@ -173,8 +174,9 @@ class Engine:
         module = self.module
         module.eval()
         sums = self._no_sums()
-        for micro in micros:
-            here = (micro or filler).to(self.world.device)
+        run = joined(module, [micro or filler for micro in micros], None, self.world.device)
+        for micro, chosen in zip(micros, run, strict=True):
+            here = chosen.to(self.world.device)
             losses = here.losses(module, None)
             if micro is not None:
                 self._add(sums, here, losses)

@@ -6,8 +6,8 @@ generates for a caption. The models that compute conditioning and latents are fr
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSett
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
-from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
+from trainer.reading.micro_batches import Group, GroupedBatch, ImageBatch, Losses, images_of, resized
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.tasks.single_images import ImageData
@@ -35,12 +35,22 @@ from trainer.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructionBatch(ImageBatch):
-    """A batch of images for the autoencoder."""
+class ReconstructionBatch(ImageBatch, GroupedBatch):
+    """A batch of images for the autoencoder.
+
+    Attributes:
+        rows: Place among the held-out images for which noise is drawn; None in training.
+    """
+
+    rows: tuple[int, int] | None = None
+
+    def of_group(self, group: Group) -> Self:
+        """Return the batch with its place in a group, so that an image always has the same noise."""
+        return replace(self, rows=(group.first, group.size))
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Return the squared error of the reconstructed images."""
-        found = module(self.images)
+        """Return the squared error of the reconstructed images; outside training the noise is always the same."""
+        found = module(self.images, generator=_held_out_noise(self.images, totals), rows=self.rows)
         return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.per_image,))
 
 
@@ -50,8 +60,13 @@ class _Autoencoding(nn.Module):
         self.autoencoder = build_autoencoder(config)
         self._config = config
 
-    def forward(self, images: Tensor) -> Any:
-        return autoencoder_loss(self.autoencoder, images, self._config)
+    def forward(self, images: Tensor, **named: Any) -> Any:
+        return autoencoder_loss(self.autoencoder, images, self._config, **named)
+
+
+def _held_out_noise(images: Tensor, totals: Sequence[int] | None) -> torch.Generator | None:
+    """Return a source of random numbers that are the same at every call, or None in training."""
+    return None if totals else torch.Generator(images.device).manual_seed(0)
 
 
 class AutoencoderTask(Task):
@@ -97,7 +112,7 @@ class AutoencoderTask(Task):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawingBatch(ImageBatch):
+class DrawingBatch(ImageBatch, GroupedBatch):
     """Images of any size, or their (B, C, s, s) latents if they were kept, with the conditioning of the decoder.
 
     Attributes:
@@ -106,6 +121,7 @@ class DrawingBatch(ImageBatch):
         prompts: Captions that ask for an image, if conditioning is generated from them.
         side: Side in pixels of generated images.
         conditioner: Computes the conditioning.
+        rows: Place among the held-out images for which noise is drawn; None in training.
     """
 
     micro: Tensor
@@ -113,6 +129,11 @@ class DrawingBatch(ImageBatch):
     prompts: tuple[Prompt, ...]
     side: int
     conditioner: "Conditioning"
+    rows: tuple[int, int] | None = None
+
+    def of_group(self, group: Group) -> Self:
+        """Return the batch with its place in a group, so that an image always has the same noise."""
+        return replace(self, rows=(group.first, group.size))
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Return the squared error of the predicted noise or image; outside training the noise is always the same."""
@@ -122,9 +143,9 @@ class DrawingBatch(ImageBatch):
             conditioning = (
                 self.conditioner.generated(self.prompts) if self.prompts else self.conditioner.encoded(self.images)
             )
-        generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
+        generator = _held_out_noise(self.images, totals)
         images = self.images if self.conditioning is not None else resized(self.images, self.side)
-        found = module(images, conditioning, micro=self.micro, generator=generator)
+        found = module(images, conditioning, micro=self.micro, generator=generator, rows=self.rows)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.per_image,))
 
 

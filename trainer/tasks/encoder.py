@@ -5,6 +5,7 @@ the model of the corpus pipelines' image-text filter.
 """
 
 import json
+import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from trainer.config import EncoderRunSettings, ModelSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
+from trainer.plan.order import key_of
 from trainer.reading.micro_batches import images_of
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import save_tensors
@@ -55,7 +57,7 @@ class EncoderTask(Task):
         self._config = clip_config(config, run, self._captions)
         size, length = config.image_size, run.context_length
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long))
-        self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example), gather=False))
+        self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example)))
 
     def open(self, split: Split) -> ImageData:
         """Open the pairs and grounded pairs of a split."""
@@ -66,13 +68,13 @@ class EncoderTask(Task):
         config = self._config
         # DeepSpeed does not broadcast scalars, so the logits' scale has one dimension during training.
         clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], nonscalar_logit_scale=True)
-        return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
+        return Contrastive(clip, self.data.model.encoder)
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> PairBatch:
         """Collate images and captions to a batch."""
         chunks = [chunk for pack in packs for chunk in pack]
         texts = self._captions.batch([chunk.sequence.token_ids.tolist() for chunk in chunks])
-        return PairBatch(*images_of(chunks), texts)
+        return PairBatch(*images_of(chunks), texts, self._offsets(chunks))
 
     def architecture(self) -> dict[str, Any]:
         """Return open_clip's configuration."""
@@ -94,6 +96,15 @@ class EncoderTask(Task):
             storage.join(folder, "open_clip_config.json"), (json.dumps(record, indent=1) + "\n").encode()
         )
         self._captions.save(folder)
+
+    def _offsets(self, chunks: Sequence[ReadChunk]) -> Tensor | None:
+        """Return by how many pixels each image is shifted, whatever the micro-batch or rank that it is in."""
+        limit = round(self.run.max_shift * self.data.model.encoder.image_size)
+        if not limit:
+            return None
+        seed = self.run.data.plan.seed
+        rngs = [random.Random(key_of("shift", seed, c.row.source, c.row.epoch, c.row.key)) for c in chunks]
+        return torch.tensor([[rng.randint(-limit, limit) for _ in range(2)] for rng in rngs])
 
     def _tokenizer_file(self) -> Path:
         path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"

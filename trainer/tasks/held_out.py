@@ -11,7 +11,7 @@ from trainer.engine.engine import Engine
 from trainer.plan.packing import pack_prefix
 from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
-from trainer.reading.micro_batches import MicroBatch
+from trainer.reading.micro_batches import Group, GroupedBatch, JointBatch, MicroBatch
 from trainer.reading.reader import ReadChunk, SampleReader
 from trainer.tasks.data import CorpusData
 from trainer.tasks.task import Task
@@ -35,14 +35,22 @@ class HeldOut:
         assert isinstance(data, CorpusData)  # the config refuses held-out loss of streams
         self._task, self._data = task, data
         reader = data.reader()
-        chunks = []
-        for number, source in enumerate(data.sources):
-            packs = _first_packs(source, number, reader, task.run, settings.packs)
-            chunks += [packs[i : i + micro_batch_size] for i in range(0, len(packs), micro_batch_size)]
+        sources = [
+            _first_packs(source, number, reader, task.run, settings.packs) for number, source in enumerate(data.sources)
+        ]
+        first = next((packs[:micro_batch_size] for packs in sources if packs), None)
+        self._filler = task.collate(first) if first is not None else None
+        size, joint = task.run.data.plan.global_batch_size, isinstance(self._filler, JointBatch)
+        groups = [group for packs in sources for group in _groups(packs, size, joint=joint)]
+        sizes = tuple(map(len, groups))
+        chunks = [
+            (group[i : i + micro_batch_size], Group(number, i, sizes))
+            for number, group in enumerate(groups)
+            for i in range(0, len(group), micro_batch_size)
+        ]
         mine = chunks[world.rank :: world.size]
-        self._micros: list[MicroBatch | None] = [task.collate(chunk) for chunk in mine]
+        self._micros: list[MicroBatch | None] = [_placed(task.collate(chunk), group) for chunk, group in mine]
         self._micros += [None] * (-(-len(chunks) // world.size) - len(mine))
-        self._filler = task.collate(chunks[0]) if chunks else None
 
     def losses(self, engine: Engine) -> dict[str, float]:
         """Return `held_out_ce/<source>` and `held_out_regression/<source>`; all ranks must call."""
@@ -57,6 +65,24 @@ class HeldOut:
         found = self._task.samples(engine.module, self._data, num) if num else []
         engine.module.train()
         return found
+
+
+def _groups(packs: list[list[ReadChunk]], size: int, *, joint: bool) -> list[list[list[ReadChunk]]]:
+    """Cut a source's packed sequences into groups as large as a global batch.
+
+    Where sequences are told from each other (`joint`), none is alone in its group: its loss would be 0.
+    """
+    groups = [packs[i : i + size] for i in range(0, len(packs), size)]
+    if joint and len(packs) % size == 1:
+        *groups, alone = groups
+        if groups:
+            groups[-1] = groups[-1] + alone
+    return groups
+
+
+def _placed(micro: MicroBatch, group: Group) -> MicroBatch:
+    """Return a micro-batch that knows its place, if its losses depend on it."""
+    return micro.of_group(group) if isinstance(micro, GroupedBatch) else micro
 
 
 def _first_packs(
