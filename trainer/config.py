@@ -204,7 +204,7 @@ class EngineSettings(Settings):
         1, description="what is sharded over ranks: 1 optimizer state, 2 also gradients, 3 also weights"
     )
     micro_batch_size: int | None = Field(
-        None, ge=1, description="packed sequences per forward pass; null: all of a rank"
+        None, ge=1, description="packed sequences per forward pass, which limits memory; null: all of a rank"
     )
     gradient_checkpointing: frozenset[str] = Field(
         frozenset(), description="modules whose activations are recomputed in the backward pass instead of kept"

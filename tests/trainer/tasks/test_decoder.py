@@ -15,6 +15,7 @@ from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
+from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
@@ -187,6 +188,40 @@ def test_one_batch_overfits(training_corpus, tmp_path, part):
     begin(chosen, training_corpus, tmp_path)
     (found,) = in_ranks(1, overfit_part, chosen, training_corpus, part, tmp_path)
     assert sum(found[-8:]) < 0.6 * sum(found[:8])
+
+
+def held_out_errors(world, chosen, corpus, part, out):
+    """Return the errors of held-out images, by micro-batch size, twice."""
+    settings, kind = (
+        (chosen.decoder.autoencoder, AutoencoderTask) if part == "autoencoder" else (chosen.decoder, DecoderTask)
+    )
+    task = kind(chosen.model, settings, corpus, str(out), world)
+    torch.manual_seed(1)
+    module = task.build().eval()
+    task.prepare(module, task.run.stages[0], torch.float32)
+    packs = next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs
+    found = {}
+    for micro in (4, 3, 1, 4):
+        parts = [
+            task.collate(packs[i : i + micro]).of_group(Group(1, i, (2, len(packs))))
+            for i in range(0, len(packs), micro)
+        ]
+        with torch.no_grad():
+            errors = [batch.losses(module, None).values[0] for batch in parts]
+        found.setdefault(micro, []).append(torch.cat(errors).tolist())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["autoencoder", "decoder"])
+def test_a_held_out_image_has_its_own_noise_whatever_the_micro_batch(training_corpus, tmp_path, part):
+    chosen = config() if part == "autoencoder" else config(autoencoder=None)
+    begin(chosen, training_corpus, tmp_path)
+    (found,) = in_ranks(1, held_out_errors, chosen, training_corpus, part, tmp_path)
+    expected, again = found[4]
+    assert expected == again
+    for micro in (3, 1):
+        assert found[micro][0] == pytest.approx(expected, rel=1e-4), micro
 
 
 def test_a_decoder_of_no_model_is_refused(training_corpus, tmp_path):
