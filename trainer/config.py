@@ -126,6 +126,12 @@ class ScheduleSettings(Settings):
         default_factory=dict,
         description="factors by the step of the stage from which each holds, in place of a decay (Emu's decoder)",
     )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps of the stage over which the curve runs, after which its last rate holds; null: all. For a "
+        "run that is made longer, the former number keeps its curve",
+    )
 
     def factor(self, step: int, num_steps: int) -> float:
         """Return the factor of the peak at a step of a stage.
@@ -134,6 +140,8 @@ class ScheduleSettings(Settings):
             step: Step of the stage, from 0.
             num_steps: Number of steps of the stage.
         """
+        if self.steps is not None:
+            step, num_steps = min(step, self.steps - 1), self.steps
         warmup = self.warmup if self.warmup >= 1 else round(self.warmup * num_steps)
         if step < warmup:
             done = (step + 1) / warmup
@@ -286,6 +294,13 @@ class RunSettings(Settings):
     def media_first(self, step: int) -> float | None:
         """Return the probability that images come before their text at a step; None leaves it to the layout."""
         return self.stages[self.stage_at(step)].media_first
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Return the learning rate of each module that is trained in a step."""
+        number = self.stage_at(step)
+        stage = self.stages[number]
+        factor = stage.schedule.factor(step - stage.step, self.stage_steps(number))
+        return {name: peak * factor for name, peak in stage.lr.items()}
 
     def stage_steps(self, number: int) -> int:
         """Return the number of steps of a stage."""

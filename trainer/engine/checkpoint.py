@@ -36,6 +36,8 @@ class RunState:
         architecture: All settings that determine the weights' shapes.
         totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
+        steps: Number of steps that the run was to have; None in checkpoints of older versions.
+        rates: Learning rate of each module at the next step, as it was to be; of a finished run, at its last step.
     """
 
     step: int
@@ -46,6 +48,8 @@ class RunState:
     architecture: dict[str, Any]
     totals: dict[str, Any]
     guard: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str) -> Self:

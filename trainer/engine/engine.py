@@ -1,6 +1,6 @@
 """DeepSpeed around the model: one step over micro-batches, the same for every ZeRO stage and number of processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +41,29 @@ class SourceSums:
     totals: list[list[float]]
     counts: list[list[int]]
 
-    def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return `<objective>` over all targets, and `<objective>/<source>` for each source that has any."""
+    def means(
+        self, names: Sequence[str], prefix: str = "", weights: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Return `<objective>/<source>` for each source that has targets, and `<objective>` over the sources.
+
+        Args:
+            names: Names of the sources.
+            prefix: Put before each name.
+            weights: Weights of the sources, by which `<objective>` is a mean of theirs; those without a weight do not
+                count in it. None: it is the mean over all targets.
+        """
         found: dict[str, float] = {}
         for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
-            rows = zip(
-                ["", *(f"/{name}" for name in names)], [sum(totals), *totals], [sum(counts), *counts], strict=True
-            )
-            found |= {f"{prefix}{objective}{name}": total / count for name, total, count in rows if count}
+            rows = zip(names, totals, counts, strict=True)
+            by_source = {name: total / count for name, total, count in rows if count}
+            if weights is None:
+                total, whole = sum(totals), float(sum(counts))
+            else:
+                shares = {name: weights.get(name, 0.0) for name in by_source}
+                total, whole = sum(shares[name] * loss for name, loss in by_source.items()), sum(shares.values())
+            if whole:
+                found[f"{prefix}{objective}"] = total / whole
+            found |= {f"{prefix}{objective}/{name}": loss for name, loss in by_source.items()}
         return found
 
 

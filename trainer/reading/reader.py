@@ -113,13 +113,21 @@ class SampleReader(ABC):
             UserError: If the tokens are not those for which the plan was made.
             RunError: If nothing of the source can be read.
         """
+        found = self.read_itself(chunk, step)
+        return found if isinstance(found, ReadChunk) else self._substitute(chunk, step, found)
+
+    def read_itself(self, chunk: Chunk, step: int) -> ReadChunk | QuarantineRow:
+        """Read a chunk, or return why it cannot be read.
+
+        Raises:
+            UserError: If the tokens are not those for which the plan was made.
+        """
         source = self._sources[chunk.source]
         reader, row = self._place(source, chunk.sample)
         try:
             read = self._read(chunk, step, reader, row)
         except DamagedSample as error:
-            bad = QuarantineRow(source.name, reader.key(row), chunk.position, str(error))
-            return self._substitute(chunk, step, bad)
+            return QuarantineRow(source.name, reader.key(row), chunk.position, str(error))
         return self._chunk(chunk, step, reader, row, read, None)
 
     @abstractmethod
@@ -173,18 +181,39 @@ class SampleReader(ABC):
     def _substitute(self, chunk: Chunk, step: int, bad: QuarantineRow) -> ReadChunk:
         """Read the first of the source's samples, in the chunk's own order, that is readable and fits its positions."""
         source = self._sources[chunk.source]
-        for attempt in range(_SUBSTITUTES):
-            number = key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt)
-            sample = number % source.num_samples
-            if sample == chunk.sample:
+        tried, damaged = {chunk.sample}, 0
+        for sample in self._others(source, chunk):
+            if sample in tried:
                 continue
+            tried.add(sample)
             reader, row = self._place(source, sample)
-            with contextlib.suppress(DamagedSample):
-                if read := self._stand_in(chunk, step, reader, row):
-                    return self._chunk(chunk, step, reader, row, read, bad)
-        raise RunError(
-            f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
+            try:
+                read = self._stand_in(chunk, step, reader, row)
+            except DamagedSample:
+                damaged += 1
+                continue
+            if read is not None:
+                return self._chunk(chunk, step, reader, row, read, bad)
+        num = len(tried) - 1
+        why = (
+            f"of {num} others that were tried, {damaged} cannot be read either, and {num - damaged} have no part as "
+            f"short as its {chunk.tokens} positions"
+            if num
+            else "the source has no other"
         )
+        raise RunError(
+            f"{source.name}: {bad.key} cannot be read ({bad.reason}), and no sample can take its place: {why}. "
+            "Compare its tars with the hashes in manifest.json, or give the source no weight in the mixture"
+        )
+
+    def _others(self, source: SourceWindows, chunk: Chunk) -> Iterator[int]:
+        """Yield samples that may take a chunk's place, some of them more than once; all of a small source."""
+        for attempt in range(_SUBSTITUTES):
+            yield (
+                key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt) % source.num_samples
+            )
+        if source.num_samples <= _SUBSTITUTES:
+            yield from range(source.num_samples)
 
 
 class SequenceReader(SampleReader):

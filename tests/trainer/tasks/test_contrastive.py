@@ -61,7 +61,7 @@ def trained(world, chosen, corpus, num_steps):
     task, engine, micros = engine_of(world, chosen, corpus)
     guard = SpikeGuard(GuardSettings(sigmas=None))
     results = [engine.step(micros, [8], RATES, guard) for _ in range(num_steps)]
-    held_out = HeldOut(task, engine.micro_batch_size, world).losses(engine)
+    held_out = HeldOut(task, engine.micro_batch_size, world).losses(engine, {"pairs": 0.5, "groundeds": 0.5})
     weights = {name: tensor.float().numpy() for name, tensor in engine.weights().items()}
     assert all(result.skipped is None for result in results)
     return [r.loss for r in results], [r.grad_norm for r in results], weights, held_out, results[0].sums.totals
