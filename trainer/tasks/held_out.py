@@ -90,7 +90,7 @@ class HeldOut:
         for name in sorted({row.source for row in self.bad}):
             bad = [row for row in self.bad if row.source == name]
             world.say(
-                f"held_out: {name}: {len(bad)} samples cannot be read and are left out, the first {bad[0].key} "
+                f"held_out: {name}: left out {len(bad)} that cannot be read, the first {bad[0].key} "
                 f"({bad[0].reason}); see quarantine.jsonl"
             )
         trained = {name for phase in run.mixture.phases for name, weight in phase.weights.items() if weight}

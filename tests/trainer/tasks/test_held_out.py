@@ -99,7 +99,7 @@ def test_a_damaged_held_out_sample_is_left_out_and_named(copy, config, tmp_path,
     rows = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert {row["key"] for row in rows} == {key, *keys(copy, "groundeds")}
     assert all(row["position"] is None and "broken JPEG" in row["reason"] for row in rows)
-    assert f"held_out: pairs: 1 samples cannot be read and are left out, the first {key} (broken JPEG" in said
+    assert f"held_out: pairs: left out 1 that cannot be read, the first {key} (broken JPEG" in said
     last = read_metrics(str(out / "metrics.jsonl"))[-1]
     assert not any(name.endswith("/groundeds") for name in last if name.startswith("held_out"))
     if command == "pretrain":
