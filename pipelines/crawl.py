@@ -17,7 +17,7 @@ from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_
 from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
 from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter, sitemap_urls, visit
-from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
+from pipelines.crawling.warc_ledger import IndexWarc, archive_hashes, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.layout import account_folder, crawl_folder, gate_folder
 from pipelines.parts import stage_inputs
@@ -32,7 +32,7 @@ from pipelines.web.http_client import PoliteClient
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
 # `work/warc/<crawl>` for that.
-VERSION = 2
+VERSION = 3
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
@@ -163,12 +163,16 @@ class _Crawl:
 
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
 
-    def index_files(self, paths: list[str]) -> None:
-        """Write the ledger of another crawler's WARC files, and remove that of files which the spec no longer names."""
-        self.parts.keep_only({indexed_part(path) for path in paths})
+    def index_files(self, hashes: dict[str, str]) -> None:
+        """Write the ledger of another crawler's WARC files, and remove that of files which the spec no longer names.
+
+        Args:
+            hashes: Hash of each file's content, by path.
+        """
+        self.parts.keep_only({indexed_part(path) for path in hashes})
 
         def build(pipeline: beam.Pipeline) -> None:
-            names = pipeline | "ListWarcs" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
+            names = pipeline | "ListWarcs" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
             _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION))
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
@@ -212,8 +216,10 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         crawl = _Crawl(spec, name, out, runner)
         progress = crawl.progress()
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
-        settings = [crawl.settings.model_dump(mode="json"), spec.request_policy.model_dump(mode="json")]
-        inputs = stage_inputs(VERSION, settings, [(path, storage.size(path)) for path in files])
+        asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
+        settings = [asked, spec.request_policy.model_dump(mode="json")]
+        hashes = archive_hashes(out, name, files)
+        inputs = stage_inputs(VERSION, settings, sorted(hashes.items()))
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -222,7 +228,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
         if files:
-            crawl.index_files(files)
+            crawl.index_files(hashes)
         while not files:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):

@@ -34,16 +34,17 @@ from pipelines.media.requests import MediaSettings, fetch_media, rendition, stor
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import excerpt, judge_spoken
+from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
+from pipelines.web.urls import only_url
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
 # as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
 # made again, delete `work/raw`.
-VERSION = 2
+VERSION = 3
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -167,7 +168,7 @@ def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartM
 
 def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
-    names = {"language", "mask_personal_data", "min_images"}
+    names = {"language", "spoken", "mask_personal_data", "min_images"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
     return [filters, spec.policy.licenses]
 
@@ -213,20 +214,29 @@ class _CompletePart(beam.DoFn):
             )
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
+            for text in result.lost_texts:
+                said = masked_excerpt(text.text, filters)
+                drop = replace(gone, unit=text.unit, reason=text.reason, url=text.url, excerpt=said, detail=text.detail)
+                tally.drop(drop)
             judged = result.document or result.refusal
             if isinstance(judged, Document) and judged.kind == "video":
                 judged = judge_spoken(judged, filters)
             assert judged is not None
             if isinstance(judged, Refusal):
-                text = excerpt(result.document or document, filters)
-                drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
-                tally.drop(drop)
+                said = excerpt(result.document or document, filters)
+                drop = replace(gone, reason=judged.reason, unit="document", excerpt=said, detail=judged.detail)
+                tally.drop(
+                    replace(drop, url=only_url(r.url for r in candidate.requests) or candidate.document.source.page_url)
+                )
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue
             tally.keep(source, "document")
             if result.found:
                 tally.keep(source, unit, len(result.found))
+            if result.num_cues:
+                tally.keep(source, "track")
+                tally.keep(source, "cue", result.num_cues)
             written.append(
                 {
                     "source": source,

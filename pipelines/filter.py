@@ -31,12 +31,13 @@ from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec
 from pipelines.text.judging import excerpt
+from pipelines.web.urls import only_url
 
 # Increment the first when equal images would get other features, the second when equal documents and features would
 # lead to other decisions, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
 # all media, decisions only small rows, so they have separate versions.
 FEATURES_VERSION = 2
-VERSION = 2
+VERSION = 3
 
 DECISION_SCHEMA = pa.schema(
     [
@@ -238,7 +239,9 @@ class _DecidePart(beam.DoFn):
                 assert refusal is not None
                 text = excerpt(document, filters)
                 drop = replace(gone, reason=refusal.reason, unit="document", excerpt=text, detail=refusal.detail)
-                tally.drop(drop)
+                tally.drop(
+                    replace(drop, url=only_url(media.url for media in document.media) or document.source.page_url)
+                )
                 for i, media in enumerate(document.media):
                     if i not in judged.lost:
                         tally.drop(replace(gone, url=media.url))
@@ -279,6 +282,7 @@ class _DecidePart(beam.DoFn):
                         reason="window_without_media",
                         unit="sample",
                         key=sample.key,
+                        url=only_url(media.url for media in document.media) or document.source.page_url,
                         page_url=sample.source.page_url,
                         record=record,
                         excerpt=excerpt(sample, filters),

@@ -23,6 +23,11 @@ def stage_folder(out: str, stage: str) -> str:
     return storage.join(work_folder(out), STAGE_FOLDERS[stage])
 
 
+def inputs_folder(out: str) -> str:
+    """Return the folder of what is known of the input files of each source and crawl."""
+    return storage.join(work_folder(out), "inputs")
+
+
 def gate_folder(out: str) -> str | None:
     """Return the folder by which processes of a machine share a host's delay; None if the corpus is not on its disk."""
     return storage.join(work_folder(out), "gates") if storage.is_local(out) else None

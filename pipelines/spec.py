@@ -18,11 +18,12 @@ from pipelines.document import Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
+from pipelines.pages.host_boilerplate import HostBoilerplate
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
 from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.text.judging import TextFilters
+from pipelines.text.judging import PROFILES, SPEECH, TextFilters
 from pipelines.web import urls
 from pipelines.web.address_guard import is_on_loopback
 from pipelines.web.http_client import HttpSettings
@@ -42,6 +43,9 @@ class CrawlSettings(Settings):
     path_prefixes: list[str] = Field(default=["/"], description="Paths in scope")
     max_depth: int = Field(20, ge=0, description="Links from a seed")
     max_pages_per_host: int = Field(10_000, ge=1)
+    host_boilerplate: HostBoilerplate | None = Field(
+        HostBoilerplate(), description="Blocks that stand on most pages of a host are dropped; null: none for that"
+    )
 
     @model_validator(mode="after")
     def _begins_somewhere(self) -> Self:
@@ -99,6 +103,7 @@ class SourceSpec(Settings):
     """One source of samples, all of one kind."""
 
     kind: Kind
+    allow_empty: bool = Field(False, description="Whether the source may end without samples; else the build fails")
     input: Annotated[CrawlInput | SourceSettings, Field(discriminator="format")] = Field(
         description="{crawl: name}, or {format: ..., files: [...]}"
     )
@@ -111,6 +116,19 @@ class SourceSpec(Settings):
     @classmethod
     def _name_crawls(cls, tree: Any) -> Any:
         return {"format": "crawled", **tree} if isinstance(tree, dict) and "crawl" in tree else tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_profiles(cls, tree: Any) -> Any:
+        """Put the profiles in the place of null, so that the resolved spec shows their thresholds."""
+        if not isinstance(tree, dict) or tree.get("kind") not in PROFILES:
+            return tree
+        filters = tree.get("filters", {})
+        if not isinstance(filters, dict):
+            return tree
+        profiles = {"text": PROFILES[tree["kind"]]} | ({"spoken": SPEECH} if tree["kind"] == "video" else {})
+        named = {name: {"rules": rules} for name, rules in profiles.items() if filters.get(name) is None}
+        return {**tree, "filters": {**filters, **named}}
 
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:
@@ -170,6 +188,12 @@ class CorpusSpec(Settings):
             for s in self.sources.values()
         )
         return not all(map(is_on_loopback, hosts)) or (asks_for_media and not self.serve)
+
+    @property
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        """The sources that must have samples, each with the crawls that it draws on."""
+        sources = {name: source for name, source in self.sources.items() if not source.allow_empty}
+        return {n: s.input.crawls if isinstance(s.input, CrawlInput) else () for n, s in sources.items()}
 
     @property
     def request_policy(self) -> PolicySettings:

@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import pyarrow as pa
 
 from pipelines import storage
 from pipelines.document import Signal, canonical_json
-from pipelines.drop_reasons import Outcome
+from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 
 PART_ITEMS = 1000
@@ -75,8 +75,22 @@ class StoredCue:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLoss:
+    """A track of a video, or a cue of its track, that could not be read; `text` is the cue's, unmasked."""
+
+    unit: Literal["track", "cue"]
+    reason: Reason
+    detail: str | None
+    url: str | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMedia:
-    """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
+    """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images).
+
+    `cues` of a video may be several of its track joined; `num_cues` counts those of the track.
+    """
 
     key: str
     outcome: Outcome
@@ -92,6 +106,8 @@ class StoredMedia:
     cues: tuple[StoredCue, ...] = ()
     cues_lang: str | None = None
     cues_automatic: bool = False
+    num_cues: int = 0
+    lost_texts: tuple[StoredLoss, ...] = ()
 
     def to_json(self) -> str:
         return canonical_json(asdict(self))
@@ -103,7 +119,8 @@ class StoredMedia:
         record["signals"] = tuple(Signal(**s) for s in record["signals"])
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
-        return cls(**record)
+        record["lost_texts"] = tuple(StoredLoss(**loss) for loss in record.get("lost_texts", ()))
+        return cls(**{"num_cues": len(record["cues"])} | record)
 
 
 @dataclass(frozen=True, slots=True)

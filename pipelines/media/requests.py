@@ -10,7 +10,7 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
-from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredMedia
+from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredLoss, StoredMedia
 from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
@@ -18,6 +18,7 @@ from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.licenses import license_id
 
+_LATER = {"convert_profile": True}
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
 
 
@@ -29,9 +30,17 @@ class MediaSettings(Settings):
 
 
 def rendition(settings: MediaSettings, type_: str) -> str:
-    """Return the name of the way in which media of a type are normalised: a hash of its settings."""
+    """Return the name of the way in which media of a type are normalised: a hash of its settings.
+
+    Settings that came later count only where they are not at their default, so that what is stored stays stored.
+    """
     part = settings.images if type_ == "image" else settings.video
-    return digest(type_, part.model_dump(mode="json"))[:12]
+    tree = part.model_dump(mode="json")
+    for place in (tree, tree.get("image", {})):
+        for name, default in _LATER.items():
+            if place.get(name) == default:
+                del place[name]
+    return digest(type_, tree)[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,8 @@ def _add_video(writer: RawPartWriter, rendition: str, key: str, shown: str, vide
             cues=tuple(StoredCue(cue.t0, cue.t1, cue.text) for cue in video.cues),
             cues_lang=video.cues_lang,
             cues_automatic=video.cues_automatic,
+            num_cues=video.num_cues,
+            lost_texts=tuple(StoredLoss(**asdict(lost)) for lost in video.lost_texts),
         ),
         rendition,
     )

@@ -19,11 +19,12 @@ class PageRegion:
 class PageText:
     """A paragraph, heading, list, table, caption, or a figure's title: role `body`, `heading`, `caption` or `title`.
 
-    Only a figure of several images with separate captions has a title.
+    Only a figure of several images with separate captions has a title. `is_quotation` is set within `<blockquote>`.
     """
 
     text: str
     role: Role = "body"
+    is_quotation: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,16 @@
 
 The HTTP headers inside are those of the crawl, so that the page's opt-out signals can be read without another
 request. Bodies are decoded: Common Crawl stores them so and renames the encoding headers, others store the original.
+A page may also be a `resource` (a file without HTTP headers), a `conversion` (the text of Common Crawl's WET), or what
+the `metadata` of a WAT file lists of it (`archived_page.py`).
 """
 
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import zstandard
 from fastwarc.stream_io import BrotliReader
@@ -21,13 +24,15 @@ from pipelines.errors import UserError
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
+RecordType = Literal["response", "resource", "conversion", "metadata", "revisit"]
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 
 @dataclass(frozen=True, slots=True)
 class CrawledPage:
-    """A response as a crawl stored it, with its body decoded. `truncated` says why the body is incomplete, if it is.
+    """A page as a crawl stored it, with its body decoded. `truncated` says why the body is incomplete, if it is.
 
+    `record_type` is the WARC record's; the body of `metadata` is the JSON of a WAT file, and a `revisit` has none.
     `warc_offset` and `warc_length` are of the compressed record; None if the file is not compressed by record.
     """
 
@@ -41,6 +46,7 @@ class CrawledPage:
     truncated: str | None = None
     identified_mime: str | None = None
     identified_charset: str | None = None
+    record_type: RecordType = "response"
 
     def header(self, name: str) -> str | None:
         """Return the first HTTP header of that name, in any case."""
@@ -58,19 +64,18 @@ class CrawledPage:
         return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
 
     @property
-    def content_type(self) -> str | None:
-        """The Content-Type, with the charset that the crawler detected if the server states none."""
-        stated = self.header("content-type") or self.identified_mime
-        if stated is None or self.identified_charset is None or "charset=" in stated.lower():
-            return stated
-        return f"{stated}; charset={self.identified_charset}"
+    def is_text(self) -> bool:
+        """True if it is the text that was taken from a page: of no other page is plain text read."""
+        return self.record_type == "conversion" and self.mime == "text/plain"
 
     @property
     def refusal(self) -> Reason | None:
-        """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
+        """Reason not to parse the page, or None: `http_status`, `revisit_record`, `not_html` or `truncated_page`."""
         if self.status != 200:
             return "http_status"
-        if not self.is_html:
+        if self.record_type == "revisit":
+            return "revisit_record"
+        if not (self.is_html or self.is_text or self.record_type == "metadata"):
             return "not_html"
         return "truncated_page" if self.truncated else None
 
@@ -85,12 +90,12 @@ class UnreadableRecord:
 
 
 def read_pages(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage]:
-    """Yield the responses of `read_records` of any status and type, without unreadable ones."""
+    """Yield the pages of `read_records` of any status and type, without unreadable ones."""
     return (record for record in read_records(path, start, stop) if isinstance(record, CrawledPage))
 
 
 def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage | UnreadableRecord]:
-    """Yield the responses of a WARC file, in order; if the file is damaged, a last record says so.
+    """Yield the pages of a WARC file, in order; if the file is damaged, a last record says so.
 
     Args:
         path: A WARC file, plain or compressed by record.
@@ -118,12 +123,11 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                 if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
                     yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
                     return
-                if record.record_type == WarcRecordType.response:
-                    page = _page(record, block)
-                    if isinstance(page, CrawledPage):
-                        pending = page
-                    else:
-                        yield page
+                page = _page(record, block)
+                if isinstance(page, CrawledPage):
+                    pending = page
+                elif page is not None:
+                    yield page
         except OSError as error:
             if num == 0 and start == 0 and not _looks_like_warc(path):
                 raise UserError(f"{path}: not a WARC file") from error
@@ -171,7 +175,72 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
     return None
 
 
-def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
+def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | None:
+    """Return the page of a record and its block, or None for a record of another kind."""
+    is_http = (record.headers.get("Content-Type") or "").partition(";")[0].strip().lower() == "application/http"
+    if record.record_type == WarcRecordType.response or (record.record_type == WarcRecordType.resource and is_http):
+        return _response(record, block)
+    if record.record_type == WarcRecordType.revisit:
+        return _revisit(record, block)
+    if record.record_type == WarcRecordType.metadata:
+        return _wat_page(record, block)
+    if record.record_type == WarcRecordType.resource:
+        return _file(record, block, "resource")
+    return _file(record, block, "conversion") if record.record_type == WarcRecordType.conversion else None
+
+
+def _file(record: WarcRecord, block: bytes, record_type: RecordType) -> CrawledPage:
+    """Return the page of a record that holds a file without HTTP headers."""
+    stated = record.headers.get("Content-Type")
+    truncated = record.headers.get("WARC-Truncated") or ("length" if len(block) > MAX_BODY_BYTES else None)
+    return CrawledPage(
+        url=(record.headers.get("WARC-Target-URI") or "").strip("<> "),
+        status=200,
+        headers=(("Content-Type", stated),) if stated else (),
+        body=block[:MAX_BODY_BYTES],
+        fetched_at=record.headers.get("WARC-Date") or "",
+        warc_offset=record.stream_pos,
+        warc_length=None,
+        truncated=truncated,
+        identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
+        identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
+        record_type=record_type,
+    )
+
+
+def _revisit(record: WarcRecord, block: bytes) -> CrawledPage:
+    """Return a page without its body, which an earlier record has, here or in another archive."""
+    found = _response(record, block)
+    page = found if isinstance(found, CrawledPage) else _file(record, b"", "revisit")
+    return replace(page, body=b"", status=200 if page.status == 304 else page.status, record_type="revisit")
+
+
+def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | None:
+    """Return the page that a record of a WAT file describes; None if it describes no response."""
+    if not block.lstrip().startswith(b"{"):
+        return None  # of another crawler: fields such as fetchTimeMs
+    try:
+        envelope = json.loads(block)["Envelope"]
+        response = envelope["Payload-Metadata"].get("HTTP-Response-Metadata")
+        if response is None:
+            return None  # of a request or of the file itself
+        warc, status = envelope["WARC-Header-Metadata"], response["Response-Message"]["Status"]
+        headers = tuple((str(name), str(value)) for name, value in (response.get("Headers") or {}).items())
+        return CrawledPage(
+            url=str(warc["WARC-Target-URI"]),
+            status=int(status),
+            headers=headers,
+            body=json.dumps(response.get("HTML-Metadata") or {}).encode(),
+            fetched_at=str(warc.get("WARC-Date") or ""),
+            warc_offset=record.stream_pos,
+            warc_length=None,
+            record_type="metadata",
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return UnreadableRecord(record.stream_pos, "malformed_record", f"no WAT record: {error!r}"[:200])
+
+
+def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
     head, separator, body = block.partition(b"\r\n\r\n")
     if not separator:

@@ -190,7 +190,7 @@ def test_an_image_on_too_many_pages_is_dropped_from_each_and_binds_none(built):
         groups.add(kept["build"]["dedup_group"])
         assert ("image_overused", "media", keys[f"logo {i}"], image_url(40)) in drops(out)
     assert len(groups) == 3
-    assert ("too_few_images", "document", keys["only logo"], None) in drops(out)
+    assert ("too_few_images", "document", keys["only logo"], image_url(40)) in drops(out)
 
 
 def test_the_longest_of_near_duplicates_is_kept(built):
@@ -232,7 +232,7 @@ def test_images_of_a_document_that_is_dropped_are_dropped_with_it(tmp_path: Path
     lost = max(first, second)
     assert drops(given.out) == [
         ("document_dropped", "media", lost, image_url(1)),
-        ("exact_duplicate", "document", lost, None),
+        ("exact_duplicate", "document", lost, image_url(1)),
     ]
     rows = [row for path in decisions_folder(given.out).drops() for row in read_rows(path)]
     assert {(row["unit"], row["record"], row["excerpt"]) for row in rows} == {

@@ -8,6 +8,7 @@ import pytest
 from pipelines.web import urls
 from pipelines.web.urls import (
     MAX_URL_CHARS,
+    BaseUrl,
     Sitemap,
     authority,
     canonical_url,
@@ -100,6 +101,60 @@ def test_references_resolve_as_in_browsers(reference: str, url: str) -> None:
 )
 def test_only_http_is_followed(reference: str) -> None:
     assert resolve("http://a.org/b/c.html", reference) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "canonical"),
+    [
+        ("faß.de", "xn--fa-hia.de"),  # not fass.de: UTS 46 without transition
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("☃.net", "xn--n3h.net"),
+        ("i❤.ws", "xn--i-7iq.ws"),
+        ("日本語。ＪＰ", "xn--wgv71a119e.jp"),
+        ("%C3%BC.example", "xn--tda.example"),
+        ("İstanbul.example", "xn--istanbul-o0e.example"),
+        ("so\u00adft.zero\u200b.example", "soft.zero.example"),
+        ("½.example", "xn--12-c6t.example"),
+        ("ü_b.example", "xn--_b-wka.example"),
+        ("ab--c.example", "ab--c.example"),
+        ("127.1", "127.0.0.1"),
+        ("0x7F.1", "127.0.0.1"),
+        ("0177.0.0.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("１２７.０.０.１", "127.0.0.1"),
+        ("0x.0.0", "0.0.0.0"),
+        ("foo.0x7g", "foo.0x7g"),
+    ],
+)
+def test_hosts_are_those_that_browsers_ask_for(host: str, canonical: str) -> None:
+    assert canonical_url(f"http://{host}/") == f"http://{canonical}/"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "℀.example",
+        "aשלום.example",
+        "\u0301a.example",
+        "नी\u200c.com",
+        "xn--iñ.com",
+        "256.1.1.1",
+        "08.1.1.1",
+        "1.2.3.4.5",
+        "a.0x1ffffffff",
+        f"{'ü' * 60}.example",
+    ],
+)
+def test_hosts_that_browsers_refuse_are_refused(host: str) -> None:
+    with pytest.raises(ValueError, match=r"host|IPv4|netloc"):
+        canonical_url(f"http://{host}/")
+
+
+def test_a_query_is_written_in_the_encoding_of_its_page() -> None:
+    base = BaseUrl("http://a.org/b", "windows-1251")
+    assert base.resolve("ё?q=мир&r=%D0#ё") == "http://a.org/%D1%91?q=%EC%E8%F0&r=%D0"
+    assert base.resolve("#?q=мир") == "http://a.org/b"
+    assert BaseUrl("http://a.org/b").resolve("?q=мир") == "http://a.org/b?q=%D0%BC%D0%B8%D1%80"
 
 
 def test_authority_names_a_port_that_is_not_the_default() -> None:
