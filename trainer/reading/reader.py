@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import cv2
 from pydantic import Field
 
+from model.config import Resampling
 from model.segment import Text
 from model.sequence import Layout, Window
 from model.sequence import Sequence as TokenSequence
@@ -61,7 +62,8 @@ class ReadChunk:
     Attributes:
         source: Index of the source in the plan.
         sequence: Tokens and slots of the window.
-        images: (size, size, 3) uint8 RGB, one per image of `sequence`, in its order.
+        images: (size, size, 3) uint8 RGB, one per image of `sequence`, in its order; for an image decoder's training
+            two of its only image: as the decoder's target, and as the encoder reads it.
         row: The row of `consumed`.
         bad: The unreadable sample that it replaces, if any.
         crop: Of a single image: original height and width, and the crop's top and left offset.
@@ -173,7 +175,7 @@ class SampleReader(ABC):
             chunk.window,
             chunk.epoch,
             chunk.tokens,
-            len(read.images),
+            len(read.sequence.images),
             bad.key if bad is not None else None,
         )
         return ReadChunk(chunk.source, read.sequence, read.images, consumed, bad, read.crop)
@@ -227,6 +229,7 @@ class SequenceReader(SampleReader):
         image_size: Side in pixels.
         seed: Seed of the order within windows, and of substitutes.
         media_first: Function from step to the probability that images come before their text; None: the layout's.
+        resampling: How images are resized.
     """
 
     def __init__(
@@ -239,9 +242,10 @@ class SequenceReader(SampleReader):
         image_size: int,
         seed: int = 0,
         media_first: Callable[[int], float | None] = lambda step: None,
+        resampling: Resampling = "area",
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
-        self.image_size = image_size
+        self.image_size, self._resampling = image_size, resampling
         self._layout, self._seq_len, self._media_first = layout, seq_len, media_first
 
     def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
@@ -268,7 +272,7 @@ class SequenceReader(SampleReader):
         return ChunkData(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
 
     def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
-        return decode(reader.image(row, media), self.image_size)
+        return decode(reader.image(row, media), self.image_size, self._resampling)
 
 
 class Loader:

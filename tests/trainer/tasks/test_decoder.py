@@ -15,6 +15,7 @@ from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
+from trainer.reading.images import decode
 from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
@@ -165,6 +166,34 @@ def crops_of_a_step(world, chosen, corpus, out):
     task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
     loader = Loader(task.data.plan(task.costs()), task.data.reader())
     return [row for step, _ in zip(loader, range(4), strict=False) for row in task.collate(step.packs).micro.tolist()]
+
+
+def views_of_a_step(world, chosen, corpus, out):
+    """Return the images of a step as the encoder and the decoder see them, and the files they are from."""
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    reader = task.data.reader()
+    step = next(iter(Loader(task.data.plan(task.costs()), reader)))
+    batch = task.collate(step.packs)
+    places = [(*reader._place(task.data.sources[c.source], c.sample), c.window) for p in step.step.packs for c in p]
+    files = [shard.image(row, media) for shard, row, media in places]
+    return batch.images.numpy(), batch.seen.numpy(), files, [len(c.images) for p in step.packs for c in p], step.rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resampling", ["area", "bicubic"])
+def test_an_encoder_sees_the_images_of_its_own_training(training_corpus, tmp_path, resampling):
+    encoder = {"image_size": 8, "patch_size": 4, "resampling": resampling}
+    bridge = {"image_slots": 4, "frame_slots": 4}
+    chosen = config(autoencoder=None)
+    changes = chosen.model.changes | {"encoder": encoder, "bridge": bridge}
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"changes": changes})})
+    begin(chosen, training_corpus, tmp_path)
+    ((images, seen, files, views, rows),) = in_ranks(1, views_of_a_step, chosen, training_corpus, tmp_path)
+    assert views == [2] * 4
+    assert [row.num_images for row in rows] == [1] * 4
+    for image, small, file in zip(images, seen, files, strict=True):
+        np.testing.assert_array_equal(image.transpose(1, 2, 0), decode(file, 16, resampling))
+        np.testing.assert_array_equal(small.transpose(1, 2, 0), decode(file, 8, resampling))
 
 
 def overfit_part(world, chosen, corpus, part, out):
