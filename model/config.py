@@ -18,11 +18,19 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+Resampling = Literal["area", "bicubic"]
+
+
 class EncoderConfig(Config):
     """A vision transformer that returns the raw tokens of its last block."""
 
     kind: Literal["eva", "clip"] = Field("eva", description="`eva`: timm's EVA; `clip`: open_clip's own ViT")
     image_size: int = Field(224, description="side in pixels; images are squashed to a square")
+    resampling: Resampling = Field(
+        "area",
+        description="how images are resized: `bicubic` by Pillow, anti-aliased, as for the released encoders; `area`, "
+        "close to it, reads large photos several times as fast",
+    )
     patch_size: int = Field(14, description="side in pixels")
     width: int = 1408
     layers: int = 40
@@ -238,10 +246,19 @@ class EmuConfig(Config):
         return self
 
 
-_EVA_01_G = EncoderConfig()
-_EVA_02_E = EncoderConfig(image_size=448, width=1792, layers=64, mlp_hidden=15360, post_norm=True)
-_EVA_02_L = EncoderConfig(width=1024, layers=24, heads=16, mlp_hidden=2730, sub_norm=True)  # 4 * 2/3 of the width
-_EVA_02_B = EncoderConfig(image_size=256, patch_size=16, width=768, layers=12, heads=12, mlp_hidden=2048, sub_norm=True)
+_EVA_01_G = EncoderConfig(resampling="bicubic")
+_EVA_02_E = EncoderConfig(image_size=448, resampling="bicubic", width=1792, layers=64, mlp_hidden=15360, post_norm=True)
+_EVA_02_L = EncoderConfig(
+    resampling="bicubic",
+    width=1024,
+    layers=24,
+    heads=16,
+    mlp_hidden=2730,
+    sub_norm=True,  # 4 * 2/3 of the width
+)
+_EVA_02_B = EncoderConfig(
+    image_size=256, resampling="bicubic", patch_size=16, width=768, layers=12, heads=12, mlp_hidden=2048, sub_norm=True
+)
 _SD_15 = ImageDecoderConfig(
     image_size=512, channels=(320, 640, 1280, 1280), transformer_layers=(1, 1, 1, 0), heads=(8, 8, 8, 8),
     linear_projection=False, micro_conditions=False, noise_offset=0.0, sampler="pndm", guidance=7.5,

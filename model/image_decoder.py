@@ -77,6 +77,7 @@ class ImageDecoder(nn.Module):
         *,
         micro: Tensor | None = None,
         generator: torch.Generator | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> DiffusionLosses:
         """Compute the loss of denoising images at random times.
 
@@ -86,18 +87,21 @@ class ImageDecoder(nn.Module):
             micro: (B, 6) original height and width, crop top and left, target height and width, in pixels. None:
                 whole images of the decoder's size.
             generator: Source of all random numbers.
+            rows: Index of the first image, and number of images, in the batch for which random numbers are drawn; None:
+                this one. So an image has the same ones in whatever part of that batch it is.
         """
         latents = images if images.shape[1] == self.config.autoencoder.latent_channels else self.encode(images)
         latents = latents.to(self.unet.dtype)
         draw: dict[str, Any] = {"generator": generator, "device": latents.device}
-        noise = torch.randn(latents.shape, dtype=latents.dtype, **draw)
+        here, num = _part(rows, len(latents))
+        noise = torch.randn(num, *latents.shape[1:], dtype=latents.dtype, **draw)[here]
         if self.config.noise_offset:
-            offset = torch.randn(*latents.shape[:2], 1, 1, dtype=latents.dtype, **draw)
+            offset = torch.randn(num, latents.shape[1], 1, 1, dtype=latents.dtype, **draw)[here]
             noise = noise + self.config.noise_offset * offset
-        chance = torch.rand(len(latents), **draw)
+        chance = torch.rand(num, **draw)[here]
         chance = chance.sqrt() if self.config.high_noise else chance
         times = (chance * self.schedule.config.num_train_timesteps).long()  # (B,)
-        kept = torch.rand(len(latents), 1, 1, **draw) >= self.config.conditioning_dropout
+        kept = torch.rand(num, 1, 1, **draw)[here] >= self.config.conditioning_dropout
         conditioning = conditioning.to(latents.dtype) * kept
 
         guess = self._predict(self.schedule.add_noise(latents, noise, times), times, conditioning, micro)
@@ -260,17 +264,29 @@ def build_sampler(config: ImageDecoderConfig) -> PNDMScheduler | EulerDiscreteSc
     return sampler
 
 
-def autoencoder_loss(autoencoder: AutoencoderKL, images: Tensor, config: AutoencoderConfig) -> DiffusionLosses:
+def autoencoder_loss(
+    autoencoder: AutoencoderKL,
+    images: Tensor,
+    config: AutoencoderConfig,
+    *,
+    generator: torch.Generator | None = None,
+    rows: tuple[int, int] | None = None,
+) -> DiffusionLosses:
     """Compute the squared error of reconstructed images, and the KL term that keeps latents near a unit Gaussian.
 
     Args:
         autoencoder: The autoencoder to train.
         images: (B, 3, S, S) uint8.
         config: Weights of the two, both means over an image's pixels.
+        generator: Source of the noise of latents.
+        rows: As of `ImageDecoder.forward`.
     """
     pixels = from_uint8(images).to(autoencoder.dtype)
     latents = autoencoder.encode(pixels).latent_dist
-    errors = F.mse_loss(autoencoder.decode(latents.sample()).sample.float(), pixels.float(), reduction="none")
+    here, num = _part(rows, len(pixels))
+    draw: dict[str, Any] = {"generator": generator, "device": pixels.device, "dtype": pixels.dtype}
+    drawn = latents.mean + latents.std * torch.randn(num, *latents.mean.shape[1:], **draw)[here]
+    errors = F.mse_loss(autoencoder.decode(drawn).sample.float(), pixels.float(), reduction="none")
     squared = (errors * _weights(pixels, _PIXELS_APART, config.foreground_weight)).mean((1, 2, 3))
     per_image = squared + config.kl_weight * latents.kl() / pixels[0].numel()
     return DiffusionLosses(per_image.mean(), per_image.detach())
@@ -325,6 +341,12 @@ def from_uint8(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Convert pixels -1..1 to 0..255, rounded."""
     return ((images.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def _part(rows: tuple[int, int] | None, num: int) -> tuple[slice, int]:
+    """Return where `num` images stand in the batch for which random numbers are drawn, and its size."""
+    first, size = rows or (0, num)
+    return slice(first, first + num), size
 
 
 def _weights(x: Tensor, apart: float, foreground: float) -> Tensor:

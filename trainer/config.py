@@ -139,6 +139,12 @@ class ScheduleSettings(Settings):
         default_factory=dict,
         description="factors by the step of the stage from which each holds, in place of a decay (Emu's decoder)",
     )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps of the stage over which the curve runs, after which its last rate holds; null: all. For a "
+        "run that is made longer, the former number keeps its curve",
+    )
 
     def factor(self, step: int, num_steps: int) -> float:
         """Return the factor of the peak at a step of a stage.
@@ -147,6 +153,8 @@ class ScheduleSettings(Settings):
             step: Step of the stage, from 0.
             num_steps: Number of steps of the stage.
         """
+        if self.steps is not None:
+            step, num_steps = min(step, self.steps - 1), self.steps
         warmup = self.warmup if self.warmup >= 1 else round(self.warmup * num_steps)
         if step < warmup:
             done = (step + 1) / warmup
@@ -206,7 +214,7 @@ Precision = Literal["bf16", "fp32"]
 
 
 class EngineSettings(Settings):
-    """Settings of the computation; they change results only by rounding."""
+    """Settings of the computation; they change results only by rounding, and by which random numbers are drawn."""
 
     precision: Precision | None = Field(
         "bf16",
@@ -217,7 +225,7 @@ class EngineSettings(Settings):
         1, description="what is sharded over ranks: 1 optimizer state, 2 also gradients, 3 also weights"
     )
     micro_batch_size: int | None = Field(
-        None, ge=1, description="packed sequences per forward pass; null: all of a rank"
+        None, ge=1, description="packed sequences per forward pass, which limits memory; null: all of a rank"
     )
     gradient_checkpointing: frozenset[str] = Field(
         frozenset(), description="modules whose activations are recomputed in the backward pass instead of kept"
@@ -304,6 +312,13 @@ class RunSettings(Settings):
     def media_first(self, step: int) -> float | None:
         """Return the probability that images come before their text at a step; None leaves it to the layout."""
         return self.stages[self.stage_at(step)].media_first
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Return the learning rate of each module that is trained in a step."""
+        number = self.stage_at(step)
+        stage = self.stages[number]
+        factor = stage.schedule.factor(step - stage.step, self.stage_steps(number))
+        return {name: peak * factor for name, peak in stage.lr.items()}
 
     def stage_steps(self, number: int) -> int:
         """Return the number of steps of a stage."""
@@ -397,6 +412,15 @@ class EncoderRunSettings(ImageRunSettings):
     max_shift: float = Field(
         0.0, ge=0, le=0.5, description="largest random shift of images, as a fraction of their side"
     )
+
+    @model_validator(mode="after")
+    def _has_negatives(self) -> Self:
+        if self.data.plan.global_batch_size < 2:
+            raise ValueError(
+                "data.plan.global_batch_size must be at least 2: a pair is told from the other pairs of its step, so "
+                "alone it teaches nothing; more pairs teach more (CLIP 32,768)"
+            )
+        return self
 
 
 class AutoencoderRunSettings(ImageRunSettings):

@@ -24,11 +24,13 @@ from trainer.engine.metrics import MetricsLog, Totals
 from trainer.engine.optimizer import SpikeGuard
 from trainer.engine.placement import filled_once
 from trainer.engine.progress import Interval, Progress
+from trainer.engine.rates import jump
 from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.plan.order import key_of
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
-from trainer.reading.streaming import SourceEnded, StreamLoader
+from trainer.reading.reader import RankStep
+from trainer.reading.streaming import SourceEnded, StreamLoader, StreamStep
 from trainer.tasks.held_out import HeldOut
 from trainer.tasks.table import TASKS, TaskRun
 
@@ -135,6 +137,8 @@ class Training:
             self._resume(found)
         self._write_beginning()
         self.held_out = HeldOut(self.task, self.engine.micro_batch_size, world) if settings.held_out.every else None
+        if self.held_out is not None and world.is_first:
+            append_quarantine(self.out, self.held_out.bad)
 
     # --- the loop ---
 
@@ -251,10 +255,7 @@ class Training:
         number = batch.read.step.number
         # Noise and dropout are a function of the step, so that a resumed run has the same.
         torch.manual_seed(key_of("step", self.settings.data.plan.seed, number, self.world.rank))
-        stage = self.settings.stages[self.stage]
-        factor = stage.schedule.factor(number - stage.step, self.settings.stage_steps(self.stage))
-        rates = {name: peak * factor for name, peak in stage.lr.items()}
-        result = self.engine.step(batch.micros, targets, rates, self.guard)
+        result = self.engine.step(batch.micros, targets, self.settings.rates(number), self.guard)
         if result.skipped is None:
             self.task.stepped(self.engine.module)
         return result
@@ -285,15 +286,16 @@ class Training:
         last = step == config.steps
         held_out: dict[str, float] = {}
         if self.held_out is not None and (step % (config.held_out.every or 1) == 0 or last):
-            held_out = interval.outside(partial(self._hold_out, self.held_out, step))
+            held_out = interval.outside(partial(self._hold_out, self.held_out, read, step))
         if log is not None and (step == 1 or step % config.log.every == 0 or last or result.skipped or held_out):
             log.write(self._row(read.step.number, result, interval) | held_out)
         if step % config.checkpoints.every == 0 and not last:
             interval.outside(lambda: self._save(step))
 
-    def _hold_out(self, held_out: HeldOut, step: int) -> dict[str, float]:
+    def _hold_out(self, held_out: HeldOut, read: RankStep | StreamStep, step: int) -> dict[str, float]:
         """Return held-out losses, and write the model's output for held-out samples."""
-        found = held_out.losses(self.engine)
+        assert isinstance(read, RankStep)  # the config refuses held-out loss of streams
+        found = held_out.losses(self.engine, read.step.weights)
         samples = held_out.samples(self.engine)
         if samples and self.world.is_first:
             lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
@@ -358,6 +360,8 @@ class Training:
         self.checkpoints.load(found, self.engine)
         self.guard.load(found.run.guard)
         self.totals = Totals.from_record(found.run.totals, self.data.names)
+        if (line := jump(found.run.step, found.run.steps, found.run.rates, self.settings)) is not None:
+            self.world.say(line)
 
     def _write_beginning(self) -> None:
         """Write the files that describe the run, and cut its records back to the step from which it resumes."""
@@ -414,6 +418,8 @@ class Training:
             architecture=self.task.architecture(),
             totals=self.totals.to_record(self.data.names),
             guard=self.guard.state(),
+            steps=self.settings.steps,
+            rates=self.settings.rates(min(step, self.settings.steps - 1)),
         )
         self.checkpoints.save(self.engine, run, self.data.gathered(self._state, self.world))
 

@@ -157,7 +157,8 @@ def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
         _check_size(width, height, settings)
         needs_resize = _needs_resize(width, height, settings)
         reduction = _reduction(width, height, settings) if needs_resize else 1
-        decoded = decode(data, format, reduction, converts_profile=settings.convert_profile)
+        min_size = (-(-height // reduction), -(-width // reduction)) if reduction > 1 else None
+        decoded = decode(data, format, min_size, converts_profile=settings.convert_profile)
         is_kept = settings.skip_reencode and format == _ENCODED[settings.encode_format] and not needs_resize
         kept = strip_metadata(data, format) if is_kept and decoded.is_plain and decoded.orientation == 1 else None
     except Image.DecompressionBombError as error:

@@ -1,6 +1,10 @@
-"""Pixels of an image file: 8-bit BGR on white, and the rotation that turns them upright."""
+"""Pixels of an image file: 8-bit BGR on white, and the rotation that turns them upright.
+
+Everything that looks at images decodes them here, so that all see the same: corpora, training, evaluation, prompts.
+"""
 
 import io
+import re
 import struct
 from dataclasses import dataclass, replace
 
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.images.colour import differs_from_srgb, to_srgb
-from pipelines.images.metadata import Format, mended_png, read_metadata, strip_metadata
+from pipelines.images.metadata import Format, mended_png, read_metadata, read_size, sniff_format, strip_metadata
 
 Pixels = NDArray[np.uint8]
 
@@ -22,6 +26,17 @@ _HARMLESS = (
     "unknown JFIF revision",
     "Unknown Adobe color transform",
 )
+_NAMES: dict[Format, str] = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "webp": "WebP",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "avif": "AVIF",
+}
+MAX_PIXELS = 179_000_000
+"""Most pixels of an image that is decoded: Pillow's limit against decompression bombs."""
+
 _MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels, encoders write about ten
 
 
@@ -53,7 +68,38 @@ class Decoded:
         return np.ascontiguousarray(turns[self.orientation])
 
 
-def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile: bool = False) -> Decoded:
+def decode_upright(data: bytes, *, min_side: int | None = None) -> Pixels:
+    """Decode an image file as viewers show it: upright, colours in sRGB, on white; of an animation, the first frame.
+
+    Args:
+        data: A file of any format that corpora take.
+        min_side: Width and height below which a JPEG is not scaled while it is decoded, which is up to five times as
+            fast; None: it is not scaled.
+
+    Returns:
+        (height, width, 3) uint8, BGR.
+
+    Raises:
+        ValueError: If it is none, has more than `MAX_PIXELS`, or is damaged.
+    """
+    format = sniff_format(data)
+    if format is None:
+        known = ", ".join(_NAMES.values())
+        raise ValueError(f"broken image: unknown format, begins with {data[:16]!r}; known are {known}")
+    try:
+        width, height = read_size(data, format)
+        too_large = width * height > MAX_PIXELS
+        size = None if min_side is None else (min_side, min_side)
+        if not too_large:
+            return decode(data, format, size, converts_profile=True).upright()
+    except (ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"broken {_NAMES[format]}: {error}") from error
+    raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def decode(
+    data: bytes, format: Format, min_size: tuple[int, int] | None = None, *, converts_profile: bool = False
+) -> Decoded:
     """Decode a file whose header has been checked; of an animation, the first frame.
 
     What every viewer shows is decoded: a JPEG with stray bytes between its segments or without its end marker, a PNG
@@ -62,7 +108,7 @@ def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile:
     Args:
         data: The file.
         format: Result of `sniff_format`.
-        reduction: 1, 2, 4 or 8: factor by which the sides of a JPEG may be divided during decoding.
+        min_size: Height and width below which a JPEG is not scaled while it is decoded; None: it is not scaled.
         converts_profile: Whether the colours of a profile become those of sRGB.
 
     Raises:
@@ -72,13 +118,12 @@ def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile:
         if data.count(b"\xff\xda") > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} JPEG scans")
         try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
         except KeyError:  # an unknown subsampling, or none, as in a file that ends within its tables
-            height = width = 0
             colours = ""
         if colours not in ("", "CMYK", "YCCK"):
-            size = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
-            pixels = _decode_jpeg(data, size if reduction > 1 else {})
+            size = {} if min_size is None else {"min_height": min_size[0], "min_width": min_size[1]}
+            pixels = _decode_jpeg(data, size)
             metadata = read_metadata(data, format)
             converted = _converted(pixels, colours == "Gray", metadata.icc) if converts_profile else None
             return Decoded(pixels if converted is None else converted, metadata.orientation, converted is None)
@@ -86,7 +131,7 @@ def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile:
         return _decode_with_pillow(data, format, converts_profile)
     except _PILLOW_ERRORS as error:
         if format not in ("jpeg", "png"):
-            raise ValueError(str(error) or type(error).__name__) from error
+            raise ValueError(_reason(error)) from error
     try:
         if format == "png":
             return _decode_with_pillow(mended_png(data), format, converts_profile)
@@ -95,7 +140,12 @@ def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile:
         decoded = _decode_with_pillow(mended, format, converts_profile, metadata.icc)
         return replace(decoded, orientation=metadata.orientation)
     except _PILLOW_ERRORS as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says, without the address of the object that was read, which is another at every run."""
+    return re.sub(r" ?<\S+ object at 0x\w+>", "", str(error)) or type(error).__name__
 
 
 def _converted(pixels: Pixels, is_grey: bool, profile: bytes) -> Pixels | None:

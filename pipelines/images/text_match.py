@@ -6,7 +6,6 @@ part gives the same numbers; they are rounded to 4 decimals, beyond which kernel
 
 import functools
 import hashlib
-import io
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
@@ -17,6 +16,7 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.errors import UserError
+from pipelines.images.pixels import decode_upright
 from pipelines.settings import Settings
 
 DECIMALS = 4
@@ -160,5 +160,4 @@ def _sha256(path: str) -> str:
 
 
 def _open(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    return Image.fromarray(decode_upright(data)[:, :, ::-1])

@@ -19,6 +19,7 @@ from pipelines.errors import UserError
 from pipelines.images.fonts import missing_characters
 from pipelines.images.lettering import Run
 from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, TITLE, Column, side_by_side, stacked
+from pipelines.images.pixels import decode_upright
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.tar_samples import TarSample, read_index, read_sample
@@ -187,7 +188,7 @@ def _clock(seconds: float | None) -> str:
 def _image(document: Document, sample: TarSample, media: int) -> Image.Image:
     part = document.media[media].part
     assert part is not None, "a packed sample must name the members of its media"
-    return Image.open(io.BytesIO(sample.parts[part])).convert("RGB")
+    return Image.fromarray(decode_upright(sample.parts[part])[:, :, ::-1])
 
 
 def _with_boxes(image: Image.Image, boxes: Iterable[tuple[float, float, float, float]]) -> Image.Image:

@@ -45,6 +45,25 @@ def _seed(value: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(value)
 
 
+def test_a_part_of_a_batch_has_the_random_numbers_of_its_rows() -> None:
+    decoder, images, conditioning = _decoder(), _images(5), _conditioning(5)
+    whole = decoder(images, conditioning, generator=_seed()).per_image
+    parts = [
+        decoder(images[i : i + 2], conditioning[i : i + 2], generator=_seed(), rows=(i, 5)).per_image for i in (0, 2, 4)
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    autoencoder = build_autoencoder(TINY.autoencoder)
+    nn.init.normal_(autoencoder.decoder.conv_out.weight)
+    whole = autoencoder_loss(autoencoder, images, TINY.autoencoder, generator=_seed()).per_image
+    alone = [
+        autoencoder_loss(autoencoder, images[i : i + 1], TINY.autoencoder, generator=_seed(), rows=(i, 5)).per_image
+        for i in range(5)
+    ]
+    torch.testing.assert_close(torch.cat(alone), whole)
+    other = autoencoder_loss(autoencoder, images, TINY.autoencoder, generator=_seed(1)).per_image
+    assert not torch.equal(other, whole)
+
+
 def test_unets_have_the_released_shapes() -> None:
     with torch.device("meta"):
         sdxl = build_unet(SIZES["emu2-37b"].image_decoder, 1792, 64)

@@ -44,6 +44,8 @@ class RunState:
         totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
         files: Bytes of each other file of the checkpoint; empty if they were not written down.
+        steps: Number of steps that the run was to have; None in checkpoints of older versions.
+        rates: Learning rate of each module at the next step, as it was to be; of a finished run, at its last step.
     """
 
     step: int
@@ -55,6 +57,8 @@ class RunState:
     totals: dict[str, Any]
     guard: dict[str, Any] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
+    steps: int | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:

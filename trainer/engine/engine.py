@@ -1,6 +1,6 @@
 """DeepSpeed around the model: one step over micro-batches, the same for every ZeRO stage and number of processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from trainer.engine.deepspeed_internals import (
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.optimizer import GuardedAdamW, SpikeGuard, parameter_groups
 from trainer.engine.placement import place
-from trainer.reading.micro_batches import Losses, MicroBatch
+from trainer.reading.micro_batches import Losses, MicroBatch, joined
 
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -41,14 +41,29 @@ class SourceSums:
     totals: list[list[float]]
     counts: list[list[int]]
 
-    def means(self, names: Sequence[str], prefix: str = "") -> dict[str, float]:
-        """Return `<objective>` over all targets, and `<objective>/<source>` for each source that has any."""
+    def means(
+        self, names: Sequence[str], prefix: str = "", weights: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Return `<objective>/<source>` for each source that has targets, and `<objective>` over the sources.
+
+        Args:
+            names: Names of the sources.
+            prefix: Put before each name.
+            weights: Weights of the sources, by which `<objective>` is a mean of theirs; those without a weight do not
+                count in it. None: it is the mean over all targets.
+        """
         found: dict[str, float] = {}
         for objective, totals, counts in zip(self.objectives, self.totals, self.counts, strict=True):
-            rows = zip(
-                ["", *(f"/{name}" for name in names)], [sum(totals), *totals], [sum(counts), *counts], strict=True
-            )
-            found |= {f"{prefix}{objective}{name}": total / count for name, total, count in rows if count}
+            rows = zip(names, totals, counts, strict=True)
+            by_source = {name: total / count for name, total, count in rows if count}
+            if weights is None:
+                total, whole = sum(totals), float(sum(counts))
+            else:
+                shares = {name: weights.get(name, 0.0) for name in by_source}
+                total, whole = sum(shares[name] * loss for name, loss in by_source.items()), sum(shares.values())
+            if whole:
+                found[f"{prefix}{objective}"] = total / whole
+            found |= {f"{prefix}{objective}/{name}": loss for name, loss in by_source.items()}
         return found
 
 
@@ -141,6 +156,7 @@ class Engine:
         # DeepSpeed takes the mean over ranks and micro-batches; our losses are parts of a sum.
         share = self.world.size * self.num_micro
         sums = self._no_sums()
+        micros = joined(self.module, micros, totals, self.world.device)
         for micro in micros:
             here = micro.to(self.world.device)
             losses = here.losses(self.deepspeed, totals)
@@ -173,8 +189,9 @@ class Engine:
         module = self.module
         module.eval()
         sums = self._no_sums()
-        for micro in micros:
-            here = (micro or filler).to(self.world.device)
+        run = joined(module, [micro or filler for micro in micros], None, self.world.device)
+        for micro, chosen in zip(micros, run, strict=True):
+            here = chosen.to(self.world.device)
             losses = here.losses(module, None)
             if micro is not None:
                 self._add(sums, here, losses)

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from model.config import Config
+from model.config import Config, Resampling
 from model.emu import Emu
 from model.generation import GENERATION, Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
@@ -92,6 +92,11 @@ class FinishedRun:
     def image_size(self) -> int:
         """Side in pixels of the model's input images."""
         return self.model.config.encoder.image_size
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the model's input images are resized."""
+        return self.model.config.encoder.resampling
 
     @property
     def begins_images(self) -> bool:

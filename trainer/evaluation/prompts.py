@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.config import Resampling
 from model.generation import Prompt
 from model.segment import Box, ImageSegment, Segment, Text, grounded_text
 from model.sequence import Layout
@@ -37,7 +37,7 @@ from model.tokenizer import (
 )
 from pipelines.errors import UserError
 from trainer.evaluation.finished_run import FinishedRun
-from trainer.reading.images import decode
+from trainer.reading.images import decode, resize
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
 from trainer.tasks.templates import ANSWER, TemplateLayout, box_image, boxes_of
@@ -149,8 +149,8 @@ class _Reader:
             raise UserError(f"{written}: the model's turns may contain only words")
         if not path.is_file():
             raise UserError(f"{written}: there is no file {path}")
-        size = self.run.image_size
-        for time, image in read_video(path, self.num_frames, size) if video else [(None, _image(path, size))]:
+        size, how = self.run.image_size, self.run.resampling
+        for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
             self.segments.append(ImageSegment(len(self.images), frame=video, time=time))
             self.images.append(image)
 
@@ -203,14 +203,14 @@ def _boxes(inside: str) -> tuple[str, list[Box]] | None:
     return phrase, boxes
 
 
-def _image(path: Path, size: int) -> Tensor:
+def _image(path: Path, size: int, resampling: Resampling) -> Tensor:
     try:
-        return as_tensor(decode(path.read_bytes(), size))
+        return as_tensor(decode(path.read_bytes(), size, resampling))
     except DamagedSample as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tensor]]:
+def read_video(path: Path, num_frames: int, size: int, resampling: Resampling = "area") -> list[tuple[float, Tensor]]:
     """Read frames from the middles of equal segments of a video: their times in seconds, and (3, size, size) uint8.
 
     A short video gives some of its frames several times.
@@ -227,8 +227,7 @@ def read_video(path: Path, num_frames: int, size: int) -> list[tuple[float, Tens
         with av.open(str(path)) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:
-                    pixels = cv2.resize(frame.to_ndarray(format="rgb24"), (size, size), interpolation=cv2.INTER_AREA)
-                    found += [(frame.time or 0.0, as_tensor(pixels))] * wanted.count(number)
+                    found += [(frame.time or 0.0, _frame(frame, size, resampling))] * wanted.count(number)
                 if number >= wanted[-1]:
                     break
     except (av.FFmpegError, IndexError, OSError, ValueError) as error:
@@ -242,3 +241,9 @@ def segment_middles(num_frames: int, num_segments: int) -> list[int]:
     """Return the numbers of the frames in the middles of equal segments of a video, as in Emu's code."""
     length = max(0, num_frames - 1) / num_segments
     return [int(length / 2) + round(length * number) for number in range(num_segments)]
+
+
+def _frame(frame: av.VideoFrame, size: int, resampling: Resampling) -> Tensor:
+    """Return a frame as players show it, turned as the video says, as ffmpeg does for the frames of corpora."""
+    upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    return as_tensor(resize(np.ascontiguousarray(upright), size, size, resampling))

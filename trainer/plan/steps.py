@@ -175,6 +175,13 @@ class Step:
         """Phase that begins with this step, if any."""
         return self.buffer.phase if self.number == self.buffer.start.buffer_step else None
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights by which the step's sources are drawn."""
+        phase = self.buffer.phase or self.buffer.start.phase
+        assert phase is not None, "every step belongs to a phase"
+        return phase.weights
+
     @cached_property
     def packs(self) -> list[list[Chunk]]:
         """Chunks of each slot, in their order in the packed sequence."""

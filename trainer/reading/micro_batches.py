@@ -1,5 +1,6 @@
 """Micro-batches: packed sequences collated into the model's input, one step ahead of the training."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -50,6 +51,69 @@ class MicroBatch(Protocol):
             module: The module, as wrapped by the engine.
             totals: Targets of each objective in the global batch; None: only this micro-batch.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Place of a micro-batch among held-out packed sequences, which are judged in groups as large as a global batch.
+
+    Attributes:
+        number: Index of the group.
+        first: Index in it of the micro-batch's first sequence.
+        sizes: Number of sequences of every group, in order.
+    """
+
+    number: int
+    first: int
+    sizes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of sequences of the group."""
+        return self.sizes[self.number]
+
+    def span(self, num: int) -> slice:
+        """Return where `num` sequences, from the micro-batch's first on, stand among those of all groups."""
+        begin = sum(self.sizes[: self.number]) + self.first
+        return slice(begin, begin + num)
+
+
+class GroupedBatch(ABC):
+    """A micro-batch whose held-out losses depend on its place in a group."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def of_group(self, group: Group) -> MicroBatch:
+        """Return the micro-batch with its place among the held-out sequences."""
+
+
+class JointBatch(GroupedBatch):
+    """A micro-batch whose losses depend on all others, also on those of other ranks."""
+
+    __slots__ = ()
+
+    @classmethod
+    @abstractmethod
+    def joined(
+        cls, module: Any, micros: Sequence[Any], totals: Sequence[int] | None, device: torch.device
+    ) -> Sequence[MicroBatch]:
+        """Return micro-batches that know what they need of the others; all ranks must call, with equally many.
+
+        Args:
+            module: The module, as wrapped by the engine or not.
+            micros: Micro-batches of a step on this rank; or held-out ones, without a group those that do not count.
+            totals: Targets of each objective in the global batch; None: held-out micro-batches.
+            device: Device of the module.
+        """
+
+
+def joined(
+    module: Any, micros: Sequence[MicroBatch], totals: Sequence[int] | None, device: torch.device
+) -> Sequence[MicroBatch]:
+    """Return micro-batches as `JointBatch.joined` does, or unchanged if they do not depend on each other."""
+    first = micros[0] if micros else None
+    return first.joined(module, micros, totals, device) if isinstance(first, JointBatch) else micros
 
 
 @dataclass(frozen=True, slots=True)

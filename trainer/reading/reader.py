@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import cv2
 from pydantic import Field
 
+from model.config import Resampling
 from model.segment import Text
 from model.sequence import Layout, Window
 from model.sequence import Sequence as TokenSequence
@@ -64,7 +65,8 @@ class ReadChunk:
     Attributes:
         source: Index of the source in the plan.
         sequence: Tokens and slots of the window.
-        images: (size, size, 3) uint8 RGB, one per image of `sequence`, in its order.
+        images: (size, size, 3) uint8 RGB, one per image of `sequence`, in its order; for an image decoder's training
+            two of its only image: as the decoder's target, and as the encoder reads it.
         row: The row of `consumed`.
         bad: The unreadable sample that it replaces, if any.
         crop: Of a single image: original height and width, and the crop's top and left offset.
@@ -116,13 +118,21 @@ class SampleReader(ABC):
             UserError: If the tokens are not those for which the plan was made.
             RunError: If nothing of the source can be read.
         """
+        found = self.read_itself(chunk, step)
+        return found if isinstance(found, ReadChunk) else self._substitute(chunk, step, found)
+
+    def read_itself(self, chunk: Chunk, step: int) -> ReadChunk | QuarantineRow:
+        """Read a chunk, or return why it cannot be read.
+
+        Raises:
+            UserError: If the tokens are not those for which the plan was made.
+        """
         source = self._sources[chunk.source]
         reader, row = self._place(source, chunk.sample)
         try:
             read = self._read(chunk, step, reader, row)
         except DamagedSample as error:
-            bad = QuarantineRow(source.name, reader.key(row), chunk.position, str(error))
-            return self._substitute(chunk, step, bad)
+            return QuarantineRow(source.name, reader.key(row), chunk.position, str(error))
         return self._chunk(chunk, step, reader, row, read, None)
 
     @abstractmethod
@@ -168,7 +178,7 @@ class SampleReader(ABC):
             chunk.window,
             chunk.epoch,
             chunk.tokens,
-            len(read.images),
+            len(read.sequence.images),
             bad.key if bad is not None else None,
         )
         return ReadChunk(chunk.source, read.sequence, read.images, consumed, bad, read.crop)
@@ -176,18 +186,39 @@ class SampleReader(ABC):
     def _substitute(self, chunk: Chunk, step: int, bad: QuarantineRow) -> ReadChunk:
         """Read the first of the source's samples, in the chunk's own order, that is readable and fits its positions."""
         source = self._sources[chunk.source]
-        for attempt in range(_SUBSTITUTES):
-            number = key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt)
-            sample = number % source.num_samples
-            if sample == chunk.sample:
+        tried, damaged = {chunk.sample}, 0
+        for sample in self._others(source, chunk):
+            if sample in tried:
                 continue
+            tried.add(sample)
             reader, row = self._place(source, sample)
-            with contextlib.suppress(DamagedSample):
-                if read := self._stand_in(chunk, step, reader, row):
-                    return self._chunk(chunk, step, reader, row, read, bad)
-        raise RunError(
-            f"{source.name}: {bad.key} cannot be read ({bad.reason}), nor any of {_SUBSTITUTES} others in its place"
+            try:
+                read = self._stand_in(chunk, step, reader, row)
+            except DamagedSample:
+                damaged += 1
+                continue
+            if read is not None:
+                return self._chunk(chunk, step, reader, row, read, bad)
+        num = len(tried) - 1
+        why = (
+            f"of {num} others that were tried, {damaged} cannot be read either, and {num - damaged} have no part as "
+            f"short as its {chunk.tokens} positions"
+            if num
+            else "the source has no other"
         )
+        raise RunError(
+            f"{source.name}: {bad.key} cannot be read ({bad.reason}), and no sample can take its place: {why}. "
+            "Compare its tars with the hashes in manifest.json, or give the source no weight in the mixture"
+        )
+
+    def _others(self, source: SourceWindows, chunk: Chunk) -> Iterator[int]:
+        """Yield samples that may take a chunk's place, some of them more than once; all of a small source."""
+        for attempt in range(_SUBSTITUTES):
+            yield (
+                key_of("substitute", self._seed, source.name, chunk.sample, chunk.window, attempt) % source.num_samples
+            )
+        if source.num_samples <= _SUBSTITUTES:
+            yield from range(source.num_samples)
 
 
 class SequenceReader(SampleReader):
@@ -201,6 +232,7 @@ class SequenceReader(SampleReader):
         image_size: Side in pixels.
         seed: Seed of the order within windows, and of substitutes.
         media_first: Function from step to the probability that images come before their text; None: the layout's.
+        resampling: How images are resized.
     """
 
     def __init__(
@@ -213,9 +245,10 @@ class SequenceReader(SampleReader):
         image_size: int,
         seed: int = 0,
         media_first: Callable[[int], float | None] = lambda step: None,
+        resampling: Resampling = "area",
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
-        self.image_size = image_size
+        self.image_size, self._resampling = image_size, resampling
         self._layout, self._seq_len, self._media_first = layout, seq_len, media_first
 
     def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
@@ -242,7 +275,7 @@ class SequenceReader(SampleReader):
         return ChunkData(sequence, tuple(self._image(reader, row, media) for media in sequence.images))
 
     def _image(self, reader: ShardReader, row: int, media: int) -> Pixels:
-        return decode(reader.image(row, media), self.image_size)
+        return decode(reader.image(row, media), self.image_size, self._resampling)
 
 
 class Loader:

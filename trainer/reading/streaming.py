@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from model.config import Resampling
 from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
@@ -112,6 +113,7 @@ class StreamLoader:
         layout: Writes windows as tokens.
         image_size: Pixels per side.
         media_first: Probability, at a step, that images come before their text; None leaves it to the layout.
+        resampling: How images are resized.
         rank: Rank of this process.
         world_size: Number of processes; divides the global batch size.
         state: State from which to resume; None: the beginning.
@@ -127,12 +129,13 @@ class StreamLoader:
         image_size: int,
         *,
         media_first: Callable[[int], float | None] = lambda step: None,
+        resampling: Resampling = "area",
         rank: int = 0,
         world_size: int = 1,
         state: StreamState | None = None,
     ) -> None:
         self._phases, self._settings, self._media_first = tuple(phases), plan, media_first
-        self._layout, self._image_size = layout, image_size
+        self._layout, self._image_size, self._resampling = layout, image_size, resampling
         self._rank, self._world_size = rank, world_size
         self._names = tuple(streams)
         self._tars = [Tars.of(urls) for urls in streams.values()]
@@ -304,7 +307,7 @@ class StreamLoader:
         part = str(prepared.document.media[media].part)
         if part not in prepared.sample.of_tar.parts:
             raise DamagedSample(f"part {part} is missing")
-        return decode(prepared.sample.of_tar.parts[part], self._image_size)
+        return decode(prepared.sample.of_tar.parts[part], self._image_size, self._resampling)
 
     def _cursor(self) -> RankCursor:
         """Return the cursor before the first sample of each source that is not completely trained on."""

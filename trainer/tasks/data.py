@@ -166,7 +166,7 @@ class CorpusData(RunData):
         for number in range(buffer.end.step):
             for pack in Step(number, buffer).packs:
                 for chunk in pack:
-                    yield from map(as_tensor, reader.read(chunk, number).images if chunk.images else ())
+                    yield from map(as_tensor, reader.read(chunk, number).images[: chunk.images] if chunk.images else ())
 
     def totals(self, read: RankStep, world: World) -> Totals:
         """Return the totals of a step, known from the plan."""
@@ -214,6 +214,7 @@ class TrainingData(CorpusData):
             image_size=self.model.encoder.image_size,
             seed=plan.seed,
             media_first=run.media_first,
+            resampling=self.model.encoder.resampling,
         )
 
 
@@ -304,6 +305,7 @@ class StreamData(RunData):
             self.layout,
             self.model.encoder.image_size,
             media_first=run.media_first,
+            resampling=self.model.encoder.resampling,
             rank=rank,
             world_size=world_size,
             state=state,

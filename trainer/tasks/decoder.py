@@ -6,8 +6,8 @@ generates for a caption. The models that compute conditioning and latents are fr
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSett
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
-from trainer.reading.micro_batches import ImageBatch, Losses, images_of, resized
+from trainer.reading.micro_batches import Group, GroupedBatch, ImageBatch, Losses, as_tensor, images_of, resized
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
 from trainer.tasks.single_images import ImageData
@@ -35,12 +35,22 @@ from trainer.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructionBatch(ImageBatch):
-    """A batch of images for the autoencoder."""
+class ReconstructionBatch(ImageBatch, GroupedBatch):
+    """A batch of images for the autoencoder.
+
+    Attributes:
+        rows: Place among the held-out images for which noise is drawn; None in training.
+    """
+
+    rows: tuple[int, int] | None = None
+
+    def of_group(self, group: Group) -> Self:
+        """Return the batch with its place in a group, so that an image always has the same noise."""
+        return replace(self, rows=(group.first, group.size))
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Return the squared error of the reconstructed images."""
-        found = module(self.images)
+        """Return the squared error of the reconstructed images; outside training the noise is always the same."""
+        found = module(self.images, generator=_held_out_noise(self.images, totals), rows=self.rows)
         return Losses(found.loss * len(self.source) / (totals[0] if totals else len(self.source)), (found.per_image,))
 
 
@@ -50,8 +60,13 @@ class _Autoencoding(nn.Module):
         self.autoencoder = build_autoencoder(config)
         self._config = config
 
-    def forward(self, images: Tensor) -> Any:
-        return autoencoder_loss(self.autoencoder, images, self._config)
+    def forward(self, images: Tensor, **named: Any) -> Any:
+        return autoencoder_loss(self.autoencoder, images, self._config, **named)
+
+
+def _held_out_noise(images: Tensor, totals: Sequence[int] | None) -> torch.Generator | None:
+    """Return a source of random numbers that are the same at every call, or None in training."""
+    return None if totals else torch.Generator(images.device).manual_seed(0)
 
 
 class AutoencoderTask(Task):
@@ -97,7 +112,7 @@ class AutoencoderTask(Task):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawingBatch(ImageBatch):
+class DrawingBatch(ImageBatch, GroupedBatch):
     """Images of any size, or their (B, C, s, s) latents if they were kept, with the conditioning of the decoder.
 
     Attributes:
@@ -106,6 +121,8 @@ class DrawingBatch(ImageBatch):
         prompts: Captions that ask for an image, if conditioning is generated from them.
         side: Side in pixels of generated images.
         conditioner: Computes the conditioning.
+        seen: (B, 3, S, S) uint8, the images as the encoder reads them; None: `images` has its size or is resized to it.
+        rows: Place among the held-out images for which noise is drawn; None in training.
     """
 
     micro: Tensor
@@ -113,18 +130,23 @@ class DrawingBatch(ImageBatch):
     prompts: tuple[Prompt, ...]
     side: int
     conditioner: "Conditioning"
+    seen: Tensor | None = None
+    rows: tuple[int, int] | None = None
+
+    def of_group(self, group: Group) -> Self:
+        """Return the batch with its place in a group, so that an image always has the same noise."""
+        return replace(self, rows=(group.first, group.size))
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Return the squared error of the predicted noise or image; outside training the noise is always the same."""
         num = len(self.source)
         conditioning = self.conditioning
         if conditioning is None:
-            conditioning = (
-                self.conditioner.generated(self.prompts) if self.prompts else self.conditioner.encoded(self.images)
-            )
-        generator = None if totals else torch.Generator(self.images.device).manual_seed(0)
+            seen = self.images if self.seen is None else self.seen
+            conditioning = self.conditioner.generated(self.prompts) if self.prompts else self.conditioner.encoded(seen)
+        generator = _held_out_noise(self.images, totals)
         images = self.images if self.conditioning is not None else resized(self.images, self.side)
-        found = module(images, conditioning, micro=self.micro, generator=generator)
+        found = module(images, conditioning, micro=self.micro, generator=generator, rows=self.rows)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.per_image,))
 
 
@@ -212,6 +234,7 @@ class DecoderTask(Task):
             run,
             split,
             for_decoder=True,
+            and_encoder=run.conditioning == "encoded",
             captioned=run.conditioning == "generated",
             max_scale=run.max_scale,
         )
@@ -252,12 +275,15 @@ class DecoderTask(Task):
         if self._generated:
             limit = self.run.max_caption_tokens
             prompts = tuple(self._conditioning.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
+        seen = None
+        if self.data.encoder_size is not None:
+            seen = torch.stack([as_tensor(chunk.images[1]) for chunk in chunks])
         if self.run.engine.keep_features:
-            images, conditioning = self._keep(chunks, images, prompts)
-            prompts = ()
+            images, conditioning = self._keep(chunks, images, images if seen is None else seen, prompts)
+            prompts, seen = (), None
         side = self.data.model.image_decoder.image_size
         micro = torch.tensor([self._micro(chunk) for chunk in chunks])
-        return DrawingBatch(images, source, micro, conditioning, prompts, side, self._conditioning)
+        return DrawingBatch(images, source, micro, conditioning, prompts, side, self._conditioning, seen)
 
     def _micro(self, chunk: ReadChunk) -> list[float]:
         """Return SDXL's micro-conditioning of an image; for a whole image the same as in generation."""
@@ -266,7 +292,9 @@ class DecoderTask(Task):
         scale = side / self.data.image_size  # crops are in pixels of the images as read
         return [height, width, top * scale, left * scale, side, side]
 
-    def _keep(self, chunks: Sequence[ReadChunk], images: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def _keep(
+        self, chunks: Sequence[ReadChunk], images: Tensor, seen: Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, Tensor]:
         """Return latents and conditioning, computed when an image is seen for the first time."""
         assert self._decoder is not None
         keys = [(chunk.row.shard, chunk.row.key, chunk.row.window) for chunk in chunks]
@@ -275,7 +303,7 @@ class DecoderTask(Task):
             made = (
                 self._conditioning.generated([prompts[i] for i in missing])
                 if prompts
-                else self._conditioning.encoded(new)
+                else self._conditioning.encoded(seen[missing].to(self._world.device))
             )
             latents = self._decoder.encode(resized(new, self.data.model.image_decoder.image_size))
             for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):

@@ -5,20 +5,16 @@ the model of the corpus pipelines' image-text filter.
 """
 
 import json
+import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812
-from open_clip import ClipLoss
 from open_clip.model import CLIP
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import EncoderConfig
-from model.vision_encoder import normalize
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
@@ -27,14 +23,14 @@ from trainer.config import EncoderRunSettings, ModelSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
-from trainer.reading.micro_batches import ImageBatch, Losses, images_of
+from trainer.plan.order import key_of
+from trainer.reading.micro_batches import images_of
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import save_tensors
 from trainer.tasks.captions import Captions
+from trainer.tasks.contrastive import Contrastive, PairBatch
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
-
-_MAX_SCALE = 100.0  # of the logits: CLIP's own limit
 
 
 class EncoderTask(Task):
@@ -61,24 +57,24 @@ class EncoderTask(Task):
         self._config = clip_config(config, run, self._captions)
         size, length = config.image_size, run.context_length
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long))
-        self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example), gather=False))
+        self._flops = measured_flops(self.build, lambda model: model(*(x.to("meta") for x in example)))
 
     def open(self, split: Split) -> ImageData:
         """Open the pairs and grounded pairs of a split."""
         return ImageData.open(self._corpus, self._model, self.run, split, captioned=True)
 
-    def build(self) -> "Contrastive":
+    def build(self) -> Contrastive:
         """Build open_clip's model with random weights."""
         config = self._config
         # DeepSpeed does not broadcast scalars, so the logits' scale has one dimension during training.
         clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], nonscalar_logit_scale=True)
-        return Contrastive(clip, self.data.model.encoder, self.run.max_shift)
+        return Contrastive(clip, self.data.model.encoder)
 
-    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> "PairBatch":
+    def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> PairBatch:
         """Collate images and captions to a batch."""
         chunks = [chunk for pack in packs for chunk in pack]
         texts = self._captions.batch([chunk.sequence.token_ids.tolist() for chunk in chunks])
-        return PairBatch(*images_of(chunks), texts)
+        return PairBatch(*images_of(chunks), texts, self._offsets(chunks))
 
     def architecture(self) -> dict[str, Any]:
         """Return open_clip's configuration."""
@@ -100,6 +96,15 @@ class EncoderTask(Task):
             storage.join(folder, "open_clip_config.json"), (json.dumps(record, indent=1) + "\n").encode()
         )
         self._captions.save(folder)
+
+    def _offsets(self, chunks: Sequence[ReadChunk]) -> Tensor | None:
+        """Return by how many pixels each image is shifted, whatever the micro-batch or rank that it is in."""
+        limit = round(self.run.max_shift * self.data.model.encoder.image_size)
+        if not limit:
+            return None
+        seed = self.run.data.plan.seed
+        rngs = [random.Random(key_of("shift", seed, c.row.source, c.row.epoch, c.row.key)) for c in chunks]
+        return torch.tensor([[rng.randint(-limit, limit) for _ in range(2)] for rng in rngs])
 
     def _tokenizer_file(self) -> Path:
         path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"
@@ -135,69 +140,3 @@ def clip_config(config: EncoderConfig, run: EncoderRunSettings, captions: Captio
             "pad_id": captions.pad_id,
         },
     }
-
-
-class Contrastive(nn.Module):
-    """open_clip's model and loss.
-
-    Args:
-        clip: The model.
-        config: Settings of the encoder, for normalising pixels.
-        max_shift: Largest random shift of images in training, as a fraction of a side.
-    """
-
-    def __init__(self, clip: CLIP, config: EncoderConfig, max_shift: float) -> None:
-        super().__init__()
-        self.clip = clip
-        self._config = config
-        self._max_shift = round(max_shift * config.image_size)
-
-    def forward(self, images: Tensor, texts: Tensor, *, gather: bool) -> Tensor:
-        """Compute the loss of each pair.
-
-        Args:
-            images: (B, 3, S, S) uint8.
-            texts: (B, context) ids.
-            gather: Whether the pairs of other ranks serve as negatives too; all ranks then have equally many.
-
-        Returns:
-            (B,) mean of both directions' cross-entropies, in nats.
-        """
-        if self.training and self._max_shift:
-            images = shifted(images, self._max_shift)
-        pixels = normalize(images, self._config).to(self.clip.text_projection.dtype)
-        seen = self.clip.encode_image(pixels, normalize=True)
-        read = self.clip.encode_text(texts, normalize=True)
-        rank, size = (dist.get_rank(), dist.get_world_size()) if gather else (0, 1)
-        loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
-        logits = loss.get_logits(seen, read, self.clip.logit_scale.exp().clamp(max=_MAX_SCALE))
-        right = loss.get_ground_truth(images.device, len(images))
-        both = [F.cross_entropy(part.float(), right, reduction="none") for part in logits]
-        return (both[0] + both[1]) / 2
-
-
-def shifted(images: Tensor, limit: int) -> Tensor:
-    """Shift each image at random by up to `limit` pixels each way, repeating its edges: (B, C, S, S) of its dtype."""
-    size, side = len(images), images.shape[-1]
-    padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(images.dtype)
-    rows, columns = (torch.randint(0, 2 * limit + 1, (size, 1), device=images.device) for _ in range(2))
-    line = torch.arange(side, device=images.device)
-    at = torch.arange(size, device=images.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[at, (rows + line)[:, :, None], (columns + line)[:, None, :]]  # (B, S, S, C)
-    return moved.permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class PairBatch(ImageBatch):
-    """A batch of images and captions.
-
-    Attributes:
-        texts: (B, context) int64.
-    """
-
-    texts: Tensor
-
-    def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
-        """Return the loss of each pair within its batch; in training within the batches of all ranks."""
-        pairs = module(self.images, self.texts, gather=totals is not None)
-        return Losses(pairs.sum() / (totals[0] if totals else len(pairs)), (pairs.detach(),))

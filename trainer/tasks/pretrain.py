@@ -163,6 +163,7 @@ class PretrainTask(Task):
         tree: dict[str, Any] = json.loads(self.data.model.model_dump_json(exclude=set(_NOT_SHAPES)))
         for name in ("path", "attention"):
             tree["language_model"].pop(name)
+        tree["encoder"].pop("resampling")
         return tree
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from model.config import Resampling
 from model.segment import ImageSegment, Segment, Text
 from model.tokenizer import Tokenizer
 from trainer.reading.images import decode
@@ -27,6 +28,7 @@ class Sample:
         segments: Segments of the sample.
         reader: Reader of its shard.
         row: Row of the sample in the shard.
+        resampling: How the model's input images are resized.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Sample:
     segments: tuple[Segment, ...]
     reader: ShardReader
     row: int
+    resampling: Resampling
 
     @property
     def is_whole(self) -> bool:
@@ -52,7 +55,7 @@ class Sample:
         Raises:
             DamagedSample: If it cannot be read.
         """
-        return as_tensor(decode(self.reader.image(self.row, media), size))
+        return as_tensor(decode(self.reader.image(self.row, media), size, self.resampling))
 
     def text(self, tokenizer: Tokenizer) -> str:
         """Return all its texts, one per line."""
@@ -68,7 +71,8 @@ def samples_of(data: TrainingData, kinds: Sequence[str], per_source: int | None 
         for number in range(source.num_samples)[:per_source]:
             shard, row = source.locate(number)
             reader = readers[shard]
-            yield Sample(source.name, reader.key(row), tuple(reader.segments(row)), reader, row)
+            segments, resampling = tuple(reader.segments(row)), data.model.encoder.resampling
+            yield Sample(source.name, reader.key(row), segments, reader, row, resampling)
 
 
 class _Readable(Protocol):

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from model.config import Resampling
 from model.segment import Text
 from model.sequence import Sequence as TokenSequence
 from pipelines import storage
@@ -37,12 +38,14 @@ class ImageData(CorpusData):
 
     Attributes:
         image_size: Side in pixels of images as read.
+        encoder_size: Side in pixels of each image as the encoder reads it, which is read beside it; None: it is not.
         captioned: Whether to read only images with captions, and the captions with them.
         max_scale: Images are scaled at random to between `image_size` and this multiple of it before a square is
             cropped; 1 keeps them whole, squashed to a square.
     """
 
     image_size: int
+    encoder_size: int | None
     captioned: bool
     max_scale: float
 
@@ -55,10 +58,13 @@ class ImageData(CorpusData):
         split: Split = "train",
         *,
         for_decoder: bool = False,
+        and_encoder: bool = False,
         captioned: bool,
         max_scale: float = 1.0,
     ) -> Self:
-        """Open the data of a run, with images of the encoder's size or, for a decoder, the larger of both sizes.
+        """Open the data of a run, with images of the encoder's size, of the decoder's, or of both.
+
+        Random crops are read once, of the larger size, from which the smaller one is made.
 
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
@@ -67,10 +73,13 @@ class ImageData(CorpusData):
         sources = _sources(corpus, captioned=captioned)
         made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
         fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        size = model.encoder.image_size
-        if for_decoder:
+        size, encoder_size = model.encoder.image_size, None
+        if for_decoder and max_scale > 1.0:
             size = max(size, model.image_decoder.image_size)
-        return cls(run, tokenizer, model, corpus, sources, fingerprint, size, captioned, max_scale)
+        elif for_decoder:
+            encoder_size = size if and_encoder and size != model.image_decoder.image_size else None
+            size = model.image_decoder.image_size
+        return cls(run, tokenizer, model, corpus, sources, fingerprint, size, encoder_size, captioned, max_scale)
 
     def reader(self) -> "ImageReader":
         """Return a reader of images."""
@@ -78,8 +87,10 @@ class ImageData(CorpusData):
             self.corpus,
             self.sources,
             image_size=self.image_size,
+            encoder_size=self.encoder_size,
             captioned=self.captioned,
             max_scale=self.max_scale,
+            resampling=self.model.encoder.resampling,
             seed=self.run.data.plan.seed,
         )
 
@@ -122,8 +133,10 @@ class ImageReader(SampleReader):
         corpus: The corpus.
         sources: Sources of the plan.
         image_size: Side in pixels.
+        encoder_size: As in `ImageData`.
         captioned: Whether captions are read too.
         max_scale: As in `ImageData`.
+        resampling: How images are resized.
         seed: Seed of crops and substitutes.
     """
 
@@ -133,12 +146,16 @@ class ImageReader(SampleReader):
         sources: tuple[SourceWindows, ...],
         *,
         image_size: int,
+        encoder_size: int | None = None,
         captioned: bool,
         max_scale: float,
+        resampling: Resampling,
         seed: int = 0,
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
         self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
+        self._sizes = (image_size,) if encoder_size is None else (image_size, encoder_size)
+        self._resampling = resampling
 
     def _read(self, chunk: Chunk, step: int, reader: ShardReader, row: int) -> ChunkData:
         return self._image(chunk, reader, row, chunk.window)
@@ -151,9 +168,9 @@ class ImageReader(SampleReader):
         caption = np.concatenate([np.zeros(0, np.int32), *ids])
         nothing = np.zeros(len(caption), np.uint8)
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
-        data, size = reader.image(row, media), self._image_size
+        data = reader.image(row, media)
         if self._max_scale == 1.0:
-            return ChunkData(sequence, (decode(data, size),))
+            return ChunkData(sequence, tuple(decode(data, size, self._resampling) for size in self._sizes))
         rng = random.Random(key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, media))
-        image, crop = decode_crop(data, size, rng, self._max_scale)
+        image, crop = decode_crop(data, self._image_size, rng, self._max_scale, self._resampling)
         return ChunkData(sequence, (image,), crop)

@@ -117,8 +117,16 @@ class TuningData(TrainingData):
 
     def reader(self) -> SequenceReader:
         """Return a reader of windows that also draws boxes."""
-        plan, size = self.run.data.plan, self.model.encoder.image_size
-        return _Reader(self.corpus, self.sources, self.layout, seq_len=plan.seq_len, image_size=size, seed=plan.seed)
+        plan, encoder = self.run.data.plan, self.model.encoder
+        return _Reader(
+            self.corpus,
+            self.sources,
+            self.layout,
+            seq_len=plan.seq_len,
+            image_size=encoder.image_size,
+            seed=plan.seed,
+            resampling=encoder.resampling,
+        )
 
     @property
     def refused(self) -> list[QuarantineRow]:

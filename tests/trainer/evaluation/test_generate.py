@@ -1,9 +1,11 @@
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -16,11 +18,14 @@ from model.sequence import Layout, LayoutConfig
 from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
+from pipelines.images.normalise import ImageSettings
+from pipelines.video.frames import FrameSettings, extract_frames
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
 from trainer.evaluation.finished_run import FinishedRun, open_run
 from trainer.evaluation.generate import Request, generate, read_prompts
 from trainer.evaluation.prompts import read_prompt, read_video, segment_middles, written
+from trainer.reading.images import decode
 from trainer.tasks.templates import TemplateLayout
 
 CHOICE = GenerationConfig(max_new_tokens=4, max_images=2, temperature=1.0)
@@ -215,6 +220,21 @@ def test_frames_are_the_middles_of_equal_segments_of_a_video(video: Path):
 )
 def test_eight_frames_are_those_of_emus_own_code(num_frames: int, expected: list[int]):
     assert segment_middles(num_frames, 8) == expected
+
+
+@pytest.mark.parametrize("degrees", [90, -90, 180])
+def test_frames_of_a_turned_video_are_upright(tmp_path: Path, degrees: int):
+    """Phones store lying frames and by how much players turn them, as the reader of corpora does."""
+    plain, turned = str(tmp_path / "plain.mp4"), tmp_path / "turned.mp4"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=1", "-pix_fmt", "yuv420p"]
+    subprocess.run([*ffmpeg, *source, plain], check=True)
+    subprocess.run([*ffmpeg, "-display_rotation", str(degrees), "-i", plain, "-c", "copy", str(turned)], check=True)
+    ((_, seen),) = read_video(turned, 1, 32)
+    lossless = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1)
+    (frame,) = extract_frames(str(turned), [0.0], FrameSettings(min_seconds=0.0, image=lossless))
+    shown = decode(frame.image.data, 32).astype(int)
+    assert np.abs(seen.permute(1, 2, 0).numpy().astype(int) - shown).mean() < 6
 
 
 @pytest.mark.parametrize(("wanted", "kinds"), [("text", {"text"}), ("image", {"image"}), ("both", {"text", "image"})])

@@ -20,6 +20,8 @@ from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
+from trainer.reading.images import decode
+from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
 from trainer.tasks.pretrain import PretrainTask
@@ -171,6 +173,34 @@ def crops_of_a_step(world, chosen, corpus, out):
     return [row for step, _ in zip(loader, range(4), strict=False) for row in task.collate(step.packs).micro.tolist()]
 
 
+def views_of_a_step(world, chosen, corpus, out):
+    """Return the images of a step as the encoder and the decoder see them, and the files they are from."""
+    task = DecoderTask(chosen.model, chosen.decoder, corpus, str(out), world)
+    reader = task.data.reader()
+    step = next(iter(Loader(task.data.plan(task.costs()), reader)))
+    batch = task.collate(step.packs)
+    places = [(*reader._place(task.data.sources[c.source], c.sample), c.window) for p in step.step.packs for c in p]
+    files = [shard.image(row, media) for shard, row, media in places]
+    return batch.images.numpy(), batch.seen.numpy(), files, [len(c.images) for p in step.packs for c in p], step.rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resampling", ["area", "bicubic"])
+def test_an_encoder_sees_the_images_of_its_own_training(training_corpus, tmp_path, resampling):
+    encoder = {"image_size": 8, "patch_size": 4, "resampling": resampling}
+    bridge = {"image_slots": 4, "frame_slots": 4}
+    chosen = config(autoencoder=None)
+    changes = chosen.model.changes | {"encoder": encoder, "bridge": bridge}
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"changes": changes})})
+    begin(chosen, training_corpus, tmp_path)
+    ((images, seen, files, views, rows),) = in_ranks(1, views_of_a_step, chosen, training_corpus, tmp_path)
+    assert views == [2] * 4
+    assert [row.num_images for row in rows] == [1] * 4
+    for large, small, file in zip(images, seen, files, strict=True):
+        np.testing.assert_array_equal(large.transpose(1, 2, 0), decode(file, 16, resampling))
+        np.testing.assert_array_equal(small.transpose(1, 2, 0), decode(file, 8, resampling))
+
+
 def overfit_part(world, chosen, corpus, part, out):
     if part == "autoencoder":
         task = AutoencoderTask(chosen.model, chosen.decoder.autoencoder, corpus, str(out), world)
@@ -192,6 +222,40 @@ def test_one_batch_overfits(training_corpus, tmp_path, part):
     begin(chosen, training_corpus, tmp_path)
     (found,) = in_ranks(1, overfit_part, chosen, training_corpus, part, tmp_path)
     assert sum(found[-8:]) < 0.6 * sum(found[:8])
+
+
+def held_out_errors(world, chosen, corpus, part, out):
+    """Return the errors of held-out images, by micro-batch size, twice."""
+    settings, kind = (
+        (chosen.decoder.autoencoder, AutoencoderTask) if part == "autoencoder" else (chosen.decoder, DecoderTask)
+    )
+    task = kind(chosen.model, settings, corpus, str(out), world)
+    torch.manual_seed(1)
+    module = task.build().eval()
+    task.prepare(module, task.run.stages[0], torch.float32)
+    packs = next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs
+    found = {}
+    for micro in (4, 3, 1, 4):
+        parts = [
+            task.collate(packs[i : i + micro]).of_group(Group(1, i, (2, len(packs))))
+            for i in range(0, len(packs), micro)
+        ]
+        with torch.no_grad():
+            errors = [batch.losses(module, None).values[0] for batch in parts]
+        found.setdefault(micro, []).append(torch.cat(errors).tolist())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["autoencoder", "decoder"])
+def test_a_held_out_image_has_its_own_noise_whatever_the_micro_batch(training_corpus, tmp_path, part):
+    chosen = config() if part == "autoencoder" else config(autoencoder=None)
+    begin(chosen, training_corpus, tmp_path)
+    (found,) = in_ranks(1, held_out_errors, chosen, training_corpus, part, tmp_path)
+    expected, again = found[4]
+    assert expected == again
+    for micro in (3, 1):
+        assert found[micro][0] == pytest.approx(expected, rel=1e-4), micro
 
 
 def test_a_decoder_of_no_model_is_refused(training_corpus, tmp_path):

@@ -17,7 +17,7 @@ from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
 from trainer.reading.reader import Loader
-from trainer.tasks.encoder import EncoderTask, shifted
+from trainer.tasks.encoder import EncoderTask
 
 
 def config(**changes):
@@ -105,19 +105,3 @@ def overfit_one(world, chosen, corpus):
 def test_one_batch_overfits(training_corpus):
     (losses,) = in_ranks(1, overfit_one, config(), training_corpus)
     assert losses[-1] < 0.3 * losses[0]
-
-
-def test_images_are_shifted_whole():
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
-    moved = shifted(images, 2)
-    assert moved.shape == images.shape
-    assert moved.dtype == torch.uint8
-    middles = {
-        (dy, dx)
-        for i in range(64)
-        for dy in range(-2, 3)
-        for dx in range(-2, 3)
-        if torch.equal(moved[i, :, 2:6, 2:6], images[i, :, 2 + dy : 6 + dy, 2 + dx : 6 + dx])
-    }
-    assert len(middles) > 15
