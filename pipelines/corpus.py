@@ -12,7 +12,7 @@ from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
-from pipelines.funnel import FunnelRow, checked_funnel
+from pipelines.funnel import FunnelRow, check_filled, checked_funnel
 from pipelines.layout import stage_folder
 from pipelines.running.runner import Runner
 from pipelines.running.serve import serving
@@ -33,7 +33,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
         retry: Request again the pages and media that failed for a reason that can pass.
 
     Raises:
-        RunError: If the funnel does not add up after a stage.
+        RunError: If the funnel does not add up after a stage, or a source has ended empty.
     """
     console = Console(stderr=True, highlight=False)
     seconds: dict[str, float] = {}
@@ -41,7 +41,7 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
     def timed(stage: str, run: Callable[[], Manifest | None]) -> Manifest | None:
         began = time.monotonic()
         result = run()
-        checked_funnel(out, spec.crawls, spec.sources, stage)
+        check_stage(spec, out, stage)
         seconds[stage] = time.monotonic() - began
         console.print(f"{stage:8} {seconds[stage]:7.1f} s")
         return result
@@ -55,6 +55,17 @@ def build_corpus(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fa
     assert manifest is not None
     print_summary(manifest, out, seconds)
     return manifest
+
+
+def check_stage(spec: CorpusSpec, out: str, stage: str) -> list[FunnelRow]:
+    """Return the funnel up to a stage that was completed.
+
+    Raises:
+        RunError: If it does not add up, or a source has ended empty.
+    """
+    rows = checked_funnel(out, spec.crawls, spec.sources, stage)
+    check_filled(out, spec.crawls, spec.needed, rows, stage)
+    return rows
 
 
 def print_summary(manifest: Manifest, out: str, seconds: dict[str, float]) -> None:
@@ -84,9 +95,9 @@ def print_stage(spec: CorpusSpec, out: str, stage: str) -> None:
     """Print a stage's rows of the funnel as a table, and in the last line how many it kept and dropped, and where.
 
     Raises:
-        RunError: If the funnel up to the stage does not add up.
+        RunError: If the funnel up to the stage does not add up, or a source has ended empty.
     """
-    rows = [row for row in checked_funnel(out, spec.crawls, spec.sources, stage) if row.stage == stage]
+    rows = [row for row in check_stage(spec, out, stage) if row.stage == stage]
     kept = ", ".join(f"{sum(r.kept for r in rows if r.unit == u):,} {u}s" for u in dict.fromkeys(r.unit for r in rows))
     line = f"{stage_folder(out, stage)}: {stage} kept {kept or 'nothing'}, dropped {_num_dropped(rows):,}"
     _print_funnel(rows).print(line, soft_wrap=True)

@@ -7,6 +7,7 @@ equal documents are equal bytes.
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -25,6 +26,8 @@ Split = Literal["train", "val", "test"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one image, one caption, and img2dataset's extra keys
+
+_INVISIBLE = re.compile("[\0\u00ad\u200b\u2060\ufeff]")  # not the joiners: scripts and emoji need them
 
 KEY_PREFIX: dict[Kind, str] = {"interleaved": "i", "pair": "p", "grounded": "g", "video": "v", "text": "t"}
 
@@ -133,6 +136,14 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherCaption:
+    """A caption that the data set gives beside the one that is used, by the name of its column."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """Build that made the sample. `dedup_group` is shared by everything that must stay in one split."""
 
@@ -147,7 +158,8 @@ class Build:
 class Document:
     """One sample, or one candidate for it.
 
-    `extras` are additional keys at the JSON's root that other readers expect (img2dataset's for pairs).
+    `extras` are additional keys at the JSON's root: those that other readers expect (img2dataset's for pairs), and
+    `other_captions`.
     """
 
     kind: Kind
@@ -243,9 +255,14 @@ def make_key(kind: Kind, *locator: str | int) -> str:
     return KEY_PREFIX[kind] + digest[:20]
 
 
+def without_invisible(text: str) -> str:
+    """Return text without NULs, soft hyphens, zero-width spaces, word joiners and byte order marks."""
+    return text if text.isascii() and "\0" not in text else _INVISIBLE.sub("", text)
+
+
 def clean_text(text: str) -> str:
-    """Return text as records store it: NFC, no lone surrogates, NULs or carriage returns, stripped."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    """Return text as records store it: NFC, no lone surrogates, invisible characters or carriage returns, stripped."""
+    text = without_invisible(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = text.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", text).strip()
 
@@ -332,8 +349,17 @@ def without_media(document: Document, gone: Collection[int]) -> Document:
 
 
 def canonical_json(value: Any) -> str:
-    """Return reproducible JSON: sorted keys, no spaces, UTF-8, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Return reproducible JSON: sorted keys, no spaces, UTF-8 without lone surrogates, no NaN."""
+    return encodable(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+
+
+def encodable(text: str) -> str:
+    """Return text with U+FFFD for lone surrogates: JSON and HTTP can bring them, and no file of ours can hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -6,8 +6,10 @@ A drop names its stage, its unit (what was counted) and its reason. A request's 
 from typing import Literal, NamedTuple, NewType
 
 Stage = Literal["crawl", "extract", "fetch", "filter", "shard"]
-Unit = Literal["page", "element", "document", "video", "media", "sample"]
-"""Units that are counted; an element is what a page embeds (an image, a video, a frame), media are images."""
+Unit = Literal["page", "block", "element", "document", "video", "track", "cue", "media", "sample"]
+"""Units that are counted: a block is a piece of a page's text (a paragraph, heading, list or table), an element is what
+a page or a row embeds (an image, a video, a frame of another page), media are images, a track is a file of timed text
+and a cue one of its lines."""
 
 HttpReason = NewType("HttpReason", str)
 """A reason `http_<status>`, made by `http_reason`; the table has one entry for all statuses."""
@@ -55,6 +57,7 @@ DeclaredReason = Literal[
     "crawl_delay_too_long",
     "retry_after_too_long",
     "host_error_budget",
+    "internal_error",
     # crawls
     "out_of_scope",
     "too_deep",
@@ -64,6 +67,8 @@ DeclaredReason = Literal[
     "truncated_file",
     "malformed_record",
     "record_without_offset",
+    "revisit_record",
+    "malformed_sitemap",
     # pages
     "duplicate_url",
     "unreadable_record",
@@ -71,12 +76,15 @@ DeclaredReason = Literal[
     "not_html",
     "truncated_page",
     # elements of pages
+    "host_boilerplate",
     "boilerplate_image",
     "tracking_pixel",
     "small_image",
     "chrome_image",
     "placeholder_image",
     "vector_image",
+    "formula_image",
+    "custom_image",
     "invalid_data_uri",
     "repeated_image",
     "inline_svg",
@@ -124,6 +132,7 @@ DeclaredReason = Literal[
     "subtitles_unsupported",
     "subtitles_malformed",
     "subtitles_empty",
+    "malformed_cue",
     # language
     "other_language",
     "low_language_score",
@@ -255,6 +264,7 @@ REQUESTS: dict[str, str] = {
     "crawl_delay_too_long": "robots.txt demands more than max_crawl_delay_seconds",
     "retry_after_too_long": "Retry-After is more than max_retry_after_seconds",
     "host_error_budget": "the host failed error_budget times in a row and is not contacted again",
+    "internal_error": "our own code failed on it; `work/tracebacks` has the traceback: please report it",
 }
 CRAWLS: dict[str, str] = {
     "out_of_scope": "the host or path is not in the crawl's scope",
@@ -264,6 +274,8 @@ CRAWLS: dict[str, str] = {
     "redirect_refused": "the page redirects to no http(s) URL",
     "truncated_file": "the file ends early or is damaged: what was read before is kept, the rest is unknown",
     "malformed_record": "a record of a WARC file is no valid HTTP response",
+    "revisit_record": "the WARC files have no page of this address, only a record that refers to an earlier one",
+    "malformed_sitemap": "a sitemap that is none, is damaged or is cut: what could be read of it is used",
     "record_without_offset": "the WARC file is not compressed record by record, so a page in it cannot be found again",
 }
 PAGES: dict[str, str] = {
@@ -274,17 +286,20 @@ PAGES: dict[str, str] = {
     "truncated_page": "the page was cut when it was fetched",
 }
 ELEMENTS: dict[str, str] = {
+    "host_boilerplate": "the same words or image on most pages of the host",
     "boilerplate_image": "an image inside navigation, a footer or an aside",
     "tracking_pixel": "declared at most 2 pixels wide or high",
     "small_image": "declared no wider or higher than an icon",
     "chrome_image": "a logo, icon, avatar, badge or button by its file's name, class or link; or marked as decoration",
     "placeholder_image": "only a placeholder as source: by its name, or inline and tiny",
     "vector_image": "SVG, by its name or type",
+    "custom_image": "an element unknown to HTML, without content, that names an image: a script may show it",
+    "formula_image": "a formula drawn as an image, which stands in the text as TeX",
     "invalid_data_uri": "an inline image of unknown format, or too large",
     "repeated_image": "the same image again, with no text between",
     "inline_svg": "drawn in the page",
     "canvas": "drawn by a script",
-    "css_background": "set by a style",
+    "css_background": "set by a style, or by a script as a background",
     "embedded_frame": "another page or a plug-in embedded in this one",
     "video_without_source": "a video with no http(s) source",
     "invalid_json_ld": "JSON-LD that is not valid JSON",
@@ -312,7 +327,7 @@ ROWS: dict[str, str] = {
     "duplicate_part": "a sample of a tar has two members of one name",
     "upstream_failed": "the data set itself says that the download failed",
     "block_listed": "the list marks the row as not to be used",
-    "other_kind": "a sample of another kind than the source's",
+    "other_kind": "a sample or an archive's record of another kind than the source's",
     "excluded_component": "a component of the data set that the spec excludes",
     "unknown_component": "the row does not name its component, so an excluded one cannot be recognised",
     "bad_base64": "image bytes that are not valid base64, or empty",
@@ -328,6 +343,7 @@ ROWS: dict[str, str] = {
     "subtitles_unsupported": "timed text of no known format",
     "subtitles_malformed": "timed text that cannot be read",
     "subtitles_empty": "timed text without words",
+    "malformed_cue": "a line of timed text whose start cannot be read",
 }
 LANGUAGES: dict[str, str] = {
     "other_language": "in none of the wanted languages",

@@ -1,7 +1,8 @@
 """Extract: pages and lists become candidates, which are documents without bytes whose text is already judged.
 
 A rejected page costs no request for its images. Of several pages with one canonical URL, the one nearest to a seed is
-kept. Each part of candidates is made from one part of a crawl, or from one part of a list.
+kept. Blocks that stand on most pages of a host are left out. Each part of candidates is made from one part of a crawl,
+or from one part of a list.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,27 +12,36 @@ from typing import Any, NamedTuple, TypedDict
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.candidate import Candidate
+from pipelines.candidate import Candidate, site_request
+from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
+from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
+from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
-from pipelines.document import Document, Drop
+from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.layout import candidates_folder, crawl_folder, warc_path
+from pipelines.faults import fault, keep_tracebacks
+from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
+from pipelines.pages.blocks import Block, PageImage, PageText
+from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.pages.parse import Page, parse_page
-from pipelines.parts import Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
-from pipelines.sources.files import Part
-from pipelines.sources.warc import CrawledPage, read_pages
+from pipelines.sources.archived_page import kinds_of, parse_record
+from pipelines.sources.files import Part, reading
+from pipelines.sources.input_files import forget_inputs, record_inputs
+from pipelines.sources.warc import CrawledPage
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import excerpt, judge_text
+from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt
+from pipelines.text.personal_data import mask
 from pipelines.web import urls
-from pipelines.web.permission import Verdict, page_verdict, response_verdict
+from pipelines.web.permission import UNASKED
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 2
+VERSION = 3
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -55,33 +65,16 @@ NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
 
 
 @dataclass(frozen=True, slots=True)
-class _CrawlTask:
-    """A part of a crawl, by the name of its ledger; `name` is that of the part of candidates."""
-
-    name: str
-    crawl: str
-    ledger: str
-
-
-@dataclass(frozen=True, slots=True)
 class _ListTask:
     """A part of a source's list; `name` is that of the part of candidates."""
 
     name: str
     source: str
     part: Part
+    content: str  # hash of the file, and of those that are read with it
 
 
-_Task = _CrawlTask | _ListTask
-
-
-class _PagePlace(NamedTuple):
-    """A fetched page, in order of its distance from a seed. An archive may contain one URL several times."""
-
-    depth: int
-    url: str
-    task: str
-    offset: int
+_Task = CrawlTask | _ListTask
 
 
 class _Duplicate(NamedTuple):
@@ -92,13 +85,24 @@ class _Duplicate(NamedTuple):
 
 
 class _TaskInput(TypedDict):
-    """A task, the only one of its name, and the pages that it drops as duplicates."""
+    """A task, the only one of its name, and what is known about its pages from all pages."""
 
     task: list[_Task]
     duplicates: list[_Duplicate]
+    repeated: list[Repeated]
+    robots: list[ArchivedRobots]
 
 
-shuffle_by_fields(_PagePlace)
+class _Known(NamedTuple):
+    """What is known about a task's pages: URLs of kept duplicates by offset, repeated blocks by group, robots.txt."""
+
+    duplicates: dict[int, str]
+    repeated: dict[str, tuple[int, ...]]
+    robots: list[ArchivedRobots]
+
+
+shuffle_by_fields(ArchivedRobots)
+
 
 # --- one part -------------------------------------------------------------------------------------------------------
 
@@ -111,32 +115,80 @@ class _Candidates:
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, source: str, found: Iterable[Candidate | Drop]) -> None:
-        """Judge the text of a source's candidates, and keep or drop each."""
+    def add(
+        self,
+        source: str,
+        found: Iterable[Candidate | Drop],
+        *,
+        needs_site: Callable[[Document], bool] = lambda _: False,
+    ) -> None:
+        """Judge the text of a source's candidates, and keep or drop each.
+
+        Args:
+            source: Its name.
+            found: What was read.
+            needs_site: Whether a document is of a page that others fetched, whose host is still to be asked.
+        """
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
-                self.tally.drop(candidate)
+                said = masked_excerpt(candidate.excerpt, settings.filters)
+                self.tally.drop(replace(candidate, excerpt=said))
                 continue
-            judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
-            if self._is_unlicensed(candidate.document, settings):
-                judged = Refusal("license_not_allowed", candidate.document.source.license)
-            if isinstance(judged, Document):
-                self._keep(source, replace(candidate, document=judged))
-            else:
+            if not isinstance(settings.input, CrawlInput):
+                self._count_contents(source, candidate.document)
+            text: str | None = None
+            refusal: Refusal | None = None
+            try:
+                judged = judge_text(candidate.document, settings.filters, settings.kind)
+                if self._is_unlicensed(candidate.document, settings):
+                    judged = Refusal("license_not_allowed", candidate.document.source.license)
+                if isinstance(judged, Document):
+                    kept = replace(candidate, document=judged)
+                    self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
+                else:
+                    refusal, text = judged, excerpt(candidate.document, settings.filters)
+            except Exception as error:
+                refusal = fault(error)
+            if refusal is not None:
                 self.tally.drop(
                     Drop(
                         source=source,
                         stage="extract",
-                        reason=judged.reason,
+                        reason=refusal.reason,
                         unit="document",
                         key=candidate.document.key,
+                        url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
-                        excerpt=excerpt(candidate.document, settings.filters),
-                        detail=judged.detail,
+                        excerpt=text,
+                        detail=refusal.detail,
                     )
                 )
+
+    def _count_contents(self, source: str, document: Document) -> None:
+        """Count what a list's document has of that of which lists may lose a part."""
+        num_cues = sum(s.type == "text" and s.t0 is not None for s in document.segments)
+        counts = {"element": len(document.media) if document.kind not in CAPTIONED else 0, "cue": num_cues}
+        for unit, num in (counts | {"track": min(num_cues, 1)}).items():
+            if num:
+                self.tally.keep(source, unit, num)
+
+    def absorb(self, other: "_Candidates") -> None:
+        """Add what was collected elsewhere for the same part."""
+        self.tally.absorb(other.tally)
+        self.rows += other.rows
+
+    def _with_site(self, candidate: Candidate) -> Candidate:
+        """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
+        page = candidate.document.source.page_url
+        if page is None:
+            return candidate
+        if self._spec.policy.robots_of_others == "asked":
+            return replace(candidate, requests=(*candidate.requests, site_request(page)))
+        signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
+        document = replace(candidate.document, signals=(*candidate.document.signals, signal))
+        return replace(candidate, document=document)
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
@@ -144,7 +196,6 @@ class _Candidates:
         return is_page_text and not self._spec.policy.allows_license(document.source.license)
 
     def _keep(self, source: str, candidate: Candidate) -> None:
-        self.tally.keep(source, "document")
         self.rows.append(
             {
                 "source": source,
@@ -155,6 +206,7 @@ class _Candidates:
                 "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],
             }
         )
+        self.tally.keep(source, "document")
 
 
 class _ExtractPart(beam.DoFn):
@@ -164,26 +216,33 @@ class _ExtractPart(beam.DoFn):
         self._spec, self._out = spec, out
 
     def process(self, joined: tuple[str, _TaskInput]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         name, sides = joined
         (task,) = sides["task"]
-        duplicates = {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]}
-        inputs = self._inputs(task, duplicates)
-        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, duplicates))
+        known = _Known(
+            {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]},
+            {repeated.group: repeated.hashes for repeated in sides["repeated"]},
+            sorted(sides["robots"]),
+        )
+        inputs = self._inputs(task, known)
+        candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, known))
         yield name
 
-    def _inputs(self, task: _Task, duplicates: dict[int, str]) -> str:
+    def _inputs(self, task: _Task, known: _Known) -> str:
         if isinstance(task, _ListTask):
-            return stage_inputs(VERSION, _source_settings(self._spec.sources[task.source]), asdict(task.part))
+            settings = _source_settings(self._spec.sources[task.source])
+            return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, sorted(duplicates.items()))
+        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items()), known.robots
+        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
-    def _write(self, task: _Task, inputs: str, duplicates: dict[int, str]) -> Receipt:
+    def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
         found = _Candidates(self._spec)
         if isinstance(task, _ListTask):
             self._read_list(task, found)
         else:
-            self._extract_pages(task, duplicates, found)
+            self._extract_pages(task, known, found)
         found.rows.sort(key=lambda row: (row["source"], row["key"]))
         folder = candidates_folder(self._out)
         files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
@@ -193,12 +252,14 @@ class _ExtractPart(beam.DoFn):
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
-        found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
+        with reading(task.part.path):
+            rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
+            # Of a video's page a list has nothing but the address, and the video is asked for like any other.
+            found.add(task.source, rows, needs_site=_has_unasked_page if source.kind != "video" else _never)
 
-    def _extract_pages(self, task: _CrawlTask, duplicates: dict[int, str], found: _Candidates) -> None:
-        crawl, ledger = task.crawl, crawl_folder(self._out, task.crawl).file(task.ledger, ".parquet")
-        fetched = (LedgerRow.from_columns(row) for row in read_rows(ledger) if row["outcome"] == FETCHED)
-        rows = {row.offset: row for row in fetched}
+    def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
+        crawl = task.crawl
+        rules = _archived_rules(self._spec, crawl, known.robots)
         sources = {
             name: source
             for name, source in self._spec.sources.items()
@@ -207,41 +268,47 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(crawl, "page", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
-        if not rows:
-            return
-        warc = next(iter(rows.values())).warc
-        assert warc is not None
-        for record in read_pages(warc_path(self._out, crawl, warc)):
-            row = rows.pop(record.warc_offset, None)
-            if row is not None:
-                self._extract_page(crawl, row, record, duplicates, sources, found)
-        for row in rows.values():
-            found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
+        for row, record in fetched_pages(self._out, task):
+            if record is None:
+                found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
+                continue
+            of_page = _Candidates(self._spec)
+            try:
+                self._extract_page(crawl, row, record, known, rules, sources, of_page)
+                found.absorb(of_page)
+            except Exception as error:  # of the page nothing is kept
+                found.tally.drop(_page_drop(crawl, row, *fault(error)))
 
     def _extract_page(
         self,
         crawl: str,
         row: LedgerRow,
         record: CrawledPage,
-        duplicates: dict[int, str],
+        known: _Known,
+        rules: ArchivedRules,
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
         def drop(reason: Reason, detail: str | None = None) -> None:
             found.tally.drop(_page_drop(crawl, row, reason, detail))
 
-        if row.offset in duplicates:
-            drop("duplicate_url", urls.without_credentials(duplicates[row.offset]))
+        if row.offset in known.duplicates:
+            drop("duplicate_url", urls.without_credentials(known.duplicates[row.offset]))
             return
         if record.refusal is not None:
             drop(record.refusal, record.truncated or record.mime)
             return
-        page = parse_page(record.body, row.url, content_type=record.content_type)
-        verdict = self._page_verdict(row, record, page)
+        page = parse_record(record, row.url)
+        verdict = fetched_verdict(row, record, page, self._spec.request_policy, rules.verdict(row.url))
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
         found.tally.keep(crawl, "page")
+        repeated = {hashed for group in page_groups(row.url) for hashed in known.repeated.get(group, ())}
+        page, gone = without_host_boilerplate(page, repeated)
+        for block in gone:
+            found.tally.drop(_block_drop(crawl, row, block))
+        found.tally.keep(crawl, "block", sum(isinstance(block, PageText) for block in page.blocks))
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for reason, num in page.skipped:
             lost = replace(_page_drop(crawl, row, reason), unit="element", url=None)
@@ -261,19 +328,45 @@ class _ExtractPart(beam.DoFn):
             assert isinstance(source.input, CrawlInput)
             if not source.input.takes(row.url):
                 continue
+            if (kinds := kinds_of(record)) is not None and source.kind not in kinds:
+                detail = f"a record of type {record.record_type} gives {' and '.join(kinds)}, not {source.kind}"
+                found.tally.drop(replace(_page_drop(name, row, "other_kind", detail), unit="document"))
+                continue
             candidates = KIND_FUNCTIONS[source.kind](page, origin, name, source.pages)
             if not verdict.images_allowed and source.kind in NEEDS_IMAGES:
-                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document", url=None)
-                found.add(name, [replace(lost, key=c.document.key) for c in candidates])
+                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document")
+                refused = [
+                    replace(
+                        lost,
+                        key=c.document.key,
+                        url=urls.only_url(r.url for r in c.requests) or c.document.source.page_url,
+                        excerpt=c.document.text,
+                    )
+                    for c in candidates
+                ]
+                found.add(name, refused)
                 continue
-            found.add(name, [replace(c, record=row.record) for c in candidates])
+            found.add(
+                name, [replace(c, record=row.record) for c in candidates], needs_site=_always if external else _never
+            )
 
-    def _page_verdict(self, row: LedgerRow, record: CrawledPage, page: Page) -> Verdict:
-        """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements."""
-        policy = self._spec.request_policy
-        at = {"url": urls.without_credentials(row.url), "observed_at": row.fetched_at}
-        response = response_verdict(Verdict(signals=row.signals), record.headers, "page", policy, **at)
-        return page_verdict(response, page.meta, policy, **at)
+
+def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
+    is_given = bool(spec.crawls[crawl].robots_files)
+    return ArchivedRules(spec.request_policy, found if is_given else None)
+
+
+def _has_unasked_page(document: Document) -> bool:
+    """Return whether a document is of a page whose robots.txt nobody has asked for."""
+    return all(signal.kind != "robots.txt" or signal.target != "page" for signal in document.signals)
+
+
+def _always(_: Document) -> bool:
+    return True
+
+
+def _never(_: Document) -> bool:
+    return False
 
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:
@@ -291,10 +384,19 @@ def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None =
     )
 
 
+def _block_drop(crawl: str, row: LedgerRow, block: Block) -> Drop:
+    """Return the drop of a block of a page that is its host's boilerplate."""
+    drop = _page_drop(crawl, row, "host_boilerplate")
+    if isinstance(block, PageText):
+        return replace(drop, unit="block", url=None, excerpt=mask(block.text).text[:EXCERPT_CHARS])
+    url = block.url if isinstance(block, PageImage) else block.sources[0]
+    return replace(drop, unit="element", url=urls.without_credentials(url) if url else None)
+
+
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
     """Return the settings of a source on which its candidates depend."""
     tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
-    filters = source.filters.model_dump(mode="json", include={"language", "text", "mask_personal_data"})
+    filters = source.filters.model_dump(mode="json", include={"language", "text", "spoken", "mask_personal_data"})
     return tree | {"filters": filters}
 
 
@@ -305,13 +407,14 @@ def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:
         for name, source in spec.sources.items()
         if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
     }
-    return [drawing, spec.request_policy.model_dump(mode="json")]
+    boilerplate = spec.crawls[crawl].model_dump(mode="json", include={"host_boilerplate"})
+    return [drawing, spec.request_policy.model_dump(mode="json"), boilerplate]
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
-def _page_names(task: _CrawlTask, out: str) -> Iterator[tuple[str, _PagePlace]]:
+def _page_names(task: CrawlTask, out: str) -> Iterator[tuple[str, PagePlace]]:
     """Yield (crawl and canonical URL, place) for every fetched page of a task."""
     path = crawl_folder(out, task.crawl).file(task.ledger, ".parquet")
     for row in read_rows(path, ["url", "depth", "outcome", "canonical_url", "offset"]):
@@ -319,49 +422,114 @@ def _page_names(task: _CrawlTask, out: str) -> Iterator[tuple[str, _PagePlace]]:
             own = row["canonical_url"] or row["url"]
             # A page may name a canonical URL of its own host only, or one site could suppress another.
             own = own if urls.authority(own) == urls.authority(row["url"]) else row["url"]
-            yield f"{task.crawl} {own}", _PagePlace(row["depth"], row["url"], task.name, row["offset"])
+            yield f"{task.crawl} {own}", PagePlace(row["depth"], row["url"], task.name, row["offset"])
 
 
-def _duplicates(grouped: tuple[str, Iterable[_PagePlace]]) -> Iterator[tuple[str, _Duplicate]]:
+def _duplicates(grouped: tuple[str, Iterable[PagePlace]]) -> Iterator[tuple[str, _Duplicate]]:
     """Yield (task, duplicate) for all pages of one canonical URL but the one that is kept."""
-    own = grouped[0].partition(" ")[2]
-    kept, *others = sorted(grouped[1], key=lambda place: (place.url != own, *place))
+    kept, *others = _kept_first(grouped)
     for other in others:
         yield other.task, _Duplicate(other.offset, kept.url)
+
+
+def _kept_first(grouped: tuple[str, Iterable[PagePlace]]) -> list[PagePlace]:
+    own = grouped[0].partition(" ")[2]
+    return sorted(grouped[1], key=lambda place: (place.url != own, *place))
+
+
+def _kept(grouped: tuple[str, Iterable[PagePlace]]) -> tuple[str, PagePlace]:
+    """Return (crawl, place) of the page of one canonical URL that is kept."""
+    return grouped[0].partition(" ")[0], _kept_first(grouped)[0]
+
+
+def _page_hosts(task: CrawlTask, out: str) -> Iterator[tuple[str, str]]:
+    """Yield (crawl and host, task) for every host of a task's fetched pages, each once."""
+    path = crawl_folder(out, task.crawl).file(task.ledger, ".parquet")
+    rows = read_rows(path, ["url", "outcome"])
+    for host in sorted({urls.authority(row["url"]) for row in rows if row["outcome"] == FETCHED}):
+        yield f"{task.crawl} {host}", task.name
+
+
+def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
+    """Return the parts of all lists; their files are hashed on the way.
+
+    Raises:
+        UserError: If one cannot be had, or is not of its format.
+    """
+    inputs = {name: source.input for name, source in spec.sources.items() if not isinstance(source.input, CrawlInput)}
+    parts = {name: FORMATS[settings.format].parts(settings) for name, settings in inputs.items()}
+    others = {name: FORMATS[settings.format].beside(settings) for name, settings in inputs.items()}
+    listed = {
+        name: [*((p.path, p.name) for p in parts[name]), *((other.path, other.name) for other in others[name])]
+        for name in inputs
+    }
+    forget_inputs(out, [*spec.crawls, *inputs])
+    found: dict[tuple[str, str], InputFile] = {}
+    for name, files in listed.items():
+        with reading(f"sources.{name}"):
+            found |= record_inputs(out, {name: files})
+    contents: dict[tuple[str, str | None], list[Any]] = {}
+    for name in inputs:
+        for other in others[name]:
+            contents.setdefault((name, other.of), []).append(found[name, other.path].content)
+    return [
+        _ListTask(
+            f"{name}-{i:05d}",
+            name,
+            part,
+            digest(found[name, part.path].content, contents.get((name, part.path)), contents.get((name, None))),
+        )
+        for name in inputs
+        for i, part in enumerate(parts[name])
+    ]
 
 
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Extract the candidates of all sources from what was crawled and from the lists."""
     crawled = [
-        _CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
+        CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
     ]
-    listed = [
-        _ListTask(f"{name}-{i:05d}", name, part)
-        for name, source in spec.sources.items()
-        if not isinstance(source.input, CrawlInput)
-        for i, part in enumerate(FORMATS[source.input.format].parts(source.input))
-    ]
+    listed = _list_tasks(spec, out)
     tasks: list[_Task] = [*crawled, *listed]
     folder = candidates_folder(out)
+    archives = [crawl for crawl, settings in spec.crawls.items() if settings.robots_files]
     ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}
+    robots = {crawl: robots_folder(out, crawl) for crawl in archives}
+    tables = [(crawl, folder.file(r.part, ".parquet")) for crawl, folder in robots.items() for r in folder.receipts()]
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = stage_inputs(VERSION, ledgers, settings, lists, [asdict(task) for task in tasks])
+    inputs = stage_inputs(
+        VERSION,
+        ledgers,
+        {crawl: folder.fingerprint() for crawl, folder in robots.items()},
+        settings,
+        lists,
+        spec.policy.robots_of_others,
+        [asdict(task) for task in tasks],
+    )
     if folder.is_finished(inputs):
         return
     folder.begin()
 
     def build(pipeline: beam.Pipeline) -> None:
-        duplicates = (
+        of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
+        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
+        duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
+        repeated = {"tasks": of_crawls, "pages": by_url | "Kept" >> beam.Map(_kept)} | FindHostBoilerplate(spec, out)
+        archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
+        hosts = (
             pipeline
-            | "ListCrawled" >> beam.Create(crawled)
-            | "ReadNames" >> beam.FlatMap(_page_names, out)
-            | "ByCanonicalUrl" >> beam.GroupByKey()
-            | "FindDuplicates" >> beam.FlatMap(_duplicates)
+            | "ListArchives" >> beam.Create([task for task in crawled if task.crawl in archives])
+            | "ReadHosts" >> beam.FlatMap(_page_hosts, out)
+        )
+        rules = (
+            {"robots": archived, "tasks": hosts}
+            | "ByHost" >> beam.CoGroupByKey()
+            | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
         )
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
-            {"task": named, "duplicates": duplicates}
+            {"task": named, "duplicates": duplicates, "repeated": repeated, "robots": rules}
             | "ByTask" >> beam.CoGroupByKey()
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )

@@ -9,14 +9,19 @@ from typing import Any
 
 from pipelines.errors import RunError
 from pipelines.layout import account_folder, candidates_folder, decisions_folder, documents_folder
-from pipelines.parts import PartFolder, sum_counts
+from pipelines.parts import PartFolder, read_rows, sum_counts
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
-CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "element"))
-"""Stage and unit of a crawl's rows, in order. An element is an image, a video or a frame that a page embeds."""
+CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "block"), ("extract", "element"))
+"""Stage and unit of a crawl's rows, in order (`drop_reasons.Unit`)."""
 SOURCE_ROWS = (
     ("extract", "document"),
+    ("extract", "element"),
+    ("extract", "track"),
+    ("extract", "cue"),
     ("fetch", "video"),
+    ("fetch", "track"),
+    ("fetch", "cue"),
     ("fetch", "media"),
     ("fetch", "document"),
     ("filter", "media"),
@@ -93,6 +98,72 @@ def checked_funnel(
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise RunError(f"the funnel does not add up: {faults[0]}{more}. Please report this bug")
     return funnel
+
+
+def check_filled(
+    out: str, crawls: Iterable[str], needed: Mapping[str, Sequence[str]], rows: Sequence[FunnelRow], last_stage: str
+) -> None:
+    """Check that no source has ended empty by the end of a stage.
+
+    Args:
+        out: The corpus's folder.
+        crawls: Names of the spec's crawls.
+        needed: The crawls, if any, of each source that must have samples.
+        rows: The funnel up to that stage.
+        last_stage: One of `STAGES`.
+
+    Raises:
+        RunError: If one has, with what became of its candidates and an example.
+    """
+    if last_stage == "crawl":
+        return
+    for source, drawn_on in needed.items():
+        if (why := _emptied(source, drawn_on, rows)) is None:
+            continue
+        example = _example(out, crawls, {source}) or _example(out, crawls, set(drawn_on))
+        raise RunError(
+            f"sources.{source}: no sample: {why}{f', such as {example}' if example else ''}. "
+            f"If it may end empty, set sources.{source}.allow_empty: true"
+        )
+
+
+def _emptied(source: str, crawls: Sequence[str], rows: Sequence[FunnelRow]) -> str | None:
+    """Return what became of the candidates of a source that has none left; None if it has some."""
+    own = [row for row in rows if row.source == source and row.unit in ("document", "sample")]
+    if own and own[-1].kept:
+        return None
+    if dropped := next((row for row in own if row.in_ and not row.kept), None):
+        return f"{dropped.stage} dropped {_all(dropped)}"
+    if not crawls:
+        return "its files have no rows"
+    found = []
+    for crawl in crawls:
+        pages = [row for row in rows if row.source == crawl and row.unit == "page"]
+        if dropped := next((row for row in pages if row.in_ and not row.kept), None):
+            found.append(f"{dropped.stage} of {crawl} dropped {_all(dropped)}")
+        elif pages and pages[-1].kept:
+            found.append(f"none of the {pages[-1].kept} pages of {crawl} holds what it takes")
+        else:
+            found.append(f"{crawl} has no page")
+    return "; ".join(found)
+
+
+def _all(row: FunnelRow) -> str:
+    reasons = sorted(row.dropped.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{reason} {num}" for reason, num in reasons[:4]) + (", ..." if len(reasons) > 4 else "")
+    return f"all {row.in_} {row.unit}s ({shown})" if row.in_ > 1 else f"its only {row.unit} ({shown})"
+
+
+def _example(out: str, crawls: Iterable[str], sources: set[str]) -> str | None:
+    """Return where a drop of one of the sources came from, and what was found."""
+    for folder in counting_folders(out, crawls):
+        for path in folder.drops():
+            for row in read_rows(path, ["source", "record", "url", "detail"]):
+                if row["source"] in sources:
+                    told = [row["record"] or row["url"], row["detail"]]
+                    if example := ": ".join(dict.fromkeys(text[:200] for text in told if text)):
+                        return example
+    return None
 
 
 def check_funnel(rows: Sequence[FunnelRow], num_samples: Mapping[str, int] | None = None) -> list[str]:

@@ -16,8 +16,9 @@ import apache_beam as beam
 
 import pipelines
 from pipelines import storage
+from pipelines.code_version import code_version
 from pipelines.document import Document, Drop, Split
-from pipelines.funnel import checked_funnel, counting_folders
+from pipelines.funnel import check_filled, checked_funnel, counting_folders
 from pipelines.layout import (
     decisions_folder,
     drops_folder,
@@ -52,13 +53,14 @@ from pipelines.shards.readme import corpus_readme
 from pipelines.shards.stats import collect_stats
 from pipelines.shards.tar_samples import index_path, tar_end
 from pipelines.shards.writer import SampleParts, ShardWriter, finish_document
+from pipelines.sources.input_files import recorded_inputs
 from pipelines.spec import CorpusSpec, Sharding
 
 # Increment the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when
 # equal shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the
 # indexes of other readers. Only the first writes shards again.
 VERSION = 2
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; its last shard may not be full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
@@ -188,7 +190,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     """Write the shards of all sources, what describes them, and the manifest.
 
     Raises:
-        RunError: If the funnel does not add up: a bug, and the corpus must not be used.
+        RunError: If a source has ended empty, or the funnel does not add up: a bug, and the corpus must not be used.
     """
     decisions = decisions_folder(out)
     receipts = decisions.receipts()
@@ -243,7 +245,8 @@ def _inputs(spec: CorpusSpec, out: str) -> str:
     receipts = [receipt for folder in counting_folders(out, spec.crawls) for receipt in folder.receipts()]
     counts = [asdict(count) for count in sum_counts(receipts)]
     drops = sorted(receipt.files.get(".drops.parquet", "") for receipt in receipts)
-    made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops)
+    files = [file.content for file in recorded_inputs(out, [*spec.crawls, *spec.sources])]
+    made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops, files)
     return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, *made_from)
 
 
@@ -281,6 +284,7 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
 def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
     """Write drops, statistics, the indexes of other readers, the resolved spec, and last the manifest."""
     funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", samples_per_source(shards))
+    check_filled(out, spec.crawls, spec.needed, funnel, "shard")
     manifest = Manifest(
         name=spec.name,
         version=spec.version,
@@ -289,6 +293,8 @@ def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manif
         funnel=tuple(funnel),
         tools={"dromaius": pipelines.__version__} | {name: importlib.metadata.version(name) for name in TOOLS},
         source_names=tuple(spec.sources),
+        code=code_version(),
+        inputs=tuple(recorded_inputs(out, [*spec.crawls, *spec.sources])),
     )
     _write_all_drops(spec, out)
     stats = collect_stats(out, shards)

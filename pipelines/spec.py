@@ -18,11 +18,12 @@ from pipelines.document import Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
+from pipelines.pages.host_boilerplate import HostBoilerplate
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
 from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.text.judging import TextFilters
+from pipelines.text.judging import PROFILES, SPEECH, TextFilters
 from pipelines.web import urls
 from pipelines.web.address_guard import is_on_loopback
 from pipelines.web.http_client import HttpSettings
@@ -37,16 +38,26 @@ class CrawlSettings(Settings):
 
     seeds: list[str] = Field(default=[], description="Where to begin")
     warc_files: list[str] = Field(default=[], description="WARC files to read instead of crawling; globs, fsspec URLs")
+    robots_files: list[str] = Field(
+        default=[],
+        description="WARC files of robots.txt answers that the same crawler stored, such as Common Crawl's robotstxt "
+        "subset: each page's host must allow it there, too",
+    )
     sitemaps: bool = Field(True, description="Also follow the sitemaps that robots.txt names")
     hosts: list[str] | None = Field(None, description="host or host:port in scope; null: those of the seeds")
     path_prefixes: list[str] = Field(default=["/"], description="Paths in scope")
     max_depth: int = Field(20, ge=0, description="Links from a seed")
     max_pages_per_host: int = Field(10_000, ge=1)
+    host_boilerplate: HostBoilerplate | None = Field(
+        HostBoilerplate(), description="Blocks that stand on most pages of a host are dropped; null: none for that"
+    )
 
     @model_validator(mode="after")
     def _begins_somewhere(self) -> Self:
         if bool(self.seeds) == bool(self.warc_files):
             raise ValueError("needs either 'seeds' or 'warc_files'")
+        if self.robots_files and not self.warc_files:
+            raise ValueError("'robots_files' belong to 'warc_files'; robots.txt of live sites is asked for")
         for seed in self.seeds:
             if urls.resolve(seed, "") is None:
                 raise ValueError(f"the seed {seed!r} is no http(s) URL")
@@ -99,6 +110,7 @@ class SourceSpec(Settings):
     """One source of samples, all of one kind."""
 
     kind: Kind
+    allow_empty: bool = Field(False, description="Whether the source may end without samples; else the build fails")
     input: Annotated[CrawlInput | SourceSettings, Field(discriminator="format")] = Field(
         description="{crawl: name}, or {format: ..., files: [...]}"
     )
@@ -111,6 +123,19 @@ class SourceSpec(Settings):
     @classmethod
     def _name_crawls(cls, tree: Any) -> Any:
         return {"format": "crawled", **tree} if isinstance(tree, dict) and "crawl" in tree else tree
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_profiles(cls, tree: Any) -> Any:
+        """Put the profiles in the place of null, so that the resolved spec shows their thresholds."""
+        if not isinstance(tree, dict) or tree.get("kind") not in PROFILES:
+            return tree
+        filters = tree.get("filters", {})
+        if not isinstance(filters, dict):
+            return tree
+        profiles = {"text": PROFILES[tree["kind"]]} | ({"spoken": SPEECH} if tree["kind"] == "video" else {})
+        named = {name: {"rules": rules} for name, rules in profiles.items() if filters.get(name) is None}
+        return {**tree, "filters": {**filters, **named}}
 
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:
@@ -153,7 +178,8 @@ class CorpusSpec(Settings):
             raise ValueError(f"crawls.{unused[0]}: no source draws on it")
         if self.fetches_beyond_loopback and not self.policy.has_contact:
             raise ValueError(
-                "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback"
+                "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback, also of "
+                "robots.txt for pages that others fetched (policy.robots_of_others)"
             )
         return self
 
@@ -165,11 +191,30 @@ class CorpusSpec(Settings):
         """
         hosts = {h for c in self.crawls.values() for h in c.scope}
         archives = {name for name, c in self.crawls.items() if c.warc_files}
-        asks_for_media = any(
-            s.kind != "text" and (not isinstance(s.input, CrawlInput) or archives.intersection(s.input.crawls))
+        asks = any(
+            archives.intersection(s.input.crawls) and (self.asks_for_others or s.kind != "text")
+            if isinstance(s.input, CrawlInput)
+            else s.kind != "text"
             for s in self.sources.values()
         )
-        return not all(map(is_on_loopback, hosts)) or (asks_for_media and not self.serve)
+        return not all(map(is_on_loopback, hosts)) or (asks and not self.serve)
+
+    @property
+    def asks_for_others(self) -> bool:
+        """Whether robots.txt may be asked for, for pages of archives, and pages that lists name."""
+        takes = any(
+            any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
+            if isinstance(s.input, CrawlInput)
+            else s.kind != "video"
+            for s in self.sources.values()
+        )
+        return takes and self.policy.robots_of_others == "asked"
+
+    @property
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        """The sources that must have samples, each with the crawls that it draws on."""
+        sources = {name: source for name, source in self.sources.items() if not source.allow_empty}
+        return {n: s.input.crawls if isinstance(s.input, CrawlInput) else () for n, s in sources.items()}
 
     @property
     def request_policy(self) -> PolicySettings:

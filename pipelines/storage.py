@@ -20,7 +20,10 @@ import fsspec
 from pipelines.errors import UserError
 
 TEMPORARY = ".~"
-_STORES = {"botocore", "aiobotocore", "google", "gcsfs", "azure", "adlfs", "aiohttp"}
+_STORES = {
+    *("botocore", "aiobotocore", "google", "gcsfs", "azure", "adlfs", "aiohttp"),
+    *("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3"),
+}
 """Packages behind fsspec whose own errors, such as `NoCredentialsError`, fsspec lets through."""
 
 
@@ -50,14 +53,25 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
         found = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:  # the scheme is unknown, or its package is missing
         raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # some connect at once
+        raise UserError(f"{path}: {said(error)}; check the address") from error
     try:
         yield found
     except Exception as error:
-        is_its_own = type(error).__module__.partition(".")[0] in _STORES and not isinstance(error, OSError)
+        is_its_own = is_store_error(error) and not isinstance(error, OSError)
         if not is_its_own and not isinstance(error, PermissionError):
             raise
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: {type(error).__name__}: {said}; check the credentials and the address") from error
+        raise UserError(f"{path}: {said(error)}; check the credentials and the address") from error
+
+
+def is_store_error(error: BaseException) -> bool:
+    """Return whether an error is one of a package behind fsspec."""
+    return type(error).__module__.partition(".")[0] in _STORES
+
+
+def said(error: BaseException) -> str:
+    """Return the name and words of an error in one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def exists(path: str) -> bool:
@@ -74,6 +88,23 @@ def size(path: str) -> int:
         return os.path.getsize(path)
     with remote(path) as (fs, inner):
         return int(fs.size(inner))
+
+
+def stamp(path: str) -> list[Any]:
+    """Return what tells whether a file has changed without reading it: its size, and its time or its store's tag."""
+    if is_local(path):
+        found = os.stat(path)
+        return [found.st_size, found.st_mtime_ns]
+    with remote(path) as (fs, inner):
+        info = fs.info(inner)
+    times = (info.get(name) for name in ("LastModified", "last_modified", "mtime", "updated", "created"))
+    return [info.get("size"), tag(info), next((str(time) for time in times if time is not None), None)]
+
+
+def tag(info: dict[str, Any]) -> str | None:
+    """Return the tag or checksum by which a store names the content of a file, from fsspec's `info`; None if none."""
+    found = (info.get(name) for name in ("ETag", "etag", "md5", "md5Hash", "content_md5", "crc32c", "sha256", "oid"))
+    return next((str(value).strip('"') for value in found if value), None)
 
 
 def open_read(path: str) -> BinaryIO:

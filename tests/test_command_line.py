@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import hashlib
+import json
 import os
 import re
 import resource
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
+from pipelines.code_version import code_version
 from pipelines.funnel import check_funnel
 from pipelines.shards.manifest import load_manifest, samples_per_source, verify
 from tests.corpus_command import (
@@ -40,6 +43,9 @@ from tests.pipelines.corpus_builder import build
 
 STAGE = re.compile(r"[a-z]+ +[0-9.]+ s")  # a finished stage
 TEXT = {"kind": "text", "input": {"crawl": "web"}}
+
+
+UNASKED = {"robots_of_others": "unasked"}
 
 
 def minimal(**changes: object) -> dict:
@@ -101,8 +107,52 @@ def test_a_missing_spec_is_refused(tmp_path):
 def test_missing_input_files_are_refused(tmp_path):
     lists = {"kind": "text", "input": {"format": "jsonl_text", "files": [str(tmp_path / "none.jsonl")]}}
     assert "none.jsonl" in refused(tmp_path, {"name": "x", "version": "1.0.0", "sources": {"lines": lists}})
-    warcs = minimal(crawls={"web": {"warc_files": [str(tmp_path / "none.warc.gz")]}})
+    warcs = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / "none.warc.gz")]}})
     assert "none.warc.gz: no such file" in refused(tmp_path, warcs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("", "its files have no rows"),
+        ('{"text": "too short"}\n{"no": 1}\n', "extract dropped all 2 documents (missing_text 1, too_few_words 1)"),
+    ],
+)
+def test_a_source_that_ends_empty_fails_the_build_unless_it_may(tmp_path, rows, why):
+    (tmp_path / "a.jsonl").write_text(rows)
+    lists = {"kind": "text", "input": {"format": "jsonl_text", "files": [str(tmp_path / "a.jsonl")]}}
+    spec = write_spec(tmp_path / "spec.yaml", {"name": "x", "version": "1.0.0", "sources": {"lines": lists}})
+    command = ("corpus", "--spec", spec, "--out", tmp_path / "out", "--workers", "1")
+    line = complaint(*command, code=1)
+    assert line.startswith(f"error: sources.lines: no sample: {why}")
+    assert line.endswith("set sources.lines.allow_empty: true")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run_here(*command, "--set", "sources.lines.allow_empty=true")
+    assert load_manifest(str(tmp_path / "out")).num_samples == 0
+
+
+def test_the_manifest_names_the_code_and_every_input_and_a_changed_one_is_read_again(tmp_path):
+    def write(words: str) -> None:
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{words} " * 20}))
+
+    write("boat")
+    lists = {"kind": "text", "input": {"format": "jsonl_text", "files": [str(tmp_path / "*.jsonl")]}}
+    lists["filters"] = {"text": {}, "language": None}
+    spec = write_spec(tmp_path / "spec.yaml", {"name": "x", "version": "1.0.0", "sources": {"lines": lists}})
+    command = ("corpus", "--spec", spec, "--out", tmp_path / "out", "--workers", "1")
+    run_here(*command)
+    manifest = load_manifest(str(tmp_path / "out"))
+    data = (tmp_path / "a.jsonl").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert [(f.source, f.file, f.bytes, f.sha256) for f in manifest.inputs] == [("lines", "a.jsonl", len(data), digest)]
+    assert manifest.code == code_version()
+    run_here(*command)
+    assert load_manifest(str(tmp_path / "out")) == manifest
+    write("lake")  # of the same size
+    run_here(*command)
+    changed = load_manifest(str(tmp_path / "out"))
+    assert changed.fingerprint != manifest.fingerprint
+    assert changed.inputs[0].sha256 != digest
 
 
 @pytest.mark.parametrize("override", ["crawls.web.max_dept=3", "nonsense", "split.val=2", "crawls.web.seeds.7=x"])
@@ -172,7 +222,7 @@ def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_pa
     kept = {}
     for name, data in (("whole", whole), ("cut", whole[: len(whole) * 2 // 3])):
         (tmp_path / f"{name}.warc.gz").write_bytes(data)
-        tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / f"{name}.warc.gz")]}})
+        tree = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / f"{name}.warc.gz")]}})
         build_here(write_spec(tmp_path / "spec.yaml", tree), tmp_path / name)
         manifest = load_manifest(str(tmp_path / name))
         assert check_funnel(manifest.funnel, samples_per_source(manifest.shards)) == []
@@ -185,7 +235,7 @@ def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_pa
 def test_what_is_no_warc_is_refused(tmp_path):
     with gzip.open(tmp_path / "x.warc.gz", "wb") as file:
         file.write(b"no WARC at all\n" * 50)
-    tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
+    tree = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
     assert "x.warc.gz: not a WARC file" in refused(tmp_path, tree)
 
 

@@ -25,7 +25,7 @@ INTERNAL_MODULES = (
 )
 """Without an underscore, but documented as internal or as experimental."""
 
-PUBLIC = {"os._exit", "_make"}
+PUBLIC = {"os._exit", "_make", "_replace"}
 """With an underscore, but documented."""
 
 ELSEWHERE = {  # outside the modules of internals

@@ -1,6 +1,7 @@
 """Command line of the tools: `python -m tools <command>`."""
 
 import asyncio
+import unicodedata
 
 import click
 
@@ -38,8 +39,11 @@ def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> Non
     """Draw samples of every kind from a corpus into one image."""
     from pipelines.shards.contact_sheet import write_contact_sheet
 
-    num_samples = write_contact_sheet(corpus.rstrip("/"), out, per_kind=per_kind, seed=seed)
-    click.echo(f"{out}: {num_samples} samples of {corpus}")
+    sheet = write_contact_sheet(corpus.rstrip("/"), out, per_kind=per_kind, seed=seed)
+    if sheet.missing:
+        shown = ", ".join(f"{c} ({unicodedata.name(c, 'unnamed').lower()})" for c in sorted(sheet.missing)[:3])
+        click.echo(f"{out}: no font here has {len(sheet.missing)} of the characters: {shown}. Install one", err=True)
+    click.echo(f"{out}: {sheet.num_samples} samples of {corpus}")
 
 
 def main() -> None:

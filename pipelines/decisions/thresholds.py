@@ -41,8 +41,8 @@ class Thresholds(Settings):
 
     images: ImageFilter = ImageFilter()
     min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
-    max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30)")
-    match: MatchFilter | None = None
+    max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30); null: any")
+    match: MatchFilter | None = Field(None, description="Image-text similarity; null: not computed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,20 +20,24 @@ Format = Literal["jpeg", "png", "webp", "gif", "bmp", "avif"]
 MIME: dict[Format, str] = {f: f"image/{f}" for f in ("jpeg", "png", "webp", "gif", "bmp", "avif")}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
 _MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are examined
 _MAX_EXIF_ENTRIES = 1000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside entropy-coded data: no stuffing, no restart, no fill
-_XMP_PACKET = re.compile(rb"<x:xmpmeta.{0,1048576}?</x:xmpmeta>", re.DOTALL)
+_ANY_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_XMP_START, _XMP_END = b"<x:xmpmeta", b"</x:xmpmeta>"
 _EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Metadata of an image: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store (JUMBF)."""
+    """Metadata of an image: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store, the ICC profile."""
 
     exif: bytes = b""
     xmp: bytes = b""
     c2pa: bytes = b""
+    icc: bytes = b""
 
     @property
     def orientation(self) -> int:
@@ -95,12 +99,16 @@ def read_metadata(data: bytes, format: Format) -> Metadata:
             return _webp_metadata(data)
     except (struct.error, IndexError, ValueError):
         return Metadata()
-    packet = _XMP_PACKET.search(data)
-    return Metadata(xmp=packet.group() if packet else b"")
+    start = data.find(_XMP_START)
+    end = data.find(_XMP_END, start) if start >= 0 else -1
+    return Metadata(xmp=data[start : end + len(_XMP_END)][:_MAX_METADATA] if end >= 0 else b"")
 
 
 def strip_metadata(data: bytes, format: Format) -> bytes:
     """Return the same image, without decoding it, with only what a decoder needs: no EXIF, XMP, ICC, comments, trailer.
+
+    A damaged container is mended on the way as viewers do: bytes between JPEG segments and PNG chunks after the pixels
+    are left out, a missing end marker is added.
 
     Raises:
         ValueError: If the file is broken or the format is not JPEG, PNG or a still, opaque WebP.
@@ -109,10 +117,7 @@ def strip_metadata(data: bytes, format: Format) -> bytes:
         if format == "jpeg":
             return _strip_jpeg(data)
         if format == "png":
-            kept = [
-                data[s - 8 : e + 4] for name, s, e in _png_chunks(data) if name in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-            ]
-            return _PNG + b"".join(kept)
+            return _PNG + b"".join(data[s - 8 : e + 4] for n, s, e in _png_chunks(data) if n in _PNG_PIXELS) + _PNG_END
         if format == "webp":
             pixels = [(n, data[s:e]) for n, s, e in _webp_chunks(data) if n in (b"VP8 ", b"VP8L")]
             if len(pixels) != 1:
@@ -123,6 +128,26 @@ def strip_metadata(data: bytes, format: Format) -> bytes:
     except (struct.error, IndexError) as error:
         raise ValueError(f"broken {format}: {error}") from error
     raise ValueError(f"{format} cannot be stored unchanged")
+
+
+def mended_png(data: bytes) -> bytes:
+    """Return a PNG without ancillary chunks of a wrong checksum, which viewers pass over, and with its end.
+
+    Raises:
+        ValueError: If it has no whole chunk.
+    """
+    kept = [
+        data[start - 8 : end + 4]
+        for name, start, end in _png_chunks(data)
+        if name != b"IEND" and (name[0] < 0x60 or zlib.crc32(data[start - 4 : end]) == _uint32(data, end))
+    ]
+    if not kept:
+        raise ValueError("no whole PNG chunk")
+    return _PNG + b"".join(kept) + _PNG_END
+
+
+def _uint32(data: bytes, at: int) -> int:
+    return int(struct.unpack_from(">I", data, at)[0])
 
 
 def exif_value(exif: bytes, tag: int) -> int | str | None:
@@ -149,15 +174,16 @@ def exif_value(exif: bytes, tag: int) -> int | str | None:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each payload up to and including the end-of-image marker, without scans."""
+    """Yield marker, start and end of each payload up to and including the end-of-image marker, without scans.
+
+    As decoders do, it passes over stray bytes between segments and takes the end of the file for a missing end marker.
+    """
     at = 2
     while True:
-        if data[at] != 0xFF:
+        found = _ANY_MARKER.search(data, at)
+        if found is None:
             raise ValueError("JPEG marker missing")
-        while data[at] == 0xFF:
-            at += 1
-        marker = data[at]
-        at += 1
+        marker, at = data[found.end() - 1], found.end()
         if marker == 0xD9:
             yield marker, at, at
             return
@@ -169,15 +195,18 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise ValueError("a JPEG segment ends beyond the file")
         if marker == 0xDA:
             found = _NEXT_MARKER.search(data, end)
+            end = found.start() if found is not None else len(data) - data.endswith(b"\xff")
             if found is None:
-                raise ValueError("no end of the JPEG scan")
-            end = found.start()
+                yield marker, at + 2, end
+                yield 0xD9, end, end
+                return
         yield marker, at + 2, end
         at = end
 
 
 def _jpeg_metadata(data: bytes) -> Metadata:
     exif, xmp, extended = b"", [], []
+    icc: dict[int, bytes] = {}
     jumbf: dict[int, list[tuple[int, bytes]]] = {}
     for marker, start, end in _jpeg_segments(data):
         if marker == 0xDA:
@@ -189,6 +218,8 @@ def _jpeg_metadata(data: bytes) -> Metadata:
             xmp.append(payload[29:])
         elif marker == 0xE1 and payload.startswith(b"http://ns.adobe.com/xmp/extension/\0"):
             extended.append((payload[35:67], struct.unpack_from(">I", payload, 71)[0], payload[75:]))
+        elif marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:
+            icc[payload[12]] = payload[14:]
         elif marker == 0xEB and payload.startswith(b"JP"):
             box, sequence = struct.unpack_from(">HI", payload, 2)
             jumbf.setdefault(box, []).append((sequence, payload[8:]))
@@ -198,7 +229,8 @@ def _jpeg_metadata(data: bytes) -> Metadata:
         pieces.sort()
         header = 16 if pieces[0][1][:4] == b"\0\0\0\1" else 8  # every later chunk repeats the box's header
         stores.append(pieces[0][1] + b"".join(piece[header:] for _, piece in pieces[1:]))
-    return Metadata(exif, b"".join(xmp)[:_MAX_METADATA], b"".join(stores)[:_MAX_METADATA])
+    profile = b"".join(icc[number] for number in sorted(icc))
+    return Metadata(exif, b"".join(xmp)[:_MAX_METADATA], b"".join(stores)[:_MAX_METADATA], profile)
 
 
 def _strip_jpeg(data: bytes) -> bytes:
@@ -215,12 +247,12 @@ def _strip_jpeg(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the content of each whole chunk."""
     at = 8
-    while True:
-        (length,) = struct.unpack_from(">I", data, at)
-        name, start, end = data[at + 4 : at + 8], at + 8, at + 8 + length
+    while at + 12 <= len(data):
+        name, start, end = data[at + 4 : at + 8], at + 8, at + 8 + _uint32(data, at)
         if end + 4 > len(data):
-            raise ValueError("a PNG chunk ends beyond the file")
+            return
         yield name, start, end
         if name == b"IEND":
             return
@@ -228,7 +260,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png_metadata(data: bytes) -> Metadata:
-    exif = xmp = c2pa = b""
+    exif = xmp = c2pa = icc = b""
     for name, start, end in _png_chunks(data):
         if name == b"eXIf":
             exif = data[start:end]
@@ -238,12 +270,14 @@ def _png_metadata(data: bytes) -> Metadata:
             xmp = _inflate(text) if is_compressed else text
         elif name == b"caBX":
             c2pa = data[start:end]
-    return Metadata(exif, xmp[:_MAX_METADATA], c2pa[:_MAX_METADATA])
+        elif name == b"iCCP" and zlib.crc32(data[start - 4 : end]) == _uint32(data, end):
+            icc = _inflate(data[start:end].partition(b"\0")[2][1:])
+    return Metadata(exif, xmp[:_MAX_METADATA], c2pa[:_MAX_METADATA], icc)
 
 
 def _inflate(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, 1 << 20)
+        return zlib.decompressobj().decompress(data, 4 << 20)
     except zlib.error:
         return b""
 
@@ -279,4 +313,5 @@ def _webp_metadata(data: bytes) -> Metadata:
         chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0"),
         chunks.get(b"XMP ", b"")[:_MAX_METADATA],
         chunks.get(b"C2PA", b"")[:_MAX_METADATA],
+        chunks.get(b"ICCP", b""),
     )

@@ -52,12 +52,19 @@ class ImageSettings(Settings):
         description="Store an image that is already in encode_format, opaque, upright and of the right size unchanged,"
         " except for its metadata.",
     )
+    convert_profile: bool = Field(
+        default=True,
+        description="Convert colours of an ICC profile to sRGB, as viewers show them, before the profile is removed;"
+        " false: leave the numbers as they are, as img2dataset does.",
+    )
     min_image_size: int = Field(
         default=0, ge=0, description="Shorter side of the source in pixels; below is too_small."
     )
-    max_image_area: float | None = Field(default=None, gt=0, description="Pixels of the source; above is image_area.")
+    max_image_area: float | None = Field(
+        default=None, gt=0, description="Pixels of the source; above is image_area; null: any."
+    )
     max_aspect_ratio: float | None = Field(
-        default=None, ge=1, description="Longer over shorter side; above is aspect_ratio."
+        default=None, ge=1, description="Longer over shorter side; above is aspect_ratio; null: any."
     )
     max_pixels: int = Field(
         default=50_000_000,
@@ -149,7 +156,8 @@ def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
         width, height = read_size(data, format)
         _check_size(width, height, settings)
         needs_resize = _needs_resize(width, height, settings)
-        decoded = decode(data, format, _reduction(width, height, settings) if needs_resize else 1)
+        reduction = _reduction(width, height, settings) if needs_resize else 1
+        decoded = decode(data, format, reduction, converts_profile=settings.convert_profile)
         is_kept = settings.skip_reencode and format == _ENCODED[settings.encode_format] and not needs_resize
         kept = strip_metadata(data, format) if is_kept and decoded.is_plain and decoded.orientation == 1 else None
     except Image.DecompressionBombError as error:

@@ -1,19 +1,15 @@
 """Paper for text and images: contact sheets of corpora and of a model's output."""
 
-import importlib.util
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from pipelines.images.fonts import fonts, load_font
+from pipelines.images.lettering import Run, lines
 
 BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # font sizes in pixels
 GAP = 22
 INK, GREY, RULE, PAPER = "#1c2024", "#6b7280", "#d5d9de", "#ffffff"
-
-Run = tuple[str, str]
-"""Text and its colour."""
 
 
 class Column:
@@ -38,11 +34,15 @@ class Column:
 
     def text(self, runs: Iterable[Run], size: int) -> None:
         """Add text in lines as wide as the strip; a sign replaces the part that does not fit."""
-        for line in lines(runs, font(size), self._image.width):
+        baseline = load_font(fonts()[0], size).getmetrics()[0]
+        for line in lines(runs, size, self._image.width):
             if not self._has_room(round(size * 1.35)):
                 return
-            for x, character, colour in line:
-                self._draw.text((x, self._y), character, font=font(size), fill=colour)
+            for piece in line:
+                at = (piece.x, self._y + baseline)
+                self._draw.text(
+                    at, piece.drawn, font=piece.font, fill=piece.colour, anchor="ls", direction=piece.direction
+                )
             self._y += round(size * 1.35)
         self._y += 8
 
@@ -53,49 +53,9 @@ class Column:
     def _has_room(self, height: int) -> bool:
         if not self._is_full and self._y + height > self._image.height - BODY * 1.5:
             self._is_full = True
-            self._draw.text((0, self._y), "[…]", font=font(BODY), fill=GREY)
+            self._draw.text((0, self._y), "[…]", font=load_font(fonts()[0], BODY), fill=GREY)
             self._y += round(BODY * 1.35)
         return not self._is_full
-
-
-def lines(runs: Iterable[Run], letter: ImageFont.FreeTypeFont, width: int) -> Iterator[list[tuple[float, str, str]]]:
-    """Yield lines of text: runs of one colour with their x. Words too long for a line are split; no empty lines."""
-    letters = [(character, colour) for text, colour in runs for character in text]
-    text = "".join(character for character, _ in letters)
-    for paragraph in re.finditer(r"[^\n]*\S[^\n]*", text):
-        line: list[tuple[float, str, str]] = []
-        x = 0.0
-        for word in re.finditer(r"\S+", paragraph[0]):
-            begin = paragraph.start() + word.start()
-            if x and x + letter.getlength(word[0]) > width:
-                yield line
-                line, x = [], 0.0
-            piece = ""
-            for at in range(begin, begin + len(word[0])):
-                character, colour = letters[at]
-                if piece and x + letter.getlength(piece + character) > width:
-                    yield [*line, (x, piece, letters[at - 1][1])]
-                    line, x, piece = [], 0.0, ""
-                elif piece and colour != letters[at - 1][1]:
-                    line.append((x, piece, letters[at - 1][1]))
-                    x, piece = x + letter.getlength(piece), ""
-                piece += character
-            line.append((x, piece, letters[begin + len(word[0]) - 1][1]))
-            x += letter.getlength(piece + " ")
-        yield line
-
-
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans if matplotlib is installed (extra `train`), else Pillow's own font, which is ASCII only."""
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        if file.exists():
-            return ImageFont.truetype(str(file), size - 1)  # its letters are wider than others of one size
-    font_of_pillow = ImageFont.load_default(size)
-    assert isinstance(font_of_pillow, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font_of_pillow
 
 
 def side_by_side(cells: Sequence[Image.Image], width: int, gap: int = GAP) -> Image.Image:

@@ -2,17 +2,26 @@
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.images.metadata import Format, read_metadata
+from pipelines.images.colour import differs_from_srgb, to_srgb
+from pipelines.images.metadata import Format, mended_png, read_metadata, strip_metadata
 
 Pixels = NDArray[np.uint8]
 
+_PILLOW_ERRORS = (OSError, SyntaxError, EOFError, TypeError, LookupError, ValueError, struct.error, MemoryError)
+# Warnings of libjpeg about what damages no pixel: stray bytes before a marker, and headers that are odd.
+_HARMLESS = (
+    "extraneous bytes",
+    "Invalid SOS parameters",
+    "unknown JFIF revision",
+    "Unknown Adobe color transform",
+)
 _MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels, encoders write about ten
 
 
@@ -44,13 +53,17 @@ class Decoded:
         return np.ascontiguousarray(turns[self.orientation])
 
 
-def decode(data: bytes, format: Format, reduction: int = 1) -> Decoded:
+def decode(data: bytes, format: Format, reduction: int = 1, *, converts_profile: bool = False) -> Decoded:
     """Decode a file whose header has been checked; of an animation, the first frame.
+
+    What every viewer shows is decoded: a JPEG with stray bytes between its segments or without its end marker, a PNG
+    with a wrong checksum in a chunk that is not needed or without its end. Missing pixels are not filled in.
 
     Args:
         data: The file.
         format: Result of `sniff_format`.
         reduction: 1, 2, 4 or 8: factor by which the sides of a JPEG may be divided during decoding.
+        converts_profile: Whether the colours of a profile become those of sRGB.
 
     Raises:
         ValueError: If the file is damaged or truncated.
@@ -66,24 +79,49 @@ def decode(data: bytes, format: Format, reduction: int = 1) -> Decoded:
         if colours not in ("", "CMYK", "YCCK"):
             size = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
             pixels = _decode_jpeg(data, size if reduction > 1 else {})
-            return Decoded(pixels, read_metadata(data, format).orientation, True)
+            metadata = read_metadata(data, format)
+            converted = _converted(pixels, colours == "Gray", metadata.icc) if converts_profile else None
+            return Decoded(pixels if converted is None else converted, metadata.orientation, converted is None)
     try:
-        return _decode_with_pillow(data, format)
-    except (OSError, SyntaxError, EOFError, TypeError, LookupError, struct.error, MemoryError) as error:
+        return _decode_with_pillow(data, format, converts_profile)
+    except _PILLOW_ERRORS as error:
+        if format not in ("jpeg", "png"):
+            raise ValueError(str(error) or type(error).__name__) from error
+    try:
+        if format == "png":
+            return _decode_with_pillow(mended_png(data), format, converts_profile)
+        mended, metadata = strip_metadata(data, format), read_metadata(data, format)
+        simplejpeg.decode_jpeg(mended, "CMYK")  # Pillow would fill in what is missing
+        decoded = _decode_with_pillow(mended, format, converts_profile, metadata.icc)
+        return replace(decoded, orientation=metadata.orientation)
+    except _PILLOW_ERRORS as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _converted(pixels: Pixels, is_grey: bool, profile: bytes) -> Pixels | None:
+    """Return pixels in sRGB; None if they are already, or have no profile."""
+    if not profile or not differs_from_srgb(profile, "L" if is_grey else "RGB"):
+        return None
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels[:, :, ::-1]))
+    converted = to_srgb(image, profile)
+    return None if converted is None else np.ascontiguousarray(np.asarray(converted)[:, :, ::-1])
 
 
 def _decode_jpeg(data: bytes, size: dict[str, int]) -> Pixels:
     try:
         return simplejpeg.decode_jpeg(data, "BGR", **size)  # type: ignore[no-any-return]
+    except ValueError:
+        # With the end marker in its place, libjpeg tells missing pixels, which it fills with grey, from a missing end.
+        mended = strip_metadata(data, "jpeg")
+    try:
+        return simplejpeg.decode_jpeg(mended, "BGR", **size)  # type: ignore[no-any-return]
     except ValueError as error:
-        # Stray bytes before a marker damage no pixel; everything else does: libjpeg fills missing data with grey.
-        if "extraneous" not in str(error):
+        if not any(harmless in str(error) for harmless in _HARMLESS):
             raise
-        return simplejpeg.decode_jpeg(data, "BGR", strict=False, **size)  # type: ignore[no-any-return]
+        return simplejpeg.decode_jpeg(mended, "BGR", strict=False, **size)  # type: ignore[no-any-return]
 
 
-def _decode_with_pillow(data: bytes, format: Format) -> Decoded:
+def _decode_with_pillow(data: bytes, format: Format, converts_profile: bool, profile: bytes = b"") -> Decoded:
     with Image.open(io.BytesIO(data), formats=[format.upper()]) as file:
         file.load()
         orientation = file.getexif().get(0x0112, 1)
@@ -96,9 +134,17 @@ def _decode_with_pillow(data: bytes, format: Format) -> Decoded:
         )
         if image.mode.startswith("I"):  # 16-bit grey
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        alpha = None
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
-            image = Image.new("RGB", rgba.size, (255, 255, 255))
-            image.paste(rgba, mask=rgba.getchannel("A"))
+            image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+        elif image.mode not in ("L", "CMYK"):
+            image = image.convert("RGB")
+        profile = file.info.get("icc_profile") or profile
+        if converts_profile and profile and (converted := to_srgb(image, profile)) is not None:
+            image, is_plain = converted, False
+        if alpha is not None:
+            opaque, image = image, Image.new("RGB", image.size, (255, 255, 255))
+            image.paste(opaque, mask=alpha)
         pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
     return Decoded(pixels, orientation if orientation in range(1, 9) else 1, is_plain)

@@ -8,7 +8,7 @@ from pipelines.candidate import Candidate
 from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.images.normalise import BoxMap
-from pipelines.media.raw_store import Blob, StoredItem, StoredMedia
+from pipelines.media.raw_store import Blob, StoredItem, StoredLoss, StoredMedia
 from pipelines.video.frame_text import sequence
 from pipelines.video.subtitles import Cue
 from pipelines.web import urls
@@ -28,6 +28,7 @@ class Completion:
     """The document with its media (`blobs[i]` is the bytes of media i), or the refusal.
 
     `found` are the URLs of fetched media, without credentials; None for media that came with the candidate.
+    `lost_texts` are the tracks and cues that a video does not have, and `num_cues` the number of those that it has.
     """
 
     document: Document | None
@@ -35,6 +36,8 @@ class Completion:
     lost: tuple[LostMedia, ...]
     found: tuple[str | None, ...]
     refusal: Refusal | None = None
+    lost_texts: tuple[StoredLoss, ...] = ()
+    num_cues: int = 0
 
 
 def complete(
@@ -52,8 +55,17 @@ def complete(
         allows_license: Returns whether an image of this licence may be used.
     """
     if candidate.requests and candidate.requests[0].type == "video":
-        return _complete_video(candidate, stored[candidate.requests[0].key], min_images, allows_license)
+        found = stored[candidate.requests[0].key]
+        video = _complete_video(candidate, found, min_images, allows_license)
+        return replace(video, lost_texts=found.lost_texts, num_cues=found.num_cues)
     return _complete_images(candidate, stored, min_images, allows_license)
+
+
+def failed_completion(candidate: Candidate) -> Completion:
+    """Return the completion of a candidate on which our code failed: all its media are without a document."""
+    return Completion(
+        None, (), (), tuple(urls.without_credentials(r.url) if r.url else None for r in candidate.media_requests)
+    )
 
 
 def _complete_images(

@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import pyarrow as pa
 
 from pipelines import storage
 from pipelines.document import Signal, canonical_json
-from pipelines.drop_reasons import Outcome
+from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 
 PART_ITEMS = 1000
@@ -75,8 +75,32 @@ class StoredCue:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLoss:
+    """A track of a video, or a cue of its track, that could not be read; `text` is the cue's, unmasked."""
+
+    unit: Literal["track", "cue"]
+    reason: Reason
+    detail: str | None
+    url: str | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSiteFile:
+    """The answer to the request for a policy file of a site; `status` is None if there was none."""
+
+    url: str
+    status: int | None
+    blob: Blob
+    observed_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMedia:
-    """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images)."""
+    """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images).
+
+    `cues` of a video may be several of its track joined; `num_cues` counts those of the track.
+    """
 
     key: str
     outcome: Outcome
@@ -92,9 +116,15 @@ class StoredMedia:
     cues: tuple[StoredCue, ...] = ()
     cues_lang: str | None = None
     cues_automatic: bool = False
+    num_cues: int = 0
+    lost_texts: tuple[StoredLoss, ...] = ()
+    site_files: tuple[StoredSiteFile, ...] = ()  # robots.txt first
 
     def to_json(self) -> str:
-        return canonical_json(asdict(self))
+        record = asdict(self)
+        if not self.site_files:
+            del record["site_files"]  # of media, which are the same as before there were any
+        return canonical_json(record)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -103,7 +133,10 @@ class StoredMedia:
         record["signals"] = tuple(Signal(**s) for s in record["signals"])
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
-        return cls(**record)
+        record["lost_texts"] = tuple(StoredLoss(**loss) for loss in record.get("lost_texts", ()))
+        files = record.get("site_files", [])
+        record["site_files"] = tuple(StoredSiteFile(**{**f, "blob": Blob(**f["blob"])}) for f in files)
+        return cls(**{"num_cues": len(record["cues"])} | record)
 
 
 @dataclass(frozen=True, slots=True)

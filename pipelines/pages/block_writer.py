@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pipelines.document import Role, clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.boilerplate import is_hidden
 from pipelines.pages.figures import Figure, is_caption, is_credit, is_figure, join_captions
+from pipelines.pages.formulas import is_formula_image
+from pipelines.pages.image_references import held_references, holds_background, is_image_name
 from pipelines.pages.json_ld import Statements
 from pipelines.pages.media_elements import (
     Skipped,
@@ -23,10 +26,10 @@ from pipelines.pages.media_elements import (
     video_tracks,
     words_of_icon,
 )
-from pipelines.pages.tree import INLINE, INVISIBLE, Element
-from pipelines.web.urls import resolve
+from pipelines.pages.tree import INVISIBLE, Element
+from pipelines.web.urls import BaseUrl
 
-_UNSEEN = INVISIBLE | {"head", "audio", "map", "input", "svg", "canvas", "iframe", "frame", "object", "embed"}
+_UNSEEN = INVISIBLE | {"head", "map", "input", "frame", "object", "embed"}
 _COUNTED: dict[str, Reason] = {
     "svg": "inline_svg",
     "canvas": "canvas",
@@ -47,6 +50,7 @@ class _Text:
 
     lines: list[str]
     role: Role = "body"
+    is_quotation: bool = False
 
 
 class PageWriter:
@@ -58,7 +62,7 @@ class PageWriter:
         areas: `<area>` elements of each image map, by its name; removed once used.
     """
 
-    def __init__(self, base: str, statements: Statements, areas: dict[str, list[Element]]) -> None:
+    def __init__(self, base: BaseUrl, statements: Statements, areas: dict[str, list[Element]]) -> None:
         self.skipped: Counter[Reason] = Counter()
         self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
@@ -72,6 +76,7 @@ class PageWriter:
         self._is_tight = False  # next text follows after one line break, without a blank line
         self._cells: list[str] | None = None  # of the table row being written
         self._figures: list[Figure] = []
+        self._num_quotations = 0  # enclosing ones
         self._num_texts = 0  # lines and paragraphs written so far
 
     def write(self, element: Element) -> None:
@@ -85,7 +90,10 @@ class PageWriter:
         end = len(self._blocks)
         while end and isinstance(last := self._blocks[end - 1], _Text) and last.role == "heading":
             end -= 1
-        return tuple(PageText("\n".join(b.lines), b.role) if isinstance(b, _Text) else b for b in self._blocks[:end])
+        return tuple(
+            PageText("\n".join(b.lines), b.role, b.is_quotation) if isinstance(b, _Text) else b
+            for b in self._blocks[:end]
+        )
 
     def _children(self, element: Element) -> None:
         for child in element.children:
@@ -96,10 +104,12 @@ class PageWriter:
 
     def _element(self, element: Element) -> None:
         tag = element.tag
-        if "url(" in element.attributes.get("style", ""):
+        if holds_background(element):
             self.skipped["css_background"] += 1
         if element.is_boilerplate:
             self.skipped["boilerplate_image"] += element.num_images
+            if element.is_block and not is_hidden(element):
+                self._break()
         elif tag == "img":
             self._image(element)
         elif tag == "br":
@@ -107,16 +117,21 @@ class PageWriter:
         elif tag in ("noscript", "button"):
             self._images_only(element)
         elif tag in _UNSEEN:
-            if tag in _COUNTED:
-                self.skipped[_COUNTED[tag]] += 1
-        elif tag in INLINE:
-            self._children(element)
+            if reason := "chrome_image" if tag == "input" and element.get("type") == "image" else _COUNTED.get(tag):
+                self.skipped[reason] += 1
         elif tag == "video":
             self._video(element)
+        elif _is_custom_image(element):
+            self.skipped["custom_image"] += 1
+        elif is_formula_image(element):
+            self.skipped["formula_image"] += 1
+            self._children(element)
+        elif not element.is_block and not _is_custom_figure(element):
+            self._children(element)
         elif is_caption(element) and (icons := self._icons(element)) is not None:
             self.skipped.update(icons)
             self._caption(element)
-        elif tag == "pre":
+        elif tag in ("pre", "listing", "plaintext"):
             self._preformatted(element)
         elif tag in ("ul", "ol"):
             self._list(element)
@@ -132,9 +147,12 @@ class PageWriter:
         outer = self._role
         if element.tag in _HEADINGS:
             self._role = "heading"
+        is_quotation = element.tag == "blockquote"
         num_texts = self._num_texts
+        self._num_quotations += is_quotation
         self._children(element)
         self._break()
+        self._num_quotations -= is_quotation
         self._role = outer
         if element.tag == "dl":
             self._is_tight = self._depth > 0
@@ -165,10 +183,15 @@ class PageWriter:
         self._marker = ""
         self._num_texts += 1
         last = self._blocks[-1] if self._blocks else None
-        if self._is_tight and isinstance(last, _Text) and last.role == self._role:
+        new = _Text([text], self._role, is_quotation=self._num_quotations > 0)
+        if (
+            self._is_tight
+            and isinstance(last, _Text)
+            and (last.role, last.is_quotation) == (new.role, new.is_quotation)
+        ):
             last.lines.append(text)
         else:
-            self._blocks.append(_Text([text], self._role))
+            self._blocks.append(new)
         self._is_tight = self._depth > 0
 
     def _preformatted(self, element: Element) -> None:
@@ -250,7 +273,7 @@ class PageWriter:
             self._image(image)
 
     def _image(self, element: Element) -> None:
-        around = next((a for a in element.ancestors() if a.tag not in INLINE or a.tag == "a"), None)
+        around = next((a for a in element.ancestors() if a.is_block or a.tag == "a"), None)
         link = around.get("href") if around is not None and around.tag == "a" else None
         try:
             is_captioned = any(figure.has_caption for figure in self._figures)
@@ -262,7 +285,7 @@ class PageWriter:
             if is_icon and "".join(self._pieces).strip():
                 self._pieces.append(words_of_icon(element))
             return
-        target = resolve(self._base, link) if link else None
+        target = self._base.resolve(link) if link else None
         last = self._blocks[-1] if self._blocks else None
         if isinstance(last, PageImage) and not "".join(self._pieces).strip():
             is_same = last.data == source.data if source.url is None else source.url in (last.url, last.link)
@@ -311,7 +334,7 @@ class PageWriter:
             self.skipped[skipped.reason] += 1
             return
         title = clean_text(" ".join((element.get("title") or element.get("aria-label")).split()))
-        poster = resolve(self._base, element.get("poster")) if element.get("poster") else None
+        poster = self._base.resolve(element.get("poster")) if element.get("poster") else None
         self._media(PageVideo(sources, video_tracks(element, self._base), None, title or None, poster))
 
     # Figures
@@ -377,6 +400,17 @@ class PageWriter:
             self._blocks[media[0] + 1] = _Text([whole], "caption")
         else:
             self._blocks.insert(figure.caption_at, _Text([caption], "title" if media else "body"))
+
+
+def _is_custom_image(element: Element) -> bool:
+    """Return whether an empty element unknown to HTML names an image, which a script shows."""
+    is_empty = "-" in element.tag and not element.text_chars and not any(element.descendants("img", "picture", "video"))
+    return is_empty and (is_image_name(element.get("src")) or bool(held_references(element)))
+
+
+def _is_custom_figure(element: Element) -> bool:
+    """Return whether an element unknown to HTML is a figure or a caption, by its class."""
+    return "-" in element.tag and (is_figure(element) or is_caption(element))
 
 
 def _whole(text: str, default: int) -> int:

@@ -13,6 +13,7 @@ MIN_LINKS = 3  # fewer links count as prose, however dense
 MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block with more is the content, whatever its name
 MIN_PARAGRAPH_CHARS = 80  # outside links: minimum of a paragraph of prose
 MIN_MAIN_SHARE = 0.3  # of the same text: with less, `<main>` or `<article>` is not trusted
+MAX_TURNING_LINKS, MAX_TURNING_PROSE = 6, 80  # of links to the pages before and after; characters outside them
 
 _TAGS = frozenset({"nav", "aside", "footer", "dialog", "menu", "search"})
 _ROLES = frozenset(
@@ -32,6 +33,11 @@ _WORDS = frozenset(
 _NAMES = frozenset(
     {"site-info", "skip-link", "skip-nav", "skip-to-content", "back-to-top"}
     | {"widget-area", "tag-cloud", "tag-list", "post-tags", "entry-meta", "more-link", "read-more", "see-also"}
+)
+# Of links to the pages before and after, by `rel` or by a class of the link or its parent.
+_TURNING_NAMES = frozenset(
+    {"prev", "previous", "next", "up", "first", "last", "start", "contents", "home", "nav-previous", "nav-next"}
+    | {"nav-prev", "prev-page", "previous-page", "next-page", "prev-post", "previous-post", "next-post"}
 )
 _HEADER_NAMES = frozenset({"header", "site-header", "page-header"})
 _JUDGED_BY_NAME = frozenset({"div", "section", "ul", "ol", "dl", "table", "p", "span", "a", "form", "li", "header"})
@@ -74,19 +80,29 @@ def mark_boilerplate(root: Element) -> None:
         stack.extend(child for child in children if not child.is_boilerplate)
 
 
+def is_hidden(element: Element) -> bool:
+    """Return whether readers do not see an element, by its attributes and its own style."""
+    if _is_only_formula(element):
+        return False  # for screen readers, but the image beside it shows the same
+    if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
+        return True
+    # An icon from a font, a decorative sign.
+    return element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math"
+
+
 def _prose(element: Element) -> int:
     return element.text_chars - element.link_chars
 
 
 def _is_boilerplate(element: Element, limit: float) -> bool:
-    if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
+    if is_hidden(element):
         return True
-    if element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math":
-        return True  # an icon from a font, a decorative sign
     if element.tag in _TAGS or element.get("role").lower() in _ROLES:
         return True
     if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
         return True  # a chapter's long table of contents must not remove its introduction
+    if _turns_pages(element):
+        return True
     names = element.classes | {element.get("id").lower()}
     if element.tag == "header" or (element.tag == "div" and not _HEADER_NAMES.isdisjoint(names)):
         return _is_site_header(element)
@@ -95,6 +111,11 @@ def _is_boilerplate(element: Element, limit: float) -> bool:
         and not (_NAMES.isdisjoint(names) and _WORDS.isdisjoint(element.words))
         and _prose(element) <= limit
     )
+
+
+def _is_only_formula(element: Element) -> bool:
+    """Return whether an element encloses nothing but a formula, as MediaWiki's MathML for screen readers."""
+    return [e.tag for e in element.elements] == ["math"] and element.text_chars == element.elements[0].text_chars
 
 
 def _is_site_header(element: Element) -> bool:
@@ -109,6 +130,26 @@ def _is_link_list(element: Element) -> bool:
     return (
         least is not None and element.num_links >= least and element.link_chars > MAX_LINK_DENSITY * element.text_chars
     )
+
+
+def _turns_pages(element: Element) -> bool:
+    """Return whether an element holds the links to the pages before and after, and hardly another word."""
+    prose = _prose(element)
+    if (
+        element.tag not in _JUDGED_BY_LINKS
+        or not 1 <= element.num_links <= MAX_TURNING_LINKS
+        or prose > MAX_TURNING_PROSE
+    ):
+        return False
+    links = [link for link in element.descendants("a") if "href" in link.attributes]
+    return all(map(_is_turning, links)) and (len(links) > 1 or prose <= 1)
+
+
+def _is_turning(link: Element) -> bool:
+    names = {*link.get("rel").lower().split(), *link.classes}
+    if link.parent is not None:
+        names |= link.parent.classes
+    return not names.isdisjoint(_TURNING_NAMES) or link.get("accesskey") in ("p", "n", "u", "h")
 
 
 def _has_paragraph(element: Element) -> bool:

@@ -12,7 +12,7 @@ from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.media_elements import fraction_box
 from pipelines.pages.tree import Element
-from pipelines.web.urls import resolve
+from pipelines.web.urls import BaseUrl
 
 MAX_NODES = 10_000  # JSON objects examined per page
 
@@ -65,7 +65,7 @@ class Statements:
     num_invalid_regions: int = 0
 
 
-def read_json_ld(root: Element, base: str) -> Statements:
+def read_json_ld(root: Element, base: BaseUrl) -> Statements:
     """Read the page's `<script type="application/ld+json">` elements; broken ones are counted."""
     statements = Statements()
     for script in root.descendants("script"):
@@ -113,7 +113,7 @@ def _text(value: Any) -> str | None:
     return " ".join(value.split()) or None if isinstance(value, str) else None
 
 
-def _read_rights(statements: Statements, node: Mapping[str, Any], base: str) -> None:
+def _read_rights(statements: Statements, node: Mapping[str, Any], base: BaseUrl) -> None:
     credit = next(
         (t for k in ("creditText", "creator", "author", "copyrightNotice") if (t := _text(node.get(k)))), None
     )
@@ -125,18 +125,18 @@ def _read_rights(statements: Statements, node: Mapping[str, Any], base: str) -> 
         return
     for name in ("contentUrl", "url", "@id"):
         reference = _text(node.get(name))
-        if reference and (url := resolve(base, reference)):
+        if reference and (url := base.resolve(reference)):
             statements.rights.setdefault(url, rights)
 
 
-def _read_annotation(statements: Statements, node: Mapping[str, Any], base: str) -> None:
+def _read_annotation(statements: Statements, node: Mapping[str, Any], base: BaseUrl) -> None:
     bodies = [b for b in _list(node.get("body", node.get("hasBody"))) if isinstance(b, dict)]
     texts = [t for b in bodies if isinstance(t := b.get("value", b.get("chars")), str)]
     texts += [t for t in _list(node.get("bodyValue")) if isinstance(t, str)]
     text = clean_text(" ".join(" ".join(texts[:1]).split()))
     for target in _list(node.get("target", node.get("hasTarget"))):
         source, selector, size = _read_target(target)
-        url, match = resolve(base, source) if source else None, _SELECTOR.search(selector)
+        url, match = base.resolve(source) if source else None, _SELECTOR.search(selector)
         xywh = None
         if match:
             with contextlib.suppress(ValueError):

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,24 +15,20 @@ from pipelines.document import clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
-from pipelines.pages.tree import INLINE, Element, split_words
-from pipelines.web.urls import parse_srcset, resolve
+from pipelines.pages.image_references import best_of_srcset, held_references
+from pipelines.pages.tree import Element, split_words
+from pipelines.web.urls import BaseUrl
 
-MAX_SRCSET_WIDTH = 2048  # pixels; the widest candidate up to this is used: enough for any encoder, bearable for hosts
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is excluded
 MAX_DATA_URI_BYTES = 10_000_000  # of an inline image
 MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
 MAX_ICONS = 50  # images in one block: each searches the block's text
+MAX_NOSCRIPT_IMAGES = 10  # of one `<noscript>`, which stands in for one image; nested ones hold all that follow
 
-_LAZY_SRC = (  # OBELICS' list, and the attributes of other lazy loaders
-    *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-img-src", "data-src-fg", "data-scroll-image"),
-    *("data-lateloadsrc", "data-gt-lazy-src", "src2", "data-orig-file", "data-full-url", "data-image", "data-url"),
-)
-_LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
 _PLACEHOLDER_NAME = re.compile(
     r"(^|/)(blank|spacer|placeholder|transparent|loading|loader|lazy|lazyload|empty|grey|gray|dummy|pixel|clear|px|1x1)"
-    r"([._-]?(\d+|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
+    r"([._-]?(\d|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
     re.IGNORECASE,
 )
 _LAZY_WORDS = frozenset({"lazy", "lazyload", "lazyloaded", "lazyloading", "lqip", "blur", "placeholder", "unveil"})
@@ -39,6 +36,7 @@ _CHROME_WORDS = frozenset(
     {"logo", "logos", "icon", "icons", "favicon", "sprite", "sprites", "avatar", "avatars", "gravatar", "badge"}
     | {"badges", "pixel", "spacer", "emoji", "emojis", "smiley", "smilies", "btn", "guiicon", "spinner"}
 )
+_VIDEO_ENDINGS = (".mp4", ".m4v", ".webm", ".ogv", ".mov")
 _ADMONITIONS = frozenset({"note", "tip", "warning", "caution", "important", "admonition"})
 _SHARE_LINK = re.compile(
     r"//(www\.)?(facebook\.com/(sharer|share)|(twitter|x)\.com/(intent|share)|pinterest\.\w+/pin/create"
@@ -77,7 +75,7 @@ def _pixels(element: Element, side: str) -> int | None:
     return int(style[1]) if style else None
 
 
-def choose_source(image: Element, base: str, link: str | None, *, is_captioned: bool = False) -> ImageSource:
+def choose_source(image: Element, base: BaseUrl, link: str | None, *, is_captioned: bool = False) -> ImageSource:
     """Return where to get the image that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
@@ -103,7 +101,7 @@ def choose_source(image: Element, base: str, link: str | None, *, is_captioned: 
                 except Skipped as skipped:
                     reason = skipped.reason
             continue
-        url = resolve(base, reference)
+        url = base.resolve(reference)
         path = urlsplit(url).path if url else ""
         if not url or _PLACEHOLDER_NAME.search(path):
             continue
@@ -126,31 +124,19 @@ def _references(image: Element) -> Iterator[str]:
         # A source for narrow screens is a crop, and fewer readers know AVIF: each is a last resort.
         sources.sort(key=lambda s: ("max-width" in s.get("media"), "avif" in s.get("type")))
         for source in sources:
-            for name in ("srcset", *_LAZY_SRCSET):
-                yield from _best_of_srcset(source.get(name))
-    for name in ("srcset", *_LAZY_SRCSET):
-        yield from _best_of_srcset(image.get(name))
-    lazy = [image.get(name) for name in _LAZY_SRC if image.get(name)]
+            yield from best_of_srcset(source.get("srcset"))
+            yield from held_references(source)
+    yield from best_of_srcset(image.get("srcset"))
+    late = held_references(image)
     src = image.get("src")
-    is_preview = bool(lazy) and not _LAZY_WORDS.isdisjoint(image.words)
-    yield from (reference for reference in ([*lazy, src] if is_preview else [src, *lazy]) if reference)
+    is_preview = bool(late) and (src[:5].lower() == "data:" or not _LAZY_WORDS.isdisjoint(image.words))
+    yield from (reference for reference in ([*late, src] if is_preview else [src, *late]) if reference)
     beside = image if parent is None or parent.tag != "picture" else parent
     for neighbour in beside.neighbours():
         if neighbour.tag == "noscript":
-            for other in neighbour.descendants("img"):
-                yield from _best_of_srcset(other.get("srcset"))
+            for other in itertools.islice(neighbour.descendants("img"), MAX_NOSCRIPT_IMAGES):
+                yield from best_of_srcset(other.get("srcset"))
                 yield other.get("src")
-
-
-def _best_of_srcset(value: str) -> list[str]:
-    """Return the widest candidate within the cap, else the narrowest; by density the highest. Skips data URIs."""
-    candidates = [c for c in parse_srcset(value) if not c.reference.lower().startswith("data:")] if value else []
-    wide = [c for c in candidates if c.width is not None]
-    if wide:
-        within = [c for c in wide if (c.width or 0) <= MAX_SRCSET_WIDTH]
-        chosen = max(within, key=lambda c: c.width or 0) if within else min(wide, key=lambda c: c.width or 0)
-        return [chosen.reference]
-    return [max(candidates, key=lambda c: c.density or 0).reference] if candidates else []
 
 
 def _refuse_chrome(image: Element, link: str | None) -> None:
@@ -178,7 +164,7 @@ def words_of_icon(image: Element) -> str:
     Empty for a file name, and for text that the surrounding text repeats.
     """
     alt = clean_text(" ".join(image.get("alt").split()))
-    block = next((a for a in image.ancestors() if a.tag not in INLINE), image)
+    block = next((a for a in image.ancestors() if a.is_block), image)
     is_word = 0 < len(alt) <= MAX_ICON_CHARS and alt[0] != "[" and not re.search(r"\.\w{3,4}$|^https?:", alt)
     if not is_word or image.get("role") in ("presentation", "none") or image.get("aria-hidden") == "true":
         return ""
@@ -278,21 +264,34 @@ def fraction_box(
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def video_sources(video: Element, base: str) -> tuple[str, ...]:
+def video_sources(video: Element, base: BaseUrl) -> tuple[str, ...]:
     """Return the canonical URLs of a `<video>`, in the page's order of preference.
 
     Raises:
         Skipped: If there is none.
     """
-    references = [video.get("src"), video.get("data-src")]
-    references += [source.get("src") or source.get("data-src") for source in video.descendants("source")]
-    urls = dict.fromkeys(url for reference in references if reference and (url := resolve(base, reference)))
+    references = [video.get("src"), *_late_videos(video)]
+    for source in video.descendants("source"):
+        references += [source.get("src")] if source.get("src") else _late_videos(source)
+    urls = dict.fromkeys(url for reference in references if reference and (url := base.resolve(reference)))
     if not urls:
         raise Skipped("video_without_source")
     return tuple(urls)
 
 
-def video_tracks(video: Element, base: str) -> tuple[Track, ...]:
+def _late_videos(element: Element) -> list[str]:
+    """Return the references to videos in attributes other than `src`, which scripts set when the video is seen."""
+    others = [value.strip() for name, value in element.attributes.items() if name not in ("src", "poster", "title")]
+    known = element.get("data-src")
+    return ([known] if known else []) + [value for value in others if value != known and _is_video_name(value)]
+
+
+def _is_video_name(value: str) -> bool:
+    path = value.partition("?")[0].partition("#")[0]
+    return path.lower().endswith(_VIDEO_ENDINGS) and len(path.split()) == 1
+
+
+def video_tracks(video: Element, base: BaseUrl) -> tuple[Track, ...]:
     """Return the `<track>` elements with spoken words; the default one first."""
     tracks = [
         t for t in video.descendants("track") if (t.get("kind").lower() or "subtitles") in ("subtitles", "captions")
@@ -306,5 +305,5 @@ def video_tracks(video: Element, base: str) -> tuple[Track, ...]:
             is_automatic=bool(re.search(r"\bauto(matic|-generated|matically)?\b", track.get("label"), re.IGNORECASE)),
         )
         for track in tracks
-        if track.get("src") and (url := resolve(base, track.get("src")))
+        if track.get("src") and (url := base.resolve(track.get("src")))
     )

@@ -11,30 +11,36 @@ from pipelines.drop_reasons import Reason
 from pipelines.pages.block_writer import PageWriter
 from pipelines.pages.blocks import License, Link, Page
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
+from pipelines.pages.charset import decode_html
+from pipelines.pages.html import parse_html
 from pipelines.pages.json_ld import read_json_ld
-from pipelines.pages.tree import Element, decode_html, parse_html
-from pipelines.web.urls import canonical_url, resolve
+from pipelines.pages.tree import Element
+from pipelines.web.redirects import Refresh, parse_refresh
+from pipelines.web.urls import BaseUrl, canonical_url
 
 __all__ = ["Page", "parse_page"]
 
 _LICENSE_METAS = ("dcterms.license", "dc.rights", "dcterms.rights", "license")
 
 
-def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Page:
+def parse_page(body: bytes, url: str, *, content_type: str | None = None, detected_charset: str | None = None) -> Page:
     """Parse the content of a page.
 
     Args:
         body: The HTML, in any encoding.
         url: URL of the page, after redirects.
         content_type: The HTTP header; its charset takes precedence over the page's own `<meta>`.
+        detected_charset: What a crawler took the encoding for, which counts only if nobody declares one.
 
     Raises:
         ValueError: If `url` is not an absolute http(s) URL.
     """
     url = canonical_url(url)
-    root = parse_html(decode_html(body, content_type))
+    text, encoding = decode_html(body, content_type, detected_charset=detected_charset)
+    root = parse_html(text)
     elements = list(root.descendants())
-    base = next((b for e in elements if e.tag == "base" and (b := _resolved(url, e, "href"))), url)
+    base = BaseUrl(url, encoding)
+    base = next((BaseUrl(b, encoding) for e in elements if e.tag == "base" and (b := _resolved(base, e, "href"))), base)
     statements = read_json_ld(root, base)
     areas: dict[str, list[Element]] = {}
     for element in elements:
@@ -57,7 +63,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Pag
     meta = tuple((name.lower(), content) for name, content in metas if name)
     return Page(
         url=url,
-        base_url=base,
+        base_url=base.url,
         canonical_url=next(
             (c for e in elements if _is_link(e, "canonical") and (c := _resolved(base, e, "href"))), None
         ),
@@ -68,12 +74,13 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None) -> Pag
         meta=meta,
         licenses=_licenses(elements, meta, statements.licenses),
         skipped=tuple(sorted((reason, number) for reason, number in skipped.items() if number)),
+        refresh=_refresh(elements, url, base.url),
     )
 
 
-def _resolved(base: str, element: Element, attribute: str) -> str | None:
+def _resolved(base: BaseUrl, element: Element, attribute: str) -> str | None:
     reference = element.get(attribute)
-    return resolve(base, reference) if reference else None
+    return base.resolve(reference) if reference else None
 
 
 def _is_link(element: Element, relation: str) -> bool:
@@ -87,6 +94,16 @@ def _title(elements: list[Element]) -> str | None:
     return None
 
 
+def _refresh(elements: list[Element], url: str, base: str) -> Refresh | None:
+    """Return where a `<meta>` element sends browsers; those without scripts are sent elsewhere, and do not count."""
+    for element in elements:
+        if element.tag == "meta" and element.get("http-equiv").lower() == "refresh":
+            found = parse_refresh(element.get("content"), url, base)
+            if found is not None and all(ancestor.tag != "noscript" for ancestor in element.ancestors()):
+                return found
+    return None
+
+
 def _language(elements: list[Element]) -> str | None:
     """Return the page's declared language, unparsed: `lang` of `<html>`, else a `<meta>`."""
     for element in elements:
@@ -97,7 +114,7 @@ def _language(elements: list[Element]) -> str | None:
     return None
 
 
-def _links(elements: list[Element], base: str) -> tuple[Link, ...]:
+def _links(elements: list[Element], base: BaseUrl) -> tuple[Link, ...]:
     """Return the targets of anchors, areas and frames of the whole page; nofollow only if every link to one says so."""
     found: dict[str, bool] = {}
     for element in elements:

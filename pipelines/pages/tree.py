@@ -1,24 +1,27 @@
-"""HTML bytes as a light tree: decoded characters, and per element how much text, links and images it contains.
-
-Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because accessing a node through
-its binding costs more than the parse, and every later step accesses each node several times.
-"""
+"""Elements of a page: a light tree that knows per element how much text, links and images it contains."""
 
 import functools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
-
-MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
-
-INVISIBLE = frozenset({"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title"})
-
-_META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
-_HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+# Elements whose text is not read as text: browsers do not show it (that of `noframes` and its like is raw markup), or
+# show it as a control, or as the reading of the characters below it (`rt`).
+INVISIBLE = frozenset(
+    {"script", "style", "template", "noscript", "select", "textarea", "button", "datalist", "title", "svg", "audio"}
+    | {"canvas", "iframe", "noframes", "noembed", "xmp", "progress", "meter", "rt", "rp", "rtc"}
+)
+# Elements that begin and end a line: those that the HTML Standard's style sheet (15.3) displays as blocks, list items
+# and parts of tables, and `br`. All others stand in the line, those unknown to HTML among them, as browsers show them.
+BLOCKS = frozenset(
+    {"html", "body", "address", "blockquote", "center", "dialog", "div", "figure", "figcaption", "footer", "form"}
+    | {"header", "hr", "legend", "listing", "main", "p", "plaintext", "pre", "search", "article", "aside", "nav"}
+    | {"section", "h1", "h2", "h3", "h4", "h5", "h6", "hgroup", "dir", "dd", "dl", "dt", "menu", "ol", "ul", "li"}
+    | {"table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "td", "th", "fieldset", "details"}
+    | {"summary", "optgroup", "option", "frameset", "frame", "br"}
+)
+_DISPLAY = re.compile(r"(?:^|[;\s])display\s*:\s*([a-z-]+)", re.IGNORECASE)
+_BLOCK_DISPLAYS = frozenset({"block", "flex", "grid", "flow-root", "list-item", "table"})
+_PLAIN_BLOCKS = frozenset({"div", "p", "form"})  # which a style may put into the line; others mean more than a block
 
 
 class Element:
@@ -68,6 +71,16 @@ class Element:
         names = f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}"
         return split_words(names) if names != " " else frozenset()
 
+    @property
+    def is_block(self) -> bool:
+        """Whether it begins and ends a line, by its tag or by the `display` of its own style."""
+        is_block = self.tag in BLOCKS or (self.tag == "math" and self.attributes.get("display") == "block")
+        if (style := self.attributes.get("style")) and (stated := _DISPLAY.search(style)):
+            if self.tag in _PLAIN_BLOCKS:
+                return stated[1].lower() != "inline"
+            return is_block or stated[1].lower() in _BLOCK_DISPLAYS
+        return is_block
+
     def descendants(self, *tags: str) -> Iterator["Element"]:
         """Yield the elements below, in document order; only those with the given tags, if any."""
         stack = self.elements[::-1]
@@ -98,8 +111,9 @@ class Element:
             if isinstance(node, str):
                 pieces.append(node)
             elif node.tag not in INVISIBLE and not without(node):
-                pieces.append("" if node.tag in INLINE else " ")
-                stack.append("" if node.tag in INLINE else " ")
+                space = " " if node.is_block else ""
+                pieces.append(space)
+                stack.append(space)
                 stack.extend(node.children[::-1])
         return " ".join("".join(pieces).split())
 
@@ -112,96 +126,7 @@ class Element:
         )
 
 
-# Tags that do not break a line; all others do.
-INLINE = frozenset(
-    {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
-    | {"img", "kbd", "label", "mark", "math", "mi", "mn", "mo", "mrow", "nobr", "output", "picture", "q", "rp", "rt"}
-    | {"ruby", "s", "samp", "small", "span", "svg"}
-    | {"strike", "strong", "sub", "sup", "time", "tt", "u", "var", "wbr"}
-)
-
-
 @functools.lru_cache(maxsize=10_000)
 def split_words(names: str) -> frozenset[str]:
     """Return the lower-case words in names written with dashes, underscores or capitals."""
     return frozenset(re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", names).lower().replace("_", " ").replace("-", " ").split())
-
-
-def decode_html(body: bytes, content_type: str | None = None) -> str:
-    """Decode a page: by byte order mark, else as UTF-8 if valid, else by header, `<meta>`, or detection from the bytes.
-
-    Text that is valid UTF-8 beyond ASCII is UTF-8 whatever is declared: it almost never is by chance, and declarations
-    are often wrong. A few broken bytes do not turn a page that declares UTF-8 into something else.
-
-    Args:
-        body: The page's bytes.
-        content_type: The HTTP header, if any.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if body.startswith(mark):
-            return body[len(mark) :].decode(encoding, "replace")
-    header = _HEADER_CHARSET.search(content_type or "")
-    meta = _META_CHARSET.search(body[:1024])
-    labels = [header[1]] if header else []
-    labels += [meta[1].decode("ascii")] if meta else []
-    declared = next((e for e in (map_encoding_to_html5(label, False) for label in labels) if e), None)
-    if not body.isascii() and not (declared or "").startswith("utf-16"):
-        text = body.decode("utf-8", "replace")
-        num_broken = text.count("\ufffd")
-        if num_broken == 0:
-            return text
-        num_sound = sum(1 for c in text if c > "\x7f") - num_broken
-        if declared in (None, "utf-8") and num_broken <= num_sound:
-            return text
-        if declared == "utf-8":
-            declared = None
-    return bytes_to_str(body, declared or detect_encoding(body) or "utf-8", errors="replace")
-
-
-def parse_html(text: str) -> Element:
-    """Parse into the document's root, of tag `#document`; scripts are kept for JSON-LD only."""
-    root = Element("#document", {}, None)
-    open_elements = [root]
-    found = [root]
-
-    def enter(context: DOMContext) -> None:
-        node: Any = context.node
-        depth = min(context.depth, MAX_DEPTH)  # the document itself is at 0
-        if node.type == NodeType.ELEMENT:
-            del open_elements[depth:]
-            parent = open_elements[-1]
-            element = Element(node.tag, {name: node.getattr(name) or "" for name in node.attrs}, parent)
-            parent.children.append(element)
-            parent.elements.append(element)
-            open_elements.append(element)
-            found.append(element)
-        elif node.type == NodeType.TEXT:
-            parent = open_elements[min(depth, len(open_elements)) - 1]
-            if parent.tag != "style" and (parent.tag != "script" or "json" in parent.attributes.get("type", "")):
-                parent.children.append(node.value)
-
-    document = HTMLTree.parse(text).document
-    if document is not None:
-        traverse_dom(document, enter)
-    for element in reversed(found):
-        _add_up(element)
-    return root
-
-
-def _add_up(element: Element) -> None:
-    """Compute an element's totals from those of its children."""
-    if element.tag in INVISIBLE:
-        return
-    for child in element.children:
-        if isinstance(child, str):
-            element.text_chars += len(child.strip())
-        else:
-            element.text_chars += child.text_chars
-            element.link_chars += child.link_chars
-            element.num_links += child.num_links
-            element.num_images += child.num_images
-    if element.tag == "a" and "href" in element.attributes:
-        element.link_chars = element.text_chars
-        element.num_links += 1
-    elif element.tag == "img":
-        element.num_images += 1

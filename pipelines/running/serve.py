@@ -25,8 +25,12 @@ class Serve(Settings):
     """A server on loopback addresses while a crawl or a fetch runs: of a folder, or a separate command."""
 
     addresses: list[str] = Field(description="host:port on loopback", min_length=1)
-    folder: str | None = Field(None, description="Folder whose files are served, relative to where the command runs")
-    command: list[str] | None = Field(None, description="Arguments to Python, such as [-m, tools, demo-web]")
+    folder: str | None = Field(
+        None, description="Folder whose files are served, relative to where the command runs; null: a command serves"
+    )
+    command: list[str] | None = Field(
+        None, description="Arguments to Python, such as [-m, tools, demo-web]; null: a folder is served"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

@@ -9,13 +9,16 @@ import io
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageOps
 
 from pipelines import storage
 from pipelines.document import KINDS, Document, Kind
 from pipelines.errors import UserError
-from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, TITLE, Column, Run, side_by_side, stacked
+from pipelines.images.fonts import missing_characters
+from pipelines.images.lettering import Run
+from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, TITLE, Column, side_by_side, stacked
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.tar_samples import TarSample, read_index, read_sample
@@ -39,7 +42,14 @@ TITLES: dict[Kind, str] = {
 Drawn = tuple[Document, TarSample]
 
 
-def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, seed: int = 0) -> int:
+class Sheet(NamedTuple):
+    """A contact sheet that was written: its number of samples, and the characters that no font here has."""
+
+    num_samples: int
+    missing: frozenset[str]
+
+
+def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, seed: int = 0) -> Sheet:
     """Draw samples of a corpus and write them as one image, PNG or JPEG by its name.
 
     Args:
@@ -47,9 +57,6 @@ def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, s
         out: Path of the sheet.
         per_kind: Samples of each kind; None: one row.
         seed: Seed of the draw.
-
-    Returns:
-        Number of samples on the sheet.
 
     Raises:
         UserError: If there is no corpus, one of its tars cannot be read, or `out` has another format.
@@ -66,7 +73,8 @@ def write_contact_sheet(corpus: str, out: str, *, per_kind: int | None = None, s
         sheet = sheet.quantize(256, kmeans=2, dither=Image.Dither.NONE)  # 40 % of the bytes
     sheet.save(buffer, formats[suffix], optimize=True, quality=88)
     storage.write_bytes(out, buffer.getvalue())
-    return sum(map(len, samples.values()))
+    texts = (document.text for drawn in samples.values() for document, _ in drawn)
+    return Sheet(sum(map(len, samples.values())), frozenset(missing_characters("".join(texts))))
 
 
 def draw_samples(corpus: str, manifest: Manifest, kind: Kind, num: int, seed: int) -> Iterator[Drawn]:

@@ -40,6 +40,8 @@ def read_document(sample: TarSample, source: str) -> Document:
     Raises:
         ValueError: If it is none of these, or its JSON or text is damaged.
     """
+    if sample.fault is not None:
+        raise ValueError(sample.fault)
     record: Any = {}
     if "json" in sample.parts:
         try:
@@ -81,7 +83,8 @@ def _parallel_lists(sample: TarSample, images: list[Any], texts: list[Any]) -> t
     media: list[Media] = []
     for image, text in zip(images, texts, strict=True):
         if isinstance(image, str):
-            part = image if image in sample.parts else image.removeprefix(f"{sample.key}.")
+            named = image.lower()
+            part = named if named in sample.parts else named.removeprefix(f"{sample.key.lower()}.")
             if part not in sample.parts:
                 raise ValueError(f"its list of images names {image!r}, which is not among its parts")
             segments.append(Segment("image", media=len(media), role="content"))

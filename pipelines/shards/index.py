@@ -17,6 +17,7 @@ import yaml
 from braceexpand import braceexpand
 
 from pipelines import storage
+from pipelines.code_version import code_version
 from pipelines.document import Decision, Document, Kind, Provenance, Split
 from pipelines.errors import UserError
 from pipelines.funnel import FunnelRow
@@ -106,7 +107,7 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
     sources: dict[str, _Source] = {}
     shards = []
     for path in files:
-        if not path.endswith(".tar"):
+        if not path.lower().endswith(".tar"):
             continue
         name = path[len(corpus) + 1 :]
         if path in prepared.excluded:
@@ -138,6 +139,7 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
         funnel=tuple(_funnel_row(name, shards) for name in names),
         tools=dict(tools or {}),
         source_names=tuple(names),
+        code=code_version(),
     )
     write_manifest(corpus, manifest)
     return Indexed(manifest, tuple(notes))
@@ -173,8 +175,8 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
     state.key_hashes.append(np.array([stable_hash(row["key"]) for row in rows], np.uint64))
     write_index(path, [*(row["byte_offset"] for row in rows), end])
     # img2dataset's own table of the shard has the name that our sidecar would have
-    write_sidecar(path.removesuffix(".tar") + SIDECAR_SUFFIX, rows)
-    sidecar = name.removesuffix(".tar") + SIDECAR_SUFFIX
+    write_sidecar(path[: -len(".tar")] + SIDECAR_SUFFIX, rows)
+    sidecar = name[: -len(".tar")] + SIDECAR_SUFFIX
     return ShardInfo(name, source, state.kind, split, sha256, num_bytes, len(rows), sidecar)
 
 
@@ -226,7 +228,7 @@ class _ForwardReader:
 
 
 def _is_packed(path: str) -> bool:
-    return path.endswith(COMPRESSED)
+    return path.lower().endswith(COMPRESSED)
 
 
 def _folder_name(corpus: str) -> str:

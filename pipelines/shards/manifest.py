@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -58,8 +58,27 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class InputFile:
+    """An input file of a source or crawl: its name in samples, its bytes, and its sha256, or else its store's tag."""
+
+    source: str
+    file: str
+    bytes: int
+    sha256: str | None
+    tag: str | None = None
+
+    @property
+    def content(self) -> list[str | int | None]:
+        """What tells the content of the file."""
+        return [self.file, self.bytes, self.sha256, self.tag]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Contents of `manifest.json`. Foreign tars have no spec, so `spec_sha256` is None."""
+    """Contents of `manifest.json`. Foreign tars have no spec, so `spec_sha256` is None.
+
+    `code` is the version and the commit of what made it, `inputs` are the files of lists and archives.
+    """
 
     name: str
     version: str
@@ -68,6 +87,8 @@ class Manifest:
     funnel: tuple[FunnelRow, ...]
     tools: dict[str, str]
     source_names: tuple[str, ...] = ()
+    code: dict[str, str | None] = field(default_factory=dict)
+    inputs: tuple[InputFile, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +124,8 @@ class Manifest:
             "shards": [s.to_record() for s in self.shards],
             "funnel": [row.to_record() for row in self.funnel],
             "tools": dict(sorted(self.tools.items())),
+            "code": self.code,
+            "inputs": [asdict(file) for file in self.inputs],
         }
         return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
@@ -128,6 +151,8 @@ class Manifest:
                 ),
                 tools=record["tools"],
                 source_names=tuple(s["name"] for s in record["sources"]),
+                code=record.get("code", {}),
+                inputs=tuple(InputFile(**file) for file in record.get("inputs", ())),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"a key is missing or unknown: {error}") from error

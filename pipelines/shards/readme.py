@@ -13,14 +13,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from pipelines import storage
-from pipelines.document import CAPTIONED, Document, Kind
+from pipelines.document import CAPTIONED, Document, Kind, OtherCaption
 from pipelines.shards.manifest import Manifest, ShardInfo
 from pipelines.shards.sidecar import read_sidecar
+from pipelines.shards.tar_samples import read_samples
 
 _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _IMAGES = ("jpg", "png", "webp")
 
-# Keys that finish_document adds at the root of the JSON
+# Keys at the root of the JSON beside seq/1: those that finish_document adds, and what lists have of more captions
 _PAIR_EXTRAS: dict[str, Any] = {
     **dict.fromkeys(("url", "caption", "status", "error_message", "exif", "sha256"), str),
     **dict.fromkeys(("width", "height", "original_width", "original_height"), int),
@@ -28,12 +29,13 @@ _PAIR_EXTRAS: dict[str, Any] = {
 _GROUNDED_EXTRAS: dict[str, Any] = {"noun_chunks": list[list[float]], "ref_exps": list[list[float]]}
 
 
-def feature_list(kind: Kind, parts: Iterable[str]) -> list[dict[str, Any]]:
+def feature_list(kind: Kind, parts: Iterable[str], *, has_other_captions: bool = False) -> list[dict[str, Any]]:
     """Return the columns of a source, in the form of the card's `dataset_info.features`.
 
     Args:
         kind: Kind of the source.
         parts: All names of parts that occur in it (`json`, `jpg`, `000.webp` ...), see `part_names`.
+        has_other_captions: Whether its samples have more captions than the one that is used.
     """
     hints = {"schema": str, **get_type_hints(Document)}
     del hints["extras"]
@@ -41,6 +43,8 @@ def feature_list(kind: Kind, parts: Iterable[str]) -> list[dict[str, Any]]:
         hints |= _PAIR_EXTRAS
     if kind == "grounded":
         hints |= _GROUNDED_EXTRAS
+    if has_other_captions:
+        hints["other_captions"] = list[OtherCaption]
     columns = [{"name": "json", "struct": _struct(hints)}]
     for part in sorted(set(parts) - {"json"}):
         columns.append({"name": part, "dtype": "image" if part.rpartition(".")[2] in _IMAGES else "string"})
@@ -78,9 +82,16 @@ def front_matter(corpus: str, manifest: Manifest) -> dict[str, Any]:
     for i, source in enumerate(manifest.sources):
         files = [{"split": split, "path": f"{source.name}/{split}/*.tar"} for split in source.splits]
         configs.append({"config_name": source.name, **({"default": True} if i == 0 else {}), "data_files": files})
-        parts = part_names(corpus, manifest.shards_of(source.name))
-        infos.append({"config_name": source.name, "features": feature_list(source.kind, parts)})
+        shards = manifest.shards_of(source.name)
+        has_more = source.kind in CAPTIONED and any(_first_has_other_captions(corpus, shard) for shard in shards)
+        columns = feature_list(source.kind, part_names(corpus, shards), has_other_captions=has_more)
+        infos.append({"config_name": source.name, "features": columns})
     return {"pretty_name": manifest.name, "configs": configs, "dataset_info": infos}
+
+
+def _first_has_other_captions(corpus: str, shard: ShardInfo) -> bool:
+    sample = next(iter(read_samples(storage.join(corpus, shard.path))))
+    return b'"other_captions"' in sample.parts["json"]
 
 
 def corpus_readme(corpus: str, manifest: Manifest) -> str:
@@ -112,13 +123,13 @@ _BODY = """
 # {name} {version}
 
 Samples in WebDataset tars. `<key>.json` of a sample (schema `seq/1`) holds its segments in order: texts, and images
-by the name of their member, with where each came from and on what permission.
+by the name of their member, with the origin and the permission of each.
 
 {table}
 
 `manifest.json` lists every tar with its hash and, stage by stage, how many candidates became these samples; `drops/`
-says of every other one why it did not. Beside each tar lie the offsets of its samples (`.tar.idx`) and a row a sample
-(`.parquet`).
+has the reason for every other candidate. Beside each tar lie the offsets of its samples (`.tar.idx`) and a table with
+one row per sample (`.parquet`).
 
 ```python
 # in this folder

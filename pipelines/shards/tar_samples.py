@@ -31,7 +31,8 @@ _TIME = b"00000000000\x00"
 _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 
-# webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample
+# webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample.
+# Hidden files never are, in no folder: macOS puts one before each file (AppleDouble, `._k.jpg`).
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
@@ -59,13 +60,17 @@ class Member(NamedTuple):
 
 @dataclass(slots=True)
 class TarSample:
-    """A sample's key, its byte range `offset..end`, its parts by name in their order, and the offset of each part."""
+    """A sample's key, its byte range `offset..end`, its parts by name in their order, and the offset of each part.
+
+    Names of parts are in lower case, as in webdataset. `fault` says why the sample cannot be used, if it cannot.
+    """
 
     key: str
     offset: int
     end: int
     parts: dict[str, bytes] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
+    fault: str | None = None
 
 
 def padded(size: int, unit: int = BLOCK) -> int:
@@ -100,10 +105,16 @@ def tar_end(size: int) -> bytes:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Return key and part of a member's name, or None if the member belongs to no sample."""
-    if _META.match(name):
+    *folders, base = name.split("/")
+    if _META.match(name) or base.startswith(".") or "__MACOSX" in folders:
         return None
-    match = _NAME.fullmatch(name)
-    return (match[1], match[2]) if match else None
+    folder, slash, file = name.rpartition("/")
+    stem, dot, part = file.partition(".")
+    if not dot:
+        return None
+    if not stem and (not slash or "." in folder.rpartition("/")[2]):  # their pattern finds the key `a/` in `a/.b`
+        return None
+    return folder + slash + stem, part
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -169,7 +180,7 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
     A sample's range extends to the next sample, and so includes members in between that belong to none.
 
     Raises:
-        ValueError: As `walk_members`, or if a sample has two parts of one name.
+        ValueError: As `walk_members`, or if the tar ends in a member.
     """
     sample: TarSample | None = None
     last = start
@@ -178,15 +189,17 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
         names = split_name(member.name) if member.is_file else None
         if names is None:
             continue
-        key, part = names
+        key, part = names[0], names[1].lower()
         if sample is None or sample.key != key:
             if sample is not None:
                 sample.end = member.offset
                 yield sample
             sample = TarSample(key, member.offset, member.end)
         if part in sample.parts:
-            raise ValueError(f"{where}, sample {key}: part {part!r} appears twice")
+            sample.fault = f"part {part!r} appears twice"
         sample.parts[part] = read(member.content, member.size)
+        if len(sample.parts[part]) < member.size:
+            raise ValueError(f"{where}: broken tar: it ends in {member.name}")
         sample.places[part] = member.content
     if sample is not None:
         sample.end = last
@@ -202,7 +215,7 @@ def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
         offset: Offset of the range in the tar.
 
     Raises:
-        ValueError: If there is not exactly one sample: the tar is damaged or its index is stale.
+        ValueError: If there is not exactly one sample, without a fault: the tar is damaged or its index is stale.
     """
 
     def read(at: int, length: int) -> bytes:
@@ -213,6 +226,8 @@ def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
         raise ValueError(
             f"{where}: {len(found)} samples between bytes {offset} and {offset + len(data)}: a stale index"
         )
+    if found[0].fault is not None:
+        raise ValueError(f"{where}, sample {found[0].key}: {found[0].fault}")
     found[0].end = offset + len(data)
     return found[0]
 

@@ -1,10 +1,12 @@
 """Input formats: one module each, which yields the `Candidate`s and `Drop`s of the extract stage.
 
 ```
+input_files.py  size and hash of every input file
 files.py        Files, settings common to all · Part, the unit of reading · patterns of file names
 origin.py       keys, provenance and drops of a part's rows · RowError, why a row is dropped
 lines.py        lines of plain and compressed files · items of one large JSON
 tables.py       rows of parquet, csv, tsv and JSON by column names
+delimited.py    csv and tsv: delimiter, quoting, header
 captions.py     cleaning of captions, with the spans into them
 
 url_table.py    LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M        pair
@@ -16,6 +18,7 @@ storyboard.py   yt-dlp's storyboards and subtitles on disk                      
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
 warc.py         pages that a crawl stored; the extract stage reads them like any crawl
+archived_page.py  parsed pages of WARC, WET and WAT records
 ```
 
 A format is its settings' tag `format`, which selects the model in `SourceSettings`, and a row of `FORMATS`.
@@ -29,7 +32,7 @@ from pydantic import Field
 
 from pipelines.document import Kind
 from pipelines.sources import grit, jsonl_text, mmc4, obelics, storyboard, url_table, video_list, webdataset
-from pipelines.sources.files import Part
+from pipelines.sources.files import Beside, Part
 from pipelines.sources.origin import Outcome
 
 SourceSettings = Annotated[
@@ -47,21 +50,25 @@ SourceSettings = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Abilities of a format: the kinds it yields, how its files are split, how a part is read."""
+    """Abilities of a format: the kinds it yields, how its files are split, how a part is read.
+
+    `beside` returns further files that are read with those of the parts.
+    """
 
     kinds: tuple[Kind, ...]
     parts: Callable[[Any], list[Part]]
     read: Callable[[Part, Any, str, Kind], Iterator[Outcome]]
+    beside: Callable[[Any], list[Beside]] = lambda settings: []
 
 
 FORMATS: dict[str, Format] = {
-    "url_table": Format(url_table.KINDS, url_table.parts, url_table.read),
+    "url_table": Format(url_table.KINDS, url_table.parts, url_table.read, url_table.beside),
     "grit": Format(grit.KINDS, grit.parts, grit.read),
     "mmc4": Format(mmc4.KINDS, mmc4.parts, mmc4.read),
     "obelics": Format(obelics.KINDS, obelics.parts, obelics.read),
     "omnicorpus": Format(obelics.KINDS, obelics.parts, obelics.read),
     "video_list": Format(video_list.KINDS, video_list.parts, video_list.read),
-    "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read),
+    "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read, storyboard.beside),
     "jsonl_text": Format(jsonl_text.KINDS, jsonl_text.parts, jsonl_text.read),
     "webdataset": Format(webdataset.KINDS, webdataset.parts, webdataset.read),
 }

@@ -5,8 +5,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")  # not the joiners: scripts and emoji need them
-_SPACE = re.compile(r"[\u00a0\u2000-\u200a\u202f\u3000\t\r\n\f\v]")
+from pipelines.document import without_invisible
+
+_SPACE = re.compile(r"\s")
 
 
 def clean_caption(caption: str) -> str:
@@ -50,6 +51,5 @@ def clean_spans(caption: str, spans: Iterable[tuple[int, int]]) -> tuple[str, li
 def _clean(caption: str) -> str:
     for _ in range(2):
         caption = html.unescape(caption)
-    caption = _INVISIBLE.sub("", caption.replace("\0", ""))
-    caption = _SPACE.sub(" ", caption).encode("utf-8", "replace").decode("utf-8")
+    caption = _SPACE.sub(" ", without_invisible(caption)).encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", caption)

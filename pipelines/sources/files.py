@@ -1,15 +1,18 @@
 """Files of a source and how they are split: `Files`, the settings common to every format, and `Part`."""
 
+import contextlib
 import glob
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from braceexpand import braceexpand
 from pydantic import Field
 
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, full_disk
 from pipelines.settings import Settings
 
 
@@ -28,6 +31,14 @@ class Part:
     index: int = 0
 
 
+class Beside(NamedTuple):
+    """A further file that is read with a part's, or with those of all parts: its path and its name in samples."""
+
+    path: str
+    name: str
+    of: str | None = None  # path of the part's file
+
+
 class Files(Settings):
     """Settings that every format has."""
 
@@ -37,9 +48,10 @@ class Files(Settings):
         "command runs.",
     )
     dataset: str | None = Field(None, description="Data set named in samples; the source's name if null.")
-    release: str | None = Field(None, description="Release of the data set, kept with each sample.")
+    release: str | None = Field(None, description="Release of the data set, kept with each sample; null: none stated.")
     license: str | None = Field(
-        None, description="Licence of the list, as an SPDX id; it does not cover the items that the list names."
+        None,
+        description="Licence of the list, as an SPDX id; it does not cover the items that it names; null: none stated.",
     )
     part_bytes: int = Field(64 << 20, gt=0, description="Approximate size of the parts of a plain line file.")
     part_rows: int = Field(100_000, gt=0, description="Maximum rows of a part of several row groups (parquet).")
@@ -61,11 +73,13 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
     found: dict[str, str] = {}
     for pattern in (single for item in files for single in _unbraced(item)):
         is_glob = bool(re.search(r"[*\[]" if "://" in pattern else r"[*?\[]", pattern))
-        paths = _glob(pattern) if is_glob else [pattern]
-        if not is_glob and not storage.exists(pattern):
+        with asked_for(pattern):
+            paths = _glob(pattern) if is_glob else [pattern]
+            fault = _fault(pattern) if not is_glob else None
+        if fault is not None:
             if may_be_missing is not None and may_be_missing.search(pattern):
                 continue
-            raise UserError(f"{pattern}: no such file")
+            raise UserError(f"{pattern}: {fault}")
         if not paths:
             raise UserError(f"{pattern}: matches no file")
         fixed = _without_scheme(re.split(r"[*?\[]", pattern)[0] if is_glob else pattern)
@@ -75,6 +89,55 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
             if found.setdefault(name, path) != path:
                 raise UserError(f"{path} and {found[name]} would both be named {name}: use two sources")
     return [(path, name) for name, path in found.items()]
+
+
+@contextlib.contextmanager
+def asked_for(path: str) -> Iterator[None]:
+    """Make one line of whatever goes wrong when a file of the spec is asked for.
+
+    Raises:
+        UserError: For any other error in the block.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read: {storage.said(error)}") from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Make one line of what goes wrong because a file can no longer be had; other errors are bugs, and pass.
+
+    Raises:
+        UserError: If the disk or the store failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if full_disk(str(error)) is not None or not (isinstance(error, OSError) or storage.is_store_error(error)):
+            raise
+        raise UserError(f"{path}: cannot be read: {storage.said(error)}") from error
+
+
+def _fault(path: str) -> str | None:
+    """Return why a path is no file that can be read, or None."""
+    if storage.is_local(path):
+        if os.path.isdir(path):
+            return "is a folder; name the files in it, for example with /*"
+        if not os.path.exists(path):
+            return "no such file"
+        return None if os.access(path, os.R_OK) else "may not be read by this user"
+    with storage.remote(path) as (fs, inner):
+        try:
+            is_folder = fs.info(inner).get("type") == "directory"
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            return "no such file" if cause is None else f"no such file ({storage.said(cause)})"
+    return "is a folder; name the files in it, for example with /*" if is_folder else None
 
 
 def whole_files(settings: Files) -> list[Part]:
@@ -88,7 +151,7 @@ def _without_scheme(path: str) -> str:
 
 def _glob(pattern: str) -> list[str]:
     if storage.is_local(pattern):
-        return sorted(p for p in glob.glob(pattern, recursive=True) if not p.endswith("/"))
+        return sorted(p for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p))
     with storage.remote(pattern) as (fs, inner):
         return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner))
 

@@ -4,6 +4,7 @@ Offsets index the caption as published and boxes are 0..1 from the top left, so 
 caption and then adjusted when the caption is cleaned. Several boxes of one phrase are several regions.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from pipelines.document import Kind, Region, Score
 from pipelines.sources.captions import clean_spans
 from pipelines.sources.files import Files, Part
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number
-from pipelines.sources.tables import open_table, table_parts
-from pipelines.sources.url_table import find_columns, pair_of
+from pipelines.sources.tables import open_table, peeked, require_text, table_parts
+from pipelines.sources.url_table import ALIASES, find_columns, pair_of
 
 KINDS: tuple[Kind, ...] = ("grounded", "pair")
 _LISTS = (("noun_chunks", "noun_chunk"), ("ref_exps", "ref_exp"))
+_ALIASES = ALIASES | {name: (name,) for name, _ in _LISTS}
 _OVERSHOOT = 0.01  # boxes are predictions: up to this far outside they are clamped, further is an error
 
 
@@ -27,6 +29,9 @@ class GritSettings(Files):
     """GRIT: captions with grounded phrases."""
 
     format: Literal["grit"] = "grit"
+    columns: dict[str, str] = Field(
+        default={}, description="Column for url, caption, width, noun_chunks, ... if several match or none is known"
+    )
     ref_exps: bool = Field(True, description="Keep the expanded expressions as well as their noun chunks")
 
 
@@ -41,16 +46,19 @@ def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> It
     Raises:
         UserError: If a needed column is missing.
     """
-    table = open_table(part)
+    head, table = peeked(open_table(part, has_header_setting=False))
     columns: dict[str, str] = {}
     if table.columns:
-        columns = find_columns(part.path, table.columns, {}, ("url", "caption"))
-        if kind == "grounded":
-            find_columns(part.path, table.columns, {"noun_chunks": "noun_chunks"}, ())
+        needed = ("url", "caption", "noun_chunks") if kind == "grounded" else ("url", "caption")
+        columns = find_columns(part.path, table.columns, settings.columns, needed, _ALIASES)
+        require_text(part.path, head, [columns[role] for role in ("url", "caption")])
 
     def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
         pair = pair_of(origin, locator, row, columns)
-        return [grounded(pair, row, str(row[columns["caption"]]), settings.ref_exps) if kind == "grounded" else pair]
+        if kind == "pair":
+            return [pair]
+        lists = {name: row.get(columns.get(name, name)) for name, _ in _LISTS}
+        return [grounded(pair, lists, str(row[columns["caption"]]), settings.ref_exps)]
 
     return convert_rows(Origin(source_name, kind, part, settings), table.rows, convert)
 
@@ -68,8 +76,7 @@ def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exp
     regions: list[Region] = []
     bad: list[RowError] = []
     for name, label in _LISTS[: 2 if with_ref_exps else 1]:
-        items = row.get(name)
-        for item in items if isinstance(items, list) else []:
+        for item in _items(row.get(name)):
             try:
                 region = _region(item, caption, label)
             except RowError as error:
@@ -86,6 +93,16 @@ def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exp
     segments = tuple(replace(s, text=text, regions=tuple(moved)) if s.type == "text" else s for s in document.segments)
     scores = (*document.scores, Score("num_bad_regions", "document", float(len(bad)), "derived"))
     return replace(pair, document=replace(document, segments=segments, scores=scores))
+
+
+def _items(value: Any) -> list[Any]:
+    """Return the regions of a cell; in csv a list is written as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return []
+    return value if isinstance(value, list) else []
 
 
 def _region(item: Any, caption: str, label: str) -> Region:

@@ -39,7 +39,7 @@ class JsonlTextSettings(Files):
     exclude_components: Literal["default"] | list[str] | None = Field(
         None,
         description="Components of The Pile to exclude: 'default' (Books3 and others with known objections), or a "
-        "list, which may be empty. Required if the rows name their component.",
+        "list, which may be empty. Required if the rows name their component; null: they do not.",
     )
 
     @property
@@ -82,7 +82,7 @@ def _rows(part: Part, settings: JsonlTextSettings, is_text: bool) -> Rows:
 
 
 def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
-    with lines.open_stream(part.path) as file:
+    with lines.open_text(part.path) as file:
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
         yield "0", RowError("record_too_long", f"over {MAX_TEXT_BYTES} bytes; txt_documents: line reads it by lines")
@@ -90,7 +90,8 @@ def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
     try:
         yield "0", data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        yield "0", RowError("not_utf8", error.reason)
+        shown = data[:2_000].decode("utf-8", "replace")
+        yield "0", RowError("not_utf8", error.reason, text=shown)
 
 
 def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: JsonlTextSettings) -> Candidate:

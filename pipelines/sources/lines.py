@@ -23,6 +23,7 @@ from pipelines.sources.origin import BrokenFileError, RowError
 
 MAX_RECORD_BYTES = 256 << 20  # of one line: MMC4 with inline images reaches tens of MB
 _CHUNK = 64 << 10
+_SHOWN = 2_000  # bytes or characters of a line that cannot be read, for its drop
 
 
 class _Chunks(io.RawIOBase):
@@ -65,12 +66,33 @@ def open_stream(path: str) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Chunks(chunks), 1 << 20))
 
 
+def open_text(path: str) -> BinaryIO:
+    """Open a file of text as UTF-8: one in UTF-16 or UTF-32, by its byte order mark, is converted."""
+    stream = open_stream(path)
+    peek = getattr(stream, "peek", None)
+    if peek is not None:
+        head = peek(4)[:4]
+    else:  # a plain file of an object store
+        head = stream.read(4)
+        stream.seek(0)
+    if (encoding := _marked_encoding(head)) is None:
+        return stream
+    converted = (chunk.encode() for chunk in codecs.iterdecode(_rest(stream), encoding, "replace"))
+    return cast(BinaryIO, io.BufferedReader(_Chunks(filter(None, converted)), 1 << 20))
+
+
 def line_parts(path: str, name: str, part_bytes: int) -> list[Part]:
     """Return byte ranges of a plain file, or the whole of a compressed one."""
     size = storage.size(path)
-    if compression(path) is not None or size <= part_bytes:
+    if size <= part_bytes or compression(path) is not None or is_wide(path):
         return [Part(path, name)]
     return [Part(path, name, start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+
+
+def is_wide(path: str) -> bool:
+    """Return whether a plain file is text of two or four bytes per character, whose lines do not end at a byte."""
+    with storage.open_read(path) as file:
+        return _marked_encoding(file.read(4)) is not None
 
 
 def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[int, bytes | RowError]]:
@@ -81,7 +103,7 @@ def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[
     Raises:
         BrokenFileError: If the data ends early, after all readable lines.
     """
-    with open_stream(part.path) as file:
+    with open_text(part.path) if part.start == 0 else open_stream(part.path) as file:
         offset = part.start
         if offset:
             file.seek(offset - 1)
@@ -107,7 +129,8 @@ def read_text_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         try:
             yield str(offset), line.decode("utf-8")
         except UnicodeDecodeError as error:
-            yield str(offset), RowError("not_utf8", str(error.reason))
+            shown = line[:_SHOWN].decode("utf-8", "replace")
+            yield str(offset), RowError("not_utf8", str(error.reason), text=shown)
 
 
 def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
@@ -123,10 +146,15 @@ def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            value = RowError("malformed_row", str(error))
+            value = RowError("malformed_row", str(error), text=line[:_SHOWN])
         if locator == "0" and not line.lstrip().startswith("{"):
             raise UserError(f"{part.path}: not a JSON Lines file: its first line is not a JSON object")
-        yield locator, value if isinstance(value, dict | RowError) else RowError("malformed_row", "no JSON object")
+        yield (
+            locator,
+            value
+            if isinstance(value, dict | RowError)
+            else RowError("malformed_row", "no JSON object", text=line[:_SHOWN]),
+        )
 
 
 def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:
@@ -137,7 +165,7 @@ def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tu
         UserError: If the file is neither.
     """
     decoder = json.JSONDecoder()
-    with open_stream(path) as stream:
+    with open_text(path) as stream:
         buffer = _Buffer(stream, max_bytes)
         opening = buffer.next_symbol()
         if opening not in ("[", "{"):
@@ -211,6 +239,18 @@ class _Buffer:
         self._is_end = not data
         self._text += self._decode.decode(data, final=self._is_end)
         return True
+
+
+def _marked_encoding(head: bytes) -> str | None:
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
+
+
+def _rest(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while chunk := stream.read(_CHUNK):
+            yield chunk
 
 
 def _skip_line(file: BinaryIO) -> int:

@@ -92,7 +92,7 @@ def page_of(
         else:
             detail = f"sentence {sentence} of {len(sentences)}"
             place = f"{locator} image {index}"
-            outcomes.append(origin.drop("bad_text_index", place, unit="media", page_url=url, detail=detail))
+            outcomes.append(origin.drop("bad_text_index", place, unit="element", page_url=url, detail=detail))
 
     at_sentence: dict[int, list[int]] = {}
     media: list[Media] = []
@@ -105,7 +105,7 @@ def page_of(
             request, data = _request(info, url)
         except RowError as error:
             place = f"{locator} image {index}"
-            outcomes.append(origin.drop(error.reason, place, unit="media", page_url=url, detail=error.detail))
+            outcomes.append(origin.drop(error.reason, place, unit="element", page_url=url, detail=error.detail))
             continue
         at_sentence.setdefault(sentence, []).append(len(media))
         target = f"media:{len(media)}"

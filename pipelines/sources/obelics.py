@@ -103,7 +103,7 @@ def _documents(origin: Origin, locator: str, row: Mapping[str, Any], settings: O
         except RowError as error:
             place = f"{locator} image {index}"
             outcomes.append(
-                origin.drop(error.reason, place, unit="media", url=error.url, page_url=url, detail=error.detail)
+                origin.drop(error.reason, place, unit="element", url=error.url, page_url=url, detail=error.detail)
             )
     page_scores = [upstream(name, "document", page[name]) for name in _PAGE_SCORES if name in page]
     provenance: dict[str, Any] = {

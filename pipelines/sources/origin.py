@@ -1,24 +1,30 @@
 """Handling of a row in any format: give its document key and provenance, or a reason to drop it."""
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.drop_reasons import Reason, Unit
+from pipelines.faults import fault
+from pipelines.shards.foreign_samples import TEXT_PARTS
+from pipelines.shards.tar_samples import TarSample
 from pipelines.sources.files import Files, Part
 from pipelines.web import urls
 
 
 class RowError(Exception):
-    """A row that cannot become a document: the reason, and the details."""
+    """A row that cannot become a document: the reason, the details, and its text where it could not be parsed."""
 
-    def __init__(self, reason: Reason, detail: str | None = None, url: str | None = None) -> None:
+    def __init__(
+        self, reason: Reason, detail: str | None = None, url: str | None = None, *, text: str | None = None
+    ) -> None:
         super().__init__(reason, detail)
-        self.reason, self.detail, self.url = reason, detail, url
+        self.reason, self.detail, self.url, self.text = reason, detail, url, text
 
 
 class BrokenFileError(Exception):
@@ -92,10 +98,13 @@ class Origin:
         unit: Unit = "document",
         url: str | None = None,
         page_url: str | None = None,
+        excerpt: str | None = None,
         detail: str | None = None,
     ) -> Drop:
-        """Return a drop of the extract stage; `detail` says where in the row and what was found."""
-        record = self.record(locator)
+        """Return a drop of the extract stage; `detail` says what was found.
+
+        `excerpt` is a text that was judged; the stage masks and shortens it.
+        """
         return Drop(
             source=self.source,
             stage="extract",
@@ -104,10 +113,17 @@ class Origin:
             key=self.key(locator),
             url=url,
             page_url=page_url,
-            record=record,
-            detail=f"{record}: {detail}" if detail else record,
+            record=self.record(locator),
+            excerpt=excerpt,
+            detail=detail,
         )
 
+
+_URL_COLUMNS = ("url", "image_url", "contenturl", "sample_url", "video_url", "video", "raw_url")
+_PAGE_COLUMNS = ("page_url", "document_url")
+_TEXT_COLUMNS = ("top_caption", "capsfusion", "caption", "text", "name", "alt", "title", "laion_coco")
+_TEXTS_COLUMNS = ("text_list", "texts", "text")
+_MAX_ABOUT = 2_000  # characters; a drop's excerpt is shorter
 
 Rows = Iterable[tuple[str, Any]]
 Outcome = Candidate | Drop
@@ -116,7 +132,7 @@ Outcome = Candidate | Drop
 def convert_rows(
     origin: Origin, rows: Rows, convert: Callable[[Origin, str, Any], Iterable[Outcome]]
 ) -> Iterator[Outcome]:
-    """Convert every row; a rejected one becomes a drop, and so does the rest of a broken file.
+    """Convert every row; a rejected one becomes a drop, as does one on which our code fails, or the rest of a file.
 
     Args:
         origin: The part.
@@ -129,11 +145,86 @@ def convert_rows(
                 if isinstance(row, RowError):
                     raise row
                 for outcome in list(convert(origin, locator, row)):  # whole, or not at all
-                    yield outcome if isinstance(outcome, Drop) else replace(outcome, record=origin.record(locator))
+                    if isinstance(outcome, Drop):
+                        yield _completed(outcome, about_row(row, origin))
+                    else:
+                        yield replace(outcome, record=origin.record(locator))
             except RowError as reject:
-                yield origin.drop(reject.reason, locator, url=reject.url, detail=reject.detail)
+                drop = origin.drop(reject.reason, locator, url=reject.url, excerpt=reject.text, detail=reject.detail)
+                yield _completed(drop, about_row(row, origin))
+            except Exception as error:
+                refusal = fault(error)
+                drop = origin.drop(refusal.reason, locator, detail=refusal.detail)
+                yield _completed(drop, about_row(row, origin))
     except BrokenFileError as error:
         yield origin.drop("truncated_file", "end", detail=str(error))
+    except Exception as error:  # of the reader: what follows in the file is lost
+        refusal = fault(error)
+        yield origin.drop(refusal.reason, "end", detail=refusal.detail)
+
+
+class About(NamedTuple):
+    """What a row shows of its origin, whether it can be used or not."""
+
+    url: str | None = None
+    page_url: str | None = None
+    text: str | None = None
+
+
+def _completed(drop: Drop, about: About) -> Drop:
+    """Return a drop with what it does not state itself; a part of a document has its page, but not its text."""
+    page = drop.page_url or about.page_url
+    if drop.unit != "document":
+        return replace(drop, page_url=page)
+    return replace(drop, url=drop.url or about.url, page_url=page, excerpt=drop.excerpt or about.text)
+
+
+def about_row(row: Any, origin: Origin) -> About:
+    """Return the URLs and the text of a row of any format, as far as they can be told by the names of its columns."""
+    if isinstance(row, str):
+        return About(text=row)
+    if isinstance(row, TarSample):
+        return _about_sample(row, origin)
+    if not isinstance(row, Mapping):
+        return About()
+    lowered = {str(name).lower(): value for name, value in row.items()}
+    chosen: dict[str, str] = getattr(origin.settings, "columns", {})
+    url = _first(lowered, (chosen.get("url", "").lower(), *_URL_COLUMNS))
+    page = _first(lowered, (chosen.get("page_url", "").lower(), *_PAGE_COLUMNS)) or _page_of(lowered)
+    if origin.kind in ("interleaved", "text"):
+        url, page = page or url, page or url
+    text = _first(lowered, (chosen.get("caption", "").lower(), *_TEXT_COLUMNS))
+    if text is None:
+        texts: list[Any] = next((lowered[name] for name in _TEXTS_COLUMNS if isinstance(lowered.get(name), list)), [])
+        text = "\n\n".join(part for part in texts if isinstance(part, str))[:_MAX_ABOUT] or None
+    shown_url, shown_page = (urls.without_credentials(u)[:_MAX_ABOUT] if u else None for u in (url, page))
+    return About(shown_url, shown_page, text)
+
+
+def _about_sample(sample: TarSample, origin: Origin) -> About:
+    try:
+        record = json.loads(sample.parts.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        record = {}
+    about = about_row(record if isinstance(record, dict) else {}, origin)
+    text = next((data for part, data in sample.parts.items() if part in TEXT_PARTS), None)
+    return about if text is None else about._replace(text=text.decode("utf-8", "replace")[:_MAX_ABOUT])
+
+
+def _first(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    found = (row.get(name) for name in names)
+    return next((value for value in found if isinstance(value, str) and value.strip()), None)
+
+
+def _page_of(row: Mapping[str, Any]) -> str | None:
+    """Return the page's URL in OBELICS' and OmniCorpus' metadata."""
+    general = row.get("general_metadata")
+    if isinstance(general, str):
+        try:
+            general = json.loads(general)
+        except (ValueError, RecursionError):
+            return None
+    return _first(general, ("url",)) if isinstance(general, Mapping) else None
 
 
 def dedup_group(what: str) -> str:
@@ -145,8 +236,10 @@ def media_url(value: Any) -> str:
     """Return the canonical form of an absolute http(s) URL.
 
     Raises:
-        RowError: `missing_url` if there is none, `bad_url` if it is not absolute http(s).
+        RowError: `missing_url` if there is none, `bad_url` if it is not absolute http(s), `not_utf8` if it is no text.
     """
+    if isinstance(value, bytes):
+        raise RowError("not_utf8", "the URL")
     if value is None or not str(value).strip():
         raise RowError("missing_url")
     url = urls.resolve("", str(value))

@@ -9,14 +9,14 @@ import glob
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.shards.tar_samples import TarSample
-from pipelines.sources.files import Files, Part, whole_files
+from pipelines.sources.files import Beside, Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
 from pipelines.video.storyboard_sheets import (
     Level,
@@ -28,11 +28,11 @@ from pipelines.video.storyboard_sheets import (
     read_mhtml,
     tile_times,
 )
-from pipelines.video.subtitles import Format, Subtitles, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.video.subtitles import LostText, Subtitles, SubtitlesRejected, choose_track, lost_cues, parse_subtitles
+from pipelines.video.timed_text import PREFERRED_FORMATS, Format
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("video",)
-_SUBTITLES: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")  # the first keep word times
 _SHEET = re.compile(r"_(\d{1,4})\.(?:webp|jpe?g|png)$")
 _LIVE = ("is_live", "is_upcoming", "post_live")
 
@@ -50,6 +50,23 @@ def parts(settings: StoryboardSettings) -> list[Part]:
         if not part.path.endswith((".mhtml", ".info.json")):
             raise UserError(f"{part.path}: should be a .mhtml, or the .info.json next to its sheets")
     return found
+
+
+def beside(settings: StoryboardSettings) -> list[Beside]:
+    """Return what lies beside each video's file: information, sheets and subtitles."""
+    found: list[Beside] = []
+    for part in whole_files(settings):
+        stem = part.path.removesuffix(".mhtml").removesuffix(".info.json")
+        folder = len(part.path) - len(part.name)
+        others = [path for path in _beside(stem) if path != part.path and _is_read(path[len(stem) :])]
+        found += [Beside(path, path[folder:], part.path) for path in others]
+    return found
+
+
+def _is_read(ending: str) -> bool:
+    """Return whether a file whose name begins with a video's is read with it."""
+    is_text = any(ending.startswith(".") and ending.endswith(f".{format}") for format in PREFERRED_FORMATS)
+    return is_text or ending == ".info.json" or _SHEET.fullmatch(ending) is not None
 
 
 def read(part: Part, settings: StoryboardSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
@@ -72,20 +89,28 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
     try:
         sheets = _sheets(origin.part.path, stem, beside)
         level = _level(info, sheets, seconds)
-        subtitles, is_automatic, lang = _subtitles(stem, beside, info)
-    except (StoryboardRejected, SubtitlesRejected) as rejected:
+    except StoryboardRejected as rejected:
         raise RowError(rejected.reason, rejected.detail) from rejected
-    cut = cut_sheets(sheets, level)
+    page = page_url(info.get("webpage_url"))
+    subtitles, lost_texts = _subtitles(stem, beside, info)
     outcomes: list[Outcome] = [
+        origin.drop(text.reason, locator, unit=text.unit, page_url=page, excerpt=text.text, detail=_place(stem, text))
+        for text in lost_texts
+    ]
+    if subtitles is None:
+        first = lost_texts[0]
+        return [*outcomes, origin.drop(first.reason, locator, page_url=page, detail=_place(stem, first))]
+    cut = cut_sheets(sheets, level)
+    outcomes += [
         origin.drop(
             lost.reason,
             f"{locator} {'tile' if lost.reason.startswith('tile') else 'sheet'} {lost.index}",
-            unit="media",
+            unit="element",
+            page_url=page,
             detail=lost.detail,
         )
         for lost in cut.dropped
     ]
-    page = page_url(info.get("webpage_url"))
     if not cut.tiles:
         return [*outcomes, origin.drop("missing_images", locator, page_url=page)]
 
@@ -97,10 +122,10 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
             cue.text,
             t0=cue.t0,
             t1=cue.t1,
-            role="transcript" if is_automatic else "subtitle",
-            generator="automatic captions" if is_automatic else None,
+            role="transcript" if subtitles.is_automatic else "subtitle",
+            generator="automatic captions" if subtitles.is_automatic else None,
         )
-        for cue in subtitles.cues
+        for cue in subtitles.content.cues
     ]
     frames = _Frames()
     for tile in cut.tiles:
@@ -125,7 +150,7 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
         ],
         group=page or str(info.get("id") or origin.part.name),
         record=str(info["id"]) if info.get("id") else None,
-        lang=lang,
+        lang=subtitles.lang,
         scores=scores,
         page_url=page,
     )
@@ -190,24 +215,49 @@ def _level(info: dict[str, Any], sheets: list[Sheet], seconds: float) -> Level:
     return level_of_format(fetched or asked or best_level(info) or {}, seconds)
 
 
-def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[Subtitles, bool, str | None]:
-    """Return the subtitles of the spoken language, whether a machine wrote them, and their language."""
+class _SpokenText(NamedTuple):
+    """The track of a video that could be read, whether a machine wrote it, and its language."""
+
+    content: Subtitles
+    is_automatic: bool
+    lang: str | None
+
+
+def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[_SpokenText | None, list[LostText]]:
+    """Return the best track of the spoken language that can be read, and the tracks and cues that are lost.
+
+    Raises:
+        RowError: `missing_subtitles`, if there is none to choose.
+    """
     human, automatic = info.get("subtitles") or {}, info.get("automatic_captions") or {}
-    tracks: dict[Track, tuple[str, Format]] = {}
-    for format in reversed(_SUBTITLES):  # the best format of each language overwrites the others
+    formats: dict[Track, Format] = {}
+    for format in PREFERRED_FORMATS:
         for path in beside:
             if path.endswith(f".{format}") and path.startswith(stem + "."):
                 lang = path[len(stem) + 1 : -len(format) - 1] or None
                 is_automatic = (lang or "").endswith("-orig") or (lang not in human and lang in automatic)
-                tracks[Track("", lang, is_automatic=is_automatic)] = (path, format)
+                formats[Track(path, lang, is_automatic=is_automatic)] = format
     spoken = info.get("language") if isinstance(info.get("language"), str) else None
-    track = choose_track(sorted(tracks, key=lambda t: t.lang or ""), spoken)
-    if track is None:
-        raise RowError("missing_subtitles", f"none found; {len(tracks)} that are translations by a machine")
-    path, format = tracks[track]
-    found = parse_subtitles(storage.read_bytes(path), format, is_automatic=track.is_automatic)
-    lang = re.split("[-_]", (track.lang or found.lang or spoken or "").lower())[0]
-    return found, track.is_automatic, lang if re.fullmatch("[a-z]{2,3}", lang) else None
+    lost: list[LostText] = []
+    left = sorted(formats, key=lambda t: t.lang or "")  # of a language the best format stays first
+    while (track := choose_track(left, spoken)) is not None:
+        left.remove(track)
+        try:
+            found = parse_subtitles(storage.read_bytes(track.url), formats[track], is_automatic=track.is_automatic)
+        except SubtitlesRejected as rejected:
+            lost.append(LostText("track", rejected.reason, rejected.detail, track.url))
+            continue
+        lang = re.split("[-_]", (track.lang or found.lang or spoken or "").lower())[0]
+        lang = lang if re.fullmatch("[a-z]{2,3}", lang) else ""
+        return _SpokenText(found, track.is_automatic, lang or None), [*lost, *lost_cues(found, track.url)]
+    if not lost:
+        raise RowError("missing_subtitles", f"none found; {len(left)} that are translations by a machine")
+    return None, lost
+
+
+def _place(stem: str, text: LostText) -> str:
+    """Return the ending of a track's file name, and what was found in it."""
+    return f"{(text.url or '')[len(stem) :]}: {text.detail}"
 
 
 def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candidate:
@@ -224,6 +274,8 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     duration = number(meta.get("duration")) if isinstance(meta, dict) else None
     names = {int(m[1]): name for name in sample.parts if (m := re.fullmatch(r"(\d+)\.(png|jpg|webp)", name))}
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
+    total = int(count) if count is not None and count > 0 else len(names)
+    times = tile_times(total, duration)[0] if duration is not None and total else []
     last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
     frames = _Frames()
@@ -231,7 +283,7 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
         if text := clean_text(texts.get(f"{index}.txt", "")):
             segments.append(Segment("text", text, role="transcript", generator="automatic captions"))
         if index in names:
-            t = index * duration / (count or len(names)) if duration is not None else None
+            t = times[min(index, len(times) - 1)] if times else None
             segments.append(frames.add(sample.parts[names[index]], t))
     if not frames.times:
         raise RowError("missing_images")

@@ -1,13 +1,10 @@
 """Rows of parquet, csv, tsv and JSON files by column name, streamed."""
 
-import codecs
-import csv
-import io
 import itertools
-import re
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +12,17 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import lines
+from pipelines.sources.delimited import PEEKED_ROWS, dialect_of, open_delimited, peek
 from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import BrokenFileError, RowError
 
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
-_SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".json")
-_PEEKED_LINES = 100  # of a file without a header, to find the column of URLs
+_SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
+_NOT_TEXT: tuple[tuple[type, str], ...] = ((list, "lists"), (dict, "objects"), (bytes, "bytes that are not UTF-8"))
+_SPLIT_KEYS = frozenset({"columns", "index", "data"})  # of pandas' to_json(orient="split")
 
-_Row = TypeVar("_Row")
+JsonForm = Literal["lines", "items", "columns"]
+"""A JSON file has an object per line, or is an array or object of rows, or an object of columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,28 @@ def table_parts(settings: Files) -> list[Part]:
         kind = suffix(path)
         if kind not in _SUFFIXES:
             raise UserError(f"{path}: its name should end in one of {', '.join(_SUFFIXES)}")
+        is_whole = (
+            dialect_of(path, kind).is_quoted  # a cell may go on over several lines
+            if kind in (".csv", ".tsv", ".txt")
+            else kind == ".json" and json_form(path) != "lines"
+        )
         if kind == ".parquet":
             found += _row_group_parts(path, name, settings.part_rows)
-        elif kind == ".csv" or (kind == ".json" and is_json_value(path)):
+        elif is_whole:
             found.append(Part(path, name))
         else:
             found += lines.line_parts(path, name, settings.part_bytes)
     return [replace(part, index=i) for i, part in enumerate(found)]
 
 
-def open_table(part: Part, header: list[str] | None = None) -> Table:
+def open_table(part: Part, header: list[str] | None = None, *, has_header_setting: bool = True) -> Table:
     """Open the rows of a part.
 
     Args:
         part: One of `table_parts`.
         header: Column names of a csv or tsv file without a header line. If they are not given and the first line
             contains a URL, it is read as data, and two columns are distinguished by their content.
+        has_header_setting: Whether the format has a setting `header`, which messages may name.
 
     Raises:
         UserError: If the file is of another format, or its columns cannot be identified.
@@ -76,27 +82,67 @@ def open_table(part: Part, header: list[str] | None = None) -> Table:
     if kind == ".parquet":
         return Table(_parquet_columns(part.path), read_parquet(part))
     if kind in (".csv", ".tsv", ".txt"):
-        return _delimited(part, header, kind)
-    is_value = kind == ".json" and is_json_value(part.path)
-    rows = _array_rows(part) if is_value else lines.read_json_lines(part)
-    head = _array_rows(part) if is_value else lines.read_json_lines(replace(part, start=0, stop=None))
-    first = next((row for row in _peek(head)[0] if isinstance(row, dict)), {})
+        return Table(*open_delimited(part, header, kind, has_header_setting=has_header_setting))
+    form: JsonForm = json_form(part.path) if kind == ".json" else "lines"
+    if form == "columns":
+        return _json_columns(part.path)
+    rows = _item_rows(part) if form == "items" else lines.read_json_lines(part)
+    head = _item_rows(part) if form == "items" else lines.read_json_lines(replace(part, start=0, stop=None))
+    first = next((row for row in peek(head)[0] if isinstance(row, dict)), {})
     return Table(tuple(first), rows)
+
+
+def require_text(path: str, rows: Iterable[dict[str, Any] | RowError], columns: Iterable[str]) -> None:
+    """Check by the first rows of a table that columns hold text.
+
+    Raises:
+        UserError: If one holds only other values, such as lists.
+    """
+    shown = [row for row in rows if not isinstance(row, RowError)]
+    for column in columns:
+        values = [row[column] for row in shown if row.get(column) is not None]
+        if values and not any(isinstance(value, str) for value in values):
+            found = next((what for type_, what in _NOT_TEXT if isinstance(values[0], type_)), "numbers")
+            raise UserError(f"{path}: the column {column!r} holds {found}, not texts: take another, or convert it")
+
+
+def peeked(table: Table) -> tuple[list[dict[str, Any] | RowError], Table]:
+    """Return the first rows of a table, and the table with all of its rows."""
+    found: list[tuple[str, dict[str, Any] | RowError]] = []
+    broken: list[BrokenFileError] = []
+    try:
+        found.extend(itertools.islice(table.rows, PEEKED_ROWS))
+    except BrokenFileError as error:
+        broken.append(error)
+
+    def rows() -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+        yield from found
+        for error in broken:
+            raise error
+        yield from table.rows
+
+    return [row for _, row in found], Table(table.columns, rows())
 
 
 def read_parquet(part: Part, columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a parquet part, batch by batch; the locator is `<row group>/<row>`.
+
+    Text in columns of the type binary, as some writers give it, is text.
 
     Raises:
         BrokenFileError: If a page is damaged.
     """
     with storage.open_read(part.path) as handle:
         file = _parquet(part.path, handle)
+        binary = [field.name for field in file.schema_arrow if _has_binary(field.type)]
         for group in range(part.start, file.num_row_groups if part.stop is None else part.stop):
             row = 0
             try:
                 for batch in file.iter_batches(256, row_groups=[group], columns=columns):
                     for value in batch.to_pylist():
+                        for name in binary:
+                            if name in value:
+                                value[name] = _as_text(value[name])
                         yield f"{group}/{row}", value
                         row += 1
             except (pa.ArrowException, OSError) as error:
@@ -115,31 +161,79 @@ def require_columns(part: Part, needed: Iterable[str]) -> None:
         raise UserError(f"{part.path}: lacks the columns {', '.join(missing)}; it has {', '.join(columns)}")
 
 
-def is_json_value(path: str) -> bool:
-    """Return whether a .json file is one array or object over many lines, not JSON Lines."""
-    with lines.open_stream(path) as file:
-        try:
-            head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
-        except BrokenFileError:
-            return False
-    if head[:1] == b"[":
-        return True
-    first, _, rest = head.partition(b"\n")
-    return head[:1] == b"{" and not (first.rstrip().endswith(b"}") and rest.lstrip()[:1] in (b"{", b""))
+def json_form(path: str) -> JsonForm:
+    """Return how a .json file holds its rows.
 
-
-def _peek(rows: Iterator[tuple[str, _Row | RowError]]) -> tuple[list[_Row | RowError], bool]:
-    """Return the first rows, and whether the file broke among them."""
-    found: list[_Row | RowError] = []
+    Raises:
+        UserError: If it is one object of neither rows nor columns.
+    """
     try:
-        found.extend(row for _, row in itertools.islice(rows, _PEEKED_LINES))
+        with lines.open_text(path) as file:
+            head = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if head[:1] == b"[":
+            return "items"
+        first, _, rest = head.partition(b"\n")
+        is_object = head[:1] == b"{" and not (first.rstrip().endswith(b"}") and rest.lstrip()[:1] == b"{")
+        if not is_object:
+            return "lines"
+        items = [value for _, value in zip(range(2), lines.read_json_items(path), strict=False)]
     except BrokenFileError:
-        return found, True
-    return found, False
+        return "lines"
+    values = [value for _, value in items]
+    if all(isinstance(value, list) for value in values):
+        return "columns"
+    if all(isinstance(value, dict) for value in values):
+        # By rows, `{"0": {"url": ...}}`, or by columns as pandas writes them, `{"url": {"0": ...}}`.
+        return "columns" if all(key.isdigit() for value in values for key in value) else "items"
+    if not first.rstrip().endswith(b"}"):
+        raise UserError(f"{path}: is one JSON object of neither rows nor columns; JSON Lines have an object per line")
+    return "lines"
 
 
-def _is_url(cell: str) -> bool:
-    return re.match(r"\s*https?://\S+\s*$", cell, re.IGNORECASE) is not None
+def _json_columns(path: str) -> Table:
+    """Return the rows of an object of columns, which must fit into memory."""
+    with lines.open_text(path) as file:
+        data = file.read(lines.MAX_RECORD_BYTES + 1)
+    if len(data) > lines.MAX_RECORD_BYTES:
+        raise UserError(
+            f"{path}: JSON by columns of over {lines.MAX_RECORD_BYTES >> 20} MiB; convert it to JSON Lines or parquet"
+        )
+    tree = json.loads(data)
+    if tree.keys() == _SPLIT_KEYS:
+        names, keys, table = tree["columns"], tree["index"], tree["data"]
+        if all(isinstance(row, list) and len(row) == len(names) for row in table) and len(keys) == len(table):
+            cells = (dict(zip(map(str, names), row, strict=True)) for row in table)
+            return Table(tuple(map(str, names)), zip(map(str, range(len(table))), cells, strict=True))
+    columns: dict[str, list[Any]] = {
+        name: list(value.values()) if isinstance(value, dict) else value for name, value in tree.items()
+    }
+    sizes = {len(value) if isinstance(value, list) else -1 for value in columns.values()}
+    if len(sizes) != 1 or -1 in sizes:
+        raise UserError(f"{path}: JSON by columns, but they have different lengths")
+    (size,) = sizes
+    rows = ((str(i), {name: column[i] for name, column in columns.items()}) for i in range(size))
+    return Table(tuple(columns), rows)
+
+
+def _has_binary(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _has_binary(type_.value_type)
+    is_binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
+    return is_binary or any(_has_binary(type_.field(i).type) for i in range(type_.num_fields))
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value with its bytes as text where they are UTF-8."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_text(item) for name, item in value.items()}
+    return value
 
 
 def _row_group_parts(path: str, name: str, part_rows: int) -> list[Part]:
@@ -167,64 +261,9 @@ def _parquet_columns(path: str) -> tuple[str, ...]:
         return tuple(_parquet(path, handle).schema_arrow.names)
 
 
-def _array_rows(part: Part) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+def _item_rows(part: Part) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
     for locator, value in lines.read_json_items(part.path):
-        yield locator, value if isinstance(value, dict) else RowError("malformed_row", "no JSON object")
-
-
-def _delimited(part: Part, header: list[str] | None, kind: str) -> Table:
-    whole = replace(part, start=0, stop=None)
-    head, is_broken = _peek(_cells(whole, kind))
-    peeked = [row for row in head if not isinstance(row, RowError)]
-    if not peeked:
-        if is_broken:
-            return Table((), ((locator, RowError("malformed_row")) for locator, _ in _cells(part, kind)))
-        raise UserError(f"{part.path}: empty, or not text")
-    has_header = header is None and not any(_is_url(cell) for cell in peeked[0])
-    columns = tuple(peeked[0]) if has_header else tuple(header) if header else _guessed(part.path, peeked)
-
-    def rows() -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-        for number, (locator, row) in enumerate(_cells(part, kind)):
-            if has_header and number == 0 and part.start == 0:
-                continue
-            if isinstance(row, RowError):
-                yield locator, row
-            elif len(row) != len(columns):
-                yield locator, RowError("malformed_row", f"{len(row)} fields where {len(columns)} are expected")
-            else:
-                yield locator, dict(zip(columns, row, strict=True))
-
-    return Table(columns, rows())
-
-
-def _guessed(path: str, peeked: list[list[str]]) -> tuple[str, ...]:
-    """Return `url` and `caption` for one or two columns without a header: in the order of CC3M, or of CC12M."""
-    shares = [sum(_is_url(row[i]) for row in peeked if i < len(row)) / len(peeked) for i in range(len(peeked[0]))]
-    if len(shares) > 2 or sum(share > 0.5 for share in shares) != 1:
-        raise UserError(f"{path}: no header line, and its columns cannot be identified: name them in 'header'")
-    return tuple("url" if share > 0.5 else "caption" for share in shares)
-
-
-def _cells(part: Part, kind: str) -> Iterator[tuple[str, list[str] | RowError]]:
-    """Yield rows as lists of cells: csv by its rules, others split at tabs, since they have no quoting."""
-    if kind != ".csv":
-        for locator, line in lines.read_text_lines(part):
-            yield locator, line if isinstance(line, RowError) else line.split("\t")
-        return
-    with lines.open_stream(part.path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text)
-        number = 0
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield str(number), RowError("malformed_row", str(error))
-            else:
-                if not row:
-                    continue
-                is_text = not any("\ud800" <= c <= "\udfff" for cell in row for c in cell)
-                yield str(number), row if is_text else RowError("not_utf8")
-            number += 1
+        yield (
+            locator,
+            value if isinstance(value, dict) else RowError("malformed_row", "no JSON object", text=str(value)[:2_000]),
+        )

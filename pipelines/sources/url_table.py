@@ -8,18 +8,19 @@ be known from it; its licence does not cover the images.
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipelines.candidate import Candidate, MediaRequest
-from pipelines.document import Kind, Media, Score, Segment
+from pipelines.document import Kind, Media, OtherCaption, Score, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
-from pipelines.sources.files import Files, Part
+from pipelines.sources.files import Beside, Files, Part, asked_for
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
-from pipelines.sources.tables import open_table, table_parts
+from pipelines.sources.tables import open_table, peeked, require_text, table_parts
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("pair",)
@@ -28,13 +29,14 @@ KINDS: tuple[Kind, ...] = ("pair",)
 ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url", "image_url", "contenturl", "sample_url"),
     "caption": ("text", "caption", "name", "alt"),
-    "width": ("width", "original_width"),
-    "height": ("height", "original_height"),
+    "width": ("original_width", "width"),  # img2dataset lists both: the image as published, and as stored
+    "height": ("original_height", "height"),
     "lang": ("language", "lang"),
     "page_url": ("page_url", "document_url"),
     "license": ("license",),
     "nsfw": ("nsfw",),
 }
+_FIRST_WINS = frozenset({"width", "height"})
 ID_COLUMNS = ("id", "sample_id", "hash", "key")  # the first one present; 64 bits, so kept as text
 
 # Captions that a model wrote, and which: they take precedence over the alt text next to them.
@@ -43,6 +45,9 @@ SYNTHETIC = {
     "capsfusion": "CapsFusion-LLaMA",
     "laion_coco": "BLIP, best of several by CLIP (LAION-COCO)",
 }
+
+# Columns of captions beside the one that is used; the first is the alt text as published.
+OTHER_CAPTIONS = ("laion_2b", "laion_coco", "capsfusion")
 
 SCORES = (
     "similarity",
@@ -70,14 +75,16 @@ class UrlTableSettings(Files):
     columns: dict[str, str] = Field(
         default={}, description="Column for url, caption, width, ... if several match or none is known"
     )
-    header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
-    generator: str | None = Field(None, description="Model that wrote the captions, if one did")
+    header: list[str] | None = Field(
+        None, description="Names of the columns of csv and tsv files without a header; null: as the first line shows"
+    )
+    generator: str | None = Field(None, description="Model that wrote the captions; null: none did")
     accept_withdrawn: bool = Field(
         False, description="Read the original LAION lists although they were withdrawn for Re-LAION"
     )
     block_list: str | None = Field(
         None,
-        description="File of URLs or ids to drop, one per line; with it the original LAION lists may be read",
+        description="File of URLs or ids to drop, one per line; it allows the original LAION lists; null: none",
     )
 
 
@@ -86,14 +93,21 @@ def parts(settings: UrlTableSettings) -> list[Part]:
     return table_parts(settings)
 
 
+def beside(settings: UrlTableSettings) -> list[Beside]:
+    """Return the block list, if there is one."""
+    path = settings.block_list
+    return [Beside(path, path.rpartition("/")[2])] if path else []
+
+
 def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
     """Yield one pair per row.
 
     Raises:
         UserError: If a needed column is missing or ambiguous, or the list was withdrawn and is not accepted.
     """
-    table = open_table(part, settings.header)
+    head, table = peeked(open_table(part, settings.header))
     columns = find_columns(part.path, table.columns, settings.columns, ("url", "caption")) if table.columns else {}
+    require_text(part.path, head, [columns[role] for role in ("url", "caption") if role in columns])
     if _is_withdrawn(part.name, set(table.columns), settings):
         raise UserError(
             f"{part.path}: is one of the original LAION lists, which were withdrawn: use Re-LAION, give a block_list, "
@@ -125,11 +139,14 @@ def pair_of(
     if blocked and not blocked.isdisjoint({url, str(row[columns["url"]]).strip(), record or ""}):
         raise RowError("block_listed", url=url)
     text = row.get(columns["caption"])
+    if isinstance(text, bytes):
+        raise RowError("not_utf8", url=url)
     caption = clean_caption(text) if isinstance(text, str) else ""
     if not caption:
         raise RowError("missing_caption", url=url)
     generator = SYNTHETIC.get(columns["caption"].lower(), generator)
-    alt = row.get(columns["alt"]) if "alt" in columns else None
+    others = _other_captions(row, columns["caption"], caption)
+    alt = row.get(columns["alt"]) if "alt" in columns else others.get(OTHER_CAPTIONS[0])
     licence = row.get(columns["license"]) if "license" in columns else None
     has_licence = isinstance(licence, str) and licence.strip() not in ("", "?")
     page = page_url(row.get(columns["page_url"])) if "page_url" in columns else None
@@ -159,7 +176,18 @@ def pair_of(
         scores=row_scores(row, columns),
         page_url=page,
     )
+    if others:
+        listed = [asdict(OtherCaption(name, caption)) for name, caption in others.items()]
+        document = replace(document, extras={"other_captions": listed})
     return Candidate(document, (MediaRequest("image", url, page),))
+
+
+def _other_captions(row: Mapping[str, Any], used: str, caption: str) -> dict[str, str]:
+    """Return CapsFusion's captions that are not the one used, cleaned, by column."""
+    lowered = {str(name).lower(): value for name, value in row.items()}
+    texts = {name: lowered.get(name) for name in OTHER_CAPTIONS if name != used.lower()}
+    cleaned = {name: clean_caption(text) for name, text in texts.items() if isinstance(text, str)}
+    return {name: text for name, text in cleaned.items() if text not in ("", caption)}
 
 
 def find_columns(
@@ -198,6 +226,8 @@ def find_columns(
                 if len(matches) == 1:
                     found["alt"] = matches[0]
                 continue
+        if role in _FIRST_WINS:
+            matches = sorted(matches, key=lambda name: known.index(name.lower()))[:1]
         if len(matches) > 1:
             raise UserError(f"{path}: {' and '.join(matches)} could both be the {role}: choose one in columns.{role}")
         if matches:
@@ -238,4 +268,5 @@ def _is_withdrawn(name: str, columns: set[str], settings: UrlTableSettings) -> b
 
 @functools.lru_cache(maxsize=2)
 def _block_list(path: str) -> frozenset[str]:
-    return frozenset(line.strip() for _, line in lines.read_text_lines(Part(path, path)) if isinstance(line, str))
+    with asked_for(path):
+        return frozenset(line.strip() for _, line in lines.read_text_lines(Part(path, path)) if isinstance(line, str))

@@ -29,9 +29,10 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.tables import open_table, suffix, table_parts
+from pipelines.sources.tables import open_table, peeked, require_text, suffix, table_parts
 from pipelines.sources.url_table import find_columns
-from pipelines.video.subtitles import SubtitlesRejected, parse_subtitles
+from pipelines.video.raw_cues import MalformedCue, RawCues, shown_cue
+from pipelines.video.subtitles import Subtitles, SubtitlesRejected, join_cues, lost_cues
 
 KINDS: tuple[Kind, ...] = ("video",)
 _WEBVID = frozenset({"videoid", "name", "page_dir", "contentUrl"})
@@ -50,9 +51,11 @@ class VideoListSettings(Files):
 
     format: Literal["video_list"] = "video_list"
     columns: dict[str, str] = Field(default={}, description="Column for url, caption, ... if several match")
-    header: list[str] | None = Field(None, description="Names of the columns of csv and tsv files without a header")
+    header: list[str] | None = Field(
+        None, description="Names of the columns of csv and tsv files without a header; null: as the first line shows"
+    )
     basis: str | None = Field(
-        None, description="Basis on which you hold WebVid, which its author withdrew; stored as its licence"
+        None, description="Basis on which you hold WebVid, which its author withdrew; stored as its licence; null: none"
     )
     url_template: str = Field(
         "https://www.youtube.com/watch?v={id}", description="URL of a video, for HowTo100M, which lists ids"
@@ -76,7 +79,7 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     origin = Origin(source_name, kind, part, settings)
     if suffix(part.path) == ".json" and _is_object(part.path):
         return convert_rows(origin, lines.read_json_items(part.path), _spoken(settings))
-    table = open_table(part, settings.header)
+    head, table = peeked(open_table(part, settings.header))
     if table.columns[:3] == _SPEECH_COLUMNS:
         return convert_rows(origin, [_one_video(part, table.rows)], _spoken(settings))
     if "video_id" in table.columns and "task_id" in table.columns:
@@ -93,6 +96,7 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     if table.columns:
         needed = ("url",) if _has(table.columns, "subtitles_url") else ("url", "caption")
         columns = find_columns(part.path, table.columns, settings.columns, needed, _ALIASES)
+        require_text(part.path, head, [columns[role] for role in needed])
 
     def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
         if is_webvid and not str(row["page_dir"] or "").strip():
@@ -135,36 +139,40 @@ def _spoken(settings: VideoListSettings) -> Any:
         if not len(starts) == len(ends) == len(texts):
             raise RowError("length_mismatch", f"{len(starts)} starts, {len(ends)} ends, {len(texts)} texts")
         url = media_url(settings.url_template.format(id=quote(video, safe="")))
-        segments = _lines_of_speech(starts, ends, texts)
-        if not segments:
-            raise RowError("missing_caption", url=url)
+        found = _lines_of_speech(starts, ends, texts, url)
+        lost = [
+            origin.drop(cue.reason, video, unit=cue.unit, url=url, excerpt=cue.text, detail=cue.detail)
+            for cue in lost_cues(found, url)
+        ]
+        segments = [
+            Segment("text", cue.text, t0=cue.t0, t1=cue.t1, role="transcript", generator="automatic captions")
+            for cue in found.cues
+        ]
         document = origin.document(video, segments, group=url, record=video)
-        return [Candidate(document, (MediaRequest("video", url),))]
+        return [*lost, Candidate(document, (MediaRequest("video", url),))]
 
     return convert
 
 
-def _lines_of_speech(starts: list[Any], ends: list[Any], texts: list[Any]) -> tuple[Segment, ...]:
-    """Return speech in order of time, without overlap or repeats of display captions; parsed like an srt file."""
-    cues = []
+def _lines_of_speech(starts: list[Any], ends: list[Any], texts: list[Any], url: str) -> Subtitles:
+    """Return speech in order of time, without overlap or repeats of display captions; NaN is silence.
+
+    Raises:
+        RowError: `missing_caption`.
+    """
+    found = RawCues()
     for start, end, text in zip(starts, ends, texts, strict=True):
+        if not isinstance(text, str) or not text.strip():
+            continue
         first, last = number(start), number(end)
-        if first is not None and last is not None and 0 <= first < last and isinstance(text, str):  # NaN: silence
-            cues.append(f"{_clock(first)} --> {_clock(last)}\n{' '.join(text.split())}\n\n")
+        if first is None or first < 0:
+            found.malformed.append(MalformedCue(f"{start} to {end}", text))
+        else:
+            found.cues.append(shown_cue(first, last, [text]))
     try:
-        found = parse_subtitles("".join(cues).encode("utf-8", "replace"), "srt", is_automatic=True)
+        return join_cues(found, "speech", may_roll=True)
     except SubtitlesRejected as rejected:
-        raise RowError("missing_caption", rejected.detail) from rejected
-    return tuple(
-        Segment("text", cue.text, t0=cue.t0, t1=cue.t1, role="transcript", generator="automatic captions")
-        for cue in found.cues
-    )
-
-
-def _clock(seconds: float) -> str:
-    milliseconds = round(1000 * seconds)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+        raise RowError("missing_caption", rejected.detail, url) from rejected
 
 
 def _one_video(part: Part, rows: Iterator[tuple[str, Any]]) -> tuple[str, Any]:
@@ -174,7 +182,7 @@ def _one_video(part: Part, rows: Iterator[tuple[str, Any]]) -> tuple[str, Any]:
 
 
 def _is_object(path: str) -> bool:
-    with lines.open_stream(path) as file:
+    with lines.open_text(path) as file:
         return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 

@@ -2,32 +2,39 @@
 
 The HTTP headers inside are those of the crawl, so that the page's opt-out signals can be read without another
 request. Bodies are decoded: Common Crawl stores them so and renames the encoding headers, others store the original.
+A page may also be a `resource` (a file without HTTP headers), a `conversion` (the text of Common Crawl's WET), or what
+the `metadata` of a WAT file lists of it (`archived_page.py`).
 """
 
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import zstandard
-from fastwarc.stream_io import BrotliReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
+from pipelines.faults import fault
+from pipelines.web.content_coding import DamagedBodyError, decode_body
+from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
+from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
 
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
-HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+RecordType = Literal["response", "resource", "conversion", "metadata", "revisit"]
 
 
 @dataclass(frozen=True, slots=True)
 class CrawledPage:
-    """A response as a crawl stored it, with its body decoded. `truncated` says why the body is incomplete, if it is.
+    """A page as a crawl stored it, with its body decoded. `truncated` says why the body is incomplete, if it is.
 
+    `record_type` is the WARC record's; the body of `metadata` is the JSON of a WAT file, and a `revisit` has none.
     `warc_offset` and `warc_length` are of the compressed record; None if the file is not compressed by record.
     """
 
@@ -41,6 +48,7 @@ class CrawledPage:
     truncated: str | None = None
     identified_mime: str | None = None
     identified_charset: str | None = None
+    record_type: RecordType = "response"
 
     def header(self, name: str) -> str | None:
         """Return the first HTTP header of that name, in any case."""
@@ -48,9 +56,9 @@ class CrawledPage:
 
     @property
     def mime(self) -> str | None:
-        """The type that the server states, else the one that the crawler detected."""
-        stated = (self.header("content-type") or "").partition(";")[0].strip().lower()
-        return stated or self.identified_mime
+        """The type that the server states, else the one that the crawler detected, else what the bytes are."""
+        stated = stated_type(self.header("content-type"))
+        return stated or self.identified_mime or media_type(None, self.body)
 
     @property
     def is_html(self) -> bool:
@@ -58,19 +66,18 @@ class CrawledPage:
         return self.mime in HTML_TYPES and self.identified_mime in (None, *HTML_TYPES)
 
     @property
-    def content_type(self) -> str | None:
-        """The Content-Type, with the charset that the crawler detected if the server states none."""
-        stated = self.header("content-type") or self.identified_mime
-        if stated is None or self.identified_charset is None or "charset=" in stated.lower():
-            return stated
-        return f"{stated}; charset={self.identified_charset}"
+    def is_text(self) -> bool:
+        """True if it is the text that was taken from a page: of no other page is plain text read."""
+        return self.record_type == "conversion" and self.mime == "text/plain"
 
     @property
     def refusal(self) -> Reason | None:
-        """Reason not to parse the response, or None: `http_status`, `not_html` or `truncated_page`."""
+        """Reason not to parse the page, or None: `http_status`, `revisit_record`, `not_html` or `truncated_page`."""
         if self.status != 200:
             return "http_status"
-        if not self.is_html:
+        if self.record_type == "revisit":
+            return "revisit_record"
+        if not (self.is_html or self.is_text or self.record_type == "metadata"):
             return "not_html"
         return "truncated_page" if self.truncated else None
 
@@ -85,12 +92,12 @@ class UnreadableRecord:
 
 
 def read_pages(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage]:
-    """Yield the responses of `read_records` of any status and type, without unreadable ones."""
+    """Yield the pages of `read_records` of any status and type, without unreadable ones."""
     return (record for record in read_records(path, start, stop) if isinstance(record, CrawledPage))
 
 
 def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage | UnreadableRecord]:
-    """Yield the responses of a WARC file, in order; if the file is damaged, a last record says so.
+    """Yield the pages of a WARC file, in order; if the file is damaged, a last record says so.
 
     Args:
         path: A WARC file, plain or compressed by record.
@@ -118,18 +125,27 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                 if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
                     yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
                     return
-                if record.record_type == WarcRecordType.response:
+                try:
                     page = _page(record, block)
-                    if isinstance(page, CrawledPage):
-                        pending = page
-                    else:
-                        yield page
+                except Exception as error:
+                    refusal = fault(error)
+                    page = UnreadableRecord(at, refusal.reason, refusal.detail or "")
+                if isinstance(page, CrawledPage):
+                    pending = page
+                elif page is not None:
+                    yield page
         except OSError as error:
             if num == 0 and start == 0 and not _looks_like_warc(path):
                 raise UserError(f"{path}: not a WARC file") from error
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, "truncated_file", str(error))
+            return
+        except Exception as error:  # of the reader: what follows in the file is lost
+            refusal = fault(error)
+            if pending is not None:
+                yield replace(pending, warc_length=None)
+            yield UnreadableRecord(at, refusal.reason, refusal.detail or "")
             return
         if num == 0:
             if start == 0 and storage.size(path) and not _looks_like_warc(path):
@@ -171,48 +187,112 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
     return None
 
 
-def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
+def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | None:
+    """Return the page of a record and its block, or None for a record of another kind."""
+    is_http = (record.headers.get("Content-Type") or "").partition(";")[0].strip().lower() == "application/http"
+    if record.record_type == WarcRecordType.response or (record.record_type == WarcRecordType.resource and is_http):
+        return _response(record, block)
+    if record.record_type == WarcRecordType.revisit:
+        return _revisit(record, block)
+    if record.record_type == WarcRecordType.metadata:
+        return _wat_page(record, block)
+    if record.record_type == WarcRecordType.resource:
+        return _file(record, block, "resource")
+    return _file(record, block, "conversion") if record.record_type == WarcRecordType.conversion else None
+
+
+def _file(record: WarcRecord, block: bytes, record_type: RecordType) -> CrawledPage:
+    """Return the page of a record that holds a file without HTTP headers."""
+    stated = record.headers.get("Content-Type")
+    truncated = record.headers.get("WARC-Truncated") or ("length" if len(block) > MAX_BODY_BYTES else None)
+    return CrawledPage(
+        url=(record.headers.get("WARC-Target-URI") or "").strip("<> "),
+        status=200,
+        headers=(("Content-Type", stated),) if stated else (),
+        body=block[:MAX_BODY_BYTES],
+        fetched_at=record.headers.get("WARC-Date") or "",
+        warc_offset=record.stream_pos,
+        warc_length=None,
+        truncated=truncated,
+        identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
+        identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
+        record_type=record_type,
+    )
+
+
+def _revisit(record: WarcRecord, block: bytes) -> CrawledPage:
+    """Return a page without its body, which an earlier record has, here or in another archive."""
+    found = _response(record, block)
+    page = found if isinstance(found, CrawledPage) else _file(record, b"", "revisit")
+    return replace(page, body=b"", status=200 if page.status == 304 else page.status, record_type="revisit")
+
+
+def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | None:
+    """Return the page that a record of a WAT file describes; None if it describes no response."""
+    if not block.lstrip().startswith(b"{"):
+        return None  # of another crawler: fields such as fetchTimeMs
+    try:
+        record_of_wat = json.loads(block)
+        if "Envelope" not in record_of_wat:
+            return None  # a crawler's note, as ours writes
+        envelope = record_of_wat["Envelope"]
+        response = envelope["Payload-Metadata"].get("HTTP-Response-Metadata")
+        if response is None:
+            return None  # of a request or of the file itself
+        warc, status = envelope["WARC-Header-Metadata"], response["Response-Message"]["Status"]
+        headers = tuple((str(name), str(value)) for name, value in (response.get("Headers") or {}).items())
+        return CrawledPage(
+            url=str(warc["WARC-Target-URI"]),
+            status=int(status),
+            headers=headers,
+            body=json.dumps(response.get("HTML-Metadata") or {}).encode(),
+            fetched_at=str(warc.get("WARC-Date") or ""),
+            warc_offset=record.stream_pos,
+            warc_length=None,
+            record_type="metadata",
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return UnreadableRecord(record.stream_pos, "malformed_record", f"no WAT record: {error!r}"[:200])
+
+
+def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
-    head, separator, body = block.partition(b"\r\n\r\n")
-    if not separator:
-        head, separator, body = block.partition(b"\n\n")
-    status_line, *rest = head.replace(b"\r\n", b"\n").split(b"\n")
+    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES)
+    head, body = (repaired_head(block[: end.start()]), block[end.end() :]) if end is not None else (b"", b"")
+    status_line, *rest = head.rstrip(b"\r\n").split(b"\r\n")
     status = status_line.split(b" ", 2)
     url = record.headers.get("WARC-Target-URI")
-    if not separator or len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
+    if len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
         return UnreadableRecord(record.stream_pos, "malformed_record", "no HTTP response")
     headers = tuple(_headers(rest))
     truncated = record.headers.get("WARC-Truncated")
     if truncated is None and (len(body) in CUT_LENGTHS or len(block) > MAX_BODY_BYTES):
         truncated = "length"
+    is_over_limit = False
     try:
-        body = _decoded(body, headers)
-    except ValueError as error:
+        body, is_over_limit, early_end = decode_body(body, headers, MAX_BODY_BYTES, is_archived=True)
+        if early_end is not None:
+            truncated = truncated or f"{early_end}: ended early"
+    except DamagedBodyError as error:
         if truncated is None:
             return UnreadableRecord(record.stream_pos, "malformed_record", str(error))
     return CrawledPage(
         url=url.strip("<> "),
         status=int(status[1]),
         headers=headers,
-        body=body[:MAX_BODY_BYTES],
+        body=body,
         fetched_at=record.headers.get("WARC-Date") or "",
         warc_offset=record.stream_pos,
         warc_length=None,
-        truncated=truncated or ("length" if len(body) > MAX_BODY_BYTES else None),
+        truncated=truncated or ("length" if is_over_limit else None),
         identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
         identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
     )
 
 
 def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield names and values, folded lines joined; UTF-8 if valid, else Latin-1, which accepts any byte."""
-    joined: list[bytes] = []
+    """Yield names and values; UTF-8 if valid, else Latin-1, which accepts any byte."""
     for line in lines:
-        if line[:1] in (b" ", b"\t") and joined:
-            joined[-1] += b" " + line.strip()
-        else:
-            joined.append(line)
-    for line in joined:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -220,76 +300,6 @@ def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
         name, colon, value = text.partition(":")
         if colon and name.strip():
             yield name.strip(), value.strip()
-
-
-def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the body without transfer and content encodings; a declared one may have been removed before."""
-    named = {name.lower(): value.lower() for name, value in headers}
-    if "chunked" in named.get("transfer-encoding", ""):
-        body = _unchunked(body)
-    for encoding in reversed([e.strip() for e in named.get("content-encoding", "").split(",") if e.strip()]):
-        if encoding in ("gzip", "x-gzip"):
-            body = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else body
-        elif encoding == "deflate":
-            body = _deflated(body)
-        elif encoding == "zstd":
-            body = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else body
-        elif encoding == "br":
-            body = _unbrotlied(body)
-        elif encoding != "identity":
-            raise ValueError(f"content encoding {encoding}")
-    return body
-
-
-def _unchunked(body: bytes) -> bytes:
-    """Return the content of chunks; the body as it is if it has no chunks."""
-    found: list[bytes] = []
-    at = 0
-    while True:
-        end = body.find(b"\r\n", at, at + 100)
-        try:
-            size = int(body[at:end].partition(b";")[0], 16) if end >= 0 else -1
-        except ValueError:
-            size = -1
-        if size < 0 or end + 2 + size > len(body):
-            return b"".join(found) if found else body
-        if size == 0:
-            return b"".join(found)
-        found.append(body[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-
-
-def _inflated(body: bytes, bits: int) -> bytes:
-    try:
-        return zlib.decompressobj(bits).decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _deflated(body: bytes) -> bytes:
-    """Decode what servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
-    for bits in (15, -15):
-        try:
-            return _inflated(body, bits)
-        except ValueError:
-            continue
-    return body
-
-
-def _zstd(body: bytes) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(io.BytesIO(body)) as reader:
-            return bytes(reader.read(MAX_BODY_BYTES + 1))
-    except zstandard.ZstdError as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _unbrotlied(body: bytes) -> bytes:
-    """Decode Brotli, which has no magic number: a body that cannot be decoded was decoded before."""
-    try:
-        return BrotliReader(io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
-    except OSError:
-        return body
 
 
 def _looks_like_warc(path: str) -> bool:

@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Build, Document, Kind, Media, Segment, clean_text
 from pipelines.shards.foreign_samples import read_document
-from pipelines.shards.tar_samples import TarSample, split_name, walk_members
+from pipelines.shards.tar_samples import TarSample, walk_samples
 from pipelines.sources import lines, mmc4, url_table
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.files import Files, Part, whole_files
@@ -41,7 +41,7 @@ class WebDatasetSettings(Files):
     """Tars (also .tar.gz) whose samples are of the source's kind; others are dropped."""
 
     format: Literal["webdataset"] = "webdataset"
-    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs, if one did")
+    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs; null: none did")
     image_side: Literal["before", "after"] = Field("before", description="MMC4: where to put an image, by its sentence")
 
 
@@ -86,27 +86,11 @@ def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
     is_plain = lines.compression(part.path) is None
     with lines.open_stream(part.path) as stream:
         reader = _Reader(stream)
-        sample: TarSample | None = None
-        twice: str | None = None
         try:
-            for member in walk_members(reader, part.name, 0, storage.size(part.path) if is_plain else 1 << 62):
-                names = split_name(member.name) if member.is_file else None
-                if names is None:
-                    continue
-                key, name = names
-                if sample is None or sample.key != key:
-                    if sample is not None:
-                        yield str(sample.offset), RowError("duplicate_part", twice) if twice else sample
-                    sample, twice = TarSample(key, member.offset, member.end), None
-                data = reader(member.content, member.size)
-                if len(data) < member.size:
-                    raise BrokenFileError(f"the tar ends in {member.name}")
-                twice = name if name in sample.parts else twice
-                sample.parts[name.lower()] = data
+            for sample in walk_samples(reader, part.name, 0, storage.size(part.path) if is_plain else 1 << 62):
+                yield str(sample.offset), RowError("duplicate_part", sample.fault) if sample.fault else sample
         except ValueError as error:
             raise BrokenFileError(str(error)) from error
-        if sample is not None:
-            yield str(sample.offset), RowError("duplicate_part", twice) if twice else sample
 
 
 def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatasetSettings) -> list[Outcome]:

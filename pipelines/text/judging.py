@@ -4,15 +4,17 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from pipelines.document import Document, Kind
+from pipelines.document import Document, Kind, Segment
 from pipelines.drop_reasons import Refusal
 from pipelines.settings import Settings
 from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
-from pipelines.text.personal_data import mask_document
+from pipelines.text.personal_data import mask, mask_document
 from pipelines.text.quality import TextQuality, judge_segments, profile
 
 EXCERPT_CHARS = 500
+SPEECH = "speech"
+_SPOKEN_ROLES = ("subtitle", "transcript")
 PROFILES: dict[Kind, str] = {
     "interleaved": "obelics",
     "pair": "caption",
@@ -25,15 +27,41 @@ PROFILES: dict[Kind, str] = {
 class TextFilters(Settings):
     """Requirements on a candidate's text, and whether personal data in it is masked."""
 
-    language: LanguageSettings | None = Field(LanguageSettings(), description="null: any language, still identified")
-    text: TextQuality | None = Field(None, description="null: the profile of the source's kind")
+    language: LanguageSettings | None = Field(
+        LanguageSettings(), description="null: any language, still identified; {}: the defaults below"
+    )
+    text: TextQuality | None = Field(
+        None,
+        description="Rules for text. null: the profile of the source's kind (interleaved: obelics; pair, grounded and"
+        " a video's caption: caption; text: gopher), whose thresholds spec.resolved.yaml shows; {}: no rule at all",
+    )
+    spoken: TextQuality | None = Field(
+        None,
+        description="Rules for what is spoken in a video: its subtitles and timed text. null: the profile speech, whose"
+        " thresholds spec.resolved.yaml shows; {}: no rule at all",
+    )
     mask_personal_data: bool = True
+
+    def text_rules(self, kind: Kind) -> TextQuality:
+        """Return the rules for text of a kind, without what is spoken."""
+        return self.text if self.text is not None else profile(PROFILES[kind])
+
+    @property
+    def spoken_rules(self) -> TextQuality:
+        """The rules for what is spoken in a video."""
+        return self.spoken if self.spoken is not None else profile(SPEECH)
 
 
 def excerpt(document: Document, filters: TextFilters) -> str | None:
     """Return the beginning of a document's text for a drop, masked like a sample's, or None if it has no text."""
     masked = mask_document(document) if filters.mask_personal_data else document
     return masked.text[:EXCERPT_CHARS] or None
+
+
+def masked_excerpt(text: str | None, filters: TextFilters) -> str | None:
+    """Return the beginning of a text for a drop, masked like a sample's, or None if there is no text."""
+    masked = mask(text).text if text and filters.mask_personal_data else text
+    return masked[:EXCERPT_CHARS] or None if masked else None
 
 
 def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document | Refusal:
@@ -44,21 +72,50 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
     identified = _with_language(document, filters)
     if isinstance(identified, Refusal):
         return identified
-    document = identified
-    quality = filters.text if filters.text is not None else profile(PROFILES[kind])
-    judged = judge_segments(document.segments, document.lang, quality)
-    if judged.reason is not None:
-        return Refusal(judged.reason, judged.detail)
-    document = replace(document, segments=judged.segments)
-    return mask_document(document) if filters.mask_personal_data else document
+    found: Document | Refusal
+    if kind == "video":
+        found = _judge_part(identified, filters.text_rules(kind), is_spoken=False)
+        found = found if isinstance(found, Refusal) else _judge_part(found, filters.spoken_rules, is_spoken=True)
+    else:
+        found = _judge_all(identified, filters.text_rules(kind))
+    if isinstance(found, Refusal):
+        return found
+    return mask_document(found) if filters.mask_personal_data else found
 
 
 def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal:
-    """Judge a video's timed text after its download: language and personal data only, since speech is not prose."""
+    """Judge the language and the speech of a video after its download; its caption has been judged before."""
     identified = _with_language(document, filters)
-    if isinstance(identified, Refusal):
-        return identified
-    return mask_document(identified) if filters.mask_personal_data else identified
+    found = (
+        identified if isinstance(identified, Refusal) else _judge_part(identified, filters.spoken_rules, is_spoken=True)
+    )
+    if isinstance(found, Refusal):
+        return found
+    return mask_document(found) if filters.mask_personal_data else found
+
+
+def _judge_all(document: Document, rules: TextQuality) -> Document | Refusal:
+    judged = judge_segments(document.segments, document.lang, rules)
+    if judged.reason is not None:
+        return Refusal(judged.reason, judged.detail)
+    return replace(document, segments=judged.segments)
+
+
+def _judge_part(document: Document, rules: TextQuality, *, is_spoken: bool) -> Document | Refusal:
+    """Judge the speech of a video, or the rest of its text; a document without such text passes."""
+
+    def belongs(segment: Segment) -> bool:
+        return bool(segment.text) and (segment.t0 is not None or segment.role in _SPOKEN_ROLES) == is_spoken
+
+    if not any(map(belongs, document.segments)):
+        return document
+    # The others keep their places, without text.
+    others = iter([segment for segment in document.segments if not belongs(segment)])
+    shown = tuple(segment if belongs(segment) else replace(segment, text=None) for segment in document.segments)
+    judged = _judge_all(replace(document, segments=shown), rules)
+    if isinstance(judged, Refusal):
+        return judged
+    return replace(judged, segments=tuple(s if belongs(s) else next(others) for s in judged.segments))
 
 
 def _with_language(document: Document, filters: TextFilters) -> Document | Refusal:

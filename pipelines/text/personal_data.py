@@ -168,7 +168,10 @@ def mask_document(document: Document) -> Document:
 
 
 def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
-    """Return the extras with the caption masked; its findings are counted in the segment that it repeats."""
+    """Return the extras with masked captions; what is found in `caption` is counted in the segment that it repeats."""
+    if others := extras.get("other_captions"):
+        masked_others = [{**other, "text": mask(str(other["text"])).text} for other in others]
+        extras = {**extras, "other_captions": masked_others}
     caption = extras.get("caption")
     if not isinstance(caption, str):
         return extras

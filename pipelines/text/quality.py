@@ -23,7 +23,7 @@ from pipelines.text import measures
 from pipelines.text.measures import Words
 from pipelines.text.stop_words import CORE_STOP_WORDS, FLAGGED_WORDS, SPAM_WORDS, STOP_WORDS
 
-Rules = Literal["gopher", "c4", "fineweb", "obelics", "caption"]
+Rules = Literal["gopher", "c4", "fineweb", "obelics", "caption", "speech"]
 
 _GOPHER: dict[str, Any] = {
     "min_words": 50,
@@ -92,6 +92,7 @@ PROFILES: dict[Rules, dict[str, Any]] = {
         },
     },
     "caption": {"min_words": 3, "max_words": 256, "min_chars": 6, "max_chars": 1_000},
+    "speech": {"max_words": 100_000},  # Gopher's: it has no prose's marks and may be as short or long as the video
 }
 """Thresholds that each value of `rules` sets; the others are off."""
 
@@ -125,7 +126,10 @@ class Measures(Settings):
 
 
 class TextQuality(Measures):
-    """All rules for a source's text. `rules` sets the thresholds of a published recipe; other settings override it."""
+    """All rules for a source's text. `rules` sets the thresholds of a published recipe; other settings override it.
+
+    null turns a rule off. Without `rules`, all rules are off that are not named, so `{}` has no rule at all.
+    """
 
     rules: Rules | None = Field(default=None, description="Recipe for the settings that are not given; null: none")
 
@@ -188,7 +192,7 @@ class TextQuality(Measures):
 
 
 def profile(rules: str) -> TextQuality:
-    """Return the settings of a published recipe: `gopher`, `c4`, `fineweb`, `obelics` or `caption`."""
+    """Return the settings of a published recipe: `gopher`, `c4`, `fineweb`, `obelics` or `caption`, or of `speech`."""
     return TextQuality.model_validate({"rules": rules})
 
 

@@ -24,7 +24,7 @@ from pipelines.candidate import Track
 from pipelines.document import Signal
 from pipelines.drop_reasons import Reason
 from pipelines.video.frames import VideoRejected
-from pipelines.video.subtitles import PREFERRED_FORMATS
+from pipelines.video.timed_text import PREFERRED_FORMATS
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.permission import Purpose
 

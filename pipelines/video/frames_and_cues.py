@@ -8,16 +8,20 @@ from pydantic import Field
 
 from pipelines.candidate import MediaRequest, Track
 from pipelines.document import Signal
+from pipelines.text.encodings import charset_of
 from pipelines.video.frame_text import merge_cues
 from pipelines.video.frames import Frame, FrameSettings, VideoRejected, extract_frames
 from pipelines.video.subtitles import (
     Cue,
+    LostText,
     Subtitles,
     SubtitleSettings,
     SubtitlesRejected,
     choose_track,
+    lost_cues,
     parse_subtitles,
 )
+from pipelines.web import urls
 from pipelines.web.http_client import FetchFailure, PoliteClient
 
 __all__ = ["Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
@@ -40,7 +44,11 @@ class VideoSettings(FrameSettings):
 
 @dataclass(frozen=True, slots=True)
 class VideoMedia:
-    """A video as it is stored: frames in time order, and cues, empty if it has no timed text."""
+    """A video as it is stored: frames in time order, and cues, empty if it has no timed text.
+
+    `num_cues` are those of the track, before some are joined; `lost_texts` are the tracks and cues that it does not
+    have.
+    """
 
     url: str
     fetched_at: str
@@ -48,6 +56,8 @@ class VideoMedia:
     cues: tuple[Cue, ...]
     cues_lang: str | None
     cues_automatic: bool
+    num_cues: int
+    lost_texts: tuple[LostText, ...]
     license: str | None
     signals: tuple[Signal, ...]
 
@@ -89,8 +99,9 @@ def fetch_video(
         page=page,
     )
     lang = found.lang or _only_language(request.tracks)
-    track, timed = _fetch_subtitles(request.tracks or found.tracks, lang, client, loop, settings.subtitles)
+    track, timed, lost = _fetch_subtitles(request.tracks or found.tracks, lang, client, loop, settings.subtitles)
     cues = timed.cues if timed is not None else ()
+    num_cues = len(cues)
     try:
         frames = extract_frames(found.path, [cue.t0 for cue in cues], settings)
     except VideoRejected as rejected:
@@ -105,6 +116,8 @@ def fetch_video(
         cues=cues,
         cues_lang=lang,
         cues_automatic=track is not None and track.is_automatic,
+        num_cues=num_cues,
+        lost_texts=lost,
         license=found.license,
         signals=found.signals,
     )
@@ -122,17 +135,28 @@ def _fetch_subtitles(
     client: PoliteClient,
     loop: asyncio.AbstractEventLoop,
     settings: SubtitleSettings,
-) -> tuple[Track | None, Subtitles | None]:
-    """Return the best track that can be fetched and parsed, and its contents."""
+) -> tuple[Track | None, Subtitles | None, tuple[LostText, ...]]:
+    """Return the best track that can be fetched and parsed, its contents, and what is lost: other tracks and its cues.
+
+    Raises:
+        FetchFailure: If a track could not be fetched now, but may be later.
+    """
     left = list(tracks)
+    lost: list[LostText] = []
     while (track := choose_track(left, lang)) is not None:
         left.remove(track)
+        url = urls.without_credentials(track.url)
         try:
             fetched = asyncio.run_coroutine_threadsafe(client.fetch(track.url, "text"), loop).result()
-            return track, parse_subtitles(fetched.body, is_automatic=track.is_automatic, settings=settings)
+            charset = charset_of(fetched.header("content-type"))
+            found = parse_subtitles(fetched.body, is_automatic=track.is_automatic, charset=charset, settings=settings)
+            return track, found, (*lost, *lost_cues(found, url))
         except FetchFailure as failure:
             if failure.is_transient:
                 raise
-        except SubtitlesRejected:
-            pass
-    return None, None
+            lost.append(LostText("track", failure.reason, failure.detail, url))
+        except SubtitlesRejected as rejected:
+            lost.append(LostText("track", rejected.reason, rejected.detail, url))
+    translated = [track for track in left if track.is_automatic]
+    lost += [LostText("track", "missing_subtitles", t.lang, urls.without_credentials(t.url)) for t in translated]
+    return None, None, tuple(lost)

@@ -19,10 +19,12 @@ from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.images.pixels import Pixels, decode
 
-_PART_HEADER = re.compile(rb"--([^\r\n]{1,200})\r?\n((?:[A-Za-z.-]+:[^\r\n]*\r?\n)+)\r?\n")
+_PART_HEADER = re.compile(
+    rb"^--([^\r\n]{1,200}+)\r?\n((?:[A-Za-z.-]{1,100}+:[^\r\n]*+\r?\n){1,32}+)\r?\n", re.MULTILINE
+)
 _SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
 _LIKELY_INTERVALS = (1, 2, 5, 10)  # seconds; players choose whole ones
-_SNAP_FRACTION = 0.02
+_SPARE_TILES = (-1, 2)  # beyond duration / interval: one at 0, one at the end, and a duration that is rounded
 _MIN_STD = 2.0  # of the grey values; black and white filler tiles have 0 to 1, after compression
 _MAX_PIXELS = 50_000_000  # of a sheet
 
@@ -157,15 +159,14 @@ def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
 def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -> tuple[list[float], bool]:
     """Return the time of each tile, and whether it is estimated.
 
-    The player's interval if it is known; else the mean one, rounded to whole seconds if within 2 %. Dividing by the
-    frame rate instead would drift: 94 tiles at 5 s are a video of 464 s, whose last tile is at 464 s and not 459.
+    The player's interval if it is known; else the whole seconds by which the video has so many tiles; else the mean.
+    The mean would drift: 94 tiles at 5 s are a video of 464 s, whose last tile is at 464 s and not 459.
     """
     interval = seconds / num_tiles if num_tiles else 0.0
     if interval_ms:
         interval = interval_ms / 1000
     elif interval_ms is None:
-        whole = next((n for n in (*_LIKELY_INTERVALS, round(interval)) if _is_near(interval, n)), None)
-        interval = interval if whole is None else float(whole)
+        interval = float(_fitting_interval(num_tiles, seconds) or interval)
     return [round(min(i * interval, seconds), 3) for i in range(num_tiles)], not interval_ms
 
 
@@ -225,8 +226,19 @@ def _grid(pixels: Pixels, index: int, level: Level) -> tuple[int | None, int]:
     return (expected if expected and fits_rows and fits_columns else None), columns
 
 
-def _is_near(value: float, whole: int) -> bool:
-    return whole > 0 and abs(value - whole) <= _SNAP_FRACTION * whole
+def _fitting_interval(num_tiles: int, seconds: float) -> int | None:
+    """Return the interval in whole seconds by which a video has so many tiles, or None if there is none.
+
+    Of several, as few tiles allow, one that players use, and that with one tile more than full intervals.
+    """
+    mean = seconds / num_tiles if num_tiles else 0.0
+    spare = {
+        interval: num_tiles - seconds / interval
+        for interval in (*_LIKELY_INTERVALS, math.floor(mean), math.ceil(mean))
+        if interval > 0
+    }
+    fitting = [interval for interval, num in spare.items() if _SPARE_TILES[0] <= num <= _SPARE_TILES[1]]
+    return min(fitting, key=lambda n: (n not in _LIKELY_INTERVALS, abs(spare[n] - 1)), default=None)
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -1,24 +1,23 @@
-"""URLs as identities: one canonical spelling, resolution as in browsers, removal of credentials, and sitemaps.
+"""URLs as identities: one canonical spelling, resolution as in browsers, and removal of credentials.
 
 The project compares, fetches and keys by `canonical_url`; only `without_credentials` leaves the machine.
 """
 
-import contextlib
 import functools
 import ipaddress
 import itertools
 import re
-import zlib
+import socket
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
-from xml.parsers import expat
 
 import idna
 import tldextract
 
+from pipelines.text.encoding_standard import percent_encoded
+
 MAX_URL_CHARS = 8192  # servers commonly refuse longer request lines (RFC 9110: at least 8000 octets)
-MAX_SITEMAP_BYTES = 52_428_800  # uncompressed; sitemaps.org's limit for one file
-MAX_SITEMAP_URLS = 50_000  # sitemaps.org's limit as well
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -38,6 +37,7 @@ _TRACKING = _words(
     "wickedid s_cid ref_src rb_clickid phpsessid jsessionid aspsessionid cfid cftoken"
 )
 _TRACKING_PREFIXES = ("utm_", "pk_", "mtm_", "hsa_")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label like this makes a host an IPv4 address
 _PATH_SESSION = re.compile(r";jsessionid=[^/;?]*", re.IGNORECASE)
 
 _SECRET_WORDS = _words(
@@ -74,15 +74,19 @@ def canonical_url(url: str) -> str:
     path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
     path = _without_dot_segments(path) or "/"
     kept = [p for p in parts.query.split("&") if p and not _is_tracking(p)]
-    return urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    found = urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    if len(found) > MAX_URL_CHARS:  # an escape is longer than its character
+        raise ValueError(f"URL of {len(found)} characters; at most {MAX_URL_CHARS}")
+    return found
 
 
-def resolve(base: str, reference: str) -> str | None:
+def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
     """Return the canonical URL of a reference on a page; None if it is not fetched over http(s).
 
     Args:
         base: The page's base URL; empty for a reference that must be absolute.
         reference: As written in the attribute, entities decoded; empty for the base itself.
+        encoding: The page's encoding, in which a query is written, as in browsers; a path is always in UTF-8.
     """
     reference = re.sub(r"[\t\r\n]", "", reference.strip())
     if len(reference) > MAX_URL_CHARS or re.fullmatch("(?i)https?:/*", reference):
@@ -90,9 +94,22 @@ def resolve(base: str, reference: str) -> str | None:
     try:
         # WHATWG URL: in http(s) a backslash is a slash, but not for urllib.
         path, mark, rest = reference.partition("?")
+        if encoding != "utf-8" and "#" not in path:
+            rest = percent_encoded(rest, encoding)
         return canonical_url(urljoin(base, path.replace("\\", "/") + mark + rest))
     except ValueError:
         return None
+
+
+class BaseUrl(NamedTuple):
+    """What the references of a page are relative to: its base URL, and its encoding."""
+
+    url: str
+    encoding: str = "utf-8"
+
+    def resolve(self, reference: str) -> str | None:
+        """Return the canonical URL of a reference; None if it is not fetched over http(s)."""
+        return resolve(self.url, reference, self.encoding)
 
 
 def authority(url: str) -> str:
@@ -134,6 +151,13 @@ def without_credentials(url: str) -> str:
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, fragment))
 
 
+def only_url(found: Iterable[str | None]) -> str | None:
+    """Return the URL, without credentials, if it is the only one; else None."""
+    different = set(found)
+    only = different.pop() if len(different) == 1 else None
+    return without_credentials(only) if only else None
+
+
 def _is_tracking(parameter: str) -> bool:
     name = unquote(parameter.partition("=")[0]).lower()
     return name in _TRACKING or name.startswith(_TRACKING_PREFIXES)
@@ -151,19 +175,50 @@ def _is_secret(name: str) -> bool:
 
 @functools.lru_cache(maxsize=100_000)
 def _canonical_host(host: str) -> str:
-    host = unquote(host).lower()
+    """Return a host as browsers ask for it (URL Standard, 3.5): by UTS 46, and numbers as IPv4 addresses."""
+    host = unquote(host)
     if not host:
         raise ValueError("URL without a host")
     if ":" in host:
         return f"[{ipaddress.IPv6Address(host)}]"
-    if not host.isascii():
-        try:
-            host = idna.encode(host, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise ValueError(f"no valid host: {host!r}: {error}") from error
+    host = host.lower() if host.isascii() else _to_ascii(host)
     if not re.fullmatch(r"[a-z0-9_.-]+", host) or ".." in host or host.startswith(".") or len(host) > 254:
         raise ValueError(f"no valid host: {host!r}")
-    return host.rstrip(".")
+    host = host.rstrip(".")
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        try:
+            # 0x7f.1, 017700000001 and 2130706433 are 127.0.0.1; `0x` alone is zero.
+            return socket.inet_ntoa(socket.inet_aton(re.sub(r"(?<![^.])0x(?![^.])", "0", host)))
+        except OSError as error:
+            raise ValueError(f"no valid IPv4 address: {host!r}") from error
+    return host
+
+
+def _to_ascii(host: str) -> str:
+    """Return a host in the ASCII form of UTS 46, with what browsers allow beyond IDNA 2008: emoji, underscores.
+
+    Raises:
+        ValueError: If it holds a character that no host may hold.
+    """
+    try:
+        mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
+        labels = re.split("[.\u3002]", mapped)
+        for label in labels:
+            if not label.isascii():
+                idna.check_initial_combiner(label)
+                idna.check_bidi(label)
+                is_bad = label.startswith("xn--") or any(
+                    character in "\u200c\u200d" and not idna.valid_contextj(label, i)
+                    for i, character in enumerate(label)
+                )
+                if is_bad:
+                    raise idna.IDNAError(f"joiners or a prefix out of place in {label!r}")
+    except idna.IDNAError as error:
+        raise ValueError(f"no valid host: {host!r}: {error}") from error
+    found = [label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}" for label in labels]
+    if any(len(label) > 63 for label in found):
+        raise ValueError(f"no valid host: {host!r}: a label is longer than 63 characters")
+    return ".".join(found)
 
 
 def _percent_normal(text: str, allowed: frozenset[int]) -> str:
@@ -245,96 +300,3 @@ def _srcset_size(descriptors: list[str]) -> tuple[int | None, float | None] | No
     if width is not None and density is not None:
         return None
     return width, (1.0 if width is None and density is None else density)
-
-
-class Sitemap(NamedTuple):
-    """Canonical URLs of pages and of further sitemaps, in order, each once. They may lead to other hosts."""
-
-    urls: tuple[str, ...]
-    sitemaps: tuple[str, ...]
-
-
-def parse_sitemap(body: bytes) -> Sitemap:
-    """Return the contents of a sitemap; empty if the body is none (an error page under its name).
-
-    A document type declaration ends the parse, so no entity is ever expanded. A truncated file gives all until the cut.
-    """
-    body = _uncompressed(body)
-    if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        pages, sitemaps = _parse_xml(body)
-    else:
-        pages, sitemaps = re.findall(r"^\s*(https?://\S+)\s*$", body.decode("utf-8-sig", "replace"), re.M), []
-    return Sitemap(_canonical(pages), _canonical(sitemaps))
-
-
-def _canonical(references: list[str]) -> tuple[str, ...]:
-    urls = (resolve("", reference) for reference in references)
-    return tuple(dict.fromkeys(url for url in urls if url is not None))[:MAX_SITEMAP_URLS]
-
-
-def _uncompressed(body: bytes) -> bytes:
-    """Return the first `MAX_SITEMAP_BYTES` of the body, decompressed if gzip by its magic number."""
-    if not body.startswith(b"\x1f\x8b"):
-        return body[:MAX_SITEMAP_BYTES]
-    plain = bytearray()
-    while body.startswith(b"\x1f\x8b") and len(plain) < MAX_SITEMAP_BYTES:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            plain += member.decompress(body, MAX_SITEMAP_BYTES - len(plain))
-        except zlib.error:
-            break
-        body = member.unused_data
-    return bytes(plain)
-
-
-class _StopReadingError(Exception):
-    """Raised inside the parser to stop it: the rest is not wanted."""
-
-
-class _Collector:
-    """Collector of `url/loc`, `sitemap/loc` and the links of RSS and Atom feeds."""
-
-    def __init__(self) -> None:
-        self.pages: list[str] = []
-        self.sitemaps: list[str] = []
-        self._path: list[str] = []
-        self._text: list[str] | None = None
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        local = name.rpartition(":")[2]
-        if not self._path and local not in ("urlset", "sitemapindex", "rss", "RDF", "feed"):
-            raise _StopReadingError
-        parent = self._path[-1] if self._path else ""
-        self._path.append(local)
-        self._text = [] if (parent, local) in (("url", "loc"), ("sitemap", "loc"), ("item", "link")) else None
-        if (parent, local) == ("entry", "link") and attributes.get("rel", "alternate") == "alternate":
-            self.pages.append(attributes.get("href", ""))
-
-    def data(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def end(self, name: str) -> None:
-        self._path.pop()
-        if self._text is not None:
-            found = self.sitemaps if self._path[-1] == "sitemap" else self.pages
-            found.append("".join(self._text).strip())
-            self._text = None
-        if len(self.pages) >= MAX_SITEMAP_URLS:
-            raise _StopReadingError
-
-    def refuse(self, *_: object) -> None:
-        raise _StopReadingError
-
-
-def _parse_xml(body: bytes) -> tuple[list[str], list[str]]:
-    collector = _Collector()
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = collector.refuse
-    parser.EntityDeclHandler = collector.refuse
-    parser.StartElementHandler = collector.start
-    parser.CharacterDataHandler = collector.data
-    parser.EndElementHandler = collector.end
-    with contextlib.suppress(expat.ExpatError, _StopReadingError):  # truncated, or no sitemap: keep what was read
-        parser.Parse(body.lstrip(b" \t\r\n"), True)
-    return collector.pages, collector.sitemaps

@@ -134,7 +134,8 @@ def goldens(folder: Path) -> dict[str, Golden]:
             shards.setdefault(name.partition("/")[0], {})[name] = _content(path)
         else:
             described.setdefault(path.name, {})[name] = _content(path)
-    described["manifest.json"]["manifest.json"].pop("tools")
+    for varying in ("tools", "code"):
+        described["manifest.json"]["manifest.json"].pop(varying)
     return {"shard": Golden(given, shards), "manifest": Golden({**given, "shards": shards}, described)}
 
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.document import Provenance
-from pipelines.extract import _Candidates, _Duplicate, _duplicates, _PagePlace
+from pipelines.crawling.fetched_pages import PagePlace
+from pipelines.document import Drop, Provenance
+from pipelines.extract import _Candidates, _Duplicate, _duplicates
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import candidate, document, image, spec, text
 
@@ -13,20 +14,20 @@ OWN = "https://a.example/x"
 WORDS = "The harbour was quiet and the lantern was golden, and nobody knew who had lit it in the night."
 
 
-def dropped(*places: _PagePlace, own: str = OWN) -> list[tuple[str, _Duplicate]]:
+def dropped(*places: PagePlace, own: str = OWN) -> list[tuple[str, _Duplicate]]:
     return list(_duplicates((f"web {own}", places)))
 
 
 def test_the_page_at_its_own_address_is_kept_then_the_nearest_to_a_seed():
-    near, own = _PagePlace(0, "https://a.example/x?print=1", "t1", 5), _PagePlace(3, OWN, "t2", 7)
-    other = _PagePlace(1, "https://a.example/x?s=2", "t0", 9)
+    near, own = PagePlace(0, "https://a.example/x?print=1", "t1", 5), PagePlace(3, OWN, "t2", 7)
+    other = PagePlace(1, "https://a.example/x?s=2", "t0", 9)
     assert dropped(near, own) == [("t1", _Duplicate(5, OWN))]
     assert dropped(near, other) == [("t0", _Duplicate(9, "https://a.example/x?print=1"))]
     assert dropped(own) == []
 
 
 def test_of_captures_of_one_url_one_is_kept_whatever_their_order():
-    places = [_PagePlace(0, OWN, task, offset) for task, offset in (("t1", 0), ("t1", 90), ("t0", 40))]
+    places = [PagePlace(0, OWN, task, offset) for task, offset in (("t1", 0), ("t1", 90), ("t0", 40))]
     expected = [("t1", _Duplicate(0, OWN)), ("t1", _Duplicate(90, OWN))]
     assert dropped(*places) == dropped(*reversed(places)) == expected
 
@@ -46,6 +47,20 @@ def test_an_excerpt_is_not_masked_where_samples_are_not():
     found.add("x", [candidate(document("text", text("Write to anna.berg@posteo.example")))])
     (drop,) = found.tally.drops
     assert drop.excerpt == "Write to anna.berg@posteo.example"
+
+
+def test_what_a_list_loses_of_a_row_is_counted_beside_what_it_keeps():
+    folder = {"kind": "video", "input": {"format": "storyboard", "files": ["x.mhtml"]}}
+    policy = {"user_agent": "Dromaius (mail@example.org)"}
+    found = _Candidates(spec({"x": folder, "pages": {"kind": "text"}}, policy=policy))
+    lost = Drop(source="x", stage="extract", reason="malformed_cue", unit="cue", excerpt="call 0171-5550199 now")
+    spoken = text(WORDS, t0=1.0, t1=2.0, role="subtitle")
+    found.add("x", [lost, candidate(document("video", image(0), spoken, image(1), num_media=2))])
+    assert [drop.excerpt for drop in found.tally.drops] == ["call <PHONE> now"]
+    counts = {c.unit: (c.kept, c.dropped) for c in found.tally.counts()}
+    assert counts["element"] == (2, {})
+    assert counts["track"] == (1, {})
+    assert counts["cue"] == (1, {"malformed_cue": 1})
 
 
 def free(kind: str, **policy: object) -> CorpusSpec:

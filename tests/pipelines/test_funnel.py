@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.document import Drop
 from pipelines.errors import RunError
-from pipelines.funnel import CRAWL_ROWS, SOURCE_ROWS, FunnelRow, check_funnel, checked_funnel, funnel_rows
+from pipelines.funnel import CRAWL_ROWS, SOURCE_ROWS, FunnelRow, check_filled, check_funnel, checked_funnel, funnel_rows
 from pipelines.layout import account_folder, candidates_folder, decisions_folder
 from pipelines.parts import PartFolder, Tally
 
@@ -57,7 +57,8 @@ def out(tmp_path) -> str:
     finish(account_folder(str(tmp_path), "web"), crawled)
     extracted.keep("web", "page", 2)
     extracted.keep("texts", "document")
-    extracted.drop(Drop(source="texts", stage="extract", reason="no_text", unit="document"))
+    lost = Drop(source="texts", stage="extract", reason="no_text", unit="document", record="list.jsonl 3")
+    extracted.drop(replace(lost, detail="found this"))
     finish(candidates_folder(str(tmp_path)), extracted)
     return str(tmp_path)
 
@@ -69,6 +70,35 @@ def test_rows_are_sums_over_receipts_in_the_order_of_stages(out):
         FunnelRow("texts", "extract", "document", 2, 1, {"no_text": 1}),
         FunnelRow("texts", "shard", "sample", 0, 0, {}),
     ]
+
+
+def emptied(out, *, crawls=("web",), stage="extract", rows=None) -> str:
+    rows = checked_funnel(out, ["web"], ["texts"], stage) if rows is None else rows
+    with pytest.raises(RunError, match="allow_empty") as caught:
+        check_filled(out, ["web"], {"texts": crawls}, rows, stage)
+    return str(caught.value).partition("no sample: ")[2].partition(". If it may")[0]
+
+
+def test_a_source_that_ends_empty_is_named_with_what_became_of_it(out):
+    rows = checked_funnel(out, ["web"], ["texts"], "extract")
+    check_filled(out, ["web"], {"texts": ("web",)}, rows, "extract")
+    check_filled(out, ["web"], {}, rows[:2], "extract")  # it may be empty
+    check_filled(out, ["web"], {"texts": ("web",)}, rows[:1], "crawl")  # nothing is known yet
+    none = [replace(rows[2], kept=0, dropped={"no_text": 2})]
+    assert emptied(out, rows=none) == "extract dropped all 2 documents (no_text 2), such as list.jsonl 3: found this"
+    later = [rows[2], FunnelRow("texts", "fetch", "document", 1, 0, {"http_404": 1})]
+    assert emptied(out, rows=later, stage="fetch").startswith("fetch dropped its only document (http_404 1)")
+    split = [rows[2], FunnelRow("texts", "shard", "sample", 1, 0, {"window_without_media": 1})]
+    assert emptied(out, rows=split, stage="shard").startswith("shard dropped its only sample")
+
+
+def test_a_source_without_candidates_is_told_by_its_crawls(out):
+    rows = checked_funnel(out, ["web"], ["texts"], "extract")
+    assert emptied(out, rows=rows[:2]).startswith("none of the 2 pages of web holds what it takes")
+    lost = [replace(rows[0], kept=0, dropped={"timeout": 2, "http_404": 1})]
+    assert emptied(out, rows=lost).startswith("crawl of web dropped all 3 pages (timeout 2, http_404 1)")
+    assert emptied(out, rows=[]).startswith("web has no page")
+    assert emptied(out, rows=[], crawls=()).startswith("its files have no rows")
 
 
 def test_a_stage_is_checked_without_what_later_ones_left(out):

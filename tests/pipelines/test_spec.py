@@ -11,6 +11,7 @@ import yaml
 
 from pipelines.errors import UserError
 from pipelines.spec import CorpusSpec, CrawlInput, json_schema, load_spec
+from pipelines.text.quality import PROFILES, TextQuality
 
 SPECS = Path(__file__).parents[2] / "corpus_specs"
 
@@ -135,9 +136,12 @@ def test_beyond_loopback_a_contact_address_is_enough():
     assert not CorpusSpec.model_validate(TREE).fetches_beyond_loopback
 
 
-def test_texts_of_an_archive_ask_nobody():
+def test_texts_of_an_archive_ask_for_robots_txt_unless_the_policy_says_otherwise():
     tree = changed("crawls.site", {"warc_files": ["a.warc.gz"]})
     tree["sources"]["pages"]["kind"] = "text"
+    with pytest.raises(ValueError, match=r"must hold a contact address.*policy\.robots_of_others"):
+        CorpusSpec.model_validate(tree)
+    tree["policy"] = {"robots_of_others": "unasked"}
     assert not CorpusSpec.model_validate(tree).fetches_beyond_loopback
 
 
@@ -162,6 +166,44 @@ def test_the_resolved_spec_is_a_spec_of_the_same_hash(tmp_path: Path):
 def test_every_spec_of_the_project_loads_and_names_its_schema(path: Path):
     assert load_spec(path).name == path.stem
     assert path.read_text().startswith("# yaml-language-server: $schema=spec.schema.json\n")
+
+
+def test_the_resolved_spec_shows_every_threshold_of_every_profile():
+    kinds = {"interleaved": "obelics", "pair": "caption", "grounded": "caption", "video": "caption", "text": "gopher"}
+    sources = {name: {"kind": name, "input": {"crawl": "site"}} for name in kinds}
+    sources["own"] = {"kind": "text", "input": {"crawl": "site"}, "filters": {"text": {}, "spoken": {}}}
+    sources["other"] = {
+        "kind": "text",
+        "input": {"crawl": "site"},
+        "filters": {"text": {"rules": "c4", "min_words": 9}},
+    }
+    shown = yaml.safe_load(CorpusSpec.model_validate({**TREE, "sources": sources}).resolved())["sources"]
+    for kind, rules in kinds.items():
+        text = shown[kind]["filters"]["text"]
+        assert text["rules"] == rules
+        thresholds = PROFILES[rules]
+        assert {name: text[name] for name in thresholds if name != "paragraph"} == {
+            name: value for name, value in thresholds.items() if name != "paragraph"
+        }
+        assert (shown[kind]["filters"]["spoken"] or {}).get("max_words") == (100_000 if kind == "video" else None)
+    assert shown["interleaved"]["filters"]["text"]["paragraph"]["max_spam_words"] == 0.12
+    assert shown["own"]["filters"]["text"] == TextQuality().model_dump(mode="json")
+    assert (shown["other"]["filters"]["text"]["min_words"], shown["other"]["filters"]["text"]["min_sentences"]) == (
+        9,
+        5,
+    )
+
+
+def test_the_schema_says_of_every_setting_what_null_means():
+    schema = CorpusSpec.model_json_schema()
+    silent = [
+        f"{name}.{key}"
+        for name, model in {"CorpusSpec": schema, **schema["$defs"]}.items()
+        for key, setting in model.get("properties", {}).items()
+        if any(choice.get("type") == "null" for choice in setting.get("anyOf", []))
+        and "null" not in (setting.get("description", "") + model.get("description", "")).lower()
+    ]
+    assert silent == []
 
 
 def test_the_schema_for_editors_is_up_to_date():

@@ -13,7 +13,8 @@ from torch import Tensor
 from model.generation import GenerationConfig
 from model.segment import ImageSegment, Text
 from pipelines import storage
-from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, Run, side_by_side, stacked
+from pipelines.images.lettering import Run
+from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, side_by_side, stacked
 from trainer.evaluation.continuation import Continuation
 from trainer.evaluation.finished_run import FinishedRun
 

@@ -38,7 +38,7 @@ def write_warc(path: Path, *pages: tuple[str, bytes], status: str = "200 OK", by
 
 
 def index(path: str, folder: str, version: int = 1) -> list[dict]:
-    (part,) = IndexWarc(PartFolder(folder), version).process(path)
+    (part,) = IndexWarc(PartFolder(folder), version, f"{folder}-tracebacks").process((path, "content"))
     return list(read_rows(PartFolder(folder).file(part, ".parquet")))
 
 
@@ -99,6 +99,42 @@ def test_a_finished_part_is_not_read_again(tmp_path: Path):
 def test_patterns_that_match_nothing_are_reported(tmp_path: Path):
     with pytest.raises(UserError, match=r"\*\.warc\.gz: matches no file$"):
         warc_paths([str(tmp_path / "*.warc.gz")])
+
+
+def test_a_record_that_refers_to_another_archive_bears_its_reason_and_wets_text_its_place(tmp_path: Path):
+    with (tmp_path / "a.warc.gz").open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for kind, url in (("revisit", "https://a.example/x"), ("conversion", "https://a.example/y")):
+            more = {"WARC-Profile": "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"}
+            head = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+            body, content_type = (b"", None) if kind == "revisit" else (WORDS, "text/plain")
+            writer.write_record(
+                writer.create_warc_record(
+                    url,
+                    kind,
+                    io.BytesIO(body),
+                    http_headers=head if kind == "revisit" else None,
+                    warc_content_type=content_type or "",
+                    warc_headers_dict=more if kind == "revisit" else None,
+                )
+            )
+    first, second = index(str(tmp_path / "a.warc.gz"), str(tmp_path / "ledger"))
+    assert (first["outcome"], second["outcome"]) == ("revisit_record", FETCHED)
+    assert second["offset"] == first["length"]
+
+
+def test_paths_without_a_folder_are_not_those_beside_the_ledger(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()))
+    (tmp_path / "deep").mkdir()
+    write_warc(tmp_path / "deep" / "b.warc.gz", ("https://a.example/y", page()))
+    for pattern in ("a.warc.gz", "*.warc.gz", "./a.warc.gz", "{a,a}.warc.gz"):
+        assert warc_paths([pattern]) == ["./a.warc.gz"]
+    assert warc_paths(["deep/*.gz"]) == ["deep/b.warc.gz"]
+    assert build(str(tmp_path / "out"), "a.warc.gz", "**/b.warc.gz")[0] == [
+        "https://a.example/x",
+        "https://a.example/y",
+    ]
 
 
 # --- with the stages around -----------------------------------------------------------------------------------------

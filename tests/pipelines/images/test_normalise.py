@@ -4,11 +4,12 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from pydantic import ValidationError
 
 from pipelines.drop_reasons import IMAGE_FILES
@@ -273,6 +274,164 @@ def test_a_progressive_bomb_is_refused():
 def test_stray_bytes_in_a_jpeg_are_forgiven():
     data = encoded(photo(64, 64))
     assert normalise(data[:-2] + b"\x12\x34\x56" + data[-2:], ImageSettings(image_size=32)).width == 32
+
+
+def same_pixels(data, whole, settings=KEEP):
+    return np.array_equal(np.asarray(opened(normalise(data, settings))), np.asarray(opened(normalise(whole, settings))))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "optimize": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_in_an_untidy_container_is_shown(mode, options):
+    data = encoded(photo(64, 48).convert(mode), comment=b"words", **options)
+    scan = data.index(b"\xff\xda")
+    tables = data.index(b"\xff\xdb")
+    untidy = {
+        "no end": data[:-2],
+        "half an end": data[:-1],
+        "bytes after the end": data + b"\r\n<!-- trailer -->",
+        "bytes before the scan": data[:scan] + b"\x12\x34" + data[scan:],
+        "bytes before the tables": data[:tables] + b"\0" * 7 + data[tables:],
+        "marker-like bytes": data[:tables] + b"\xff\x00\x07" + data[tables:],
+        "fill bytes": data[:tables] + b"\xff" * 5 + data[tables:],
+        "all of them": (data[:tables] + b"\x01" + data[tables:scan] + b"\x02" + data[scan:-2]),
+    }
+    for what, damaged in untidy.items():
+        assert same_pixels(damaged, data), what
+        kept = normalise(damaged, ImageSettings(encode_format="jpg"))
+        assert kept.data.startswith(b"\xff\xd8\xff"), what
+        assert kept.data.endswith(b"\xff\xd9"), what
+        Image.open(io.BytesIO(kept.data)).load()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_mended_jpeg_keeps_its_orientation_and_colours(mode):
+    data = encoded(photo(64, 48).convert(mode), exif=exif(6), icc_profile=ADOBE_RGB)
+    assert normalise(data[:-2], KEEP).data == normalise(data, KEEP).data
+    assert normalise(data[:-2], KEEP).width == 48
+
+
+def test_a_jpeg_that_ends_within_its_pixels_is_corrupt_whatever_its_end():
+    for options in ({}, {"progressive": True}):
+        data = encoded(photo(200, 150), **options)
+        for end in (0.3, 0.6, 0.9):
+            cut = data[: int(len(data) * end)]
+            assert reason(cut) == reason(cut + b"\xff\xd9") == "corrupt_image"
+    grey = encoded(photo(200, 150).convert("CMYK"))
+    assert reason(grey[: len(grey) // 2]) == "corrupt_image"
+
+
+def test_a_jpeg_with_an_odd_scan_header_is_shown():
+    data = bytearray(encoded(photo(64, 48)))
+    at = data.index(b"\xff\xda")
+    end_of_spectrum = at + 2 + 2 + 1 + 2 * data[at + 4] + 1
+    assert data[end_of_spectrum] == 63
+    whole = bytes(data)
+    data[end_of_spectrum] = 0  # as some cameras write it
+    assert same_pixels(bytes(data), whole)
+
+
+def png_chunk(name, content, *, is_right=True):
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content) ^ (not is_right))
+    )
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"gAMA", b"pHYs", b"iCCP", b"tIME", b"eXIf", b"zTXt", b"prVt"])
+def test_a_png_with_a_wrong_checksum_in_what_is_not_needed_is_shown(name):
+    data = encoded(photo(64, 48), "PNG")
+    header = 8 + 25
+    damaged = data[:header] + png_chunk(name, b"wrong\0\0bytes", is_right=False) + data[header:]
+    assert same_pixels(damaged, data)
+    kept = normalise(damaged, ImageSettings(encode_format="png", encode_quality=9))
+    assert name not in kept.data
+    Image.open(io.BytesIO(kept.data)).load()
+
+
+def test_a_png_without_its_end_is_shown_and_one_without_pixels_corrupt():
+    data = encoded(photo(64, 48), "PNG")
+    for damaged in (data[:-12], data[:-6], data + b"trailer"):
+        assert same_pixels(damaged, data)
+        assert normalise(damaged, ImageSettings(encode_format="png", encode_quality=9)).data.endswith(b"IEND\xaeB`\x82")
+    pixels = bytearray(data)
+    pixels[data.index(b"IDAT") + 20] ^= 1
+    assert reason(bytes(pixels)) == "corrupt_image"
+    assert reason(data[: data.index(b"IDAT") + 40] + data[-12:]) == "corrupt_image"
+
+
+def test_other_formats_with_a_trailer_or_without_their_end_are_shown():
+    for format in ("GIF", "WEBP", "BMP", "AVIF"):
+        data = encoded(photo(64, 48), format)
+        assert same_pixels(data + b"\0\r\n trailer", data), format
+    gif = encoded(photo(64, 48), "GIF")
+    assert same_pixels(gif[:-1], gif)
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
+
+
+def profile(*primaries, gamma=None):
+    """Return an ICC profile: sRGB's, with other primaries (XYZ of red, green and blue) or another gamma."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    (number,) = struct.unpack_from(">I", data, 128)
+    places = {
+        bytes(data[132 + 12 * i : 136 + 12 * i]): struct.unpack_from(">I", data, 136 + 12 * i)[0] for i in range(number)
+    }
+    for tag, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=False):
+        struct.pack_into(">iii", data, places[tag] + 8, *[round(value * 65536) for value in values])
+    return bytes(data)
+
+
+SRGB = profile()
+ADOBE_RGB = profile((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+DISPLAY_P3 = profile((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+
+
+def shown(data):
+    """Return the pixels that a colour-managed viewer shows."""
+    image = Image.open(io.BytesIO(data))
+    source = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    return np.asarray(
+        ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"), np.int16
+    )
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("icc", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
+def test_colours_of_a_profile_are_those_that_viewers_show(format, icc):
+    data = encoded(photo(64, 48), format, icc_profile=icc, **({"lossless": True} if format == "WEBP" else {}))
+    result = normalise(data, KEEP)
+    assert np.abs(np.asarray(opened(result), np.int16) - shown(data)).max() <= 2
+    raw = normalise(data, KEEP.model_copy(update={"convert_profile": False}))
+    assert np.array_equal(np.asarray(opened(raw)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.abs(np.asarray(opened(raw), np.int16) - shown(data)).max() > 20
+    kept = normalise(data, ImageSettings(encode_format={"JPEG": "jpg"}.get(format, "png"), encode_quality=9))
+    assert b"ICC" not in kept.data
+
+
+def test_an_image_of_srgb_or_of_a_broken_profile_is_left_as_it_is():
+    for icc in (SRGB, b"no profile", ADOBE_RGB[:200], profile()[:-20]):
+        data = encoded(photo(64, 48), icc_profile=icc)
+        kept = normalise(data, ImageSettings(encode_format="jpg"))
+        assert kept.data == strip_metadata(data, "jpeg")
+    grey = encoded(photo(64, 48).convert("L"), icc_profile=ADOBE_RGB)  # a profile for images of another mode
+    assert normalise(grey, ImageSettings()).data == strip_metadata(grey, "jpeg")
+
+
+def test_transparency_and_scaled_decoding_go_with_profiles():
+    picture = photo(640, 480).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    data = encoded(picture, "PNG", icc_profile=ADOBE_RGB)
+    clear = np.asarray(opened(normalise(data, KEEP)))
+    assert (clear[0] >= 250).all()  # on white
+    opaque = encoded(photo(640, 480), "PNG", icc_profile=ADOBE_RGB)
+    assert np.abs(clear[-1].astype(int) - shown(opaque)[-1]).max() <= 2
+    small = normalise(encoded(photo(640, 480), icc_profile=ADOBE_RGB, quality=95), ImageSettings(image_size=60))
+    expected = cv2.resize(shown(opaque).astype(np.uint8), (80, 60), interpolation=cv2.INTER_AREA)
+    assert np.abs(np.asarray(opened(small), np.int16) - expected).mean() < 4
 
 
 def test_png_quality_is_a_compression():

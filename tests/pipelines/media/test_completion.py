@@ -9,7 +9,7 @@ from pipelines.document import Document, Media, Region, Signal
 from pipelines.drop_reasons import FETCHED
 from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.media.completion import LostMedia, complete
-from pipelines.media.raw_store import StoredCue, StoredMedia
+from pipelines.media.raw_store import StoredCue, StoredLoss, StoredMedia
 from pipelines.web.permission import PolicySettings
 from tests.pipelines.stage_records import (
     PAGE,
@@ -227,6 +227,13 @@ def test_a_caption_comes_first_then_frames_and_cues_by_time_a_frame_before_its_c
     assert [(m.url, m.t) for m in result.document.media] == [(VIDEO, 0.0), (VIDEO, 1.0)]
     assert (result.document.lang, result.found, len(result.blobs)) == ("en", (VIDEO,), 2)
     assert [s.target for s in result.document.signals] == ["media:0"]
+
+
+def test_tracks_and_cues_that_a_video_does_not_have_are_named():
+    lost = (StoredLoss("track", "subtitles_empty", "vtt: no cue with words", f"{VIDEO}.vtt", None),)
+    for stored in (film(0.0, cues=(StoredCue(0.0, 1.0, "words"),), num_cues=1, lost_texts=lost), film(lost_texts=lost)):
+        result = complete(video(), stored, 1)
+        assert (result.lost_texts, result.num_cues) == (lost, stored[VIDEO].num_cues)
 
 
 def test_what_a_machine_heard_is_a_transcript():

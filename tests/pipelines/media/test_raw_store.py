@@ -1,5 +1,6 @@
 """Tests of the raw store: stored media are found again; unfinished files are ignored."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipelines.media.raw_store import (
     RawPartWriter,
     StoredCue,
     StoredItem,
+    StoredLoss,
     StoredMedia,
     index_parts,
     load_media,
@@ -35,6 +37,8 @@ def stored(writer: RawPartWriter, data: bytes, key: str = URL) -> StoredMedia:
         box_map={"orientation": 6, "scale": [1.0, 1.0], "shift": [0.0, 0.0]},
         cues=(StoredCue(0.5, 1.0, "hello"),),
         cues_lang="en",
+        num_cues=3,
+        lost_texts=(StoredLoss("cue", "malformed_cue", "12 --> 13", key, "words"),),
     )
 
 
@@ -53,6 +57,22 @@ def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
         ("r1", FETCHED, 0),
         ("r1", "http_404", 0),
     ]
+
+
+def test_results_of_before_losses_of_text_were_kept_are_read(tmp_path: Path):
+    record = json.loads(stored(RawPartWriter(str(tmp_path), 0), b"image").to_json())
+    del record["num_cues"], record["lost_texts"]
+    media = StoredMedia.from_json(json.dumps(record).encode())
+    assert (media.num_cues, media.lost_texts) == (1, ())
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    writer.add(StoredMedia(URL, "http_404", "Introuv\udce9", credit="x\ud800"), "r1")
+    writer.close()
+    (row,) = (row for path in index_parts(str(tmp_path)) for row in read_index(path))
+    assert row.detail == "Introuv\ufffd"
+    assert load_media(str(tmp_path), row.blob) == StoredMedia(URL, "http_404", "Introuv\ufffd", credit="x\ufffd")
 
 
 def test_an_open_part_is_nobodys_data(tmp_path: Path):

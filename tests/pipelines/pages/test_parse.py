@@ -9,29 +9,13 @@ from PIL import Image
 
 from pipelines.candidate import Track
 from pipelines.drop_reasons import ELEMENTS
-from pipelines.pages.blocks import License, Link, Page, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.blocks import License, Link, PageImage, PageRegion, PageText, PageVideo
 from pipelines.pages.parse import parse_page
+from pipelines.sources.captions import clean_caption
+from tests.pipelines.pages.parsed import URL, parse, shown
 
-URL = "http://site.example/folder/page.html"
 PROSE = "<p>This paragraph is here to be prose, long enough that nobody takes the page for a list of links.</p>"
 PROSE_TEXT = PROSE[3:-4]
-
-
-def parse(body: str, head: str = "", url: str = URL) -> Page:
-    html = f"<!doctype html><html lang='en'><head><title>A page</title>{head}</head><body>{body}</body></html>"
-    return parse_page(html.encode(), url)
-
-
-def shown(page: Page) -> list[str]:
-    """Return the blocks in short form: text, `[heading] text`, `<file name>` for images and videos."""
-    lines = []
-    for block in page.blocks:
-        if isinstance(block, PageText):
-            lines.append(block.text if block.role == "body" else f"[{block.role}] {block.text}")
-        else:
-            url = block.url if isinstance(block, PageImage) else block.sources[0]
-            lines.append(f"<{(url or 'inline').rpartition('/')[2]}>")
-    return lines
 
 
 def only_image(body: str, head: str = "") -> PageImage:
@@ -120,6 +104,84 @@ def test_invisible_text_is_left_out() -> None:
     assert shown(page) == ["Seen."]
 
 
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("In <st1:City w:st=on>Lyon</st1:City> on <x-time>May 1</x-time><o:p></o:p>.", "In Lyon on May 1."),
+        ("So <g-emoji>\U0001f389</g-emoji>, <noindex>a</noindex> <my-term>heron</my-term>.", "So \U0001f389, a heron."),
+        ("A <blink>very</blink> <marquee>old</marquee> <label>form</label> <output>5</output>!", "A very old form 5!"),
+        ("Half<wbr>way <x-a>to<x-b>geth</x-b>er</x-a> <picture></picture>now.", "Halfway together now."),
+        ("<div style='display: inline'>One</div> <p style='margin:0;display:inline'>line.</p>", "One line."),
+    ],
+)  # fmt: skip
+def test_elements_that_browsers_show_in_the_line_break_none(markup: str, text: str) -> None:
+    assert shown(parse(f"<div>{markup}</div>")) == [text]
+    assert parse(f"<figure><img src=a.jpg><figcaption>{markup}</figcaption></figure>").images[0].caption == text
+
+
+@pytest.mark.parametrize("tag", ["address", "center", "dd", "details", "summary", "fieldset", "hgroup", "section"])
+def test_blocks_break_the_line(tag: str) -> None:
+    assert shown(parse(f"One<{tag}>two</{tag}>three")) == ["One", "two", "three"]
+
+
+def test_furniture_breaks_the_line_and_what_is_hidden_does_not() -> None:
+    assert shown(parse("One<nav>two</nav>three<div class=advert>four</div>five<div hidden>six</div>.")) == [
+        "One", "three", "five.",
+    ]  # fmt: skip
+
+
+def test_a_style_may_make_a_block() -> None:
+    page = parse("<span style='display:block'>One</span><my-line style='color: red; display: flex'>Two</my-line>")
+    assert shown(page) == ["One", "Two"]
+
+
+def test_an_unknown_element_may_be_a_figure() -> None:
+    page = parse("<my-figure class=figure><img src=a.jpg><my-text class=caption>A boat.</my-text></my-figure>")
+    assert page.images[0].caption == "A boat."
+
+
+def test_markup_that_browsers_do_not_read_is_no_text() -> None:
+    page = parse(
+        "<p>Seen.</p><noframes><p>No <b>frames</b>, see <a href='/x'>x</a>.</p></noframes><noembed><a href=y>y</a>"
+        "</noembed>"
+        "<xmp><i>raw</i></xmp><iframe src=z.html><p>No frames</p></iframe><progress value=3>30 %</progress>"
+        "<p>Also <svg><desc>drawn</desc><text>no</text></svg>seen.</p>"
+    )
+    assert shown(page) == ["Seen.", "Also seen."]
+    assert page.links == (Link("http://site.example/folder/z.html"),)
+
+
+@pytest.mark.parametrize(
+    "ruby",
+    [
+        "<ruby>東京<rt>とうきょう</rt></ruby>へ<ruby>行<rp>(</rp><rt>い</rt><rp>)</rp></ruby>く",
+        "<ruby><rb>東京</rb><rp>（</rp><rt>とうきょう</rt><rp>）</rp></ruby>へ行く",
+        "<ruby>東<rtc><rt>ひがし</rtc>京<rt>きょう</ruby>へ行く",
+    ],
+)
+def test_readings_of_characters_are_left_out(ruby: str) -> None:
+    assert shown(parse(f"<p>{ruby}。</p>")) == ["東京へ行く。"]
+    assert parse(f"<figure><img src=a.jpg><figcaption>{ruby}</figcaption></figure>").images[0].caption == "東京へ行く"
+
+
+@pytest.mark.parametrize("invisible", ["&shy;", "&#8203;", "&#xfeff;", "&#8288;", "\u00ad\u200b", "\ufeff"])
+def test_invisible_characters_are_removed_alike_from_pages_and_captions(invisible: str) -> None:
+    written = f"A steam{invisible}boat,{invisible} seen"
+    page = parse(
+        f"<h1>{written}</h1><p>{written}</p><figure><img src=a.jpg alt='{written}'><figcaption>{written}</figcaption>"
+        f"</figure><pre>{written}</pre>"
+    )
+    expected = "A steamboat, seen"
+    assert shown(page) == [f"[heading] {expected}", expected, "<a.jpg>", f"[caption] {expected}", expected]
+    assert page.images[0].alt == clean_caption(written) == expected
+
+
+def test_joiners_and_marks_of_direction_stay() -> None:
+    written = "می\u200cخواهم \u200f(1)\u200e \U0001f469\u200d\U0001f680"
+    assert shown(parse(f"<p>{written}</p>")) == [written]
+    assert clean_caption(written) == written
+
+
 def test_a_heading_with_nothing_behind_it_is_left_out() -> None:
     assert shown(parse("<p>Text.</p><h2>Empty</h2>")) == ["Text."]
 
@@ -131,39 +193,6 @@ def test_empty_and_hostile_bodies_make_empty_pages() -> None:
     assert deep.blocks == (PageText("deep"),)
     with pytest.raises(ValueError, match="no http"):
         parse_page(b"", "file:///etc/passwd")
-
-
-# Encodings
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding", "meta", "header"),
-    [
-        ("déjà vu", "utf-8", "", None),
-        ("déjà vu", "utf-8", "", "text/html; charset=iso-8859-1"),
-        ("déjà vu, crème brûlée", "iso-8859-1", "<meta charset=latin1>", None),
-        ("Привет, мир", "windows-1251", "", 'text/html; charset="windows-1251"'),
-        ("Привет, мир", "koi8-r", "<meta http-equiv=Content-Type content='text/html; charset=koi8-r'>", None),
-        ("日本語のテキスト", "shift_jis", "<meta charset=shift_jis>", "text/html"),
-        ("日本語のテキスト", "iso-2022-jp", "<meta charset=iso-2022-jp>", None),
-        ("日本語のテキストです。エンコーディングを当てる。", "euc_jp", "", None),
-        ("naïve “quotes”", "windows-1252", "<meta charset=nonsense>", None),
-        ("ünïcödé", "utf-16", "", None),
-    ],
-)
-def test_characters_come_right(text: str, encoding: str, meta: str, header: str | None) -> None:
-    body = f"<html><head>{meta}</head><body><p>{text}</p></body></html>".encode(encoding)
-    assert shown(parse_page(body, URL, content_type=header)) == [text]
-
-
-def test_a_broken_byte_does_not_change_the_encoding() -> None:
-    body = "<meta charset=utf-8><p>größer, schöner, süßer, müßig, Öl</p>".encode() + b"<p>\xff</p>"
-    assert shown(parse_page(body, URL)) == ["größer, schöner, süßer, müßig, Öl", "\ufffd"]
-
-
-def test_a_wrong_declaration_of_utf8_is_seen_through() -> None:
-    body = b"<meta charset=utf-8><p>" + "ÄÖÜ äöü ß é è".encode("windows-1252") + b"</p>"
-    assert shown(parse_page(body, URL)) == ["ÄÖÜ äöü ß é è"]
 
 
 # Boilerplate

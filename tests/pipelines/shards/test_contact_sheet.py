@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 
 from pipelines.errors import UserError
 from pipelines.shards import contact_sheet
-from pipelines.shards.contact_sheet import COLOURS, MARGIN, WIDTH, draw_samples, write_contact_sheet
+from pipelines.shards.contact_sheet import COLOURS, MARGIN, WIDTH, Sheet, draw_samples, write_contact_sheet
 from pipelines.shards.manifest import Manifest, load_manifest
 from tests.pipelines import corpus_builder
 
@@ -40,10 +40,10 @@ def drawn_as(corpus: str, manifest: Manifest, kind: str, num: int = 1) -> Image.
 @pytest.mark.slow
 def test_same_corpus_and_seed_give_the_same_bytes(corpus: str, tmp_path: Path):
     paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
-    nums = [write_contact_sheet(corpus, path, seed=seed) for path, seed in zip(paths, (0, 0, 1), strict=True)]
+    sheets = [write_contact_sheet(corpus, path, seed=seed) for path, seed in zip(paths, (0, 0, 1), strict=True)]
     first, same, other = (Path(path).read_bytes() for path in paths)
     assert first == same != other
-    assert nums == [sum(contact_sheet.COLUMNS.values())] * 3
+    assert sheets == [Sheet(sum(contact_sheet.COLUMNS.values()), frozenset())] * 3
     with Image.open(paths[0]) as sheet:
         assert sheet.width == WIDTH
 

@@ -228,6 +228,28 @@ def test_compressed_tars_are_left_out_and_named(tmp_path):
     assert note == f"{tmp_path}/s/b.tar.gz: skipped: compressed, so its members have no offsets. Unpack it"
 
 
+def test_tars_of_macos_and_upper_case_names_are_read_like_any(tmp_path):
+    parts = (("JPG", image(1)), ("TXT", b"a boat"))
+    members = [(f"d/{hidden}{key}.{part}", data) for key in "ab" for part, data in parts for hidden in ("._", "")]
+    write_tar(tmp_path / "src" / "X.TAR", members)
+    manifest = index_corpus(str(tmp_path)).manifest
+    assert [(s.path, s.kind, s.samples, s.sidecar) for s in manifest.shards] == [
+        ("src/X.TAR", "pair", 2, "src/X.sidecar.parquet")
+    ]
+    assert verify(str(tmp_path), hashes=True) == []
+    (first, second) = read_samples(str(tmp_path / "src" / "X.TAR"))
+    assert (first.key, list(first.parts), second.key) == ("d/a", ["jpg", "txt"], "d/b")
+
+
+def test_a_sample_with_a_part_twice_is_marked_and_the_others_are_read(tmp_path):
+    write_tar(tmp_path / "src" / "x.tar", [("a.txt", b"1"), ("a.TXT", b"2"), ("b.txt", b"words")])
+    indexed = index_corpus(str(tmp_path))
+    assert indexed.manifest.num_samples == 2
+    assert indexed.notes == (
+        "src: 1 samples cannot be used, the first: src/x.tar a: unreadable: part 'txt' appears twice",
+    )
+
+
 def test_an_empty_tar_is_left_out_and_named(tmp_path):
     write_tar(tmp_path / "s/a.tar", pairs(1))
     write_tar(tmp_path / "s/b.tar", [])

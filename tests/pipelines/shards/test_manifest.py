@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.shards.manifest import (
+    InputFile,
     Manifest,
     load_manifest,
     sort_shards,
@@ -33,7 +34,19 @@ def test_the_file_has_the_keys_of_the_contract(built):
     folder, manifest = built
     record = json.loads((folder / "manifest.json").read_text())
     assert list(record) == [
-        *("schema", "name", "version", "spec_sha256", "fingerprint", "sources", "shards", "funnel", "tools")
+        *(
+            "schema",
+            "name",
+            "version",
+            "spec_sha256",
+            "fingerprint",
+            "sources",
+            "shards",
+            "funnel",
+            "tools",
+            "code",
+            "inputs",
+        )
     ]
     assert record["schema"] == "dromaius-manifest/1"
     assert record["sources"][0] == {"name": "pairs", "kind": "pair", "splits": ["train", "val"]}
@@ -54,6 +67,12 @@ def test_a_manifest_reads_back_as_it_was(built):
     folder, manifest = built
     assert load_manifest(str(folder)) == manifest
     assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+    files = (InputFile("list", "a.csv", 3, "ab"), InputFile("web", "b.warc.gz", 9, None, "etag"))
+    full = replace(manifest, code={"version": "0.1.0", "commit": "c0ffee"}, inputs=files)
+    assert Manifest.from_json(full.to_json()) == full
+    record = json.loads(manifest.to_json())
+    del record["code"], record["inputs"]  # of a build before they were named
+    assert Manifest.from_json(json.dumps(record)) == manifest
 
 
 def test_shards_stand_by_source_split_and_number(built):

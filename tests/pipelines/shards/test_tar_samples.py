@@ -111,15 +111,30 @@ def test_folders_links_and_names_without_a_part_belong_to_no_sample():
 
 
 @pytest.mark.parametrize(
-    "name", ["k.json", "a.b/k.000.jpg", "k", ".txt", "a/.txt", "a/b.c/d", "k.", "x\ny.jpg", "__x__.json"]
+    "name", ["k.json", "a.b/k.000.jpg", "k", ".txt", "a/b.c/d", "k.", "x\ny.jpg", "__x__.json", "K.JPG"]
 )
 def test_key_and_part_are_split_as_webdataset_splits_them(name):
     key, part = base_plus_ext(name)
     assert split_name(name) == (None if key is None else (key, part))
 
 
-def test_metadata_of_a_tar_is_no_sample():
-    assert split_name("__x__/k.json") is None
+@pytest.mark.parametrize("name", ["__x__/k.json", "a/.txt", "._k.jpg", "a/._k.jpg", "__MACOSX/a/k.jpg", "a/.DS_Store"])
+def test_metadata_of_a_tar_is_no_sample(name):
+    assert split_name(name) is None
+
+
+def test_hidden_files_between_members_part_no_sample():
+    data = tar(
+        [("d/._a.jpg", b"Mac"), ("d/a.jpg", b"1"), ("d/._a.txt", b"Mac"), ("d/a.txt", b"2"), ("d/._b.txt", b"M")]
+    )
+    (found,) = samples_of(data)
+    assert (found.key, found.parts, found.offset) == ("d/a", {"jpg": b"1", "txt": b"2"}, 1024)
+    assert parse_sample(data[found.offset : found.end], "x.tar", found.offset).parts == found.parts
+
+
+def test_names_of_parts_are_in_lower_case():
+    (found,) = samples_of(tar([("Key.JPG", b"1"), ("Key.Txt", b"2")]))
+    assert (found.key, list(found.parts)) == ("Key", ["jpg", "txt"])
 
 
 def test_samples_are_adjacent_members_and_reach_to_the_next_one():
@@ -132,8 +147,11 @@ def test_samples_are_adjacent_members_and_reach_to_the_next_one():
 
 
 def test_a_part_that_comes_twice_is_an_error():
+    data = tar([("a.txt", b"1"), ("a.TXT", b"2"), ("b.txt", b"3")])
+    first, second = samples_of(data)
+    assert (first.fault, second.fault) == ("part 'txt' appears twice", None)
     with pytest.raises(ValueError, match=r"x.tar, sample a: part 'txt' appears twice"):
-        samples_of(tar([("a.txt", b"1"), ("a.txt", b"2")]))
+        parse_sample(data[: first.end], "x.tar")
 
 
 def test_a_truncated_tar_is_an_error_that_says_where():

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import fsspec
 import pytest
@@ -7,7 +10,7 @@ from pydantic import TypeAdapter
 from pipelines.errors import UserError
 from pipelines.settings import load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.sources.files import expand
+from pipelines.sources.files import expand, reading
 from pipelines.sources.url_table import UrlTableSettings
 
 
@@ -48,6 +51,64 @@ def test_a_missing_file_is_named_unless_it_was_never_published(tmp_path):
     with pytest.raises(UserError, match="matches no file"):
         expand([f"{tmp_path}/*.csv"])
     assert expand([f"{tmp_path}/none.csv"], may_be_missing=re.compile("none")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{folder}", r"is a folder; name the files in it, for example with /\*"),
+        ("{folder}/broken", "no such file"),
+        ("http://127.0.0.1:9/x.csv", r"no such file \(ClientConnectorError: Cannot connect to host 127.0.0.1:9 .*\)"),
+        ("ftp://127.0.0.1:9/x.csv", "ConnectionRefusedError: .*; check the address"),
+        ("zip://x.csv::file://{folder}/none.zip", "FileNotFoundError: .*; check the address"),
+        ("memory://lists/none.csv", "no such file"),
+        ("nowhere://x.csv", "Protocol not known: nowhere"),
+        ("", "no such file"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(tmp_path, path, said):
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "deep").mkdir()
+    path = path.format(folder=tmp_path)
+    with pytest.raises(UserError, match=f"^{re.escape(path)}: {said}$"):
+        expand([path])
+    with pytest.raises(UserError, match="matches no file"):
+        expand([f"{tmp_path}/d*"])  # a folder is no file
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_one_line():
+    for path in ("hf://datasets/some/set/x.csv", "hf://datasets/some/set/*.csv"):
+        script = f"from pipelines.sources.files import expand; expand([{path!r}])"
+        env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+        line = done.stderr.strip().splitlines()[-1]
+        assert line.startswith(f"pipelines.errors.UserError: {path}: "), done.stderr
+
+
+def test_a_file_that_is_lost_while_it_is_read_is_one_line(tmp_path, read_all, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("url,caption\nhttps://img.example/1.jpg,boat\n")
+
+    def lost(*arguments):
+        raise OSError("Stale file handle")
+        yield
+
+    settings = UrlTableSettings(files=[str(path)])
+    (part,) = FORMATS["url_table"].parts(settings)
+    monkeypatch.setattr("pipelines.sources.delimited._cells", lost)
+    with pytest.raises(UserError, match=r"a.csv: cannot be read: OSError: Stale file handle$"), reading(str(path)):
+        list(FORMATS["url_table"].read(part, settings, "src", "pair"))
+    with pytest.raises(ZeroDivisionError), reading(str(path)):  # a bug of ours
+        print(1 / 0)
+
+
+def test_a_block_list_that_is_missing_is_one_line(tmp_path, read_all):
+    _touch(tmp_path, "a.csv")
+    (tmp_path / "a.csv").write_text("url,caption\nhttps://img.example/1.jpg,boat\n")
+    settings = UrlTableSettings(files=[f"{tmp_path}/a.csv"], block_list=f"{tmp_path}/none.txt")
+    with pytest.raises(UserError, match=r"none.txt: no such file$"):
+        read_all(settings, "pair")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):

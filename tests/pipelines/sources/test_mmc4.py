@@ -54,7 +54,7 @@ def test_or_after_it_with_sentences_joined_by_a_space(tmp_path, read_all):
 def test_an_image_that_cannot_be_used_is_a_drop_of_its_own(tmp_path, read_all):
     images = [IMAGES[0] | {"matched_text_index": 3}, IMAGES[1] | {"raw_url": None}, IMAGES[2]]
     found = read_all(_settings(tmp_path, ROW | {"image_info": images, "similarity_matrix": None}), "interleaved")
-    assert [(d.reason, d.unit) for d in found.drops] == [("bad_text_index", "media"), ("missing_url", "media")]
+    assert [(d.reason, d.unit) for d in found.drops] == [("bad_text_index", "element"), ("missing_url", "element")]
     assert _order(found.documents[0]) == ["Feed the starter.", "two.jpg", "Shape the loaf. Bake it."]
 
 

@@ -87,7 +87,7 @@ def test_rows_of_the_wrong_form_are_drops(tmp_path, read_all):
 def test_an_image_without_a_usable_address_is_a_drop_of_its_own(tmp_path, read_all):
     row = ROW | {"images": ["data:image/png;base64,xx", None, ROW["images"][0]], "texts": [None, "Text.", None]}
     found = read_all(_settings(tmp_path, row | {"metadata": "[null, null, null]"}), "interleaved")
-    assert [(d.reason, d.unit) for d in found.drops] == [("bad_url", "media")]
+    assert [(d.reason, d.unit) for d in found.drops] == [("bad_url", "element")]
     assert _order(found.documents[0]) == ["Text.", ROW["images"][0]]
 
 

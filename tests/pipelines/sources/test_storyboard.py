@@ -84,7 +84,7 @@ def test_tiles_and_subtitles_stand_in_the_order_of_their_times(tmp_path, read_al
 def test_a_missing_sheet_shifts_nothing_and_filler_is_a_drop(tmp_path, read_all):
     found = read_all(_video(tmp_path, mhtml=_mhtml((1, _sheet(3, 4, uniform=[5])))), "video")
     assert [m.t for m in found.documents[0].media] == [20.0, 30.0]
-    assert [(d.reason, d.unit) for d in found.drops] == [("tile_near_uniform", "media")]
+    assert [(d.reason, d.unit) for d in found.drops] == [("tile_near_uniform", "element")]
 
 
 def test_the_level_is_that_of_the_sheets_addresses(tmp_path, read_all):
@@ -134,11 +134,31 @@ def test_sheets_may_lie_beside_the_info(tmp_path, read_all):
         ({"info": INFO | {"formats": []}}, "storyboard_malformed"),
         ({"mhtml": b"no storyboard"}, "storyboard_malformed"),
         ({"tracks": []}, "missing_subtitles"),
-        ({"tracks": [("en.vtt", "WEBVTT\n\n")]}, "subtitles_empty"),
     ],
 )
 def test_what_cannot_be_used_is_a_drop(tmp_path, read_all, change, reason):
     assert read_all(_video(tmp_path, **change), "video").reasons == [reason]
+
+
+def test_a_track_that_cannot_be_read_gives_way_to_the_next_and_is_a_drop(tmp_path, read_all):
+    tracks = [("en.json3", "{"), ("en.vtt", "WEBVTT\n\n"), ("en.srt", VTT.removeprefix("WEBVTT\n\n"))]
+    found = read_all(_video(tmp_path, tracks=tracks), "video")
+    assert found.texts == ["first words\n\nsecond words"]
+    assert [(d.unit, d.reason) for d in found.drops] == [("track", "subtitles_malformed"), ("track", "subtitles_empty")]
+    assert found.drops[1].detail.endswith(".en.vtt: vtt: no cue with words")
+    (tmp_path / "Odd [name] -Ab_C.en.srt").unlink()
+    found = read_all(_video(tmp_path, tracks=tracks[:2]), "video")
+    assert found.documents == []
+    assert [d.unit for d in found.drops] == ["track", "track", "document"]
+    assert found.reasons == ["subtitles_malformed", "subtitles_empty", "subtitles_malformed"]
+
+
+def test_a_cue_that_cannot_be_read_is_a_drop_with_its_text(tmp_path, read_all):
+    found = read_all(_video(tmp_path, tracks=[("en.vtt", VTT.replace("00:00:05.000", "00:00:0S"))]), "video")
+    assert found.texts == ["first words"]
+    (drop,) = found.drops
+    assert (drop.unit, drop.reason, drop.excerpt) == ("cue", "malformed_cue", "second words")
+    assert drop.page_url == INFO["webpage_url"]
 
 
 def test_other_files_are_refused(tmp_path, read_all):

@@ -118,6 +118,27 @@ def test_capsfusion_names_its_generator(tmp_path, read_all):
     assert (segment.text, segment.origin, segment.generator) == ("The teaser.", "synthetic", "CapsFusion-LLaMA")
 
 
+def test_capsfusion_keeps_its_other_captions(tmp_path, read_all):
+    columns = {
+        "image_url": [U + "1.jpg", U + "2.jpg", U + "3.jpg"],
+        "laion_2b": ["2018 &amp; teaser", None, " "],
+        "laion_coco": ["a wheel", "a boat", None],
+        "capsfusion": ["The teaser.", "The boat.", "The end."],
+    }
+    path = _parquet(tmp_path, columns)
+    first, second, third = read_all(_settings(path), "pair").documents
+    assert first.extras["other_captions"] == [
+        {"name": "laion_2b", "text": "2018 & teaser"},
+        {"name": "laion_coco", "text": "a wheel"},
+    ]
+    assert second.extras == {"other_captions": [{"name": "laion_coco", "text": "a boat"}]}
+    assert third.extras == {}
+    assert [d.media[0].alt for d in (first, second, third)] == ["2018 & teaser", None, None]
+    chosen = read_all(_settings(path, columns={"caption": "laion_coco"}), "pair").documents[0]
+    assert [other["name"] for other in chosen.extras["other_captions"]] == ["laion_2b", "capsfusion"]
+    assert read_all(_settings(_parquet(tmp_path, RELAION)), "pair").documents[0].extras == {}
+
+
 def test_coyo_keeps_its_id_as_text(tmp_path, read_all):
     row = {"id": 7002000117474, "url": U + "77.webp", "text": "A ferry", "width": 1200, "height": 800, "num_faces": 0,
            "clip_similarity_vitb32": 0.33, "watermark_score": None, "image_phash": "9f3a11c0de44b207"}  # fmt: skip
@@ -204,8 +225,12 @@ def test_bad_rows_are_drops_with_their_reason(tmp_path, read_all):
     ]
     assert found.reasons == expected
     assert found.drops[3].url == U + "2.jpg"
-    assert "x.jsonl" in found.drops[0].detail
-    assert str(tmp_path) not in "".join(d.detail for d in found.drops)
+    assert [d.url for d in found.drops] == [
+        None, "ftp://img.example/1.jpg", "https://[broken/1.jpg", U + "2.jpg", U + "3.jpg", U + "4.jpg", None,
+    ]  # fmt: skip
+    assert [d.excerpt for d in found.drops] == ["x", "x", "x", " &nbsp; ", None, None, "{"]
+    assert all(d.record.startswith("x.jsonl ") for d in found.drops)
+    assert str(tmp_path) not in "".join(f"{d.detail} {d.record}" for d in found.drops)
 
 
 def test_csv_rows_of_other_lengths_or_encodings_are_drops(tmp_path, read_all):

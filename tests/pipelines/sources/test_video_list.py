@@ -19,6 +19,7 @@ SPEECH = {
     },
     "-_startsOdd": {"start": [1.0], "end": [2.0], "text": ["hello there"]},
     "lengths": {"start": [1.0], "end": [2.0, 3.0], "text": ["x"]},
+    "odd": {"start": [None, 1.0, 3.0], "end": [2.0, None, 4.0], "text": ["when", "x < 2 and y > 1", "a --> b"]},
     "silent": {"start": [1.0], "end": [2.0], "text": [None]},
     "broken": [1, 2],
 }
@@ -78,7 +79,10 @@ def test_howto100m_speech_keeps_its_times_without_overlap_and_repetition(tmp_pat
     assert {(s.role, s.generator) for s in segments} == {("transcript", "automatic captions")}
     assert found.candidates[1].requests[0].url == "https://www.youtube.com/watch?v=-_startsOdd"
     assert found.documents[1].source.record == "-_startsOdd"
-    assert found.reasons == ["length_mismatch", "missing_caption", "malformed_row"]
+    odd = found.documents[2].segments
+    assert [(s.text, s.t0, s.t1) for s in odd] == [("x < 2 and y > 1", 1.0, 3.0), ("a --> b", 3.0, 4.0)]
+    assert found.reasons == ["length_mismatch", "malformed_cue", "missing_caption", "malformed_row"]
+    assert (found.drops[1].unit, found.drops[1].excerpt) == ("cue", "when")
 
 
 def test_howto100m_as_a_csv_a_video(tmp_path, read_all):

@@ -120,6 +120,15 @@ def test_plain_pairs_and_texts_need_no_json(tmp_path, read_all):
     assert read_all(_tar(tmp_path, [("1.txt", b"Words.")]), "text").texts == ["Words."]
 
 
+@pytest.mark.parametrize("prefix", ["", "deep/folder/"])
+def test_tars_of_macos_and_upper_case_names_are_read_like_any(tmp_path, read_all, prefix):
+    parts = (("JPG", RED), ("Txt", b"a boat"))
+    members = [(f"{prefix}{h}{key}.{part}", data) for key in "ab" for part, data in parts for h in ("._", "")]
+    found = read_all(_tar(tmp_path, [*members, ("__MACOSX/a.jpg", b"x"), (f"{prefix}.DS_Store", b"x")]), "pair")
+    assert (found.texts, found.drops) == (["a boat", "a boat"], [])
+    assert [d.source.record for d in found.documents] == [f"{prefix}a", f"{prefix}b"]
+
+
 def test_synthetic_captions_are_named_by_the_spec(tmp_path, read_all):
     settings = _tar(tmp_path, [("1.jpg", RED), ("1.txt", b"One")]).model_copy(update={"generator": "captioner"})
     segment = read_all(settings, "pair").documents[0].segments[1]

@@ -1,5 +1,7 @@
 """Tests of judging text: language, removal of poor lines, masking, and reasons for what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipelines.document import Document
@@ -80,6 +82,26 @@ def test_a_video_is_judged_by_what_is_spoken_when_that_is_at_hand():
     assert found.reason == "other_language"
     short = document("video", text("Hm.", role="subtitle", t0=0.0, t1=1.0))
     assert isinstance(judge_spoken(short, filters()), Document)  # speech is not prose
+
+
+def test_what_is_spoken_has_rules_of_its_own():
+    cues = [text(f"{ENGLISH} Part {i}.", role="subtitle", t0=float(i), t1=i + 1.0) for i in range(9)]
+    frames = [replace(image(i), type="frame", role="frame", t0=float(i)) for i in range(2)]
+    caption = text("a harbour in the evening", role="caption")
+    long = document("video", caption, frames[0], *cues, frames[1], num_media=2)
+    assert len(long.text) > 1_000  # which a caption may not have
+    assert judged(long, filters()).segments == long.segments
+    assert refused(long, filters(spoken={"max_words": 100})) == "too_many_words"
+    assert refused(document("video", text("harbour", role="caption"), *cues), filters()) == "too_few_words"
+    assert judged(document("video", *cues), filters(text={"min_words": 10_000})).segments == tuple(cues)
+    untimed = [text(f"{ENGLISH} Part {i}.", role="transcript") for i in range(9)]  # of the storyboard builder's tars
+    assert judged(document("video", *untimed), filters()).segments == tuple(untimed)
+
+
+def test_a_downloaded_video_is_judged_by_what_is_spoken_in_it():
+    given = document("video", text("a boat", role="caption"), text(f"{ENGLISH} " * 3, role="subtitle", t0=0.0, t1=9.0))
+    assert isinstance(judge_spoken(given, filters()), Document)
+    assert judge_spoken(given, filters(spoken={"max_words": 20})) == Refusal("too_many_words", "126 > 20")
 
 
 @pytest.mark.parametrize("judge", [lambda d, f: judge_text(d, f, d.kind), judge_spoken])

@@ -172,6 +172,14 @@ def test_document_is_masked_everywhere_and_its_regions_follow():
     assert mask_document(masked) == masked
 
 
+def test_captions_beside_the_one_that_is_used_are_masked():
+    extras = {"other_captions": [{"name": "laion_2b", "text": "write to jane.doe@example.org"}]}
+    masked = mask_document(
+        Document("pair", "p1", (Segment("text", text="a boat"),), (), Provenance("x", "1"), extras=extras)
+    )
+    assert masked.extras == {"other_captions": [{"name": "laion_2b", "text": "write to <EMAIL>"}]}
+
+
 def test_document_without_personal_data_only_says_that_it_was_looked_at():
     document = grounded("a red barn by the sea", "barn")
     document = replace(document, media=(replace(document.media[0], alt=None, credit=None),))

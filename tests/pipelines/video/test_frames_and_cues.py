@@ -1,6 +1,7 @@
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 
 import imageio_ffmpeg
 import pytest
@@ -55,14 +56,17 @@ class Site:
         content_type = types.get(path.rpartition(".")[2], "application/octet-stream")
         return web.Response(
             body=body.encode() if isinstance(body, str) else body,
-            content_type=content_type,
-            headers=self.headers.get(path),
+            headers={"Content-Type": content_type} | self.headers.get(path, {}),
         )
 
 
 @pytest.fixture
 def site(folder):
     return Site(folder)
+
+
+def _at(origin, track):
+    return Track(origin + track) if isinstance(track, str) else replace(track, url=origin + track.url)
 
 
 def fetch(site, tmp_path, path, settings=SETTINGS, tracks=(), page_html=None, allowed=("127.0.0.1",), **http):
@@ -80,7 +84,7 @@ def fetch(site, tmp_path, path, settings=SETTINGS, tracks=(), page_html=None, al
             options = {"delay_seconds": 0, "max_retries": 0, "backoff_seconds": 0} | http
             policy = PolicySettings(allow_hosts=list(allowed))
             async with PoliteClient(policy, HttpSettings(**options)) as client:
-                request = MediaRequest("video", origin + path, None, tuple(Track(origin + t) for t in tracks))
+                request = MediaRequest("video", origin + path, None, tuple(_at(origin, t) for t in tracks))
                 page = (origin + path, page_html.encode()) if page_html else None
                 loop = asyncio.get_running_loop()
                 return await asyncio.to_thread(fetch_video, request, client, loop, settings, str(tmp_path), page=page)
@@ -176,9 +180,40 @@ def test_cues_that_no_frame_separates_are_joined(site, tmp_path):
 
 def test_a_track_that_cannot_be_read_gives_way_to_the_next(site, tmp_path):
     site.files |= {"/bad.vtt": "<html>", "/t.vtt": TRACK}
-    assert len(fetch(site, tmp_path, "/v.mp4", tracks=["/gone.vtt", "/bad.vtt", "/t.vtt"]).cues) == 3
+    video = fetch(site, tmp_path, "/v.mp4", tracks=["/gone.vtt", "/bad.vtt", "/t.vtt"])
+    assert len(video.cues) == video.num_cues == 3
+    lost = [(lost.unit, lost.reason, lost.url) for lost in video.lost_texts]
+    assert lost == [
+        ("track", "http_404", f"{site.origin}/gone.vtt"),
+        ("track", "subtitles_unsupported", f"{site.origin}/bad.vtt"),
+    ]
     (tmp_path / "b").mkdir()
-    assert fetch(site, tmp_path / "b", "/v.mp4", tracks=["/bad.vtt"]).cues == ()
+    video = fetch(site, tmp_path / "b", "/v.mp4", tracks=["/bad.vtt"])
+    assert video.cues == ()
+    assert [lost.reason for lost in video.lost_texts] == ["subtitles_unsupported"]
+
+
+def test_a_cue_that_cannot_be_read_is_lost_alone(site, tmp_path):
+    site.files["/t.vtt"] = TRACK.replace("00:01.200 -->", "00:0l.200 -->")
+    video = fetch(site, tmp_path, "/v.mp4", tracks=["/t.vtt"])
+    assert [cue.text for cue in video.cues] == ["a red square", "right"]
+    (lost,) = video.lost_texts
+    assert (lost.unit, lost.reason, lost.url, lost.text) == ("cue", "malformed_cue", f"{site.origin}/t.vtt", "moves")
+
+
+def test_the_server_states_the_encoding_of_subtitles(site, tmp_path):
+    site.files["/t.vtt"] = TRACK.replace("moves", "лодка").encode("cp1251")
+    site.headers["/t.vtt"] = {"Content-Type": "text/vtt; charset=windows-1251"}
+    assert fetch(site, tmp_path, "/v.mp4", tracks=["/t.vtt"]).cues[1].text == "лодка"
+
+
+def test_tracks_of_machine_translations_alone_are_lost(site, tmp_path):
+    translated = [Track("/en.vtt", "en", is_automatic=True), Track("/fr.vtt", "fr", is_automatic=True)]
+    video = fetch(site, tmp_path, "/v.mp4", tracks=translated)
+    assert [(lost.unit, lost.reason, lost.detail) for lost in video.lost_texts] == [
+        ("track", "missing_subtitles", "en"),
+        ("track", "missing_subtitles", "fr"),
+    ]
 
 
 def test_a_track_that_may_come_later_fails_the_video_for_now(site, tmp_path):

@@ -1,4 +1,6 @@
 import io
+import math
+import time
 
 import numpy as np
 import pytest
@@ -126,13 +128,25 @@ def test_a_known_interval_gives_exact_times():
     assert not is_estimated
 
 
-def test_an_unknown_interval_is_snapped_to_whole_seconds():
+def test_an_unknown_interval_is_whole_seconds_where_they_fit():
     times, is_estimated = tile_times(94, 464.0)
     assert (times[1], times[93]) == (5.0, 464.0)
     assert is_estimated
     assert tile_times(100, 1010.0)[0][1] == 10.0
     assert tile_times(100, 302.0)[0][1] == 3.0
     assert tile_times(10, 14.4)[0][1] == 1.44
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5, 10, 3, 20])
+def test_the_interval_is_the_one_whose_number_of_tiles_fits(interval):
+    for seconds in range(40 * interval, 100 * interval, 7):
+        for spare in (0, 1, 2) if interval in (1, 2, 5, 10) else (1,):  # players use these four
+            num_tiles = math.floor(seconds / interval) + spare
+            times, is_estimated = tile_times(num_tiles, float(seconds))
+            assert times[1] == interval, (seconds, num_tiles)
+            assert is_estimated
+    assert tile_times(49, 95.0)[0][48] == 95.0  # 2 s, not the mean of 1.94, which is 2.9 s off at the end
+    assert tile_times(3, 10.0)[0] == [0.0, 5.0, 10.0]
 
 
 def test_a_small_fixed_grid_is_spread_over_the_video():
@@ -151,3 +165,11 @@ def test_the_layout_comes_from_the_info_json():
     for broken in ({}, {**entry, "width": None}, {**entry, "rows": 0}):
         with pytest.raises(StoryboardRejected):
             level_of_format(broken, 1.0)
+
+
+def test_a_container_of_endless_headers_is_refused_at_once():
+    begun = time.process_time()
+    for data in (b"--a:b\n" * 50_000, b"--" * 100_000, (b"--" * 100 + b"\n") * 1000):
+        with pytest.raises(StoryboardRejected):
+            read_mhtml(data)
+    assert time.process_time() - begun < 3

@@ -126,10 +126,10 @@ def test_encodings_are_recognised(encoding):
     assert parse(text.encode(encoding)).cues[0].text == "l’été à Köln"
 
 
-def test_a_declared_encoding_comes_before_the_western_one():
+def test_a_declared_encoding_is_used_and_else_a_detector():
     text = "1\n00:00:00,000 --> 00:00:01,000\nпривет\n".encode("cp1251")
     assert parse(text, charset="windows-1251").cues[0].text == "привет"
-    assert parse(text, charset="no such").cues[0].text != "привет"
+    assert parse(text, charset="no such").cues[0].text == "привет"
 
 
 TTML = """<?xml version="1.0" encoding="utf-8"?>
@@ -280,3 +280,190 @@ def test_machine_translations_are_refused():
 def test_only_subtitles_and_captions_are_speech():
     assert choose_track([track("en", kind="chapters"), track("en", kind="metadata")], "en") is None
     assert choose_track([track("en", kind="captions")], "en") is not None
+
+
+# --- loosely written files ------------------------------------------------------------------------------------------
+
+THREE = [(0.2, 0.9), (1.2, 1.9), (2.2, 2.9)]
+
+
+def srt(times):
+    """Three cues, the second with these times."""
+    rows = ("00:00:00,200 --> 00:00:00,900", times, "00:00:02,200 --> 00:00:02,900")
+    return "\n".join(f"{i}\n{row}\nline {i}\n" for i, row in enumerate(rows, 1))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        "00: 00: 01, 200 --> 00: 00: 01, 900",
+        "00 : 00 : 01 , 200 --> 00 : 00 : 01 , 900",
+        "00:00:01,200 -> 00:00:01,900",
+        "00:00:01,200 --> 00:00:01,900  X1:117 X2:619 Y1:042 Y2:428",
+        "00:00:01,200 --&gt; 00:00:01,900",
+        "00:00:01,200 – > 00:00:01,900",
+        "00:00:01,200 —> 00:00:01,900",
+        "00:00:01,200 → 00:00:01,900",
+        "00:00:01,200 - 00:00:01,900",
+        "0:00:01.200,0:00:01.900",
+        "00:00:01.200-->00:00:01.900",
+        "\t00:00:01:200 --> 00:00:01:900",
+        "0:0:1,2 --> 0:0:1,9",
+        "00：00：01，200 --> 00：00：01，900",
+        "00:01,200 --> 00:01,900",
+        "00:00:01,200000 --> 00:00:01,900000",
+        "2 00:00:01,200 --> 00:00:01,900",
+        "٠٠:٠٠:٠١,٢٠٠ --> ٠٠:٠٠:٠١,٩٠٠",
+    ],
+)
+def test_loosely_written_times_are_times(times):
+    subtitles = parse(srt(times))
+    assert [(c.t0, c.t1) for c in subtitles.cues] == THREE
+    assert [c.text for c in subtitles.cues] == ["line 1", "line 2", "line 3"]
+    assert subtitles.malformed == ()
+    assert [(c.t0, c.t1) for c in parse("WEBVTT\n\n" + srt(times)).cues] == THREE
+
+
+@pytest.mark.parametrize(
+    "times", ["00:00:01,200 -->", "00:00:01,200 --> 00:00:0l,900", "00:00:01,200 --> 00:00:00,100", "00:00:01,200-->:"]
+)
+def test_an_end_that_cannot_be_read_is_the_next_start(times):
+    assert [(c.t0, c.t1) for c in parse(srt(times)).cues] == [THREE[0], (1.2, 2.2), THREE[2]]
+
+
+@pytest.mark.parametrize(
+    "times", ["00:0O:01,200 --> 00:00:01,900", "--> 00:00:01,900", "00:aa --> 00:bb", "-00:00:02,000 --> -00:00:01,000"]
+)
+def test_a_start_that_cannot_be_read_loses_that_cue_and_no_other(times):
+    for text in (srt(times), "WEBVTT\n\n" + srt(times)):
+        subtitles = parse(text)
+        assert [c.text for c in subtitles.cues] == ["line 1", "line 3"]
+        assert [(cue.times, cue.text) for cue in subtitles.malformed] == [(times, "line 2")]
+
+
+def test_a_time_before_the_beginning_is_the_beginning():
+    assert parse("00:00:00,000 --> 00:00:00,100\na\n\n-00:00:00,500 --> 00:00:01,000\nb\n").cues[-1].text == "b"
+
+
+@pytest.mark.parametrize(
+    "line", ["at 10:30 -> 11:00 we met", "10:30 -> 11:00", "from 1 --> 2", "9:00 - 10:00", "a -> b"]
+)
+def test_a_sentence_with_an_arrow_is_text(line):
+    text = f"1\n00:00:00,000 --> 00:00:01,000\nhe said\n{line}\n\n2\n00:00:01,000 --> 00:00:02,000\nb\n"
+    assert [c.text for c in parse(text).cues] == [f"he said {line}", "b"]
+
+
+def test_the_format_is_what_the_file_shows_not_what_its_name_says():
+    assert parse(srt("00:00:01,200 --> 00:00:01,900"), "vtt").cues[2].text == "line 3"
+    assert parse("\n\nWebVTT\n\n00:00.000 --> 00:01.000\na", "srt").cues == (Cue(0, 1, "a"),)
+
+
+def test_angle_brackets_are_markup_only_around_known_tags():
+    kept = [
+        "if x < 4 and y > 5 then stop",
+        "<Mary> Where is it?",
+        "a <- b -> c",
+        "<3 <3",
+        "1 <2>",
+        "<I think so>",
+        "<>",
+    ]
+    text = vtt(*((f"00:0{i}.000 --> 00:0{i + 1}.000", line) for i, line in enumerate(kept)))
+    for data in (text, text.removeprefix("WEBVTT\n\n")):
+        assert [c.text for c in parse(data).cues] == kept
+    tags = (
+        '<font color="#fff" size=3>a</font> <B>b</B> <c.yellow.bg>c</c> <v.loud Ann Lee>d</v> <lang en-GB>e</lang> '
+        '{\\an8}<i/>f<br/>g<ruby>漢<rt>かん</rt></ruby> <span style="x">h</span> <00:00:00.500>i <p>j</p>'
+    )
+    assert parse(vtt(("00:00.000 --> 00:01.000", tags))).cues[0].text == "a b c d e f g漢 h i j"
+
+
+def test_json3_reads_what_it_can():
+    events = [
+        {"tStartMs": 200, "dDurationMs": 700, "segs": [{"utf8": "first"}]},
+        {"dDurationMs": 10, "segs": [{"utf8": "\n"}]},
+        {"dDurationMs": 700, "segs": [{"utf8": "no start"}]},
+        {"tStartMs": "1200", "dDurationMs": "soon", "segs": [{"utf8": "second"}, None, {"utf8": None}, {}]},
+        {"tStartMs": float("nan"), "segs": [{"utf8": "never"}]},
+        {"tStartMs": 1500, "segs": "text"},
+        {"tStartMs": 1600, "segs": None},
+        "event",
+        {"tStartMs": 2200, "dDurationMs": 700, "segs": [{"utf8": "third"}]},
+    ]
+    subtitles = parse(json.dumps({"events": events}))
+    assert subtitles.cues == (Cue(0.2, 0.9, "first"), Cue(1.2, 2.2, "second"), Cue(2.2, 2.9, "third"))
+    assert [cue.text for cue in subtitles.malformed] == ["no start", "never", "", "", ""]
+
+
+def test_xml_reads_what_it_can():
+    srv1 = '<transcript><text start="x">a</text><text start="1" dur="y">b</text><text>c</text><text/></transcript>'
+    assert [c.text for c in parse(srv1).cues] == ["b"]
+    assert [cue.text for cue in parse(srv1).malformed] == ["a", "c"]
+    srv3 = '<timedtext format="3"><body><p t="1000" d="500">a</p><p d="5">b</p><p t="inf">c</p></body></timedtext>'
+    assert parse(srv3).cues == (Cue(1, 1.5, "a"),)
+    assert [cue.text for cue in parse(srv3).malformed] == ["b", "c"]
+    ttml = (
+        '<tt><body><div><p begin="1s" end="later">a</p><p begin="soon">b</p><p begin="4s" dur="1s">c</p></div>'
+        '<div begin="?"><p begin="5s">d</p><p>e</p></div></body></tt>'
+    )
+    assert parse(ttml).cues == (Cue(1, 4, "a"), Cue(4, 5, "c"))
+    assert [cue.text for cue in parse(ttml).malformed] == ["b", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('<transcript><text start="1">Q & A: 1 < 2 &nbsp;&copy;</text></transcript>', ["Q & A: 1 < 2 ©"]),
+        ('<tt><body><p begin="1s">a<p begin="2s">b</p></body></tt>', ["a", "b"]),
+        ('<tt><body><div><p begin="1s">a</p><p begin="2s">b', ["a", "b"]),
+        ('<timedtext format="3"><body><p t="1">a <s t="2">b</p><p t="3000">c</p></body></timedtext>', ["a b", "c"]),
+        ('<tt><body><tts:p begin="1s">a</tts:p><p begin="2s" begin="3s">b\x0b</p></body></tt>', ["a", "b"]),
+    ],
+)
+def test_xml_that_is_not_well_formed_is_read(text, words):
+    assert [c.text for c in parse(text).cues] == words
+
+
+def test_ttml_keeps_text_beside_timed_parts_and_leaves_out_readings():
+    text = (
+        '<tt xmlns="http://www.w3.org/ns/ttml" xmlns:tts="http://www.w3.org/ns/ttml#styling"><body><div>'
+        '<p begin="1s" end="3s">Hello <span begin="1s">there</span></p>'
+        '<p begin="4s" end="5s">漢<span tts:ruby="text">かん</span>字</p></div></body></tt>'
+    )
+    assert [(c.t0, c.text) for c in parse(text).cues] == [(1, "Hello"), (2, "there"), (4, "漢字")]
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("0:00:01,5", 1.5), ("00:01.5", 1.5), ("1.5", 1.5), ("00:00:01:12", 1.48), ("25t", 1.0), ("1500 ms", 1.5)],
+)
+def test_ttml_times_may_be_loose(time, seconds):
+    root = '<tt xmlns:ttp="http://www.w3.org/ns/ttml#parameter" ttp:frameRate="25">'
+    assert parse(f'{root}<body><p begin="{time}" end="9s">a</p></body></tt>').cues == (Cue(seconds, 9, "a"),)
+
+
+def test_encodings_are_found_in_every_format():
+    russian = "У озера стоит старый дом, и видна лодка"
+    cyrillic = srt("00:00:01,200 --> 00:00:01,900").replace("line 2", russian).encode("cp1251")
+    assert parse(cyrillic).cues[1].text == parse(cyrillic, charset="windows-1251").cues[1].text == russian
+    xml = f'<?xml version="1.0" encoding="koi8-r"?><transcript><text start="1">{russian}</text></transcript>'
+    assert parse(xml.encode("koi8-r")).cues[0].text == russian
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" * 100_000, "<" * 100_000, "<v " * 33_000, "<b a=" + "x" * 100_000, "[" * 100_000, "{\\" * 50_000,
+        "-" * 100_000,
+        "0:" * 50_000, " " * 100_000 + "x", "<rt" * 33_000, "00:00:01 -" * 10_000, "&" * 100_000, "<p " + " " * 100_000,
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(5)
+def test_any_line_takes_linear_time(line):
+    for text in (f"1\n00:00:00,000 --> 00:00:01,000\n{line}\nend\n", f"1\n{line}\nend\n"):
+        try:
+            parse(text)
+            parse("WEBVTT\n\n" + text)
+            parse(f'<transcript><text start="1">{line}</text></transcript>')
+        except SubtitlesRejected:
+            continue

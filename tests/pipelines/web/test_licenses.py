@@ -21,6 +21,9 @@ from pipelines.web.licenses import license_id
         ("licensed under CC0", "CC0-1.0"),
         ("Creative Commons Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0"),
         ("Creative Commons Attribution-NonCommercial-NoDerivatives 4.0", "CC-BY-NC-ND-4.0"),
+        ("Creative Commons Attribution license (reuse allowed)", "CC-BY-3.0"),  # YouTube's wording
+        ("Creative Commons Attribution license", None),
+        ("Standard YouTube License", None),
         ("CC BY", None),  # which version?
         ("https://creativecommons.org/licenses/sampling+/1.0/", None),
         ("All rights reserved", None),

@@ -1,0 +1,160 @@
+"""HTML as a tree of elements, formulas as text.
+
+Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because accessing a node through
+its binding costs more than the parse, and every later step accesses each node several times.
+"""
+
+import itertools
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
+
+from pipelines.pages.formulas import is_tex_script, reduce_formulas
+from pipelines.pages.image_references import is_image_name
+from pipelines.pages.tree import INVISIBLE, Element
+
+MAX_ATTRIBUTES = 1000  # of one element: the parser compares each with all before it
+MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
+_MIN_DEPTH = 10  # left for a shadow root; deeper ones are not shown
+_MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it holds
+# A start tag as HTML's tokenizer reads it, or what there is of one; every character is looked at once.
+_ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?)?"""
+_TAG = re.compile(rf"<[A-Za-z][^\s/>]*+(?:[\s/]++|{_ATTRIBUTE})*+>?")
+_ATTRIBUTES = re.compile(_ATTRIBUTE)
+_SHADOW_MODES = ("shadowrootmode", "shadowroot")  # the Standard's attribute, and Chrome's before it
+_TEMPLATE = re.compile(r"""<template(?:[^>"]|"[^"]*")*>(.*)</template>""", re.DOTALL)
+_AMP = {"amp-img": "img", "amp-anim": "img", "amp-video": "video"}
+
+
+def parse_html(text: str) -> Element:
+    """Parse into the document's root, of tag `#document`; of scripts only JSON and formulas are kept.
+
+    Declarative shadow roots take the place of what their hosts hold, and what shows an image or a video by another
+    element is an `img` or a `video`: those of AMP, `<object>`, `<embed>`, and a `<picture>` without an `<img>`.
+    """
+    root = _parse(text, MAX_DEPTH)
+    found = [root, *root.descendants()]
+    for element in found:
+        for index, child in enumerate(element.elements):
+            child.index = index
+    _name_media(found)
+    reduce_formulas(found)
+    for element in reversed([root, *root.descendants()]):
+        _add_up(element)
+    return root
+
+
+def _parse(text: str, max_depth: int) -> Element:
+    """Parse without looking at what the elements are, but for shadow roots."""
+    root = Element("#document", {}, None)
+    open_elements = [root]
+    shadows: list[tuple[Element, str, int]] = []
+
+    def enter(context: DOMContext) -> None:
+        node: Any = context.node
+        depth = min(context.depth, max_depth)  # the document itself is at 0
+        if node.type == NodeType.ELEMENT:
+            del open_elements[depth:]
+            parent = open_elements[-1]
+            element = Element(node.tag, {name: node.getattr(name) or "" for name in node.attrs}, parent)
+            parent.children.append(element)
+            parent.elements.append(element)
+            open_elements.append(element)
+            if element.tag == "template" and any(name in element.attributes for name in _SHADOW_MODES):
+                shadows.append((element, node.html, depth))
+        elif node.type == NodeType.TEXT:
+            parent = open_elements[min(depth, len(open_elements)) - 1]
+            if parent.tag != "style" and (
+                parent.tag != "script" or "json" in parent.attributes.get("type", "") or is_tex_script(parent)
+            ):
+                parent.children.append(node.value)
+
+    document = HTMLTree.parse(_with_few_attributes(text)).document
+    if document is not None:
+        traverse_dom(document, enter)
+    for template, html, depth in reversed(shadows):  # inner hosts first
+        inside = _TEMPLATE.fullmatch(html)
+        if inside is not None and max_depth - depth > _MIN_DEPTH:
+            _show_shadow(template, _parse(inside[1], max_depth - depth))
+    return root
+
+
+def _with_few_attributes(text: str) -> str:
+    """Return a page without the attributes of an element beyond the first `MAX_ATTRIBUTES`.
+
+    Resiliparse's parser takes 40 seconds for an element with a hundred thousand, and lets no other thread run.
+    """
+    return _TAG.sub(_cut_tag, text) if len(text) > _MIN_CHARS_OF_MANY else text
+
+
+def _cut_tag(match: re.Match[str]) -> str:
+    tag = match[0]
+    if len(tag) < 2 * MAX_ATTRIBUTES:
+        return tag
+    names = list(itertools.islice(_ATTRIBUTES.finditer(tag), MAX_ATTRIBUTES + 2))  # the first is the element's
+    return tag if len(names) < MAX_ATTRIBUTES + 2 else f"{tag[: names[-2].end()]}>"
+
+
+def _show_shadow(template: Element, shadow: Element) -> None:
+    """Put a shadow tree in the place of its host's children, which are shown where it has slots for them."""
+    host = template.parent
+    body = next(shadow.descendants("body"), None)
+    if host is None or body is None or any(e.tag == "template" for e in host.elements[: host.elements.index(template)]):
+        return
+    slotted: dict[str, list[Element | str]] = {}
+    for child in host.children:
+        if child is not template:
+            slotted.setdefault("" if isinstance(child, str) else child.get("slot"), []).append(child)
+    for slot in list(body.descendants("slot")):
+        given = slotted.pop(slot.get("name"), [])
+        if any(not isinstance(child, str) or child.strip() for child in given):
+            _fill(slot, given)
+    _fill(host, body.children)
+
+
+def _fill(element: Element, children: list[Element | str]) -> None:
+    element.children = children
+    element.elements = [child for child in children if isinstance(child, Element)]
+    for child in element.elements:
+        child.parent = element
+
+
+def _name_media(elements: list[Element]) -> None:
+    """Give what shows an image or a video the tag that HTML has for it."""
+    for element in elements:
+        tag = element.tag
+        if tag in _AMP:
+            element.tag = _AMP[tag]
+            if element.tag == "img":
+                _fill(element, [])  # what is shown without scripts
+        elif tag in ("object", "embed"):
+            reference = element.get("data") if tag == "object" else element.get("src")
+            if reference and (element.get("type").startswith("image/") or is_image_name(urlsplit(reference).path)):
+                element.tag = "img"
+                element.attributes["src"] = reference
+                _fill(element, [])  # what is shown if it cannot be had
+        elif tag == "picture" and not any(element.descendants("img", "amp-img")):
+            image = Element("img", {k: v for k, v in element.attributes.items() if k != "src"}, element)
+            element.children.append(image)
+            element.elements.append(image)
+
+
+def _add_up(element: Element) -> None:
+    """Compute an element's totals from those of its children."""
+    if element.tag in INVISIBLE:
+        return
+    for child in element.children:
+        if isinstance(child, str):
+            element.text_chars += len(child.strip())
+        else:
+            element.text_chars += child.text_chars
+            element.link_chars += child.link_chars
+            element.num_links += child.num_links
+            element.num_images += child.num_images
+    if element.tag == "a" and "href" in element.attributes:
+        element.link_chars = element.text_chars
+        element.num_links += 1
+    elif element.tag == "img":
+        element.num_images += 1

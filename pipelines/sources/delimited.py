@@ -1,0 +1,191 @@
+"""Rows of csv and tsv files: delimiter, quoting and header as the file's first lines show them.
+
+Quoting is a rule of csv. Lists with tabs have it where pandas or a spreadsheet wrote them, and none where CC3M's and
+CC12M's authors did: there a caption may begin with a quotation mark. One file has one rule.
+"""
+
+import csv
+import functools
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.sources import lines
+from pipelines.sources.files import Part
+from pipelines.sources.origin import BrokenFileError, RowError
+
+DELIMITERS = (",", ";", "\t", "|")
+_SHOWN = 2_000  # characters of a row that cannot be read, for its drop
+_SHOWN_BYTES = 1 << 20  # of the beginning, by which the quoting is told
+PEEKED_ROWS = 100
+"""First rows of a file, by which its columns are told."""
+
+_Row = TypeVar("_Row")
+Cells = Iterator[tuple[str, list[str] | RowError]]
+
+
+class Dialect(NamedTuple):
+    """How the rows of a file are written."""
+
+    delimiter: str
+    is_quoted: bool
+    skips_space: bool = False
+
+
+class DelimitedTable(NamedTuple):
+    """Columns, and (locator, row), where an unreadable row is a `RowError`."""
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[str, dict[str, Any] | RowError]]
+
+
+def dialect_of(path: str, kind: str) -> Dialect:
+    """Return how the rows of a file are written; a name in `.tsv` or `.txt` says that they have tabs.
+
+    Args:
+        path: The file.
+        kind: The ending of its name: `.csv`, `.tsv` or `.txt`.
+    """
+    return _dialect(path, kind, storage.size(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _dialect(path: str, kind: str, size: int) -> Dialect:
+    data = b""
+    try:
+        with lines.open_text(path) as file:
+            while len(data) <= _SHOWN_BYTES and (chunk := file.read(_SHOWN_BYTES)):
+                data += chunk
+    except BrokenFileError:
+        pass  # told when the rows are read
+    text = data.decode("utf-8-sig", "replace")
+    if kind == ".csv":
+        first = text.partition("\n")[0]
+        delimiter = max(DELIMITERS, key=lambda d: (first.count(d) > 0 and _names_url(first, d), d == ","))
+        return Dialect(delimiter, True, skips_space=bool(re.search(rf"{re.escape(delimiter)} +[\"\w]", first)))
+    if len(data) > _SHOWN_BYTES:
+        text = text[: text.rfind("\n") + 1]
+    return Dialect("\t", is_quoted=_is_quoted(text))
+
+
+def _names_url(header: str, delimiter: str) -> bool:
+    """Return whether a header of several columns has one for URLs, or its cells are an URL and a text."""
+    cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
+    return len(cells) > 1 and any(("url" in cell.lower() and cell.isidentifier()) or is_url(cell) for cell in cells)
+
+
+def _is_quoted(text: str) -> bool:
+    """Return whether cells are quoted: all of the first line, or those that a writer of csv has to quote."""
+    plain = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
+    if not any(cell.startswith('"') for row in plain for cell in row):
+        return False
+    parsed: list[list[str]] = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True):
+            if row:
+                parsed.append(row)
+    except csv.Error as error:
+        if "unexpected end of data" not in str(error):  # else the text shown ends within a cell
+            return False
+    if all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in plain[0]):
+        return True
+    num_fitting = sum(len(row) == len(plain[0]) for row in parsed)
+    has_needed = any(mark in cell for row in parsed for cell in row for mark in '"\t\n')
+    return has_needed and parsed != plain and num_fitting >= 0.9 * len(parsed)
+
+
+def open_delimited(
+    part: Part, header: list[str] | None, kind: str, *, has_header_setting: bool = True
+) -> DelimitedTable:
+    """Open the rows of a part of a csv or tsv file.
+
+    Args:
+        part: The part.
+        header: Column names of a file without a header line.
+        kind: The ending of its name.
+        has_header_setting: Whether the format has a setting `header`, which messages may name.
+
+    Raises:
+        UserError: If the file is not text, or its columns cannot be identified.
+    """
+    dialect = dialect_of(part.path, kind)
+    whole = Part(part.path, part.name, index=part.index)
+    head, is_broken = peek(_cells(whole, dialect))
+    peeked = [row for row in head if not isinstance(row, RowError)]
+    if not peeked:
+        if is_broken:
+            return DelimitedTable((), ((at, RowError("malformed_row")) for at, _ in _cells(part, dialect)))
+        raise UserError(f"{part.path}: empty, or not text")
+    has_header = header is None and not any(is_url(cell) for cell in peeked[0])
+    if has_header:
+        columns = tuple(cell.strip() for cell in peeked[0])
+    else:
+        columns = tuple(header) if header else _guessed(part.path, peeked, has_header_setting)
+
+    def rows() -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+        for number, (locator, row) in enumerate(_cells(part, dialect)):
+            if has_header and number == 0 and part.start == 0:
+                continue
+            if isinstance(row, RowError):
+                yield locator, row
+            elif len(row) != len(columns):
+                detail = f"{len(row)} fields where {len(columns)} are expected"
+                yield locator, RowError("malformed_row", detail, text=" ".join(row)[:_SHOWN])
+            else:
+                yield locator, dict(zip(columns, row, strict=True))
+
+    return DelimitedTable(columns, rows())
+
+
+def peek(rows: Iterator[tuple[str, _Row | RowError]]) -> tuple[list[_Row | RowError], bool]:
+    """Return the first rows, and whether the file broke among them."""
+    found: list[_Row | RowError] = []
+    try:
+        found.extend(row for _, row in itertools.islice(rows, PEEKED_ROWS))
+    except BrokenFileError:
+        return found, True
+    return found, False
+
+
+def is_url(cell: str) -> bool:
+    """Return whether a cell is an http(s) URL and nothing else."""
+    return re.match(r"\s*https?://\S+\s*$", cell, re.IGNORECASE) is not None
+
+
+def _guessed(path: str, peeked: list[list[str]], has_header_setting: bool) -> tuple[str, ...]:
+    """Return `url` and `caption` for one or two columns without a header: in the order of CC3M, or of CC12M."""
+    shares = [sum(is_url(row[i]) for row in peeked if i < len(row)) / len(peeked) for i in range(len(peeked[0]))]
+    if len(shares) > 2 or sum(share > 0.5 for share in shares) != 1:
+        remedy = "name them in 'header'" if has_header_setting else "write one as the first line"
+        raise UserError(f"{path}: no header line, and its columns cannot be identified: {remedy}")
+    return tuple("url" if share > 0.5 else "caption" for share in shares)
+
+
+def _cells(part: Part, dialect: Dialect) -> Cells:
+    """Yield rows as lists of cells."""
+    if not dialect.is_quoted:
+        for locator, line in lines.read_text_lines(part):
+            yield locator, line if isinstance(line, RowError) else line.split(dialect.delimiter)
+        return
+    with lines.open_text(part.path) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.reader(text, delimiter=dialect.delimiter, skipinitialspace=dialect.skips_space)
+        number = 0
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield str(number), RowError("malformed_row", str(error))
+            else:
+                if not row:
+                    continue
+                is_text = not any("\ud800" <= c <= "\udfff" for cell in row for c in cell)
+                shown = " ".join(row)[:_SHOWN].encode("utf-8", "replace").decode()
+                yield str(number), row if is_text else RowError("not_utf8", text=shown)
+            number += 1

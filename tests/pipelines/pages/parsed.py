@@ -1,0 +1,23 @@
+"""Parsing of short pages in tests, and their blocks in short form."""
+
+from pipelines.pages.blocks import Page, PageImage, PageText
+from pipelines.pages.parse import parse_page
+
+URL = "http://site.example/folder/page.html"
+
+
+def parse(body: str, head: str = "", url: str = URL) -> Page:
+    html = f"<!doctype html><html lang='en'><head><title>A page</title>{head}</head><body>{body}</body></html>"
+    return parse_page(html.encode(), url)
+
+
+def shown(page: Page) -> list[str]:
+    """Return the blocks in short form: text, `[heading] text`, `<file name>` for images and videos."""
+    lines = []
+    for block in page.blocks:
+        if isinstance(block, PageText):
+            lines.append(block.text if block.role == "body" else f"[{block.role}] {block.text}")
+        else:
+            url = block.url if isinstance(block, PageImage) else block.sources[0]
+            lines.append(f"<{(url or 'inline').rpartition('/')[2]}>")
+    return lines

@@ -1,0 +1,161 @@
+"""Tests of images that readers see by other means than `<img src>`: AMP, bare pictures, shadow roots, late loading."""
+
+import time
+
+import pytest
+
+from pipelines.drop_reasons import ELEMENTS
+from tests.pipelines.pages.parsed import parse, shown
+
+GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<amp-img src=a.jpg width=600 height=400 alt='A boat' layout=responsive></amp-img>",
+        "<amp-img srcset='b.jpg 320w, a.jpg 1280w' alt='A boat'><noscript><img src=c.jpg></noscript></amp-img>",
+        "<amp-anim src=a.jpg alt='A boat'><amp-img placeholder src=p.jpg></amp-img></amp-anim>",
+        "<picture alt='A boat'><source srcset='a.jpg 800w'></picture>",
+        "<picture data-alt=x alt='A boat'><source data-srcset='a.jpg 800w, b.jpg 400w'></picture>",
+        "<object data=a.jpg type=image/jpeg alt='A boat'><img src=b.jpg></object>",
+        "<embed src=a.jpg alt='A boat'>",
+        "<my-card><template shadowrootmode=open><style>p{}</style><img src=a.jpg alt='A boat'></template></my-card>",
+    ],
+)
+def test_an_image_that_readers_see_is_taken(markup: str) -> None:
+    page = parse(f"<p>Before.</p>{markup}<p>After.</p>")
+    assert shown(page) == ["Before.", "<a.jpg>", "After."]
+    assert page.images[0].alt == "A boat"
+    assert page.skipped == ()
+
+
+def test_a_video_of_amp_is_a_video() -> None:
+    page = parse(
+        "<amp-video src=a.mp4 width=600><source src=b.webm><track src=en.vtt srclang=en><p fallback>No.</p></amp-video>"
+    )
+    folder = "http://site.example/folder/"
+    assert page.videos[0].sources == (folder + "a.mp4", folder + "b.webm")
+    assert [track.lang for track in page.videos[0].tracks] == ["en"]
+    assert shown(page) == ["<a.mp4>"]
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<video data-src=a.mp4></video>",
+        "<video data-lazy-video=a.mp4 poster=p.jpg data-poster=q.jpg></video>",
+        "<video><source data-litespeed-src='a.mp4?v=1'></video>",
+        "<video><source src=a.mp4 data-hd=b.mp4></video>",
+        "<video src=a.mp4 title=b.mp4></video>",
+    ],
+)
+def test_late_videos_are_found_as_well(markup: str) -> None:
+    assert [url.partition("?")[0] for url in parse(markup).videos[0].sources] == ["http://site.example/folder/a.mp4"]
+
+
+def test_a_shadow_root_shows_its_slots_in_place_of_what_its_host_holds() -> None:
+    page = parse(
+        "<my-card><template shadowrootmode=open><h2><slot name=title>Untitled</slot></h2><img src=s.jpg>"
+        "<p>In the shadow, &gt; <slot name=none>fallback</slot>.</p><div><slot></slot></div></template>"
+        "<b slot=title>Boats</b><p>Light.</p><i slot=nowhere>unseen</i> text <img src=l.jpg></my-card><p>End.</p>"
+    )
+    assert shown(page) == [
+        "[heading] Boats", "<s.jpg>", "In the shadow, > fallback.", "Light.", "text", "<l.jpg>", "End.",
+    ]  # fmt: skip
+
+
+def test_shadow_roots_nest_and_other_templates_are_inert() -> None:
+    inner = "<x-b data-x='<template>'><template shadowroot=closed>(<slot></slot>)</template><slot></slot></x-b>"
+    page = parse(
+        f"<x-a><template shadowrootmode=open>[{inner}]</template>word</x-a><template><p>no</p></template>"
+        "<x-c><template shadowrootmode=open><a href=/in>first</a></template>"
+        "<template shadowrootmode=open>second</template></x-c>"
+    )
+    assert shown(page) == ["[(word)]first"]
+    assert [link.url for link in page.links] == ["http://site.example/in"]
+    deep = "<x-d><template shadowrootmode=open>" * 400 + "deep"
+    assert shown(parse(f"<p>Before.</p>{deep}"))[0] == "Before."
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "data-cfsrc=a.jpg",
+        "data-actualsrc=/folder/a.jpg",
+        "data-litespeed-src=a.jpg",
+        "data-orig-src=a.jpg",
+        "data-src=a.jpg data-thumb=t.jpg",
+        "data-thumbnail=t.jpg data-hires=a.jpg",
+        "nitro-lazy-src=a.jpg",
+        "data-ezsrc=a.jpg",
+        "data-breeze=a.jpg data-lqip=b.jpg data-error-src=c.jpg data-fallback-image=d.jpg",
+        "data-wpfc-original-src=a.jpg",
+        "data-flickity-lazyload=/folder/a.jpg",
+        "rel:animated_src=a.jpg",
+        "loadlate=/folder/a.jpg",
+        "data-ll-srcset='b.jpg 300w, a.jpg 600w'",
+        "data-responsive='b.jpg 1x, a.jpg 2x'",
+        "data-src='a_{width}.jpg' data-widths='[180, 360, 1296, 4096]' title='b.jpg'",
+        """data-a-dynamic-image='{"b.jpg":[300,200],"a.jpg":[1500,1000]}'""",
+        """data-sizes-map='{"320": "b.jpg", "1280": "a.jpg", "9000": "c.jpg"}'""",
+        """data-media='{"alt": "b is nice", "image": {"src": "http://site.example/folder/a.jpg"}}'""",
+        "data-interchange='[b.jpg, small], [a.jpg, large]'",
+    ],
+)
+@pytest.mark.parametrize("src", [f"src='{GIF}'", "src=spacer.gif", "", "src=loading.svg"])
+def test_late_images_are_found_by_what_an_attribute_holds(attributes: str, src: str) -> None:
+    page = parse(f"<img {src} {attributes} alt='a boat'>")
+    expected = "a_1296.jpg" if "{width}" in attributes else "a.jpg"
+    assert [image.url for image in page.images] == [f"http://site.example/folder/{expected}"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "data-title='IMG_1.jpg' data-filename=b.jpg",
+        "data-src-type=image/jpeg data-src-width=800",
+        "data-page-url=/gallery/b data-permalink='https://site.example/b.jpg'",
+        "data-lqip=b.jpg data-placeholder=/b.jpg data-low-src=b.jpg",
+        "data-src='a_{width}.jpg'",
+        "data-caption='The boats a.jpg, b.jpg'",
+        "data-pin-media=/b.jpg onclick='/b.jpg'",
+        "data-image-id=/b/7.jpg data-lazy=true data-original=1",
+    ],
+)
+def test_attributes_that_hold_something_else_are_no_sources(attributes: str) -> None:
+    page = parse(f"<p>Text.</p><img src='{GIF}' {attributes}>")
+    assert page.images == ()
+    assert dict(page.skipped) == {"placeholder_image": 1}
+
+
+def test_a_source_of_its_own_goes_before_late_ones() -> None:
+    page = parse("<img src=a.jpg data-large-image=b.jpg data-zoom=c.jpg>")
+    assert page.images[0].url == "http://site.example/folder/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("markup", "reason"),
+    [
+        ("<responsive-image src=x.jpg></responsive-image>", "custom_image"),
+        ("<my-photo data-full='https://cdn.example/x'></my-photo>", "custom_image"),
+        ("<div data-bg=x.jpg></div>", "css_background"),
+        ("<section data-background-image='url(x.jpg)'></section>", "css_background"),
+        ("<table background=x.gif></table>", "css_background"),
+        ("<object data=film.swf></object>", "embedded_frame"),
+        ("<svg><image href=x.jpg></image></svg>", "inline_svg"),
+        ("<input type=image src=x.jpg>", "chrome_image"),
+    ],
+)
+def test_images_that_are_not_taken_are_counted(markup: str, reason: str) -> None:
+    page = parse(f"<p>Text.</p>{markup}")
+    assert page.images == ()
+    assert dict(page.skipped) == {reason: 1}
+    assert reason in ELEMENTS
+
+
+def test_long_attributes_take_little_time() -> None:
+    start = time.process_time()
+    for value in ("a" * 20_000, "a.jpg 1x, " * 2_000, "[" * 20_000, "a.jpg," * 3_000, "{width}" * 2_000, " 1w" * 6_000):
+        parse(f"<p>Text.</p><img data-src='{value}'><x-y data-image='{value}'></x-y>")
+    assert time.process_time() - start < 2

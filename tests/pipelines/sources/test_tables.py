@@ -1,0 +1,182 @@
+"""Tables as tools write them: read, or refused as a file in one line, never row by row."""
+
+import gzip
+import json
+
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.sources.grit import GritSettings
+from pipelines.sources.url_table import UrlTableSettings
+
+U = "https://img.example/"
+CAPTIONS = [
+    "A boat on the lake",
+    'He said "come home" to us',
+    "two\nlines; of text",
+    '"The Last Supper" by Leonardo',
+    "é",
+]
+SHOWN = [" ".join(caption.split()) for caption in CAPTIONS]
+TABLE = pandas.DataFrame({"url": [f"{U}{i}.jpg" for i in range(5)], "caption": CAPTIONS})
+
+
+def write(tmp_path, data, name):
+    (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return UrlTableSettings(files=[str(tmp_path / name)])
+
+
+def refusal(read_all, settings, kind="pair"):
+    with pytest.raises(UserError) as caught:
+        read_all(settings, kind)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).rpartition("/")[2]
+
+
+# --- parquet --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.binary(), pa.large_binary(), pa.large_string(), pa.dictionary(pa.int32(), pa.binary()), pa.string()]
+)
+def test_text_of_any_type_is_text(tmp_path, read_all, type_):
+    urls = pa.array([u.encode() for u in TABLE.url], pa.binary())
+    captions = pa.array([c.encode() for c in TABLE.caption], pa.binary())
+    is_dictionary = pa.types.is_dictionary(type_)
+    cast = [(c.dictionary_encode() if is_dictionary else c.cast(type_)) for c in (urls, captions)]
+    pq.write_table(pa.table(dict(zip(TABLE.columns, cast, strict=True))), tmp_path / "x.parquet")
+    found = read_all(UrlTableSettings(files=[f"{tmp_path}/x.parquet"]), "pair")
+    assert (found.texts, found.drops) == (SHOWN, [])
+
+
+def test_bytes_that_are_no_utf_8_are_drops_or_refuse_the_file(tmp_path, read_all):
+    def table(captions):
+        columns = {"url": pa.array(TABLE.url[:2]), "caption": pa.array(captions, pa.binary())}
+        pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+        return UrlTableSettings(files=[f"{tmp_path}/x.parquet"])
+
+    found = read_all(table([b"a boat", b"caf\xe9"]), "pair")
+    assert (found.texts, found.reasons) == (["a boat"], ["not_utf8"])
+    message = "x.parquet: the column 'caption' holds bytes that are not UTF-8, not texts: take another, or convert it"
+    assert refusal(read_all, table([b"caf\xe9", None])) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(["a boat", "another"], "lists"), ({"en": "a boat"}, "objects"), (3, "numbers")]
+)
+def test_a_column_that_holds_no_text_refuses_the_file(tmp_path, read_all, value, what):
+    message = f"the column 'caption' holds {what}, not texts: take another, or convert it"
+    row = {"url": f"{U}1.jpg", "caption": value}
+    pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "x.parquet")
+    assert refusal(read_all, UrlTableSettings(files=[f"{tmp_path}/x.parquet"])) == f"x.parquet: {message}"
+    lines = f"{json.dumps(row)}\n" * 3
+    assert refusal(read_all, write(tmp_path, lines, "x.jsonl")) == f"x.jsonl: {message}"
+
+
+def test_img2datasets_own_table_is_a_list(tmp_path, read_all):
+    sizes = {"width": 256, "height": 192, "original_width": 800, "original_height": 600}
+    row = {"url": f"{U}1.jpg", "caption": "a boat", "key": "000000000", "status": "success", "exif": "{}", **sizes}
+    gone = row | {"url": f"{U}2.jpg", "status": "failed_to_download", "original_width": None, "original_height": None}
+    for name, kind, more in (("x", "pair", {}), ("g", "grounded", {"noun_chunks": [[0, 6, 0.1, 0.1, 0.5, 0.5, 0.9]]})):
+        pq.write_table(pa.Table.from_pylist([row | more, gone | more]), tmp_path / f"{name}.parquet")
+        settings = (UrlTableSettings if kind == "pair" else GritSettings)(files=[f"{tmp_path}/{name}.parquet"])
+        found = read_all(settings, kind)
+        assert found.texts == ["a boat", "a boat"]
+        assert found.scores()["media:0 upstream_width"] == 800
+        assert found.scores(1)["media:0 upstream_width"] is None
+
+
+# --- csv and tsv ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quoting", [0, 1, 2], ids=["minimal", "all", "not numbers"])
+@pytest.mark.parametrize("form", ["{}.tsv", "{}.txt", "{}.csv", "{}.tsv.gz", "{}.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_what_pandas_writes_is_read(tmp_path, read_all, quoting, form, encoding):
+    text = TABLE.to_csv(sep="," if "csv" in form else "\t", index=False, quoting=quoting)
+    data = (("\ufeff" if encoding == "utf-16-be" else "") + text).encode(encoding)
+    found = read_all(write(tmp_path, gzip.compress(data) if form.endswith("gz") else data, form.format("x")), "pair")
+    assert (found.texts, found.drops) == (SHOWN, [])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ", "])
+def test_a_csv_may_have_other_delimiters_and_spaces_after_them(tmp_path, read_all, delimiter):
+    rows = [("url", "caption"), *zip(TABLE.url, ['"a, boat; here|there"', "a car"], strict=False)]
+    found = read_all(write(tmp_path, "\n".join(map(delimiter.join, rows)), "x.csv"), "pair")
+    assert found.texts == ["a, boat; here|there", "a car"]
+
+
+def test_quotation_marks_of_lists_without_quoting_stay(tmp_path, read_all):
+    captions = [
+        '"Untitled"',
+        '"The Last Supper" by Leonardo',
+        'so-called "star"',
+        '"unclosed',
+        'the "end"',
+        '""',
+        '5" x 7"',
+    ]
+    for header in ("", "url\tcaption\n"):
+        text = header + "".join(f"{U}{i}.jpg\t{caption}\n" for i, caption in enumerate(captions))
+        assert read_all(write(tmp_path, text, f"cc12m{len(header)}.tsv"), "pair").texts == captions
+    only = "".join(f"{U}{i}.jpg\t{caption}\n" for i, caption in enumerate(['"Untitled"', "a boat"]))
+    assert read_all(write(tmp_path, only, "only.tsv"), "pair").texts == ['"Untitled"', "a boat"]
+
+
+def test_a_quoted_tsv_is_one_part_however_large(tmp_path, read_all):
+    table = pandas.concat([TABLE] * 40)
+    path = write(tmp_path, table.to_csv(sep="\t", index=False), "x.tsv").files[0]
+    found = read_all(UrlTableSettings(files=[path], part_bytes=100), "pair")
+    assert (found.texts, found.drops) == (SHOWN * 40, [])
+    wide = write(tmp_path, "".join(f"{U}{i}.jpg\ta boat\n" for i in range(99)).encode("utf-16"), "wide.tsv").files[0]
+    assert len(read_all(UrlTableSettings(files=[wide], part_bytes=100), "pair").texts) == 99
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "list"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_json_of_any_orientation_is_read(tmp_path, read_all, orient, indent, encoding):
+    tree = TABLE.to_dict("list") if orient == "list" else json.loads(TABLE.to_json(orient=orient))
+    found = read_all(write(tmp_path, json.dumps(tree, indent=indent).encode(encoding), "x.json"), "pair")
+    assert (found.texts, found.drops) == (SHOWN, [])
+
+
+def test_json_lines_in_any_file_are_read(tmp_path, read_all):
+    text = TABLE.to_json(orient="records", lines=True)
+    for name in ("x.json", "x.jsonl", "x.ndjson"):
+        assert read_all(write(tmp_path, text, name), "pair").texts == SHOWN
+    assert read_all(write(tmp_path, text.encode("utf-16"), "wide.jsonl"), "pair").texts == SHOWN
+    one = text.partition("\n")[0]
+    assert read_all(write(tmp_path, one, "one.json"), "pair").texts == SHOWN[:1]
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"url": ["a"], "caption": ["b", "c"]}, "x.json: JSON by columns, but they have different lengths"),
+        ({"url": "a", "caption": "b"}, "x.json: is one JSON object of neither rows nor columns"),
+        ({"link": [f"{U}1.jpg"], "note": ["b"]}, "x.json: no column is known as the url: name one in columns.url"),
+    ],
+)
+def test_json_that_is_no_table_is_refused(tmp_path, read_all, tree, message):
+    settings = write(tmp_path, json.dumps(tree, indent=1), "x.json")
+    assert refusal(read_all, settings).startswith(message)
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_names_only_settings_that_the_format_has(tmp_path, read_all):
+    (tmp_path / "x.csv").write_text(f"{U}1.jpg,a boat,[]\n")
+    assert "'header'" not in refusal(read_all, GritSettings(files=[f"{tmp_path}/x.csv"]), "grounded")
+    (tmp_path / "y.csv").write_text(f'link,caption,noun_chunks\n{U}1.jpg,a boat,"[[0, 6, 0.1, 0.1, 0.5, 0.5, 0.9]]"\n')
+    settings = GritSettings(files=[f"{tmp_path}/y.csv"])
+    assert "name one in columns.url" in refusal(read_all, settings, "grounded")
+    found = read_all(settings.model_copy(update={"columns": {"url": "link"}}), "grounded")
+    assert [len(s.regions) for s in found.documents[0].segments] == [0, 1]
