@@ -38,11 +38,11 @@ _ALL_KERNELS = (
     "gpt_bigcode", "gpt_neox", "granite", "granitemoe", "granitemoeshared", "helium", "hunyuan_v1_dense",
     "hunyuan_v1_moe", "hy_v3", "internlm3", "iquestcoder", "jais2", "jetmoe", "laguna", "llama", "longcat_flash",
     "mellum", "minicpm3", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "olmo",
-    "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3",
-    "qwen3_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "youtu",
+    "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3",
+    "qwen3_moe", "seed_oss", "smollm3", "solar_open", "starcoder2", "youtu",
 )  # fmt: skip
-_MASKED = (  # positions as biases, chunks, or attention that is no interface of transformers
-    "bloom", "codegen", "falcon", "gpt_neox_japanese", "gptj", "llama4_text", "nemotron",
+_MASKED = (  # positions as biases, chunks, or attention that does not learn of boundaries from transformers
+    "bloom", "codegen", "falcon", "gpt_neox_japanese", "gptj", "llama4_text", "nemotron", "phimoe", "stablelm",
 )  # fmt: skip
 _EAGER = (  # soft caps or sinks
     "flint", "gemma2", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "vaultgemma",

@@ -35,7 +35,6 @@ _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 
 # webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample.
 # Hidden files never are, in no folder: macOS puts one before each file (AppleDouble, `._k.jpg`).
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
 _FILES = (b"0", b"\x00", b"7")
@@ -113,16 +112,11 @@ def tar_end(size: int) -> bytes:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Return key and part of a member's name, or None if the member belongs to no sample."""
-    *folders, base = name.split("/")
-    if _META.match(name) or base.startswith(".") or "__MACOSX" in folders:
-        return None
     folder, slash, file = name.rpartition("/")
+    if _META.match(name) or file.startswith(".") or "__MACOSX" in folder.split("/"):
+        return None
     stem, dot, part = file.partition(".")
-    if not dot:
-        return None
-    if not stem and (not slash or "." in folder.rpartition("/")[2]):  # their pattern finds the key `a/` in `a/.b`
-        return None
-    return folder + slash + stem, part
+    return (folder + slash + stem, part) if dot else None
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
