@@ -115,8 +115,10 @@ def attend_flex(
     if kwargs.get("s_aux") is not None:
         raise ValueError("language_model.attention: flex has no attention sinks on a CPU; choose auto")
 
+    cap = None if softcap is None else query.new_tensor(softcap)  # dynamo fails on a second float that differs
+
     def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return score if softcap is None else softcap * (score / softcap).tanh()
+        return score if cap is None else cap * (score / cap).tanh()
 
     grouped = query.shape[1] != key.shape[1]  # compiled, as transformers has it, it is wrong on CPUs (torch 2.15)
     out = flex.flex_attention(query, key, value, capped, attention_mask, scale=scaling, enable_gqa=grouped)

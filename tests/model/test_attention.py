@@ -53,7 +53,7 @@ def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("softcap", [None, 0.4])
+@pytest.mark.parametrize("softcap", [None, 0.4, 30.0])
 def test_flex_attends_within_each_sequence(softcap: float | None) -> None:
     batch = _batch([[5, 9, 10], [24], [7, 1]])
     documents = batch.documents
