@@ -1,9 +1,7 @@
 """The training loop of every run: plan, read, step, record; written so that it can be killed at any time."""
 
 import json
-import os
 import resource
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +23,7 @@ from trainer.engine.optimizer import SpikeGuard
 from trainer.engine.placement import filled_once
 from trainer.engine.progress import Interval, Progress
 from trainer.engine.rates import jump
+from trainer.engine.signals import Signals
 from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.plan.order import key_of
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
@@ -116,7 +115,7 @@ class Training:
         self.checkpoints = Checkpoints(self.out, settings.checkpoints, world, trained.section)
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
-        self._stop = self._interrupted = self._reread = False
+        self._signals = Signals(speaks=world.is_first)
         self._state: DataState | None = None  # after the last training step
         self._rows: list[ConsumedRow] = []
         self._bad: list[QuarantineRow] = []
@@ -150,13 +149,10 @@ class Training:
             RunError: If data cannot be read any further, after a save, or the steps were skipped too often.
             KeyboardInterrupt: After Ctrl-C and a save; at once after another one.
         """
-        signals = {
-            signal.SIGINT: self._on_interrupt,
-            signal.SIGTERM: self._on_stop,
-            signal.SIGUSR1: self._on_stop,
-            signal.SIGHUP: self._on_reread,
-        }
-        handlers = {number: signal.signal(number, handler) for number, handler in signals.items()}
+        with self._signals:
+            return self._run()
+
+    def _run(self) -> str:
         on_gpu = self.world.device.type == "cuda"
         batches = Batches(
             self.loader, micro_batch_size=self.engine.micro_batch_size, collate=self.task.collate, pin=on_gpu
@@ -178,7 +174,7 @@ class Training:
             self._save_new(step)
             self._export(step)
             # All processes end together: a launcher may end the first one, which exports, when the others are gone.
-            stop, interrupted = self.world.sum([self._stop, self._interrupted])
+            stop, interrupted = self.world.sum([self._signals.stop, self._signals.interrupted])
             if interrupted:
                 raise KeyboardInterrupt
             return STOPPED if stop else FINISHED
@@ -189,8 +185,6 @@ class Training:
             self._progress.close()
             self.loader.close()  # first, since it ends reads that wait
             batches.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             if log is not None:
                 log.close()
 
@@ -211,7 +205,8 @@ class Training:
             interval.waited += time.perf_counter() - waiting
             own = batch.num_targets if batch is not None else [0] * len(self.task.objectives)
             is_late = batch is None and problem is None
-            flags = [self._stop, self._interrupted, self._reread, problem is not None, is_late]
+            told = self._signals
+            flags = [told.stop, told.interrupted, told.reread, problem is not None, is_late]
             *targets, stop, interrupted, reread, failed, late = map(int, self.world.sum([*own, *flags]))
             if stop or interrupted:
                 self._save_new(step)
@@ -239,7 +234,7 @@ class Training:
         names = {source for _, _, source in found}
         if self.settings.mixture.when_source_ends == "go_on" and None not in names:
             assert isinstance(self.loader, StreamLoader)
-            if self.loader.leave_out(names):
+            if self.loader.leave_out(names, step):
                 for message in dict.fromkeys(message for _, message, _ in found):
                     self.world.say(f"{message}; going on without {', '.join(sorted(names))} from about step {step}")
                 return
@@ -433,7 +428,7 @@ class Training:
 
     def _change_mixture(self, batches: Batches) -> None:
         """Change to the mixture that the config has now; if it does not fit, say so and change nothing."""
-        self._reread = False
+        self._signals.reread = False
         wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
         if wanted is not None:
             try:
@@ -457,18 +452,6 @@ class Training:
             if now is not None
             else (None, f"the config no longer has a section `{self._trained.section}:`")
         )
-
-    def _on_stop(self, number: int, frame: object) -> None:
-        self._stop = True
-
-    def _on_interrupt(self, number: int, frame: object) -> None:
-        self._interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.world.is_first:
-            os.write(2, b"stopping after this step and a save; press Ctrl-C again to stop at once\n")
-
-    def _on_reread(self, number: int, frame: object) -> None:
-        self._reread = True
 
 
 def _memory_gb(device: torch.device) -> float:

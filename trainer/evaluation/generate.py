@@ -1,7 +1,6 @@
 """`generate`: continuations of prompts by a finished run, as texts in JSON lines and images in PNG."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from model.segment import Text
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.evaluation.finished_run import FinishedRun
-from trainer.evaluation.prompts import read_prompt, written
+from trainer.evaluation.prompts import is_one_image, read_prompt, written
 
 Wanted = Literal["text", "image", "both", "reconstruction"]
 RESULTS = "generated.jsonl"
@@ -167,7 +166,7 @@ def _reconstruct(run: FinishedRun, prompts: Sequence[str], read: Sequence[Prompt
     """Return the embeddings of each prompt's image."""
     images = []
     for prompt, found in zip(prompts, read, strict=True):
-        if found.images is None or len(found.images) != 1 or not re.fullmatch(r"\s*\[image:[^\]]+\]\s*", prompt):
+        if found.images is None or len(found.images) != 1 or not is_one_image(prompt):
             raise UserError(f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else")
         images.append(found.images)
     return [Generated([embeddings]) for embeddings in run.embed(torch.cat(images))]

@@ -115,7 +115,7 @@ class _Reader:
         end = 0
         while match := _FILE.search(content, end):
             self._read_text(content[end : match.start()], role)
-            end = _end(content, match, lambda name: Path(name.strip()).is_file())
+            end = _end(content, match, _is_file)
             self._read_file(match[1] == "video", content[match.end() : end - 1], role)
         self._read_text(content[end:], role)
 
@@ -166,6 +166,17 @@ def _messages(content: str) -> list[str]:
     if not all(message.strip() for message in messages[:-1] or messages):
         raise UserError(f"{content!r}: an empty message")
     return messages
+
+
+def is_one_image(content: str) -> bool:
+    """Return whether a prompt is the file of an image and nothing else."""
+    content = content.strip()
+    match = _FILE.match(content)
+    return match is not None and match[1] == "image" and _end(content, match, _is_file) == len(content)
+
+
+def _is_file(name: str) -> bool:
+    return Path(name.strip()).is_file()
 
 
 def _end(content: str, begin: re.Match[str], fits: Callable[[str], bool]) -> int:

@@ -64,14 +64,17 @@ class OpenFiles:
             OSError: If it cannot be opened.
             RunError: If the process has no descriptor for it, although all files here were closed.
         """
+        if (file := self._files.get(path)) is not None:
+            if self._lock.acquire(blocking=False):  # a file that is open need not wait for another to be opened
+                if path in self._files:
+                    self._files.move_to_end(path)
+                self._lock.release()
+            return file
         with self._lock:
-            file = self._files.get(path)
-            if file is not None:
-                self._files.move_to_end(path)
-                return file
-            file = self._files[path] = self._with_room(lambda: OpenFile(path))
-            while len(self._files) > self._most:
-                self._files.popitem(last=False)
+            if (file := self._files.get(path)) is None:
+                file = self._files[path] = self._with_room(lambda: OpenFile(path))
+                while len(self._files) > self._most:
+                    self._files.popitem(last=False)
             return file
 
     def with_room(self, work: Callable[[], Item]) -> Item:

@@ -161,16 +161,20 @@ class StreamLoader:
         while True:
             yield self._next_step()
 
-    def leave_out(self, names: Collection[str]) -> bool:
-        """Draw no more from sources that have ended, from the next step that is read on, on any thread.
+    def leave_out(self, names: Collection[str], step: int) -> bool:
+        """Draw no more from sources that have ended, from the next step that is read on; may be called on any thread.
 
         Their share is divided among the others. A run that is resumed tries them again.
 
+        Args:
+            names: Names of the sources.
+            step: Step of the training, which is the same on all ranks.
+
         Returns:
-            False if no source would remain; nothing changes then.
+            False if no source of that step would remain; nothing changes then.
         """
         ended = self._ended | set(names)
-        if not any(weight for name, weight in self._wanted().weights.items() if name not in ended):
+        if not any(weight for name, weight in self._wanted(step).weights.items() if name not in ended):
             return False
         self._ended = ended
         return True
@@ -214,7 +218,7 @@ class StreamLoader:
         ended = self._ended
         for source in [source for source in self._streams if self._names[source] in ended]:
             self._streams.pop(source).close()
-        wanted = without(self._wanted(), ended)
+        wanted = without(self._wanted(self._step), ended)
         if not any(wanted.weights.values()):
             raise RunError(f"data.streams: none that the mixture names from step {self._step} on can be read any more")
         if self._phase is not None and self._phase.equals(wanted):
@@ -224,8 +228,8 @@ class StreamLoader:
         self._scheduler = Scheduler(self._weights(wanted), "samples")
         return self._phase
 
-    def _wanted(self) -> Phase:
-        return [phase for phase in self._phases if phase.step <= self._step][-1]
+    def _wanted(self, step: int) -> Phase:
+        return [phase for phase in self._phases if phase.step <= step][-1]
 
     def _weights(self, phase: Phase | PhaseStart) -> list[float]:
         return [phase.weights.get(name, 0.0) for name in self._names]

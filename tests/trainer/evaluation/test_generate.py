@@ -306,6 +306,14 @@ def test_prompts_with_a_video_have_a_length_penalty_of_their_own(
     assert used[-1] == (1, -1.0)
 
 
+def test_an_image_with_brackets_in_its_name_is_reconstructed(run: FinishedRun, image: Path, tmp_path: Path):
+    path = image.rename(image.with_name("a[1].png"))
+    assert generate(run, [f"[image:{path}]"], Request("reconstruction", CHOICE), str(tmp_path))[0]["images"]
+    for prompt in (f"[image:{path}] [1]", f"[1] [image:{path}]"):
+        with pytest.raises(UserError, match="nothing else"):
+            generate(run, [prompt], Request("reconstruction", CHOICE), str(tmp_path))
+
+
 def test_an_image_is_reconstructed_from_its_own_embeddings(run: FinishedRun, image: Path, tmp_path: Path):
     (row,) = generate(run, [f" [image:{image}] "], Request("reconstruction", CHOICE, seed=1), str(tmp_path))
     (drawn,) = row["images"]

@@ -398,8 +398,8 @@ def test_a_stream_that_breaks_is_named_and_the_others_are_drawn_without_it(loade
     with pytest.raises(SourceEnded, match=r"cannot be read to its end: the command ended with exit code 1$") as caught:
         steps.extend(reading)
     assert caught.value.source == "texts"
-    assert not reading.leave_out({"pairs", "texts"})
-    assert reading.leave_out({"texts"})
+    assert not reading.leave_out({"pairs", "texts"}, len(steps))
+    assert reading.leave_out({"texts"}, len(steps))
     later = take(reading, 12)
     assert [step.step.number for step in later] == list(range(len(steps), len(steps) + 12))
     assert later[0].step.phase.weights == {"pairs": 1.0}
