@@ -14,12 +14,15 @@ import apache_beam as beam
 
 from pipelines import storage
 from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
+from pipelines.crawling.archived_robots import IndexRobots, robots_part
 from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
 from pipelines.crawling.ledger import ledger_parts, round_of
-from pipelines.crawling.part_writer import CrawlPartWriter, sitemap_urls, visit
+from pipelines.crawling.part_writer import CrawlPartWriter
+from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import IndexWarc, archive_hashes, indexed_part, warc_paths
 from pipelines.document import canonical_json
-from pipelines.layout import account_folder, crawl_folder, gate_folder
+from pipelines.faults import keep_tracebacks
+from pipelines.layout import account_folder, crawl_folder, gate_folder, robots_folder, traceback_folder
 from pipelines.parts import stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -47,6 +50,7 @@ class _CrawlBucket(beam.DoFn):
         self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         yield from asyncio.run(self._run(sorted(item for _, item in bucket[1])))
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
@@ -61,11 +65,9 @@ class _CrawlBucket(beam.DoFn):
             async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
                     new_hosts.discard(urls.authority(item.url))
-                    for url in await sitemap_urls(client, item.url):
-                        writer.link(url, item.depth + 1)
-                await visit(client, writer, item)
-                for answer in client.take_policy_answers():
-                    writer.store(answer, {"is": "policy file"})
+                    await follow_sitemaps(client, writer, item)
+                await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
+                store_site_files(client, writer, item)
                 if writer.is_due:
                     closed.append(writer.close())
 
@@ -173,9 +175,22 @@ class _Crawl:
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListWarcs" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION))
+            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION, traceback_folder(self.out)))
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
+
+    def index_robots(self, paths: list[str]) -> None:
+        """Write what another crawler stored of robots.txt files, and remove that of files no longer named."""
+        folder = robots_folder(self.out, self.name)
+        folder.keep_only({robots_part(path) for path in paths})
+        if not paths:
+            return
+
+        def build(pipeline: beam.Pipeline) -> None:
+            names = pipeline | "ListRobots" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
+            _ = names | "IndexRobots" >> beam.ParDo(IndexRobots(folder, VERSION, traceback_folder(self.out)))
+
+        run_pipeline(f"crawl {self.name}, reading robots.txt files", self.runner, build, lambda: len(folder.receipts()))
 
     def account(self) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""
@@ -218,8 +233,10 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
         asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
         settings = [asked, spec.request_policy.model_dump(mode="json")]
+        robots = warc_paths(crawl.settings.robots_files) if crawl.settings.robots_files else []
         hashes = archive_hashes(out, name, files)
-        inputs = stage_inputs(VERSION, settings, sorted(hashes.items()))
+        of_robots = [(path, storage.size(path)) for path in robots]
+        inputs = stage_inputs(VERSION, settings, sorted(hashes.items()), of_robots)
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -229,6 +246,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         storage.remove_leftovers(crawl.parts.path)
         if files:
             crawl.index_files(hashes)
+            crawl.index_robots(robots)
         while not files:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):

@@ -349,8 +349,17 @@ def without_media(document: Document, gone: Collection[int]) -> Document:
 
 
 def canonical_json(value: Any) -> str:
-    """Return reproducible JSON: sorted keys, no spaces, UTF-8, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Return reproducible JSON: sorted keys, no spaces, UTF-8 without lone surrogates, no NaN."""
+    return encodable(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+
+
+def encodable(text: str) -> str:
+    """Return text with U+FFFD for lone surrogates: JSON and HTTP can bring them, and no file of ours can hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -57,6 +57,7 @@ DeclaredReason = Literal[
     "crawl_delay_too_long",
     "retry_after_too_long",
     "host_error_budget",
+    "internal_error",
     # crawls
     "out_of_scope",
     "too_deep",
@@ -67,6 +68,7 @@ DeclaredReason = Literal[
     "malformed_record",
     "record_without_offset",
     "revisit_record",
+    "malformed_sitemap",
     # pages
     "duplicate_url",
     "unreadable_record",
@@ -262,6 +264,7 @@ REQUESTS: dict[str, str] = {
     "crawl_delay_too_long": "robots.txt demands more than max_crawl_delay_seconds",
     "retry_after_too_long": "Retry-After is more than max_retry_after_seconds",
     "host_error_budget": "the host failed error_budget times in a row and is not contacted again",
+    "internal_error": "our own code failed on it; `work/tracebacks` has the traceback: please report it",
 }
 CRAWLS: dict[str, str] = {
     "out_of_scope": "the host or path is not in the crawl's scope",
@@ -272,6 +275,7 @@ CRAWLS: dict[str, str] = {
     "truncated_file": "the file ends early or is damaged: what was read before is kept, the rest is unknown",
     "malformed_record": "a record of a WARC file is no valid HTTP response",
     "revisit_record": "the WARC files have no page of this address, only a record that refers to an earlier one",
+    "malformed_sitemap": "a sitemap that is none, is damaged or is cut: what could be read of it is used",
     "record_without_offset": "the WARC file is not compressed record by record, so a page in it cannot be found again",
 }
 PAGES: dict[str, str] = {

@@ -12,17 +12,20 @@ from typing import Any, NamedTuple, TypedDict
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.candidate import Candidate
+from pipelines.candidate import Candidate, site_request
+from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
-from pipelines.document import CAPTIONED, Document, Drop
+from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.layout import candidates_folder, crawl_folder
+from pipelines.faults import fault, keep_tracebacks
+from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import Block, PageImage, PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
+from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
@@ -34,6 +37,7 @@ from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
 from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt
 from pipelines.text.personal_data import mask
 from pipelines.web import urls
+from pipelines.web.permission import UNASKED
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
@@ -81,18 +85,23 @@ class _Duplicate(NamedTuple):
 
 
 class _TaskInput(TypedDict):
-    """A task, the only one of its name, the pages that it drops as duplicates, and its hosts' boilerplate."""
+    """A task, the only one of its name, and what is known about its pages from all pages."""
 
     task: list[_Task]
     duplicates: list[_Duplicate]
     repeated: list[Repeated]
+    robots: list[ArchivedRobots]
 
 
 class _Known(NamedTuple):
-    """What is known about a task's pages from all pages: URLs of kept ones by offset, repeated blocks by group."""
+    """What is known about a task's pages: URLs of kept duplicates by offset, repeated blocks by group, robots.txt."""
 
     duplicates: dict[int, str]
     repeated: dict[str, tuple[int, ...]]
+    robots: list[ArchivedRobots]
+
+
+shuffle_by_fields(ArchivedRobots)
 
 
 # --- one part -------------------------------------------------------------------------------------------------------
@@ -106,8 +115,20 @@ class _Candidates:
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, source: str, found: Iterable[Candidate | Drop]) -> None:
-        """Judge the text of a source's candidates, and keep or drop each."""
+    def add(
+        self,
+        source: str,
+        found: Iterable[Candidate | Drop],
+        *,
+        needs_site: Callable[[Document], bool] = lambda _: False,
+    ) -> None:
+        """Judge the text of a source's candidates, and keep or drop each.
+
+        Args:
+            source: Its name.
+            found: What was read.
+            needs_site: Whether a document is of a page that others fetched, whose host is still to be asked.
+        """
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
@@ -116,24 +137,32 @@ class _Candidates:
                 continue
             if not isinstance(settings.input, CrawlInput):
                 self._count_contents(source, candidate.document)
-            judged: Document | Refusal = judge_text(candidate.document, settings.filters, settings.kind)
-            if self._is_unlicensed(candidate.document, settings):
-                judged = Refusal("license_not_allowed", candidate.document.source.license)
-            if isinstance(judged, Document):
-                self._keep(source, replace(candidate, document=judged))
-            else:
+            text: str | None = None
+            refusal: Refusal | None = None
+            try:
+                judged = judge_text(candidate.document, settings.filters, settings.kind)
+                if self._is_unlicensed(candidate.document, settings):
+                    judged = Refusal("license_not_allowed", candidate.document.source.license)
+                if isinstance(judged, Document):
+                    kept = replace(candidate, document=judged)
+                    self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
+                else:
+                    refusal, text = judged, excerpt(candidate.document, settings.filters)
+            except Exception as error:
+                refusal = fault(error)
+            if refusal is not None:
                 self.tally.drop(
                     Drop(
                         source=source,
                         stage="extract",
-                        reason=judged.reason,
+                        reason=refusal.reason,
                         unit="document",
                         key=candidate.document.key,
                         url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
-                        excerpt=excerpt(candidate.document, settings.filters),
-                        detail=judged.detail,
+                        excerpt=text,
+                        detail=refusal.detail,
                     )
                 )
 
@@ -145,13 +174,28 @@ class _Candidates:
             if num:
                 self.tally.keep(source, unit, num)
 
+    def absorb(self, other: "_Candidates") -> None:
+        """Add what was collected elsewhere for the same part."""
+        self.tally.absorb(other.tally)
+        self.rows += other.rows
+
+    def _with_site(self, candidate: Candidate) -> Candidate:
+        """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
+        page = candidate.document.source.page_url
+        if page is None:
+            return candidate
+        if self._spec.policy.robots_of_others == "asked":
+            return replace(candidate, requests=(*candidate.requests, site_request(page)))
+        signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
+        document = replace(candidate.document, signals=(*candidate.document.signals, signal))
+        return replace(candidate, document=document)
+
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
         is_page_text = settings.kind in ("interleaved", "text") and isinstance(settings.input, CrawlInput)
         return is_page_text and not self._spec.policy.allows_license(document.source.license)
 
     def _keep(self, source: str, candidate: Candidate) -> None:
-        self.tally.keep(source, "document")
         self.rows.append(
             {
                 "source": source,
@@ -162,6 +206,7 @@ class _Candidates:
                 "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],
             }
         )
+        self.tally.keep(source, "document")
 
 
 class _ExtractPart(beam.DoFn):
@@ -171,11 +216,13 @@ class _ExtractPart(beam.DoFn):
         self._spec, self._out = spec, out
 
     def process(self, joined: tuple[str, _TaskInput]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         name, sides = joined
         (task,) = sides["task"]
         known = _Known(
             {duplicate.offset: duplicate.kept_url for duplicate in sides["duplicates"]},
             {repeated.group: repeated.hashes for repeated in sides["repeated"]},
+            sorted(sides["robots"]),
         )
         inputs = self._inputs(task, known)
         candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, known))
@@ -184,10 +231,10 @@ class _ExtractPart(beam.DoFn):
     def _inputs(self, task: _Task, known: _Known) -> str:
         if isinstance(task, _ListTask):
             settings = _source_settings(self._spec.sources[task.source])
-            return stage_inputs(VERSION, settings, asdict(task.part), task.content)
+            return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items())
+        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items()), known.robots
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
@@ -206,10 +253,13 @@ class _ExtractPart(beam.DoFn):
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
         with reading(task.part.path):
-            found.add(task.source, FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind))
+            rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
+            # Of a video's page a list has nothing but the address, and the video is asked for like any other.
+            found.add(task.source, rows, needs_site=_has_unasked_page if source.kind != "video" else _never)
 
     def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
         crawl = task.crawl
+        rules = _archived_rules(self._spec, crawl, known.robots)
         sources = {
             name: source
             for name, source in self._spec.sources.items()
@@ -221,8 +271,13 @@ class _ExtractPart(beam.DoFn):
         for row, record in fetched_pages(self._out, task):
             if record is None:
                 found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
-            else:
-                self._extract_page(crawl, row, record, known, sources, found)
+                continue
+            of_page = _Candidates(self._spec)
+            try:
+                self._extract_page(crawl, row, record, known, rules, sources, of_page)
+                found.absorb(of_page)
+            except Exception as error:  # of the page nothing is kept
+                found.tally.drop(_page_drop(crawl, row, *fault(error)))
 
     def _extract_page(
         self,
@@ -230,6 +285,7 @@ class _ExtractPart(beam.DoFn):
         row: LedgerRow,
         record: CrawledPage,
         known: _Known,
+        rules: ArchivedRules,
         sources: dict[str, SourceSpec],
         found: _Candidates,
     ) -> None:
@@ -243,7 +299,7 @@ class _ExtractPart(beam.DoFn):
             drop(record.refusal, record.truncated or record.mime)
             return
         page = parse_record(record, row.url)
-        verdict = fetched_verdict(row, record, page, self._spec.request_policy)
+        verdict = fetched_verdict(row, record, page, self._spec.request_policy, rules.verdict(row.url))
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
@@ -290,7 +346,27 @@ class _ExtractPart(beam.DoFn):
                 ]
                 found.add(name, refused)
                 continue
-            found.add(name, [replace(c, record=row.record) for c in candidates])
+            found.add(
+                name, [replace(c, record=row.record) for c in candidates], needs_site=_always if external else _never
+            )
+
+
+def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
+    is_given = bool(spec.crawls[crawl].robots_files)
+    return ArchivedRules(spec.request_policy, found if is_given else None)
+
+
+def _has_unasked_page(document: Document) -> bool:
+    """Return whether a document is of a page whose robots.txt nobody has asked for."""
+    return all(signal.kind != "robots.txt" or signal.target != "page" for signal in document.signals)
+
+
+def _always(_: Document) -> bool:
+    return True
+
+
+def _never(_: Document) -> bool:
+    return False
 
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:
@@ -366,6 +442,14 @@ def _kept(grouped: tuple[str, Iterable[PagePlace]]) -> tuple[str, PagePlace]:
     return grouped[0].partition(" ")[0], _kept_first(grouped)[0]
 
 
+def _page_hosts(task: CrawlTask, out: str) -> Iterator[tuple[str, str]]:
+    """Yield (crawl and host, task) for every host of a task's fetched pages, each once."""
+    path = crawl_folder(out, task.crawl).file(task.ledger, ".parquet")
+    rows = read_rows(path, ["url", "outcome"])
+    for host in sorted({urls.authority(row["url"]) for row in rows if row["outcome"] == FETCHED}):
+        yield f"{task.crawl} {host}", task.name
+
+
 def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
     """Return the parts of all lists; their files are hashed on the way.
 
@@ -408,10 +492,21 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     listed = _list_tasks(spec, out)
     tasks: list[_Task] = [*crawled, *listed]
     folder = candidates_folder(out)
+    archives = [crawl for crawl, settings in spec.crawls.items() if settings.robots_files]
     ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}
+    robots = {crawl: robots_folder(out, crawl) for crawl in archives}
+    tables = [(crawl, folder.file(r.part, ".parquet")) for crawl, folder in robots.items() for r in folder.receipts()]
     settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
     lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = stage_inputs(VERSION, ledgers, settings, lists, [asdict(task) for task in tasks])
+    inputs = stage_inputs(
+        VERSION,
+        ledgers,
+        {crawl: folder.fingerprint() for crawl, folder in robots.items()},
+        settings,
+        lists,
+        spec.policy.robots_of_others,
+        [asdict(task) for task in tasks],
+    )
     if folder.is_finished(inputs):
         return
     folder.begin()
@@ -421,9 +516,20 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
         duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
         repeated = {"tasks": of_crawls, "pages": by_url | "Kept" >> beam.Map(_kept)} | FindHostBoilerplate(spec, out)
+        archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
+        hosts = (
+            pipeline
+            | "ListArchives" >> beam.Create([task for task in crawled if task.crawl in archives])
+            | "ReadHosts" >> beam.FlatMap(_page_hosts, out)
+        )
+        rules = (
+            {"robots": archived, "tasks": hosts}
+            | "ByHost" >> beam.CoGroupByKey()
+            | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
+        )
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
-            {"task": named, "duplicates": duplicates, "repeated": repeated}
+            {"task": named, "duplicates": duplicates, "repeated": repeated, "robots": rules}
             | "ByTask" >> beam.CoGroupByKey()
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )

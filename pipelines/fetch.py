@@ -6,7 +6,7 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
 from typing import Any, NamedTuple, TypedDict
@@ -18,19 +18,30 @@ from pipelines import storage
 from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
-from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder
-from pipelines.media.completion import complete
+from pipelines.faults import fault, keep_tracebacks
+from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
+from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
     INLINE,
     Missing,
     Renditions,
     known_outcomes,
     missing_media,
+    permitted_requests,
     store_key,
     wanted_requests,
+    wanted_sites,
 )
-from pipelines.media.raw_store import Blob, RawPartWriter, generation_of, index_parts, load_media, read_index
+from pipelines.media.raw_store import (
+    Blob,
+    RawPartWriter,
+    generation_of,
+    index_parts,
+    load_media,
+    read_index,
+)
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
+from pipelines.media.site_files import RENDITION, PagePermission, fetch_site
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -69,6 +80,7 @@ class _FetchBucket(beam.DoFn):
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
+        keep_tracebacks(traceback_folder(self._out))
         queued = sorted(bucket[1])
         writer = RawPartWriter(media_folder(self._out), self._generation)
         try:
@@ -102,8 +114,12 @@ class _FetchBucket(beam.DoFn):
         async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
 
             async def work(missing: Missing) -> None:
-                request, settings = missing.media_request(), self._settings[missing.rendition]
-                await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
+                request = missing.media_request()
+                if request.type == "site":
+                    await fetch_site(client, request, writer)
+                else:
+                    settings = self._settings[missing.rendition]
+                    await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
                 if writer.is_full:
                     writer.close()
 
@@ -138,6 +154,20 @@ class _PartMedia(NamedTuple):
     offset: int
     length: int
 
+    @property
+    def is_of_site(self) -> bool:
+        """True if it is of site files, not of media."""
+        return self.store_key.startswith(f"{RENDITION} ")
+
+    @property
+    def key(self) -> str:
+        """`MediaRequest.key`."""
+        return self.store_key.partition(" ")[2]
+
+    @property
+    def blob(self) -> Blob:
+        return Blob(self.file, self.offset, self.length)
+
 
 class _PartInput(TypedDict):
     """A part of candidates, the only one of its name, and the results that it needs."""
@@ -170,7 +200,7 @@ def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
     names = {"language", "spoken", "mask_personal_data", "min_images"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
-    return [filters, spec.policy.licenses]
+    return [filters, spec.policy.model_dump(mode="json")]
 
 
 class _CompletePart(beam.DoFn):
@@ -180,6 +210,7 @@ class _CompletePart(beam.DoFn):
         self._spec, self._out, self._renditions = spec, out, renditions
 
     def process(self, joined: tuple[str, _PartInput]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         part, media = joined[0], sorted(joined[1]["media"])
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
@@ -190,17 +221,34 @@ class _CompletePart(beam.DoFn):
 
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
-        stored = {m.store_key: load_media(folder, Blob(m.file, m.offset, m.length)) for m in media}
+        stored = {m.store_key: load_media(folder, m.blob) for m in media if not m.is_of_site}
+        permission = PagePermission(self._spec.request_policy, folder, {m.key: m.blob for m in media if m.is_of_site})
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
         for row in read_rows(path, ["source", "document", "requests", "record"]):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
-            results = {r.key: stored[store_key(names[r.type], r.key)] for r in candidate.requests}
             filters = self._spec.sources[source].filters
-            result = complete(candidate, results, filters.min_images, self._spec.policy.allows_license)
-            document = candidate.document
+            document, text = candidate.document, None
+            permitted = self._permitted(candidate, permission)
+            of_use = permitted.requests if isinstance(permitted, Candidate) else ()
+            results = {r.key: stored[store_key(names[r.type], r.key)] for r in of_use}
+            try:
+                if isinstance(permitted, Candidate):
+                    result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
+                    judged = result.document or result.refusal
+                else:
+                    result, judged = failed_completion(candidate), permitted
+                if isinstance(judged, Document) and judged.kind == "video":
+                    judged = judge_spoken(judged, filters)
+                if isinstance(judged, Refusal):
+                    text = excerpt(result.document or document, filters)
+                else:
+                    assert judged is not None
+                    completed = judged.to_json()
+            except Exception as error:
+                result, judged = failed_completion(candidate), fault(error)
             # A video is one request and becomes many images, which the filter counts as media.
             unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             gone = Drop(
@@ -214,20 +262,14 @@ class _CompletePart(beam.DoFn):
             )
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
-            for text in result.lost_texts:
-                said = masked_excerpt(text.text, filters)
-                drop = replace(gone, unit=text.unit, reason=text.reason, url=text.url, excerpt=said, detail=text.detail)
-                tally.drop(drop)
-            judged = result.document or result.refusal
-            if isinstance(judged, Document) and judged.kind == "video":
-                judged = judge_spoken(judged, filters)
-            assert judged is not None
-            if isinstance(judged, Refusal):
-                said = excerpt(result.document or document, filters)
-                drop = replace(gone, reason=judged.reason, unit="document", excerpt=said, detail=judged.detail)
+            for gap in result.lost_texts:
+                said = masked_excerpt(gap.text, filters)
                 tally.drop(
-                    replace(drop, url=only_url(r.url for r in candidate.requests) or candidate.document.source.page_url)
+                    replace(gone, unit=gap.unit, reason=gap.reason, url=gap.url, excerpt=said, detail=gap.detail)
                 )
+            if isinstance(judged, Refusal):
+                drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
+                tally.drop(replace(drop, url=only_url(r.url for r in candidate.requests) or document.source.page_url))
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue
@@ -242,13 +284,33 @@ class _CompletePart(beam.DoFn):
                     "source": source,
                     "key": document.key,
                     "record": candidate.record,
-                    "document": judged.to_json(),
+                    "document": completed,
                     "blobs": [asdict(blob) for blob in result.blobs],
                 }
             )
         documents = documents_folder(self._out)
         files = {".parquet": write_table(documents.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
         return documents.finish(part, inputs, tally, files)
+
+    def _permitted(self, candidate: Candidate, permission: PagePermission) -> Candidate | Refusal:
+        """Return the candidate with what its page's host says today, or the refusal."""
+        site, page_url = candidate.site, candidate.document.source.page_url
+        if site is None or page_url is None:
+            return candidate
+        try:
+            verdict = permission.verdict(site, page_url)
+        except Exception as error:
+            return fault(error)
+        if verdict.reason is not None:
+            return Refusal(verdict.reason, ", ".join(verdict.reasons))
+        document = candidate.document
+        signals = tuple(dict.fromkeys((*document.signals, *verdict.signals)))
+        return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
+
+
+def _is_of_site(row: tuple[str, str]) -> bool:
+    """Return whether a (store key, part) is of site files."""
+    return row[0].startswith(f"{RENDITION} ")
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -265,7 +327,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
     """
     candidates, documents, media = candidates_folder(out), documents_folder(out), media_folder(out)
     renditions = {
-        name: {type_: rendition(source.media, type_) for type_ in ("image", "video")}
+        name: {type_: rendition(source.media, type_) for type_ in ("image", "video", "site")}
         for name, source in spec.sources.items()
     }
     inputs = stage_inputs(VERSION, candidates.fingerprint(), renditions, _completion_settings(spec))
@@ -305,32 +367,58 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
 def _fetch_missing(
     spec: CorpusSpec, out: str, runner: Runner, parts: list[str], renditions: Renditions, retry: bool
 ) -> None:
-    """Request the media that the store does not have."""
-    media = media_folder(out)
-    indexes = index_parts(media)
-    latest = max((generation_of(path) for path in indexes), default=0)
+    """Request what the store does not have: first site files of others' pages, then the media that these permit."""
+    media, candidates = media_folder(out), candidates_folder(out)
+    latest = max((generation_of(path) for path in index_parts(media)), default=0)
     generation = latest + 1 if retry else latest
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
-    candidates, num_buckets = candidates_folder(out), runner.num_buckets
-    store = PartFolder(media)
+    num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
 
-    def build(pipeline: beam.Pipeline) -> None:
-        wanted = (
-            pipeline
-            | "ListCandidates" >> beam.Create(parts)
-            | "Spread" >> beam.Reshuffle()
-            | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
+    def request(what: str, wanted: Callable[[beam.PCollection, beam.PCollection], beam.PCollection]) -> None:
+        """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
+        paths = index_parts(media)
+
+        def build(pipeline: beam.Pipeline) -> None:
+            names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+            indexes = pipeline | "ListIndexes" >> beam.Create(paths)
+            known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
+            missing = (
+                {"wanted": wanted(names, indexes), "known": known}
+                | "ByMedia" >> beam.CoGroupByKey()
+                | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
+            )
+            _ = (
+                missing
+                | "GroupHosts" >> GroupHosts(num_buckets)
+                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+            )
+
+        done = lambda: sum(r.extra.get("num", 0) for r in store.receipts())  # noqa: E731
+        run_pipeline(f"fetch: {what}", runner, build, done)
+
+    def all_media(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
+
+    def site_files(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_sites, candidates, renditions)
+
+    def permitted_media(names: beam.PCollection, indexes: beam.PCollection) -> beam.PCollection:
+        wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
+        stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
+        found = (
+            {"parts": wanted | "WantedSites" >> beam.Filter(_is_of_site), "stored": stored}
+            | "BySite" >> beam.CoGroupByKey()
+            | "SitesToParts" >> beam.FlatMap(_to_parts)
+            | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))
         )
-        known = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(known_outcomes)
-        missing = (
-            {"wanted": wanted, "known": known}
-            | "ByMedia" >> beam.CoGroupByKey()
-            | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
-        )
-        _ = (
-            missing
-            | "GroupHosts" >> GroupHosts(num_buckets)
-            | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+        return (
+            {"part": names | "EveryPart" >> beam.Map(lambda part: (part, None)), "sites": found}
+            | "ByPart" >> beam.CoGroupByKey()
+            | "PermittedRequests" >> beam.FlatMap(permitted_requests, candidates, renditions, policy, media)
         )
 
-    run_pipeline("fetch: media", runner, build, lambda: sum(r.extra.get("num", 0) for r in store.receipts()))
+    if not spec.asks_for_others:
+        request("media", all_media)
+        return
+    request("robots.txt", site_files)
+    request("media", permitted_media)

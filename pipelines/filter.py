@@ -5,7 +5,7 @@ the documents that are left, the groups that must stay in one split, and the spl
 rule repeats only the decisions; nothing before this stage is repeated.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -14,20 +14,21 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.decisions.duplicates import Duplicate, Fingerprint, minhash
-from pipelines.decisions.features import MeasuredImage
+from pipelines.decisions.features import MeasuredDocument, MeasuredImage
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.decisions.long_documents import windows
-from pipelines.decisions.measuring import PartMeasurer, read_measured
+from pipelines.decisions.measuring import CompletedDocument, PartMeasurer, read_measured
 from pipelines.decisions.splits import BoundGroup, GroupPart, GroupSplit, bind, settle_split, split_rule, with_root
-from pipelines.decisions.thresholds import judge
-from pipelines.document import CAPTIONED, Decision, Document, Drop, Split
+from pipelines.decisions.thresholds import Judged, Thresholds, judge
+from pipelines.document import CAPTIONED, Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
+from pipelines.faults import fault, keep_tracebacks
 from pipelines.images.text_match import weights_sha256
-from pipelines.layout import decisions_folder, documents_folder, features_folder
-from pipelines.media.raw_store import Blob
+from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
 from pipelines.parts import Receipt, Tally, digest, stage_inputs, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.shards.sample_rules import find_faults
 from pipelines.shards.tar_samples import tar_bytes
 from pipelines.spec import CorpusSpec, SourceSpec
 from pipelines.text.judging import excerpt
@@ -67,19 +68,19 @@ class _JoinedDocument(TypedDict):
     duplicates: list[Duplicate]
 
 
-class _DroppedDuplicate(NamedTuple):
-    """A document that is dropped because another one of its cluster, `kept`, is kept."""
+class _DroppedDocument(NamedTuple):
+    """A document that is dropped as a duplicate, with the key of the one that is kept, or for a fault of our code."""
 
     key: str
     reason: Reason
-    kept: str
+    detail: str
 
 
 class _PartInput(TypedDict):
-    """A part, the only one of its name, with its dropped duplicates and the splits of its groups."""
+    """A part, the only one of its name, with its dropped documents and the splits of its groups."""
 
     part: list[None]
-    duplicates: list[_DroppedDuplicate]
+    dropped: list[_DroppedDocument]
     groups: list[GroupSplit]
 
 
@@ -132,25 +133,41 @@ class _FingerprintPart(beam.DoFn):
         | TaggedOutput[Literal["documents"], tuple[str, _DocumentPlace]]
         | TaggedOutput[Literal["groups"], tuple[str, GroupPart]]
         | TaggedOutput[Literal["images"], tuple[str, str]]
+        | TaggedOutput[Literal["faults"], tuple[str, _DroppedDocument]]
     ]:
+        keep_tracebacks(traceback_folder(self._out))
         groups: dict[str, int] = {}
         images: set[tuple[str, str]] = set()
         for completed, measured in read_measured(part, self._out):
             source, document = self._spec.sources[completed.source], completed.document
-            judged = judge(document, measured, source.filters, overused)
+            judged = _judged(document, measured, source.filters, overused)
             if judged.document is None:
+                continue
+            kept = [measured.images[i] for i in judged.places]
+            try:
+                found = fingerprint(completed.source, source, judged.document, kept)
+            except Exception as error:
+                reason, detail = fault(error)
+                yield TaggedOutput("faults", (part, _DroppedDocument(document.key, reason, detail or "")))
                 continue
             group = document.build.dedup_group
             rule = split_rule(document, self._spec.split)
             groups[group] = min(rule, groups.get(group, rule))
-            kept = [measured.images[i] for i in judged.places]
             images |= {(image.stored_sha256, group) for image in kept}
-            yield fingerprint(completed.source, source, judged.document, kept)
+            yield found
             yield TaggedOutput("documents", (document.key, _DocumentPlace(group, part)))
         for group, rule in sorted(groups.items()):
             yield TaggedOutput("groups", (group, GroupPart(rule, part)))
         for pair in sorted(images):
             yield TaggedOutput("images", pair)
+
+
+def _judged(document: Document, measured: MeasuredDocument, filters: Thresholds, overused: Mapping[str, int]) -> Judged:
+    """Apply its source's thresholds to a document; one on which our code fails is refused."""
+    try:
+        return judge(document, measured, filters, overused)
+    except Exception as error:
+        return Judged(None, (), {}, fault(error))
 
 
 def fingerprint(name: str, source: SourceSpec, document: Document, images: list[MeasuredImage]) -> Fingerprint:
@@ -172,14 +189,14 @@ def fingerprint(name: str, source: SourceSpec, document: Document, images: list[
 
 def _join_duplicates(
     joined: tuple[str, _JoinedDocument],
-) -> Iterator[tuple[str, _DroppedDuplicate] | TaggedOutput[Literal["clusters"], tuple[str, str]]]:
+) -> Iterator[tuple[str, _DroppedDocument] | TaggedOutput[Literal["clusters"], tuple[str, str]]]:
     """Yield (part, dropped duplicate), and (cluster, group) of every document in a cluster."""
     key, sides = joined
     for duplicate in sides["duplicates"]:
         for place in sides["documents"]:
             yield TaggedOutput("clusters", (duplicate.cluster, place.group))
             if duplicate.reason is not None:
-                yield place.part, _DroppedDuplicate(key, duplicate.reason, duplicate.kept)
+                yield place.part, _DroppedDocument(key, duplicate.reason, duplicate.kept)
 
 
 class _DecidePart(beam.DoFn):
@@ -189,37 +206,38 @@ class _DecidePart(beam.DoFn):
         self._spec, self._out = spec, out
 
     def process(self, joined: tuple[str, _PartInput], overused: dict[str, int]) -> Iterator[str]:
+        keep_tracebacks(traceback_folder(self._out))
         part, sides = joined
-        duplicates, groups = sorted(sides["duplicates"]), sorted(sides["groups"])
+        dropped, groups = sorted(sides["dropped"]), sorted(sides["groups"])
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
         inputs = stage_inputs(
             VERSION,
             [receipt and receipt.files for receipt in files],
-            duplicates,
+            dropped,
             groups,
             sorted(overused.items()),
             _decision_settings(self._spec),
             self._spec.policy.name,
         )
-        decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, duplicates, groups, overused))
+        decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, dropped, groups, overused))
         yield part
 
     def _decide(
         self,
         part: str,
         inputs: str,
-        dropped: list[_DroppedDuplicate],
+        dropped: list[_DroppedDocument],
         splits: list[GroupSplit],
         overused: dict[str, int],
     ) -> Receipt:
-        duplicates = {duplicate.key: Refusal(duplicate.reason, duplicate.kept) for duplicate in dropped}
+        refusals = {document.key: Refusal(document.reason, document.detail) for document in dropped}
         groups = {found.group: found for found in splits}
         tally = Tally("filter")
         rows: list[dict[str, Any]] = []
         for completed, measured in read_measured(part, self._out):
             name, document = completed.source, completed.document
             filters = self._spec.sources[name].filters
-            judged = judge(document, measured, filters, overused)
+            judged = _judged(document, measured, filters, overused)
             gone = Drop(
                 source=name,
                 stage="filter",
@@ -232,11 +250,20 @@ class _DecidePart(beam.DoFn):
             for i, why in sorted(judged.lost.items()):
                 url = document.media[i].url
                 tally.drop(replace(gone, reason=why.reason, url=url, detail=why.detail))
-            refusal = judged.refusal
-            if judged.document is not None and document.key in duplicates:
-                refusal = duplicates[document.key]
-            if judged.document is None or refusal is not None:
-                assert refusal is not None
+            refusal = judged.refusal or refusals.get(document.key)
+            if refusal is None:
+                assert judged.document is not None
+                samples = Tally("filter")
+                try:
+                    rows += self._samples(completed, judged.document, judged.places, groups, samples)
+                except Exception as error:
+                    refusal = fault(error)
+                else:
+                    tally.keep(name, "document")
+                    if judged.places:
+                        tally.keep(name, "media", len(judged.places))
+                    tally.absorb(samples)
+            if refusal is not None:
                 text = excerpt(document, filters)
                 drop = replace(gone, reason=refusal.reason, unit="document", excerpt=text, detail=refusal.detail)
                 tally.drop(
@@ -245,32 +272,31 @@ class _DecidePart(beam.DoFn):
                 for i, media in enumerate(document.media):
                     if i not in judged.lost:
                         tally.drop(replace(gone, url=media.url))
-                continue
-            tally.keep(name, "document")
-            if judged.places:
-                tally.keep(name, "media", len(judged.places))
-            group = groups[document.build.dedup_group]
-            decided = replace(
-                judged.document,
-                decision=Decision(self._spec.policy.name, True, ()),
-                build=replace(document.build, dedup_group=group.root),
-            )
-            blobs = [completed.blobs[i] for i in judged.places]
-            rows += self._samples(name, group.split, decided, completed.record, blobs, tally)
         folder = decisions_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, DECISION_SCHEMA)}
         return folder.finish(part, inputs, tally, files)
 
     def _samples(
         self,
-        source: str,
-        split: Split,
-        document: Document,
-        record: str | None,
-        blobs: list[Blob],
+        completed: CompletedDocument,
+        judged: Document,
+        places: tuple[int, ...],
+        groups: dict[str, GroupSplit],
         tally: Tally,
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a document's windows; one without images is dropped, and counts for the shard stage."""
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a document's windows; one without images is dropped, and counts for the shard stage.
+
+        Raises:
+            ValueError: If a sample breaks a rule that the shard stage would refuse it for.
+        """
+        source, group = completed.source, groups[judged.build.dedup_group]
+        document = replace(
+            judged,
+            decision=Decision(self._spec.policy.name_for(judged.signals), True, ()),
+            build=replace(judged.build, dedup_group=group.root),
+        )
+        blobs = [completed.blobs[i] for i in places]
+        rows: list[dict[str, Any]] = []
         sharding, filters = self._spec.sources[source].sharding, self._spec.sources[source].filters
         for window in windows(document, sharding.max_media, sharding.max_chars):
             sample = window.document
@@ -284,21 +310,19 @@ class _DecidePart(beam.DoFn):
                         key=sample.key,
                         url=only_url(media.url for media in document.media) or document.source.page_url,
                         page_url=sample.source.page_url,
-                        record=record,
+                        record=completed.record,
                         excerpt=excerpt(sample, filters),
                     )
                 )
                 continue
+            if faults := find_faults(sample):
+                raise ValueError(f"sample {sample.key}: {'; '.join(faults[:3])}")
             tally.keep(source, "sample", stage="shard")
             text, mine = sample.to_json(), [blobs[i] for i in window.media]
-            yield {
-                "source": source,
-                "split": split,
-                "key": sample.key,
-                "num_bytes": largest_tar_bytes(sample, text, [blob.length for blob in mine]),
-                "document": text,
-                "blobs": [asdict(blob) for blob in mine],
-            }
+            row = {"source": source, "split": group.split, "key": sample.key, "document": text}
+            size = largest_tar_bytes(sample, text, [blob.length for blob in mine])
+            rows.append(row | {"num_bytes": size, "blobs": [asdict(blob) for blob in mine]})
+        return rows
 
 
 def largest_tar_bytes(sample: Document, text: str, lengths: list[int]) -> int:
@@ -345,7 +369,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
         overused = beam.pvalue.AsDict(_overused(names, out, least))
         found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out), overused).with_outputs(
-            "documents", "groups", "images", main="fingerprints"
+            "documents", "groups", "images", "faults", main="fingerprints"
         )
         per_source = {name: s.filters.duplicates for name, s in spec.sources.items()}
         duplicates = found.fingerprints | "FindDuplicates" >> FindDuplicates(per_source)
@@ -366,9 +390,10 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "ByRoot" >> beam.GroupByKey()
             | "SettleSplits" >> beam.FlatMap(settle_split, spec.split)
         )
+        dropped = (joined.dropped, found.faults) | "AllDropped" >> beam.Flatten()
         every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
         _ = (
-            {"part": every, "duplicates": joined.dropped, "groups": groups}
+            {"part": every, "dropped": dropped, "groups": groups}
             | "ByPart" >> beam.CoGroupByKey()
             | "DecideParts" >> beam.ParDo(_DecidePart(spec, out), overused)
         )

@@ -28,6 +28,11 @@ def inputs_folder(out: str) -> str:
     return storage.join(work_folder(out), "inputs")
 
 
+def traceback_folder(out: str) -> str:
+    """Return the folder of the tracebacks that `internal_error` drops name."""
+    return storage.join(work_folder(out), "tracebacks")
+
+
 def gate_folder(out: str) -> str | None:
     """Return the folder by which processes of a machine share a host's delay; None if the corpus is not on its disk."""
     return storage.join(work_folder(out), "gates") if storage.is_local(out) else None
@@ -44,6 +49,11 @@ def crawl_folder(out: str, crawl: str) -> PartFolder:
 def account_folder(out: str, crawl: str) -> PartFolder:
     """Return the folder of the counts and drops of a crawl's pages, over all its rounds."""
     return PartFolder(storage.join(crawl_folder(out, crawl).path, "account"))
+
+
+def robots_folder(out: str, crawl: str) -> PartFolder:
+    """Return the folder of the robots.txt files that another crawler stored with its pages."""
+    return PartFolder(storage.join(work_folder(out), "robots", crawl))
 
 
 def warc_path(out: str, crawl: str, name: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.document import Drop, canonical_json
+from pipelines.document import Drop, canonical_json, encodable
 
 DROP_SCHEMA = pa.schema(
     [
@@ -94,6 +94,12 @@ class Tally:
         """Count one unit as dropped, with its reason."""
         self.drops.append(drop)
 
+    def absorb(self, other: "Tally") -> None:
+        """Add what another tally of the same stage counted."""
+        self.drops += other.drops
+        for which, num in other._kept.items():
+            self._kept[which] += num
+
     def counts(self) -> tuple[Count, ...]:
         """Return one row per source, stage and unit."""
         reasons: dict[_Counted, Counter[str]] = {}
@@ -146,7 +152,20 @@ def stable_hash(text: str) -> int:
 
 def write_table(path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> str:
     """Write rows as a parquet file, atomically; returns its sha256. Equal rows give equal bytes."""
-    return write_arrow(path, pa.Table.from_pylist(rows, schema=schema))
+    try:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:
+        table = pa.Table.from_pylist([_encodable(row) for row in rows], schema=schema)
+    return write_arrow(path, table)
+
+
+def _encodable(value: Any) -> Any:
+    """Return a row, or a value of one, with text that a file can hold."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {key: _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_arrow(path: str, table: pa.Table) -> str:

@@ -38,6 +38,11 @@ class CrawlSettings(Settings):
 
     seeds: list[str] = Field(default=[], description="Where to begin")
     warc_files: list[str] = Field(default=[], description="WARC files to read instead of crawling; globs, fsspec URLs")
+    robots_files: list[str] = Field(
+        default=[],
+        description="WARC files of robots.txt answers that the same crawler stored, such as Common Crawl's robotstxt "
+        "subset: each page's host must allow it there, too",
+    )
     sitemaps: bool = Field(True, description="Also follow the sitemaps that robots.txt names")
     hosts: list[str] | None = Field(None, description="host or host:port in scope; null: those of the seeds")
     path_prefixes: list[str] = Field(default=["/"], description="Paths in scope")
@@ -51,6 +56,8 @@ class CrawlSettings(Settings):
     def _begins_somewhere(self) -> Self:
         if bool(self.seeds) == bool(self.warc_files):
             raise ValueError("needs either 'seeds' or 'warc_files'")
+        if self.robots_files and not self.warc_files:
+            raise ValueError("'robots_files' belong to 'warc_files'; robots.txt of live sites is asked for")
         for seed in self.seeds:
             if urls.resolve(seed, "") is None:
                 raise ValueError(f"the seed {seed!r} is no http(s) URL")
@@ -171,7 +178,8 @@ class CorpusSpec(Settings):
             raise ValueError(f"crawls.{unused[0]}: no source draws on it")
         if self.fetches_beyond_loopback and not self.policy.has_contact:
             raise ValueError(
-                "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback"
+                "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback, also of "
+                "robots.txt for pages that others fetched (policy.robots_of_others)"
             )
         return self
 
@@ -183,11 +191,24 @@ class CorpusSpec(Settings):
         """
         hosts = {h for c in self.crawls.values() for h in c.scope}
         archives = {name for name, c in self.crawls.items() if c.warc_files}
-        asks_for_media = any(
-            s.kind != "text" and (not isinstance(s.input, CrawlInput) or archives.intersection(s.input.crawls))
+        asks = any(
+            archives.intersection(s.input.crawls) and (self.asks_for_others or s.kind != "text")
+            if isinstance(s.input, CrawlInput)
+            else s.kind != "text"
             for s in self.sources.values()
         )
-        return not all(map(is_on_loopback, hosts)) or (asks_for_media and not self.serve)
+        return not all(map(is_on_loopback, hosts)) or (asks and not self.serve)
+
+    @property
+    def asks_for_others(self) -> bool:
+        """Whether robots.txt may be asked for, for pages of archives, and pages that lists name."""
+        takes = any(
+            any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
+            if isinstance(s.input, CrawlInput)
+            else s.kind != "video"
+            for s in self.sources.values()
+        )
+        return takes and self.policy.robots_of_others == "asked"
 
     @property
     def needed(self) -> dict[str, tuple[str, ...]]:

@@ -45,6 +45,9 @@ STAGE = re.compile(r"[a-z]+ +[0-9.]+ s")  # a finished stage
 TEXT = {"kind": "text", "input": {"crawl": "web"}}
 
 
+UNASKED = {"robots_of_others": "unasked"}
+
+
 def minimal(**changes: object) -> dict:
     """Return a valid spec with changes."""
     web = {"seeds": ["http://127.0.1.1:9/"]}
@@ -104,7 +107,7 @@ def test_a_missing_spec_is_refused(tmp_path):
 def test_missing_input_files_are_refused(tmp_path):
     lists = {"kind": "text", "input": {"format": "jsonl_text", "files": [str(tmp_path / "none.jsonl")]}}
     assert "none.jsonl" in refused(tmp_path, {"name": "x", "version": "1.0.0", "sources": {"lines": lists}})
-    warcs = minimal(crawls={"web": {"warc_files": [str(tmp_path / "none.warc.gz")]}})
+    warcs = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / "none.warc.gz")]}})
     assert "none.warc.gz: no such file" in refused(tmp_path, warcs)
 
 
@@ -219,7 +222,7 @@ def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_pa
     kept = {}
     for name, data in (("whole", whole), ("cut", whole[: len(whole) * 2 // 3])):
         (tmp_path / f"{name}.warc.gz").write_bytes(data)
-        tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / f"{name}.warc.gz")]}})
+        tree = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / f"{name}.warc.gz")]}})
         build_here(write_spec(tmp_path / "spec.yaml", tree), tmp_path / name)
         manifest = load_manifest(str(tmp_path / name))
         assert check_funnel(manifest.funnel, samples_per_source(manifest.shards)) == []
@@ -232,7 +235,7 @@ def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_pa
 def test_what_is_no_warc_is_refused(tmp_path):
     with gzip.open(tmp_path / "x.warc.gz", "wb") as file:
         file.write(b"no WARC at all\n" * 50)
-    tree = minimal(crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
+    tree = minimal(policy=UNASKED, crawls={"web": {"warc_files": [str(tmp_path / "x.warc.gz")]}})
     assert "x.warc.gz: not a WARC file" in refused(tmp_path, tree)
 
 

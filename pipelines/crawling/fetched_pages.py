@@ -61,8 +61,19 @@ def fetched_pages(
         yield row, None
 
 
-def fetched_verdict(row: LedgerRow, record: CrawledPage, page: Page, policy: PolicySettings) -> Verdict:
-    """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements."""
+def fetched_verdict(
+    row: LedgerRow, record: CrawledPage, page: Page, policy: PolicySettings, of_archive: Verdict | None = None
+) -> Verdict:
+    """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements.
+
+    Args:
+        row: The page's row.
+        record: Its record.
+        page: What was parsed of it.
+        policy: What counts as a refusal.
+        of_archive: Verdict by the robots.txt that another crawler stored with the page; None: there is none.
+    """
     at = {"url": urls.without_credentials(row.url), "observed_at": row.fetched_at}
-    response = response_verdict(Verdict(signals=row.signals), record.headers, "page", policy, **at)
+    site = (of_archive or Verdict()).adding(signals=row.signals)
+    response = response_verdict(site, record.headers, "page", policy, **at)
     return page_verdict(response, page.meta, policy, **at)

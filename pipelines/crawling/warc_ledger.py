@@ -8,12 +8,14 @@ import apache_beam as beam
 
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
+from pipelines.faults import fault, keep_tracebacks
 from pipelines.parts import PartFolder, Receipt, Tally, digest, stage_inputs, write_table
 from pipelines.sources.archived_page import parse_record
 from pipelines.sources.files import expand
 from pipelines.sources.input_files import record_inputs
 from pipelines.sources.warc import CrawledPage, read_records
 from pipelines.web import urls
+from pipelines.web.redirects import parse_refresh
 
 
 class IndexWarc(beam.DoFn):
@@ -22,10 +24,11 @@ class IndexWarc(beam.DoFn):
     A truncated file gives its pages and one row that says so.
     """
 
-    def __init__(self, folder: PartFolder, version: int) -> None:
-        self._folder, self._version = folder, version
+    def __init__(self, folder: PartFolder, version: int, tracebacks: str) -> None:
+        self._folder, self._version, self._tracebacks = folder, version, tracebacks
 
     def process(self, file: tuple[str, str]) -> Iterator[str]:
+        keep_tracebacks(self._tracebacks)
         path, content = file
         part = indexed_part(path)
         inputs = stage_inputs(self._version, path, content)
@@ -35,7 +38,12 @@ class IndexWarc(beam.DoFn):
         rows: list[LedgerRow] = []
         for record in read_records(path):
             if isinstance(record, CrawledPage):
-                rows.append(_page_row(path, record))
+                try:
+                    rows.append(_page_row(path, record))
+                except Exception as error:
+                    name = urls.resolve(record.url, "") or record.url
+                    row = LedgerRow(name, 0, *fault(error))
+                    rows.append(replace(row, warc=path, offset=record.warc_offset, length=record.warc_length))
             else:
                 name = f"{path.rpartition('/')[2]}#{record.warc_offset}"
                 rows.append(LedgerRow(name, 0, record.reason, record.detail))
@@ -65,9 +73,13 @@ def _page_row(path: str, page: CrawledPage) -> LedgerRow:
         return replace(row, outcome="scheme_not_allowed")
     if page.warc_offset is None:
         return replace(row, outcome="record_without_offset", detail="the WARC is not compressed record by record")
-    if row.outcome == FETCHED and page.refusal in (None, "truncated_page"):
-        return replace(row, canonical_url=parse_record(page, url).canonical_url)
-    return row
+    if row.outcome != FETCHED or page.refusal not in (None, "truncated_page"):
+        return row
+    parsed = parse_record(page, url)
+    refresh = parse_refresh(page.header("refresh"), url) or parsed.refresh
+    if refresh is not None and refresh.is_redirect:
+        return replace(row, outcome="redirected", detail=refresh.url)
+    return replace(row, canonical_url=parsed.canonical_url)
 
 
 def indexed_part(path: str) -> str:

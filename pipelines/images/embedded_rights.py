@@ -21,7 +21,9 @@ from pipelines.images.metadata import EXIF_COPYRIGHT, exif_value, read_metadata,
 _PLUS_FREE = ("DMI-UNSPECIFIED", "DMI-ALLOWED")  # other values reserve something (IPTC Photo Metadata 2023.1)
 _PLUS = re.compile(r"ns\.useplus\.org/ldf/vocab/(DMI-[A-Z-]{1,80})")
 _SOURCE_TYPE = re.compile(r"cv\.iptc\.org/newscodes/digitalsourcetype/(\w{1,80})", re.ASCII)
-_PROPERTY = r"""[:<]{name}\s*(?:=\s*["']|>\s*|(?:\s[^>]{{0,200}})?rdf:resource\s*=\s*["'])([^"'<>]{{1,2000}})"""
+_PROPERTY = (
+    r"""[:<]{name}\s*+(?:=\s*+["']|>\s*+|(?:(?<=\s)[^>]{{0,200}}?)?rdf:resource\s*+=\s*+["'])([^"'<>]{{1,2000}})"""
+)
 _STATEMENTS = {
     "xmp-web-statement": re.compile(_PROPERTY.format(name="WebStatement")),
     "xmp-license": re.compile(_PROPERTY.format(name="license")),

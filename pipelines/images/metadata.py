@@ -26,7 +26,7 @@ _MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are examined
 _MAX_EXIF_ENTRIES = 1000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside entropy-coded data: no stuffing, no restart, no fill
 _ANY_MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_XMP_PACKET = re.compile(rb"<x:xmpmeta.{0,1048576}?</x:xmpmeta>", re.DOTALL)
+_XMP_START, _XMP_END = b"<x:xmpmeta", b"</x:xmpmeta>"
 _EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
 
 
@@ -99,8 +99,9 @@ def read_metadata(data: bytes, format: Format) -> Metadata:
             return _webp_metadata(data)
     except (struct.error, IndexError, ValueError):
         return Metadata()
-    packet = _XMP_PACKET.search(data)
-    return Metadata(xmp=packet.group() if packet else b"")
+    start = data.find(_XMP_START)
+    end = data.find(_XMP_END, start) if start >= 0 else -1
+    return Metadata(xmp=data[start : end + len(_XMP_END)][:_MAX_METADATA] if end >= 0 else b"")
 
 
 def strip_metadata(data: bytes, format: Format) -> bytes:

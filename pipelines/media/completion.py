@@ -61,6 +61,13 @@ def complete(
     return _complete_images(candidate, stored, min_images, allows_license)
 
 
+def failed_completion(candidate: Candidate) -> Completion:
+    """Return the completion of a candidate on which our code failed: all its media are without a document."""
+    return Completion(
+        None, (), (), tuple(urls.without_credentials(r.url) if r.url else None for r in candidate.media_requests)
+    )
+
+
 def _complete_images(
     candidate: Candidate,
     stored: Mapping[str, StoredMedia],

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
-from pipelines.candidate import MediaRequest, Track
+from pipelines.candidate import MediaRequest, RequestType, Track, requests_of, url_of_key
 from pipelines.drop_reasons import Outcome
-from pipelines.media.raw_store import read_index
+from pipelines.faults import fault
+from pipelines.media.raw_store import Blob, read_index
+from pipelines.media.site_files import PagePermission
 from pipelines.parts import PartFolder, read_rows
 from pipelines.web import urls
 from pipelines.web.http_client import is_transient
+from pipelines.web.permission import PolicySettings
 
 Renditions = dict[str, dict[str, str]]
 """Names of the renditions, by source and type."""
@@ -22,7 +25,7 @@ INLINE = "inline "
 class Request(NamedTuple):
     """A request for media; of several for the same media the smallest is made, so that their order does not matter."""
 
-    type: Literal["image", "video"]
+    type: RequestType
     origin: str  # URL of the page, if any; for inline media the part of candidates
     tracks: str  # JSON
 
@@ -50,21 +53,66 @@ class Missing(NamedTuple):
 
     def media_request(self) -> MediaRequest:
         tracks = tuple(Track(**track) for track in json.loads(self.request.tracks))
-        return MediaRequest(self.request.type, self.key, self.request.origin or None, tracks)
+        return MediaRequest(self.request.type, url_of_key(self.key), self.request.origin or None, tracks)
 
 
 def store_key(rendition: str, key: str) -> str:
     return f"{rendition} {key}"
 
 
+class SitesOfPart(TypedDict):
+    """A part of candidates, the only one of its name, and the results of requests for site files that it needs."""
+
+    part: list[None]
+    sites: list[tuple[str, Blob]]  # by key
+
+
 def wanted_requests(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, Request]]:
     """Yield (store key, request) for every request in a part of candidates."""
     for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
-        for request in json.loads(row["requests"]):
-            made = MediaRequest(**{**request, "tracks": tuple(Track(**t) for t in request["tracks"])})
-            origin = part if made.url is None else made.page_url or ""
-            tracks = json.dumps([asdict(t) for t in made.tracks], sort_keys=True)
-            yield store_key(renditions[row["source"]][made.type], made.key), Request(made.type, origin, tracks)
+        yield from (_wanted(part, made, renditions[row["source"]]) for made in requests_of(row["requests"]))
+
+
+def wanted_sites(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, Request]]:
+    """Yield (store key, request) for every request for site files in a part of candidates."""
+    for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
+        found = (made for made in requests_of(row["requests"]) if made.type == "site")
+        yield from (_wanted(part, made, renditions[row["source"]]) for made in found)
+
+
+def permitted_requests(
+    joined: tuple[str, SitesOfPart], folder: PartFolder, renditions: Renditions, policy: PolicySettings, media: str
+) -> Iterator[tuple[str, Request]]:
+    """Yield (store key, request) for the media in a part of candidates whose pages may be used.
+
+    Args:
+        joined: The part.
+        folder: Candidates.
+        renditions: Of the sources.
+        policy: What counts as a refusal.
+        media: The raw store.
+    """
+    part, sides = joined
+    permission = PagePermission(policy, media, dict(sides["sites"]))
+    for row in read_rows(folder.file(part, ".parquet"), ["source", "document", "requests"]):
+        made = requests_of(row["requests"])
+        site = next((request for request in made if request.type == "site"), None)
+        wanted = [request for request in made if request.type != "site"]
+        if site is not None and wanted:
+            page_url = json.loads(row["document"])["source"]["page_url"]
+            try:
+                if not permission.verdict(site, page_url).allowed:
+                    continue
+            except Exception as error:
+                fault(error)  # the same that drops the document when it is to be completed
+                continue
+        yield from (_wanted(part, request, renditions[row["source"]]) for request in wanted)
+
+
+def _wanted(part: str, made: MediaRequest, renditions: dict[str, str]) -> tuple[str, Request]:
+    origin = part if made.url is None else made.page_url or ""
+    tracks = json.dumps([asdict(t) for t in made.tracks], sort_keys=True)
+    return store_key(renditions[made.type], made.key), Request(made.type, origin, tracks)
 
 
 def known_outcomes(path: str) -> Iterator[tuple[str, Known]]:
@@ -83,5 +131,5 @@ def missing_media(joined: tuple[str, KnownRequests], generation: int, retry: boo
     if known is not None and not (retry and known.generation < generation and is_transient(known.outcome)):
         return
     rendition, _, key = joined_key.partition(" ")
-    queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(key)
+    queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(url_of_key(key))
     yield queue, Missing(rendition, key, wanted)

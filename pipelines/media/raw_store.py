@@ -86,6 +86,16 @@ class StoredLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSiteFile:
+    """The answer to the request for a policy file of a site; `status` is None if there was none."""
+
+    url: str
+    status: int | None
+    blob: Blob
+    observed_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMedia:
     """Result of one request. `outcome` is `fetched` or a drop reason; `box_map` is how boxes moved (images).
 
@@ -108,9 +118,13 @@ class StoredMedia:
     cues_automatic: bool = False
     num_cues: int = 0
     lost_texts: tuple[StoredLoss, ...] = ()
+    site_files: tuple[StoredSiteFile, ...] = ()  # robots.txt first
 
     def to_json(self) -> str:
-        return canonical_json(asdict(self))
+        record = asdict(self)
+        if not self.site_files:
+            del record["site_files"]  # of media, which are the same as before there were any
+        return canonical_json(record)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -120,6 +134,8 @@ class StoredMedia:
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
         record["lost_texts"] = tuple(StoredLoss(**loss) for loss in record.get("lost_texts", ()))
+        files = record.get("site_files", [])
+        record["site_files"] = tuple(StoredSiteFile(**{**f, "blob": Blob(**f["blob"])}) for f in files)
         return cls(**{"num_cues": len(record["cues"])} | record)
 
 

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Refusal
+from pipelines.faults import fault, for_thread
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredLoss, StoredMedia
+from pipelines.media.site_files import RENDITION
 from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
@@ -34,6 +36,8 @@ def rendition(settings: MediaSettings, type_: str) -> str:
 
     Settings that came later count only where they are not at their default, so that what is stored stays stored.
     """
+    if type_ == "site":
+        return RENDITION
     part = settings.images if type_ == "image" else settings.video
     tree = part.model_dump(mode="json")
     for place in (tree, tree.get("image", {})):
@@ -65,7 +69,10 @@ def _judge_image(data: bytes, settings: ImageSettings, url: str | None, observed
 
 def store_image(writer: RawPartWriter, rendition: str, key: str, data: bytes, settings: ImageSettings) -> None:
     """Normalise bytes that came with a candidate and store them under `key`."""
-    _add_image(writer, rendition, StoredMedia(key, FETCHED), _judge_image(data, settings, None, None))
+    try:
+        _add_image(writer, rendition, StoredMedia(key, FETCHED), _judge_image(data, settings, None, None))
+    except Exception as error:
+        writer.add(StoredMedia(key, *fault(error)), rendition)
 
 
 async def fetch_media(
@@ -94,12 +101,14 @@ async def fetch_media(
         if request.type == "image":
             fetched = await client.fetch(request.url, "image")
             judged = await loop.run_in_executor(
-                pool, _judge_image, fetched.body, settings.images, shown, fetched.fetched_at
+                pool, for_thread(_judge_image), fetched.body, settings.images, shown, fetched.fetched_at
             )
             _add_image(writer, rendition, _describe(request.key, shown, fetched), judged)
             return
         with tempfile.TemporaryDirectory(prefix="dromaius-video-") as folder:
-            video = await loop.run_in_executor(pool, fetch_video, request, client, loop, settings.video, folder)
+            video = await loop.run_in_executor(
+                pool, for_thread(fetch_video), request, client, loop, settings.video, folder
+            )
             _add_video(writer, rendition, request.key, shown, video)
     except FetchFailure as failure:
         failed = StoredMedia(request.key, failure.reason, failure.detail, url=shown, signals=failure.signals)
@@ -107,6 +116,8 @@ async def fetch_media(
     except VideoRejected as rejected:
         failed = StoredMedia(request.key, rejected.reason, rejected.detail, url=shown)
         writer.add(failed, rendition)
+    except Exception as error:
+        writer.add(StoredMedia(request.key, *fault(error), url=shown), rendition)
 
 
 def _describe(key: str, shown: str, fetched: Fetched) -> StoredMedia:

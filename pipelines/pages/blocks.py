@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipelines.candidate import Track
 from pipelines.document import Role
 from pipelines.drop_reasons import Reason
+from pipelines.web.redirects import Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ class License:
 class Page:
     """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
 
-    `canonical_url` is the URL that the page declares for itself, or None. `skipped` counts by reason what was skipped
-    (`drop_reasons.ELEMENTS`).
+    `canonical_url` is the URL that the page declares for itself, or None. `refresh` is the other page to which a
+    `<meta>` element sends browsers. `skipped` counts by reason what was skipped (`drop_reasons.ELEMENTS`).
     """
 
     url: str
@@ -98,6 +99,7 @@ class Page:
     meta: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
     skipped: tuple[tuple[Reason, int], ...] = ()
+    refresh: Refresh | None = None
 
     @property
     def images(self) -> tuple[PageImage, ...]:

@@ -4,6 +4,7 @@ Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, 
 its binding costs more than the parse, and every later step accesses each node several times.
 """
 
+import itertools
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,10 +15,14 @@ from pipelines.pages.formulas import is_tex_script, reduce_formulas
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
+MAX_ATTRIBUTES = 1000  # of one element: the parser compares each with all before it
 MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
 _MIN_DEPTH = 10  # left for a shadow root; deeper ones are not shown
-
-
+_MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it holds
+# A start tag as HTML's tokenizer reads it, or what there is of one; every character is looked at once.
+_ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?)?"""
+_TAG = re.compile(rf"<[A-Za-z][^\s/>]*+(?:[\s/]++|{_ATTRIBUTE})*+>?")
+_ATTRIBUTES = re.compile(_ATTRIBUTE)
 _SHADOW_MODES = ("shadowrootmode", "shadowroot")  # the Standard's attribute, and Chrome's before it
 _TEMPLATE = re.compile(r"""<template(?:[^>"]|"[^"]*")*>(.*)</template>""", re.DOTALL)
 _AMP = {"amp-img": "img", "amp-anim": "img", "amp-video": "video"}
@@ -66,7 +71,7 @@ def _parse(text: str, max_depth: int) -> Element:
             ):
                 parent.children.append(node.value)
 
-    document = HTMLTree.parse(text).document
+    document = HTMLTree.parse(_with_few_attributes(text)).document
     if document is not None:
         traverse_dom(document, enter)
     for template, html, depth in reversed(shadows):  # inner hosts first
@@ -74,6 +79,22 @@ def _parse(text: str, max_depth: int) -> Element:
         if inside is not None and max_depth - depth > _MIN_DEPTH:
             _show_shadow(template, _parse(inside[1], max_depth - depth))
     return root
+
+
+def _with_few_attributes(text: str) -> str:
+    """Return a page without the attributes of an element beyond the first `MAX_ATTRIBUTES`.
+
+    Resiliparse's parser takes 40 seconds for an element with a hundred thousand, and lets no other thread run.
+    """
+    return _TAG.sub(_cut_tag, text) if len(text) > _MIN_CHARS_OF_MANY else text
+
+
+def _cut_tag(match: re.Match[str]) -> str:
+    tag = match[0]
+    if len(tag) < 2 * MAX_ATTRIBUTES:
+        return tag
+    names = list(itertools.islice(_ATTRIBUTES.finditer(tag), MAX_ATTRIBUTES + 2))  # the first is the element's
+    return tag if len(names) < MAX_ATTRIBUTES + 2 else f"{tag[: names[-2].end()]}>"
 
 
 def _show_shadow(template: Element, shadow: Element) -> None:

@@ -58,7 +58,7 @@ class PageOrigin:
 
 _FIGURE_NUMBER = re.compile(
     r"^(figure|fig\.?|image|picture|photo|plate|illustration|abbildung|abb\.?|bild|figura|рис(унок|\.)?|图|圖|図)"
-    r"\s*(\d+|[A-Z](?=[.–-]?\d))([.–-]?\d+)*[a-z]?\s*([.:)–—-]+\s*|$)",
+    r"\s*(\d+|[A-Z][.–-]?\d+)([.–-]\d+)*[a-z]?\s*([.:)–—-]+\s*|$)",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")  # a Chinese or Japanese character counts as one

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ MAX_DATA_URI_BYTES = 10_000_000  # of an inline image
 MAX_REGIONS = 200  # of one image
 MAX_ICON_CHARS = 40  # of the alt text of an icon within a sentence
 MAX_ICONS = 50  # images in one block: each searches the block's text
+MAX_NOSCRIPT_IMAGES = 10  # of one `<noscript>`, which stands in for one image; nested ones hold all that follow
 
 _PLACEHOLDER_NAME = re.compile(
     r"(^|/)(blank|spacer|placeholder|transparent|loading|loader|lazy|lazyload|empty|grey|gray|dummy|pixel|clear|px|1x1)"
-    r"([._-]?(\d+|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
+    r"([._-]?(\d|x|img|image|gif|bg|placeholder|loader|pixel))*\.(gif|png|jpe?g|webp)$",
     re.IGNORECASE,
 )
 _LAZY_WORDS = frozenset({"lazy", "lazyload", "lazyloaded", "lazyloading", "lqip", "blur", "placeholder", "unveil"})
@@ -132,7 +134,7 @@ def _references(image: Element) -> Iterator[str]:
     beside = image if parent is None or parent.tag != "picture" else parent
     for neighbour in beside.neighbours():
         if neighbour.tag == "noscript":
-            for other in neighbour.descendants("img"):
+            for other in itertools.islice(neighbour.descendants("img"), MAX_NOSCRIPT_IMAGES):
                 yield from best_of_srcset(other.get("srcset"))
                 yield other.get("src")
 

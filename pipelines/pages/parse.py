@@ -15,6 +15,7 @@ from pipelines.pages.charset import decode_html
 from pipelines.pages.html import parse_html
 from pipelines.pages.json_ld import read_json_ld
 from pipelines.pages.tree import Element
+from pipelines.web.redirects import Refresh, parse_refresh
 from pipelines.web.urls import BaseUrl, canonical_url
 
 __all__ = ["Page", "parse_page"]
@@ -73,6 +74,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None, detect
         meta=meta,
         licenses=_licenses(elements, meta, statements.licenses),
         skipped=tuple(sorted((reason, number) for reason, number in skipped.items() if number)),
+        refresh=_refresh(elements, url, base.url),
     )
 
 
@@ -89,6 +91,16 @@ def _title(elements: list[Element]) -> str | None:
     for element in elements:
         if element.tag == "title" and element.parent is not None and element.parent.tag != "svg":
             return clean_text(element.text()) or None
+    return None
+
+
+def _refresh(elements: list[Element], url: str, base: str) -> Refresh | None:
+    """Return where a `<meta>` element sends browsers; those without scripts are sent elsewhere, and do not count."""
+    for element in elements:
+        if element.tag == "meta" and element.get("http-equiv").lower() == "refresh":
+            found = parse_refresh(element.get("content"), url, base)
+            if found is not None and all(ancestor.tag != "noscript" for ancestor in element.ancestors()):
+                return found
     return None
 
 

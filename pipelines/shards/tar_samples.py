@@ -108,8 +108,13 @@ def split_name(name: str) -> tuple[str, str] | None:
     *folders, base = name.split("/")
     if _META.match(name) or base.startswith(".") or "__MACOSX" in folders:
         return None
-    match = _NAME.fullmatch(name)
-    return (match[1], match[2]) if match else None
+    folder, slash, file = name.rpartition("/")
+    stem, dot, part = file.partition(".")
+    if not dot:
+        return None
+    if not stem and (not slash or "." in folder.rpartition("/")[2]):  # their pattern finds the key `a/` in `a/.b`
+        return None
+    return folder + slash + stem, part
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.drop_reasons import Reason, Unit
+from pipelines.faults import fault
 from pipelines.shards.foreign_samples import TEXT_PARTS
 from pipelines.shards.tar_samples import TarSample
 from pipelines.sources.files import Files, Part
@@ -131,7 +132,7 @@ Outcome = Candidate | Drop
 def convert_rows(
     origin: Origin, rows: Rows, convert: Callable[[Origin, str, Any], Iterable[Outcome]]
 ) -> Iterator[Outcome]:
-    """Convert every row; a rejected one becomes a drop, and so does the rest of a broken file.
+    """Convert every row; a rejected one becomes a drop, as does one on which our code fails, or the rest of a file.
 
     Args:
         origin: The part.
@@ -151,8 +152,15 @@ def convert_rows(
             except RowError as reject:
                 drop = origin.drop(reject.reason, locator, url=reject.url, excerpt=reject.text, detail=reject.detail)
                 yield _completed(drop, about_row(row, origin))
+            except Exception as error:
+                refusal = fault(error)
+                drop = origin.drop(refusal.reason, locator, detail=refusal.detail)
+                yield _completed(drop, about_row(row, origin))
     except BrokenFileError as error:
         yield origin.drop("truncated_file", "end", detail=str(error))
+    except Exception as error:  # of the reader: what follows in the file is lost
+        refusal = fault(error)
+        yield origin.drop(refusal.reason, "end", detail=refusal.detail)
 
 
 class About(NamedTuple):

@@ -14,18 +14,20 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal
 
 import zstandard
-from fastwarc.stream_io import BrotliReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
+from pipelines.faults import fault
+from pipelines.web.content_coding import DamagedBodyError, decode_body
+from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
+from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
 
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
 RecordType = Literal["response", "resource", "conversion", "metadata", "revisit"]
-HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,9 @@ class CrawledPage:
 
     @property
     def mime(self) -> str | None:
-        """The type that the server states, else the one that the crawler detected."""
-        stated = (self.header("content-type") or "").partition(";")[0].strip().lower()
-        return stated or self.identified_mime
+        """The type that the server states, else the one that the crawler detected, else what the bytes are."""
+        stated = stated_type(self.header("content-type"))
+        return stated or self.identified_mime or media_type(None, self.body)
 
     @property
     def is_html(self) -> bool:
@@ -123,7 +125,11 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                 if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
                     yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
                     return
-                page = _page(record, block)
+                try:
+                    page = _page(record, block)
+                except Exception as error:
+                    refusal = fault(error)
+                    page = UnreadableRecord(at, refusal.reason, refusal.detail or "")
                 if isinstance(page, CrawledPage):
                     pending = page
                 elif page is not None:
@@ -134,6 +140,12 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, "truncated_file", str(error))
+            return
+        except Exception as error:  # of the reader: what follows in the file is lost
+            refusal = fault(error)
+            if pending is not None:
+                yield replace(pending, warc_length=None)
+            yield UnreadableRecord(at, refusal.reason, refusal.detail or "")
             return
         if num == 0:
             if start == 0 and storage.size(path) and not _looks_like_warc(path):
@@ -220,7 +232,10 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
     if not block.lstrip().startswith(b"{"):
         return None  # of another crawler: fields such as fetchTimeMs
     try:
-        envelope = json.loads(block)["Envelope"]
+        record_of_wat = json.loads(block)
+        if "Envelope" not in record_of_wat:
+            return None  # a crawler's note, as ours writes
+        envelope = record_of_wat["Envelope"]
         response = envelope["Payload-Metadata"].get("HTTP-Response-Metadata")
         if response is None:
             return None  # of a request or of the file itself
@@ -242,46 +257,42 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
 
 def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
-    head, separator, body = block.partition(b"\r\n\r\n")
-    if not separator:
-        head, separator, body = block.partition(b"\n\n")
-    status_line, *rest = head.replace(b"\r\n", b"\n").split(b"\n")
+    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES)
+    head, body = (repaired_head(block[: end.start()]), block[end.end() :]) if end is not None else (b"", b"")
+    status_line, *rest = head.rstrip(b"\r\n").split(b"\r\n")
     status = status_line.split(b" ", 2)
     url = record.headers.get("WARC-Target-URI")
-    if not separator or len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
+    if len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
         return UnreadableRecord(record.stream_pos, "malformed_record", "no HTTP response")
     headers = tuple(_headers(rest))
     truncated = record.headers.get("WARC-Truncated")
     if truncated is None and (len(body) in CUT_LENGTHS or len(block) > MAX_BODY_BYTES):
         truncated = "length"
+    is_over_limit = False
     try:
-        body = _decoded(body, headers)
-    except ValueError as error:
+        body, is_over_limit, early_end = decode_body(body, headers, MAX_BODY_BYTES, is_archived=True)
+        if early_end is not None:
+            truncated = truncated or f"{early_end}: ended early"
+    except DamagedBodyError as error:
         if truncated is None:
             return UnreadableRecord(record.stream_pos, "malformed_record", str(error))
     return CrawledPage(
         url=url.strip("<> "),
         status=int(status[1]),
         headers=headers,
-        body=body[:MAX_BODY_BYTES],
+        body=body,
         fetched_at=record.headers.get("WARC-Date") or "",
         warc_offset=record.stream_pos,
         warc_length=None,
-        truncated=truncated or ("length" if len(body) > MAX_BODY_BYTES else None),
+        truncated=truncated or ("length" if is_over_limit else None),
         identified_mime=record.headers.get("WARC-Identified-Payload-Type"),
         identified_charset=record.headers.get("WARC-Identified-Content-Charset"),
     )
 
 
 def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield names and values, folded lines joined; UTF-8 if valid, else Latin-1, which accepts any byte."""
-    joined: list[bytes] = []
+    """Yield names and values; UTF-8 if valid, else Latin-1, which accepts any byte."""
     for line in lines:
-        if line[:1] in (b" ", b"\t") and joined:
-            joined[-1] += b" " + line.strip()
-        else:
-            joined.append(line)
-    for line in joined:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -289,76 +300,6 @@ def _headers(lines: list[bytes]) -> Iterator[tuple[str, str]]:
         name, colon, value = text.partition(":")
         if colon and name.strip():
             yield name.strip(), value.strip()
-
-
-def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the body without transfer and content encodings; a declared one may have been removed before."""
-    named = {name.lower(): value.lower() for name, value in headers}
-    if "chunked" in named.get("transfer-encoding", ""):
-        body = _unchunked(body)
-    for encoding in reversed([e.strip() for e in named.get("content-encoding", "").split(",") if e.strip()]):
-        if encoding in ("gzip", "x-gzip"):
-            body = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else body
-        elif encoding == "deflate":
-            body = _deflated(body)
-        elif encoding == "zstd":
-            body = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else body
-        elif encoding == "br":
-            body = _unbrotlied(body)
-        elif encoding != "identity":
-            raise ValueError(f"content encoding {encoding}")
-    return body
-
-
-def _unchunked(body: bytes) -> bytes:
-    """Return the content of chunks; the body as it is if it has no chunks."""
-    found: list[bytes] = []
-    at = 0
-    while True:
-        end = body.find(b"\r\n", at, at + 100)
-        try:
-            size = int(body[at:end].partition(b";")[0], 16) if end >= 0 else -1
-        except ValueError:
-            size = -1
-        if size < 0 or end + 2 + size > len(body):
-            return b"".join(found) if found else body
-        if size == 0:
-            return b"".join(found)
-        found.append(body[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-
-
-def _inflated(body: bytes, bits: int) -> bytes:
-    try:
-        return zlib.decompressobj(bits).decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _deflated(body: bytes) -> bytes:
-    """Decode what servers call deflate: zlib, or the bare stream; neither if it was decoded before."""
-    for bits in (15, -15):
-        try:
-            return _inflated(body, bits)
-        except ValueError:
-            continue
-    return body
-
-
-def _zstd(body: bytes) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(io.BytesIO(body)) as reader:
-            return bytes(reader.read(MAX_BODY_BYTES + 1))
-    except zstandard.ZstdError as error:
-        raise ValueError(f"damaged content encoding: {error}") from error
-
-
-def _unbrotlied(body: bytes) -> bytes:
-    """Decode Brotli, which has no magic number: a body that cannot be decoded was decoded before."""
-    try:
-        return BrotliReader(io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
-    except OSError:
-        return body
 
 
 def _looks_like_warc(path: str) -> bool:

@@ -79,7 +79,7 @@ _END = re.compile(
     r"|\n+"
 )
 _OPENING = "\"'“‘«(["
-_WORD_BEFORE = re.compile(r"[^\s\"'“‘«(\[]+$")
+_WORD_BEFORE = re.compile(r"[^\s\"'“‘«(\[]+$")  # only ever searched for in a few characters
 _INITIALS = re.compile(r"(?:\w\.)+\w")  # U.S, z.B, p.m
 _ABBREVIATIONS = {
     "en": "mr mrs ms dr prof rev hon st sr jr vs etc cf al fig figs nos vol pp sec eq approx est inc ltd co corp jan "

@@ -19,7 +19,9 @@ from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.images.pixels import Pixels, decode
 
-_PART_HEADER = re.compile(rb"--([^\r\n]{1,200})\r?\n((?:[A-Za-z.-]+:[^\r\n]*\r?\n)+)\r?\n")
+_PART_HEADER = re.compile(
+    rb"^--([^\r\n]{1,200}+)\r?\n((?:[A-Za-z.-]{1,100}+:[^\r\n]*+\r?\n){1,32}+)\r?\n", re.MULTILINE
+)
 _SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
 _LIKELY_INTERVALS = (1, 2, 5, 10)  # seconds; players choose whole ones
 _SPARE_TILES = (-1, 2)  # beyond duration / interval: one at 0, one at the end, and a duration that is rounded

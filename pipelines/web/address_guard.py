@@ -6,6 +6,7 @@ second answer of the name server has no effect.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Iterable
@@ -51,11 +52,43 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _IPV4_SPECIAL)
 
 
+class AllowedHosts:
+    """Hosts and addresses that may be contacted although they are not public.
+
+    Args:
+        entries: Each `host` or `host:port` that may have any address, with `*` for any characters, or a network such as
+            `10.0.0.0/8` with addresses that any host may have.
+
+    Raises:
+        ValueError: If one has the form of a network and is none.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        entries = [entry.strip().lower() for entry in entries]
+        self._networks = [ipaddress.ip_network(entry, strict=False) for entry in entries if "/" in entry]
+        self._names = frozenset(entry for entry in entries if "/" not in entry and "*" not in entry)
+        wildcards = [entry for entry in entries if "/" not in entry and "*" in entry]
+        self._wildcards = [re.compile(".*".join(map(re.escape, re.split(r"\*+", entry)))) for entry in wildcards]
+
+    def names(self, host: str, port: int) -> bool:
+        """Return whether a host, in lower case, is named with or without this port."""
+        in_url = f"[{host}]" if ":" in host else host
+        forms = (host, in_url, f"{in_url}:{port}")
+        return not self._names.isdisjoint(forms) or any(w.fullmatch(form) for w in self._wildcards for form in forms)
+
+    def holds(self, address: str) -> bool:
+        """Return whether an IP address is in one of the networks."""
+        ip: Address = ipaddress.ip_address(address)
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in self._networks)
+
+
 class AddressGuard(AbstractResolver):
     """Resolver with a cache that returns only permitted addresses.
 
     Args:
-        allow_hosts: `host` or `host:port` that may have any address.
+        allow_hosts: As of `AllowedHosts`.
         may_leave_loopback: False permits only loopback addresses.
         cache_seconds: How long an answer of the name server stays valid.
         num_threads: Concurrent lookups; they block, so each needs a thread.
@@ -69,7 +102,7 @@ class AddressGuard(AbstractResolver):
         cache_seconds: float = 300.0,
         num_threads: int = 16,
     ) -> None:
-        self._allowed = frozenset(name.lower() for name in allow_hosts)
+        self._allowed = AllowedHosts(allow_hosts)
         self._may_leave_loopback = may_leave_loopback
         self._cache_seconds = cache_seconds
         self._cache: dict[str, tuple[float, tuple[str, ...]]] = {}
@@ -83,9 +116,9 @@ class AddressGuard(AbstractResolver):
             AddressError: `host_not_found`, `dns_failure`, `private_address` or `no_contact_address`.
         """
         found = await self._look_up(host)
-        name = f"[{host}]" if ":" in host else host
-        is_named = not self._allowed.isdisjoint((host, name, f"{name}:{port}"))
-        permitted = found if is_named else tuple(address for address in found if is_public(address))
+        permitted = found
+        if not self._allowed.names(host, port):
+            permitted = tuple(address for address in found if is_public(address) or self._allowed.holds(address))
         if not permitted:
             raise AddressError("private_address", f"{host} is {', '.join(found)}; policy.allow_hosts may name it")
         if not self._may_leave_loopback and not all(is_loopback(address) for address in permitted):

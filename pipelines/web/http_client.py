@@ -5,18 +5,18 @@ else is a `FetchFailure` with a drop reason.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, ParamSpec, Self, TypeVar
 from urllib.parse import urljoin
 
 from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
+from pipelines.faults import fault, for_thread
 from pipelines.web.http_exchange import (
     REDIRECT_STATUSES,
     TRANSIENT,
@@ -43,7 +43,11 @@ from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
 
 __all__ = ["TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _SITE_FILE_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five, to any host
+_LARGE_SITE_BYTES = 64 << 10  # of robots.txt and the like; less is judged within milliseconds
 _UNREACHABLE_CACHE_SECONDS = 3600.0  # StormCrawler's value for a robots.txt that failed
 _ADDRESS_REASONS = frozenset({"host_not_found", "dns_failure", "private_address", "no_contact_address"})
 
@@ -150,12 +154,13 @@ class PoliteClient:
                 if answer.truncated and purpose != "page":
                     raise FetchFailure("too_large", hop, f"more than {max_bytes} bytes")
                 return replace(answer, url=url, redirects=tuple(asked), verdict=verdict.adding(signals=evidence))
-        except FetchFailure as failure:
+        except Exception as error:
+            failure = error if isinstance(error, FetchFailure) else _internal_failure(hop, error)
             failure.signals = tuple(dict.fromkeys(evidence))
             if asked:
                 failure.detail = ": ".join(part for part in (f"at {failure.url}", failure.detail) if part)
             failure.url = url
-            raise
+            raise failure from failure.__cause__
 
     async def site(self, url: str) -> SiteRules:
         """Return the rules of a URL's authority: for its sitemaps, and as evidence.
@@ -163,7 +168,12 @@ class PoliteClient:
         Raises:
             FetchFailure: If the host may not or cannot be contacted.
         """
-        return await self._rules(parse_target(url), "page")
+        try:
+            return await self._rules(parse_target(url), "page")
+        except FetchFailure:
+            raise
+        except Exception as error:
+            raise _internal_failure(url, error) from error
 
     def take_policy_answers(self) -> list[Fetched]:
         """Return robots.txt, tdmrep.json and ai.txt responses of any status since the last call, for the archive."""
@@ -194,7 +204,7 @@ class PoliteClient:
         """
         url = str(target)
         rules = await self._rules(target, purpose)
-        verdict = rules.verdict(url, purpose)
+        verdict = await _judged_by(rules, rules.verdict, url, purpose)
         evidence += verdict.signals
         delay = verdict.crawl_delay or 0.0
         if delay > self._http.max_crawl_delay_seconds:
@@ -217,7 +227,7 @@ class PoliteClient:
             if site.rules is None or time.monotonic() >= site.expires:
                 site.rules = SiteRules(self._policy, await self._site_file(f"{origin}/robots.txt"))
                 tdmrep = f"{origin}/.well-known/tdmrep.json"
-                if site.rules.may_read(tdmrep):
+                if await _judged_by(site.rules, site.rules.may_read, tdmrep):
                     site.rules = replace(site.rules, tdmrep=await self._site_file(tdmrep))
                 seconds = self._http.site_cache_seconds
                 if site.rules.robots.is_unreachable:
@@ -247,14 +257,26 @@ class PoliteClient:
         return SiteFile(url, answer.status, answer.body, answer.fetched_at)
 
 
+async def _judged_by(rules: SiteRules, judge: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what the rules of a site say: of large ones in a thread, since other hosts wait meanwhile."""
+    if rules.num_bytes <= _LARGE_SITE_BYTES:
+        return judge(*args, **kwargs)
+    return await asyncio.to_thread(for_thread(judge), *args, **kwargs)
+
+
+def _internal_failure(url: str, error: Exception) -> FetchFailure:
+    refusal = fault(error)
+    failure = FetchFailure(refusal.reason, url, refusal.detail or "")
+    failure.__cause__ = error
+    return failure
+
+
 def _location(answer: Fetched) -> str | None:
     """Return the absolute URL of a redirect's target."""
-    location = answer.header("location")
+    location = answer.location
     if location is None:
         return None
-    with contextlib.suppress(UnicodeError):
-        location = location.encode("latin-1").decode("utf-8")  # browsers decode the bytes as UTF-8
     try:
-        return urljoin(answer.final_url, location.strip())
+        return urljoin(answer.final_url, location)
     except ValueError:
         return None

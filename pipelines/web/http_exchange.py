@@ -14,15 +14,21 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import Field
 from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
+from pipelines.faults import for_thread
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
+from pipelines.web.aiohttp_internals import TolerantConnector
+from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
 from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
+from pipelines.web.response_head import MAX_HEAD_BYTES
+from pipelines.web.urls import MAX_URL_CHARS
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -37,7 +43,8 @@ _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an 
 _PASSING_FAILURES: frozenset[Reason] = frozenset(
     {"timeout", "dns_failure", "connection_failed", "incomplete_body", "retry_after_too_long", "host_error_budget"}
 )
-TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS
+_MENDED_LATER: frozenset[Reason] = frozenset({"internal_error"})  # by a release
+TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS | _MENDED_LATER
 
 
 def is_transient(reason: Outcome) -> bool:
@@ -100,6 +107,22 @@ class Fetched:
     def header(self, name: str) -> str | None:
         """Return the first header of a name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    @property
+    def location(self) -> str | None:
+        """The target of a redirect, perhaps relative; browsers read its bytes as UTF-8."""
+        return _as_utf8(self.header("location"))
+
+    @property
+    def refresh(self) -> str | None:
+        """The page that browsers go to after some seconds, read alike."""
+        return _as_utf8(self.header("refresh"))
+
+
+def _as_utf8(value: str | None) -> str | None:
+    with contextlib.suppress(UnicodeError):
+        value = value.encode("latin-1").decode("utf-8") if value is not None else None
+    return value.strip() if value is not None else None
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
@@ -178,13 +201,17 @@ class Exchange:
     async def open(self) -> None:
         """Open the session. One connection pool and one TLS context serve all hosts."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
+            connector=TolerantConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "User-Agent": self._policy.user_agent_header,
                 "Accept": "*/*",
                 "Accept-Encoding": "gzip, deflate",
             },
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_BYTES,  # fewer, by their bytes
+            auto_decompress=False,  # aiohttp takes gzip that ends early for whole
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._http.connect_timeout_seconds),
             response_class=_Response,
             trust_env=False,  # a proxy would resolve names itself, past the guard
@@ -273,6 +300,10 @@ class Exchange:
                 body, truncated = b"", False
                 if request.is_wanted(response.status, headers):
                     body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
+                    if body and is_coded(headers):
+                        body, truncated = await asyncio.to_thread(
+                            for_thread(_decoded), url, body, headers, request, truncated
+                        )
                 elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
                     with contextlib.suppress(aiohttp.ClientError):
                         await _read_body(response, _DRAIN_BYTES, True)
@@ -291,7 +322,7 @@ class Exchange:
                     fetched_at=fetched_at,
                     truncated=truncated,
                 )
-        except (TimeoutError, OSError, aiohttp.ClientError, ValueError) as error:
+        except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError, DamagedBodyError) as error:
             reason, detail = _failure_of(error)
             raise FetchFailure(reason, url, detail) from error
 
@@ -302,6 +333,8 @@ def parse_target(url: str) -> URL:
     Raises:
         FetchFailure: If it may not be requested.
     """
+    if len(url) > MAX_URL_CHARS:
+        raise FetchFailure("invalid_url", url[:200], f"{len(url)} characters; at most {MAX_URL_CHARS}")
     try:
         # A plain ASCII URL is sent unchanged: signatures over URLs break if escapes are rewritten.
         target = URL(url, encoded=_PLAIN_URL.fullmatch(url) is not None).with_fragment(None)
@@ -323,7 +356,7 @@ def utc_now() -> str:
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: bool) -> tuple[bytes, bool]:
-    """Return up to `max_bytes` decoded bytes of the body, and whether more follow; none if the header says so."""
+    """Return up to `max_bytes` of the body as sent, and whether more follow; none if the header says so."""
     if response.method == "HEAD":
         return b"", False
     if not may_cut and (response.content_length or 0) > max_bytes:
@@ -337,6 +370,18 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, may_cut: 
             response.close()
             break
     return b"".join(chunks)[:max_bytes], size > max_bytes
+
+
+def _decoded(url: str, body: bytes, headers: Headers, request: Request, is_cut: bool) -> tuple[bytes, bool]:
+    """Return the body without its content codings, and whether it is cut.
+
+    Raises:
+        FetchFailure: If the coded data end early although we have read all of them.
+    """
+    found = decode_body(body, headers, request.max_bytes, is_archived=False)
+    if found.early_end is not None and not is_cut:
+        raise FetchFailure("incomplete_body", url, f"the {found.early_end} data end early")
+    return found.body, is_cut or found.is_over_limit
 
 
 def _can_pass(outcome: Fetched | FetchFailure) -> bool:
@@ -374,8 +419,9 @@ def _failure_of(error: Exception) -> tuple[Reason, str]:
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return "tls_failure", detail
     if isinstance(error, aiohttp.ClientPayloadError):
-        is_decoding = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
-        return "bad_content_encoding" if is_decoding else "incomplete_body", detail
+        return "incomplete_body", detail
+    if isinstance(error, DamagedBodyError):
+        return "bad_content_encoding", detail
     if isinstance(error, aiohttp.InvalidURL):
         return "invalid_url", detail
     if isinstance(error, OSError | aiohttp.ClientConnectionError):

@@ -10,24 +10,28 @@ Nothing here reads files, the network or the clock. `Signal.kind` is one of `SIG
 """
 
 import functools
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from pipelines.document import Signal, canonical_json
 from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
+from pipelines.web.address_guard import AllowedHosts
 from pipelines.web.robots import Group, Robots, parse_robots, path_matches, refuses_training, rule_by_type
 
 Purpose = Literal["page", "image", "video", "text"]
 MEDIA_PURPOSES: frozenset[Purpose] = frozenset({"image", "video"})
 
 SIGNAL_KINDS = (
-    "robots.txt",  # the group's heading and the deciding rule, or the status if there is no file
+    "robots.txt",  # the lines of the group, or the status if there is no file
     "content-usage",  # AIPREF (draft-ietf-aipref-attach), in robots.txt or as a header
     "content-signal",  # in robots.txt or as a header
     "tdmrep.json",  # the first matching rule
@@ -52,6 +56,12 @@ TRAINING_TOKENS = (
     "Meta-ExternalAgent", "omgili", "omgilibot", "PanguBot", "SBIntuitionsBot", "TikTokSpider", "Timpibot",
     "VelenPublicWebCrawler", "Webzio-Extended",
 )  # fmt: skip
+
+MAX_SIGNALS = 100  # evidence is part of every sample, and a page can have a hundred thousand meta elements
+MAX_SIGNAL_CHARS = 2000
+
+UNASKED = "not asked: policy.robots_of_others is unasked"
+"""Value of the `robots.txt` signal of a page whose host was not asked."""
 
 _CONTACT = re.compile(r"https?://[^\s/]+\.[^\s/]+|[^\s@<>()+:;,]+@[^\s@<>();,]+\.[A-Za-z]{2,}")
 # Directives of X-Robots-Tag that contain a colon themselves, so that what precedes it is not a product token.
@@ -78,14 +88,22 @@ class PolicySettings(Settings):
     )
     unknown: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network",
+        description="Where tdmrep.json or ai.txt could not be read for an error of the server or the network, and for "
+        "pages that others fetched from a host that exists no longer, or is not in their robots_files",
+    )
+    robots_of_others: Literal["asked", "unasked"] = Field(
+        default="asked",
+        description="asked: before a page that others fetched is used (of WARC files, of lists with URLs of pages), "
+        "its host is asked for robots.txt, once; unasked: you answer for that otherwise, and each sample says so",
     )
     asks_headers_of_reserved: bool = Field(
         default=True, description="Ask by HEAD whether a tdm-reservation header lifts what tdmrep.json reserves"
     )
     licenses: list[str] | None = Field(default=None, description="Acceptable SPDX ids; null: any, or none stated")
     allow_hosts: list[str] = Field(
-        default=[], description="host or host:port that may be contacted although its address is not public"
+        default=[],
+        description="Hosts that may be contacted although their addresses are not public: host or host:port, where * "
+        "stands for any characters (*.example.org, 127.0.7.*:8080), or networks of their addresses (10.0.0.0/8)",
     )
 
     @field_validator("user_agent")
@@ -97,6 +115,17 @@ class PolicySettings(Settings):
             )
         if value is not None and not re.fullmatch(r"[\x20-\x7e]+", value):
             raise ValueError(f"{value!r} must be printable ASCII")
+        return value
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _names_hosts(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            if "://" in entry:
+                raise ValueError(
+                    f"{entry!r} is a URL; a host is named without scheme and path: {urlsplit(entry).netloc!r}"
+                )
+            AllowedHosts([entry])
         return value
 
     @property
@@ -116,6 +145,11 @@ class PolicySettings(Settings):
         """Return whether a rule for this product token applies to us."""
         token = token.lower()
         return token == self.product_token.lower() or (self.training_tokens == "strict" and token in _TRAINING)
+
+    def name_for(self, signals: Iterable[Signal]) -> str:
+        """The name for a sample's decision, which says if robots.txt of its page's host was not asked for."""
+        is_unasked = any(signal.kind == "robots.txt" and signal.value == UNASKED for signal in signals)
+        return f"{self.name}, robots.txt not asked" if is_unasked else self.name
 
     def allows_license(self, license_id: str | None) -> bool:
         """Return whether material under this licence (None: none found) is acceptable."""
@@ -155,16 +189,16 @@ class Verdict:
     def adding(
         self, reasons: Iterable[Reason] = (), signals: Iterable[Signal] = (), image_reasons: Iterable[Reason] = ()
     ) -> "Verdict":
-        """Return this verdict with additions, each thing once."""
+        """Return this verdict with additions, each thing once; of the signals only the first `MAX_SIGNALS`."""
         return replace(
             self,
             reasons=tuple(dict.fromkeys((*self.reasons, *reasons))),
-            signals=tuple(dict.fromkeys((*self.signals, *signals))),
+            signals=tuple(itertools.islice(dict.fromkeys((*self.signals, *signals)), MAX_SIGNALS)),
             image_reasons=tuple(dict.fromkeys((*self.image_reasons, *image_reasons))),
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SiteFile:
     """The response to the request for a policy file; `status` is None if there was none."""
 
@@ -183,10 +217,15 @@ class SiteFile:
         """The file's bytes; empty if there is no file."""
         return self.body if self.status is not None and 200 <= self.status < 300 else b""
 
+    @functools.cached_property
+    def parsed(self) -> Robots:
+        """The file's content as a robots.txt, whose form an ai.txt has as well."""
+        return parse_robots(self.content)
+
     def signal(self, kind: str, value: str | None = None) -> Signal:
         """Return what was seen in the file, or the status if nothing could be."""
         status = "no answer" if self.status is None else f"HTTP {self.status}"
-        return Signal(kind, "page", status if value is None else value, self.observed_at, self.url)
+        return Signal(kind, "page", status if value is None else _shown(value), self.observed_at, self.url)
 
 
 @dataclass(frozen=True)
@@ -209,6 +248,11 @@ class SiteRules:
             found = self._ai_txt_verdict(found, self.ai_txt, url)
         return found
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files, by which it takes time to judge a URL."""
+        return sum(len(file.body) for file in (self.robots, self.tdmrep, self.ai_txt) if file is not None)
+
     def may_read(self, url: str) -> bool:
         """Return whether robots.txt lets us read another policy file."""
         return not self.robots.is_unreachable and (self._group is None or self._group.allows(url))
@@ -221,22 +265,18 @@ class SiteRules:
     @property
     def sitemaps(self) -> tuple[str, ...]:
         """Sitemaps that robots.txt names, unresolved."""
-        return self._parsed.sitemaps
-
-    @functools.cached_property
-    def _parsed(self) -> Robots:
-        return parse_robots(self.robots.content)
+        return self.robots.parsed.sitemaps
 
     @functools.cached_property
     def _group(self) -> Group | None:
-        return self._parsed.group(self.policy.product_token)
+        return self.robots.parsed.group(self.policy.product_token)
 
     @functools.cached_property
     def _training_groups(self) -> list[Group]:
         """Groups that name training crawlers; an unnamed one falls under `*`, which is checked for us anyway."""
         if self.policy.training_tokens != "strict":
             return []
-        return [group for token, group in self._parsed.groups.items() if token in _TRAINING]
+        return [group for token, group in self.robots.parsed.groups.items() if token in _TRAINING]
 
     def _robots_verdict(self, url: str) -> Verdict:
         group = self._group
@@ -245,11 +285,11 @@ class SiteRules:
         if group is None:
             signals.append(self.robots.signal("robots.txt"))
         else:
-            signals.append(self.robots.signal("robots.txt", group.evidence(url)))
+            signals += self._evidence(group, url)
             if not group.allows(url):
                 reasons.append("robots_disallowed")
         for other in self._training_groups:
-            signals.append(self.robots.signal("robots.txt", other.evidence(url)))
+            signals += self._evidence(other, url)
             if not other.allows(url):
                 reasons.append("training_crawlers_disallowed")
         for speaker in [*([group] if group is not None else []), *self._training_groups]:
@@ -258,6 +298,10 @@ class SiteRules:
                 if "preferences" in self.policy.blocking_signals and refuses_training(line.preference):
                     reasons.append("ai_train_refused")
         return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
+
+    def _evidence(self, group: Group, url: str) -> list[Signal]:
+        tokens = {"*", self.policy.product_token.lower(), *_TRAINING}
+        return [self.robots.signal("robots.txt", text) for text in group.evidence(url, tokens)]
 
     def _tdmrep_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
         if file.is_unreachable:
@@ -273,7 +317,8 @@ class SiteRules:
     def _tdm_rules(self) -> list[dict[str, Any]]:
         """Rules of tdmrep.json in order, without malformed ones (on an error the value is unset)."""
         try:
-            rules = json.loads(self.tdmrep.content) if self.tdmrep is not None else []
+            content = self.tdmrep.content if self.tdmrep is not None else b"[]"
+            rules = json.loads(content, parse_constant=str, parse_float=_number, parse_int=_number)
         except (ValueError, RecursionError):
             return []
         rules = rules if isinstance(rules, list) else [rules]
@@ -292,13 +337,15 @@ class SiteRules:
         if group is None:
             return found
         allowed, line = rule_by_type(group, url)
-        evidence = f"{group.heading}\n{line}" if line else group.heading
-        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], [file.signal("ai.txt", evidence)])
+        tokens = {"*", self.policy.product_token.lower()}
+        evidence = [block.evidence(tokens, [line] if line is not None else []) for block in group.blocks]
+        signals = [file.signal("ai.txt", text) for text in evidence]
+        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], signals)
 
     @functools.cached_property
     def _ai_group(self) -> Group | None:
         assert self.ai_txt is not None
-        return parse_robots(self.ai_txt.content).group(self.policy.product_token)
+        return self.ai_txt.parsed.group(self.policy.product_token)
 
 
 def response_verdict(
@@ -317,7 +364,8 @@ def response_verdict(
             seen.setdefault(name.lower(), []).append(value.strip())
     if not seen:
         return site
-    found = site.adding(signals=[Signal(k, "page", v, observed_at, url) for k, values in seen.items() for v in values])
+    pairs = ((kind, value) for kind, values in seen.items() for value in values)
+    found = site.adding(signals=[Signal(kind, "page", _shown(value), observed_at, url) for kind, value in pairs])
     preferences = [*seen.get("content-usage", []), *seen.get("content-signal", [])]
     if "preferences" in policy.blocking_signals and any(map(refuses_training, preferences)):
         found = found.adding(["ai_train_refused"])
@@ -339,18 +387,32 @@ def page_verdict(
 
     `tdm-reservation` overrides the header and covers the HTML only; `noimageai` covers the images embedded in it.
     """
-    found, words, reservations = response, set[str](), []
+    words, signals, reservations = set[str](), list[Signal](), list[str]()
     for name, content in metas:
         name, content = name.strip().lower(), content.strip()
         if name == "robots" or policy.heeds(name):
-            found = found.adding(signals=[Signal("meta-robots", "page", f"{name}: {content}", observed_at, url)])
-            words |= {word.strip().lower() for word in content.split(",")}
+            signals.append(Signal("meta-robots", "page", _shown(f"{name}: {content}"), observed_at, url))
+            words |= set(_split_words(content.lower()))
         elif name in ("tdm-reservation", "tdm-policy"):
-            found = found.adding(signals=[Signal(f"meta-{name}", "page", content, observed_at, url)])
+            signals.append(Signal(f"meta-{name}", "page", _shown(content), observed_at, url))
             reservations += [content] if name == "tdm-reservation" else []
+    found = response.adding(signals=signals)
     for value in sorted(reservations):
         found = _with_reservation(found, value, policy)
     return _with_words(found, words, "page", policy)
+
+
+def _number(literal: str) -> float | str:
+    """Return a number of JSON as such if it is one for Python and for our own records, which know no infinity."""
+    value = float(literal)
+    if not math.isfinite(value):
+        return literal
+    return value if "." in literal or "e" in literal.lower() else int(literal)
+
+
+def _shown(value: str) -> str:
+    """Return a value as evidence."""
+    return value if len(value) <= MAX_SIGNAL_CHARS else f"{value[:MAX_SIGNAL_CHARS]}…"
 
 
 def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:
@@ -365,13 +427,18 @@ def _words_for_us(value: str, policy: PolicySettings) -> list[str]:
     """Return the words of one X-Robots-Tag for everyone or for us: `noai`, or `token: noai, noimageai`."""
     words: list[str] = []
     is_for_us = True
-    for part in value.lower().split(","):
+    for part in re.split("[,;]", value.lower()):
         token, colon, rest = part.partition(":")
         if colon and token.strip() not in _VALUED_DIRECTIVES:
             is_for_us, part = token.strip() in ("*", "robots") or policy.heeds(token.strip()), rest
         if is_for_us:
-            words.append(part.strip())
+            words += _split_words(part)
     return words
+
+
+def _split_words(value: str) -> list[str]:
+    """Return the words of a list, which should be parted by commas, and are in fact parted in other ways as well."""
+    return [word for word in re.split(r"[,;|\s]+", value) if word]
 
 
 def _with_words(found: Verdict, words: set[str], purpose: Purpose, policy: PolicySettings) -> Verdict:

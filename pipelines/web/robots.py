@@ -6,11 +6,14 @@ token, and only that group's lines are passed to it.
 
 import functools
 import re
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from protego import Protego
+
+from pipelines.document import encodable
 
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5: at least this much must be parsed
 
@@ -25,8 +28,19 @@ _WIDER_KEYS = ("tdm", "bots", "all")
 _REFUSED = frozenset({"n", "no", "?0", "false"})
 
 
+MAX_EVIDENCE_CHARS = 1000  # of a longer group only the lines that decide are kept: evidence is part of every sample
+MAX_EVIDENCE_BLOCKS = 4
+# Lists of names have no place in RFC 9309, but those who write them mean each name.
+_BETWEEN_AGENTS = re.compile(r"[,;|]")
+# RFC 9309, 2.2.1 has no digits, names in use do: `AI2Bot`, `img2dataset`. So a name counts as both forms end it.
+_TOKEN_FORMS = (re.compile(r"[a-z_-]+"), re.compile(r"[a-z0-9_-]+"))
+_LITERAL_HEAD = re.compile(r"/[A-Za-z0-9/_.-]*")  # of a pattern: characters that stand for themselves alone
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+_BYTE_ORDER_MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+
+
 class Line(NamedTuple):
-    """One line of a group: its field in lower case, its value, and its text without comment."""
+    """One line of a file: its field in lower case, its value without comment, and its text as it stands."""
 
     field: str
     value: str
@@ -44,15 +58,48 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
-    """All lines for one product token, groups of the same token merged; `heading` is the first User-agent line."""
+class Block:
+    """A group as it stands in the file: its User-agent lines with the tokens that each names, and the lines below."""
 
-    heading: str
+    agents: tuple[tuple[Line, frozenset[str]], ...]
     lines: tuple[Line, ...]
 
     @functools.cached_property
+    def text(self) -> str:
+        """All lines, verbatim."""
+        return "\n".join(line.text for line in (*(line for line, _ in self.agents), *self.lines))
+
+    def evidence(self, tokens: Container[str], deciding: Collection[Line]) -> str:
+        """Return the block verbatim, or of a long one the lines that name these tokens and those that decide."""
+        if len(self.text) <= MAX_EVIDENCE_CHARS:
+            return self.text
+        named = [(line, any(token in tokens for token in names)) for line, names in self.agents]
+        marked = [*named, *((line, line in deciding) for line in self.lines)]
+        shown: list[str] = []
+        for line, is_kept in marked:
+            if is_kept:
+                shown.append(line.text)
+            elif shown[-1:] != ["…"]:
+                shown.append("…")
+        text = "\n".join(shown)
+        return text if len(text) <= 2 * MAX_EVIDENCE_CHARS else f"{text[: 2 * MAX_EVIDENCE_CHARS]}…"
+
+
+@dataclass(frozen=True)
+class Group:
+    """All blocks for one product token, which count as one."""
+
+    blocks: tuple[Block, ...]
+
+    @functools.cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of all blocks, without the User-agent lines."""
+        return tuple(line for block in self.blocks for line in block.lines)
+
+    @functools.cached_property
     def _rules(self) -> Protego:
-        return Protego.parse("\n".join(["User-agent: *", *(line.text for line in self.lines)]))
+        rules = [f"{line.field}: {_one_line(line.value)}" for line in self.lines if line.field in _RULES]
+        return Protego.parse("\n".join(["User-agent: *", *rules]))
 
     @functools.cached_property
     def _by_priority(self) -> list[Line]:
@@ -69,19 +116,37 @@ class Group:
         """Return whether the path of a URL may be fetched: the longest match decides, allow on a tie."""
         return bool(self._rules.can_fetch(url, "*"))
 
-    def evidence(self, url: str) -> str:
-        """Return the deciding lines, verbatim: the group's, and the matching rule's if there is one."""
-        rule = next((line.text for line in self._by_priority if path_matches(line.value, url)), None)
-        return f"{self.heading}\n{rule}" if rule else self.heading
+    def evidence(self, url: str, tokens: Container[str]) -> list[str]:
+        """Return the evidence for the verdict on a URL, verbatim: all blocks, or of many those that decide.
+
+        Args:
+            url: The URL that is judged.
+            tokens: Product tokens that count, in lower case.
+        """
+        if self._num_chars <= MAX_EVIDENCE_CHARS:
+            return [block.text for block in self.blocks]
+        rule = next((line for line in self._by_priority if path_matches(line.value, url)), None)
+        deciding = [*([rule] if rule is not None else []), *self.preferences(url)]
+        blocks = [block for block in self.blocks if any(line in deciding for line in block.lines)]
+        return [block.evidence(tokens, deciding) for block in (blocks or self.blocks)[:MAX_EVIDENCE_BLOCKS]]
+
+    @functools.cached_property
+    def _num_chars(self) -> int:
+        return sum(len(block.text) for block in self.blocks)
 
     def preferences(self, url: str) -> list[Line]:
         """Return the preference lines that apply to a URL: for each field those with the longest matching path."""
         applying: list[Line] = []
-        for field in sorted(_PREFERENCES):
-            lengths = {line: _preference_reach(line, url) for line in self.lines if line.field == field}
-            longest = max((n for n in lengths.values() if n is not None), default=None)
-            applying += [line for line, n in lengths.items() if n is not None and n == longest]
+        for placed in self._preferences:
+            reached = [(line, path) for line, path in placed if not path or path_matches(path, url)]
+            longest = max((len(path) for _, path in reached), default=0)
+            applying += dict.fromkeys(line for line, path in reached if len(path) == longest)
         return applying
+
+    @functools.cached_property
+    def _preferences(self) -> list[list[tuple[Line, str]]]:
+        """Lines and their paths, field by field."""
+        return [[(line, line.path) for line in self.lines if line.field == field] for field in sorted(_PREFERENCES)]
 
 
 @dataclass(frozen=True)
@@ -98,48 +163,74 @@ class Robots:
 
 def parse_robots(body: bytes) -> Robots:
     """Parse a robots.txt. Nothing in it is an error: unreadable lines are ignored."""
-    text = body[:MAX_BYTES].decode("utf-8", "replace").lstrip("\ufeff")
-    headings: dict[str, str] = {}
-    lines: dict[str, list[Line]] = {}
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if body.startswith(mark)), "utf-8")
+    blocks: dict[str, list[Block]] = {}
     sitemaps: list[str] = []
-    current: list[str] = []  # tokens of the group being read
-    is_naming = False  # whether the last line that counts was a User-agent
-    for raw in re.split(r"\r\n|\r|\n", text):
+    agents: list[tuple[Line, frozenset[str]]] = []
+    lines: list[Line] = []
+
+    def end_block() -> None:
+        block = Block(tuple(agents), tuple(lines))
+        for token in dict.fromkeys(token for _, names in agents for token in sorted(names)):
+            blocks.setdefault(token, []).append(block)
+        agents.clear()
+        lines.clear()
+
+    for raw in re.split(r"\r\n|\r|\n", body[:MAX_BYTES].decode(encoding, "replace")):
         line = _read_line(raw)
         if line is None:
             continue
         if line.field == "user-agent":
-            if not is_naming:
-                current = []
-            is_naming = True
-            token = re.split(r"[\s/]", line.value, maxsplit=1)[0].lower()  # "GPTBot/1.2" names GPTBot
-            if token:
-                current.append(token)
-                headings.setdefault(token, line.text)
-                lines.setdefault(token, [])
+            if lines:
+                end_block()
+            agents.append((line, _named_tokens(line.value)))
         elif line.field == "sitemap":
             sitemaps.append(line.value)
-        elif line.field in _RULES or line.field in _PREFERENCES:
-            is_naming = False
-            for token in dict.fromkeys(current):
-                lines[token].append(line)
-    return Robots(
-        {t: Group(headings[t], tuple(lines[t])) for t in headings}, tuple(dict.fromkeys(s for s in sitemaps if s))
-    )
+        elif agents and (line.field in _RULES or line.field in _PREFERENCES):
+            lines.append(line)
+    end_block()
+    groups = {token: Group(tuple(found)) for token, found in blocks.items()}
+    return Robots(groups, tuple(dict.fromkeys(s for s in sitemaps if s)))
+
+
+def _named_tokens(value: str) -> frozenset[str]:
+    """Return the product tokens in a User-agent line, in lower case: `GPTBot/1.2, CCBot` names gptbot and ccbot."""
+    found: set[str] = set()
+    for part in _BETWEEN_AGENTS.split(value.lower()):
+        name = part.strip()
+        if name.split(None, 1)[:1] == ["*"]:
+            found.add("*")
+        found |= {match[0] for form in _TOKEN_FORMS if (match := form.match(name))}
+    return frozenset(found)
 
 
 def path_matches(pattern: str, url: str) -> bool:
     """Return whether a robots.txt path pattern (`*`, a final `$`) matches the path and query of a URL."""
-    return not _single_rule(pattern).can_fetch(url, "*")
+    return not _begins_otherwise(pattern, url) and not _single_rule(pattern).can_fetch(url, "*")
+
+
+def _begins_otherwise(pattern: str, url: str) -> bool:
+    """Return whether a pattern cannot match by its beginning: of a file's thousands of patterns nearly all."""
+    head, path = _LITERAL_HEAD.match(pattern), _path(url)
+    return head is not None and "%" not in path and not path.startswith(head[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _path(url: str) -> str:
+    return urlsplit(url).path or "/"
 
 
 @functools.lru_cache(maxsize=16_384)
 def _single_rule(pattern: str) -> Protego:
-    one_line = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029#]", lambda m: quote(m[0]), pattern.strip())
-    return Protego.parse(f"User-agent: *\nDisallow: {one_line}")
+    return Protego.parse(f"User-agent: *\nDisallow: {_one_line(pattern)}")
 
 
-def rule_by_type(group: Group, url: str) -> tuple[bool, str | None]:
+def _one_line(pattern: str) -> str:
+    """Return a path without characters that protego would take for the end of a line or of the path."""
+    return re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029#]", lambda m: quote(m[0]), encodable(pattern.strip()))
+
+
+def rule_by_type(group: Group, url: str) -> tuple[bool, Line | None]:
     """Return (allowed, deciding line) by the group of an ai.txt: rules for the file's extension override all others.
 
     Files in practice name each type (`Disallow: *.jpg`) and end with `Disallow: /`, which by length or by order would
@@ -152,42 +243,35 @@ def rule_by_type(group: Group, url: str) -> tuple[bool, str | None]:
         of_type = [line for line in rules if line.value.lower().rstrip("$") in suffixes]
         if of_type:
             decides = next((line for line in of_type if line.field == "disallow"), of_type[0])
-            return decides.field == "allow", decides.text
+            return decides.field == "allow", decides
     others = [line for line in rules if path_matches(line.value, url)]
     if not others:
         return True, None
     decides = max(others, key=lambda line: (len(line.value), line.field == "allow"))
-    return decides.field == "allow", decides.text
+    return decides.field == "allow", decides
 
 
 def refuses_training(value: str) -> bool:
     """Return whether a preference (`train-ai=n`, `search=yes, ai-train=no`) refuses AI training.
 
     Unknown keys are ignored; an absent key neither grants nor refuses. Within one statement the narrow category takes
-    precedence over the wide one.
+    precedence over the wide one. Semicolons part members as commas do: a parameter of a member is an unknown key.
     """
     stated: dict[str, bool] = {}  # refused?
-    for member in value.split(","):
-        key, _, word = member.partition(";")[0].partition("=")
+    for member in re.split("[,;]", value):
+        key, _, word = member.partition("=")
         key = key.strip().lower()
         stated[key] = stated.get(key, False) or word.strip().strip('"').lower() in _REFUSED
     narrow = [stated[key] for key in _TRAINING_KEYS if key in stated]
     return any(narrow or [stated[key] for key in _WIDER_KEYS if key in stated])
 
 
-def _preference_reach(line: Line, url: str) -> int | None:
-    """Return the length of the line's path if it matches the URL, 0 without a path, None if it does not match."""
-    if not line.path:
-        return 0
-    return len(line.path) if path_matches(line.path, url) else None
-
-
 def _read_line(raw: str) -> Line | None:
-    text = raw.partition("#")[0].strip()
-    field, colon, value = text.partition(":")
+    content = raw.partition("#")[0].strip()
+    field, colon, value = content.partition(":")
     if not colon:
-        field, _, value = text.partition(" ")
-    field, value = field.strip().lower(), value.strip()
+        field, _, value = content.partition(" ")
+    field, value = _INVISIBLE.sub("", field).strip().lower(), value.strip()
     if not field:
         return None
     if field in _DISALLOW_TYPOS:
@@ -198,4 +282,4 @@ def _read_line(raw: str) -> Line | None:
         field = "sitemap"
     elif field == "crawl delay":
         field = "crawl-delay"
-    return Line(field, value, text)
+    return Line(field, value, raw.strip())

@@ -1,19 +1,16 @@
-"""URLs as identities: one canonical spelling, resolution as in browsers, removal of credentials, and sitemaps.
+"""URLs as identities: one canonical spelling, resolution as in browsers, and removal of credentials.
 
 The project compares, fetches and keys by `canonical_url`; only `without_credentials` leaves the machine.
 """
 
-import contextlib
 import functools
 import ipaddress
 import itertools
 import re
 import socket
-import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
-from xml.parsers import expat
 
 import idna
 import tldextract
@@ -21,8 +18,6 @@ import tldextract
 from pipelines.text.encoding_standard import percent_encoded
 
 MAX_URL_CHARS = 8192  # servers commonly refuse longer request lines (RFC 9110: at least 8000 octets)
-MAX_SITEMAP_BYTES = 52_428_800  # uncompressed; sitemaps.org's limit for one file
-MAX_SITEMAP_URLS = 50_000  # sitemaps.org's limit as well
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -79,7 +74,10 @@ def canonical_url(url: str) -> str:
     path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
     path = _without_dot_segments(path) or "/"
     kept = [p for p in parts.query.split("&") if p and not _is_tracking(p)]
-    return urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    found = urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
+    if len(found) > MAX_URL_CHARS:  # an escape is longer than its character
+        raise ValueError(f"URL of {len(found)} characters; at most {MAX_URL_CHARS}")
+    return found
 
 
 def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
@@ -302,96 +300,3 @@ def _srcset_size(descriptors: list[str]) -> tuple[int | None, float | None] | No
     if width is not None and density is not None:
         return None
     return width, (1.0 if width is None and density is None else density)
-
-
-class Sitemap(NamedTuple):
-    """Canonical URLs of pages and of further sitemaps, in order, each once. They may lead to other hosts."""
-
-    urls: tuple[str, ...]
-    sitemaps: tuple[str, ...]
-
-
-def parse_sitemap(body: bytes) -> Sitemap:
-    """Return the contents of a sitemap; empty if the body is none (an error page under its name).
-
-    A document type declaration ends the parse, so no entity is ever expanded. A truncated file gives all until the cut.
-    """
-    body = _uncompressed(body)
-    if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        pages, sitemaps = _parse_xml(body)
-    else:
-        pages, sitemaps = re.findall(r"^\s*(https?://\S+)\s*$", body.decode("utf-8-sig", "replace"), re.M), []
-    return Sitemap(_canonical(pages), _canonical(sitemaps))
-
-
-def _canonical(references: list[str]) -> tuple[str, ...]:
-    urls = (resolve("", reference) for reference in references)
-    return tuple(dict.fromkeys(url for url in urls if url is not None))[:MAX_SITEMAP_URLS]
-
-
-def _uncompressed(body: bytes) -> bytes:
-    """Return the first `MAX_SITEMAP_BYTES` of the body, decompressed if gzip by its magic number."""
-    if not body.startswith(b"\x1f\x8b"):
-        return body[:MAX_SITEMAP_BYTES]
-    plain = bytearray()
-    while body.startswith(b"\x1f\x8b") and len(plain) < MAX_SITEMAP_BYTES:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            plain += member.decompress(body, MAX_SITEMAP_BYTES - len(plain))
-        except zlib.error:
-            break
-        body = member.unused_data
-    return bytes(plain)
-
-
-class _StopReadingError(Exception):
-    """Raised inside the parser to stop it: the rest is not wanted."""
-
-
-class _Collector:
-    """Collector of `url/loc`, `sitemap/loc` and the links of RSS and Atom feeds."""
-
-    def __init__(self) -> None:
-        self.pages: list[str] = []
-        self.sitemaps: list[str] = []
-        self._path: list[str] = []
-        self._text: list[str] | None = None
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        local = name.rpartition(":")[2]
-        if not self._path and local not in ("urlset", "sitemapindex", "rss", "RDF", "feed"):
-            raise _StopReadingError
-        parent = self._path[-1] if self._path else ""
-        self._path.append(local)
-        self._text = [] if (parent, local) in (("url", "loc"), ("sitemap", "loc"), ("item", "link")) else None
-        if (parent, local) == ("entry", "link") and attributes.get("rel", "alternate") == "alternate":
-            self.pages.append(attributes.get("href", ""))
-
-    def data(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def end(self, name: str) -> None:
-        self._path.pop()
-        if self._text is not None:
-            found = self.sitemaps if self._path[-1] == "sitemap" else self.pages
-            found.append("".join(self._text).strip())
-            self._text = None
-        if len(self.pages) >= MAX_SITEMAP_URLS:
-            raise _StopReadingError
-
-    def refuse(self, *_: object) -> None:
-        raise _StopReadingError
-
-
-def _parse_xml(body: bytes) -> tuple[list[str], list[str]]:
-    collector = _Collector()
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = collector.refuse
-    parser.EntityDeclHandler = collector.refuse
-    parser.StartElementHandler = collector.start
-    parser.CharacterDataHandler = collector.data
-    parser.EndElementHandler = collector.end
-    with contextlib.suppress(expat.ExpatError, _StopReadingError):  # truncated, or no sitemap: keep what was read
-        parser.Parse(body.lstrip(b" \t\r\n"), True)
-    return collector.pages, collector.sitemaps

@@ -44,6 +44,7 @@ def goldens(folder: Path) -> dict[str, Golden]:
         tree = spec_tree(web.port)
         tree["crawls"]["web"]["max_pages_per_host"] = 14
         tree["crawls"]["archive"] = {"warc_files": [str(archive)]}
+        tree["policy"]["robots_of_others"] = "unasked"  # a policy that asks needs a contact; no crawl asks for them
         texts = tree["sources"]["texts"] | {"input": {"crawl": ["web", "archive"]}}
         run_crawls(CorpusSpec.model_validate(tree | {"sources": {"texts": texts}}), str(out), Runner())
         answers = MiniWeb(web.port, web.state).answers

@@ -8,6 +8,7 @@ from pipelines.document import (
     Provenance,
     Region,
     Segment,
+    canonical_json,
     clean_text,
     make_key,
     merge_text,
@@ -42,6 +43,10 @@ def test_json_is_canonical_and_comes_back_equal():
     assert text == json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     assert record["schema"] == "seq/1"
     assert record["url"] == "https://a.example/boat.jpg"
+
+
+def test_json_can_be_encoded():
+    assert canonical_json({"b": "x\ud800", "a": "\ud83d\ude00"}) == '{"a":"\U0001f600","b":"x\ufffd"}'
 
 
 def test_floats_have_six_significant_digits():

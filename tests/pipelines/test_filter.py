@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from pipelines import filter as filter_stage
 from pipelines import storage
 from pipelines.decisions.features import MeasuredImage
 from pipelines.document import Document, Segment
 from pipelines.fetch import DOCUMENT_SCHEMA
 from pipelines.filter import fingerprint, run_filter
 from pipelines.images.normalise import ImageSettings, normalise
-from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder
+from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder, traceback_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
+from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.stage_records import document, image, image_bytes, image_url, spec, text
 
 WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
@@ -260,3 +262,42 @@ def test_a_changed_threshold_measures_no_image_again(tmp_path: Path):
 def test_no_documents_give_no_samples(tmp_path: Path):
     run_filter(SPEC, str(tmp_path), Runner())
     assert samples(str(tmp_path)) == {}
+
+
+# --- faults of our own ----------------------------------------------------------------------------------------------
+
+
+def test_a_sample_that_breaks_a_rule_is_dropped_before_it_ends_the_shard_stage(tmp_path: Path):
+    given = Input(str(tmp_path))
+    sound = given.add("pages", "/1", text(words(1)), image(0), images=(1,))
+    odd = given.add("pages", "/2", text(words(2)), image(1), image(0), images=(2, 3))  # not in the order of their use
+    given.write(num_parts=1)
+    run_filter(SPEC, given.out, Runner())
+    assert set(samples(given.out)) == {sound}
+    assert [drop[:3] for drop in drops(given.out)] == [
+        ("document_dropped", "media", odd),
+        ("document_dropped", "media", odd),
+        ("internal_error", "document", odd),
+    ]
+
+
+@pytest.mark.parametrize("name", ["judge", "fingerprint", "windows"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_document_on_which_our_code_fails_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+):
+    given = Input(str(tmp_path))
+    keys = [given.add("texts", f"/{i}", text(words(i))) for i in range(3)]
+    given.write(num_parts=1)
+    work, rng = getattr(filter_stage, name), random.Random(f"{name} {seed}")
+
+    def fail(*args: Any, **options: Any) -> Any:
+        if any(isinstance(arg, Document) and arg.key == keys[1] for arg in args):
+            raise made_error(rng)
+        return work(*args, **options)
+
+    monkeypatch.setattr(filter_stage, name, fail)
+    run_filter(SPEC, given.out, Runner())
+    assert set(samples(given.out)) == {keys[0], keys[2]}
+    assert [drop[:3] for drop in drops(given.out)] == [("internal_error", "document", keys[1])]
+    assert any("in fail" in path.read_text() for path in Path(traceback_folder(given.out)).iterdir())

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipelines import storage
 from pipelines.document import Drop
 from pipelines.drop_reasons import http_reason
@@ -63,6 +65,14 @@ def test_equal_rows_are_equal_bytes(tmp_path: Path):
     paths = [str(tmp_path / name) for name in ("a", "b")]
     assert len({write_table(path, rows, DROP_SCHEMA) for path in paths}) == 1
     assert storage.read_bytes(paths[0]) == storage.read_bytes(paths[1])
+
+
+def test_lone_surrogates_are_written_as_the_replacement_character(tmp_path: Path):
+    schema = pa.schema([("a", pa.string()), ("b", pa.list_(pa.struct([("c", pa.string())])))])
+    rows = [{"a": "x\ud800", "b": [{"c": "\udfff"}]}, {"a": None, "b": [{"c": "\ud83d\ude00"}]}]
+    path = str(tmp_path / "a.parquet")
+    write_table(path, rows, schema)
+    assert list(read_rows(path)) == [{"a": "x\ufffd", "b": [{"c": "\ufffd"}]}, {"a": None, "b": [{"c": "\U0001f600"}]}]
 
 
 def test_a_part_is_made_from_its_stages_code_and_from_what_it_depends_on():

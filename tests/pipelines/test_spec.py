@@ -136,9 +136,12 @@ def test_beyond_loopback_a_contact_address_is_enough():
     assert not CorpusSpec.model_validate(TREE).fetches_beyond_loopback
 
 
-def test_texts_of_an_archive_ask_nobody():
+def test_texts_of_an_archive_ask_for_robots_txt_unless_the_policy_says_otherwise():
     tree = changed("crawls.site", {"warc_files": ["a.warc.gz"]})
     tree["sources"]["pages"]["kind"] = "text"
+    with pytest.raises(ValueError, match=r"must hold a contact address.*policy\.robots_of_others"):
+        CorpusSpec.model_validate(tree)
+    tree["policy"] = {"robots_of_others": "unasked"}
     assert not CorpusSpec.model_validate(tree).fetches_beyond_loopback
 
 

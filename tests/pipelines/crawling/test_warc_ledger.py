@@ -38,7 +38,7 @@ def write_warc(path: Path, *pages: tuple[str, bytes], status: str = "200 OK", by
 
 
 def index(path: str, folder: str, version: int = 1) -> list[dict]:
-    (part,) = IndexWarc(PartFolder(folder), version).process((path, "content"))
+    (part,) = IndexWarc(PartFolder(folder), version, f"{folder}-tracebacks").process((path, "content"))
     return list(read_rows(PartFolder(folder).file(part, ".parquet")))
 
 

@@ -66,6 +66,15 @@ def test_results_of_before_losses_of_text_were_kept_are_read(tmp_path: Path):
     assert (media.num_cues, media.lost_texts) == (1, ())
 
 
+def test_what_no_file_can_hold_is_replaced(tmp_path: Path):
+    writer = RawPartWriter(str(tmp_path), 0)
+    writer.add(StoredMedia(URL, "http_404", "Introuv\udce9", credit="x\ud800"), "r1")
+    writer.close()
+    (row,) = (row for path in index_parts(str(tmp_path)) for row in read_index(path))
+    assert row.detail == "Introuv\ufffd"
+    assert load_media(str(tmp_path), row.blob) == StoredMedia(URL, "http_404", "Introuv\ufffd", credit="x\ufffd")
+
+
 def test_an_open_part_is_nobodys_data(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
     writer.add(stored(writer, b"image"), "r1")

@@ -145,6 +145,9 @@ def test_what_is_no_page_says_why(tmp_path):
         (HTML, b"%PDF", "200 OK", {"WARC-Identified-Payload-Type": "application/pdf"}),
         (HTML, BODY, "200 OK", {"WARC-Truncated": "disconnect"}),
         (HTML, b"x" * (1 << 20), "200 OK", {}),
+        ([*HTML, ("Content-Encoding", "gzip")], gzip.compress(BODY)[:-20], "200 OK", {}),
+        ([*HTML, ("Transfer-Encoding", "chunked")], b"4\r\n<p>x\r\n9\r\n", "200 OK", {}),
+        ([*HTML, ("Content-Length", "9999")], BODY, "200 OK", {}),
         ([], BODY, "200 OK", {"WARC-Identified-Payload-Type": "text/html"}),
         ([("content-type", "Application/XHTML+xml")], BODY, "200 OK", {}),
     ]
@@ -153,12 +156,43 @@ def test_what_is_no_page_says_why(tmp_path):
         "http_status",
         "not_html",
         "not_html",
-        "truncated_page",
-        "truncated_page",
+        *["truncated_page"] * 5,
         None,
         None,
     ]
-    assert [p.truncated for p in pages[3:5]] == ["disconnect", "length"]
+    assert [p.truncated for p in pages[3:8]] == [
+        "disconnect",
+        "length",
+        "gzip: ended early",
+        "chunked: ended early",
+        "Content-Length: ended early",
+    ]
+
+
+def test_answers_that_browsers_take_are_pages(tmp_path):
+    untyped, listed = [("Content-Length", str(len(BODY)))], [("Content-Type", "text/html, text/html; charset=utf-8")]
+    unknown, zipped = [*HTML, ("Content-Encoding", "utf-8")], [*HTML, ("Content-Encoding", "gzip")]
+    two_members = gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]) + b"\0\0"
+    data = _warc((untyped, BODY), (listed, BODY), (unknown, BODY), (zipped, two_members))
+    assert [(p.refusal, p.body) for p in read_pages(_write(tmp_path, data))] == [(None, BODY)] * 4
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n",  # ends before the body's first empty line
+        b"HTTP/1.1  200 OK\r\nContent-Type: text/html\r\n\r\n",
+        "HTTP/1.1 200 Успех\r\nno field\r\nContent-Type : text/html\r\n\r\n".encode(),
+        b"HTTP/2 200\r\nContent-Type:\r\n text/html\r\n\r\n",
+    ],
+)
+def test_heads_are_read_as_browsers_do(tmp_path, head):
+    body = b"<p>one\r\n\r\n<p>two"
+    block = head + body
+    fields = "WARC-Type: response\r\nWARC-Target-URI: https://a.example/\r\nWARC-Date: 2026-01-18T01:58:00Z\r\n"
+    record = f"WARC/1.1\r\n{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    (page,) = read_pages(_write(tmp_path, gzip.compress(record)))
+    assert (page.status, page.is_html, page.body) == (200, True, body)
 
 
 def test_the_charset_that_the_crawler_found_is_no_statement_of_the_server(tmp_path):
@@ -189,9 +223,8 @@ def test_damage_in_the_middle_ends_the_file_there(tmp_path):
 
 def test_a_response_that_is_no_http_or_cannot_be_decoded_is_passed_over(tmp_path):
     damaged = ([*HTML, ("Content-Encoding", "gzip")], gzip.compress(BODY)[:30] + b"xxxxxxxxxxxxxxxxx")
-    unknown = ([*HTML, ("Content-Encoding", "rot13")], BODY)
-    records = list(read_records(_write(tmp_path, _warc(damaged, unknown, (HTML, BODY)))))
-    assert [getattr(r, "reason", "page") for r in records] == ["malformed_record", "malformed_record", "page"]
+    records = list(read_records(_write(tmp_path, _warc(damaged, (HTML, BODY)))))
+    assert [getattr(r, "reason", "page") for r in records] == ["malformed_record", "page"]
 
 
 @pytest.mark.parametrize("data", [b"hello world, no warc\n" * 9, gzip.compress(b"hello"), b"\x1f\x8bgarbage"])

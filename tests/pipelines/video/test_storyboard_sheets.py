@@ -1,5 +1,6 @@
 import io
 import math
+import time
 
 import numpy as np
 import pytest
@@ -164,3 +165,11 @@ def test_the_layout_comes_from_the_info_json():
     for broken in ({}, {**entry, "width": None}, {**entry, "rows": 0}):
         with pytest.raises(StoryboardRejected):
             level_of_format(broken, 1.0)
+
+
+def test_a_container_of_endless_headers_is_refused_at_once():
+    begun = time.process_time()
+    for data in (b"--a:b\n" * 50_000, b"--" * 100_000, (b"--" * 100 + b"\n") * 1000):
+        with pytest.raises(StoryboardRejected):
+            read_mhtml(data)
+    assert time.process_time() - begun < 3

@@ -66,6 +66,42 @@ def test_an_ipv6_host_may_be_named_in_brackets() -> None:
     assert permitted("::1", 8080, allow_hosts=["[::1]:8080"]) == ("::1",)
 
 
+@pytest.mark.parametrize(
+    ("entry", "host", "expected"),
+    [
+        ("127.0.7.*", "127.0.7.9", True),
+        ("127.0.7.*:8080", "127.0.7.9", True),
+        ("127.0.7.*:8081", "127.0.7.9", False),
+        ("*:8080", "127.0.7.9", True),
+        ("127.0.*.*", "127.0.7.9", True),
+        ("127.0.7.*", "127.0.71.9", False),
+        ("*", "127.0.7.9", True),
+        ("LOCAL*", "localhost", True),
+        ("*.localhost", "localhost", False),  # as in certificates: what stands below the name
+        ("127.0.7.?", "127.0.7.9", False),
+        ("[::*]:8080", "::1", True),
+        ("127.0.0.0/8", "127.0.7.9", True),
+        ("127.0.7.9/8", "127.0.0.1", True),
+        ("127.0.0.0/8", "localhost", True),
+        ("127.0.7.0/24", "127.0.8.1", False),
+        ("10.0.0.0/8", "127.0.7.9", False),
+        ("::/127", "::1", True),
+        ("fd00::/8", "::1", False),
+    ],
+)
+def test_networks_and_wildcards_permit_what_they_cover(entry: str, host: str, expected: bool) -> None:
+    if expected:
+        assert permitted(host, 8080, allow_hosts=["other.example", entry])
+    else:
+        with pytest.raises(AddressError, match="private_address"):
+            permitted(host, 8080, allow_hosts=["other.example", entry])
+
+
+def test_of_an_answer_only_the_addresses_in_a_network_are_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers_of_name_server(monkeypatch, ["10.1.2.3", "192.168.1.1", "8.8.8.8", "::ffff:10.0.0.1"])
+    assert set(permitted("a.example", allow_hosts=["10.0.0.0/8"])) == {"10.1.2.3", "8.8.8.8", "::ffff:10.0.0.1"}
+
+
 def test_without_a_contact_nothing_leaves_loopback() -> None:
     assert refusal("8.8.8.8", may_leave_loopback=False) == "no_contact_address"
     assert refusal("10.0.0.1", may_leave_loopback=False, allow_hosts=["10.0.0.1"]) == "no_contact_address"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import itertools
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient, is_transient
 from pipelines.web.permission import PolicySettings
+from pipelines.web.robots import Group
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -215,6 +217,26 @@ def test_a_disallowed_path_is_never_asked_for() -> None:
     assert server.paths() == []
 
 
+@pytest.mark.parametrize(("num_rules", "is_large"), [(10, False), (20_000, True)])
+def test_other_hosts_are_asked_while_a_large_robots_txt_is_judged(
+    monkeypatch: pytest.MonkeyPatch, num_rules: int, is_large: bool
+) -> None:
+    judged_in: list[str] = []
+    judge = Group.allows
+
+    def note(group: Group, url: str) -> bool:
+        judged_in.append(threading.current_thread().name)
+        return judge(group, url)
+
+    monkeypatch.setattr(Group, "allows", note)
+    server = Server()
+    server.add("/robots.txt", "User-agent: *\n" + "".join(f"Disallow: /{n}/\n" for n in range(num_rules)))
+    server.add("/a", "x")
+    assert run(server, lambda client: client.fetch(server.url("/a"), "page")).body == b"x"
+    assert judged_in
+    assert all((name != threading.main_thread().name) is is_large for name in judged_in)
+
+
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_robots_txt_in_trouble_closes_the_site(status: int) -> None:
     server = Server()
@@ -335,6 +357,8 @@ def test_a_crawl_delay_beyond_the_limit_leaves_the_host_alone() -> None:
         ("http://a.example:99999/", "invalid_url"),
         ("http://a b.example/", "invalid_url"),
         ("http://[::1/", "invalid_url"),
+        ("http://a.example/" + "a" * 8192, "invalid_url"),
+        ("http://" + "\u00e9" * 200_000, "invalid_url"),
     ],
 )
 def test_addresses_that_are_never_asked(url: str, reason: str) -> None:
@@ -484,8 +508,9 @@ def raw(answer: bytes) -> Handler:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "incomplete_body"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "incomplete_body"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", "bad_content_encoding"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"x" * 99)[:-9], "incomplete_body"),
         (b"no HTTP at all\r\n\r\n", "bad_response"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n", "bad_response"),
         (b"", "connection_failed"),
     ],
 )
@@ -493,6 +518,32 @@ def test_broken_answers(answer: bytes, reason: str) -> None:
     server = Server()
     server.add("/a", raw(answer))
     assert failure(server, http=settings(max_retries=0)).reason == reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1  200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        "HTTP/1.1 200 Успех\r\nContent-Length: 2\r\n\r\nhi".encode(),
+        b"HTTP/1.1 200 Trouv\xe9\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Security-Policy: " + b"x" * 200_000 + b"\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: utf-8\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"h") + gzip.compress(b"i") + b"\0",
+    ],
+    ids=["two spaces", "reason in UTF-8", "reason in Latin-1", "long header", "unknown coding", "two gzip members"],
+)
+def test_answers_that_browsers_take(answer: bytes) -> None:
+    server = Server()
+    server.add("/a", raw(answer))
+    page = run(server, lambda client: client.fetch(server.url("/a"), "page"))
+    assert (page.status, page.body) == (200, b"hi")
+
+
+def test_a_location_is_read_as_utf_8() -> None:
+    server = Server()
+    server.add("/a", raw("HTTP/1.1 302 Found\r\nLocation: /caf\u00e9\r\nContent-Length: 0\r\n\r\n".encode()))
+    answer = run(server, lambda client: client.fetch(server.url("/a"), "page", follow_redirects=False))
+    assert answer.location == "/caf\u00e9"
 
 
 def test_tls_with_a_server_that_speaks_none_fails() -> None:

@@ -1,13 +1,18 @@
 """Tests of the verdict on a URL: each signal, each reason, and which overrides which."""
 
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from pipelines.document import Signal
+from pipelines.web import permission
 from pipelines.web.permission import (
+    MAX_SIGNAL_CHARS,
+    MAX_SIGNALS,
     PolicySettings,
     Purpose,
     SiteFile,
@@ -16,6 +21,7 @@ from pipelines.web.permission import (
     page_verdict,
     response_verdict,
 )
+from pipelines.web.robots import parse_robots
 
 NOW = "2026-01-05T10:11:12Z"
 STRICT = PolicySettings()
@@ -73,13 +79,40 @@ def test_an_unreachable_robots_txt_disallows_all(status: int | None) -> None:
 def test_a_disallowed_path_is_refused_with_the_rule_as_evidence() -> None:
     verdict = site("User-agent: *\nDisallow: /x\nCrawl-delay: 3").verdict("http://h/x/y", "page")
     assert (verdict.allowed, verdict.reason, verdict.crawl_delay) == (False, "robots_disallowed", 3.0)
-    assert verdict.signals == (Signal("robots.txt", "page", "User-agent: *\nDisallow: /x", NOW, "http://h/robots.txt"),)
+    group = "User-agent: *\nDisallow: /x\nCrawl-delay: 3"
+    assert verdict.signals == (Signal("robots.txt", "page", group, NOW, "http://h/robots.txt"),)
 
 
 def test_an_allowed_path_keeps_its_evidence_too() -> None:
     verdict = site("User-agent: *\nDisallow: /x").verdict("http://h/a", "page")
     assert verdict.allowed
-    assert [s.value for s in verdict.signals] == ["User-agent: *"]
+    assert [s.value for s in verdict.signals] == ["User-agent: *\nDisallow: /x"]
+
+
+@pytest.mark.parametrize(
+    ("robots", "reason"),
+    [
+        ("User-agent: GPTBot, CCBot, ClaudeBot\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: Googlebot, GPTBot\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: GPTBot;\nDisallow: /", "training_crawlers_disallowed"),
+        ("User-agent: Dromaius, Otherbot\nDisallow: /", "robots_disallowed"),
+        ("User-agent: Otherbot Dromaius\nDisallow: /", None),  # one name, and what the RFC does not let stand there
+        ("User-Agent: *\nContent-Signal: search=yes; ai-train=no\nAllow: /", "ai_train_refused"),
+        ("\ufeff\u200bUser-agent: *\nDisallow: /", "robots_disallowed"),
+    ],
+)
+def test_refusals_are_honoured_however_they_are_written(robots: str, reason: str | None) -> None:
+    assert site(robots).verdict("http://h/a", "page").reason == reason
+
+
+def test_a_group_of_many_training_crawlers_is_one_piece_of_evidence() -> None:
+    robots = "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /private\n\nUser-agent: *\nAllow: /"
+    verdict = site(robots).verdict("http://h/a", "page")
+    assert verdict.allowed
+    assert [s.value for s in verdict.signals] == [
+        "User-agent: *\nAllow: /",
+        "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /private",
+    ]
 
 
 def test_a_path_disallowed_for_a_training_crawler_is_an_opt_out_under_strict_only() -> None:
@@ -185,12 +218,13 @@ def test_the_meta_element_overrides_the_header_for_the_html_and_leaves_its_image
 
 
 def test_ai_txt_speaks_of_media_only() -> None:
-    rules = site(ai_txt="User-Agent: *\nDisallow: *.jpg\nAllow: *.png\nDisallow: /")
+    text = "User-Agent: *\nDisallow: *.jpg\nAllow: *.png\nDisallow: /"
+    rules = site(ai_txt=text)
     assert reasons(rules, "/a.jpg", "image") == ("ai_txt_disallowed",)
     assert reasons(rules, "/a.png", "image") == ()
     assert reasons(rules, "/a.mp4", "video") == ("ai_txt_disallowed",)
     assert reasons(rules, "/a.jpg", "page") == ()
-    assert rules.verdict("http://h/a.jpg", "image").signals[-1].value == "User-Agent: *\nDisallow: *.jpg"
+    assert rules.verdict("http://h/a.jpg", "image").signals[-1].value == text
 
 
 def test_an_ai_txt_of_another_kind_says_nothing() -> None:
@@ -216,6 +250,9 @@ def test_an_ai_txt_that_could_not_be_read_is_unknown() -> None:
         ("googlebot: noai", "page", ()),
         ("googlebot: nofollow, noai", "page", ()),
         ("unavailable_after: 25 Jun 2030 15:00:00 PST, noai", "page", ("noai",)),
+        ("noindex; noai", "page", ("noai",)),
+        ("noindex noai", "page", ("noai",)),
+        ("otherbot: noindex; noai", "page", ()),
         ("noindex, noimageindex, none", "image", ()),
         ("", "image", ()),
     ],
@@ -248,6 +285,7 @@ def test_meta_robots_noai_covers_the_page_and_noimageai_its_images() -> None:
     verdict = page_verdict(Verdict(), metas, STRICT, url="http://h/a", observed_at=NOW)
     assert (verdict.allowed, verdict.images_allowed, verdict.image_reasons) == (True, False, ("noimageai",))
     assert verdict.signals == (Signal("meta-robots", "page", "robots: index, NOIMAGEAI", NOW, "http://h/a"),)
+    assert page_verdict(Verdict(), [("robots", "index noai")], STRICT).reason == "noai"
     refused = page_verdict(Verdict(), [("dromaius", "noai")], STRICT)
     assert (refused.reason, refused.images_allowed) == ("noai", False)
     assert page_verdict(Verdict(), [("gptbot", "noai")], NAMED).allowed
@@ -260,6 +298,54 @@ def test_evidence_of_all_steps_adds_up() -> None:
     verdict = page_verdict(verdict, [("robots", "all"), ("tdm-policy", "https://h/p")], STRICT)
     assert verdict.allowed
     assert [s.kind for s in verdict.signals] == ["robots.txt", "x-robots-tag", "meta-robots", "meta-tdm-policy"]
+
+
+# large files
+
+MAX_SECONDS = 2.0  # for ten pages; a sound verdict takes some hundredths of a second on an idle machine
+LARGE = {
+    "rules": "User-agent: *\n" + "".join(f"Disallow: /{n}/\n" for n in range(25_000)),
+    "rules with stars": "User-agent: *\n" + "".join(f"Disallow: /{n}/*a*a*a*a$\n" for n in range(15_000)),
+    "stars": "User-agent: *\nDisallow: /" + "*a" * 200_000 + "b",
+    "groups": "".join(f"User-agent: GPTBot\nUser-agent: *\nDisallow: /{n}/\n" for n in range(5_000)),
+    "names": "".join(f"User-agent: bot-{n}x\n" for n in range(20_000)) + "User-agent: *\nDisallow: /x",
+    "names in a line": "User-agent: " + "a, " * 150_000 + "*\nDisallow: /x",
+    "preferences": "User-agent: *\n" + "".join(f"Content-Usage: /{n}/ train-ai=n\n" for n in range(15_000)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("file", ["robots", "ai_txt"])
+def test_large_files_take_little_time(name: str, file: str) -> None:
+    rules = site(**{file: LARGE[name]})
+    urls = [f"http://h/page/{n}/{'a' * 200}" for n in range(10)]
+    begun = time.process_time()
+    assert rules.verdict(urls[0], "image").allowed
+    parsed = time.process_time()
+    assert all(rules.verdict(url, "image").allowed for url in urls)
+    assert time.process_time() - parsed < MAX_SECONDS
+    assert parsed - begun < 2 * MAX_SECONDS
+
+
+def test_a_file_is_parsed_once_however_many_others_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(permission, "parse_robots", lambda body: parsed.append(body) or parse_robots(body))
+    rules = site("User-agent: *\nDisallow: /a")
+    for more in (replace(rules, tdmrep=None), replace(rules, ai_txt=None)):
+        assert not more.verdict("http://h/a", "page").allowed
+    assert len(parsed) == 1
+
+
+def test_evidence_is_bounded() -> None:
+    metas = [(name, f"{name} {n}") for n in range(50_000) for name in ("robots", "tdm-policy")]
+    begun = time.process_time()
+    verdict = page_verdict(Verdict(), [*metas, ("robots", "x" * 10_000 + " noai")], STRICT)
+    assert time.process_time() - begun < MAX_SECONDS
+    assert verdict.reason == "noai", "all of them count, whatever is shown"
+    assert (len(verdict.signals), verdict.signals[1].value) == (MAX_SIGNALS, "tdm-policy 0")
+    shown = from_headers(("TDM-Policy", "x" * 200_000), ("X-Robots-Tag", "a, " * 60_000 + "noai"))
+    assert shown.reason == "noai"
+    assert max(len(signal.value) for signal in shown.signals) == MAX_SIGNAL_CHARS + 1
 
 
 # settings

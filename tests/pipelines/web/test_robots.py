@@ -1,6 +1,9 @@
 """Tests of robots.txt by RFC 9309, and of its extensions."""
 
+import random
+
 import pytest
+from protego import Protego
 
 from pipelines.web.robots import MAX_BYTES, parse_robots, path_matches, refuses_training, rule_by_type
 
@@ -86,12 +89,90 @@ def test_crawl_delay_and_sitemaps() -> None:
     assert robots.sitemaps == ("http://h/1.xml", "http://h/2.xml")
 
 
-def test_evidence_is_the_heading_and_the_rule_that_decided() -> None:
-    group = parse_robots(b"User-Agent: *  # all\nAllow: /a/b\nDisallow: /a # no").group("Dromaius")
+@pytest.mark.parametrize(
+    ("line", "tokens"),
+    [
+        ("GPTBot", {"gptbot"}),
+        ("GPTBot/1.2", {"gptbot"}),
+        ("GPTBot, CCBot,ClaudeBot", {"gptbot", "ccbot", "claudebot"}),
+        ("Dromaius, Other", {"dromaius", "other"}),
+        ("Other; Dromaius", {"dromaius", "other"}),
+        ("GPTBot;", {"gptbot"}),
+        ("GPTBot (training)", {"gptbot"}),
+        ("GPTBot.", {"gptbot"}),
+        ("GPTBot*", {"gptbot"}),
+        ("Mozilla/5.0 (compatible; GPTBot/1.1; +https://x.org/bot)", {"mozilla", "gptbot"}),
+        ("AI2Bot", {"ai2bot", "ai"}),  # with the digits of names in use, and without those of the RFC
+        ("GPTBot2", {"gptbot2", "gptbot"}),
+        ("*", {"*"}),
+        ("* all of you", {"*"}),
+        ("*, GPTBot", {"*", "gptbot"}),
+        ("*bot", set()),
+        ("", set()),
+    ],
+)
+def test_a_token_ends_at_the_first_character_that_none_may_hold(line: str, tokens: set[str]) -> None:
+    assert set(parse_robots(f"User-agent: {line}\nDisallow: /".encode()).groups) == tokens
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "\ufeff\u200bUser-agent: *\nDisallow: /".encode(),
+        "\ufeff\ufeffUser-agent: *\nDisallow: /".encode(),
+        "User-agent: *\n\u200bDisallow\u200b: /".encode(),
+        "\u00a0User-agent:\u00a0*\nDisallow: /".encode(),
+        "\ufeffUser-agent: *\r\nDisallow: /".encode("utf-16-le"),
+        "\ufeffUser-agent: *\r\nDisallow: /".encode("utf-16-be"),
+    ],
+)
+def test_what_editors_leave_in_a_file_hides_no_refusal(body: bytes) -> None:
+    group = parse_robots(body).group("Dromaius")
     assert group is not None
-    assert group.evidence("http://h/a/c") == "User-Agent: *\nDisallow: /a"
-    assert group.evidence("http://h/a/b") == "User-Agent: *\nAllow: /a/b"
-    assert group.evidence("http://h/z") == "User-Agent: *"
+    assert not group.allows("http://h/x")
+
+
+OURS = frozenset({"*", "dromaius"})
+
+
+def test_evidence_is_the_groups_lines_as_they_stand() -> None:
+    text = (
+        "# hands off\nUser-Agent: Other\nuser-agent: *  # all\n\n  Allow: /a/b\nDisallow:/a # no\nSitemap: http://h/s\n"
+    )
+    group = parse_robots(text.encode()).group("Dromaius")
+    assert group is not None
+    for path in ("/a/c", "/a/b", "/z"):
+        assert group.evidence(f"http://h{path}", OURS) == [
+            "User-Agent: Other\nuser-agent: *  # all\nAllow: /a/b\nDisallow:/a # no"
+        ]
+
+
+def test_each_group_of_a_token_is_evidence_of_its_own() -> None:
+    group = parse_robots(b"User-agent: *\nDisallow: /a\n\nUser-agent: *\nDisallow: /b").group("Dromaius")
+    assert group is not None
+    assert group.evidence("http://h/", OURS) == ["User-agent: *\nDisallow: /a", "User-agent: *\nDisallow: /b"]
+
+
+def test_of_a_long_group_the_lines_that_decide_are_evidence() -> None:
+    agents = "".join(f"User-agent: bot-{n}x\n" for n in range(50)) + "User-agent: *\n"
+    rules = "".join(f"Disallow: /{n}/\n" for n in range(900))
+    text = f"{agents}Content-Signal: ai-train=no\n{rules}Allow: /7/open # but\n\nUser-agent: *\nDisallow: /elsewhere\n"
+    group = parse_robots(text.encode()).group("Dromaius")
+    assert group is not None
+    assert group.evidence("http://h/7/x", OURS) == [
+        "…\nUser-agent: *\nContent-Signal: ai-train=no\n…\nDisallow: /7/\n…"
+    ]
+    assert group.evidence("http://h/7/open", OURS) == [
+        "…\nUser-agent: *\nContent-Signal: ai-train=no\n…\nAllow: /7/open # but"
+    ]
+
+
+def test_a_file_of_many_groups_gives_little_evidence() -> None:
+    many = "".join(f"User-agent: *\nDisallow: /{'x' * 50}\n" for _ in range(5000))
+    group = parse_robots(many.encode()).group("Dromaius")
+    assert group is not None
+    assert sum(map(len, group.evidence(f"http://h/{'x' * 60}", OURS))) < 5000
+    assert sum(map(len, group.evidence("http://h/", OURS))) < 5000
 
 
 def test_of_preference_lines_those_with_the_longest_path_apply() -> None:
@@ -110,6 +191,8 @@ def test_of_preference_lines_those_with_the_longest_path_apply() -> None:
         ("search=yes, ai-input=no, ai-train=no", True),
         ("train-ai=y, train-ai=n", True),  # the most restrictive counts
         ("train-genai=n;q=1", True),
+        ("search=yes; ai-train=no", True),
+        ("search=yes;train-ai=y", False),
         ("bots=n", True),
         ("bots=n, train-ai=y", False),  # the narrower category takes precedence
         ("train-ai=y", False),
@@ -128,6 +211,20 @@ def test_path_patterns_take_any_text() -> None:
     assert path_matches("/x\nAllow: /", "http://h/x%0AAllow:%20/y")
     assert not path_matches("/x\nAllow: /", "http://h/x")
     assert not path_matches("", "http://h/x")
+
+
+def test_patterns_that_begin_otherwise_are_left_out_and_no_others() -> None:
+    rng = random.Random(0)
+    parts = [*"/ab*$.%?=-;[~\u00e9", "%61", "%2F", "//", "http://x/"]
+    matched = 0
+    for _ in range(10_000):
+        path = "/" + "".join(rng.choices(parts, k=rng.randint(0, 6)))
+        pattern = path[: rng.randint(0, len(path))] + "".join(rng.choices(parts, k=rng.randint(0, 2)))
+        url = f"http://h{path}"
+        expected = not Protego.parse(f"User-agent: *\nDisallow: {pattern}").can_fetch(url, "*")
+        assert path_matches(pattern, url) is expected, (pattern, url)
+        matched += expected
+    assert 2_000 < matched < 8_000
 
 
 AI_TXT = (

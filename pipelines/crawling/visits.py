@@ -1,0 +1,152 @@
+"""Visits of a crawl: a page, sitemap or site file requested, and the outcome recorded, whatever it is.
+
+Each is a boundary: what our code fails on becomes a row of the ledger, so that one host's odd answer ends no crawl.
+Pages and sitemaps are parsed in threads, so that other hosts' answers are read meanwhile.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import asdict, replace
+
+from pipelines.crawling.frontier import FrontierUrl
+from pipelines.crawling.ledger import LedgerRow
+from pipelines.crawling.part_writer import CrawlPartWriter
+from pipelines.drop_reasons import FETCHED, Outcome
+from pipelines.faults import fault, for_thread
+from pipelines.pages.parse import parse_page
+from pipelines.web import urls
+from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.media_types import HTML_TYPES, XML_TYPES, media_type
+from pipelines.web.redirects import parse_refresh
+from pipelines.web.sitemaps import MAX_SITEMAP_BYTES, Sitemap, parse_sitemap
+
+MAX_SITEMAPS_PER_HOST = 1000
+
+
+async def visit(
+    client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl, *, reads_sitemaps: bool = True
+) -> None:
+    """Request one page and record the outcome.
+
+    Args:
+        client: Client of this worker.
+        writer: Takes the page, its links and its row.
+        item: The URL.
+        reads_sitemaps: Whether a sitemap or feed at this URL gives links, as a page does.
+    """
+    try:
+        fetched = await client.fetch(item.url, "page", follow_redirects=False)
+        await _record_answer(writer, item, fetched, reads_sitemaps)
+    except FetchFailure as failure:
+        writer.add(LedgerRow(item.url, item.depth, failure.reason, failure.detail, signals=failure.signals))
+    except Exception as error:
+        writer.add(LedgerRow(item.url, item.depth, *fault(error)))
+
+
+async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fetched, reads_sitemaps: bool) -> None:
+    """Store an answer with its links; of a redirect only the link."""
+    row = LedgerRow(
+        item.url,
+        item.depth,
+        FETCHED,
+        status=fetched.status,
+        mime=media_type(fetched.header("content-type"), fetched.body),
+        truncated=fetched.truncated,
+        signals=fetched.verdict.signals,
+        fetched_at=fetched.fetched_at,
+    )
+    if 300 <= fetched.status < 400:
+        target = urls.resolve(fetched.url, fetched.location or "")
+        if target is not None:
+            writer.link(target, item.depth + 1)
+        outcome: Outcome = "redirected" if target else "redirect_refused"
+        writer.add(replace(row, outcome=outcome, detail=fetched.location))
+        return
+    refresh = parse_refresh(fetched.refresh, fetched.url)
+    if row.mime in HTML_TYPES:
+        content_type = fetched.header("content-type")
+        page = await asyncio.to_thread(for_thread(parse_page), fetched.body, fetched.url, content_type=content_type)
+        row = replace(row, canonical_url=page.canonical_url)
+        refresh = refresh or page.refresh
+        for link in page.links:
+            if not link.is_nofollow:
+                writer.link(link.url, item.depth + 1)
+    elif row.mime in XML_TYPES and reads_sitemaps:
+        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body)
+        for url in (*_of_host(sitemap.urls, item.url), *_of_host(sitemap.sitemaps, item.url)):
+            writer.link(url, item.depth + 1)
+    if refresh is not None:
+        writer.link(refresh.url, item.depth + 1)
+        if refresh.is_redirect:
+            writer.add(replace(row, outcome="redirected", detail=refresh.url))
+            return
+    place = writer.store(fetched, {"depth": item.depth, "signals": [asdict(signal) for signal in row.signals]})
+    writer.add(replace(row, warc=place.warc, offset=place.offset, length=place.length))
+
+
+async def follow_sitemaps(client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl) -> None:
+    """Add the pages in the sitemaps that a host's robots.txt names; a sitemap with a problem is recorded.
+
+    Args:
+        client: Client of this worker.
+        writer: Takes the links, and rows of sitemaps that could not be read, or not wholly.
+        item: Any URL of the host.
+    """
+    try:
+        site = await client.site(item.url)
+    except FetchFailure:
+        return  # for which each of the host's pages fails as well
+    queue: deque[str] = deque()
+    seen: set[str] = set()
+
+    def add(reference: str) -> None:
+        url = urls.resolve(item.url, reference)
+        if url is None:
+            named = f"names {reference[:200]!r}, which is no http(s) URL"
+            writer.add(LedgerRow(site.robots.url, item.depth, "malformed_sitemap", named))
+        elif url not in seen:
+            seen.add(url)
+            queue.append(url)
+
+    for reference in site.sitemaps:
+        add(reference)
+    for _ in range(MAX_SITEMAPS_PER_HOST):
+        if not queue:
+            return
+        for nested in (await _follow_sitemap(client, writer, queue.popleft(), item)).sitemaps:
+            add(nested)
+    for url in list(queue)[:1]:
+        more = f"and {len(queue) - 1} others: more than {MAX_SITEMAPS_PER_HOST} sitemaps of one host"
+        writer.add(LedgerRow(url, item.depth, "malformed_sitemap", more))
+
+
+async def _follow_sitemap(client: PoliteClient, writer: CrawlPartWriter, url: str, item: FrontierUrl) -> Sitemap:
+    row = LedgerRow(url, item.depth, "malformed_sitemap")
+    sitemap = Sitemap((), ())
+    try:
+        fetched = await client.fetch(url, "page", max_bytes=MAX_SITEMAP_BYTES)
+        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body, is_cut=fetched.truncated)
+        if sitemap.problem is not None:
+            writer.add(replace(row, detail=sitemap.problem, status=fetched.status, fetched_at=fetched.fetched_at))
+        for found in _of_host(sitemap.urls, item.url):
+            writer.link(found, item.depth + 1)
+    except FetchFailure as failure:
+        writer.add(replace(row, outcome=failure.reason, detail=failure.detail, signals=failure.signals))
+    except Exception as error:
+        refusal = fault(error)
+        writer.add(replace(row, outcome=refusal.reason, detail=refusal.detail))
+    return sitemap
+
+
+def store_site_files(client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl) -> None:
+    """Archive the answers to requests for robots.txt and the like."""
+    for answer in client.take_policy_answers():
+        try:
+            writer.store(answer, {"is": "policy file"})
+        except Exception as error:
+            writer.add(LedgerRow(answer.url, item.depth, *fault(error)))
+
+
+def _of_host(found: tuple[str, ...], url: str) -> list[str]:
+    """Return the URLs of the same host: no sitemap speaks for another."""
+    return [other for other in found if urls.authority(other) == urls.authority(url)]
