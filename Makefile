@@ -26,7 +26,7 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
 
-.PHONY: help corpus pretrain real-site test test-fast check lint types format goldens torture bench docs schema lock clean
+.PHONY: help corpus pretrain real-site test test-fast oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
@@ -74,6 +74,14 @@ test: .venv/.dev ## run the tests, one process per core: TESTS=tests/... ARGS=".
 
 test-fast: .venv/.dev ## run the tests that are not marked slow: TESTS=tests/... ARGS="..."
 	$(PY) -m pytest -n logical -m "not slow" $(TESTS) $(ARGS)
+
+# Only the two libraries are old: the others are the newest that go with them.
+oldest-torch: .venv/.base ## run the model's tests with the oldest torch that pyproject.toml allows
+	$(UV) venv --quiet --allow-existing --python $(PY) .venv/oldest-torch
+	$(UV) pip install --quiet --python .venv/oldest-torch/bin/python -r pyproject.toml --extra train hypothesis pytest pytest-timeout pytest-xdist \
+		$(foreach name,torch torchvision,"$(name)==$$(sed -nE 's/^ *"$(name)>=([0-9.]+).*/\1/p' pyproject.toml | head -1).*")
+	.venv/oldest-torch/bin/python -c "import trainer.loop, trainer.evaluation.evaluate, trainer.tasks.table, model.__main__"
+	.venv/oldest-torch/bin/python -m pytest -n logical tests/model $(ARGS)
 
 check: lint types test ## format, lint, types and tests
 

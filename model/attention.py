@@ -1,82 +1,153 @@
 """Attention over packed sequences: each token attends to itself and to earlier tokens of its own sequence.
 
-One function for every Hugging Face language model, with three kernels: SDPA with a block mask (CPUs), FlexAttention
-with a sparse block mask, and variable-length Flash attention with the sequences' boundaries (GPUs, half precision).
+Three kernels for every Hugging Face language model: transformers' own attention with masks (CPUs, and whatever the
+others cannot do), FlexAttention with sparse block masks, and variable-length Flash attention with the sequences'
+boundaries (GPUs, half precision). Masks are transformers', which know a family's sliding windows and chunks, within
+each packed sequence.
 
 B packed sequences, L tokens, H heads, C channels per head
 """
 
+import contextlib
 import functools
-import importlib.util
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, bfloat16, float16, nn
 from torch.nn.attention import flex_attention as flex
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.masking_utils import and_masks, causal_mask_function, eager_mask, sdpa_mask
 
 from model.batch import Batch
 
-NAME = "packed"  # name under which `use_packed_attention` registers it in transformers
 Kernel = Literal["sdpa", "flex", "varlen"]
+_FLEX, _VARLEN = "packed_flex", "packed_varlen"  # names under which they are registered in transformers
+_documents: ContextVar[Tensor | None] = ContextVar("documents", default=None)  # (B, L), equal within a sequence
 
 
-def use_packed_attention(language_model: PreTrainedModel) -> None:
-    """Make a Hugging Face model attend through `attend`, with no masks but those it is called with."""
-    AttentionInterface.register(NAME, attend)
-    language_model.set_attn_implementation(NAME)
+def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Tensor, *, varlen: bool = True) -> Kernel:
+    """Return `wanted`, or for `auto` the fastest kernel that runs on the device of `hidden`.
 
-
-def choose_kernel(wanted: Literal["auto", "sdpa", "flex", "varlen"], hidden: Tensor) -> Kernel:
-    """Return `wanted`, or for `auto` the fastest kernel that runs on the device of `hidden`."""
+    Args:
+        wanted: The configured kernel.
+        hidden: Input of the language model.
+        varlen: Whether Flash attention can compute all that the model's attention does.
+    """
     if wanted != "auto":
         return wanted
     if not hidden.is_cuda:
         return "sdpa"
-    half = hidden.dtype in (torch.bfloat16, torch.float16)
-    return "varlen" if half and importlib.util.find_spec("torch.nn.attention.varlen") else "flex"
+    return "varlen" if varlen and hidden.dtype in (bfloat16, float16) else "flex"
 
 
-def packed_arguments(batch: Batch, kernel: Kernel) -> dict[str, Any]:
-    """Return the arguments that keep the attention of a Hugging Face model within each packed sequence."""
-    if kernel == "varlen":
-        return {"cu_seq_lens_q": batch.boundaries, "max_length_q": batch.longest}
-    documents = batch.documents
-    if kernel == "flex":
-        size, length = documents.shape
+def use_kernel(language_model: PreTrainedModel, kernel: Kernel, masked: str = "sdpa") -> None:
+    """Make a Hugging Face model attend with a kernel from now on.
 
-        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (q >= k) & (documents[b, q] == documents[b, k])
-
-        mask = flex.create_block_mask(visible, size, None, length, length, device=documents.device)
-        return {"attention_mask": mask}
-    same = documents[:, None, :, None] == documents[:, None, None, :]  # (B, 1, L, L)
-    return {"attention_mask": same.tril()}
+    Args:
+        language_model: The model.
+        kernel: The kernel.
+        masked: transformers' name of its attention with masks, for `sdpa`.
+    """
+    _register()
+    language_model.set_attn_implementation({"sdpa": masked, "flex": _FLEX, "varlen": _VARLEN}[kernel])
 
 
-def attend(
+@contextlib.contextmanager
+def packed(batch: Batch, kernel: Kernel) -> Iterator[dict[str, Any]]:
+    """Context in which a Hugging Face model attends within each packed sequence, if it is given these arguments."""
+    token = _documents.set(None if kernel == "varlen" else batch.documents)
+    boundaries = {"cu_seq_lens_q": batch.boundaries, "max_length_q": batch.longest} if kernel == "varlen" else {}
+    try:
+        yield {"position_ids": batch.positions, "attention_mask": None, **boundaries}
+    finally:
+        _documents.reset(token)
+
+
+@functools.cache
+def _register() -> None:
+    """Register the kernels in transformers, and masks that heed `packed`; outside it these are transformers' own."""
+    AttentionInterface.register(_FLEX, attend_flex)
+    AttentionInterface.register(_VARLEN, attend_varlen)  # without a function for masks, transformers makes none
+    for name, stock in (("sdpa", sdpa_mask), ("eager", eager_mask), (_FLEX, _block_mask)):
+        AttentionMaskInterface.register(name, functools.partial(_mask, stock))
+
+
+def _mask(stock: Callable[..., Any], *, mask_function: Any = causal_mask_function, **kwargs: Any) -> Any:
+    """Make a mask as `stock` does, within packed sequences if there are any."""
+    documents = _documents.get()
+    if documents is None:
+        return stock(mask_function=mask_function, **kwargs)
+
+    def same(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return documents[b, q] == documents[b, k]
+
+    kwargs["allow_is_causal_skip"] = False
+    return stock(mask_function=and_masks(mask_function, same), **kwargs)
+
+
+def _block_mask(
+    *, batch_size: int, q_length: int, kv_length: int, mask_function: Any, device: Any, **kwargs: Any
+) -> flex.BlockMask:
+    """Make a sparse mask. transformers' own function would compile this anew for each batch."""
+    return flex.create_block_mask(mask_function, batch_size, None, q_length, kv_length, device=device)
+
+
+def attend_flex(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | flex.BlockMask | None,
+    attention_mask: flex.BlockMask,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the attention of one layer by FlexAttention, which has no dropout. Arguments as for `attend_varlen`."""
+    if query.is_cuda:
+        found: tuple[Tensor, Tensor | None] = flex_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
+        )
+        return found
+    if kwargs.get("s_aux") is not None:
+        raise ValueError("language_model.attention: flex has no attention sinks on a CPU; choose auto")
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return score if softcap is None else softcap * (score / softcap).tanh()
+
+    grouped = query.shape[1] != key.shape[1]  # compiled, as transformers has it, it is wrong on CPUs (torch 2.15)
+    out = flex.flex_attention(query, key, value, capped, attention_mask, scale=scaling, enable_gqa=grouped)
+    assert isinstance(out, Tensor)  # a pair only with `return_lse`
+    return out.transpose(1, 2).contiguous(), None
+
+
+def attend_varlen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute the attention of one layer, with the signature that transformers expects.
+    """Compute the attention of one layer by Flash attention, with the signature that transformers expects.
 
     Args:
         module: The layer that attends.
         query: (B, H, L, C)
-        key: (B, H or fewer, L', C)
+        key: (B, H or fewer, L, C)
         value: As `key`.
-        attention_mask: (B, 1, L, L') bool, a block mask, or None: then causal, or within `cu_seq_lens_q`.
+        attention_mask: Unused; there is none.
         scaling: Factor of the dot products.
-        dropout: Fraction of attention weights dropped.
+        dropout: Unused; the kernel has none.
+        sliding_window: Tokens that each token sees, itself included; None: all earlier ones.
         cu_seq_lens_q: (sequences + 1,) int32: boundaries in flat order.
         max_length_q: Tokens of the longest sequence.
         **kwargs: Further arguments of the model; unused.
@@ -84,26 +155,54 @@ def attend(
     Returns:
         (B, L, H, C), and None for the weights.
     """
-    if cu_seq_lens_q is not None:
-        from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA only
-
-        assert max_length_q is not None
-        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
-        out = varlen_attn(
-            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-            scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
-        )  # fmt: skip
-        assert isinstance(out, Tensor)  # a pair only with `return_aux`
-        return out.unflatten(0, (query.shape[0], query.shape[2])), None
-    if isinstance(attention_mask, flex.BlockMask):
-        run = _compiled_flex() if query.is_cuda else flex.flex_attention
-        out = run(
-            query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        return out.transpose(1, 2).contiguous(), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
+    assert cu_seq_lens_q is not None
+    assert max_length_q is not None
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
+    out = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    return out.unflatten(0, (query.shape[0], query.shape[2])), None
 
 
-@functools.cache
-def _compiled_flex() -> Any:
-    return torch.compile(flex.flex_attention)
+def varlen_runs(*, windows: bool) -> bool:
+    """Return whether this torch has a varlen_attn that can do what is needed, by its signature.
+
+    Args:
+        windows: Whether the model has sliding windows.
+    """
+    parameters = _varlen_parameters()
+    return "window_size" in parameters or ("is_causal" in parameters and not windows)
+
+
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
+    """Call varlen_attn with what its signature has, which grew: torch 2.9 `is_causal`, later `scale`, `window_size`
+    and last, in 2.12, `enable_gqa`."""
+    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.9, CUDA only
+
+    parameters = _varlen_parameters()
+    extra: dict[str, Any] = {}
+    if "window_size" in parameters:
+        extra["window_size"] = (-1 if window is None else window - 1, 0)
+    else:
+        extra["is_causal"] = True
+    if "scale" in parameters:
+        extra["scale"] = scaling
+    elif scaling is not None:
+        q = q * (scaling * q.shape[-1] ** 0.5)  # the kernel's own factor is one over this root
+    if "enable_gqa" in parameters:
+        extra["enable_gqa"] = q.shape[1] != k.shape[1]
+    elif q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    out = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **extra)
+    assert isinstance(out, Tensor)  # a pair only with `return_aux`
+    return out
+
+
+def _varlen_parameters() -> frozenset[str]:
+    """Return the names of varlen_attn's parameters; none if this torch does not have it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    call: Callable[..., Any] = varlen_attn
+    return frozenset(inspect.signature(call).parameters)

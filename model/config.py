@@ -80,9 +80,14 @@ class BridgeConfig(Config):
 
 
 class LanguageModelConfig(Config):
-    """A LLaMA by its sizes, or any causal language model by the folder of its Hugging Face `config.json`."""
+    """A LLaMA by its sizes, or a causal language model by the folder of its Hugging Face `config.json`.
 
-    path: str | None = Field(None, description="local folder; its configuration replaces the sizes below")
+    Its family must be one of those in `model.language_model.FAMILIES`.
+    """
+
+    path: str | None = Field(
+        None, description="local folder; its configuration gives the sizes below, `max_positions` at most its own"
+    )
     width: int = 6656
     layers: int = 60
     heads: int = 52
@@ -93,7 +98,9 @@ class LanguageModelConfig(Config):
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     attention: Literal["auto", "sdpa", "flex", "varlen"] = Field(
-        "auto", description="kernel for packed documents; auto: varlen (Flash) on GPUs in half precision, else sdpa"
+        "auto",
+        description="kernel for packed documents; auto: on GPUs varlen (Flash) in half precision, if it and the "
+        "installed torch can compute the model's attention, else flex; on CPUs sdpa",
     )
 
 
@@ -173,6 +180,12 @@ class ImageDecoderConfig(Config):
     ema_decay: float | None = Field(None, description="decay of a moving average of the weights; null: none")
     steps: int = Field(50, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
+    null_conditioning: Literal["zeros", "model"] = Field(
+        "zeros",
+        description="what guidance leads away from: zeros, as they are dropped in training here; `model`: what the "
+        "model generates for an empty prompt, and in reconstructions the embeddings of a grey image (the released "
+        "decoders)",
+    )
     autoencoder: AutoencoderConfig = AutoencoderConfig(scaling_factor=0.13025)
 
     @property

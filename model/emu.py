@@ -13,12 +13,20 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from model.attention import choose_kernel, packed_arguments, use_packed_attention
+from model.attention import choose_kernel, packed, use_kernel
 from model.batch import Batch
 from model.bridge import build_bridge
-from model.config import EmuConfig, LanguageModelConfig
+from model.config import EmuConfig
+from model.language_model import (
+    backbone,
+    blocks,
+    build_language_model,
+    family_of,
+    has_varlen,
+    token_logits,
+    with_folders_sizes,
+)
 from model.vision_encoder import Encoder
 
 
@@ -78,6 +86,7 @@ class Emu(VisualEmbedder):
     """The whole model: vision encoder, bridge and language model."""
 
     def __init__(self, config: EmuConfig) -> None:
+        config = config.model_copy(update={"language_model": with_folders_sizes(config.language_model)})
         super().__init__(config)
         self.language_model = build_language_model(config.language_model, config.vocab_size)
 
@@ -97,8 +106,7 @@ class Emu(VisualEmbedder):
         num_slots = len(batch.slots)
         hidden = self.hidden(batch, self._noisy(embeddings))  # (B * L, D)
 
-        head = self.language_model.get_output_embeddings()
-        logits = head(hidden[batch.text_at])  # (T, vocabulary)
+        logits = token_logits(self.language_model, hidden[batch.text_at])  # (T, vocabulary)
         text = F.cross_entropy(logits.float(), batch.text_targets, reduction="none")  # (T,)
 
         aim = embeddings[:num_slots].detach()
@@ -164,10 +172,12 @@ class Emu(VisualEmbedder):
     def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
         """Return the last hidden state at every position, flat: (B * L, D). Arguments as for `inputs`."""
         x = self.inputs(batch, embeddings)
-        kernel = choose_kernel(self.config.language_model.attention, x)
-        output = self.language_model.base_model(
-            inputs_embeds=x, position_ids=batch.positions, use_cache=False, **packed_arguments(batch, kernel)
-        )
+        language_model = self.language_model
+        varlen = has_varlen(language_model.config)
+        kernel = choose_kernel(self.config.language_model.attention, x, varlen=varlen)
+        use_kernel(language_model, kernel, family_of(language_model.config).masked)
+        with packed(batch, kernel) as arguments:
+            output = backbone(language_model)(inputs_embeds=x, use_cache=False, **arguments)
         last: Tensor = output.last_hidden_state
         return last.flatten(0, 1)
 
@@ -175,7 +185,7 @@ class Emu(VisualEmbedder):
         """Yield every transformer block, for compiling one by one."""
         yield from self.encoder.blocks()
         yield from self.bridge.blocks()
-        yield from self.language_model.base_model.get_submodule("layers").children()
+        yield from blocks(self.language_model)
 
     def set_gradient_checkpointing(self, *, encoder: bool, bridge: bool, language_model: bool) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations, module by module."""
@@ -196,52 +206,3 @@ class Emu(VisualEmbedder):
         ids = torch.full((1,), token_id, device=self.language_model.device)
         embedding: Tensor = self.language_model.get_input_embeddings()(ids)  # (1, D)
         return embedding.detach()
-
-
-def build_language_model(config: LanguageModelConfig, vocab_size: int) -> PreTrainedModel:
-    """Build a causal language model with random weights that attends within packed sequences.
-
-    Raises:
-        ValueError: If `config.path` has no configuration.
-    """
-    if config.path is None:
-        settings = LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads or config.heads,
-            intermediate_size=config.mlp_hidden,
-            max_position_embeddings=config.max_positions,
-            rms_norm_eps=config.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=config.tie_embeddings,
-        )
-    else:
-        try:
-            settings = AutoConfig.from_pretrained(config.path, local_files_only=True)
-        except OSError as error:
-            raise ValueError(f"{config.path}: not a folder with a language model's config.json: {error}") from error
-        if settings.hidden_size != config.width:
-            raise ValueError(f"{config.path}: hidden_size is {settings.hidden_size}; set language_model.width to it")
-        settings.vocab_size = vocab_size
-    settings.pad_token_id = None  # else Hugging Face's embedding would keep one of the model's rows at zero
-    language_model: PreTrainedModel = AutoModelForCausalLM.from_config(settings)
-    use_packed_attention(language_model)
-    return language_model
-
-
-@torch.no_grad()
-def extend_vocabulary(language_model: PreTrainedModel, vocab_size: int) -> None:
-    """Add rows to the input and output embeddings; each starts at the mean of the old ones, as in Emu.
-
-    Raises:
-        ValueError: If the model has more rows already.
-    """
-    old = language_model.get_input_embeddings().get_parameter("weight").shape[0]
-    if vocab_size < old:
-        raise ValueError(f"the language model has {old} tokens, more than the requested {vocab_size}")
-    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    for module in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
-        weight = module.get_parameter("weight")
-        weight[old:] = weight[:old].mean(0)

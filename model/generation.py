@@ -7,8 +7,7 @@ prefix again for each of the 32 or 64 embeddings.
 B prompts, L tokens, D width of the language model, N visual embeddings per image, E their width
 """
 
-import contextlib
-from collections.abc import Iterator
+import warnings
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +17,18 @@ from pydantic import Field
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from model.attention import use_packed_attention
+from model.attention import use_kernel
 from model.batch import collate
 from model.config import Config
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
+from model.language_model import backbone, family_of, token_logits
 from model.segment import Segment
 from model.sequence import Layout, Sequence
 from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
+
+GENERATION = "generation.json"
+"""Name of the file of a model's own settings of generation, in its folder."""
 
 
 class GenerationConfig(Config):
@@ -37,8 +40,17 @@ class GenerationConfig(Config):
     top_k: int | None = Field(None, description="sample among this many likeliest tokens")
     top_p: float | None = Field(None, description="sample among the likeliest tokens with this total probability")
     num_beams: int = Field(1, description="beams of beam search (5 in both papers); text only")
-    min_new_tokens: int = Field(0, description="tokens before the end is allowed; beam search only")
-    length_penalty: float = Field(1.0, description="exponent of the length in a beam's score; beam search only")
+    min_new_tokens: int = Field(0, description="text tokens before the end is allowed")
+    length_penalty: float = Field(
+        1.0,
+        description="exponent of the length in a beam's score; beam search only (Emu 0.0; Emu2 -1.0)",
+    )
+    video_length_penalty: float | None = Field(
+        None, description="the same for prompts with a video (Emu 1.0); null: as for others"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="divisor of the logits of tokens that the continuation already contains (CTRL); 1: none"
+    )
     use_cache: bool = Field(
         True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
     )
@@ -117,7 +129,7 @@ def generate(
             row.begin_image(num_slots)
         row.settle(config)
     runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
-    head, embed = model.language_model.get_output_embeddings(), model.language_model.get_input_embeddings()
+    embed = model.language_model.get_input_embeddings()
     never = _never(tokenizer)
 
     while not all(row.done for row in rows):
@@ -130,10 +142,14 @@ def generate(
                 tokens[i] = ids[IMAGE_END]
                 row.closing = False
         if in_text:
-            logits = head(hidden[in_text]).float()
+            logits = token_logits(model.language_model, hidden[in_text]).float()
             logits[:, never] = float("-inf")
             full = [j for j, i in enumerate(in_text) if len(rows[i].result.images) >= config.max_images]
             logits[full, ids[IMAGE_START]] = float("-inf")
+            for j, i in enumerate(in_text):
+                _repeat_less(logits[j], rows[i].result, config.repetition_penalty)
+                if rows[i].num_tokens < config.min_new_tokens:
+                    logits[j, tokenizer.eos_id] = float("-inf")
             chosen = _choose(logits, config, generator)
             tokens[in_text] = chosen
             for i, token in zip(in_text, chosen.tolist(), strict=True):
@@ -240,7 +256,8 @@ class _Runner:
     """Runs the language model step by step, with or without cached keys and values."""
 
     def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
-        self.model = language_model.base_model
+        use_kernel(language_model, "sdpa", family_of(language_model.config).masked)  # with masks, for the padding
+        self.model = backbone(language_model)
         self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
         self.cache = DynamicCache(config=language_model.config) if use_cache else None
         self.seen: Tensor | None = None  # all inputs so far, if there is no cache
@@ -255,12 +272,9 @@ class _Runner:
             self.seen = x = x if self.seen is None else torch.cat([self.seen, x], dim=1)
         columns = torch.arange(self.total, device=x.device)
         positions = columns - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
-        rows = columns[-x.shape[1] :]
-        mask = (rows[:, None] >= columns) & (positions >= 0)[:, None]  # (B, L, total)
-        mask = mask | (rows[:, None] == columns)  # padding sees itself: an empty softmax would be NaN
         output = self.model(
             inputs_embeds=x,
-            attention_mask=mask[:, None],
+            attention_mask=(positions >= 0).long(),
             position_ids=positions[:, -x.shape[1] :].clamp(min=0),
             past_key_values=self.cache,
             use_cache=self.cache is not None,
@@ -304,13 +318,24 @@ def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+def _repeat_less(logits: Tensor, result: Generated, penalty: float) -> None:
+    """Make the tokens of a continuation less likely, in place: (vocabulary,), as in CTRL (arXiv:1909.05858)."""
+    if penalty == 1.0:
+        return
+    if used := sorted({token for part in result.parts if isinstance(part, list) for token in part}):
+        logits[used] = torch.where(logits[used] < 0, logits[used] * penalty, logits[used] / penalty)
+
+
 def _beams(
     language_model: PreTrainedModel, tokenizer: Tokenizer, x: Tensor, lengths: Tensor, config: GenerationConfig
 ) -> list[Generated]:
     """Run the beam search of transformers."""
     search: Any = language_model.generate  # from a mixin that PreTrainedModel does not declare
     columns = torch.arange(x.shape[1], device=x.device)
-    with _stock_attention(language_model):
+    use_kernel(language_model, "sdpa", family_of(language_model.config).masked)
+    with warnings.catch_warnings():
+        # The penalty is meant for what is generated, not for the prompt.
+        warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
         found: Tensor = search(
             inputs_embeds=x,
             attention_mask=(columns >= x.shape[1] - lengths[:, None]).long(),
@@ -319,6 +344,7 @@ def _beams(
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=config.min_new_tokens,
             length_penalty=config.length_penalty,
+            repetition_penalty=config.repetition_penalty,
             suppress_tokens=[*_never(tokenizer), tokenizer.ids[IMAGE_START]],
             eos_token_id=tokenizer.eos_id,
             pad_token_id=tokenizer.eos_id,
@@ -328,13 +354,3 @@ def _beams(
         text = row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row
         rows.append(Generated([text] if text else []))
     return rows
-
-
-@contextlib.contextmanager
-def _stock_attention(language_model: PreTrainedModel) -> Iterator[None]:
-    """Use the attention of transformers itself, which builds masks from padding."""
-    language_model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        use_packed_attention(language_model)

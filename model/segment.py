@@ -75,9 +75,9 @@ def grounded_text(content: str, regions: Many[tuple[int, int, Box]], tokenizer: 
     for (start, end), found in boxes.items():
         if start < done or end <= start:
             continue
-        ids += tokenizer.encode(content[done:start], continued=done > 0) if start > done else []
+        ids += tokenizer.encode(content[done:start], continued=done > 0, followed=True) if start > done else []
         begin = len(ids)
-        ids += tokenizer.encode(content[start:end], continued=start > 0)
+        ids += tokenizer.encode(content[start:end], continued=start > 0, followed=True)
         phrases.append(Phrase(begin, len(ids), tuple(found)))
         done = end
     ids += tokenizer.encode(content[done:], continued=done > 0) if done < len(content) else []

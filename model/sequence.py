@@ -13,7 +13,7 @@ Formats are Emu's (arXiv:2307.05222) and Emu2's (arXiv:2312.13286), with the rel
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +43,9 @@ from model.tokenizer import (
     Tokenizer,
 )
 
+LAYOUT = "layout.json"
+"""Name of the file of a model's layout settings, in its folder."""
+
 NONE, TEXT, VISUAL = 0, 1, 2  # kinds of target at a position
 
 _SPOKEN = ("subtitle", "transcript")
@@ -55,6 +58,11 @@ class LayoutConfig(Config):
     frame_first: float = Field(0.5, description="the same for video frames")
     phrase_first: float = Field(0.7, description="probability that a phrase comes before its boxes (Emu2)")
     max_location: int = Field(224, description="largest location; 257 tokens exist, the released models use 0 to 224")
+    separate_across_images: bool = Field(
+        True,
+        description="write a line break or space between two texts also where images stand between them; the released "
+        "models read none there",
+    )
     frame_times: bool = Field(False, description="write each frame's time before it, as text; not in Emu or Emu2")
     ignored: tuple[str, ...] = Field(
         (PAD, IMAGE_SLOT, FRAME_SLOT, IMAGE_START, IMAGE_END),
@@ -116,7 +124,7 @@ class Layout:
         self.ids = tokenizer.ids
         ignored = [i for name, i in self.ids.items() if name in self.config.ignored]
         self.ignored = np.array(ignored, np.int32)
-        self.separators = {" ": tokenizer.encode(" "), "\n": tokenizer.encode("\n")}
+        self.separators = {text: tokenizer.separator(text) for text in (" ", "\n")}
 
     def split(self, segments: Many[Segment], seq_len: int) -> list[Window]:
         """Cut a sample into windows of at most `seq_len` tokens.
@@ -128,7 +136,7 @@ class Layout:
             ValueError: If an image alone does not fit.
         """
         windows: list[Window] = []
-        queue = [s for s in segments if not isinstance(s, Text) or len(s.ids)][::-1]
+        queue = [*self._joined(s for s in segments if not isinstance(s, Text) or len(s.ids))][::-1]
         parts: list[Segment] = []
         used = 2  # <s>, and room for </s>
 
@@ -185,7 +193,7 @@ class Layout:
             draw: Whether to end with `[IMG]`, which requests an image.
         """
         writer = _Writer(self.tokenizer.bos_id)
-        self._write(segments, writer, None)
+        self._write(self._joined(segments), writer, None)
         if draw:
             writer.put([self.ids[IMAGE_START]], NONE)
         return writer.sequence(self.ignored)
@@ -254,6 +262,15 @@ class Layout:
             run = []
             yield segment
         yield from run
+
+    def _joined(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Yield segments; a text after an image has no separator of its own, if images take its place."""
+        after_image = False
+        for segment in segments:
+            if isinstance(segment, Text) and after_image and not self.config.separate_across_images:
+                segment = replace(segment, continued=True)
+            after_image = isinstance(segment, ImageSegment)
+            yield segment
 
     def _unit(self, segment: Text) -> int:
         """Return the number of a text's tokens to which an image before it belongs."""

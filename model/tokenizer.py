@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
@@ -31,6 +31,9 @@ EMU2_TOKENS = (
     NEXT_BOX, "<REC>", *LOCATIONS,
 )  # fmt: skip
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+"""Names of a tokenizer's file in a folder, in the order in which they are looked for."""
+
 NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how good a place for a cut is after a token
 
 _BEGIN = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
@@ -41,9 +44,10 @@ class Base(Protocol):
     """Interface of a base tokenizer."""
 
     size: int
+    """One more than the largest id, so that there may be ids without a token."""
 
-    def encode(self, text: str, continued: bool) -> list[int]:
-        """Return the ids of a text; `continued` if it continues another piece of the same text."""
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
@@ -86,9 +90,7 @@ class Tokenizer:
         """
         path = Path(path)
         if path.is_dir():
-            path = next(
-                (path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()), path
-            )
+            path = next((path / name for name in TOKENIZER_FILES if (path / name).is_file()), path)
         if not path.is_file():
             raise ValueError(f"{path}: no tokenizer; give a tokenizer.json, a tokenizer.model or a folder with one")
         try:
@@ -112,14 +114,32 @@ class Tokenizer:
         """Id of `[PAD]`."""
         return self.ids[PAD]
 
-    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+    def encode(self, text: str, *, continued: bool = False, followed: bool = False) -> list[int]:
         """Return the ids of a text; never the model's own tokens.
 
         Args:
             text: Any text.
             continued: Whether it continues another piece of the same text, so that its first space is its own.
+            followed: Whether another piece or one of the model's own tokens follows. A base that writes a space before
+                each text then gets no space at the end, which would be a token of its own.
         """
-        return self.base.encode(text, continued)
+        if self.writes_space:
+            text = text[1:] if continued and text.startswith(" ") else text
+            text = text.rstrip(" ") if followed else text
+        return self.base.encode(text)
+
+    @cached_property
+    def writes_space(self) -> bool:
+        """Whether the base writes a space before each text by itself, as LLaMA's does."""
+        ids = self.base.encode("a")
+        return bool(ids) and self.base.piece(ids[0]).startswith(" ")
+
+    def separator(self, text: str) -> list[int]:
+        """Return the ids of white space between two texts, as it stands within one text."""
+        if not self.writes_space:
+            return self.base.encode(text)
+        before, after = "a", text.rstrip(" ")  # the next text brings a space of its own
+        return self.base.encode(before + after)[len(self.base.encode(before)) :]
 
     def decode(self, ids: Iterable[int], *, with_own: bool = False) -> str:
         """Return the text of ids.
@@ -184,17 +204,18 @@ class _Fast:
 
     def __init__(self, content: str) -> None:
         settings = json.loads(content)
-        for token in settings.get("added_tokens", ()):
+        settings["added_tokens"] = _without_own(settings.get("added_tokens", ()))
+        for token in settings["added_tokens"]:
             token["special"] = True  # so that `encode_special_tokens` covers all of them
         tokenizer = FastTokenizer.from_str(json.dumps(settings))
         tokenizer.encode_special_tokens = True  # "</s>" on a page is text
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
-        self.size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
 
-    def encode(self, text: str, continued: bool) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -210,6 +231,16 @@ class _Fast:
         return self.tokenizer.token_to_id(piece)
 
 
+def _without_own(added: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a tokenizer's added tokens up to `[PAD]` of Emu's or Emu2's own, which released tokenizers end with."""
+    ordered = sorted(added, key=lambda token: token["id"])
+    names = [token["content"] for token in ordered]
+    for start in range(len(names) - len(EMU_TOKENS) + 1):
+        if tuple(names[start : start + len(EMU_TOKENS)]) == EMU_TOKENS:
+            return ordered[:start]
+    return ordered
+
+
 class _SentencePiece:
     """A sentencepiece model, which puts a space before every text."""
 
@@ -219,8 +250,7 @@ class _SentencePiece:
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         self.size = int(self.model.vocab_size())
 
-    def encode(self, text: str, continued: bool) -> list[int]:
-        text = text[1:] if continued and text.startswith(" ") else text
+    def encode(self, text: str) -> list[int]:
         return list(self.model.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -20,20 +20,24 @@ passed to `export`, which then writes the same keys again.
 A `VisualEmbedder` can also be filled from the checkpoint of a whole `Emu`, whose language model is then not used.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from model.config import EmuConfig
 from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
+from model.language_model import stock_weights, token_tables
+from model.lora import LoraConfig, merged
 from model.vision_encoder import Encoder, resize_positions
 
 LayoutName = Literal[
@@ -43,6 +47,13 @@ LayoutName = Literal[
 
 class WeightsError(ValueError):
     """A checkpoint and a module that do not fit; the message names every key."""
+
+    @property
+    def brief(self) -> str:
+        """The message in one line, with the first keys only."""
+        first, *lines = [line.strip() for line in str(self).splitlines()]
+        more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+        return " ".join([first, *lines[:2]]) + more
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,15 @@ def _emu(language_model: str, *, peft: bool) -> _Layout:
 _LAYOUTS: dict[LayoutName, _Layout] = {
     "emu": _emu("decoder.lm.", peft=False),
     "emu-i": _emu("decoder.lm.base_model.model.", peft=True),
-    "emu2": _Layout(_EMU2, unused=(_ROTARY,), aliases=(("decoder.lm.project_", "bridge.project_"),)),
+    "emu2": _Layout(
+        _EMU2,
+        unused=(_ROTARY,),
+        aliases=(  # in files from before the release
+            ("decoder.lm.project_", "bridge.project_"),
+            ("decoder.lm.stu_regress_head.", "bridge.project_down."),
+            ("vl_adapter.projection.", "bridge.project_up."),
+        ),
+    ),
     "emu2-hf": _Layout(
         (
             ("model.visual.", "encoder.tower."),
@@ -124,6 +143,7 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
 # PEFT's names of an adapter called `default`; since its version 0.6 the layer itself is one level deeper.
 _PEFT = ((".lora_A.default.", ".lora_A."), (".lora_B.default.", ".lora_B."))
 _PEFT_BASE = (".base_layer.", ".")
+_ADAPTER = r".*\.lora_[AB]\.weight"
 # EVA-02's names where timm's differ, in the variant with norms inside the branches.
 _EVA_02 = (
     (".attn.inner_attn_ln.", ".attn.norm."),
@@ -136,29 +156,46 @@ _EVA_02 = (
 )
 
 
-def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:
-    """Fill a module from a checkpoint.
+@dataclass(frozen=True)
+class Fitted:
+    """A checkpoint that fits a module.
+
+    Attributes:
+        tensors: Tensors by the module's names.
+        unused: The other tensors, by the checkpoint's names: unused ones of the release, and those replaced by random
+            weights here.
+    """
+
+    tensors: dict[str, Tensor]
+    unused: dict[str, Tensor]
+
+
+def fit(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -> Fitted:
+    """Find the place of each tensor of a checkpoint; the module itself may be on the meta device.
+
+    Adapters (`emu-i`) are merged into the layers of a module that has none.
 
     Args:
         module: A module of the table above.
         tensors: The checkpoint, from `read`.
         layout: The naming scheme of the checkpoint.
 
-    Returns:
-        The tensors that are not used: unused ones of the release, and those replaced by random weights here.
-
     Raises:
-        WeightsError: If a key is missing, unknown, given twice, or of another shape; the module is then unchanged.
+        WeightsError: If a key is missing, unknown, given twice, or of another shape.
     """
     names = _Names(module, layout)
     wanted = {name: tensor for name, tensor in module.state_dict().items() if names.has_place(name)}
+    merges = names.layout.peft and not any(".lora_A." in name for name in wanted)
     found: dict[str, Tensor] = {}
+    adapters: dict[str, Tensor] = {}
     unused: dict[str, Tensor] = {}
     problems: list[str] = []
     for theirs, tensor in tensors.items():
         ours = names.ours(theirs)
         if ours in wanted and ours not in found:
             found[ours] = tensor
+        elif merges and re.fullmatch(_ADAPTER, ours) and _adapted(ours) in wanted:
+            adapters[ours] = tensor
         elif names.is_unused(theirs):
             unused[theirs] = tensor
         else:
@@ -168,20 +205,46 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -
             if not any(name in found for name in _same(module, ours)):  # tied ones need only one key
                 problems.append(f"{names.theirs(ours)}: missing")
             continue
-        found[ours] = _fitted(ours, found[ours], module, names)
+        original = found[ours]
+        try:
+            found[ours] = _fitted(ours, original, module, names)
+        except WeightsError as error:
+            problems.append(str(error))
+            continue
         is_, should = tuple(found[ours].shape), tuple(wanted[ours].shape)
         if is_ == should:
             continue
+        if found[ours] is not original:  # name sizes that are in the file
+            changed = zip(original.shape, is_, should, strict=True)
+            is_, should = tuple(original.shape), tuple(o if o != f else s for o, f, s in changed)
         if is_[:-1] == should[:-1] and re.fullmatch(names.layout.anew, names.theirs(ours)):
             unused[names.theirs(ours)] = found.pop(ours)
         else:
             problems.append(f"{names.theirs(ours)}: has shape {is_}, should have {should}")
+    problems += _odd_adapters(adapters, wanted, names)
     if problems:
         raise WeightsError(f"not a checkpoint of layout {layout} for this model:\n  " + "\n  ".join(problems))
+    if adapters:
+        rank = next(len(tensor) for name, tensor in adapters.items() if ".lora_A." in name)
+        found = merged(found | adapters, LoraConfig(rank=rank))  # a checkpoint does not say alpha: as released
+    return Fitted(found, unused)
+
+
+def load(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:
+    """Fill a module from a checkpoint. Arguments as for `fit`.
+
+    Returns:
+        The tensors that are not used.
+
+    Raises:
+        WeightsError: If the checkpoint does not fit; the module is then unchanged.
+    """
+    fitted = fit(module, tensors, layout)
+    state = module.state_dict()
     with torch.no_grad():
-        for ours, tensor in found.items():
-            wanted[ours].copy_(tensor)
-    return unused
+        for ours, tensor in fitted.tensors.items():
+            state[ours].copy_(tensor)
+    return fitted.unused
 
 
 def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -195,9 +258,14 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
     Raises:
         WeightsError: If the module has a weight for which the layout has no place.
     """
+    return {**(unused or {}), **renamed(module, module.state_dict(), layout)}
+
+
+def renamed(module: nn.Module, tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:
+    """Return weights of a module, which itself may be on the meta device, under a layout's names; see `export`."""
     names = _Names(module, layout)
     exported = {}
-    for ours, tensor in module.state_dict().items():
+    for ours, tensor in tensors.items():
         if not ours.startswith(names.layout.part):
             continue
         if not names.has_place(ours):
@@ -205,9 +273,29 @@ def export(module: nn.Module, layout: LayoutName, unused: Mapping[str, Tensor] |
                 raise WeightsError(f"{ours}: standardised features have no place in layout {layout}")
             continue
         if layout == "llama" and isinstance(module, Emu) and ours in _vocabulary(module):
-            tensor = tensor[: module.config.base_vocab_size]
+            tensor = tensor[: module.config.base_vocab_size].clone()  # writers refuse a part of a storage
         exported[names.theirs(ours)] = tensor
-    return {**(unused or {}), **exported}
+    return exported
+
+
+def unused_names(tensors: Mapping[str, Tensor], layout: LayoutName) -> list[str]:
+    """Return the names of those tensors that a release of this layout contains without using them."""
+    names = _Names(None, layout)
+    foreign = {theirs for theirs in tensors if re.fullmatch(_ROTARY, theirs) and not names.ours(theirs)}
+    return [theirs for theirs in tensors if names.is_unused(theirs) and theirs not in foreign]
+
+
+def named_here(tensors: Mapping[str, Tensor], layout: LayoutName) -> dict[str, Tensor]:
+    """Return the tensors of a whole model's checkpoint under the names of `Emu`, before it is known what fits."""
+    names = _Names(None, layout)
+    found = {names.ours(theirs): tensor for theirs, tensor in tensors.items()}
+    return {ours.removeprefix("emu."): tensor for ours, tensor in found.items() if ours}
+
+
+def num_rows(model: Emu, tensors: Mapping[str, Tensor], layout: LayoutName) -> int | None:
+    """Return how many tokens the tables of a model's checkpoint have; None if it has none under this model's names."""
+    tables = _vocabulary(model)
+    return next((len(tensor) for name, tensor in named_here(tensors, layout).items() if name in tables), None)
 
 
 def with_decoder(model: Emu, decoder: ImageDecoder) -> nn.ModuleDict:
@@ -240,6 +328,24 @@ def read(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_for(module: nn.Module, path: str | Path, layout: LayoutName) -> dict[str, Tensor]:
+    """Read a checkpoint for a module. Arguments and errors as for `read` and `load`.
+
+    Files of layout `llama` whose names are not the module's are converted by transformers, which knows how families
+    store their weights: experts one by one, or names without the prefix of the whole model.
+    """
+    tensors = read(path)
+    if layout != "llama" or not isinstance(module, Emu) or not (Path(path) / "config.json").is_file():
+        return tensors
+    names, state = _Names(module, layout), module.state_dict()
+    if all(names.ours(theirs) in state or names.is_unused(theirs) for theirs in tensors):
+        return tensors
+    try:
+        return stock_weights(str(path))
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+
+
 def save_emu(model: Emu, folder: str | Path) -> None:
     """Write a model as `config.json` and `model.safetensors`."""
     folder = Path(folder)
@@ -248,16 +354,25 @@ def save_emu(model: Emu, folder: str | Path) -> None:
     save_model(model, str(folder / "model.safetensors"))
 
 
-def load_emu(folder: str | Path) -> Emu:
+def load_emu(folder: str | Path, dtype: torch.dtype = torch.float32) -> Emu:
     """Load a model written by `save_emu`.
+
+    Only its weights take memory, once: no random ones are made before.
+
+    Args:
+        folder: The model's folder.
+        dtype: Data type of its parameters; buffers are in float32.
 
     Raises:
         WeightsError: If the folder has none, or its weights are of another model.
     """
     folder = Path(folder)
     try:
-        model = Emu(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
-        load(model, read(folder / "model.safetensors"), "ours")
+        config = EmuConfig.model_validate(json.loads((folder / "config.json").read_text()))
+        with shapes_only():
+            model = Emu(config)
+        _assign(model, fit(model, read(folder / "model.safetensors"), "ours").tensors, dtype)
+        model.language_model.tie_weights()
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: not a readable model: {error}") from error
     return model
@@ -271,19 +386,53 @@ def load_image_decoder(folder: str | Path) -> ImageDecoder:
     """
     folder = Path(folder)
     try:
-        decoder = ImageDecoder.for_model(EmuConfig.model_validate(json.loads((folder / "config.json").read_text())))
-        load(decoder, read(folder / "model.safetensors"), "ours")
+        config = EmuConfig.model_validate(json.loads((folder / "config.json").read_text()))
+        with shapes_only():
+            decoder = ImageDecoder.for_model(config)
+        _assign(decoder, fit(decoder, read(folder / "model.safetensors"), "ours").tensors, torch.float32)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: not a readable image decoder: {error}") from error
     return decoder
 
 
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Context in which modules get parameters without values, on the meta device, but buffers as always.
+
+    Unlike under `torch.device("meta")`, tables that no checkpoint holds, as those of rotary positions, are computed.
+    """
+
+    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+        if parameter is None or parameter.is_meta:  # the second time it is tied to another layer
+            return parameter
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(without_values)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give a module without values its tensors, in place of copies of them."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    state = {
+        name: tensor.to(dtype if name in parameters else torch.float32) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    for name in parameters.keys() - state.keys():  # tied: only one of both is in the file
+        state[name] = state[next(other for other in _same(module, name) if other in state)]
+    module.load_state_dict(state, assign=True)
+
+
 class _Names:
     """Maps a checkpoint's keys to this module's and back, for one module and layout."""
 
-    def __init__(self, module: nn.Module, layout: LayoutName) -> None:
+    def __init__(self, module: nn.Module | None, layout: LayoutName) -> None:
         self.layout = _LAYOUTS[layout]
-        self.encoder = next((part.config for part in module.modules() if isinstance(part, Encoder)), None)
+        parts = () if module is None else module.modules()
+        self.encoder = next((part.config for part in parts if isinstance(part, Encoder)), None)
         renamed = self.encoder is not None and self.encoder.sub_norm and layout != "open-clip"
         self.renamed = _EVA_02 if renamed else ()
         self.prefixes = self.layout.prefixes
@@ -328,15 +477,39 @@ def _fitted(ours: str, tensor: Tensor, module: nn.Module, names: _Names) -> Tens
     if names.layout.resize and positions and names.encoder is not None:
         return resize_positions(tensor, names.encoder.grid)
     if names.layout is _LAYOUTS["llama"] and isinstance(module, Emu) and ours in _vocabulary(module):
-        more = module.config.vocab_size - module.config.base_vocab_size
+        base = module.config.base_vocab_size
+        if len(tensor) < base:
+            raise WeightsError(f"{names.theirs(ours)} has {len(tensor)} rows, fewer than the tokenizer's {base} tokens")
+        tensor = tensor[:base]  # rows beyond are padding to a round number
         mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
-        return torch.cat([tensor, mean.expand(more, -1)])  # new rows start at the old ones' mean, as in Emu
+        more = module.config.vocab_size - base
+        return torch.cat(
+            [tensor, mean.expand(more, *tensor.shape[1:])]
+        )  # new rows start at the old ones' mean, as in Emu
     return tensor
+
+
+def _adapted(adapter: str) -> str:
+    """Return the name of the weight to which an adapter belongs."""
+    return re.sub(r"\.lora_[AB]\.weight$", ".weight", adapter)
+
+
+def _odd_adapters(adapters: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: "_Names") -> Iterator[str]:
+    """Yield what is wrong with adapters that are to be merged."""
+    for name, tensor in adapters.items():
+        kind, other = ("A", "B") if ".lora_A." in name else ("B", "A")
+        partner = name.replace(f".lora_{kind}.", f".lora_{other}.")
+        rows, columns = wanted[_adapted(name)].shape
+        fits = tensor.shape[1] == columns if kind == "A" else tensor.shape[0] == rows
+        if partner not in adapters:
+            yield f"{names.theirs(partner)}: missing"
+        elif not fits or tensor.shape[kind == "B"] != adapters[partner].shape[kind == "A"]:
+            yield f"{names.theirs(name)}: has shape {tuple(tensor.shape)}, which does not fit its layer"
 
 
 def _vocabulary(model: Emu) -> set[str]:
     """Return the names of a model's tables with one row per token."""
-    tables = (model.language_model.get_input_embeddings().weight, model.language_model.get_output_embeddings().weight)
+    tables = tuple(token_tables(model.language_model))
     return {name for name, value in model.named_parameters(remove_duplicate=False) if any(value is t for t in tables)}
 
 
@@ -348,7 +521,7 @@ def _same(module: nn.Module, ours: str) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files that an index names; else all of the safest kind, and of diffusers' variants the plain one."""
-    for index in sorted(folder.glob("*.index.json")):
+    for index in sorted(folder.glob("*.index*.json")):  # with its variant in diffusers' pipelines: index.bf16.json
         return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
     for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors", "*.bin", "*.pt"):
         if files := sorted(folder.glob(pattern)):

@@ -34,7 +34,9 @@ def run_commands(command: click.Command, *, rerun: str = "") -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        if isinstance(stopped.__cause__, EOFError):  # click takes the end of any file for Ctrl-C
+            raise stopped.__cause__ from None
         end_stopped(rerun)
     except OSError as error:
         if (known := full_disk(str(error))) is None:

@@ -140,7 +140,7 @@ def read_texts(corpus: str, shard: ShardInfo) -> Iterator[Document]:
                 file.seek(part["offset"])
                 sample.parts[part["name"]] = b"" if is_image else file.read(part["bytes"])
             try:
-                yield read_document(sample, shard.source)
+                yield read_document(sample, shard.source, images_alone=True)
             except ValueError as error:
                 raise UserError(
                     f"{path}, sample {row['key']}: {error}: the tar does not fit its sidecar. Build or index it again"

@@ -249,7 +249,10 @@ def test_a_sidecar_and_an_index_that_went_missing_are_made_again(built, tmp_path
 @pytest.mark.parametrize(
     ("changes", "untouched"),
     [
-        ({"sources__stories__filters__images__min_side": 121}, ("warc", "candidates", "raw")),
+        (
+            {"sources__stories__filters__images__min_side": 121, "sources__stories__allow_empty": True},
+            ("warc", "candidates", "raw"),
+        ),
         ({"sources__figures__sharding__max_samples": 7}, ("warc", "candidates", "raw", "features")),
     ],
     ids=["threshold", "shard size"],

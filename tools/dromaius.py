@@ -13,6 +13,7 @@ import click
 PACKAGES = {
     "pipelines": "Build a corpus: crawl, extract, fetch, filter, shard, tokenize, index.",
     "trainer": "Train on a corpus, generate, evaluate.",
+    "model": "Exchange whole models with their releases.",
     "tools": "What surrounds a corpus and a run.",
 }
 

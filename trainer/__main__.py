@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipelines import storage
 from pipelines.command_line import run_commands
 from pipelines.errors import RunError, UserError
 from pipelines.settings import load_settings
@@ -24,12 +25,22 @@ def commands() -> None:
     """Train a multimodal model on a corpus (see trainer/configs/ and README.md)."""
 
 
+def _local(context: click.Context, parameter: click.Parameter, folder: str | None) -> str | None:
+    """Refuse a run's folder that is not on a mounted file system."""
+    if folder is not None and not storage.is_local(folder):
+        raise UserError(
+            f"--out {folder}: a run is written to a mounted file system, as DeepSpeed needs: give a path, and copy the "
+            "folder afterwards"
+        )
+    return folder
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that trains or evaluates."""
     options = [
         click.option("--config", "config_path", required=True, help="YAML file of the run."),
         click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
-        click.option("--out", required=True, help="The run's folder."),
+        click.option("--out", required=True, callback=_local, help="The run's folder, on a mounted file system."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config."),
     ]
     for option in reversed(options):
@@ -123,24 +134,34 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 
 
 @commands.command()
-@click.option("--config", "config_path", required=True, help="YAML file of the run.")
+@click.option(
+    "--config", "config_path", default=None, help="YAML file of the run; OUT/config.resolved.yaml if not given."
+)
 @click.option("--corpus", default=None, help="Not used: the model has its tokenizer.")
-@click.option("--out", required=True, help="The run's folder.")
+@click.option("--out", required=True, callback=_local, help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
 @click.option("--prompts", "prompts_path", default=None, help='File of JSON lines {"prompt": "..."}.')
-@click.option("--want", type=click.Choice(["text", "image", "both"]), default="text", show_default=True)
+@click.option(
+    "--want", type=click.Choice(["text", "image", "both", "reconstruction"]), default="text", show_default=True
+)
 @click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=None, help="Not given: the model's own, or 128.")
+@click.option("--min-new-tokens", type=click.IntRange(0), default=None, help="Not given: the model's own, or 0.")
 @click.option("--max-images", type=click.IntRange(1), default=4, show_default=True, help="With --want both.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), default=None, help="Not given: no sampling.")
+@click.option("--top-k", type=click.IntRange(1), default=None, help="Sample among so many likely tokens.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=None, help="Sample among likely tokens.")
-@click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="With --want text.")
+@click.option("--beams", type=click.IntRange(1), default=None, help="Text only. Not given: the model's own, or 1.")
+@click.option("--length-penalty", type=float, default=None, help="Of beams. Not given: the model's own, or 1.")
+@click.option(
+    "--repetition-penalty", type=click.FloatRange(0, min_open=True), default=None, help="Above 1: repeat less."
+)
 @click.option("--guidance", type=float, default=None, help="Not given: the image decoder's own.")
-@click.option("--frames", type=click.IntRange(1), default=4, show_default=True, help="Frames per video, spread evenly.")
+@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames per video, spread evenly.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
-    config_path: str,
+    config_path: str | None,
     corpus: str | None,
     out: str,
     overrides: tuple[str, ...],
@@ -148,11 +169,15 @@ def generate(
     prompts_path: str | None,
     want: Any,
     save_to: str | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
+    min_new_tokens: int | None,
     max_images: int,
     temperature: float | None,
+    top_k: int | None,
     top_p: float | None,
-    beams: int,
+    beams: int | None,
+    length_penalty: float | None,
+    repetition_penalty: float | None,
     guidance: float | None,
     frames: int,
     seed: int,
@@ -160,26 +185,33 @@ def generate(
     """Continue prompts with text, an image, or both in turn. For a tuned model: --out OUT/tune."""
     from trainer.config import TrainConfig
 
-    config = load_settings(TrainConfig, config_path, overrides)
-    if beams > 1 and want != "text":
-        raise UserError("--beams works only with --want text")
-    if top_p is not None and temperature is None:
-        raise UserError("--top-p needs --temperature: without it the likeliest token is always chosen")
-    from model.generation import GenerationConfig
-    from trainer.evaluation.generate import RESULTS, Request, open_run, read_prompts
+    config = load_settings(TrainConfig, config_path or f"{out}/config.resolved.yaml", overrides)
+    if beams is not None and beams > 1 and (want != "text" or temperature is not None):
+        raise UserError("--beams works only with --want text, and without --temperature")
+    for name, value in (("--top-k", top_k), ("--top-p", top_p)):
+        if value is not None and temperature is None:
+            raise UserError(f"{name} needs --temperature: without it the likeliest token is always chosen")
+    from trainer.evaluation.finished_run import open_run
+    from trainer.evaluation.generate import RESULTS, Request, read_prompts
     from trainer.evaluation.generate import generate as continue_prompts
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:
         raise UserError("no prompt: give --prompt or --prompts")
     run = open_run(out, config)
-    chosen = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        max_images=max_images,
-        temperature=temperature,
-        top_p=top_p,
-        num_beams=beams,
-    )
+    given = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "num_beams": beams if want == "text" and temperature is None else 1,
+        "length_penalty": length_penalty,
+        "video_length_penalty": length_penalty,
+        "repetition_penalty": repetition_penalty,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    chosen = run.generation.model_copy(update={**changes, "max_images": max_images})
     folder = save_to or f"{out}/generated"
     rows = continue_prompts(run, asked, Request(want, chosen, frames, guidance, seed), folder)
     for row in rows:

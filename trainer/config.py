@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from model.config import EmuConfig, ObjectiveConfig, named_size
+from model.language_model import with_folders_sizes
 from model.lora import LoraConfig
 from model.sequence import LayoutConfig
+from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from model.weights import LayoutName
 from pipelines.errors import UserError
@@ -23,8 +25,6 @@ from trainer.reading.byte_store import CacheSettings
 from trainer.reading.reader import ReaderSettings
 
 MODULES = ("encoder", "bridge", "language_model")
-
-Form = Literal["chat", "emu", "generation"]
 
 
 # --- the model ---
@@ -50,11 +50,24 @@ class ModelSettings(Settings):
         """Return the model's configuration, with the tokenizer's vocabulary.
 
         Raises:
-            UserError: If there is no such size, or the changes do not fit it.
+            UserError: If there is no such size, the changes do not fit it, or its language model is not supported.
         """
-        tree = self._size().model_dump()
         vocabulary = {"base_vocab_size": tokenizer.base_vocab_size, "vocab_size": tokenizer.vocab_size}
-        return _checked(_merged(_merged(tree, self.changes), vocabulary))
+        config = _checked(_merged(self._tree(), vocabulary))
+        if config.language_model.path is None:
+            return config
+        try:
+            language_model = with_folders_sizes(config.language_model)
+        except ValueError as error:
+            raise UserError(f"model.changes: language_model: {error}") from error
+        return config.model_copy(update={"language_model": language_model})
+
+    def _tree(self) -> dict[str, Any]:
+        """Return the settings of the named size with the changes; a folder's sizes take the place of the size's own."""
+        tree = self._size().model_dump()
+        if "path" in self.changes.get("language_model", {}):
+            tree["language_model"] = {}
+        return _merged(tree, self.changes)
 
     def _size(self) -> EmuConfig:
         try:
@@ -70,7 +83,7 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         try:
-            _checked(_merged(named_size(self.size).model_dump(), self.changes))
+            _checked(self._tree())
         except UserError as error:
             raise ValueError(str(error)) from error
         return self
@@ -247,6 +260,11 @@ class CheckpointSettings(Settings):
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
     keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
+    skip_damaged: bool = Field(
+        False,
+        description="resume from the newest whole checkpoint, and set newer ones that are damaged aside, after reading "
+        "every byte; false: a damaged one is an error",
+    )
     requeue_exit_code: int = Field(
         75, description="exit code of a run that has saved after SIGTERM and is to be started again"
     )
@@ -432,25 +450,6 @@ class DecoderRunSettings(ImageRunSettings):
         description="images are scaled at random to between the decoder's size and this multiple of it before a square "
         "is cropped (Emu2 does so, without giving the number); 1: whole images",
     )
-
-
-class TemplateSettings(Settings):
-    """Settings of the template by which tuning cuts samples."""
-
-    form: Form = Field(
-        "chat", description="form of the template: chat for Emu2-Chat, emu for Emu-I, generation for Emu2-Gen"
-    )
-    system: str | None = Field(None, description="message before a conversation; null: the released one")
-    instructions: tuple[str, ...] = Field(
-        ("Describe the image.",),
-        min_length=1,
-        description="questions of the user about an image, whose caption is the answer; one is chosen by the caption",
-    )
-
-    @property
-    def chats(self) -> bool:
-        """True for conversations, whose two sides have their own tokens."""
-        return self.form != "generation"
 
 
 class TuneSettings(PretrainSettings):

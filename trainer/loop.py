@@ -1,6 +1,7 @@
 """The training loop of every run: plan, read, step, record; written so that it can be killed at any time."""
 
 import json
+import os
 import resource
 import signal
 import time
@@ -29,13 +30,15 @@ from trainer.plan.order import key_of
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.reading.reader import RankStep
-from trainer.reading.streaming import StreamStep
+from trainer.reading.streaming import SourceEnded, StreamLoader, StreamStep
 from trainer.tasks.held_out import HeldOut
 from trainer.tasks.table import TASKS, TaskRun
 
 TRAINED = "trained.json"  # written last into a model's folder: the number of its steps
 STOPPED = "stopped"
 FINISHED = "finished"
+
+_PATIENCE = 2.0  # seconds that a process waits for data before it meets the others without
 
 
 def train(
@@ -68,7 +71,10 @@ def is_finished(trained: TaskRun, config: TrainConfig, out: str) -> bool:
     path, settings = storage.join(trained.folder(out), "model", TRAINED), trained.settings(config)
     if settings is None or not storage.exists(path):
         return False
-    return bool(json.loads(storage.read_bytes(path))["steps"] >= settings.steps)
+    try:
+        return bool(json.loads(storage.read_bytes(path))["steps"] >= settings.steps)
+    except (ValueError, KeyError, TypeError):  # damaged: the last checkpoint writes it again
+        return False
 
 
 class Training:
@@ -107,10 +113,10 @@ class Training:
             torch.set_num_threads(settings.engine.threads)
         # On CPUs, PyTorch's fused attention is many times slower in bf16 than the plain one, and no faster in fp32.
         torch.backends.cuda.enable_flash_sdp(world.device.type == "cuda")
-        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world)
+        self.checkpoints = Checkpoints(self.out, settings.checkpoints, world, trained.section)
         self.guard = SpikeGuard(settings.guard)
         self.totals = Totals()
-        self._stop = self._reread = False
+        self._stop = self._interrupted = self._reread = False
         self._state: DataState | None = None  # after the last training step
         self._rows: list[ConsumedRow] = []
         self._bad: list[QuarantineRow] = []
@@ -119,7 +125,7 @@ class Training:
         if found is not None:
             check_architecture(found, self.task.architecture())
         self.stage = found.run.stage if found else 0
-        self.first_step = found.run.step if found else 0
+        self.first_step = self._saved = found.run.step if found else 0
         torch.manual_seed(key_of("weights", settings.data.plan.seed))
         with filled_once(world):
             module = self.task.build()
@@ -137,8 +143,15 @@ class Training:
     # --- the loop ---
 
     def run(self) -> str:
-        """Train until the last step or a signal; return `FINISHED` or `STOPPED`."""
+        """Train until the last step or a signal; return `FINISHED` or `STOPPED`.
+
+        Raises:
+            UserError: If a source has reached its most epochs, after a save.
+            RunError: If data cannot be read any further, after a save, or the steps were skipped too often.
+            KeyboardInterrupt: After Ctrl-C and a save; at once after another one.
+        """
         signals = {
+            signal.SIGINT: self._on_interrupt,
             signal.SIGTERM: self._on_stop,
             signal.SIGUSR1: self._on_stop,
             signal.SIGHUP: self._on_reread,
@@ -152,39 +165,91 @@ class Training:
         interval = Interval()
         self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)
         step = self.first_step
-        stream = iter(batches)
         try:
             while step < self.settings.steps:
-                waiting = time.perf_counter()
-                batch = next(stream)
-                interval.waited += time.perf_counter() - waiting
-                *targets, stop, reread = map(int, self.world.sum([*batch.num_targets, self._stop, self._reread]))
-                if stop:
-                    if step > self.first_step:
-                        self._save(step)
+                found = self._next(batches, step, interval)
+                if found is None:
                     return STOPPED
-                if reread:
-                    self._change_mixture(batches)
+                batch, targets = found
                 self._enter_stage(step)
                 result = self._train(batch, targets)
                 step += 1
                 self._after(batch, result, step, targets, interval, log)
-            if step > self.first_step:
-                self._save(step)
+            self._save_new(step)
             self._export(step)
             # All processes end together: a launcher may end the first one, which exports, when the others are gone.
-            return STOPPED if any(self.world.sum([self._stop])) else FINISHED
+            stop, interrupted = self.world.sum([self._stop, self._interrupted])
+            if interrupted:
+                raise KeyboardInterrupt
+            return STOPPED if stop else FINISHED
         except RunError:
             append_quarantine(self.out, self._bad)
             raise
         finally:
             self._progress.close()
+            self.loader.close()  # first, since it ends reads that wait
             batches.close()
-            self.loader.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if log is not None:
                 log.close()
+
+    def _next(self, batches: Batches, step: int, interval: Interval) -> tuple[RankBatch, list[int]] | None:
+        """Return this rank's data of a step and the targets of all ranks; None if the run has saved and stops.
+
+        All processes call this. As long as data is missing on one of them they meet again and again, so that each of
+        them heeds a signal to any other, and none waits for one whose data cannot be read.
+        """
+        batch: RankBatch | None = None
+        while True:
+            problem: Exception | None = None
+            waiting = time.perf_counter()
+            try:
+                batch = batch or batches.take(_PATIENCE)
+            except Exception as error:
+                problem = error
+            interval.waited += time.perf_counter() - waiting
+            own = batch.num_targets if batch is not None else [0] * len(self.task.objectives)
+            is_late = batch is None and problem is None
+            flags = [self._stop, self._interrupted, self._reread, problem is not None, is_late]
+            *targets, stop, interrupted, reread, failed, late = map(int, self.world.sum([*own, *flags]))
+            if stop or interrupted:
+                self._save_new(step)
+                if interrupted:
+                    raise KeyboardInterrupt
+                return None
+            if failed:
+                self._go_on_or_end(problem, step)
+            elif reread:
+                self._change_mixture(batches)
+            if batch is not None and not failed and not late:
+                return batch, targets
+
+    def _go_on_or_end(self, problem: Exception | None, step: int) -> None:
+        """Leave out the streams that have ended if the config says so; otherwise save and end, on all processes.
+
+        Args:
+            problem: Why this process has no data; None if it has some.
+            step: Number of finished steps.
+        """
+        mine = None
+        if problem is not None:
+            mine = type(problem).__name__, str(problem), getattr(problem, "source", None)
+        found = self.world.broadcast([p for p in self.world.gather(mine) if p is not None])
+        names = {source for _, _, source in found}
+        if self.settings.mixture.when_source_ends == "go_on" and None not in names:
+            assert isinstance(self.loader, StreamLoader)
+            if self.loader.leave_out(names):
+                for message in dict.fromkeys(message for _, message, _ in found):
+                    self.world.say(f"{message}; going on without {', '.join(sorted(names))} from about step {step}")
+                return
+        saved = f"; saved at step {step}" if self._save_new(step) else ""
+        kind, message, _ = found[0]
+        if problem is not None and not isinstance(problem, UserError | RunError):
+            raise problem
+        if kind in (UserError.__name__, RunError.__name__, SourceEnded.__name__):
+            raise (UserError if kind == UserError.__name__ else RunError)(message + saved) from problem
+        raise RunError("another process of the run has ended; see its own error")
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
         number = batch.read.step.number
@@ -213,8 +278,10 @@ class Training:
         self.totals += counts
         stage = config.stages[self.stage]
         interval.add(counts, self.task.flops(counts, targets, stage.lr))
-        if self.world.is_first and read.step.phase is not None:
-            append_phase(storage.join(self.out, "mixture.jsonl"), read.step.phase)
+        if self.world.is_first and (phase := read.step.phase) is not None:
+            append_phase(storage.join(self.out, "mixture.jsonl"), phase)
+            if phase.step:
+                self.world.say(f"mixture: from step {phase.step} on: {phase.reason}")
         self._judge(read.step.number, read.rows, result)
         last = step == config.steps
         held_out: dict[str, float] = {}
@@ -292,7 +359,7 @@ class Training:
     def _resume(self, found: Checkpoint) -> None:
         self.checkpoints.load(found, self.engine)
         self.guard.load(found.run.guard)
-        self.totals = Totals.from_record(found.run.totals)
+        self.totals = Totals.from_record(found.run.totals, self.data.names)
         if (line := jump(found.run.step, found.run.steps, found.run.rates, self.settings)) is not None:
             self.world.say(line)
 
@@ -326,6 +393,12 @@ class Training:
             self.task.begin(module, self.data.first_images(self.task.costs()), self.world.device)
         self.engine = self._engine(module)
 
+    def _save_new(self, step: int) -> bool:
+        """Save a checkpoint if there is anything new since the last one; return whether there are new steps at all."""
+        if step > self._saved:
+            self._save(step)
+        return step > self.first_step
+
     def _save(self, step: int) -> None:
         """Save a checkpoint, and all records up to it."""
         rows, bad = self.world.gather(self._rows), self.world.gather(self._bad)
@@ -334,7 +407,7 @@ class Training:
             log.add(row for part in rows for row in part)
             log.write()
             append_quarantine(self.out, [row for part in bad for row in part])
-        self._rows, self._bad = [], []
+        self._rows, self._bad, self._saved = [], [], step
         engine = self.settings.engine
         run = RunState(
             step=step,
@@ -343,7 +416,7 @@ class Training:
             zero_stage=engine.zero_stage,
             precision=engine.resolved_precision,
             architecture=self.task.architecture(),
-            totals=self.totals.to_record(),
+            totals=self.totals.to_record(self.data.names),
             guard=self.guard.state(),
             steps=self.settings.steps,
             rates=self.settings.rates(min(step, self.settings.steps - 1)),
@@ -364,7 +437,9 @@ class Training:
         wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
         if wanted is not None:
             try:
-                step = batches.between(partial(self.data.change, self.loader, wanted))
+                change = partial(self.data.change, self.loader, wanted)
+                # Streams refuse, and may keep the thread waiting for bytes.
+                step = batches.between(change) if self.data.order == "exact" else change()
                 self.world.say(f"mixture: read again, used from step {step} on")
                 return
             except UserError as error:
@@ -385,6 +460,12 @@ class Training:
 
     def _on_stop(self, number: int, frame: object) -> None:
         self._stop = True
+
+    def _on_interrupt(self, number: int, frame: object) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.world.is_first:
+            os.write(2, b"stopping after this step and a save; press Ctrl-C again to stop at once\n")
 
     def _on_reread(self, number: int, frame: object) -> None:
         self._reread = True

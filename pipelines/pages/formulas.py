@@ -81,7 +81,7 @@ def _formula(math: Element) -> str:
 
 def _is_tex(text: str) -> bool:
     """Return whether an alternative text is TeX rather than words to be read aloud."""
-    return bool(re.search(r"[\\^_{}]", text)) or not re.search(r"[^\W\d]{2,} [^\W\d]{2,}", text)
+    return bool(re.search(r"[\\^_{}]", text)) or not re.search(r"(?<![^\W\d])[^\W\d]{2,}+ [^\W\d]{2}", text)
 
 
 def _image_formula(image: Element) -> str | None:

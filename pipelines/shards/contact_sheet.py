@@ -96,7 +96,7 @@ def _read(corpus: str, shard: ShardInfo, number: int) -> Drawn:
     try:
         offsets = read_index(path)
         sample = read_sample(path, int(offsets[number]), int(offsets[number + 1]))
-        return read_document(sample, shard.source), sample
+        return read_document(sample, shard.source, images_alone=True), sample
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path}, sample {number}: cannot be read: {error}. Rebuild the corpus") from error
 

@@ -26,16 +26,17 @@ TEXT_PARTS = ("txt", "text", "caption", "transcript")
 _CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
 
 
-def read_document(sample: TarSample, source: str) -> Document:
+def read_document(sample: TarSample, source: str, *, images_alone: bool = False) -> Document:
     """Return the document in a tar's sample, ours or foreign.
 
     A JSON of schema `seq/1` is used as it is. Otherwise one image with a caption (a text part, or a key of the JSON) is
     a pair; parallel lists `images` and `texts` that name parts, as in Energon, are interleaved; text alone is text.
 
-
     Args:
         sample: With all its parts.
         source: Default of `source.dataset`.
+        images_alone: Whether images without any text are a sample too, interleaved with nothing: an image decoder is
+            trained on them.
 
     Raises:
         ValueError: If it is none of these, or its JSON or text is damaged.
@@ -54,7 +55,7 @@ def read_document(sample: TarSample, source: str) -> Document:
             raise ValueError(f"its JSON is that of {document.key}")
         return document
     record = record if isinstance(record, dict) else {}
-    kind, segments, media = _content(sample, record)
+    kind, segments, media = _content(sample, record, images_alone)
     provenance = Provenance(
         dataset=source,
         record=sample.key,
@@ -64,7 +65,7 @@ def read_document(sample: TarSample, source: str) -> Document:
     return Document(kind, sample.key, tuple(segments), tuple(media), provenance, lang=_text_or_none(record.get("lang")))
 
 
-def _content(sample: TarSample, record: dict[str, Any]) -> tuple[Kind, list[Segment], list[Media]]:
+def _content(sample: TarSample, record: dict[str, Any], images_alone: bool) -> tuple[Kind, list[Segment], list[Media]]:
     image_parts = [part for part in sample.parts if part.rpartition(".")[2].lower() in MIME_TYPES]
     images, texts = record.get("images"), record.get("texts")
     if isinstance(images, list) and isinstance(texts, list) and len(images) == len(texts) and image_parts:
@@ -75,6 +76,9 @@ def _content(sample: TarSample, record: dict[str, Any]) -> tuple[Kind, list[Segm
         return "pair", [Segment("image", media=0, role="content"), Segment("text", text, role="caption")], [media]
     if not image_parts and text is not None:
         return "text", [Segment("text", text)], []
+    if images_alone and image_parts and text is None:
+        segments = [Segment("image", media=number, role="content") for number in range(len(image_parts))]
+        return "interleaved", segments, [_media(sample, part, record) for part in image_parts]
     raise ValueError(f"parts {', '.join(sample.parts)}: neither an image with a caption nor a text")
 
 

@@ -1,7 +1,7 @@
 """`python -m pipelines index`: an index, sidecars and a manifest for foreign tars, which are not modified.
 
-Supported layouts: img2dataset's output, folders that Energon prepared, and any WebDataset tars of pairs, texts or
-seq/1 samples. A tar's source is the first folder below the corpus; its split follows from its path.
+Supported layouts: img2dataset's output, folders that Energon prepared, and any WebDataset tars of pairs, texts, images
+alone or seq/1 samples. A tar's source is the first folder below the corpus; its split follows from its path.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from pipelines.shards.manifest import (
     write_manifest,
 )
 from pipelines.shards.sidecar import read_sidecar, sidecar_row, write_sidecar
-from pipelines.shards.tar_samples import TarSample, walk_samples, write_index
+from pipelines.shards.tar_samples import ForwardReader, TarSample, walk_samples, write_index
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.zstd", ".tar.lz4")
 
@@ -44,7 +44,6 @@ OTHER_KIND = "other_kind"
 UNREADABLE = "unreadable"
 EXCLUDED = "excluded_by_energon"
 
-_CHUNK = 1 << 20
 _SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -70,6 +69,7 @@ class _Source:
     """State of a source while its tars are read."""
 
     kind: Kind | None = None
+    has_texts: bool = True  # otherwise it is one of images alone
     key_hashes: list[np.ndarray[Any, Any]] = field(default_factory=list)
     num_odd: int = 0
     first_odd: str = ""
@@ -148,25 +148,35 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
 def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, excluded: set[str]) -> ShardInfo | None:
     """Read a tar, write its index and sidecar; returns None if it contains no samples."""
     rows: list[dict[str, Any]] = []
+    without_text: dict[int, str] = {}  # why a row is none of a source with texts
     end = 0
     with storage.open_read(path) as file:
-        reader = _ForwardReader(file)
+        reader = _HashingReader(file)
         try:
             for sample in walk_samples(reader.read, path, 0, storage.size(path), is_whole=True):
-                rows.append(sidecar_row(_document(sample, source, f"{path}/{sample.key}" in excluded), sample))
+                document, why = _document(sample, source, f"{path}/{sample.key}" in excluded)
+                if why is not None:
+                    without_text[len(rows)] = why
+                rows.append(sidecar_row(document, sample))
                 end = sample.end
         except ValueError as error:
             raise UserError(f"{error}. Download that tar again, or move it elsewhere") from error
         sha256, num_bytes = reader.finish()
     if not rows:
         return None
-    kinds = Counter(row["kind"] for row in rows if row["allowed"])
     if state.kind is None:
+        usable = [(number, row["kind"]) for number, row in enumerate(rows) if row["allowed"]]
+        # Captions are missing in many a set of pairs: its images alone do not decide its kind.
+        kinds = Counter(kind for number, kind in usable if number not in without_text)
+        if not kinds:
+            kinds, state.has_texts = Counter(kind for _, kind in usable), False
         if not kinds:
             raise UserError(f"{path}: no readable sample: the first one, {rows[0]['key']}: {rows[0]['reasons'][-1]}")
         state.kind = kinds.most_common(1)[0][0]
-    for row in rows:
-        if row["allowed"] and row["kind"] != state.kind:
+    for number, row in enumerate(rows):
+        if row["allowed"] and number in without_text and state.has_texts:
+            row |= {"allowed": False, "reasons": [UNREADABLE, without_text[number]]}
+        elif row["allowed"] and row["kind"] != state.kind:
             row |= {"allowed": False, "reasons": [OTHER_KIND, f"a {row['kind']} among {state.kind}"]}
         if not row["allowed"]:
             state.num_odd += 1
@@ -180,47 +190,46 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
     return ShardInfo(name, source, state.kind, split, sha256, num_bytes, len(rows), sidecar)
 
 
-def _document(sample: TarSample, source: str, is_excluded: bool) -> Document:
-    """Return the document of a sample; if it has none, an empty one that gives the reason."""
+def _document(sample: TarSample, source: str, is_excluded: bool) -> tuple[Document, str | None]:
+    """Return the document of a sample; if it has none, an empty one that gives the reason.
+
+    Returns:
+        The document and, if it is one of images alone, why it is none with a text.
+    """
+    without_text: str | None = None
     try:
         document = read_document(sample, source)
     except ValueError as error:
-        refusal = Decision(allowed=False, reasons=(UNREADABLE, str(error)))
-        return Document("text", sample.key, (), (), Provenance(source, sample.key), decision=refusal)
+        without_text = str(error)
+        try:
+            document = read_document(sample, source, images_alone=True)
+        except ValueError:
+            refusal = Decision(allowed=False, reasons=(UNREADABLE, without_text))
+            return Document("text", sample.key, (), (), Provenance(source, sample.key), decision=refusal), None
     if is_excluded:
-        return replace(document, decision=replace(document.decision, allowed=False, reasons=(EXCLUDED,)))
+        return replace(document, decision=replace(document.decision, allowed=False, reasons=(EXCLUDED,))), without_text
     media = (
         replace(m, stored_sha256=m.stored_sha256 or hashlib.sha256(sample.parts[str(m.part)]).hexdigest())
         for m in document.media
     )
-    return replace(document, media=tuple(media))
+    return replace(document, media=tuple(media)), without_text
 
 
-class _ForwardReader:
+class _HashingReader(ForwardReader):
     """Reader of a file's ranges at increasing offsets, which hashes every byte on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        super().__init__(file)
         self._digest = hashlib.sha256()
-        self._at = 0
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes at an offset not before the end of the last read."""
-        assert offset >= self._at, "the tar is read in one pass"
-        while self._at < offset and self._take(min(offset - self._at, _CHUNK)):
-            pass
-        return self._take(length)
 
     def finish(self) -> tuple[str, int]:
         """Return sha256 and size of the whole file."""
-        while self._take(_CHUNK):
-            pass
+        self.drain()
         return self._digest.hexdigest(), self._at
 
     def _take(self, length: int) -> bytes:
-        data = self._file.read(length)
+        data = super()._take(length)
         self._digest.update(data)
-        self._at += len(data)
         return data
 
 

@@ -2,7 +2,8 @@
 
 Written tars are USTAR with nothing that varies: mode 0644, times and owners 0, padded to 10,240 bytes. The headers are
 packed by hand, which is 25 times as fast as `tarfile` and does not change with Python's version. Any tar can be read:
-PAX and GNU long names, prefixes, and folders or other files between samples are supported.
+v7, old GNU, USTAR and PAX headers, long names, prefixes, and folders or other files between samples. What would give
+wrong bytes is refused: sparse files, parts of archives on several volumes, and a tar that another one follows.
 
 `X.tar.idx` contains unsigned 64-bit little-endian numbers: the offset of each sample's first header, then the end of
 the last sample. It is Energon's format, byte for byte.
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ MAX_MEMBER_BYTES = (8 << 30) - 1  # eleven octal digits
 MAX_NAME_BYTES = 99  # wids and some others read only the 100-byte field, and need its NUL
 
 _ZEROS = bytes(BLOCK)
+_REPACK = "repack it with `tar --format=ustar`"
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
 _TIME = b"00000000000\x00"
 _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
@@ -33,14 +35,19 @@ _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 
 # webdataset's and Energon's own rules: the key ends at the first dot after the last slash; `__x__/...` is not a sample.
 # Hidden files never are, in no folder: macOS puts one before each file (AppleDouble, `._k.jpg`).
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
 _FILES = (b"0", b"\x00", b"7")
 _WITHOUT_BYTES = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
+_REFUSED = {b"S": "a sparse file", b"M": "the rest of a file on another volume", b"N": "a record of old long names"}
+_CHUNK = 1 << 20
+_MOST_AT_ONCE = 64 << 20  # a damaged size must not ask for more memory than there are bytes
 
 Read = Callable[[int, int], bytes]
 """Function from an offset and a length to bytes; fewer at the end of the file."""
+
+NO_END = 1 << 62
+"""End of a tar whose size is not known, as of a stream."""
 
 
 class Member(NamedTuple):
@@ -105,16 +112,11 @@ def tar_end(size: int) -> bytes:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Return key and part of a member's name, or None if the member belongs to no sample."""
-    *folders, base = name.split("/")
-    if _META.match(name) or base.startswith(".") or "__MACOSX" in folders:
-        return None
     folder, slash, file = name.rpartition("/")
+    if _META.match(name) or file.startswith(".") or "__MACOSX" in folder.split("/"):
+        return None
     stem, dot, part = file.partition(".")
-    if not dot:
-        return None
-    if not stem and (not slash or "." in folder.rpartition("/")[2]):  # their pattern finds the key `a/` in `a/.b`
-        return None
-    return folder + slash + stem, part
+    return (folder + slash + stem, part) if dot else None
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -127,11 +129,12 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
         read: Returns bytes; called only with increasing offsets.
         where: Start of error messages: the tar's path.
         start: Offset of a header.
-        end: End of the file, or of the range.
-        is_whole: Whether an empty block must follow, as at the end of every tar: without one the file was truncated.
+        end: End of the file, or of the range; `NO_END` if it is not known.
+        is_whole: Whether the end of a tar must follow, and nothing more: without it the file was truncated.
 
     Raises:
-        ValueError: If a header is damaged, a member reaches beyond the end, or the closing block is missing.
+        ValueError: If a header is damaged, a member reaches beyond the end, is of a kind whose bytes are not a file's,
+            the end of the tar is missing, or another tar follows.
     """
     at = first = start
     long_name: str | None = None
@@ -139,7 +142,11 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
     while at < end:
         head = read(at, BLOCK)
         if head == _ZEROS:
+            if is_whole:
+                _refuse_another(read, where, at + BLOCK, end)
             return
+        if len(head) < BLOCK and is_whole:
+            raise ValueError(f"{where}: broken tar: truncated at byte {at + len(head)}")
         if len(head) < BLOCK or not _sum_is_right(head):
             raise ValueError(f"{where}: broken tar: no header at byte {at}")
         kind, content = head[156:157], at + BLOCK
@@ -154,16 +161,16 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
                 f"{where}: broken tar: the member at byte {at} has {size} bytes, but only {end - content} follow"
             )
         at = content + padded(size)
+        if kind in _REFUSED:
+            raise ValueError(f"{where}: the member at byte {first} is {_REFUSED[kind]}; {_REPACK}")
         if kind == b"L":
-            long_name = _text(read(content, size).rstrip(b"\x00"))
+            long_name = _text(_whole(read, where, content, size).rstrip(b"\x00"))
         elif kind in (b"x", b"X"):
-            records = _pax_records(read(content, size), where, first)
+            records = _pax_records(_whole(read, where, content, size), where, first)
+            if any(name.startswith("GNU.sparse.") for name in records):
+                raise ValueError(f"{where}: the member at byte {first} is {_REFUSED[b'S']}; {_REPACK}")
             long_name = records.get("path", long_name)
             long_size = int(records["size"]) if "size" in records else None
-        elif kind == b"S":
-            raise ValueError(
-                f"{where}: the member at byte {first} is a sparse file; repack it with `tar --format=ustar`"
-            )
         elif kind == b"g":
             first = at
         elif kind != b"K":
@@ -197,13 +204,45 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
             sample = TarSample(key, member.offset, member.end)
         if part in sample.parts:
             sample.fault = f"part {part!r} appears twice"
-        sample.parts[part] = read(member.content, member.size)
-        if len(sample.parts[part]) < member.size:
-            raise ValueError(f"{where}: broken tar: it ends in {member.name}")
+        sample.parts[part] = _whole(read, where, member.content, member.size)
         sample.places[part] = member.content
     if sample is not None:
         sample.end = last
         yield sample
+
+
+class ForwardReader:
+    """Reader of ranges at increasing offsets of a file that may have no positions, such as a stream.
+
+    Args:
+        file: The file; a read returns fewer bytes only at its end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._at = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes at an offset not before the end of the last read."""
+        assert offset >= self._at, "the tar is read in one pass"
+        while self._at < offset and self._take(min(offset - self._at, _CHUNK)):
+            pass
+        if self._at < offset:
+            return b""
+        data = self._take(min(length, _MOST_AT_ONCE))
+        while len(data) < length and (more := self._take(min(length - len(data), _MOST_AT_ONCE))):
+            data += more
+        return data
+
+    def drain(self) -> None:
+        """Read to the end of the file."""
+        while self._take(_CHUNK):
+            pass
+
+    def _take(self, length: int) -> bytes:
+        data = self._file.read(length)
+        self._at += len(data)
+        return data
 
 
 def parse_sample(data: bytes, where: str, offset: int = 0) -> TarSample:
@@ -290,17 +329,52 @@ def read_index(path: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 # --- parts of headers -----------------------------------------------------------------------------------------------
 
 
+def size_in_header(head: bytes) -> int | None:
+    """Return the size that a header of any kind of tar says; None if these bytes are no header."""
+    try:
+        return _number(head[124:136], "", 0) if len(head) == BLOCK and _sum_is_right(head) else None
+    except ValueError:
+        return None
+
+
 def _sum_is_right(head: bytes) -> bool:
     """Return whether the checksum of a header is right.
 
     The lower half of Adler-32 is 1 + the sum of the bytes modulo 65,521: 20 times as fast as `sum`.
     """
     try:
-        said = int(head[148:156].rstrip(b" \x00") or b"0", 8)
+        said = int(head[148:156].strip(b" \x00") or b"0", 8)
     except ValueError:
         return False
-    low = zlib.adler32(head[:148] + b" " * 8 + head[156:]) & 0xFFFF
-    return (low - 1 - said) % 65_521 == 0
+    checked = head[:148] + b" " * 8 + head[156:]
+    low = zlib.adler32(checked) & 0xFFFF
+    if (low - 1 - said) % 65_521 == 0:
+        return True
+    # Some old programs added the bytes up as signed numbers, which differs for names that are not ASCII.
+    return sum(checked) - 256 * sum(byte > 127 for byte in checked) == said
+
+
+def _whole(read: Read, where: str, at: int, size: int) -> bytes:
+    """Read bytes that must all be there."""
+    data = read(at, size)
+    if len(data) < size:
+        raise ValueError(f"{where}: broken tar: truncated at byte {at + len(data)}")
+    return data
+
+
+def _refuse_another(read: Read, where: str, at: int, end: int) -> None:
+    """Read what follows the end of a tar: its padding, or anything that is no tar, whose samples would be lost."""
+    while at < end and (data := read(at, min(_CHUNK, end - at))):
+        for begin in range(0, len(data), BLOCK):
+            block = data[begin : begin + BLOCK]
+            if not block.strip(b"\x00"):
+                continue
+            if len(block) == BLOCK and _sum_is_right(block):
+                raise ValueError(
+                    f"{where}: another tar begins at byte {at + begin}, as `cat` joins them; split or repack them"
+                )
+            return
+        at += len(data)
 
 
 def _number(digits: bytes, where: str, at: int) -> int:

@@ -26,7 +26,7 @@ FILE_NAME = "tokens.json"
 # Increment when equal samples and an equal tokenizer would give other rows, by this module, by `foreign_samples` or by
 # `tokenize`, or equal texts another trained tokenizer. The next `tokenize` then makes the sidecars again; until then
 # the trainer reads the old ones. A file without a version was made by the first.
-VERSION = 1
+VERSION = 2
 ROWS_PER_GROUP = 256  # the rows decoded to read one sample's ids; four blocks of the trainer's order
 
 TYPES = ("text", "image", "frame")
@@ -56,8 +56,14 @@ class TextEncoder(Protocol):
 
     sha256: str
 
-    def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        """Return the ids of a text; `continued` if it continues another chunk of the same text."""
+    def encode(self, text: str, *, continued: bool = False, followed: bool = False) -> list[int]:
+        """Return the ids of a text.
+
+        Args:
+            text: Any text.
+            continued: Whether it continues another chunk of the same text.
+            followed: Whether another chunk of the same text follows.
+        """
 
 
 class FastEncoder:
@@ -87,8 +93,11 @@ class FastEncoder:
         self._tokenizer.encode_special_tokens = True  # "</s>" on a page is text
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        first = self._tokenizer.encode("a", add_special_tokens=False).tokens
+        self._writes_space = bool(first) and first[0].startswith("▁")  # before each text, as LLaMA's does
 
-    def encode(self, text: str, *, continued: bool = False) -> list[int]:
+    def encode(self, text: str, *, continued: bool = False, followed: bool = False) -> list[int]:
+        text = _chunk(text, continued, followed) if self._writes_space else text
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
@@ -114,8 +123,15 @@ class SentencePieceEncoder:
         except RuntimeError as error:
             raise ValueError(f"not a sentencepiece model: {error}") from error
 
-    def encode(self, text: str, *, continued: bool = False) -> list[int]:
-        return list(self._model.encode(text[1:] if continued and text.startswith(" ") else text))
+    def encode(self, text: str, *, continued: bool = False, followed: bool = False) -> list[int]:
+        return list(self._model.encode(_chunk(text, continued, followed)))
+
+
+def _chunk(text: str, continued: bool, followed: bool) -> str:
+    """Return a chunk for a tokenizer that writes a space before each text: without the one that it writes itself, and
+    without one at its end, where the next chunk has its own."""
+    text = text[1:] if continued and text.startswith(" ") else text
+    return text.rstrip(" ") if followed else text
 
 
 def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
@@ -189,9 +205,9 @@ def _encode(segment: Segment, encoder: TextEncoder) -> tuple[list[int], list[_Ph
     for (start, end), found in boxes.items():
         if start < done or end <= start:
             continue
-        ids += encoder.encode(text[done:start], continued=done > 0) if start > done else []
+        ids += encoder.encode(text[done:start], continued=done > 0, followed=True) if start > done else []
         begin = len(ids)
-        ids += encoder.encode(text[start:end], continued=start > 0)
+        ids += encoder.encode(text[start:end], continued=start > 0, followed=True)
         phrases += (_Phrase(begin, len(ids), box) for box in found)
         done = end
     ids += encoder.encode(text[done:], continued=done > 0) if done < len(text) else []
@@ -243,11 +259,14 @@ def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256:
 
 
 def made_from(path: str) -> dict[str, str] | None:
-    """Return the metadata of a token sidecar, and its number of rows as `num_rows`; None if there is none."""
+    """Return the metadata of a token sidecar, with its rows as `num_rows`; None if there is none, or a damaged one."""
     if not storage.exists(path):
         return None
     with storage.open_read(path) as file:
-        metadata = pq.ParquetFile(file).metadata
+        try:
+            metadata = pq.ParquetFile(file).metadata
+        except (pa.ArrowException, OSError):
+            return None
     found = {k.decode(): v.decode() for k, v in (metadata.metadata or {}).items() if not k.startswith(b"ARROW")}
     return found | {"num_rows": str(metadata.num_rows)}
 

@@ -181,11 +181,11 @@ def _without_bare_ampersands(text: str) -> str:
     while (start := text.find("<![CDATA[", at)) >= 0 and (end := text.find("]]>", start)) >= 0:
         found += [_with_references(text[at:start]), text[start:end]]
         at = end
-    return "".join([*found, _with_references(text[at:])])
+    return _NUMBERED.sub(_numbered, "".join([*found, _with_references(text[at:])]))
 
 
 def _with_references(text: str) -> str:
-    return _NUMBERED.sub(_numbered, _NAME_OF_HTML.sub(_character, _BARE_AMPERSAND.sub("&amp;", text)))
+    return _NAME_OF_HTML.sub(_character, _BARE_AMPERSAND.sub("&amp;", text))
 
 
 def _numbered(match: re.Match[str]) -> str:

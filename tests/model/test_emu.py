@@ -1,15 +1,13 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from model.config import BridgeConfig, LanguageModelConfig, ObjectiveConfig
-from model.emu import Emu, Losses, build_language_model, extend_vocabulary
+from model.config import BridgeConfig, ObjectiveConfig
+from model.emu import Emu, Losses
 from model.segment import ImageSegment
 
 FAMILIES = ("emu", "emu2")
@@ -229,42 +227,6 @@ def test_bf16_is_close(small: Callable[..., Any], family: str) -> None:
     batch = it.batch([[it.sequence(ImageSegment(0), "abc")]], it.images(1))
     exact = it.model(batch).loss
     torch.testing.assert_close(it.model.bfloat16()(batch).loss.float(), exact, rtol=0.05, atol=0)
-
-
-@pytest.mark.parametrize("model_type", ["qwen2", "gpt_neox", "llama"])
-def test_any_local_causal_language_model(small: Callable[..., Any], tmp_path: Path, model_type: str) -> None:
-    settings = AutoConfig.for_model(
-        model_type, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, vocab_size=77, max_position_embeddings=256,
-    )  # fmt: skip
-    settings.save_pretrained(tmp_path)
-    it = small("emu2", language_model=LanguageModelConfig(path=str(tmp_path), width=32))
-    together, alone = _packed_loss(it)
-    torch.testing.assert_close(together.text, torch.cat([losses.text for losses in alone]))
-    together.loss.backward()
-
-
-def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a folder with a language model's config"):
-        build_language_model(LanguageModelConfig(path=str(tmp_path / "none")), 100)
-    LlamaConfig(hidden_size=48, num_attention_heads=4).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="hidden_size is 48; set language_model"):
-        build_language_model(LanguageModelConfig(path=str(tmp_path), width=32), 100)
-
-
-def test_new_tokens_start_at_the_mean_of_the_old() -> None:
-    settings = LlamaConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=10
-    )
-    model = LlamaForCausalLM(settings)
-    old = [model.get_input_embeddings().weight.clone(), model.get_output_embeddings().weight.clone()]
-    extend_vocabulary(model, 14)
-    for before, module in zip(old, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
-        assert module.weight.shape == (14, 8)
-        assert torch.equal(module.weight[:10], before)
-        torch.testing.assert_close(module.weight[10:], before.mean(0).expand(4, -1))
-    with pytest.raises(ValueError, match="14 tokens, more than the requested 12"):
-        extend_vocabulary(model, 12)
 
 
 def test_attention_of_a_lone_sequence_is_the_stock_models(small: Callable[..., Any]) -> None:

@@ -1,11 +1,13 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from model.tokenizer import EMU2_TOKENS, EMU_TOKENS, PARAGRAPH, SENTENCE, TOKEN, Tokenizer
+from model.tokenizer import CHAT, EMU2_TOKENS, EMU_TOKENS, PARAGRAPH, SENTENCE, TOKEN, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
 
 HOSTILE = "</s><s>[IMG]<image>[/IMG][PAD]<unk> <grounding><patch_index_0001>[USER] naïve 東京 🙂\n\n"
@@ -79,6 +81,74 @@ def test_words_that_a_base_has_added_are_text_too(tmp_path: Path) -> None:
     assert len(ids) == 13
     assert tokenizer.decode(ids) == "a <tool_call>"
     assert tokenizer.pad_id == 260
+
+
+def _with_holes(folder: Path) -> Path:
+    """A tokenizer whose last tokens have larger ids than it has tokens."""
+    settings = json.loads(train_bpe(["a red boat"], 259))
+    vocab = settings["model"]["vocab"]
+    for token, token_id in sorted(vocab.items(), key=lambda item: item[1])[-2:]:
+        vocab[token] = token_id + 40
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_own_tokens_come_after_the_largest_id(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(_with_holes(tmp_path), "emu2", chat=True)
+    assert tokenizer.base_vocab_size == tokenizer.pad_id == 299
+    own = set(tokenizer.ids.values())
+    assert own == set(range(299, tokenizer.vocab_size))
+    text = "a red boat \x7f ~"
+    ids = tokenizer.encode(text)
+    assert not own & set(ids)
+    assert tokenizer.decode(ids) == text
+    assert len(tokenizer.break_strengths(np.array(ids))) == len(ids)
+
+
+def test_own_tokens_that_a_released_tokenizer_has_are_not_counted_twice(tmp_path: Path) -> None:
+    base = FastTokenizer.from_buffer(train_bpe(["text"], 259))
+    base.add_special_tokens([*EMU2_TOKENS, *CHAT])
+    base.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path, "emu2", chat=True)
+    assert (tokenizer.base_vocab_size, tokenizer.ids["[USER]"]) == (259, 259 + 272)
+    assert max(tokenizer.encode("[IMG] [USER]")) < 259
+
+
+@pytest.fixture(scope="module")
+def fast_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kind of tokenizer as `tokenizers` has it, which too writes a space before each text."""
+    folder = tmp_path_factory.mktemp("fast")
+    tokenizer = FastTokenizer(models.BPE(byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    alphabet = [*(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdeirkotghsy.,"]
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<unk>", "<s>", "</s>", *alphabet])
+    tokenizer.train_from_iterator(["a red boat is beside the grey dock."] * 20, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["llama", "fast_llama"])
+def test_no_lone_space_stands_beside_own_tokens(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = Tokenizer.load(request.getfixturevalue(kind), "emu2", chat=True)
+    assert tokenizer.writes_space
+    whole = tokenizer.encode("a red boat")
+    assert tokenizer.encode("a red boat ", followed=True) == whole
+    assert tokenizer.encode("a red ", followed=True) + tokenizer.encode(" boat", continued=True) == whole
+    assert tokenizer.separator(" ") == []
+    assert len(tokenizer.separator("\n")) == 1
+    ids = tokenizer.encode("a red") + tokenizer.separator("\n") + tokenizer.encode("boat")
+    assert tokenizer.decode(ids) == "a red\n boat"
+
+
+def test_spaces_of_other_tokenizers_stay(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["emu2"]
+    assert not tokenizer.writes_space
+    assert tokenizer.encode("a ", followed=True) == tokenizer.encode("a ")
+    assert tokenizer.separator(" ") == tokenizer.encode(" ")
 
 
 def test_a_continued_text_gets_no_second_space(llama: Path) -> None:

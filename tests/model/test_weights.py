@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.eva import Eva, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.config import SIZES, EncoderConfig
@@ -19,99 +19,9 @@ from model.lora import LoraConfig, add_adapters
 from model.segment import ImageSegment
 from model.vision_encoder import Encoder
 from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
+from tests.model.released_states import emu_i, llama_shapes, random_state, released, visual_shapes
 
-State = dict[str, Tensor]
 TINY = {"image_size": 16, "patch_size": 4, "width": 24, "layers": 2, "heads": 2, "mlp_hidden": 40, "position_grid": 4}
-
-
-def _random(shapes: dict[str, tuple[int, ...]]) -> State:
-    made = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=made) for name, shape in shapes.items()}
-
-
-def _visual(prefix: str, encoder: EncoderConfig, *, unused: bool) -> dict[str, tuple[int, ...]]:
-    """Shapes of EVA's vision tower under its released names."""
-    width, hidden = encoder.width, encoder.mlp_hidden
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + encoder.grid**2, width),
-        "patch_embed.proj.weight": (width, 3, encoder.patch_size, encoder.patch_size),
-        "patch_embed.proj.bias": (width,),
-    }
-    for i in range(encoder.layers):
-        shapes |= {f"blocks.{i}.{n}.{p}": (width,) for n in ("norm1", "norm2") for p in ("weight", "bias")}
-        shapes |= {
-            f"blocks.{i}.attn.qkv.weight": (3 * width, width),
-            f"blocks.{i}.attn.q_bias": (width,),
-            f"blocks.{i}.attn.v_bias": (width,),
-            f"blocks.{i}.attn.proj.weight": (width, width),
-            f"blocks.{i}.attn.proj.bias": (width,),
-            f"blocks.{i}.mlp.fc1.weight": (hidden, width),
-            f"blocks.{i}.mlp.fc1.bias": (hidden,),
-            f"blocks.{i}.mlp.fc2.weight": (width, hidden),
-            f"blocks.{i}.mlp.fc2.bias": (width,),
-        }
-    if unused:
-        shapes |= {"norm.weight": (width,), "norm.bias": (width,), "head.weight": (8, width), "head.bias": (8,)}
-    return {prefix + name: shape for name, shape in shapes.items()}
-
-
-def _llama(prefix: str, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the debug size's LLaMA."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (vocab_size, 32),
-        "model.norm.weight": (32,),
-        "lm_head.weight": (vocab_size, 32),
-    }
-    for i in range(2):
-        at = f"model.layers.{i}"
-        shapes |= {f"{at}.self_attn.{n}_proj.weight": (32, 32) for n in "qkvo"}
-        shapes |= {f"{at}.mlp.{n}_proj.weight": (64, 32) for n in ("gate", "up")}
-        shapes |= {f"{at}.mlp.down_proj.weight": (32, 64)}
-        shapes |= {f"{at}.{n}_layernorm.weight": (32,) for n in ("input", "post_attention")}
-    return {prefix + name: shape for name, shape in shapes.items()}
-
-
-def _emu() -> State:
-    shapes = _visual("visual.", SIZES["debug-emu"].encoder, unused=True) | _llama("decoder.lm.", 263)
-    shapes |= {"ln_visual.weight": (24,), "ln_visual.bias": (24,), "decoder.lm.stu_regress_head.weight": (32, 32)}
-    shapes |= {
-        "cformer.causal_tokens": (1, 4, 16),
-        "cformer.projection.weight": (32, 16),
-        "cformer.projection.bias": (32,),
-    }
-    at = "cformer.cformer"
-    shapes |= {f"{at}.final_layer_norm.weight": (16,), f"{at}.embed_tokens.weight": (50, 16)}
-    shapes |= {f"{at}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 2)}
-    for i in range(2):
-        layer = f"{at}.block.{i}.layer"
-        shapes |= {f"{layer}.0.SelfAttention.{n}.weight": (16, 16) for n in "qkvo"}
-        shapes |= {f"{layer}.1.EncDecAttention.{n}.weight": (16, 24 if n in "kv" else 16) for n in "qkvo"}
-        shapes |= {f"{layer}.2.DenseReluDense.wi.weight": (32, 16), f"{layer}.2.DenseReluDense.wo.weight": (16, 32)}
-        shapes |= {f"{layer}.{j}.layer_norm.weight": (16,) for j in range(3)}
-    return _random(shapes)
-
-
-def _emu_i() -> State:
-    """Weights of Emu-I: two more tokens, and the language model wrapped by PEFT."""
-    state = {name.replace("decoder.lm.", "decoder.lm.base_model.model."): tensor for name, tensor in _emu().items()}
-    shapes = {}
-    for name in ("model.embed_tokens", "lm_head"):
-        shapes[f"decoder.lm.base_model.model.{name}.weight"] = (265, 32)
-    for i in range(2):
-        for target in "qkvo":
-            at = f"decoder.lm.base_model.model.model.layers.{i}.self_attn.{target}_proj"
-            shapes |= {f"{at}.lora_A.default.weight": (16, 32), f"{at}.lora_B.default.weight": (32, 16)}
-    return state | _random(shapes)
-
-
-def _emu2(model: str = "", *, gen: bool = False) -> State:
-    start = "multimodal_encoder." if gen else ""
-    shapes = _visual(f"{start}{model}visual.", SIZES["debug"].encoder, unused=False)
-    shapes |= _llama(f"{start}{model}decoder.lm.", 531)
-    shapes |= {f"{start}project_up.weight": (32, 24), f"{start}project_down.weight": (24, 32)}
-    shapes |= {f"{start}{model}decoder.lm.model.layers.0.self_attn.rotary_emb.inv_freq": (8,)}
-    return _random(shapes)
 
 
 def _module(layout: str) -> nn.Module:
@@ -125,22 +35,9 @@ def _module(layout: str) -> nn.Module:
     return with_decoder(model, ImageDecoder.for_model(SIZES["debug"])) if layout == "emu2-gen" else model
 
 
-def _state(layout: str) -> State:
-    if layout == "emu":
-        return _emu()
-    if layout == "emu-i":
-        return _emu_i()
-    if layout == "emu2-gen":
-        decoder = ImageDecoder.for_model(SIZES["debug"])
-        parts = {f"unet.{k}": v for k, v in decoder.unet.state_dict().items()}
-        parts |= {f"vae.{k}": v for k, v in decoder.autoencoder.state_dict().items()}
-        return _emu2(gen=True) | parts | {"safety_checker.concept_embeds": torch.zeros(3)}
-    return _emu2("model." if layout == "emu2-hf" else "")
-
-
 @pytest.mark.parametrize("layout", ["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen"])
 def test_released_layouts_make_the_round_trip(layout: Any) -> None:
-    module, state = _module(layout), _state(layout)
+    module, state = _module(layout), released(layout)
     unused = load(module, state, layout)
     back = export(module, layout, unused)
     assert set(back) == set(state)
@@ -148,7 +45,7 @@ def test_released_layouts_make_the_round_trip(layout: Any) -> None:
 
 
 def test_tensors_land_where_they_belong() -> None:
-    module, state = _module("emu"), _state("emu")
+    module, state = _module("emu"), released("emu")
     load(module, state, "emu")
     assert torch.equal(module.encoder.tower.blocks[1].attn.v_bias, state["visual.blocks.1.attn.v_bias"])
     assert torch.equal(module.bridge.cformer.causal_tokens, state["cformer.causal_tokens"])
@@ -157,7 +54,7 @@ def test_tensors_land_where_they_belong() -> None:
 
 
 def test_adapters_of_every_peft_version_are_read() -> None:
-    state = _emu_i()
+    state = emu_i()
     late = {
         re.sub(r"(\.[qkvo]_proj)\.weight", r"\1.base_layer.weight", name).replace(".default.", "."): tensor
         for name, tensor in state.items()
@@ -176,9 +73,9 @@ def test_adapters_of_every_peft_version_are_read() -> None:
 @pytest.mark.parametrize("layout", ["emu", "emu-i", "emu2", "emu2-hf", "emu2-gen"])
 def test_every_missing_key_is_named_and_nothing_changes(layout: Any) -> None:
     module = _module(layout)
-    unused = set(load(module, _state(layout), layout))
+    unused = set(load(module, released(layout), layout))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    other = {name: tensor + 1 for name, tensor in _state(layout).items()}
+    other = {name: tensor + 1 for name, tensor in released(layout).items()}
     names = sorted(set(other) - unused)
     for name in names[:: max(1, len(names) // 12)]:
         rest = {k: v for k, v in other.items() if k != name}
@@ -190,7 +87,7 @@ def test_every_missing_key_is_named_and_nothing_changes(layout: Any) -> None:
 
 
 def test_all_mistakes_are_named_at_once() -> None:
-    state = _state("emu2")
+    state = released("emu2")
     state["visual.blocks.9.norm1.weight"] = torch.zeros(24)
     state["project_up.weight"] = torch.zeros(32, 25)
     state["decoder.lm.project_down.weight"] = torch.zeros(24, 32)
@@ -208,13 +105,13 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 def test_a_checkpoint_of_the_other_family_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"cformer\.causal_tokens: unexpected"):
-        load(_module("emu2"), _state("emu"), "emu2")
+        load(_module("emu2"), released("emu"), "emu2")
     with pytest.raises(WeightsError, match="has no place in this layout"):
         export(_module("emu2"), "emu")
 
 
 def test_projections_of_early_emu2_files_are_found() -> None:
-    state = _state("emu2")
+    state = released("emu2")
     for name in ("project_up.weight", "project_down.weight"):
         state[f"decoder.lm.{name}"] = state.pop(name)
     module = _module("emu2")
@@ -226,7 +123,7 @@ def test_standardized_features_cannot_be_exported() -> None:
     config = SIZES["debug"]
     bridge = config.bridge.model_copy(update={"standardize": True})
     model = Emu(config.model_copy(update={"bridge": bridge}))
-    load(model, _state("emu2"), "emu2")
+    load(model, released("emu2"), "emu2")
     assert "project_up.weight" in export(model, "emu2")
     model.bridge.feature_mean.fill_(0.5)
     with pytest.raises(WeightsError, match="feature_mean: standardised features have no place"):
@@ -236,8 +133,8 @@ def test_standardized_features_cannot_be_exported() -> None:
 @pytest.mark.parametrize("post_norm", [False, True])
 def test_eva_clip_makes_the_round_trip(post_norm: bool) -> None:
     encoder = Encoder(EncoderConfig(**TINY, post_norm=post_norm))
-    state = _random(_visual("visual.", encoder.config, unused=True))
-    state |= _random({"text.transformer.resblocks.0.ln_1.weight": (8,), "logit_scale": ()})
+    state = random_state(visual_shapes("visual.", encoder.config, unused=True))
+    state |= random_state({"text.transformer.resblocks.0.ln_1.weight": (8,), "logit_scale": ()})
     unused = load(encoder, state, "eva-clip")
     back = export(encoder, "eva-clip", unused)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in state.items()}
@@ -264,7 +161,7 @@ def test_eva_02_l_is_renamed_as_timm_does() -> None:
         shapes |= {f"{at}.mlp.{n}.{p}": (40, 24)[: 2 - (p == "bias")] for n in ("w1", "w2") for p in ("weight", "bias")}
         shapes |= {f"{at}.mlp.w3.weight": (24, 40), f"{at}.mlp.w3.bias": (24,)}
         shapes |= {f"{at}.mlp.ffn_ln.weight": (40,), f"{at}.mlp.ffn_ln.bias": (40,)}
-    state = _random({f"visual.{name}": shape for name, shape in shapes.items()})
+    state = random_state({f"visual.{name}": shape for name, shape in shapes.items()})
     unused = load(encoder, state, "eva-clip")
     timm: Eva = encoder.tower
     expected = checkpoint_filter_fn(dict(state), timm)
@@ -337,16 +234,35 @@ def test_a_llama_becomes_the_language_model(small: Callable[..., Any]) -> None:
     torch.testing.assert_close(new, llama.model.embed_tokens.weight.mean(0).expand(272, -1))
     back = export(it.model, "llama")
     assert all(torch.equal(back[name], tensor) for name, tensor in llama.state_dict().items())
-    wrong = LlamaForCausalLM(LlamaConfig(**(settings.to_diff_dict() | {"vocab_size": 300}))).state_dict()
-    with pytest.raises(WeightsError, match=r"embed_tokens\.weight: has shape \(572, 32\), should have \(531, 32\)"):
-        load(it.model, wrong, "llama")
+
+
+def _llama_of(**sizes: int) -> LlamaForCausalLM:
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return LlamaForCausalLM(LlamaConfig(**(settings | sizes))).eval()
+
+
+def test_rows_beyond_the_tokenizer_are_left_out(small: Callable[..., Any]) -> None:
+    it, llama = small("emu2"), _llama_of(vocab_size=300)
+    load(it.model, llama.state_dict(), "llama")
+    ids = torch.randint(0, 259, (1, 12))
+    torch.testing.assert_close(it.model.language_model(ids).logits[..., :259], llama(ids).logits[..., :259])
+    new = it.model.language_model.get_input_embeddings().weight[259:]
+    torch.testing.assert_close(new, llama.model.embed_tokens.weight[:259].mean(0).expand(272, -1))
+
+
+def test_what_is_wrong_with_a_language_model_is_told_in_numbers_of_its_file(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight has 200 rows, fewer than the tokenizer's 259 tokens"):
+        load(it.model, _llama_of(vocab_size=200).state_dict(), "llama")
+    with pytest.raises(WeightsError, match=r"embed_tokens\.weight: has shape \(259, 48\), should have \(259, 32\)"):
+        load(it.model, _llama_of(vocab_size=259, hidden_size=48).state_dict(), "llama")
 
 
 def test_tied_embeddings_need_one_key() -> None:
     config = SIZES["debug"]
     tied = config.language_model.model_copy(update={"tie_embeddings": True})
     model = Emu(config.model_copy(update={"language_model": tied}))
-    state = _random(_llama("", 259))
+    state = random_state(llama_shapes("", 259))
     del state["lm_head.weight"]
     load(model, state, "llama")
     assert torch.equal(model.language_model.lm_head.weight[:259], state["model.embed_tokens.weight"])
@@ -418,7 +334,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrapper", [None, "module", "state_dict"])
 def test_files_and_shards_are_read_alike(tmp_path: Path, wrapper: str | None) -> None:
-    state = _state("emu2")
+    state = released("emu2")
     names = sorted(state)
     halves = [{n: state[n] for n in names[:20]}, {n: state[n] for n in names[20:]}]
     torch.save(state if wrapper is None else {wrapper: state, "step": 3}, tmp_path / "whole.pt")

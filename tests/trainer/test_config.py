@@ -4,10 +4,20 @@ import re
 
 import pytest
 
+from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from pipelines.settings import load_settings
+from pipelines.text.byte_level_bpe import train_bpe
+from tests.model.tiny_language_models import tiny_settings
 from tests.trainer.conftest import RUN, TREE, changed
-from trainer.config import PretrainSettings, ScheduleSettings, TrainConfig
+from trainer.config import ModelSettings, PretrainSettings, ScheduleSettings, TrainConfig
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_bytes(train_bpe(["a red boat"], 259))
+    return {"emu2": Tokenizer.load(path, "emu2")}
 
 
 def test_a_cosine_rises_then_falls_to_its_end():
@@ -77,3 +87,28 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path):
 @pytest.mark.parametrize("name", ["debug"])
 def test_the_configs_are_valid(name):
     load_settings(TrainConfig, f"trainer/configs/{name}.yaml")
+
+
+def test_a_language_model_by_its_folder_has_the_folders_sizes(tmp_path, tokenizers):
+    folder = tmp_path / "mistral"
+    tiny_settings("mistral", max_position_embeddings=4096).save_pretrained(folder)
+    settings = ModelSettings(size="emu2-1b", changes={"language_model": {"path": str(folder)}})
+    found = settings.resolve(tokenizers["emu2"]).language_model
+    assert (found.width, found.layers, found.max_positions) == (32, 4, 4096)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("mamba", {}, "language models of type 'mamba' are not supported: known to keep packed documents apart are"),
+        ("mistral", {"max_positions": 4096}, "language_model.max_positions is 4096, but .*config.json has 128"),
+        (None, {}, "not a folder with a language model's config.json"),
+    ],
+)
+def test_a_language_model_that_would_be_computed_wrongly_is_refused(tmp_path, tokenizers, model_type, changes, message):
+    if model_type is not None:
+        tiny_settings(model_type).save_pretrained(tmp_path)
+    settings = ModelSettings(size="debug", changes={"language_model": {"path": str(tmp_path), **changes}})
+    with pytest.raises(UserError, match=f"model.changes: .*{message}") as error:
+        settings.resolve(tokenizers["emu2"])
+    assert "\n" not in str(error.value)

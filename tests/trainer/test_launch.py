@@ -1,5 +1,6 @@
 """Tests of launching: by torchrun, deepspeed and srun, and of the files in trainer/launch/."""
 
+import datetime
 import json
 import os
 import re
@@ -7,15 +8,19 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from pipelines.errors import UserError
+from pipelines.errors import RunError, UserError
+from tests.ports import free_port
 from tests.trainer import small_corpus
 from tests.trainer.conftest import run_findings
 from trainer.__main__ import commands
+from trainer.engine import distributed
 from trainer.engine.distributed import first_host, join_launcher
 
 LAUNCH = Path("trainer/launch")
@@ -77,6 +82,57 @@ def test_what_the_launcher_says_is_left_as_it_is():
 def test_more_processes_than_gpus_are_refused():
     with pytest.raises(UserError, match="process 2 of this machine, which has 1 GPUs: start one process per GPU"):
         join_launcher(dict(TORCHRUN), 1)
+
+
+@pytest.fixture
+def first_of_two(monkeypatch) -> Callable[..., None]:
+    """A function that sets a launcher's environment, by default that of the first process of two."""
+
+    def build(**changes: str) -> None:
+        env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        for name, value in (env | changes).items():
+            monkeypatch.setenv(name, value)
+
+    return build
+
+
+def test_a_port_in_use_is_one_line(first_of_two):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        first_of_two(MASTER_PORT=str(port))
+        with pytest.raises(
+            UserError, match=rf"^127\.0\.0\.1, port {port}: the port is used by another program: set"
+        ) as caught:
+            distributed.start()
+    assert "\n" not in str(caught.value)
+    assert not torch.distributed.is_initialized()
+
+
+def test_processes_that_do_not_meet_are_one_line(first_of_two, monkeypatch):
+    monkeypatch.setattr(distributed, "_TIMEOUT", datetime.timedelta(seconds=1))
+    first_of_two(RANK="1", MASTER_PORT=str(free_port()))
+    message = r"^127\.0\.0\.1, port \d+: the processes of the run do not meet there: [^\n]+$"
+    with pytest.raises(RunError, match=message):
+        distributed.start()
+
+
+def test_an_environment_that_lacks_something_is_one_line(first_of_two, monkeypatch):
+    first_of_two()
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(UserError, match=r"the launcher's environment: .*MASTER_ADDR"):
+        distributed.start()
+
+
+@pytest.mark.parametrize("command", ["encoder", "pretrain", "decoder", "tune", "all", "evaluate", "generate"])
+@pytest.mark.parametrize("out", ["s3://bucket/runs/x", "gs://bucket/x", "memory://x", "file:///tmp/x"])
+def test_a_run_on_an_object_store_is_refused(command, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(commands, [command, "--config", "x.yaml", "--corpus", "c", "--out", out])
+    assert isinstance(found.exception, UserError)
+    assert str(found.exception).startswith(f"--out {out}: a run is written to a mounted file system")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

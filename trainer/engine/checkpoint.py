@@ -1,13 +1,17 @@
 """Checkpoints: one folder per save, which appears under its name only when complete, and resumes at any world size.
 
 checkpoints/step-00000100/data_state.json   position in the data: small, equal on every rank
+                          stream_cursors.json   places of many ranks in streams, if they take more than that
                           run_state.json    what else a resume needs, in readable form
                           deepspeed/        weights, master weights and moments
 """
 
+import contextlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -16,11 +20,14 @@ from pipelines import storage
 from pipelines.errors import UserError
 from trainer.config import CheckpointSettings
 from trainer.engine.deepspeed_internals import to_universal
-from trainer.engine.distributed import World
+from trainer.engine.distributed import World, lost_another
 from trainer.engine.engine import Engine
+from trainer.plan.steps import STATE_FILE
 
 _TAG = "deepspeed"
+_RUN_STATE = "run_state.json"
 _PREFIX = "step-"
+_DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class RunState:
         architecture: All settings that determine the weights' shapes.
         totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
+        files: Bytes of each other file of the checkpoint; empty if they were not written down.
         steps: Number of steps that the run was to have; None in checkpoints of older versions.
         rates: Learning rate of each module at the next step, as it was to be; of a finished run, at its last step.
     """
@@ -48,39 +56,42 @@ class RunState:
     architecture: dict[str, Any]
     totals: dict[str, Any]
     guard: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
     steps: int | None = None
     rates: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: str) -> Self:
+    def read(cls, folder: Path) -> Self:
         """Read the state from a checkpoint's folder.
 
         Raises:
-            UserError: If it is damaged.
+            Damaged: If it is.
         """
-        path = storage.join(folder, "run_state.json")
+        record = _read_json(folder / _RUN_STATE)
         try:
-            return cls(**json.loads(storage.read_bytes(path)))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{path}: not the state of a run: {error}. Remove this checkpoint to resume from the previous one"
-            ) from error
+            return cls(**record)
+        except TypeError as error:
+            raise Damaged(f"{_RUN_STATE} is not the state of a run: {error}") from error
+
+
+class Damaged(Exception):  # noqa: N818 - a fact about a checkpoint, before which there may be a whole one
+    """A checkpoint that lacks something; the message names the file."""
 
 
 class DataState(Protocol):
     """Position in the data after a step."""
 
-    def to_json(self) -> str:
-        """Return the contents of `data_state.json`."""
+    def files(self) -> dict[str, str]:
+        """Return the contents of its files, by their names; the first is `data_state.json`."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished checkpoint; `data` is its `data_state.json`."""
+    """A finished checkpoint; `data` has the contents of the files of `DataState`, by their names."""
 
     folder: str
     run: RunState
-    data: str
+    data: dict[str, str]
 
 
 class Checkpoints:
@@ -88,25 +99,62 @@ class Checkpoints:
 
     Args:
         run: The run's folder, on a file system shared by all processes.
-        settings: How many to keep.
+        settings: How many to keep, and whether damaged ones are skipped.
         world: The processes.
+        section: The run's section of the config, for messages.
     """
 
-    def __init__(self, run: str, settings: CheckpointSettings, world: World) -> None:
+    def __init__(self, run: str, settings: CheckpointSettings, world: World, section: str = "pretrain") -> None:
         self._folder = Path(run) / "checkpoints"
-        self._settings, self._world = settings, world
+        self._settings, self._world, self._section = settings, world, section
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest finished checkpoint.
+        """Return the newest finished checkpoint; damaged ones are set aside if the settings say so.
 
         Raises:
             UserError: If it is damaged.
         """
-        newest = self._world.broadcast(str(found[-1]) if (found := self._finished()) else None)
-        if newest is None:
-            return None
-        data = storage.read_bytes(storage.join(newest, "data_state.json")).decode(errors="replace")
-        return Checkpoint(newest, RunState.read(newest), data)
+        # The first process decides for all: what it finds may not be what another would see a moment later.
+        found, error = self._world.broadcast(self._newest() if self._world.is_first else None)
+        if error is not None:
+            raise UserError(error)
+        checkpoint: Checkpoint | None = found
+        return checkpoint
+
+    def _newest(self) -> tuple[Checkpoint | None, str | None]:
+        """Return the checkpoint to resume from, if there is any, or why there is none."""
+        skipped: list[tuple[Path, str]] = []
+        for folder in reversed(self._finished()):
+            try:
+                found = _read(folder, thoroughly=self._settings.skip_damaged)
+            except Damaged as why:
+                skipped.append((folder, str(why)))
+                if not self._settings.skip_damaged:
+                    return None, self._refusal(folder, str(why))
+                continue
+            except OSError as error:
+                return None, f"{error.filename or folder}: cannot be read: {error.strerror or error}"
+            for damaged, reason in skipped:
+                aside = damaged.with_name(f"{_DAMAGED}{damaged.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(damaged, aside)
+                self._world.say(f"{damaged}: damaged: {reason}; set aside as {aside.name}, resuming from {folder.name}")
+            return found, None
+        if skipped:
+            folder, reason = skipped[0]
+            return None, f"{folder}: damaged: {reason}. No checkpoint is whole: restore one, or choose another --out"
+        return None, None
+
+    def _refusal(self, damaged: Path, why: str) -> str:
+        """Return the message for a damaged checkpoint, which offers the one before if it is whole."""
+        for folder in reversed([path for path in self._finished() if path.name < damaged.name]):
+            with contextlib.suppress(Damaged):
+                _read(folder)
+                return (
+                    f"{damaged}: damaged: {why}. To resume from {folder.name}, the last whole one, add "
+                    f"--set {self._section}.checkpoints.skip_damaged=true"
+                )
+        return f"{damaged}: damaged: {why}. No earlier one is whole: restore it, or choose another --out for a new run"
 
     def save(self, engine: Engine, run: RunState, data: DataState) -> str:
         """Write a checkpoint, then remove the oldest beyond those to keep; return its folder.
@@ -135,8 +183,20 @@ class Checkpoints:
         """Load a checkpoint's weights, master weights and moments into an engine.
 
         Raises:
-            UserError: If it belongs to another model.
+            UserError: If it belongs to another model, or is damaged.
         """
+        try:
+            self._load(checkpoint, engine)
+        except Exception as error:
+            if lost_another(error):
+                raise
+            try:  # whatever the error says: bytes that have changed inside a file lead to any of them
+                _read(Path(checkpoint.folder), thoroughly=True)
+            except Damaged as why:
+                raise UserError(self._refusal(Path(checkpoint.folder), str(why))) from error
+            raise
+
+    def _load(self, checkpoint: Checkpoint, engine: Engine) -> None:
         saved, settings = checkpoint.run, engine.run.engine
         same = saved.zero_stage == settings.zero_stage and saved.precision == settings.precision
         if same and (saved.world_size == self._world.size or settings.zero_stage == 0):
@@ -162,8 +222,12 @@ class Checkpoints:
             shutil.rmtree(converted, ignore_errors=True)
 
     def _finish(self, temporary: Path, target: Path, run: RunState, data: DataState) -> None:
-        storage.write_bytes(str(temporary / "data_state.json"), data.to_json().encode())
-        storage.write_bytes(str(temporary / "run_state.json"), (json.dumps(asdict(run), indent=1) + "\n").encode())
+        for name, text in data.files().items():
+            storage.write_bytes(str(temporary / name), text.encode())
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
+        record = asdict(run) | {"files": files}
+        storage.write_bytes(str(temporary / _RUN_STATE), (json.dumps(record, indent=1) + "\n").encode())
         for path in temporary.rglob("*"):
             _sync(path)
         if target.exists():  # a resumed run that reached the same step again
@@ -183,7 +247,59 @@ class Checkpoints:
             ) from error
 
     def _finished(self) -> list[Path]:
-        return sorted(p for p in self._folder.glob(f"{_PREFIX}*") if (p / "data_state.json").is_file())
+        return sorted(path for path in self._folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _read(folder: Path, *, thoroughly: bool = False) -> Checkpoint:
+    """Read a checkpoint without its weights.
+
+    Args:
+        folder: Its folder.
+        thoroughly: Whether to read the weights too, and compare them with their checksums.
+
+    Raises:
+        Damaged: If a file is missing, empty, cut or, if read, has changed.
+    """
+    run = RunState.read(folder)
+    for name, size in run.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if (found := path.stat().st_size) != size:
+            raise Damaged(f"{name} has {found:,} bytes, not {size:,}")
+    if not (folder / _TAG).is_dir():
+        raise Damaged(f"{_TAG} is missing")
+    for path in sorted((folder / _TAG).rglob("*.pt")) if thoroughly else ():
+        name = path.relative_to(folder).as_posix()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
+            raise Damaged(f"{name} cannot be read: {error}") from error
+        if bad is not None:
+            raise Damaged(f"{name} has changed: {bad} does not have its checksum")
+    _read_json(folder / STATE_FILE)
+    paths = (path for path in folder.glob("*.json") if path.name != _RUN_STATE)
+    return Checkpoint(str(folder), run, {path.name: path.read_text("utf-8", "replace") for path in paths})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a small file of a checkpoint.
+
+    Raises:
+        Damaged: If it is missing, or holds no record.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise Damaged(f"{path.name} is missing") from error
+    except ValueError as error:
+        raise Damaged(
+            f"{path.name} is not JSON: {error}" if path.stat().st_size else f"{path.name} is empty"
+        ) from error
+    if not isinstance(found, dict):
+        raise Damaged(f"{path.name} is not a record")
+    return found
 
 
 def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.errors import UserError
+from pipelines.errors import RunError, UserError
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # a save on a slow file system may take long
 
@@ -79,7 +79,8 @@ def start() -> World:
     DeepSpeed is imported only after this: importing it selects the accelerator.
 
     Raises:
-        UserError: If this machine has fewer GPUs than processes.
+        UserError: If this machine has fewer GPUs than processes, a port is in use, or the environment lacks something.
+        RunError: If the other processes cannot be reached.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     rank, size, local_rank = join_launcher(os.environ, num_gpus)
@@ -93,9 +94,26 @@ def start() -> World:
             store = dist.HashStore()  # type: ignore[attr-defined] # torch exports it, but not explicitly
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_TIMEOUT)
         else:
-            dist.init_process_group(backend, timeout=_TIMEOUT)
+            _meet(backend)
     control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if num_gpus else dist.group.WORLD
     return World(rank, size, local_rank, device, control)
+
+
+def _meet(backend: str) -> None:
+    """Join the other processes at the first one's address."""
+    where = f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
+    try:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        said = str(error).strip().partition("\n")[0]
+        if "EADDRINUSE" in said or "already in use" in said:
+            raise UserError(
+                f"{where}: the port is used by another program: set MASTER_PORT to a free one, or give the launcher's "
+                "--master_port"
+            ) from error
+        raise RunError(f"{where}: the processes of the run do not meet there: {said}") from error
+    except ValueError as error:  # a variable is missing, or no number
+        raise UserError(f"the launcher's environment: {error}") from error
 
 
 def stop() -> None:

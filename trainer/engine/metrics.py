@@ -75,14 +75,16 @@ class Totals:
         rows = tuple(zip(*[map(int, flat)] * 3, strict=True))
         return Totals(int(samples), int(tokens), int(images), pairs, rows)
 
-    def to_record(self) -> dict[str, Any]:
-        """Return the totals as a record for a checkpoint."""
-        return asdict(self)
+    def to_record(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the totals as a record for a checkpoint, with the names of the sources."""
+        return asdict(self) | {"names": list(names)}
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "Totals":
-        """Read the totals from the record of a checkpoint."""
-        return cls(**record | {"by_source": tuple(tuple(row) for row in record["by_source"])})
+    def from_record(cls, record: dict[str, Any], names: Sequence[str]) -> "Totals":
+        """Read the totals from the record of a checkpoint, for sources that may have another order now."""
+        rows = dict(zip(record.get("names", names), record["by_source"], strict=True))
+        by_source = tuple(tuple(rows.get(name, (0, 0, 0))) for name in names)
+        return cls(record["samples"], record["tokens"], record["images"], record["pairs"], by_source)
 
     def columns(self, names: Sequence[str], sizes: Sequence[int | None]) -> dict[str, float]:
         """Return samples, tokens and images so far; for each source tokens, images and, from its size, epochs."""

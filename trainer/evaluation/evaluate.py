@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.batch import collate
-from model.generation import GenerationConfig, Prompt
+from model.generation import Prompt
 from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split
@@ -26,7 +26,7 @@ from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
-from trainer.evaluation.finished_run import FinishedRun, batches
+from trainer.evaluation.finished_run import batches, open_run
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
@@ -78,40 +78,51 @@ class Evaluation:
     """Evaluation of one run on the held-out splits of a corpus. Arguments as in `evaluate`."""
 
     def __init__(self, config: TrainConfig, corpus: str, out: str) -> None:
-        if config.pretrain is None:
-            raise UserError("evaluate: the config has no section `pretrain:`, which sets how samples are read")
         self.settings: EvaluateSettings = config.evaluate
-        self.run = FinishedRun.open(out, config.pretrain.data.layout, batch=self.settings.batch)
+        self.run = open_run(out, config)
+        section = config.pretrain or config.tune if self.run.template is None else config.tune or config.pretrain
+        if section is None:
+            raise UserError(
+                "evaluate: the config has no section `pretrain:` or `tune:`, which sets how samples are read"
+            )
         self.out = out
-        self.seq_len = config.pretrain.data.plan.seq_len
+        self.seq_len = section.data.plan.seq_len
         self.attributes = Attributes(self.settings.attributes, self.settings.combined)
         self._console = Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
         self._begun = time.perf_counter()
-        self._train = TrainingData.open(corpus, config.model, config.pretrain)
+        self._train = TrainingData.open(corpus, config.model, section)
         if self._train.tokenizer.base_vocab_size != self.run.tokenizer.base_vocab_size:
             raise UserError(f"{out}/model and the tokens of {corpus} have different tokenizers; set data.tokens")
         manifest = self._train.corpus.manifest
         held_out: tuple[Split, ...] = ("val", "test")
         splits = [split for split in held_out if any(shard.split == split for shard in manifest.shards)]
-        self._held_out = [TrainingData.open(corpus, config.model, config.pretrain, split) for split in splits]
+        self._held_out = [TrainingData.open(corpus, config.model, section, split) for split in splits]
         self.sets = self._sets(corpus)
 
     def figures(self) -> Figures:
-        """Compute all figures, and write the sheets of samples."""
+        """Compute all figures, and write the sheets of samples; of a tuned model, of what it was tuned to do."""
+        template = self.run.template
         figures = self._held_out_losses()
-        figures |= self._caption_losses()
-        self._report("cross-entropy with right and shuffled images")
-        captioned, found = self._captions()
-        figures |= found
-        self._report("captions")
-        drawings, found = self._drawings()
-        figures |= found
-        self._report("images")
-        pages, found = self._continuations("image")
-        figures |= found
-        videos, found = self._continuations("frame")
-        figures |= found
-        self._report("pages and videos")
+        captioned: dict[str, list[Captioned]] = {}
+        drawings: dict[str, list[Drawing]] = {}
+        pages: list[Continuation] = []
+        videos: list[Continuation] = []
+        if template is None or template.chats:
+            figures |= self._caption_losses()
+            self._report("cross-entropy with right and shuffled images")
+            captioned, found = self._captions()
+            figures |= found
+            self._report("captions")
+        if template is None or not template.chats:
+            drawings, found = self._drawings()
+            figures |= found
+            self._report("images")
+        if template is None:
+            pages, found = self._continuations("image")
+            figures |= found
+            videos, found = self._continuations("frame")
+            figures |= found
+            self._report("pages and videos")
         write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos)
         self._report("sheets of samples")
         return figures
@@ -194,7 +205,7 @@ class Evaluation:
     def _captions(self) -> tuple[dict[str, list[Captioned]], Figures]:
         """Generate captions for images, and measure their attributes."""
         figures: Figures = {f"chance_{name}": 1 / len(words) for name, words in self.attributes.words.items()}
-        settings = GenerationConfig(max_new_tokens=self.settings.max_new_tokens)
+        settings = self.run.generation.model_copy(update={"max_new_tokens": self.settings.max_new_tokens})
         captioned = {}
         for name, pairs in self._some(self.settings.captions).items():
             prompts = [

@@ -14,7 +14,7 @@ from trainer.engine.metrics import Totals
 from trainer.plan.mixture import Phase
 from trainer.plan.plan import Plan
 from trainer.plan.steps import Costs, Step
-from trainer.reading.streamed_tars import expanded
+from trainer.reading.streamed_tars import Tars
 from trainer.tasks.data import CorpusData, StreamData
 
 _BUFFERS = 8  # packing buffers planned per phase; the others are assumed to be alike
@@ -123,6 +123,6 @@ def describe_streams(data: StreamData) -> str:
             f"sequences of {plan.seq_len:,} tokens"
         )
         lines.append(f"  {'stream':24} {'of samples':>12} {'tars':>12}")
-        tars = {name: len(expanded(urls)) for name, urls in run.data.streams.items()}
+        tars = {name: len(Tars.of(urls).urls) for name, urls in run.data.streams.items()}
         lines += [f"  {name:24} {share:12.2%} {tars[name]:12,}" for name, share in phase.weights.items() if share]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """`generate`: continuations of prompts by a finished run, as texts in JSON lines and images in PNG."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +14,12 @@ from torch import Tensor
 
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import Text
-from model.sequence import LayoutConfig
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import TemplateSettings, TrainConfig
 from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import read_prompt, written
-from trainer.tasks.templates import TEMPLATE, TemplateLayout
 
-Wanted = Literal["text", "image", "both"]
+Wanted = Literal["text", "image", "both", "reconstruction"]
 RESULTS = "generated.jsonl"
 
 
@@ -31,7 +29,7 @@ class Request:
 
     Attributes:
         wanted: Kind of output. `both`: text, with images where the model begins them by itself or, if it has not
-            learned to, one image after the text.
+            learned to, one image after the text. `reconstruction`: the prompt's only image, from its own embeddings.
         config: Settings of sampling.
         num_frames: Frames read per video.
         guidance: Strength of classifier-free guidance; None: the decoder's own.
@@ -40,28 +38,9 @@ class Request:
 
     wanted: Wanted
     config: GenerationConfig
-    num_frames: int = 4
+    num_frames: int = 8
     guidance: float | None = None
     seed: int = 0
-
-
-def open_run(folder: str, config: TrainConfig) -> FinishedRun:
-    """Open a finished run; that of a tuned model has the layout of its template.
-
-    Raises:
-        UserError: If it has no weights, or its weights or template cannot be read.
-    """
-    path = Path(folder) / "model" / TEMPLATE
-    section = config.tune if path.is_file() else config.pretrain
-    layout = section.data.layout if section is not None else LayoutConfig()
-    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
-    if not path.is_file():
-        return run
-    try:
-        template = TemplateSettings.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a template's settings: {str(error).splitlines()[-1].strip()}") from error
-    return replace(run, layout=TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template))
 
 
 def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
@@ -80,9 +59,9 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         UserError: If a prompt cannot be read, if an image is requested from a run without an image decoder, or if the
             model was not tuned to generate what is requested.
     """
-    if isinstance(run.layout, TemplateLayout):
-        able = "text" if run.layout.settings.chats else "image"
-        if request.wanted != able:
+    if run.template is not None:
+        able = "text" if run.template.chats else "image"
+        if request.wanted != able and (able == "text" or request.wanted != "reconstruction"):
             raise UserError(f"{run.folder}: was tuned to generate only {able}s: use --want {able}")
     if run.decoder is None and request.wanted != "text":
         raise UserError(
@@ -92,7 +71,12 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
     read = [
         read_prompt(prompt, run, draw=request.wanted == "image", num_frames=request.num_frames) for prompt in prompts
     ]
-    results = _continue(run, read, request)
+    if request.wanted == "reconstruction":
+        results = _reconstruct(run, prompts, read)
+    else:
+        for prompt, found in zip(prompts, read, strict=True):
+            _check_room(run, prompt, len(found.sequence.token_ids), request)
+        results = _continue(run, read, request, videos=["[video:" in prompt for prompt in prompts])
     images = _draw(run, results, request)
     rows = []
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -134,19 +118,59 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request) -> list[Generated]:
+def _check_room(run: FinishedRun, prompt: str, length: int, request: Request) -> None:
+    """Refuse a prompt of some positions whose continuation may go beyond those of the model."""
+    config, most = request.config, run.model.config.language_model.max_positions
+    several = config.max_images if run.begins_images else 1
+    num_images = {"text": 0, "image": 1}.get(request.wanted, several)
+    num_tokens = 0 if request.wanted == "image" else config.max_new_tokens
+    of_images = num_images * (run.model.config.bridge.image_slots + 2)
+    room = most - length - of_images
+    if num_tokens <= room:
+        return
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:60]}..."
+    remedy = "shorten it"
+    if num_tokens and room > 0:
+        remedy += f", or give --max-new-tokens {room} or fewer"
+    elif num_images > 1:
+        remedy += ", or give fewer --max-images"
+    raise UserError(
+        f"{shown!r}: takes {length} of the model's {most} positions, and its continuation up to "
+        f"{num_tokens + of_images} more: {remedy}"
+    )
+
+
+def _continue(run: FinishedRun, prompts: Sequence[Prompt], request: Request, videos: Sequence[bool]) -> list[Generated]:
+    """Return the continuation of each prompt; `videos`: whether it has a video."""
     config = request.config
     if request.wanted == "image":
         config = config.model_copy(update={"max_new_tokens": 0, "max_images": 1})
     elif request.wanted == "text" or not run.begins_images:
         config = config.model_copy(update={"max_images": 0})
-    results = run.continue_prompts(prompts, config, seed=request.seed)
+    found: dict[int, Generated] = {}
+    for video in sorted(set(videos)):
+        chosen = [i for i, has_video in enumerate(videos) if has_video == video]
+        penalty = config.video_length_penalty if video else None
+        settings = config if penalty is None else config.model_copy(update={"length_penalty": penalty})
+        continued = run.continue_prompts([prompts[i] for i in chosen], settings, seed=request.seed)
+        found |= dict(zip(chosen, continued, strict=True))
+    results = [found[i] for i in range(len(prompts))]
     if request.wanted == "both":
         bare = [i for i, result in enumerate(results) if not result.images]
         asking = [_with_own_text(run, prompts[i], results[i]) for i in bare]
         for i, embeddings in zip(bare, run.generate_embeddings(asking) if asking else (), strict=True):
             results[i].parts.append(embeddings)
     return results
+
+
+def _reconstruct(run: FinishedRun, prompts: Sequence[str], read: Sequence[Prompt]) -> list[Generated]:
+    """Return the embeddings of each prompt's image."""
+    images = []
+    for prompt, found in zip(prompts, read, strict=True):
+        if found.images is None or len(found.images) != 1 or not re.fullmatch(r"\s*\[image:[^\]]+\]\s*", prompt):
+            raise UserError(f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else")
+        images.append(found.images)
+    return [Generated([embeddings]) for embeddings in run.embed(torch.cat(images))]
 
 
 def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:
@@ -166,7 +190,11 @@ def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> I
     embeddings = [image for result in results for image in result.images]
     if not embeddings:
         return iter(())
-    return iter(run.draw(torch.stack(embeddings), guidance=request.guidance, seed=request.seed))
+    reconstructing = request.wanted == "reconstruction"
+    drawn = run.draw(
+        torch.stack(embeddings), guidance=request.guidance, seed=request.seed, reconstructing=reconstructing
+    )
+    return iter(drawn)
 
 
 def _write_png(image: Tensor, path: str) -> None:

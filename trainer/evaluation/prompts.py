@@ -13,7 +13,7 @@ answer:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,8 +42,12 @@ from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
 from trainer.tasks.templates import ANSWER, TemplateLayout, box_image, boxes_of
 
-_FILE = re.compile(r"\[(image|video):([^\]]+)\]")
-_BOX = re.compile(r"\[box:([^\]]*)\]")
+_FILE = re.compile(r"\[(image|video):")
+_BOX = re.compile(r"\[box:")
+_FORMS = ("[image:FILE]", "[video:FILE]", "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]")
+_MISTAKEN = re.compile(
+    r"\[(img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?):(?=\S)", re.IGNORECASE
+)
 _SIDE = re.compile(f"({'|'.join(map(re.escape, CHAT))}):")
 _LOCATION = r"<patch_index_\d{4}>"
 _PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
@@ -58,7 +62,7 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
         content: Text in the form above.
         run: The run, for its tokenizer, layout and image size.
         draw: Whether to request an image.
-        num_frames: Frames per video, spread evenly over it.
+        num_frames: Frames per video.
 
     Raises:
         UserError: If a file is missing or cannot be read, a box is not valid, the two sides do not take turns, or the
@@ -109,10 +113,10 @@ class _Reader:
     def read(self, content: str, role: str) -> None:
         """Read the message of one side."""
         end = 0
-        for match in _FILE.finditer(content):
+        while match := _FILE.search(content, end):
             self._read_text(content[end : match.start()], role)
-            self._read_file(match, role)
-            end = match.end()
+            end = _end(content, match, lambda name: Path(name.strip()).is_file())
+            self._read_file(match[1] == "video", content[match.end() : end - 1], role)
         self._read_text(content[end:], role)
 
     def ground(self) -> None:
@@ -125,22 +129,26 @@ class _Reader:
         """Add the text between two images as one segment, without the spaces around it, which the layout adds."""
         words, regions, end = "", [], 0
         content = content.strip()
-        for match in _BOX.finditer(content):
+        while match := _BOX.search(content, end):
             words += content[end : match.start()]
-            phrase, boxes = _boxes(match)
+            end = _end(content, match, lambda inside: _boxes(inside) is not None)
+            if (found := _boxes(content[match.end() : end - 1])) is None:
+                raise UserError(f"{content[match.start() : end]}: not {_FORMS[2]} with numbers in 0..1")
+            phrase, boxes = found
             regions += [(len(words), len(words) + len(phrase), box) for box in boxes]
             words += phrase
-            end = match.end()
         words += content[end:]
+        if mistaken := _MISTAKEN.search(words):
+            raise UserError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
         if words:
             self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
 
-    def _read_file(self, match: re.Match[str], role: str) -> None:
-        path, video = Path(match[2].strip()), match[1] == "video"
+    def _read_file(self, video: bool, name: str, role: str) -> None:
+        path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
         if role == ANSWER:
-            raise UserError(f"{match[0]}: the model's turns may contain only words")
+            raise UserError(f"{written}: the model's turns may contain only words")
         if not path.is_file():
-            raise UserError(f"{match[0]}: there is no file {path}")
+            raise UserError(f"{written}: there is no file {path}")
         size, how = self.run.image_size, self.run.resampling
         for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
             self.segments.append(ImageSegment(len(self.images), frame=video, time=time))
@@ -160,18 +168,38 @@ def _messages(content: str) -> list[str]:
     return messages
 
 
-def _boxes(match: re.Match[str]) -> tuple[str, list[Box]]:
-    """Return a phrase and its boxes."""
-    phrase, _, places = match[1].rpartition(":")
+def _end(content: str, begin: re.Match[str], fits: Callable[[str], bool]) -> int:
+    """Return the end of what a bracket opens: names may hold brackets, so it is the first one that gives a fit.
+
+    If none does, it is the bracket that closes the first, or else the first one.
+
+    Raises:
+        UserError: If nothing closes it.
+    """
+    closings = [match.end() for match in re.finditer(r"\]", content) if match.start() >= begin.end()]
+    if not closings:
+        raise UserError(f"{content[begin.start() :][:60]}: without a closing bracket")
+    for end in closings:
+        if fits(content[begin.end() : end - 1]):
+            return end
+    inside = (
+        end for end in closings if content[begin.start() : end].count("[") == content[begin.start() : end].count("]")
+    )
+    return next(inside, closings[0])
+
+
+def _boxes(inside: str) -> tuple[str, list[Box]] | None:
+    """Return the phrase and its boxes that stand in brackets; None if they are none."""
+    phrase, _, places = inside.rpartition(":")
     boxes: list[Box] = []
     try:
         for place in places.split(";"):
             x0, y0, x1, y1 = map(float, place.split(","))
             if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and phrase):
-                raise ValueError(place)
+                return None
             boxes.append((x0, y0, x1, y1))
-    except ValueError as error:
-        raise UserError(f"{match[0]}: not [box:PHRASE:LEFT,TOP,RIGHT,BOTTOM] with numbers in 0..1") from error
+    except ValueError:
+        return None
     return phrase, boxes
 
 
@@ -183,7 +211,9 @@ def _image(path: Path, size: int, resampling: Resampling) -> Tensor:
 
 
 def read_video(path: Path, num_frames: int, size: int, resampling: Resampling = "area") -> list[tuple[float, Tensor]]:
-    """Read frames spread evenly over a video: their times in seconds, and (3, size, size) uint8.
+    """Read frames from the middles of equal segments of a video: their times in seconds, and (3, size, size) uint8.
+
+    A short video gives some of its frames several times.
 
     Raises:
         UserError: If the video cannot be read.
@@ -191,22 +221,26 @@ def read_video(path: Path, num_frames: int, size: int, resampling: Resampling = 
     found: list[tuple[float, Tensor]] = []
     try:
         with av.open(str(path)) as container:
-            duration = (container.duration or 0) / av.time_base
-            wanted = (i * duration / num_frames for i in range(num_frames))
-            due = next(wanted)
-            for frame in container.decode(video=0):
-                if frame.time is None or frame.time + 1e-3 < due:
-                    continue
-                found.append((frame.time, _frame(frame, size, resampling)))
-                later = (time for time in wanted if time > frame.time)
-                if (following := next(later, None)) is None:
+            stream = container.streams.video[0]
+            total = stream.frames or sum(packet.pts is not None for packet in container.demux(stream))
+        wanted = segment_middles(total, num_frames)
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in wanted:
+                    found += [(frame.time or 0.0, _frame(frame, size, resampling))] * wanted.count(number)
+                if number >= wanted[-1]:
                     break
-                due = following
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable video: {error}") from error
     if not found:
         raise UserError(f"{path}: a video without frames")
     return found
+
+
+def segment_middles(num_frames: int, num_segments: int) -> list[int]:
+    """Return the numbers of the frames in the middles of equal segments of a video, as in Emu's code."""
+    length = max(0, num_frames - 1) / num_segments
+    return [int(length / 2) + round(length * number) for number in range(num_segments)]
 
 
 def _frame(frame: av.VideoFrame, size: int, resampling: Resampling) -> Tensor:

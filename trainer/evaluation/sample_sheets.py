@@ -69,16 +69,18 @@ def write_samples(
         pages: Pages, of which one is continued.
         videos: Videos, of which some are continued.
     """
-    sheets = {"captions": captions_sheet(captioned)}
+    sheets = {"captions": captions_sheet(captioned)} if captioned else {}
     if run.decoder is not None:
-        sheets["images"] = images_sheet(drawings)
+        if drawings:
+            sheets["images"] = images_sheet(drawings)
         if pages:
             sheets["page"] = page_sheet(run, min(pages, key=_places))
         if videos:
             sheets["video"] = video_sheet(run, _chosen(videos))
     for name, sheet in sheets.items():
         _write(stacked([sheet], WIDTH, MARGIN), storage.join(folder, f"{name}.png"))
-    _write(stacked([*sheets.values()], WIDTH, MARGIN), storage.join(folder, "contact_sheet.png"))
+    if sheets:
+        _write(stacked([*sheets.values()], WIDTH, MARGIN), storage.join(folder, "contact_sheet.png"))
 
 
 def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:

@@ -15,7 +15,7 @@ All arithmetic is on integers: nothing is rounded, so that a schedule of any len
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -61,7 +61,12 @@ class MixtureSettings(Settings):
         min_length=1, description="phases in the order of their steps, the first at step 0"
     )
     max_epochs: dict[str, float] = Field(
-        default_factory=dict, description="most epochs over a source, by source; training ends there"
+        default_factory=dict, description="most epochs over a source, by source; see `when_source_ends`"
+    )
+    when_source_ends: Literal["end", "go_on"] = Field(
+        "end",
+        description="what follows when a source has reached its `max_epochs`, or a stream cannot be read any further: "
+        "end saves and ends the run; go_on divides the source's share among the others",
     )
 
     @model_validator(mode="after")
@@ -70,6 +75,17 @@ class MixtureSettings(Settings):
         if steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
             raise ValueError(f"phases must begin at increasing steps, the first at 0, not at {steps}")
         return self
+
+
+def without(phase: Phase, ended: Collection[str]) -> Phase:
+    """Return a phase without some of its sources, whose share the others divide in their ratio."""
+    gone = sorted(name for name, weight in phase.weights.items() if weight and name in ended)
+    if not gone:
+        return phase
+    kept = {name: weight for name, weight in phase.weights.items() if name not in ended}
+    total = math.fsum(kept.values())
+    weights = {name: weight / total for name, weight in kept.items()} if total else kept
+    return phase.model_copy(update={"weights": weights, "reason": f"{phase.reason}; ended: {', '.join(gone)}"})
 
 
 def integer_weights(weights: Iterable[float]) -> list[int]:

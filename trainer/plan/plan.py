@@ -9,13 +9,14 @@ one packing buffer again.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 
 import numpy as np
 
 from pipelines.errors import UserError
-from trainer.plan.mixture import Phase, PhaseStart, Scheduler
+from trainer.plan.mixture import Phase, PhaseStart, Scheduler, without
 from trainer.plan.order import I64, SourceOrder, Upcoming, key_of, mix
 from trainer.plan.packing import deal, pack_prefix
 from trainer.plan.steps import Costs, PackingBuffer, PlanSettings, PlanState, Step
@@ -33,6 +34,7 @@ class Plan:
         fingerprint: Hash of corpus, tokenizer and layout: all that windows depend on.
         costs: Costs by which packed sequences are balanced.
         max_epochs: Most epochs over a source, by source.
+        goes_on: Whether the others are drawn when a source has reached its most epochs, which else is an error.
         state: State from which to resume; None: the beginning.
 
     Raises:
@@ -48,6 +50,7 @@ class Plan:
         *,
         costs: Costs | None = None,
         max_epochs: dict[str, float] | None = None,
+        goes_on: bool = False,
         state: PlanState | None = None,
     ) -> None:
         self.sources = tuple(sources)
@@ -56,13 +59,16 @@ class Plan:
         decided = settings.model_dump(include={"seq_len", "max_images", "order"})
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
         self._names = [source.name for source in self.sources]
-        self.max_epochs = dict(max_epochs or {})
+        self.max_epochs, self.goes_on = dict(max_epochs or {}), goes_on
         self.change(phases)
         zeros = (0,) * len(self.sources)
         self.state = state or PlanState(
             self.fingerprint, settings.seed, 0, 0, None, settings.global_batch_size, 0, zeros, None, 0, None, zeros, 0
         )
         self._check_state()
+        limits = {name: self.max_epochs.get(name, math.inf) for name in self.state.exhausted}
+        still = {name: limit for name, limit in self.state.exhausted.items() if goes_on and limits[name] <= limit}
+        self.state = replace(self.state, exhausted=still)
         self._streams = [
             Upcoming(SourceOrder(max(1, t.num_samples), settings.seed, t.name, settings.order), t.totals)
             for t in self.sources
@@ -92,13 +98,27 @@ class Plan:
 
     def plan_buffer(self, state: PlanState) -> PackingBuffer:
         """Return the packing buffer that contains a state."""
-        num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
         start = replace(
             state, step=state.buffer_step, buffer_steps=None, global_batch_size=self.settings.global_batch_size
         )
-        phase = None
-        if state.buffer_steps is None and (phase := self._new_phase(start)) is not None:
-            start = replace(start, phase=phase, units=(0,) * len(self.sources), longest=0)
+        while True:
+            begun, phase = (start, None) if state.buffer_steps is not None else self._entered(start)
+            num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
+            buffer = self._buffer_of(begun, num_steps, phase)
+            if not (ended := self._ended(buffer)) or (self.goes_on and state.buffer_steps is not None):
+                return buffer  # one that was planned before stays as it was, whatever the limits are now
+            if not self.goes_on:
+                raise self._exhausted(ended[0], start)
+            while ended and num_steps > 1:  # so that less than a step's samples of the last epoch remain
+                num_steps //= 2
+                buffer = self._buffer_of(begun, num_steps, phase)
+                ended = self._ended(buffer)
+            if not ended:
+                return buffer
+            start = replace(start, exhausted=start.exhausted | {name: self.max_epochs[name] for name in ended})
+
+    def _buffer_of(self, start: PlanState, num_steps: int, phase: PhaseStart | None) -> PackingBuffer:
+        """Plan a packing buffer of some steps."""
         num_packs = num_steps * self.settings.global_batch_size
         drawn_sources, ordinals = self._draw(start, num_packs)
         columns = self._chunks(start, drawn_sources, ordinals)
@@ -107,19 +127,26 @@ class Plan:
         )
         columns = {name: column[:num_chunks] for name, column in columns.items()}
         end = self._end(start, drawn_sources, columns, num_steps)
-        self._check_epochs(end, start)
         steps = deal(*self._pack_costs(packs, columns), num_steps)
         return PackingBuffer(start=start, end=end, **columns, packs=packs, steps=steps, phase=phase)
 
     # --- the parts of a packing buffer ---
 
-    def _new_phase(self, start: PlanState) -> PhaseStart | None:
-        """Return the phase that begins with a packing buffer; None if the previous one continues."""
-        wanted = [phase for phase in self.phases if phase.step <= start.buffer_step][-1]
-        if start.phase is not None and start.phase.equals(wanted):
-            return None
+    def _entered(self, start: PlanState) -> tuple[PlanState, PhaseStart | None]:
+        """Return a state in its phase, and the phase if it begins there.
+
+        Raises:
+            UserError: If all of its sources are exhausted.
+        """
+        whole = [phase for phase in self.phases if phase.step <= start.buffer_step][-1]
+        wanted = without(whole, start.exhausted)
         weights = {name: float(weight) for name, weight in wanted.weights.items() if weight}
-        return PhaseStart(start.buffer_step, start.position, weights, wanted.unit, wanted.reason)
+        if not weights:
+            raise self._exhausted(next(name for name in start.exhausted if whole.weights.get(name)), start)
+        if start.phase is not None and start.phase.equals(wanted):
+            return start, None
+        phase = PhaseStart(start.buffer_step, start.position, weights, wanted.unit, wanted.reason)
+        return replace(start, phase=phase, units=(0,) * len(self.sources), longest=0), phase
 
     def _num_steps(self, step: int) -> int:
         """Return the steps of the packing buffer that begins at `step`: a phase begins with a packing buffer."""
@@ -278,12 +305,18 @@ class Plan:
                 f"train to step {edge} as before, then change it"
             )
 
-    def _check_epochs(self, end: PlanState, start: PlanState) -> None:
-        for source, drawn in zip(self.sources, end.drawn, strict=True):
-            limit = self.max_epochs.get(source.name)
-            if limit is not None and drawn > limit * source.num_samples:
-                raise UserError(
-                    f"{source.name} is exhausted: steps from {start.buffer_step} on need more than the {limit:g} "
-                    f"epochs over its {source.num_samples:,} samples that mixture.max_epochs allows. Train fewer "
-                    "steps, give it less weight or allow more epochs; `python -m trainer plan` shows what is needed"
-                )
+    def _ended(self, buffer: PackingBuffer) -> list[str]:
+        """Return the sources from which a packing buffer draws beyond their most epochs."""
+        return [
+            source.name
+            for source, before, drawn in zip(self.sources, buffer.start.drawn, buffer.end.drawn, strict=True)
+            if before < drawn and drawn > self.max_epochs.get(source.name, math.inf) * source.num_samples
+        ]
+
+    def _exhausted(self, name: str, start: PlanState) -> UserError:
+        (source,) = (source for source in self.sources if source.name == name)
+        return UserError(
+            f"{name} is exhausted: steps from {start.buffer_step} on need more than the {self.max_epochs[name]:g} "
+            f"epochs over its {source.num_samples:,} samples that mixture.max_epochs allows. Train fewer "
+            "steps, give it less weight or allow more epochs; `python -m trainer plan` shows what is needed"
+        )

@@ -16,6 +16,8 @@ from pipelines.settings import Settings
 from trainer.plan.mixture import PhaseStart
 from trainer.plan.order import I64, OrderSettings
 
+STATE_FILE = "data_state.json"
+
 
 def max_state_bytes(num_sources: int) -> int:
     """Return the largest size of `data_state.json` in bytes for a number of sources."""
@@ -62,6 +64,7 @@ class PlanState:
         phase: Current phase of the schedule; None before the first.
         units: Samples or tokens drawn of each source since the phase began.
         longest: Tokens of the longest sample drawn since the phase began, when counting tokens.
+        exhausted: Sources that the run goes on without, with the most epochs that they had.
     """
 
     fingerprint: str
@@ -77,6 +80,11 @@ class PlanState:
     phase: PhaseStart | None
     units: tuple[int, ...]
     longest: int
+    exhausted: dict[str, float] = field(default_factory=dict)
+
+    def files(self) -> dict[str, str]:
+        """Return the files of a checkpoint."""
+        return {STATE_FILE: self.to_json()}
 
     def to_json(self) -> str:
         """Return the state as written to `data_state.json`: a few numbers per source, for a corpus of any size."""
@@ -97,7 +105,7 @@ class PlanState:
             record |= {"phase": phase, "drawn": tuple(record["drawn"]), "units": tuple(record["units"])}
             return cls(**record)
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"data_state.json: not the state of a plan: {error}") from error
+            raise UserError(f"{STATE_FILE}: not the state of a plan: {error}") from error
 
 
 @dataclass(frozen=True)

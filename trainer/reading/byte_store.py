@@ -1,28 +1,35 @@
 """Byte ranges of files: local ones by `pread`, remote ones in chunks cached on a local disk up to a limit."""
 
 import hashlib
+import io
 import os
 import threading
-from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines import storage
 from pipelines.settings import Settings
-
-_OPEN_FILES = 512  # below the usual limit of 1,024 per process
+from trainer.reading.open_files import open_files
 
 
 class CacheSettings(Settings):
-    """Cache for chunks of remote tars."""
+    """Cache for chunks of remote files."""
 
     folder: str | None = Field(
         None, description="folder of the cache; null: one for the user below the system's temporary folder"
     )
     max_bytes: int = Field(50 << 30, ge=1, description="most bytes on disk, over all ranks of a machine")
     chunk_bytes: int = Field(8 << 20, ge=1, description="bytes per request; object stores are slow below some MB")
+
+    @field_validator("folder")
+    @classmethod
+    def _is_local(cls, folder: str | None) -> str | None:
+        if folder is not None and not storage.is_local(folder):
+            raise ValueError(f"{folder} is not on a disk of this machine")
+        return folder
 
 
 class ByteStore:
@@ -33,8 +40,6 @@ class ByteStore:
     """
 
     def __init__(self, settings: CacheSettings | None = None) -> None:
-        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
-        self._lock = threading.Lock()
         self._cache = _ChunkCache(settings or CacheSettings())
 
     def read(self, path: str, offset: int, num_bytes: int) -> bytes:
@@ -43,34 +48,51 @@ class ByteStore:
         Raises:
             EOFError: If the file ends earlier.
             OSError: If it cannot be read.
+            RunError: If the process cannot open another file.
         """
         if not storage.is_local(path):
-            return self._cache.read(path, offset, num_bytes)
-        file = self._files.get(path) or self._open(path)
+            return open_files().with_room(partial(self._cache.read, path, offset, num_bytes))
+        file = open_files().get(path)  # held until it is read: other threads may make room for theirs
         data = os.pread(file.handle, num_bytes, offset)
         if len(data) != num_bytes:
             raise EOFError(f"{path}: expected {num_bytes} bytes at {offset}, found {len(data)}")
         return data
 
-    def _open(self, path: str) -> "_OpenFile":
-        with self._lock:
-            if path not in self._files:
-                self._files[path] = _OpenFile(path)
-                if len(self._files) > _OPEN_FILES:
-                    self._files.popitem(last=False)
-            return self._files[path]
+    def size(self, path: str) -> int:
+        """Return the bytes in a file."""
+        return storage.size(path) if storage.is_local(path) else self._cache.size(path)
+
+    def file(self, path: str) -> io.RawIOBase:
+        """Return a file to read from for libraries that need one; it keeps no descriptor."""
+        return _RangeFile(self, path)
 
 
-class _OpenFile:
-    """A file that is closed when nothing reads from it any more."""
+class _RangeFile(io.RawIOBase):
+    """A file with a position whose bytes are ranges of a store."""
 
-    def __init__(self, path: str) -> None:
-        self.handle = -1
-        self.handle = os.open(path.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, store: ByteStore, path: str) -> None:
+        self._store, self._path = store, path
+        self._size, self._at = store.size(path), 0
 
-    def __del__(self) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        size = left if size is None or size < 0 else min(size, left)
+        data = self._store.read(self._path, self._at, size) if size else b""
+        self._at += size
+        return data
 
 
 class _ChunkCache:
@@ -89,10 +111,13 @@ class _ChunkCache:
         self._lock = threading.Lock()
         self._since_sweep = settings.max_bytes  # sweep at once: another run may have left it full
 
-    def read(self, path: str, offset: int, num_bytes: int) -> bytes:
+    def size(self, path: str) -> int:
         if path not in self._sizes:
             self._sizes[path] = storage.size(path)
-        size, chunk = self._sizes[path], self._settings.chunk_bytes
+        return self._sizes[path]
+
+    def read(self, path: str, offset: int, num_bytes: int) -> bytes:
+        size, chunk = self.size(path), self._settings.chunk_bytes
         if offset + num_bytes > size:
             raise EOFError(f"{path}: expected {num_bytes} bytes at {offset}, found {max(0, size - offset)}")
         parts = []

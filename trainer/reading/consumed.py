@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.errors import RunError
+from pipelines.errors import RunError, UserError
 from pipelines.parts import read_table, write_arrow
 from trainer.plan.mixture import Order
 
@@ -92,14 +92,23 @@ class ConsumedLog:
         return path
 
     def cut(self, step: int) -> None:
-        """Remove everything from `step` on, since a resume from there repeats it."""
+        """Remove everything from `step` on, since a resume from there repeats it.
+
+        Raises:
+            UserError: If a file of which a part is kept is damaged.
+        """
         self._rows = [row for row in self._rows if row.step < step]
         for path in storage.list_files(self._folder, ".parquet"):
             first, last = (int(n) for n in path.rpartition("/")[2].removesuffix(".parquet").split("-"))
             if last < step:
                 continue
             if first < step:
-                table = read_table(path)
+                try:
+                    table = read_table(path)
+                except (pa.ArrowException, OSError) as error:
+                    raise UserError(
+                        f"{path}: damaged: {error}. Remove it to go on without the record of steps {first} to {last}"
+                    ) from error
                 kept = table.filter(pa.compute.less(table.column("step"), step))
                 write_arrow(self._path(first, step - 1), kept)
             storage.remove(path)

@@ -23,7 +23,7 @@ class TrainingCorpus:
         manifest: Manifest of the corpus.
         tokens: Tokens of the corpus.
         split: The split that is read.
-        cache: Cache for chunks of remote tars.
+        cache: Cache for chunks of remote files.
     """
 
     folder: str
@@ -47,7 +47,7 @@ class TrainingCorpus:
             folder: Folder of the corpus, local or an fsspec URL.
             tokens: Name of the tokenizer; None if there are tokens of only one.
             split: The split that is read.
-            cache: Cache for chunks of remote tars.
+            cache: Cache for chunks of remote files.
 
         Raises:
             UserError: If there is no corpus, or its files are from different builds.

@@ -1,8 +1,8 @@
 """Micro-batches: packed sequences collated into the model's input, one step ahead of the training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -183,17 +183,23 @@ class Batches:
     def __init__(
         self, steps: Iterable[RankStep | StreamStep], *, micro_batch_size: int, collate: Collate, pin: bool = False
     ) -> None:
-        self._steps = iter(steps)
+        self._steps, self._reading = steps, iter(steps)
         self._micro_batch_size, self._collate, self._pin = micro_batch_size, collate, pin
         self._pool = ThreadPoolExecutor(1, "batches")
+        self._coming: Future[RankBatch] | None = None
 
-    def __iter__(self) -> Iterator[RankBatch]:
-        """Yield the steps, without end."""
-        coming = self._pool.submit(self._next)
-        while True:
-            batch = coming.result()
-            coming = self._pool.submit(self._next)
-            yield batch
+    def take(self, seconds: float) -> RankBatch | None:
+        """Return the next step, or None if it is not there after some seconds; errors of the loader are raised.
+
+        After an error the loader is asked again, which may do better.
+        """
+        coming = self._coming = self._coming or self._pool.submit(self._next)
+        if not wait([coming], seconds).done:
+            return None
+        self._coming = None
+        batch = coming.result()
+        self._coming = self._pool.submit(self._next)
+        return batch
 
     def between(self, work: Callable[[], Item]) -> Item:
         """Run something in the thread between two steps of the loader, which are the same on all ranks."""
@@ -204,7 +210,11 @@ class Batches:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _next(self) -> RankBatch:
-        read = next(self._steps)
+        try:
+            read = next(self._reading)
+        except Exception:
+            self._reading = iter(self._steps)  # the old iterator has ended with the error
+            raise
         size = self._micro_batch_size
         micros = [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)]
         return RankBatch(read, [micro.pin_memory() for micro in micros] if self._pin else micros)

@@ -53,6 +53,9 @@ class ReaderSettings(Settings):
     max_bad_fraction: float = Field(
         0.01, ge=0, description="largest fraction of a source's samples that may be unreadable"
     )
+    stall_seconds: float = Field(
+        300.0, gt=0, description="seconds without a byte after which one of `streams` counts as broken"
+    )
 
 
 @dataclass(frozen=True, slots=True)

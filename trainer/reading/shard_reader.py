@@ -4,6 +4,7 @@ Rows are read from the corpus's sidecar and the token sidecar; a tar is opened o
 to the requested bytes. What is read is checked against the header before it, which costs 512 bytes.
 """
 
+import errno
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,9 +16,9 @@ import pyarrow.parquet as pq
 
 from model.segment import ImageSegment, Phrase, Segment, Text
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import RunError, UserError
 from pipelines.shards.manifest import ShardInfo
-from pipelines.shards.tar_samples import BLOCK
+from pipelines.shards.tar_samples import BLOCK, size_in_header
 from pipelines.shards.token_sidecar import TYPES
 from trainer.reading.byte_store import ByteStore
 
@@ -73,7 +74,7 @@ class ShardReader:
         corpus: The corpus's folder.
         shard: The shard, as in the manifest.
         tokens: Path of its token sidecar.
-        store: Reads the tar.
+        store: Reads tar and sidecars.
         cache: Cache of row groups.
     """
 
@@ -81,8 +82,8 @@ class ShardReader:
         self.shard = shard
         self.path = storage.join(corpus, shard.path)
         self._store, self._cache = store, cache
-        self._parts = _GroupedFile(storage.join(corpus, shard.sidecar), _PARTS)
-        self._tokens = _GroupedFile(tokens, None)
+        self._parts = _GroupedFile(storage.join(corpus, shard.sidecar), _PARTS, store, cache)
+        self._tokens = _GroupedFile(tokens, None, store, cache)
 
     def key(self, row: int) -> str:
         """Return a sample's key."""
@@ -101,12 +102,12 @@ class ShardReader:
 
         Raises:
             DamagedSample: If they are not at the place given in the sidecar.
+            RunError: If the tar cannot be read at all.
         """
         group, at = self._part_group(row)
         offset, size = group.media(at, media)
         data = self._read(offset - BLOCK, size + BLOCK)
-        said = data[124:136].strip(b" \x00")
-        if data[257:262] != b"ustar" or not said.isdigit() or int(said, 8) != size:
+        if size_in_header(data[:BLOCK]) != size:
             raise DamagedSample(f"{self.shard.path}: no header of {size} bytes before byte {offset}: a stale sidecar")
         return data[BLOCK:]
 
@@ -115,6 +116,7 @@ class ShardReader:
 
         Raises:
             DamagedSample: If the tar ends earlier.
+            RunError: If it cannot be read at all.
         """
         group, at = self._part_group(row)
         begin, size = group.offsets[at], group.sizes[at]
@@ -126,10 +128,20 @@ class ShardReader:
         }
 
     def _read(self, offset: int, length: int) -> bytes:
+        """Read bytes of the tar.
+
+        Raises:
+            DamagedSample: If the tar ends earlier, or its disk cannot read them.
+            RunError: If anything else is wrong, for which no sample is to blame, such as network or permission.
+        """
         try:
             return self._store.read(self.path, offset, length)
-        except (EOFError, OSError) as error:
+        except EOFError as error:
             raise DamagedSample(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EIO and storage.is_local(self.path):  # a bad sector
+                raise DamagedSample(str(error)) from error
+            raise RunError(f"{self.path}: cannot be read: {error.strerror or error}") from error
 
     def _part_group(self, row: int) -> tuple["_PartGroup", int]:
         number, at = self._parts.locate(row)
@@ -138,42 +150,48 @@ class ShardReader:
 
 
 class _GroupedFile:
-    """A parquet file, opened on the first read, and the first rows of its row groups."""
+    """A parquet file by its row groups. It keeps no descriptor, and its metadata only as long as the cache has room.
 
-    def __init__(self, path: str, columns: tuple[str, ...] | None) -> None:
+    Args:
+        path: The file.
+        columns: Columns that are read; None: all.
+        store: Reads the file.
+        cache: Cache of its metadata.
+    """
+
+    def __init__(self, path: str, columns: tuple[str, ...] | None, store: ByteStore, cache: "GroupCache[Any]") -> None:
         self.path = path
-        self._columns = columns
-        self._file: pq.ParquetFile | None = None
-        self._rows = 0
+        self._columns, self._store, self._cache = columns, store, cache
+        self._rows = 0  # of each row group except the last; 0 before the first read
         self._lock = threading.Lock()
 
     def locate(self, row: int) -> tuple[int, int]:
         """Return the row group of a row, and its position there."""
-        if self._file is None:
-            self._open()
+        if not self._rows:
+            self._rows = self._file().metadata.row_group(0).num_rows
         number = row // self._rows
         return number, row - number * self._rows
 
     def read(self, number: int) -> pa.Table:
         """Read a row group; one thread at a time, since the file has one position."""
-        self._open()
-        assert self._file is not None
+        file = self._file()
         try:
             with self._lock:
-                return self._file.read_row_group(number, columns=list(self._columns) if self._columns else None)
-        except (OSError, pa.ArrowInvalid) as error:
+                return file.read_row_group(number, columns=list(self._columns) if self._columns else None)
+        except (OSError, EOFError, pa.ArrowInvalid) as error:
             raise UserError(f"{self.path}: row group {number} cannot be read: {error}") from error
 
-    def _open(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                return
-            try:
-                file = pq.ParquetFile(storage.open_read(self.path))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise UserError(f"{self.path}: cannot be read: {error}") from error
-            self._rows = file.metadata.row_group(0).num_rows  # all except the last are equally long
-            self._file = file
+    def _file(self) -> pq.ParquetFile:
+        file: pq.ParquetFile = self._cache.get((self.path, "file"), self._open)
+        return file
+
+    def _open(self) -> tuple[pq.ParquetFile, int]:
+        """Read the metadata; return the file with the approximate bytes that it takes in memory."""
+        try:
+            file = pq.ParquetFile(self._store.file(self.path))
+        except (OSError, EOFError, pa.ArrowInvalid) as error:
+            raise UserError(f"{self.path}: cannot be read: {error}") from error
+        return file, 4 * file.metadata.serialized_size
 
 
 class _PartGroup:

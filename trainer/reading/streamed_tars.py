@@ -1,35 +1,39 @@
-"""Tars that cannot be indexed, read in sequence through `webdataset`: dealt to ranks, shuffled and read ahead.
+"""Tars that cannot be indexed, read in sequence: dealt to ranks, shuffled by `webdataset` and read ahead.
 
 Each epoch reads a source's tars in another order. Each tar is shuffled separately, through a buffer, so that a rank can
 resume from its tar and its position there without reading the tars before it.
 """
 
+import bz2
 import contextlib
+import gzip
+import hashlib
+import io
 import lzma
 import random
-import subprocess
-import tarfile
+import threading
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 from webdataset.filters import shuffle
-from webdataset.gopen import Pipe, gopen, set_options
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from pipelines.errors import RunError, UserError
+from pipelines.errors import RunError
+from pipelines.shards.tar_samples import NO_END, ForwardReader, TarSample, walk_samples
 from trainer.plan.order import key_of, permute
+from trainer.reading.byte_streams import open_stream
 
 SHUFFLE_BUFFER = 1000
 """Samples of a tar that are shuffled together: webdataset's usual size."""
 
-_BROKEN = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
-_PATIENCE = 5.0  # seconds for a command to end after its last byte
+_BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+_BUFFER = 1 << 20
+_MAGIC_BYTES = 6
 
 Item = TypeVar("Item")
 
@@ -43,109 +47,152 @@ class StreamedSample:
         number: Number of the sample among those that the rank reads of this tar.
         epoch: Epoch of the source, from 0.
         url: URL of the tar, safe to write down.
-        key: Key of the sample.
-        parts: Files of the sample, by what follows the key in their names.
+        of_tar: The sample as it is in the tar.
     """
 
     tar_number: int
     number: int
     epoch: int
     url: str
-    key: str
-    parts: dict[str, bytes]
+    of_tar: TarSample
 
 
-def expanded(urls: Iterable[str]) -> list[str]:
-    """Return URLs as webdataset expects them, one per tar: `{000..127}` is expanded."""
-    return [one for url in urls for one in expand_urls(url)]
+@dataclass(frozen=True, slots=True)
+class Tars:
+    """The tars of a stream.
 
-
-def is_shared(urls: Sequence[str], world_size: int) -> bool:
-    """Return whether all ranks read all tars, each keeping part of the samples: if there are more ranks than tars.
-
-    Otherwise each tar goes to one rank, in turn.
+    Attributes:
+        urls: Their URLs, in the config's order.
+        names: What identifies each in a checkpoint: its URL, without a signature after `?` if the rest identifies it.
     """
-    return len(urls) < world_size
+
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, urls: Iterable[str]) -> Self:
+        """Return the tars of URLs as webdataset expects them: `{000..127}` is expanded."""
+        each = tuple(one for url in urls for one in expand_urls(url))
+        short = tuple(map(without_query, each))
+        return cls(each, short if len(set(short)) == len(set(each)) else each)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the names in their order, on which the order of samples depends."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
+
+    def is_shared(self, world_size: int) -> bool:
+        """Return whether all ranks read all tars, each keeping part of the samples: if there are more ranks than tars.
+
+        Otherwise each tar goes to one rank, in turn.
+        """
+        return len(self.urls) < world_size
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReading:
+    """How the streams of a rank are read.
+
+    Attributes:
+        rank: Rank of this process.
+        world_size: Number of processes.
+        seed: Seed of the order of tars, and of samples in them.
+        stall_seconds: Seconds without a byte after which a stream counts as broken.
+        stopping: Ends reads that wait, when it is set.
+    """
+
+    rank: int
+    world_size: int
+    seed: int
+    stall_seconds: float
+    stopping: threading.Event
 
 
 def samples_of_rank(
-    urls: Sequence[str], tar_number: int, number: int, *, rank: int, world_size: int, seed: int
+    tars: Tars, tar_number: int, number: int, reading: StreamReading
 ) -> Generator[StreamedSample, None, None]:
     """Yield the samples of a source for one rank, without end.
 
     Args:
-        urls: URLs of its tars.
+        tars: Tars of the source.
         tar_number: First tar, as in `StreamedSample`; ranks that do not share tars begin side by side.
         number: First sample there.
-        rank: Rank of this process.
-        world_size: Number of processes.
-        seed: Seed of the order of tars, and of samples in them.
+        reading: How they are read.
 
     Raises:
         UserError: If a file is missing.
         RunError: If a tar cannot be read to its end, or none has a sample.
+        Stopped: If reading is stopped.
     """
-    shared = is_shared(urls, world_size)
+    shared, seed, num = tars.is_shared(reading.world_size), reading.seed, len(tars.urls)
     num_empty = 0
-    while num_empty < len(urls):
-        epoch, turn = divmod(tar_number, len(urls))
-        url = urls[int(permute(np.array([turn]), len(urls), key_of("tars", seed, urls[0], epoch))[0])]
-        rng = random.Random(key_of("samples", seed, url, epoch))
+    while num_empty < num:
+        epoch, turn = divmod(tar_number, num)
+        at = int(permute(np.array([turn]), num, key_of("tars", seed, tars.names[0], epoch))[0])
+        rng = random.Random(key_of("samples", seed, tars.names[at], epoch))
         mine, num_empty = 0, num_empty + 1
-        with contextlib.closing(read_tar(url)) as tar:
-            for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(tar)):
+        url = tars.urls[at]
+        with contextlib.closing(read_tar(url, reading.stall_seconds, reading.stopping)) as samples:
+            for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(samples)):
                 num_empty = 0
-                if shared and (count + tar_number) % world_size != rank:
+                if shared and (count + tar_number) % reading.world_size != reading.rank:
                     continue
                 if mine >= number:
-                    parts = {name: data for name, data in sample.items() if not name.startswith("__")}
-                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample["__key__"], parts)
+                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample)
                 mine += 1
-        tar_number, number = tar_number + (1 if shared else world_size), 0
-    raise RunError(f"{without_query(urls[0])}: no sample in it or in any other tar of its source")
+        tar_number, number = tar_number + (1 if shared else reading.world_size), 0
+    raise RunError(f"{without_query(tars.urls[0])}: no sample in it or in any other tar of its source")
 
 
-def read_tar(url: str) -> Generator[dict[str, Any], None, None]:
-    """Yield the samples of a tar as webdataset reads them: from a file, an HTTP server by `curl`, or a command.
+def read_tar(url: str, stall_seconds: float, stopping: threading.Event) -> Generator[TarSample, None, None]:
+    """Yield the samples of a tar, compressed or not, from a file, a web server by `curl`, or a command.
+
+    Args:
+        url: URL of the tar, in webdataset's form.
+        stall_seconds: Seconds without a byte after which it counts as broken.
+        stopping: Ends reads that wait, when it is set.
 
     Raises:
         UserError: If there is no such file.
-        RunError: If it breaks off, or the command fails.
+        RunError: If it breaks off, is cut or damaged, or its command fails.
+        Stopped: If `stopping` is set.
     """
+    shown = without_query(url)
+    stream = open_stream(url, shown, stall_seconds, stopping)
+    problem, wait = "", False
     try:
-        stream = gopen(url)
-    except (OSError, ValueError) as error:
-        raise UserError(f"data.streams: {without_query(url)}: {getattr(error, 'strerror', None) or error}") from error
-    set_options(stream, ignore_errors=True)  # it checks exit codes only if they come in time: see below
-    problem, patience = "", 0.0
-    try:
-        yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]), lcase=False)
-        while stream.read(1 << 20):  # the rest after a tar's end: a command that cannot write it would fail
+        reader = ForwardReader(_uncompressed(io.BufferedReader(stream, _BUFFER)))
+        yield from walk_samples(reader.read, shown, 0, NO_END, is_whole=True)
+        reader.drain()  # a command that cannot write the rest would fail, and a compressed file has its checksum there
+        while stream.read(_BUFFER):
             pass
-        patience = _PATIENCE
+        wait = True
     except _BROKEN as error:
-        problem, patience = str(error.args[0]).partition(" @ ")[0], _PATIENCE
+        problem, wait = str(error).removeprefix(f"{shown}: "), not isinstance(error, TimeoutError)
     finally:
-        code = _close(stream, patience)
+        code = stream.finish(wait=wait)
     if problem or code:
-        command = "the command" if url.startswith("pipe:") else "curl"
-        reasons = [problem] * bool(problem) + [f"{command} ended with exit code {code}"] * bool(code)
-        raise RunError(f"{without_query(url)}: cannot be read to its end: {', '.join(reasons)}")
+        reasons = [problem] * bool(problem) + [f"{stream.program} ended with exit code {code}"] * bool(code)
+        raise RunError(f"{shown}: cannot be read to its end: {', '.join(reasons)}")
 
 
-def _close(stream: Any, patience: float) -> int:
-    """Close a stream; return its command's exit code, or 0 if there is none or it had to be stopped."""
-    if not isinstance(stream, Pipe):
-        stream.close()
-        return 0
-    try:
-        return int(stream.proc.wait(patience))
-    except subprocess.TimeoutExpired:
-        stream.proc.terminate()
-        stream.proc.wait()
-        return 0
-    finally:
-        stream.stream.close()
+def _uncompressed(file: io.BufferedReader) -> BinaryIO:
+    """Return the content of a file that may be compressed.
+
+    Raises:
+        ValueError: If it is compressed in a way that only a command can undo.
+    """
+    begin = file.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+    if begin.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value] # it reads like one
+    if begin.startswith(b"BZh"):
+        return bz2.BZ2File(file)  # type: ignore[return-value]
+    if begin.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(file)  # type: ignore[return-value]
+    for name, magic in (("zstd", b"\x28\xb5\x2f\xfd"), ("lz4", b"\x04\x22\x4d\x18")):
+        if begin.startswith(magic):
+            raise ValueError(f"it is compressed by {name}: name it as `pipe:{name} -dc ...`")
+    return file
 
 
 def without_query(url: str) -> str:

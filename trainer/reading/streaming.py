@@ -5,8 +5,10 @@ their number, and packs them one step at a time. A resume continues with the nex
 before, otherwise with the first tar that some rank had not finished. Prefer to index the tars if that is possible.
 """
 
+import math
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,9 +20,9 @@ from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
 from pipelines.document import Document
+from pipelines.errors import RunError, UserError
 from pipelines.shards.foreign_samples import read_document
-from pipelines.shards.tar_samples import TarSample
-from trainer.plan.mixture import Phase, PhaseStart, Scheduler
+from trainer.plan.mixture import Phase, PhaseStart, Scheduler, without
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
 from trainer.plan.steps import PlanSettings
@@ -29,10 +31,22 @@ from trainer.reading.images import Pixels, decode
 from trainer.reading.reader import ReadChunk, ReaderSettings
 from trainer.reading.shard_reader import DamagedSample
 from trainer.reading.stream_state import RankCursor, StreamState
-from trainer.reading.streamed_tars import Ahead, StreamedSample, expanded, is_shared, samples_of_rank
+from trainer.reading.streamed_tars import Ahead, StreamedSample, StreamReading, Tars, samples_of_rank
 from trainer.reading.window_tables import NOT_ALLOWED
 
-_AHEAD = 256  # samples of a source that are read ahead: opening the next tar takes time
+_AHEAD = 256  # samples that are read ahead, of all sources: opening the next tar takes time
+
+
+class SourceEnded(RunError):  # noqa: N818 - a fact about data, without which a run may go on
+    """A stream that cannot be read any further; a run may go on without it.
+
+    Attributes:
+        source: Name of the source.
+    """
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +138,17 @@ class StreamLoader:
         self._layout, self._image_size, self._resampling = layout, image_size, resampling
         self._rank, self._world_size = rank, world_size
         self._names = tuple(streams)
-        self._urls = [expanded(urls) for urls in streams.values()]
-        state = state or StreamState.begin(self._names)
-        cursor = state.cursor(rank, world_size, [0 if is_shared(urls, world_size) else rank for urls in self._urls])
+        self._tars = [Tars.of(urls) for urls in streams.values()]
+        state = (state or StreamState.begin()).fitted(self._names, self._tars)
+        self._fingerprints = state.tars
+        cursor = state.cursor(rank, world_size, self._tars)
         self._step, self._phase = state.step, state.phase
-        self._position, self._at = cursor.position, list(cursor.at)
+        self._position, self._at, self._begun_at = cursor.position, list(cursor.at), cursor.at
         self._scheduler = Scheduler(self._weights(state.phase or self._phases[0]), "samples", cursor.units)
         self._limit = BadSampleLimit(reader.max_bad_fraction)
+        self._stopping = threading.Event()
+        self._reading = StreamReading(rank, world_size, plan.seed, reader.stall_seconds, self._stopping)
+        self._ended: frozenset[str] = frozenset()
         self._streams: dict[int, Ahead[_Prepared]] = {}
         self._waiting: list[_Waiting] = []
         self._bad: list[QuarantineRow] = []
@@ -143,9 +161,24 @@ class StreamLoader:
         while True:
             yield self._next_step()
 
+    def leave_out(self, names: Collection[str]) -> bool:
+        """Draw no more from sources that have ended, from the next step that is read on, on any thread.
+
+        Their share is divided among the others. A run that is resumed tries them again.
+
+        Returns:
+            False if no source would remain; nothing changes then.
+        """
+        ended = self._ended | set(names)
+        if not any(weight for name, weight in self._wanted().weights.items() if name not in ended):
+            return False
+        self._ended = ended
+        return True
+
     def close(self) -> None:
-        """Stop the threads, and the commands that are read from."""
-        for stream in self._streams.values():
+        """Stop the threads, and the commands that are read from, also if they wait for bytes."""
+        self._stopping.set()
+        for stream in list(self._streams.values()):
             stream.close()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -169,20 +202,30 @@ class StreamLoader:
                 self._limit.count(chunk.row.source, None)
         self._waiting = self._waiting[num:]
         self._step += 1
-        state = StreamState(self._names, self._step, self._phase, self._world_size, (self._cursor(),))
+        state = StreamState(
+            self._names, self._fingerprints, self._step, self._phase, self._world_size, (self._cursor(),)
+        )
         read = [[chunk for i in pack if isinstance(chunk := chunks[i], ReadChunk)] for pack in packs]
         bad, self._bad = self._bad, []
         return StreamStep(StreamPlace(self._step - 1, state, phase), read, bad)
 
     def _enter_phase(self) -> PhaseStart | None:
         """Return the phase that begins with the next step; None if the previous one continues."""
-        wanted = [phase for phase in self._phases if phase.step <= self._step][-1]
+        ended = self._ended
+        for source in [source for source in self._streams if self._names[source] in ended]:
+            self._streams.pop(source).close()
+        wanted = without(self._wanted(), ended)
+        if not any(wanted.weights.values()):
+            raise RunError(f"data.streams: none that the mixture names from step {self._step} on can be read any more")
         if self._phase is not None and self._phase.equals(wanted):
             return None
         weights = {name: weight for name, weight in wanted.weights.items() if weight}
         self._phase = PhaseStart(self._step, self._position, weights, wanted.unit, wanted.reason, "approximate")
         self._scheduler = Scheduler(self._weights(wanted), "samples")
         return self._phase
+
+    def _wanted(self) -> Phase:
+        return [phase for phase in self._phases if phase.step <= self._step][-1]
 
     def _weights(self, phase: Phase | PhaseStart) -> list[float]:
         return [phase.weights.get(name, 0.0) for name in self._names]
@@ -191,15 +234,16 @@ class StreamLoader:
         """Draw the windows of the next sample that has any."""
         (source,) = self._scheduler.draw(1)
         if source not in self._streams:
-            self._streams[source] = Ahead(self._samples(source), _AHEAD)
+            share = self._scheduler.weights[source] / sum(self._scheduler.weights)
+            self._streams[source] = Ahead(self._samples(source), math.ceil(_AHEAD * share))
         while True:
-            prepared = self._streams[source].take()
+            prepared = self._take(source)
             sample, (tar_number, number, first) = prepared.sample, self._at[source]
             self._at[source] = (sample.tar_number, sample.number + 1, 0)
             if prepared.windows:
                 break
             is_bad, name = prepared.problem != NOT_ALLOWED, self._names[source]
-            row = QuarantineRow(name, sample.key, self._position if is_bad else None, prepared.problem)
+            row = QuarantineRow(name, sample.of_tar.key, self._position if is_bad else None, prepared.problem)
             self._bad.append(row)
             if is_bad:
                 self._limit.count(name, row)
@@ -207,15 +251,28 @@ class StreamLoader:
         self._waiting += [_Waiting(source, prepared, n, self._position) for n in range(first, len(prepared.windows))]
         self._position += self._world_size
 
+    def _take(self, source: int) -> _Prepared:
+        """Return a source's next sample.
+
+        Raises:
+            SourceEnded: If it breaks; its files that are missing are a mistake only as long as nothing was read.
+        """
+        try:
+            return self._streams[source].take()
+        except (RunError, UserError) as error:
+            self._streams.pop(source).close()
+            if isinstance(error, UserError) and self._at[source] == self._begun_at[source]:
+                raise
+            raise SourceEnded(str(error), self._names[source]) from error
+
     def _samples(self, source: int) -> Generator[_Prepared, None, None]:
-        ranks = {"rank": self._rank, "world_size": self._world_size}
         tar_number, number, _ = self._at[source]
-        for sample in samples_of_rank(self._urls[source], tar_number, number, **ranks, seed=self._settings.seed):
+        for sample in samples_of_rank(self._tars[source], tar_number, number, self._reading):
             yield self._prepare(sample, self._names[source])
 
     def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:
         try:
-            document = read_document(TarSample(sample.key, 0, 0, sample.parts), source)
+            document = read_document(sample.of_tar, source)
             segments = segments_of(document, self._layout.tokenizer) if document.decision.allowed else []
             windows = self._layout.split(segments, self._settings.seq_len)
         except ValueError as error:
@@ -230,14 +287,14 @@ class StreamLoader:
         try:
             images = tuple(self._image(waiting.prepared, media) for media in sequence.images)
         except DamagedSample as error:
-            return QuarantineRow(name, sample.key, waiting.position, str(error))
+            return QuarantineRow(name, sample.of_tar.key, waiting.position, str(error))
         row = ConsumedRow(
             self._step,
             waiting.position,
             name,
             "train",
             sample.url,
-            sample.key,
+            sample.of_tar.key,
             waiting.number,
             sample.epoch,
             window.num_tokens,
@@ -248,9 +305,9 @@ class StreamLoader:
     def _image(self, prepared: _Prepared, media: int) -> Pixels:
         assert prepared.document is not None
         part = str(prepared.document.media[media].part)
-        if part not in prepared.sample.parts:
+        if part not in prepared.sample.of_tar.parts:
             raise DamagedSample(f"part {part} is missing")
-        return decode(prepared.sample.parts[part], self._image_size, self._resampling)
+        return decode(prepared.sample.of_tar.parts[part], self._image_size, self._resampling)
 
     def _cursor(self) -> RankCursor:
         """Return the cursor before the first sample of each source that is not completely trained on."""

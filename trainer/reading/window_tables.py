@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,10 +30,12 @@ from trainer.reading.shard_reader import GroupCache, ShardReader
 # Raise it when equal tokens, layouts and lengths would yield other windows, from this module or `Layout.split`: tables
 # are then recomputed, and no run resumes with another order than it began with.
 VERSION = 1
+TEMPLATE_VERSION = 2  # the same for samples cut by a template
 NOT_ALLOWED = "not_allowed"
 NO_EXAMPLE = "no_example"  # for a template: no captioned image
 TOO_LARGE = "too_large"
 _THREADS = 8
+_ARRAYS = ("first", "tokens", "images", "numbers", "refused")
 _SPOKEN = ("subtitle", "transcript")
 _FRAME, _TEXT = TYPES.index("frame"), TYPES.index("text")
 
@@ -55,7 +59,9 @@ def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, 
     }
     # Only if they are set, so that runs from before they existed can resume.
     if layout.template is not None:
-        made_from["template"] = layout.template
+        made_from["template"] = [TEMPLATE_VERSION, layout.template]
+    if not layout.config.separate_across_images:
+        made_from["separate_across_images"] = False
     if tokens.version > 1:
         made_from["tokens"] = tokens.version
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -77,9 +83,8 @@ def source_windows(
     for source in manifest.sources:
         shards = manifest.shards_of(source.name, split)
         path = storage.join(folder, f"{source.name}.npz")
-        if storage.exists(path):
-            arrays = dict(np.load(io.BytesIO(storage.read_bytes(path))))
-        else:
+        num_samples = sum(s.samples for s in shards)
+        if (arrays := _cached(path, num_samples)) is None:
             arrays = _measure(corpus, shards, tokens, layout, seq_len)
             with contextlib.suppress(OSError):  # the corpus may be read-only
                 buffer = io.BytesIO()
@@ -87,7 +92,6 @@ def source_windows(
                 storage.write_bytes(path, buffer.getvalue())
         refused = json.loads(bytes(arrays.pop("refused")))
         numbers = arrays.pop("numbers")
-        num_samples = sum(s.samples for s in shards)
         tables.append(
             SourceWindows(
                 source.name,
@@ -100,6 +104,21 @@ def source_windows(
             )
         )
     return tables
+
+
+def _cached(path: str, num_samples: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a cached table; None if there is none, or it is damaged."""
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS}
+        json.loads(bytes(arrays["refused"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+    first, numbers, windows = arrays["first"], arrays["numbers"], arrays["tokens"]
+    fits = len(first) == len(numbers) + 1 and first[0] == 0 and first[-1] == len(windows) == len(arrays["images"])
+    return arrays if fits and (numbers < num_samples).all() else None
 
 
 def _measure(
@@ -166,8 +185,8 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     """Return the length of each sample of a token sidecar in one window, from the columns.
 
     Returns:
-        Positions, images, and whether the number of positions is exact: not for an empty sample, nor if
-        times are written out or a template changes samples.
+        Positions, images, and whether the number of positions is exact: not for an empty sample, nor if times are
+        written out, images take the place of separators, or a template changes samples.
     """
     table = read_table(path, ["types", "roles", "counts", "times", "regions"])
     first, types = _flat_column(table, "types")
@@ -193,6 +212,8 @@ def whole_lengths(path: str, layout: Layout) -> tuple[np.ndarray, np.ndarray, np
     exact = np.bincount(row, has_text | is_image, num) > 0
     if layout.template is not None:
         exact[:] = False
+    if not layout.config.separate_across_images:
+        exact &= (np.bincount(row, is_image, num) == 0) | (np.bincount(row, has_text, num) < 2)
     if layout.config.frame_times:
         timed = _flat_column(table, "times")[1].is_valid().to_numpy(zero_copy_only=False)
         exact &= np.bincount(row, is_image & timed, num) == 0

@@ -15,11 +15,13 @@ from model.bridge import PoolBridge
 from model.config import EmuConfig
 from model.emu import Emu, VisualEmbedder
 from model.image_decoder import ImageDecoder
+from model.sequence import LAYOUT
+from model.tokenizer import TOKENIZER_FILES
 from model.weights import WeightsError
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.config import WeightsSettings
-from trainer.tasks.data import TOKENIZER_FILES, RunData
+from trainer.tasks.data import RunData
 
 _FIT_IMAGES = 512  # images from which means, deviations and scales are computed
 
@@ -69,6 +71,26 @@ def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSet
     return weights
 
 
+def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str) -> int | None:
+    """Return the number of tokens of the model that checkpoints hold; None if they hold none of its tables.
+
+    Raises:
+        UserError: If a checkpoint cannot be read.
+    """
+    with torch.device("meta"):
+        model = Emu(settings)
+    found: int | None = None
+    for named in weights:
+        path = _path(named, run)
+        try:
+            found = (
+                weight_files.num_rows(model, weight_files.read_for(model, path, named.layout), named.layout) or found
+            )
+        except WeightsError as error:
+            raise _mistake(setting, path, error) from error
+    return found
+
+
 def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
     """Fill an image decoder from the given checkpoints.
 
@@ -97,11 +119,13 @@ def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> 
     """Fill a module from one checkpoint; return the checkpoint's tensors that it does not use."""
     path = _path(named, run)
     try:
-        return weight_files.load(module, weight_files.read(path), named.layout)
+        return weight_files.load(module, weight_files.read_for(module, path, named.layout), named.layout)
     except WeightsError as error:
-        lines = [line.strip() for line in str(error).removeprefix(f"{path}: ").splitlines()]
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise UserError(f"{setting}: {path}: {' '.join(lines[:3])}{more}") from error
+        raise _mistake(setting, path, error) from error
+
+
+def _mistake(setting: str, path: Path, error: WeightsError) -> UserError:
+    return UserError(f"{setting}: {path}: {error.brief.removeprefix(f'{path}: ')}")
 
 
 def _path(named: WeightsSettings, run: str) -> Path:
@@ -133,9 +157,10 @@ def fitting_batches(images: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def save_model(state: dict[str, Tensor], settings: EmuConfig, data: RunData, folder: str) -> None:
-    """Write whole weights with everything needed to use them: configuration and tokenizer."""
+    """Write whole weights with everything needed to use them: configuration, layout and tokenizer."""
     save_tensors(state, storage.join(folder, "model.safetensors"))
-    storage.write_bytes(storage.join(folder, "config.json"), (settings.model_dump_json(indent=1) + "\n").encode())
+    for name, it in (("config.json", settings), (LAYOUT, data.run.data.layout)):
+        storage.write_bytes(storage.join(folder, name), (it.model_dump_json(indent=1) + "\n").encode())
     for name in TOKENIZER_FILES:
         if storage.exists(path := storage.join(data.tokenizer_folder, name)):
             storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))

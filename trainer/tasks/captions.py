@@ -35,8 +35,8 @@ class Captions:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, including the two ends."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """One more than the largest id, including the two ends: there may be ids without a token."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     @property
     def pad_id(self) -> int:

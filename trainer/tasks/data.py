@@ -1,7 +1,7 @@
 """Data of a run, from its settings and a corpus or streams: what is read, in which order, and the record of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Self
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import EmuConfig
 from model.sequence import Layout
-from model.tokenizer import Tokenizer
+from model.tokenizer import TOKENIZER_FILES, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
@@ -21,7 +21,7 @@ from trainer.engine.distributed import World
 from trainer.engine.metrics import Totals
 from trainer.plan.mixture import MixtureSettings, Order, Phase
 from trainer.plan.plan import Plan
-from trainer.plan.steps import Costs, PlanState, Step
+from trainer.plan.steps import STATE_FILE, Costs, PlanState, Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.consumed import QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
@@ -30,8 +30,6 @@ from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReade
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class RunData(ABC):
         return []
 
     @abstractmethod
-    def loader(self, costs: Costs, world: World, state: str | None) -> Loader | StreamLoader:
-        """Return the loader of a rank's steps, from a checkpoint's `data_state.json` on, or from the beginning.
+    def loader(self, costs: Costs, world: World, state: Mapping[str, str] | None) -> Loader | StreamLoader:
+        """Return the loader of a rank's steps, from a checkpoint's files of the data on, or from the beginning.
 
         Raises:
             UserError: If the mixture does not fit the data, or the state belongs to other data.
@@ -142,12 +140,13 @@ class CorpusData(RunData):
             self.fingerprint,
             costs=costs,
             max_epochs=self.run.mixture.max_epochs,
+            goes_on=self.run.mixture.when_source_ends == "go_on",
             state=state,
         )
 
-    def loader(self, costs: Costs, world: World, state: str | None) -> Loader:
+    def loader(self, costs: Costs, world: World, state: Mapping[str, str] | None) -> Loader:
         """Return the loader of a rank's steps. Arguments and errors as in `RunData.loader`."""
-        plan = self.plan(costs, PlanState.from_json(state) if state is not None else None)
+        plan = self.plan(costs, PlanState.from_json(state[STATE_FILE]) if state is not None else None)
         return Loader(plan, self.reader(), self.run.data.reader, world.rank, world.size)
 
     def change(self, loader: Loader, mixture: MixtureSettings) -> int:
@@ -262,15 +261,10 @@ class StreamData(RunData):
         """None for each stream: their sizes are unknown."""
         return (None,) * len(self.names)
 
-    def loader(self, costs: Costs, world: World, state: str | None) -> StreamLoader:
+    def loader(self, costs: Costs, world: World, state: Mapping[str, str] | None) -> StreamLoader:
         """Return the loader of a rank's steps. Arguments and errors as in `RunData.loader`."""
-        found = StreamState.from_json(state) if state is not None else None
+        found = StreamState.from_files(state) if state is not None else None
         world.say(f"data.streams: {', '.join(self.names)}: their order is approximate")
-        if found is not None and found.names != self.names:
-            raise UserError(
-                f"the checkpoint was trained on data.streams {', '.join(found.names)}, the config has "
-                f"{', '.join(self.names)}: name the same ones; a stream no longer wanted needs no weight in the mixture"
-            )
         if found is not None and found.world_size != world.size:
             world.say(
                 f"data.streams: another number of processes, now {world.size}: each stream resumes at the first tar "

@@ -205,6 +205,12 @@ class DecoderTask(Task):
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
         super().__init__(model, run, corpus, out, world)
         self._generated = run.conditioning == "generated"
+        slots, longest = self.data.model.bridge.image_slots, self.data.model.language_model.max_positions
+        if self._generated and run.max_caption_tokens + slots + 3 > longest:  # <s>, [IMG] and [/IMG]
+            raise UserError(
+                f"decoder.max_caption_tokens is {run.max_caption_tokens}: with an image of {slots} they take more than "
+                f"the model's {longest} positions; at most {longest - slots - 3} fit"
+            )
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is different")
         config = self.data.model
@@ -320,7 +326,7 @@ class DecoderTask(Task):
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the decoder and of its conditioning."""
         config = self.data.model
-        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json())
+        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json(exclude={"null_conditioning"}))
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:

@@ -21,6 +21,7 @@ from model.config import BridgeConfig
 from model.segment import Box, ImageSegment, Phrase, Segment, Text
 from model.sequence import NONE, TEXT, Layout, LayoutConfig, Window
 from model.sequence import Sequence as TokenSequence
+from model.template import Form, TemplateSettings
 from model.tokenizer import (
     CHAT,
     GROUNDING,
@@ -31,10 +32,7 @@ from model.tokenizer import (
     PHRASE_START,
     Tokenizer,
 )
-from trainer.config import Form, TemplateSettings
 
-TEMPLATE = "template.json"
-"""Name of the file of template settings, in the folder of a tuned model."""
 ANSWER = "answer"
 """Role of the model's previous answers in a prompt."""
 
@@ -229,7 +227,7 @@ def captioned_images(segments: Iterable[Segment]) -> Iterator[tuple[list[ImageSe
 def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
     """Return a caption as an answer: a space follows the colon, which some tokenizers include in the first token."""
     caption = replace(caption, continued=True)
-    if tokenizer.base.piece(int(caption.ids[0])).startswith(" "):
+    if tokenizer.writes_space or tokenizer.base.piece(int(caption.ids[0])).startswith(" "):
         return caption
     space = tokenizer.encode(" ")
     phrases = tuple(Phrase(p.start + len(space), p.end + len(space), p.boxes) for p in caption.phrases)
@@ -237,13 +235,16 @@ def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
 
 
 def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[Segment]:
-    """Convert strings and ids to texts that are not learned, and keep the segments between them."""
+    """Convert strings and ids to texts that are not learned, and keep the segments between them.
+
+    A tokenizer that writes a space before each text itself writes none beside ids and images, as the released models'.
+    """
     out: list[Segment] = []
     for kind, group in groupby(parts, key=lambda part: type(part) if isinstance(part, str | int) else Segment):
         found: list[Any] = list(group)
         if kind is Segment:
             out += found
-        elif ids := tokenizer.encode("".join(found)) if kind is str else found:
+        elif ids := tokenizer.encode("".join(found), continued=True, followed=True) if kind is str else found:
             out.append(Text(np.array(ids, np.int32), learn=False, continued=True))
     return out
 
@@ -264,8 +265,8 @@ def box_image(box: Box, size: int) -> np.ndarray:
 def _system(settings: TemplateSettings, images: Sequence[ImageSegment], *, grounded: bool) -> str:
     if settings.system is not None:
         return settings.system
-    if settings.form == "emu":
-        return VIDEO_SYSTEM if any(image.frame for image in images) else SYSTEM["emu"] if images else ""
+    if settings.form == "emu":  # as its authors do: none for several images
+        return VIDEO_SYSTEM if any(image.frame for image in images) else SYSTEM["emu"] if len(images) == 1 else ""
     return GROUNDED_SYSTEM if grounded else SYSTEM["chat"]
 
 

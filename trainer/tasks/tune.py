@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from model.config import EmuConfig
-from model.emu import Emu, extend_vocabulary
+from model.emu import Emu
+from model.language_model import extend_vocabulary, token_tables
 from model.lora import add_adapters, merged, peft_adapter
 from model.sequence import Layout
+from model.template import TEMPLATE
 from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
@@ -21,10 +23,10 @@ from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
 from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.tasks.build import build_model, save_tensors
+from trainer.tasks.build import build_model, save_tensors, vocabulary_of
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
-from trainer.tasks.templates import TEMPLATE, TemplateLayout, box_image, boxes_of
+from trainer.tasks.templates import TemplateLayout, box_image, boxes_of
 
 _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 
@@ -39,11 +41,17 @@ class TuneTask(PretrainTask):
         return TuningData.open(self._corpus, self._model, self.run, split)
 
     def build(self) -> Emu:
-        """Build the pretrained model, with tokens for the two sides and adapters if they are configured."""
-        chat = self.data.tokenizer
+        """Build the model with which tuning begins, with tokens for the two sides, and adapters if configured.
+
+        The two sides' tokens are added to a pretrained model; one that was tuned already has them.
+        """
+        run, chat, setting = self.run, self.data.tokenizer, "tune.weights"
         before = Tokenizer(chat.base, chat.family)
-        model = build_model(self._model.resolve(before), self.run.weights, self._out, "tune.weights")
-        if self.run.template.chats:
+        pretrained = self._model.resolve(before)
+        if vocabulary_of(pretrained, run.weights, self._out, setting) == chat.vocab_size:
+            return self._adapted(build_model(self.data.model, run.weights, self._out, setting))
+        model = build_model(pretrained, run.weights, self._out, setting)
+        if run.template.chats:
             add_chat_tokens(model, before, chat)
         model.config = self.data.model
         return self._adapted(model)
@@ -145,8 +153,7 @@ def add_chat_tokens(model: Emu, before: Tokenizer, chat: Tokenizer) -> None:
     """
     language_model = model.language_model
     extend_vocabulary(language_model, chat.vocab_size)
-    tables = (language_model.get_input_embeddings().weight, language_model.get_output_embeddings().weight)
-    for table in dict.fromkeys(tables):  # only one if they are tied
+    for table in dict.fromkeys(token_tables(language_model)):  # input and output may be tied
         old = table.clone()
         for name, row in chat.ids.items():  # if the base lacks begin and end of text, they come last
             table[row] = old[before.ids[name]] if name in before.ids else old[chat.encode(_WORDS[name])].mean(0)

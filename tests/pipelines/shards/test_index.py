@@ -163,6 +163,8 @@ def test_our_own_samples_keep_their_kind(tmp_path):
             "interleaved",
             6,
         ),
+        ([("a.jpg", image(0))], "interleaved", 0),
+        ([("a.0.jpg", image(0)), ("a.1.png", image(1, "PNG")), ("a.json", b'{"width": 32}')], "interleaved", 0),
     ],
 )
 def test_the_kind_is_guessed_from_the_parts(tmp_path, members, kind, num_chars):
@@ -188,6 +190,21 @@ def test_source_and_split_are_those_of_the_path(tmp_path, path, source, split):
     write_tar(tmp_path / "corpus" / path, pairs(1))
     (shard,) = index_corpus(f"{tmp_path}/corpus/").manifest.shards
     assert (shard.path, shard.source, shard.split) == (path, source, split)
+
+
+def test_images_alone_do_not_decide_the_kind_of_a_source_with_texts(tmp_path):
+    alone = [(f"x{n}.jpg", image(n)) for n in range(9)]
+    write_tar(tmp_path / "mixed/a.tar", [*alone, *pairs(3)])
+    write_tar(tmp_path / "images/a.tar", alone)
+    indexed = index_corpus(str(tmp_path))
+    images, mixed = indexed.manifest.shards
+    assert (images.source, images.kind, mixed.source, mixed.kind) == ("images", "interleaved", "mixed", "pair")
+    assert all(row["allowed"] and row["num_media"] == 1 for row in rows(tmp_path, images))
+    refused = {row["key"]: row["reasons"] for row in rows(tmp_path, mixed) if not row["allowed"]}
+    assert refused == {
+        f"x{n}": ["unreadable", "parts jpg: neither an image with a caption nor a text"] for n in range(9)
+    }
+    assert "mixed: 9 samples cannot be used, the first: mixed/a.tar x0: unreadable" in indexed.notes[0]
 
 
 # --- what cannot be used --------------------------------------------------------------------------------------------
@@ -259,6 +276,14 @@ def test_an_empty_tar_is_left_out_and_named(tmp_path):
 def test_a_folder_without_tars_is_refused(tmp_path):
     (tmp_path / "b.tgz").write_bytes(b"")
     with pytest.raises(UserError, match=r"no tar with samples in this folder; .*b.tgz: skipped: compressed"):
+        index_corpus(str(tmp_path))
+
+
+def test_tars_joined_by_cat_are_named_with_the_place(tmp_path):
+    write_tar(tmp_path / "s/a.tar", pairs(3))
+    one = (tmp_path / "s/a.tar").read_bytes()
+    (tmp_path / "s/a.tar").write_bytes(one + one)
+    with pytest.raises(UserError, match=rf"s/a.tar: another tar begins at byte {len(one)}, as `cat` joins them"):
         index_corpus(str(tmp_path))
 
 

@@ -1,5 +1,6 @@
 import io
 import struct
+import subprocess
 import tarfile
 
 import pytest
@@ -8,11 +9,13 @@ from webdataset.tariterators import base_plus_ext
 from pipelines.errors import UserError
 from pipelines.shards.tar_samples import (
     MAX_MEMBER_BYTES,
+    NO_END,
     member_header,
     parse_sample,
     read_index,
     read_sample,
     read_samples,
+    size_in_header,
     split_name,
     tar_bytes,
     tar_end,
@@ -166,12 +169,77 @@ def test_a_damaged_header_is_an_error():
         samples_of(bytes(data))
 
 
-def test_a_sparse_file_is_an_error():
-    header = bytearray(member_header("a.bin", 0))
-    header[156:157] = b"S"
-    header[148:156] = b"%06o\x00 " % (sum(header) - sum(header[148:156]) + 256)
+def changed(header: bytes, changes: dict[int, bytes], *, signed: bool = False) -> bytes:
+    """Return a header with bytes changed at some offsets, and its checksum as an old program may have counted it."""
+    new = bytearray(header)
+    for at, value in changes.items():
+        new[at : at + len(value)] = value
+    new[148:156] = b" " * 8
+    total = sum(byte - 256 * (signed and byte > 127) for byte in new)
+    new[148:156] = b"%06o\x00 " % total
+    return bytes(new)
+
+
+V7 = {156: b"\x00", 257: bytes(255)}  # what follows the link's name did not exist
+OLD_GNU = {257: b"ustar  \x00", 345: b"00000000000\x00" * 2}  # times in place of the prefix
+
+
+@pytest.mark.parametrize(
+    ("changes", "signed"),
+    [
+        (V7, False),
+        (V7 | {124: b"       5 \x00  "}, False),
+        (V7 | {124: b"00000000005 "}, False),
+        (OLD_GNU, False),
+        (OLD_GNU | {124: b"\x80" + (5).to_bytes(11, "big")}, False),
+        (V7 | {0: "é.txt".encode()}, False),
+        (V7 | {0: "é.txt".encode()}, True),
+        (V7 | {0: b"n" * 96 + b".txt"}, False),
+    ],
+)
+def test_headers_of_old_tars_are_read(changes, signed):
+    header = changed(member_header("a.txt", 5), changes, signed=signed)
+    (found,) = samples_of(header + b"hello".ljust(512, b"\x00") + bytes(1024))
+    assert found.parts == {"txt": b"hello"}
+    assert size_in_header(header) == 5
+
+
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_every_format_of_gnu_tar_is_read(tmp_path, form):
+    content = {f"s/k{n}.{part}": f"{part} {n}".encode() * 90 * n for n in range(3) for part in ("jpg", "txt")}
+    for name, data in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    subprocess.run(["tar", f"--format={form}", "--sort=name", "-cf", "x.tar", "s"], cwd=tmp_path, check=True)
+    data = (tmp_path / "x.tar").read_bytes()
+    samples = list(walk_samples(reader(data), "x.tar", 0, len(data), is_whole=True))
+    assert {f"{s.key}.{part}": found for s in samples for part, found in s.parts.items()} == content
+    for sample in samples:
+        assert {part: size_in_header(data[at - 512 : at]) for part, at in sample.places.items()} == {
+            part: len(found) for part, found in sample.parts.items()
+        }
+
+
+@pytest.mark.parametrize("head", [b"", bytes(512), b"x" * 512, member_header("a.txt", 5)[:511]])
+def test_what_is_no_header_has_no_size(head):
+    assert size_in_header(head) is None
+
+
+@pytest.mark.parametrize(("kind", "message"), [(b"S", "sparse file"), (b"M", "another volume"), (b"N", "long names")])
+def test_a_member_whose_bytes_are_no_file_is_an_error(kind, message):
+    header = changed(member_header("a.bin", 0), {156: kind})
+    with pytest.raises(ValueError, match=rf"the member at byte 0 is .*{message}; repack it with `tar --format=ustar`"):
+        members_of(header + bytes(1024))
+
+
+def test_a_sparse_file_of_a_posix_tar_is_an_error(tmp_path):
+    with open(tmp_path / "a.bin", "wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"here")
+    subprocess.run(["tar", "--format=posix", "--sparse", "-cf", "x.tar", "a.bin"], cwd=tmp_path, check=True)
     with pytest.raises(ValueError, match="the member at byte 0 is a sparse file"):
-        members_of(bytes(header) + bytes(1024))
+        members_of((tmp_path / "x.tar").read_bytes())
 
 
 def test_a_whole_tar_has_its_end():
@@ -179,6 +247,29 @@ def test_a_whole_tar_has_its_end():
     assert [s.key for s in samples_of(data)] == ["a", "b"]
     with pytest.raises(ValueError, match="broken tar: truncated at byte 2048"):
         list(walk_samples(reader(data), "x.tar", 0, len(data), is_whole=True))
+
+
+@pytest.mark.parametrize("end", [None, NO_END], ids=["known", "unknown"])
+@pytest.mark.parametrize("size", [0, 511, 512, 513, 1024, 1200, 2048, 2049, 2999])
+def test_a_tar_cut_anywhere_is_an_error(size, end):
+    data = tar([("a.txt", b"1"), ("b.txt", b"2" * 300), ("c.txt", b"3" * 300)])[:size]
+    with pytest.raises(ValueError, match="broken tar: "):
+        list(walk_samples(reader(data), "x.tar", 0, end or len(data), is_whole=True))
+
+
+@pytest.mark.parametrize("padding", [0, 1024, 10_240, 3 << 20])
+def test_a_tar_after_another_is_an_error(padding):
+    one = tar([("a.txt", b"1")])
+    with pytest.raises(
+        ValueError, match=f"x.tar: another tar begins at byte {len(one) + padding}, as `cat` joins them"
+    ):
+        list(walk_samples(reader(one + bytes(padding) + one), "x.tar", 0, 2 * len(one) + padding, is_whole=True))
+
+
+@pytest.mark.parametrize("rest", [b"", b"\n", bytes(700), b"a line of a log\n", b"x" * 2000])
+def test_what_follows_the_end_of_a_tar_and_is_no_tar_is_not_read(rest):
+    data = tar([("a.txt", b"1")]) + rest
+    assert [s.key for s in walk_samples(reader(data), "x.tar", 0, len(data), is_whole=True)] == ["a"]
 
 
 # --- by index -------------------------------------------------------------------------------------------------------

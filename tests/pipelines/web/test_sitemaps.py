@@ -117,6 +117,8 @@ def test_what_can_be_read_of_broken_markup_is_read_and_the_rest_is_told(text: st
 def test_characters_that_are_none_end_nothing() -> None:
     odd = made(ONE, TWO).replace("<url>", "<url><title>&#xD800; &#56320; &#xd83d;&#xde00;</title>")
     assert parse_sitemap(odd.encode()) == Sitemap((ONE, TWO), ())
+    open_quote = odd.replace("<urlset", '<urlset x="<![CDATA["').replace("</urlset>", "]]></urlset>")
+    assert parse_sitemap(open_quote.encode()).urls == (ONE, TWO)
     assert parse_sitemap(odd.replace("&#56320;", "x").encode().replace(b"x", b"\xed\xa0\x80")).urls == (ONE, TWO)
 
 

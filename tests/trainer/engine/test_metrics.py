@@ -14,7 +14,7 @@ import pytest
 from pipelines.errors import UserError
 from tests.trainer.ranks import in_ranks
 from trainer.config import LogSettings
-from trainer.engine.metrics import MetricsLog, read_metrics
+from trainer.engine.metrics import MetricsLog, Totals, read_metrics
 
 NAMES = ("loss", "tokens/pairs")
 
@@ -37,6 +37,17 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
     log = MetricsLog(str(tmp_path), LogSettings(tensorboard=False))
     log.write(row(0, float("nan")))
     assert read_metrics(str(tmp_path / "metrics.jsonl")) == [row(0, None)]
+
+
+def test_totals_of_a_resumed_run_are_found_by_the_names_of_sources():
+    totals = Totals(3, 30, 2, 5.0, ((1, 10, 0), (2, 20, 2)))
+    record = json.loads(json.dumps(totals.to_record(["pairs", "texts"])))
+    assert Totals.from_record(record, ["pairs", "texts"]) == totals
+    turned = Totals.from_record(record, ["new", "texts", "pairs"])
+    assert turned.by_source == ((0, 0, 0), (2, 20, 2), (1, 10, 0))
+    assert turned.columns(["new", "texts", "pairs"], [None] * 3)["tokens/texts"] == 20
+    del record["names"]  # as older runs have written it
+    assert Totals.from_record(record, ["pairs", "texts"]) == totals
 
 
 def test_tensorboard_has_the_rows_of_a_resumed_run(tmp_path):

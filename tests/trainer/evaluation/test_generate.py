@@ -8,22 +8,23 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from model.generation import GenerationConfig
+from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
-from model.sequence import LayoutConfig
+from model.sequence import Layout, LayoutConfig
+from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from pipelines.images.normalise import ImageSettings
 from pipelines.video.frames import FrameSettings, extract_frames
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
-from trainer.config import TemplateSettings
-from trainer.evaluation.finished_run import FinishedRun
+from trainer.evaluation.finished_run import FinishedRun, open_run
 from trainer.evaluation.generate import Request, generate, read_prompts
-from trainer.evaluation.prompts import read_prompt, read_video, written
+from trainer.evaluation.prompts import read_prompt, read_video, segment_middles, written
 from trainer.reading.images import decode
 from trainer.tasks.templates import TemplateLayout
 
@@ -85,6 +86,56 @@ def test_a_prompt_holds_texts_images_and_frames_in_order(run: FinishedRun, image
     assert prompt.images is not None
     assert prompt.images.shape == (3, 3, 16, 16)
     assert prompt.images[0, 0].float().mean() > 250
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1].png", "[x].png", "a].png", "a]b]c.png", "red (1) [final].png", "[[.png", "é:ü].png"]
+)
+@pytest.mark.parametrize("after", ["", " what is [this]?", "] and ]"])
+def test_a_file_name_may_hold_brackets(run: FinishedRun, image: Path, name: str, after: str):
+    path = image.rename(image.with_name(name))
+    prompt = read_prompt(f"one [image:{path}]{after}", run, draw=False, num_frames=2)
+    assert prompt.images is not None
+    assert len(prompt.images) == 1
+    text = run.tokenizer.decode(prompt.sequence.token_ids, with_own=True)
+    assert text == f"<s>one[IMG]{'<image>' * 4}[/IMG]" + (f"\n{after.strip()}" if after else "")
+
+
+def test_a_phrase_may_hold_brackets(run: FinishedRun):
+    whole = "".join(f"<patch_index_{n:04d}>" for n in (0, 0, 224, 224))
+    for phrase in ("red [big] boat", "a] b", "x: [1,2]"):
+        named = f"<s><grounding><phrase>{phrase}</phrase><object>{whole}</object> here]"
+        assert shown(f"[box:{phrase}:0,0,1,1] here]", run) == named
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("look at [img:a.png]", r"^\[img:: unknown: files and boxes in a prompt are \[image:FILE\], \[video:FILE\]"),
+        ("[Image:a.png] is", r"^\[Image:: unknown"),
+        ("[images:a.png]", r"^\[images:: unknown"),
+        ("[picture:a.png]", r"^\[picture:: unknown"),
+        ("a [VIDEO:a.mp4]", r"^\[VIDEO:: unknown"),
+        ("a [movie:a.mp4]", r"^\[movie:: unknown"),
+        ("a [bbox:dog:0,0,1,1]", r"^\[bbox:: unknown"),
+        ("a [Box:dog:0,0,1,1]", r"^\[Box:: unknown"),
+        ("what is [image:a.png", r"^\[image:a\.png: without a closing bracket"),
+        ("a [box:dog:0,0,1,1 there", r"^\[box:dog:0,0,1,1 there: without a closing bracket"),
+        ("[image:none[1].png] and [2]", r"^\[image:none\[1\]\.png\]: there is no file none\[1\]\.png"),
+        ("[image:none].png", r"^\[image:none\]: there is no file none"),
+    ],
+)
+def test_what_is_almost_a_file_or_a_box_is_a_mistake(run: FinishedRun, content: str, message: str):
+    with pytest.raises(UserError, match=message):
+        read_prompt(content, run, draw=False, num_frames=2)
+
+
+@pytest.mark.parametrize(
+    "content", ["see [1] and [note: a b]", "[Image: a dog]", "x[i:j]", "[http://x.y]", "a [box", "img:x"]
+)
+def test_other_brackets_are_text(run: FinishedRun, content: str):
+    prompt = read_prompt(content, run, draw=False, num_frames=2)
+    assert run.tokenizer.decode(prompt.sequence.token_ids) == content
 
 
 def shown(content: str, run: FinishedRun, *, draw: bool = False) -> str:
@@ -156,11 +207,19 @@ def test_a_tuned_model_is_not_asked_for_what_it_cannot_do(
         generate(tuned(form=form), ["a dock"], Request(wanted, CHOICE), str(tmp_path))  # type: ignore[arg-type]
 
 
-def test_frames_are_spread_evenly_over_a_video(video: Path):
+def test_frames_are_the_middles_of_equal_segments_of_a_video(video: Path):
     frames = read_video(video, 4, 16)
-    assert [time for time, _ in frames] == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.11)
+    assert [time for time, _ in frames] == pytest.approx([0.2, 0.7, 1.2, 1.6], abs=1e-3)
     levels = [float(frame.float().mean()) for _, frame in frames]
-    assert levels == pytest.approx([0, 50, 100, 150], abs=15)
+    assert levels == pytest.approx([20, 70, 120, 160], abs=15)
+    assert len(read_video(video, 50, 16)) == 50
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "expected"), [(20, [1, 3, 6, 8, 11, 13, 15, 18]), (8, [0, 1, 2, 3, 4, 4, 5, 6]), (1, [0] * 8)]
+)
+def test_eight_frames_are_those_of_emus_own_code(num_frames: int, expected: list[int]):
+    assert segment_middles(num_frames, 8) == expected
 
 
 @pytest.mark.parametrize("degrees", [90, -90, 180])
@@ -171,7 +230,7 @@ def test_frames_of_a_turned_video_are_upright(tmp_path: Path, degrees: int):
     source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=1", "-pix_fmt", "yuv420p"]
     subprocess.run([*ffmpeg, *source, plain], check=True)
     subprocess.run([*ffmpeg, "-display_rotation", str(degrees), "-i", plain, "-c", "copy", str(turned)], check=True)
-    ((_, seen),) = read_video(turned, 1, 32)
+    (_, seen), *_ = read_video(turned, 5, 32)
     lossless = ImageSettings(resize_mode="no", encode_format="png", encode_quality=1)
     (frame,) = extract_frames(str(turned), [0.0], FrameSettings(min_seconds=0.0, image=lossless))
     shown = decode(frame.image.data, 32).astype(int)
@@ -201,6 +260,62 @@ def test_the_same_seed_gives_the_same(run: FinishedRun, tmp_path: Path):
     assert (tmp_path / "0" / first[0]["images"][0]).read_bytes() == (
         tmp_path / "1" / first[0]["images"][0]
     ).read_bytes()
+
+
+@pytest.mark.parametrize("leads_from", ["zeros", "model"])
+def test_guidance_leads_away_from_what_the_decoder_was_made_with(run: FinishedRun, image: Path, leads_from: str):
+    assert run.decoder is not None
+    given = run.decoder.config
+    run.decoder.config = given.model_copy(update={"null_conditioning": leads_from, "guidance": 4.0})
+    run = replace(run, batch=2)  # without what was cached
+    try:
+        prompts = [read_prompt(content, run, draw=True, num_frames=1) for content in ("a dock", "a boat", "")]
+        *wanted, empty = run.generate_embeddings(prompts)
+        shown = read_prompt(f"[image:{image}]", run, draw=False, num_frames=1).images
+        assert shown is not None
+        seen = run.embed(shown)
+        grey = run.model.encode_images(torch.zeros(1, 3, 16, 16))  # normalised pixels of the mean colour
+        for embeddings, null, reconstructing in ((torch.stack(wanted), empty[None], False), (seen, grey, True)):
+            null = null if leads_from == "model" else torch.zeros_like(null)
+            generator = torch.Generator().manual_seed(3)
+            expected = run.decoder.sample(embeddings, null=null, generator=generator)
+            assert torch.equal(run.draw(embeddings, seed=3, reconstructing=reconstructing), expected)
+    finally:
+        run.decoder.config = given
+
+
+def test_prompts_with_a_video_have_a_length_penalty_of_their_own(
+    run: FinishedRun, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[tuple[int, float]] = []
+
+    def recorded(self: FinishedRun, prompts: list[Prompt], config: GenerationConfig, **named: int) -> list[Generated]:
+        used.append((len(prompts), config.length_penalty))
+        return [Generated([prompt.sequence.token_ids[1:3].tolist()]) for prompt in prompts]
+
+    monkeypatch.setattr(FinishedRun, "continue_prompts", recorded)
+    config = GenerationConfig(num_beams=2, length_penalty=-1.0, video_length_penalty=1.0, max_new_tokens=2)
+    prompts = ["a dock", f"[video:{video}]", "the boat"]
+    rows = generate(run, prompts, Request("text", config, num_frames=2), str(tmp_path))
+    assert used == [(2, -1.0), (1, 1.0)]
+    assert [row["prompt"] for row in rows] == prompts
+    assert rows[0]["text"] in "a dock"
+    assert rows[2]["text"] in "the boat"
+    same = config.model_copy(update={"video_length_penalty": None})
+    generate(run, prompts[1:2], Request("text", same, num_frames=2), str(tmp_path))
+    assert used[-1] == (1, -1.0)
+
+
+def test_an_image_is_reconstructed_from_its_own_embeddings(run: FinishedRun, image: Path, tmp_path: Path):
+    (row,) = generate(run, [f" [image:{image}] "], Request("reconstruction", CHOICE, seed=1), str(tmp_path))
+    (drawn,) = row["images"]
+    shown = read_prompt(f"[image:{image}]", run, draw=False, num_frames=1).images
+    assert shown is not None
+    expected = run.draw(run.embed(shown), seed=1, reconstructing=True)[0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / drawn)), expected.permute(1, 2, 0).numpy())
+    for prompt in ("a dock", f"[image:{image}] a dock", f"[image:{image}][image:{image}]"):
+        with pytest.raises(UserError, match="and nothing else"):
+            generate(run, [prompt], Request("reconstruction", CHOICE), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -248,8 +363,84 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
     for options, message in (
         ([], "no prompt"),
         (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams works only with --want text"),
+        (["--prompt", "a", "--beams", "2", "--temperature", "1"], "without --temperature"),
         (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
+        (["--prompt", "a", "--top-k", "3"], "--top-k needs --temperature"),
+        (["--prompt", "a", "--want", "reconstruction"], "a prompt is one [image:FILE] and nothing else"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])
         assert isinstance(found.exception, UserError)
         assert message in str(found.exception)
+
+
+def test_a_model_that_carries_its_own_settings_is_used_with_them(
+    training_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = write_run(tmp_path, training_corpus)
+    (tmp_path / "config.resolved.yaml").write_text("model: {size: debug}\n")
+    layout = LayoutConfig(separate_across_images=False)
+    (tmp_path / "model/layout.json").write_text(layout.model_dump_json())
+    own = GenerationConfig(num_beams=2, length_penalty=-1.0, max_new_tokens=3)
+    (tmp_path / "model/generation.json").write_text(own.model_dump_json())
+    opened = open_run(str(tmp_path), config)
+    assert (opened.layout.config, opened.generation) == (layout, own)
+    used: list[GenerationConfig] = []
+    continue_prompts = FinishedRun.continue_prompts
+
+    def recorded(self: FinishedRun, prompts: list[Prompt], config: GenerationConfig, **named: int) -> list[Generated]:
+        used.append(config)
+        return continue_prompts(self, prompts, config, **named)
+
+    monkeypatch.setattr(FinishedRun, "continue_prompts", recorded)
+    for options, changes in (
+        ([], {}),
+        (["--beams", "1", "--repetition-penalty", "1.5"], {"num_beams": 1, "repetition_penalty": 1.5}),
+        (["--temperature", "0.5", "--top-k", "3"], {"num_beams": 1, "temperature": 0.5, "top_k": 3}),
+        (
+            ["--length-penalty", "0.5", "--min-new-tokens", "2"],
+            {"length_penalty": 0.5, "video_length_penalty": 0.5, "min_new_tokens": 2},
+        ),
+        (["--want", "image"], {"num_beams": 1}),
+    ):
+        result = CliRunner().invoke(commands, ["generate", "--out", str(tmp_path), "--prompt", "a dock", *options])
+        assert result.exit_code == 0, result.output
+        found = used.pop().model_dump(exclude={"max_images", "max_new_tokens"})
+        assert found == own.model_copy(update=changes).model_dump(exclude={"max_images", "max_new_tokens"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tokens", "images", "more", "remedy"),
+    [
+        ("text", 255, 0, 255, r"shorten it, or give --max-new-tokens \d+ or fewer"),
+        ("both", 250, 20, 370, r"shorten it, or give --max-new-tokens \d+ or fewer"),
+        ("both", 250, 50, 550, r"shorten it, or give fewer --max-images"),
+    ],
+)
+def test_a_continuation_that_does_not_fit_is_refused(run, tmp_path, wanted, tokens, images, more, remedy):
+    """Images count in full for a model that begins them by itself."""
+    begins = replace(run, layout=Layout(run.tokenizer, run.model.config.bridge, LayoutConfig(ignored=())))
+    assert begins.begins_images
+    config = GenerationConfig(max_new_tokens=tokens, max_images=images)
+    message = rf"takes \d+ of the model's 256 positions, and its continuation up to {more} more: {remedy}$"
+    with pytest.raises(UserError, match=message):
+        generate(begins, ["a dock beside a boat"] * 2, Request(wanted, config), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_prompt_for_an_image_is_refused(run, tmp_path):
+    long, length = "", 0
+    while length < 252:
+        long += "boat "
+        length = len(read_prompt(long, run, draw=True, num_frames=1).sequence.token_ids)
+    message = rf"^'boat .*\.\.\.': takes {length} of the model's 256 .* up to 6 more: shorten it$"
+    with pytest.raises(UserError, match=message):
+        generate(run, [long], Request("image", CHOICE), str(tmp_path))
+
+
+def test_what_just_fits_is_continued(run, tmp_path):
+    length = len(read_prompt("a dock", run, draw=False, num_frames=1).sequence.token_ids)
+    chosen = GenerationConfig(max_new_tokens=256 - length)
+    (row,) = generate(run, ["a dock"], Request("text", chosen), str(tmp_path))
+    assert row["prompt"] == "a dock"
+    with pytest.raises(UserError, match=f"give --max-new-tokens {256 - length} or fewer"):
+        generate(run, ["a dock"], Request("text", GenerationConfig(max_new_tokens=257 - length)), str(tmp_path))

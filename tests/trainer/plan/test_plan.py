@@ -199,6 +199,75 @@ def test_an_exhausted_source_stops_the_run():
         take(plan(max_epochs={"pages": 1}), 60)
 
 
+LIMITS = {"pages": 1.0, "pairs": 1.5}
+SHARES = {"books": 0.04, "pairs": 0.56, "pages": 0.4}
+END = 160
+
+
+def drawn_of(steps: list[Step], name: str) -> list[int]:
+    """Return the positions of a source's samples."""
+    chunks = (p for step in steps for pack in step.packs for p in pack)
+    return [p.position for p in chunks if SOURCES[p.source].name == name and p.window == 0]
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_the_others_are_drawn_when_sources_are_exhausted(unit):
+    phases = [Phase(weights=SHARES, unit=unit)]
+    steps = take(plan(phases=phases, max_epochs=LIMITS, goes_on=True), END)
+    plain = take(plan(phases=phases), END)
+    begun = {step.number: step.phase for step in steps if step.phase is not None}
+    first = min(number for number in begun if number)
+    changed = next(s.number for s, p in zip(steps, plain, strict=True) if s.buffer.steps != p.buffer.steps)
+    assert [s.digest() for s in steps[:changed]] == [s.digest() for s in plain[:changed]]
+    assert changed <= first
+    ended: set[str] = set()
+    for number, phase in sorted(begun.items()):
+        now = set(phase.reason.partition("; ended: ")[2].split(", ")) - {""}
+        assert now >= ended
+        ended = now
+        rest = {name: weight for name, weight in SHARES.items() if name not in ended}
+        assert phase.weights == pytest.approx({name: w / sum(rest.values()) for name, w in rest.items()})
+        later = {SOURCES[p.source].name for s in steps[number:] for pack in s.packs for p in pack if p.window == 0}
+        assert not later & ended
+    assert ended == set(LIMITS)
+    for name, limit in LIMITS.items():
+        most = limit * next(s.num_samples for s in SOURCES if s.name == name)
+        per_step = 8 * 256 / 40
+        assert most - per_step <= len(drawn_of(steps, name)) <= most
+    positions = {p.position for s in steps for pack in s.packs for p in pack}
+    assert sorted(positions) == list(range(len(positions)))
+    shares = [drawn_of(steps, name) for name in SHARES]
+    assert sum(map(len, shares)) <= len(positions)
+
+
+def test_a_run_that_goes_on_resumes_at_every_step():
+    arguments = {"phases": [Phase(weights=SHARES)], "max_epochs": LIMITS, "goes_on": True}
+    steps = take(plan(**arguments), END)
+    assert len({tuple(step.state.exhausted) for step in steps}) == 3
+    for step in steps[:-1:3]:
+        again = take(plan(PlanState.from_json(step.state.to_json()), **arguments), min(END, step.number + 6))
+        assert [s.digest() for s in again] == [s.digest() for s in steps[step.number + 1 :][: len(again)]]
+
+
+def test_limits_may_change_at_a_resume():
+    arguments = {"phases": [Phase(weights=SHARES)], "goes_on": True}
+    steps = take(plan(max_epochs=LIMITS, **arguments), END)
+    state = steps[-1].buffer.end
+    assert set(state.exhausted) == set(LIMITS)
+    raised = take(plan(state, max_epochs=LIMITS | {"pages": 20}, **arguments), state.step + 8)
+    assert drawn_of(raised, "pages")
+    assert not drawn_of(raised, "pairs")
+    lowered = take(plan(state, max_epochs={"pages": 0.5, "pairs": 0.5}, **arguments), state.step + 8)
+    assert {SOURCES[p.source].name for s in lowered for pack in s.packs for p in pack} == {"books"}
+    with pytest.raises(UserError, match=r"(pages|pairs) is exhausted"):
+        take(plan(state, phases=[Phase(weights=SHARES)], max_epochs=LIMITS), state.step + 40)
+
+
+def test_a_run_ends_when_all_sources_are_exhausted():
+    with pytest.raises(UserError, match=r"(books|pages|pairs) is exhausted: steps from \d+ on"):
+        take(plan(phases=[Phase(weights=SHARES)], max_epochs=LIMITS | {"books": 1}, goes_on=True), 600)
+
+
 def test_images_alone_are_packs_of_one():
     images = one_window_each("pairs", "pair", ["a", "b"], [3, 4])
     settings = PlanSettings(seq_len=1, global_batch_size=16)

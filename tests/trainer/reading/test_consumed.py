@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from pipelines import storage
-from pipelines.errors import RunError
+from pipelines.errors import RunError, UserError
 from pipelines.parts import read_rows
 from trainer.reading.consumed import BadSampleLimit, ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 
@@ -37,6 +38,17 @@ def test_rows_come_in_step_order_and_are_cut_back(tmp_path):
     assert steps(run) == everything[:4]
     ConsumedLog(run).cut(0)
     assert steps(run) == []
+
+
+def test_a_damaged_record_is_named_if_a_part_of_it_is_kept(tmp_path):
+    log = ConsumedLog(str(tmp_path))
+    log.add([row(0, 0), row(1, 1)])
+    path = Path(log.write() or "")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{path}: damaged: .* Remove it to go on without the record of steps 0 to 1"):
+        log.cut(1)
+    log.cut(0)
+    assert not path.exists()
 
 
 def test_columns_are_those_of_the_contract(tmp_path):

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ from model.tokenizer import Tokenizer
 from pipelines.document import Decision, Document, Provenance, Segment
 from pipelines.errors import RunError, UserError
 from pipelines.settings import dump_yaml
+from pipelines.shards.tar_samples import TarSample
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.pipelines.corpus_builder import image
 from tests.trainer.ranks import in_ranks
@@ -33,8 +34,8 @@ from trainer.loop import FINISHED
 from trainer.plan.mixture import PhaseStart, load_phases, share_bound, share_error
 from trainer.plan.steps import max_state_bytes
 from trainer.reading.stream_state import RankCursor, StreamState
-from trainer.reading.streamed_tars import read_tar
-from trainer.reading.streaming import StreamLoader, StreamStep
+from trainer.reading.streamed_tars import Tars, read_tar
+from trainer.reading.streaming import SourceEnded, StreamLoader, StreamStep
 from trainer.tasks.data import open_corpus
 
 WEIGHTS = {"pairs": 0.75, "texts": 0.25}
@@ -177,13 +178,115 @@ def test_another_number_of_ranks_resumes_at_the_first_unfinished_tar(loader):
     assert min(row.position for row in alone[0].rows) > max(row.position for step in ranks[0] for row in step.rows)
 
 
-def test_many_ranks_are_kept_in_4_kb():
+TARS = [Tars.of(["a/{000..299}.tar"]), Tars.of(["b/{000..299}.tar"])]
+
+
+def test_many_ranks_have_a_file_of_their_own():
     places = tuple(RankCursor(5000 + rank, (20, 5), ((900 + rank, 7, 0), (1000 - rank, 3, 2))) for rank in range(200))
-    state = StreamState(("pairs", "texts"), 7, PhaseStart(0, 0, WEIGHTS, "samples", "config"), 200, places)
-    assert len(state.to_json()) <= max_state_bytes(len(state.names))
-    kept = StreamState.from_json(state.to_json())
-    assert kept.step == 7
-    assert kept.cursor(2, 200, (2, 2)) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
+    phase = PhaseStart(0, 0, WEIGHTS, "samples", "config")
+    state = StreamState(("pairs", "texts"), tuple(each.fingerprint for each in TARS), 7, phase, 200, places)
+    files = state.files()
+    assert list(files) == ["data_state.json", "stream_cursors.json"]
+    assert len(files["data_state.json"]) <= max_state_bytes(len(state.names))
+    kept = StreamState.from_files(files)
+    assert kept == state
+    assert kept.cursor(2, 200, TARS) == places[2]
+    assert kept.cursor(2, 100, TARS) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
+    alone = StreamState.from_files({"data_state.json": files["data_state.json"]})
+    assert alone.cursor(2, 200, TARS) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
+
+
+@pytest.mark.parametrize("num", [1, 90, 140, 1000])
+@pytest.mark.parametrize("ranks", [1, 8])
+def test_the_state_of_any_number_of_sources_is_small(num, ranks):
+    """After weeks, with names and weights that take their space; one rank resumes exactly from it alone."""
+    names = tuple(f"source-{n:04d}-of-a-name-that-is-rather-long" for n in range(num))
+    tars = [Tars.of([f"s3://bucket/{name}/{{00000..09999}}.tar"]) for name in names[:1]] * num
+    weights = {name: 1 / (n + 3) for n, name in enumerate(names)}
+    phase = PhaseStart(1_234_567, 123_456_789_012, weights, "samples", "the third week", "approximate")
+    cursor = RankCursor(123_456_789_012, (1_234_567_890,) * num, ((1_234_567, 12_345, 123),) * num)
+    state = StreamState(names, tuple(each.fingerprint for each in tars), 2_345_678, phase, ranks, (cursor,) * ranks)
+    files = state.files()
+    assert len(files["data_state.json"]) <= max_state_bytes(num)
+    assert StreamState.from_files(files) == state
+    if ranks == 1:
+        assert list(files) == ["data_state.json"]
+
+
+# --- a config whose streams have changed ---
+
+
+def urls_of(tars: Path) -> dict[str, list[str]]:
+    return {"pairs": [f"{tars}/pairs-{{0..3}}.tar.gz"], "texts": [f"pipe:cat {tars}/texts.tar"]}
+
+
+def test_streams_in_another_order_are_found_by_their_names(loader, tars):
+    whole = take(loader(), 14)
+    state = StreamState.from_json(whole[5].step.state.to_json())
+    turned = dict(reversed(urls_of(tars).items()))
+    again = take(loader(turned, state=state), 8)
+    for name in WEIGHTS:  # each goes on with its own next sample; which of them is drawn first may differ
+        found, expected = ([row[3:] for row in windows(steps) if row[2] == name] for steps in (again, whole[6:]))
+        num = min(len(found), len(expected))
+        assert num > 3
+        assert found[:num] == expected[:num]
+    assert StreamState.from_json(again[-1].step.state.to_json()).names == ("texts", "pairs")
+
+
+@pytest.mark.slow
+def test_a_new_stream_begins_at_its_beginning_and_the_others_go_on(loader, tars, tmp_path):
+    ranks = [take(loader(rank=rank, world_size=2), 4) for rank in range(2)]
+    done = {row.key for steps in ranks for step in steps for row in step.rows if row.source == "pairs"}
+    states = [steps[-1].step.state for steps in ranks]
+    state = StreamState.from_json(states[0].joined(states).to_json())
+    for number in range(2):
+        write_tar(tmp_path / f"new-{number}.tar", [{"__key__": f"n{number}-{n}", "txt": "new"} for n in range(9)])
+    streams = {"new": [f"{tmp_path}/new-{{0..1}}.tar"], **urls_of(tars)}
+    weights = {"pairs": 0.5, "texts": 0.25, "new": 0.25}
+    rows = []
+    for rank in range(2):
+        steps = take(loader(streams, weights, state=state, rank=rank, world_size=2), 4)
+        rows += [row for step in steps for row in step.rows]
+        assert steps[0].step.phase is not None
+    new = [row.key for row in rows if row.source == "new" and row.epoch == 0 and row.window == 0]
+    assert {key.partition("-")[0] for key in new} == {"n0", "n1"}  # one tar for each rank
+    assert len(new) == len(set(new))
+    assert not done & {row.key for row in rows if row.source == "pairs" and row.epoch == 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"pairs": s["pairs"]}, "the config has no 'texts': name it too"),
+        (lambda s: {**s, "pairs": [s["pairs"][0].replace("0..3", "0..2")]}, "pairs: its list of 3 tars is not that of"),
+        (lambda s: {**s, "pairs": [s["pairs"][0].replace("0..3", "3..0")]}, "pairs: its list of 4 tars is not that of"),
+        (lambda s: {**s, "pairs": [*s["pairs"], "/more.tar"]}, "pairs: its list of 5 tars is not that of"),
+        (lambda s: {"pairs": s["texts"], "texts": s["pairs"]}, "pairs: its list of 1 tars is not that of"),
+        (lambda s: {**s, "texts": [s["texts"][0] + " -v"]}, "texts: .* add further tars as another stream"),
+    ],
+)
+def test_a_list_of_tars_in_which_no_position_holds_is_refused(loader, tars, change, message):
+    state = StreamState.from_json(take(loader(), 1)[0].step.state.to_json())
+    streams = change(urls_of(tars))
+    with pytest.raises(UserError, match=message):
+        loader(streams, dict.fromkeys(streams, 1 / len(streams)), state=state)
+
+
+def test_another_signature_changes_neither_order_nor_position(loader, server):
+    def signed(with_what):
+        return {"pairs": [f"{server}/pairs-{n}.tar.gz?signature={with_what}" for n in range(4)]}
+
+    whole = take(loader(signed("one"), {"pairs": 1.0}), 8)
+    assert windows(take(loader(signed("two"), {"pairs": 1.0}), 8)) == windows(whole)
+    again = take(loader(signed("three"), {"pairs": 1.0}, state=whole[3].step.state), 4)
+    assert windows(again) == windows(whole[4:])
+
+
+def test_urls_that_differ_only_in_their_queries_are_different_tars():
+    signed, by_query = Tars.of(["http://x/{1..3}.tar?s=1"]), Tars.of([f"http://x/get?n={n}" for n in range(3)])
+    assert signed.fingerprint == Tars.of(["http://x/{1..3}.tar?s=2"]).fingerprint
+    assert by_query.names == by_query.urls
+    assert by_query.fingerprint != Tars.of([f"http://x/get?n={n}" for n in range(1, 4)]).fingerprint
 
 
 def test_weights_change_at_a_step(loader):
@@ -222,6 +325,10 @@ def test_too_many_bad_samples_end_the_run(loader, tmp_path):
 # --- what is read from ---
 
 
+def read(url: str, stall_seconds: float = 60) -> Generator[TarSample, None, None]:
+    return read_tar(url, stall_seconds, threading.Event())
+
+
 def test_a_web_server_is_read_from(loader, server):
     streams = {"pairs": [f"{server}/pairs-{{0..3}}.tar.gz?signature=secret"]}
     steps = take(loader(streams, {"pairs": 1.0}), 10)
@@ -243,19 +350,19 @@ def test_a_web_server_is_read_from(loader, server):
 )
 def test_what_breaks_off_is_one_line(tars, server, url, message):
     with pytest.raises(RunError, match=message) as caught:
-        list(read_tar(url.format(server=server, tars=tars)))
+        list(read(url.format(server=server, tars=tars)))
     assert "\n" not in str(caught.value)
 
 
 def test_a_command_that_runs_for_long_is_ended(tars):
-    samples = read_tar(f"pipe:cat {tars}/texts.tar; exec sleep 600")
-    assert next(samples)["__key__"] == "t0"
+    samples = read(f"pipe:cat {tars}/texts.tar; exec sleep 600")
+    assert next(samples).key == "t0"
     samples.close()
 
 
 def test_a_file_that_is_not_there_is_a_mistake(tars):
     with pytest.raises(UserError, match=r"data\.streams: .*none\.tar: No such file or directory"):
-        list(read_tar(f"{tars}/none.tar"))
+        list(read(f"{tars}/none.tar"))
 
 
 def test_streams_without_samples_are_refused(loader, tmp_path):
@@ -278,6 +385,32 @@ def test_what_streams_cannot_do_is_refused(config, changes, message):
     base = {"data.streams": {"pairs": ["a.tar.gz"]}, "mixture.phases": [{"weights": {"pairs": 1.0}}]}
     with pytest.raises(ValidationError, match=message):
         config(**base | changes)
+
+
+def test_a_stream_that_breaks_is_named_and_the_others_are_drawn_without_it(loader, tars, tmp_path):
+    """In one rank's thread: the loop decides; what was drawn before stays."""
+    flag = tmp_path / "broken"
+    flag.touch()
+    texts = f"pipe:cat {tars}/texts.tar; test ! -e {flag}"
+    streams = {"pairs": [f"{tars}/pairs-{{0..3}}.tar.gz"], "texts": [texts]}
+    reading = loader(streams)
+    steps = []
+    with pytest.raises(SourceEnded, match=r"cannot be read to its end: the command ended with exit code 1$") as caught:
+        steps.extend(reading)
+    assert caught.value.source == "texts"
+    assert not reading.leave_out({"pairs", "texts"})
+    assert reading.leave_out({"texts"})
+    later = take(reading, 12)
+    assert [step.step.number for step in later] == list(range(len(steps), len(steps) + 12))
+    assert later[0].step.phase.weights == {"pairs": 1.0}
+    assert later[0].step.phase.reason == "config; ended: texts"
+    assert {row.source for row in later[-1].rows} == {"pairs"}
+    pairs = [row.key for step in (*steps, *later) for row in step.rows if row.source == "pairs" and row.epoch == 0]
+    assert sorted(pairs) == [f"{n:04d}" for n in range(40) if n != 13]  # none is lost or comes twice
+    flag.unlink()
+    resumed = take(loader(streams, state=later[3].step.state), 8)  # which tries it again
+    assert resumed[0].step.phase.weights == WEIGHTS
+    assert "texts" in {row.source for step in resumed for row in step.rows}
 
 
 # --- training ---

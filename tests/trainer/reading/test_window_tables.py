@@ -1,3 +1,4 @@
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +98,7 @@ class TrainingCorpusReader:
     def __init__(self, path: str) -> None:
         from trainer.reading.shard_reader import _GroupedFile, _TokenGroup
 
-        self._group = _TokenGroup.read(_GroupedFile(path, None), 0)[0]
+        self._group = _TokenGroup.read(_GroupedFile(path, None, ByteStore(), GroupCache()), 0)[0]
 
     def segments(self, row: int) -> list:
         return self._group.segments(row)
@@ -125,6 +126,24 @@ def test_foreign_tars_are_read_after_index(tmp_path):
     assert reader.image(row, 0) == image(4)
     assert layout.tokenizer.decode(reader.segments(row)[1].ids) == "a caption of 4"
     assert reader.raw(row) == ("000000004", {"jpg": image(4), "txt": b"a caption of 4"})
+
+
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "posix"])
+def test_tars_of_every_format_are_read_after_index(tmp_path, form):
+    members = tmp_path / "members"
+    members.mkdir()
+    for n in range(6):
+        (members / f"{n}.jpg").write_bytes(image(n))
+        (members / f"{n}.txt").write_text(f"a caption of {n}")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    names = sorted(path.name for path in members.iterdir())
+    tar = ["tar", f"--format={form}", "-C", str(members), "-cf", str(folder / "0.tar"), *names]
+    subprocess.run(tar, check=True)
+    index_corpus(str(folder))
+    run_tokenize(str(folder), None, Runner(), train_bpe=270)
+    reader = TrainingCorpus.open(str(folder)).reader("0.tar")
+    assert [reader.image(row, 0) for row in range(6)] == [image(n) for n in range(6)]
 
 
 def test_remote_tars_are_read_through_a_bounded_cache(folder, tmp_path):

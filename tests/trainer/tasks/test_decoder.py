@@ -8,9 +8,14 @@ from diffusers import AutoencoderKL
 from model.config import EmuConfig
 from model.image_decoder import ImageDecoder
 from model.weights import read, save_emu
+from pipelines.errors import UserError
+from pipelines.running.runner import Runner
+from pipelines.shards.index import index_corpus
+from pipelines.tokenize import run_tokenize
+from tests.pipelines.corpus_builder import image
 from tests.trainer.conftest import RUN
 from tests.trainer.ranks import ALONE, in_ranks
-from tests.trainer.trial_runs import killed, losses, overfit, run
+from tests.trainer.trial_runs import consumed, killed, losses, overfit, run
 from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
@@ -191,8 +196,8 @@ def test_an_encoder_sees_the_images_of_its_own_training(training_corpus, tmp_pat
     ((images, seen, files, views, rows),) = in_ranks(1, views_of_a_step, chosen, training_corpus, tmp_path)
     assert views == [2] * 4
     assert [row.num_images for row in rows] == [1] * 4
-    for image, small, file in zip(images, seen, files, strict=True):
-        np.testing.assert_array_equal(image.transpose(1, 2, 0), decode(file, 16, resampling))
+    for large, small, file in zip(images, seen, files, strict=True):
+        np.testing.assert_array_equal(large.transpose(1, 2, 0), decode(file, 16, resampling))
         np.testing.assert_array_equal(small.transpose(1, 2, 0), decode(file, 8, resampling))
 
 
@@ -256,3 +261,36 @@ def test_a_held_out_image_has_its_own_noise_whatever_the_micro_batch(training_co
 def test_a_decoder_of_no_model_is_refused(training_corpus, tmp_path):
     with pytest.raises(RuntimeError, match=r"UserError: .*train the main model first"):
         in_ranks(1, run, "decoder", config(autoencoder=None), training_corpus, tmp_path)
+
+
+@pytest.mark.slow
+def test_tars_of_images_alone_serve_the_decoder(tmp_path):
+    """From tars to a decoder, with the tokenizer of the model that it belongs to."""
+    import webdataset
+
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    (corpus / "photos").mkdir(parents=True)
+    for shard in range(2):
+        with webdataset.TarWriter(str(corpus / f"photos/{shard}.tar")) as writer:
+            for n in range(12):
+                writer.write({"__key__": f"{shard}-{n}", "jpg": image(n, size=(40, 30))})
+    index_corpus(str(corpus))
+    run_tokenize(str(corpus), None, Runner(), train_bpe=270)
+    weights = {"mixture": {"phases": [{"weights": {"photos": 1.0}}]}}
+    autoencoder = image_run(stages=[{"lr": {"autoencoder": 1e-3}}], **weights)
+    chosen = config(autoencoder=autoencoder, **weights)
+    run_whole(chosen, str(corpus), out)
+    rows = read_metrics(str(out / "decoder" / "metrics.jsonl"))
+    assert len(rows) == 6
+    assert all("diffusion/photos" in row for row in rows)
+    keys = {row["key"] for row in consumed(out / "decoder")}
+    assert len(keys) == 24
+    assert not (out / "decoder" / "quarantine.jsonl").exists()
+
+
+def test_captions_that_leave_no_room_for_an_image_are_refused(training_corpus, tmp_path):
+    chosen = config(conditioning="generated", max_caption_tokens=250, autoencoder=None)
+    with pytest.raises(
+        UserError, match=r"max_caption_tokens is 250: with an image of 4 .* 256 positions; at most 249 fit"
+    ):
+        DecoderTask(chosen.model, chosen.decoder, training_corpus, str(tmp_path), ALONE)

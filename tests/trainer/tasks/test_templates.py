@@ -1,16 +1,18 @@
 """Tests of the templates of tuning, for samples and for prompts."""
 
 import random
+import re
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from model.config import BridgeConfig
 from model.segment import ImageSegment, Segment, grounded_text, text
-from model.sequence import TEXT, VISUAL, LayoutConfig, Sequence
+from model.sequence import TEXT, VISUAL, Layout, LayoutConfig, Sequence
+from model.template import TemplateSettings
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.config import TemplateSettings
 from trainer.tasks.templates import ANSWER, TemplateLayout, box_image
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
@@ -192,3 +194,111 @@ def test_a_prompt_for_a_drawing_is_a_sample_up_to_its_image(layout):
         assert shown(gen, prompt).endswith("[IMG]")
     example = gen.prompt([ImageSegment(0), text("on the beach", gen.tokenizer)], draw=True)
     assert shown(gen, example) == f"<s>{SLOTS}on the beach[IMG]"
+
+
+# --- as the released models' own tokenizer writes prompts ---
+
+
+@pytest.fixture(scope="module")
+def llama_file(tmp_path_factory):
+    """A sentencepiece model of LLaMA's kind."""
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "text.txt").write_text("You are a helpful assistant. What is it? A red boat beside the grey dock.\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe",
+        byte_fallback=True, minloglevel=2, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    return folder / "tokenizer.model"
+
+
+@pytest.fixture
+def released(llama_file):
+    def build(family: Family = "emu2", **settings: object) -> TemplateLayout:
+        chosen = TemplateSettings.model_validate(settings)
+        tokenizer = Tokenizer.load(llama_file, family, chat=chosen.chats)
+        return TemplateLayout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig(), chosen)
+
+    return build
+
+
+def slow_ids(content: str, tokenizer: Tokenizer) -> list[int]:
+    """Ids as of transformers 4.31: split at special tokens, white space beside these stripped, each part by itself."""
+    special = {**tokenizer.ids, "</s>": tokenizer.eos_id}
+    ids = [tokenizer.bos_id]
+    for part in re.split("(" + "|".join(map(re.escape, special)) + ")", content):
+        ids += [special[part]] if part in special else tokenizer.base.model.encode(part.strip()) if part.strip() else []
+    return ids
+
+
+FRAME = SLOTS.replace("<image>", "[gIMG]")
+EMU_SYSTEM = (
+    "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide "
+    "it to you. Please answer my questions based on the given image."
+)
+EMU_VIDEO = (
+    "You are a helpful assistant and you will be presented with a video consisting of multiple chronological images: "
+    "[IMG]ImageContent[/IMG]. You will be able to see the video after I provide it to you. Please answer my questions "
+    "based on the given video."
+)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "parts", "expected"),
+    [
+        ("emu2", {}, ["What is it?"], f"{SYSTEM} [USER]: What is it? [ASSISTANT]:"),
+        ("emu2", {}, [0, "What is it?"], f"{SYSTEM} [USER]: {SLOTS}What is it? [ASSISTANT]:"),
+        ("emu2", {}, ["Is", 0, "beside", 1, "?"], f"{SYSTEM} [USER]: Is{SLOTS}beside{SLOTS}? [ASSISTANT]:"),
+        ("emu2", {}, [0j, 1j, "What?"], f"{SYSTEM} [USER]: [VIDEO]{FRAME * 2}What? [ASSISTANT]:"),
+        (
+            "emu2",
+            {},
+            [0, "What is it?", ("A red boat.",), "Where?"],
+            f"{SYSTEM} [USER]: {SLOTS}What is it? [ASSISTANT]: A red boat.</s>[USER]: Where? [ASSISTANT]:",
+        ),
+        ("emu", {"form": "emu"}, [0, "What?"], f"{EMU_SYSTEM} [USER]: {SLOTS}What? [ASSISTANT]:"),
+        ("emu", {"form": "emu"}, [0, "a", 1, "b"], f"[USER]: {SLOTS}a{SLOTS}b [ASSISTANT]:"),
+        ("emu", {"form": "emu"}, ["What?"], "[USER]: What? [ASSISTANT]:"),
+        ("emu", {"form": "emu"}, [0j, 1j, "What?"], f"{EMU_VIDEO} [USER]: {SLOTS * 2}What? [ASSISTANT]:"),
+        (
+            "emu",
+            {"form": "emu"},
+            [0, "What?", ("The image depicts",)],
+            f"{EMU_SYSTEM} [USER]: {SLOTS}What? [ASSISTANT]: The image depicts",
+        ),
+        ("emu2", {"form": "generation"}, ["A red boat"], "A red boat"),
+        ("emu2", {"form": "generation"}, [0, "beside the dock."], f"{SLOTS}beside the dock."),
+    ],
+)
+def test_prompts_are_those_of_the_released_tokenizer(released, family, settings, parts, expected):
+    layout = released(family, **settings)
+    segments: list[Segment] = []
+    for part in parts:
+        if isinstance(part, int | complex):
+            segments.append(ImageSegment(int(abs(part)), frame=isinstance(part, complex)))
+        else:
+            role = ANSWER if isinstance(part, tuple) else "body"
+            segments.append(text(part[0] if isinstance(part, tuple) else part, layout.tokenizer, role=role))
+    assert layout.prompt(segments).token_ids.tolist() == slow_ids(expected, layout.tokenizer)
+
+
+def test_phrases_of_a_released_prompt_have_no_lone_space_before_them(released):
+    layout = released(form="generation")
+    words = grounded_text("A red boat beside the dock.", [(2, 10, BOX)], layout.tokenizer)
+    expected = f"<grounding>A<phrase>red boat</phrase><object>{SLOTS}</object>beside the dock.[IMG]"
+    assert layout.prompt([words], draw=True).token_ids.tolist() == slow_ids(expected, layout.tokenizer)
+
+
+def test_images_take_the_place_of_line_breaks_if_the_layout_says_so(llama_file):
+    tokenizer = Tokenizer.load(llama_file, "emu2")
+    bridge = BridgeConfig(image_slots=4, frame_slots=4)
+    parts: list[Segment] = [text("a red boat", tokenizer), ImageSegment(0), text("the dock", tokenizer)]
+    for separate, between in ((True, "\n"), (False, "")):
+        layout = Layout(tokenizer, bridge, LayoutConfig(separate_across_images=separate))
+        joined = [*parts, text("A boat", tokenizer)]
+        shown_ids = layout.prompt(joined).token_ids
+        found = tokenizer.decode(shown_ids, with_own=True)
+        assert found == f"<s>a red boat{SLOTS}{between}{' ' * bool(between)}the dock\n A boat"
+        (window,) = layout.split(joined, 256)
+        lengths = {len(layout.lay_out(window, random.Random(seed)).token_ids) for seed in range(8)}
+        assert lengths == {window.num_tokens} == {len(shown_ids) + 1}

@@ -1,0 +1,105 @@
+"""`python -m model`: released weights into a run's folder, and back."""
+
+import sys
+from typing import Any, NoReturn
+
+import click
+import yaml
+from torch import bfloat16, float32
+
+from model.release.exporting import EXPORTED, export_run
+from model.release.importing import import_release
+from model.release.settings import RELEASES
+from model.weights import WeightsError
+
+_DTYPES = {"bf16": bfloat16, "fp32": float32}
+
+
+def main() -> NoReturn:
+    """Run a command and exit: 0 done, 2 for a mistake, which is one line on stderr."""
+    try:
+        sys.exit(commands(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except WeightsError as error:
+        _end(error.brief, 2)
+    except OSError as error:
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _end("stopped; rerun to begin again", 130)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def commands() -> None:
+    """Exchange whole models with their releases (see docs/weights.md)."""
+
+
+@commands.command("import")
+@click.option("--layout", required=True, type=click.Choice(list(RELEASES)), help="Naming scheme of the release.")
+@click.option("--path", required=True, type=click.Path(exists=True), help="File, folder of shards, or pipeline.")
+@click.option("--decoder", type=click.Path(exists=True, file_okay=False), help="Folder with unet/ and vae/.")
+@click.option("--tokenizer", type=click.Path(exists=True), help="Not given: it lies beside the weights.")
+@click.option("--out", required=True, type=click.Path(), help="The run's folder.")
+@click.option("--size", help="Named size of the model; not given: what the tensors show, and else the release's.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the model.")
+@click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Not given: as in the release.")
+def import_(
+    layout: Any,
+    path: str,
+    decoder: str | None,
+    tokenizer: str | None,
+    out: str,
+    size: str | None,
+    overrides: tuple[str, ...],
+    dtype: str | None,
+) -> None:
+    """Import a released model into a run's folder, which `generate`, `evaluate`, `tune` and `decoder` take."""
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        _set(changes, override)
+    found = import_release(
+        layout,
+        path,
+        out,
+        decoder=decoder,
+        tokenizer=tokenizer,
+        size=size,
+        changes=changes,
+        dtype=_DTYPES[dtype] if dtype is not None else None,
+    )
+    parts = [f"{found.num_parameters:,} parameters"]
+    parts += [f"template {found.form}"] if found.form is not None else []
+    parts += ["with image decoder" if found.has_decoder else "without image decoder"]
+    parts += [f"{len(found.unused)} tensors of the release not used"] if found.unused else []
+    click.echo(f"imported: {', '.join(parts)}, {out}/model")
+
+
+@commands.command()
+@click.option("--run", required=True, type=click.Path(exists=True, file_okay=False), help="The run's folder.")
+@click.option("--layout", required=True, type=click.Choice(EXPORTED), help="Naming scheme of the release.")
+@click.option("--out", required=True, type=click.Path(), help="A .safetensors, .bin or .pt file, or a folder.")
+def export(run: str, layout: Any, out: str) -> None:
+    """Write a run's model, or a part of it, in the files of a release."""
+    found = export_run(run, layout, out)
+    click.echo(f"exported: {found.num_parameters:,} parameters, {', '.join(map(str, found.written))}")
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    """Set `dotted.key=value` in a tree."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise click.BadParameter(f"{override}: must have the form some.key=value", param_hint="--set")
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    main()
