@@ -59,23 +59,23 @@ class Group:
 
     Attributes:
         number: Index of the group.
-        first: Index in it of the micro-batch's first sequence.
+        first: Index in it of the micro-batch's first sequence; None for one that does not count, with which a rank that
+            has fewer fills up.
         sizes: Number of sequences of every group, in order.
     """
 
     number: int
-    first: int
+    first: int | None
     sizes: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        """Number of sequences of the group."""
-        return self.sizes[self.number]
+    def rows(self) -> tuple[int, int]:
+        """Return the index of the micro-batch's first sequence, and the number of sequences of its group."""
+        return self.first or 0, self.sizes[self.number]
 
     def span(self, num: int) -> slice:
-        """Return where `num` sequences, from the micro-batch's first on, stand among those of all groups."""
-        begin = sum(self.sizes[: self.number]) + self.first
-        return slice(begin, begin + num)
+        """Return where the micro-batch's `num` sequences stand among those of all groups."""
+        begin = sum(self.sizes[: self.number]) + (self.first or 0)
+        return slice(begin, begin + num if self.first is not None else begin)
 
 
 class GroupedBatch(ABC):
@@ -102,7 +102,7 @@ class JointBatch(GroupedBatch):
 
         Args:
             module: The module, as wrapped by the engine or not.
-            micros: Micro-batches of a step on this rank; or held-out ones, without a group those that do not count.
+            micros: Micro-batches of a step on this rank; or held-out ones, with their groups.
             totals: Targets of each objective in the global batch; None: held-out micro-batches.
             device: Device of the module.
         """

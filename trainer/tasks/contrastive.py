@@ -206,20 +206,19 @@ class CachedPairs(Tensors):
 
 def _held_out(module: Any, micros: Sequence[PairBatch], device: torch.device) -> list[CachedPairs]:
     """Return held-out pairs with their losses, each told from all pairs of its group, whichever rank has those."""
+    groups = [micro.group for micro in micros if micro.group is not None]
+    assert len(groups) == len(micros), "held-out pairs know their group"
+    sizes = groups[0].sizes
     found = [micro.to(device).features(module) for micro in micros]
-    groups = next(micro.group.sizes for micro in micros if micro.group is not None)
-    width = found[0][0].shape[1]
-    seen, read = (found[0][0].new_zeros(sum(groups), width) for _ in range(2))
-    for micro, (images, texts, _) in zip(micros, found, strict=True):
-        if micro.group is not None:
-            seen[micro.group.span(len(images))], read[micro.group.span(len(texts))] = images, texts
+    seen, read = (found[0][0].new_zeros(sum(sizes), found[0][0].shape[1]) for _ in range(2))
+    for group, (images, texts, _) in zip(groups, found, strict=True):
+        if group.first is not None:
+            seen[group.span(len(images))], read[group.span(len(texts))] = images, texts
     if dist.get_world_size() > 1:
         for features in (seen, read):  # a pair is on one rank, and zero on the others
             dist.all_reduce(features)
-    parts = zip(seen.split(groups), read.split(groups), strict=True)
+    parts = zip(seen.split(sizes), read.split(sizes), strict=True)
     values = torch.cat([pair_losses((images, texts, found[0][2]), gather=False) for images, texts in parts])
     return [
-        CachedPairs(micro, values[micro.group.span(size)] if micro.group is not None else values.new_zeros(size))
-        for micro in micros
-        for size in [len(micro.source)]
+        CachedPairs(micro, values[group.span(len(micro.source))]) for micro, group in zip(micros, groups, strict=True)
     ]

@@ -46,7 +46,7 @@ class ReconstructionBatch(ImageBatch, GroupedBatch):
 
     def of_group(self, group: Group) -> Self:
         """Return the batch with its place in a group, so that an image always has the same noise."""
-        return replace(self, rows=(group.first, group.size))
+        return replace(self, rows=group.rows())
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Return the squared error of the reconstructed images; outside training the noise is always the same."""
@@ -135,7 +135,7 @@ class DrawingBatch(ImageBatch, GroupedBatch):
 
     def of_group(self, group: Group) -> Self:
         """Return the batch with its place in a group, so that an image always has the same noise."""
-        return replace(self, rows=(group.first, group.size))
+        return replace(self, rows=group.rows())
 
     def losses(self, module: Any, totals: Sequence[int] | None) -> Losses:
         """Return the squared error of the predicted noise or image; outside training the noise is always the same."""

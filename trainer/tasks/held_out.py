@@ -46,8 +46,8 @@ class HeldOut:
             read[source.name], bad = _first_packs(source, number, reader, task.run, settings.packs)
             self.bad += bad
         first = next((packs[:micro_batch_size] for packs in read.values() if packs), None)
-        self._filler = task.collate(first) if first is not None else None
-        joint = isinstance(self._filler, JointBatch)
+        filler = task.collate(first) if first is not None else None
+        joint = isinstance(filler, JointBatch)
         of_sources = {name: _groups(packs, plan.global_batch_size, joint=joint) for name, packs in read.items()}
         groups = [group for found in of_sources.values() for group in found]
         sizes = tuple(map(len, groups))
@@ -59,6 +59,7 @@ class HeldOut:
         mine = chunks[world.rank :: world.size]
         self._micros: list[MicroBatch | None] = [_placed(task.collate(chunk), group) for chunk, group in mine]
         self._micros += [None] * (-(-len(chunks) // world.size) - len(mine))
+        self._filler = _placed(filler, Group(0, None, sizes)) if filler is not None and chunks else None
         self._report(world, {name for name, found in of_sources.items() if found})
 
     def losses(self, engine: Engine, weights: Mapping[str, float]) -> dict[str, float]:
