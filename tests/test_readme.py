@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 import pipelines
+from model.__main__ import commands as model_commands
+from model.config import SIZES, EmuConfig
 from pipelines.__main__ import commands as pipelines_commands
 from pipelines.document import Drop
 from pipelines.settings import set_override
@@ -35,8 +37,14 @@ COMMUNITY = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGEL
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *COMMUNITY]
 README = (ROOT / "README.md").read_text()
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
-GROUPS = {"pipelines": pipelines_commands, "trainer": trainer_commands, "tools": tools_commands}
+GROUPS = {
+    "pipelines": pipelines_commands,
+    "trainer": trainer_commands,
+    "model": model_commands,
+    "tools": tools_commands,
+}
 CONFIG_SECTIONS = set(TrainConfig.model_fields)
+OF_IMPORT = {"encoder.heads=8"}  # settings of a model, for `model import`
 EXAMPLES = {"corpus_specs/x.yaml", "corpus_specs/my_site.yaml"}
 
 
@@ -146,7 +154,12 @@ def test_settings_on_a_command_line_exist():
     spec["sources"]["articles"] = spec["sources"]["webpages"]
     overrides = set(re.findall(r"--set ([a-z][\w.]+=[^\s`]+)", EVERYTHING)) - {"a.b=c"}
     assert overrides
-    for override in overrides:
+    assert overrides >= OF_IMPORT
+    for override in OF_IMPORT:
+        size = SIZES["debug"].model_dump()
+        set_override(size, override)
+        EmuConfig.model_validate(size)
+    for override in overrides - OF_IMPORT:
         is_config = override.partition(".")[0] in CONFIG_SECTIONS
         tree, model = (config, TrainConfig) if is_config else (spec, CorpusSpec)
         changed = merged({}, tree)

@@ -49,6 +49,7 @@ def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_p
     assert state.stat().st_size < max_state_bytes(5)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "config.json",
+        "layout.json",
         "model.safetensors",
         "tokenizer.json",
         "trained.json",
