@@ -19,6 +19,7 @@ import yaml
 
 import pipelines
 from model.__main__ import commands as model_commands
+from model.config import SIZES, EmuConfig
 from pipelines.__main__ import commands as pipelines_commands
 from pipelines.document import Drop
 from pipelines.settings import set_override
@@ -43,7 +44,7 @@ GROUPS = {
     "tools": tools_commands,
 }
 CONFIG_SECTIONS = set(TrainConfig.model_fields)
-OF_IMPORTS = "encoder.heads=8"  # a setting of the model; tests/model/test_released.py gives such
+OF_IMPORT = {"encoder.heads=8"}  # settings of a model, for `model import`
 EXAMPLES = {"corpus_specs/x.yaml", "corpus_specs/my_site.yaml"}
 
 
@@ -151,9 +152,14 @@ def test_settings_on_a_command_line_exist():
     for name in ("debug", "demo"):
         config = merged(config, yaml.safe_load((ROOT / "trainer" / "configs" / f"{name}.yaml").read_text()))
     spec["sources"]["articles"] = spec["sources"]["webpages"]
-    overrides = set(re.findall(r"--set ([a-z][\w.]+=[^\s`]+)", EVERYTHING)) - {"a.b=c", OF_IMPORTS}
+    overrides = set(re.findall(r"--set ([a-z][\w.]+=[^\s`]+)", EVERYTHING)) - {"a.b=c"}
     assert overrides
-    for override in overrides:
+    assert overrides >= OF_IMPORT
+    for override in OF_IMPORT:
+        size = SIZES["debug"].model_dump()
+        set_override(size, override)
+        EmuConfig.model_validate(size)
+    for override in overrides - OF_IMPORT:
         is_config = override.partition(".")[0] in CONFIG_SECTIONS
         tree, model = (config, TrainConfig) if is_config else (spec, CorpusSpec)
         changed = merged({}, tree)
