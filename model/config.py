@@ -4,7 +4,8 @@
 `emu2` (arXiv:2312.13286) by pooling and two linear layers. Everything else is sizes.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -342,3 +343,12 @@ def named_size(name: str) -> EmuConfig:
     if name not in SIZES:
         raise ValueError(f"model size {name!r} is unknown; known are {', '.join(SIZES)}")
     return SIZES[name]
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of settings in which the leaves of `changes` take the place of its own, or are added."""
+    out = dict(tree)
+    for name, value in changes.items():
+        deeper = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
+        out[name] = merged(out[name], value) if deeper else value
+    return out

@@ -130,7 +130,7 @@ class Tokenizer:
 
     @cached_property
     def writes_space(self) -> bool:
-        """Whether the base writes a space before each text by itself, as LLaMA's does."""
+        """True if the base writes a space before each text by itself, as LLaMA's does."""
         ids = self.base.encode("a")
         return bool(ids) and self.base.piece(ids[0]).startswith(" ")
 

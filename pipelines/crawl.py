@@ -179,15 +179,19 @@ class _Crawl:
 
         run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
 
-    def index_robots(self, paths: list[str]) -> None:
-        """Write what another crawler stored of robots.txt files, and remove that of files no longer named."""
+    def index_robots(self, hashes: dict[str, str]) -> None:
+        """Write what another crawler stored of robots.txt files, and remove that of files no longer named.
+
+        Args:
+            hashes: Hash of each file's content, by path.
+        """
         folder = robots_folder(self.out, self.name)
-        folder.keep_only({robots_part(path) for path in paths})
-        if not paths:
+        folder.keep_only({robots_part(path) for path in hashes})
+        if not hashes:
             return
 
         def build(pipeline: beam.Pipeline) -> None:
-            names = pipeline | "ListRobots" >> beam.Create(paths) | "Spread" >> beam.Reshuffle()
+            names = pipeline | "ListRobots" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
             _ = names | "IndexRobots" >> beam.ParDo(IndexRobots(folder, VERSION, traceback_folder(self.out)))
 
         run_pipeline(f"crawl {self.name}, reading robots.txt files", self.runner, build, lambda: len(folder.receipts()))
@@ -234,9 +238,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
         settings = [asked, spec.request_policy.model_dump(mode="json")]
         robots = warc_paths(crawl.settings.robots_files) if crawl.settings.robots_files else []
-        hashes = archive_hashes(out, name, files)
-        of_robots = [(path, storage.size(path)) for path in robots]
-        inputs = stage_inputs(VERSION, settings, sorted(hashes.items()), of_robots)
+        hashes = archive_hashes(out, name, [*files, *robots])
+        of_files, of_robots = ({path: hashes[path] for path in paths} for paths in (files, robots))
+        inputs = stage_inputs(VERSION, settings, sorted(of_files.items()), sorted(of_robots.items()))
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -245,8 +249,8 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
         if files:
-            crawl.index_files(hashes)
-            crawl.index_robots(robots)
+            crawl.index_files(of_files)
+            crawl.index_robots(of_robots)
         while not files:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):

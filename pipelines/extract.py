@@ -25,7 +25,6 @@ from pipelines.pages.blocks import Block, PageImage, PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
-from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
@@ -99,9 +98,6 @@ class _Known(NamedTuple):
     duplicates: dict[int, str]
     repeated: dict[str, tuple[int, ...]]
     robots: list[ArchivedRobots]
-
-
-shuffle_by_fields(ArchivedRobots)
 
 
 # --- one part -------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def fault(error: Exception) -> Refusal:
 
 
 def for_thread(work: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that may run in a thread for a coroutine, which a `StopIteration` would leave waiting for ever.
+    """Return a function that may run in a thread for a coroutine, which a `StopIteration` would leave waiting forever.
 
     asyncio cannot hand that one over (Python 3.12 turns it into the same `RuntimeError`).
     """

@@ -185,7 +185,7 @@ class CorpusSpec(Settings):
 
     @property
     def fetches_beyond_loopback(self) -> bool:
-        """Whether a request may leave this machine: for a crawl of another host, or media of lists or archives.
+        """True if a request may leave this machine: for a crawl of another host, or media of lists or archives.
 
         Lists and archives may also name what the spec itself serves; with a `serve:` the client decides per request.
         """
@@ -201,7 +201,7 @@ class CorpusSpec(Settings):
 
     @property
     def asks_for_others(self) -> bool:
-        """Whether robots.txt may be asked for, for pages of archives, and pages that lists name."""
+        """True if robots.txt may be requested for pages of archives and pages that lists name."""
         takes = any(
             any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
             if isinstance(s.input, CrawlInput)

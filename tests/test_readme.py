@@ -19,7 +19,7 @@ import yaml
 
 import pipelines
 from model.__main__ import commands as model_commands
-from model.config import SIZES, EmuConfig
+from model.config import SIZES, EmuConfig, merged
 from pipelines.__main__ import commands as pipelines_commands
 from pipelines.document import Drop
 from pipelines.settings import set_override
@@ -66,14 +66,6 @@ def generator() -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        deeper = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merged(out[key], value) if deeper else value
-    return out
 
 
 # --- the README -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from model.config import EmuConfig, ObjectiveConfig, named_size
+from model.config import EmuConfig, ObjectiveConfig, merged, named_size
 from model.language_model import with_folders_sizes
 from model.lora import LoraConfig
 from model.sequence import LayoutConfig
@@ -53,7 +53,7 @@ class ModelSettings(Settings):
             UserError: If there is no such size, the changes do not fit it, or its language model is not supported.
         """
         vocabulary = {"base_vocab_size": tokenizer.base_vocab_size, "vocab_size": tokenizer.vocab_size}
-        config = _checked(_merged(self._tree(), vocabulary))
+        config = _checked(merged(self._tree(), vocabulary))
         if config.language_model.path is None:
             return config
         try:
@@ -67,7 +67,7 @@ class ModelSettings(Settings):
         tree = self._size().model_dump()
         if "path" in self.changes.get("language_model", {}):
             tree["language_model"] = {}
-        return _merged(tree, self.changes)
+        return merged(tree, self.changes)
 
     def _size(self) -> EmuConfig:
         try:
@@ -87,14 +87,6 @@ class ModelSettings(Settings):
         except UserError as error:
             raise ValueError(str(error)) from error
         return self
-
-
-def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    out = dict(tree)
-    for name, value in changes.items():
-        deeper = isinstance(value, dict) and isinstance(out.get(name), dict)
-        out[name] = _merged(out[name], value) if deeper else value
-    return out
 
 
 def _checked(tree: dict[str, Any]) -> EmuConfig:

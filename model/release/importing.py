@@ -94,17 +94,17 @@ def import_release(
     config, form = release_settings(tensors, layout, source, release)
     with torch.device("meta"):
         model = Emu(config)
-        drawer = ImageDecoder.for_model(config)
+        image_decoder = ImageDecoder.for_model(config)
     (out / "model").mkdir(parents=True, exist_ok=True)
     drawn: dict[str, Tensor] | None = None
     if any(name.startswith("unet.") for name in tensors):
-        whole = fit(with_decoder(model, drawer), tensors, layout)
+        whole = fit(with_decoder(model, image_decoder), tensors, layout)
         drawn = _beginning_with("decoder.", whole.tensors)
         fitted = Fitted(_beginning_with("emu.", whole.tensors), whole.unused)
     else:
         fitted = fit(model, tensors, layout)
     if pipeline is not None:
-        drawn = _fitted_decoder(drawer, pipeline)
+        drawn = _fitted_decoder(image_decoder, pipeline)
     _save(fitted.tensors, out / "model" / "model.safetensors", dtype)
     if fitted.unused:
         _save(fitted.unused, out / "model" / UNUSED, dtype)

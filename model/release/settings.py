@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.config import AutoencoderConfig, EmuConfig, named_size
+from model.config import AutoencoderConfig, EmuConfig, merged, named_size
 from model.generation import GenerationConfig
 from model.template import Form
 from model.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def release_settings(
         tree["image_decoder"] |= _decoder_settings(source.pipeline)
     tree["image_decoder"]["null_conditioning"] = "model"  # of whatever decoder is imported
     try:
-        config = EmuConfig.model_validate(_merged(tree, source.changes))
+        config = EmuConfig.model_validate(merged(tree, source.changes))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -260,14 +260,6 @@ def _difference(tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, A
                 out[name] = inner
         elif value != base.get(name):
             out[name] = value
-    return out
-
-
-def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(tree)
-    for name, value in changes.items():
-        deeper = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
-        out[name] = _merged(out[name], value) if deeper else value
     return out
 
 

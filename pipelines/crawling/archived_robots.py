@@ -16,6 +16,7 @@ from pipelines import storage
 from pipelines.document import Signal
 from pipelines.faults import keep_tracebacks
 from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.web import urls
 from pipelines.web.permission import PolicySettings, SiteFile, SiteRules, Verdict
@@ -51,16 +52,20 @@ class ArchivedRobots(NamedTuple):
         return SiteRules(policy, file)
 
 
+shuffle_by_fields(ArchivedRobots)
+
+
 class IndexRobots(beam.DoFn):
-    """Write the part of a WARC file of robots.txt answers; yields its name."""
+    """Write the part of a WARC file of robots.txt answers, given with the hash of its content; yields its name."""
 
     def __init__(self, folder: PartFolder, version: int, tracebacks: str) -> None:
         self._folder, self._version, self._tracebacks = folder, version, tracebacks
 
-    def process(self, path: str) -> Iterator[str]:
+    def process(self, file: tuple[str, str]) -> Iterator[str]:
         keep_tracebacks(self._tracebacks)
+        path, content = file
         part = robots_part(path)
-        inputs = stage_inputs(self._version, path, storage.size(path))
+        inputs = stage_inputs(self._version, path, content)
         yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
 
     def _index(self, path: str, part: str, inputs: str) -> Receipt:

@@ -88,7 +88,7 @@ def indexed_part(path: str) -> str:
 
 
 def archive_hashes(out: str, crawl: str, paths: list[str]) -> dict[str, str]:
-    """Return the hash of the content of each WARC file of a crawl, by path, and note them as its inputs."""
+    """Return the hash of the content of each WARC file of a crawl, by path; they are recorded as its inputs."""
     found = record_inputs(out, {crawl: [(path, path.rpartition("/")[2]) for path in paths]}) if paths else {}
     return {path: digest(file.content) for (_, path), file in found.items()}
 

@@ -21,7 +21,6 @@ Run = tuple[str, str]
 
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "RLE", "RLO", "RLI"})
 _WITHOUT_DIRECTION = frozenset({"BN", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", ""})
-_SMALL_KANA = "ぁぃぅぇぉっゃゅょァィゥェォッャュョ"
 
 
 class Piece(NamedTuple):

@@ -9,7 +9,6 @@ import re
 from pipelines.pages.tree import Element
 
 MAX_LINK_DENSITY = 0.75  # share of a container's text that is in links
-MIN_LINKS = 3  # fewer links count as prose, however dense
 MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block with more is the content, whatever its name
 MIN_PARAGRAPH_CHARS = 80  # outside links: minimum of a paragraph of prose
 MIN_MAIN_SHARE = 0.3  # of the same text: with less, `<main>` or `<article>` is not trusted
@@ -41,7 +40,7 @@ _TURNING_NAMES = frozenset(
 )
 _HEADER_NAMES = frozenset({"header", "site-header", "page-header"})
 _JUDGED_BY_NAME = frozenset({"div", "section", "ul", "ol", "dl", "table", "p", "span", "a", "form", "li", "header"})
-_JUDGED_BY_LINKS = {"div": 3, "section": 3, "ul": 3, "ol": 3, "dl": 3, "table": 3, "td": 3, "p": 5}
+_JUDGED_BY_LINKS = {"div": 3, "section": 3, "ul": 3, "ol": 3, "dl": 3, "table": 3, "td": 3, "p": 5}  # fewest links
 
 _LINK_HEADING = re.compile(
     r"(related|recommended|popular|trending|latest|most (read|viewed)|more (from|on|in|stories|articles|news|posts|to)"

@@ -73,7 +73,7 @@ class Element:
 
     @property
     def is_block(self) -> bool:
-        """Whether it begins and ends a line, by its tag or by the `display` of its own style."""
+        """True if it begins and ends a line, by its tag or by the `display` of its own style."""
         is_block = self.tag in BLOCKS or (self.tag == "math" and self.attributes.get("display") == "block")
         if (style := self.attributes.get("style")) and (stated := _DISPLAY.search(style)):
             if self.tag in _PLAIN_BLOCKS:

@@ -103,7 +103,7 @@ def test_logits_are_the_stock_models_alone_packed_and_cached(
 def test_weights_of_a_folder_become_the_language_model(
     small: Callable[..., Any], model_type: str, tmp_path: Path
 ) -> None:
-    """As transformers writes them: experts one by one, names without a prefix, embeddings padded or tied."""
+    """transformers writes experts one by one, names without a prefix, embeddings padded or tied."""
     _, stock = pair(model_type, tmp_path, max_position_embeddings=256)
     stock.resize_token_embeddings(300, mean_resizing=False)
     stock.save_pretrained(tmp_path)

@@ -24,6 +24,7 @@ from pipelines.layout import decisions_folder, documents_folder
 from pipelines.media import site_files
 from pipelines.parts import read_rows
 from pipelines.running.runner import Runner
+from pipelines.sources.input_files import recorded_inputs
 from pipelines.spec import CorpusSpec
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.permission import UNASKED
@@ -300,11 +301,11 @@ def test_hosts_that_cannot_be_asked(
 # robots.txt in the archive
 
 
-def robots_files(path: Path, sites: Sites) -> str:
+def robots_files(path: Path, sites: Sites, closed: str = "/old") -> str:
     plain = "200 OK\r\nContent-Type: text/plain"
     return write_warc(
         path,
-        (sites.url(OPEN, "/robots.txt"), plain, b"User-agent: *\nDisallow: /old\n"),
+        (sites.url(OPEN, "/robots.txt"), plain, f"User-agent: *\nDisallow: {closed}\n".encode()),
         (sites.url(SHUT, "/robots.txt"), "404 Not Found", b"gone"),
         ("https://a.example/robots.txt", f"301 Moved\r\nLocation: {sites.url(OPEN, '/robots.txt')}", b""),
         ("https://b.example/robots.txt", "301 Moved\r\nLocation: https://elsewhere.example/robots.txt", b""),
@@ -357,6 +358,13 @@ def test_an_archives_own_files_may_be_all_that_counts(tmp_path: Path, sites: Sit
     assert set(found) == {sites.url(SHUT), "https://a.example/x"}  # a redirect is followed, but not out of the file
     assert [signal.value for signal in robots_of(found[sites.url(SHUT)])] == ["HTTP 404", UNASKED]
     assert not sites.asked
+    # A file of the same size that says something else is noticed, and both kinds of files are named in the manifest.
+    size = (tmp_path / "robots.warc.gz").stat().st_size
+    robots_files(tmp_path / "robots.warc.gz", sites, closed="/new")
+    assert (tmp_path / "robots.warc.gz").stat().st_size == size
+    again = spec("text", {"crawl": "web"}, web, robots_of_others="unasked")
+    assert set(build(again, out)) == {sites.url(SHUT), "https://a.example/x", "https://a.example/old"}
+    assert [file.file for file in recorded_inputs(out, ["web"])] == ["a.warc.gz", "robots.warc.gz"]
     web["robots_files"] = []
     assert len(build(spec("text", {"crawl": "web"}, web, robots_of_others="unasked"), out)) == 5
 

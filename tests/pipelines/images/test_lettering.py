@@ -27,7 +27,7 @@ SCRIPTS = {
 
 @pytest.fixture(params=[True, False], ids=["raqm", "basic"])
 def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether Pillow shapes; both ways are taken, whatever this machine has."""
+    """True if Pillow shapes; both ways are taken, whatever this machine has."""
     if request.param and not can_shape():
         pytest.skip("Pillow has no Raqm here")
     monkeypatch.setattr(fonts_module, "can_shape", lambda: request.param)
