@@ -2,9 +2,6 @@
 
 import hashlib
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +20,7 @@ from pipelines.spec import CorpusSpec
 from tests.goldens.contents import Golden, ordered, parts, plain, rows
 from tests.goldens.exact_files import JPEG, avi, blocks, png, turned
 from tests.pipelines.stage_records import document, image, spec, text
+from tests.serving import Quiet, serving
 
 PNG = {"encode_format": "png", "encode_quality": 1, "image_size": 96, "max_aspect_ratio": 8}
 RESERVED = b'<x:xmpmeta><a plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED"/></x:xmpmeta>'
@@ -50,7 +48,7 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
 WORDS = "A boat beside the dock."
 
 
-class _Host(BaseHTTPRequestHandler):
+class _Host(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -65,24 +63,12 @@ class _Host(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def _hosted() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Host) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
 
 def goldens(folder: Path) -> dict[str, Golden]:
     """Fetch images and videos, most of them successfully, and complete the documents of two parts."""
     out = folder / "out"
-    with _hosted() as host:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _Host)) as server:
+        host = f"127.0.0.1:{server.server_port}"
         given = _write_candidates(PartFolder(str(out / "work" / "candidates")), f"http://{host}")
         run_fetch(_spec(host), str(out), Runner())
 

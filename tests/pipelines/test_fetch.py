@@ -1,6 +1,5 @@
 """Each medium is requested once, a retry requests what can pass, and every lost medium is counted."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
+from tests.serving import Quiet, serving
 
 
 def test_the_latest_generation_is_valid():
@@ -46,7 +46,7 @@ class Site(ThreadingHTTPServer):
         return f"http://{self.address}/{name}.jpg"
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Site
 
@@ -64,18 +64,11 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(Site()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def corpus(site: Site) -> CorpusSpec:

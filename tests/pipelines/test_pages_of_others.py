@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +29,7 @@ from pipelines.web.http_client import PoliteClient
 from pipelines.web.permission import UNASKED
 from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.stage_records import image_bytes
+from tests.serving import Quiet, serving
 
 OPEN, SHUT, BUSY, IMAGES = "127.0.2.1", "127.0.2.2", "127.0.2.3", "127.0.2.4"
 HOSTS = (OPEN, SHUT, BUSY)
@@ -51,7 +51,7 @@ class Sites(ThreadingHTTPServer):
         return f"http://{host}:{self.server_port}{path}"
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Quiet, BaseHTTPRequestHandler):
     server: Sites
 
     def do_GET(self) -> None:
@@ -70,18 +70,11 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def sites() -> Iterator[Sites]:
-    with Sites() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(Sites()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def write_warc(path: Path, *answers: tuple[str, str, bytes]) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from pipelines.errors import RunError, UserError
 from pipelines.shards.tar_samples import TarSample
+from tests.serving import Quiet, serving
 from trainer.reading.byte_streams import Stopped, open_stream
 from trainer.reading.streamed_tars import read_tar
 
@@ -132,7 +133,7 @@ def stalling(tar: Path) -> Iterator[str]:
     """URL of a web server that sends half a tar and then nothing."""
     release = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(tar.stat().st_size))
@@ -141,15 +142,9 @@ def stalling(tar: Path) -> Iterator[str]:
             self.wfile.flush()
             release.wait(60)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever).start()
-    yield f"http://127.0.0.1:{httpd.server_port}/a.tar"
-    release.set()
-    httpd.shutdown()
-    httpd.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as httpd:
+        yield f"http://127.0.0.1:{httpd.server_port}/a.tar"
+        release.set()
 
 
 def commands(tar: Path) -> list[str]:

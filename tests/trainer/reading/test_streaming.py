@@ -25,6 +25,7 @@ from pipelines.settings import dump_yaml
 from pipelines.shards.tar_samples import TarSample
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.pipelines.corpus_builder import image
+from tests.serving import Quiet, serving
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer import __main__
@@ -73,19 +74,13 @@ def write_tar(path: Path, samples: list[dict]) -> None:
 def server(tars: Path) -> Iterator[str]:
     """URL of the folder on a web server; files below `cut/` break off in the middle."""
 
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
+    class Handler(Quiet, SimpleHTTPRequestHandler):
         def copyfile(self, source, outputfile) -> None:
             data = source.read()
             outputfile.write(data[: len(data) // 2 if "cut=1" in self.path else None])
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tars)))
-    threading.Thread(target=httpd.serve_forever).start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    httpd.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tars)))) as httpd:
+        yield f"http://127.0.0.1:{httpd.server_port}"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import random
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,14 +29,20 @@ def tokenizer_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def layout(tokenizer_file):
+def layouts(tokenizer_file: Path) -> Callable[..., TemplateLayout]:
+    """Return a function that builds the layout of templates by a family and settings."""
+
     def build(family: Family = "emu2", **settings: object) -> TemplateLayout:
         chosen = TemplateSettings.model_validate(settings)
         tokenizer = Tokenizer.load(tokenizer_file, family, chat=chosen.chats)
         return TemplateLayout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig(), chosen)
 
     return build
+
+
+@pytest.fixture
+def layout(tokenizer_file):
+    return layouts(tokenizer_file)
 
 
 def shown(layout: TemplateLayout, sequence: Sequence, kind: int | None = None) -> str:
@@ -214,12 +222,7 @@ def llama_file(tmp_path_factory):
 
 @pytest.fixture
 def released(llama_file):
-    def build(family: Family = "emu2", **settings: object) -> TemplateLayout:
-        chosen = TemplateSettings.model_validate(settings)
-        tokenizer = Tokenizer.load(llama_file, family, chat=chosen.chats)
-        return TemplateLayout(tokenizer, BridgeConfig(image_slots=4, frame_slots=4), LayoutConfig(), chosen)
-
-    return build
+    return layouts(llama_file)
 
 
 def slow_ids(content: str, tokenizer: Tokenizer) -> list[int]:
