@@ -216,15 +216,14 @@ def urls_of(tars: Path) -> dict[str, list[str]]:
 
 
 def test_streams_in_another_order_are_found_by_their_names(loader, tars):
-    whole = take(loader(), 14)
+    whole = take(loader(), 20)
     state = StreamState.from_json(whole[5].step.state.to_json())
     turned = dict(reversed(urls_of(tars).items()))
     again = take(loader(turned, state=state), 8)
-    for name in WEIGHTS:  # each goes on with its own next sample; which of them is drawn first may differ
+    for name in WEIGHTS:  # each goes on with its own next samples; the packs hold them in another order
         found, expected = ([row[3:] for row in windows(steps) if row[2] == name] for steps in (again, whole[6:]))
-        num = min(len(found), len(expected))
-        assert num > 3
-        assert found[:num] == expected[:num]
+        assert len(found) > 3
+        assert set(expected[: len(found) - 3]) < set(found) < set(expected)
     assert StreamState.from_json(again[-1].step.state.to_json()).names == ("texts", "pairs")
 
 
