@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import apache_beam as beam
 import grpc
@@ -26,7 +28,22 @@ from pipelines.errors import RunError, UserError, full_disk
 from pipelines.running.beam_internals import is_interrupt, is_lost_worker, without_step
 from pipelines.running.local_workers import LOST_WORKER, forking_runner
 
+T = TypeVar("T", bound=PipelineOptions)
+
 _STOP_SECONDS = 5.0  # after which a stopped pipeline that has not ended is ended
+
+
+class _Options(PipelineOptions):
+    """Beam's options, of which each view is made once: Beam makes one for each transform, by an argument parser."""
+
+    def view_as(self, cls: type[T]) -> T:
+        views: dict[type[T], T] = _VIEWS.setdefault(self, {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
+
+
+_VIEWS: WeakKeyDictionary[_Options, dict[Any, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +68,7 @@ class Runner:
         """
         given = f"-- {' '.join(self.arguments)}"
         first = f"--runner={self.name}" if self.name != "local" else f"--direct_num_workers={self.num_workers}"
-        options = PipelineOptions([first, *self.arguments])
+        options = _Options([first, *self.arguments])
         try:
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 known = options.get_all_options()

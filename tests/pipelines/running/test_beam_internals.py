@@ -6,11 +6,13 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms import core
 
 from pipelines.running.beam_internals import (
     Abort,
     is_interrupt,
     is_lost_worker,
+    remembering,
     runner_with_workers,
     serve_worker,
     without_step,
@@ -20,6 +22,7 @@ WORKERS_LOST = "a stage would run in one process only: Beam takes no worker proc
 ABORT_LOST = "a run whose worker was killed would wait for it without end"
 STEP_LOST = "a user's mistake would be reported with the name of a step of Beam's"
 INTERRUPT_LOST = "Ctrl-C with one worker would end in a traceback"
+INSPECTION_LOST = "a small build would take twice as long: Beam inspects each function again for each transform"
 CHANNEL_LOST = "a run whose worker was killed would end in a traceback"
 
 
@@ -117,3 +120,27 @@ def test_a_closed_connection_to_a_worker_is_recognised():
         next(channel.input_elements("1", ["a"], lambda: False))
     assert is_lost_worker(str(raised.value)), CHANNEL_LOST
     assert not is_lost_worker("timeout")
+
+
+def test_arguments_are_inspected_once_and_are_those_of_the_function() -> None:
+    def plain(a, b=1):
+        pass
+
+    class Work(beam.DoFn):
+        def process(self, element, window=beam.DoFn.WindowParam):
+            pass
+
+    asked = []
+
+    def inspect(function):
+        asked.append(function)
+        return core.get_function_args_defaults(function)
+
+    once = remembering(inspect)
+    for _ in range(2):
+        assert once(plain) == (["a", "b"], [1])
+        assert once(Work().process) == (["element", "window"], [beam.DoFn.WindowParam])
+        assert once(Work.process) == (["self", "element", "window"], [beam.DoFn.WindowParam])
+        once(plain)[0].clear()
+    assert len(asked) == 3
+    assert core.get_function_args_defaults.__name__ == "inspect_once", INSPECTION_LOST
