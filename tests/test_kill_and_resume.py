@@ -42,7 +42,7 @@ from tests.corpus_command import (
 
 pytestmark = pytest.mark.slow
 
-NUM_KILLS = int(os.environ.get("DROMAIUS_KILLS", "12"))
+NUM_KILLS = int(os.environ.get("DROMAIUS_KILLS", "6"))
 KILLS_PER_BUILD = 6
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
 WAIT_SECONDS = 120

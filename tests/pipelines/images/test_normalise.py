@@ -1,10 +1,13 @@
 import contextlib
 import hashlib
 import io
+import os
+import resource
 import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -482,36 +485,29 @@ def test_settings_load_nothing_of_img2dataset():
     code = (
         "import sys, pipelines.spec; print([m for m in ('torch', 'img2dataset', 'albumentations') if m in sys.modules])"
     )
-    assert _run(code) == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-def test_threads_that_resize_leave_the_process_its_output():
-    code = """
-import numpy
-from concurrent.futures import ThreadPoolExecutor
-from pipelines.images.normalise import ImageSettings, normalise_pixels
-pixels = numpy.zeros((900, 900, 3), numpy.uint8)
-with ThreadPoolExecutor(8) as threads:
-    images = list(threads.map(lambda _: normalise_pixels(pixels, ImageSettings(), ""), range(64)))
-print(len(images))
-"""
-    assert _run(code) == "64"
+def test_threads_that_resize_leave_the_process_its_output(capfd):
+    pixels = np.zeros((900, 900, 3), np.uint8)
+    with ThreadPoolExecutor(8) as threads:
+        images = list(threads.map(lambda _: normalise_pixels(pixels, ImageSettings(), ""), range(64)))
+    os.write(1, b"out")
+    os.write(2, b"err")
+    assert len(images) == 64
+    assert capfd.readouterr() == ("out", "err")
 
 
 def test_want_of_file_descriptors_is_no_fault_of_the_image():
-    code = """
-import numpy, os, resource
-from pipelines.images.normalise import ImageSettings, normalise_pixels
-pixels = numpy.zeros((9, 9, 3), numpy.uint8)
-normalise_pixels(pixels, ImageSettings(), "")
-resource.setrlimit(resource.RLIMIT_NOFILE, (os.open(os.devnull, os.O_RDONLY), 4096))
-try:
+    pixels = np.zeros((9, 9, 3), np.uint8)
     normalise_pixels(pixels, ImageSettings(), "")
-except OSError as error:
-    print(error)
-"""
-    assert "Too many open files" in _run(code)
-
-
-def _run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    free = os.open(os.devnull, os.O_RDONLY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            normalise_pixels(pixels, ImageSettings(), "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(free)
