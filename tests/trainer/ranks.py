@@ -63,8 +63,9 @@ def _server() -> Connection:
 def _serve(requests: Connection) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import_deepspeed()
-    # ZeRO imports this, and with it torch's compiler, which would take each rank two seconds.
+    # ZeRO imports this, and with it torch's compiler, which would take each rank two seconds; our attention the other.
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    importlib.import_module("torch.nn.attention.varlen")
     gc.freeze()  # so that the ranks' collectors neither visit nor copy these objects
     while True:
         try:

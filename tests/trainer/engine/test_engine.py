@@ -72,8 +72,7 @@ def test_a_step_is_the_same_at_every_stage_and_number_of_processes(training_corp
         assert here_norms == pytest.approx(norms, rel=5 * tolerance), (size, stage)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-@pytest.mark.parametrize("size", ["debug", "debug-emu"])
+@pytest.mark.parametrize(("size", "stage"), [("debug", 2), ("debug-emu", 3)])
 def test_computing_activations_again_changes_nothing(training_corpus, config, size, stage):
     chosen = {"model.size": size, "engine.zero_stage": stage, "engine.micro_batch_size": 1}
     again = config(**chosen, **{"engine.gradient_checkpointing": MODULES})
