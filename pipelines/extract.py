@@ -40,7 +40,7 @@ from pipelines.web.permission import UNASKED
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 3
+VERSION = 4
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -230,7 +230,11 @@ class _ExtractPart(beam.DoFn):
             return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items()), known.robots
+        from_all = (
+            sorted(known.duplicates.items()),
+            sorted(known.repeated.items()),
+            [robots.content for robots in known.robots],
+        )
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:

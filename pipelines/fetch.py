@@ -42,7 +42,7 @@ from pipelines.media.raw_store import (
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import RENDITION, PagePermission, fetch_site
-from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, Tally, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
 from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
@@ -393,8 +393,7 @@ def _fetch_missing(
                 | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
             )
 
-        done = lambda: sum(r.extra.get("num", 0) for r in store.receipts())  # noqa: E731
-        run_pipeline(f"fetch: {what}", runner, build, done)
+        run_pipeline(f"fetch: {what}", runner, build, lambda: num_rows(store))
 
     def all_media(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)

@@ -59,6 +59,7 @@ TRAINING_TOKENS = (
 
 MAX_SIGNALS = 100  # evidence is part of every sample, and a page can have a hundred thousand meta elements
 MAX_SIGNAL_CHARS = 2000
+MAX_KEPT_HOSTS = 1000  # parsed rules of hosts in memory: some 50 KB each, and a file of Common Crawl has 20,000 hosts
 
 UNASKED = "not asked: policy.robots_of_others is unasked"
 """Value of the `robots.txt` signal of a page whose host was not asked."""
