@@ -29,6 +29,7 @@ MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
 _STATUS = re.compile(rb"[1-9][0-9]{2}")  # RFC 9112, 4
+_ADDED_HEAD_BYTES = 4096  # a crawler may rename fields and add some, as ours does
 RecordType = Literal["response", "resource", "conversion", "metadata", "revisit"]
 
 
@@ -277,7 +278,7 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
 
 def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
-    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES)
+    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES + _ADDED_HEAD_BYTES)
     head, body = (repaired_head(block[: end.start()]), block[end.end() :]) if end is not None else (b"", b"")
     status_line, *rest = head.rstrip(b"\r\n").split(b"\r\n")
     status = status_line.split(b" ", 2)

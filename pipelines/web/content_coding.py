@@ -15,14 +15,14 @@ import brotli
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
+from pipelines.web.response_body import CHUNK_HEAD, MAX_CHUNK_HEAD
+
 _MAX_CODINGS = 5  # of one body, as in curl (MAX_ENCODE_STACK)
 _SLICE = 8 << 10  # input of one step: a decoder that reaches its end copies what is left of it
 _ZSTD_SLICE = 1 << 10  # its decoder has no limit for the output of one step: 4 bytes can give 128 KiB
 _ZSTD_WINDOW = 1 << 27
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # RFC 8878, 3.1.2
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_MAX_CHUNK_HEAD = 4096  # with its extensions
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # WHATWG MIME Sniffing, 3: bytes that no text has
 _SNIFFED_BYTES = 1445  # its resource header
 
@@ -181,7 +181,7 @@ def _joined_chunks(body: bytes) -> tuple[bytes, bool]:
     """Return the content of chunks, and whether the last chunk is there; a body without chunks as it is."""
     found: list[bytes] = []
     at = 0
-    while head := _CHUNK_HEAD.match(body, at, at + _MAX_CHUNK_HEAD):
+    while head := CHUNK_HEAD.match(body, at, at + MAX_CHUNK_HEAD):
         size = int(head[1], 16)
         if size == 0:
             return b"".join(found), True

@@ -38,6 +38,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522,
 _STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
 _DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be reused
 _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
+_BEYOND_ASCII = re.compile(rb"[^\x00-\x7f]")
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
 
 _PASSING_FAILURES: frozenset[Reason] = frozenset(
@@ -115,14 +116,19 @@ class Fetched:
 
     @property
     def refresh(self) -> str | None:
-        """The page that browsers go to after some seconds, read alike."""
+        """Value of the `Refresh` header, its bytes read as UTF-8."""
         return _as_utf8(self.header("refresh"))
 
 
 def _as_utf8(value: str | None) -> str | None:
-    with contextlib.suppress(UnicodeError):
-        value = value.encode("latin-1").decode("utf-8") if value is not None else None
-    return value.strip() if value is not None else None
+    """Return a header's bytes as UTF-8; where they are not, those beyond ASCII are escaped, as browsers do."""
+    if value is None:
+        return None
+    data = value.strip().encode("latin-1", "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], data).decode("ascii")
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run

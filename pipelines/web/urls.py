@@ -80,6 +80,16 @@ def canonical_url(url: str) -> str:
     return found
 
 
+def join(base: str, reference: str) -> str:
+    """Return the absolute URL of a reference, spelled as it is; to browsers (WHATWG URL) a backslash is a slash.
+
+    Raises:
+        ValueError: If it is not valid.
+    """
+    path, mark, rest = reference.partition("?")
+    return urljoin(base, path.replace("\\", "/") + mark + rest)
+
+
 def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
     """Return the canonical URL of a reference on a page; None if it is not fetched over http(s).
 
@@ -92,11 +102,10 @@ def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
     if len(reference) > MAX_URL_CHARS or re.fullmatch("(?i)https?:/*", reference):
         return None
     try:
-        # WHATWG URL: in http(s) a backslash is a slash, but not for urllib.
         path, mark, rest = reference.partition("?")
         if encoding != "utf-8" and "#" not in path:
             rest = percent_encoded(rest, encoding)
-        return canonical_url(urljoin(base, path.replace("\\", "/") + mark + rest))
+        return canonical_url(join(base, path + mark + rest))
     except ValueError:
         return None
 
