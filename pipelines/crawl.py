@@ -57,7 +57,6 @@ class _CrawlBucket(beam.DoFn):
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
         writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
-        closed: list[str | None] = []
         new_hosts = {urls.authority(item.url) for item in frontier if item.is_new_host}
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
@@ -67,11 +66,10 @@ class _CrawlBucket(beam.DoFn):
             async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
                     new_hosts.discard(urls.authority(item.url))
-                    await follow_sitemaps(client, writer, item)
+                    await follow_sitemaps(client, writer, item, settings.scope)
                 await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
                 store_site_files(client, writer, item)
-                if writer.is_due:
-                    closed.append(writer.close())
+                writer.close_if_due()
 
             items = [(urls.authority(item.url), item) for item in frontier]
             try:
@@ -79,8 +77,8 @@ class _CrawlBucket(beam.DoFn):
             except BaseException as error:
                 writer.abandon(error)
                 raise
-        closed.append(writer.close())
-        return [name for name in closed if name is not None]
+        writer.close()
+        return writer.closed
 
 
 # --- the rounds -----------------------------------------------------------------------------------------------------
