@@ -294,10 +294,11 @@ class SiteRules:
             if not other.allows(url):
                 reasons.append("training_crawlers_disallowed")
         for speaker in [*([group] if group is not None else []), *self._training_groups]:
-            for line in speaker.preferences(url):
-                signals.append(self.robots.signal(line.field, line.value))
-                if "preferences" in self.policy.blocking_signals and refuses_training(line.preference):
-                    reasons.append("ai_train_refused")
+            preferences = speaker.preferences(url)
+            signals += [self.robots.signal(line.field, line.value) for line in preferences[:MAX_SIGNALS]]
+            is_refused = any(refuses_training(line.preference) for line in preferences)
+            if is_refused and "preferences" in self.policy.blocking_signals:
+                reasons.append("ai_train_refused")
         return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
 
     def _evidence(self, group: Group, url: str) -> list[Signal]:
@@ -339,7 +340,7 @@ class SiteRules:
             return found
         allowed, line = rule_by_type(group, url)
         tokens = {"*", self.policy.product_token.lower()}
-        evidence = [block.evidence(tokens, [line] if line is not None else []) for block in group.blocks]
+        evidence = [block.evidence(tokens, {line} if line is not None else set()) for block in group.blocks]
         signals = [file.signal("ai.txt", text) for text in evidence]
         return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], signals)
 
