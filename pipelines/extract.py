@@ -7,7 +7,7 @@ or from one part of a list.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
@@ -63,6 +63,11 @@ KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
 
 
+Asks = Literal["nobody", "unasked", "all"]
+"""Whose robots.txt is asked for: of no page, as our own crawl has asked; of those of which no signal says what it said;
+or of all, whatever was said when another crawler fetched them."""
+
+
 @dataclass(frozen=True, slots=True)
 class _ListTask:
     """A part of a source's list; `name` is that of the part of candidates."""
@@ -111,19 +116,13 @@ class _Candidates:
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        source: str,
-        found: Iterable[Candidate | Drop],
-        *,
-        needs_site: Callable[[Document], bool] = lambda _: False,
-    ) -> None:
+    def add(self, source: str, found: Iterable[Candidate | Drop], *, asks: Asks = "nobody") -> None:
         """Judge the text of a source's candidates, and keep or drop each.
 
         Args:
             source: Its name.
             found: What was read.
-            needs_site: Whether a document is of a page that others fetched, whose host is still to be asked.
+            asks: Whose robots.txt is asked for, of pages that others fetched.
         """
         settings = self._spec.sources[source]
         for candidate in found:
@@ -140,8 +139,7 @@ class _Candidates:
                 if self._is_unlicensed(candidate.document, settings):
                     judged = Refusal("license_not_allowed", candidate.document.source.license)
                 if isinstance(judged, Document):
-                    kept = replace(candidate, document=judged)
-                    self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
+                    self._keep(source, self._with_site(replace(candidate, document=judged), asks))
                 else:
                     refusal, text = judged, excerpt(candidate.document, settings.filters)
             except Exception as error:
@@ -175,16 +173,21 @@ class _Candidates:
         self.tally.absorb(other.tally)
         self.rows += other.rows
 
-    def _with_site(self, candidate: Candidate) -> Candidate:
+    def _with_site(self, candidate: Candidate, asks: Asks) -> Candidate:
         """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
-        page = candidate.document.source.page_url
-        if page is None:
+        document, page = candidate.document, candidate.document.source.page_url
+        # A video that is to be fetched is asked for like any media; of its page a list has nothing but the address.
+        if asks == "nobody" or page is None or any(request.type == "video" for request in candidate.requests):
             return candidate
+        about = [signal for signal in document.signals if signal.kind == "robots.txt" and signal.target == "page"]
+        if asks == "unasked" and any(signal.value != UNASKED for signal in about):
+            return candidate
+        others = tuple(signal for signal in document.signals if signal not in about or signal.value != UNASKED)
         if self._spec.policy.robots_of_others == "asked":
-            return replace(candidate, requests=(*candidate.requests, site_request(page)))
+            asking = (*candidate.requests, site_request(page))
+            return replace(candidate, document=replace(document, signals=others), requests=asking)
         signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
-        document = replace(candidate.document, signals=(*candidate.document.signals, signal))
-        return replace(candidate, document=document)
+        return replace(candidate, document=replace(document, signals=(*others, signal)))
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
@@ -254,8 +257,7 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(task.source, "document", 0)
         with reading(task.part.path):
             rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
-            # Of a video's page a list has nothing but the address, and the video is asked for like any other.
-            found.add(task.source, rows, needs_site=_has_unasked_page if source.kind != "video" else _never)
+            found.add(task.source, rows, asks="unasked")
 
     def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
         crawl = task.crawl
@@ -346,27 +348,13 @@ class _ExtractPart(beam.DoFn):
                 ]
                 found.add(name, refused)
                 continue
-            found.add(
-                name, [replace(c, record=row.record) for c in candidates], needs_site=_always if external else _never
-            )
+            asks: Asks = "all" if external else "nobody"
+            found.add(name, [replace(c, record=row.record) for c in candidates], asks=asks)
 
 
 def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
     is_given = bool(spec.crawls[crawl].robots_files)
     return ArchivedRules(spec.request_policy, found if is_given else None)
-
-
-def _has_unasked_page(document: Document) -> bool:
-    """Return whether a document is of a page whose robots.txt nobody has asked for."""
-    return all(signal.kind != "robots.txt" or signal.target != "page" for signal in document.signals)
-
-
-def _always(_: Document) -> bool:
-    return True
-
-
-def _never(_: Document) -> bool:
-    return False
 
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:

@@ -269,7 +269,9 @@ class _CompletePart(beam.DoFn):
                 )
             if isinstance(judged, Refusal):
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
-                tally.drop(replace(drop, url=only_url(r.url for r in candidate.requests) or document.source.page_url))
+                tally.drop(
+                    replace(drop, url=only_url(r.url for r in candidate.media_requests) or document.source.page_url)
+                )
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue

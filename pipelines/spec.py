@@ -205,7 +205,7 @@ class CorpusSpec(Settings):
         takes = any(
             any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
             if isinstance(s.input, CrawlInput)
-            else s.kind != "video"
+            else s.input.format != "video_list"
             for s in self.sources.values()
         )
         return takes and self.policy.robots_of_others == "asked"
