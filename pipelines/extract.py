@@ -19,7 +19,7 @@ from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeat
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import fault, keep_tracebacks, unless_fault
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import Block, PageImage, PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
@@ -127,12 +127,11 @@ class _Candidates:
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
-                said = masked_excerpt(candidate.excerpt, settings.filters)
+                said = unless_fault(masked_excerpt, candidate.excerpt, settings.filters)
                 self.tally.drop(replace(candidate, excerpt=said))
                 continue
             if not isinstance(settings.input, CrawlInput):
                 self._count_contents(source, candidate.document)
-            text: str | None = None
             refusal: Refusal | None = None
             try:
                 judged = judge_text(candidate.document, settings.filters, settings.kind)
@@ -141,7 +140,7 @@ class _Candidates:
                 if isinstance(judged, Document):
                     self._keep(source, self._with_site(replace(candidate, document=judged), asks))
                 else:
-                    refusal, text = judged, excerpt(candidate.document, settings.filters)
+                    refusal = judged
             except Exception as error:
                 refusal = fault(error)
             if refusal is not None:
@@ -155,7 +154,7 @@ class _Candidates:
                         url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
-                        excerpt=text,
+                        excerpt=unless_fault(excerpt, candidate.document, settings.filters),
                         detail=refusal.detail,
                     )
                 )

@@ -53,6 +53,15 @@ def fault(error: Exception) -> Refusal:
     return Refusal("internal_error", f"{name} in {(ours or frames or ['?'])[-1]}, traceback {digest}")
 
 
+def unless_fault(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Return a result that only illustrates what is counted anyway, or None where our code fails on it."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        fault(error)
+        return None
+
+
 def for_thread(work: Callable[P, T]) -> Callable[P, T]:
     """Return a function that may run in a thread for a coroutine, which a `StopIteration` would leave waiting forever.
 

@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import fault, keep_tracebacks, unless_fault
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
 from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
@@ -230,12 +230,11 @@ class _CompletePart(beam.DoFn):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
             filters = self._spec.sources[source].filters
-            document, text = candidate.document, None
-            permitted = self._permitted(candidate, permission)
-            of_use = permitted.requests if isinstance(permitted, Candidate) else ()
-            results = {r.key: stored[store_key(names[r.type], r.key)] for r in of_use}
+            document, about = candidate.document, candidate.document
             try:
+                permitted = self._permitted(candidate, permission)
                 if isinstance(permitted, Candidate):
+                    results = {r.key: stored[store_key(names[r.type], r.key)] for r in permitted.requests}
                     result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
                     judged = result.document or result.refusal
                 else:
@@ -243,7 +242,7 @@ class _CompletePart(beam.DoFn):
                 if isinstance(judged, Document) and judged.kind == "video":
                     judged = judge_spoken(judged, filters)
                 if isinstance(judged, Refusal):
-                    text = excerpt(result.document or document, filters)
+                    about = result.document or document
                 else:
                     assert judged is not None
                     completed = judged.to_json()
@@ -263,11 +262,12 @@ class _CompletePart(beam.DoFn):
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
             for gap in result.lost_texts:
-                said = masked_excerpt(gap.text, filters)
+                said = unless_fault(masked_excerpt, gap.text, filters)
                 tally.drop(
                     replace(gone, unit=gap.unit, reason=gap.reason, url=gap.url, excerpt=said, detail=gap.detail)
                 )
             if isinstance(judged, Refusal):
+                text = unless_fault(excerpt, about, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
                 tally.drop(
                     replace(drop, url=only_url(r.url for r in candidate.media_requests) or document.source.page_url)
@@ -299,10 +299,7 @@ class _CompletePart(beam.DoFn):
         site, page_url = candidate.site, candidate.document.source.page_url
         if site is None or page_url is None:
             return candidate
-        try:
-            verdict = permission.verdict(site, page_url)
-        except Exception as error:
-            return fault(error)
+        verdict = permission.verdict(site, page_url)
         if verdict.reason is not None:
             return Refusal(verdict.reason, ", ".join(verdict.reasons))
         document = candidate.document

@@ -22,7 +22,7 @@ from pipelines.decisions.splits import BoundGroup, GroupPart, GroupSplit, bind, 
 from pipelines.decisions.thresholds import Judged, Thresholds, judge
 from pipelines.document import CAPTIONED, Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import fault, keep_tracebacks, unless_fault
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
 from pipelines.parts import Receipt, Tally, digest, stage_inputs, write_table
@@ -264,7 +264,7 @@ class _DecidePart(beam.DoFn):
                         tally.keep(name, "media", len(judged.places))
                     tally.absorb(samples)
             if refusal is not None:
-                text = excerpt(document, filters)
+                text = unless_fault(excerpt, document, filters)
                 drop = replace(gone, reason=refusal.reason, unit="document", excerpt=text, detail=refusal.detail)
                 tally.drop(
                     replace(drop, url=only_url(media.url for media in document.media) or document.source.page_url)
