@@ -97,7 +97,10 @@ class FindRepeated(beam.PTransform):
 
 
 class _ReadBlocks(beam.DoFn):
-    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared, if they may be used."""
+    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared.
+
+    Of those that refused by their own words nothing is read; what an archive's robots.txt said is looked at in extract.
+    """
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out

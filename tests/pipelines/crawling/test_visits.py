@@ -443,6 +443,21 @@ def test_equal_faults_have_one_hash_and_others_another(kept: Path) -> None:
     assert len(list(kept.iterdir())) == 2
 
 
+def test_a_systematic_fault_looks_at_its_folder_once_and_a_store_that_fails_there_ends_nothing(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def fail(path: str) -> bool:
+        looks.append(path)
+        raise RuntimeError("the store is gone")
+
+    monkeypatch.setattr(storage, "exists", fail)
+    error = KeyError("one")
+    assert {faults.fault(error).reason for _ in range(1000)} == {"internal_error"}
+    assert len(looks) == 1
+
+
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), MemoryError(), UserError("a mistake"), PermissionError(13, "no")]
 )
