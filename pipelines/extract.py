@@ -19,7 +19,7 @@ from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeat
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.faults import fault, keep_tracebacks, unless_fault
+from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import Block, PageImage, PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
@@ -142,7 +142,7 @@ class _Candidates:
                 else:
                     refusal = judged
             except Exception as error:
-                refusal = fault(error)
+                refusal = refusal_of(error)
             if refusal is not None:
                 self.tally.drop(
                     Drop(
@@ -278,7 +278,7 @@ class _ExtractPart(beam.DoFn):
                 self._extract_page(crawl, row, record, known, rules, sources, of_page)
                 found.absorb(of_page)
             except Exception as error:  # of the page nothing is kept
-                found.tally.drop(_page_drop(crawl, row, *fault(error)))
+                found.tally.drop(_page_drop(crawl, row, *refusal_of(error)))
 
     def _extract_page(
         self,

@@ -33,7 +33,7 @@ def keep_tracebacks(folder: str | None) -> None:
     _folder = folder
 
 
-def fault(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> Refusal:
     """Return the refusal by which a fault is counted.
 
     Raises:
@@ -70,11 +70,11 @@ def unless_fault(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T |
     try:
         return work(*args, **kwargs)
     except Exception as error:
-        fault(error)
+        refusal_of(error)
         return None
 
 
-def for_thread(work: Callable[P, T]) -> Callable[P, T]:
+def without_stop_iteration(work: Callable[P, T]) -> Callable[P, T]:
     """Return a function that may run in a thread for a coroutine, which a `StopIteration` would leave waiting forever.
 
     asyncio cannot hand that one over (Python 3.12 turns it into the same `RuntimeError`).

@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
-from pipelines.faults import fault, keep_tracebacks, unless_fault
+from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
 from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
@@ -247,7 +247,7 @@ class _CompletePart(beam.DoFn):
                     assert judged is not None
                     completed = judged.to_json()
             except Exception as error:
-                result, judged = failed_completion(candidate), fault(error)
+                result, judged = failed_completion(candidate), refusal_of(error)
             # A video is one request and becomes many images, which the filter counts as media.
             unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             gone = Drop(

@@ -17,7 +17,7 @@ from pipelines.crawling.index_archive import Index
 from pipelines.crawling.ledger import warc_record
 from pipelines.document import Drop, Signal
 from pipelines.drop_reasons import Refusal
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.sources.warc import CrawledPage, UnreadableRecord, read_records
@@ -90,7 +90,7 @@ def index_robots(crawl: str, folder: PartFolder, part: str, path: str) -> Index:
                 elif url is not None and (url not in answers or answers[url].fetched_at <= record.fetched_at):
                     answers[url] = _answer(url, record, bodies)
             except Exception as error:
-                refusal = fault(error)
+                refusal = refusal_of(error)
             if refusal is not None:
                 tally.drop(
                     Drop(

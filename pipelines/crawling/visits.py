@@ -14,7 +14,7 @@ from pipelines.crawling.frontier import FrontierUrl
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED, Outcome
-from pipelines.faults import fault, for_thread
+from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.pages.parse import parse_page
 from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
@@ -42,7 +42,7 @@ async def visit(
     except FetchFailure as failure:
         writer.add(LedgerRow(item.url, item.depth, failure.reason, failure.detail, signals=failure.signals))
     except Exception as error:
-        writer.add(LedgerRow(item.url, item.depth, *fault(error)))
+        writer.add(LedgerRow(item.url, item.depth, *refusal_of(error)))
 
 
 async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fetched, reads_sitemaps: bool) -> None:
@@ -67,14 +67,16 @@ async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fe
     refresh = parse_refresh(fetched.refresh, fetched.url)
     if row.mime in HTML_TYPES:
         content_type = fetched.header("content-type")
-        page = await asyncio.to_thread(for_thread(parse_page), fetched.body, fetched.url, content_type=content_type)
+        page = await asyncio.to_thread(
+            without_stop_iteration(parse_page), fetched.body, fetched.url, content_type=content_type
+        )
         row = replace(row, canonical_url=page.canonical_url)
         refresh = refresh or page.refresh
         for link in page.links:
             if not link.is_nofollow:
                 writer.link(link.url, item.depth + 1)
     elif row.mime in XML_TYPES and reads_sitemaps:
-        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body)
+        sitemap = await asyncio.to_thread(without_stop_iteration(parse_sitemap), fetched.body)
         for url in (*sitemap.urls, *sitemap.sitemaps):
             writer.link(url, item.depth + 1)
     if refresh is not None:
@@ -147,7 +149,7 @@ async def _follow_sitemap(client: PoliteClient, writer: CrawlPartWriter, url: st
     sitemap = Sitemap((), ())
     try:
         fetched = await client.fetch(url, "page", max_bytes=MAX_SITEMAP_BYTES)
-        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body, is_cut=fetched.truncated)
+        sitemap = await asyncio.to_thread(without_stop_iteration(parse_sitemap), fetched.body, is_cut=fetched.truncated)
         if sitemap.problem is not None:
             writer.add(replace(row, detail=sitemap.problem, status=fetched.status, fetched_at=fetched.fetched_at))
         for found in sitemap.urls:
@@ -155,7 +157,7 @@ async def _follow_sitemap(client: PoliteClient, writer: CrawlPartWriter, url: st
     except FetchFailure as failure:
         writer.add(replace(row, outcome=failure.reason, detail=failure.detail, signals=failure.signals))
     except Exception as error:
-        refusal = fault(error)
+        refusal = refusal_of(error)
         writer.add(replace(row, outcome=refusal.reason, detail=refusal.detail))
     return sitemap
 
@@ -166,4 +168,4 @@ def store_site_files(client: PoliteClient, writer: CrawlPartWriter, item: Fronti
         try:
             writer.store(answer, {"is": "policy file"})
         except Exception as error:
-            writer.add(LedgerRow(answer.url, item.depth, *fault(error)))
+            writer.add(LedgerRow(answer.url, item.depth, *refusal_of(error)))

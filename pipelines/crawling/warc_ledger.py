@@ -6,7 +6,7 @@ from dataclasses import replace
 from pipelines.crawling.index_archive import Index
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name, warc_record
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.parts import PartFolder, Tally, digest, write_table
 from pipelines.sources.archived_page import parse_record
 from pipelines.sources.files import expand
@@ -27,7 +27,7 @@ def index_pages(folder: PartFolder, part: str, path: str) -> Index:
             else:
                 row = LedgerRow(urls.resolve(name, "") or name, 0, record.reason, record.detail)
         except Exception as error:
-            row = LedgerRow(name, 0, *fault(error))
+            row = LedgerRow(name, 0, *refusal_of(error))
         rows.append(replace(row, warc=path, offset=record.warc_offset))
     files = {
         ".parquet": write_table(folder.file(part, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA),

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 
 from pipelines.candidate import MediaRequest, RequestType, Track, requests_of, url_of_key
 from pipelines.drop_reasons import Outcome
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.media.raw_store import Blob, read_index
 from pipelines.media.site_files import PagePermission
 from pipelines.parts import PartFolder, read_rows
@@ -104,7 +104,7 @@ def permitted_requests(
                 if not permission.verdict(site, page_url).allowed:
                     continue
             except Exception as error:
-                fault(error)  # the same that drops the document when it is to be completed
+                refusal_of(error)  # the same that drops the document when it is to be completed
                 continue
         yield from (_wanted(part, request, renditions[row["source"]]) for request in wanted)
 

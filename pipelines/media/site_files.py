@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Outcome
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.media.raw_store import Blob, RawPartWriter, StoredMedia, StoredSiteFile, load_media
 from pipelines.web import urls
 from pipelines.web.http_client import FetchFailure, PoliteClient
@@ -39,7 +39,7 @@ async def fetch_site(client: PoliteClient, request: MediaRequest, writer: RawPar
         failed = StoredMedia(request.key, failure.reason, failure.detail, url=request.url, fetched_at=utc_now())
         writer.add(failed, RENDITION)
     except Exception as error:
-        writer.add(StoredMedia(request.key, *fault(error), url=request.url, fetched_at=utc_now()), RENDITION)
+        writer.add(StoredMedia(request.key, *refusal_of(error), url=request.url, fetched_at=utc_now()), RENDITION)
 
 
 class PagePermission:

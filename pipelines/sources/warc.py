@@ -20,7 +20,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.web.content_coding import DamagedBodyError, decode_body
 from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
 from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
@@ -136,7 +136,7 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                 try:
                     page = _page(record, block)
                 except Exception as error:
-                    refusal = fault(error)
+                    refusal = refusal_of(error)
                     page = UnreadableRecord(at, refusal.reason, refusal.detail or "", _target(record))
                 if isinstance(page, CrawledPage):
                     pending = page
@@ -150,7 +150,7 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
             yield UnreadableRecord(at, "truncated_file", str(error))
             return
         except Exception as error:  # of the reader: what follows in the file is lost
-            refusal = fault(error)
+            refusal = refusal_of(error)
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, refusal.reason, refusal.detail or "")

@@ -15,7 +15,7 @@ from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
-from pipelines.faults import fault, for_thread
+from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.web.http_exchange import (
     REDIRECT_STATUSES,
     TRANSIENT,
@@ -262,7 +262,7 @@ async def _judged_by(rules: SiteRules, judge: Callable[P, T], *args: P.args, **k
     """Return what the rules of a site say: of large ones in a thread, since other hosts wait meanwhile."""
     if rules.num_bytes <= _LARGE_SITE_BYTES:
         return judge(*args, **kwargs)
-    return await asyncio.to_thread(for_thread(judge), *args, **kwargs)
+    return await asyncio.to_thread(without_stop_iteration(judge), *args, **kwargs)
 
 
 def _has_content(status: int, sent: Headers) -> bool:
@@ -273,7 +273,7 @@ def _has_content(status: int, sent: Headers) -> bool:
 
 
 def _internal_failure(url: str, error: Exception) -> FetchFailure:
-    refusal = fault(error)
+    refusal = refusal_of(error)
     failure = FetchFailure(refusal.reason, url, refusal.detail or "")
     failure.__cause__ = error
     return failure

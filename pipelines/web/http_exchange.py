@@ -20,7 +20,7 @@ from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
-from pipelines.faults import for_thread
+from pipelines.faults import without_stop_iteration
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
@@ -308,7 +308,7 @@ class Exchange:
                     body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
                     if body and is_coded(headers):
                         body, truncated = await asyncio.to_thread(
-                            for_thread(_decoded), url, body, headers, request, truncated
+                            without_stop_iteration(_decoded), url, body, headers, request, truncated
                         )
                 elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
                     with contextlib.suppress(aiohttp.ClientError):

@@ -435,7 +435,7 @@ def test_equal_faults_have_one_hash_and_others_another(kept: Path) -> None:
         try:
             work()
         except ValueError as error:
-            return faults.fault(error).detail
+            return faults.refusal_of(error).detail
         return None
 
     details = [detail(work) for work in (first, first, lambda: second(3), lambda: second(30))]
@@ -454,7 +454,7 @@ def test_a_systematic_fault_looks_at_its_folder_once_and_a_store_that_fails_ther
 
     monkeypatch.setattr(storage, "exists", fail)
     error = KeyError("one")
-    assert {faults.fault(error).reason for _ in range(1000)} == {"internal_error"}
+    assert {faults.refusal_of(error).reason for _ in range(1000)} == {"internal_error"}
     assert len(looks) == 1
 
 
@@ -463,7 +463,7 @@ def test_a_systematic_fault_looks_at_its_folder_once_and_a_store_that_fails_ther
 )
 def test_what_no_page_is_to_blame_for_ends_the_run(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
-        faults.fault(error)
+        faults.refusal_of(error)
     assert caught.value is error
 
 
