@@ -25,12 +25,12 @@ from pipelines.media.missing import (
     INLINE,
     Missing,
     Renditions,
+    is_site_key,
     known_outcomes,
     missing_media,
     permitted_requests,
     store_key,
     wanted_requests,
-    wanted_sites,
 )
 from pipelines.media.raw_store import (
     Blob,
@@ -41,7 +41,7 @@ from pipelines.media.raw_store import (
     read_index,
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
-from pipelines.media.site_files import RENDITION, PagePermission, fetch_site
+from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.parts import PartFolder, Receipt, Tally, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -155,11 +155,6 @@ class _PartMedia(NamedTuple):
     length: int
 
     @property
-    def is_of_site(self) -> bool:
-        """True if it is of site files, not of media."""
-        return self.store_key.startswith(f"{RENDITION} ")
-
-    @property
     def key(self) -> str:
         """`MediaRequest.key`."""
         return self.store_key.partition(" ")[2]
@@ -221,8 +216,10 @@ class _CompletePart(beam.DoFn):
 
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
-        stored = {m.store_key: load_media(folder, m.blob) for m in media if not m.is_of_site}
-        permission = PagePermission(self._spec.request_policy, folder, {m.key: m.blob for m in media if m.is_of_site})
+        stored = {m.store_key: load_media(folder, m.blob) for m in media if not is_site_key(m.store_key)}
+        permission = PagePermission(
+            self._spec.request_policy, folder, {m.key: m.blob for m in media if is_site_key(m.store_key)}
+        )
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
@@ -307,11 +304,6 @@ class _CompletePart(beam.DoFn):
         return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
 
 
-def _is_of_site(row: tuple[str, str]) -> bool:
-    """Return whether a (store key, part) is of site files."""
-    return row[0].startswith(f"{RENDITION} ")
-
-
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -373,16 +365,15 @@ def _fetch_missing(
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
     num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
 
-    def request(what: str, wanted: Callable[[beam.PCollection, beam.PCollection], beam.PCollection]) -> None:
+    def request(what: str, wanted: Callable[[beam.PCollection], beam.PCollection]) -> None:
         """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
-        paths = index_parts(media)
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-            indexes = pipeline | "ListIndexes" >> beam.Create(paths)
+            indexes = pipeline | "ListIndexes" >> beam.Create(index_parts(media))
             known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
             missing = (
-                {"wanted": wanted(names, indexes), "known": known}
+                {"wanted": wanted(names), "known": known}
                 | "ByMedia" >> beam.CoGroupByKey()
                 | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
             )
@@ -394,17 +385,18 @@ def _fetch_missing(
 
         run_pipeline(f"fetch: {what}", runner, build, lambda: num_rows(store))
 
-    def all_media(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+    def all_media(names: beam.PCollection) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
 
-    def site_files(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
-        return names | "ReadRequests" >> beam.FlatMap(wanted_sites, candidates, renditions)
+    def site_files(names: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions, only_sites=True)
 
-    def permitted_media(names: beam.PCollection, indexes: beam.PCollection) -> beam.PCollection:
+    def permitted_media(names: beam.PCollection) -> beam.PCollection:
         wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
+        indexes = names.pipeline | "ListStored" >> beam.Create(index_parts(media))
         stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
         found = (
-            {"parts": wanted | "WantedSites" >> beam.Filter(_is_of_site), "stored": stored}
+            {"parts": wanted | "WantedSites" >> beam.Filter(lambda row: is_site_key(row[0])), "stored": stored}
             | "BySite" >> beam.CoGroupByKey()
             | "SitesToParts" >> beam.FlatMap(_to_parts)
             | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))

@@ -20,7 +20,7 @@ from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.licenses import license_id
 
-_LATER = {"convert_profile": True}
+_DEFAULTS_ADDED_LATER = {"convert_profile": True}
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
 
 
@@ -41,7 +41,7 @@ def rendition(settings: MediaSettings, type_: str) -> str:
     part = settings.images if type_ == "image" else settings.video
     tree = part.model_dump(mode="json")
     for place in (tree, tree.get("image", {})):
-        for name, default in _LATER.items():
+        for name, default in _DEFAULTS_ADDED_LATER.items():
             if place.get(name) == default:
                 del place[name]
     return digest(type_, tree)[:12]

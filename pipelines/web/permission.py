@@ -44,7 +44,7 @@ SIGNAL_KINDS = (
     "meta-tdm-policy",
 )
 
-PASSING_REASONS: frozenset[Reason] = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
+TRANSIENT_REASONS: frozenset[Reason] = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
 
 # Product tokens whose published purpose is gathering training data, from the operators' pages and the public list
 # ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are not included.

@@ -379,7 +379,7 @@ PLACES = {  # what is replaced, and the paths that it concerns; of the others no
     "parse_page": (visits, "parse_page", {"/a"}),
     "parse_refresh": (visits, "parse_refresh", {"/a"}),
     "parse_sitemap": (visits, "parse_sitemap", {"/map.xml"}),
-    "exchange_records": (warc_records, "_decoded", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
+    "exchange_records": (warc_records, "_headers_of_decoded_body", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
     "media_type": (visits, "media_type", {"/a"}),
     "response_verdict": (http_client, "response_verdict", {"/a", "/map.xml"}),
     "parse_robots": (permission, "parse_robots", {"/a"}),
