@@ -9,21 +9,23 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import apache_beam as beam
 
 from pipelines import storage
 from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
-from pipelines.crawling.archived_robots import IndexRobots, robots_part
+from pipelines.crawling.archived_robots import index_robots, robots_part
 from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
+from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
-from pipelines.crawling.warc_ledger import IndexWarc, archive_hashes, indexed_part, warc_paths
+from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
 from pipelines.layout import account_folder, crawl_folder, gate_folder, robots_folder, traceback_folder
-from pipelines.parts import stage_inputs
+from pipelines.parts import PartFolder, num_rows, stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -35,7 +37,7 @@ from pipelines.web.http_client import PoliteClient
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
 # `work/warc/<crawl>` for that.
-VERSION = 3
+VERSION = 4
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
@@ -55,7 +57,6 @@ class _CrawlBucket(beam.DoFn):
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
         writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
-        closed: list[str | None] = []
         new_hosts = {urls.authority(item.url) for item in frontier if item.is_new_host}
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
@@ -65,11 +66,10 @@ class _CrawlBucket(beam.DoFn):
             async def work(item: FrontierUrl) -> None:
                 if settings.sitemaps and urls.authority(item.url) in new_hosts:
                     new_hosts.discard(urls.authority(item.url))
-                    await follow_sitemaps(client, writer, item)
+                    await follow_sitemaps(client, writer, item, settings.scope)
                 await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
                 store_site_files(client, writer, item)
-                if writer.is_due:
-                    closed.append(writer.close())
+                writer.close_if_due()
 
             items = [(urls.authority(item.url), item) for item in frontier]
             try:
@@ -77,8 +77,8 @@ class _CrawlBucket(beam.DoFn):
             except BaseException as error:
                 writer.abandon(error)
                 raise
-        closed.append(writer.close())
-        return [name for name in closed if name is not None]
+        writer.close()
+        return writer.closed
 
 
 # --- the rounds -----------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class _Crawl:
         return progress
 
     def num_done(self) -> int:
-        return sum(r.extra.get("num", 0) for r in self.parts.receipts())
+        return num_rows(self.parts)
 
     def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
         """Return the files of finished parts: of the rounds before one, of only one, or of all."""
@@ -165,36 +165,29 @@ class _Crawl:
 
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
 
-    def index_files(self, hashes: dict[str, str]) -> None:
-        """Write the ledger of another crawler's WARC files, and remove that of files which the spec no longer names.
+    def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
+        """Index another crawler's WARC files, and remove what was made of files that the spec no longer names.
 
         Args:
-            hashes: Hash of each file's content, by path.
+            pages: Hash of the content of each file of pages, by path.
+            robots: The same of files with robots.txt answers.
         """
-        self.parts.keep_only({indexed_part(path) for path in hashes})
+        tracebacks, of_robots = traceback_folder(self.out), robots_folder(self.out, self.name)
+        for what, folder, hashes, part_of, index in (
+            ("WARC", self.parts, pages, indexed_part, index_pages),
+            ("robots.txt", of_robots, robots, robots_part, partial(index_robots, self.name)),
+        ):
+            folder.keep_only(set(map(part_of, hashes)))
+            if hashes:
+                work = IndexArchive(folder, part_of, index, VERSION, tracebacks)
+                self._index(what, hashes, work, folder)
 
+    def _index(self, what: str, hashes: dict[str, str], work: IndexArchive, folder: PartFolder) -> None:
         def build(pipeline: beam.Pipeline) -> None:
-            names = pipeline | "ListWarcs" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexWarcs" >> beam.ParDo(IndexWarc(self.parts, VERSION, traceback_folder(self.out)))
+            names = pipeline | "ListFiles" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
+            _ = names | "IndexFiles" >> beam.ParDo(work)
 
-        run_pipeline(f"crawl {self.name}, reading WARC files", self.runner, build, self.num_done)
-
-    def index_robots(self, hashes: dict[str, str]) -> None:
-        """Write what another crawler stored of robots.txt files, and remove that of files no longer named.
-
-        Args:
-            hashes: Hash of each file's content, by path.
-        """
-        folder = robots_folder(self.out, self.name)
-        folder.keep_only({robots_part(path) for path in hashes})
-        if not hashes:
-            return
-
-        def build(pipeline: beam.Pipeline) -> None:
-            names = pipeline | "ListRobots" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
-            _ = names | "IndexRobots" >> beam.ParDo(IndexRobots(folder, VERSION, traceback_folder(self.out)))
-
-        run_pipeline(f"crawl {self.name}, reading robots.txt files", self.runner, build, lambda: len(folder.receipts()))
+        run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, lambda: num_rows(folder))
 
     def account(self) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""
@@ -249,8 +242,7 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
         if files:
-            crawl.index_files(of_files)
-            crawl.index_robots(of_robots)
+            crawl.index_archives(of_files, of_robots)
         while not files:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):

@@ -7,7 +7,7 @@ or from one part of a list.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
@@ -19,7 +19,7 @@ from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeat
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import Block, PageImage, PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
@@ -40,7 +40,7 @@ from pipelines.web.permission import UNASKED
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 3
+VERSION = 4
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -61,6 +61,11 @@ KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
     "text": text,
 }
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
+
+
+Asks = Literal["nobody", "unasked", "all"]
+"""Whose robots.txt is asked for: of no page, as our own crawl has asked; of those of which no signal says what it said;
+or of all, whatever was said when another crawler fetched them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,41 +116,33 @@ class _Candidates:
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        source: str,
-        found: Iterable[Candidate | Drop],
-        *,
-        needs_site: Callable[[Document], bool] = lambda _: False,
-    ) -> None:
+    def add(self, source: str, found: Iterable[Candidate | Drop], *, asks: Asks = "nobody") -> None:
         """Judge the text of a source's candidates, and keep or drop each.
 
         Args:
             source: Its name.
             found: What was read.
-            needs_site: Whether a document is of a page that others fetched, whose host is still to be asked.
+            asks: Whose robots.txt is asked for, of pages that others fetched.
         """
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
-                said = masked_excerpt(candidate.excerpt, settings.filters)
+                said = unless_fault(masked_excerpt, candidate.excerpt, settings.filters)
                 self.tally.drop(replace(candidate, excerpt=said))
                 continue
             if not isinstance(settings.input, CrawlInput):
                 self._count_contents(source, candidate.document)
-            text: str | None = None
             refusal: Refusal | None = None
             try:
                 judged = judge_text(candidate.document, settings.filters, settings.kind)
                 if self._is_unlicensed(candidate.document, settings):
                     judged = Refusal("license_not_allowed", candidate.document.source.license)
                 if isinstance(judged, Document):
-                    kept = replace(candidate, document=judged)
-                    self._keep(source, self._with_site(kept) if needs_site(judged) else kept)
+                    self._keep(source, self._with_site(replace(candidate, document=judged), asks))
                 else:
-                    refusal, text = judged, excerpt(candidate.document, settings.filters)
+                    refusal = judged
             except Exception as error:
-                refusal = fault(error)
+                refusal = refusal_of(error)
             if refusal is not None:
                 self.tally.drop(
                     Drop(
@@ -157,7 +154,7 @@ class _Candidates:
                         url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
-                        excerpt=text,
+                        excerpt=unless_fault(excerpt, candidate.document, settings.filters),
                         detail=refusal.detail,
                     )
                 )
@@ -175,16 +172,21 @@ class _Candidates:
         self.tally.absorb(other.tally)
         self.rows += other.rows
 
-    def _with_site(self, candidate: Candidate) -> Candidate:
+    def _with_site(self, candidate: Candidate, asks: Asks) -> Candidate:
         """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
-        page = candidate.document.source.page_url
-        if page is None:
+        document, page = candidate.document, candidate.document.source.page_url
+        # A video that is to be fetched is asked for like any media; of its page a list has nothing but the address.
+        if asks == "nobody" or page is None or any(request.type == "video" for request in candidate.requests):
             return candidate
+        about = [signal for signal in document.signals if signal.kind == "robots.txt" and signal.target == "page"]
+        if asks == "unasked" and any(signal.value != UNASKED for signal in about):
+            return candidate
+        others = tuple(signal for signal in document.signals if signal not in about or signal.value != UNASKED)
         if self._spec.policy.robots_of_others == "asked":
-            return replace(candidate, requests=(*candidate.requests, site_request(page)))
+            asking = (*candidate.requests, site_request(page))
+            return replace(candidate, document=replace(document, signals=others), requests=asking)
         signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
-        document = replace(candidate.document, signals=(*candidate.document.signals, signal))
-        return replace(candidate, document=document)
+        return replace(candidate, document=replace(document, signals=(*others, signal)))
 
     def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
         """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
@@ -230,7 +232,11 @@ class _ExtractPart(beam.DoFn):
             return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content)
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
-        from_all = sorted(known.duplicates.items()), sorted(known.repeated.items()), known.robots
+        from_all = (
+            sorted(known.duplicates.items()),
+            sorted(known.repeated.items()),
+            [robots.content for robots in known.robots],
+        )
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
@@ -250,8 +256,7 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(task.source, "document", 0)
         with reading(task.part.path):
             rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
-            # Of a video's page a list has nothing but the address, and the video is asked for like any other.
-            found.add(task.source, rows, needs_site=_has_unasked_page if source.kind != "video" else _never)
+            found.add(task.source, rows, asks="unasked")
 
     def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
         crawl = task.crawl
@@ -273,7 +278,7 @@ class _ExtractPart(beam.DoFn):
                 self._extract_page(crawl, row, record, known, rules, sources, of_page)
                 found.absorb(of_page)
             except Exception as error:  # of the page nothing is kept
-                found.tally.drop(_page_drop(crawl, row, *fault(error)))
+                found.tally.drop(_page_drop(crawl, row, *refusal_of(error)))
 
     def _extract_page(
         self,
@@ -342,27 +347,13 @@ class _ExtractPart(beam.DoFn):
                 ]
                 found.add(name, refused)
                 continue
-            found.add(
-                name, [replace(c, record=row.record) for c in candidates], needs_site=_always if external else _never
-            )
+            asks: Asks = "all" if external else "nobody"
+            found.add(name, [replace(c, record=row.record) for c in candidates], asks=asks)
 
 
 def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
     is_given = bool(spec.crawls[crawl].robots_files)
     return ArchivedRules(spec.request_policy, found if is_given else None)
-
-
-def _has_unasked_page(document: Document) -> bool:
-    """Return whether a document is of a page whose robots.txt nobody has asked for."""
-    return all(signal.kind != "robots.txt" or signal.target != "page" for signal in document.signals)
-
-
-def _always(_: Document) -> bool:
-    return True
-
-
-def _never(_: Document) -> bool:
-    return False
 
 
 def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:

@@ -18,19 +18,19 @@ from pipelines import storage
 from pipelines.candidate import Candidate
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import Refusal, Unit
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
 from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
     INLINE,
     Missing,
     Renditions,
+    is_site_key,
     known_outcomes,
     missing_media,
     permitted_requests,
     store_key,
     wanted_requests,
-    wanted_sites,
 )
 from pipelines.media.raw_store import (
     Blob,
@@ -41,8 +41,8 @@ from pipelines.media.raw_store import (
     read_index,
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
-from pipelines.media.site_files import RENDITION, PagePermission, fetch_site
-from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.media.site_files import PagePermission, fetch_site
+from pipelines.parts import PartFolder, Receipt, Tally, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
 from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
@@ -155,11 +155,6 @@ class _PartMedia(NamedTuple):
     length: int
 
     @property
-    def is_of_site(self) -> bool:
-        """True if it is of site files, not of media."""
-        return self.store_key.startswith(f"{RENDITION} ")
-
-    @property
     def key(self) -> str:
         """`MediaRequest.key`."""
         return self.store_key.partition(" ")[2]
@@ -221,8 +216,10 @@ class _CompletePart(beam.DoFn):
 
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
-        stored = {m.store_key: load_media(folder, m.blob) for m in media if not m.is_of_site}
-        permission = PagePermission(self._spec.request_policy, folder, {m.key: m.blob for m in media if m.is_of_site})
+        stored = {m.store_key: load_media(folder, m.blob) for m in media if not is_site_key(m.store_key)}
+        permission = PagePermission(
+            self._spec.request_policy, folder, {m.key: m.blob for m in media if is_site_key(m.store_key)}
+        )
         tally = Tally("fetch")
         written: list[dict[str, Any]] = []
         path = candidates_folder(self._out).file(part, ".parquet")
@@ -230,12 +227,11 @@ class _CompletePart(beam.DoFn):
             source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
             names = self._renditions[source]
             filters = self._spec.sources[source].filters
-            document, text = candidate.document, None
-            permitted = self._permitted(candidate, permission)
-            of_use = permitted.requests if isinstance(permitted, Candidate) else ()
-            results = {r.key: stored[store_key(names[r.type], r.key)] for r in of_use}
+            document, about = candidate.document, candidate.document
             try:
+                permitted = self._permitted(candidate, permission)
                 if isinstance(permitted, Candidate):
+                    results = {r.key: stored[store_key(names[r.type], r.key)] for r in permitted.requests}
                     result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
                     judged = result.document or result.refusal
                 else:
@@ -243,12 +239,12 @@ class _CompletePart(beam.DoFn):
                 if isinstance(judged, Document) and judged.kind == "video":
                     judged = judge_spoken(judged, filters)
                 if isinstance(judged, Refusal):
-                    text = excerpt(result.document or document, filters)
+                    about = result.document or document
                 else:
                     assert judged is not None
                     completed = judged.to_json()
             except Exception as error:
-                result, judged = failed_completion(candidate), fault(error)
+                result, judged = failed_completion(candidate), refusal_of(error)
             # A video is one request and becomes many images, which the filter counts as media.
             unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
             gone = Drop(
@@ -263,13 +259,16 @@ class _CompletePart(beam.DoFn):
             for lost in result.lost:
                 tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
             for gap in result.lost_texts:
-                said = masked_excerpt(gap.text, filters)
+                said = unless_fault(masked_excerpt, gap.text, filters)
                 tally.drop(
                     replace(gone, unit=gap.unit, reason=gap.reason, url=gap.url, excerpt=said, detail=gap.detail)
                 )
             if isinstance(judged, Refusal):
+                text = unless_fault(excerpt, about, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
-                tally.drop(replace(drop, url=only_url(r.url for r in candidate.requests) or document.source.page_url))
+                tally.drop(
+                    replace(drop, url=only_url(r.url for r in candidate.media_requests) or document.source.page_url)
+                )
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue
@@ -297,20 +296,12 @@ class _CompletePart(beam.DoFn):
         site, page_url = candidate.site, candidate.document.source.page_url
         if site is None or page_url is None:
             return candidate
-        try:
-            verdict = permission.verdict(site, page_url)
-        except Exception as error:
-            return fault(error)
+        verdict = permission.verdict(site, page_url)
         if verdict.reason is not None:
             return Refusal(verdict.reason, ", ".join(verdict.reasons))
         document = candidate.document
         signals = tuple(dict.fromkeys((*document.signals, *verdict.signals)))
         return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
-
-
-def _is_of_site(row: tuple[str, str]) -> bool:
-    """Return whether a (store key, part) is of site files."""
-    return row[0].startswith(f"{RENDITION} ")
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -374,16 +365,15 @@ def _fetch_missing(
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
     num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
 
-    def request(what: str, wanted: Callable[[beam.PCollection, beam.PCollection], beam.PCollection]) -> None:
+    def request(what: str, wanted: Callable[[beam.PCollection], beam.PCollection]) -> None:
         """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
-        paths = index_parts(media)
 
         def build(pipeline: beam.Pipeline) -> None:
             names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-            indexes = pipeline | "ListIndexes" >> beam.Create(paths)
+            indexes = pipeline | "ListIndexes" >> beam.Create(index_parts(media))
             known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
             missing = (
-                {"wanted": wanted(names, indexes), "known": known}
+                {"wanted": wanted(names), "known": known}
                 | "ByMedia" >> beam.CoGroupByKey()
                 | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
             )
@@ -393,20 +383,20 @@ def _fetch_missing(
                 | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
             )
 
-        done = lambda: sum(r.extra.get("num", 0) for r in store.receipts())  # noqa: E731
-        run_pipeline(f"fetch: {what}", runner, build, done)
+        run_pipeline(f"fetch: {what}", runner, build, lambda: num_rows(store))
 
-    def all_media(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
+    def all_media(names: beam.PCollection) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
 
-    def site_files(names: beam.PCollection, _: beam.PCollection) -> beam.PCollection:
-        return names | "ReadRequests" >> beam.FlatMap(wanted_sites, candidates, renditions)
+    def site_files(names: beam.PCollection) -> beam.PCollection:
+        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions, only_sites=True)
 
-    def permitted_media(names: beam.PCollection, indexes: beam.PCollection) -> beam.PCollection:
+    def permitted_media(names: beam.PCollection) -> beam.PCollection:
         wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
+        indexes = names.pipeline | "ListStored" >> beam.Create(index_parts(media))
         stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
         found = (
-            {"parts": wanted | "WantedSites" >> beam.Filter(_is_of_site), "stored": stored}
+            {"parts": wanted | "WantedSites" >> beam.Filter(lambda row: is_site_key(row[0])), "stored": stored}
             | "BySite" >> beam.CoGroupByKey()
             | "SitesToParts" >> beam.FlatMap(_to_parts)
             | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))

@@ -22,7 +22,7 @@ from pipelines.decisions.splits import BoundGroup, GroupPart, GroupSplit, bind, 
 from pipelines.decisions.thresholds import Judged, Thresholds, judge
 from pipelines.document import CAPTIONED, Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
-from pipelines.faults import fault, keep_tracebacks
+from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
 from pipelines.parts import Receipt, Tally, digest, stage_inputs, write_table
@@ -147,7 +147,7 @@ class _FingerprintPart(beam.DoFn):
             try:
                 found = fingerprint(completed.source, source, judged.document, kept)
             except Exception as error:
-                reason, detail = fault(error)
+                reason, detail = refusal_of(error)
                 yield TaggedOutput("faults", (part, _DroppedDocument(document.key, reason, detail or "")))
                 continue
             group = document.build.dedup_group
@@ -167,7 +167,7 @@ def _judged(document: Document, measured: MeasuredDocument, filters: Thresholds,
     try:
         return judge(document, measured, filters, overused)
     except Exception as error:
-        return Judged(None, (), {}, fault(error))
+        return Judged(None, (), {}, refusal_of(error))
 
 
 def fingerprint(name: str, source: SourceSpec, document: Document, images: list[MeasuredImage]) -> Fingerprint:
@@ -257,14 +257,14 @@ class _DecidePart(beam.DoFn):
                 try:
                     rows += self._samples(completed, judged.document, judged.places, groups, samples)
                 except Exception as error:
-                    refusal = fault(error)
+                    refusal = refusal_of(error)
                 else:
                     tally.keep(name, "document")
                     if judged.places:
                         tally.keep(name, "media", len(judged.places))
                     tally.absorb(samples)
             if refusal is not None:
-                text = excerpt(document, filters)
+                text = unless_fault(excerpt, document, filters)
                 drop = replace(gone, reason=refusal.reason, unit="document", excerpt=text, detail=refusal.detail)
                 tally.drop(
                     replace(drop, url=only_url(media.url for media in document.media) or document.source.page_url)

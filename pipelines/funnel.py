@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.errors import RunError
-from pipelines.layout import account_folder, candidates_folder, decisions_folder, documents_folder
+from pipelines.layout import account_folder, candidates_folder, decisions_folder, documents_folder, robots_folder
 from pipelines.parts import PartFolder, read_rows, sum_counts
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
@@ -53,7 +53,7 @@ class FunnelRow:
 
 def counting_folders(out: str, crawls: Iterable[str]) -> list[PartFolder]:
     """Return the folders whose receipts and drops make the funnel: those of crawls, then of the stages in order."""
-    accounts = [account_folder(out, crawl) for crawl in crawls]
+    accounts = [folder(out, crawl) for crawl in crawls for folder in (account_folder, robots_folder)]
     return [*accounts, candidates_folder(out), documents_folder(out), decisions_folder(out)]
 
 

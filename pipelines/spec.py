@@ -110,7 +110,10 @@ class SourceSpec(Settings):
     """One source of samples, all of one kind."""
 
     kind: Kind
-    allow_empty: bool = Field(False, description="Whether the source may end without samples; else the build fails")
+    allow_empty: bool = Field(
+        False,
+        description="Whether the source may end without samples, which else fails the build. Its files must exist",
+    )
     input: Annotated[CrawlInput | SourceSettings, Field(discriminator="format")] = Field(
         description="{crawl: name}, or {format: ..., files: [...]}"
     )
@@ -205,7 +208,7 @@ class CorpusSpec(Settings):
         takes = any(
             any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
             if isinstance(s.input, CrawlInput)
-            else s.kind != "video"
+            else s.input.format != "video_list"
             for s in self.sources.values()
         )
         return takes and self.policy.robots_of_others == "asked"

@@ -54,14 +54,14 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
     except (ImportError, ValueError) as error:  # the scheme is unknown, or its package is missing
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # some connect at once
-        raise UserError(f"{path}: {said(error)}; check the address") from error
+        raise UserError(f"{path}: {error_line(error)}; check the address") from error
     try:
         yield found
     except Exception as error:
         is_its_own = is_store_error(error) and not isinstance(error, OSError)
         if not is_its_own and not isinstance(error, PermissionError):
             raise
-        raise UserError(f"{path}: {said(error)}; check the credentials and the address") from error
+        raise UserError(f"{path}: {error_line(error)}; check the credentials and the address") from error
 
 
 def is_store_error(error: BaseException) -> bool:
@@ -69,7 +69,7 @@ def is_store_error(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _STORES
 
 
-def said(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return the name and words of an error in one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 

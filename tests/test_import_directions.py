@@ -18,7 +18,7 @@ ABOVE_STAGES = {
     "forkserver_preload",
 }  # they run the stages: all in order, by command, in a worker
 RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers", "beam_internals"}
-BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "archived_robots", "warc_ledger"}
+BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "index_archive"}
 BEAM_MODULES |= {"find_host_boilerplate"}
 VOCABULARY = {"errors", "document", "drop_reasons", "candidate", "settings", "storage", "parts", "layout", "funnel"}
 ROOMS = {  # folders of the trainer, and what each may import of it; only `__main__` may import all, and `evaluation`

@@ -74,7 +74,7 @@ def write_account(grouped: tuple[int, Iterable[Verdict]], folder: PartFolder, cr
     """Write a part of the accounts: counts and drops."""
     tally = Tally("crawl")
     for url, outcome, detail, record in sorted(grouped[1]):
-        shown = urls.without_credentials(url)
+        shown = urls.without_credentials(url) if url != record else None  # of a record that names no URL
         if outcome == FETCHED:
             tally.keep(crawl, "page")
             continue

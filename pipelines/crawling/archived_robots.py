@@ -4,22 +4,25 @@ A part per WARC file: the bodies end to end, and a table with a row per host, th
 followed within the file, since crawlers store the whole chain there.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypedDict
-from urllib.parse import urljoin, urlsplit
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple, TypedDict
+from urllib.parse import urlsplit
 
-import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.document import Signal
-from pipelines.faults import keep_tracebacks
-from pipelines.parts import PartFolder, Receipt, Tally, read_rows, stage_inputs, write_table
+from pipelines.crawling.index_archive import Index
+from pipelines.crawling.ledger import warc_record
+from pipelines.document import Drop, Signal
+from pipelines.drop_reasons import Refusal
+from pipelines.faults import refusal_of
+from pipelines.parts import PartFolder, Tally, read_rows, write_table
 from pipelines.running.record_coder import shuffle_by_fields
-from pipelines.sources.warc import CrawledPage, read_pages
+from pipelines.sources.warc import CrawledPage, UnreadableRecord, read_records
 from pipelines.web import urls
-from pipelines.web.permission import PolicySettings, SiteFile, SiteRules, Verdict
+from pipelines.web.permission import MAX_KEPT_HOSTS, PolicySettings, SiteFile, SiteRules, Verdict
 from pipelines.web.robots import MAX_BYTES
 
 MAX_REDIRECTS = 5  # RFC 9309, 2.3.1.2
@@ -31,73 +34,104 @@ ROBOTS_SCHEMA = pa.schema(
         ("fetched_at", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
 
 
 class ArchivedRobots(NamedTuple):
-    """An archived robots.txt, in order of time, and the place of its body; `status` -1: not in the archive."""
+    """An archived robots.txt, in order of time, and the place of its body; without status if it is not there."""
 
     fetched_at: str
     url: str
-    status: int
     file: str
     offset: int
     length: int
+    sha256: str
+    status: int | None
 
     def rules(self, policy: PolicySettings) -> SiteRules:
         """Return the rules of the host by this file alone."""
         body = storage.read_range(self.file, self.offset, self.length) if self.length else b""
-        file = SiteFile(self.url, self.status if self.status >= 0 else None, body, self.fetched_at)
-        return SiteRules(policy, file)
+        return SiteRules(policy, SiteFile(self.url, self.status, body, self.fetched_at))
+
+    @property
+    def content(self) -> tuple[str, str, str, int | None]:
+        """What verdicts depend on, wherever the file is stored."""
+        return self.fetched_at, self.url, self.sha256, self.status
 
 
 shuffle_by_fields(ArchivedRobots)
 
 
-class IndexRobots(beam.DoFn):
-    """Write the part of a WARC file of robots.txt answers, given with the hash of its content; yields its name."""
+class _Answer(NamedTuple):
+    """An answer in a WARC file: the place of its body, and the target if it is a redirect."""
 
-    def __init__(self, folder: PartFolder, version: int, tracebacks: str) -> None:
-        self._folder, self._version, self._tracebacks = folder, version, tracebacks
-
-    def process(self, file: tuple[str, str]) -> Iterator[str]:
-        keep_tracebacks(self._tracebacks)
-        path, content = file
-        part = robots_part(path)
-        inputs = stage_inputs(self._version, path, content)
-        yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
-
-    def _index(self, path: str, part: str, inputs: str) -> Receipt:
-        answers: dict[str, CrawledPage] = {}
-        for record in read_pages(path):
-            url = urls.resolve(record.url, "")
-            if url is not None and (url not in answers or answers[url].fetched_at <= record.fetched_at):
-                answers[url] = record
-        rows: list[dict[str, Any]] = []
-        with storage.write_whole(self._folder.file(part, ".bodies")) as bodies:
-            for url, asked in sorted(answers.items()):
-                if urlsplit(url).path != "/robots.txt":
-                    continue
-                answer = _final_answer(asked, answers)
-                body = answer.body[:MAX_BYTES] if answer is not None and 200 <= answer.status < 300 else b""
-                row = {"host": urls.authority(url), "url": url, "status": answer.status if answer else None}
-                row |= {"fetched_at": asked.fetched_at, "offset": bodies.tell(), "length": len(body)}
-                bodies.write(body)
-                rows.append(row)
-        files = {".parquet": write_table(self._folder.file(part, ".parquet"), rows, ROBOTS_SCHEMA)}
-        return self._folder.finish(part, inputs, Tally("crawl"), files, num=len(rows))
+    fetched_at: str
+    host: str | None = None  # if it is of a robots.txt
+    status: int | None = None
+    target: str | None = None
+    offset: int = 0
+    length: int = 0
+    sha256: str = ""
 
 
-def _final_answer(answer: CrawledPage, answers: dict[str, CrawledPage]) -> CrawledPage | None:
+def index_robots(crawl: str, folder: PartFolder, part: str, path: str) -> Index:
+    """Write the part of a WARC file of a crawl's robots.txt answers; records that cannot be read are dropped."""
+    answers: dict[str, _Answer] = {}
+    tally = Tally("crawl")
+    with storage.write_whole(folder.file(part, ".bodies")) as bodies:
+        for record in read_records(path):
+            refusal = None
+            try:
+                url = urls.resolve(record.url or "", "")
+                if isinstance(record, UnreadableRecord):
+                    refusal = Refusal(record.reason, record.detail)
+                elif url is not None and (url not in answers or answers[url].fetched_at <= record.fetched_at):
+                    answers[url] = _answer(url, record, bodies)
+            except Exception as error:
+                refusal = refusal_of(error)
+            if refusal is not None:
+                tally.drop(
+                    Drop(
+                        source=crawl,
+                        stage="crawl",
+                        reason=refusal.reason,
+                        unit="page",
+                        url=urls.without_credentials(record.url) if record.url else None,
+                        record=warc_record(path, record.warc_offset),
+                        detail=refusal.detail,
+                    )
+                )
+    rows: list[dict[str, Any]] = []
+    for url, asked in sorted(answers.items()):
+        if asked.host is not None:
+            final = _final_answer(asked, answers) or _Answer(asked.fetched_at)
+            row = {"host": asked.host, "url": url, "status": final.status, "fetched_at": asked.fetched_at}
+            rows.append(row | {"offset": final.offset, "length": final.length, "sha256": final.sha256})
+    files = {".parquet": write_table(folder.file(part, ".parquet"), rows, ROBOTS_SCHEMA)}
+    return Index(files, tally, len(rows))
+
+
+def _answer(url: str, record: CrawledPage, bodies: IO[bytes]) -> _Answer:
+    """Return what counts of a record, and write its body, of which the memory of a worker could not hold all."""
+    host = urls.authority(url) if urlsplit(url).path == "/robots.txt" else None
+    location = record.header("location")
+    target = urls.resolve(url, location) if location and 300 <= record.status < 400 else None
+    body = record.body[:MAX_BYTES] if 200 <= record.status < 300 else b""
+    offset = bodies.tell()
+    bodies.write(body)
+    return _Answer(record.fetched_at, host, record.status, target, offset, len(body), hashlib.sha256(body).hexdigest())
+
+
+def _final_answer(answer: _Answer, answers: dict[str, _Answer]) -> _Answer | None:
     """Return the answer at the end of a chain of redirects; None if it leads out of the file."""
     for _ in range(MAX_REDIRECTS + 1):
-        if not 300 <= answer.status < 400:
+        if not 300 <= (answer.status or 0) < 400:
             return answer
-        target = urls.resolve("", urljoin(answer.url, answer.header("location") or ""))
-        if target is None or target not in answers:
+        if answer.target is None or answer.target not in answers:
             return None
-        answer = answers[target]
+        answer = answers[answer.target]
     return answer  # a longer chain counts as no file
 
 
@@ -121,9 +155,8 @@ def robots_of_table(table: tuple[str, str]) -> Iterator[tuple[str, ArchivedRobot
     crawl, path = table
     bodies = path.removesuffix(".parquet") + ".bodies"
     for row in read_rows(path):
-        status = -1 if row["status"] is None else row["status"]
-        place = ArchivedRobots(row["fetched_at"], row["url"], status, bodies, row["offset"], row["length"])
-        yield f"{crawl} {row['host']}", place
+        host = row.pop("host")
+        yield f"{crawl} {host}", ArchivedRobots(file=bodies, **row)
 
 
 def robots_for_tasks(joined: tuple[str, HostRobots]) -> Iterator[tuple[str, ArchivedRobots]]:
@@ -148,7 +181,9 @@ class ArchivedRules:
         self._found: dict[str, dict[str, ArchivedRobots]] = {}
         for place in sorted(found or []):
             self._found.setdefault(urls.authority(place.url), {})[urlsplit(place.url).scheme] = place
-        self._rules: dict[ArchivedRobots, SiteRules] = {}
+        self._rules: Callable[[ArchivedRobots], SiteRules] = functools.lru_cache(MAX_KEPT_HOSTS)(
+            lambda place: place.rules(policy)
+        )
 
     def verdict(self, url: str) -> Verdict:
         """Return the verdict on a URL, by the file of its own scheme if there is one."""
@@ -159,6 +194,4 @@ class ArchivedRules:
         if place is None:
             signal = Signal("robots.txt", "page", "not in the archive", None, urls.resolve(url, "/robots.txt"))
             return Verdict(("robots_unreachable",) if self._policy.unknown == "refuse" else (), (signal,))
-        if place not in self._rules:
-            self._rules[place] = place.rules(self._policy)
-        return self._rules[place].verdict(url, "page")
+        return self._rules(place).verdict(url, "page")

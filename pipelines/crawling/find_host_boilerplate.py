@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.drop_reasons import FETCHED
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.layout import crawl_folder
 from pipelines.pages.host_boilerplate import HostBoilerplate, block_hashes, page_groups
 from pipelines.parts import read_rows, stable_hash
@@ -97,7 +97,10 @@ class FindRepeated(beam.PTransform):
 
 
 class _ReadBlocks(beam.DoFn):
-    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared, if they may be used."""
+    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared.
+
+    Of those that refused by their own words nothing is read; what an archive's robots.txt said is looked at in extract.
+    """
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out
@@ -115,7 +118,7 @@ class _ReadBlocks(beam.DoFn):
                 is_allowed = fetched_verdict(row, record, page, self._spec.request_policy).allowed
                 hashes = tuple(sorted(block_hashes(page))) if is_allowed else ()
             except Exception as error:  # extract counts it
-                fault(error)
+                refusal_of(error)
                 continue
             if is_allowed:
                 yield from ((f"{task.crawl} {group}", hashes) for group in page_groups(row.url))

@@ -13,6 +13,7 @@ from pipelines.web.http_client import Fetched
 
 PART_SECONDS = 30.0
 PART_PAGES = 1000
+PART_LINKS = 200_000  # of one host's sitemaps there may be 50 million
 
 
 class WarcPlace(NamedTuple):
@@ -24,11 +25,15 @@ class WarcPlace(NamedTuple):
 
 
 class CrawlPartWriter:
-    """Open part of one worker: a WARC file, ledger rows and links, closed together."""
+    """Open part of one worker: a WARC file, ledger rows and links, closed together.
+
+    `closed` are the names of its finished parts.
+    """
 
     def __init__(self, folder: PartFolder, round_: int) -> None:
         self._folder, self._round = folder, round_
         self._stack = ExitStack()
+        self.closed: list[str] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -47,7 +52,12 @@ class CrawlPartWriter:
     def is_due(self) -> bool:
         """True if the part is large or old enough to be closed."""
         old = bool(self._name) and time.monotonic() - self._opened > PART_SECONDS
-        return old or len(self._ledger) >= PART_PAGES
+        return old or len(self._ledger) >= PART_PAGES or len(self._links) >= PART_LINKS
+
+    def close_if_due(self) -> None:
+        """Finish the part if it is due; the next row, page or link opens another."""
+        if self.is_due:
+            self.close()
 
     def store(self, fetched: Fetched, metadata: dict[str, Any]) -> WarcPlace:
         """Write request, response and metadata records; returns where the response is."""
@@ -85,6 +95,7 @@ class CrawlPartWriter:
         }
         self._folder.finish(name, "", Tally("crawl"), files, num=len(self._ledger))
         self._reset()
+        self.closed.append(name)
         return name
 
     def abandon(self, error: BaseException) -> None:

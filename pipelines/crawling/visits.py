@@ -6,13 +6,15 @@ Pages and sitemaps are parsed in threads, so that other hosts' answers are read 
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 from dataclasses import asdict, replace
+from urllib.parse import urlsplit
 
 from pipelines.crawling.frontier import FrontierUrl
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED, Outcome
-from pipelines.faults import fault, for_thread
+from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.pages.parse import parse_page
 from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
@@ -40,7 +42,7 @@ async def visit(
     except FetchFailure as failure:
         writer.add(LedgerRow(item.url, item.depth, failure.reason, failure.detail, signals=failure.signals))
     except Exception as error:
-        writer.add(LedgerRow(item.url, item.depth, *fault(error)))
+        writer.add(LedgerRow(item.url, item.depth, *refusal_of(error)))
 
 
 async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fetched, reads_sitemaps: bool) -> None:
@@ -65,15 +67,17 @@ async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fe
     refresh = parse_refresh(fetched.refresh, fetched.url)
     if row.mime in HTML_TYPES:
         content_type = fetched.header("content-type")
-        page = await asyncio.to_thread(for_thread(parse_page), fetched.body, fetched.url, content_type=content_type)
+        page = await asyncio.to_thread(
+            without_stop_iteration(parse_page), fetched.body, fetched.url, content_type=content_type
+        )
         row = replace(row, canonical_url=page.canonical_url)
         refresh = refresh or page.refresh
         for link in page.links:
             if not link.is_nofollow:
                 writer.link(link.url, item.depth + 1)
     elif row.mime in XML_TYPES and reads_sitemaps:
-        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body)
-        for url in (*_of_host(sitemap.urls, item.url), *_of_host(sitemap.sitemaps, item.url)):
+        sitemap = await asyncio.to_thread(without_stop_iteration(parse_sitemap), fetched.body)
+        for url in (*sitemap.urls, *sitemap.sitemaps):
             writer.link(url, item.depth + 1)
     if refresh is not None:
         writer.link(refresh.url, item.depth + 1)
@@ -84,13 +88,20 @@ async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fe
     writer.add(replace(row, warc=place.warc, offset=place.offset, length=place.length))
 
 
-async def follow_sitemaps(client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl) -> None:
+async def follow_sitemaps(
+    client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl, scope: Collection[str]
+) -> None:
     """Add the pages in the sitemaps that a host's robots.txt names; a sitemap with a problem is recorded.
+
+    The pages may be of any host, like those that a page links to: whether they are in scope is decided alike, and each
+    host's own robots.txt decides on the request. The host may also name a sitemap elsewhere, as the protocol provides
+    for; further sitemaps in that one are requested of its own host and of hosts in scope only.
 
     Args:
         client: Client of this worker.
         writer: Takes the links, and rows of sitemaps that could not be read, or not wholly.
         item: Any URL of the host.
+        scope: Hosts of the crawl, as of `urls.authority`.
     """
     try:
         site = await client.site(item.url)
@@ -98,25 +109,38 @@ async def follow_sitemaps(client: PoliteClient, writer: CrawlPartWriter, item: F
         return  # for which each of the host's pages fails as well
     queue: deque[str] = deque()
     seen: set[str] = set()
+    num_more = 0
 
-    def add(reference: str) -> None:
-        url = urls.resolve(item.url, reference)
-        if url is None:
-            named = f"names {reference[:200]!r}, which is no http(s) URL"
-            writer.add(LedgerRow(site.robots.url, item.depth, "malformed_sitemap", named))
-        elif url not in seen:
-            seen.add(url)
-            queue.append(url)
+    def add(url: str) -> None:
+        nonlocal num_more
+        if url in seen:
+            return
+        if len(seen) > MAX_SITEMAPS_PER_HOST:
+            num_more += 1
+            return
+        seen.add(url)
+        queue.append(url)
 
     for reference in site.sitemaps:
-        add(reference)
+        url = urls.resolve(item.url, reference)
+        if url is not None:
+            add(url)
+        else:
+            named = f"names {reference[:200]!r}, which is no http(s) URL"
+            writer.add(LedgerRow(site.robots.url, item.depth, "malformed_sitemap", named))
     for _ in range(MAX_SITEMAPS_PER_HOST):
         if not queue:
             return
-        for nested in (await _follow_sitemap(client, writer, queue.popleft(), item)).sitemaps:
-            add(nested)
-    for url in list(queue)[:1]:
-        more = f"and {len(queue) - 1} others: more than {MAX_SITEMAPS_PER_HOST} sitemaps of one host"
+        url = queue.popleft()
+        hosts = {*scope, urlsplit(url).netloc}
+        for nested in (await _follow_sitemap(client, writer, url, item)).sitemaps:
+            if urlsplit(nested).netloc in hosts:
+                add(nested)
+            else:
+                writer.link(nested, item.depth + 1)  # which the accounts call out of scope
+        writer.close_if_due()
+    for url in queue:
+        more = f"and {num_more} others: more than {MAX_SITEMAPS_PER_HOST} sitemaps of one host"
         writer.add(LedgerRow(url, item.depth, "malformed_sitemap", more))
 
 
@@ -125,15 +149,15 @@ async def _follow_sitemap(client: PoliteClient, writer: CrawlPartWriter, url: st
     sitemap = Sitemap((), ())
     try:
         fetched = await client.fetch(url, "page", max_bytes=MAX_SITEMAP_BYTES)
-        sitemap = await asyncio.to_thread(for_thread(parse_sitemap), fetched.body, is_cut=fetched.truncated)
+        sitemap = await asyncio.to_thread(without_stop_iteration(parse_sitemap), fetched.body, is_cut=fetched.truncated)
         if sitemap.problem is not None:
             writer.add(replace(row, detail=sitemap.problem, status=fetched.status, fetched_at=fetched.fetched_at))
-        for found in _of_host(sitemap.urls, item.url):
+        for found in sitemap.urls:
             writer.link(found, item.depth + 1)
     except FetchFailure as failure:
         writer.add(replace(row, outcome=failure.reason, detail=failure.detail, signals=failure.signals))
     except Exception as error:
-        refusal = fault(error)
+        refusal = refusal_of(error)
         writer.add(replace(row, outcome=refusal.reason, detail=refusal.detail))
     return sitemap
 
@@ -144,9 +168,4 @@ def store_site_files(client: PoliteClient, writer: CrawlPartWriter, item: Fronti
         try:
             writer.store(answer, {"is": "policy file"})
         except Exception as error:
-            writer.add(LedgerRow(answer.url, item.depth, *fault(error)))
-
-
-def _of_host(found: tuple[str, ...], url: str) -> list[str]:
-    """Return the URLs of the same host: no sitemap speaks for another."""
-    return [other for other in found if urls.authority(other) == urls.authority(url)]
+            writer.add(LedgerRow(answer.url, item.depth, *refusal_of(error)))

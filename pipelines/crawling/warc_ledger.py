@@ -1,15 +1,13 @@
 """A ledger for WARC files of another crawler, so that they are read like a crawl of our own."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 
-import apache_beam as beam
-
-from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
+from pipelines.crawling.index_archive import Index
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name, warc_record
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
-from pipelines.faults import fault, keep_tracebacks
-from pipelines.parts import PartFolder, Receipt, Tally, digest, stage_inputs, write_table
+from pipelines.faults import refusal_of
+from pipelines.parts import PartFolder, Tally, digest, write_table
 from pipelines.sources.archived_page import parse_record
 from pipelines.sources.files import expand
 from pipelines.sources.input_files import record_inputs
@@ -18,43 +16,27 @@ from pipelines.web import urls
 from pipelines.web.redirects import parse_refresh
 
 
-class IndexWarc(beam.DoFn):
-    """Write the ledger part of a WARC file, given with the hash of its content.
-
-    A truncated file gives its pages and one row that says so.
-    """
-
-    def __init__(self, folder: PartFolder, version: int, tracebacks: str) -> None:
-        self._folder, self._version, self._tracebacks = folder, version, tracebacks
-
-    def process(self, file: tuple[str, str]) -> Iterator[str]:
-        keep_tracebacks(self._tracebacks)
-        path, content = file
-        part = indexed_part(path)
-        inputs = stage_inputs(self._version, path, content)
-        yield self._folder.once(part, inputs, lambda: self._index(path, part, inputs)).part
-
-    def _index(self, path: str, part: str, inputs: str) -> Receipt:
-        rows: list[LedgerRow] = []
-        for record in read_records(path):
+def index_pages(folder: PartFolder, part: str, path: str) -> Index:
+    """Write the ledger part of a WARC file; a truncated one gives its pages and one row that says so."""
+    rows: list[LedgerRow] = []
+    for record in read_records(path):
+        name = record.url or warc_record(path, record.warc_offset) or path
+        try:
             if isinstance(record, CrawledPage):
-                try:
-                    rows.append(_page_row(path, record))
-                except Exception as error:
-                    name = urls.resolve(record.url, "") or record.url
-                    row = LedgerRow(name, 0, *fault(error))
-                    rows.append(replace(row, warc=path, offset=record.warc_offset, length=record.warc_length))
+                row = _page_row(record)
             else:
-                name = f"{path.rpartition('/')[2]}#{record.warc_offset}"
-                rows.append(LedgerRow(name, 0, record.reason, record.detail))
-        files = {
-            ".parquet": write_table(self._folder.file(part, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA),
-            ".links.parquet": write_table(self._folder.file(part, ".links.parquet"), [], LINK_SCHEMA),
-        }
-        return self._folder.finish(part, inputs, Tally("crawl"), files, num=len(rows))
+                row = LedgerRow(urls.resolve(name, "") or name, 0, record.reason, record.detail)
+        except Exception as error:
+            row = LedgerRow(name, 0, *refusal_of(error))
+        rows.append(replace(row, warc=path, offset=record.warc_offset))
+    files = {
+        ".parquet": write_table(folder.file(part, ".parquet"), [r.to_columns() for r in rows], LEDGER_SCHEMA),
+        ".links.parquet": write_table(folder.file(part, ".links.parquet"), [], LINK_SCHEMA),
+    }
+    return Index(files, Tally("crawl"), len(rows))
 
 
-def _page_row(path: str, page: CrawledPage) -> LedgerRow:
+def _page_row(page: CrawledPage) -> LedgerRow:
     url = urls.resolve(page.url, "")
     outcome: Outcome = "revisit_record" if page.record_type == "revisit" else FETCHED
     row = LedgerRow(
@@ -65,8 +47,6 @@ def _page_row(path: str, page: CrawledPage) -> LedgerRow:
         mime=page.mime,
         truncated=page.truncated is not None,
         fetched_at=page.fetched_at,
-        warc=path,
-        offset=page.warc_offset,
         length=page.warc_length,
     )
     if url is None:

@@ -57,7 +57,7 @@ def exchange_records(fetched: Fetched, metadata: dict[str, Any]) -> ExchangeReco
         fetched.url,
         "response",
         payload=io.BytesIO(fetched.body),
-        http_headers=_SentHead(first_line, [(n.encode("latin-1"), v.encode("latin-1")) for n, v in _decoded(fetched)]),
+        http_headers=_SentHead(first_line, _headers_of_decoded_body(fetched)),
         warc_headers_dict=common | ({"WARC-Truncated": "length"} if fetched.truncated else {}),
     )
     request = writer.create_warc_record(
@@ -90,11 +90,12 @@ def _encoded(record: ArcWarcRecord) -> bytes:
     return buffer.getvalue()
 
 
-def _decoded(fetched: Fetched) -> list[tuple[str, str]]:
+def _headers_of_decoded_body(fetched: Fetched) -> list[tuple[bytes, bytes]]:
     """Return response headers that fit the decoded body: encoding headers renamed, as Common Crawl does."""
     headers = []
     for name, value in fetched.headers:
         if name.lower() in ("content-encoding", "transfer-encoding", "content-length"):
             name = f"X-Crawler-{name}"
         headers.append((name, value))
-    return [*headers, ("Content-Length", str(len(fetched.body)))]
+    headers.append(("Content-Length", str(len(fetched.body))))
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

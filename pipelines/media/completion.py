@@ -75,7 +75,7 @@ def _complete_images(
     allows_license: Callable[[str | None], bool],
 ) -> Completion:
     document = candidate.document
-    had: list[StoredMedia] = []
+    fetched: list[StoredMedia] = []
     lost: dict[int, LostMedia] = {}
     for i, (wanted, request) in enumerate(zip(document.media, candidate.requests, strict=True)):
         found = stored[request.key]
@@ -86,23 +86,23 @@ def _complete_images(
         elif not allows_license(license):
             lost[i] = LostMedia("license_not_allowed", shown, license)
         else:
-            had.append(found)
+            fetched.append(found)
     left = without_media(document, lost)
     is_upright = document.source.page_url is not None  # the author of the box saw a browser's view
-    maps = [_box_map(found) for found in had]
+    maps = [_box_map(found) for found in fetched]
     completed = replace(
         left,
         segments=merge_text(tuple(_map_boxes(s, maps, is_upright) for s in left.segments)),
-        media=tuple(_media(wanted, found, found.items[0]) for wanted, found in zip(left.media, had, strict=True)),
+        media=tuple(_media(wanted, found, found.items[0]) for wanted, found in zip(left.media, fetched, strict=True)),
         signals=(
             *left.signals,
-            *(replace(s, target=f"media:{i}") for i, found in enumerate(had) for s in found.signals),
+            *(replace(s, target=f"media:{i}") for i, found in enumerate(fetched) for s in found.signals),
         ),
     )
     _check_order(completed)
     media = completed.media
     result = Completion(
-        completed, tuple(found.items[0].blob for found in had), tuple(lost.values()), tuple(m.url for m in media)
+        completed, tuple(found.items[0].blob for found in fetched), tuple(lost.values()), tuple(m.url for m in media)
     )
     if document.kind in CAPTIONED and lost:
         (why,) = lost.values()

@@ -7,9 +7,9 @@ from typing import NamedTuple, TypedDict
 
 from pipelines.candidate import MediaRequest, RequestType, Track, requests_of, url_of_key
 from pipelines.drop_reasons import Outcome
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.media.raw_store import Blob, read_index
-from pipelines.media.site_files import PagePermission
+from pipelines.media.site_files import RENDITION, PagePermission
 from pipelines.parts import PartFolder, read_rows
 from pipelines.web import urls
 from pipelines.web.http_client import is_transient
@@ -60,6 +60,11 @@ def store_key(rendition: str, key: str) -> str:
     return f"{rendition} {key}"
 
 
+def is_site_key(store_key: str) -> bool:
+    """Return whether a store key is of site files, not of media."""
+    return store_key.startswith(f"{RENDITION} ")
+
+
 class SitesOfPart(TypedDict):
     """A part of candidates, the only one of its name, and the results of requests for site files that it needs."""
 
@@ -67,17 +72,14 @@ class SitesOfPart(TypedDict):
     sites: list[tuple[str, Blob]]  # by key
 
 
-def wanted_requests(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, Request]]:
-    """Yield (store key, request) for every request in a part of candidates."""
+def wanted_requests(
+    part: str, folder: PartFolder, renditions: Renditions, *, only_sites: bool = False
+) -> Iterator[tuple[str, Request]]:
+    """Yield (store key, request) for every request in a part of candidates, or for those for site files."""
     for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
-        yield from (_wanted(part, made, renditions[row["source"]]) for made in requests_of(row["requests"]))
-
-
-def wanted_sites(part: str, folder: PartFolder, renditions: Renditions) -> Iterator[tuple[str, Request]]:
-    """Yield (store key, request) for every request for site files in a part of candidates."""
-    for row in read_rows(folder.file(part, ".parquet"), ["source", "requests"]):
-        found = (made for made in requests_of(row["requests"]) if made.type == "site")
-        yield from (_wanted(part, made, renditions[row["source"]]) for made in found)
+        for made in requests_of(row["requests"]):
+            if made.type == "site" or not only_sites:
+                yield _wanted(part, made, renditions[row["source"]])
 
 
 def permitted_requests(
@@ -104,7 +106,7 @@ def permitted_requests(
                 if not permission.verdict(site, page_url).allowed:
                     continue
             except Exception as error:
-                fault(error)  # the same that drops the document when it is to be completed
+                refusal_of(error)  # the same that drops the document when it is to be completed
                 continue
         yield from (_wanted(part, request, renditions[row["source"]]) for request in wanted)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Refusal
-from pipelines.faults import fault, for_thread
+from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
 from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredLoss, StoredMedia
@@ -20,7 +20,7 @@ from pipelines.web import urls
 from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
 from pipelines.web.licenses import license_id
 
-_LATER = {"convert_profile": True}
+_DEFAULTS_ADDED_LATER = {"convert_profile": True}
 _LICENSE_SIGNALS = ("xmp-license", "xmp-web-statement")
 
 
@@ -41,7 +41,7 @@ def rendition(settings: MediaSettings, type_: str) -> str:
     part = settings.images if type_ == "image" else settings.video
     tree = part.model_dump(mode="json")
     for place in (tree, tree.get("image", {})):
-        for name, default in _LATER.items():
+        for name, default in _DEFAULTS_ADDED_LATER.items():
             if place.get(name) == default:
                 del place[name]
     return digest(type_, tree)[:12]
@@ -72,7 +72,7 @@ def store_image(writer: RawPartWriter, rendition: str, key: str, data: bytes, se
     try:
         _add_image(writer, rendition, StoredMedia(key, FETCHED), _judge_image(data, settings, None, None))
     except Exception as error:
-        writer.add(StoredMedia(key, *fault(error)), rendition)
+        writer.add(StoredMedia(key, *refusal_of(error)), rendition)
 
 
 async def fetch_media(
@@ -101,13 +101,13 @@ async def fetch_media(
         if request.type == "image":
             fetched = await client.fetch(request.url, "image")
             judged = await loop.run_in_executor(
-                pool, for_thread(_judge_image), fetched.body, settings.images, shown, fetched.fetched_at
+                pool, without_stop_iteration(_judge_image), fetched.body, settings.images, shown, fetched.fetched_at
             )
             _add_image(writer, rendition, _describe(request.key, shown, fetched), judged)
             return
         with tempfile.TemporaryDirectory(prefix="dromaius-video-") as folder:
             video = await loop.run_in_executor(
-                pool, for_thread(fetch_video), request, client, loop, settings.video, folder
+                pool, without_stop_iteration(fetch_video), request, client, loop, settings.video, folder
             )
             _add_video(writer, rendition, request.key, shown, video)
     except FetchFailure as failure:
@@ -117,7 +117,7 @@ async def fetch_media(
         failed = StoredMedia(request.key, rejected.reason, rejected.detail, url=shown)
         writer.add(failed, rendition)
     except Exception as error:
-        writer.add(StoredMedia(request.key, *fault(error), url=shown), rendition)
+        writer.add(StoredMedia(request.key, *refusal_of(error), url=shown), rendition)
 
 
 def _describe(key: str, shown: str, fetched: Fetched) -> StoredMedia:

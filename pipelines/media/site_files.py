@@ -4,18 +4,18 @@ A page of an archive or a list was fetched by another crawler, perhaps years ago
 once; the answers are kept like media, so that a rerun asks nobody and a changed policy judges the same answers anew.
 """
 
+import functools
 from collections.abc import Callable
-from functools import partial
 
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Outcome
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.media.raw_store import Blob, RawPartWriter, StoredMedia, StoredSiteFile, load_media
 from pipelines.web import urls
 from pipelines.web.http_client import FetchFailure, PoliteClient
 from pipelines.web.http_exchange import utc_now
-from pipelines.web.permission import PolicySettings, SiteFile, SiteRules, Verdict
+from pipelines.web.permission import MAX_KEPT_HOSTS, PolicySettings, SiteFile, SiteRules, Verdict
 
 RENDITION = "site"  # site files are stored as they came, under any settings
 
@@ -39,11 +39,13 @@ async def fetch_site(client: PoliteClient, request: MediaRequest, writer: RawPar
         failed = StoredMedia(request.key, failure.reason, failure.detail, url=request.url, fetched_at=utc_now())
         writer.add(failed, RENDITION)
     except Exception as error:
-        writer.add(StoredMedia(request.key, *fault(error), url=request.url, fetched_at=utc_now()), RENDITION)
+        writer.add(StoredMedia(request.key, *refusal_of(error), url=request.url, fetched_at=utc_now()), RENDITION)
 
 
 class PagePermission:
-    """Verdicts on the pages of a part of candidates, by the stored site files of their hosts, each parsed once.
+    """Verdicts on the pages of a part of candidates, by the stored site files of their hosts.
+
+    Those used last stay parsed.
 
     Args:
         policy: What counts as a refusal.
@@ -53,14 +55,15 @@ class PagePermission:
 
     def __init__(self, policy: PolicySettings, folder: str, places: dict[str, Blob]) -> None:
         self._policy, self._folder, self._places = policy, folder, places
-        self._verdicts: dict[str, Callable[[str], Verdict]] = {}
+        self._of_site = functools.lru_cache(MAX_KEPT_HOSTS)(self._read)
 
     def verdict(self, site: MediaRequest, page_url: str) -> Verdict:
         """Return the verdict on a page, by the request for its host's site files."""
-        if site.key not in self._verdicts:
-            stored = load_media(self._folder, self._places[site.key])
-            self._verdicts[site.key] = page_verdict_of(stored, self._policy, partial(Blob.read, folder=self._folder))
-        return self._verdicts[site.key](page_url)
+        return self._of_site(site.key)(page_url)
+
+    def _read(self, key: str) -> Callable[[str], Verdict]:
+        stored = load_media(self._folder, self._places[key])
+        return page_verdict_of(stored, self._policy, functools.partial(Blob.read, folder=self._folder))
 
 
 def page_verdict_of(

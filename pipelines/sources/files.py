@@ -105,7 +105,7 @@ def asked_for(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:
-        raise UserError(f"{path}: cannot be read: {storage.said(error)}") from error
+        raise UserError(f"{path}: cannot be read: {storage.error_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def reading(path: str) -> Iterator[None]:
     except Exception as error:
         if full_disk(str(error)) is not None or not (isinstance(error, OSError) or storage.is_store_error(error)):
             raise
-        raise UserError(f"{path}: cannot be read: {storage.said(error)}") from error
+        raise UserError(f"{path}: cannot be read: {storage.error_line(error)}") from error
 
 
 def _fault(path: str) -> str | None:
@@ -136,7 +136,7 @@ def _fault(path: str) -> str | None:
             is_folder = fs.info(inner).get("type") == "directory"
         except FileNotFoundError as error:
             cause = error.__cause__
-            return "no such file" if cause is None else f"no such file ({storage.said(cause)})"
+            return "no such file" if cause is None else f"no such file ({storage.error_line(cause)})"
     return "is a folder; name the files in it, for example with /*" if is_folder else None
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.drop_reasons import Reason, Unit
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.shards.foreign_samples import TEXT_PARTS
 from pipelines.shards.tar_samples import TarSample
 from pipelines.sources.files import Files, Part
@@ -153,13 +153,13 @@ def convert_rows(
                 drop = origin.drop(reject.reason, locator, url=reject.url, excerpt=reject.text, detail=reject.detail)
                 yield _completed(drop, about_row(row, origin))
             except Exception as error:
-                refusal = fault(error)
+                refusal = refusal_of(error)
                 drop = origin.drop(refusal.reason, locator, detail=refusal.detail)
                 yield _completed(drop, about_row(row, origin))
     except BrokenFileError as error:
         yield origin.drop("truncated_file", "end", detail=str(error))
     except Exception as error:  # of the reader: what follows in the file is lost
-        refusal = fault(error)
+        refusal = refusal_of(error)
         yield origin.drop(refusal.reason, "end", detail=refusal.detail)
 
 

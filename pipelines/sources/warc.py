@@ -8,6 +8,7 @@ the `metadata` of a WAT file lists of it (`archived_page.py`).
 
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from pipelines import storage
 from pipelines.drop_reasons import Reason
 from pipelines.errors import UserError
-from pipelines.faults import fault
+from pipelines.faults import refusal_of
 from pipelines.web.content_coding import DamagedBodyError, decode_body
 from pipelines.web.media_types import HTML_TYPES, media_type, stated_type
 from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
@@ -27,6 +28,8 @@ from pipelines.web.response_head import HEAD_END, MAX_HEAD_BYTES, repaired_head
 MAX_BODY_BYTES = 64 << 20  # decoded; no page is this large, but a decompression bomb is
 # Common Crawl cut payloads at 1 MiB before March 2025 and at 5 MiB since, not always with a flag.
 CUT_LENGTHS = frozenset({1 << 20, 5 << 20})
+_STATUS = re.compile(rb"[1-9][0-9]{2}")  # RFC 9112, 4
+_ADDED_HEAD_BYTES = 4096  # a crawler may rename fields and add some, as ours does
 RecordType = Literal["response", "resource", "conversion", "metadata", "revisit"]
 
 
@@ -84,11 +87,15 @@ class CrawledPage:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecord:
-    """End of the readable part of a WARC file: reason `truncated_file`, or `malformed_record` for one response."""
+    """A record that cannot be read, or (`truncated_file`) the end of the readable part of a WARC file.
 
-    warc_offset: int | None
+    `url` is what the record says that it is of, if it says so.
+    """
+
+    warc_offset: int
     reason: Reason
     detail: str
+    url: str | None = None
 
 
 def read_pages(path: str, start: int = 0, stop: int | None = None) -> Iterator[CrawledPage]:
@@ -123,13 +130,14 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
                 num += 1
                 block = record.reader.read(MAX_BODY_BYTES + 1)
                 if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
-                    yield UnreadableRecord(at, "truncated_file", f"{len(block)} bytes of {record.content_length}")
+                    short = f"{len(block)} bytes of {record.content_length}"
+                    yield UnreadableRecord(at, "truncated_file", short, _target(record))
                     return
                 try:
                     page = _page(record, block)
                 except Exception as error:
-                    refusal = fault(error)
-                    page = UnreadableRecord(at, refusal.reason, refusal.detail or "")
+                    refusal = refusal_of(error)
+                    page = UnreadableRecord(at, refusal.reason, refusal.detail or "", _target(record))
                 if isinstance(page, CrawledPage):
                     pending = page
                 elif page is not None:
@@ -142,7 +150,7 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
             yield UnreadableRecord(at, "truncated_file", str(error))
             return
         except Exception as error:  # of the reader: what follows in the file is lost
-            refusal = fault(error)
+            refusal = refusal_of(error)
             if pending is not None:
                 yield replace(pending, warc_length=None)
             yield UnreadableRecord(at, refusal.reason, refusal.detail or "")
@@ -155,7 +163,7 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
         if pending is not None:
             yield _placed(pending, end or at) if is_by_record else replace(pending, warc_offset=None)
         if end is None or end < storage.size(path):  # the reader silently skips a truncated header
-            yield UnreadableRecord(end, "truncated_file", "the last record ends early")
+            yield UnreadableRecord(at if end is None else end, "truncated_file", "the last record ends early")
 
 
 def _placed(page: CrawledPage, end: int) -> CrawledPage:
@@ -189,6 +197,8 @@ def _record_end(file: BinaryIO, at: int) -> int | None:
 
 def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | None:
     """Return the page of a record and its block, or None for a record of another kind."""
+    if (_target(record) or "").startswith("dns:"):
+        return None  # Heritrix stores the answers of name servers as responses
     is_http = (record.headers.get("Content-Type") or "").partition(";")[0].strip().lower() == "application/http"
     if record.record_type == WarcRecordType.response or (record.record_type == WarcRecordType.resource and is_http):
         return _response(record, block)
@@ -201,12 +211,21 @@ def _page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord | 
     return _file(record, block, "conversion") if record.record_type == WarcRecordType.conversion else None
 
 
+def _target(record: WarcRecord) -> str | None:
+    """Return the URL that a record is of, if it names one; older crawlers put it in angle brackets."""
+    return (record.headers.get("WARC-Target-URI") or "").strip("<> ") or None
+
+
+def _unreadable(record: WarcRecord, detail: str) -> UnreadableRecord:
+    return UnreadableRecord(record.stream_pos, "malformed_record", detail, _target(record))
+
+
 def _file(record: WarcRecord, block: bytes, record_type: RecordType) -> CrawledPage:
     """Return the page of a record that holds a file without HTTP headers."""
     stated = record.headers.get("Content-Type")
     truncated = record.headers.get("WARC-Truncated") or ("length" if len(block) > MAX_BODY_BYTES else None)
     return CrawledPage(
-        url=(record.headers.get("WARC-Target-URI") or "").strip("<> "),
+        url=_target(record) or "",
         status=200,
         headers=(("Content-Type", stated),) if stated else (),
         body=block[:MAX_BODY_BYTES],
@@ -239,11 +258,13 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
         response = envelope["Payload-Metadata"].get("HTTP-Response-Metadata")
         if response is None:
             return None  # of a request or of the file itself
-        warc, status = envelope["WARC-Header-Metadata"], response["Response-Message"]["Status"]
+        warc, status = envelope["WARC-Header-Metadata"], int(response["Response-Message"]["Status"])
+        if not 100 <= status <= 999:
+            raise ValueError(f"status {status}"[:100])
         headers = tuple((str(name), str(value)) for name, value in (response.get("Headers") or {}).items())
         return CrawledPage(
             url=str(warc["WARC-Target-URI"]),
-            status=int(status),
+            status=status,
             headers=headers,
             body=json.dumps(response.get("HTML-Metadata") or {}).encode(),
             fetched_at=str(warc.get("WARC-Date") or ""),
@@ -252,18 +273,18 @@ def _wat_page(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
             record_type="metadata",
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return UnreadableRecord(record.stream_pos, "malformed_record", f"no WAT record: {error!r}"[:200])
+        return _unreadable(record, f"no WAT record: {error!r}"[:200])
 
 
 def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecord:
     """Return the page of a response record and its block, HTTP headers included."""
-    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES)
+    end = HEAD_END.search(block, 0, MAX_HEAD_BYTES + _ADDED_HEAD_BYTES)
     head, body = (repaired_head(block[: end.start()]), block[end.end() :]) if end is not None else (b"", b"")
     status_line, *rest = head.rstrip(b"\r\n").split(b"\r\n")
     status = status_line.split(b" ", 2)
-    url = record.headers.get("WARC-Target-URI")
-    if len(status) < 2 or not status[1].isdigit() or not status[0].startswith(b"HTTP") or not url:
-        return UnreadableRecord(record.stream_pos, "malformed_record", "no HTTP response")
+    url = _target(record)
+    if len(status) < 2 or not _STATUS.fullmatch(status[1]) or not status[0].startswith(b"HTTP") or not url:
+        return _unreadable(record, "no HTTP response")
     headers = tuple(_headers(rest))
     truncated = record.headers.get("WARC-Truncated")
     if truncated is None and (len(body) in CUT_LENGTHS or len(block) > MAX_BODY_BYTES):
@@ -275,9 +296,9 @@ def _response(record: WarcRecord, block: bytes) -> CrawledPage | UnreadableRecor
             truncated = truncated or f"{early_end}: ended early"
     except DamagedBodyError as error:
         if truncated is None:
-            return UnreadableRecord(record.stream_pos, "malformed_record", str(error))
+            return _unreadable(record, str(error))
     return CrawledPage(
-        url=url.strip("<> "),
+        url=url,
         status=int(status[1]),
         headers=headers,
         body=body,

@@ -11,10 +11,12 @@ import socket
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipelines.drop_reasons import Reason
+from pipelines.web.urls import canonical_host
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -52,6 +54,21 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _IPV4_SPECIAL)
 
 
+class _NamedHosts(NamedTuple):
+    """The hosts that an entry of a policy names: those of a pattern, at one port or at any."""
+
+    pattern: re.Pattern[str]
+    port: int | None
+    is_of_addresses: bool  # `10.*` names no `10.example.org`, whose owner decides on its address
+
+    def hold(self, host: str, port: int) -> bool:
+        return (
+            self.port in (None, port)
+            and (not self.is_of_addresses or _is_address(host))
+            and self.pattern.fullmatch(host) is not None
+        )
+
+
 class AllowedHosts:
     """Hosts and addresses that may be contacted although they are not public.
 
@@ -60,28 +77,62 @@ class AllowedHosts:
             `10.0.0.0/8` with addresses that any host may have.
 
     Raises:
-        ValueError: If one has the form of a network and is none.
+        ValueError: If one is none of these.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
         entries = [entry.strip().lower() for entry in entries]
-        self._networks = [ipaddress.ip_network(entry, strict=False) for entry in entries if "/" in entry]
-        self._names = frozenset(entry for entry in entries if "/" not in entry and "*" not in entry)
-        wildcards = [entry for entry in entries if "/" not in entry and "*" in entry]
-        self._wildcards = [re.compile(".*".join(map(re.escape, re.split(r"\*+", entry)))) for entry in wildcards]
+        self._networks = [_network(entry) for entry in entries if "/" in entry]
+        self._hosts = [_named_hosts(entry) for entry in entries if "/" not in entry]
 
-    def names(self, host: str, port: int) -> bool:
-        """Return whether a host, in lower case, is named with or without this port."""
-        in_url = f"[{host}]" if ":" in host else host
-        forms = (host, in_url, f"{in_url}:{port}")
-        return not self._names.isdisjoint(forms) or any(w.fullmatch(form) for w in self._wildcards for form in forms)
+    def allows_host(self, host: str, port: int) -> bool:
+        """Return whether a host is named with or without this port."""
+        try:
+            host = canonical_host(host)
+        except ValueError:
+            host = host.lower()
+        return any(named.hold(host, port) for named in self._hosts)
 
-    def holds(self, address: str) -> bool:
+    def allows_address(self, address: str) -> bool:
         """Return whether an IP address is in one of the networks."""
         ip: Address = ipaddress.ip_address(address)
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
         return any(ip in network for network in self._networks)
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{entry!r} is no network: such as 10.0.0.0/8 or fd00::/8, without a port") from error
+
+
+def _named_hosts(entry: str) -> _NamedHosts:
+    """Return the hosts of an entry, in the form in which they are asked for."""
+    match = re.fullmatch(r"\[([^\]]*)\](?::([0-9]*))?", entry) or re.fullmatch(r"([^:]*)(?::([0-9]*))?", entry)
+    host, port = (match[1], int(match[2] or 0)) if match is not None else (entry, 0)
+    try:
+        if "*" not in host:
+            host = canonical_host(host)
+        else:
+            host = ".".join(part if part.isascii() else canonical_host(part) for part in host.split("."))
+        if not re.fullmatch(r"[a-z0-9_.*-]+|[0-9a-f:.*]+", host) or port > 65535:
+            raise ValueError("no host or port")
+    except ValueError as error:
+        raise ValueError(
+            f"{entry!r} is no host, host:port or network, such as *.example.org, 127.0.7.*:8080 or 10.0.0.0/8"
+        ) from error
+    pattern = re.compile(".*".join(map(re.escape, re.split(r"\*+", host))))
+    return _NamedHosts(pattern, port or None, re.fullmatch(r"[0-9.*]*[0-9][0-9.*]*", host) is not None)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class AddressGuard(AbstractResolver):
@@ -117,8 +168,10 @@ class AddressGuard(AbstractResolver):
         """
         found = await self._look_up(host)
         permitted = found
-        if not self._allowed.names(host, port):
-            permitted = tuple(address for address in found if is_public(address) or self._allowed.holds(address))
+        if not self._allowed.allows_host(host, port):
+            permitted = tuple(
+                address for address in found if is_public(address) or self._allowed.allows_address(address)
+            )
         if not permitted:
             raise AddressError("private_address", f"{host} is {', '.join(found)}; policy.allow_hosts may name it")
         if not self._may_leave_loopback and not all(is_loopback(address) for address in permitted):

@@ -15,14 +15,15 @@ import brotli
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
+from pipelines.web.response_body import CHUNK_HEAD, MAX_CHUNK_HEAD
+
 _MAX_CODINGS = 5  # of one body, as in curl (MAX_ENCODE_STACK)
 _SLICE = 8 << 10  # input of one step: a decoder that reaches its end copies what is left of it
 _ZSTD_SLICE = 1 << 10  # its decoder has no limit for the output of one step: 4 bytes can give 128 KiB
 _ZSTD_WINDOW = 1 << 27
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZEROS = re.compile(rb"\0*")
 _SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # RFC 8878, 3.1.2
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_MAX_CHUNK_HEAD = 4096  # with its extensions
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # WHATWG MIME Sniffing, 3: bytes that no text has
 _SNIFFED_BYTES = 1445  # its resource header
 
@@ -113,11 +114,18 @@ def _decompress(
         size += len(piece)
         at += len(part) - len(decoder.unconsumed_tail)
         if decoder.eof:
-            at -= len(decoder.unused_data)
+            at = _skip_zeros(data, at - len(decoder.unused_data))
             if not is_next(data[at : at + 4]):
                 return b"".join(found), True
             decoder = new()
     return b"".join(found), bool(decoder.eof)
+
+
+def _skip_zeros(data: bytes, at: int) -> int:
+    """Return where padding between members ends, as tar writes it and gzip(1) skips it."""
+    padding = _ZEROS.match(data, at)
+    assert padding is not None  # the pattern also matches the empty string
+    return padding.end()
 
 
 def _inflate(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
@@ -156,7 +164,7 @@ def _decode_brotli(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
         while True:
             found.append(piece)
             size += len(piece)
-            if decoder.is_finished() or decoder.can_accept_more_data() or size >= max_bytes:
+            if decoder.is_finished() or size >= max_bytes or (not piece and decoder.can_accept_more_data()):
                 break
             piece = decoder.process(b"", output_buffer_limit=max_bytes - size)
         return b"".join(found)[:max_bytes], decoder.is_finished()
@@ -181,7 +189,7 @@ def _joined_chunks(body: bytes) -> tuple[bytes, bool]:
     """Return the content of chunks, and whether the last chunk is there; a body without chunks as it is."""
     found: list[bytes] = []
     at = 0
-    while head := _CHUNK_HEAD.match(body, at, at + _MAX_CHUNK_HEAD):
+    while head := CHUNK_HEAD.match(body, at, at + MAX_CHUNK_HEAD):
         size = int(head[1], 16)
         if size == 0:
             return b"".join(found), True

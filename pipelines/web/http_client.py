@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal, ParamSpec, Self, TypeVar
-from urllib.parse import urljoin
 
 from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
-from pipelines.faults import fault, for_thread
+from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.web.http_exchange import (
     REDIRECT_STATUSES,
     TRANSIENT,
@@ -40,6 +39,7 @@ from pipelines.web.permission import (
     response_verdict,
 )
 from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
+from pipelines.web.urls import join
 
 __all__ = ["TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
 
@@ -120,6 +120,7 @@ class PoliteClient:
             FetchFailure: With its reason, also if the use is refused.
         """
         max_bytes = max_bytes if max_bytes is not None else self._http.max_bytes(purpose)
+        headers = tuple(headers)
         hop, asked, evidence = url, list[str](), list[Signal]()
         try:
             while True:
@@ -127,7 +128,7 @@ class PoliteClient:
                 site = await self._site_verdict(target, purpose, evidence) if site_rules else Verdict()
 
                 def is_wanted(status: int, received: Headers, site: Verdict = site) -> bool:
-                    is_of_use = 200 <= status < 300 or (status in REDIRECT_STATUSES and not follow_redirects)
+                    is_of_use = _has_content(status, headers) or (status in REDIRECT_STATUSES and not follow_redirects)
                     return is_of_use and response_verdict(site, received, purpose, self._policy).allowed
 
                 answer = await self._exchange.ask(
@@ -135,7 +136,7 @@ class PoliteClient:
                         target,
                         is_wanted,
                         method,
-                        tuple(headers),
+                        headers,
                         max_bytes,
                         may_cut=purpose == "page",
                         delay_seconds=site.crawl_delay or 0.0,
@@ -147,7 +148,7 @@ class PoliteClient:
                     asked.append(hop)
                     hop = self._next_hop(answer, asked)
                     continue
-                if not (200 <= answer.status < 300 or answer.status in REDIRECT_STATUSES):
+                if not (_has_content(answer.status, headers) or answer.status in REDIRECT_STATUSES):
                     raise FetchFailure(http_reason(answer.status), hop, answer.reason)
                 if not verdict.allowed:
                     raise FetchFailure(verdict.reasons[0], hop, ", ".join(verdict.reasons[1:]))
@@ -261,22 +262,28 @@ async def _judged_by(rules: SiteRules, judge: Callable[P, T], *args: P.args, **k
     """Return what the rules of a site say: of large ones in a thread, since other hosts wait meanwhile."""
     if rules.num_bytes <= _LARGE_SITE_BYTES:
         return judge(*args, **kwargs)
-    return await asyncio.to_thread(for_thread(judge), *args, **kwargs)
+    return await asyncio.to_thread(without_stop_iteration(judge), *args, **kwargs)
+
+
+def _has_content(status: int, sent: Headers) -> bool:
+    """Return whether an answer is what was asked for: not without a body, nor a part of one that nobody asked for."""
+    if status == 206:
+        return any(name.lower() == "range" for name, _ in sent)
+    return 200 <= status < 300 and status not in (204, 205)
 
 
 def _internal_failure(url: str, error: Exception) -> FetchFailure:
-    refusal = fault(error)
+    refusal = refusal_of(error)
     failure = FetchFailure(refusal.reason, url, refusal.detail or "")
     failure.__cause__ = error
     return failure
 
 
 def _location(answer: Fetched) -> str | None:
-    """Return the absolute URL of a redirect's target."""
-    location = answer.location
-    if location is None:
+    """Return the absolute URL of a redirect's target, spelled as the server spells it."""
+    if answer.location is None:
         return None
     try:
-        return urljoin(answer.final_url, location)
+        return join(answer.final_url, answer.location)
     except ValueError:
         return None

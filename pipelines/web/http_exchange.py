@@ -20,13 +20,13 @@ from yarl import URL
 
 from pipelines.document import Signal
 from pipelines.drop_reasons import Outcome, Reason, http_reason
-from pipelines.faults import for_thread
+from pipelines.faults import without_stop_iteration
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
 from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
-from pipelines.web.permission import PASSING_REASONS, PolicySettings, Purpose, Verdict
+from pipelines.web.permission import TRANSIENT_REASONS, PolicySettings, Purpose, Verdict
 from pipelines.web.response_head import MAX_HEAD_BYTES
 from pipelines.web.urls import MAX_URL_CHARS
 
@@ -34,17 +34,25 @@ Headers = tuple[tuple[str, str], ...]
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 # 408, 425, 429, and the statuses of a server, or a proxy in front of it, that is overloaded or down.
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
 _DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be reused
 _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
+_BEYOND_ASCII = re.compile(rb"[^\x00-\x7f]")
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
 
-_PASSING_FAILURES: frozenset[Reason] = frozenset(
-    {"timeout", "dns_failure", "connection_failed", "incomplete_body", "retry_after_too_long", "host_error_budget"}
+_TRANSIENT_FAILURES: frozenset[Reason] = frozenset(
+    {
+        "timeout",
+        "dns_failure",
+        "connection_failed",
+        "incomplete_body",
+        "retry_after_too_long",
+        "host_error_budget",
+        "internal_error",  # which a release may mend
+    }
 )
-_MENDED_LATER: frozenset[Reason] = frozenset({"internal_error"})  # by a release
-TRANSIENT = _PASSING_FAILURES | {http_reason(status) for status in _PASSING_STATUSES} | PASSING_REASONS | _MENDED_LATER
+TRANSIENT = _TRANSIENT_FAILURES | {http_reason(status) for status in _TRANSIENT_STATUSES} | TRANSIENT_REASONS
 
 
 def is_transient(reason: Outcome) -> bool:
@@ -115,14 +123,19 @@ class Fetched:
 
     @property
     def refresh(self) -> str | None:
-        """The page that browsers go to after some seconds, read alike."""
+        """Value of the `Refresh` header, its bytes read as UTF-8."""
         return _as_utf8(self.header("refresh"))
 
 
 def _as_utf8(value: str | None) -> str | None:
-    with contextlib.suppress(UnicodeError):
-        value = value.encode("latin-1").decode("utf-8") if value is not None else None
-    return value.strip() if value is not None else None
+    """Return a header's bytes as UTF-8; where they are not, those beyond ASCII are escaped, as browsers do."""
+    if value is None:
+        return None
+    data = value.strip().encode("latin-1", "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], data).decode("ascii")
 
 
 class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
@@ -236,7 +249,7 @@ class Exchange:
             except HostClosedError:
                 outcome = outcome or FetchFailure("host_error_budget", str(request.target))
                 break
-            if not _can_pass(outcome):
+            if not _is_transient(outcome):
                 break
         assert outcome is not None
         if isinstance(outcome, FetchFailure):
@@ -261,7 +274,7 @@ class Exchange:
                     outcome = await self._attempt(request)
                 except FetchFailure as failure:
                     outcome = failure
-            if isinstance(outcome, Fetched) and not _can_pass(outcome):
+            if isinstance(outcome, Fetched) and not _is_transient(outcome):
                 self._errors.pop(host, None)
                 return outcome
             rest = self._count_error(host)
@@ -302,7 +315,7 @@ class Exchange:
                     body, truncated = await _read_body(response, request.max_bytes, request.may_cut)
                     if body and is_coded(headers):
                         body, truncated = await asyncio.to_thread(
-                            for_thread(_decoded), url, body, headers, request, truncated
+                            without_stop_iteration(_decoded), url, body, headers, request, truncated
                         )
                 elif response.content_length is not None and response.content_length <= _DRAIN_BYTES:
                     with contextlib.suppress(aiohttp.ClientError):
@@ -384,8 +397,8 @@ def _decoded(url: str, body: bytes, headers: Headers, request: Request, is_cut: 
     return found.body, is_cut or found.is_over_limit
 
 
-def _can_pass(outcome: Fetched | FetchFailure) -> bool:
-    return outcome.status in _PASSING_STATUSES if isinstance(outcome, Fetched) else outcome.is_transient
+def _is_transient(outcome: Fetched | FetchFailure) -> bool:
+    return outcome.status in _TRANSIENT_STATUSES if isinstance(outcome, Fetched) else outcome.is_transient
 
 
 def _retry_after(answer: Fetched) -> float | None:

@@ -44,7 +44,7 @@ SIGNAL_KINDS = (
     "meta-tdm-policy",
 )
 
-PASSING_REASONS: frozenset[Reason] = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
+TRANSIENT_REASONS: frozenset[Reason] = frozenset({"robots_unreachable", "tdm_unreachable", "ai_txt_unreachable"})
 
 # Product tokens whose published purpose is gathering training data, from the operators' pages and the public list
 # ai-robots-txt/ai.robots.txt, as of TRAINING_TOKENS_DATE. Search and assistant crawlers are not included.
@@ -59,6 +59,7 @@ TRAINING_TOKENS = (
 
 MAX_SIGNALS = 100  # evidence is part of every sample, and a page can have a hundred thousand meta elements
 MAX_SIGNAL_CHARS = 2000
+MAX_KEPT_HOSTS = 1000  # parsed rules of hosts in memory: some 50 KB each, and a file of Common Crawl has 20,000 hosts
 
 UNASKED = "not asked: policy.robots_of_others is unasked"
 """Value of the `robots.txt` signal of a page whose host was not asked."""
@@ -293,10 +294,11 @@ class SiteRules:
             if not other.allows(url):
                 reasons.append("training_crawlers_disallowed")
         for speaker in [*([group] if group is not None else []), *self._training_groups]:
-            for line in speaker.preferences(url):
-                signals.append(self.robots.signal(line.field, line.value))
-                if "preferences" in self.policy.blocking_signals and refuses_training(line.preference):
-                    reasons.append("ai_train_refused")
+            preferences = speaker.preferences(url)
+            signals += [self.robots.signal(line.field, line.value) for line in preferences[:MAX_SIGNALS]]
+            is_refused = any(refuses_training(line.preference) for line in preferences)
+            if is_refused and "preferences" in self.policy.blocking_signals:
+                reasons.append("ai_train_refused")
         return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
 
     def _evidence(self, group: Group, url: str) -> list[Signal]:
@@ -338,7 +340,7 @@ class SiteRules:
             return found
         allowed, line = rule_by_type(group, url)
         tokens = {"*", self.policy.product_token.lower()}
-        evidence = [block.evidence(tokens, [line] if line is not None else []) for block in group.blocks]
+        evidence = [block.evidence(tokens, {line} if line is not None else set()) for block in group.blocks]
         signals = [file.signal("ai.txt", text) for text in evidence]
         return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], signals)
 

@@ -1,8 +1,8 @@
 """Heads of HTTP responses as browsers take them, rewritten for parsers that are stricter.
 
 What is repaired is what Chromium's parser accepts (`net/http/http_response_headers.cc`, `http_stream_parser.cc`): loose
-spaces and any version number in the status line, lines that are no header field, a length that is stated twice, or
-besides chunks.
+spaces and any version number in the status line, or none, lines that are no header field, a length that is no number,
+or is stated twice or besides chunks, a transfer coding of no known name.
 """
 
 import re
@@ -10,7 +10,10 @@ import re
 MAX_HEAD_BYTES = 256 << 10  # Chromium's limit: http_stream_parser.h, kMaxHeaderBufSize
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS_LINE = re.compile(rb"HTTP/[ \t]*(\d+)(?:\.(\d+))?[ \t]+(\d{3})(?![0-9])([^\r\n]*)", re.IGNORECASE)
+STARTS = (b"HTTP", b"ICY ")  # of heads; the second is SHOUTcast's
+_STATUS_LINE = re.compile(
+    rb"(?:HTTP(?:/[ \t]*(\d+)(?:\.(\d+))?)?|ICY)[ \t]+([1-9]\d{2})(?![0-9])([^\r\n]*)", re.IGNORECASE
+)
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:(.*)", re.DOTALL)
 
 
@@ -25,7 +28,7 @@ def repaired_head(head: bytes) -> bytes:
     if status is None:
         return head
     major, minor, code, reason = status.groups()
-    version = b"1.0" if (int(major[:9]), int((minor or b"0")[:9])) < (1, 1) else b"1.1"
+    version = b"1.0" if (int((major or b"1")[:9]), int((minor or b"0")[:9])) < (1, 1) else b"1.1"
     fields = _without_false_lengths(_fields(lines))
     rows = [b"HTTP/%b %b %b" % (version, code, reason.strip()), *(b"%b: %b" % field for field in fields)]
     return b"\r\n".join(rows) + b"\r\n\r\n"
@@ -44,13 +47,16 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _without_false_lengths(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Leave one Content-Length of several equal ones, and none beside chunks (RFC 9112, 6.3)."""
+    """Leave one Content-Length of several equal ones, and none beside chunks (RFC 9112, 6.3); none that is no number.
+
+    Without one, a body ends with the connection.
+    """
     stated = [
         length.strip() for name, value in fields if name.lower() == b"content-length" for length in value.split(b",")
     ]
-    is_chunked = any(name.lower() == b"transfer-encoding" and b"chunked" in value.lower() for name, value in fields)
-    lengths = {length for length in stated if length}
-    if len(lengths) > 1 and not is_chunked:
+    codings = [field for field in fields if field[0].lower() == b"transfer-encoding" and b"chunked" in field[1].lower()]
+    lengths = {length for length in stated if length.isdigit() and len(length) < 19}
+    if len(lengths) > 1 and not codings:
         return fields  # which of them is right, nobody can tell
-    others = [field for field in fields if field[0].lower() != b"content-length"]
-    return others if is_chunked or not lengths else [*others, (b"Content-Length", lengths.pop())]
+    others = [field for field in fields if field[0].lower() not in (b"content-length", b"transfer-encoding")]
+    return [*others, *codings] if codings or not lengths else [*others, (b"Content-Length", lengths.pop())]

@@ -6,7 +6,7 @@ token, and only that group's lines are passed to it.
 
 import functools
 import re
-from collections.abc import Collection, Container
+from collections.abc import Container, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
@@ -30,12 +30,16 @@ _REFUSED = frozenset({"n", "no", "?0", "false"})
 
 MAX_EVIDENCE_CHARS = 1000  # of a longer group only the lines that decide are kept: evidence is part of every sample
 MAX_EVIDENCE_BLOCKS = 4
-# Lists of names have no place in RFC 9309, but those who write them mean each name.
-_BETWEEN_AGENTS = re.compile(r"[,;|]")
+# Lists of names have no place in RFC 9309, but those who write them mean each name: with whatever stands between them.
+_BETWEEN_AGENTS = re.compile(r"[,;|&+\s\uff0c\u3001\uff1b]+")
+_AROUND_AGENTS = "\"'`()[]{}<>\u2018\u2019\u201c\u201d-"
+_VERSION = re.compile(r"v?[0-9.]+")
 # RFC 9309, 2.2.1 has no digits, names in use do: `AI2Bot`, `img2dataset`. So a name counts as both forms end it.
 _TOKEN_FORMS = (re.compile(r"[a-z_-]+"), re.compile(r"[a-z0-9_-]+"))
 _LITERAL_HEAD = re.compile(r"/[A-Za-z0-9/_.-]*")  # of a pattern: characters that stand for themselves alone
+_COLON = re.compile("[:\uff1a]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+_AROUND_VALUE = " \t\u00a0\u3000\u00ad\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064"
 _BYTE_ORDER_MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
 
@@ -69,7 +73,7 @@ class Block:
         """All lines, verbatim."""
         return "\n".join(line.text for line in (*(line for line, _ in self.agents), *self.lines))
 
-    def evidence(self, tokens: Container[str], deciding: Collection[Line]) -> str:
+    def evidence(self, tokens: Container[str], deciding: Set[Line]) -> str:
         """Return the block verbatim, or of a long one the lines that name these tokens and those that decide."""
         if len(self.text) <= MAX_EVIDENCE_CHARS:
             return self.text
@@ -126,7 +130,7 @@ class Group:
         if self._num_chars <= MAX_EVIDENCE_CHARS:
             return [block.text for block in self.blocks]
         rule = next((line for line in self._by_priority if path_matches(line.value, url)), None)
-        deciding = [*([rule] if rule is not None else []), *self.preferences(url)]
+        deciding = frozenset([*([rule] if rule is not None else []), *self.preferences(url)])
         blocks = [block for block in self.blocks if any(line in deciding for line in block.lines)]
         return [block.evidence(tokens, deciding) for block in (blocks or self.blocks)[:MAX_EVIDENCE_BLOCKS]]
 
@@ -196,11 +200,12 @@ def parse_robots(body: bytes) -> Robots:
 def _named_tokens(value: str) -> frozenset[str]:
     """Return the product tokens in a User-agent line, in lower case: `GPTBot/1.2, CCBot` names gptbot and ccbot."""
     found: set[str] = set()
-    for part in _BETWEEN_AGENTS.split(value.lower()):
-        name = part.strip()
-        if name.split(None, 1)[:1] == ["*"]:
+    for part in _BETWEEN_AGENTS.split(_INVISIBLE.sub("", value).lower()):
+        name = part.strip(_AROUND_AGENTS)
+        if name == "*":
             found.add("*")
-        found |= {match[0] for form in _TOKEN_FORMS if (match := form.match(name))}
+        elif not _VERSION.fullmatch(name):
+            found |= {match[0] for form in _TOKEN_FORMS if (match := form.match(name))}
     return frozenset(found)
 
 
@@ -251,6 +256,7 @@ def rule_by_type(group: Group, url: str) -> tuple[bool, Line | None]:
     return decides.field == "allow", decides
 
 
+@functools.lru_cache(maxsize=32_768)  # a file may have 25,000 preferences, and each page of the host meets them
 def refuses_training(value: str) -> bool:
     """Return whether a preference (`train-ai=n`, `search=yes, ai-train=no`) refuses AI training.
 
@@ -268,10 +274,12 @@ def refuses_training(value: str) -> bool:
 
 def _read_line(raw: str) -> Line | None:
     content = raw.partition("#")[0].strip()
-    field, colon, value = content.partition(":")
-    if not colon:
+    colon = _COLON.search(content)
+    if colon is not None:
+        field, value = content[: colon.start()], content[colon.end() :]
+    else:
         field, _, value = content.partition(" ")
-    field, value = _INVISIBLE.sub("", field).strip().lower(), value.strip()
+    field, value = _INVISIBLE.sub("", field).strip().lower(), value.strip(_AROUND_VALUE)
     if not field:
         return None
     if field in _DISALLOW_TYPOS:

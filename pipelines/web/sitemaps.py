@@ -50,7 +50,7 @@ def parse_sitemap(body: bytes, *, is_cut: bool = False) -> Sitemap:
         is_cut: Whether the body is known to be incomplete.
     """
     problems = ["the file was cut"] if is_cut else []
-    text = _decoded(_uncompressed(body, problems)).lstrip()
+    text = _decoded(_uncompressed(body, problems)).lstrip("\ufeff \t\r\n")
     beginning = _BEGINNING.search(text)
     if beginning is not None:
         pages, sitemaps = _parse_xml(text[beginning.start() :], problems)
@@ -118,8 +118,8 @@ class _Collector:
         self._text: list[str] | None = None
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        local = tag.rpartition("}")[2].rpartition(":")[2]
-        if not self._path and local.lower() not in _ROOTS:
+        local = tag.rpartition("}")[2].rpartition(":")[2].lower()
+        if not self._path and local not in _ROOTS:
             raise _StopReadingError
         parent = self._path[-1] if self._path else ""
         self._path.append(local)
@@ -195,5 +195,4 @@ def _numbered(match: re.Match[str]) -> str:
 
 
 def _character(match: re.Match[str]) -> str:
-    character = html.unescape(match[0])
-    return f"&amp;{match[0][1:]}" if character.startswith("&") else character
+    return html.escape(html.unescape(match[0]))  # `&LT;` is one of them

@@ -68,16 +68,27 @@ def canonical_url(url: str) -> str:
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS:
         raise ValueError(f"no http(s) URL: {url[:100]!r}")
-    host = _canonical_host(parts.hostname or "")
+    host = canonical_host(parts.hostname or "")
+    host = f"[{host}]" if ":" in host else host
     port = parts.port  # ValueError unless a number up to 65535
     netloc = host if port is None or port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
-    path = _percent_normal(_PATH_SESSION.sub("", parts.path.replace("\\", "/")), _PATH)
+    path = _PATH_SESSION.sub("", _percent_normal(parts.path.replace("\\", "/"), _PATH))
     path = _without_dot_segments(path) or "/"
     kept = [p for p in parts.query.split("&") if p and not _is_tracking(p)]
     found = urlunsplit((scheme, netloc, path, _percent_normal("&".join(kept), _QUERY), ""))
     if len(found) > MAX_URL_CHARS:  # an escape is longer than its character
         raise ValueError(f"URL of {len(found)} characters; at most {MAX_URL_CHARS}")
     return found
+
+
+def join(base: str, reference: str) -> str:
+    """Return the absolute URL of a reference, spelled as it is; to browsers (WHATWG URL) a backslash is a slash.
+
+    Raises:
+        ValueError: If it is not valid.
+    """
+    path, mark, rest = reference.partition("?")
+    return urljoin(base, path.replace("\\", "/") + mark + rest)
 
 
 def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
@@ -92,11 +103,10 @@ def resolve(base: str, reference: str, encoding: str = "utf-8") -> str | None:
     if len(reference) > MAX_URL_CHARS or re.fullmatch("(?i)https?:/*", reference):
         return None
     try:
-        # WHATWG URL: in http(s) a backslash is a slash, but not for urllib.
         path, mark, rest = reference.partition("?")
         if encoding != "utf-8" and "#" not in path:
             rest = percent_encoded(rest, encoding)
-        return canonical_url(urljoin(base, path.replace("\\", "/") + mark + rest))
+        return canonical_url(join(base, path + mark + rest))
     except ValueError:
         return None
 
@@ -174,13 +184,19 @@ def _is_secret(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _canonical_host(host: str) -> str:
-    """Return a host as browsers ask for it (URL Standard, 3.5): by UTS 46, and numbers as IPv4 addresses."""
+def canonical_host(host: str) -> str:
+    """Return a host as browsers ask for it (URL Standard, 3.5): by UTS 46, numbers as IPv4 addresses, IPv6 in short.
+
+    Raises:
+        ValueError: If no host can be called so. A zone of IPv6 is this machine's own, and no part of a URL.
+    """
     host = unquote(host)
     if not host:
         raise ValueError("URL without a host")
     if ":" in host:
-        return f"[{ipaddress.IPv6Address(host)}]"
+        if "%" in host:
+            raise ValueError(f"no valid host: {host!r}")
+        return str(ipaddress.IPv6Address(host))
     host = host.lower() if host.isascii() else _to_ascii(host)
     if not re.fullmatch(r"[a-z0-9_.-]+", host) or ".." in host or host.startswith(".") or len(host) > 254:
         raise ValueError(f"no valid host: {host!r}")

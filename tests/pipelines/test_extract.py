@@ -1,13 +1,16 @@
 """Tests of extract: the pages that become candidates, one per canonical URL, if licence and signals allow it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pipelines.candidate import MediaRequest, requests_of
 from pipelines.crawling.fetched_pages import PagePlace
-from pipelines.document import Drop, Provenance
+from pipelines.document import Document, Drop, Provenance, Signal
 from pipelines.extract import _Candidates, _Duplicate, _duplicates
 from pipelines.spec import CorpusSpec
+from pipelines.web.permission import UNASKED
 from tests.pipelines.stage_records import candidate, document, image, spec, text
 
 OWN = "https://a.example/x"
@@ -89,3 +92,62 @@ def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
 def test_a_pages_words_need_an_allowed_licence(kind: str, license: str | None, expected: list[str]):
     assert reasons(free(kind, licenses=["CC-BY-4.0"]), license, kind) == expected
     assert reasons(free(kind), license, kind) == []
+
+
+ROBOTS = Signal("robots.txt", "page", "HTTP 404", "2026-01-01T00:00:00Z", "http://a.example/robots.txt")
+NOT_ASKED = Signal("robots.txt", "page", UNASKED, None, "http://a.example/robots.txt")
+OF_IMAGE = replace(ROBOTS, target="media:0")
+
+
+@pytest.mark.parametrize("kind", ["video", "pair", "text", "interleaved"])
+@pytest.mark.parametrize(
+    ("asks", "signals", "is_asked"),
+    [
+        ("nobody", (), False),
+        ("nobody", (ROBOTS,), False),
+        ("unasked", (), True),
+        ("unasked", (ROBOTS,), False),
+        ("unasked", (NOT_ASKED,), True),  # built by another policy
+        ("unasked", (OF_IMAGE,), True),
+        ("all", (ROBOTS,), True),
+    ],
+)
+def test_a_page_that_others_fetched_is_asked_for_whatever_its_kind(
+    kind: str, asks: Any, signals: tuple[Signal, ...], is_asked: bool
+):
+    """The frames of a storyboard or of a video in a tar are taken from a page just like an image."""
+    media = () if kind == "text" else (image(0),)
+    made = document(kind, *media, text(WORDS), num_media=len(media), signals=signals)
+    made = replace(made, source=Provenance("x", "1", page_url="http://a.example/1"))
+    given = replace(candidate(made), requests=(MediaRequest("image", None, inline_sha256="0" * 64),) * len(media))
+    for policy in ("asked", "unasked"):
+        found = _Candidates(free(kind, robots_of_others=policy, user_agent="Test (mail@example.org)"))
+        found.add("x", [given], asks=asks)
+        (row,) = found.rows
+        types = [request.type for request in requests_of(row["requests"])]
+        kept = Document.from_json(row["document"])
+        assert types == ["image"] * len(media) + ["site"] * (is_asked and policy == "asked")
+        if not is_asked:
+            assert kept.signals == signals
+        elif policy == "asked":
+            assert kept.signals == tuple(s for s in signals if s != NOT_ASKED), (
+                "what is asked now is not called unasked"
+            )
+        else:
+            assert [s for s in kept.signals if s.value == UNASKED] == [NOT_ASKED]
+
+
+def test_a_video_that_is_to_be_fetched_is_asked_for_itself():
+    made = replace(document("video", text(WORDS)), source=Provenance("x", "1", page_url="http://a.example/1"))
+    given = replace(candidate(made), requests=(MediaRequest("video", "http://a.example/v.mp4"),))
+    found = _Candidates(free("video"))
+    found.add("x", [given], asks="unasked")
+    (row,) = found.rows
+    assert [request.type for request in requests_of(row["requests"])] == ["video"]
+
+
+@pytest.mark.parametrize(("format_", "kind"), [("storyboard", "video"), ("webdataset", "video"), ("video_list", None)])
+def test_a_spec_says_whether_pages_of_others_are_asked_for(format_: str, kind: str | None):
+    source = {"kind": "video", "input": {"format": format_, "files": ["x"]}}
+    tree = {"user_agent": "Test (mail@example.org)"}
+    assert spec({"x": source, "y": {"kind": "text"}}, policy=tree).asks_for_others is (kind is not None)

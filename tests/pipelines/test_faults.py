@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pipelines import extract, fetch
 from pipelines.crawl import run_crawls
 from pipelines.crawling import fetched_pages, warc_ledger
-from pipelines.document import Document
+from pipelines.document import Document, Drop
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.funnel import checked_funnel
@@ -25,7 +26,7 @@ from pipelines.sources.origin import Origin, convert_rows
 from pipelines.spec import CorpusSpec
 from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.crawling.test_warc_ledger import page, write_warc
-from tests.pipelines.stage_records import candidate, document, image_bytes, text
+from tests.pipelines.stage_records import candidate, document, image_bytes, spec, text
 
 PROSE = "The harbour was quiet and the lantern was golden, and nobody knew who had lit it in the night. " * 9
 
@@ -97,6 +98,25 @@ def test_a_page_of_an_archive_on_which_our_code_fails_is_dropped(
     assert "in run" in traceback.read_text()
 
 
+@pytest.mark.parametrize("name", ["judge_text", "excerpt", "masked_excerpt"])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_excerpt_on_which_our_code_fails_ends_nothing_and_a_document_on_which_it_fails_has_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    found = extract._Candidates(spec({"texts": {"kind": "text", "filters": {"language": None}}}))
+    monkeypatch.setattr(extract, name, failing(getattr(extract, name), seed, at=0))
+    lost = Drop(source="texts", stage="extract", reason="malformed_cue", unit="cue", excerpt="one")
+    found.add("texts", [lost, candidate(document("text", text("two"))), replace(lost, excerpt="three")])
+    given = [(drop.reason, drop.excerpt) for drop in found.tally.drops]
+    second = "internal_error" if name == "judge_text" else "too_few_words"
+    expected = [("malformed_cue", "one"), (second, "two"), ("malformed_cue", "three")]
+    if name == "masked_excerpt":
+        expected[0] = ("malformed_cue", None)
+    elif name == "excerpt":
+        expected[1] = (second, None)
+    assert given == expected
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_row_on_which_our_code_fails_is_dropped(seed: int) -> None:
     settings = jsonl_text.JsonlTextSettings(files=["a.jsonl"])
@@ -136,6 +156,7 @@ def test_every_format_converts_its_rows_within_the_boundary() -> None:
     [
         (requests, "normalise", "internal_error"),
         (fetch, "complete", "internal_error"),
+        (fetch._CompletePart, "_permitted", "internal_error"),
         (Document, "to_json", "internal_error"),
     ],
 )
@@ -159,5 +180,6 @@ def test_media_on_which_our_code_fails_are_dropped(
     run_fetch(CorpusSpec.model_validate(tree), out, Runner())
     assert [receipt.counts[0].kept for receipt in documents_folder(out).receipts()] == [2]
     found = drops(documents_folder(out))
-    assert {(row["unit"], row["reason"]) for row in found if row["unit"] == "document"} == {("document", reason)}
+    (gone,) = (row for row in found if row["unit"] == "document")
+    assert (gone["reason"], gone["excerpt"]) == (reason, "A caption of an image.")
     assert len(list(Path(traceback_folder(out)).iterdir())) == 1

@@ -52,10 +52,10 @@ class Use(NamedTuple):
 
 
 def modules() -> Iterator[Any]:
-    for room in ROOMS:
-        package = importlib.import_module(f"pipelines.{room}")
-        for found in pkgutil.iter_modules(package.__path__):
-            yield importlib.import_module(f"pipelines.{room}.{found.name}")
+    for name in ("pipelines", *(f"pipelines.{room}" for room in ROOMS)):
+        for found in pkgutil.iter_modules(importlib.import_module(name).__path__):
+            if not found.ispkg and found.name != "__main__":
+                yield importlib.import_module(f"{name}.{found.name}")
 
 
 def patterns_in(value: Any) -> Iterator[re.Pattern[Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import gzip
 import io
+import itertools
 import json
 import random
 import re
@@ -17,7 +18,7 @@ from fastwarc.warc import ArchiveIterator as FastIterator
 from warcio.archiveiterator import ArchiveIterator
 
 from pipelines import faults, storage
-from pipelines.crawling import visits, warc_records
+from pipelines.crawling import part_writer, visits, warc_records
 from pipelines.crawling.frontier import FrontierUrl
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
@@ -25,7 +26,7 @@ from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
 from pipelines.errors import UserError
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
-from pipelines.web import http_client, permission, sitemaps
+from pipelines.web import http_client, permission, sitemaps, urls
 from pipelines.web.http_client import HttpSettings, PoliteClient
 from pipelines.web.permission import PolicySettings
 
@@ -91,7 +92,7 @@ def crawled(folder: Path, answers: dict[str, bytes], *paths: str, follows: bool 
         async with server, PoliteClient(rules, HTTP) as client:
             items = [FrontierUrl(0, base + path, is_new_host=True) for path in paths]
             if follows:
-                await follow_sitemaps(client, writer, items[0])
+                await follow_sitemaps(client, writer, items[0], [base.removeprefix("http://"), "sibling.example"])
             for item in items:
                 await visit(client, writer, item)
                 store_site_files(client, writer, item)
@@ -263,6 +264,55 @@ def test_a_sitemap_that_is_visited_gives_links_as_a_page_does(tmp_path: Path) ->
     assert set(found.links) == {"/one"}
 
 
+def test_a_sitemap_may_list_pages_of_any_host_as_a_page_may_link_to_them(tmp_path: Path) -> None:
+    """`example.com` whose map lists `www.example.com` is the most frequent of all; the scope is looked at later."""
+    others = ("https://sibling.example/a", "https://outside.example:8443/b")
+    map_ = urlset("/one").replace("</urlset>", "".join(f"<url><loc>{url}</loc></url>" for url in others) + "</urlset>")
+    for is_followed in (True, False):
+        found = crawled(
+            tmp_path / str(is_followed), site(map_), "/" if is_followed else "/map.xml", follows=is_followed
+        )
+        assert set(found.links) == {"/one", *others, *(["/next"] if is_followed else [])}
+
+
+def test_sitemaps_in_a_sitemap_are_asked_for_within_the_scope_and_others_are_links(tmp_path: Path) -> None:
+    outside = "https://outside.example/map.xml"
+    index = f"<sitemapindex><sitemap><loc>{outside}</loc></sitemap><sitemap><loc>http://{{host}}/2</loc></sitemap>"
+    answers = site(index + "</sitemapindex>") | {"/2": answer(urlset("/two"), "text/xml")}
+    found = crawled(tmp_path, answers, "/")
+    assert found.outcomes() == {"/": "fetched"}
+    assert set(found.links) == {"/two", "/next", outside}
+
+
+def test_a_host_with_sitemaps_of_millions_of_pages_fills_many_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_writer, "PART_LINKS", 3)
+    more = [f"http://{{host}}/{n}.xml" for n in range(4)]
+    answers = site(urlset("/a", "/b"), *more)
+    answers |= {f"/{n}.xml": answer(urlset(*(f"/{n}/{i}" for i in range(3))), "text/xml") for n in range(4)}
+    crawled(tmp_path, answers, "/")
+    links = [list(read_rows(str(path), ["url"])) for path in tmp_path.glob("*.links.parquet")]
+    assert sorted(map(len, links)) == [1, 3, 3, 3, 5]
+
+
+def test_the_loop_of_all_hosts_does_not_wait_for_the_urls_of_a_sitemap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left for the loop is to store them: milliseconds for 50,000, where a look at each took seconds."""
+    listed = tuple(f"https://outside.example/{n}" for n in range(50_000))
+    monkeypatch.setattr(visits, "parse_sitemap", lambda *_, **__: sitemaps.Sitemap(listed, listed))
+    canonical, looks = urls.canonical_url, itertools.count()
+
+    def look(url: str) -> str:
+        next(looks)
+        return canonical(url)
+
+    monkeypatch.setattr(urls, "canonical_url", look)
+    assert len(crawled(tmp_path, site(""), "/map.xml").links) == len(listed)
+    assert next(looks) < 1000
+
+
 # what no file can hold
 
 
@@ -329,7 +379,7 @@ PLACES = {  # what is replaced, and the paths that it concerns; of the others no
     "parse_page": (visits, "parse_page", {"/a"}),
     "parse_refresh": (visits, "parse_refresh", {"/a"}),
     "parse_sitemap": (visits, "parse_sitemap", {"/map.xml"}),
-    "exchange_records": (warc_records, "_decoded", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
+    "exchange_records": (warc_records, "_headers_of_decoded_body", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
     "media_type": (visits, "media_type", {"/a"}),
     "response_verdict": (http_client, "response_verdict", {"/a", "/map.xml"}),
     "parse_robots": (permission, "parse_robots", {"/a"}),
@@ -385,7 +435,7 @@ def test_equal_faults_have_one_hash_and_others_another(kept: Path) -> None:
         try:
             work()
         except ValueError as error:
-            return faults.fault(error).detail
+            return faults.refusal_of(error).detail
         return None
 
     details = [detail(work) for work in (first, first, lambda: second(3), lambda: second(30))]
@@ -393,12 +443,27 @@ def test_equal_faults_have_one_hash_and_others_another(kept: Path) -> None:
     assert len(list(kept.iterdir())) == 2
 
 
+def test_a_systematic_fault_looks_at_its_folder_once_and_a_store_that_fails_there_ends_nothing(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def fail(path: str) -> bool:
+        looks.append(path)
+        raise RuntimeError("the store is gone")
+
+    monkeypatch.setattr(storage, "exists", fail)
+    error = KeyError("one")
+    assert {faults.refusal_of(error).reason for _ in range(1000)} == {"internal_error"}
+    assert len(looks) == 1
+
+
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), MemoryError(), UserError("a mistake"), PermissionError(13, "no")]
 )
 def test_what_no_page_is_to_blame_for_ends_the_run(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
-        faults.fault(error)
+        faults.refusal_of(error)
     assert caught.value is error
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
 from pipelines.crawl import run_crawls
+from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.ledger import ledger_parts
-from pipelines.crawling.warc_ledger import IndexWarc, indexed_part, warc_paths
+from pipelines.crawling.warc_ledger import index_pages, indexed_part, warc_paths
 from pipelines.drop_reasons import FETCHED
 from pipelines.errors import UserError
 from pipelines.extract import run_extract
@@ -38,7 +40,8 @@ def write_warc(path: Path, *pages: tuple[str, bytes], status: str = "200 OK", by
 
 
 def index(path: str, folder: str, version: int = 1) -> list[dict]:
-    (part,) = IndexWarc(PartFolder(folder), version, f"{folder}-tracebacks").process((path, "content"))
+    work = IndexArchive(PartFolder(folder), indexed_part, index_pages, version, f"{folder}-tracebacks")
+    (part,) = work.process((path, "content"))
     return list(read_rows(PartFolder(folder).file(part, ".parquet")))
 
 
@@ -73,7 +76,29 @@ def test_a_file_that_is_cut_short_gives_what_it_holds_and_says_so(tmp_path: Path
     rows = index(path, str(tmp_path / "ledger"))
     assert (rows[0]["url"], rows[0]["outcome"]) == ("https://a.example/x", FETCHED)
     assert rows[-1]["outcome"] == "truncated_file"
-    assert rows[-1]["url"].startswith("a.warc.gz#")
+    assert (rows[-1]["url"], rows[-1]["offset"]) == ("https://a.example/y", rows[0]["length"])
+
+
+def test_a_record_that_cannot_be_read_is_found_by_its_url_and_its_place(tmp_path: Path):
+    """Of a response, of one whose coding is damaged, and of the end of the file: none is called by a file's name."""
+    parts = [
+        write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()), status="20000 OK"),
+        write_warc(tmp_path / "b.warc.gz", ("http://a.example:80/y#z", page()), status="2 OK"),
+        write_warc(tmp_path / "c.warc.gz", ("https://a.example/z", page() + bytes(range(256)) * 9)),
+    ]
+    nameless = gzip.compress(b"WARC/1.1\r\nWARC-Type: response\r\nContent-Length: 4\r\n\r\nnone\r\n\r\n")
+    data = [nameless, *(Path(part).read_bytes() for part in parts)]
+    path, out = tmp_path / "all.warc.gz", str(tmp_path / "out")
+    path.write_bytes(b"".join(data)[:-300])
+    run_crawls(archive_spec(str(path)), out, Runner())
+    drops = [row for table in account_folder(out, "web").drops() for row in read_rows(table)]
+    found = {(row["record"], row["reason"]): (row["url"], row["page_url"]) for row in drops}
+    starts = itertools.accumulate(map(len, data[:-1]), initial=0)
+    urls = (None, "https://a.example/x", "http://a.example/y", "https://a.example/z")
+    reasons = [*["malformed_record"] * 3, "truncated_file"]
+    assert found == {
+        (f"all.warc.gz {at}", reason): (url, url) for at, reason, url in zip(starts, reasons, urls, strict=True)
+    }
 
 
 def test_pages_that_share_one_compressed_stream_have_no_place(tmp_path: Path):

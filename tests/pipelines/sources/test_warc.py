@@ -1,5 +1,6 @@
 import gzip
 import io
+import json
 import zlib
 
 import fsspec
@@ -235,3 +236,31 @@ def test_other_files_are_refused(tmp_path, data):
 
 def test_an_empty_file_has_no_pages(tmp_path):
     assert list(read_records(_write(tmp_path, b""))) == []
+
+
+@pytest.mark.parametrize("status", ["99999999999", "2000", "20", "000", "099", "+20", "-1", "OK"])
+def test_a_status_has_three_digits(tmp_path, status):
+    """Anything else would not even fit the ledger, and end the crawl at every rerun."""
+    wat = {
+        "WARC-Header-Metadata": {"WARC-Target-URI": "https://site.example/wat"},
+        "Payload-Metadata": {"HTTP-Response-Metadata": {"Response-Message": {"Status": status}}},
+    }
+    file = io.BytesIO()
+    writer = WARCWriter(file, gzip=True)
+    body = io.BytesIO(json.dumps({"Envelope": wat}).encode())
+    writer.write_record(writer.create_warc_record("https://site.example/wat", "metadata", body))
+    path = _write(tmp_path, _warc((HTML, BODY, f"{status} Fine", {}), (HTML, BODY)) + file.getvalue())
+    first, page, last = read_records(path)
+    assert (page.status, page.body) == (200, BODY)
+    assert [(r.reason, r.url) for r in (first, last)] == [
+        ("malformed_record", "https://site.example/0"),
+        ("malformed_record", "https://site.example/wat"),
+    ]
+
+
+def test_the_answer_of_a_name_server_is_no_page_and_no_drop(tmp_path):
+    block = b"20260118015800\na.example.\t300\tIN\tA\t192.0.2.1\n"
+    fields = "WARC-Type: response\r\nWARC-Target-URI: dns:a.example\r\nContent-Type: text/dns\r\n"
+    record = f"WARC/1.0\r\n{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    (page,) = read_records(_write(tmp_path, gzip.compress(record) + _warc((HTML, BODY))))
+    assert page.url == "https://site.example/0"

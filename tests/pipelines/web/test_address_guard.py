@@ -1,12 +1,13 @@
 """Tests of the addresses to which requests are allowed."""
 
 import asyncio
+import re
 import socket
 from typing import Any
 
 import pytest
 
-from pipelines.web.address_guard import AddressError, AddressGuard, is_public
+from pipelines.web.address_guard import AddressError, AddressGuard, AllowedHosts, is_public
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,12 @@ def test_an_ipv6_host_may_be_named_in_brackets() -> None:
         ("*", "127.0.7.9", True),
         ("LOCAL*", "localhost", True),
         ("*.localhost", "localhost", False),  # as in certificates: what stands below the name
-        ("127.0.7.?", "127.0.7.9", False),
+        ("0:0:0:0:0:0:0:1", "::1", True),
+        ("::1", "0:0::1", True),
+        ("::*", "::1", True),
+        ("127.1", "127.0.0.1", True),
+        ("localhost:", "localhost", True),
+        ("localhost.", "localhost", True),
         ("[::*]:8080", "::1", True),
         ("127.0.0.0/8", "127.0.7.9", True),
         ("127.0.7.9/8", "127.0.0.1", True),
@@ -95,6 +101,40 @@ def test_networks_and_wildcards_permit_what_they_cover(entry: str, host: str, ex
     else:
         with pytest.raises(AddressError, match="private_address"):
             permitted(host, 8080, allow_hosts=["other.example", entry])
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "expected"),
+    [
+        ("b\u00fccher.example", "xn--bcher-kva.example", True),
+        ("B\u00dcCHER.example:8080", "xn--bcher-kva.example", True),
+        ("*.b\u00fccher.example", "shop.xn--bcher-kva.example", True),
+        ("*.b\u00fccher.example", "xn--bcher-kva.example", False),
+        ("a.example.", "a.example", True),
+        ("10.*", "10.evil.example", False),  # or its owner decides which of our addresses is asked
+        ("10.*.*.*", "10.a.b.c", False),
+        ("*.0.0.1", "127.0.0.1", True),
+        ("1*", "10.evil.example", False),
+        ("10*.example", "10.example", True),
+    ],
+)
+def test_names_are_compared_as_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, entry: str, host: str, expected: bool
+) -> None:
+    answers_of_name_server(monkeypatch, ["10.1.2.3"])
+    assert AllowedHosts([entry]).allows_host(host, 8080) is expected
+    if not expected:
+        assert refusal(host, allow_hosts=[entry]) == "private_address"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["", " ", "foo bar", "10.0.0.0-10.0.0.9", "127.0.7.?", "a.example:x", "a.example:99999", "[::1", "::1]:80", "*.a b",
+     "b\u00fc*.de", "1.2.3.4.5", "[]", "-:-", "a,b", "10.0.0.0/8:8080", "10.0.0.0/33", "a.example/8", "/8"],
+)  # fmt: skip
+def test_an_entry_that_could_match_nothing_is_refused_with_the_terms_of_the_file(entry: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(entry.strip())) + r" is no .*10\.0\.0\.0/8"):
+        AllowedHosts([entry])
 
 
 def test_of_an_answer_only_the_addresses_in_a_network_are_permitted(monkeypatch: pytest.MonkeyPatch) -> None:

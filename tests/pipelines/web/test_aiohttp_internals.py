@@ -79,6 +79,75 @@ def test_chunks_count_where_a_length_stands_beside_them() -> None:
     assert asked(both)[0][3] == b"hi"
 
 
+def split(answer: bytes) -> list[bytes]:
+    """Head and body apart."""
+    at = answer.index(b"\r\n\r\n") + 4
+    return [answer[:at], answer[at:]]
+
+
+@pytest.mark.parametrize(
+    ("head", "sent", "body"),
+    [
+        ("200 OK\r\nContent-Length: 2", b"hi</html>", b"hi"),
+        ("200 OK\r\nContent-Length: 2", b"hi\n", b"hi"),
+        ("200 OK\r\nContent-Length: 2", b"hiHTTP/1.1 404 No\r\n\r\n", b"hi"),
+        ("200 OK\r\nConnection: close\r\nContent-Length: 2", b"hi</html>", b"hi"),
+        ("404 No\r\nContent-Length: 0", b"<html>", b""),
+        ("300 Multiple\r\nContent-Length: 0", b"<html>moved</html>", b""),
+        ("204 None", b"<html>", b""),
+        ("204 None\r\nContent-Length: 6", b"<html>", b""),
+        ("304 Same\r\nTransfer-Encoding: chunked", b"2\r\nhi\r\n0\r\n\r\n", b""),
+        ("404 No", b"<html>", b"<html>"),
+        ("200 OK\r\nTransfer-Encoding: chunked", b"2\r\nhi\r\n0\r\n\r\n<!-- x -->", b"hi"),
+        ("200 OK\r\nTransfer-Encoding: chunked", b"1;x=y\r\nh\r\n01\r\ni\r\n0;z\r\nX-Trailer: y\r\n\r\n", b"hi"),
+        ("200 OK\r\nTransfer-Encoding: chunked", b"1\nh\n1 \ni\n0\n\n", b"hi"),
+        ("200 OK\r\nContent-Length: abc", b"hi", b"hi"),
+        ("200 OK\r\nContent-Length: -1", b"hi", b"hi"),
+        ("200 OK\r\nContent-Length: +23", b"hi", b"hi"),
+        ("200 OK\r\nContent-Length: 99999999999999999999999999", b"hi", b"hi"),
+        ("200 OK\r\nContent-Length: abc, 2", b"hi</html>", b"hi"),
+        ("200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2", b"hi", b"hi"),
+        ("200 OK\r\nTransfer-Encoding: unknown", b"hi", b"hi"),
+    ],
+)
+def test_a_body_ends_where_browsers_take_its_end(head: str, sent: bytes, body: bytes) -> None:
+    for start in ("HTTP/1.1", "HTTP", "ICY"):
+        answer = f"{start} {head}\r\n\r\n".encode() + sent
+        for pieces in ([answer], split(answer), [answer[i : i + 1] for i in range(len(answer))]):
+            assert [found for *_, found in asked(pieces)] == [body]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi\r\n",
+    ],
+)
+def test_a_body_that_is_cut_is_still_told(answer: bytes) -> None:
+    for pieces in ([answer], split(answer)):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            asked(pieces)
+
+
+def test_after_a_surplus_the_connection_is_not_used_again() -> None:
+    surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nho"
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    answers = (surplus, good, [*split(surplus)], good, [chunks[:-2], chunks[-2:]], good)
+    assert [body for *_, body in asked(*answers)] == [b"hi", b"ho"] * 3
+
+
+def test_a_large_body_arrives_whole_though_nobody_reads_it_at_first() -> None:
+    body = bytes(range(256)) * 40_000
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    chunk = b"%x\r\n%b\r\n" % (len(body), body)
+    assert asked(plain)[0][3] == body
+    assert asked(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n")[0][3] == body
+
+
 def test_a_connection_is_used_again() -> None:
     loose = b"HTTP/1.1  200 OK\r\nContent-Length: 2\r\n\r\n"
     assert [body for *_, body in asked(loose + b"hi", loose + b"ho", loose + b"ha")] == [b"hi", b"ho", b"ha"]

@@ -1,6 +1,7 @@
 """Tests of removing the codings of bodies that are whole, end early, have bytes behind them, or have no coding."""
 
 import gzip
+import random
 import time
 import zlib
 from collections.abc import Callable
@@ -64,6 +65,22 @@ def test_several_members_or_frames_are_all_read(coding: str, is_archived: bool) 
     cut = decoded(coding, one + two[:-9], is_archived=is_archived)
     assert cut.early_end == coding
     assert BODY.startswith(cut.body)
+
+
+@both
+@pytest.mark.parametrize("num_zeros", [1, 5, 511, 100_000])
+def test_zeros_between_members_are_padding(num_zeros: int, is_archived: bool) -> None:
+    data = gzip.compress(BODY[:99]) + bytes(num_zeros) + gzip.compress(BODY[99:]) + bytes(num_zeros)
+    assert decoded("gzip", data, is_archived=is_archived) == Decoded(BODY)
+
+
+@each
+def test_of_data_that_are_cut_nearly_all_is_read(coding: str) -> None:
+    body = bytes(random.Random(1).choices(b"abcdefgh \n", k=300_000))
+    cut = decoded(coding, ENCODERS[coding](body)[:-20])
+    assert cut.early_end == coding
+    assert body.startswith(cut.body)
+    assert len(cut.body) > (0.5 if coding == "zstd" else 0.99) * len(body)  # zstd's blocks are of 128 KB
 
 
 def test_frames_that_hold_no_data_part_others() -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient, is_transient
 from pipelines.web.permission import PolicySettings
 from pipelines.web.robots import Group
+from pipelines.web.urls import resolve
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,6 +30,7 @@ class Server:
         self.host = host
         self.routes: dict[str, web.Response | Handler] = {}
         self.log: list[tuple[str, str]] = []  # method, path
+        self.raw_paths: list[str] = []
         self.spans: list[tuple[float, float]] = []
         self.port = 0
 
@@ -50,6 +52,7 @@ class Server:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         begun = time.monotonic()
         self.log.append((request.method, request.path))
+        self.raw_paths.append(request.raw_path)
         try:
             route = self.routes.get(request.path)
             if route is None:
@@ -539,11 +542,45 @@ def test_answers_that_browsers_take(answer: bytes) -> None:
     assert (page.status, page.body) == (200, b"hi")
 
 
-def test_a_location_is_read_as_utf_8() -> None:
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        ("/caf\u00e9".encode(), "/caf%C3%A9"),
+        (b"/caf\xe9", "/caf%E9"),  # as browsers do: the byte that was sent
+        (b"/\xc3\xa9\xe9?q=\xff", "/%C3%A9%E9?q=%FF"),
+        (b"\\x\\y", "/x/y"),
+        (b"/b?x=\\y", "/b?x=%5Cy"),
+    ],
+)
+def test_a_location_is_read_as_browsers_read_it(sent: bytes, asked: str) -> None:
+    """By pages, whose redirects are further pages, as by media, whose redirects are followed."""
     server = Server()
-    server.add("/a", raw("HTTP/1.1 302 Found\r\nLocation: /caf\u00e9\r\nContent-Length: 0\r\n\r\n".encode()))
-    answer = run(server, lambda client: client.fetch(server.url("/a"), "page", follow_redirects=False))
-    assert answer.location == "/caf\u00e9"
+    server.add("/a", raw(b"HTTP/1.1 302 Found\r\nLocation: " + sent + b"\r\nContent-Length: 0\r\n\r\n"))
+
+    async def use(client: PoliteClient) -> Any:
+        with pytest.raises(FetchFailure, match="http_404"):
+            await client.fetch(server.url("/a"), "image")
+        return await client.fetch(server.url("/a"), "page", follow_redirects=False)
+
+    answer = run(server, use)
+    assert asked in server.raw_paths
+    assert resolve(answer.final_url, answer.location) == server.url(asked)
+
+
+@pytest.mark.parametrize("status", [204, 205, 206])
+@pytest.mark.parametrize("purpose", ["page", "image"])
+def test_a_part_or_nothing_is_not_what_was_asked_for(status: int, purpose: str) -> None:
+    server = Server()
+    head = f"HTTP/1.1 {status} X\r\nContent-Range: bytes 0-3/100\r\nContent-Length: 4\r\n\r\nfour"
+    server.add("/a", raw(head.encode()))
+    assert failure(server, purpose=purpose).reason == f"http_{status}"
+
+
+def test_a_part_that_was_asked_for_is_taken() -> None:
+    server = Server()
+    server.add("/a", raw(b"HTTP/1.1 206 X\r\nContent-Range: bytes 0-3/100\r\nContent-Length: 4\r\n\r\nfour"))
+    part = run(server, lambda client: client.fetch(server.url("/a"), "video", headers=[("Range", "bytes=0-3")]))
+    assert (part.status, part.body) == (206, b"four")
 
 
 def test_tls_with_a_server_that_speaks_none_fails() -> None:

@@ -96,7 +96,10 @@ def test_an_allowed_path_keeps_its_evidence_too() -> None:
         ("User-agent: Googlebot, GPTBot\nDisallow: /", "training_crawlers_disallowed"),
         ("User-agent: GPTBot;\nDisallow: /", "training_crawlers_disallowed"),
         ("User-agent: Dromaius, Otherbot\nDisallow: /", "robots_disallowed"),
-        ("User-agent: Otherbot Dromaius\nDisallow: /", None),  # one name, and what the RFC does not let stand there
+        (
+            "User-agent: Otherbot Dromaius\nDisallow: /",
+            "robots_disallowed",
+        ),  # RFC 9309 knows no second name; its author does
         ("User-Agent: *\nContent-Signal: search=yes; ai-train=no\nAllow: /", "ai_train_refused"),
         ("\ufeff\u200bUser-agent: *\nDisallow: /", "robots_disallowed"),
     ],
@@ -311,6 +314,8 @@ LARGE = {
     "names": "".join(f"User-agent: bot-{n}x\n" for n in range(20_000)) + "User-agent: *\nDisallow: /x",
     "names in a line": "User-agent: " + "a, " * 150_000 + "*\nDisallow: /x",
     "preferences": "User-agent: *\n" + "".join(f"Content-Usage: /{n}/ train-ai=n\n" for n in range(15_000)),
+    "preferences for all": "User-agent: *\n" + "".join(f"Content-Signal: x{n}=yes\n" for n in range(18_000)),
+    "one preference": "User-agent: *\n" + "Content-Signal: search=yes\n" * 18_000,
 }
 
 

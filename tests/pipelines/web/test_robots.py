@@ -98,14 +98,39 @@ def test_crawl_delay_and_sitemaps() -> None:
         ("Dromaius, Other", {"dromaius", "other"}),
         ("Other; Dromaius", {"dromaius", "other"}),
         ("GPTBot;", {"gptbot"}),
-        ("GPTBot (training)", {"gptbot"}),
+        ("GPTBot (training)", {"gptbot", "training"}),
         ("GPTBot.", {"gptbot"}),
         ("GPTBot*", {"gptbot"}),
-        ("Mozilla/5.0 (compatible; GPTBot/1.1; +https://x.org/bot)", {"mozilla", "gptbot"}),
+        ("Mozilla/5.0 (compatible; GPTBot/1.1; +https://x.org/bot)", {"mozilla", "compatible", "gptbot", "https"}),
         ("AI2Bot", {"ai2bot", "ai"}),  # with the digits of names in use, and without those of the RFC
         ("GPTBot2", {"gptbot2", "gptbot"}),
         ("*", {"*"}),
-        ("* all of you", {"*"}),
+        ("* all of you", {"*", "all", "of", "you"}),
+        *(
+            (f"GPTBot{between}CCBot", {"gptbot", "ccbot"})
+            for between in (
+                " ",
+                "  ",
+                "\t",
+                " & ",
+                "&",
+                " + ",
+                "\u3000",
+                "\uff0c",
+                "\u3001",
+                "\uff1b",
+                "/1.0 ",
+                " v2.1 ",
+                ", - ",
+            )
+        ),
+        *(
+            (f"{around[0]}GPTBot{around[-1]}", {"gptbot"})
+            for around in ('""', "''", "[]", "()", "\u201c\u201d", "`", "<>")
+        ),
+        ("- GPTBot", {"gptbot"}),
+        ("\u200bGPTBot", {"gptbot"}),
+        ("GPT\u00adBot\ufeff", {"gptbot"}),
         ("*, GPTBot", {"*", "gptbot"}),
         ("*bot", set()),
         ("", set()),
@@ -122,6 +147,8 @@ def test_a_token_ends_at_the_first_character_that_none_may_hold(line: str, token
         "\ufeff\ufeffUser-agent: *\nDisallow: /".encode(),
         "User-agent: *\n\u200bDisallow\u200b: /".encode(),
         "\u00a0User-agent:\u00a0*\nDisallow: /".encode(),
+        "User-agent: \u200b*\nDisallow: \u200b/\u200b".encode(),
+        "User-agent\uff1a *\nDisallow\uff1a/".encode(),
         "\ufeffUser-agent: *\r\nDisallow: /".encode("utf-16-le"),
         "\ufeffUser-agent: *\r\nDisallow: /".encode("utf-16-be"),
     ],

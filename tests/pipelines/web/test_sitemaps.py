@@ -1,8 +1,10 @@
 """Tests of sitemaps as sites write them: in any encoding, not well-formed, cut, compressed, or something else."""
 
 import gzip
+import re
 import time
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -78,6 +80,8 @@ def test_prefixed_namespaces_and_utf16_are_read() -> None:
         ("http://a.org/caf&eacute;", "http://a.org/caf%C3%A9"),
         ("http://a.org/?a&nosuchname;b", "http://a.org/?a&nosuchname;b"),
         ("http://a.org/?a&", "http://a.org/?a"),
+        ("http://a.org/?x=&LT;b&GT;&AMP;&QUOT;", "http://a.org/?x=%3Cb%3E&%22"),
+        ("http://a.org/?x=&lt;b", "http://a.org/?x=%3Cb"),
         ("<![CDATA[ http://a.org/?a=1&b=2&amp;c ]]>", "http://a.org/?a=1&b=2&amp;c"),
     ],
 )
@@ -125,6 +129,19 @@ def test_characters_that_are_none_end_nothing() -> None:
 def test_what_a_program_printed_before_the_sitemap_is_skipped() -> None:
     text = "<br />\n<b>Warning</b>: Undefined variable in <b>x.php</b><br />\n" + made(ONE, TWO)
     assert parse_sitemap(text.encode()).urls == (ONE, TWO)
+
+
+@pytest.mark.parametrize("case", [str.upper, str.title])
+def test_names_of_elements_may_be_in_any_case(case: Callable[[str], str]) -> None:
+    text = made(ONE, TWO)
+    for name in ("urlset", "url", "loc"):
+        text = re.sub(f"(</?){name}(?=[ >])", rf"\g<1>{case(name)}", text)
+    assert parse_sitemap(text.encode()) == Sitemap((ONE, TWO), ())
+
+
+@pytest.mark.parametrize("start", ["\ufeff\n", "\n\ufeff", " \r\n\ufeff\ufeff"])
+def test_a_text_may_begin_with_blank_lines_and_marks_in_any_order(start: str) -> None:
+    assert parse_sitemap(f"{start}{ONE}\n{TWO}\n".encode()) == Sitemap((ONE, TWO), ())
 
 
 def test_an_index_lists_sitemaps() -> None:
