@@ -306,6 +306,11 @@ def srt(times):
         "00:00:01,200 → 00:00:01,900",
         "00:00:01,200 - 00:00:01,900",
         "0:00:01.200,0:00:01.900",
+        "00:00:01,200 ~ 00:00:01,900",
+        "00:00:01,200 >> 00:00:01,900",
+        "00:00:01,200 - -> 00:00:01,900",
+        "00:00:01,200 to 00:00:01,900",
+        "00:00:01,200 ... 00:00:01,900",
         "00:00:01.200-->00:00:01.900",
         "\t00:00:01:200 --> 00:00:01:900",
         "0:0:1,2 --> 0:0:1,9",
@@ -332,13 +337,38 @@ def test_an_end_that_cannot_be_read_is_the_next_start(times):
 
 
 @pytest.mark.parametrize(
-    "times", ["00:0O:01,200 --> 00:00:01,900", "--> 00:00:01,900", "00:aa --> 00:bb", "-00:00:02,000 --> -00:00:01,000"]
+    "times",
+    [
+        "00:0O:01,200 --> 00:00:01,900",
+        "--> 00:00:01,900",
+        "00:aa --> 00:bb",
+        "-00:00:02,000 --> -00:00:01,000",
+        "00.00.01.200 --> 00.00.01.900",
+        "00;00;01;200 --> 00;00;01;900",
+        "OO:OO:O1,2OO --> OO:OO:O1,9OO",
+        "N/A --> N/A",
+        "-->",
+    ],
 )
 def test_a_start_that_cannot_be_read_loses_that_cue_and_no_other(times):
     for text in (srt(times), "WEBVTT\n\n" + srt(times)):
         subtitles = parse(text)
         assert [c.text for c in subtitles.cues] == ["line 1", "line 3"]
         assert [(cue.times, cue.text) for cue in subtitles.malformed] == [(times, "line 2")]
+
+
+@pytest.mark.parametrize("times", ["00.00.01.200 --> 00.00.01.900", "N/A --> N/A", " --> "])
+def test_a_first_cue_that_cannot_be_read_is_told(times):
+    rest = "2\n00:00:01,200 --> 00:00:01,900\nline 2\n"
+    subtitles = parse(f"1\n{times}\nline 1\n\n{rest}")
+    assert [c.text for c in subtitles.cues] == ["line 2"]
+    assert [(cue.times, cue.text) for cue in subtitles.malformed] == [(times.strip(), "line 1")]
+
+
+def test_arrows_in_notes_are_no_times():
+    data = "WEBVTT\n\nNOTE a --> b\n\nNOTE 1:00 --> 2:00\n\n00:00.000 --> 00:01.000\na\n"
+    assert parse(data).cues == (Cue(0, 1, "a"),)
+    assert parse(data).malformed == ()
 
 
 def test_a_time_before_the_beginning_is_the_beginning():
