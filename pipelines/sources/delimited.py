@@ -9,6 +9,7 @@ import functools
 import io
 import itertools
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -127,7 +128,7 @@ def open_delimited(
         columns = tuple(header) if header else _guessed(part.path, peeked, has_header_setting)
 
     def rows() -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-        for number, (locator, row) in enumerate(_cells(part, dialect)):
+        for number, (locator, row) in enumerate(_cells(part, dialect, len(columns))):
             if has_header and number == 0 and part.start == 0:
                 continue
             if isinstance(row, RowError):
@@ -165,27 +166,77 @@ def _guessed(path: str, peeked: list[list[str]], has_header_setting: bool) -> tu
     return tuple("url" if share > 0.5 else "caption" for share in shares)
 
 
-def _cells(part: Part, dialect: Dialect) -> Cells:
-    """Yield rows as lists of cells."""
+def _cells(part: Part, dialect: Dialect, num_cells: int | None = None) -> Cells:
+    """Yield rows as lists of cells.
+
+    Args:
+        part: The part of a file.
+        dialect: How its rows are written.
+        num_cells: Number of cells of a row, if it is known: a quoted row of several lines with another one is none.
+    """
     if not dialect.is_quoted:
         for locator, line in lines.read_text_lines(part):
             yield locator, line if isinstance(line, RowError) else line.split(dialect.delimiter)
         return
     with lines.open_text(part.path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=dialect.delimiter, skipinitialspace=dialect.skips_space)
+        text = _Lines(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
+        reader = csv.reader(text, delimiter=dialect.delimiter, skipinitialspace=dialect.skips_space, strict=True)
         number = 0
         while True:
+            begin = text.num_read + 1
+            error: str | None = None
+            row: list[str] = []
             try:
                 row = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:
-                yield str(number), RowError("malformed_row", str(error))
+            except csv.Error as fault:
+                error = str(fault)
+            num_lines = len(text.taken)
+            if error is None and num_lines > 1 and num_cells is not None and len(row) != num_cells:
+                error = f"{len(row)} fields where {num_cells} are expected, over {num_lines} lines"
+            if error is not None:
+                # A quotation mark that nothing closes: it costs its own line, and not those after it.
+                shown = text.give_back()[:_SHOWN].strip()
+                detail = f"line {begin}: {error}"
+                yield str(number), RowError("malformed_row", detail, text=_printable(shown) or None)
             else:
+                text.taken.clear()
                 if not row:
                     continue
                 is_text = not any("\ud800" <= c <= "\udfff" for cell in row for c in cell)
-                shown = " ".join(row)[:_SHOWN].encode("utf-8", "replace").decode()
-                yield str(number), row if is_text else RowError("not_utf8", text=shown)
+                yield str(number), row if is_text else RowError("not_utf8", text=_printable(" ".join(row)[:_SHOWN]))
             number += 1
+
+
+class _Lines:
+    """Lines for a reader of csv, which may be given back after an error."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self.taken: list[str] = []
+        """Lines of the row that is being read."""
+        self.num_read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._file)
+        self.taken.append(line)
+        self.num_read += 1
+        return line
+
+    def give_back(self) -> str:
+        """Return the first line of the row; those after it will be read again."""
+        first, *rest = self.taken or [""]
+        self._waiting.extendleft(reversed(rest))
+        self.num_read -= len(rest)
+        self.taken.clear()
+        return first
+
+
+def _printable(text: str) -> str:
+    """Return text in which bytes that are no UTF-8 are question marks."""
+    return text.encode("utf-8", "replace").decode()

@@ -135,6 +135,34 @@ def test_a_quoted_tsv_is_one_part_however_large(tmp_path, read_all):
     assert len(read_all(UrlTableSettings(files=[wide], part_bytes=100), "pair").texts) == 99
 
 
+@pytest.mark.parametrize(
+    ("bad", "later", "details"),
+    [
+        ('"row 50', "row 60", ["line 52: field larger than field limit (131072)"]),
+        ('"row 50', 'the 5" one', ["line 52: ',' expected after '\"'"]),
+        (
+            '"row 50',
+            'a 5",one',
+            ["line 52: 3 fields where 2 are expected, over 11 lines", "3 fields where 2 are expected"],
+        ),
+        ('"row" 50', "row 60", ["line 52: ',' expected after '\"'"]),
+    ],
+)
+def test_a_quotation_mark_that_nothing_closes_costs_its_own_row(tmp_path, read_all, bad, later, details):
+    captions = {n: f"row {n}" for n in range(5000)} | {50: bad, 60: later}
+    text = "url,caption\n" + "".join(f"{U}{n}.jpg,{caption}\n" for n, caption in captions.items())
+    found = read_all(write(tmp_path, text, "x.csv"), "pair")
+    assert [drop.detail for drop in found.drops] == details
+    assert (found.drops[0].url, found.drops[0].excerpt) == (f"{U}50.jpg", f"{U}50.jpg,{bad}")
+    assert len(found.texts) == 5000 - len(details)
+    assert "\n" not in "".join(found.texts)
+
+
+def test_a_quotation_mark_that_the_end_of_the_file_closes_is_told(tmp_path, read_all):
+    found = read_all(write(tmp_path, f'url,caption\n{U}1.jpg,a\n{U}2.jpg,"b\n{U}3.jpg,c', "x.csv"), "pair")
+    assert (found.texts, found.reasons) == (["a", "c"], ["malformed_row"])
+
+
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
