@@ -64,8 +64,8 @@ CASES = [
     (
         "x.tsv",
         UrlTableSettings,
-        b"url\tcaption\nhttps://a.example/1\t\xe9\n",
-        About(PLAIN, None, f"{PLAIN}\t\ufffd"),
+        b"url\tcaption\nhttps://a.example/1\t\xc3\xa9\xe9\n",
+        About(PLAIN, None, f"{PLAIN}\té\ufffd"),
     ),
     ("x.jsonl", GritSettings, {"url": U, "caption": "a boat", "noun_chunks": []}, About(SHOWN, None, "a boat")),
     ("x.jsonl", Mmc4Settings, {"url": PAGE, "text_list": ["a", "b"], "image_info": []}, About(PAGE, PAGE, "a\n\nb")),
