@@ -40,7 +40,15 @@ def refusal(read_all, settings, kind="pair"):
 
 
 @pytest.mark.parametrize(
-    "type_", [pa.binary(), pa.large_binary(), pa.large_string(), pa.dictionary(pa.int32(), pa.binary()), pa.string()]
+    "type_",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.binary()),
+        pa.string(),
+        pa.binary_view(),
+    ],
 )
 def test_text_of_any_type_is_text(tmp_path, read_all, type_):
     urls = pa.array([u.encode() for u in TABLE.url], pa.binary())
@@ -188,6 +196,10 @@ def test_json_lines_in_any_file_are_read(tmp_path, read_all):
     ("tree", "message"),
     [
         ({"url": ["a"], "caption": ["b", "c"]}, "x.json: JSON by columns, but they have different lengths"),
+        ({"url": {"0": "a", "2": "b"}, "caption": {"0": "a", "1": "b"}}, "x.json: JSON by columns, but 'caption' has"),
+        ({"url": {"0": "a"}, "caption": {}}, "x.json: JSON by columns, but 'caption' has other rows than 'url'"),
+        ([[f"{U}1.jpg", "a boat"]], "x.json: a JSON array or object whose items are no objects with the names of col"),
+        (["a", "b"], "x.json: a JSON array or object whose items are no objects with the names of columns"),
         ({"url": "a", "caption": "b"}, "x.json: is one JSON object of neither rows nor columns"),
         ({"link": [f"{U}1.jpg"], "note": ["b"]}, "x.json: no column is known as the url: name one in columns.url"),
     ],
@@ -195,6 +207,25 @@ def test_json_lines_in_any_file_are_read(tmp_path, read_all):
 def test_json_that_is_no_table_is_refused(tmp_path, read_all, tree, message):
     settings = write(tmp_path, json.dumps(tree, indent=1), "x.json")
     assert refusal(read_all, settings).startswith(message)
+
+
+def test_cells_of_json_by_columns_belong_together_by_key(tmp_path, read_all):
+    tree = {"url": {"0": f"{U}a", "1": f"{U}c"}, "caption": {"1": "c d", "0": "a b"}}
+    found = read_all(write(tmp_path, json.dumps(tree), "x.json"), "pair")
+    assert [(d.media[0].url, d.text) for d in found.documents] == [(f"{U}a", "a b"), (f"{U}c", "c d")]
+
+
+def test_columns_that_the_first_row_lacks_are_columns(tmp_path, read_all):
+    more = {"license": "CC-BY-4.0", "page_url": "https://p.example/1", "similarity": 0.3}
+    rows = [{"url": f"{U}{n}.jpg", "caption": f"caption {n}", **(more if n else {})} for n in range(3)]
+    rows.insert(0, {"url": f"{U}z.jpg"})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, data in (("x.jsonl", lines), ("x.json", json.dumps(rows))):
+        found = read_all(write(tmp_path, data, name), "pair")
+        assert [d.source.page_url for d in found.documents] == [None, *["https://p.example/1"] * 2]
+        assert [d.media[0].license for d in found.documents] == [None, *["CC-BY-4.0"] * 2]
+        assert "media:0 similarity" in found.scores(1)
+        assert found.reasons == ["missing_caption"]
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
