@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.sources import delimited
 from pipelines.sources.grit import GritSettings
 from pipelines.sources.url_table import UrlTableSettings
 
@@ -115,6 +116,37 @@ def test_a_csv_may_have_other_delimiters_and_spaces_after_them(tmp_path, read_al
     rows = [("url", "caption"), *zip(TABLE.url, ['"a, boat; here|there"', "a car"], strict=False)]
     found = read_all(write(tmp_path, "\n".join(map(delimiter.join, rows)), "x.csv"), "pair")
     assert found.texts == ["a, boat; here|there", "a car"]
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        (f"{U}1.jpg;a, b\n{U}2.jpg;c\n", ["a, b", "c"]),
+        (f"{U}1.jpg;a, b\n", ["a, b"]),
+        (f"{U}1.jpg|a; b, c\n{U}2.jpg|d; e, f\n", ["a; b, c", "d; e, f"]),
+        (f"{U}1;2.jpg,a boat\n{U}2.jpg,a car\n", ["a boat", "a car"]),
+        (f"sep=;\r\nurl;caption\r\n{U}1.jpg;a, b\r\n", ["a, b"]),
+        (f"SEP=|\n{U}1.jpg|a; b, c\n", ["a; b, c"]),
+    ],
+)
+def test_the_delimiter_is_the_one_that_fits(tmp_path, read_all, text, texts):
+    found = read_all(write(tmp_path, text, "x.csv"), "pair")
+    assert (found.texts, found.drops) == (texts, [])
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])
+def test_a_tsv_may_be_quoted_after_any_number_of_plain_lines(tmp_path, read_all, monkeypatch, name):
+    monkeypatch.setattr(delimited, "_SHOWN_BYTES", 1000)
+    plain = [f"plain words number {n} of the list" for n in range(500)]
+    captions = [*plain, 'He said "hi" now', "two\nlines", "the end"]
+    table = pandas.DataFrame({"url": [f"{U}{n}.jpg" for n in range(len(captions))], "caption": captions})
+    data = table.to_csv(sep="\t", index=False).encode()
+    path = write(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name).files[0]
+    found = read_all(UrlTableSettings(files=[path], part_bytes=5000), "pair")
+    assert (found.texts, found.drops) == ([*plain, 'He said "hi" now', "two lines", "the end"], [])
+    late = "".join(f"{U}{n}.jpg\t{c}\n" for n, c in enumerate([*plain, '"unclosed', '"The Last Supper" by Leonardo']))
+    found = read_all(UrlTableSettings(files=write(tmp_path, late, "late.tsv").files, part_bytes=5000), "pair")
+    assert (found.texts[-2:], found.drops) == (['"unclosed', '"The Last Supper" by Leonardo'], [])
 
 
 def test_quotation_marks_of_lists_without_quoting_stay(tmp_path, read_all):

@@ -120,6 +120,12 @@ def test_plain_pairs_and_texts_need_no_json(tmp_path, read_all):
     assert read_all(_tar(tmp_path, [("1.txt", b"Words.")]), "text").texts == ["Words."]
 
 
+@pytest.mark.parametrize("part", ["jpe", "jfif", "JPEG", "bmp"])
+def test_an_image_by_any_name_is_an_image(tmp_path, read_all, part):
+    found = read_all(_tar(tmp_path, [(f"a.{part}", RED), ("a.txt", b"a boat")]), "pair")
+    assert (found.texts, found.drops) == (["a boat"], [])
+
+
 @pytest.mark.parametrize("prefix", ["", "deep/folder/"])
 def test_tars_of_macos_and_upper_case_names_are_read_like_any(tmp_path, read_all, prefix):
     parts = (("JPG", RED), ("Txt", b"a boat"))
