@@ -25,14 +25,17 @@ _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
 _MAX_METADATA = 16 << 20  # bytes of one kind of metadata that are examined
 _MAX_EXIF_ENTRIES = 1000
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside entropy-coded data: no stuffing, no restart, no fill
-_ANY_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_ANY_MARKER = re.compile(rb"\xff[^\x00\xff]")  # the last fill byte is enough; `\xff+` takes quadratic time
 _XMP_START, _XMP_END = b"<x:xmpmeta", b"</x:xmpmeta>"
 _EXIF_ORIENTATION, EXIF_COPYRIGHT = 0x0112, 0x8298
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Metadata of an image: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store, the ICC profile."""
+    """Metadata of an image: EXIF from its TIFF header on, the XMP packets, the C2PA manifest store.
+
+    The ICC profile is given for JPEG only: Pillow gives those of other formats.
+    """
 
     exif: bytes = b""
     xmp: bytes = b""
@@ -260,19 +263,17 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _png_metadata(data: bytes) -> Metadata:
-    exif = xmp = c2pa = icc = b""
+    exif = xmp = c2pa = b""
+    is_compressed = False
     for name, start, end in _png_chunks(data):
         if name == b"eXIf":
             exif = data[start:end]
         elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0", start):
-            is_compressed, rest = data[start + 18], data[start + 20 : end]
-            text = rest.split(b"\0", 2)[2]
-            xmp = _inflate(text) if is_compressed else text
+            is_compressed, xmp = data[start + 18] != 0, data[start + 20 : end].split(b"\0", 2)[2]
         elif name == b"caBX":
             c2pa = data[start:end]
-        elif name == b"iCCP" and zlib.crc32(data[start - 4 : end]) == _uint32(data, end):
-            icc = _inflate(data[start:end].partition(b"\0")[2][1:])
-    return Metadata(exif, xmp[:_MAX_METADATA], c2pa[:_MAX_METADATA], icc)
+    xmp = _inflate(xmp) if is_compressed else xmp  # once: a file may hold thousands of such chunks
+    return Metadata(exif, xmp[:_MAX_METADATA], c2pa[:_MAX_METADATA])
 
 
 def _inflate(data: bytes) -> bytes:
@@ -313,5 +314,4 @@ def _webp_metadata(data: bytes) -> Metadata:
         chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0"),
         chunks.get(b"XMP ", b"")[:_MAX_METADATA],
         chunks.get(b"C2PA", b"")[:_MAX_METADATA],
-        chunks.get(b"ICCP", b""),
     )

@@ -405,7 +405,8 @@ class PageWriter:
 def _is_custom_image(element: Element) -> bool:
     """Return whether an empty element unknown to HTML names an image, which a script shows."""
     is_empty = "-" in element.tag and not element.text_chars and not any(element.descendants("img", "picture", "video"))
-    return is_empty and (is_image_name(element.get("src")) or bool(held_references(element)))
+    names = (element.get("src"), element.get("poster"))
+    return is_empty and (any(map(is_image_name, names)) or bool(held_references(element)))
 
 
 def _is_custom_figure(element: Element) -> bool:

@@ -4,14 +4,12 @@ import re
 from typing import NamedTuple
 
 from pipelines.text.encoding_standard import decode, encoding_name
-from pipelines.text.encodings import detected_encoding
+from pipelines.text.encodings import charset_of, detected_encoding, is_utf_8
 
 _MAX_HEAD_BYTES = 1 << 16  # in which a page's own declaration is looked for
-_MIN_GOOD_PER_BAD = 10  # sequences of UTF-8 in a page that declares another encoding; in text of one they are rare
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _META_CHARSET = re.compile(rb"""<meta[\s/][^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.+-]+)""", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"""\s*<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_:.+-]+)["']""")
-_HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.+-]+)""", re.IGNORECASE)
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16le"), (b"\xfe\xff", "utf-16be"))
 
 
@@ -49,10 +47,7 @@ def decode_html(body: bytes, content_type: str | None = None, *, detected_charse
         encoding = declared or (detected_encoding(body) if b"\x1b" in body else "utf-8")
         return Decoded(decode(body, encoding), encoding)
     text = decode(body, "utf-8")
-    num_bad = text.count("\ufffd")
-    num_good = sum(1 for character in text if character > "\x7f") - num_bad
-    is_utf_8 = {"utf-8": num_bad <= max(1, num_good), None: num_bad <= num_good}
-    if num_bad == 0 or is_utf_8.get(declared, num_bad * _MIN_GOOD_PER_BAD <= num_good):
+    if is_utf_8(text, declared):
         return Decoded(text, "utf-8")
     if declared in (None, "utf-8"):
         found = encoding_name(detected_charset)
@@ -65,8 +60,7 @@ def _declared(body: bytes, content_type: str | None) -> str | None:
 
     A page that could be read as far as a declaration of UTF-16 is in UTF-8 (HTML Standard, 13.2.3.2).
     """
-    header = _HEADER_CHARSET.search(content_type or "")
-    if header and (encoding := encoding_name(header[1])):
+    if encoding := encoding_name(charset_of(content_type)):
         return encoding
     head = _COMMENT.sub(b"", body[:_MAX_HEAD_BYTES])
     for found in (_META_CHARSET.search(head), _XML_ENCODING.match(head)):

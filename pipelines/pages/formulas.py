@@ -3,6 +3,7 @@
 TeX stands between dollar signs, as in other corpora of web pages with mathematics (OpenWebMath, arXiv:2310.06786).
 """
 
+import itertools
 import re
 
 from pipelines.pages.tree import Element
@@ -18,7 +19,7 @@ _IMAGE_CLASSES = frozenset(
 _IMAGE_SOURCE = re.compile(r"/latex\.php\?|//latex\.codecogs\.com/|/math/render/(svg|png)/", re.IGNORECASE)
 
 _INVISIBLE_OPERATORS = {"\u2061": "", "\u2062": "", "\u2063": ",", "\u2064": "+"}
-_SCRIPTS = frozenset({"msup", "msub", "msubsup", "mover", "munder", "munderover"})
+_SCRIPTS = frozenset({"msup", "msub", "msubsup", "mover", "munder", "munderover", "mmultiscripts"})
 _SPACED = frozenset("=+-−±∓×÷·*<>≤≥≠≈≡∼≅∝∈∉⊂⊆⊃⊇∪∩∧∨→←↔⇒⇐⇔↦∣|:")
 _UNSEEN = frozenset({"annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "none", "mprescripts"})
 
@@ -133,7 +134,17 @@ def _line(element: Element) -> str:
     if len(parts) == 3 and tag in ("msubsup", "munderover"):
         base, below, above = (_grouped(_line(part)) for part in parts)
         return f"{base}_{below}^{above}"
+    if tag == "mmultiscripts" and parts:
+        at = next((i for i, part in enumerate(parts) if part.tag == "mprescripts"), len(parts))
+        before = _pairs(parts[at + 1 :])
+        return (before and f"{before} ") + _grouped(_line(parts[0])) + _pairs(parts[1:at])
     return _row(element) if parts else _token(element)
+
+
+def _pairs(scripts: list[Element]) -> str:
+    """Return indices and powers in turn, as `_x^y`; either may be missing."""
+    marked = ((mark, _grouped(_line(script))) for mark, script in zip(itertools.cycle("_^"), scripts, strict=False))
+    return "".join(mark + text for mark, text in marked if text)
 
 
 def _token(element: Element) -> str:

@@ -23,7 +23,11 @@ _MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it 
 _ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?)?"""
 _TAG = re.compile(rf"<[A-Za-z][^\s/>]*+(?:[\s/]++|{_ATTRIBUTE})*+>?")
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
-_SHADOW_MODES = ("shadowrootmode", "shadowroot")  # the Standard's attribute, and Chrome's before it
+# Elements besides those with a hyphen to which browsers attach a shadow root (DOM Standard, 4.8).
+_SHADOW_HOSTS = frozenset(
+    {"article", "aside", "blockquote", "body", "div", "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "main"}
+    | {"nav", "p", "section", "span"}
+)
 _TEMPLATE = re.compile(r"""<template(?:[^>"]|"[^"]*")*>(.*)</template>""", re.DOTALL)
 _AMP = {"amp-img": "img", "amp-anim": "img", "amp-video": "video"}
 
@@ -62,7 +66,7 @@ def _parse(text: str, max_depth: int) -> Element:
             parent.children.append(element)
             parent.elements.append(element)
             open_elements.append(element)
-            if element.tag == "template" and any(name in element.attributes for name in _SHADOW_MODES):
+            if _is_shadow_root(element):
                 shadows.append((element, node.html, depth))
         elif node.type == NodeType.TEXT:
             parent = open_elements[min(depth, len(open_elements)) - 1]
@@ -79,6 +83,13 @@ def _parse(text: str, max_depth: int) -> Element:
         if inside is not None and max_depth - depth > _MIN_DEPTH:
             _show_shadow(template, _parse(inside[1], max_depth - depth))
     return root
+
+
+def _is_shadow_root(element: Element) -> bool:
+    """Return whether an element is a template whose content browsers show in the place of its parent's."""
+    mode, host = element.attributes.get("shadowrootmode", ""), element.parent
+    is_root = element.tag == "template" and mode.lower() in ("open", "closed")
+    return is_root and host is not None and (host.tag in _SHADOW_HOSTS or "-" in host.tag)
 
 
 def _with_few_attributes(text: str) -> str:

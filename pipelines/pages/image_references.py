@@ -28,7 +28,9 @@ _OTHER_WORDS = frozenset(
     | {"type", "mime", "format", "width", "height", "ratio", "class", "hash"}
     | {"link", "permalink", "page", "href", "target", "api", "endpoint", "action", "script", "css", "json", "ajax"}
 )
+_LAST_WORDS = frozenset({"default", "fallback", "type", "mime", "format"})  # in `data-default-src`: a last resort
 _SMALL_WORDS = frozenset({"thumb", "thumbnail", "small", "tiny", "preview", "mini"})
+_EMPTY_BOXES = frozenset({"div", "section", "span", "a", "li", "figure"})  # to which scripts give a background
 _SOURCE_NAME = re.compile(
     r"src|source|img|image|lazy|late|orig|photo|picture|echo|hi-?res|full|large|zoom|retina|2x|^data-url$"
 )
@@ -56,10 +58,13 @@ def held_references(element: Element) -> list[str]:
 
 def holds_background(element: Element) -> bool:
     """Return whether an element has an image as its background, by its style or an attribute for late loading."""
-    return "url(" in element.attributes.get("style", "") or any(
+    if "url(" in element.attributes.get("style", "") or any(
         ("bg" in name or "background" in name) and _IMAGE_NAME.search(value)
         for name, value in element.attributes.items()
-    )
+    ):
+        return True
+    is_empty = element.tag in _EMPTY_BOXES and not element.text_chars and not element.num_images
+    return is_empty and any(is_image_name(reference) for reference in held_references(element))
 
 
 def is_image_name(reference: str) -> bool:
@@ -84,10 +89,14 @@ def _best(sized: list[tuple[int, str]]) -> str:
 
 def _rank(name: str) -> int | None:
     """Return the rank of what an attribute holds by its name, or None if it says that it is no image to be shown."""
-    if name in _PLAIN or name.startswith(("on", "aria-", "xml", "ng-", "@", ":")):
+    is_angular = name in ("ng-src", "ng-srcset")
+    if name in _PLAIN or (name.startswith(("on", "aria-", "xml", "ng-", "@", ":")) and not is_angular):
         return None
     words = split_words(name)
-    if not words.isdisjoint(_OTHER_WORDS):
+    others = words & _OTHER_WORDS
+    if others and name.endswith("src") and others <= _LAST_WORDS:
+        return len(_FIRST_NAMES) + 2
+    if others:
         return None
     if name in _FIRST_NAMES:
         return _FIRST_NAMES.index(name)
@@ -96,6 +105,8 @@ def _rank(name: str) -> int | None:
 
 def _held(value: str, element: Element, name: str, *, is_source: bool) -> Iterator[str]:
     """Yield the references that a value holds."""
+    if "{{" in value:  # of a template that no script has filled in
+        return
     num_sized = len(_DESCRIPTOR.findall(value))
     if num_sized and num_sized >= len(parse_srcset(value)):  # a comma in a text makes candidates without a size
         yield from best_of_srcset(value)

@@ -13,6 +13,8 @@ from pipelines.shards.tar_samples import TarSample
 MIME_TYPES = {
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
+    "jpe": "image/jpeg",
+    "jfif": "image/jpeg",
     "png": "image/png",
     "webp": "image/webp",
     "gif": "image/gif",

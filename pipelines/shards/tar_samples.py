@@ -50,6 +50,10 @@ NO_END = 1 << 62
 """End of a tar whose size is not known, as of a stream."""
 
 
+class JoinedTarsError(ValueError):
+    """Another tar follows the end of a tar, all of whose samples have been read."""
+
+
 class Member(NamedTuple):
     """A member of a tar. `offset` is of its first header, including long-name headers; `content` of its bytes."""
 
@@ -184,31 +188,38 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
 def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[TarSample]:
     """Yield the samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
 
-    A sample's range extends to the next sample, and so includes members in between that belong to none.
+    A sample's range extends to the next sample, and so includes members in between that belong to none. The sample
+    before a cut is not yielded, since more of its members may have followed; the one before a joined tar is.
 
     Raises:
         ValueError: As `walk_members`, or if the tar ends in a member.
     """
     sample: TarSample | None = None
+    joined: JoinedTarsError | None = None
     last = start
-    for member in walk_members(read, where, start, end, is_whole=is_whole):
-        last = member.end
-        names = split_name(member.name) if member.is_file else None
-        if names is None:
-            continue
-        key, part = names[0], names[1].lower()
-        if sample is None or sample.key != key:
-            if sample is not None:
-                sample.end = member.offset
-                yield sample
-            sample = TarSample(key, member.offset, member.end)
-        if part in sample.parts:
-            sample.fault = f"part {part!r} appears twice"
-        sample.parts[part] = _whole(read, where, member.content, member.size)
-        sample.places[part] = member.content
+    try:
+        for member in walk_members(read, where, start, end, is_whole=is_whole):
+            last = member.end
+            names = split_name(member.name) if member.is_file else None
+            if names is None:
+                continue
+            key, part = names[0], names[1].lower()
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    sample.end = member.offset
+                    yield sample
+                sample = TarSample(key, member.offset, member.end)
+            if part in sample.parts:
+                sample.fault = f"part {part!r} appears twice"
+            sample.parts[part] = _whole(read, where, member.content, member.size)
+            sample.places[part] = member.content
+    except JoinedTarsError as error:
+        joined = error
     if sample is not None:
         sample.end = last
         yield sample
+    if joined is not None:
+        raise joined
 
 
 class ForwardReader:
@@ -356,6 +367,8 @@ def _sum_is_right(head: bytes) -> bool:
 
 def _whole(read: Read, where: str, at: int, size: int) -> bytes:
     """Read bytes that must all be there."""
+    if size > MAX_MEMBER_BYTES:  # of a compressed tar, zeros of any number may follow
+        raise ValueError(f"{where}: the member whose bytes begin at {at} has {size} of them: 8 GiB or more")
     data = read(at, size)
     if len(data) < size:
         raise ValueError(f"{where}: broken tar: truncated at byte {at + len(data)}")
@@ -370,7 +383,7 @@ def _refuse_another(read: Read, where: str, at: int, end: int) -> None:
             if not block.strip(b"\x00"):
                 continue
             if len(block) == BLOCK and _sum_is_right(block):
-                raise ValueError(
+                raise JoinedTarsError(
                     f"{where}: another tar begins at byte {at + begin}, as `cat` joins them; split or repack them"
                 )
             return

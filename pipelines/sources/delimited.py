@@ -4,13 +4,15 @@ Quoting is a rule of csv. Lists with tabs have it where pandas or a spreadsheet 
 CC12M's authors did: there a caption may begin with a quotation mark. One file has one rule.
 """
 
+import contextlib
 import csv
 import functools
 import io
 import itertools
 import re
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -34,6 +36,7 @@ class Dialect(NamedTuple):
     delimiter: str
     is_quoted: bool
     skips_space: bool = False
+    has_preamble: bool = False
 
 
 class DelimitedTable(NamedTuple):
@@ -60,22 +63,65 @@ def _dialect(path: str, kind: str, size: int) -> Dialect:
         with lines.open_text(path) as file:
             while len(data) <= _SHOWN_BYTES and (chunk := file.read(_SHOWN_BYTES)):
                 data += chunk
+            if kind != ".csv" and not _has_quote(data):
+                data = _first_quoted(file, data)
     except BrokenFileError:
         pass  # told when the rows are read
     text = data.decode("utf-8-sig", "replace")
     if kind == ".csv":
-        first = text.partition("\n")[0]
-        delimiter = max(DELIMITERS, key=lambda d: (first.count(d) > 0 and _names_url(first, d), d == ","))
-        return Dialect(delimiter, True, skips_space=bool(re.search(rf"{re.escape(delimiter)} +[\"\w]", first)))
+        return _csv_dialect(text[:_SHOWN_BYTES])
     if len(data) > _SHOWN_BYTES:
         text = text[: text.rfind("\n") + 1]
     return Dialect("\t", is_quoted=_is_quoted(text))
 
 
-def _names_url(header: str, delimiter: str) -> bool:
-    """Return whether a header of several columns has one for URLs, or its cells are an URL and a text."""
-    cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
-    return len(cells) > 1 and any(("url" in cell.lower() and cell.isidentifier()) or is_url(cell) for cell in cells)
+def _has_quote(data: bytes) -> bool:
+    """Return whether a cell of lines with tabs begins with a quotation mark."""
+    return data.startswith(b'"') or b'\t"' in data or b'\n"' in data
+
+
+def _first_quoted(file: BinaryIO, data: bytes) -> bytes:
+    """Return the first megabyte from the line on that has a quotation mark at a cell's beginning, empty if none has.
+
+    A writer that quotes only where it must may do so first after any number of plain lines.
+
+    Args:
+        file: The rest of the file.
+        data: Its beginning, without such a cell.
+    """
+    while chunk := file.read(_SHOWN_BYTES):
+        data = data[data.rfind(b"\n") + 1 :] + chunk
+        found = [at for mark in (b'\t"', b'\n"') if (at := data.find(mark)) >= 0]
+        if found:
+            return data[data.rfind(b"\n", 0, min(found) + 1) + 1 :] + file.read(_SHOWN_BYTES)
+    return b""
+
+
+def _csv_dialect(text: str) -> Dialect:
+    """Return the dialect of a csv by its first lines: the delimiter that gives most rows the same number of cells.
+
+    The first line may name it, as `sep=;`, which spreadsheets write and read.
+    """
+    named = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
+    shown = text[named.end() :] if named else text
+    first = shown.partition("\n")[0]
+    delimiter = named[1] if named else max(DELIMITERS, key=lambda d: (_fit(shown, first, d), d == ","))
+    skips_space = bool(re.search(rf"{re.escape(delimiter)} +[\"\w]", first))
+    return Dialect(delimiter, True, skips_space, has_preamble=named is not None)
+
+
+def _fit(text: str, first: str, delimiter: str) -> tuple[bool, float, bool]:
+    """Return how well a delimiter fits: the first line names or has a URL, the rows are alike, URLs hold no other."""
+    cells = [cell.strip().strip('"') for cell in first.split(delimiter)]
+    known = [cell for cell in cells if is_url(cell)]
+    has_url = len(cells) > 1 and (bool(known) or any("url" in c.lower() and c.isidentifier() for c in cells))
+    if not has_url:
+        return (False, 0.0, False)
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(itertools.islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), PEEKED_ROWS))
+    share = sum(len(row) == len(cells) for row in rows if row) / max(sum(bool(row) for row in rows), 1)
+    return (True, share, not any(d in cell for cell in known for d in DELIMITERS))
 
 
 def _is_quoted(text: str) -> bool:
@@ -112,7 +158,8 @@ def open_delimited(
     Raises:
         UserError: If the file is not text, or its columns cannot be identified.
     """
-    dialect = dialect_of(part.path, kind)
+    is_range = part.start > 0 or part.stop is not None  # only files without quoting are split
+    dialect = Dialect("\t", is_quoted=False) if is_range else dialect_of(part.path, kind)
     whole = Part(part.path, part.name, index=part.index)
     head, is_broken = peek(_cells(whole, dialect))
     peeked = [row for row in head if not isinstance(row, RowError)]
@@ -127,7 +174,7 @@ def open_delimited(
         columns = tuple(header) if header else _guessed(part.path, peeked, has_header_setting)
 
     def rows() -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-        for number, (locator, row) in enumerate(_cells(part, dialect)):
+        for number, (locator, row) in enumerate(_cells(part, dialect, len(columns))):
             if has_header and number == 0 and part.start == 0:
                 continue
             if isinstance(row, RowError):
@@ -165,27 +212,80 @@ def _guessed(path: str, peeked: list[list[str]], has_header_setting: bool) -> tu
     return tuple("url" if share > 0.5 else "caption" for share in shares)
 
 
-def _cells(part: Part, dialect: Dialect) -> Cells:
-    """Yield rows as lists of cells."""
+def _cells(part: Part, dialect: Dialect, num_cells: int | None = None) -> Cells:
+    """Yield rows as lists of cells.
+
+    Args:
+        part: The part of a file.
+        dialect: How its rows are written.
+        num_cells: Number of cells of a row, if it is known: a quoted row of several lines with another one is none.
+    """
     if not dialect.is_quoted:
         for locator, line in lines.read_text_lines(part):
             yield locator, line if isinstance(line, RowError) else line.split(dialect.delimiter)
         return
     with lines.open_text(part.path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=dialect.delimiter, skipinitialspace=dialect.skips_space)
+        text = _Lines(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
+        reader = csv.reader(text, delimiter=dialect.delimiter, skipinitialspace=dialect.skips_space, strict=True)
         number = 0
+        if dialect.has_preamble:
+            next(text)
+            text.taken.clear()
         while True:
+            begin = text.num_read + 1
+            error: str | None = None
+            row: list[str] = []
             try:
                 row = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:
-                yield str(number), RowError("malformed_row", str(error))
+            except csv.Error as fault:
+                error = str(fault)
+            num_lines = len(text.taken)
+            if error is None and num_lines > 1 and num_cells is not None and len(row) != num_cells:
+                error = f"{len(row)} fields where {num_cells} are expected, over {num_lines} lines"
+            if error is not None:
+                # A quotation mark that nothing closes: it costs its own line, and not those after it.
+                shown = text.give_back()[:_SHOWN].strip()
+                detail = f"line {begin}: {error}"
+                yield str(number), RowError("malformed_row", detail, text=_printable(shown) or None)
             else:
+                text.taken.clear()
                 if not row:
                     continue
                 is_text = not any("\ud800" <= c <= "\udfff" for cell in row for c in cell)
-                shown = " ".join(row)[:_SHOWN].encode("utf-8", "replace").decode()
-                yield str(number), row if is_text else RowError("not_utf8", text=shown)
+                yield str(number), row if is_text else RowError("not_utf8", text=_printable(" ".join(row)[:_SHOWN]))
             number += 1
+
+
+class _Lines:
+    """Lines for a reader of csv, which may be given back after an error."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self.taken: list[str] = []
+        """Lines of the row that is being read."""
+        self.num_read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._file)
+        self.taken.append(line)
+        self.num_read += 1
+        return line
+
+    def give_back(self) -> str:
+        """Return the first line of the row; those after it will be read again."""
+        first, *rest = self.taken or [""]
+        self._waiting.extendleft(reversed(rest))
+        self.num_read -= len(rest)
+        self.taken.clear()
+        return first
+
+
+def _printable(text: str) -> str:
+    """Return text in which bytes that are no UTF-8 are question marks."""
+    return text.encode("utf-8", "replace").decode()

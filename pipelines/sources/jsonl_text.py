@@ -13,6 +13,7 @@ from pipelines.sources import lines
 from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import Origin, Outcome, RowError, Rows, convert_rows, page_url
 from pipelines.sources.tables import suffix
+from pipelines.text.encodings import decode_text
 
 KINDS: tuple[Kind, ...] = ("text",)
 
@@ -82,16 +83,12 @@ def _rows(part: Part, settings: JsonlTextSettings, is_text: bool) -> Rows:
 
 
 def _whole_text(part: Part) -> Iterator[tuple[str, str | RowError]]:
-    with lines.open_text(part.path) as file:
+    with lines.open_stream(part.path) as file:
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
         yield "0", RowError("record_too_long", f"over {MAX_TEXT_BYTES} bytes; txt_documents: line reads it by lines")
-        return
-    try:
-        yield "0", data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        shown = data[:2_000].decode("utf-8", "replace")
-        yield "0", RowError("not_utf8", error.reason, text=shown)
+    else:
+        yield "0", decode_text(data)
 
 
 def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: JsonlTextSettings) -> Candidate:

@@ -1,11 +1,13 @@
 """Streams of the lines of plain and compressed files, and of the items of one large JSON value.
 
 Compression is detected from the first bytes, not the name; consecutive gzip members and zstd frames are all read. A
-plain file is split into byte ranges: a line belongs to the range in which it begins.
+plain file is split into byte ranges: a line belongs to the range in which it begins. Files in UTF-16, UTF-32 or an old
+encoding, as spreadsheets save them, are converted whole.
 """
 
 import bz2
 import codecs
+import functools
 import io
 import json
 import lzma
@@ -20,9 +22,13 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources.files import Part
 from pipelines.sources.origin import BrokenFileError, RowError
+from pipelines.text.encoding_standard import decode
+from pipelines.text.encodings import text_encoding
 
 MAX_RECORD_BYTES = 256 << 20  # of one line: MMC4 with inline images reaches tens of MB
 _CHUNK = 64 << 10
+_SHOWN_BYTES = 1 << 20  # of the beginning, by which the encoding is told
+_WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
 _SHOWN = 2_000  # bytes or characters of a line that cannot be read, for its drop
 
 
@@ -67,32 +73,44 @@ def open_stream(path: str) -> BinaryIO:
 
 
 def open_text(path: str) -> BinaryIO:
-    """Open a file of text as UTF-8: one in UTF-16 or UTF-32, by its byte order mark, is converted."""
+    """Open a file of text as UTF-8; one in another encoding, as its first megabyte shows, is converted."""
+    encoding = other_encoding(path)
     stream = open_stream(path)
-    peek = getattr(stream, "peek", None)
-    if peek is not None:
-        head = peek(4)[:4]
-    else:  # a plain file of an object store
-        head = stream.read(4)
-        stream.seek(0)
-    if (encoding := _marked_encoding(head)) is None:
+    if encoding is None:
         return stream
-    converted = (chunk.encode() for chunk in codecs.iterdecode(_rest(stream), encoding, "replace"))
+    if encoding in _WIDE:
+        converted = (chunk.encode() for chunk in codecs.iterdecode(_rest(stream), encoding, "replace"))
+    else:
+        converted = (decode(line, encoding).encode() for line in _physical_lines(stream))
     return cast(BinaryIO, io.BufferedReader(_Chunks(filter(None, converted)), 1 << 20))
+
+
+def other_encoding(path: str) -> str | None:
+    """Return the encoding of a file of text that is not in UTF-8, as its first megabyte shows."""
+    return _other_encoding(path, storage.size(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _other_encoding(path: str, size: int) -> str | None:
+    head = b""
+    try:
+        with open_stream(path) as stream:
+            while len(head) < _SHOWN_BYTES and (chunk := stream.read(_SHOWN_BYTES)):
+                head += chunk
+    except BrokenFileError:
+        pass  # told when the file is read
+    if (marked := _marked_encoding(head)) is not None:
+        return marked
+    found = text_encoding(head.removeprefix(codecs.BOM_UTF8), is_beginning=len(head) >= _SHOWN_BYTES)
+    return None if found == "utf-8" else {"utf-16le": "utf-16-le", "utf-16be": "utf-16-be"}.get(found, found)
 
 
 def line_parts(path: str, name: str, part_bytes: int) -> list[Part]:
     """Return byte ranges of a plain file, or the whole of a compressed one."""
     size = storage.size(path)
-    if size <= part_bytes or compression(path) is not None or is_wide(path):
+    if size <= part_bytes or compression(path) is not None or other_encoding(path) is not None:
         return [Part(path, name)]
     return [Part(path, name, start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
-
-
-def is_wide(path: str) -> bool:
-    """Return whether a plain file is text of two or four bytes per character, whose lines do not end at a byte."""
-    with storage.open_read(path) as file:
-        return _marked_encoding(file.read(4)) is not None
 
 
 def read_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[int, bytes | RowError]]:
@@ -245,6 +263,13 @@ def _marked_encoding(head: bytes) -> str | None:
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
+
+
+def _physical_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield lines with their ends, whose last byte is never part of a longer character."""
+    with stream:
+        while line := stream.readline(MAX_RECORD_BYTES):
+            yield line
 
 
 def _rest(stream: BinaryIO) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
-"""Handling of a row in any format: give its document key and provenance, or a reason to drop it."""
+"""Documents and drops of the rows of any format, with their keys and provenance."""
 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ class Origin:
         return make_key(self.kind, self.source, self.part.name, locator)
 
     def record(self, locator: str) -> str:
-        """Where the row stands: its file and its place in there."""
+        """Return the row's file and its position in it."""
         return f"{self.part.name} {locator}"
 
     def drop(
@@ -103,7 +104,7 @@ class Origin:
     ) -> Drop:
         """Return a drop of the extract stage; `detail` says what was found.
 
-        `excerpt` is a text that was judged; the stage masks and shortens it.
+        `excerpt` is a text that was judged; the stage masks and shortens it. URLs are shown without their secrets.
         """
         return Drop(
             source=self.source,
@@ -111,19 +112,20 @@ class Origin:
             reason=reason,
             unit=unit,
             key=self.key(locator),
-            url=url,
-            page_url=page_url,
+            url=urls.without_credentials(url) if url else None,
+            page_url=urls.without_credentials(page_url) if page_url else None,
             record=self.record(locator),
-            excerpt=excerpt,
-            detail=detail,
+            excerpt=_without_secrets(excerpt),
+            detail=_without_secrets(detail),
         )
 
 
 _URL_COLUMNS = ("url", "image_url", "contenturl", "sample_url", "video_url", "video", "raw_url")
 _PAGE_COLUMNS = ("page_url", "document_url")
-_TEXT_COLUMNS = ("top_caption", "capsfusion", "caption", "text", "name", "alt", "title", "laion_coco")
+_TEXT_COLUMNS = ("top_caption", "capsfusion", "caption", "text", "name", "alt", "title")
 _TEXTS_COLUMNS = ("text_list", "texts", "text")
 _MAX_ABOUT = 2_000  # characters; a drop's excerpt is shorter
+_URL = re.compile(r"https?://[^\s\"'<>,;|\\]+", re.IGNORECASE)  # in a row that could not be read
 
 Rows = Iterable[tuple[str, Any]]
 Outcome = Candidate | Drop
@@ -176,13 +178,23 @@ def _completed(drop: Drop, about: About) -> Drop:
     page = drop.page_url or about.page_url
     if drop.unit != "document":
         return replace(drop, page_url=page)
-    return replace(drop, url=drop.url or about.url, page_url=page, excerpt=drop.excerpt or about.text)
+    text = drop.excerpt or _without_secrets(about.text)
+    return replace(drop, url=drop.url or about.url, page_url=page, excerpt=text)
+
+
+def _without_secrets(text: str | None) -> str | None:
+    """Return a text whose URLs have no user names, passwords and tokens."""
+    return _URL.sub(lambda found: urls.without_credentials(found[0]), text) if text else text
 
 
 def about_row(row: Any, origin: Origin) -> About:
     """Return the URLs and the text of a row of any format, as far as they can be told by the names of its columns."""
+    if isinstance(row, RowError):
+        row = row.text or ""
     if isinstance(row, str):
-        return About(text=row)
+        found = _URL.search(row)
+        url = urls.without_credentials(found[0]) if found else None
+        return About(url, url if origin.kind in ("interleaved", "text") else None, row or None)
     if isinstance(row, TarSample):
         return _about_sample(row, origin)
     if not isinstance(row, Mapping):
@@ -213,7 +225,8 @@ def _about_sample(sample: TarSample, origin: Origin) -> About:
 
 def _first(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
     found = (row.get(name) for name in names)
-    return next((value for value in found if isinstance(value, str) and value.strip()), None)
+    texts = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in found)
+    return next((value for value in texts if isinstance(value, str) and value.strip()), None)
 
 
 def _page_of(row: Mapping[str, Any]) -> str | None:

@@ -114,7 +114,7 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
     if not cut.tiles:
         return [*outcomes, origin.drop("missing_images", locator, page_url=page)]
 
-    times, is_estimated = tile_times(level.num_tiles or cut.tiles[-1].index + 1, seconds, level.interval_ms)
+    times = tile_times(level.num_tiles or cut.tiles[-1].index + 1, seconds, is_even=level.is_even)
     licence = info.get("license") if isinstance(info.get("license"), str) else None
     segments: list[Segment] = [
         Segment(
@@ -132,7 +132,7 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
         segments.append(frames.add(tile.png, times[min(tile.index, len(times) - 1)]))
     segments.sort(key=lambda s: (s.t0, s.type == "text"))  # on a tie the frame comes first
     scores = [
-        Score("t_estimated", "document", float(is_estimated), "derived"),
+        Score("t_estimated", "document", 1.0, "derived"),
         upstream("duration_seconds", "document", seconds),
         upstream("age_limit", "document", info.get("age_limit")),
     ]

@@ -88,8 +88,12 @@ def open_table(part: Part, header: list[str] | None = None, *, has_header_settin
         return _json_columns(part.path)
     rows = _item_rows(part) if form == "items" else lines.read_json_lines(part)
     head = _item_rows(part) if form == "items" else lines.read_json_lines(replace(part, start=0, stop=None))
-    first = next((row for row in peek(head)[0] if isinstance(row, dict)), {})
-    return Table(tuple(first), rows)
+    shown = peek(head)[0]
+    objects = [row for row in shown if isinstance(row, dict)]
+    if shown and not objects and form == "items":
+        raise UserError(f"{part.path}: a JSON array or object whose items are no objects with the names of columns")
+    columns = dict.fromkeys(name for row in objects for name in row)  # a row may lack what others have
+    return Table(tuple(columns), rows)
 
 
 def require_text(path: str, rows: Iterable[dict[str, Any] | RowError], columns: Iterable[str]) -> None:
@@ -204,11 +208,16 @@ def _json_columns(path: str) -> Table:
         if all(isinstance(row, list) and len(row) == len(names) for row in table) and len(keys) == len(table):
             cells = (dict(zip(map(str, names), row, strict=True)) for row in table)
             return Table(tuple(map(str, names)), zip(map(str, range(len(table))), cells, strict=True))
-    columns: dict[str, list[Any]] = {
-        name: list(value.values()) if isinstance(value, dict) else value for name, value in tree.items()
-    }
-    sizes = {len(value) if isinstance(value, list) else -1 for value in columns.values()}
-    if len(sizes) != 1 or -1 in sizes:
+    if not (all(isinstance(value, dict) for value in tree.values()) or all(isinstance(v, list) for v in tree.values())):
+        raise UserError(f"{path}: JSON by columns, but some are lists and some are not")
+    keys = list(next(iter(tree.values()), ()))  # of objects, whose values belong together by key, not by position
+    columns: dict[str, list[Any]] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value.keys() != set(keys):
+            raise UserError(f"{path}: JSON by columns, but {name!r} has other rows than {next(iter(tree))!r}")
+        columns[name] = [value[key] for key in keys] if isinstance(value, dict) else value
+    sizes = {len(value) for value in columns.values()}
+    if len(sizes) != 1:
         raise UserError(f"{path}: JSON by columns, but they have different lengths")
     (size,) = sizes
     rows = ((str(i), {name: column[i] for name, column in columns.items()}) for i in range(size))
@@ -218,8 +227,10 @@ def _json_columns(path: str) -> Table:
 def _has_binary(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         return _has_binary(type_.value_type)
-    is_binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
-    return is_binary or any(_has_binary(type_.field(i).type) for i in range(type_.num_fields))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(type_) for is_kind in kinds) or any(
+        _has_binary(type_.field(i).type) for i in range(type_.num_fields)
+    )
 
 
 def _as_text(value: Any) -> Any:

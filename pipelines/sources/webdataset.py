@@ -6,7 +6,7 @@ duplicate group; it gets a new key, since one sample may arrive through two sour
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Build, Document, Kind, Media, Segment, clean_text
 from pipelines.shards.foreign_samples import read_document
-from pipelines.shards.tar_samples import TarSample, walk_samples
+from pipelines.shards.tar_samples import NO_END, ForwardReader, TarSample, walk_samples
 from pipelines.sources import lines, mmc4, url_table
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.files import Files, Part, whole_files
@@ -45,24 +45,6 @@ class WebDatasetSettings(Files):
     image_side: Literal["before", "after"] = Field("before", description="MMC4: where to put an image, by its sentence")
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reader at increasing offsets of a stream that may not be seekable."""
-
-    stream: Any
-    at: int = 0
-
-    def __call__(self, offset: int, length: int) -> bytes:
-        while self.at < offset:
-            skipped = len(self.stream.read(min(offset - self.at, 1 << 20)))
-            if not skipped:
-                raise BrokenFileError(f"the tar ends at byte {self.at}")
-            self.at += skipped
-        data = bytes(self.stream.read(length))
-        self.at += len(data)
-        return data
-
-
 def parts(settings: WebDatasetSettings) -> list[Part]:
     """Return one part per tar."""
     return whole_files(settings)
@@ -81,13 +63,14 @@ def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
     """Yield the samples of a tar, by the offset of their first member.
 
     Raises:
-        BrokenFileError: If the tar is damaged; the incomplete sample is not yielded.
+        BrokenFileError: If the tar is damaged, cut, or followed by another one; the incomplete sample is not yielded.
     """
     is_plain = lines.compression(part.path) is None
     with lines.open_stream(part.path) as stream:
-        reader = _Reader(stream)
+        read = ForwardReader(stream).read
         try:
-            for sample in walk_samples(reader, part.name, 0, storage.size(part.path) if is_plain else 1 << 62):
+            end = storage.size(part.path) if is_plain else NO_END
+            for sample in walk_samples(read, part.name, 0, end, is_whole=True):
                 yield str(sample.offset), RowError("duplicate_part", sample.fault) if sample.fault else sample
         except ValueError as error:
             raise BrokenFileError(str(error)) from error

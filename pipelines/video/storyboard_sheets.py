@@ -1,7 +1,7 @@
 """Storyboards of video players: sheets of small images, cut into tiles, and the times of the tiles.
 
 A storyboard comes as yt-dlp's `.mhtml` or as separate sheets. The second that a tile shows is stated exactly nowhere;
-if it is inferred, the times are marked as estimated.
+it is inferred, and the times are marked as estimated.
 """
 
 import io
@@ -26,6 +26,7 @@ _SHEET_NUMBER = re.compile(r"(?:^|/)M(\d{1,4})\.\w+$")
 _LIKELY_INTERVALS = (1, 2, 5, 10)  # seconds; players choose whole ones
 _SPARE_TILES = (-1, 2)  # beyond duration / interval: one at 0, one at the end, and a duration that is rounded
 _MIN_STD = 2.0  # of the grey values; black and white filler tiles have 0 to 1, after compression
+_EVEN_TILES, _MAX_EVEN_HEIGHT = 100, 27  # of YouTube's smallest level, `sb3`: one sheet of 48x27 tiles
 _MAX_PIXELS = 50_000_000  # of a sheet
 
 
@@ -51,7 +52,7 @@ class Sheet:
 class Level:
     """Layout of a storyboard: pixels of a tile, tiles of a sheet, total tiles if known.
 
-    `interval_ms` is from the player's own data: None if they are not available, 0 for a small fixed grid.
+    `is_even` says that the tiles divide the video evenly, whatever its length: those of YouTube's smallest level.
     """
 
     tile_width: int
@@ -59,7 +60,7 @@ class Level:
     columns: int
     rows: int
     num_tiles: int | None = None
-    interval_ms: int | None = None
+    is_even: bool = False
 
     @property
     def num_per_sheet(self) -> int:
@@ -147,7 +148,8 @@ def level_of_format(entry: dict[str, Any], seconds: float | None) -> Level:
         raise StoryboardRejected(f"a layout of {columns}x{rows} tiles of {width}x{height}")
     fps = entry.get("fps")
     num_tiles = round(fps * seconds) if fps and seconds else None
-    return Level(width, height, columns, rows, num_tiles)
+    is_even = num_tiles == columns * rows == _EVEN_TILES and height <= _MAX_EVEN_HEIGHT
+    return Level(width, height, columns, rows, num_tiles, is_even)
 
 
 def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
@@ -156,18 +158,16 @@ def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
     return max(entries, key=lambda f: (f.get("width") or 0) * (f.get("height") or 0), default=None)
 
 
-def tile_times(num_tiles: int, seconds: float, interval_ms: int | None = None) -> tuple[list[float], bool]:
-    """Return the time of each tile, and whether it is estimated.
+def tile_times(num_tiles: int, seconds: float, *, is_even: bool = False) -> list[float]:
+    """Return the estimated time of each tile.
 
-    The player's interval if it is known; else the whole seconds by which the video has so many tiles; else the mean.
+    They are whole seconds apart by which the video has so many tiles; else, or if the tiles divide it evenly, the mean.
     The mean would drift: 94 tiles at 5 s are a video of 464 s, whose last tile is at 464 s and not 459.
     """
     interval = seconds / num_tiles if num_tiles else 0.0
-    if interval_ms:
-        interval = interval_ms / 1000
-    elif interval_ms is None:
+    if not is_even:
         interval = float(_fitting_interval(num_tiles, seconds) or interval)
-    return [round(min(i * interval, seconds), 3) for i in range(num_tiles)], not interval_ms
+    return [round(min(i * interval, seconds), 3) for i in range(num_tiles)]
 
 
 def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:

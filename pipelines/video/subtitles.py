@@ -12,7 +12,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -26,7 +26,9 @@ from pipelines.video.raw_cues import PLACEHOLDER_SECONDS, MalformedCue, RawCue, 
 from pipelines.video.timed_text import Format, read_cues, sniff
 
 _MIN_OVERLAP_WORDS = 3  # a shorter overlap of two cues may be real repetition
+_MAX_OVERLAP_WORDS = 200  # a line has some ten; without a bound, a cue of a whole track's words takes hours
 _MAX_CUES = 100_000
+_MAX_SECONDS = 1e6  # eleven days; beyond, a time is an overflow or one of the day
 
 _XML_ENCODING = re.compile(rb"""\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _NON_SPEECH = re.compile(r"\[[^\[\]\n]{0,60}\]|[♩♪♫♬🎵🎶]+|(?:^|(?<=\s))>{2,3}(?=\s|$)")
@@ -72,7 +74,7 @@ class Cue:
 class Subtitles:
     """Cues in time order, whether they rolled, the language if the file states it, and the number of removed marks.
 
-    `malformed` are the cues that could not be read.
+    `malformed` are the cues that could not be read. `fault` is what is wrong with the file; cues after it may be lost.
     """
 
     cues: tuple[Cue, ...]
@@ -80,6 +82,7 @@ class Subtitles:
     lang: str | None = None
     num_non_speech: int = 0
     malformed: tuple[MalformedCue, ...] = ()
+    fault: str | None = None
 
 
 def parse_subtitles(
@@ -102,7 +105,9 @@ def parse_subtitles(
     Raises:
         SubtitlesRejected: With its reason.
     """
-    text = decode_text(data, charset, _declared_encoding(data)).replace("\r\n", "\n").replace("\r", "\n")
+    text = decode_text(data, charset, _declared_encoding(data))
+    for line_end in ("\r\r\n", "\r\n", "\r"):
+        text = text.replace(line_end, "\n")
     format = sniff(text) or format
     if format is None:
         raise SubtitlesRejected("subtitles_unsupported", f"begins with {text.lstrip()[:40]!r}")
@@ -131,22 +136,27 @@ def join_cues(
     raw = found.cues
     if (num := len(raw) + len(found.malformed)) > _MAX_CUES:
         raise SubtitlesRejected("subtitles_malformed", f"{name}: {num} cues, at most {_MAX_CUES}")
+    raw, malformed = _within_bounds(raw)
+    malformed = [*found.malformed, *malformed]
     raw = sorted(raw, key=lambda cue: cue.t0)
     is_rolling = False
     if _rolls(raw) or may_roll:
         raw, is_rolling = _without_repetition(raw)
     cues, num_non_speech = _finish(raw, (settings or SubtitleSettings()).non_speech == "strip")
-    if not cues and (found.malformed or found.fault):
-        what = found.fault or f"such as {found.malformed[0].times!r}"
+    if not cues and (malformed or found.fault):
+        what = found.fault or f"such as {malformed[0].times!r}"
         raise SubtitlesRejected("subtitles_malformed", f"{name}: no cue can be read: {what}")
     if not cues:
         raise SubtitlesRejected("subtitles_empty", f"{name}: no cue with words")
-    return Subtitles(tuple(cues), is_rolling, found.lang, num_non_speech, tuple(found.malformed))
+    return Subtitles(tuple(cues), is_rolling, found.lang, num_non_speech, tuple(malformed), found.fault)
 
 
 def lost_cues(subtitles: Subtitles, url: str | None) -> tuple[LostText, ...]:
-    """Return the cues of a track that could not be read."""
-    return tuple(LostText("cue", "malformed_cue", cue.times, url, cue.text or None) for cue in subtitles.malformed)
+    """Return the cues of a track that could not be read, and the place after which more may be lost."""
+    lost = [LostText("cue", "malformed_cue", cue.times, url, cue.text or None) for cue in subtitles.malformed]
+    if subtitles.fault is not None:
+        lost.append(LostText("cue", "malformed_cue", f"cues may be lost after: {subtitles.fault}", url))
+    return tuple(lost)
 
 
 def choose_track(tracks: Sequence[Track], video_lang: str | None) -> Track | None:
@@ -172,6 +182,21 @@ def _declared_encoding(data: bytes) -> str | None:
     """Return the encoding that an XML declaration names."""
     declared = _XML_ENCODING.match(data[:300])
     return declared[1].decode("ascii") if declared else None
+
+
+def _within_bounds(cues: list[RawCue]) -> tuple[list[RawCue], list[MalformedCue]]:
+    """Return the cues whose times a video can have, and the others; what begins before the beginning begins there."""
+    kept: list[RawCue] = []
+    malformed: list[MalformedCue] = []
+    for cue in cues:
+        t1 = cue.t1 if cue.t1 is not None and cue.t1 < _MAX_SECONDS else None
+        if cue.t0 < _MAX_SECONDS and (cue.t0 >= 0 or t1 is None or t1 > 0):
+            kept.append(replace(cue, t0=max(cue.t0, 0.0), t1=t1))
+        elif cue.lines:
+            malformed.append(
+                MalformedCue(f"{cue.t0:g} s --> {'?' if cue.t1 is None else f'{cue.t1:g} s'}", " ".join(cue.lines))
+            )
+    return kept, malformed
 
 
 def _rolls(cues: list[RawCue]) -> bool:
@@ -204,7 +229,7 @@ def _without_repetition(cues: list[RawCue]) -> tuple[list[RawCue], bool]:
                 new.append(line)
         words, before = " ".join(new).split(), " ".join(shown).split()
         if not any(is_built):
-            longest = range(min(len(words), len(before)), _MIN_OVERLAP_WORDS - 1, -1)
+            longest = range(min(len(words), len(before), _MAX_OVERLAP_WORDS), _MIN_OVERLAP_WORDS - 1, -1)
             words = words[next((n for n in longest if before[-n:] == words[:n]), 0) :]
         is_changed = is_changed or len(words) < len(" ".join(cue.lines).split())
         shown = cue.lines

@@ -15,13 +15,13 @@ _CLOCK = (
     r"(?P<minus{0}>-?)(?:(?P<h{0}>\d{{1,4}})\s?[:：]\s?)?(?P<m{0}>\d{{1,3}})\s?[:：]\s?(?P<s{0}>\d{{1,2}})"
     r"(?:\s?[.,:;，．。'](?:\s?(?P<f{0}>\d{{1,9}})))?(?!\d)"
 )
-_ARROW = re.compile(r"[-–—−=]{1,3}\s?(?:>|&gt;)|[→⇒]")
+_ARROW = re.compile(r"[-–—−=](?:\s?[-–—−=]){0,2}\s?(?:>|&gt;)|[→⇒]")
 _START = re.compile(r"\s*(?:\d{1,6}[.)]?\s+)?" + _CLOCK.format("") + r"\s*")  # after the counter, on its line in some
 _CLOCK_AT_START = re.compile(_CLOCK.format(""))
 _LIKE_A_CLOCK = re.compile(r"\s*\d+\s?:")
 _END_BEGINS = ("", *"0123456789:-")  # of an end that cannot be read; else an arrow in a sentence
-# Without an arrow, as in YouTube's sbv: only with fractions, which no sentence about hours has.
-_PAIR = re.compile(r"\s*" + _CLOCK.format("0") + r"[\s,;|/–—-]{1,5}" + _CLOCK.format("1") + r"\s*")
+# Without an arrow that is known, as in YouTube's sbv: only with fractions, which no sentence about hours has.
+_PAIR = re.compile(r"\s*" + _CLOCK.format("0") + r"(?:[^\w\n]{1,5}|\s{1,3}to\s{1,3})" + _CLOCK.format("1") + r"\s*")
 
 
 class Timing(NamedTuple):
@@ -55,7 +55,8 @@ def read_timing(line: str, *, is_after_break: bool) -> Timing | None:
     if start is not None:
         return Timing(_seconds(start), None) if may_be_odd and right[:1] in _END_BEGINS else None
     is_odd = (end is not None and (":" in left or not left.strip())) or _LIKE_A_CLOCK.match(left) is not None
-    return Timing(None, None) if may_be_odd and is_odd else None
+    is_where_times_stand = is_after_break and "-->" in line
+    return Timing(None, None) if is_where_times_stand or (may_be_odd and is_odd) else None
 
 
 def read_vtt(text: str) -> RawCues:
@@ -76,9 +77,7 @@ def read_vtt(text: str) -> RawCues:
     while at < len(lines):
         line = lines[at]
         at += 1
-        timing = read_timing(line, is_after_break=True)
-        if timing is None and "-->" in line and not line.startswith("NOTE"):
-            timing = Timing(None, None)
+        timing = None if line.startswith("NOTE") else read_timing(line, is_after_break=True)
         if timing is None:  # a name, a NOTE, a STYLE
             continue
         payload: list[str] = []

@@ -1,6 +1,7 @@
 """TTML and YouTube's srv1 and srv3: cues as elements of XML.
 
-Files that are not well-formed are read as far as they go: bare `&` and `<` as text, the rest by lxml's recovery.
+Files that are not well-formed are read as far as they go: bare `&` and `<` are text, a cue ends where the next begins,
+and lxml's recovery reads the rest, whose fault is told, since what follows it may be lost.
 """
 
 import html
@@ -26,6 +27,11 @@ _DECLARATION = re.compile(r"\s*<\?xml[^>]{0,500}\?>")
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _BARE_AND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});)")
 _BARE_LESS = re.compile(r"<(?![A-Za-z_/!?])")
+_DOCTYPE = re.compile(  # without declarations of its own, which may hide a bomb
+    r"<!DOCTYPE\s{1,9}[\w:.-]{1,99}(?:\s{1,9}(?:SYSTEM|PUBLIC)(?:\s{1,9}(?:\"[^\"<>\[]{0,299}\"|'[^'<>\[]{0,299}')){1,2})?\s{0,9}>"
+)
+_CUE_TAG = re.compile(r"<(?P<end>/?)(?P<name>(?:\w{1,20}:)?(?P<local>\w{1,12}))\b[^<>]{0,2000}?(?P<empty>/?)>")
+_CUES, _CONTAINERS = ("p", "text"), ("div", "body", "tt", "timedtext", "transcript")
 _NAMED = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]{1,30};")
 
 
@@ -33,11 +39,11 @@ def read_xml(text: str, format: XmlFormat) -> RawCues:
     """Return the cues of a file.
 
     Raises:
-        ValueError: If it declares a document type, which may hide a bomb, or no element can be read.
+        ValueError: If it declares entities or elements of its own, which may hide a bomb, or no element can be read.
     """
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise ValueError("declares a document type")
-    text = text.lstrip("\ufeff")
+    text = _DOCTYPE.sub("", text.lstrip("\ufeff"))
+    if "<!DOCTYPE" in text:
+        raise ValueError("declares a document type of its own")
     declaration = _DECLARATION.match(text)
     root, fault = _parse(text[declaration.end() :] if declaration else text)
     if format == "ttml":
@@ -61,20 +67,38 @@ def read_xml(text: str, format: XmlFormat) -> RawCues:
 
 
 def _parse(text: str) -> tuple[Any, str | None]:
-    """Return the root of a document, and what is wrong with it.
+    """Return the root of a document, and what is wrong with it after mending.
 
     Elements of lxml have the methods of those of the standard library.
     """
     try:
         return ElementTree.fromstring(text), None
-    except ElementTree.ParseError as error:
+    except ElementTree.ParseError:
         mended = _NAMED.sub(lambda entity: html.unescape(entity[0]), _NOT_XML.sub("", text))
-        mended = _BARE_LESS.sub("&lt;", _BARE_AND.sub("&amp;", mended))
+        mended = _with_ends(_BARE_LESS.sub("&lt;", _BARE_AND.sub("&amp;", mended)))
+    try:
+        return ElementTree.fromstring(mended), None
+    except ElementTree.ParseError as error:
         parser = etree.XMLParser(recover=True, no_network=True, remove_comments=True, remove_pis=True)
         root = etree.fromstring(mended.encode(), parser)
         if root is None:
             raise ValueError(str(error)) from error
         return root, str(error)
+
+
+def _with_ends(text: str) -> str:
+    """Return markup in which each cue ends before the next one and before the end of what holds it."""
+    pieces: list[str] = []
+    at = 0
+    open_cue: str | None = None
+    for tag in _CUE_TAG.finditer(text):
+        is_cue, is_end = tag["local"] in _CUES, bool(tag["end"])
+        if open_cue is not None and ((is_cue and not is_end) or (is_end and tag["local"] in _CONTAINERS)):
+            pieces += [text[at : tag.start()], f"</{open_cue}>"]
+            at, open_cue = tag.start(), None
+        if is_cue:
+            open_cue = None if is_end or tag["empty"] else tag["name"]
+    return "".join(pieces) + text[at:]
 
 
 def _own_text(element: Any, name: str) -> Iterator[str]:

@@ -250,3 +250,14 @@ def test_packets_that_never_end_take_no_time():
     assert found(gif) == ([], ())
     assert found(with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:license" + b" " * 8_000_000)) == ([], ())
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("name", [b"iTXt", b"iCCP"])
+def test_many_compressed_chunks_are_not_all_inflated(name):
+    packed = zlib.compress(b" " * (4 << 20), 9)
+    content = {b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0" + packed, b"iCCP": b"p\0\0" + packed}[name]
+    data = png()
+    data = data[:33] + chunk(name, content) * 1000 + data[33:]
+    begun = time.process_time()
+    assert found(data) == ([], ())
+    assert time.process_time() - begun < 1

@@ -6,6 +6,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from PIL import Image, ImageCms
 from pydantic import ValidationError
 
 from pipelines.drop_reasons import IMAGE_FILES
-from pipelines.images.metadata import read_metadata, read_size, sniff_format, strip_metadata
+from pipelines.images.metadata import Metadata, read_metadata, read_size, sniff_format, strip_metadata
 from pipelines.images.normalise import (
     BoxMap,
     ImageRejected,
@@ -479,6 +480,17 @@ def test_the_blur_and_spread_are_those_of_their_definitions():
 
 def test_metadata_of_a_broken_container_is_none():
     assert read_metadata(b"\xff\xd8\xff\xe1", "jpeg").exif == b""
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xe0\0\x06JFIF", b"\xff\xfe\0\x03x"])
+def test_fill_bytes_without_a_marker_take_no_time(start):
+    data = b"\xff\xd8" + start + b"\xff" * 50_000
+    begun = time.process_time()
+    for read in (read_size, strip_metadata):
+        with pytest.raises(ValueError, match="JPEG marker missing"):
+            read(data, "jpeg")
+    assert read_metadata(data, "jpeg") == Metadata()
+    assert time.process_time() - begun < 1
 
 
 def test_settings_load_nothing_of_img2dataset():

@@ -88,6 +88,18 @@ def test_a_displayed_formula_stands_in_a_line_of_its_own() -> None:
             "<semantics><mi>x</mi><annotation-xml encoding='MathML-Content'><ci>no</ci></annotation-xml></semantics>",
             "x",
         ),
+        ("<mmultiscripts><mi>C</mi><mn>6</mn><mn>12</mn></mmultiscripts>", "C_6^12"),
+        ("<mmultiscripts><mi>R</mi><mi>i</mi><none/><none/><mi>j</mi></mmultiscripts>", "R_i^j"),
+        (
+            "<mmultiscripts><mi>C</mi><mprescripts/><mn>6</mn><mn>12</mn></mmultiscripts><mo>+</mo><mn>1</mn>",
+            "_6^12 C + 1",
+        ),
+        (
+            "<mmultiscripts><mi>F</mi><mrow><mi>a</mi><mo>+</mo><mn>1</mn></mrow><none/>"
+            "<mprescripts/><mn>1</mn><none/></mmultiscripts>",
+            "_1 F_(a + 1)",
+        ),
+        ("<mmultiscripts></mmultiscripts><mi>y</mi>", "y"),  # invalid
         ("<mfrac><mi>x</mi></mfrac>", "x"),  # invalid
         ("", ""),
     ],

@@ -66,7 +66,7 @@ def test_a_shadow_root_shows_its_slots_in_place_of_what_its_host_holds() -> None
 
 
 def test_shadow_roots_nest_and_other_templates_are_inert() -> None:
-    inner = "<x-b data-x='<template>'><template shadowroot=closed>(<slot></slot>)</template><slot></slot></x-b>"
+    inner = "<x-b data-x='<template>'><template shadowrootmode=CLOSED>(<slot></slot>)</template><slot></slot></x-b>"
     page = parse(
         f"<x-a><template shadowrootmode=open>[{inner}]</template>word</x-a><template><p>no</p></template>"
         "<x-c><template shadowrootmode=open><a href=/in>first</a></template>"
@@ -76,6 +76,26 @@ def test_shadow_roots_nest_and_other_templates_are_inert() -> None:
     assert [link.url for link in page.links] == ["http://site.example/in"]
     deep = "<x-d><template shadowrootmode=open>" * 400 + "deep"
     assert shown(parse(f"<p>Before.</p>{deep}"))[0] == "Before."
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<li><template shadowrootmode=open>dark</template>light</li>",
+        "<x-a><template shadowrootmode>dark</template>light</x-a>",
+        "<x-a><template shadowrootmode=yes>dark</template>light</x-a>",
+        "<x-a><template shadowroot=open>dark</template>light</x-a>",
+        "<section><ul><template shadowrootmode=open>dark</template></ul>light</section>",
+    ],
+)
+def test_a_template_that_browsers_attach_to_nothing_is_inert(markup: str) -> None:
+    assert [text.rpartition(" ")[2] for text in shown(parse(markup))] == ["light"]
+
+
+@pytest.mark.parametrize("host", ["x-a", "div", "SPAN", "blockquote"])
+def test_a_shadow_root_may_have_any_host_of_the_standard(host: str) -> None:
+    page = parse(f"<p>Text.</p><{host}><template shadowrootmode=open>dark</template>light</{host}>")
+    assert [text.rpartition(" ")[2] for text in shown(page)] == ["Text.", "dark"]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +111,12 @@ def test_shadow_roots_nest_and_other_templates_are_inert() -> None:
         "data-ezsrc=a.jpg",
         "data-breeze=a.jpg data-lqip=b.jpg data-error-src=c.jpg data-fallback-image=d.jpg",
         "data-wpfc-original-src=a.jpg",
+        "ng-src=a.jpg",
+        "ng-srcset='b.jpg 300w, a.jpg 600w'",
+        "data-default-src=a.jpg",
+        "data-fallback-src=a.jpg data-error-src=b.jpg",
+        "data-type-src=a.jpg",
+        "data-default-src=b.jpg data-src=a.jpg",
         "data-flickity-lazyload=/folder/a.jpg",
         "rel:animated_src=a.jpg",
         "loadlate=/folder/a.jpg",
@@ -118,6 +144,8 @@ def test_late_images_are_found_by_what_an_attribute_holds(attributes: str, src: 
         "data-page-url=/gallery/b data-permalink='https://site.example/b.jpg'",
         "data-lqip=b.jpg data-placeholder=/b.jpg data-low-src=b.jpg",
         "data-src='a_{width}.jpg'",
+        "ng-src='{{host}}/a.jpg' data-src='{{ photo.src }}'",
+        "ng-click=/a.jpg",
         "data-caption='The boats a.jpg, b.jpg'",
         "data-pin-media=/b.jpg onclick='/b.jpg'",
         "data-image-id=/b/7.jpg data-lazy=true data-original=1",
@@ -140,6 +168,12 @@ def test_a_source_of_its_own_goes_before_late_ones() -> None:
         ("<responsive-image src=x.jpg></responsive-image>", "custom_image"),
         ("<my-photo data-full='https://cdn.example/x'></my-photo>", "custom_image"),
         ("<div data-bg=x.jpg></div>", "css_background"),
+        ("<div class=lazyload data-src=/x.jpg></div>", "css_background"),
+        ("<div data-image-src=x.jpg></div>", "css_background"),
+        ("<span role=img data-src=x.jpg></span>", "css_background"),
+        ("<a href=/x data-thumbnail-src=x.jpg></a>", "css_background"),
+        ("""<div data-images='["/a.jpg", "/b.jpg"]'></div>""", "css_background"),
+        ("<model-viewer src=x.glb poster=x.jpg></model-viewer>", "custom_image"),
         ("<section data-background-image='url(x.jpg)'></section>", "css_background"),
         ("<table background=x.gif></table>", "css_background"),
         ("<object data=film.swf></object>", "embedded_frame"),

@@ -260,10 +260,18 @@ def test_a_tar_cut_anywhere_is_an_error(size, end):
 @pytest.mark.parametrize("padding", [0, 1024, 10_240, 3 << 20])
 def test_a_tar_after_another_is_an_error(padding):
     one = tar([("a.txt", b"1")])
+    samples = walk_samples(reader(one + bytes(padding) + one), "x.tar", 0, 2 * len(one) + padding, is_whole=True)
+    assert next(samples).parts == {"txt": b"1"}
     with pytest.raises(
         ValueError, match=f"x.tar: another tar begins at byte {len(one) + padding}, as `cat` joins them"
     ):
-        list(walk_samples(reader(one + bytes(padding) + one), "x.tar", 0, 2 * len(one) + padding, is_whole=True))
+        next(samples)
+
+
+def test_a_member_too_large_for_memory_is_not_read():
+    header = changed(member_header("a.txt", 0), {124: b"\x80" + (1 << 50).to_bytes(11, "big")})
+    with pytest.raises(ValueError, match=r"x.tar: the member whose bytes begin at 512 has 1125899906842624 of them"):
+        list(walk_samples(reader(header + bytes(10_000)), "x.tar", 0, NO_END))
 
 
 @pytest.mark.parametrize("rest", [b"", b"\n", bytes(700), b"a line of a log\n", b"x" * 2000])

@@ -63,7 +63,11 @@ def test_a_text_file_is_one_document_or_one_a_line(tmp_path, read_all):
     assert read_all(_settings(tmp_path, data, "x.txt"), "text").texts == ["First line.\n\nSecond line."]
     found = read_all(_settings(tmp_path, data, "x.txt", txt_documents="line"), "text")
     assert found.texts == ["First line.", "Second line."]
-    assert read_all(_settings(tmp_path, b"caf\xe9", "x.txt"), "text").reasons == ["not_utf8"]
+    assert read_all(_settings(tmp_path, b"caf\xe9", "x.txt"), "text").texts == ["café"]
+    assert read_all(_settings(tmp_path, "été à".encode() + b" \xe9 ", "x.txt"), "text").texts == ["été à \ufffd"]
+    russian = "У озера стоит старый дом, и видна лодка."
+    for encoding in ("cp1251", "koi8-r", "utf-16", "utf-16-le"):
+        assert read_all(_settings(tmp_path, russian.encode(encoding), "x.txt"), "text").texts == [russian]
 
 
 def test_a_text_over_the_limit_is_a_drop_and_not_cut(tmp_path, read_all, monkeypatch):

@@ -10,7 +10,14 @@ import zstandard
 
 from pipelines.errors import UserError
 from pipelines.sources.files import Part
-from pipelines.sources.lines import line_parts, open_stream, read_json_items, read_json_lines, read_lines
+from pipelines.sources.lines import (
+    line_parts,
+    open_stream,
+    read_json_items,
+    read_json_lines,
+    read_lines,
+    read_text_lines,
+)
 from pipelines.sources.origin import BrokenFileError, RowError
 
 TEXT = "".join(f'{{"n": {n}}}\n' for n in range(50)).encode()
@@ -101,10 +108,40 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path):
 
 
 def test_damaged_lines_are_rejected_with_their_reason(tmp_path):
-    path = _write(tmp_path, b'{"a":1}\n{"b":\n"\xff"\n[1]\n' + b'{"x":' * 100_000 + b"\n")
+    path = _write(tmp_path, b'{"a":"\xc3\xa9"}\n{"b":\n"\xff"\n[1]\n' + b'{"x":' * 100_000 + b"\n")
     rows = [row for _, row in read_json_lines(Part(path, "x"))]
     reasons = [row.reason for row in rows if isinstance(row, RowError)]
     assert reasons == ["malformed_row", "not_utf8", "malformed_row", "malformed_row"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (
+            "Au bord du lac, près d’une forêt, où l’on aperçoit un bateau à côté du château",
+            "cp1252",
+        ),
+        ("У озера стоит старый дом, и видна лодка", "cp1251"),
+        ("湖边有一座老房子，可以看到一条船。我们沿着路回家。", "gb18030"),
+        ("湖のそばに古い家があって、ボートが見えます。", "cp932"),
+        ("湖边有一座老房子，可以看到一条船。", "utf-16-le"),
+        ("У озера стоит старый дом", "utf-16-be"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_files_in_other_encodings_are_read_whole(tmp_path, text, encoding, pack):
+    lines = [json.dumps({"n": n, "text": f"{text} {n}"}, ensure_ascii=False) for n in range(100)]
+    path = _write(tmp_path, pack("\r\n".join(lines).encode(encoding)))
+    (part,) = line_parts(path, "x", 1000)
+    assert [line for _, line in read_text_lines(part)] == lines
+
+
+def test_a_bad_byte_in_a_file_of_utf_8_is_that_rows(tmp_path):
+    data = "".join(f'{{"text": "été {n}"}}\n' for n in range(100)).encode() + b'{"text": "\xe9"}\n'
+    assert len(line_parts(_write(tmp_path, data), "x", 1000)) > 1
+    *rows, last = [row for _, row in read_text_lines(Part(_write(tmp_path, data), "x"))]
+    assert rows[99] == '{"text": "été 99"}'
+    assert last.reason == "not_utf8"
 
 
 def test_a_file_that_is_no_json_lines_is_refused(tmp_path):

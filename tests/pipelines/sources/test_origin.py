@@ -23,8 +23,11 @@ from pipelines.sources.webdataset import WebDatasetSettings
 U = "https://u:secret@img.example/1.jpg"
 SHOWN = "https://img.example/1.jpg"
 PAGE = "https://site.example/p"
+PLAIN = "https://a.example/1"
+TOKEN = f"{PLAIN}?access_token=SECRET"
 OBELICS = {"metadata": "[]", "general_metadata": json.dumps({"url": PAGE})}
 GONE = json.dumps({"url": U, "caption": "a boat", "status": "gone"}).encode()
+LOST = json.dumps({"url": TOKEN, "status": "failed", "error_message": f"no answer: {TOKEN}"}).encode()
 
 
 def tar(*members):
@@ -47,12 +50,22 @@ CASES = [
     ("x.jsonl", UrlTableSettings, {"url": U, "caption": "&nbsp;"}, About(SHOWN, None, "&nbsp;")),
     ("x.jsonl", UrlTableSettings, {"url": "ftp://a/b", "caption": "a boat"}, About("ftp://a/b", None, "a boat")),
     ("x.jsonl", UrlTableSettings, {"caption": "a boat", "page_url": PAGE, "url": None}, About(None, PAGE, "a boat")),
-    ("x.csv", UrlTableSettings, b"url,caption\nhttps://a.example/1,a,boat\n", About(text="https://a.example/1 a boat")),
+    ("x.csv", UrlTableSettings, b"url,caption\nhttps://a.example/1,a,boat\n", About(PLAIN, None, f"{PLAIN} a boat")),
+    ("x.csv", UrlTableSettings, f"url,caption\n{TOKEN},\n".encode(), About(PLAIN)),
+    ("x.csv", UrlTableSettings, f"url,caption\n{TOKEN},a,{U}\n".encode(), About(PLAIN, None, f"{PLAIN} a {SHOWN}")),
+    ("x.tsv", UrlTableSettings, f"url\tcaption\na\tb\t{U}\n".encode(), About(SHOWN, None, f"a b {SHOWN}")),
+    ("x.jsonl", UrlTableSettings, f'{{"url": "{TOKEN}", \n'.encode(), About(PLAIN, None, f'{{"url": "{PLAIN}", ')),
+    (
+        "x.jsonl",
+        UrlTableSettings,
+        {"image_url": TOKEN, "capsfusion": None, "laion_2b": "no", "laion_coco": "another caption"},
+        About(PLAIN),
+    ),
     (
         "x.tsv",
         UrlTableSettings,
-        b"url\tcaption\nhttps://a.example/1\t\xe9\n",
-        About(text="https://a.example/1\t\ufffd"),
+        b"url\tcaption\nhttps://a.example/1\t\xc3\xa9\xe9\n",
+        About(PLAIN, None, f"{PLAIN}\té\ufffd"),
     ),
     ("x.jsonl", GritSettings, {"url": U, "caption": "a boat", "noun_chunks": []}, About(SHOWN, None, "a boat")),
     ("x.jsonl", Mmc4Settings, {"url": PAGE, "text_list": ["a", "b"], "image_info": []}, About(PAGE, PAGE, "a\n\nb")),
@@ -66,6 +79,7 @@ CASES = [
     ("x.jsonl", JsonlTextSettings, {"words": 3, "url": PAGE}, About(PAGE, PAGE, None)),
     ("x.jsonl", JsonlTextSettings, b'{"text": "no end\n', About(text='{"text": "no end')),
     ("x.tar", WebDatasetSettings, tar(("a.txt", b"a boat"), ("a.json", b"{")), About(text="a boat")),
+    ("x.tar", WebDatasetSettings, tar(("a.json", LOST)), About(PLAIN)),
     ("x.tar", WebDatasetSettings, tar(("a.json", GONE)), About(SHOWN, None, "a boat")),
     ("x.tar.gz", WebDatasetSettings, gzip.compress(tar(("a.txt", b"a boat"))), About(text="a boat")),
 ]
@@ -85,7 +99,13 @@ def test_a_drop_of_a_list_has_its_record_urls_and_text(tmp_path, name, settings,
     ]
     assert About(drop.url, drop.page_url, drop.excerpt) == about
     assert drop.record.startswith(f"{name} ")
+    assert "SECRET" not in repr(drop)
     assert drop.key
+
+
+def test_bytes_that_are_no_text_are_shown_as_far_as_they_are():
+    origin = Origin("src", "pair", Part("x", "x"), UrlTableSettings(files=["x"]))
+    assert about_row({"url": TOKEN.encode(), "caption": b"a \xe9"}, origin) == About(PLAIN, None, "a \ufffd")
 
 
 def test_columns_that_the_settings_name_come_first():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.sources import delimited
 from pipelines.sources.grit import GritSettings
 from pipelines.sources.url_table import UrlTableSettings
 
@@ -40,7 +41,15 @@ def refusal(read_all, settings, kind="pair"):
 
 
 @pytest.mark.parametrize(
-    "type_", [pa.binary(), pa.large_binary(), pa.large_string(), pa.dictionary(pa.int32(), pa.binary()), pa.string()]
+    "type_",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.binary()),
+        pa.string(),
+        pa.binary_view(),
+    ],
 )
 def test_text_of_any_type_is_text(tmp_path, read_all, type_):
     urls = pa.array([u.encode() for u in TABLE.url], pa.binary())
@@ -109,6 +118,37 @@ def test_a_csv_may_have_other_delimiters_and_spaces_after_them(tmp_path, read_al
     assert found.texts == ["a, boat; here|there", "a car"]
 
 
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        (f"{U}1.jpg;a, b\n{U}2.jpg;c\n", ["a, b", "c"]),
+        (f"{U}1.jpg;a, b\n", ["a, b"]),
+        (f"{U}1.jpg|a; b, c\n{U}2.jpg|d; e, f\n", ["a; b, c", "d; e, f"]),
+        (f"{U}1;2.jpg,a boat\n{U}2.jpg,a car\n", ["a boat", "a car"]),
+        (f"sep=;\r\nurl;caption\r\n{U}1.jpg;a, b\r\n", ["a, b"]),
+        (f"SEP=|\n{U}1.jpg|a; b, c\n", ["a; b, c"]),
+    ],
+)
+def test_the_delimiter_is_the_one_that_fits(tmp_path, read_all, text, texts):
+    found = read_all(write(tmp_path, text, "x.csv"), "pair")
+    assert (found.texts, found.drops) == (texts, [])
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])
+def test_a_tsv_may_be_quoted_after_any_number_of_plain_lines(tmp_path, read_all, monkeypatch, name):
+    monkeypatch.setattr(delimited, "_SHOWN_BYTES", 1000)
+    plain = [f"plain words number {n} of the list" for n in range(500)]
+    captions = [*plain, 'He said "hi" now', "two\nlines", "the end"]
+    table = pandas.DataFrame({"url": [f"{U}{n}.jpg" for n in range(len(captions))], "caption": captions})
+    data = table.to_csv(sep="\t", index=False).encode()
+    path = write(tmp_path, gzip.compress(data) if name.endswith("gz") else data, name).files[0]
+    found = read_all(UrlTableSettings(files=[path], part_bytes=5000), "pair")
+    assert (found.texts, found.drops) == ([*plain, 'He said "hi" now', "two lines", "the end"], [])
+    late = "".join(f"{U}{n}.jpg\t{c}\n" for n, c in enumerate([*plain, '"unclosed', '"The Last Supper" by Leonardo']))
+    found = read_all(UrlTableSettings(files=write(tmp_path, late, "late.tsv").files, part_bytes=5000), "pair")
+    assert (found.texts[-2:], found.drops) == (['"unclosed', '"The Last Supper" by Leonardo'], [])
+
+
 def test_quotation_marks_of_lists_without_quoting_stay(tmp_path, read_all):
     captions = [
         '"Untitled"',
@@ -133,6 +173,34 @@ def test_a_quoted_tsv_is_one_part_however_large(tmp_path, read_all):
     assert (found.texts, found.drops) == (SHOWN * 40, [])
     wide = write(tmp_path, "".join(f"{U}{i}.jpg\ta boat\n" for i in range(99)).encode("utf-16"), "wide.tsv").files[0]
     assert len(read_all(UrlTableSettings(files=[wide], part_bytes=100), "pair").texts) == 99
+
+
+@pytest.mark.parametrize(
+    ("bad", "later", "details"),
+    [
+        ('"row 50', "row 60", ["line 52: field larger than field limit (131072)"]),
+        ('"row 50', 'the 5" one', ["line 52: ',' expected after '\"'"]),
+        (
+            '"row 50',
+            'a 5",one',
+            ["line 52: 3 fields where 2 are expected, over 11 lines", "3 fields where 2 are expected"],
+        ),
+        ('"row" 50', "row 60", ["line 52: ',' expected after '\"'"]),
+    ],
+)
+def test_a_quotation_mark_that_nothing_closes_costs_its_own_row(tmp_path, read_all, bad, later, details):
+    captions = {n: f"row {n}" for n in range(5000)} | {50: bad, 60: later}
+    text = "url,caption\n" + "".join(f"{U}{n}.jpg,{caption}\n" for n, caption in captions.items())
+    found = read_all(write(tmp_path, text, "x.csv"), "pair")
+    assert [drop.detail for drop in found.drops] == details
+    assert (found.drops[0].url, found.drops[0].excerpt) == (f"{U}50.jpg", f"{U}50.jpg,{bad}")
+    assert len(found.texts) == 5000 - len(details)
+    assert "\n" not in "".join(found.texts)
+
+
+def test_a_quotation_mark_that_the_end_of_the_file_closes_is_told(tmp_path, read_all):
+    found = read_all(write(tmp_path, f'url,caption\n{U}1.jpg,a\n{U}2.jpg,"b\n{U}3.jpg,c', "x.csv"), "pair")
+    assert (found.texts, found.reasons) == (["a", "c"], ["malformed_row"])
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -160,6 +228,10 @@ def test_json_lines_in_any_file_are_read(tmp_path, read_all):
     ("tree", "message"),
     [
         ({"url": ["a"], "caption": ["b", "c"]}, "x.json: JSON by columns, but they have different lengths"),
+        ({"url": {"0": "a", "2": "b"}, "caption": {"0": "a", "1": "b"}}, "x.json: JSON by columns, but 'caption' has"),
+        ({"url": {"0": "a"}, "caption": {}}, "x.json: JSON by columns, but 'caption' has other rows than 'url'"),
+        ([[f"{U}1.jpg", "a boat"]], "x.json: a JSON array or object whose items are no objects with the names of col"),
+        (["a", "b"], "x.json: a JSON array or object whose items are no objects with the names of columns"),
         ({"url": "a", "caption": "b"}, "x.json: is one JSON object of neither rows nor columns"),
         ({"link": [f"{U}1.jpg"], "note": ["b"]}, "x.json: no column is known as the url: name one in columns.url"),
     ],
@@ -167,6 +239,25 @@ def test_json_lines_in_any_file_are_read(tmp_path, read_all):
 def test_json_that_is_no_table_is_refused(tmp_path, read_all, tree, message):
     settings = write(tmp_path, json.dumps(tree, indent=1), "x.json")
     assert refusal(read_all, settings).startswith(message)
+
+
+def test_cells_of_json_by_columns_belong_together_by_key(tmp_path, read_all):
+    tree = {"url": {"0": f"{U}a", "1": f"{U}c"}, "caption": {"1": "c d", "0": "a b"}}
+    found = read_all(write(tmp_path, json.dumps(tree), "x.json"), "pair")
+    assert [(d.media[0].url, d.text) for d in found.documents] == [(f"{U}a", "a b"), (f"{U}c", "c d")]
+
+
+def test_columns_that_the_first_row_lacks_are_columns(tmp_path, read_all):
+    more = {"license": "CC-BY-4.0", "page_url": "https://p.example/1", "similarity": 0.3}
+    rows = [{"url": f"{U}{n}.jpg", "caption": f"caption {n}", **(more if n else {})} for n in range(3)]
+    rows.insert(0, {"url": f"{U}z.jpg"})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, data in (("x.jsonl", lines), ("x.json", json.dumps(rows))):
+        found = read_all(write(tmp_path, data, name), "pair")
+        assert [d.source.page_url for d in found.documents] == [None, *["https://p.example/1"] * 2]
+        assert [d.media[0].license for d in found.documents] == [None, *["CC-BY-4.0"] * 2]
+        assert "media:0 similarity" in found.scores(1)
+        assert found.reasons == ["missing_caption"]
 
 
 # --- messages -------------------------------------------------------------------------------------------------------

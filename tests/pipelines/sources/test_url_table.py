@@ -235,10 +235,21 @@ def test_bad_rows_are_drops_with_their_reason(tmp_path, read_all):
 
 def test_csv_rows_of_other_lengths_or_encodings_are_drops(tmp_path, read_all):
     data = (
-        b"url,caption\nhttps://img.example/1.jpg,caf\xe9\nhttps://img.example/2.jpg,a,b\nhttps://img.example/3.jpg,ok\n"
+        b"url,caption\nhttps://img.example/1.jpg,caf\xe9\nhttps://img.example/2.jpg,a,b\n"
+        b"https://img.example/3.jpg,caf\xc3\xa9\n"
     )
     found = read_all(_settings(_text(tmp_path, data, "x.csv")), "pair")
-    assert (found.reasons, found.texts) == (["not_utf8", "malformed_row"], ["ok"])
+    assert (found.reasons, found.texts) == (["not_utf8", "malformed_row"], ["café"])
+    for text, encoding in (
+        (
+            "Au bord du lac, près d’une forêt, où l’on aperçoit un bateau à côté du château",
+            "cp1252",
+        ),
+        ("湖边有一座老房子，可以看到一条船。", "gb18030"),
+    ):
+        old = "url;caption\n" + "".join(f'{U}{n}.jpg;"{text}; {n}"\n' for n in range(9))  # as spreadsheets save it
+        found = read_all(_settings(_text(tmp_path, old.encode(encoding), "old.csv")), "pair")
+        assert (found.texts, found.drops) == ([f"{text}; {n}" for n in range(9)], [])
 
 
 @pytest.mark.slow

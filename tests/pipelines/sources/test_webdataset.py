@@ -120,6 +120,12 @@ def test_plain_pairs_and_texts_need_no_json(tmp_path, read_all):
     assert read_all(_tar(tmp_path, [("1.txt", b"Words.")]), "text").texts == ["Words."]
 
 
+@pytest.mark.parametrize("part", ["jpe", "jfif", "JPEG", "bmp"])
+def test_an_image_by_any_name_is_an_image(tmp_path, read_all, part):
+    found = read_all(_tar(tmp_path, [(f"a.{part}", RED), ("a.txt", b"a boat")]), "pair")
+    assert (found.texts, found.drops) == (["a boat"], [])
+
+
 @pytest.mark.parametrize("prefix", ["", "deep/folder/"])
 def test_tars_of_macos_and_upper_case_names_are_read_like_any(tmp_path, read_all, prefix):
     parts = (("JPG", RED), ("Txt", b"a boat"))
@@ -208,6 +214,28 @@ def test_a_truncated_tar_gives_whole_samples_and_one_drop(tmp_path, read_all, na
     assert found.reasons[-1] == "truncated_file"
     assert found.texts in (["one"], [])
     assert read_all(_tar(tmp_path, [("1.jpg", RED), ("1.txt", b"one")], "ok.tar"), "pair").reasons == []
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+@pytest.mark.parametrize(
+    ("change", "texts", "detail"),
+    [
+        (lambda whole: whole[: 4 * 512], ["k0"], "truncated at byte 2048"),
+        (lambda whole: whole[: 4 * 512 + 100], ["k0"], "truncated at byte 2148"),
+        (lambda whole: whole + whole, ["k0", "k1", "k2"], "another tar begins at byte 10240"),
+        (lambda whole: whole[:2048] + bytes(512) + whole[2048:], ["k0", "k1"], "another tar begins at byte 2560"),
+        (lambda whole: b"", [], "truncated at byte 0"),
+    ],
+    ids=["cut at a header", "cut in a header", "joined by cat", "an empty block in the middle", "empty"],
+)
+def test_what_a_tar_loses_is_told(tmp_path, read_all, name, change, texts, detail):
+    _tar(tmp_path, [(f"k{n}.txt", f"k{n}".encode()) for n in range(3)], "x.tar", tarfile.USTAR_FORMAT)
+    data = change((tmp_path / "x.tar").read_bytes())
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    found = read_all(WebDatasetSettings(files=[str(tmp_path / name)]), "text")
+    assert found.texts == texts
+    assert found.reasons == ["truncated_file"]
+    assert detail in found.drops[0].detail
 
 
 def test_a_file_that_is_no_tar_is_a_drop(tmp_path, read_all):

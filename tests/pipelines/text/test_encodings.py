@@ -2,7 +2,7 @@ import codecs
 
 import pytest
 
-from pipelines.text.encodings import charset_of, decode_text
+from pipelines.text.encodings import charset_of, decode_text, text_encoding
 
 RUSSIAN = "У озера стоит старый дом, и видна лодка. Мы идём домой по дороге. Что ты хочешь мне сказать?"
 TEXTS = [
@@ -54,6 +54,34 @@ def test_a_bad_byte_is_one_replacement_character_and_no_other_encoding():
     assert decode_text("Köln l’été ".encode() + b"\xe9") == "Köln l’été \ufffd"
 
 
+def test_few_good_characters_are_utf_8_as_many_are():
+    assert decode_text("é".encode() + b" \xe9 cafe") == "é \ufffd cafe"
+    assert decode_text("é à".encode() + b" \xe9", "windows-1252") == "Ã© Ã\xa0 é"
+    assert decode_text(b"caf\xe9") == "café"
+    assert text_encoding("caf\u00e9".encode()[:-1], is_beginning=True) == "utf-8"
+
+
+@pytest.mark.parametrize("label", ["utf-8", "UTF8", "utf-16", "utf-16le"])
+def test_a_server_that_calls_everything_unicode_is_not_believed(label):
+    for text, encoding in TEXTS:
+        assert decode_text(text.encode(encoding), label) == text
+
+
+CUES = "\n".join(f"{n}\n00:00:0{n},000 --> 00:00:0{n},900\n{{}}\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize("label", [None, "utf-8", "utf-16", "utf-16le", "windows-1251"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_told_in_every_script(label, encoding):
+    for text in (RUSSIAN * 9, "湖边有一座老房子，可以看到一条船。" * 3, "　湖のそば　に古い家", "a"):
+        assert decode_text(CUES.replace("{}", text).encode(encoding), label) == CUES.replace("{}", text)
+
+
+def test_a_stray_zero_does_not_make_utf_16():
+    for data in (CUES.encode() + b"\0", b"\0\n" + CUES.encode(), CUES.replace("{}", "\0").encode()):
+        assert decode_text(data) == data.decode()
+
+
 def test_utf_8_comes_before_what_the_server_says():
     assert decode_text("привет".encode(), "windows-1251") == "привет"
     assert decode_text("привет".encode("cp1251"), None, "no such", "windows-1251") == "привет"
@@ -73,6 +101,7 @@ def test_any_bytes_decode(data):
 def test_a_charset_is_read_from_a_header():
     assert charset_of('text/plain; charset="windows-1251"') == "windows-1251"
     assert charset_of("text/vtt; a=b; CHARSET='x-sjis'") == "x-sjis"
+    assert charset_of("text/vtt; Charset=UTF-8, text/plain") == "UTF-8"
     for header in (None, "", "text/plain", ";;=", "text/plain; charset", "text/plain; charset="):
         assert charset_of(header) is None
 

@@ -122,19 +122,12 @@ def test_a_broken_container_is_refused():
             read_mhtml(data)
 
 
-def test_a_known_interval_gives_exact_times():
-    times, is_estimated = tile_times(94, 464.0, 5000)
-    assert (times[1], times[92], times[93]) == (5.0, 460.0, 464.0)
-    assert not is_estimated
-
-
 def test_an_unknown_interval_is_whole_seconds_where_they_fit():
-    times, is_estimated = tile_times(94, 464.0)
-    assert (times[1], times[93]) == (5.0, 464.0)
-    assert is_estimated
-    assert tile_times(100, 1010.0)[0][1] == 10.0
-    assert tile_times(100, 302.0)[0][1] == 3.0
-    assert tile_times(10, 14.4)[0][1] == 1.44
+    times = tile_times(94, 464.0)
+    assert (times[1], times[92], times[93]) == (5.0, 460.0, 464.0)
+    assert tile_times(100, 1010.0)[1] == 10.0
+    assert tile_times(100, 302.0)[1] == 3.0
+    assert tile_times(10, 14.4)[1] == 1.44
 
 
 @pytest.mark.parametrize("interval", [1, 2, 5, 10, 3, 20])
@@ -142,17 +135,18 @@ def test_the_interval_is_the_one_whose_number_of_tiles_fits(interval):
     for seconds in range(40 * interval, 100 * interval, 7):
         for spare in (0, 1, 2) if interval in (1, 2, 5, 10) else (1,):  # players use these four
             num_tiles = math.floor(seconds / interval) + spare
-            times, is_estimated = tile_times(num_tiles, float(seconds))
-            assert times[1] == interval, (seconds, num_tiles)
-            assert is_estimated
-    assert tile_times(49, 95.0)[0][48] == 95.0  # 2 s, not the mean of 1.94, which is 2.9 s off at the end
-    assert tile_times(3, 10.0)[0] == [0.0, 5.0, 10.0]
+            assert tile_times(num_tiles, float(seconds))[1] == interval, (seconds, num_tiles)
+    assert tile_times(49, 95.0)[48] == 95.0  # 2 s, not the mean of 1.94, which is 2.9 s off at the end
+    assert tile_times(3, 10.0) == [0.0, 5.0, 10.0]
 
 
-def test_a_small_fixed_grid_is_spread_over_the_video():
-    times, is_estimated = tile_times(100, 499.0, 0)
-    assert (times[1], times[99]) == (4.99, 494.01)
-    assert is_estimated
+@pytest.mark.parametrize(("seconds", "last"), [(499.0, 494.01), (505.0, 499.95), (992.0, 982.08), (1010.0, 999.9)])
+def test_a_small_fixed_grid_is_spread_over_the_video(seconds, last):
+    entry = {"width": 48, "height": 27, "rows": 10, "columns": 10, "fps": 100 / seconds}
+    level = level_of_format(entry, seconds)
+    assert tile_times(level.num_tiles, seconds, is_even=level.is_even)[99] == last
+    for other in ({"height": 90}, {"rows": 5}, {"fps": 0.05}):
+        assert not level_of_format({**entry, **other}, seconds).is_even
 
 
 def test_the_layout_comes_from_the_info_json():

@@ -1,10 +1,21 @@
 import json
+import re
+import time
 
 import pytest
 
 from pipelines.candidate import Track
 from pipelines.drop_reasons import ROWS
-from pipelines.video.subtitles import Cue, SubtitleSettings, SubtitlesRejected, choose_track, parse_subtitles
+from pipelines.video.raw_cues import RawCue, RawCues
+from pipelines.video.subtitles import (
+    Cue,
+    SubtitleSettings,
+    SubtitlesRejected,
+    choose_track,
+    join_cues,
+    lost_cues,
+    parse_subtitles,
+)
 
 MIX = (Cue(0.32, 2.51, "mix the flour"), Cue(2.52, 6.41, "and salt"))
 ROLLING = """WEBVTT
@@ -306,6 +317,11 @@ def srt(times):
         "00:00:01,200 → 00:00:01,900",
         "00:00:01,200 - 00:00:01,900",
         "0:00:01.200,0:00:01.900",
+        "00:00:01,200 ~ 00:00:01,900",
+        "00:00:01,200 >> 00:00:01,900",
+        "00:00:01,200 - -> 00:00:01,900",
+        "00:00:01,200 to 00:00:01,900",
+        "00:00:01,200 ... 00:00:01,900",
         "00:00:01.200-->00:00:01.900",
         "\t00:00:01:200 --> 00:00:01:900",
         "0:0:1,2 --> 0:0:1,9",
@@ -332,13 +348,38 @@ def test_an_end_that_cannot_be_read_is_the_next_start(times):
 
 
 @pytest.mark.parametrize(
-    "times", ["00:0O:01,200 --> 00:00:01,900", "--> 00:00:01,900", "00:aa --> 00:bb", "-00:00:02,000 --> -00:00:01,000"]
+    "times",
+    [
+        "00:0O:01,200 --> 00:00:01,900",
+        "--> 00:00:01,900",
+        "00:aa --> 00:bb",
+        "-00:00:02,000 --> -00:00:01,000",
+        "00.00.01.200 --> 00.00.01.900",
+        "00;00;01;200 --> 00;00;01;900",
+        "OO:OO:O1,2OO --> OO:OO:O1,9OO",
+        "N/A --> N/A",
+        "-->",
+    ],
 )
 def test_a_start_that_cannot_be_read_loses_that_cue_and_no_other(times):
     for text in (srt(times), "WEBVTT\n\n" + srt(times)):
         subtitles = parse(text)
         assert [c.text for c in subtitles.cues] == ["line 1", "line 3"]
         assert [(cue.times, cue.text) for cue in subtitles.malformed] == [(times, "line 2")]
+
+
+@pytest.mark.parametrize("times", ["00.00.01.200 --> 00.00.01.900", "N/A --> N/A", " --> "])
+def test_a_first_cue_that_cannot_be_read_is_told(times):
+    rest = "2\n00:00:01,200 --> 00:00:01,900\nline 2\n"
+    subtitles = parse(f"1\n{times}\nline 1\n\n{rest}")
+    assert [c.text for c in subtitles.cues] == ["line 2"]
+    assert [(cue.times, cue.text) for cue in subtitles.malformed] == [(times.strip(), "line 1")]
+
+
+def test_arrows_in_notes_are_no_times():
+    data = "WEBVTT\n\nNOTE a --> b\n\nNOTE 1:00 --> 2:00\n\n00:00.000 --> 00:01.000\na\n"
+    assert parse(data).cues == (Cue(0, 1, "a"),)
+    assert parse(data).malformed == ()
 
 
 def test_a_time_before_the_beginning_is_the_beginning():
@@ -376,6 +417,31 @@ def test_angle_brackets_are_markup_only_around_known_tags():
         '{\\an8}<i/>f<br/>g<ruby>漢<rt>かん</rt></ruby> <span style="x">h</span> <00:00:00.500>i <p>j</p>'
     )
     assert parse(vtt(("00:00.000 --> 00:01.000", tags))).cues[0].text == "a b c d e f g漢 h i j"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("< i >World </ i>", "World"),
+        ("World </ i >", "World"),
+        ('<font color="#ff00ff>Hello</font>', "Hello"),
+        ("<font color='#ff00ff>Hello</font>", "Hello"),
+        ('< font color = "# fff" >Hello</ font>', "Hello"),
+        ("a < b > c", "a < b > c"),
+        ("if a < b / c > d", "if a < b / c > d"),
+        ("a < i and c > d", "a < i and c > d"),
+    ],
+)
+def test_loosely_written_tags_are_tags(line, words):
+    assert parse(vtt(("00:00.000 --> 00:01.000", line))).cues == (Cue(0, 1, words),)
+
+
+def test_tags_that_never_end_take_no_time():
+    begun = time.process_time()
+    for attack in (' y="', " y='", " y=1", " y = ", "y ", " / ", "b ", " "):
+        parse(vtt(("00:00.000 --> 00:01.000", f"<b{attack * 100}/x> a")))
+        parse(vtt(("00:00.000 --> 00:01.000", f"<{attack * 100}b{attack * 20}x> a")))
+    assert time.process_time() - begun < 1
 
 
 def test_json3_reads_what_it_can():
@@ -422,6 +488,71 @@ def test_xml_reads_what_it_can():
 )
 def test_xml_that_is_not_well_formed_is_read(text, words):
     assert [c.text for c in parse(text).cues] == words
+
+
+BODIES = {
+    "ttml": ("<tt><body><div>", '<p begin="{0}s">cue {0}</p>', "</div></body></tt>"),
+    "srv1": ("<transcript>", '<text start="{0}">cue {0}</text>', "</transcript>"),
+    "srv3": ('<timedtext format="3"><body>', '<p t="{0}000">cue {0}</p>', "</body></timedtext>"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_the_rest_of_cut_or_damaged_xml_is_told(name):
+    head, cue, tail = BODIES[name]
+    cues = [cue.format(n) for n in range(100)]
+    whole = head + "".join(cues) + tail
+    assert lost_cues(parse(whole), None) == ()
+    cut = parse(whole[: whole.index("cue 50")])
+    odd = parse(head + "".join([*cues[:50], "<p <" + cues[50][1:], *cues[51:]]) + tail)
+    for subtitles, least in ((cut, 50), (odd, 99)):
+        assert len(subtitles.cues) >= least
+        (told,) = lost_cues(subtitles, "https://a.example/x")
+        assert (told.unit, told.reason) == ("cue", "malformed_cue")
+        assert told.detail.startswith("cues may be lost after: ")
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_cues_without_end_tags_are_all_read(name):
+    head, cue, tail = BODIES[name]
+    bare = re.sub("</(p|text)>", "", "".join(cue.format(n) for n in range(1000)))
+    subtitles = parse(head + bare + tail)
+    assert [c.text for c in subtitles.cues] == [f"cue {n}" for n in range(1000)]
+    assert [c.t0 for c in subtitles.cues[::500]] == [0, 500]
+    assert lost_cues(subtitles, None) == ()
+
+
+@pytest.mark.parametrize(
+    "doctype", ["<!DOCTYPE tt>", '<!DOCTYPE tt PUBLIC "-//W3C//DTD TTML 1.0//EN" "x.dtd">', "<!DOCTYPE tt SYSTEM 'x' >"]
+)
+def test_a_document_type_by_name_is_no_harm(doctype):
+    assert [c.text for c in parse(f'{doctype}<tt><body><p begin="1s">a</p></body></tt>').cues] == ["a"]
+
+
+def test_times_that_no_video_has_are_told():
+    events = [(1e308, 1e308), (-5000, 2000), (-5000, 6000), (2000, 1e308), (1e10, 1)]
+    rows = [{"tStartMs": t, "dDurationMs": d, "segs": [{"utf8": f"{i}"}]} for i, (t, d) in enumerate(events)]
+    subtitles = parse(json.dumps({"events": rows}))
+    assert subtitles.cues == (Cue(0, 1, "2"), Cue(2, 5, "3"))
+    assert [cue.text for cue in subtitles.malformed] == ["0", "1", "4"]
+    ttml = parse('<tt><body><p begin="1s" end="99999999999999999s">a</p><p begin="9999999999h">b</p></body></tt>')
+    assert ttml.cues == (Cue(1, 4, "a"),)
+    assert [cue.text for cue in ttml.malformed] == ["b"]
+
+
+def test_a_track_in_two_cues_is_searched_for_overlap_in_no_time():
+    words = [f"w{n}" for n in range(100_000)]
+    begun = time.process_time()
+    found = RawCues([RawCue(0, 1, (" ".join(words),)), RawCue(1, 2, (" ".join(words[1:]),))])
+    assert len(join_cues(found, "x", may_roll=True).cues) == 2
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_any_line_end_ends_a_line(line_end):
+    for text in (srt("00:00:01,200 --> 00:00:01,900"), "WEBVTT\n\n" + srt("00:00:01,200 --> 00:00:01,900")):
+        subtitles = parse(text.replace("\n", line_end))
+        assert [(c.t0, c.t1, c.text) for c in subtitles.cues] == [(*t, f"line {i}") for i, t in enumerate(THREE, 1)]
 
 
 def test_ttml_keeps_text_beside_timed_parts_and_leaves_out_readings():
