@@ -117,7 +117,16 @@ def family_of(settings: PreTrainedConfig) -> Family:
 
 def has_varlen(settings: PreTrainedConfig) -> bool:
     """Return whether Flash attention with boundaries computes all that a model's attention does, in this torch."""
-    return family_of(settings).varlen and varlen_runs(windows=getattr(settings, "sliding_window", None) is not None)
+    windows = getattr(settings, "sliding_window", None) is not None
+    return family_of(settings).varlen and varlen_runs(windows=windows, num_channels=_channels_per_head(settings))
+
+
+def _channels_per_head(settings: PreTrainedConfig) -> int:
+    """Return the channels per head, of queries or values, whichever has more."""
+    if (without_positions := getattr(settings, "qk_nope_head_dim", None)) is not None:  # latent attention
+        return int(max(without_positions + settings.qk_rope_head_dim, settings.v_head_dim))
+    own = getattr(settings, "head_dim", None)
+    return int(own or settings.hidden_size // settings.num_attention_heads)
 
 
 def backbone(language_model: PreTrainedModel) -> nn.Module:
