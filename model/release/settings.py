@@ -41,7 +41,7 @@ class Release:
     form: Form | None = None
 
 
-_EMU = GenerationConfig(num_beams=5, length_penalty=0.0, video_length_penalty=1.0)
+_EMU = GenerationConfig(num_beams=5, min_new_tokens=1, length_penalty=0.0, video_length_penalty=1.0)
 _EMU2 = GenerationConfig(num_beams=5, length_penalty=-1.0, max_new_tokens=64)
 RELEASES: dict[LayoutName, Release] = {
     "emu": Release("emu-14b", _EMU),

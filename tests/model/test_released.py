@@ -119,6 +119,8 @@ def test_emu_is_imported_with_its_decoder_from_its_pipeline(tmp_path: Path, toke
     assert all(torch.equal(tensor, drawn.state_dict()[name]) for name, tensor in decoder.state_dict().items())
     assert Tokenizer.load(out / "model", "emu").vocab_size == model.config.vocab_size
     assert not (out / "model" / "template.json").exists()
+    generation = json.loads((out / "model" / "generation.json").read_text())
+    assert (generation["num_beams"], generation["min_new_tokens"]) == (5, 1)
     assert "cformer.cformer.embed_tokens.weight" in load_file(out / "model" / "unused.safetensors")
 
 

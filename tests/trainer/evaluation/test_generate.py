@@ -400,6 +400,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
         (["--prompt", "a", "--beams", "2", "--temperature", "1"], "without --temperature"),
         (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
         (["--prompt", "a", "--top-k", "3"], "--top-k needs --temperature"),
+        (["--prompt", "a", "--min-new-tokens", "9", "--max-new-tokens", "8"], "min_new_tokens 9 is more than max_new"),
         (["--prompt", "a", "--want", "reconstruction"], "a prompt is one [image:FILE] and nothing else"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])
