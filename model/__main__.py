@@ -7,12 +7,22 @@ import click
 import yaml
 from torch import bfloat16, float32
 
+from model.config import SIZES
 from model.release.exporting import EXPORTED, export_run
 from model.release.importing import import_release
 from model.release.settings import RELEASES
 from model.weights import WeightsError
 
 _DTYPES = {"bf16": bfloat16, "fp32": float32}
+
+
+class _LocalPath(click.Path):
+    """A path on a mounted file system, into which whole models are written."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value}: not a local path; write to one, and copy what is there", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def main() -> NoReturn:
@@ -26,7 +36,9 @@ def main() -> NoReturn:
         _end(error.brief, 2)
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        if isinstance(stopped.__cause__, EOFError):  # click takes the end of any file for Ctrl-C
+            raise stopped.__cause__ from None
         _end("stopped; rerun to begin again", 130)
 
 
@@ -45,8 +57,12 @@ def commands() -> None:
 @click.option("--path", required=True, type=click.Path(exists=True), help="File, folder of shards, or pipeline.")
 @click.option("--decoder", type=click.Path(exists=True, file_okay=False), help="Folder with unet/ and vae/.")
 @click.option("--tokenizer", type=click.Path(exists=True), help="Not given: it lies beside the weights.")
-@click.option("--out", required=True, type=click.Path(), help="The run's folder.")
-@click.option("--size", help="Named size of the model; not given: what the tensors show, and else the release's.")
+@click.option("--out", required=True, type=_LocalPath(), help="The run's folder.")
+@click.option(
+    "--size",
+    type=click.Choice(list(SIZES)),
+    help="Named size of the model; not given: what the tensors show, and else the release's.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the model.")
 @click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Not given: as in the release.")
 def import_(
@@ -83,7 +99,7 @@ def import_(
 @commands.command()
 @click.option("--run", required=True, type=click.Path(exists=True, file_okay=False), help="The run's folder.")
 @click.option("--layout", required=True, type=click.Choice(EXPORTED), help="Naming scheme of the release.")
-@click.option("--out", required=True, type=click.Path(), help="A .safetensors, .bin or .pt file, or a folder.")
+@click.option("--out", required=True, type=_LocalPath(), help="A .safetensors, .bin or .pt file, or a folder.")
 def export(run: str, layout: Any, out: str) -> None:
     """Write a run's model, or a part of it, in the files of a release."""
     found = export_run(run, layout, out)
@@ -98,7 +114,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
-    tree[last] = yaml.safe_load(value)
+        if not isinstance(tree, dict):
+            raise click.BadParameter(f"{override}: {parent} was set to one value before", param_hint="--set")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise click.BadParameter(f"{override}: {value!r} is not a valid YAML value", param_hint="--set") from error
 
 
 if __name__ == "__main__":

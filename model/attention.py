@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Literal
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, bfloat16, float16, nn
 from torch.nn.attention import flex_attention as flex
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -25,6 +26,7 @@ from model.batch import Batch
 
 Kernel = Literal["sdpa", "flex", "varlen"]
 _FLEX, _VARLEN = "packed_flex", "packed_varlen"  # names under which they are registered in transformers
+_HEAD_MULTIPLE, _WIDEST_HEAD = 8, 256  # Flash attention takes only such channels per head, as many of q, k and v
 _documents: ContextVar[Tensor | None] = ContextVar("documents", default=None)  # (B, L), equal within a sequence
 
 
@@ -145,7 +147,7 @@ def attend_varlen(
         module: The layer that attends.
         query: (B, H, L, C)
         key: (B, H or fewer, L, C)
-        value: As `key`.
+        value: (B, as many as keys, L, V); of latent attention, values are narrower than keys.
         attention_mask: Unused; there is none.
         scaling: Factor of the dot products.
         dropout: Unused; the kernel has none.
@@ -155,27 +157,34 @@ def attend_varlen(
         **kwargs: Further arguments of the model; unused.
 
     Returns:
-        (B, L, H, C), and None for the weights.
+        (B, L, H, V), and None for the weights.
     """
     assert cu_seq_lens_q is not None
     assert max_length_q is not None
-    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * L, H, C)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    num_channels = max(query.shape[-1], value.shape[-1])
+    num_channels += -num_channels % _HEAD_MULTIPLE
+    q, k, v = (  # (B * L, H, C); channels of zeros change no dot product
+        F.pad(x.transpose(1, 2).flatten(0, 1), (0, num_channels - x.shape[-1])) for x in (query, key, value)
+    )
     out = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
-    return out.unflatten(0, (query.shape[0], query.shape[2])), None
+    return out[..., : value.shape[-1]].unflatten(0, (query.shape[0], query.shape[2])), None
 
 
-def varlen_runs(*, windows: bool) -> bool:
+def varlen_runs(*, windows: bool, num_channels: int) -> bool:
     """Return whether this torch has a varlen_attn that can do what is needed, by its signature.
 
     Args:
         windows: Whether the model has sliding windows.
+        num_channels: Channels per head, of queries or values, whichever has more.
     """
     parameters = _varlen_parameters()
-    return "window_size" in parameters or ("is_causal" in parameters and not windows)
+    can = "window_size" in parameters or ("is_causal" in parameters and not windows)
+    return can and num_channels <= _WIDEST_HEAD
 
 
 def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor, longest: int, scaling: float | None, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, boundaries: Tensor, longest: int, scaling: float, window: int | None
 ) -> Tensor:
     """Call varlen_attn with what its signature has, which grew: torch 2.9 `is_causal`, later `scale`, `window_size`
     and last, in 2.12, `enable_gqa`."""
@@ -189,7 +198,7 @@ def _varlen(
         extra["is_causal"] = True
     if "scale" in parameters:
         extra["scale"] = scaling
-    elif scaling is not None:
+    else:
         q = q * (scaling * q.shape[-1] ** 0.5)  # the kernel's own factor is one over this root
     if "enable_gqa" in parameters:
         extra["enable_gqa"] = q.shape[1] != k.shape[1]

@@ -26,20 +26,20 @@ class EncoderConfig(Config):
     """A vision transformer that returns the raw tokens of its last block."""
 
     kind: Literal["eva", "clip"] = Field("eva", description="`eva`: timm's EVA; `clip`: open_clip's own ViT")
-    image_size: int = Field(224, description="side in pixels; images are squashed to a square")
+    image_size: int = Field(224, gt=0, description="side in pixels; images are squashed to a square")
     resampling: Resampling = Field(
         "area",
         description="how images are resized: `bicubic` by Pillow, anti-aliased, as for the released encoders; `area`, "
         "close to it, reads large photos several times as fast",
     )
-    patch_size: int = Field(14, description="side in pixels")
-    width: int = 1408
-    layers: int = 40
-    heads: int = 16
-    mlp_hidden: int = Field(6144, description="hidden units of the MLP")
+    patch_size: int = Field(14, gt=0, description="side in pixels")
+    width: int = Field(1408, gt=0)
+    layers: int = Field(40, gt=0)
+    heads: int = Field(16, gt=0)
+    mlp_hidden: int = Field(6144, gt=0, description="hidden units of the MLP")
     post_norm: bool = Field(False, description="EVA-02-CLIP-E: each branch is normalised before it is added")
     sub_norm: bool = Field(False, description="EVA-02-CLIP-B/L: rotary positions, SwiGLU, norms inside the branches")
-    position_grid: int = Field(16, description="patches per side to which rotary positions are scaled (224/14)")
+    position_grid: int = Field(16, gt=0, description="patches per side to which rotary positions are scaled (224/14)")
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -62,21 +62,23 @@ class EncoderConfig(Config):
 class BridgeConfig(Config):
     """Number of visual embeddings per image, and how they are computed."""
 
-    image_slots: int = Field(64, description="visual embeddings of a still image; 32 in Emu, 64 or 256 in Emu2")
-    frame_slots: int = Field(64, description="visual embeddings of a video frame")
+    image_slots: int = Field(64, gt=0, description="visual embeddings of a still image; 32 in Emu, 64 or 256 in Emu2")
+    frame_slots: int = Field(64, gt=0, description="visual embeddings of a video frame")
     standardize: bool = Field(
         False,
         description="emu2 only: regress features standardised per dimension. Not in Emu2; without a large encoder "
         "with well-scaled features, small models need it to learn to generate images",
     )
     former_width: int = Field(
-        768, description="emu only, as are the next six: width of the causal former; defaults are t5-base's decoder"
+        768,
+        gt=0,
+        description="emu only, as are the next six: width of the causal former; defaults are t5-base's decoder",
     )
-    former_layers: int = 12
-    former_heads: int = 12
-    former_mlp_hidden: int = 3072
-    former_buckets: int = Field(32, description="buckets of the relative position bias")
-    former_max_distance: int = Field(128, description="distance from which all positions share the last bucket")
+    former_layers: int = Field(12, gt=0)
+    former_heads: int = Field(12, gt=0)
+    former_mlp_hidden: int = Field(3072, gt=0)
+    former_buckets: int = Field(32, gt=0, description="buckets of the relative position bias")
+    former_max_distance: int = Field(128, gt=0, description="distance from which all positions share the last bucket")
     former_dropout: float = 0.0
 
 
@@ -89,12 +91,12 @@ class LanguageModelConfig(Config):
     path: str | None = Field(
         None, description="local folder; its configuration gives the sizes below, `max_positions` at most its own"
     )
-    width: int = 6656
-    layers: int = 60
-    heads: int = 52
-    kv_heads: int | None = Field(None, description="heads of keys and values; null: as many as heads")
-    mlp_hidden: int = 17920
-    max_positions: int = 2048
+    width: int = Field(6656, gt=0)
+    layers: int = Field(60, gt=0)
+    heads: int = Field(52, gt=0)
+    kv_heads: int | None = Field(None, gt=0, description="heads of keys and values; null: as many as heads")
+    mlp_hidden: int = Field(17920, gt=0)
+    max_positions: int = Field(2048, gt=0)
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
@@ -133,8 +135,8 @@ class AutoencoderConfig(Config):
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
-    latent_channels: int = 4
-    norm_groups: int = 32
+    latent_channels: int = Field(4, gt=0)
+    norm_groups: int = Field(32, gt=0)
     scaling_factor: float = Field(0.18215, description="latents are multiplied by it; 0.18215 SD 1.5, 0.13025 SDXL")
     kl_weight: float = Field(1e-6, description="weight of the KL term in training (LDM, arXiv:2112.10752)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
@@ -154,14 +156,14 @@ class AutoencoderConfig(Config):
 class ImageDecoderConfig(Config):
     """A diffusion U-Net that turns visual embeddings into pixels."""
 
-    image_size: int = Field(1024, description="side in pixels")
+    image_size: int = Field(1024, gt=0, description="side in pixels")
     channels: tuple[int, ...] = (320, 640, 1280)
     layers_per_block: int = 2
     transformer_layers: tuple[int, ...] = Field(
         (0, 2, 10), description="cross-attention layers in each resolution's blocks; 0 is a plain residual block"
     )
     heads: tuple[int, ...] = Field((5, 10, 20), description="attention heads at each resolution")
-    norm_groups: int = 32
+    norm_groups: int = Field(32, gt=0)
     linear_projection: bool = Field(True, description="linear rather than 1x1 convolutions around attention (SDXL)")
     micro_conditions: bool = Field(True, description="SDXL: sizes and crop, and a pooled embedding")
     pooled: Literal["mean", "flat"] = Field(
@@ -179,7 +181,7 @@ class ImageDecoderConfig(Config):
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
     noise_offset: float = Field(0.1, description="scale of a random shift of the noise's mean per channel (Emu2 0.1)")
     ema_decay: float | None = Field(None, description="decay of a moving average of the weights; null: none")
-    steps: int = Field(50, description="sampling steps; 50 in both papers")
+    steps: int = Field(50, gt=0, description="sampling steps; 50 in both papers")
     guidance: float = Field(3.0, description="classifier-free guidance; 3.0 in Emu2, 7.5 in Emu")
     null_conditioning: Literal["zeros", "model"] = Field(
         "zeros",
@@ -213,7 +215,7 @@ class EmuConfig(Config):
 
     name: str
     family: Literal["emu", "emu2"]
-    base_vocab_size: int = Field(32000, description="tokens of the base tokenizer; the model's own tokens follow")
+    base_vocab_size: int = Field(32000, gt=0, description="tokens of the base tokenizer; the model's own tokens follow")
     vocab_size: int = Field(description="tokens with the model's own; see tokenizer.py")
     encoder: EncoderConfig
     bridge: BridgeConfig

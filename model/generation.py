@@ -10,10 +10,10 @@ B prompts, L tokens, D width of the language model, N visual embeddings per imag
 import warnings
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -21,7 +21,6 @@ from model.attention import use_kernel
 from model.batch import collate
 from model.config import Config
 from model.emu import Emu
-from model.image_decoder import ImageDecoder
 from model.language_model import backbone, family_of, token_logits
 from model.segment import Segment
 from model.sequence import Layout, Sequence
@@ -34,13 +33,17 @@ GENERATION = "generation.json"
 class GenerationConfig(Config):
     """Settings for generating from a prompt."""
 
-    max_new_tokens: int = Field(128, description="text tokens at most; 0 for images only")
-    max_images: int = Field(0, description="images at most, including the one that a prompt requests")
-    temperature: float | None = Field(None, description="sampling temperature; null chooses the likeliest token")
-    top_k: int | None = Field(None, description="sample among this many likeliest tokens")
-    top_p: float | None = Field(None, description="sample among the likeliest tokens with this total probability")
-    num_beams: int = Field(1, description="beams of beam search (5 in both papers); text only")
-    min_new_tokens: int = Field(0, description="text tokens before the end is allowed")
+    max_new_tokens: int = Field(128, ge=0, description="text tokens at most; 0 for images only")
+    max_images: int = Field(0, ge=0, description="images at most, including the one that a prompt requests")
+    temperature: float | None = Field(None, gt=0, description="sampling temperature; null chooses the likeliest token")
+    top_k: int | None = Field(None, ge=1, description="sample among this many likeliest tokens")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="sample among the likeliest tokens with this total probability"
+    )
+    num_beams: int = Field(1, ge=1, description="beams of beam search (5 in both papers); text only")
+    min_new_tokens: int = Field(
+        0, ge=0, description="text tokens before the end is allowed; with images only, none is meant"
+    )
     length_penalty: float = Field(
         1.0,
         description="exponent of the length in a beam's score; beam search only (Emu 0.0; Emu2 -1.0)",
@@ -54,6 +57,12 @@ class GenerationConfig(Config):
     use_cache: bool = Field(
         True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if 0 < self.max_new_tokens < self.min_new_tokens:
+            raise ValueError(f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,45 +181,6 @@ def generate_embeddings(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt])
     return torch.stack([result.images[0] for result in found])
 
 
-def draw(
-    model: Emu,
-    decoder: ImageDecoder,
-    layout: Layout,
-    prompts: Many[Prompt],
-    *,
-    steps: int | None = None,
-    guidance: float | None = None,
-    null_prompt: bool = False,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Generate one image per prompt.
-
-    Args:
-        model: In evaluation mode.
-        decoder: Turns embeddings into pixels.
-        layout: Writes the empty prompt.
-        prompts: Each ending with `[IMG]`.
-        steps: Sampling steps.
-        guidance: Strength of classifier-free guidance.
-        null_prompt: True: guidance leads away from the model's embeddings for an empty prompt, as in the released
-            models; False: from zeros.
-        generator: Random numbers for the initial noise.
-
-    Returns:
-        (B, 3, S, S) uint8.
-
-    Raises:
-        ValueError: If a prompt does not request an image.
-    """
-    asks = layout.tokenizer.ids[IMAGE_START]
-    if wrong := [i for i, prompt in enumerate(prompts) if prompt.sequence.token_ids[-1] != asks]:
-        raise ValueError(f"prompts {wrong} do not end with [IMG]; make them with draw=True")
-    empty = [Prompt(layout.prompt([], draw=True))] if null_prompt else []
-    embeddings = generate_embeddings(model, layout.tokenizer, [*empty, *prompts])  # (B or B + 1, N, E)
-    null = embeddings[:1] if null_prompt else None
-    return decoder.sample(embeddings[len(empty) :], null=null, steps=steps, guidance=guidance, generator=generator)
-
-
 @dataclass(slots=True)
 class _Row:
     """State of one prompt's continuation."""
@@ -297,9 +267,9 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
 
 
 def _never(tokenizer: Tokenizer) -> list[int]:
-    """Return tokens that are never chosen as text: they follow from others, or only precede it."""
+    """Return tokens that are never chosen as text: they follow from others, only precede it, or stand for nothing."""
     own = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := tokenizer.ids.get(name)) is not None]
-    return [*own, tokenizer.bos_id]
+    return [*own, tokenizer.bos_id, *tokenizer.holes]
 
 
 def _choose(logits: Tensor, config: GenerationConfig, generator: torch.Generator | None) -> Tensor:

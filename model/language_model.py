@@ -117,7 +117,16 @@ def family_of(settings: PreTrainedConfig) -> Family:
 
 def has_varlen(settings: PreTrainedConfig) -> bool:
     """Return whether Flash attention with boundaries computes all that a model's attention does, in this torch."""
-    return family_of(settings).varlen and varlen_runs(windows=getattr(settings, "sliding_window", None) is not None)
+    windows = getattr(settings, "sliding_window", None) is not None
+    return family_of(settings).varlen and varlen_runs(windows=windows, num_channels=_channels_per_head(settings))
+
+
+def _channels_per_head(settings: PreTrainedConfig) -> int:
+    """Return the channels per head, of queries or values, whichever has more."""
+    if (without_positions := getattr(settings, "qk_nope_head_dim", None)) is not None:  # latent attention
+        return int(max(without_positions + settings.qk_rope_head_dim, settings.v_head_dim))
+    own = getattr(settings, "head_dim", None)
+    return int(own or settings.hidden_size // settings.num_attention_heads)
 
 
 def backbone(language_model: PreTrainedModel) -> nn.Module:
@@ -151,26 +160,44 @@ def with_folders_sizes(config: LanguageModelConfig) -> LanguageModelConfig:
 
     Raises:
         ValueError: If its folder has no configuration, that of a family that is not known to be right, or a shorter
-            context than is set.
+            context than is set. The context of rotary positions whose frequencies change with the longest document of
+            a batch ends where they would change.
     """
     if config.path is None:
         return config
     settings = _settings_of(config.path)
+    longest = getattr(settings, "max_position_embeddings", None) or config.max_positions
+    unscaled = _unscaled_context(settings)
     sizes = {
         "width": settings.hidden_size,
         "layers": settings.num_hidden_layers,
         "heads": settings.num_attention_heads,
         "kv_heads": getattr(settings, "num_key_value_heads", None),
         "mlp_hidden": getattr(settings, "intermediate_size", None) or 4 * settings.hidden_size,
-        "max_positions": getattr(settings, "max_position_embeddings", None) or config.max_positions,
+        "max_positions": min(longest, unscaled or longest),
         "tie_embeddings": settings.tie_word_embeddings,
     }
     if "max_positions" in config.model_fields_set and config.max_positions > sizes["max_positions"]:
-        raise ValueError(
-            f"language_model.max_positions is {config.max_positions}, but {config.path}/config.json has "
-            f"{sizes['max_positions']}"
-        )
+        why = f"{config.path}/config.json has {sizes['max_positions']}"
+        if config.max_positions <= longest:
+            why = (
+                f"beyond {unscaled} the rotary positions of {config.path} depend on the longest document beside: set "
+                f"at most {unscaled}"
+            )
+        raise ValueError(f"language_model.max_positions is {config.max_positions}, but {why}")
     return config.model_copy(update={k: v for k, v in sizes.items() if k not in config.model_fields_set})
+
+
+def _unscaled_context(settings: PreTrainedConfig) -> int | None:
+    """Return the positions up to which the frequencies of rotary positions stay the same; None if they always do.
+
+    transformers chooses those of `longrope` by the largest position of a whole batch, hence by the other documents of
+    a pack. Those of `dynamic` change beyond `max_position_embeddings`, where the context ends in any case.
+    """
+    rope = getattr(settings, "rope_parameters", None) or {}
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]  # one, or one for each type of layer
+    changing = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min((kind["original_max_position_embeddings"] for kind in changing), default=None)
 
 
 def stock_weights(path: str) -> dict[str, Tensor]:

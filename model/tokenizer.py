@@ -109,6 +109,11 @@ class Tokenizer:
         """Tokens of the base vocabulary and the model's own."""
         return self.base.size + len(self.names)
 
+    @cached_property
+    def holes(self) -> tuple[int, ...]:
+        """Ids of the base vocabulary that have no token."""
+        return tuple(i for i in range(self.base.size) if not self.base.piece(i))
+
     @property
     def pad_id(self) -> int:
         """Id of `[PAD]`."""

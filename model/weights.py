@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -315,7 +316,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if (path / "unet").is_dir() and (path / "vae").is_dir():
-        return {f"{part}.{k}": v for part in ("unet", "vae") for k, v in read(path / part).items()}
+        return {name: it for part in ("unet", "vae") for name, it in with_prefix(f"{part}.", read(path / part)).items()}
     files = [path] if path.is_file() else _files(path)
     if not files:
         raise WeightsError(f"{path}: no checkpoint; give a .safetensors, .bin or .pt file, or a folder of them")
@@ -326,6 +327,51 @@ def read(path: str | Path) -> dict[str, Tensor]:
             raise WeightsError(f"{file}: keys that are also in another file of {path}: {', '.join(twice)}")
         tensors |= part
     return tensors
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a file of tensors, which appears under its name only when complete.
+
+    Args:
+        tensors: The tensors; they may be mapped from other files.
+        path: A `.safetensors`, `.bin` or `.pt` file.
+        dtype: Data type of the stored floating-point tensors; None: as they are.
+
+    Raises:
+        WeightsError: If it cannot be written, as on a full disk.
+    """
+    stored = {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file({name: tensor.contiguous() for name, tensor in stored.items()}, temporary)
+        else:  # of a view, torch would write the whole file that it is mapped from
+            torch.save({name: tensor.clone() for name, tensor in stored.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer of zip files
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> WeightsError:
+    """Return the error for a file or folder that could not be written."""
+    why = getattr(error, "strerror", None) or _line(error)
+    return WeightsError(f"{path}: cannot be written: {why}; free some space, or choose another place")
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with longer names."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): it for name, it in tensors.items() if name.startswith(prefix)}
 
 
 def read_for(module: nn.Module, path: str | Path, layout: LayoutName) -> dict[str, Tensor]:
@@ -522,11 +568,19 @@ def _same(module: nn.Module, ours: str) -> list[str]:
 def _files(folder: Path) -> list[Path]:
     """Return the files that an index names; else all of the safest kind, and of diffusers' variants the plain one."""
     for index in sorted(folder.glob("*.index*.json")):  # with its variant in diffusers' pipelines: index.bf16.json
-        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{index}: not an index of shards, with a weight_map: {_line(error)}") from error
     for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors", "*.bin", "*.pt"):
         if files := sorted(folder.glob(pattern)):
             return files
     return []
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -538,7 +592,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         except RuntimeError:  # files from before torch 1.6 cannot be mapped
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a broken file
-        raise WeightsError(f"{file}: cannot be read: {str(error).partition(chr(10))[0]}") from error
+        empty = file.is_file() and not file.stat().st_size
+        raise WeightsError(f"{file}: cannot be read: {'it is empty' if empty else _line(error)}") from error
     for wrapper in ("module", "state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

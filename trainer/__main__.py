@@ -191,6 +191,9 @@ def generate(
     for name, value in (("--top-k", top_k), ("--top-p", top_p)):
         if value is not None and temperature is None:
             raise UserError(f"{name} needs --temperature: without it the likeliest token is always chosen")
+    from pydantic import ValidationError
+
+    from model.generation import GenerationConfig
     from trainer.evaluation.finished_run import open_run
     from trainer.evaluation.generate import RESULTS, Request, read_prompts
     from trainer.evaluation.generate import generate as continue_prompts
@@ -211,7 +214,10 @@ def generate(
         "repetition_penalty": repetition_penalty,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    chosen = run.generation.model_copy(update={**changes, "max_images": max_images})
+    try:
+        chosen = GenerationConfig.model_validate(run.generation.model_dump() | changes | {"max_images": max_images})
+    except ValidationError as error:
+        raise UserError(f"generate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     folder = save_to or f"{out}/generated"
     rows = continue_prompts(run, asked, Request(want, chosen, frames, guidance, seed), folder)
     for row in rows:

@@ -215,7 +215,9 @@ class Training:
                 return None
             if failed:
                 self._go_on_or_end(problem, step)
-            elif reread:
+            elif reread and (not late or self.data.order != "exact"):
+                # A process that is late has not begun to read the next step, unlike the others: between the same two
+                # steps of all their loaders is only where none is. Streams refuse a change at any time.
                 self._change_mixture(batches)
             if batch is not None and not failed and not late:
                 return batch, targets

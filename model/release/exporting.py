@@ -16,14 +16,14 @@ What a release contains without using it comes from the import, or is filled wit
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from model.config import EmuConfig
@@ -31,14 +31,26 @@ from model.emu import Emu
 from model.image_decoder import ImageDecoder, build_sampler
 from model.lora import LoraConfig, add_adapters
 from model.release.importing import UNUSED
+from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import TOKENIZER_FILES
-from model.weights import LayoutName, WeightsError, read, renamed, unused_names
+from model.weights import (
+    LayoutName,
+    WeightsError,
+    cannot_write,
+    read,
+    renamed,
+    unused_names,
+    with_prefix,
+    without_prefix,
+    write,
+)
 
 _FILES = (".safetensors", ".bin", ".pt")
 _FOLDERS: tuple[LayoutName, ...] = ("emu2-hf", "llama", "diffusers")
 _ENCODERS: tuple[LayoutName, ...] = ("eva-clip", "open-clip")
-_SHARD = "10GB"
-EXPORTED: tuple[LayoutName, ...] = ("emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "llama", *_ENCODERS)
+_EMUS: tuple[LayoutName, ...] = ("emu", "emu-i", "emu2", "emu2-hf", "emu2-gen")
+_SHARD, _SHARDS = "10GB", "model*.safetensors*"  # size of each, and their names and their index's
+EXPORTED: tuple[LayoutName, ...] = (*_EMUS, "diffusers", "llama", *_ENCODERS)
 """Layouts to which a run can be exported."""
 
 
@@ -70,7 +82,8 @@ def export_run(run: str | Path, layout: LayoutName, out: str | Path) -> Exported
         out: A `.safetensors`, `.bin` or `.pt` file, or a folder.
 
     Raises:
-        WeightsError: If the run lacks what the layout holds, or the layout has no place for what the run has.
+        WeightsError: If the run lacks what the layout holds, the layout has no place for what the run has, or it cannot
+            be written. What there is under a name is always complete.
     """
     out = Path(out)
     to_file = out.suffix in _FILES
@@ -82,12 +95,12 @@ def export_run(run: str | Path, layout: LayoutName, out: str | Path) -> Exported
     if opened.decoder_config is None and layout in ("diffusers", "emu2-gen"):
         raise WeightsError(f"{run}: has no image decoder, which belongs to layout {layout}")
     if layout == "diffusers":
-        return _counted(_decoder_tensors(opened), _write_pipeline(opened, out))
+        return _counted(_decoder_tensors(opened), _published(out, lambda folder: _write_pipeline(opened, folder)))
     tensors = _model_tensors(opened, "emu2-hf" if layout == "emu2-gen" and not to_file else layout)
     if to_file:
-        _write_file(tensors, out)
+        write(tensors, out)
         return _counted(tensors, (out,))
-    return _counted(tensors, _write_folder(opened, tensors, layout, out))
+    return _counted(tensors, _published(out, lambda folder: _write_folder(opened, tensors, layout, folder)))
 
 
 def _open(run: Path) -> _Run:
@@ -113,20 +126,20 @@ def _model_in(folder: Path) -> tuple[EmuConfig, dict[str, Tensor]]:
 def _model_tensors(run: _Run, layout: LayoutName) -> dict[str, Tensor]:
     """Return the model's tensors, and for `emu2-gen` the decoder's, by a layout's names."""
     tensors = dict(run.tensors)
+    model = _model(run)
+    if odd := _misfit(model, layout):
+        raise WeightsError(f"{run.folder}: its {odd}, which no loader of layout {layout} reads")
     with torch.device("meta"):
-        model = Emu(run.config)
         if layout == "emu-i":  # the run's own adapters are merged: the release's are then without effect
             add_adapters(model.language_model, LoraConfig())
     if layout in _ENCODERS:
-        prefix = "encoder."
-        encoder = {name.removeprefix(prefix): it for name, it in tensors.items() if name.startswith(prefix)}
-        return renamed(model.encoder, encoder, layout)
+        return renamed(model.encoder, without_prefix("encoder.", tensors), layout)
     if layout == "emu-i":
         dtype = next(iter(tensors.values())).dtype
         missing = {name: it for name, it in model.state_dict().items() if name not in tensors}
         tensors |= {name: torch.zeros(it.shape, dtype=dtype) for name, it in missing.items()}
     if layout == "emu2-gen":
-        named = _native("multimodal_encoder.", renamed(model, tensors, "emu2")) | _decoder_tensors(run)
+        named = with_prefix("multimodal_encoder.", renamed(model, tensors, "emu2")) | _decoder_tensors(run)
     else:
         named = renamed(model, tensors, layout)
     kept = run.folder / "model" / UNUSED
@@ -135,8 +148,32 @@ def _model_tensors(run: _Run, layout: LayoutName) -> dict[str, Tensor]:
     return filler | {name: unused[name] for name in unused_names(unused, layout)} | named
 
 
-def _native(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+def _model(run: _Run) -> Emu:
+    try:
+        with torch.device("meta"):
+            return Emu(run.config)
+    except ValueError as error:  # the folder of its language model's configuration is gone
+        raise WeightsError(f"{run.folder}: {error}") from error
+
+
+def _misfit(model: Emu, layout: LayoutName) -> str:
+    """Return the part of a model that is not that of the releases of a layout, which have EVA encoders and LLaMAs."""
+    encoder, language_model = model.config.encoder, model.language_model.config
+    if layout == "eva-clip" or layout in _EMUS:
+        if encoder.kind != "eva":
+            return f"vision encoder is of kind {encoder.kind}"
+        if layout in _EMUS and encoder.sub_norm:
+            return "vision encoder has norms inside its branches"
+        if layout in ("emu", "emu-i") and encoder.post_norm:
+            return "vision encoder normalises its branches"
+    if layout in _EMUS:
+        if language_model.model_type != "llama":
+            return f"language model is of type {language_model.model_type}"
+        if (kind := (language_model.rope_parameters or {}).get("rope_type", "default")) != "default":
+            return f"language model has rotary positions of type {kind}"
+        if language_model.attention_bias or language_model.mlp_bias:
+            return "language model has biases"
+    return ""
 
 
 def _filler(config: EmuConfig) -> dict[str, Tensor]:
@@ -170,13 +207,13 @@ def _write_folder(run: _Run, tensors: dict[str, Tensor], layout: LayoutName, out
     """Write the model, and what else is in a release's folder."""
     one = {"emu": "multimodal_encoder/pytorch_model.bin", "emu-i": "Emu-instruct.pt", "emu2": "pytorch_model.bin"}
     if layout in one:
-        _write_file(tensors, out / one[layout])
+        write(tensors, out / one[layout])
         written: tuple[Path, ...] = (out / one[layout],)
         return (*written, *_write_pipeline(run, out)) if layout == "emu" and run.decoder_config is not None else written
     folder = out / "multimodal_encoder" if layout == "emu2-gen" else out
     folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(tensors, folder, max_shard_size=_SHARD)
-    settings = _llama_settings(run.config) if layout == "llama" else _emu2_settings(run.config)
+    settings = _llama_settings(run) if layout == "llama" else _emu2_settings(run)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     for name in TOKENIZER_FILES:
         if (path := run.folder / "model" / name).is_file():
@@ -193,27 +230,35 @@ def _write_pipeline(run: _Run, out: Path) -> tuple[Path, ...]:
     for name, part in parts.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        own = {key.removeprefix(f"{name}."): it for key, it in tensors.items() if key.startswith(f"{name}.")}
         if name == "vae":  # fitted to the images where the autoencoder was trained here
             part.register_to_config(scaling_factor=float(run.decoder_tensors["latent_scale"]))
         part.save_config(folder)
-        _write_file(own, folder / "diffusion_pytorch_model.safetensors")
+        write(without_prefix(f"{name}.", tensors), folder / "diffusion_pytorch_model.safetensors")
     build_sampler(decoder.config).save_pretrained(out / "scheduler")
     return out / "unet", out / "vae", out / "scheduler"
 
 
-def _write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file of tensors, which appears under its name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+def _published(out: Path, write_all: Callable[[Path], tuple[Path, ...]]) -> tuple[Path, ...]:
+    """Write a folder beside its place, and put it there when it is complete; return what was written.
+
+    If the place is a folder already, its shards are removed and other files stay: remote code may lie there.
+    """
+    temporary = out.with_name(f".{out.name}.tmp")
     try:
-        if path.suffix == ".safetensors":
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        else:  # of a view, torch would write the whole file that it is mapped from
-            torch.save({name: tensor.clone() for name, tensor in tensors.items()}, temporary)
-        temporary.replace(path)
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+        written = [out / path.relative_to(temporary) for path in write_all(temporary)]
+        for folder in sorted(path.parent for path in temporary.rglob(_SHARDS)):
+            for old in (out / folder.relative_to(temporary)).glob(_SHARDS):
+                old.unlink()
+        for new in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            place = out / new.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(out, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return tuple(written)
 
 
 def _counted(tensors: Mapping[str, Tensor], written: tuple[Path, ...]) -> Exported:
@@ -223,16 +268,25 @@ def _counted(tensors: Mapping[str, Tensor], written: tuple[Path, ...]) -> Export
 # --- config.json ---
 
 
-def _llama_settings(config: EmuConfig) -> dict[str, Any]:
+def _llama_settings(run: _Run) -> dict[str, Any]:
     """Return transformers' settings of the language model, with the vocabulary of the base tokenizer."""
-    with torch.device("meta"):
-        settings: dict[str, Any] = Emu(config).language_model.config.to_dict()
-    return settings | {"vocab_size": config.base_vocab_size}
+    settings: dict[str, Any] = _model(run).language_model.config.to_dict()
+    return settings | {"vocab_size": run.config.base_vocab_size}
 
 
-def _emu2_settings(config: EmuConfig) -> dict[str, Any]:
+def _chats(run: _Run) -> bool:
+    """Return whether the model was tuned to chat, by its template."""
+    path = run.folder / "model" / TEMPLATE
+    try:
+        return path.is_file() and TemplateSettings.model_validate_json(path.read_bytes()).chats
+    except ValueError as error:
+        raise WeightsError(f"{path}: not the settings of a template: {str(error).partition(chr(10))[0]}") from error
+
+
+def _emu2_settings(run: _Run) -> dict[str, Any]:
     """Return the settings that Emu2's remote code reads; that code itself lies in the release."""
-    lm, vision = config.language_model, config.encoder
+    config = run.config
+    lm, vision, stock = config.language_model, config.encoder, _model(run).language_model.config
     return {
         "architectures": ["EmuForCausalLM"],
         "auto_map": {
@@ -248,13 +302,13 @@ def _emu2_settings(config: EmuConfig) -> dict[str, Any]:
         "intermediate_size": lm.mlp_hidden,
         "max_position_embeddings": lm.max_positions,
         "model_type": "emu",
-        "model_version": "chat" if config.bridge.image_slots != config.bridge.frame_slots else "base",
+        "model_version": "chat" if _chats(run) else "base",
         "num_attention_heads": lm.heads,
         "num_hidden_layers": lm.layers,
         "num_key_value_heads": lm.kv_heads or lm.heads,
         "pad_token_id": config.base_vocab_size,
-        "rms_norm_eps": lm.norm_eps,
-        "rope_theta": lm.rope_theta,
+        "rms_norm_eps": stock.rms_norm_eps,
+        "rope_theta": stock.rope_parameters["rope_theta"],
         "tie_word_embeddings": lm.tie_embeddings,
         "use_cache": True,
         "vision_config": {

@@ -11,14 +11,13 @@ are mapped from disk and written as they are read: no more than one copy of them
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import EmuConfig
@@ -28,8 +27,19 @@ from model.image_decoder import ImageDecoder
 from model.release.settings import RELEASES, Source, changed_settings, release_settings
 from model.sequence import LAYOUT, LayoutConfig
 from model.template import TEMPLATE, Form, TemplateSettings
-from model.weights import Fitted, LayoutName, WeightsError, fit, read, with_decoder
+from model.weights import (
+    Fitted,
+    LayoutName,
+    WeightsError,
+    cannot_write,
+    fit,
+    read,
+    with_decoder,
+    without_prefix,
+    write,
+)
 
+_CONFIG = "config.resolved.yaml"
 UNUSED = "unused.safetensors"
 """Name of the file of tensors that a release contains without using them, in the folder of an imported model."""
 
@@ -69,7 +79,7 @@ def import_release(
     Args:
         layout: One of `RELEASES`.
         path: A checkpoint's file or folder, or a pipeline's folder, which is then also that of the decoder.
-        out: The run's folder.
+        out: The run's folder; a model that was imported into it before is replaced.
         decoder: Folder with `unet/` and `vae/`.
         tokenizer: Tokenizer's file or folder; None: it lies beside the checkpoint.
         size: Named size of the model; None: the release's, with the sizes that the tensors have.
@@ -77,52 +87,80 @@ def import_release(
         dtype: Data type of the stored weights; None: that of the checkpoint.
 
     Raises:
-        WeightsError: If anything does not fit; no model is then left in the folder.
+        WeightsError: If anything does not fit or cannot be written; the folder is then as it was.
     """
     path, out = Path(path), Path(out)
     if layout not in RELEASES:
         raise WeightsError(
             f"layout {layout} is not one of whole models, which are {', '.join(RELEASES)}; parts are named in a config"
         )
-    if (out / "checkpoints").exists():
-        raise WeightsError(f"{out}: a run that was trained here; choose another folder")
+    for trained in (out, out / "decoder"):
+        if (trained / "checkpoints").exists():
+            raise WeightsError(f"{trained}: a run that was trained here; choose another folder")
     tokenizer_file = _find_tokenizer(path, tokenizer)
     release = RELEASES[layout]
     tensors, layout = _open(path, layout)
     pipeline = Path(decoder) if decoder is not None else path if (path / "unet").is_dir() else None
     source = Source(path, tokenizer_file, pipeline, size, changes or {})
     config, form = release_settings(tensors, layout, source, release)
-    with torch.device("meta"):
-        model = Emu(config)
-        image_decoder = ImageDecoder.for_model(config)
-    (out / "model").mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Tensor] | None = None
+    try:
+        with torch.device("meta"):
+            model = Emu(config)
+            image_decoder = ImageDecoder.for_model(config)
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: no model has these settings: {error}") from error
+    decoder_tensors: dict[str, Tensor] | None = None
     if any(name.startswith("unet.") for name in tensors):
         whole = fit(with_decoder(model, image_decoder), tensors, layout)
-        drawn = _beginning_with("decoder.", whole.tensors)
-        fitted = Fitted(_beginning_with("emu.", whole.tensors), whole.unused)
+        decoder_tensors = without_prefix("decoder.", whole.tensors)
+        fitted = Fitted(without_prefix("emu.", whole.tensors), whole.unused)
     else:
         fitted = fit(model, tensors, layout)
     if pipeline is not None:
-        drawn = _fitted_decoder(image_decoder, pipeline)
-    _save(fitted.tensors, out / "model" / "model.safetensors", dtype)
-    if fitted.unused:
-        _save(fitted.unused, out / "model" / UNUSED, dtype)
-    shutil.copyfile(tokenizer_file, out / "model" / tokenizer_file.name)
-    _write(out / "model" / LAYOUT, LayoutConfig(separate_across_images=False).model_dump_json(indent=1))
-    _write(out / "model" / GENERATION, release.generation.model_dump_json(indent=1))
-    if form is not None:
-        _write(out / "model" / TEMPLATE, TemplateSettings(form=form).model_dump_json(indent=1))
-    if drawn is not None:
-        folder = out / "decoder" / "model"
-        folder.mkdir(parents=True, exist_ok=True)
-        scale = torch.tensor(config.image_decoder.autoencoder.scaling_factor)
-        _save(drawn | {"latent_scale": scale}, folder / "model.safetensors", dtype)
-        _write(folder / "config.json", config.model_dump_json(indent=1))
-    _write(out / "config.resolved.yaml", yaml.safe_dump({"model": changed_settings(config, size or release.size)}))
-    _write(out / "model" / "config.json", config.model_dump_json(indent=1))
+        decoder_tensors = _fitted_decoder(image_decoder, pipeline)
+
+    def write_all(folder: Path) -> None:
+        write(fitted.tensors, folder / "model" / "model.safetensors", dtype)
+        if fitted.unused:
+            write(fitted.unused, folder / "model" / UNUSED, dtype)
+        kept = "tokenizer.model" if tokenizer_file.suffix == ".model" else "tokenizer.json"
+        shutil.copyfile(tokenizer_file, folder / "model" / kept)
+        _write(folder / "model" / LAYOUT, LayoutConfig(separate_across_images=False).model_dump_json(indent=1))
+        _write(folder / "model" / GENERATION, release.generation.model_dump_json(indent=1))
+        if form is not None:
+            _write(folder / "model" / TEMPLATE, TemplateSettings(form=form).model_dump_json(indent=1))
+        if decoder_tensors is not None:
+            scale = torch.tensor(config.image_decoder.autoencoder.scaling_factor)
+            write(decoder_tensors | {"latent_scale": scale}, folder / "decoder" / "model" / "model.safetensors", dtype)
+            _write(folder / "decoder" / "model" / "config.json", config.model_dump_json(indent=1))
+        _write(folder / _CONFIG, yaml.safe_dump({"model": changed_settings(config, size or release.size)}))
+        _write(folder / "model" / "config.json", config.model_dump_json(indent=1))
+
+    _replaced(out, write_all)
     count = sum(tensor.numel() for tensor in fitted.tensors.values())
-    return Imported(config, count, form, drawn is not None, tuple(fitted.unused))
+    return Imported(config, count, form, decoder_tensors is not None, tuple(fitted.unused))
+
+
+def _replaced(out: Path, write_all: Callable[[Path], None]) -> None:
+    """Write an imported model beside one that is there, and put it in its place when it is complete.
+
+    Nothing of the old one remains: its template, tokenizer and image decoder would be taken for the new one's.
+    """
+    temporary = out / ".importing"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of an import that was killed
+        temporary.mkdir(parents=True)
+        write_all(temporary)
+        for name in ("model", "decoder", _CONFIG):
+            old, new = out / name, temporary / name
+            if old.is_dir():
+                shutil.rmtree(old)
+            if new.exists():
+                new.replace(old)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # --- finding files ---
@@ -166,24 +204,6 @@ def _fitted_decoder(decoder: ImageDecoder, folder: Path) -> dict[str, Tensor]:
         width = decoder.get_parameter(name).shape[-1]
         raise WeightsError(f"{folder}: {name} has {tensor.shape[-1]} inputs, not {width}: the decoder of another model")
     return fitted.tensors
-
-
-def _beginning_with(beginning: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(beginning): tensor for name, tensor in tensors.items() if name.startswith(beginning)}
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
-    """Write a `.safetensors` file, which appears under its name only when complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    stored = {
-        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in tensors.items()
-    }
-    try:
-        save_file(stored, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: str) -> None:

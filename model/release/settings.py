@@ -3,6 +3,7 @@
 What neither shows (numbers of heads, of embeddings per image) is that of the release's named size.
 """
 
+import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class Release:
     form: Form | None = None
 
 
-_EMU = GenerationConfig(num_beams=5, length_penalty=0.0, video_length_penalty=1.0)
+_EMU = GenerationConfig(num_beams=5, min_new_tokens=1, length_penalty=0.0, video_length_penalty=1.0)
 _EMU2 = GenerationConfig(num_beams=5, length_penalty=-1.0, max_new_tokens=64)
 RELEASES: dict[LayoutName, Release] = {
     "emu": Release("emu-14b", _EMU),
@@ -85,10 +86,13 @@ def release_settings(
     Raises:
         WeightsError: If it is none, its tokenizer is another's, or its settings do not fit each other.
     """
-    base = named_size(source.size or release.size)
     ours = named_here(tensors, layout)
     rows = _shape(ours, "language_model.model.embed_tokens.weight", layout)[0]
-    plain, chat = (Tokenizer.load(source.tokenizer, base.family, chat=chat) for chat in (False, True))
+    try:
+        base = named_size(source.size or release.size)
+        plain, chat = (Tokenizer.load(source.tokenizer, base.family, chat=chat) for chat in (False, True))
+    except ValueError as error:
+        raise WeightsError(str(error).partition("\n")[0]) from error
     if rows not in (plain.vocab_size, chat.vocab_size):
         raise WeightsError(
             f"{source.path}: its embedding has {rows} rows, but {source.tokenizer} has {plain.base_vocab_size} tokens, "
@@ -98,51 +102,99 @@ def release_settings(
     tree = base.model_dump() | {"base_vocab_size": plain.base_vocab_size, "vocab_size": rows}
     if source.size is None:
         described = _described(source.path)
-        tree["encoder"] |= _encoder_sizes(ours, base, described.get("vision_config", {}), layout)
+        vision = described.group("vision_config")
+        tree["encoder"] |= _encoder_sizes(ours, base, vision, layout)
         tree["language_model"] |= _language_model_sizes(ours, tensors, described, layout)
-        tree["bridge"] |= _bridge_sizes(ours, base, described.get("vision_config", {}), chats=chats)
+        tree["bridge"] |= _bridge_sizes(ours, base, vision, chats=chats)
     if source.pipeline is not None:
-        tree["image_decoder"] |= _decoder_settings(source.pipeline)
+        try:
+            tree["image_decoder"] |= _decoder_settings(source.pipeline)
+        except WeightsError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{source.pipeline}: unet/config.json or vae/config.json is not that of such a part: {error!r}"
+            ) from error
     tree["image_decoder"]["null_conditioning"] = "model"  # of whatever decoder is imported
     try:
         config = EmuConfig.model_validate(merged(tree, source.changes))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WeightsError(
-            f"{source.path}: {where + ': ' if where else ''}{first['msg']}: set what its tensors do not show, as in "
-            "--set encoder.heads=16, or name its --size"
-        ) from error
+        raise WeightsError(f"{source.path}: {_explained(error)}") from error
     form = release.form
     if chats and form is None:
         form = "emu" if base.family == "emu" else "chat"
     return config, form
 
 
+def _explained(error: ValidationError) -> str:
+    """Return the first mistake in a model's settings, and what would be right."""
+    first = error.errors()[0]
+    *groups, last = map(str, first["loc"]) if first["loc"] else ("",)
+    where = ".".join([*groups, last])
+    if first["type"] == "extra_forbidden":
+        kind: Any = EmuConfig
+        for group in groups:
+            kind = kind.model_fields[group].annotation
+        near = difflib.get_close_matches(last, kind.model_fields, n=1, cutoff=0.5)
+        return f"{where}: unknown setting. " + (
+            f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(kind.model_fields)}"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return (
+        f"{where + ': ' if where else ''}{message}: set what its tensors do not show, as in --set encoder.heads=16, or "
+        "name its --size"
+    )
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The contents of a Hugging Face `config.json`, or of a group in it."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def group(self, name: str) -> "_Described":
+        """Return a group; one that is missing or null is empty."""
+        found = self.values.get(name) or {}
+        if not isinstance(found, dict):
+            raise WeightsError(f"{self.path}: {name} is {found!r}, not a group of settings")
+        return _Described(self.path, found)
+
+    def number(self, name: str, default: Any = None) -> Any:
+        """Return a positive number, or the default if there is none."""
+        found = self.values.get(name)
+        if found is None:
+            return default
+        if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
+            raise WeightsError(f"{self.path}: {name} is {found!r}, not a positive number")
+        return found
+
+
 def _encoder_sizes(
-    ours: Mapping[str, Tensor], base: EmuConfig, described: Mapping[str, Any], layout: LayoutName
+    ours: Mapping[str, Tensor], base: EmuConfig, described: _Described, layout: LayoutName
 ) -> dict[str, Any]:
-    width = _shape(ours, "encoder.tower.pos_embed", layout)[-1]
+    *_, positions, width = _shape(ours, "encoder.tower.pos_embed", layout)
     patch_size = _shape(ours, "encoder.tower.patch_embed.proj.weight", layout)[-1]
-    grid = math.isqrt(_shape(ours, "encoder.tower.pos_embed", layout)[-2] - 1)
+    grid = math.isqrt(positions - 1)
+    head_width = described.number("head_width")
     return {
         "image_size": grid * patch_size,
         "patch_size": patch_size,
         "width": width,
         "layers": _count(ours, "encoder.tower.blocks."),
-        "heads": width // described["head_width"] if "head_width" in described else base.encoder.heads,
+        "heads": base.encoder.heads if head_width is None else width // head_width,
         "mlp_hidden": _shape(ours, "encoder.tower.blocks.0.mlp.fc1.weight", layout)[0],
     }
 
 
 def _language_model_sizes(
-    ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described: Mapping[str, Any], layout: LayoutName
+    ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described: _Described, layout: LayoutName
 ) -> dict[str, Any]:
     layer = "language_model.model.layers."
     width = _shape(ours, "language_model.model.embed_tokens.weight", layout)[1]
     tables = (2 * len(tensor) for name, tensor in tensors.items() if name.endswith("rotary_emb.inv_freq"))
     head_width = next(tables, min(width, _HEAD_WIDTH))
-    heads = described.get("num_attention_heads", width // head_width)
+    heads = described.number("num_attention_heads", width // head_width)
     kv_heads = _shape(ours, f"{layer}0.self_attn.k_proj.weight", layout)[0] * heads // width
     sizes: dict[str, Any] = {
         "width": width,
@@ -156,19 +208,17 @@ def _language_model_sizes(
         ("norm_eps", "rms_norm_eps"),
         ("rope_theta", "rope_theta"),
     ):
-        if theirs in described:
-            sizes[name] = described[theirs]
+        if (found := described.number(theirs)) is not None:
+            sizes[name] = found
     return sizes
 
 
-def _bridge_sizes(
-    ours: Mapping[str, Tensor], base: EmuConfig, described: Mapping[str, Any], *, chats: bool
-) -> dict[str, Any]:
+def _bridge_sizes(ours: Mapping[str, Tensor], base: EmuConfig, described: _Described, *, chats: bool) -> dict[str, Any]:
     if base.family == "emu2":
         slots = _CHAT_SLOTS if chats else base.bridge.image_slots
         return {
-            "image_slots": described.get("n_query", slots),
-            "frame_slots": described.get("v_query", base.bridge.frame_slots),
+            "image_slots": described.number("n_query", slots),
+            "frame_slots": described.number("v_query", base.bridge.frame_slots),
         }
     former, block = "bridge.cformer.", "bridge.cformer.cformer.block."
     slots, width = _shape(ours, f"{former}causal_tokens", "emu")[-2:]
@@ -228,12 +278,12 @@ def _decoder_settings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> _Described:
     """Return the contents of a Hugging Face `config.json` of the model, or nothing."""
-    for folder in (path / "multimodal_encoder", path):
-        if found := read_json(folder / "config.json"):
-            return found
-    return {}
+    for file in (path / "multimodal_encoder" / "config.json", path / "config.json"):
+        if found := read_json(file):
+            return _Described(file, found)
+    return _Described(path, {})
 
 
 def changed_settings(config: EmuConfig, size: str) -> dict[str, Any]:

@@ -29,10 +29,10 @@ def _tokens(count: int) -> tuple[Any, Any, Any]:
     return torch.ones(count).int().numpy(), torch.ones(count).byte().numpy(), torch.zeros(count).bool().numpy()
 
 
-def _qkv(size: int, seq_len: int = 24, **where: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _qkv(size: int, num_channels: int = CHANNELS) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    q = torch.randn(size, HEADS, seq_len, CHANNELS, **where)
-    k, v = (torch.randn(size, KV_HEADS, seq_len, CHANNELS, **where) for _ in range(2))
+    q = torch.randn(size, HEADS, 24, num_channels)
+    k, v = (torch.randn(size, KV_HEADS, 24, num_channels) for _ in range(2))
     return q, k, v
 
 
@@ -41,13 +41,13 @@ class _Layer(torch.nn.Module):
     is_causal = True
 
 
-def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int]) -> Tensor:
+def _each_alone(q: Tensor, k: Tensor, v: Tensor, ends: list[int], scale: float = 0.3) -> Tensor:
     """Compute the causal attention of each sequence by itself, in flat order: (B * L, H, C)."""
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = []
     for start, end in itertools.pairwise(ends):
         a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-        parts.append(F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=0.3, enable_gqa=True)[0])
+        parts.append(F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True)[0])
     return torch.cat(parts, dim=1).transpose(0, 1)
 
 
@@ -78,8 +78,13 @@ def test_sinks_on_a_cpu_are_refused_by_flex() -> None:
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, ends: list[int], scale: float, left: int) -> Tensor:
-    """Causal attention of each sequence by itself, to at most `left` earlier tokens (-1: to all): (B * L, H, C)."""
+    """Causal attention of each sequence by itself, to at most `left` earlier tokens (-1: to all): (B * L, H, C).
+
+    It takes only the shapes that Flash attention takes.
+    """
     assert q.shape[1] == k.shape[1]
+    assert q.shape[2] == k.shape[2] == v.shape[2] <= 256
+    assert q.shape[2] % 8 == 0
     parts = []
     for start, end in itertools.pairwise(ends):
         a, b, c = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
@@ -151,8 +156,27 @@ def test_what_a_torch_lacks_is_left_to_flex(
     monkeypatch: pytest.MonkeyPatch, varlen_attn: Any, without_windows: bool, with_windows: bool
 ) -> None:
     stand_in(monkeypatch, varlen_attn)
-    assert varlen_runs(windows=False) == without_windows
-    assert varlen_runs(windows=True) == with_windows
+    assert varlen_runs(windows=False, num_channels=256) == without_windows
+    assert varlen_runs(windows=True, num_channels=64) == with_windows
+    assert not varlen_runs(windows=False, num_channels=257)
+
+
+@pytest.mark.parametrize("varlen_attn", SIGNATURES)
+@pytest.mark.parametrize(("keys", "values"), [(12, 8), (8, 12), (20, 20), (24, 16), (192, 128)])
+def test_varlen_takes_heads_of_any_channels(
+    monkeypatch: pytest.MonkeyPatch, varlen_attn: Any, keys: int, values: int
+) -> None:
+    """Flash attention wants a multiple of 8, and as many in values as in keys, unlike latent attention."""
+    stand_in(monkeypatch, varlen_attn)
+    batch = _batch([[5, 9, 10], [24], [7, 1]])
+    (q, k, _), (_, _, v) = _qkv(3, keys), _qkv(3, values)
+    with packed(batch, "varlen") as arguments:
+        boundaries = {name: arguments[name] for name in ("cu_seq_lens_q", "max_length_q")}
+    for scaling in (None, 0.3):
+        out, _ = attend_varlen(_Layer(), q, k, v, None, scaling=scaling, **boundaries)
+        factor = keys**-0.5 if scaling is None else scaling
+        expected = _each_alone(q, k, v, batch.boundaries.tolist(), factor)
+        torch.testing.assert_close(out.flatten(0, 1), expected)
 
 
 def test_this_torch_has_a_signature_that_is_known() -> None:

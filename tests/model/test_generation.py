@@ -1,15 +1,19 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from model.config import BridgeConfig
-from model.generation import Generated, GenerationConfig, Prompt, draw, generate
-from model.image_decoder import ImageDecoder
+from model.config import BridgeConfig, named_size
+from model.generation import Generated, GenerationConfig, Prompt, generate
 from model.segment import ImageSegment, text
+from model.tokenizer import Tokenizer
+from tests.model.conftest import Small
+from tests.model.test_tokenizer import with_holes
 
 FAMILIES = ("emu", "emu2")
 TEXT = GenerationConfig(max_new_tokens=8)
@@ -239,28 +243,36 @@ def test_frames_with_fewer_slots_are_read(small: Callable[..., Any]) -> None:
     assert result.images[0].shape == (16, 24)
 
 
-def test_drawing_leads_away_from_the_empty_prompt(small: Callable[..., Any]) -> None:
-    it = small("emu2")
-    decoder = ImageDecoder.for_model(it.config).eval()
-    prompts = [_prompt(it, "a", draw=True), _prompt(it, ImageSegment(0), draw=True)]
-    seed = {"generator": torch.Generator().manual_seed(0), "steps": 2, "guidance": 2.0}
-    images = draw(it.model, decoder, it.layout, prompts, null_prompt=True, **seed)
-    assert images.shape == (2, 3, 16, 16)
-    assert images.dtype == torch.uint8
-    embeddings = torch.stack([_image_by_hand(it, prompt) for prompt in prompts])
-    null = _image_by_hand(it, _prompt(it, draw=True))[None]
-    seed["generator"].manual_seed(0)
-    expected = decoder.sample(embeddings, null=null, **seed)
-    assert (images.int() - expected.int()).abs().max() <= 1
-
-
 def test_misuse_is_named(small: Callable[..., Any]) -> None:
     it = small("emu2")
     with pytest.raises(ValueError, match="no prompts"):
         generate(it.model, it.tokenizer, [], TEXT)
     with pytest.raises(ValueError, match="beam search generates text only"):
         generate(it.model, it.tokenizer, _prompts(it, draw=True), IMAGE.model_copy(update={"num_beams": 2}))
-    decoder = ImageDecoder.for_model(it.config)
-    with pytest.raises(ValueError, match=r"prompts \[1\] do not end with \[IMG\]"):
-        draw(it.model, decoder, it.layout, [_prompt(it, "a", draw=True), _prompt(it, "b")])
     assert Generated().text(it.tokenizer) == ""
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_ids_without_a_token_are_never_written(tmp_path: Path, num_beams: int) -> None:
+    tokenizer = Tokenizer.load(with_holes(tmp_path), "emu2")
+    assert len(tokenizer.holes) == 40
+    assert all(tokenizer.decode([hole]) == "" for hole in tokenizer.holes)
+    sizes = {"base_vocab_size": tokenizer.base_vocab_size, "vocab_size": tokenizer.vocab_size}
+    it = Small(named_size("debug").model_copy(update=sizes), tokenizer)
+    it.model.language_model.get_output_embeddings().weight.data[list(tokenizer.holes)] *= 50
+    config = TEXT.model_copy(update={"num_beams": num_beams})
+    for result in generate(it.model, tokenizer, _prompts(it, draw=False), config):
+        assert not set(tokenizer.holes) & {token for part in result.parts for token in part}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"num_beams": 0}, {"temperature": 0.0}, {"max_new_tokens": -1},
+        {"min_new_tokens": -1}, {"max_images": -1}, {"min_new_tokens": 9, "max_new_tokens": 8},
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        GenerationConfig(**settings)
+    assert GenerationConfig(max_new_tokens=0, min_new_tokens=1).max_new_tokens == 0  # images only

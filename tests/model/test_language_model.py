@@ -246,6 +246,41 @@ def test_sizes_are_the_folders_own(tmp_path: Path) -> None:
         with_folders_sizes(LanguageModelConfig(path=str(tmp_path), max_positions=9000))
 
 
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24, "factor": 16 / 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_type", "pairs", "more"),
+    [("llama", 4, {}), ("phi3", 2, {"partial_rotary_factor": 0.5}), ("minicpm3", 2, {})],
+)
+def test_positions_do_not_depend_on_the_other_documents(
+    model_type: str, pairs: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of longrope are chosen by the longest document of a pack, so the context ends where they change."""
+    stand_in(monkeypatch, _of_torch_2_12)
+    rope = LONGROPE | more | {"short_factor": [1.0] * pairs, "long_factor": [8.0] * pairs}
+    beside = {"original_max_position_embeddings": 24} if model_type == "phi3" else {}  # stands there in its config.json
+    holds_to(*pair(model_type, tmp_path, rope_parameters=rope, **beside))
+    assert with_folders_sizes(LanguageModelConfig(path=str(tmp_path))).max_positions == 24
+    assert with_folders_sizes(LanguageModelConfig(path=str(tmp_path), max_positions=16)).max_positions == 16
+    with pytest.raises(ValueError, match=r"max_positions is 25, but beyond 24 the rotary .*: set at most 24"):
+        with_folders_sizes(LanguageModelConfig(path=str(tmp_path), max_positions=25))
+    with pytest.raises(ValueError, match=r"max_positions is 129, but .*config\.json has 24"):
+        with_folders_sizes(LanguageModelConfig(path=str(tmp_path), max_positions=129))
+
+
+def test_frequencies_of_other_kinds_stay_the_same_within_the_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, _of_torch_2_12)
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    holds_to(*pair("llama", tmp_path, rope_parameters=rope, max_position_embeddings=24))
+    with pytest.raises(ValueError, match=r"max_positions is 25, but .*config\.json has 24"):
+        with_folders_sizes(LanguageModelConfig(path=str(tmp_path), max_positions=25))
+
+
 def test_varlen_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, _of_torch_2_12)
     tiny_settings("gemma2").save_pretrained(tmp_path)

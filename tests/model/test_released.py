@@ -1,8 +1,11 @@
 """Tests of import and export: tiny models with random weights, in the files and folders of the releases."""
 
 import contextlib
+import ctypes
+import gc
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,16 +21,18 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from model.__main__ import commands
+from model.__main__ import commands, main
 from model.config import SIZES, EmuConfig
+from model.config import merged as merged_settings
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
 from model.lora import LoraConfig, merged
 from model.tokenizer import Tokenizer
 from model.vision_encoder import Encoder
-from model.weights import WeightsError, export, load, load_emu, load_image_decoder, read
+from model.weights import WeightsError, export, load, load_emu, load_image_decoder, read, save_emu
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.model.released_states import State, emu2, emu_i, released
+from tests.model.tiny_language_models import tiny_settings
 
 HEADS = ("--set", "encoder.heads=2", "--set", "language_model.heads=2")
 SLOTS = ("--set", "bridge.image_slots=4", "--set", "bridge.frame_slots=4")
@@ -114,6 +119,8 @@ def test_emu_is_imported_with_its_decoder_from_its_pipeline(tmp_path: Path, toke
     assert all(torch.equal(tensor, drawn.state_dict()[name]) for name, tensor in decoder.state_dict().items())
     assert Tokenizer.load(out / "model", "emu").vocab_size == model.config.vocab_size
     assert not (out / "model" / "template.json").exists()
+    generation = json.loads((out / "model" / "generation.json").read_text())
+    assert (generation["num_beams"], generation["min_new_tokens"]) == (5, 1)
     assert "cformer.cformer.embed_tokens.weight" in load_file(out / "model" / "unused.safetensors")
 
 
@@ -413,6 +420,9 @@ def more_memory() -> Iterator[list[int]]:
         while not ended.wait(0.002):
             most[0] = max(most[0], used() - before)
 
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # else what was freed before is used again, and does not count
     before, most, ended = used(), [0], threading.Event()
     watching = threading.Thread(target=watch)
     watching.start()
@@ -431,3 +441,251 @@ def test_the_command_ends_with_one_line(tmp_path: Path, tokenizer: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "weights.bin: cannot be read" in done.stderr
+
+
+# --- imports and exports into folders that are not empty, and mistakes ---
+
+
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Run a command as from a shell; return its exit code and the last line on stderr."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["model", *map(str, arguments)])
+        main()
+    *_, line = ["", *capsys.readouterr().err.splitlines()]
+    return int(end.value.code or 0), line
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def given(tmp_path: Path, tokenizer: str) -> tuple[str | Path, ...]:
+    """Arguments of an import of Emu2."""
+    torch.save(emu2(), tmp_path / "emu2.bin")
+    return (
+        "import", "--layout", "emu2", "--path", tmp_path / "emu2.bin", "--tokenizer", tokenizer, "--out",
+        tmp_path / "run", *HEADS, *SLOTS,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes: int = 20_000) -> Iterator[None]:
+    """Context in which no file can be longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_nothing_remains_of_the_import_before(tmp_path: Path, given: tuple[str | Path, ...]) -> None:
+    write_pipeline(tmp_path / "pipeline", SIZES["debug"], "PNDMScheduler")
+    imported(*given[1:])
+    alone = files(tmp_path / "run")
+    torch.save(with_chat(emu2(), 533), tmp_path / "chat.bin")
+    chat = [tmp_path / "chat.bin" if argument == tmp_path / "emu2.bin" else argument for argument in given]
+    imported(*chat[1:], "--decoder", tmp_path / "pipeline")
+    assert {"model/template.json", "decoder/model/config.json"} <= set(files(tmp_path / "run"))
+    (tmp_path / "run" / "model" / "tokenizer.model").write_bytes(b"of another model")
+    imported(*given[1:])
+    assert files(tmp_path / "run") == alone
+
+
+def test_an_import_that_fails_leaves_the_one_before(
+    tmp_path: Path, given: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(*given[1:])
+    before = files(tmp_path / "run")
+    with full_disk():
+        code, line = ended(capsys, *given, "--dtype", "bf16")
+    assert (code, before) == (2, files(tmp_path / "run"))
+    assert re.fullmatch(r"error: .*model\.safetensors: cannot be written: .*; free some space, or .*", line)
+    (tmp_path / "run" / ".importing").mkdir()  # of an import that was killed
+    (tmp_path / "run" / ".importing" / "model").write_bytes(b"x")
+    imported(*given[1:])
+    assert files(tmp_path / "run") == before
+
+
+def test_a_decoder_that_was_trained_here_is_not_overwritten(
+    tmp_path: Path, given: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "decoder" / "checkpoints").mkdir(parents=True)
+    code, line = ended(capsys, *given)
+    assert code == 2
+    assert "run/decoder: a run that was trained here; choose another folder" in line
+
+
+def test_a_tokenizer_gets_the_name_by_which_it_is_found(tmp_path: Path, given: tuple[str | Path, ...]) -> None:
+    shutil.copy(tmp_path / "tokenizer.json", tmp_path / "mine.json")
+    imported(*given[1:], "--tokenizer", tmp_path / "mine.json")
+    assert Tokenizer.load(tmp_path / "run" / "model", "emu2").vocab_size == 531
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tokenizer", "damaged.json"), r"damaged\.json: not a tokenizer: .+"),
+        (("--tokenizer", "damaged.model"), r"damaged\.model: not a tokenizer: .+"),
+        (("--size", "foo"), "'foo' is not one of 'debug'"),
+        (("--set", "encoder.heads=["), r"encoder\.heads=\[: '\[' is not a valid YAML value"),
+        (("--set", "encoder.heads=2", "--set", "encoder.heads.x=5"), "heads was set to one value before"),
+        (("--set", "encoder=5"), "encoder: Input should be a valid dictionary"),
+        (("--set", "encoder.haeds=5"), r"encoder\.haeds: unknown setting. Did you mean 'heads'\?"),
+        (("--set", "encodr.heads=5"), r"encodr: unknown setting. Did you mean 'encoder'\?"),
+        (("--set", "encoder.heads=0"), r"encoder\.heads: Input should be greater than 0"),
+        (("--set", "language_model.path=/nowhere"), "no model has these settings: /nowhere: not a folder with"),
+        (("--out", "s3://bucket/run"), "s3://bucket/run: not a local path"),
+        (("--out", "damaged.json"), r"damaged\.json: cannot be written: Not a directory"),
+        (("--path", "empty.bin"), r"empty\.bin: cannot be read: it is empty"),
+        (("--path", "cut"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),
+        (("--path", "list"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),
+        (("--path", "other"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path,
+    given: tuple[str | Path, ...],
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("damaged.json", "damaged.model"):
+        Path(name).write_bytes(b"{nope")
+    Path("empty.bin").touch()
+    for name, index in (("cut", "{"), ("list", "[1]"), ("other", "{}")):
+        Path(name).mkdir()
+        Path(name, "model.safetensors.index.json").write_text(index)
+    code, line = ended(capsys, *given, *options)
+    assert code == 2
+    assert re.search(message, line), line
+    assert not Path("s3:").exists()
+    assert not Path("run", "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"vision_config": {"head_width": 0}}, "head_width is 0, not a positive number"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, not a positive number"),
+        ({"num_attention_heads": "2"}, "num_attention_heads is '2', not a positive number"),
+        ({"vision_config": [1]}, r"vision_config is \[1\], not a group of settings"),
+        ({"vision_config": None}, ""),
+    ],
+)
+def test_what_a_config_beside_the_weights_cannot_mean_is_named(
+    tmp_path: Path,
+    given: tuple[str | Path, ...],
+    described: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "released"
+    folder.mkdir()
+    shutil.copy(tmp_path / "emu2.bin", folder)
+    (folder / "config.json").write_text(json.dumps(described))
+    code, line = ended(capsys, *given, "--path", folder)
+    assert code == (2 if message else 0), line
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_decoder_without_its_settings_is_named(
+    tmp_path: Path, given: tuple[str | Path, ...], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("unet", "vae"):
+        (tmp_path / "pipeline" / name).mkdir(parents=True)
+    (tmp_path / "pipeline" / part / "config.json").write_text('{"block_out_channels": [8, 16]}')
+    code, line = ended(capsys, *given, "--decoder", tmp_path / "pipeline")
+    assert code == 2
+    assert "pipeline: unet/config.json or vae/config.json is not that of such a part" in line
+
+
+def run_of(folder: Path, **changes: Any) -> Path:
+    """Write a run whose model has other settings than the debug size."""
+    config = EmuConfig.model_validate(merged_settings(SIZES["debug"].model_dump(exclude_unset=True), changes))
+    save_emu(Emu(config), folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("gemma2", {}, "language model is of type gemma2"),
+        ("mistral", {}, "language model is of type mistral"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "type linear"),
+        ("llama", {"attention_bias": True}, "language model has biases"),
+    ],
+)
+def test_a_language_model_that_no_release_has_is_not_exported_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model_type: str, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / model_type
+    tiny_settings(model_type, max_position_embeddings=256, **changes).save_pretrained(folder)
+    run_folder = run_of(tmp_path / "run", language_model={"path": str(folder)})
+    for layout in ("emu2", "emu2-hf"):
+        code, line = ended(capsys, "export", "--run", run_folder, "--layout", layout, "--out", tmp_path / "out")
+        assert code == 2
+        assert re.search(rf"{message}, which no loader of layout {layout} reads", line), line
+        assert not (tmp_path / "out").exists()
+    shutil.rmtree(folder)
+    code, line = ended(capsys, "export", "--run", run_folder, "--layout", "llama", "--out", tmp_path / "out")
+    assert code == 2
+    assert "not a folder with a language model's config.json" in line
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layouts"),
+    [
+        ({"kind": "clip"}, ("emu2", "emu2-hf", "eva-clip")),
+        ({"sub_norm": True}, ("emu2", "emu2-hf")),
+    ],
+)
+def test_an_encoder_that_no_release_has_is_not_exported_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encoder: dict[str, Any], layouts: tuple[str, ...]
+) -> None:
+    run_folder = run_of(tmp_path / "run", encoder=encoder)
+    for layout in layouts:
+        out = tmp_path / ("out" if layout == "emu2-hf" else "out.bin")
+        code, line = ended(capsys, "export", "--run", run_folder, "--layout", layout, "--out", out)
+        assert code == 2
+        assert re.search(rf"vision encoder .*, which no loader of layout {layout} reads", line), line
+        assert not out.exists()
+
+
+def test_an_export_has_the_numbers_of_the_llama_whose_folder_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    tiny_settings("llama", rope_parameters=rope, rms_norm_eps=1e-5, max_position_embeddings=256).save_pretrained(folder)
+    exported(run_of(tmp_path / "run", language_model={"path": str(folder)}), "emu2-hf", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["rope_theta"], written["rms_norm_eps"]) == (5e5, 1e-5)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_exported_chat_model_says_so(tmp_path: Path, given: tuple[str | Path, ...], chat: bool) -> None:
+    torch.save(with_chat(emu2(), 533) if chat else emu2(), tmp_path / "emu2.bin")
+    imported(*given[1:])
+    exported(tmp_path / "run", "emu2-hf", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_version"] == ("chat" if chat else "base")
+
+
+def test_an_export_replaces_the_one_before_only_when_it_is_complete(
+    tmp_path: Path, given: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(*given[1:])
+    out = tmp_path / "out"
+    in_shards(released("emu2-hf"), out, "safetensors")
+    (out / "modeling_emu.py").write_text("the remote code")
+    before = files(out)
+    arguments = ("export", "--run", tmp_path / "run", "--layout", "emu2-hf", "--out", out)
+    with full_disk():
+        code, line = ended(capsys, *arguments)
+    assert (code, files(out)) == (2, before)
+    assert "cannot be written" in line
+    exported(tmp_path / "run", "emu2-hf", out)
+    assert set(files(out)) == {"modeling_emu.py", "model.safetensors", "config.json", "tokenizer.json"}
+    assert not list(tmp_path.glob(".*"))

@@ -83,7 +83,7 @@ def test_words_that_a_base_has_added_are_text_too(tmp_path: Path) -> None:
     assert tokenizer.pad_id == 260
 
 
-def _with_holes(folder: Path) -> Path:
+def with_holes(folder: Path) -> Path:
     """A tokenizer whose last tokens have larger ids than it has tokens."""
     settings = json.loads(train_bpe(["a red boat"], 259))
     vocab = settings["model"]["vocab"]
@@ -94,7 +94,7 @@ def _with_holes(folder: Path) -> Path:
 
 
 def test_own_tokens_come_after_the_largest_id(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(_with_holes(tmp_path), "emu2", chat=True)
+    tokenizer = Tokenizer.load(with_holes(tmp_path), "emu2", chat=True)
     assert tokenizer.base_vocab_size == tokenizer.pad_id == 299
     own = set(tokenizer.ids.values())
     assert own == set(range(299, tokenizer.vocab_size))

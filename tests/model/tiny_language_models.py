@@ -18,9 +18,9 @@ SIZES: dict[str, Any] = {
     "moe_topk": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "moe_num_experts": 4, "moe_k": 2,
     "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "num_dense_layers": 1, "expert_ffn_hidden_size": 16,
     "mlp_only_layers": [], "zero_expert_num": 0, "ffn_hidden_size": 48, "num_shared_experts": 1,
-    # latent attention
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
-    "qk_head_dim": 8,
+    # latent attention, whose values are narrower than its keys
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "qk_head_dim": 12,
     # names of older families
     "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_ctx": 128, "d_model": 32, "n_heads": 4,
     "n_layers": 2, "max_seq_len": 128, "rotary_dim": 4, "ffn_dim": 48, "num_layers": 2, "num_heads": 4,

@@ -46,8 +46,11 @@ _FILE = re.compile(r"\[(image|video):")
 _BOX = re.compile(r"\[box:")
 _FORMS = ("[image:FILE]", "[video:FILE]", "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]")
 _MISTAKEN = re.compile(
-    r"\[(img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?):(?=\S)", re.IGNORECASE
+    r"\[(?:img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?)"
+    r"(?:(?P<plain>:)(?=\S)|[:=\s]\s*(?P<inside>[^\[\]]*)\])",
+    re.IGNORECASE,
 )
+_MEDIA = re.compile(r".*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|mp4|webm|mkv|mov|avi|m4v)\s*", re.IGNORECASE)
 _SIDE = re.compile(f"({'|'.join(map(re.escape, CHAT))}):")
 _LOCATION = r"<patch_index_\d{4}>"
 _PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
@@ -138,7 +141,7 @@ class _Reader:
             regions += [(len(words), len(words) + len(phrase), box) for box in boxes]
             words += phrase
         words += content[end:]
-        if mistaken := _MISTAKEN.search(words):
+        if mistaken := next((match for match in _MISTAKEN.finditer(words) if _is_meant(match)), None):
             raise UserError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
         if words:
             self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
@@ -147,7 +150,7 @@ class _Reader:
         path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
         if role == ANSWER:
             raise UserError(f"{written}: the model's turns may contain only words")
-        if not path.is_file():
+        if not _is_file(name):
             raise UserError(f"{written}: there is no file {path}")
         size, how = self.run.image_size, self.run.resampling
         for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
@@ -176,7 +179,18 @@ def is_one_image(content: str) -> bool:
 
 
 def _is_file(name: str) -> bool:
-    return Path(name.strip()).is_file()
+    try:
+        return Path(name.strip()).is_file()
+    except OSError:  # too long for a name
+        return False
+
+
+def _is_meant(match: re.Match[str]) -> bool:
+    """Return whether a bracket is meant as a file or a box: `[Image: a.png]`, but not `[Image: a dog]`."""
+    if match["plain"]:
+        return True
+    inside = match["inside"]
+    return _MEDIA.fullmatch(inside) is not None or _is_file(inside) or _boxes(inside) is not None
 
 
 def _end(content: str, begin: re.Match[str], fits: Callable[[str], bool]) -> int:

@@ -119,6 +119,13 @@ def test_a_phrase_may_hold_brackets(run: FinishedRun):
         ("a [movie:a.mp4]", r"^\[movie:: unknown"),
         ("a [bbox:dog:0,0,1,1]", r"^\[bbox:: unknown"),
         ("a [Box:dog:0,0,1,1]", r"^\[Box:: unknown"),
+        ("[img: a.png] is", r"^\[img: a\.png\]: unknown"),
+        ("a [Image: a.PNG ]", r"^\[Image: a\.PNG \]: unknown"),
+        ("[image=a.jpeg] is", r"^\[image=a\.jpeg\]: unknown"),
+        ("[video a clip.mp4] is", r"^\[video a clip\.mp4\]: unknown"),
+        ("[Box: dog:0,0,1,1] is", r"^\[Box: dog:0,0,1,1\]: unknown"),
+        (f"[image:none.png] {'word ' * 60} and ] the end", r"^\[image:none\.png\]: there is no file none\.png$"),
+        (f"[video:{'long' * 80}]", r"^\[video:(long)+\]: there is no file (long)+$"),
         ("what is [image:a.png", r"^\[image:a\.png: without a closing bracket"),
         ("a [box:dog:0,0,1,1 there", r"^\[box:dog:0,0,1,1 there: without a closing bracket"),
         ("[image:none[1].png] and [2]", r"^\[image:none\[1\]\.png\]: there is no file none\[1\]\.png"),
@@ -130,8 +137,27 @@ def test_what_is_almost_a_file_or_a_box_is_a_mistake(run: FinishedRun, content: 
         read_prompt(content, run, draw=False, num_frames=2)
 
 
+def test_a_file_is_known_by_its_place_whatever_its_name(run: FinishedRun, image: Path):
+    path = image.rename(image.with_name("image"))
+    for content in (f"[img: {path}]", f"[Image {path}]"):
+        with pytest.raises(UserError, match="unknown: files and boxes"):
+            read_prompt(content, run, draw=False, num_frames=2)
+    assert read_prompt(f"[image: {path} ]", run, draw=False, num_frames=2).images is not None
+
+
 @pytest.mark.parametrize(
-    "content", ["see [1] and [note: a b]", "[Image: a dog]", "x[i:j]", "[http://x.y]", "a [box", "img:x"]
+    "content",
+    [
+        "see [1] and [note: a b]",
+        "[Image: a dog]",
+        "[image 3]",
+        "[Box: a, b]",
+        "[note a.png]",
+        "x[i:j]",
+        "[http://x.y]",
+        "a [box",
+        "img:x",
+    ],
 )
 def test_other_brackets_are_text(run: FinishedRun, content: str):
     prompt = read_prompt(content, run, draw=False, num_frames=2)
@@ -374,6 +400,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
         (["--prompt", "a", "--beams", "2", "--temperature", "1"], "without --temperature"),
         (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
         (["--prompt", "a", "--top-k", "3"], "--top-k needs --temperature"),
+        (["--prompt", "a", "--min-new-tokens", "9", "--max-new-tokens", "8"], "min_new_tokens 9 is more than max_new"),
         (["--prompt", "a", "--want", "reconstruction"], "a prompt is one [image:FILE] and nothing else"),
     ):
         found = CliRunner().invoke(commands, [*base, *options])

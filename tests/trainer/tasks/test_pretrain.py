@@ -5,16 +5,19 @@ import io
 import json
 import os
 import signal
+import time
 
 import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
+from trainer import loop
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, STOPPED, Training
 from trainer.plan.mixture import load_phases
 from trainer.plan.steps import max_state_bytes
+from trainer.reading.reader import SequenceReader
 from trainer.tasks.table import TASKS
 
 
@@ -232,3 +235,28 @@ def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tm
         RuntimeError, match=r"UserError: data\.plan\.global_batch_size is 3, not a multiple of the 2 processes"
     ):
         in_ranks(2, run, "pretrain", chosen, training_corpus, tmp_path)
+
+
+def run_edited_while_late(world, config, corpus, out, edits, late):
+    """As `run_edited`, where the last process waits for the data of some steps."""
+    read = SequenceReader.read
+
+    def read_slowly(self, chunk, step):
+        if step in late and world.rank == world.size - 1:
+            time.sleep(0.02)
+        return read(self, chunk, step)
+
+    SequenceReader.read, loop._PATIENCE = read_slowly, 0.05
+    return run_edited(world, config, corpus, out, edits)
+
+
+@pytest.mark.slow
+def test_all_processes_change_their_mixture_at_one_step_while_one_is_late(training_corpus, config, tmp_path):
+    first, second = ({name: 1.0} for name in ("pairs", "texts"))
+    chosen, edited = (config(steps=24, **{"mixture.phases": [{"weights": weights}]}) for weights in (first, second))
+    in_ranks(2, run_edited_while_late, chosen, training_corpus, tmp_path, {2: edited}, range(3, 20))
+    _, after = load_phases(str(tmp_path / "mixture.jsonl"))
+    rows = consumed(tmp_path)
+    assert {row["source"] for row in rows if row["position"] >= after.position} == {"texts"}
+    assert {row["source"] for row in rows if row["position"] < after.position} == {"pairs"}
+    assert run_findings(str(tmp_path), training_corpus) == []
