@@ -7,24 +7,24 @@ or from one part of a list.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.candidate import Candidate, site_request
+from pipelines.candidate import Candidate
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
+from pipelines.crawling.candidates_of_part import Asks, PartCandidates, block_drop, page_drop
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
-from pipelines.document import CAPTIONED, Document, Drop, Signal
-from pipelines.drop_reasons import FETCHED, Reason, Refusal
-from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
+from pipelines.drop_reasons import FETCHED, Reason
+from pipelines.faults import keep_tracebacks, refusal_of
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
-from pipelines.pages.blocks import Block, PageImage, PageText
+from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.parts import Receipt, Tally, digest, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
@@ -33,10 +33,7 @@ from pipelines.sources.files import Part, reading
 from pipelines.sources.input_files import forget_inputs, record_inputs
 from pipelines.sources.warc import CrawledPage
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt
-from pipelines.text.personal_data import mask
 from pipelines.web import urls
-from pipelines.web.permission import UNASKED
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
@@ -61,11 +58,6 @@ KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
     "text": text,
 }
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
-
-
-Asks = Literal["nobody", "unasked", "all"]
-"""Whose robots.txt is asked for: of no page, as our own crawl has asked; of those of which no signal says what it said;
-or of all, whatever was said when another crawler fetched them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,105 +100,6 @@ class _Known(NamedTuple):
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
-class _Candidates:
-    """Collector of a part's results: judged candidates and the tally."""
-
-    def __init__(self, spec: CorpusSpec) -> None:
-        self._spec = spec
-        self.tally = Tally("extract")
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, source: str, found: Iterable[Candidate | Drop], *, asks: Asks = "nobody") -> None:
-        """Judge the text of a source's candidates, and keep or drop each.
-
-        Args:
-            source: Its name.
-            found: What was read.
-            asks: Whose robots.txt is asked for, of pages that others fetched.
-        """
-        settings = self._spec.sources[source]
-        for candidate in found:
-            if isinstance(candidate, Drop):
-                said = unless_fault(masked_excerpt, candidate.excerpt, settings.filters)
-                self.tally.drop(replace(candidate, excerpt=said))
-                continue
-            if not isinstance(settings.input, CrawlInput):
-                self._count_contents(source, candidate.document)
-            refusal: Refusal | None = None
-            try:
-                judged = judge_text(candidate.document, settings.filters, settings.kind)
-                if self._is_unlicensed(candidate.document, settings):
-                    judged = Refusal("license_not_allowed", candidate.document.source.license)
-                if isinstance(judged, Document):
-                    self._keep(source, self._with_site(replace(candidate, document=judged), asks))
-                else:
-                    refusal = judged
-            except Exception as error:
-                refusal = refusal_of(error)
-            if refusal is not None:
-                self.tally.drop(
-                    Drop(
-                        source=source,
-                        stage="extract",
-                        reason=refusal.reason,
-                        unit="document",
-                        key=candidate.document.key,
-                        url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
-                        page_url=candidate.document.source.page_url,
-                        record=candidate.record,
-                        excerpt=unless_fault(excerpt, candidate.document, settings.filters),
-                        detail=refusal.detail,
-                    )
-                )
-
-    def _count_contents(self, source: str, document: Document) -> None:
-        """Count what a list's document has of that of which lists may lose a part."""
-        num_cues = sum(s.type == "text" and s.t0 is not None for s in document.segments)
-        counts = {"element": len(document.media) if document.kind not in CAPTIONED else 0, "cue": num_cues}
-        for unit, num in (counts | {"track": min(num_cues, 1)}).items():
-            if num:
-                self.tally.keep(source, unit, num)
-
-    def absorb(self, other: "_Candidates") -> None:
-        """Add what was collected elsewhere for the same part."""
-        self.tally.absorb(other.tally)
-        self.rows += other.rows
-
-    def _with_site(self, candidate: Candidate, asks: Asks) -> Candidate:
-        """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
-        document, page = candidate.document, candidate.document.source.page_url
-        # A video that is to be fetched is asked for like any media; of its page a list has nothing but the address.
-        if asks == "nobody" or page is None or any(request.type == "video" for request in candidate.requests):
-            return candidate
-        about = [signal for signal in document.signals if signal.kind == "robots.txt" and signal.target == "page"]
-        if asks == "unasked" and any(signal.value != UNASKED for signal in about):
-            return candidate
-        others = tuple(signal for signal in document.signals if signal not in about or signal.value != UNASKED)
-        if self._spec.policy.robots_of_others == "asked":
-            asking = (*candidate.requests, site_request(page))
-            return replace(candidate, document=replace(document, signals=others), requests=asking)
-        signal = Signal("robots.txt", "page", UNASKED, None, urls.resolve(page, "/robots.txt"))
-        return replace(candidate, document=replace(document, signals=(*others, signal)))
-
-    def _is_unlicensed(self, document: Document, settings: SourceSpec) -> bool:
-        """Return whether the policy forbids the licence of a page's text; images have licences of their own."""
-        is_page_text = settings.kind in ("interleaved", "text") and isinstance(settings.input, CrawlInput)
-        return is_page_text and not self._spec.policy.allows_license(document.source.license)
-
-    def _keep(self, source: str, candidate: Candidate) -> None:
-        self.rows.append(
-            {
-                "source": source,
-                "key": candidate.document.key,
-                "document": candidate.document.to_json(),
-                "requests": candidate.requests_json(),
-                "record": candidate.record,
-                "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],
-            }
-        )
-        self.tally.keep(source, "document")
-
-
 class _ExtractPart(beam.DoFn):
     """Write the candidates of a task, unless its receipt shows that they were made from the same inputs."""
 
@@ -240,7 +133,7 @@ class _ExtractPart(beam.DoFn):
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
-        found = _Candidates(self._spec)
+        found = PartCandidates(self._spec)
         if isinstance(task, _ListTask):
             self._read_list(task, found)
         else:
@@ -250,7 +143,7 @@ class _ExtractPart(beam.DoFn):
         files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
         return folder.finish(task.name, inputs, found.tally, files)
 
-    def _read_list(self, task: _ListTask, found: _Candidates) -> None:
+    def _read_list(self, task: _ListTask, found: PartCandidates) -> None:
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
@@ -258,7 +151,7 @@ class _ExtractPart(beam.DoFn):
             rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
             found.add(task.source, rows, asks="unasked")
 
-    def _extract_pages(self, task: CrawlTask, known: _Known, found: _Candidates) -> None:
+    def _extract_pages(self, task: CrawlTask, known: _Known, found: PartCandidates) -> None:
         crawl = task.crawl
         rules = _archived_rules(self._spec, crawl, known.robots)
         sources = {
@@ -271,14 +164,14 @@ class _ExtractPart(beam.DoFn):
             found.tally.keep(name, "document", 0)
         for row, record in fetched_pages(self._out, task):
             if record is None:
-                found.tally.drop(_page_drop(crawl, row, "unreadable_record"))
+                found.tally.drop(page_drop(crawl, row, "unreadable_record"))
                 continue
-            of_page = _Candidates(self._spec)
+            of_page = PartCandidates(self._spec)
             try:
                 self._extract_page(crawl, row, record, known, rules, sources, of_page)
                 found.absorb(of_page)
             except Exception as error:  # of the page nothing is kept
-                found.tally.drop(_page_drop(crawl, row, *refusal_of(error)))
+                found.tally.drop(page_drop(crawl, row, *refusal_of(error)))
 
     def _extract_page(
         self,
@@ -288,10 +181,10 @@ class _ExtractPart(beam.DoFn):
         known: _Known,
         rules: ArchivedRules,
         sources: dict[str, SourceSpec],
-        found: _Candidates,
+        found: PartCandidates,
     ) -> None:
         def drop(reason: Reason, detail: str | None = None) -> None:
-            found.tally.drop(_page_drop(crawl, row, reason, detail))
+            found.tally.drop(page_drop(crawl, row, reason, detail))
 
         if row.offset in known.duplicates:
             drop("duplicate_url", urls.without_credentials(known.duplicates[row.offset]))
@@ -308,11 +201,11 @@ class _ExtractPart(beam.DoFn):
         repeated = {hashed for group in page_groups(row.url) for hashed in known.repeated.get(group, ())}
         page, gone = without_host_boilerplate(page, repeated)
         for block in gone:
-            found.tally.drop(_block_drop(crawl, row, block))
+            found.tally.drop(block_drop(crawl, row, block))
         found.tally.keep(crawl, "block", sum(isinstance(block, PageText) for block in page.blocks))
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for reason, num in page.skipped:
-            lost = replace(_page_drop(crawl, row, reason), unit="element", url=None)
+            lost = replace(page_drop(crawl, row, reason), unit="element", url=None)
             for _ in range(num):
                 found.tally.drop(lost)
         external = self._spec.crawls[crawl].warc_files
@@ -331,11 +224,11 @@ class _ExtractPart(beam.DoFn):
                 continue
             if (kinds := kinds_of(record)) is not None and source.kind not in kinds:
                 detail = f"a record of type {record.record_type} gives {' and '.join(kinds)}, not {source.kind}"
-                found.tally.drop(replace(_page_drop(name, row, "other_kind", detail), unit="document"))
+                found.tally.drop(replace(page_drop(name, row, "other_kind", detail), unit="document"))
                 continue
             candidates = KIND_FUNCTIONS[source.kind](page, origin, name, source.pages)
             if not verdict.images_allowed and source.kind in NEEDS_IMAGES:
-                lost = replace(_page_drop(name, row, verdict.image_reasons[0]), unit="document")
+                lost = replace(page_drop(name, row, verdict.image_reasons[0]), unit="document")
                 refused = [
                     replace(
                         lost,
@@ -354,30 +247,6 @@ class _ExtractPart(beam.DoFn):
 def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
     is_given = bool(spec.crawls[crawl].robots_files)
     return ArchivedRules(spec.request_policy, found if is_given else None)
-
-
-def _page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:
-    """Return the drop of a page of a ledger."""
-    shown = urls.without_credentials(row.url)
-    return Drop(
-        source=source,
-        stage="extract",
-        reason=reason,
-        unit="page",
-        url=shown,
-        page_url=shown,
-        record=row.record,
-        detail=detail,
-    )
-
-
-def _block_drop(crawl: str, row: LedgerRow, block: Block) -> Drop:
-    """Return the drop of a block of a page that is its host's boilerplate."""
-    drop = _page_drop(crawl, row, "host_boilerplate")
-    if isinstance(block, PageText):
-        return replace(drop, unit="block", url=None, excerpt=mask(block.text).text[:EXCERPT_CHARS])
-    url = block.url if isinstance(block, PageImage) else block.sources[0]
-    return replace(drop, unit="element", url=urls.without_credentials(url) if url else None)
 
 
 def _source_settings(source: SourceSpec) -> dict[str, Any]:

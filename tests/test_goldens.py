@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import extract
+from pipelines.crawling import candidates_of_part
 from pipelines.media.requests import rendition
 from pipelines.spec import MediaSettings
 from tests.goldens import check
@@ -54,9 +55,9 @@ def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monk
     monkeypatch.setattr(check, "FILE", file)
     monkeypatch.setattr(check, "MAKERS", {"extract": MAKERS["extract"]})
     monkeypatch.setattr(check, "VERSIONS", {"extract": VERSIONS["extract"]})
-    judged = extract.judge_text
+    judged = candidates_of_part.judge_text
     changed = lambda *a: d if not hasattr(d := judged(*a), "lang") else replace(d, lang="xx")  # noqa: E731
-    monkeypatch.setattr(extract, "judge_text", changed)
+    monkeypatch.setattr(candidates_of_part, "judge_text", changed)
     with pytest.raises(SystemExit):
         check.main()
     assert "raise VERSION in pipelines/extract.py and run `make goldens`" in capsys.readouterr().err

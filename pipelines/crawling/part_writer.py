@@ -3,13 +3,12 @@
 import time
 import uuid
 from contextlib import ExitStack
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from pipelines import storage
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name
-from pipelines.crawling.warc_records import exchange_records, file_record
+from pipelines.crawling.warc_records import ExchangeRecords, file_record
 from pipelines.parts import PartFolder, Tally, write_table
-from pipelines.web.http_client import Fetched
 
 PART_SECONDS = 30.0
 PART_PAGES = 1000
@@ -59,9 +58,8 @@ class CrawlPartWriter:
         if self.is_due:
             self.close()
 
-    def store(self, fetched: Fetched, metadata: dict[str, Any]) -> WarcPlace:
-        """Write request, response and metadata records; returns where the response is."""
-        records = exchange_records(fetched, metadata)  # all of them, before anything is written
+    def store(self, records: ExchangeRecords) -> WarcPlace:
+        """Write request, response and note; returns where the response is."""
         if self._warc is None:
             self._open()
             name = f"{self._name}.warc.gz"

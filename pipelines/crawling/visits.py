@@ -1,7 +1,7 @@
 """Visits of a crawl: a page, sitemap or site file requested, and the outcome recorded, whatever it is.
 
 Each is a boundary: what our code fails on becomes a row of the ledger, so that one host's odd answer ends no crawl.
-Pages and sitemaps are parsed in threads, so that other hosts' answers are read meanwhile.
+Pages and sitemaps are parsed, and records compressed, in threads, so that other hosts' answers are read meanwhile.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pipelines.crawling.frontier import FrontierUrl
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
+from pipelines.crawling.warc_records import exchange_records
 from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.pages.parse import parse_page
@@ -84,7 +85,8 @@ async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fe
         if refresh.is_redirect:
             writer.add(replace(row, outcome="redirected", detail=refresh.url))
             return
-    place = writer.store(fetched, {"depth": item.depth, "signals": [asdict(signal) for signal in row.signals]})
+    note = {"depth": item.depth, "signals": [asdict(signal) for signal in row.signals]}
+    place = writer.store(await asyncio.to_thread(without_stop_iteration(exchange_records), fetched, note))
     writer.add(replace(row, warc=place.warc, offset=place.offset, length=place.length))
 
 
@@ -166,6 +168,6 @@ def store_site_files(client: PoliteClient, writer: CrawlPartWriter, item: Fronti
     """Archive the answers to requests for robots.txt and the like."""
     for answer in client.take_policy_answers():
         try:
-            writer.store(answer, {"is": "policy file"})
+            writer.store(exchange_records(answer, {"is": "policy file"}))
         except Exception as error:
             writer.add(LedgerRow(answer.url, item.depth, *refusal_of(error)))

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from pipelines.candidate import MediaRequest, requests_of
+from pipelines.crawling.candidates_of_part import PartCandidates
 from pipelines.crawling.fetched_pages import PagePlace
 from pipelines.document import Document, Drop, Provenance, Signal
-from pipelines.extract import _Candidates, _Duplicate, _duplicates
+from pipelines.extract import _Duplicate, _duplicates
 from pipelines.spec import CorpusSpec
 from pipelines.web.permission import UNASKED
 from tests.pipelines.stage_records import candidate, document, image, spec, text
@@ -36,7 +37,7 @@ def test_of_captures_of_one_url_one_is_kept_whatever_their_order():
 
 
 def test_a_drop_shows_where_its_text_came_from_and_how_it_begins_masked():
-    found = _Candidates(spec({"x": {"kind": "text"}}))
+    found = PartCandidates(spec({"x": {"kind": "text"}}))
     refused = document("text", text(f"Write to anna.berg@posteo.example today. {WORDS * 9}"))
     found.add("x", [replace(candidate(refused), record="list.jsonl 12")])
     (drop,) = found.tally.drops
@@ -46,7 +47,7 @@ def test_a_drop_shows_where_its_text_came_from_and_how_it_begins_masked():
 
 
 def test_an_excerpt_is_not_masked_where_samples_are_not():
-    found = _Candidates(spec({"x": {"kind": "text", "filters": {"mask_personal_data": False}}}))
+    found = PartCandidates(spec({"x": {"kind": "text", "filters": {"mask_personal_data": False}}}))
     found.add("x", [candidate(document("text", text("Write to anna.berg@posteo.example")))])
     (drop,) = found.tally.drops
     assert drop.excerpt == "Write to anna.berg@posteo.example"
@@ -55,7 +56,7 @@ def test_an_excerpt_is_not_masked_where_samples_are_not():
 def test_what_a_list_loses_of_a_row_is_counted_beside_what_it_keeps():
     folder = {"kind": "video", "input": {"format": "storyboard", "files": ["x.mhtml"]}}
     policy = {"user_agent": "Dromaius (mail@example.org)"}
-    found = _Candidates(spec({"x": folder, "pages": {"kind": "text"}}, policy=policy))
+    found = PartCandidates(spec({"x": folder, "pages": {"kind": "text"}}, policy=policy))
     lost = Drop(source="x", stage="extract", reason="malformed_cue", unit="cue", excerpt="call 0171-5550199 now")
     spoken = text(WORDS, t0=1.0, t1=2.0, role="subtitle")
     found.add("x", [lost, candidate(document("video", image(0), spoken, image(1), num_media=2))])
@@ -73,7 +74,7 @@ def free(kind: str, **policy: object) -> CorpusSpec:
 def reasons(given: CorpusSpec, license: str | None, kind: str) -> list[str]:
     shown = (image(0),) if kind == "pair" else ()
     made = document(kind, *shown, text(WORDS), num_media=len(shown))
-    found = _Candidates(given)
+    found = PartCandidates(given)
     source = Provenance("x", "1", page_url="http://127.0.0.1:8000/1", license=license)
     found.add("x", [candidate(replace(made, source=source))])
     assert len(found.rows) + len(found.tally.drops) == 1
@@ -121,7 +122,7 @@ def test_a_page_that_others_fetched_is_asked_for_whatever_its_kind(
     made = replace(made, source=Provenance("x", "1", page_url="http://a.example/1"))
     given = replace(candidate(made), requests=(MediaRequest("image", None, inline_sha256="0" * 64),) * len(media))
     for policy in ("asked", "unasked"):
-        found = _Candidates(free(kind, robots_of_others=policy, user_agent="Test (mail@example.org)"))
+        found = PartCandidates(free(kind, robots_of_others=policy, user_agent="Test (mail@example.org)"))
         found.add("x", [given], asks=asks)
         (row,) = found.rows
         types = [request.type for request in requests_of(row["requests"])]
@@ -140,7 +141,7 @@ def test_a_page_that_others_fetched_is_asked_for_whatever_its_kind(
 def test_a_video_that_is_to_be_fetched_is_asked_for_itself():
     made = replace(document("video", text(WORDS)), source=Provenance("x", "1", page_url="http://a.example/1"))
     given = replace(candidate(made), requests=(MediaRequest("video", "http://a.example/v.mp4"),))
-    found = _Candidates(free("video"))
+    found = PartCandidates(free("video"))
     found.add("x", [given], asks="unasked")
     (row,) = found.rows
     assert [request.type for request in requests_of(row["requests"])] == ["video"]

@@ -13,6 +13,7 @@ from warcio.archiveiterator import ArchiveIterator
 from pipelines import storage
 from pipelines.crawling.ledger import LedgerRow, part_name, round_of
 from pipelines.crawling.part_writer import PART_PAGES, CrawlPartWriter, WarcPlace
+from pipelines.crawling.warc_records import exchange_records
 from pipelines.drop_reasons import FETCHED
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
@@ -46,7 +47,7 @@ def written(folder: PartFolder, *answers: Fetched) -> tuple[bytes, list[WarcPlac
     writer = CrawlPartWriter(folder, 3)
     places = []
     for answer in answers:
-        place = writer.store(answer, {"depth": 1, "signals": []})
+        place = writer.store(exchange_records(answer, {"depth": 1, "signals": []}))
         writer.add(LedgerRow(answer.url, 1, FETCHED, **place._asdict()))
         places.append(place)
     name = writer.close()
@@ -129,7 +130,7 @@ def test_links_are_kept_once_at_their_least_depth(folder: PartFolder):
 def test_nothing_gives_no_part_and_an_abandoned_one_leaves_nothing(folder: PartFolder, tmp_path: Path):
     writer = CrawlPartWriter(folder, 0)
     assert writer.close() is None
-    writer.store(fetched(), {})
+    writer.store(exchange_records(fetched(), {}))
     writer.add(LedgerRow("https://a.example/", 0, "http_404"))
     writer.abandon(OSError(28, "No space left on device"))
     assert list(tmp_path.iterdir()) == []

@@ -476,15 +476,17 @@ def test_a_full_disk_ends_the_crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         crawled(tmp_path, {"/a": answer()}, "/a")
 
 
-def test_other_hosts_are_read_while_a_page_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed_in: list[str] = []
-    parse = visits.parse_page
+@pytest.mark.parametrize("name", ["parse_page", "exchange_records"])
+def test_other_hosts_are_read_while_a_page_is_parsed_and_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    done_in: list[str] = []
+    work = getattr(visits, name)
 
     def note(*arguments: Any, **options: Any) -> Any:
-        parsed_in.append(threading.current_thread().name)
-        return parse(*arguments, **options)
+        done_in.append(threading.current_thread().name)
+        return work(*arguments, **options)
 
-    monkeypatch.setattr(visits, "parse_page", note)
+    monkeypatch.setattr(visits, name, note)
     crawled(tmp_path, {"/a": answer()}, "/a")
-    assert parsed_in
-    assert threading.main_thread().name not in parsed_in
+    assert done_in[0] != threading.main_thread().name
