@@ -275,7 +275,7 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     names = {int(m[1]): name for name in sample.parts if (m := re.fullmatch(r"(\d+)\.(png|jpg|webp)", name))}
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
     total = int(count) if count is not None and count > 0 else len(names)
-    times = tile_times(total, duration)[0] if duration is not None and total else []
+    times = tile_times(total, duration) if duration is not None and total else []
     last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
     frames = _Frames()
