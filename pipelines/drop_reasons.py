@@ -343,7 +343,7 @@ ROWS: dict[str, str] = {
     "subtitles_unsupported": "timed text of no known format",
     "subtitles_malformed": "timed text that cannot be read",
     "subtitles_empty": "timed text without words",
-    "malformed_cue": "a line of timed text whose start cannot be read",
+    "malformed_cue": "a line of timed text whose start cannot be read, or what follows a fault of the file",
 }
 LANGUAGES: dict[str, str] = {
     "other_language": "in none of the wanted languages",

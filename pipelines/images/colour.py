@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 _SIDE = 9  # of the cube of colours on which a profile is compared with sRGB
 _MAX_DIFFERENCE = 3  # of 255 levels: sRGB profiles of different makers differ by that
+_MAX_PROFILE_BYTES = 4 << 20  # those for CMYK printing have up to two megabytes
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _CONVERTED = ("RGB", "L", "CMYK")
 
@@ -34,9 +35,11 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     return ImageCms.applyTransform(image, transform)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)  # with its profile, one for CMYK takes some megabytes
 def _transform(profile: bytes, mode: str) -> Any:
     """Return the transform to sRGB; None if there is none or it changes nothing."""
+    if len(profile) > _MAX_PROFILE_BYTES:
+        return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _MODES.get(source.profile.xcolor_space.strip()) != mode:

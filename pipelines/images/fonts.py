@@ -123,8 +123,11 @@ def fonts_of(text: str, clusters: list[tuple[int, int]]) -> list[str | None]:
 
 
 def _ordered(text: str) -> tuple[str | None, ...]:
-    """Return the fonts, that of the language first whose letters tell it: kana are Japanese, Hangul is Korean."""
-    marks = {"JP": ("\u3040", "\u30ff"), "KR": ("\uac00", "\ud7a3")}
+    """Return the fonts, that of the language first whose letters tell it.
+
+    Kana are Japanese, Hangul is Korean; Chinese characters without either are Chinese.
+    """
+    marks = {"JP": ("\u3040", "\u30ff"), "KR": ("\uac00", "\ud7a3"), "SC": ("\u4e00", "\u9fff")}
     for name, (first, last) in marks.items():
         if any(first <= character <= last for character in text):
             own = tuple(path for path in fonts() if path is not None and f"Sans{name}-" in path)

@@ -1,6 +1,6 @@
 """Paper for text and images: contact sheets of corpora and of a model's output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -9,6 +9,7 @@ from pipelines.images.lettering import Run, lines
 
 BODY, SMALL, HEADING, TITLE = 19, 15, 25, 31  # font sizes in pixels
 GAP = 22
+_PIXELS_PER_LETTER = 40  # of the narrowest, at the smallest size
 INK, GREY, RULE, PAPER = "#1c2024", "#6b7280", "#d5d9de", "#ffffff"
 
 
@@ -35,7 +36,7 @@ class Column:
     def text(self, runs: Iterable[Run], size: int) -> None:
         """Add text in lines as wide as the strip; a sign replaces the part that does not fit."""
         baseline = load_font(fonts()[0], size).getmetrics()[0]
-        for line in lines(runs, size, self._image.width):
+        for line in lines(self._shown(runs), size, self._image.width):
             if not self._has_room(round(size * 1.35)):
                 return
             for piece in line:
@@ -45,6 +46,14 @@ class Column:
                 )
             self._y += round(size * 1.35)
         self._y += 8
+
+    def _shown(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """Yield the beginning of a text that may fit on the strip: a paragraph is prepared as a whole."""
+        left = self._image.width * self._image.height // _PIXELS_PER_LETTER
+        for text, colour in runs:
+            if left > 0:
+                yield text[:left], colour
+            left -= len(text)
 
     def done(self) -> Image.Image:
         """Return the strip without its empty rest."""

@@ -10,6 +10,7 @@ from pipelines.pages.tree import Element
 
 _TEX = re.compile(r"(^|[/-])(la)?tex\b", re.IGNORECASE)  # application/x-tex, text/x-latex, TeX; not text/plain
 _DELIMITERS = re.compile(r"\$\$(.+)\$\$|\$(.+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
+_FORMULA_SCRIPT = re.compile(r"math/(?:tex|latex|asciimath|mml)\b", re.IGNORECASE)
 _TEX_SCRIPT = re.compile(r"math/(la)?tex\b", re.IGNORECASE)
 # Images of formulas, whose `alt` is the TeX: MediaWiki, WordPress, and those that older converters write.
 _IMAGE_CLASSES = frozenset(
@@ -25,19 +26,23 @@ _UNSEEN = frozenset({"annotation", "annotation-xml", "mphantom", "maligngroup", 
 
 
 def reduce_formulas(elements: list[Element]) -> None:
-    """Make each formula an element `math` with its text, in place: MathML, TeX scripts of MathJax 2, images with TeX.
+    """Make each formula an element `math` with its text, in place: MathML, scripts of MathJax 2, images with TeX.
 
     What shows the same formula again goes: an image beside its MathML, and what MathJax has put beside its script.
     """
     for element in elements:
         if element.tag == "math":
             _reduce(element, _formula(element))
-        elif is_tex_script(element):
-            tex = "".join(child for child in element.children if isinstance(child, str))
+            if element.get("type").lower().startswith("math/"):  # it was a script
+                _remove_rendered(element)
+        elif is_formula_script(element):
+            written = "".join(child for child in element.children if isinstance(child, str))
             element.tag = "math"
             if "mode=display" in element.get("type"):
                 element.attributes["display"] = "block"
-            _reduce(element, _delimited(tex, is_display="display" in element.attributes))
+            is_tex = _TEX_SCRIPT.match(element.get("type")) is not None
+            is_display = "display" in element.attributes
+            _reduce(element, _delimited(written, is_display=is_display) if is_tex else " ".join(written.split()))
             _remove_rendered(element)
         elif element.tag == "img" and (text := _image_formula(element)):
             element.tag = "math"
@@ -51,9 +56,9 @@ def is_formula_image(element: Element) -> bool:
     return element.tag == "math" and "src" in element.attributes
 
 
-def is_tex_script(element: Element) -> bool:
-    """Return whether an element is a script in which MathJax 2 keeps the TeX of a formula."""
-    return element.tag == "script" and _TEX_SCRIPT.match(element.get("type")) is not None
+def is_formula_script(element: Element) -> bool:
+    """Return whether an element is a script in which MathJax 2 keeps a formula: as TeX, AsciiMath or MathML."""
+    return element.tag == "script" and _FORMULA_SCRIPT.match(element.get("type")) is not None
 
 
 def _reduce(element: Element, text: str) -> None:

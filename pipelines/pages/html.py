@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
 
-from pipelines.pages.formulas import is_tex_script, reduce_formulas
+from pipelines.pages.formulas import is_formula_script, reduce_formulas
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
@@ -44,6 +44,7 @@ def parse_html(text: str) -> Element:
         for index, child in enumerate(element.elements):
             child.index = index
     _name_media(found)
+    _read_math_scripts(found)
     reduce_formulas(found)
     for element in reversed([root, *root.descendants()]):
         _add_up(element)
@@ -71,7 +72,7 @@ def _parse(text: str, max_depth: int) -> Element:
         elif node.type == NodeType.TEXT:
             parent = open_elements[min(depth, len(open_elements)) - 1]
             if parent.tag != "style" and (
-                parent.tag != "script" or "json" in parent.attributes.get("type", "") or is_tex_script(parent)
+                parent.tag != "script" or "json" in parent.attributes.get("type", "") or is_formula_script(parent)
             ):
                 parent.children.append(node.value)
 
@@ -150,6 +151,18 @@ def _name_media(elements: list[Element]) -> None:
             image = Element("img", {k: v for k, v in element.attributes.items() if k != "src"}, element)
             element.children.append(image)
             element.elements.append(image)
+
+
+def _read_math_scripts(elements: list[Element]) -> None:
+    """Make scripts in which MathJax 2 keeps MathML the formula that they hold."""
+    for element in elements:
+        if element.tag == "script" and element.get("type").lower().startswith("math/mml"):
+            text = "".join(child for child in element.children if isinstance(child, str))
+            math = next(_parse(text, MAX_DEPTH).descendants("math"), None)
+            if math is not None:
+                element.tag = "math"
+                element.attributes = {**math.attributes, "type": element.get("type")}
+                _fill(element, math.children)
 
 
 def _add_up(element: Element) -> None:

@@ -160,7 +160,12 @@ def _index_tar(path: str, name: str, source: str, split: Split, state: _Source, 
                 rows.append(sidecar_row(document, sample))
                 end = sample.end
         except ValueError as error:
-            raise UserError(f"{error}. Download that tar again, or move it elsewhere") from error
+            remedy = (
+                "Download that tar again, or move it elsewhere"
+                if "broken tar" in str(error)
+                else "Or move it elsewhere"
+            )
+            raise UserError(f"{error}. {remedy}") from error
         sha256, num_bytes = reader.finish()
     if not rows:
         return None

@@ -63,11 +63,10 @@ def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> It
     return convert_rows(Origin(source_name, kind, part, settings), table.rows, convert)
 
 
-def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exps: bool = True) -> Candidate:
-    """Return a pair with the row's regions on its caption.
+def grounded(pair: Candidate, lists: Mapping[str, Any], caption: str, with_ref_exps: bool = True) -> Candidate:
+    """Return a pair with the regions of its lists on its caption.
 
     Damaged regions of a row are removed; their number is the document's score `num_bad_regions`.
-
 
     Raises:
         RowError: `missing_regions`, or, if all are damaged, `bad_span` or `bad_box` like the first.
@@ -76,7 +75,7 @@ def grounded(pair: Candidate, row: Mapping[str, Any], caption: str, with_ref_exp
     regions: list[Region] = []
     bad: list[RowError] = []
     for name, label in _LISTS[: 2 if with_ref_exps else 1]:
-        for item in _items(row.get(name)):
+        for item in _items(lists.get(name)):
             try:
                 region = _region(item, caption, label)
             except RowError as error:

@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.shards.tar_samples import TarSample
 from pipelines.sources.files import Beside, Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
+from pipelines.video.frame_text import sequence
 from pipelines.video.storyboard_sheets import (
     Level,
     Sheet,
@@ -116,21 +117,11 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
 
     times = tile_times(level.num_tiles or cut.tiles[-1].index + 1, seconds, is_even=level.is_even)
     licence = info.get("license") if isinstance(info.get("license"), str) else None
-    segments: list[Segment] = [
-        Segment(
-            "text",
-            cue.text,
-            t0=cue.t0,
-            t1=cue.t1,
-            role="transcript" if subtitles.is_automatic else "subtitle",
-            generator="automatic captions" if subtitles.is_automatic else None,
-        )
-        for cue in subtitles.content.cues
-    ]
     frames = _Frames()
-    for tile in cut.tiles:
-        segments.append(frames.add(tile.png, times[min(tile.index, len(times) - 1)]))
-    segments.sort(key=lambda s: (s.t0, s.type == "text"))  # on a tie the frame comes first
+    frame_times = [times[min(tile.index, len(times) - 1)] for tile in cut.tiles]
+    for tile, t in zip(cut.tiles, frame_times, strict=True):
+        frames.add(tile.png, t)
+    segments = sequence(frame_times, subtitles.content.cues, is_automatic=subtitles.is_automatic)
     scores = [
         Score("t_estimated", "document", 1.0, "derived"),
         upstream("duration_seconds", "document", seconds),
@@ -275,7 +266,7 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     names = {int(m[1]): name for name in sample.parts if (m := re.fullmatch(r"(\d+)\.(png|jpg|webp)", name))}
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
     total = int(count) if count is not None and count > 0 else len(names)
-    times = tile_times(total, duration)[0] if duration is not None and total else []
+    times = tile_times(total, duration) if duration is not None and total else []
     last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
     frames = _Frames()

@@ -19,6 +19,7 @@ from pipelines.sources.origin import BrokenFileError, RowError
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 _NOT_TEXT: tuple[tuple[type, str], ...] = ((list, "lists"), (dict, "objects"), (bytes, "bytes that are not UTF-8"))
+_MAX_COLUMNS_BYTES = 64 << 20  # of a JSON file by columns, which takes ten times as much as Python objects
 _SPLIT_KEYS = frozenset({"columns", "index", "data"})  # of pandas' to_json(orient="split")
 
 JsonForm = Literal["lines", "items", "columns"]
@@ -197,10 +198,10 @@ def json_form(path: str) -> JsonForm:
 def _json_columns(path: str) -> Table:
     """Return the rows of an object of columns, which must fit into memory."""
     with lines.open_text(path) as file:
-        data = file.read(lines.MAX_RECORD_BYTES + 1)
-    if len(data) > lines.MAX_RECORD_BYTES:
+        data = file.read(_MAX_COLUMNS_BYTES + 1)
+    if len(data) > _MAX_COLUMNS_BYTES:
         raise UserError(
-            f"{path}: JSON by columns of over {lines.MAX_RECORD_BYTES >> 20} MiB; convert it to JSON Lines or parquet"
+            f"{path}: JSON by columns of over {_MAX_COLUMNS_BYTES >> 20} MiB; convert it to JSON Lines or parquet"
         )
     tree = json.loads(data)
     if tree.keys() == _SPLIT_KEYS:

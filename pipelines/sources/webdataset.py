@@ -109,7 +109,8 @@ def _own(origin: Origin, locator: str, sample: TarSample) -> Candidate:
     if any(s.media is not None and not 0 <= s.media < len(document.media) for s in document.segments):
         raise RowError("malformed_sample", "a segment names a medium that is not listed")
     group = document.build.dedup_group or dedup_group(document.source.page_url or sample.key)
-    own = replace(document, key=origin.key(locator), build=Build(dedup_group=group), extras={})
+    extras = {name: value for name, value in document.extras.items() if name == "other_captions"}
+    own = replace(document, key=origin.key(locator), build=Build(dedup_group=group), extras=extras)
     return _with_bytes(own, sample)
 
 

@@ -2,10 +2,6 @@
 
 Automatic captions roll: each line is shown while it is built, held, and shown again above the next one. Only such
 repetition is removed: in human captions a repeated line is spoken twice.
-
-pysubs2 (1.8 and 1.9 were tried) reads WebVTT as if it were SubRip: names of cues and NOTEs become text, a number that
-ends a text is lost, and a line with two word times is taken for a new cue. Of TTML it knows neither `dur`, frames and
-ticks nor times of a `div` or `span`.
 """
 
 import itertools

@@ -19,6 +19,7 @@ Format = Literal["vtt", "srt", "ttml", "json3", "srv1", "srv3"]
 PREFERRED_FORMATS: tuple[Format, ...] = ("json3", "srv3", "vtt", "srt", "ttml", "srv1")
 """Best first: what keeps most of the timing."""
 
+_JSON_OBJECT = re.compile(r'\{\s*(?:"|\}|\Z)')  # neither `{\an8}` of SubStation nor `{0}{25}` of MicroDVD
 _ROOT = re.compile(r"<(?:\w{1,20}:)?(tt|timedtext|transcript)\b")
 
 
@@ -27,7 +28,7 @@ def sniff(text: str) -> Format | None:
     start = text[:20_000].lstrip("\ufeff \t\n")
     if start[:6].upper() == "WEBVTT":
         return "vtt"
-    if start.startswith("{") and not start.startswith("{\\"):
+    if _JSON_OBJECT.match(start):
         return "json3"
     root = _ROOT.search(start[:2000]) if start.startswith("<") else None
     if root is not None:

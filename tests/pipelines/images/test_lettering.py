@@ -1,12 +1,14 @@
 """Tests of setting text of any script: every letter once, in its direction, joined, in a font that has it."""
 
+import time
+
 import pytest
 from PIL import ImageFont
 
 from pipelines.images import fonts as fonts_module
 from pipelines.images.fonts import can_shape, fonts, load_font, missing_characters
 from pipelines.images.lettering import Piece, lines
-from pipelines.images.paper import BODY, INK, Column
+from pipelines.images.paper import BODY, GREY, INK, Column
 
 SCRIPTS = {
     "latin": "naïve café, Ağrı, Tiếng Việt",
@@ -126,6 +128,18 @@ def test_chinese_characters_are_those_of_the_language_around() -> None:
 
     assert files("直の") == {"KurintoSansJP-Rg.ttf"}
     assert files("직直") == {"KurintoSansKR-Rg.ttf"}
+    assert files("湖边有一座老房子，直走。") == {"KurintoSansSC-Rg.ttf"}
+    (line,) = lines([("湖边有一座老房子", INK)], 19, 2000)
+    assert len({str(piece.font.path) for piece in line}) == 1
+
+
+def test_a_text_longer_than_the_paper_takes_little_time() -> None:
+    begun = time.process_time()
+    for text, height in (("👨\u200d" * 30_000, 60), ("i" * 300_000, 780), ("ab " * 100_000, 780)):
+        column = Column(300, 800)
+        column.text([("Short.", INK), (text, GREY)], 19)
+        assert column.done().height == height
+    assert time.process_time() - begun < 2
 
 
 def test_what_no_font_has_is_told() -> None:

@@ -417,7 +417,7 @@ def test_colours_of_a_profile_are_those_that_viewers_show(format, icc):
 
 
 def test_an_image_of_srgb_or_of_a_broken_profile_is_left_as_it_is():
-    for icc in (SRGB, b"no profile", ADOBE_RGB[:200], profile()[:-20]):
+    for icc in (SRGB, b"no profile", ADOBE_RGB[:200], profile()[:-20], ADOBE_RGB + bytes(5 << 20)):
         data = encoded(photo(64, 48), icc_profile=icc)
         kept = normalise(data, ImageSettings(encode_format="jpg"))
         assert kept.data == strip_metadata(data, "jpeg")

@@ -45,6 +45,12 @@ WIKIPEDIA = (
             "<script type='math/tex' id=e-1>x=1</script>",
             "$x=1$",
         ),
+        (
+            f"<span class=MathJax>x=1</span><script type='math/mml'><math>{MATHML}</math></script>",
+            "x = 1",
+        ),
+        ("<span class=MathJax>x=1</span><script type='math/asciimath'>x = 1/2</script>", "x = 1/2"),
+        ("<script type='math/mml'>no markup</script>", "no markup"),
         (f"<mjx-container><mjx-math aria-hidden=true></mjx-math><math>{MATHML}</math></mjx-container>", "x = 1"),
         ("<img src='https://s0.example/latex.php?latex=x%3D1' alt='x=1' class=latex>", "$x=1$"),
         ("<img src='//latex.codecogs.com/gif.latex?x' alt='x'>", "$x$"),

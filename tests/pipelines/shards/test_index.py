@@ -283,7 +283,8 @@ def test_tars_joined_by_cat_are_named_with_the_place(tmp_path):
     write_tar(tmp_path / "s/a.tar", pairs(3))
     one = (tmp_path / "s/a.tar").read_bytes()
     (tmp_path / "s/a.tar").write_bytes(one + one)
-    with pytest.raises(UserError, match=rf"s/a.tar: another tar begins at byte {len(one)}, as `cat` joins them"):
+    place = f"s/a.tar: another tar begins at byte {len(one)}, as `cat` joins them"
+    with pytest.raises(UserError, match=rf"{place}; split or repack them. Or move it elsewhere$"):
         index_corpus(str(tmp_path))
 
 

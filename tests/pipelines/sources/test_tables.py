@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.sources import delimited
+from pipelines.sources import delimited, tables
 from pipelines.sources.grit import GritSettings
 from pipelines.sources.url_table import UrlTableSettings
 
@@ -239,6 +239,12 @@ def test_json_lines_in_any_file_are_read(tmp_path, read_all):
 def test_json_that_is_no_table_is_refused(tmp_path, read_all, tree, message):
     settings = write(tmp_path, json.dumps(tree, indent=1), "x.json")
     assert refusal(read_all, settings).startswith(message)
+
+
+def test_json_by_columns_that_is_too_large_for_memory_is_refused(tmp_path, read_all, monkeypatch):
+    monkeypatch.setattr(tables, "_MAX_COLUMNS_BYTES", 1 << 20)
+    settings = write(tmp_path, json.dumps({"url": ["a" * 99] * 20_000}), "x.json")
+    assert refusal(read_all, settings).startswith("x.json: JSON by columns of over 1 MiB; convert it to JSON Lines")
 
 
 def test_cells_of_json_by_columns_belong_together_by_key(tmp_path, read_all):

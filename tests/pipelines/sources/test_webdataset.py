@@ -38,11 +38,14 @@ def _tar(tmp_path, members, name="00000.tar", format=tarfile.PAX_FORMAT):
     return WebDatasetSettings(files=[str(tmp_path / name)])
 
 
+OTHERS = [{"name": "laion_2b", "text": "a boat"}]
+
+
 def _own(kind, segments, media, **more):
     document = Document(
         kind, "x0001", tuple(segments), tuple(media), Provenance("theirs", "7", page_url="https://p.example/x"),
         signals=(Signal("x-robots-tag", "media:0", "all"),), build=Build("0.1", "c", dedup_group="group"),
-        extras={"url": "x"}, **more,
+        extras={"url": "x", "other_captions": OTHERS}, **more,
     )  # fmt: skip
     return document.to_json().encode()
 
@@ -76,7 +79,7 @@ def test_our_own_samples_come_in_again_with_their_provenance(tmp_path, read_all,
     assert (document.segments, document.source, document.signals) == (before.segments, before.source, before.signals)
     assert document.key != before.key
     assert document.build == Build(dedup_group="group")
-    assert document.extras == {}
+    assert document.extras == {"other_captions": OTHERS}
     assert sorted(data for _, data in found.candidates[0].inline) == sorted(members.values())
     assert [m.t for m in document.media] == [m.t for m in before.media]
     assert all(m.part is None and m.width is None for m in document.media)

@@ -259,7 +259,15 @@ def test_broken_files_are_malformed(data, format):
 
 
 def test_what_is_no_timed_text_is_unsupported():
-    for data in (b"", b"hello", b"<html><body>404</body></html>", b"\x00\x01\x02", b"GIF89a"):
+    for data in (
+        b"{0}{25}Hello\n{30}{60}World",
+        b"{\\an8}Hello",
+        b"",
+        b"hello",
+        b"<html><body>404</body></html>",
+        b"\x00\x01\x02",
+        b"GIF89a",
+    ):
         assert rejected(data) == "subtitles_unsupported"
 
 
