@@ -71,6 +71,12 @@ def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSet
     return weights
 
 
+def carried_file(weights: Sequence[WeightsSettings], run: str, name: str) -> bytes | None:
+    """Return a file of settings that the last of some checkpoints carries in its folder, or None."""
+    files = (_path(named, run) / name for named in reversed(weights))
+    return next((file.read_bytes() for file in files if file.is_file()), None)
+
+
 def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str) -> int | None:
     """Return the number of tokens of the model that checkpoints hold; None if they hold none of its tables.
 

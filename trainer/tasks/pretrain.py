@@ -12,17 +12,18 @@ from torch import Tensor, nn
 
 from model.batch import Batch, Tensors, collate
 from model.emu import Emu
-from model.generation import GenerationConfig, Prompt, generate
+from model.generation import GENERATION, GenerationConfig, Prompt, generate
 from model.weights import load_emu
+from pipelines import storage
 from pipelines.document import Split
-from trainer.config import MODULES, ModelSettings, PretrainSettings, Stage
+from trainer.config import MODULES, ModelSettings, PretrainSettings, Stage, WeightsSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import ModelFlops
 from trainer.engine.metrics import Totals
 from trainer.plan.steps import Costs
 from trainer.reading.micro_batches import Losses, as_tensor
 from trainer.reading.reader import ReadChunk
-from trainer.tasks.build import build_model, fit_features, save_model
+from trainer.tasks.build import build_model, carried_file, fit_features, save_model
 from trainer.tasks.data import RunData, StreamData, TrainingData
 from trainer.tasks.samples import first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
@@ -204,8 +205,15 @@ class PretrainTask(Task):
         ]
 
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
-        """Write weights, configuration and tokenizer."""
+        """Write weights, configuration and tokenizer, and how the model that it began as generates, if that says so."""
         save_model(weights, self.data.model, self.data, folder)
+        if (found := carried_file(self.begins_with, self._out, GENERATION)) is not None:
+            storage.write_bytes(storage.join(folder, GENERATION), found)
+
+    @property
+    def begins_with(self) -> Sequence[WeightsSettings]:
+        """Checkpoints that are loaded at the beginning."""
+        return self._model.weights
 
 
 class _Features:

@@ -237,15 +237,20 @@ def answer_text(caption: Text, tokenizer: Tokenizer) -> Text:
 def fixed(tokenizer: Tokenizer, parts: Iterable["str | int | Segment"]) -> list[Segment]:
     """Convert strings and ids to texts that are not learned, and keep the segments between them.
 
-    A tokenizer that writes a space before each text itself writes none beside ids and images, as the released models'.
+    With a tokenizer that writes a space before each text itself, no white space stands beside ids and images: the
+    released models' tokenizer strips it.
     """
     out: list[Segment] = []
     for kind, group in groupby(parts, key=lambda part: type(part) if isinstance(part, str | int) else Segment):
         found: list[Any] = list(group)
         if kind is Segment:
             out += found
-        elif ids := tokenizer.encode("".join(found), continued=True, followed=True) if kind is str else found:
-            out.append(Text(np.array(ids, np.int32), learn=False, continued=True))
+            continue
+        if kind is str:
+            words = "".join(found)
+            found = tokenizer.encode(words.strip() if tokenizer.writes_space else words, continued=True, followed=True)
+        if found:
+            out.append(Text(np.array(found, np.int32), learn=False, continued=True))
     return out
 
 

@@ -17,7 +17,7 @@ from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from trainer.config import RunSettings, TuneSettings
+from trainer.config import RunSettings, TuneSettings, WeightsSettings
 from trainer.engine.metrics import Totals
 from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
@@ -90,6 +90,11 @@ class TuneTask(PretrainTask):
         super().export(weights, folder)
         template = self.run.template.model_dump_json(indent=1) + "\n"
         storage.write_bytes(storage.join(folder, TEMPLATE), template.encode())
+
+    @property
+    def begins_with(self) -> Sequence[WeightsSettings]:
+        """Checkpoints that are loaded at the beginning."""
+        return self.run.weights
 
     def _adapted(self, model: Emu) -> Emu:
         if self.run.lora is not None:

@@ -132,12 +132,17 @@ def test_tuning_goes_on_from_a_chat_release(training_corpus: str, tmp_path: Path
     else:
         out = imported(tmp_path, training_corpus, layout, chat=True)
     config = TrainConfig.model_validate({"model": {"size": size}, "tune": changed(TUNE, changes)})
-    model = TuneTask(config.model, config.tune, training_corpus, str(out), ALONE).build()
+    task = TuneTask(config.model, config.tune, training_corpus, str(out), ALONE)
+    model = task.build()
     if not from_file:
         expected = load_emu(out / "model").state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     chat = Tokenizer.load(tokenizer_of(training_corpus), config.model.family, chat=True)
     assert model.language_model.get_input_embeddings().weight.shape[0] == chat.vocab_size == model.config.vocab_size
+    task.export(model.state_dict(), str(tmp_path / "tuned"))
+    carried = tmp_path / "tuned" / "generation.json"
+    assert carried.exists() != from_file  # a release's file says nothing about how its authors generate
+    assert from_file or carried.read_bytes() == (out / "model" / "generation.json").read_bytes()
 
 
 @pytest.mark.slow
