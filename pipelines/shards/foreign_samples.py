@@ -18,11 +18,14 @@ MIME_TYPES = {
     "png": "image/png",
     "webp": "image/webp",
     "gif": "image/gif",
+    "avif": "image/avif",
     "bmp": "image/bmp",
     "tif": "image/tiff",
     "tiff": "image/tiff",
 }
 """MIME types of images by the last component of their part's name, in lower case."""
+
+_UNREAD_IMAGES = frozenset({"heic", "heif", "jxl", "jp2", "svg", "ico", "psd", "dng"})  # a caption of one is no text
 
 TEXT_PARTS = ("txt", "text", "caption", "transcript")
 _CAPTION_KEYS = ("caption", "text", "txt", "TEXT")
@@ -77,6 +80,8 @@ def _content(sample: TarSample, record: dict[str, Any], images_alone: bool) -> t
         media = _media(sample, image_parts[0], record)
         return "pair", [Segment("image", media=0, role="content"), Segment("text", text, role="caption")], [media]
     if not image_parts and text is not None:
+        if unread := [part for part in sample.parts if part.rpartition(".")[2].lower() in _UNREAD_IMAGES]:
+            raise ValueError(f"parts {', '.join(unread)}: images of a format that is not read")
         return "text", [Segment("text", text)], []
     if images_alone and image_parts and text is None:
         segments = [Segment("image", media=number, role="content") for number in range(len(image_parts))]

@@ -95,12 +95,14 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
     page = page_url(info.get("webpage_url"))
     subtitles, lost_texts = _subtitles(stem, beside, info)
     outcomes: list[Outcome] = [
-        origin.drop(text.reason, locator, unit=text.unit, page_url=page, excerpt=text.text, detail=_place(stem, text))
+        origin.drop(
+            text.reason, locator, unit=text.unit, page_url=page, excerpt=text.text, detail=_detail_of(stem, text)
+        )
         for text in lost_texts
     ]
     if subtitles is None:
         first = lost_texts[0]
-        return [*outcomes, origin.drop(first.reason, locator, page_url=page, detail=_place(stem, first))]
+        return [*outcomes, origin.drop(first.reason, locator, page_url=page, detail=_detail_of(stem, first))]
     cut = cut_sheets(sheets, level)
     outcomes += [
         origin.drop(
@@ -246,7 +248,7 @@ def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[_Spo
     return None, lost
 
 
-def _place(stem: str, text: LostText) -> str:
+def _detail_of(stem: str, text: LostText) -> str:
     """Return the ending of a track's file name, and what was found in it."""
     return f"{(text.url or '')[len(stem) :]}: {text.detail}"
 

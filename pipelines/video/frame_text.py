@@ -13,15 +13,15 @@ def merge_cues(cues: Sequence[Cue], frame_times: Sequence[float]) -> tuple[Cue, 
     A cue belongs to the last frame at or before its start.
     """
     merged: list[Cue] = []
-    places: list[int] = []
+    frames: list[int] = []
     for cue in sorted(cues, key=lambda c: c.t0):
-        place = bisect_right(frame_times, cue.t0)
-        if places and places[-1] == place:
+        frame = bisect_right(frame_times, cue.t0)
+        if frames and frames[-1] == frame:
             last = merged[-1]
             merged[-1] = Cue(last.t0, max(last.t1, cue.t1), f"{last.text} {cue.text}")
         else:
             merged.append(cue)
-            places.append(place)
+            frames.append(frame)
     return tuple(merged)
 
 

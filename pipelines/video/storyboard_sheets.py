@@ -189,10 +189,10 @@ def cut_sheets(sheets: Sequence[Sheet], level: Level) -> CutSheets:
             detail = f"{size} for {level.num_expected(sheet.index)} tiles of {level.tile_width}x{level.tile_height}"
             dropped.append(LostTile(sheet.index, "sheet_grid_mismatch", detail))
             continue
-        for place in range(num):
-            top, left = place // columns * level.tile_height, place % columns * level.tile_width
+        for number in range(num):
+            top, left = number // columns * level.tile_height, number % columns * level.tile_width
             tile = np.ascontiguousarray(pixels[top : top + level.tile_height, left : left + level.tile_width])
-            index = sheet.index * level.num_per_sheet + place
+            index = sheet.index * level.num_per_sheet + number
             spread = float(cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY).std())
             if spread < _MIN_STD:
                 dropped.append(LostTile(index, "tile_near_uniform", f"standard deviation {spread:.2f}"))

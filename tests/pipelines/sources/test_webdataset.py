@@ -123,10 +123,19 @@ def test_plain_pairs_and_texts_need_no_json(tmp_path, read_all):
     assert read_all(_tar(tmp_path, [("1.txt", b"Words.")]), "text").texts == ["Words."]
 
 
-@pytest.mark.parametrize("part", ["jpe", "jfif", "JPEG", "bmp"])
+@pytest.mark.parametrize("part", ["jpe", "jfif", "JPEG", "bmp", "avif"])
 def test_an_image_by_any_name_is_an_image(tmp_path, read_all, part):
     found = read_all(_tar(tmp_path, [(f"a.{part}", RED), ("a.txt", b"a boat")]), "pair")
     assert (found.texts, found.drops) == (["a boat"], [])
+
+
+@pytest.mark.parametrize("part", ["heic", "JXL", "svg"])
+def test_a_caption_of_an_image_that_is_not_read_is_no_text(tmp_path, read_all, part):
+    (drop,) = read_all(_tar(tmp_path, [(f"a.{part}", RED), ("a.txt", b"a boat")]), "text").drops
+    assert (drop.reason, drop.detail) == (
+        "malformed_sample",
+        f"parts {part.lower()}: images of a format that is not read",
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "deep/folder/"])
