@@ -350,7 +350,7 @@ def test_a_crawl_delay_beyond_the_limit_leaves_the_host_alone() -> None:
     [
         ("http://169.254.169.254/latest/meta-data", "private_address"),
         ("http://[::ffff:127.0.0.1]:80/", "private_address"),
-        ("http://2130706433/", "private_address"),
+        ("http://2852039166/", "private_address"),
         ("http://localhost/", "private_address"),
         ("http://93.184.216.34/", "no_contact_address"),
         ("file:///etc/passwd//", "scheme_not_allowed"),
