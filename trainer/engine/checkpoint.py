@@ -12,7 +12,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -68,10 +68,15 @@ class RunState:
             Damaged: If it is.
         """
         record = _read_json(folder / _RUN_STATE)
+        known = {each.name for each in fields(cls)}
         try:
-            return cls(**record)
+            found = cls(**{name: value for name, value in record.items() if name in known})  # newer versions write more
         except TypeError as error:
             raise Damaged(f"{_RUN_STATE} is not the state of a run: {error}") from error
+        for name in ("architecture", "totals", "guard", "files", "rates"):
+            if not isinstance(getattr(found, name), dict):
+                raise Damaged(f"{_RUN_STATE} is not the state of a run: {name} is no record")
+        return found
 
 
 class Damaged(Exception):  # noqa: N818 - a fact about a checkpoint, before which there may be a whole one
