@@ -205,8 +205,8 @@ class Training:
             interval.waited += time.perf_counter() - waiting
             own = batch.num_targets if batch is not None else [0] * len(self.task.objectives)
             is_late = batch is None and problem is None
-            told = self._signals
-            flags = [told.stop, told.interrupted, told.reread, problem is not None, is_late]
+            signals = self._signals
+            flags = [signals.stop, signals.interrupted, signals.reread, problem is not None, is_late]
             *targets, stop, interrupted, reread, failed, late = map(int, self.world.sum([*own, *flags]))
             if stop or interrupted:
                 self._save_new(step)

@@ -23,6 +23,7 @@ from tests.trainer.small_corpus import Opened
 from tests.trainer.test_ends import checkpoints, command
 from tests.trainer.trial_runs import consumed, killed, losses, run
 from trainer.config import TrainConfig
+from trainer.engine.checkpoint import Damaged, RunState
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, TRAINED
 
@@ -282,3 +283,14 @@ def test_a_damaged_token_sidecar_is_made_again(training_corpus, tmp_path, spoil:
     spoil(path)
     run_tokenize(corpus, None, Runner(), train_bpe=300)
     assert path.read_bytes() == before
+
+
+def test_a_state_of_a_newer_version_is_read_and_one_of_wrong_types_is_damaged(tmp_path):
+    record = {"step": 4, "stage": 0, "world_size": 1, "zero_stage": 1, "precision": "bf16", "architecture": {}}
+    path = tmp_path / "run_state.json"
+    path.write_text(json.dumps(record | {"totals": {}, "written_by_a_newer_version": 1}))
+    assert RunState.read(tmp_path).step == 4
+    for wrong in ({"files": []}, {"totals": None}, {"guard": 1}, {"rates": "x"}, {"architecture": []}, {}):
+        path.write_text(json.dumps(record | wrong | ({} if "totals" in wrong or not wrong else {"totals": {}})))
+        with pytest.raises(Damaged, match=r"run_state\.json is not the state of a run"):
+            RunState.read(tmp_path)

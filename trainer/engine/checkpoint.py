@@ -12,7 +12,9 @@ import os
 import shutil
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -28,6 +30,7 @@ _TAG = "deepspeed"
 _RUN_STATE = "run_state.json"
 _PREFIX = "step-"
 _DAMAGED = "damaged-"
+_READERS = 8  # threads that compare checksums, which Python computes in parallel
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,15 @@ class RunState:
             Damaged: If it is.
         """
         record = _read_json(folder / _RUN_STATE)
+        known = {each.name for each in fields(cls)}
         try:
-            return cls(**record)
+            found = cls(**{name: value for name, value in record.items() if name in known})  # newer versions write more
         except TypeError as error:
             raise Damaged(f"{_RUN_STATE} is not the state of a run: {error}") from error
+        for name in ("architecture", "totals", "guard", "files", "rates"):
+            if not isinstance(getattr(found, name), dict):
+                raise Damaged(f"{_RUN_STATE} is not the state of a run: {name} is no record")
+        return found
 
 
 class Damaged(Exception):  # noqa: N818 - a fact about a checkpoint, before which there may be a whole one
@@ -269,18 +277,29 @@ def _read(folder: Path, *, thoroughly: bool = False) -> Checkpoint:
             raise Damaged(f"{name} has {found:,} bytes, not {size:,}")
     if not (folder / _TAG).is_dir():
         raise Damaged(f"{_TAG} is missing")
-    for path in sorted((folder / _TAG).rglob("*.pt")) if thoroughly else ():
-        name = path.relative_to(folder).as_posix()
-        try:
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
-            raise Damaged(f"{name} cannot be read: {error}") from error
-        if bad is not None:
-            raise Damaged(f"{name} has changed: {bad} does not have its checksum")
+    if thoroughly:
+        with ThreadPoolExecutor(_READERS) as pool:
+            for _ in pool.map(partial(_check_bytes, folder), sorted((folder / _TAG).rglob("*.pt"))):
+                pass
     _read_json(folder / STATE_FILE)
     paths = (path for path in folder.glob("*.json") if path.name != _RUN_STATE)
     return Checkpoint(str(folder), run, {path.name: path.read_text("utf-8", "replace") for path in paths})
+
+
+def _check_bytes(folder: Path, path: Path) -> None:
+    """Compare the contents of a file of weights with their checksums.
+
+    Raises:
+        Damaged: If they have changed.
+    """
+    name = path.relative_to(folder).as_posix()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
+        raise Damaged(f"{name} cannot be read: {error}") from error
+    if bad is not None:
+        raise Damaged(f"{name} has changed: {bad} does not have its checksum")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

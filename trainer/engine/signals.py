@@ -9,7 +9,7 @@ _STOPPING = b"stopping after this step and a save; press Ctrl-C again to stop at
 
 
 class Signals:
-    """What a run was told since it began, as a context in which signals do nothing else.
+    """Signals that a run has received; inside this context they only set flags.
 
     Args:
         speaks: Whether to answer Ctrl-C; on in one process only.

@@ -98,18 +98,16 @@ class StreamReading:
         world_size: Number of processes.
         seed: Seed of the order of tars, and of samples in them.
         stall_seconds: Seconds without a byte after which a stream counts as broken.
-        stopping: Ends reads that wait, when it is set.
     """
 
     rank: int
     world_size: int
     seed: int
     stall_seconds: float
-    stopping: threading.Event
 
 
 def samples_of_rank(
-    tars: Tars, tar_number: int, number: int, reading: StreamReading
+    tars: Tars, tar_number: int, number: int, reading: StreamReading, stopping: threading.Event
 ) -> Generator[StreamedSample, None, None]:
     """Yield the samples of a source for one rank, without end.
 
@@ -118,11 +116,12 @@ def samples_of_rank(
         tar_number: First tar, as in `StreamedSample`; ranks that do not share tars begin side by side.
         number: First sample there.
         reading: How they are read.
+        stopping: Ends a read that waits, when it is set.
 
     Raises:
         UserError: If a file is missing.
         RunError: If a tar cannot be read to its end, or none has a sample.
-        Stopped: If reading is stopped.
+        Stopped: If `stopping` is set.
     """
     shared, seed, num = tars.is_shared(reading.world_size), reading.seed, len(tars.urls)
     num_empty = 0
@@ -132,7 +131,7 @@ def samples_of_rank(
         rng = random.Random(key_of("samples", seed, tars.names[at], epoch))
         mine, num_empty = 0, num_empty + 1
         url = tars.urls[at]
-        with contextlib.closing(read_tar(url, reading.stall_seconds, reading.stopping)) as samples:
+        with contextlib.closing(read_tar(url, reading.stall_seconds, stopping)) as samples:
             for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(samples)):
                 num_empty = 0
                 if shared and (count + tar_number) % reading.world_size != reading.rank:
@@ -206,10 +205,11 @@ class Ahead(Generic[Item]):
     Args:
         items: The generator, without end.
         num: Number of items computed ahead.
+        stopping: Ends the generator's wait, when it is set.
     """
 
-    def __init__(self, items: Generator[Item, None, None], num: int) -> None:
-        self._items = items
+    def __init__(self, items: Generator[Item, None, None], num: int, stopping: threading.Event) -> None:
+        self._items, self._stopping = items, stopping
         self._thread = ThreadPoolExecutor(1, "stream")
         self._coming = deque(self._thread.submit(next, items) for _ in range(num))
 
@@ -218,7 +218,12 @@ class Ahead(Generic[Item]):
         self._coming.append(self._thread.submit(next, self._items))
         return self._coming.popleft().result()
 
+    def stop(self) -> None:
+        """End the generator's wait, if it waits."""
+        self._stopping.set()
+
     def close(self) -> None:
         """Stop the thread and the generator."""
+        self.stop()
         self._thread.shutdown(cancel_futures=True)
         self._items.close()

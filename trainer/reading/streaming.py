@@ -26,6 +26,7 @@ from trainer.plan.mixture import Phase, PhaseStart, Scheduler, without
 from trainer.plan.order import key_of
 from trainer.plan.packing import pack_prefix
 from trainer.plan.steps import PlanSettings
+from trainer.reading.byte_streams import Stopped
 from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.images import Pixels, decode
 from trainer.reading.reader import ReadChunk, ReaderSettings
@@ -143,11 +144,11 @@ class StreamLoader:
         self._fingerprints = state.tars
         cursor = state.cursor(rank, world_size, self._tars)
         self._step, self._phase = state.step, state.phase
-        self._position, self._at, self._begun_at = cursor.position, list(cursor.at), cursor.at
+        self._position, self._at = cursor.position, list(cursor.at)
         self._scheduler = Scheduler(self._weights(state.phase or self._phases[0]), "samples", cursor.units)
         self._limit = BadSampleLimit(reader.max_bad_fraction)
-        self._stopping = threading.Event()
-        self._reading = StreamReading(rank, world_size, plan.seed, reader.stall_seconds, self._stopping)
+        self._closed = threading.Event()
+        self._reading = StreamReading(rank, world_size, plan.seed, reader.stall_seconds)
         self._ended: frozenset[str] = frozenset()
         self._streams: dict[int, Ahead[_Prepared]] = {}
         self._waiting: list[_Waiting] = []
@@ -177,11 +178,14 @@ class StreamLoader:
         if not any(weight for name, weight in self._wanted(step).weights.items() if name not in ended):
             return False
         self._ended = ended
+        for source, stream in list(self._streams.items()):
+            if self._names[source] in ended:  # also if this process waits for it, unlike the one whose stream broke
+                stream.stop()
         return True
 
     def close(self) -> None:
         """Stop the threads, and the commands that are read from, also if they wait for bytes."""
-        self._stopping.set()
+        self._closed.set()
         for stream in list(self._streams.values()):
             stream.close()
         if self._pool is not None:
@@ -239,7 +243,10 @@ class StreamLoader:
         (source,) = self._scheduler.draw(1)
         if source not in self._streams:
             share = self._scheduler.weights[source] / sum(self._scheduler.weights)
-            self._streams[source] = Ahead(self._samples(source), math.ceil(_AHEAD * share))
+            stopping = threading.Event()
+            self._streams[source] = Ahead(self._samples(source, stopping), math.ceil(_AHEAD * share), stopping)
+            if self._closed.is_set():  # by another thread, which may not have seen this stream
+                stopping.set()
         while True:
             prepared = self._take(source)
             sample, (tar_number, number, first) = prepared.sample, self._at[source]
@@ -259,19 +266,26 @@ class StreamLoader:
         """Return a source's next sample.
 
         Raises:
-            SourceEnded: If it breaks; its files that are missing are a mistake only as long as nothing was read.
+            SourceEnded: If it breaks, or was left out while this waited for it.
+            UserError: If a file is missing and nothing was ever read of the source, also not before a resume.
         """
         try:
             return self._streams[source].take()
+        except Stopped as stopped:
+            if self._names[source] not in self._ended:
+                raise
+            name = self._names[source]
+            raise SourceEnded(f"data.streams.{name}: has ended on another process", name) from stopped
         except (RunError, UserError) as error:
             self._streams.pop(source).close()
-            if isinstance(error, UserError) and self._at[source] == self._begun_at[source]:
+            first_tar = 0 if self._tars[source].is_shared(self._world_size) else self._rank
+            if isinstance(error, UserError) and self._at[source] == (first_tar, 0, 0):
                 raise
             raise SourceEnded(str(error), self._names[source]) from error
 
-    def _samples(self, source: int) -> Generator[_Prepared, None, None]:
+    def _samples(self, source: int, stopping: threading.Event) -> Generator[_Prepared, None, None]:
         tar_number, number, _ = self._at[source]
-        for sample in samples_of_rank(self._tars[source], tar_number, number, self._reading):
+        for sample in samples_of_rank(self._tars[source], tar_number, number, self._reading, stopping):
             yield self._prepare(sample, self._names[source])
 
     def _prepare(self, sample: StreamedSample, source: str) -> _Prepared:

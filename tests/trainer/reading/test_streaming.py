@@ -6,7 +6,9 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -540,3 +542,32 @@ def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams
     ((code, _, _),) = in_ranks(1, command, "pretrain", *arguments)
     assert code == 0
     assert [row["step"] for row in read_metrics(str(tmp_path / "run" / "metrics.jsonl"))] == list(range(12))
+
+
+def test_a_stream_that_stalls_is_left_out_at_once(loader, tars, tmp_path):
+    """If it has ended on another process, a process that waits for its bytes does not wait any longer."""
+    urls = {"slow": ["pipe:sleep 600"], "texts": [f"{tars}/texts.tar"]}
+    waiting = loader(urls, {"slow": 0.5, "texts": 0.5})
+    with ThreadPoolExecutor(1) as reading:
+        step = reading.submit(take, waiting, 1)
+        assert not wait([step], 1).done
+        begun = time.monotonic()
+        assert waiting.leave_out({"slow"}, 0)
+        with pytest.raises(SourceEnded, match=r"data\.streams\.slow: has ended on another process"):
+            step.result()
+        assert waiting.leave_out({"slow"}, 0)
+        (found,) = take(waiting, 1)
+        assert time.monotonic() - begun < 5
+    assert {row.source for row in found.rows} == {"texts"}
+
+
+def test_a_file_that_is_gone_after_a_resume_ends_its_stream(loader, tars, tmp_path):
+    """As long as nothing of it was read it is a mistake; later the run may continue without it."""
+    shutil.copy(tars / "texts.tar", tmp_path / "mine.tar")
+    urls = {"mine": [f"{tmp_path}/mine.tar"], "texts": [f"{tars}/texts.tar"]}
+    (*_, last) = take(loader(urls, {"mine": 0.5, "texts": 0.5}), 3)
+    (tmp_path / "mine.tar").unlink()
+    for state, kind in ((None, UserError), (last.step.state, SourceEnded)):
+        with pytest.raises(kind, match=r"mine\.tar: No such file") as found:
+            take(loader(urls, {"mine": 0.5, "texts": 0.5}, state=state), 3)
+        assert getattr(found.value, "source", None) == (None if state is None else "mine")
