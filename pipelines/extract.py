@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from pipelines.candidate import Candidate
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
-from pipelines.crawling.candidates_of_part import Asks, PartCandidates, block_drop, page_drop
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
@@ -24,6 +23,7 @@ from pipelines.layout import candidates_folder, crawl_folder, robots_folder, tra
 from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
+from pipelines.part_candidates import Asks, PartCandidates, block_drop, page_drop
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile

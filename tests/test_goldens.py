@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import extract
-from pipelines.crawling import candidates_of_part
+from pipelines import extract, part_candidates
 from pipelines.media.requests import rendition
 from pipelines.spec import MediaSettings
 from tests.goldens import check
@@ -55,9 +54,9 @@ def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monk
     monkeypatch.setattr(check, "FILE", file)
     monkeypatch.setattr(check, "MAKERS", {"extract": MAKERS["extract"]})
     monkeypatch.setattr(check, "VERSIONS", {"extract": VERSIONS["extract"]})
-    judged = candidates_of_part.judge_text
+    judged = part_candidates.judge_text
     changed = lambda *a: d if not hasattr(d := judged(*a), "lang") else replace(d, lang="xx")  # noqa: E731
-    monkeypatch.setattr(candidates_of_part, "judge_text", changed)
+    monkeypatch.setattr(part_candidates, "judge_text", changed)
     with pytest.raises(SystemExit):
         check.main()
     assert "raise VERSION in pipelines/extract.py and run `make goldens`" in capsys.readouterr().err

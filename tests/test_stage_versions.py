@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipelines import crawl, extract, fetch, filter, shard
+from pipelines import crawl, extract, fetch, filter, part_candidates, shard
 from pipelines.crawling import accounts
 from pipelines.decisions import measuring, splits
 from pipelines.shards.manifest import load_manifest, verify
@@ -92,7 +92,7 @@ UPDATES = {
     ),
     "extract": Update(
         (extract, "VERSION"),
-        (extract, "judge_text"),
+        (part_candidates, "judge_text"),
         lambda judged: replace(judged, lang="xx") if hasattr(judged, "lang") else judged,
         {"extract", "fetch", "features", "filter", "shard", "tars", "manifest"},
     ),

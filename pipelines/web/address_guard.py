@@ -124,7 +124,7 @@ def _named_hosts(entry: str) -> _NamedHosts:
             f"{entry!r} is no host, host:port or network, such as *.example.org, 127.0.7.*:8080 or 10.0.0.0/8"
         ) from error
     pattern = re.compile(".*".join(map(re.escape, re.split(r"\*+", host))))
-    return _NamedHosts(pattern, port or None, re.fullmatch(r"[0-9.*]*[0-9][0-9.*]*", host) is not None)
+    return _NamedHosts(pattern, port or None, re.fullmatch(r"[.*]*[0-9][0-9.*]*", host) is not None)
 
 
 def _is_address(host: str) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from pipelines.candidate import MediaRequest, requests_of
-from pipelines.crawling.candidates_of_part import PartCandidates
 from pipelines.crawling.fetched_pages import PagePlace
 from pipelines.document import Document, Drop, Provenance, Signal
 from pipelines.extract import _Duplicate, _duplicates
+from pipelines.part_candidates import PartCandidates
 from pipelines.spec import CorpusSpec
 from pipelines.web.permission import UNASKED
 from tests.pipelines.stage_records import candidate, document, image, spec, text

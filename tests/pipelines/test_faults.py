@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import extract, fetch
+from pipelines import extract, fetch, part_candidates
 from pipelines.crawl import run_crawls
-from pipelines.crawling import candidates_of_part, fetched_pages, warc_ledger
+from pipelines.crawling import fetched_pages, warc_ledger
 from pipelines.document import Document, Drop
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
@@ -75,7 +75,7 @@ def kept_urls(out: str) -> set[str]:
         (warc_ledger, "parse_record", "crawl", "page"),
         (extract, "parse_record", "extract", "page"),
         (fetched_pages, "page_verdict", "extract", "page"),
-        (candidates_of_part, "judge_text", "extract", "document"),
+        (part_candidates, "judge_text", "extract", "document"),
         (Document, "to_json", "extract", "document"),
     ],
 )
@@ -103,8 +103,8 @@ def test_a_page_of_an_archive_on_which_our_code_fails_is_dropped(
 def test_an_excerpt_on_which_our_code_fails_ends_nothing_and_a_document_on_which_it_fails_has_one(
     monkeypatch: pytest.MonkeyPatch, name: str, seed: int
 ) -> None:
-    found = candidates_of_part.PartCandidates(spec({"texts": {"kind": "text", "filters": {"language": None}}}))
-    monkeypatch.setattr(candidates_of_part, name, failing(getattr(candidates_of_part, name), seed, at=0))
+    found = part_candidates.PartCandidates(spec({"texts": {"kind": "text", "filters": {"language": None}}}))
+    monkeypatch.setattr(part_candidates, name, failing(getattr(part_candidates, name), seed, at=0))
     lost = Drop(source="texts", stage="extract", reason="malformed_cue", unit="cue", excerpt="one")
     found.add("texts", [lost, candidate(document("text", text("two"))), replace(lost, excerpt="three")])
     given = [(drop.reason, drop.excerpt) for drop in found.tally.drops]
