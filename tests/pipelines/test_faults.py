@@ -79,7 +79,7 @@ def kept_urls(out: str) -> set[str]:
         (Document, "to_json", "extract", "document"),
     ],
 )
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_page_of_an_archive_on_which_our_code_fails_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, stage: str, unit: str, seed: int
 ) -> None:
@@ -160,7 +160,7 @@ def test_every_format_converts_its_rows_within_the_boundary() -> None:
         (Document, "to_json", "internal_error"),
     ],
 )
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_media_on_which_our_code_fails_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, reason: str, seed: int
 ) -> None:
