@@ -214,7 +214,7 @@ class Training:
                     raise KeyboardInterrupt
                 return None
             if failed:
-                self._go_on_or_end(problem, step)
+                self._continue_or_end(problem, step)
             elif reread and (not late or self.data.order != "exact"):
                 # A process that is late has not begun to read the next step, unlike the others: between the same two
                 # steps of all their loaders is only where none is. Streams refuse a change at any time.
@@ -222,7 +222,7 @@ class Training:
             if batch is not None and not failed and not late:
                 return batch, targets
 
-    def _go_on_or_end(self, problem: Exception | None, step: int) -> None:
+    def _continue_or_end(self, problem: Exception | None, step: int) -> None:
         """Leave out the streams that have ended if the config says so; otherwise save and end, on all processes.
 
         Args:
@@ -234,11 +234,11 @@ class Training:
             mine = type(problem).__name__, str(problem), getattr(problem, "source", None)
         found = self.world.broadcast([p for p in self.world.gather(mine) if p is not None])
         names = {source for _, _, source in found}
-        if self.settings.mixture.when_source_ends == "go_on" and None not in names:
+        if self.settings.mixture.when_source_ends == "continue" and None not in names:
             assert isinstance(self.loader, StreamLoader)
             if self.loader.leave_out(names, step):
                 for message in dict.fromkeys(message for _, message, _ in found):
-                    self.world.say(f"{message}; going on without {', '.join(sorted(names))} from about step {step}")
+                    self.world.say(f"{message}; continuing without {', '.join(sorted(names))} from about step {step}")
                 return
         saved = f"; saved at step {step}" if self._save_new(step) else ""
         kind, message, _ = found[0]

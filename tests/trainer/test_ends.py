@@ -128,15 +128,15 @@ def test_a_stream_that_breaks_ends_the_run_after_a_save(training_corpus, tars, t
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_run_goes_on_without_a_stream_that_breaks(training_corpus, tars, tmp_path, size):
+def test_a_run_continues_without_a_stream_that_breaks(training_corpus, tars, tmp_path, size):
     flag = tmp_path / "flag"
     flag.touch()
-    changes = streams(tars, flag, "exit 0") | {"mixture.when_source_ends": "go_on"}
+    changes = streams(tars, flag, "exit 0") | {"mixture.when_source_ends": "continue"}
     found = in_ranks(size, command, *arguments(tmp_path, training_corpus, changes))
     assert [code for code, *_ in found] == [0] * size
-    said = [line for line in found[0][1].splitlines() if "going on" in line]
+    said = [line for line in found[0][1].splitlines() if "continuing" in line]
     (line,) = said
-    step = int(re.search(r"truncated at byte 4096; going on without texts from about step (\d+)$", line)[1])
+    step = int(re.search(r"truncated at byte 4096; continuing without texts from about step (\d+)$", line)[1])
     phases = load_phases(str(tmp_path / "out/mixture.jsonl"))
     assert [phase.weights for phase in phases] == [{"texts": 0.75, "others": 0.25}, {"others": 1.0}]
     assert phases[1].reason == "config; ended: texts"
@@ -148,7 +148,7 @@ def test_a_run_goes_on_without_a_stream_that_breaks(training_corpus, tars, tmp_p
 def test_a_run_ends_if_no_stream_remains(training_corpus, tars, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()
-    changes = streams(tars, flag, "exit 0") | {"mixture.when_source_ends": "go_on"}
+    changes = streams(tars, flag, "exit 0") | {"mixture.when_source_ends": "continue"}
     changes["mixture.phases"] = [{"weights": {"texts": 1.0}}]
     ((code, _, err),) = in_ranks(1, command, *arguments(tmp_path, training_corpus, changes))
     assert code == 1
@@ -170,9 +170,14 @@ def test_an_exhausted_source_ends_the_run_after_a_save(training_corpus, tmp_path
     assert run_findings(str(tmp_path / "out"), training_corpus) == []
 
 
-def test_a_run_goes_on_without_an_exhausted_source(training_corpus, tmp_path):
+def test_a_run_continues_without_an_exhausted_source(training_corpus, tmp_path):
     limits = {"pairs": 1.5, "texts": 1}
-    changes = {"mixture.max_epochs": limits, "mixture.when_source_ends": "go_on", "checkpoints.every": 7, "steps": 60}
+    changes = {
+        "mixture.max_epochs": limits,
+        "mixture.when_source_ends": "continue",
+        "checkpoints.every": 7,
+        "steps": 60,
+    }
     given = arguments(tmp_path, training_corpus, changes)
     ((code, out, _),) = in_ranks(1, command, *given)
     assert code == 0

@@ -63,10 +63,10 @@ class MixtureSettings(Settings):
     max_epochs: dict[str, float] = Field(
         default_factory=dict, description="most epochs over a source, by source; see `when_source_ends`"
     )
-    when_source_ends: Literal["end", "go_on"] = Field(
+    when_source_ends: Literal["end", "continue"] = Field(
         "end",
         description="what follows when a source has reached its `max_epochs`, or a stream cannot be read any further: "
-        "end saves and ends the run; go_on divides the source's share among the others",
+        "end saves and ends the run; continue divides the source's share among the others",
     )
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ class Plan:
         fingerprint: Hash of corpus, tokenizer and layout: all that windows depend on.
         costs: Costs by which packed sequences are balanced.
         max_epochs: Most epochs over a source, by source.
-        goes_on: Whether the others are drawn when a source has reached its most epochs, which else is an error.
+        continues: Whether the others are drawn when a source has reached its most epochs, which else is an error.
         state: State from which to resume; None: the beginning.
 
     Raises:
@@ -50,7 +50,7 @@ class Plan:
         *,
         costs: Costs | None = None,
         max_epochs: dict[str, float] | None = None,
-        goes_on: bool = False,
+        continues: bool = False,
         state: PlanState | None = None,
     ) -> None:
         self.sources = tuple(sources)
@@ -59,7 +59,7 @@ class Plan:
         decided = settings.model_dump(include={"seq_len", "max_images", "order"})
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, decided, astuple(self.costs)]).encode()).hexdigest()
         self._names = [source.name for source in self.sources]
-        self.max_epochs, self.goes_on = dict(max_epochs or {}), goes_on
+        self.max_epochs, self.continues = dict(max_epochs or {}), continues
         self.change(phases)
         zeros = (0,) * len(self.sources)
         self.state = state or PlanState(
@@ -67,7 +67,7 @@ class Plan:
         )
         self._check_state()
         limits = {name: self.max_epochs.get(name, math.inf) for name in self.state.exhausted}
-        still = {name: limit for name, limit in self.state.exhausted.items() if goes_on and limits[name] <= limit}
+        still = {name: limit for name, limit in self.state.exhausted.items() if continues and limits[name] <= limit}
         self.state = replace(self.state, exhausted=still)
         self._streams = [
             Upcoming(SourceOrder(max(1, t.num_samples), settings.seed, t.name, settings.order), t.totals)
@@ -105,9 +105,9 @@ class Plan:
             begun, phase = (start, None) if state.buffer_steps is not None else self._entered(start)
             num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
             buffer = self._buffer_of(begun, num_steps, phase)
-            if not (ended := self._ended(buffer)) or (self.goes_on and state.buffer_steps is not None):
+            if not (ended := self._ended(buffer)) or (self.continues and state.buffer_steps is not None):
                 return buffer  # one that was planned before stays as it was, whatever the limits are now
-            if not self.goes_on:
+            if not self.continues:
                 raise self._exhausted(ended[0], start)
             while ended and num_steps > 1:  # so that less than a step's samples of the last epoch remain
                 num_steps //= 2

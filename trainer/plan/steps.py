@@ -64,7 +64,7 @@ class PlanState:
         phase: Current phase of the schedule; None before the first.
         units: Samples or tokens drawn of each source since the phase began.
         longest: Tokens of the longest sample drawn since the phase began, when counting tokens.
-        exhausted: Sources that the run goes on without, with the most epochs that they had.
+        exhausted: Sources that the run continues without, with the most epochs that they had.
     """
 
     fingerprint: str

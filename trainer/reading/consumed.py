@@ -107,7 +107,7 @@ class ConsumedLog:
                     table = read_table(path)
                 except (pa.ArrowException, OSError) as error:
                     raise UserError(
-                        f"{path}: damaged: {error}. Remove it to go on without the record of steps {first} to {last}"
+                        f"{path}: damaged: {error}. Remove it to continue without the record of steps {first} to {last}"
                     ) from error
                 kept = table.filter(pa.compute.less(table.column("step"), step))
                 write_arrow(self._path(first, step - 1), kept)

@@ -38,8 +38,8 @@ from trainer.reading.window_tables import NOT_ALLOWED
 _AHEAD = 256  # samples that are read ahead, of all sources: opening the next tar takes time
 
 
-class SourceEnded(RunError):  # noqa: N818 - a fact about data, without which a run may go on
-    """A stream that cannot be read any further; a run may go on without it.
+class SourceEnded(RunError):  # noqa: N818 - a fact about data, without which a run may continue
+    """A stream that cannot be read any further; a run may continue without it.
 
     Attributes:
         source: Name of the source.

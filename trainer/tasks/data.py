@@ -140,7 +140,7 @@ class CorpusData(RunData):
             self.fingerprint,
             costs=costs,
             max_epochs=self.run.mixture.max_epochs,
-            goes_on=self.run.mixture.when_source_ends == "go_on",
+            continues=self.run.mixture.when_source_ends == "continue",
             state=state,
         )
 

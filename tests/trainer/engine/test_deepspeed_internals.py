@@ -22,8 +22,10 @@ from trainer.engine.deepspeed_internals import (
 
 NORM_LOST = "spikes in the gradient norm would go unseen: DeepSpeed's optimizer no longer knows it when it steps"
 WEIGHTS_LOST = "weights under ZeRO-3 could not be exported or evaluated"
-UNIVERSAL_LOST = "a run could not go on with another number of processes or ZeRO stage"
-UNTRAINED_LOST = "a run that goes on with another number of processes would begin with other frozen weights or buffers"
+UNIVERSAL_LOST = "a run could not continue with another number of processes or ZeRO stage"
+UNTRAINED_LOST = (
+    "a run that continues with another number of processes would begin with other frozen weights or buffers"
+)
 
 
 class _Watching(torch.optim.AdamW):

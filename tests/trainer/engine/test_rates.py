@@ -20,7 +20,7 @@ def settings(steps, *schedules, ends=()):
 
 
 def resumed(before, now, step):
-    """Return what is said where a run saved at a step goes on with other settings."""
+    """Return what is said where a run saved at a step continues with other settings."""
     return jump(step, before.steps, before.rates(min(step, before.steps - 1)), now)
 
 
@@ -44,7 +44,7 @@ def test_a_run_made_shorter_says_that_its_rate_falls():
     assert ", 1/" in resumed(settings(1000, {}), settings(501, {}), 500)
 
 
-def test_a_kept_curve_goes_on_as_before_and_then_holds_its_last_rate():
+def test_a_kept_curve_continues_as_before_and_then_holds_its_last_rate():
     schedule = {"warmup": 5, "decay": "cosine"}
     before, now = settings(60, schedule), settings(120, schedule | {"steps": 60})
     assert [now.rates(step) for step in range(60)] == [before.rates(step) for step in range(60)]

@@ -1,4 +1,4 @@
-"""Tests of imported releases in the trainer: generate, evaluate, tune and decoder go on from their folders."""
+"""Tests of imported releases in the trainer: generate, evaluate, tune and decoder continue from their folders."""
 
 import json
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_a_chat_release_answers_and_is_evaluated(training_corpus: str, tmp_path:
 
 @pytest.mark.parametrize("layout", ["emu-i", "emu2"])
 @pytest.mark.parametrize("from_file", [False, True])
-def test_tuning_goes_on_from_a_chat_release(training_corpus: str, tmp_path: Path, layout: str, from_file: bool):
+def test_tuning_continues_from_a_chat_release(training_corpus: str, tmp_path: Path, layout: str, from_file: bool):
     size, form = ("debug-emu", "emu") if layout == "emu-i" else ("debug", "chat")
     changes: dict[str, Any] = {"template.form": form}
     if from_file:

@@ -213,7 +213,7 @@ def drawn_of(steps: list[Step], name: str) -> list[int]:
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
 def test_the_others_are_drawn_when_sources_are_exhausted(unit):
     phases = [Phase(weights=SHARES, unit=unit)]
-    steps = take(plan(phases=phases, max_epochs=LIMITS, goes_on=True), END)
+    steps = take(plan(phases=phases, max_epochs=LIMITS, continues=True), END)
     plain = take(plan(phases=phases), END)
     begun = {step.number: step.phase for step in steps if step.phase is not None}
     first = min(number for number in begun if number)
@@ -240,8 +240,8 @@ def test_the_others_are_drawn_when_sources_are_exhausted(unit):
     assert sum(map(len, shares)) <= len(positions)
 
 
-def test_a_run_that_goes_on_resumes_at_every_step():
-    arguments = {"phases": [Phase(weights=SHARES)], "max_epochs": LIMITS, "goes_on": True}
+def test_a_run_that_continues_resumes_at_every_step():
+    arguments = {"phases": [Phase(weights=SHARES)], "max_epochs": LIMITS, "continues": True}
     steps = take(plan(**arguments), END)
     assert len({tuple(step.state.exhausted) for step in steps}) == 3
     for step in steps[:-1:3]:
@@ -250,7 +250,7 @@ def test_a_run_that_goes_on_resumes_at_every_step():
 
 
 def test_limits_may_change_at_a_resume():
-    arguments = {"phases": [Phase(weights=SHARES)], "goes_on": True}
+    arguments = {"phases": [Phase(weights=SHARES)], "continues": True}
     steps = take(plan(max_epochs=LIMITS, **arguments), END)
     state = steps[-1].buffer.end
     assert set(state.exhausted) == set(LIMITS)
@@ -265,7 +265,7 @@ def test_limits_may_change_at_a_resume():
 
 def test_a_run_ends_when_all_sources_are_exhausted():
     with pytest.raises(UserError, match=r"(books|pages|pairs) is exhausted: steps from \d+ on"):
-        take(plan(phases=[Phase(weights=SHARES)], max_epochs=LIMITS | {"books": 1}, goes_on=True), 600)
+        take(plan(phases=[Phase(weights=SHARES)], max_epochs=LIMITS | {"books": 1}, continues=True), 600)
 
 
 def test_images_alone_are_packs_of_one():

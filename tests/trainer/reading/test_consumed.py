@@ -45,7 +45,9 @@ def test_a_damaged_record_is_named_if_a_part_of_it_is_kept(tmp_path):
     log.add([row(0, 0), row(1, 1)])
     path = Path(log.write() or "")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=rf"{path}: damaged: .* Remove it to go on without the record of steps 0 to 1"):
+    with pytest.raises(
+        UserError, match=rf"{path}: damaged: .* Remove it to continue without the record of steps 0 to 1"
+    ):
         log.cut(1)
     log.cut(0)
     assert not path.exists()

@@ -222,7 +222,7 @@ def test_streams_in_another_order_are_found_by_their_names(loader, tars):
     state = StreamState.from_json(whole[5].step.state.to_json())
     turned = dict(reversed(urls_of(tars).items()))
     again = take(loader(turned, state=state), 8)
-    for name in WEIGHTS:  # each goes on with its own next samples; the packs hold them in another order
+    for name in WEIGHTS:  # each continues with its own next samples; the packs hold them in another order
         found, expected = ([row[3:] for row in windows(steps) if row[2] == name] for steps in (again, whole[6:]))
         assert len(found) > 3
         assert set(expected[: len(found) - 3]) < set(found) < set(expected)
@@ -230,7 +230,7 @@ def test_streams_in_another_order_are_found_by_their_names(loader, tars):
 
 
 @pytest.mark.slow
-def test_a_new_stream_begins_at_its_beginning_and_the_others_go_on(loader, tars, tmp_path):
+def test_a_new_stream_begins_at_its_beginning_and_the_others_continue(loader, tars, tmp_path):
     ranks = [take(loader(rank=rank, world_size=2), 4) for rank in range(2)]
     done = {row.key for steps in ranks for step in steps for row in step.rows if row.source == "pairs"}
     states = [steps[-1].step.state for steps in ranks]
