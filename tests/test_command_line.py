@@ -111,6 +111,7 @@ def test_missing_input_files_are_refused(tmp_path):
     assert "none.warc.gz: no such file" in refused(tmp_path, warcs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
@@ -131,6 +132,7 @@ def test_a_source_that_ends_empty_fails_the_build_unless_it_may(tmp_path, rows, 
     assert load_manifest(str(tmp_path / "out")).num_samples == 0
 
 
+@pytest.mark.slow
 def test_the_manifest_names_the_code_and_every_input_and_a_changed_one_is_read_again(tmp_path):
     def write(words: str) -> None:
         (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{words} " * 20}))

@@ -64,6 +64,7 @@ def test_a_part_of_a_batch_has_the_random_numbers_of_its_rows() -> None:
     assert not torch.equal(other, whole)
 
 
+@pytest.mark.slow
 def test_unets_have_the_released_shapes() -> None:
     with torch.device("meta"):
         sdxl = build_unet(SIZES["emu2-37b"].image_decoder, 1792, 64)
@@ -260,6 +261,7 @@ def test_guidance_leads_from_null_to_condition() -> None:
     assert torch.equal(seen[0], torch.cat([null, condition]))
 
 
+@pytest.mark.slow
 def test_one_batch_overfits() -> None:
     decoder = _decoder(**PLAIN).train()
     latents, conditioning = torch.randn(2, 4, 8, 8), _conditioning()

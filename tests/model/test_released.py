@@ -294,6 +294,7 @@ def emu2_run(tmp_path: Path, tokenizer: str) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_release_comes_back_as_it_was(tmp_path: Path, emu_run: Path) -> None:
     said = exported(emu_run, "emu", tmp_path / "back")
     assert said.startswith("exported: ")
@@ -433,6 +434,7 @@ def more_memory() -> Iterator[list[int]]:
         watching.join()
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line(tmp_path: Path, tokenizer: str) -> None:
     (tmp_path / "weights.bin").write_bytes(b"junk")
     base = [sys.executable, "-m", "model", "import", "--layout", "emu2", "--out", str(tmp_path / "run")]
@@ -566,6 +568,7 @@ def test_a_mistake_is_one_line(
     assert not Path("run", "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("described", "message"),
     [

@@ -274,6 +274,7 @@ def test_tied_embeddings_need_one_key() -> None:
         load(model, {}, "ours")
 
 
+@pytest.mark.slow
 def test_pipelines_of_diffusers_are_read(tmp_path: Path) -> None:
     decoder = ImageDecoder.for_model(SIZES["debug"])
     decoder.unet.save_pretrained(tmp_path / "unet")

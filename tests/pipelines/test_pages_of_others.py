@@ -237,6 +237,7 @@ def test_by_the_policy_nobody_is_asked_and_the_sample_says_so(
         assert document.decision.policy == "strict, robots.txt not asked"
 
 
+@pytest.mark.slow
 def test_another_policy_judges_the_same_answers(tmp_path: Path, sites: Sites) -> None:
     given, web = source_of("warc", "a.warc.gz", tmp_path, sites, sites.url(SHUT))
     out = str(tmp_path / "out")
@@ -268,6 +269,7 @@ def test_a_host_on_whose_answer_our_code_fails_costs_its_own_pages_only(
     assert f"{IMAGES}/1.jpg" not in sites.asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "unknown", "reason"),
     [

@@ -237,6 +237,7 @@ def as_bytes(text: str) -> bytes:
         return text.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "method"),
     [

@@ -44,6 +44,7 @@ def test_a_mistake_gets_the_words_and_the_exit_code_of_the_package(arguments: tu
     assert (done.returncode, done.stdout, done.stderr) == (2, alone.stdout, alone.stderr)
 
 
+@pytest.mark.slow
 def test_options_of_the_runner_are_handed_on():
     spec = ("--spec", "corpus_specs/gimp_help.yaml", "--out", "build/no_such_run")
     done = dromaius("pipelines", "extract", *spec, "--set", "nonsense", "--", "--job_endpoint=x:1")

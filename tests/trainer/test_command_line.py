@@ -195,6 +195,7 @@ def test_a_wrong_corpus_path_is_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_kill_in_a_save_lose_nothing(training_corpus, killed_run, tmp_path):
     out = Path(shutil.copytree(killed_run, tmp_path / "out"))
     given = arguments(tmp_path, training_corpus, out)

@@ -80,6 +80,7 @@ def test_a_step_can_be_shared_by_so_many_gpus(name, gpus):
         assert packs % section.engine.micro_batch_size == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "billions"),
     [("emu_pretrain", 14.18), ("emu2_stage1", 36.91), ("emu2_stage2", 36.91), ("emu2_1b_h200", 1.16)],

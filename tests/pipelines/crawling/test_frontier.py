@@ -72,6 +72,7 @@ def test_a_host_of_which_nothing_was_requested_is_new():
     assert capped([ScopedUrl(0, "/a", False)], 1, 9) == [FrontierUrl(0, "/a", is_new_host=False)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 3), max_size=12), st.data(), st.integers(0, 4), st.integers(1, 10))
 def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, num_requested: int, max_pages: int):

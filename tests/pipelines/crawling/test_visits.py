@@ -243,6 +243,7 @@ def test_what_is_lost_of_sitemaps_is_recorded(tmp_path: Path) -> None:
     assert found.rows["/page.xml"].detail == "no sitemap"
 
 
+@pytest.mark.slow
 def test_a_sitemap_may_be_larger_than_a_page(tmp_path: Path) -> None:
     long = urlset(*(f"/{n}{'x' * 200}" for n in range(30_000)))
     assert len(long) > HTTP.max_page_bytes

@@ -111,6 +111,7 @@ def test_long_text_is_hashed_in_blocks_of_the_same_result(monkeypatch: pytest.Mo
     assert minhash(text, SETTINGS) == whole
 
 
+@pytest.mark.slow
 def test_near_texts_are_found_as_by_brute_force():
     texts = near_texts(random.Random(3), 40, 3, 0.02)  # Jaccard about 0.7 to 0.9
     ids = [f"t{i:03d}" for i in range(len(texts))]

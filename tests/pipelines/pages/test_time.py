@@ -36,6 +36,7 @@ BODIES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_no_page_takes_long(name: str):
     begun = time.process_time()

@@ -73,6 +73,7 @@ def test_wids_reads_any_sample_by_number(corpus, kind, tmp_path):
 # --- Hugging Face datasets ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_datasets_loads_a_source_by_the_readme_alone(corpus, kind, tmp_path):
     found = datasets.load_dataset(str(corpus[0]), f"{kind}s", cache_dir=str(tmp_path))
@@ -131,6 +132,7 @@ def shipped_cookers(folder):
     return names
 
 
+@pytest.mark.slow
 def test_energon_reads_pairs_as_captioning_samples(corpus):
     read = energon_samples(corpus[0] / "pairs")
     assert [r.__key__ for r in read] == [s.key for s in samples("pair")]
@@ -138,11 +140,13 @@ def test_energon_reads_pairs_as_captioning_samples(corpus):
     assert all(r.image.shape == (3, 24, 32) for r in read)
 
 
+@pytest.mark.slow
 def test_energon_reads_all_segments_of_a_text(corpus):
     read = energon_samples(corpus[0] / "texts")
     assert [r.text for r in read] == [s.document.text for s in samples("text")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["interleaved", "video", "grounded"])
 def test_energon_reads_crude_kinds_with_the_shipped_cooker(corpus, kind):
     folder = corpus[0] / f"{kind}s"
@@ -154,6 +158,7 @@ def test_energon_reads_crude_kinds_with_the_shipped_cooker(corpus, kind):
         assert all(x.shape == (3, 24, 32) for x in record.sequence if isinstance(x, torch.Tensor))
 
 
+@pytest.mark.slow
 def test_energon_reads_the_other_split(corpus):
     assert len(energon_samples(corpus[0] / "pairs", split="val")) == NUM_SAMPLES["val"]
 

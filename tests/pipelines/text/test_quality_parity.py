@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -296,6 +297,7 @@ DIFFERENCES: dict[str, list[tuple[str, set[str], str]]] = {
 """Exceptions by rule: which side removes more, in which families of texts, and why."""
 
 
+@pytest.mark.slow
 def test_verdicts_are_datatroves_but_for_the_listed_differences():
     found: dict[str, set[tuple[str, str]]] = {rule: set() for rule in RULES}
     without_effect = set(RULES)

@@ -125,6 +125,7 @@ def test_damaged_data_are_no_text(coding: str, is_archived: bool) -> None:
         decoded(coding, bytes(data), is_archived=is_archived)
 
 
+@pytest.mark.slow
 @each
 def test_no_more_is_decoded_than_is_wanted(coding: str) -> None:
     bomb = ENCODERS[coding](bytes(64 << 20))

@@ -476,6 +476,7 @@ def test_a_trickle_ends_at_the_deadline(size: int) -> None:
     assert failure(server, "/a?404", http=settings(timeout_seconds=3), site_rules=False).reason == "http_404"
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_stays_small() -> None:
     server = Server()
     server.add("/a", gzip.compress(bytes(300 << 20), 9), Content_Encoding="gzip")

@@ -319,6 +319,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("file", ["robots", "ai_txt"])
 def test_large_files_take_little_time(name: str, file: str) -> None:

@@ -213,6 +213,7 @@ def test_no_more_pages_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_sitemap(URLSET) == Sitemap(PAGES[:1], (), "more than 1 URLs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -75,6 +75,7 @@ def norms(world, stage):
     return engine.basic_optimizer.norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_norm_before_clipping_is_known_inside_the_step(stage):
     assert in_ranks(1, norms, stage) == [pytest.approx(expected_norm(), rel=1e-5)], NORM_LOST
@@ -107,6 +108,7 @@ def loaded(world, folder):
     return whole_weights(engine)["weight"].tolist() if world.is_first else whole_weights(engine)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_resumed_at_another_stage_and_size_in_its_universal_form(tmp_path):
     weight, _ = in_ranks(2, saved, str(tmp_path))
     to_universal(tmp_path / "plain", tmp_path / "universal", 3)
@@ -157,6 +159,7 @@ def load_partly_trained(world, folder, stage):
     return continued(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(1, 3), (2, 1), (3, 1), (3, 3)])
 def test_any_stage_and_number_of_processes_continues_with_all_there_was(tmp_path, stages):
     before, after = stages

@@ -34,6 +34,7 @@ def random_weights(rng: random.Random, n: int) -> list[float]:
     return [round(rng.random() ** 3 + 1e-4, 6) for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_a_million_samples_stay_within_tijdemans_bound():
     sources = Scheduler(FIVE, "samples").draw(1_000_000)
     assert worst_prefix(sources, np.ones(len(sources)), FIVE) <= share_bound(FIVE) + 1e-6

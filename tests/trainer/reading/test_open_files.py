@@ -68,6 +68,7 @@ def read_everything(world, corpus: str, num_threads: int) -> tuple[set[str], lis
     return shards, bad, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_threads", [0, 4])
 def test_more_shards_than_files_are_read(many_shards, num_threads):
     ((shards, bad, most),) = in_ranks(1, read_everything, many_shards, num_threads)

@@ -216,6 +216,7 @@ def offsets(world, chosen, corpus):
     return torch.cat([micro.offsets for micro in micros]).tolist()
 
 
+@pytest.mark.slow
 def test_shifts_depend_on_the_pair_alone(training_corpus):
     chosen = settings(8, max_shift=0.4)
     (whole,) = in_ranks(1, offsets, chosen, training_corpus)

@@ -134,6 +134,7 @@ def averages_of_split_weights(world, chosen, corpus, out):
     return {name: (average - before[name]).numpy() for name, average in module.average.weights().items()}
 
 
+@pytest.mark.slow
 def test_average_follows_weights_that_are_split(training_corpus, tmp_path):
     chosen = config(autoencoder=None, engine=engine_of(3))
     begin(chosen, training_corpus, tmp_path)

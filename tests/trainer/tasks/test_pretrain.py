@@ -34,6 +34,7 @@ def run_with_signal(world, config, corpus, out, at):
     return training.run()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_what_it_promises(training_corpus, config, tmp_path):
     chosen = config(steps=40, **{"held_out.every": 20, "log.tensorboard": True, "checkpoints.every": 16})
     assert in_ranks(1, run, "pretrain", chosen, training_corpus, tmp_path) == [FINISHED]

@@ -202,6 +202,7 @@ def test_a_killed_run_ends_with_the_same_weights(training_corpus, tmp_path, zero
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+@pytest.mark.slow
 def test_a_tuned_run_leaves_what_it_promises(training_corpus, tmp_path):
     config = tuning(**{"held_out.every": 4, "template.instructions": ["What is it?", "Say what you see."]})
     pretrained(config, training_corpus, tmp_path)
