@@ -23,7 +23,7 @@ from pipelines.layout import candidates_folder, crawl_folder, robots_folder, tra
 from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.part_candidates import Asks, PartCandidates, block_drop, page_drop
+from pipelines.part_candidates import Asks, PartCandidates, block_drop, page_drop, shown_url
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
@@ -233,7 +233,7 @@ class _ExtractPart(beam.DoFn):
                     replace(
                         lost,
                         key=c.document.key,
-                        url=urls.only_url(r.url for r in c.requests) or c.document.source.page_url,
+                        url=shown_url(c),
                         excerpt=c.document.text,
                     )
                     for c in candidates

@@ -42,6 +42,7 @@ from pipelines.media.raw_store import (
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
+from pipelines.part_candidates import shown_url
 from pipelines.parts import PartFolder, Receipt, Tally, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
@@ -49,7 +50,6 @@ from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
-from pipelines.web.urls import only_url
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
@@ -266,9 +266,7 @@ class _CompletePart(beam.DoFn):
             if isinstance(judged, Refusal):
                 text = unless_fault(excerpt, about, filters)
                 drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
-                tally.drop(
-                    replace(drop, url=only_url(r.url for r in candidate.media_requests) or document.source.page_url)
-                )
+                tally.drop(replace(drop, url=shown_url(candidate)))
                 for url in result.found:
                     tally.drop(replace(gone, url=url))
                 continue

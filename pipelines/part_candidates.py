@@ -65,7 +65,7 @@ class PartCandidates:
                         reason=refusal.reason,
                         unit="document",
                         key=candidate.document.key,
-                        url=urls.only_url(r.url for r in candidate.requests) or candidate.document.source.page_url,
+                        url=shown_url(candidate),
                         page_url=candidate.document.source.page_url,
                         record=candidate.record,
                         excerpt=unless_fault(excerpt, candidate.document, settings.filters),
@@ -119,6 +119,11 @@ class PartCandidates:
             }
         )
         self.tally.keep(source, "document")
+
+
+def shown_url(candidate: Candidate) -> str | None:
+    """Return the URL by which a drop names a candidate: of its only image or video, else of its page."""
+    return urls.only_url(request.url for request in candidate.media_requests) or candidate.document.source.page_url
 
 
 def page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = None) -> Drop:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.crawling.index_archive import Index
+from pipelines.crawling.index_archive import Index, path_hash
 from pipelines.crawling.ledger import warc_record
 from pipelines.document import Drop, Signal
 from pipelines.drop_reasons import Refusal
@@ -137,7 +137,7 @@ def _final_answer(answer: _Answer, answers: dict[str, _Answer]) -> _Answer | Non
 
 def robots_part(path: str) -> str:
     """Return the name of the part of a WARC file."""
-    return f"robots-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+    return f"robots-{path_hash(path)}"
 
 
 # --- what they say of pages ------------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """A ledger for WARC files of another crawler, so that they are read like a crawl of our own."""
 
-import hashlib
 from dataclasses import replace
 
-from pipelines.crawling.index_archive import Index
+from pipelines.crawling.index_archive import Index, path_hash
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name, warc_record
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
 from pipelines.faults import refusal_of
@@ -64,7 +63,7 @@ def _page_row(page: CrawledPage) -> LedgerRow:
 
 def indexed_part(path: str) -> str:
     """Return the name of the ledger part of a WARC file."""
-    return part_name(0, hashlib.sha256(path.encode()).hexdigest()[:16])
+    return part_name(0, path_hash(path))
 
 
 def archive_hashes(out: str, crawl: str, paths: list[str]) -> dict[str, str]:

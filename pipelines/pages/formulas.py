@@ -36,7 +36,7 @@ def reduce_formulas(elements: list[Element]) -> None:
             if element.get("type").lower().startswith("math/"):  # it was a script
                 _remove_rendered(element)
         elif is_formula_script(element):
-            written = "".join(child for child in element.children if isinstance(child, str))
+            written = element.raw_text()
             element.tag = "math"
             if "mode=display" in element.get("type"):
                 element.attributes["display"] = "block"

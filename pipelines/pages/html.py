@@ -157,8 +157,7 @@ def _read_math_scripts(elements: list[Element]) -> None:
     """Make scripts in which MathJax 2 keeps MathML the formula that they hold."""
     for element in elements:
         if element.tag == "script" and element.get("type").lower().startswith("math/mml"):
-            text = "".join(child for child in element.children if isinstance(child, str))
-            math = next(_parse(text, MAX_DEPTH).descendants("math"), None)
+            math = next(_parse(element.raw_text(), MAX_DEPTH).descendants("math"), None)
             if math is not None:
                 element.tag = "math"
                 element.attributes = {**math.attributes, "type": element.get("type")}

@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_short_gives_what_it_holds_and_says_so(tmp_path: Path
 
 
 def test_a_record_that_cannot_be_read_is_found_by_its_url_and_its_place(tmp_path: Path):
-    """Of a response, of one whose coding is damaged, and of the end of the file: none is called by a file's name."""
+    """Neither a response, nor one with a damaged coding, nor the end of the file is called by a file's name."""
     parts = [
         write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()), status="20000 OK"),
         write_warc(tmp_path / "b.warc.gz", ("http://a.example:80/y#z", page()), status="2 OK"),

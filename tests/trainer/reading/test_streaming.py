@@ -562,7 +562,7 @@ def test_a_stream_that_stalls_is_left_out_at_once(loader, tars, tmp_path):
 
 
 def test_a_file_that_is_gone_after_a_resume_ends_its_stream(loader, tars, tmp_path):
-    """As long as nothing of it was read it is a mistake; later the run may continue without it."""
+    """A missing file is a mistake as long as nothing of it was read; later the run may continue without it."""
     shutil.copy(tars / "texts.tar", tmp_path / "mine.tar")
     urls = {"mine": [f"{tmp_path}/mine.tar"], "texts": [f"{tars}/texts.tar"]}
     (*_, last) = take(loader(urls, {"mine": 0.5, "texts": 0.5}), 3)

@@ -239,7 +239,7 @@ def test_too_few_packs_for_the_processes_are_refused(training_corpus, config, tm
 
 
 def run_edited_while_late(world, config, corpus, out, edits, late):
-    """As `run_edited`, where the last process waits for the data of some steps."""
+    """Call `run_edited` while the last process waits for the data of some steps."""
     read = SequenceReader.read
 
     def read_slowly(self, chunk, step):
