@@ -11,25 +11,25 @@ corpus: OUT ?= build/corpus/$(basename $(notdir $(SPEC)))
 CORPUS ?= build/corpus/demo
 CONFIG ?= trainer/configs/demo.yaml
 pretrain: OUT ?= build/runs/$(basename $(notdir $(CONFIG)))
+RUN ?= build/runs/demo
 
 # Bytecode is kept, out of the way: uv installs none, and without it each process compiles torch and Beam again, for 5 to
 # 15 seconds. Container images often set the variable that forbids it.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-# albumentations, which img2dataset imports, would ask PyPI for its newest version.
-export NO_ALBUMENTATIONS_UPDATE := 1
-
 PYTHON ?= python3
 PY := .venv/bin/python
 UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY)
 TESTS ?= tests
+# One process more than there are cores: many tests wait for something.
+PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help corpus pretrain real-site test test-fast oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help corpus pretrain card audit browse mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
 .venv/.base:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; name it with PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -57,6 +57,29 @@ pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/de
 	$(PY) -m trainer all --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
 	$(PY) -m trainer evaluate --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
 
+card: .venv/.crawl ## a corpus's data card in all forms: CORPUS=build/corpus/demo ARGS="--release --against OLD"
+	$(PY) -m tools card --corpus $(CORPUS) $(ARGS)
+
+audit: .venv/.crawl ## hold a corpus against what it says of itself: CORPUS=build/corpus/demo ARGS="--against OLD --sample N"
+	$(PY) -m tools audit --corpus $(CORPUS) $(ARGS)
+
+browse: .venv/.crawl ## show a corpus in the browser: CORPUS=build/corpus/demo RUN=<a run of it> ARGS="--port N" or "--static DIR"
+	$(PY) -m tools browse --corpus $(CORPUS) $(if $(filter-out file,$(origin RUN)),--run $(RUN)) $(ARGS)
+
+mixture: .venv/.dev ## sizes of sources, weights and what they do: CORPUS=build/corpus/demo ARGS="sizes", "solve --budget 1M", ...
+	@$(if $(ARGS),true,echo 'make mixture: ARGS="sizes", "solve ...", "simulate ...", "probe ..." or "suggest ..."' >&2; exit 2)
+	$(PY) -m tools mixture $(firstword $(ARGS)) --corpus $(CORPUS) $(wordlist 2,$(words $(ARGS)),$(ARGS))
+
+diff: .venv/.crawl ## compare two corpora: OLD=build/corpus/a NEW=build/corpus/b ARGS="--json F"
+	@$(if $(and $(OLD),$(NEW)),true,echo 'make diff: OLD=build/corpus/a NEW=build/corpus/b' >&2; exit 2)
+	$(PY) -m tools diff $(OLD) $(NEW) $(ARGS)
+
+trace: .venv/.crawl ## what a run trained on: CORPUS=build/corpus/demo RUN=build/runs/demo ARGS="--step N" or --key, --url, --domain
+	$(PY) -m tools trace --corpus $(CORPUS) --run $(RUN) $(ARGS)
+
+takedown: .venv/.crawl ## take samples out for good: CORPUS=build/corpus/demo ARGS="--url U --reason R" or --key, --domain, --file; --dry-run
+	$(PY) -m tools takedown --corpus $(CORPUS) $(ARGS)
+
 real-site: build/real-site/gimp-help-en/.done ## fetch and unpack the GIMP manual's pages, once (needs apt-get)
 
 build/real-site/gimp-help-en/.done:
@@ -69,11 +92,14 @@ build/real-site/gimp-help-en/.done:
 	rm -rf build/real-site/package
 	touch $@
 
-test: .venv/.dev ## run the tests, one process per core: TESTS=tests/... ARGS="..."
-	$(PY) -m pytest -n logical $(TESTS) $(ARGS)
+test: .venv/.dev ## run the tests: TESTS=tests/... ARGS="..."
+	$(PYTEST) -m "not nightly" $(TESTS) $(ARGS)
+
+test-nightly: .venv/.dev ## run the tests that `make test` leaves out: further combinations of what it tries
+	$(PYTEST) -m nightly $(TESTS) $(ARGS)
 
 test-fast: .venv/.dev ## run the tests that are not marked slow: TESTS=tests/... ARGS="..."
-	$(PY) -m pytest -n logical -m "not slow" $(TESTS) $(ARGS)
+	$(PY) -m pytest -n logical -m "not slow and not nightly" $(TESTS) $(ARGS)
 
 # Only the two libraries are old: the others are the newest that go with them.
 oldest-torch: .venv/.base ## run the model's tests with the oldest torch that pyproject.toml allows

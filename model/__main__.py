@@ -5,15 +5,9 @@ from typing import Any, NoReturn
 
 import click
 import yaml
-from torch import bfloat16, float32
 
-from model.config import SIZES
-from model.release.exporting import EXPORTED, export_run
-from model.release.importing import import_release
-from model.release.settings import RELEASES
-from model.weights import WeightsError
-
-_DTYPES = {"bf16": bfloat16, "fp32": float32}
+from model.config import EXPORTED_LAYOUTS, MODEL_LAYOUTS, SIZES
+from model.errors import WeightsError
 
 
 class _LocalPath(click.Path):
@@ -53,7 +47,7 @@ def commands() -> None:
 
 
 @commands.command("import")
-@click.option("--layout", required=True, type=click.Choice(list(RELEASES)), help="Naming scheme of the release.")
+@click.option("--layout", required=True, type=click.Choice(MODEL_LAYOUTS), help="Naming scheme of the release.")
 @click.option("--path", required=True, type=click.Path(exists=True), help="File, folder of shards, or pipeline.")
 @click.option("--decoder", type=click.Path(exists=True, file_okay=False), help="Folder with unet/ and vae/.")
 @click.option("--tokenizer", type=click.Path(exists=True), help="Not given: it lies beside the weights.")
@@ -64,7 +58,7 @@ def commands() -> None:
     help="Named size of the model; not given: what the tensors show, and else the release's.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the model.")
-@click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Not given: as in the release.")
+@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Not given: as in the release.")
 def import_(
     layout: Any,
     path: str,
@@ -79,6 +73,10 @@ def import_(
     changes: dict[str, Any] = {}
     for override in overrides:
         _set(changes, override)
+    import torch
+
+    from model.release.importing import import_release
+
     found = import_release(
         layout,
         path,
@@ -87,7 +85,7 @@ def import_(
         tokenizer=tokenizer,
         size=size,
         changes=changes,
-        dtype=_DTYPES[dtype] if dtype is not None else None,
+        dtype={"bf16": torch.bfloat16, "fp32": torch.float32, None: None}[dtype],
     )
     parts = [f"{found.num_parameters:,} parameters"]
     parts += [f"template {found.form}"] if found.form is not None else []
@@ -98,10 +96,12 @@ def import_(
 
 @commands.command()
 @click.option("--run", required=True, type=click.Path(exists=True, file_okay=False), help="The run's folder.")
-@click.option("--layout", required=True, type=click.Choice(EXPORTED), help="Naming scheme of the release.")
+@click.option("--layout", required=True, type=click.Choice(EXPORTED_LAYOUTS), help="Naming scheme of the release.")
 @click.option("--out", required=True, type=_LocalPath(), help="A .safetensors, .bin or .pt file, or a folder.")
 def export(run: str, layout: Any, out: str) -> None:
     """Write a run's model, or a part of it, in the files of a release."""
+    from model.release.exporting import export_run
+
     found = export_run(run, layout, out)
     click.echo(f"exported: {found.num_parameters:,} parameters, {', '.join(map(str, found.written))}")
 

@@ -20,6 +20,16 @@ class Config(BaseModel):
 
 
 Resampling = Literal["area", "bicubic"]
+LayoutName = Literal[
+    "emu", "emu-i", "emu2", "emu2-hf", "emu2-gen", "diffusers", "eva-clip", "open-clip", "llama", "ours"
+]
+"""Naming scheme of a checkpoint's tensors; see model/weight_layouts.py."""
+
+MODEL_LAYOUTS: tuple[LayoutName, ...] = ("emu", "emu-i", "emu2", "emu2-hf", "emu2-gen")
+"""Layouts of whole models, which can be imported."""
+
+EXPORTED_LAYOUTS: tuple[LayoutName, ...] = (*MODEL_LAYOUTS, "diffusers", "llama", "eva-clip", "open-clip")
+"""Layouts to which a run can be exported."""
 
 
 class EncoderConfig(Config):
@@ -105,6 +115,22 @@ class LanguageModelConfig(Config):
         description="kernel for packed documents; auto: on GPUs varlen (Flash) in half precision, if it and the "
         "installed torch can compute the model's attention, else flex; on CPUs sdpa",
     )
+
+
+class LoraConfig(Config):
+    """Layers that are adapted with LoRA, and how; the defaults are Emu-I's."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapters' inputs")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1, description="names of adapted layers"
+    )
+
+    @property
+    def scale(self) -> float:
+        """Factor of the adapter's output."""
+        return self.alpha / self.rank
 
 
 class ObjectiveConfig(Config):

@@ -7,28 +7,11 @@ Two matrices beside a linear layer, whose own keys are unchanged: an adapted mod
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from model.config import Config
+from model.config import LoraConfig
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-
-
-class LoraConfig(Config):
-    """Layers that are adapted, and how; the defaults are Emu-I's."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(16.0, gt=0, description="the adapter's output is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapters' inputs")
-    targets: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1, description="names of adapted layers"
-    )
-
-    @property
-    def scale(self) -> float:
-        """Factor of the adapter's output."""
-        return self.alpha / self.rank
 
 
 class AdaptedLinear(nn.Linear):

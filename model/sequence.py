@@ -136,7 +136,7 @@ class Layout:
             ValueError: If an image alone does not fit.
         """
         windows: list[Window] = []
-        queue = [*self._joined(s for s in segments if not isinstance(s, Text) or len(s.ids))][::-1]
+        queue = [*self._separated(s for s in segments if not isinstance(s, Text) or len(s.ids))][::-1]
         parts: list[Segment] = []
         used = 2  # <s>, and room for </s>
 
@@ -193,7 +193,7 @@ class Layout:
             draw: Whether to end with `[IMG]`, which requests an image.
         """
         writer = _Writer(self.tokenizer.bos_id)
-        self._write(self._joined(segments), writer, None)
+        self._write(self._separated(segments), writer, None)
         if draw:
             writer.put([self.ids[IMAGE_START]], NONE)
         return writer.sequence(self.ignored)
@@ -263,8 +263,8 @@ class Layout:
             yield segment
         yield from run
 
-    def _joined(self, segments: Iterable[Segment]) -> Iterator[Segment]:
-        """Yield segments; a text after an image has no separator of its own, if images take its place."""
+    def _separated(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Yield segments; no separator precedes a text after an image, if images take its place."""
         after_image = False
         for segment in segments:
             if isinstance(segment, Text) and after_image and not self.config.separate_across_images:

@@ -32,7 +32,10 @@ EMU2_TOKENS = (
 )  # fmt: skip
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-"""Names of a tokenizer's file in a folder, in the order in which they are looked for."""
+"""Names of a tokenizer's file in a folder, in the order in which they are looked for.
+
+An import looks for a release's own `tokenizer.model` first, and keeps only that one in the model's folder.
+"""
 
 NO_BREAK, TOKEN, SENTENCE, PARAGRAPH = 0, 1, 2, 3  # how good a place for a cut is after a token
 
@@ -93,8 +96,23 @@ class Tokenizer:
             path = next((path / name for name in TOKENIZER_FILES if (path / name).is_file()), path)
         if not path.is_file():
             raise ValueError(f"{path}: no tokenizer; give a tokenizer.json, a tokenizer.model or a folder with one")
+        return cls.of_file(str(path), path.read_bytes(), family, chat=chat)
+
+    @classmethod
+    def of_file(cls, path: str, content: bytes, family: Family, *, chat: bool = False) -> "Tokenizer":
+        """Return the tokenizer of a file that was read, from wherever it lies.
+
+        Args:
+            path: Its name, which tells its format: `*.model` is sentencepiece's.
+            content: Its bytes.
+            family: The model family whose tokens are added.
+            chat: Whether to add `[USER]` and `[ASSISTANT]` too.
+
+        Raises:
+            ValueError: If it is no tokenizer.
+        """
         try:
-            base: Base = _SentencePiece(path) if path.suffix == ".model" else _Fast(path.read_text(encoding="utf-8"))
+            base: Base = _SentencePiece(content) if path.endswith(".model") else _Fast(content.decode())
         except Exception as error:  # both libraries raise bare Exception or RuntimeError
             raise ValueError(f"{path}: not a tokenizer: {error}") from error
         return cls(base, family, chat=chat)
@@ -249,10 +267,10 @@ def _without_own(added: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 class _SentencePiece:
     """A sentencepiece model, which puts a space before every text."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, content: bytes) -> None:
         import sentencepiece  # needed only for LLaMA's own file
 
-        self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.model = sentencepiece.SentencePieceProcessor(model_proto=content)
         self.size = int(self.model.vocab_size())
 
     def encode(self, text: str) -> list[int]:

@@ -1,7 +1,6 @@
 """`python -m pipelines`: one command per stage, and `corpus` for all of them."""
 
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,23 +9,16 @@ from typing import Any
 import click
 
 from pipelines import storage
-from pipelines.command_line import RERUN, num_cores, run_commands
+from pipelines.command_line import RERUN, end_on_sigterm, num_cores, run_commands
 
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_sigterm()
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.CRITICAL)
     run_commands(commands, rerun=RERUN)
-
-
-def _interrupt(*_: object) -> None:
-    """Treat SIGTERM like Ctrl-C, which asyncio can raise outside its loop."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs in a shell's background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -63,6 +55,13 @@ def _hold(folder: str) -> str:
     """Lock a folder, if it is local, until the command ends; returns its path in the usual form."""
     path = folder.removeprefix("file://").rstrip("/") or "/"
     click.get_current_context().with_resource(storage.hold(path))
+    from pipelines.layout import takedown_folder
+
+    if storage.exists(takedown_folder(path)):
+        from pipelines.takedowns.staging import recover
+
+        if (line := recover(path)) is not None:
+            print(line, file=sys.stderr)
     return path
 
 

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
@@ -98,7 +99,7 @@ def print_stage(spec: CorpusSpec, out: str, stage: str) -> None:
         RunError: If the funnel up to the stage does not add up, or a source has ended empty.
     """
     rows = [row for row in check_stage(spec, out, stage) if row.stage == stage]
-    kept = ", ".join(f"{sum(r.kept for r in rows if r.unit == u):,} {u}s" for u in dict.fromkeys(r.unit for r in rows))
+    kept = _kept_units(rows)
     line = f"{stage_folder(out, stage)}: {stage} kept {kept or 'nothing'}, dropped {_num_dropped(rows):,}"
     _print_funnel(rows).print(line, soft_wrap=True)
 
@@ -110,6 +111,15 @@ def _print_funnel(rows: Sequence[FunnelRow]) -> Console:
         table.add_row(row.source, row.stage, row.unit, f"{row.in_:,}", f"{row.kept:,}", _reasons(row))
     console.print(table)
     return console
+
+
+def _kept_units(rows: Iterable[FunnelRow]) -> str:
+    """Return how many of each unit were kept, of those of which any was."""
+    kept: Counter[str] = Counter()
+    for row in rows:
+        kept[row.unit] += row.kept
+    names = {"site_file": "files of sites", "media": "media"}
+    return ", ".join(f"{num:,} {names.get(unit, f'{unit}s')}" for unit, num in kept.items() if num)
 
 
 def _num_dropped(rows: Iterable[FunnelRow]) -> int:

@@ -14,13 +14,30 @@ from functools import partial
 import apache_beam as beam
 
 from pipelines import storage
-from pipelines.crawling.accounts import Mention, Verdict, ledger_mentions, link_mentions, verdicts, write_account
+from pipelines.block_list import load_block_list
+from pipelines.crawling.accounts import (
+    Mention,
+    Verdict,
+    gone_pages,
+    ledger_mentions,
+    link_mentions,
+    verdicts,
+    write_account,
+)
 from pipelines.crawling.archived_robots import index_robots, robots_part
-from pipelines.crawling.frontier import FrontierUrl, Mark, cap_host, ledger_marks, link_marks, scoped_urls
+from pipelines.crawling.frontier import (
+    FrontierUrl,
+    Mark,
+    cap_host,
+    failed_site_files,
+    ledger_marks,
+    link_marks,
+    scoped_urls,
+)
 from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
-from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
+from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
@@ -37,7 +54,7 @@ from pipelines.web.http_client import PoliteClient
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
 # `work/warc/<crawl>` for that.
-VERSION = 4
+VERSION = 5
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
@@ -50,6 +67,7 @@ class _CrawlBucket(beam.DoFn):
 
     def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int) -> None:
         self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
+        self._block = load_block_list(out)
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
@@ -61,13 +79,16 @@ class _CrawlBucket(beam.DoFn):
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
 
-        async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
+        async with PoliteClient(policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url) as client:
 
             async def work(item: FrontierUrl) -> None:
-                if settings.sitemaps and urls.authority(item.url) in new_hosts:
-                    new_hosts.discard(urls.authority(item.url))
-                    await follow_sitemaps(client, writer, item, settings.scope)
-                await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
+                if item.unit == "site_file":
+                    await follow_sitemap(client, writer, item, settings.scope)
+                else:
+                    if settings.sitemaps and urls.authority(item.url) in new_hosts:
+                        new_hosts.discard(urls.authority(item.url))
+                        await follow_sitemaps(client, writer, item, settings.scope)
+                    await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
                 store_site_files(client, writer, item)
                 writer.close_if_due()
 
@@ -100,6 +121,7 @@ class _Crawl:
         self.spec, self.name, self.out, self.runner = spec, name, out, runner
         self.settings = spec.crawls[name]
         self.parts = crawl_folder(out, name)
+        self.block = load_block_list(out)
 
     def progress(self) -> _Progress:
         path = self.parts.file("stage", ".json")
@@ -140,12 +162,12 @@ class _Crawl:
                 | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
             )
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
-            in_scope = (
+            by_url = (
                 (before, now, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "JoinMarks" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "KeepNew" >> beam.FlatMap(scoped_urls, settings)
             )
+            in_scope = by_url | "KeepNew" >> beam.FlatMap(scoped_urls, settings, self.block)
             num_before = (
                 before
                 | "OnlyRequested" >> beam.Filter(lambda row: row[1].state == "requested_before")
@@ -157,6 +179,9 @@ class _Crawl:
                 | "ByHost" >> beam.CoGroupByKey()
                 | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
+            if round_ == retry_round and settings.sitemaps:
+                again = by_url | "KeepFailedSiteFiles" >> beam.FlatMap(failed_site_files)
+                frontier = (frontier, again) | "JoinFrontier" >> beam.Flatten()
             _ = (
                 frontier
                 | "GroupHosts" >> GroupHosts(num_buckets)
@@ -189,22 +214,31 @@ class _Crawl:
 
         run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, lambda: num_rows(folder))
 
-    def account(self) -> None:
+    def account(self, retry_round: int) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""
         ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
         seeds = [(urls.canonical_url(seed), Mention(None, 0)) for seed in self.settings.seeds]
-        name, settings = self.name, self.settings
+        name, settings, block = self.name, self.settings, self.block
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
 
         def build(pipeline: beam.Pipeline) -> None:
-            rows = pipeline | "ListLedgers" >> beam.Create(ledgers) | "ReadLedgers" >> beam.FlatMap(ledger_mentions)
+            rows = (
+                pipeline
+                | "ListLedgers" >> beam.Create(ledgers)
+                | "ReadLedgers" >> beam.FlatMap(ledger_mentions, retry_round)
+            )
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_mentions)
-            _ = (
+            judged = (
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "Join" >> beam.Flatten()
                 | "ByUrl" >> beam.GroupByKey()
-                | "Judge" >> beam.FlatMap(verdicts, settings)
+                | "Judge" >> beam.FlatMap(verdicts, settings, block)
+            )
+            gone = pipeline | "ListPurged" >> beam.Create(ledgers) | "ReadPurged" >> beam.FlatMap(gone_pages)
+            _ = (
+                (judged, gone)
+                | "WithPurged" >> beam.Flatten()
                 | "ByPart" >> beam.GroupByKey()
                 | "WriteAccounts" >> beam.Map(write_account, folder, name)
             )
@@ -248,5 +282,5 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             if not crawl.part_files(".parquet", only=progress.rounds):
                 break
             progress = crawl.save(replace(progress, rounds=progress.rounds + 1))
-        crawl.account()
+        crawl.account(progress.retry_round)
         crawl.save(replace(progress, finished=inputs))

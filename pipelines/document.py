@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Container, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from pipelines.drop_reasons import Reason, Stage, Unit
@@ -246,7 +246,10 @@ class Drop:
 
     def row(self) -> dict[str, str | None]:
         """Return the columns of `drops/*.parquet`."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _DROP_COLUMNS}  # `asdict` copies each, at 20 times the cost
+
+
+_DROP_COLUMNS = tuple(field.name for field in fields(Drop))
 
 
 def make_key(kind: Kind, *locator: str | int) -> str:

@@ -6,10 +6,10 @@ A drop names its stage, its unit (what was counted) and its reason. A request's 
 from typing import Literal, NamedTuple, NewType
 
 Stage = Literal["crawl", "extract", "fetch", "filter", "shard"]
-Unit = Literal["page", "block", "element", "document", "video", "track", "cue", "media", "sample"]
-"""Units that are counted: a block is a piece of a page's text (a paragraph, heading, list or table), an element is what
-a page or a row embeds (an image, a video, a frame of another page), media are images, a track is a file of timed text
-and a cue one of its lines."""
+Unit = Literal["page", "site_file", "block", "element", "document", "video", "track", "cue", "media", "sample"]
+"""Units that are counted: a site file is a sitemap or robots.txt, counted only if something of it is lost; a block is a
+piece of a page's text (a paragraph, heading, list or table), an element is what a page or a row embeds (an image, a
+video, a frame of another page), media are images, a track is a file of timed text and a cue one of its lines."""
 
 HttpReason = NewType("HttpReason", str)
 """A reason `http_<status>`, made by `http_reason`; the table has one entry for all statuses."""
@@ -84,6 +84,7 @@ DeclaredReason = Literal[
     "placeholder_image",
     "vector_image",
     "formula_image",
+    "unread_formula",
     "custom_image",
     "invalid_data_uri",
     "repeated_image",
@@ -115,6 +116,9 @@ DeclaredReason = Literal[
     "length_mismatch",
     "duplicate_part",
     "upstream_failed",
+    "where_unmet",
+    "where_unknown",
+    "missing_file",
     "block_listed",
     "other_kind",
     "excluded_component",
@@ -195,6 +199,7 @@ DeclaredReason = Literal[
     "too_few_frames",
     "video_without_text",
     "box_outside_image",
+    "between_splits",
     # thresholds on images
     "image_too_small",
     "image_too_large",
@@ -211,6 +216,8 @@ DeclaredReason = Literal[
     "near_duplicate_text",
     # shards
     "window_without_media",
+    # takedowns
+    "taken_down",
 ]
 Reason = DeclaredReason | HttpReason
 
@@ -295,6 +302,7 @@ ELEMENTS: dict[str, str] = {
     "vector_image": "SVG, by its name or type",
     "custom_image": "an element unknown to HTML, without content, that names an image: a script may show it",
     "formula_image": "a formula drawn as an image, which stands in the text as TeX",
+    "unread_formula": "a formula of which the page has no more than the glyphs: no TeX, MathML or description",
     "invalid_data_uri": "an inline image of unknown format, or too large",
     "repeated_image": "the same image again, with no text between",
     "inline_svg": "drawn in the page",
@@ -326,6 +334,9 @@ ROWS: dict[str, str] = {
     "length_mismatch": "columns that belong together have different lengths",
     "duplicate_part": "a sample of a tar has two members of one name",
     "upstream_failed": "the data set itself says that the download failed",
+    "where_unmet": "a column of the list does not meet a condition of the source's `where`",
+    "where_unknown": "a column of the list that the source's `where` judges is null",
+    "missing_file": "a file of the source that does not exist, where `missing: skip` allows that",
     "block_listed": "the list marks the row as not to be used",
     "other_kind": "a sample or an archive's record of another kind than the source's",
     "excluded_component": "a component of the data set that the spec excludes",
@@ -411,6 +422,7 @@ DOCUMENTS: dict[str, str] = {
     "too_few_frames": "fewer frames of the video than min_images",
     "video_without_text": "the video has neither subtitles nor a description",
     "box_outside_image": "no box is left on the image as it is stored",
+    "between_splits": "it shares something with published samples of different splits (`shard.order: append`)",
 }
 IMAGES: dict[str, str] = {
     "image_too_small": "the shorter side is shorter than min_side",
@@ -431,6 +443,9 @@ DUPLICATES: dict[str, str] = {
 SHARDS: dict[str, str] = {
     "window_without_media": "a window of a long document that contains none of its images",
 }
+TAKEDOWNS: dict[str, str] = {
+    "taken_down": "it, or the same bytes at another address, was taken out of the corpus at request (`tools takedown`)",
+}
 GROUPS: dict[str, dict[str, str]] = {
     "permission": PERMISSION,
     "requests": REQUESTS,
@@ -446,6 +461,13 @@ GROUPS: dict[str, dict[str, str]] = {
     "images": IMAGES,
     "duplicates": DUPLICATES,
     "shards": SHARDS,
+    "takedowns": TAKEDOWNS,
 }
 """Reasons and their meanings, by where they arise."""
-REASONS: dict[str, str] = {reason: meaning for group in GROUPS.values() for reason, meaning in group.items()}
+REASONS: dict[str, str] = {reason: words for group in GROUPS.values() for reason, words in group.items()}
+
+
+def meaning(reason: str) -> str | None:
+    """Return what a reason means; None for one that this version does not declare."""
+    is_status = reason.startswith("http_") and reason[5:].isdecimal() and reason.isascii()
+    return REASONS["http_<status>"] if is_status else REASONS.get(reason)

@@ -5,6 +5,7 @@ kept. Blocks that stand on most pages of a host are left out. Each part of candi
 or from one part of a list.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypedDict
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 import apache_beam as beam
 import pyarrow as pa
 
+from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
@@ -19,25 +21,27 @@ from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeat
 from pipelines.crawling.ledger import LedgerRow, ledger_parts
 from pipelines.drop_reasons import FETCHED, Reason
 from pipelines.faults import keep_tracebacks, refusal_of
+from pipelines.gone_rows import drop_gone
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
-from pipelines.part_candidates import Asks, PartCandidates, block_drop, page_drop, shown_url
+from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
-from pipelines.sources.files import Part, reading
+from pipelines.sources.files import MissingPart, Part, explain_read_errors, missing_parts
 from pipelines.sources.input_files import forget_inputs, record_inputs
+from pipelines.sources.origin import Origin
 from pipelines.sources.warc import CrawledPage
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
 from pipelines.web import urls
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 4
+VERSION = 5
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -57,6 +61,7 @@ KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
     "video": videos,
     "text": text,
 }
+_SHOWN_FILES = 5  # of those that are missing
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
 
 
@@ -105,6 +110,7 @@ class _ExtractPart(beam.DoFn):
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
         self._spec, self._out = spec, out
+        self._block = load_block_list(out)
 
     def process(self, joined: tuple[str, _TaskInput]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
@@ -133,7 +139,7 @@ class _ExtractPart(beam.DoFn):
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
-        found = PartCandidates(self._spec)
+        found = PartCandidates(self._spec, self._block)
         if isinstance(task, _ListTask):
             self._read_list(task, found)
         else:
@@ -147,13 +153,17 @@ class _ExtractPart(beam.DoFn):
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         found.tally.keep(task.source, "document", 0)
-        with reading(task.part.path):
+        if isinstance(task.part, MissingPart):
+            origin = Origin(task.source, source.kind, task.part, source.input)
+            found.add(task.source, [replace(origin.drop("missing_file", "whole"), key=None)])
+            return
+        with explain_read_errors(task.part.path):
             rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
             found.add(task.source, rows, asks="unasked")
 
     def _extract_pages(self, task: CrawlTask, known: _Known, found: PartCandidates) -> None:
         crawl = task.crawl
-        rules = _archived_rules(self._spec, crawl, known.robots)
+        archived = ArchivedRules.of_crawl(self._spec, crawl, known.robots)
         sources = {
             name: source
             for name, source in self._spec.sources.items()
@@ -162,13 +172,17 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(crawl, "page", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
+        drop_gone(crawl_folder(self._out, crawl).file(task.ledger, ".parquet"), "extract", found.tally)
         for row, record in fetched_pages(self._out, task):
+            if self._block.url(row.url) or self._block.url(row.canonical_url):
+                found.tally.drop(replace(page_drop(crawl, row, "taken_down"), url=None, page_url=None))
+                continue
             if record is None:
                 found.tally.drop(page_drop(crawl, row, "unreadable_record"))
                 continue
-            of_page = PartCandidates(self._spec)
+            of_page = PartCandidates(self._spec, self._block)
             try:
-                self._extract_page(crawl, row, record, known, rules, sources, of_page)
+                self._extract_page(crawl, row, record, known, archived, sources, of_page)
                 found.absorb(of_page)
             except Exception as error:  # of the page nothing is kept
                 found.tally.drop(page_drop(crawl, row, *refusal_of(error)))
@@ -179,7 +193,7 @@ class _ExtractPart(beam.DoFn):
         row: LedgerRow,
         record: CrawledPage,
         known: _Known,
-        rules: ArchivedRules,
+        archived: ArchivedRules,
         sources: dict[str, SourceSpec],
         found: PartCandidates,
     ) -> None:
@@ -193,7 +207,7 @@ class _ExtractPart(beam.DoFn):
             drop(record.refusal, record.truncated or record.mime)
             return
         page = parse_record(record, row.url)
-        verdict = fetched_verdict(row, record, page, self._spec.request_policy, rules.verdict(row.url))
+        verdict = fetched_verdict(row, record, page, self._spec.request_policy, archived)
         if not verdict.allowed:
             drop(verdict.reasons[0], ", ".join(verdict.reasons))
             return
@@ -204,10 +218,8 @@ class _ExtractPart(beam.DoFn):
             found.tally.drop(block_drop(crawl, row, block))
         found.tally.keep(crawl, "block", sum(isinstance(block, PageText) for block in page.blocks))
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
-        for reason, num in page.skipped:
-            lost = replace(page_drop(crawl, row, reason), unit="element", url=None)
-            for _ in range(num):
-                found.tally.drop(lost)
+        for element in page.skipped:
+            found.tally.drop(element_drop(crawl, row, element))
         external = self._spec.crawls[crawl].warc_files
         origin = PageOrigin(
             crawl=crawl,
@@ -242,11 +254,6 @@ class _ExtractPart(beam.DoFn):
                 continue
             asks: Asks = "all" if external else "nobody"
             found.add(name, [replace(c, record=row.record) for c in candidates], asks=asks)
-
-
-def _archived_rules(spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> ArchivedRules:
-    is_given = bool(spec.crawls[crawl].robots_files)
-    return ArchivedRules(spec.request_policy, found if is_given else None)
 
 
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
@@ -314,21 +321,30 @@ def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
     """
     inputs = {name: source.input for name, source in spec.sources.items() if not isinstance(source.input, CrawlInput)}
     parts = {name: FORMATS[settings.format].parts(settings) for name, settings in inputs.items()}
-    others = {name: FORMATS[settings.format].beside(settings) for name, settings in inputs.items()}
+    companions = {name: FORMATS[settings.format].companion_files(settings) for name, settings in inputs.items()}
     listed = {
-        name: [*((p.path, p.name) for p in parts[name]), *((other.path, other.name) for other in others[name])]
+        name: [*((p.path, p.name) for p in parts[name]), *((file.path, file.name) for file in companions[name])]
         for name in inputs
     }
     forget_inputs(out, [*spec.crawls, *inputs])
+    lost = {name: missing_parts(settings, len(parts[name])) for name, settings in inputs.items()}
+    for name, missing in lost.items():
+        if missing:
+            shown = ", ".join(part.path for part in missing[:_SHOWN_FILES]) + (
+                ", ..." if missing[_SHOWN_FILES:] else ""
+            )
+            num = len(missing) + len({part.path for part in parts[name]})
+            print(f"note: sources.{name}: {len(missing)} of {num} files are missing: {shown}", file=sys.stderr)
     found: dict[tuple[str, str], InputFile] = {}
     for name, files in listed.items():
-        with reading(f"sources.{name}"):
+        with explain_read_errors(f"sources.{name}"):
             found |= record_inputs(out, {name: files})
     contents: dict[tuple[str, str | None], list[Any]] = {}
     for name in inputs:
-        for other in others[name]:
-            contents.setdefault((name, other.of), []).append(found[name, other.path].content)
-    return [
+        for file in companions[name]:
+            contents.setdefault((name, file.of), []).append(found[name, file.path].content)
+    skipped = [_ListTask(f"{name}-{part.index:05d}", name, part, "missing") for name in inputs for part in lost[name]]
+    return skipped + [
         _ListTask(
             f"{name}-{i:05d}",
             name,
@@ -371,7 +387,6 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
         by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
         duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
-        repeated = {"tasks": of_crawls, "pages": by_url | "Kept" >> beam.Map(_kept)} | FindHostBoilerplate(spec, out)
         archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
         hosts = (
             pipeline
@@ -383,6 +398,8 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "ByHost" >> beam.CoGroupByKey()
             | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
         )
+        pages = by_url | "Kept" >> beam.Map(_kept)
+        repeated = {"tasks": of_crawls, "pages": pages, "robots": archived} | FindHostBoilerplate(spec, out)
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
             {"task": named, "duplicates": duplicates, "repeated": repeated, "robots": rules}

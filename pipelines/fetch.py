@@ -8,19 +8,18 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
-from pipelines.document import Document, Drop
-from pipelines.drop_reasons import Refusal, Unit
-from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
+from pipelines.faults import keep_tracebacks
+from pipelines.gone_rows import drop_gone
 from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
-from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import (
     INLINE,
     Missing,
@@ -42,11 +41,10 @@ from pipelines.media.raw_store import (
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
-from pipelines.part_candidates import shown_url
-from pipelines.parts import PartFolder, Receipt, Tally, num_rows, read_rows, stage_inputs, write_table
+from pipelines.part_documents import PartDocuments
+from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import excerpt, judge_spoken, masked_excerpt
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
@@ -55,7 +53,7 @@ from pipelines.web.http_client import PoliteClient
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
 # as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
 # made again, delete `work/raw`.
-VERSION = 3
+VERSION = 4
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -78,6 +76,7 @@ class _FetchBucket(beam.DoFn):
 
     def __init__(self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]) -> None:
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
+        self._block = load_block_list(out)
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
         keep_tracebacks(traceback_folder(self._out))
@@ -104,14 +103,14 @@ class _FetchBucket(beam.DoFn):
             for _, missing in rows:
                 settings = self._settings[missing.rendition].images
                 blob = data[missing.key.removeprefix("inline:")]
-                store_image(writer, missing.rendition, missing.key, blob, settings)
+                store_image(writer, missing.rendition, missing.key, blob, settings, self._block)
                 if writer.is_full:
                     writer.close()
 
     async def _run(self, queued: list[tuple[str, Missing]], writer: RawPartWriter, pools: dict[str, Executor]) -> None:
         policy, gates = self._spec.request_policy, gate_folder(self._out)
         loop = asyncio.get_running_loop()
-        async with PoliteClient(policy, self._spec.http, gate_folder=gates) as client:
+        async with PoliteClient(policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url) as client:
 
             async def work(missing: Missing) -> None:
                 request = missing.media_request()
@@ -119,7 +118,8 @@ class _FetchBucket(beam.DoFn):
                     await fetch_site(client, request, writer)
                 else:
                     settings = self._settings[missing.rendition]
-                    await fetch_media(client, loop, pools[request.type], request, missing.rendition, settings, writer)
+                    pool, made = pools[request.type], missing.rendition
+                    await fetch_media(client, loop, pool, request, made, settings, writer, self._block)
                 if writer.is_full:
                     writer.close()
 
@@ -203,6 +203,7 @@ class _CompletePart(beam.DoFn):
 
     def __init__(self, spec: CorpusSpec, out: str, renditions: Renditions) -> None:
         self._spec, self._out, self._renditions = spec, out, renditions
+        self._block = load_block_list(out)
 
     def process(self, joined: tuple[str, _PartInput]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
@@ -220,86 +221,14 @@ class _CompletePart(beam.DoFn):
         permission = PagePermission(
             self._spec.request_policy, folder, {m.key: m.blob for m in media if is_site_key(m.store_key)}
         )
-        tally = Tally("fetch")
-        written: list[dict[str, Any]] = []
+        found = PartDocuments(self._spec, self._renditions, stored, permission, self._block)
         path = candidates_folder(self._out).file(part, ".parquet")
         for row in read_rows(path, ["source", "document", "requests", "record"]):
-            source, candidate = row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"])
-            names = self._renditions[source]
-            filters = self._spec.sources[source].filters
-            document, about = candidate.document, candidate.document
-            try:
-                permitted = self._permitted(candidate, permission)
-                if isinstance(permitted, Candidate):
-                    results = {r.key: stored[store_key(names[r.type], r.key)] for r in permitted.requests}
-                    result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
-                    judged = result.document or result.refusal
-                else:
-                    result, judged = failed_completion(candidate), permitted
-                if isinstance(judged, Document) and judged.kind == "video":
-                    judged = judge_spoken(judged, filters)
-                if isinstance(judged, Refusal):
-                    about = result.document or document
-                else:
-                    assert judged is not None
-                    completed = judged.to_json()
-            except Exception as error:
-                result, judged = failed_completion(candidate), refusal_of(error)
-            # A video is one request and becomes many images, which the filter counts as media.
-            unit: Unit = "video" if any(r.type == "video" for r in candidate.requests) else "media"
-            gone = Drop(
-                source=source,
-                stage="fetch",
-                reason="document_dropped",
-                unit=unit,
-                key=document.key,
-                page_url=document.source.page_url,
-                record=candidate.record,
-            )
-            for lost in result.lost:
-                tally.drop(replace(gone, reason=lost.reason, url=lost.url, detail=lost.detail))
-            for gap in result.lost_texts:
-                said = unless_fault(masked_excerpt, gap.text, filters)
-                tally.drop(
-                    replace(gone, unit=gap.unit, reason=gap.reason, url=gap.url, excerpt=said, detail=gap.detail)
-                )
-            if isinstance(judged, Refusal):
-                text = unless_fault(excerpt, about, filters)
-                drop = replace(gone, reason=judged.reason, unit="document", excerpt=text, detail=judged.detail)
-                tally.drop(replace(drop, url=shown_url(candidate)))
-                for url in result.found:
-                    tally.drop(replace(gone, url=url))
-                continue
-            tally.keep(source, "document")
-            if result.found:
-                tally.keep(source, unit, len(result.found))
-            if result.num_cues:
-                tally.keep(source, "track")
-                tally.keep(source, "cue", result.num_cues)
-            written.append(
-                {
-                    "source": source,
-                    "key": document.key,
-                    "record": candidate.record,
-                    "document": completed,
-                    "blobs": [asdict(blob) for blob in result.blobs],
-                }
-            )
+            found.add(row["source"], Candidate.from_columns(row["document"], row["requests"], row["record"]))
+        drop_gone(path, "fetch", found.tally)
         documents = documents_folder(self._out)
-        files = {".parquet": write_table(documents.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
-        return documents.finish(part, inputs, tally, files)
-
-    def _permitted(self, candidate: Candidate, permission: PagePermission) -> Candidate | Refusal:
-        """Return the candidate with what its page's host says today, or the refusal."""
-        site, page_url = candidate.site, candidate.document.source.page_url
-        if site is None or page_url is None:
-            return candidate
-        verdict = permission.verdict(site, page_url)
-        if verdict.reason is not None:
-            return Refusal(verdict.reason, ", ".join(verdict.reasons))
-        document = candidate.document
-        signals = tuple(dict.fromkeys((*document.signals, *verdict.signals)))
-        return replace(candidate, document=replace(document, signals=signals), requests=candidate.media_requests)
+        files = {".parquet": write_table(documents.file(part, ".parquet"), found.rows, DOCUMENT_SCHEMA)}
+        return documents.finish(part, inputs, found.tally, files)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -361,6 +290,7 @@ def _fetch_missing(
     latest = max((generation_of(path) for path in index_parts(media)), default=0)
     generation = latest + 1 if retry else latest
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
+    block = load_block_list(out)
     num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
 
     def request(what: str, wanted: Callable[[beam.PCollection], beam.PCollection]) -> None:
@@ -373,7 +303,7 @@ def _fetch_missing(
             missing = (
                 {"wanted": wanted(names), "known": known}
                 | "ByMedia" >> beam.CoGroupByKey()
-                | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry)
+                | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry, block)
             )
             _ = (
                 missing

@@ -13,24 +13,37 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from pipelines.decisions.duplicates import Duplicate, Fingerprint, minhash
-from pipelines.decisions.features import MeasuredDocument, MeasuredImage
+from pipelines.block_list import load_block_list
+from pipelines.decisions.duplicates import Duplicate, Fingerprint
+from pipelines.decisions.features import MeasuredDocument
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions.fingerprints import fingerprint
 from pipelines.decisions.long_documents import windows
 from pipelines.decisions.measuring import CompletedDocument, PartMeasurer, read_measured
-from pipelines.decisions.splits import BoundGroup, GroupPart, GroupSplit, bind, settle_split, split_rule, with_root
+from pipelines.decisions.splits import (
+    BoundGroup,
+    GroupPart,
+    GroupSplit,
+    bind,
+    published_rule,
+    settle_split,
+    split_rule,
+    with_root,
+)
 from pipelines.decisions.thresholds import Judged, Thresholds, judge
-from pipelines.document import CAPTIONED, Decision, Document, Drop
+from pipelines.document import Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
 from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
+from pipelines.gone_rows import drop_gone
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
-from pipelines.parts import Receipt, Tally, digest, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, stage_inputs, write_table
+from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.shards.sample_rules import find_faults
-from pipelines.shards.tar_samples import tar_bytes
-from pipelines.spec import CorpusSpec, SourceSpec
+from pipelines.shards.writer import largest_tar_bytes
+from pipelines.spec import CorpusSpec
 from pipelines.text.judging import excerpt
 from pipelines.web.urls import only_url
 
@@ -39,6 +52,9 @@ from pipelines.web.urls import only_url
 # all media, decisions only small rows, so they have separate versions.
 FEATURES_VERSION = 2
 VERSION = 3
+
+PUBLISHED_PRIORITY = 2**52
+"""Added to the priority of a published document among its duplicates: more than any other has of pixels and text."""
 
 DECISION_SCHEMA = pa.schema(
     [
@@ -50,8 +66,6 @@ DECISION_SCHEMA = pa.schema(
         ("blobs", pa.list_(pa.struct([("file", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]))),
     ]
 )
-FINISHING_BYTES = 1024
-"""Bytes that the shard stage adds to a sample's JSON at most: the pipeline's version, hashes, names of keys."""
 
 
 class _DocumentPlace(NamedTuple):
@@ -121,10 +135,13 @@ def _uses(part: str, out: str) -> Iterator[tuple[str, str]]:
 
 
 class _FingerprintPart(beam.DoFn):
-    """Yield small rows about documents that pass their thresholds: fingerprints, and what binds them into groups."""
+    """Yield small rows about documents that pass their thresholds: fingerprints, and what binds them into groups.
 
-    def __init__(self, spec: CorpusSpec, out: str) -> None:
-        self._spec, self._out = spec, out
+    Published documents come first among their duplicates.
+    """
+
+    def __init__(self, spec: CorpusSpec, out: str, published: Published) -> None:
+        self._spec, self._out, self._published = spec, out, published
 
     def process(
         self, part: str, overused: dict[str, int]
@@ -140,21 +157,22 @@ class _FingerprintPart(beam.DoFn):
         images: set[tuple[str, str]] = set()
         for completed, measured in read_measured(part, self._out):
             source, document = self._spec.sources[completed.source], completed.document
-            judged = _judged(document, measured, source.filters, overused)
+            split = self._published.split(document.key)
+            judged = _judged(document, measured, source.filters, overused if split is None else {})
             if judged.document is None:
                 continue
             kept = [measured.images[i] for i in judged.places]
             try:
-                found = fingerprint(completed.source, source, judged.document, kept)
+                found = fingerprint(completed.source, source.filters.duplicates, judged.document, kept)
             except Exception as error:
                 reason, detail = refusal_of(error)
                 yield TaggedOutput("faults", (part, _DroppedDocument(document.key, reason, detail or "")))
                 continue
             group = document.build.dedup_group
-            rule = split_rule(document, self._spec.split)
+            rule = split_rule(document, self._spec.split) if split is None else published_rule(split)
             groups[group] = min(rule, groups.get(group, rule))
             images |= {(image.stored_sha256, group) for image in kept}
-            yield found
+            yield found if split is None else replace(found, priority=found.priority + PUBLISHED_PRIORITY)
             yield TaggedOutput("documents", (document.key, _DocumentPlace(group, part)))
         for group, rule in sorted(groups.items()):
             yield TaggedOutput("groups", (group, GroupPart(rule, part)))
@@ -168,23 +186,6 @@ def _judged(document: Document, measured: MeasuredDocument, filters: Thresholds,
         return judge(document, measured, filters, overused)
     except Exception as error:
         return Judged(None, (), {}, refusal_of(error))
-
-
-def fingerprint(name: str, source: SourceSpec, document: Document, images: list[MeasuredImage]) -> Fingerprint:
-    """Return the values by which duplicates of a document are found within its source."""
-    settings = source.filters.duplicates
-    is_single = document.kind in CAPTIONED
-    content = [image.stored_sha256 for image in images] + [s.text for s in document.segments if s.text]
-    size = sum((m.source_width or 0) * (m.source_height or 0) for m in document.media)
-    wants_text = document.kind in ("text", "interleaved")
-    return Fingerprint(
-        id=document.key,
-        scope=name,
-        sha256=digest(content),
-        phash=images[0].phash if is_single else None,
-        signature=minhash(document.text, settings) if wants_text else None,
-        priority=size + document.num_text_chars,
-    )
 
 
 def _join_duplicates(
@@ -202,8 +203,9 @@ def _join_duplicates(
 class _DecidePart(beam.DoFn):
     """Write the samples and drops of a part, unless a receipt shows that they were made from the same inputs."""
 
-    def __init__(self, spec: CorpusSpec, out: str) -> None:
-        self._spec, self._out = spec, out
+    def __init__(self, spec: CorpusSpec, out: str, published: Published) -> None:
+        self._spec, self._out, self._published = spec, out, published
+        self._block = load_block_list(out)
 
     def process(self, joined: tuple[str, _PartInput], overused: dict[str, int]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
@@ -237,7 +239,8 @@ class _DecidePart(beam.DoFn):
         for completed, measured in read_measured(part, self._out):
             name, document = completed.source, completed.document
             filters = self._spec.sources[name].filters
-            judged = _judged(document, measured, filters, overused)
+            is_published = self._published.split(document.key) is not None
+            judged = _judged(document, measured, filters, {} if is_published else overused)
             gone = Drop(
                 source=name,
                 stage="filter",
@@ -251,6 +254,8 @@ class _DecidePart(beam.DoFn):
                 url = document.media[i].url
                 tally.drop(replace(gone, reason=why.reason, url=url, detail=why.detail))
             refusal = judged.refusal or refusals.get(document.key)
+            if refusal is None and groups[document.build.dedup_group].split is None:
+                refusal = Refusal("between_splits")
             if refusal is None:
                 assert judged.document is not None
                 samples = Tally("filter")
@@ -272,6 +277,7 @@ class _DecidePart(beam.DoFn):
                 for i, media in enumerate(document.media):
                     if i not in judged.lost:
                         tally.drop(replace(gone, url=media.url))
+        drop_gone(documents_folder(self._out).file(part, ".parquet"), "filter", tally)
         folder = decisions_folder(self._out)
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, DECISION_SCHEMA)}
         return folder.finish(part, inputs, tally, files)
@@ -315,6 +321,9 @@ class _DecidePart(beam.DoFn):
                     )
                 )
                 continue
+            if self._block.key(sample.key) or self._block.text(sample):
+                tally.drop(Drop(source=source, stage="shard", reason="taken_down", unit="sample", key=sample.key))
+                continue
             if faults := find_faults(sample):
                 raise ValueError(f"sample {sample.key}: {'; '.join(faults[:3])}")
             tally.keep(source, "sample", stage="shard")
@@ -325,24 +334,13 @@ class _DecidePart(beam.DoFn):
         return rows
 
 
-def largest_tar_bytes(sample: Document, text: str, lengths: list[int]) -> int:
-    """Return the most bytes that a sample can take in a tar.
-
-    `finish_document` adds names and hashes to the JSON. A captioned sample repeats its content at the root of the JSON
-    and its caption in the txt, as readers of img2dataset and GRIT expect.
-    """
-    num = len(text.encode())
-    is_captioned = sample.kind in CAPTIONED
-    json_bytes = FINISHING_BYTES + num * (2 if is_captioned else 1)
-    return tar_bytes([json_bytes, *lengths, *([len(sample.text.encode())] if is_captioned else [])])
-
-
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
 def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Measure every image once, then decide which documents become samples, and of which split."""
     documents, measured, decided = documents_folder(out), features_folder(out), decisions_folder(out)
+    earlier_manifest(spec, out)  # settings that contradict it are told before anything is decided
     parts = [receipt.part for receipt in documents.receipts()]
     weights = {  # a checkpoint may be replaced under its name
         name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
@@ -365,10 +363,12 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     limits = [s.filters.images.max_uses for s in spec.sources.values() if s.filters.images.max_uses is not None]
     least = min(limits, default=None)
 
+    published = load_published(spec, out)
+
     def decide(pipeline: beam.Pipeline) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
         overused = beam.pvalue.AsDict(_overused(names, out, least))
-        found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out), overused).with_outputs(
+        found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out, published), overused).with_outputs(
             "documents", "groups", "images", "faults", main="fingerprints"
         )
         per_source = {name: s.filters.duplicates for name, s in spec.sources.items()}
@@ -395,7 +395,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         _ = (
             {"part": every, "dropped": dropped, "groups": groups}
             | "ByPart" >> beam.CoGroupByKey()
-            | "DecideParts" >> beam.ParDo(_DecidePart(spec, out), overused)
+            | "DecideParts" >> beam.ParDo(_DecidePart(spec, out, published), overused)
         )
 
     run_pipeline("filter: decisions", runner, decide, lambda: len(decided.receipts()))

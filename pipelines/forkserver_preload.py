@@ -2,8 +2,9 @@
 
 import logging
 
-logging.getLogger().setLevel(logging.CRITICAL)  # the only module with an import side effect: it starts a process
-
-import img2dataset.resizer  # noqa: E402, F401
+logging.getLogger().setLevel(logging.CRITICAL)  # the only module with import side effects: it starts a process
 
 import pipelines.corpus  # noqa: E402, F401
+from pipelines.images.normalise import load_resizer  # noqa: E402
+
+load_resizer()

@@ -4,7 +4,7 @@ The counts are in the receipts of parts (`parts.py`); the funnel is their sum, i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipelines.errors import RunError
@@ -12,7 +12,13 @@ from pipelines.layout import account_folder, candidates_folder, decisions_folder
 from pipelines.parts import PartFolder, read_rows, sum_counts
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
-CRAWL_ROWS = (("crawl", "page"), ("extract", "page"), ("extract", "block"), ("extract", "element"))
+CRAWL_ROWS = (
+    ("crawl", "page"),
+    ("crawl", "site_file"),
+    ("extract", "page"),
+    ("extract", "block"),
+    ("extract", "element"),
+)
 """Stage and unit of a crawl's rows, in order (`drop_reasons.Unit`)."""
 SOURCE_ROWS = (
     ("extract", "document"),
@@ -79,6 +85,8 @@ def checked_funnel(
     sources: Iterable[str],
     last_stage: str,
     num_samples: Mapping[str, int] | None = None,
+    *,
+    is_appended: bool = False,
 ) -> list[FunnelRow]:
     """Return the funnel up to a stage that was completed; what an earlier run left of later stages is ignored.
 
@@ -88,16 +96,27 @@ def checked_funnel(
         sources: Names of its sources.
         last_stage: One of `STAGES`.
         num_samples: Number of samples in the shards of each source, once they are written.
+        is_appended: Whether shards of earlier builds are among them, whose samples count as they were decided for.
 
     Raises:
         RunError: If it does not add up: a bug, and the results must not be used.
     """
     done = STAGES[: STAGES.index(last_stage) + 1]
     funnel = [row for row in funnel_rows(out, crawls, sources) if row.stage in done]
+    if is_appended and num_samples is not None:
+        funnel = [_with_kept(row, num_samples) for row in funnel]
     if faults := check_funnel(funnel, num_samples):
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise RunError(f"the funnel does not add up: {faults[0]}{more}. Please report this bug")
     return funnel
+
+
+def _with_kept(row: FunnelRow, num_samples: Mapping[str, int]) -> FunnelRow:
+    """Return a source's row of samples, of which those in its shards were kept."""
+    if (row.stage, row.unit) != ("shard", "sample"):
+        return row
+    kept = num_samples.get(row.source, 0)
+    return replace(row, in_=kept + sum(row.dropped.values()), kept=kept)
 
 
 def check_filled(
@@ -128,12 +147,17 @@ def check_filled(
 
 
 def _emptied(source: str, crawls: Sequence[str], rows: Sequence[FunnelRow]) -> str | None:
-    """Return what became of the candidates of a source that has none left; None if it has some."""
+    """Return what became of the candidates of a source that has none left; None if it has some, or had.
+
+    It had some if what was left of it was taken down at request, which must not stop later builds.
+    """
     own = [row for row in rows if row.source == source and row.unit in ("document", "sample")]
     if own and own[-1].kept:
         return None
     if dropped := next((row for row in own if row.in_ and not row.kept), None):
-        return f"{dropped.stage} dropped {_all(dropped)}"
+        return f"{dropped.stage} dropped {_all(dropped)}" if "taken_down" not in dropped.dropped else None
+    if any("taken_down" in row.dropped for row in rows if row.source in crawls and row.unit == "page"):
+        return None
     if not crawls:
         return "its files have no rows"
     found = []

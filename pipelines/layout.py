@@ -9,6 +9,9 @@ from pipelines.parts import PartFolder
 RESERVED_FOLDERS = frozenset({"work", "drops", "tokens"})
 """Folders of a corpus next to those of its sources; no source may have such a name."""
 
+CARD_FILES = ("card.html", "card.json", "croissant.json", "datasheet.md", "eu_summary.json", "eu_summary.md")
+"""Files that `tools card` writes beside README.md; each describes one build, so a takedown removes them."""
+
 STAGE_FOLDERS = {"crawl": "warc", "extract": "candidates", "fetch": "raw", "filter": "decisions"}
 """Folder below `work/` with the result of each stage; that of the shard stage is the corpus itself."""
 
@@ -125,3 +128,34 @@ def resolved_spec_path(out: str) -> str:
 def readme_path(out: str) -> str:
     """Return the path of a corpus's description, whose front matter `datasets` reads."""
     return storage.join(out, "README.md")
+
+
+def addition_log_path(out: str) -> str:
+    """Return the path of the log of what builds have added to a corpus: one JSON object per addition."""
+    return storage.join(out, "additions.jsonl")
+
+
+# --- takedowns ------------------------------------------------------------------------------------------------------
+
+
+def takedown_log_path(out: str) -> str:
+    """Return the path of the log of what was taken down: one JSON object per takedown."""
+    return storage.join(out, "takedowns.jsonl")
+
+
+def block_list_path(out: str) -> str:
+    """Return the path of the hashes of all that was taken down, by which no build brings it back."""
+    return storage.join(out, "blocked.parquet")
+
+
+def excluded_keys_path(out: str) -> str:
+    """Return the path of the keys of samples that were taken down, one per line, by which copies can be filtered."""
+    return storage.join(out, "excluded_keys.txt")
+
+
+def takedown_folder(out: str) -> str:
+    """Return the folder of a takedown that has not come to its end.
+
+    It is not in `work/`, which may be deleted at any time: it may have the only copy of the manifest.
+    """
+    return storage.join(out, ".takedown")

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
+from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import Candidate, site_request
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.document import CAPTIONED, Document, Drop, Signal
 from pipelines.drop_reasons import Reason, Refusal
 from pipelines.faults import refusal_of, unless_fault
-from pipelines.pages.blocks import Block, PageImage, PageText
+from pipelines.pages.blocks import Block, PageImage, PageText, SkippedElement
 from pipelines.parts import Tally
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
 from pipelines.text.judging import EXCERPT_CHARS, excerpt, judge_text, masked_excerpt
@@ -23,10 +24,15 @@ or of all, whatever was said when another crawler fetched them."""
 
 
 class PartCandidates:
-    """Collector of a part's results: judged candidates and the tally."""
+    """Collector of a part's results: judged candidates and the tally.
 
-    def __init__(self, spec: CorpusSpec) -> None:
-        self._spec = spec
+    Args:
+        spec: The corpus.
+        block: What was taken down of it.
+    """
+
+    def __init__(self, spec: CorpusSpec, block: BlockList = NOTHING) -> None:
+        self._spec, self._block = spec, block
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
 
@@ -41,14 +47,20 @@ class PartCandidates:
         settings = self._spec.sources[source]
         for candidate in found:
             if isinstance(candidate, Drop):
+                if candidate.url is candidate.page_url is candidate.excerpt is None:
+                    self.tally.drop(candidate)  # nothing to mask: of a list, `where` may let most rows fall
+                    continue
                 said = unless_fault(masked_excerpt, candidate.excerpt, settings.filters)
-                self.tally.drop(replace(candidate, excerpt=said))
+                is_told = not (self._block.url(candidate.url) or self._block.url(candidate.page_url))
+                self.tally.drop(replace(candidate, excerpt=said) if is_told else without_words(candidate))
                 continue
             if not isinstance(settings.input, CrawlInput):
                 self._count_contents(source, candidate.document)
             refusal: Refusal | None = None
             try:
                 judged = judge_text(candidate.document, settings.filters, settings.kind)
+                if self._is_taken_down(candidate) or (isinstance(judged, Document) and self._block.text(judged)):
+                    judged = Refusal("taken_down")
                 if self._is_unlicensed(candidate.document, settings):
                     judged = Refusal("license_not_allowed", candidate.document.source.license)
                 if isinstance(judged, Document):
@@ -58,20 +70,23 @@ class PartCandidates:
             except Exception as error:
                 refusal = refusal_of(error)
             if refusal is not None:
-                self.tally.drop(
-                    Drop(
-                        source=source,
-                        stage="extract",
-                        reason=refusal.reason,
-                        unit="document",
-                        key=candidate.document.key,
-                        url=shown_url(candidate),
-                        page_url=candidate.document.source.page_url,
-                        record=candidate.record,
-                        excerpt=unless_fault(excerpt, candidate.document, settings.filters),
-                        detail=refusal.detail,
-                    )
+                drop = Drop(
+                    source=source,
+                    stage="extract",
+                    reason=refusal.reason,
+                    unit="document",
+                    key=candidate.document.key,
+                    url=shown_url(candidate),
+                    page_url=candidate.document.source.page_url,
+                    record=candidate.record,
+                    excerpt=unless_fault(excerpt, candidate.document, settings.filters),
+                    detail=refusal.detail,
                 )
+                self.tally.drop(drop if refusal.reason != "taken_down" else without_words(drop))
+
+    def _is_taken_down(self, candidate: Candidate) -> bool:
+        videos = (request.url for request in candidate.requests if request.type == "video")
+        return self._block.document(candidate.document, videos)
 
     def _count_contents(self, source: str, document: Document) -> None:
         """Count what a list's document has of that of which lists may lose a part."""
@@ -121,6 +136,11 @@ class PartCandidates:
         self.tally.keep(source, "document")
 
 
+def without_words(drop: Drop) -> Drop:
+    """Return a drop that says nothing of what was taken down but where it was read."""
+    return replace(drop, url=None, page_url=None, excerpt=None, detail=None)
+
+
 def shown_url(candidate: Candidate) -> str | None:
     """Return the URL by which a drop names a candidate: of its only image or video, else of its page."""
     return urls.only_url(request.url for request in candidate.media_requests) or candidate.document.source.page_url
@@ -143,8 +163,14 @@ def page_drop(source: str, row: LedgerRow, reason: Reason, detail: str | None = 
 
 def block_drop(crawl: str, row: LedgerRow, block: Block) -> Drop:
     """Return the drop of a block of a page that is its host's boilerplate."""
-    drop = page_drop(crawl, row, "host_boilerplate")
     if isinstance(block, PageText):
+        drop = page_drop(crawl, row, "host_boilerplate")
         return replace(drop, unit="block", url=None, excerpt=mask(block.text).text[:EXCERPT_CHARS])
     url = block.url if isinstance(block, PageImage) else block.sources[0]
-    return replace(drop, unit="element", url=urls.without_credentials(url) if url else None)
+    return element_drop(crawl, row, SkippedElement("host_boilerplate", url))
+
+
+def element_drop(crawl: str, row: LedgerRow, element: SkippedElement) -> Drop:
+    """Return the drop of an element of a page."""
+    url = urls.without_credentials(element.url) if element.url else None
+    return replace(page_drop(crawl, row, element.reason), unit="element", url=url)

@@ -8,7 +8,7 @@ receipts and does not depend on a runner's counters.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -173,10 +173,19 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_arrow(path: str, table: pa.Table) -> str:
-    """Write a table as a parquet file, atomically; returns its sha256."""
+def write_arrow(path: str, table: pa.Table, notes: Mapping[str, str] | None = None) -> str:
+    """Write a table as a parquet file, atomically; returns its sha256.
+
+    Args:
+        path: The file.
+        table: The table.
+        notes: Written at the end of the file, where `read_notes` finds them.
+    """
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", compression_level=3, store_schema=False)
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", compression_level=3, store_schema=False) as writer:
+        writer.write_table(table)
+        if notes:
+            writer.add_key_value_metadata(dict(notes))
     data = buffer.getvalue()
     storage.write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -186,6 +195,13 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """Read a parquet file, or some of its columns."""
     with storage.open_read(path) as file:
         return pq.ParquetFile(file).read(columns=columns)
+
+
+def read_notes(path: str) -> dict[str, str]:
+    """Return the notes at the end of a parquet file; none if it was written without."""
+    with storage.open_read(path) as file:
+        found = pq.ParquetFile(file).metadata.metadata or {}
+    return {name.decode(): value.decode() for name, value in found.items()}
 
 
 def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

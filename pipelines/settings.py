@@ -3,11 +3,19 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
+from pipelines import storage
 from pipelines.errors import UserError
 
 
@@ -15,6 +23,21 @@ class Settings(BaseModel):
     """Base of every settings model: frozen, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class GrownSettings(Settings):
+    """Settings of which some came later (`LATER`): at their default they are left out, so that what was built stays
+    built."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        for name in self.LATER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                tree.pop(name, None)
+        return tree
 
 
 def _compiles(pattern: str) -> str:
@@ -45,7 +68,9 @@ def _plain(loader: _LineLoader, node: yaml.Node, path: _Path) -> Any:
     if isinstance(node, yaml.MappingNode):
         value: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain name", key_node.start_mark)
+            key = _scalar(loader, key_node)
             if key in value:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} appears twice", key_node.start_mark
@@ -55,26 +80,44 @@ def _plain(loader: _LineLoader, node: yaml.Node, path: _Path) -> Any:
         return value
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, i)) for i, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    return _scalar(loader, node)
+
+
+def _scalar(loader: _LineLoader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # such as month 13
+        kind = node.tag.rpartition(":")[2]
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value[:80]!r} is no valid {kind}; a text stands in quotes", node.start_mark
+        ) from error
 
 
 def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[_Path, int]]:
-    """Return the mapping in a YAML file, and the line of each of its keys and items.
+    """Return the mapping in a YAML file, local or an fsspec URL, and the line of each of its keys and items.
 
     Raises:
         UserError: If the file is missing, is not valid YAML, or is not a mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = storage.read_bytes(str(path)).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    loader = _LineLoader(text)
+    try:
+        loader = _LineLoader(text)
+    except yaml.reader.ReaderError as error:
+        line_number = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}:{line_number}: not valid YAML: a character that YAML does not allow") from error
     try:
         node = loader.get_single_node()
         tree = {} if node is None else _plain(loader, node, ())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply, or an alias (*) stands inside what it names") from error
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
@@ -120,7 +163,7 @@ def set_override(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {parent!r} is not a group of settings")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UserError(f"--set {override}: {value!r} is not a valid YAML value") from error
     if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", parsed):
         parsed = float(parsed)  # YAML 1.1 reads 3e-4 as a string
@@ -174,7 +217,7 @@ def _explain(
 
 def _known_keys(model: Any, location: _Path) -> list[str]:
     """Return the model's keys at a location, found by walking annotations; empty if there are none."""
-    return sorted({name for m in _models_at(model, location) for name in m.model_fields})
+    return sorted({info.alias or name for m in _models_at(model, location) for name, info in m.model_fields.items()})
 
 
 def _models_at(model: Any, location: _Path) -> list[Any]:

@@ -3,12 +3,15 @@
 Samples are ordered within their source and split by a seeded hash of their key, and cut into shards by number and
 bytes. The range of the hash is cut into buckets so that no worker needs the whole order; each bucket has its own
 shards. One worker writes a shard and reads the media's bytes by reference. `manifest.json` is written last.
+
+With `shard.order: append`, the shards of earlier builds stay as they are, and only new samples are ordered and cut.
 """
 
 import bisect
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
@@ -16,10 +19,13 @@ import apache_beam as beam
 
 import pipelines
 from pipelines import storage
+from pipelines.additions import Addition
+from pipelines.block_list import BlockList, load_block_list
 from pipelines.code_version import code_version
 from pipelines.document import Document, Drop, Split
 from pipelines.funnel import check_filled, checked_funnel, counting_folders
 from pipelines.layout import (
+    addition_log_path,
     decisions_folder,
     drops_folder,
     media_folder,
@@ -33,8 +39,10 @@ from pipelines.layout import (
 )
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
+from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.shard_inputs import MANIFEST_VERSION, VERSION, shard_inputs, write_shard_inputs
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
     FILE_NAME,
@@ -52,15 +60,12 @@ from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.readme import corpus_readme
 from pipelines.shards.stats import collect_stats
 from pipelines.shards.tar_samples import index_path, tar_end
+from pipelines.shards.token_sidecar import keep_trained
 from pipelines.shards.writer import SampleParts, ShardWriter, finish_document
 from pipelines.sources.input_files import recorded_inputs
 from pipelines.spec import CorpusSpec, Sharding
-
-# Increment the first when equal decisions would give other shards (tars, their indexes or sidecars), the second when
-# equal shards and drops would be described otherwise: by the manifest, `drops/`, `stats.json`, `README.md` or the
-# indexes of other readers. Only the first writes shards again.
-VERSION = 2
-MANIFEST_VERSION = 3
+from pipelines.takedowns.log import published_version, version_of_more
+from pipelines.takedowns.staging import Staging, recover
 
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; its last shard may not be full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
@@ -97,10 +102,12 @@ def _bucket(row: dict[str, Any], position: int, num_buckets: dict[str, int]) -> 
 
 
 def _sizes(
-    part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int]
+    part: str, folder: PartFolder, seed: int, num_buckets: dict[str, int], published: Published
 ) -> Iterator[tuple[_Bucket, SampleSize]]:
-    """Yield (bucket, size) for each sample of a part of decisions."""
+    """Yield (bucket, size) for each new sample of a part of decisions."""
     for row in read_rows(folder.file(part, ".parquet"), ["source", "split", "key", "num_bytes"]):
+        if published.split(row["key"]) is not None:
+            continue
         position = shuffled_position(seed, row["key"])
         yield _bucket(row, position, num_buckets), SampleSize(position, row["num_bytes"])
 
@@ -121,12 +128,19 @@ def shard_starts(sizes: Iterable[SampleSize], sharding: Sharding) -> list[int]:
 
 
 class _Plan:
-    """Numbers of shards, dense within a source and split, in the order of buckets."""
+    """Numbers of shards, dense within a source and split, in the order of buckets.
 
-    def __init__(self, starts: Iterable[tuple[_Bucket, list[int]]]) -> None:
+    Args:
+        starts: Positions at which shards begin, by bucket.
+        before: Number of shards that are there already, by source and split; None if there are none.
+    """
+
+    def __init__(
+        self, starts: Iterable[tuple[_Bucket, list[int]]], before: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
         self._starts = dict(starts)
         self._first: dict[_Bucket, int] = {}
-        count: dict[tuple[str, str], int] = {}
+        count = dict(before or {})
         for bucket in sorted(self._starts):
             self._first[bucket] = count.get(bucket[:2], 0)
             count[bucket[:2]] = self._first[bucket] + len(self._starts[bucket])
@@ -136,11 +150,19 @@ class _Plan:
 
 
 def _to_shards(
-    part: str, starts: list[tuple[_Bucket, list[int]]], folder: PartFolder, seed: int, num_buckets: dict[str, int]
+    part: str,
+    starts: list[tuple[_Bucket, list[int]]],
+    folder: PartFolder,
+    seed: int,
+    num_buckets: dict[str, int],
+    published: Published,
+    before: dict[tuple[str, str], int],
 ) -> Iterator[tuple[str, _Sample]]:
-    """Yield (shard's path, sample) for each sample of a part of decisions."""
-    plan = _Plan(starts)
+    """Yield (shard's path, sample) for each new sample of a part of decisions."""
+    plan = _Plan(starts, before)
     for row in read_rows(folder.file(part, ".parquet")):
+        if published.split(row["key"]) is not None:
+            continue
         position = shuffled_position(seed, row["key"])
         number = plan.shard_number(_bucket(row, position, num_buckets), position)
         sample = _Sample(position, row["document"], json.dumps(row["blobs"]))
@@ -192,6 +214,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     Raises:
         RunError: If a source has ended empty, or the funnel does not add up: a bug, and the corpus must not be used.
     """
+    recover(out)
     decisions = decisions_folder(out)
     receipts = decisions.receipts()
     parts = [r.part for r in receipts]
@@ -199,9 +222,12 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
     folder = shards_folder(out)
     storage.remove_leftovers(out)
-    inputs = _inputs(spec, out)
+    inputs = shard_inputs(spec, out, VERSION, MANIFEST_VERSION)
     if _is_published(out, inputs):
         return load_manifest(out)
+    earlier = earlier_manifest(spec, out)
+    published = load_published(spec, out)
+    before = Counter((shard.source, shard.split) for shard in earlier.shards) if earlier is not None else Counter()
     result_path = shard_list_path(out)
     storage.remove(result_path)
     sharding = {name: source.sharding for name, source in spec.sources.items()}
@@ -210,44 +236,47 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
         names = pipeline | "ListDecisions" >> beam.Create(parts)
         starts = (
             names
-            | "ReadSizes" >> beam.FlatMap(_sizes, decisions, spec.seed, num_buckets)
+            | "ReadSizes" >> beam.FlatMap(_sizes, decisions, spec.seed, num_buckets, published)
             | "ByBucket" >> beam.GroupByKey()
             | "CutShards" >> beam.MapTuple(lambda bucket, sizes: (bucket, shard_starts(sizes, sharding[bucket[0]])))
         )
         _ = (
             names
             | "SpreadParts" >> beam.Reshuffle()
-            | "ToShards" >> beam.FlatMap(_to_shards, beam.pvalue.AsList(starts), decisions, spec.seed, num_buckets)
+            | "ToShards"
+            >> beam.FlatMap(
+                _to_shards,
+                beam.pvalue.AsList(starts),
+                decisions,
+                spec.seed,
+                num_buckets,
+                published,
+                dict(before),
+            )
             | "ByShard" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(_WriteShard(spec, out))
             | "AllShards" >> beam.combiners.ToList()
             | "ListShards" >> beam.Map(_write_shard_list, result_path)
         )
 
-    # Until the new manifest is written, no reader may take old and new shards for one corpus.
-    _forget_manifest(out, inputs)
+    if earlier is None:  # until the new manifest is written, no reader may take old and new shards for one corpus
+        storage.remove(storage.join(out, FILE_NAME))
     run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
-    shards = sort_shards([ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))], list(spec.sources))
+    found = [ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))]
+    if earlier is not None:
+        found += earlier.shards
+    shards = sort_shards(found, list(spec.sources))
     _remove_stale(spec, out, shards)
-    return _publish(spec, out, shards)
+    if earlier is not None:
+        return _append(spec, out, shards, earlier)
+    write_shard_inputs(out, inputs)
+    manifest = _publish(spec, out, shards, out, published_version(out, spec.version))
+    write_manifest(out, manifest)
+    return manifest
 
 
 def _write_shard_list(shards: list[ShardInfo], path: str) -> None:
     storage.write_bytes(path, json.dumps([asdict(shard) for shard in shards]).encode())
-
-
-def _inputs(spec: CorpusSpec, out: str) -> str:
-    """Return the hash of what the manifest is made from: the decisions, and the counts and drops of every stage.
-
-    Counts or drops of an earlier stage may change although the decisions stay the same: when a retried page fails for
-    another reason, or when a reason is renamed.
-    """
-    receipts = [receipt for folder in counting_folders(out, spec.crawls) for receipt in folder.receipts()]
-    counts = [asdict(count) for count in sum_counts(receipts)]
-    drops = sorted(receipt.files.get(".drops.parquet", "") for receipt in receipts)
-    files = [file.content for file in recorded_inputs(out, [*spec.crawls, *spec.sources])]
-    made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops, files)
-    return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, *made_from)
 
 
 def _is_published(out: str, inputs: str) -> bool:
@@ -255,12 +284,6 @@ def _is_published(out: str, inputs: str) -> bool:
     path = shard_inputs_path(out)
     is_ours = storage.exists(path) and storage.read_bytes(path).decode() == inputs
     return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
-
-
-def _forget_manifest(out: str, inputs: str) -> None:
-    """Remove the manifest of an earlier build and note which one is being made."""
-    storage.remove(storage.join(out, FILE_NAME))
-    storage.write_bytes(shard_inputs_path(out), inputs.encode())
 
 
 def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> None:
@@ -281,13 +304,50 @@ def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> No
             storage.remove(path)
 
 
-def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manifest:
-    """Write drops, statistics, the indexes of other readers, the resolved spec, and last the manifest."""
-    funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", samples_per_source(shards))
+def _append(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...], earlier: Manifest) -> Manifest:
+    """Publish a corpus with shards that were added to those of an earlier build, which is there until then."""
+    staging = Staging(out)
+    version = version_of_more(out, spec.version, earlier.version, is_more=len(shards) > len(earlier.shards))
+    manifest = _publish(spec, out, shards, staging.new, version, is_appended=True)
+    for path in keep_trained(out, earlier.fingerprint):
+        record = json.loads(storage.read_bytes(path)) | {"fingerprint": manifest.fingerprint}
+        storage.write_bytes(storage.join(staging.new, path[len(out) + 1 :]), json.dumps(record).encode())
+    if len(shards) > len(earlier.shards):
+        log = addition_log_path(out)
+        entries = storage.read_bytes(log) if storage.exists(log) else b""
+        line = Addition.between(earlier, manifest).to_json() + "\n"
+        storage.write_bytes(addition_log_path(staging.new), entries + line.encode())
+    write_manifest(staging.new, manifest)
+    drops = (path[len(out) + 1 :] for path in storage.list_files(drops_folder(out)))
+    staging.commit([], [name for name in drops if not storage.exists(storage.join(staging.new, name))])
+    return manifest
+
+
+def _publish(
+    spec: CorpusSpec,
+    out: str,
+    shards: tuple[ShardInfo, ...],
+    into: str,
+    version: str,
+    *,
+    is_appended: bool = False,
+) -> Manifest:
+    """Write drops, statistics, the indexes of other readers and the resolved spec; return the manifest, written last.
+
+    Args:
+        spec: The spec.
+        out: Folder of the corpus.
+        shards: All shards, in order.
+        into: Folder to write to: the corpus, or where it is prepared.
+        version: Version of the corpus.
+        is_appended: Whether shards of earlier builds are among them.
+    """
+    counted = samples_per_source(shards)
+    funnel = checked_funnel(out, spec.crawls, spec.sources, "shard", counted, is_appended=is_appended)
     check_filled(out, spec.crawls, spec.needed, funnel, "shard")
     manifest = Manifest(
         name=spec.name,
-        version=spec.version,
+        version=version,
         spec_sha256=spec.sha256,
         shards=shards,
         funnel=tuple(funnel),
@@ -296,32 +356,36 @@ def _publish(spec: CorpusSpec, out: str, shards: tuple[ShardInfo, ...]) -> Manif
         code=code_version(),
         inputs=tuple(recorded_inputs(out, [*spec.crawls, *spec.sources])),
     )
-    _write_all_drops(spec, out)
+    _write_all_drops(spec, out, into)
     stats = collect_stats(out, shards)
-    storage.write_bytes(stats_path(out), (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode())
-    storage.write_bytes(resolved_spec_path(out), spec.resolved().encode())
+    storage.write_bytes(stats_path(into), (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(resolved_spec_path(into), spec.resolved().encode())
     if shards:
-        write_reader_indexes(out, manifest)
-        storage.write_bytes(readme_path(out), corpus_readme(out, manifest).encode())
-    write_manifest(out, manifest)
+        write_reader_indexes(out, manifest, into=into)
+        storage.write_bytes(readme_path(into), corpus_readme(out, manifest).encode())
     return manifest
 
 
-def _write_all_drops(spec: CorpusSpec, out: str) -> None:
+def _write_all_drops(spec: CorpusSpec, out: str, into: str) -> None:
     """Collect the drops of all stages, source by source."""
     paths = [path for folder in counting_folders(out, spec.crawls) for path in folder.drops()]
     paths_of: dict[str, list[str]] = {name: [] for name in [*spec.crawls, *spec.sources]}
     for path in paths:
         for name in read_table(path, ["source"]).column("source").unique().to_pylist():
             paths_of[name].append(path)
-    written = {path for name, mine in paths_of.items() for path in write_drops(out, name, _drops_of(name, mine))}
-    for path in storage.list_files(drops_folder(out)):
+    block = load_block_list(out)
+    written = {
+        path for name, mine in paths_of.items() for path in write_drops(into, name, _drops_of(name, mine, block))
+    }
+    for path in storage.list_files(drops_folder(into)):
         if path not in written:
             storage.remove(path)
 
 
-def _drops_of(source: str, paths: list[str]) -> Iterator[Drop]:
+def _drops_of(source: str, paths: list[str], block: BlockList) -> Iterator[Drop]:
+    """Yield a source's drops; of a page from which samples were taken down, without words."""
     for path in paths:
         for row in read_rows(path):
             if row["source"] == source:
-                yield Drop(**row)
+                drop = Drop(**row)
+                yield replace(drop, excerpt=None) if block.part_of(drop.page_url) else drop

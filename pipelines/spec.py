@@ -21,7 +21,7 @@ from pipelines.media.requests import MediaSettings
 from pipelines.pages.host_boilerplate import HostBoilerplate
 from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
-from pipelines.settings import Pattern, Settings, dump_yaml, load_settings
+from pipelines.settings import GrownSettings, Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
 from pipelines.text.judging import PROFILES, SPEECH, TextFilters
 from pipelines.web import urls
@@ -150,8 +150,20 @@ class SourceSpec(Settings):
         return self
 
 
-class CorpusSpec(Settings):
+class ShardOrder(Settings):
+    """How a build whose folder has a corpus already orders samples in shards."""
+
+    order: Literal["shuffle", "append"] = Field(
+        "shuffle",
+        description="shuffle: all samples anew, over the whole corpus. append: published shards stay as they are, and "
+        "new samples, shuffled among themselves, make further shards",
+    )
+
+
+class CorpusSpec(GrownSettings):
     """A whole corpus."""
+
+    LATER = frozenset({"shard"})
 
     name: Name
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="MAJOR.MINOR.PATCH")
@@ -163,6 +175,7 @@ class CorpusSpec(Settings):
     crawls: dict[Name, CrawlSettings] = {}
     sources: dict[Name, SourceSpec] = Field(min_length=1)
     split: SplitSettings = SplitSettings()
+    shard: ShardOrder = ShardOrder()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

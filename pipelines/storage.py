@@ -5,6 +5,7 @@ store makes an upload visible when it is complete. Readers skip names that begin
 """
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import fsspec
+from fsspec.dircache import DirCache
 
 from pipelines.errors import UserError
 
@@ -25,6 +27,8 @@ _STORES = {
     *("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3"),
 }
 """Packages behind fsspec whose own errors, such as `NoCredentialsError`, fsspec lets through."""
+
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"}
 
 
 def is_local(path: str) -> bool:
@@ -47,7 +51,8 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
     """Return the fsspec file system of a URL and the path in it; its errors inside the block become the user's.
 
     Raises:
-        UserError: If the scheme is unknown, or the store refuses access: no credentials, no bucket, no permission.
+        UserError: If the scheme is unknown, the store refuses access (no credentials, no bucket, no permission), or it
+            can only be read.
     """
     try:
         found = fsspec.core.url_to_fs(path)
@@ -55,13 +60,31 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # some connect at once
         raise UserError(f"{path}: {error_line(error)}; check the address") from error
+    _forget_listings(found[0])
     try:
         yield found
     except Exception as error:
+        if isinstance(error, NotImplementedError):
+            raise UserError(f"{path}: this store can only be read; copy the folder to another") from error
         is_its_own = is_store_error(error) and not isinstance(error, OSError)
         if not is_its_own and not isinstance(error, PermissionError):
             raise
         raise UserError(f"{path}: {error_line(error)}; check the credentials and the address") from error
+
+
+def _forget_listings(fs: Any) -> None:
+    """Turn off a file system's cache of listings: other processes write files that it would never show."""
+    listings = getattr(fs, "dircache", None)
+    if isinstance(listings, DirCache) and listings.use_listings_cache:
+        listings.use_listings_cache = False
+        listings.clear()
+
+
+def _make_folder(fs: Any, folder: str) -> None:
+    """Make a folder where a store has any; an object store would make a bucket, also one of a mistyped name."""
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    if protocol not in _WITHOUT_FOLDERS:
+        fs.makedirs(folder, exist_ok=True)
 
 
 def is_store_error(error: BaseException) -> bool:
@@ -96,9 +119,26 @@ def stamp(path: str) -> list[Any]:
         found = os.stat(path)
         return [found.st_size, found.st_mtime_ns]
     with remote(path) as (fs, inner):
-        info = fs.info(inner)
+        return _stamp_of(fs.info(inner))
+
+
+def list_stamps(folder: str, suffix: str = "") -> dict[str, list[Any]]:
+    """Return the `stamp` of each file that `list_files` lists, in its order; of a store, by one listing."""
+    if is_local(folder):
+        return {path: stamp(path) for path in list_files(folder, suffix)}
+    with remote(folder) as (fs, inner):
+        found = fs.find(inner, detail=True) if fs.exists(inner) else {}
+    stamps = {join(folder, p[len(inner.rstrip("/")) + 1 :]): _stamp_of(info) for p, info in found.items()}
+    return {p: stamps[p] for p in sorted(stamps) if _is_finished(p, suffix)}
+
+
+def _stamp_of(info: dict[str, Any]) -> list[Any]:
     times = (info.get(name) for name in ("LastModified", "last_modified", "mtime", "updated", "created"))
     return [info.get("size"), tag(info), next((str(time) for time in times if time is not None), None)]
+
+
+def _is_finished(path: str, suffix: str) -> bool:
+    return path.endswith(suffix) and not path.rpartition("/")[2].startswith(TEMPORARY)
 
 
 def tag(info: dict[str, Any]) -> str | None:
@@ -150,7 +190,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     with remote(folder) as (fs, inner):
         found = fs.find(inner) if fs.exists(inner) else []
     paths = (join(folder, p[len(inner.rstrip("/")) + 1 :]) for p in found)
-    return sorted(p for p in paths if p.endswith(suffix) and not p.rpartition("/")[2].startswith(TEMPORARY))
+    return sorted(p for p in paths if _is_finished(p, suffix))
 
 
 @contextlib.contextmanager
@@ -158,14 +198,20 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
     """Open a file to write bytes to, which appears under its name when the block succeeds, or never.
 
     The temporary name is unique, so two writers of one path cannot interfere: the last to finish wins.
+
+    Raises:
+        UserError: If it is to be in a bucket that there is not.
     """
     if not is_local(path):
         with tempfile.NamedTemporaryFile() as file:  # uploaded in one piece: not every store can undo half an upload
             yield file
             file.flush()
             with remote(path) as (fs, inner):
-                fs.makedirs(parent(inner), exist_ok=True)
-                fs.put_file(file.name, inner)
+                _make_folder(fs, parent(inner))
+                try:
+                    fs.put_file(file.name, inner)
+                except FileNotFoundError as error:
+                    raise UserError(f"{path}: cannot be written: {error_line(error)}; check the address") from error
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
@@ -187,6 +233,30 @@ def write_bytes(path: str, data: bytes) -> None:
     """Write a small file in one call."""
     with write_whole(path) as file:
         file.write(data)
+
+
+def move(source: str, target: str) -> None:
+    """Give a finished file another name in the same store, in place of the file that has it.
+
+    Raises:
+        UserError: If the store can only be read.
+    """
+    if is_local(source):
+        os.makedirs(parent(target), exist_ok=True)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # as where a folder is a link to another disk
+                raise
+            with open(source, "rb") as read, write_whole(target) as file:
+                shutil.copyfileobj(read, file, 1 << 20)
+            os.unlink(source)
+        _sync_folder(parent(target))
+        return
+    with remote(source) as (fs, inner), remote(target) as (_, to):
+        _make_folder(fs, parent(to))
+        fs.cp_file(inner, to)
+        fs.rm_file(inner)
 
 
 def remove(path: str) -> None:

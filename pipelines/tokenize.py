@@ -21,6 +21,7 @@ from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import TarSample
 from pipelines.shards.token_sidecar import (
     FILE_NAME,
+    TRAINED,
     VERSION,
     FastEncoder,
     SentencePieceEncoder,
@@ -156,7 +157,7 @@ def _empty(key: str, shard: ShardInfo) -> Document:
 
 def _trained_bpe(corpus: str, manifest: Manifest, folder: str, num_tokens: int) -> FastEncoder:
     """Return the existing tokenizer if it was trained on this corpus, else train one."""
-    receipt = storage.join(folder, "trained.json")
+    receipt = storage.join(folder, TRAINED)
     inputs = json.dumps({"version": VERSION, "fingerprint": manifest.fingerprint, "num_tokens": num_tokens})
     path = storage.join(folder, FastEncoder.file_name)
     if storage.exists(receipt) and storage.read_bytes(receipt).decode() == inputs and storage.exists(path):

@@ -1,5 +1,6 @@
 """Settings of every test: no outside network, one thread of arithmetic per worker, repeatable random numbers."""
 
+import gc
 import os
 import random
 import sys
@@ -7,11 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis.internal.conjecture import providers
 
 # Read when torch is imported, also in processes that tests start; pytest's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No outside network: albumentations, which img2dataset imports, would ask PyPI for its newest version.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,12 +20,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its own option
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported
+    # Hypothesis also tries the constants of the project's modules that are loaded: others in each of xdist's processes
+    providers._get_local_constants = lambda: providers.Constants()  # no setting turns it off
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(config.option.seed)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"random numbers: --seed={config.option.seed} --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the collector would visit the half million objects of torch and Beam again and again
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else native libraries report leaks
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures

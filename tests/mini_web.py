@@ -6,6 +6,7 @@ Every request is one line in `FOLDER/requests.log`. Temporary failures last unti
 """
 
 import argparse
+import base64
 import random
 import subprocess
 from pathlib import Path
@@ -187,6 +188,9 @@ class MiniWeb:
         self._page(WEST, "/flaky", "".join(f"<p>{paragraph(f'flaky-{i}')}</p>" for i in range(3)))
         self.passing |= {(WEST, "/flaky"), (WEST, "/img/flaky.jpg")}  # http_503 until healed
         self._images()
+        src = f"data:image/jpeg;base64,{base64.b64encode(image_bytes('inline')).decode()}"
+        figures = self._figure(src, "inline") + self._figure("/img/good.jpg", "good")
+        self._page(WEST, "/inline", f"<p>{paragraph('inline')}</p>{figures}", linked=False)
 
     def _images(self) -> None:
         """Add a page of images, most of which cannot be fetched."""

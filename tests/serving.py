@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TypeVar
 
 Server = TypeVar("Server", bound=HTTPServer)
@@ -14,6 +14,16 @@ class Quiet:
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, content_type: str | None = None) -> None:
+    """Answer a request with a whole body."""
+    handler.send_response(status)
+    if content_type is not None:
+        handler.send_header("Content-Type", content_type)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 @contextmanager

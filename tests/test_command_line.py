@@ -254,7 +254,9 @@ def small_files(max_bytes: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "max_bytes"), [("fetch", 100_000), ("shard", 30_000)])
+@pytest.mark.parametrize(
+    ("stage", "max_bytes"), [pytest.param("fetch", 100_000, marks=pytest.mark.nightly), ("shard", 30_000)]
+)
 def test_a_full_disk_is_one_line_and_no_half_file(crawled, tmp_path, stage, max_bytes):
     spec, whole = crawled
     out = copy_raw_store(whole, tmp_path / "out")
@@ -303,7 +305,11 @@ def served_again(spec: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "workers", "whole_group"),
-    [(signal.SIGTERM, 1, False), (signal.SIGTERM, 2, False), (signal.SIGINT, 2, True)],
+    [
+        (signal.SIGTERM, 1, False),
+        pytest.param(signal.SIGTERM, 2, False, marks=pytest.mark.nightly),
+        (signal.SIGINT, 2, True),
+    ],
     ids=["terminated", "terminated with workers", "interrupted from the terminal"],
 )
 def test_a_stopped_run_ends_at_once_and_can_continue(tmp_path, number, workers, whole_group):

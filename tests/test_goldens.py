@@ -12,6 +12,7 @@ from tests.goldens import check
 from tests.goldens.check import MAKERS, VERSIONS, Entry, Fault, committed, find_fault, made, version_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", MAKERS)
 def test_each_stage_gives_what_it_gave_under_its_version(maker: str, tmp_path: Path):
     found, golden = made(maker, tmp_path), committed()
@@ -46,6 +47,7 @@ def test_a_golden_that_moved_says_what_to_do(new: Entry, expected: str, is_stale
     assert find_fault("crawl", None, new) == Fault("crawl: not in goldens.json. Run `make goldens`", True)
 
 
+@pytest.mark.slow
 def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monkeypatch, capsys):
     """All steps for one stage: its code changes, first without and then with a raised version."""
     file = tmp_path / "goldens.json"

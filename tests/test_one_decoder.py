@@ -104,7 +104,8 @@ def of_corpus(data: bytes) -> np.ndarray:
 
 
 def of_crop(data: bytes) -> np.ndarray:
-    return decode_crop(data, SIDE, random.Random(0), 1.0)[0]
+    (pixels,), _ = decode_crop(data, (SIDE,), random.Random(0), 1.0)
+    return pixels
 
 
 def of_prompt(data: bytes, path: Path) -> np.ndarray:
@@ -152,7 +153,7 @@ def test_colours_of_a_profile_are_those_of_srgb():
     assert int(shown[24, 24, 0]) > int(plain[24, 24, 0]) + 20, "linear light is brighter in sRGB"
 
 
-# --- nobody decodes by other means ---
+# --- nobody decodes or resizes by other means ---
 
 DECODERS = {"imdecode", "imread", "decode_jpeg", "decode_image", "read_image", "pil_loader"}
 ALLOWED = {
@@ -162,6 +163,25 @@ ALLOWED = {
 }
 
 
+RESIZERS = {"interpolate", "resize", "thumbnail", "grid_sample"}
+ALLOWED_TO_RESIZE = {
+    "trainer/reading/images.py": "the one way of resizing",
+    "pipelines/images/normalise.py": "a hash of what an image shows",
+}
+
+
+def resizing_calls(path: Path) -> set[str]:
+    """Return the functions by which a module resizes images."""
+    nodes = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute) and node.attr in RESIZERS}
+
+
+@pytest.mark.parametrize("package", ["model", "pipelines", "trainer"])
+def test_images_are_resized_in_one_place(package: str):
+    names = {str(path.relative_to(ROOT)): resizing_calls(path) for path in sorted((ROOT / package).rglob("*.py"))}
+    assert {name: calls for name, calls in names.items() if calls and name not in ALLOWED_TO_RESIZE} == {}
+
+
 def decoding_calls(path: Path) -> set[str]:
     """Return the functions by which a module decodes image files."""
     nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
@@ -169,6 +189,7 @@ def decoding_calls(path: Path) -> set[str]:
     return {name for name in names if name in ("Image.open", "PIL.Image.open") or name.rpartition(".")[2] in DECODERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["model", "pipelines", "trainer", "tools"])
 def test_image_files_are_decoded_in_one_place(package: str):
     found = {}

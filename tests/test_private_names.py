@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_import_directions import PACKAGES, ROOT, modules
+from tests.sources import PACKAGES, ROOT, modules
 
 INTERNAL_MODULES = (
     "apache_beam.internal",

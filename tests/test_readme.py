@@ -27,6 +27,8 @@ from pipelines.shards.drops import write_drops
 from pipelines.spec import CorpusSpec, load_spec
 from tests.pipelines.corpus_builder import build
 from tools.__main__ import commands as tools_commands
+from tools.card.answers import Answers
+from tools.card.card import write_card
 from tools.dromaius import commands as dromaius_commands
 from trainer.__main__ import commands as trainer_commands
 from trainer.config import TrainConfig
@@ -110,21 +112,30 @@ def test_make_help_and_the_docs_name_every_target():
     assert "<!-- generated: make_targets -->" in (ROOT / "docs" / "commands.md").read_text()
 
 
+def commands_of(group: click.Group) -> dict[str, click.Command | None]:
+    context = click.Context(group)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}
+
+
 @pytest.mark.parametrize("package", GROUPS)
 def test_every_command_and_option_exists(package: str):
-    group = GROUPS[package]
+    commands = commands_of(GROUPS[package])
     lines = re.findall(rf"(?:python -m|dromaius) {package} ([a-z-]+)((?:[^`|\n]|\\\n)*)", EVERYTHING)
     assert lines
     for name, options in lines:
-        assert name in group.commands
-        known = {flag for parameter in group.commands[name].params for flag in parameter.opts}
+        assert name in commands
+        command = commands[name]
+        while isinstance(command, click.Group) and options.strip():
+            name, *options = options.split(maxsplit=1)
+            options = "".join(options)
+            assert name in command.commands
+            command = command.commands[name]
+        known = {flag for parameter in command.params for flag in parameter.opts}
         assert set(re.findall(r"(?<!\S)--[a-z-]+", options.partition(" -- ")[0])) <= known
     page = (ROOT / "docs" / "commands.md").read_text()
     assert f".. click:: {package}.__main__:commands\n   :prog: python -m {package}\n   :nested: full" in page
     everything = page[page.index(f"## Commands of {package}") :].partition("```{eval-rst}")[0]
-    assert all(re.search(rf"`{name}`| {package} {name}\b", everything) for name in group.commands), (
-        "every command named"
-    )
+    assert all(re.search(rf"`{name}`| {package} {name}\b", everything) for name in commands), "every command named"
 
 
 def test_every_package_is_a_command_of_dromaius():
@@ -139,7 +150,9 @@ def test_stages_take_the_options_that_the_docs_say():
     assert "`corpus`, `crawl`\nand `fetch` take `--retry transient`" in (ROOT / "docs" / "commands.md").read_text()
 
 
-def test_settings_on_a_command_line_exist():
+def test_settings_on_a_command_line_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "weights.yaml").write_text("mixture: {phases: [{weights: {pairs: 1.0}}]}\n")
+    monkeypatch.chdir(tmp_path)
     spec, config = yaml.safe_load((ROOT / "corpus_specs" / "demo.yaml").read_text()), {}
     for name in ("debug", "demo"):
         config = merged(config, yaml.safe_load((ROOT / "trainer" / "configs" / f"{name}.yaml").read_text()))
@@ -220,6 +233,9 @@ def minimal_spec(snippet: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_specs_and_configs_load(text: str, tmp_path: Path):
     tree = yaml.safe_load(text)
+    if tree.keys() <= Answers.model_fields.keys():
+        Answers.model_validate(tree)
+        return
     if tree.keys() <= CONFIG_SECTIONS:
         base = yaml.safe_load((ROOT / "trainer" / "configs" / "demo.yaml").read_text())
         TrainConfig.model_validate(merged(base, tree))
@@ -237,6 +253,9 @@ def test_code_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     consumed.mkdir(parents=True)
     row = {name: 100 if name == "step" else None for name in CONSUMED.names} | {"key": "p0"}
     pq.write_table(pa.Table.from_pylist([row], schema=CONSUMED), consumed / "step-00000000.parquet")
+    if "card.json" in text:
+        write_card(str(corpus))
+        capsys.readouterr()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     exec(compile(text, "a page", "exec"), {})
@@ -260,12 +279,13 @@ def test_formats_are_those_there_are():
 def test_layouts_of_weights_are_those_there_are():
     from typing import get_args
 
-    from model.weights import LayoutName
+    from model.config import LayoutName
 
     page = (ROOT / "docs" / "weights.md").read_text()
     assert set(re.findall(r"^\| `([a-z0-9-]+)` \| ", page, re.MULTILINE)) == set(get_args(LayoutName))
 
 
+@pytest.mark.slow
 def test_the_mistake_in_a_spec_is_answered_as_the_docs_say(tmp_path: Path):
     setting = "sources.text.filters.text.min_wrods=3"
     command = [sys.executable, "-m", "pipelines", "corpus", "--spec", "corpus_specs/demo.yaml", "--out", str(tmp_path)]
@@ -289,6 +309,7 @@ def messages() -> list[str]:
     return found + [re.sub(r"\$\w+|\$\{\w+\}", "…", text) for text in scripts]
 
 
+@pytest.mark.slow
 def test_messages_in_the_troubleshooting_page_are_the_codes():
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quoted = [cell for cell in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) if " " in cell]

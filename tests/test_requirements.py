@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.test_import_directions import PACKAGES, ROOT, imports, modules
+from tests.sources import PACKAGES, ROOT, modules
+from tests.test_import_directions import imports
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BY_MINOR = {"apache-beam", "deepspeed"}  # used beyond their public names

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipelines import crawl, extract, fetch, filter, part_candidates, shard
+from pipelines import crawl, extract, fetch, filter, part_candidates, part_documents, shard
 from pipelines.crawling import accounts
 from pipelines.decisions import measuring, splits
 from pipelines.shards.manifest import load_manifest, verify
@@ -98,7 +98,7 @@ UPDATES = {
     ),
     "fetch": Update(
         (fetch, "VERSION"),
-        (fetch, "complete"),
+        (part_documents, "complete"),
         lambda result: replace(result, document=result.document and replace(result.document, lang="xx")),
         {"fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
@@ -118,7 +118,15 @@ UPDATES = {
 }
 
 
-@pytest.mark.parametrize("stage", UPDATES)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(
+            stage, marks=pytest.mark.nightly if stage in ("crawl", "extract", "fetch", "features", "manifest") else ()
+        )
+        for stage in UPDATES
+    ],
+)
 def test_a_raised_version_redoes_its_stage_and_what_depends_on_it(
     stage: str, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,53 +1,47 @@
-"""Command line of the tools: `python -m tools <command>`."""
+"""Command line of the tools: `python -m tools <command>`, of which a command is imported when it is used."""
 
-import asyncio
-import unicodedata
+import importlib
 
 import click
 
-from pipelines.command_line import run_commands
+from pipelines.command_line import end_on_sigterm, run_commands
+
+COMMANDS = {
+    "audit": "tools.audit.command:audit",
+    "browse": "tools.command_lines:browse",
+    "card": "tools.command_lines:card",
+    "contact-sheet": "tools.command_lines:contact_sheet",
+    "demo-web": "tools.command_lines:demo_web",
+    "diff": "tools.command_lines:diff",
+    "mixture": "tools.mixture.commands:mixture",
+    "takedown": "tools.takedown.commands:takedown",
+    "trace": "tools.command_lines:trace",
+}
+"""Where each command is."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Commands(click.Group):
+    """Group that imports a command when it is called, and all of them to list what they do."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def commands() -> None:
-    """Serve the demo web, or look at samples of a corpus."""
-
-
-@commands.command("demo-web")
-@click.option(
-    "--port", default=8700, type=click.IntRange(0, 65535), help="Port on every address; 0 takes any free port."
-)
-@click.option("--pages-scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Fraction of the pages to serve.")
-@click.option("--seed", default=0, help="Seed from which the whole web is generated.")
-def demo_web(port: int, pages_scale: float, seed: int) -> None:
-    """Serve a small generated web on loopback addresses until terminated."""
-    from tools.demo_web.server import serve
-    from tools.demo_web.site import ADDRESSES, Web
-
-    def ready(web: Web) -> None:
-        click.echo(f"demo-web ready: {web.url('start')} and {len(ADDRESSES) - 1} more addresses, seed {web.seed}")
-
-    asyncio.run(serve(Web(seed, port, pages_scale), ready))
-
-
-@commands.command("contact-sheet")
-@click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
-@click.option("--out", required=True, help="Image to write: .png or .jpg.")
-@click.option("--per-kind", type=click.IntRange(1), show_default="one row", help="Samples drawn of each kind.")
-@click.option("--seed", default=0, help="Seed of the draw.")
-def contact_sheet(corpus: str, out: str, per_kind: int | None, seed: int) -> None:
-    """Draw samples of every kind from a corpus into one image."""
-    from pipelines.shards.contact_sheet import write_contact_sheet
-
-    sheet = write_contact_sheet(corpus.rstrip("/"), out, per_kind=per_kind, seed=seed)
-    if sheet.missing:
-        shown = ", ".join(f"{c} ({unicodedata.name(c, 'unnamed').lower()})" for c in sorted(sheet.missing)[:3])
-        click.echo(f"{out}: no font here has {len(sheet.missing)} of the characters: {shown}. Install one", err=True)
-    click.echo(f"{out}: {sheet.num_samples} samples of {corpus}")
+    """Answer for the data of a corpus or a run, or serve the demo web."""
 
 
 def main() -> None:
     """Run a command."""
+    end_on_sigterm()
     run_commands(commands)
 
 

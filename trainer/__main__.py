@@ -1,5 +1,6 @@
 """Command line of `python -m trainer`: for one process, and unchanged under `torchrun`, `deepspeed` or `srun`."""
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from pipelines import storage
 from pipelines.command_line import run_commands
 from pipelines.errors import RunError, UserError
 from pipelines.settings import load_settings
+from pipelines.shards.manifest import manifest_path
 
 
 def main() -> None:
@@ -83,19 +85,27 @@ def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -
     return _train(None, config_path, corpus, out, overrides)
 
 
+def _is_alone() -> bool:
+    """Return whether no launcher has started this process; others would wait for one that ends before it joins them."""
+    return "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
+
+
 def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Train the named commands; None trains every section of the config that is not finished."""
     from trainer.config import TrainConfig
 
     read_config = partial(load_settings, TrainConfig, config_path, overrides)
     config = read_config()
+    for name in names or ():  # mistakes are told before torch is loaded, which takes seconds
+        if (settings := getattr(config, name)) is None:
+            raise UserError(f"{config_path}: has no section `{name}:`")
+        if not settings.data.streams and _is_alone():
+            manifest_path(corpus)
     from trainer.engine import distributed
     from trainer.loop import STOPPED, is_finished, train
     from trainer.tasks.table import TASKS
 
     chosen = names or tuple(name for name in TASKS if getattr(config, name) is not None)
-    if missing := [name for name in chosen if getattr(config, name) is None]:
-        raise UserError(f"{config_path}: has no section `{missing[0]}:`")
     world = distributed.start()
     try:
         for name in chosen:
@@ -191,6 +201,8 @@ def generate(
     for name, value in (("--top-k", top_k), ("--top-p", top_p)):
         if value is not None and temperature is None:
             raise UserError(f"{name} needs --temperature: without it the likeliest token is always chosen")
+    if not prompts and prompts_path is None:
+        raise UserError("no prompt: give --prompt or --prompts")
     from pydantic import ValidationError
 
     from model.generation import GenerationConfig
@@ -200,7 +212,7 @@ def generate(
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:
-        raise UserError("no prompt: give --prompt or --prompts")
+        raise UserError(f"{prompts_path}: no prompt")
     run = open_run(out, config)
     given = {
         "max_new_tokens": max_new_tokens,
@@ -229,7 +241,7 @@ def generate(
 @commands.command()
 @click.option("--config", "config_path", required=True, help="YAML file of the run.")
 @click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL.")
-@click.option("--out", default=None, help="Not used: nothing is written.")
+@click.option("--out", default=None, help="The run's folder, if weights are named relative to it; nothing is written.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config.")
 def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, ...]) -> None:
     """Show a forecast of the mixture before training: epochs, packing and tokens per step."""
@@ -239,12 +251,17 @@ def plan(config_path: str, corpus: str, out: str | None, overrides: tuple[str, .
     if config.pretrain is None:
         raise UserError(f"{config_path}: has no section `pretrain:`")
     from trainer.evaluation.forecast import describe, describe_streams, forecast
+    from trainer.tasks.build import with_carried_layout
     from trainer.tasks.data import StreamData, TrainingData
 
-    if config.pretrain.data.streams:
-        click.echo(describe_streams(StreamData.open(corpus, config.model, config.pretrain)))
+    weights = [named for named in config.model.weights if out is not None or not named.is_of_run]
+    if len(weights) < len(config.model.weights):
+        click.echo("layout: the config's; with --out, that of the model with which the run begins", err=True)
+    run = with_carried_layout(config.pretrain, weights, out or "", partial(click.echo, err=True))
+    if run.data.streams:
+        click.echo(describe_streams(StreamData.open(corpus, config.model, run)))
     else:
-        data = TrainingData.open(corpus, config.model, config.pretrain)
+        data = TrainingData.open(corpus, config.model, run)
         click.echo(describe(data, forecast(data)))
 
 

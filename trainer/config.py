@@ -4,27 +4,27 @@ From top to bottom: the model, the settings of every run (data, mixture, stages,
 commands, and `TrainConfig`, which contains them all. Settings of plan, mixture and reader are in those modules.
 """
 
+import json
 import math
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
-from model.config import EmuConfig, ObjectiveConfig, merged, named_size
-from model.language_model import with_folders_sizes
-from model.lora import LoraConfig
+from model.config import EmuConfig, LayoutName, LoraConfig, ObjectiveConfig, merged, named_size
 from model.sequence import LayoutConfig
 from model.template import TemplateSettings
 from model.tokenizer import Tokenizer
-from model.weights import LayoutName
 from pipelines.errors import UserError
 from pipelines.settings import Settings
-from trainer.plan.mixture import MixtureSettings
+from trainer.plan.mixture import MixtureOrFile
 from trainer.plan.steps import PlanSettings
 from trainer.reading.byte_store import CacheSettings
 from trainer.reading.reader import ReaderSettings
+from trainer.reading.tar_names import masked
 
 MODULES = ("encoder", "bridge", "language_model")
+_MAX_NAME_BYTES = 64  # of a stream: `data_state.json` grows by at most 160 bytes per source
 
 
 # --- the model ---
@@ -34,7 +34,12 @@ class WeightsSettings(Settings):
     """A checkpoint from which a model begins."""
 
     path: str = Field(description="file or folder; relative to the run's folder unless it begins with / or ./")
-    layout: LayoutName = Field("ours", description="naming scheme of its tensors; see model/weights.py")
+    layout: LayoutName = Field("ours", description="naming scheme of its tensors; see model/weight_layouts.py")
+
+    @property
+    def is_of_run(self) -> bool:
+        """True if the path is relative to the run's folder."""
+        return not self.path.startswith((".", "/"))
 
 
 class ModelSettings(Settings):
@@ -56,6 +61,8 @@ class ModelSettings(Settings):
         config = _checked(merged(self._tree(), vocabulary))
         if config.language_model.path is None:
             return config
+        from model.language_model import with_folders_sizes  # which loads torch: no other setting needs it
+
         try:
             language_model = with_folders_sizes(config.language_model)
         except ValueError as error:
@@ -110,10 +117,34 @@ class DataSettings(Settings):
         description="sources that cannot be indexed, in place of the corpus's: URLs of each in webdataset's form "
         "(pipe:, .tar.gz, HTTP, braces). Their order is approximate. Only for `pretrain`",
     )
+    when_corpus_changes: Literal["refuse", "continue"] = Field(
+        "refuse",
+        description="what a resume does if samples of the corpus were taken down or added since the checkpoint: "
+        "refuse; continue on what is there, from the next position on, with exact shares again",
+    )
     plan: PlanSettings = PlanSettings()
-    layout: LayoutConfig = LayoutConfig()
+    layout: LayoutConfig = Field(
+        LayoutConfig(), description="what is not set here is as in layout.json of the model with which the run begins"
+    )
     reader: ReaderSettings = ReaderSettings()
     cache: CacheSettings = CacheSettings()
+
+    @field_validator("streams")
+    @classmethod
+    def _have_short_names(cls, streams: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name in streams:
+            num_bytes = len(json.dumps(name, ensure_ascii=False).encode()) - len('""')  # as in `data_state.json`
+            if not 1 <= num_bytes <= _MAX_NAME_BYTES:
+                raise ValueError(
+                    f"the name {name[:80]!r} has {num_bytes} bytes; names of streams have 1 to "
+                    f"{_MAX_NAME_BYTES}: every checkpoint holds them"
+                )
+        return streams
+
+    @field_serializer("streams", when_used="json")
+    def _without_credentials(self, streams: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Return what is written down of the streams, as in config.resolved.yaml."""
+        return {name: tuple(map(masked, urls)) for name, urls in streams.items()}
 
 
 class ScheduleSettings(Settings):
@@ -254,8 +285,8 @@ class CheckpointSettings(Settings):
     keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
     skip_damaged: bool = Field(
         False,
-        description="resume from the newest whole checkpoint, and set newer ones that are damaged aside, after reading "
-        "every byte; false: a damaged one is an error",
+        description="resume from the newest whole checkpoint, after reading every byte, and set newer ones that are "
+        "damaged aside until `keep` whole ones of their step or later are saved; false: a damaged one is an error",
     )
     requeue_exit_code: int = Field(
         75, description="exit code of a run that has saved after SIGTERM and is to be started again"
@@ -286,7 +317,9 @@ class RunSettings(Settings):
 
     steps: int = Field(ge=1, description="number of steps of all stages together")
     data: DataSettings = DataSettings()
-    mixture: MixtureSettings
+    mixture: MixtureOrFile = Field(
+        description="mixture of the sources; or the path of a file with one, which `python -m tools mixture` writes"
+    )
     stages: tuple[Stage, ...] = Field(
         min_length=1, description="stages in the order of their steps, the first at step 0"
     )

@@ -2,8 +2,7 @@
 
 import json
 import resource
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from pipelines import storage
 from pipelines.errors import RunError, UserError
 from pipelines.settings import dump_yaml
 from trainer.config import TrainConfig
-from trainer.engine.checkpoint import Checkpoint, Checkpoints, DataState, RunState, check_architecture
+from trainer.engine.checkpoint import Checkpoint, Checkpoints, DataState, RunState, check_resumable
 from trainer.engine.distributed import World
 from trainer.engine.engine import DTYPES, Engine, StepResult, own_precision
 from trainer.engine.flops import peak_flops
@@ -29,15 +28,15 @@ from trainer.plan.order import key_of
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
 from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.reading.reader import RankStep
-from trainer.reading.streaming import SourceEnded, StreamLoader, StreamStep
+from trainer.reading.streaming import StreamStep
+from trainer.tasks.data import ResumedFrom
 from trainer.tasks.held_out import HeldOut
+from trainer.tasks.step_data import StepData
 from trainer.tasks.table import TASKS, TaskRun
 
 TRAINED = "trained.json"  # written last into a model's folder: the number of its steps
 STOPPED = "stopped"
 FINISHED = "finished"
-
-_PATIENCE = 2.0  # seconds that a process waits for data before it meets the others without
 
 
 def train(
@@ -81,7 +80,7 @@ class Training:
 
     Args:
         trained: The task; the config must have its section.
-        config: The whole config, which is written into the run's folder.
+        config: The whole config, which is written into the run's folder as the task has completed it.
         corpus: The corpus's folder.
         out: Folder of the main model's run.
         world: The run's processes.
@@ -97,7 +96,7 @@ class Training:
         world: World,
         read_config: Callable[[], TrainConfig] | None = None,
     ) -> None:
-        self.config, self.out, self.world = config, trained.folder(out), world
+        self.out, self.world = trained.folder(out), world
         self._trained, self._read_config = trained, read_config or (lambda: config)
         make_task = partial(trained.task, config.model, trained.settings(config), corpus, out, world)
         if world.is_first:  # it computes the tables of windows, which the others then read
@@ -106,6 +105,7 @@ class Training:
         if not world.is_first:
             self.task = make_task()
         self.data, run = self.task.data, self.task.run
+        self.config = trained.replaced(config, run)
         engine = run.engine.model_copy(update={"precision": run.engine.precision or own_precision(world.device)})
         settings = self.settings = run.model_copy(update={"engine": engine})
         if settings.engine.threads is not None:
@@ -122,13 +122,13 @@ class Training:
 
         found = self.checkpoints.latest()
         if found is not None:
-            check_architecture(found, self.task.architecture())
+            check_resumable(found, self.task.architecture(), self._layout())
         self.stage = found.run.stage if found else 0
         self.first_step = self._saved = found.run.step if found else 0
         torch.manual_seed(key_of("weights", settings.data.plan.seed))
         with filled_once(world):
             module = self.task.build()
-        self.loader = self.data.loader(self.task.costs(), world, found.data if found else None)
+        self.loader = self.data.loader(self.task.costs(), world, self._resumed_data(found) if found else None)
         if found is None and world.is_first:
             self.task.begin(module, self.data.first_images(self.task.costs()), world.device)
         self.engine = self._engine(module)
@@ -157,13 +157,16 @@ class Training:
         batches = Batches(
             self.loader, micro_batch_size=self.engine.micro_batch_size, collate=self.task.collate, pin=on_gpu
         )
+        data = StepData(
+            self.task, self.loader, batches, self.world, self._signals, self._save_new, self._mixture_wanted
+        )
         log = MetricsLog(self.out, self.settings.log, self.first_step) if self.world.is_first else None
         interval = Interval()
         self._progress = Progress(self.settings.steps, self.first_step, shown=self.world.is_first)
         step = self.first_step
         try:
             while step < self.settings.steps:
-                found = self._next(batches, step, interval)
+                found = data.next(step, interval)
                 if found is None:
                     return STOPPED
                 batch, targets = found
@@ -187,66 +190,6 @@ class Training:
             batches.close()
             if log is not None:
                 log.close()
-
-    def _next(self, batches: Batches, step: int, interval: Interval) -> tuple[RankBatch, list[int]] | None:
-        """Return this rank's data of a step and the targets of all ranks; None if the run has saved and stops.
-
-        All processes call this. As long as data is missing on one of them they meet again and again, so that each of
-        them heeds a signal to any other, and none waits for one whose data cannot be read.
-        """
-        batch: RankBatch | None = None
-        while True:
-            problem: Exception | None = None
-            waiting = time.perf_counter()
-            try:
-                batch = batch or batches.take(_PATIENCE)
-            except Exception as error:
-                problem = error
-            interval.waited += time.perf_counter() - waiting
-            own = batch.num_targets if batch is not None else [0] * len(self.task.objectives)
-            is_late = batch is None and problem is None
-            signals = self._signals
-            flags = [signals.stop, signals.interrupted, signals.reread, problem is not None, is_late]
-            *targets, stop, interrupted, reread, failed, late = map(int, self.world.sum([*own, *flags]))
-            if stop or interrupted:
-                self._save_new(step)
-                if interrupted:
-                    raise KeyboardInterrupt
-                return None
-            if failed:
-                self._continue_or_end(problem, step)
-            elif reread and (not late or self.data.order != "exact"):
-                # A process that is late has not begun to read the next step, unlike the others: between the same two
-                # steps of all their loaders is only where none is. Streams refuse a change at any time.
-                self._change_mixture(batches)
-            if batch is not None and not failed and not late:
-                return batch, targets
-
-    def _continue_or_end(self, problem: Exception | None, step: int) -> None:
-        """Leave out the streams that have ended if the config says so; otherwise save and end, on all processes.
-
-        Args:
-            problem: Why this process has no data; None if it has some.
-            step: Number of finished steps.
-        """
-        mine = None
-        if problem is not None:
-            mine = type(problem).__name__, str(problem), getattr(problem, "source", None)
-        found = self.world.broadcast([p for p in self.world.gather(mine) if p is not None])
-        names = {source for _, _, source in found}
-        if self.settings.mixture.when_source_ends == "continue" and None not in names:
-            assert isinstance(self.loader, StreamLoader)
-            if self.loader.leave_out(names, step):
-                for message in dict.fromkeys(message for _, message, _ in found):
-                    self.world.say(f"{message}; continuing without {', '.join(sorted(names))} from about step {step}")
-                return
-        saved = f"; saved at step {step}" if self._save_new(step) else ""
-        kind, message, _ = found[0]
-        if problem is not None and not isinstance(problem, UserError | RunError):
-            raise problem
-        if kind in (UserError.__name__, RunError.__name__, SourceEnded.__name__):
-            raise (UserError if kind == UserError.__name__ else RunError)(message + saved) from problem
-        raise RunError("another process of the run has ended; see its own error")
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
         number = batch.read.step.number
@@ -353,6 +296,23 @@ class Training:
         task = self.task
         return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.names))
 
+    def _resumed_data(self, found: Checkpoint) -> Mapping[str, str]:
+        """Return the files of the data of a checkpoint; what the first process finds holds for all."""
+        names = found.run.totals.get("names", self.data.names)
+        resumed = ResumedFrom(found.data, self.out, self._trained.section, names)
+        costs = self.task.costs()
+        files: Mapping[str, str] | None = None
+        why: str | None = None
+        if self.world.is_first:
+            try:
+                files = self.data.resumed(resumed, costs)
+            except UserError as error:
+                why = str(error)
+        files, why = self.world.broadcast((files, why))
+        if files is None:
+            raise UserError(why)
+        return files
+
     def _resume(self, found: Checkpoint) -> None:
         self.checkpoints.load(found, self.engine)
         self.guard.load(found.run.guard)
@@ -413,12 +373,16 @@ class Training:
             zero_stage=engine.zero_stage,
             precision=engine.resolved_precision,
             architecture=self.task.architecture(),
+            layout=self._layout(),
             totals=self.totals.to_record(self.data.names),
             guard=self.guard.state(),
             steps=self.settings.steps,
             rates=self.settings.rates(min(step, self.settings.steps - 1)),
         )
         self.checkpoints.save(self.engine, run, self.data.gathered(self._state, self.world))
+
+    def _layout(self) -> dict[str, Any]:
+        return self.settings.data.layout.model_dump(mode="json")
 
     def _export(self, step: int) -> None:
         """Write the model's weights alone, for use after training."""
@@ -427,21 +391,6 @@ class Training:
             folder = storage.join(self.out, "model")
             self.task.export(weights, folder)
             storage.write_bytes(storage.join(folder, TRAINED), (json.dumps({"steps": step}) + "\n").encode())
-
-    def _change_mixture(self, batches: Batches) -> None:
-        """Change to the mixture that the config has now; if it does not fit, say so and change nothing."""
-        self._signals.reread = False
-        wanted, why = self.world.broadcast(self._mixture_wanted() if self.world.is_first else None)
-        if wanted is not None:
-            try:
-                change = partial(self.data.change, self.loader, wanted)
-                # Streams refuse, and may keep the thread waiting for bytes.
-                step = batches.between(change) if self.data.order == "exact" else change()
-                self.world.say(f"mixture: read again, used from step {step} on")
-                return
-            except UserError as error:
-                why = str(error)
-        self.world.say(f"mixture: unchanged: {why}")
 
     def _mixture_wanted(self) -> tuple[MixtureSettings | None, str]:
         """Return the mixture that the config has now; or None, and the reason, if it cannot be read."""

@@ -26,32 +26,21 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.config import EmuConfig
+from model.config import MODEL_LAYOUTS, EmuConfig, LayoutName, LoraConfig
 from model.emu import Emu
+from model.errors import WeightsError
 from model.image_decoder import ImageDecoder, build_sampler
-from model.lora import LoraConfig, add_adapters
+from model.lora import add_adapters
 from model.release.importing import UNUSED
 from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import TOKENIZER_FILES
-from model.weights import (
-    LayoutName,
-    WeightsError,
-    cannot_write,
-    read,
-    renamed,
-    unused_names,
-    with_prefix,
-    without_prefix,
-    write,
-)
+from model.weight_files import cannot_write, read, with_prefix, without_prefix, write
+from model.weights import renamed, unused_names
 
 _FILES = (".safetensors", ".bin", ".pt")
 _FOLDERS: tuple[LayoutName, ...] = ("emu2-hf", "llama", "diffusers")
 _ENCODERS: tuple[LayoutName, ...] = ("eva-clip", "open-clip")
-_EMUS: tuple[LayoutName, ...] = ("emu", "emu-i", "emu2", "emu2-hf", "emu2-gen")
 _SHARD, _SHARDS = "10GB", "model*.safetensors*"  # size of each, and their names and their index's
-EXPORTED: tuple[LayoutName, ...] = (*_EMUS, "diffusers", "llama", *_ENCODERS)
-"""Layouts to which a run can be exported."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ def export_run(run: str | Path, layout: LayoutName, out: str | Path) -> Exported
 
     Args:
         run: The run's folder.
-        layout: One of `EXPORTED`.
+        layout: One of `EXPORTED_LAYOUTS`.
         out: A `.safetensors`, `.bin` or `.pt` file, or a folder.
 
     Raises:
@@ -159,14 +148,14 @@ def _model(run: _Run) -> Emu:
 def _misfit(model: Emu, layout: LayoutName) -> str:
     """Return the part of a model that is not that of the releases of a layout, which have EVA encoders and LLaMAs."""
     encoder, language_model = model.config.encoder, model.language_model.config
-    if layout == "eva-clip" or layout in _EMUS:
+    if layout == "eva-clip" or layout in MODEL_LAYOUTS:
         if encoder.kind != "eva":
             return f"vision encoder is of kind {encoder.kind}"
-        if layout in _EMUS and encoder.sub_norm:
+        if layout in MODEL_LAYOUTS and encoder.sub_norm:
             return "vision encoder has norms inside its branches"
         if layout in ("emu", "emu-i") and encoder.post_norm:
             return "vision encoder normalises its branches"
-    if layout in _EMUS:
+    if layout in MODEL_LAYOUTS:
         if language_model.model_type != "llama":
             return f"language model is of type {language_model.model_type}"
         if (kind := (language_model.rope_parameters or {}).get("rope_type", "default")) != "default":

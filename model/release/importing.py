@@ -20,24 +20,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.config import EmuConfig
+from model.config import EmuConfig, LayoutName
 from model.emu import Emu
+from model.errors import WeightsError
 from model.generation import GENERATION
 from model.image_decoder import ImageDecoder
 from model.release.settings import RELEASES, Source, changed_settings, release_settings
 from model.sequence import LAYOUT, LayoutConfig
 from model.template import TEMPLATE, Form, TemplateSettings
-from model.weights import (
-    Fitted,
-    LayoutName,
-    WeightsError,
-    cannot_write,
-    fit,
-    read,
-    with_decoder,
-    without_prefix,
-    write,
-)
+from model.tokenizer import TOKENIZER_FILES
+from model.weight_files import cannot_write, read, without_prefix, write
+from model.weights import Fitted, fit, with_decoder
 
 _CONFIG = "config.resolved.yaml"
 UNUSED = "unused.safetensors"
@@ -167,13 +160,13 @@ def _replaced(out: Path, write_all: Callable[[Path], None]) -> None:
 
 
 def _find_tokenizer(path: Path, named: str | Path | None) -> Path:
-    """Return the tokenizer's file. LLaMA's own is preferred: a `tokenizer.json` beside it may hold other tokens too."""
+    """Return the tokenizer's file. LLaMA's own is preferred, unlike in runs: the other may have more tokens."""
     folder = path if path.is_dir() else path.parent
     places = [Path(named)] if named is not None else [folder, folder / "tokenizer", folder / "multimodal_encoder"]
     for place in places:
         if place.is_file():
             return place
-        for name in ("tokenizer.model", "tokenizer.json"):
+        for name in reversed(TOKENIZER_FILES):
             if (place / name).is_file():
                 return place / name
     raise WeightsError(f"{places[0]}: no tokenizer.model or tokenizer.json: name the tokenizer of the release")

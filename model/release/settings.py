@@ -14,11 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.config import AutoencoderConfig, EmuConfig, merged, named_size
+from model.config import AutoencoderConfig, EmuConfig, LayoutName, merged, named_size
+from model.errors import WeightsError
 from model.generation import GenerationConfig
 from model.template import Form
 from model.tokenizer import Tokenizer
-from model.weights import LayoutName, WeightsError, named_here
+from model.weights import named_here
 
 _HEAD_WIDTH = 128  # of both releases' language models
 _CHAT_SLOTS = 256  # embeddings of an image in Emu2-Chat; 64 of a frame

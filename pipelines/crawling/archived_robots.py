@@ -7,7 +7,7 @@ followed within the file, since crawlers store the whole chain there.
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple, TypedDict
+from typing import IO, Any, NamedTuple, Self, TypedDict
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -21,9 +21,11 @@ from pipelines.faults import refusal_of
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.sources.warc import CrawledPage, UnreadableRecord, read_records
+from pipelines.spec import CorpusSpec
 from pipelines.web import urls
-from pipelines.web.permission import MAX_KEPT_HOSTS, PolicySettings, SiteFile, SiteRules, Verdict
+from pipelines.web.permission import NOT_ARCHIVED, PolicySettings, Verdict
 from pipelines.web.robots import MAX_BYTES
+from pipelines.web.site_rules import MAX_KEPT_HOSTS, SiteFile, SiteRules
 
 MAX_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 ROBOTS_SCHEMA = pa.schema(
@@ -97,10 +99,10 @@ def index_robots(crawl: str, folder: PartFolder, part: str, path: str) -> Index:
                         source=crawl,
                         stage="crawl",
                         reason=refusal.reason,
-                        unit="page",
+                        unit="site_file",
                         url=urls.without_credentials(record.url) if record.url else None,
                         record=warc_record(path, record.warc_offset),
-                        detail=refusal.detail,
+                        detail=urls.without_secrets(refusal.detail),
                     )
                 )
     rows: list[dict[str, Any]] = []
@@ -185,6 +187,11 @@ class ArchivedRules:
             lambda place: place.rules(policy)
         )
 
+    @classmethod
+    def of_crawl(cls, spec: CorpusSpec, crawl: str, found: list[ArchivedRobots]) -> Self:
+        """Return the rules by the files of one part of a crawl, if the spec names such files for it."""
+        return cls(spec.request_policy, found if spec.crawls[crawl].robots_files else None)
+
     def verdict(self, url: str) -> Verdict:
         """Return the verdict on a URL, by the file of its own scheme if there is one."""
         if not self._is_given:
@@ -192,6 +199,6 @@ class ArchivedRules:
         by_scheme = self._found.get(urls.authority(url), {})
         place = by_scheme.get(urlsplit(url).scheme) or max(by_scheme.values(), default=None)
         if place is None:
-            signal = Signal("robots.txt", "page", "not in the archive", None, urls.resolve(url, "/robots.txt"))
+            signal = Signal("robots.txt", "page", NOT_ARCHIVED, None, urls.resolve(url, "/robots.txt"))
             return Verdict(("robots_unreachable",) if self._policy.unknown == "refuse" else (), (signal,))
         return self._rules(place).verdict(url, "page")

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipelines.crawling.archived_robots import ArchivedRules
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.drop_reasons import FETCHED
 from pipelines.layout import crawl_folder, warc_path
@@ -62,7 +63,7 @@ def fetched_pages(
 
 
 def fetched_verdict(
-    row: LedgerRow, record: CrawledPage, page: Page, policy: PolicySettings, of_archive: Verdict | None = None
+    row: LedgerRow, record: CrawledPage, page: Page, policy: PolicySettings, archived: ArchivedRules
 ) -> Verdict:
     """Return the verdict on a page: by robots.txt at the time of the request, its headers and its meta elements.
 
@@ -71,9 +72,9 @@ def fetched_verdict(
         record: Its record.
         page: What was parsed of it.
         policy: What counts as a refusal.
-        of_archive: Verdict by the robots.txt that another crawler stored with the page; None: there is none.
+        archived: What robots.txt said by the files that another crawler stored with its pages.
     """
     at = {"url": urls.without_credentials(row.url), "observed_at": row.fetched_at}
-    site = (of_archive or Verdict()).adding(signals=row.signals)
+    site = archived.verdict(row.url).adding(signals=row.signals)
     response = response_verdict(site, record.headers, "page", policy, **at)
     return page_verdict(response, page.meta, policy, **at)

@@ -1,11 +1,12 @@
 """Blocks that most pages of a host have, over all workers: Beam transforms that shuffle hashes, never text."""
 
-import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypedDict
 
 import apache_beam as beam
 
+from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.drop_reasons import FETCHED
 from pipelines.faults import refusal_of
@@ -30,8 +31,15 @@ class Repeated(NamedTuple):
     hashes: _Hashes
 
 
+class _OfHost(TypedDict):
+    """The pages of a host that are kept, and the robots.txt files that an archive has of it."""
+
+    pages: Iterable[PagePlace]
+    robots: list[ArchivedRobots]
+
+
 class _Compared(TypedDict):
-    """A task, the only one of its name, and the offsets of its pages that are compared with others of their hosts."""
+    """A task, the only one of its name, and the offsets of its pages that are compared with others."""
 
     task: list[CrawlTask]
     offsets: list[int]
@@ -47,8 +55,8 @@ class _OfGroup(TypedDict):
 class FindHostBoilerplate(beam.PTransform):
     """Find the blocks that most pages of a host have: (name of a task, `Repeated`) for each task with pages of it.
 
-    Takes the tasks of all crawls as `tasks`, and as `pages` (crawl, place) of each page that is kept. Neither their
-    order nor the workers matter.
+    Takes the tasks of all crawls as `tasks`, as `pages` (crawl, place) of each page that is kept, and as `robots`
+    (crawl and host, file) of each robots.txt that an archive has. Neither their order nor the workers matter.
     """
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
@@ -58,11 +66,11 @@ class FindHostBoilerplate(beam.PTransform):
 
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
         tasks = inputs["tasks"]
+        pages = inputs["pages"] | "OfHost" >> beam.MapTuple(_with_host)
         offsets = (
-            inputs["pages"]
-            | "ByHost" >> beam.MapTuple(lambda crawl, page: (f"{crawl} {urls.authority(page.url)}", page))
-            | "GatherHosts" >> beam.GroupByKey()
-            | "DrawCompared" >> beam.FlatMap(_compared, self._settings)
+            {"pages": pages, "robots": inputs["robots"]}
+            | "GatherHosts" >> beam.CoGroupByKey()
+            | "DrawCompared" >> beam.FlatMap(_compared, self._spec)
         )
         hashes = (
             {"task": tasks | "Named" >> beam.Map(lambda task: (task.name, task)), "offsets": offsets}
@@ -97,9 +105,9 @@ class FindRepeated(beam.PTransform):
 
 
 class _ReadBlocks(beam.DoFn):
-    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared.
+    """Yield (crawl and group, hashes of a page's blocks) of the pages that are compared, if they allow their use.
 
-    Of those that refused by their own words nothing is read; what an archive's robots.txt said is looked at in extract.
+    By archived robots.txt files they are allowed already.
     """
 
     def __init__(self, spec: CorpusSpec, out: str) -> None:
@@ -110,12 +118,14 @@ class _ReadBlocks(beam.DoFn):
         if not sides["offsets"]:
             return
         (task,) = sides["task"]
+        policy = self._spec.request_policy
+        archived = ArchivedRules(policy, None)
         for row, record in fetched_pages(self._out, task, only=set(sides["offsets"])):
             if record is None or record.refusal is not None:
                 continue
             try:
                 page = parse_record(record, row.url)
-                is_allowed = fetched_verdict(row, record, page, self._spec.request_policy).allowed
+                is_allowed = fetched_verdict(row, record, page, policy, archived).allowed
                 hashes = tuple(sorted(block_hashes(page))) if is_allowed else ()
             except Exception as error:  # extract counts it
                 refusal_of(error)
@@ -124,12 +134,33 @@ class _ReadBlocks(beam.DoFn):
                 yield from ((f"{task.crawl} {group}", hashes) for group in page_groups(row.url))
 
 
-def _compared(grouped: tuple[str, Iterable[PagePlace]], settings: _Settings) -> Iterator[tuple[str, int]]:
-    """Yield (task, offset) of the pages of a host that are compared, if it has enough of them."""
-    of_crawl, pages = settings[grouped[0].partition(" ")[0]], list(grouped[1])
-    if of_crawl is not None and len(pages) >= of_crawl.min_pages:
-        drawn = heapq.nsmallest(of_crawl.max_pages, pages, key=lambda page: (stable_hash(page.url), *page))
+def _with_host(crawl: str, page: PagePlace) -> tuple[str, PagePlace]:
+    return f"{crawl} {urls.authority(page.url)}", page
+
+
+def _compared(joined: tuple[str, _OfHost], spec: CorpusSpec) -> Iterator[tuple[str, int]]:
+    """Yield (task, offset) of the pages of a host that are compared, if its robots.txt allows enough of them.
+
+    Pages that it refuses are left out of the draw: on a host that refuses most, too few would remain to decide.
+    """
+    crawl, pages = joined[0].partition(" ")[0], list(joined[1]["pages"])
+    settings = spec.crawls[crawl].host_boilerplate
+    if settings is None or len(pages) < settings.min_pages:
+        return
+    archived = ArchivedRules.of_crawl(spec, crawl, list(joined[1]["robots"]))
+    pages.sort(key=lambda page: (stable_hash(page.url), *page))
+    allowed = (page for page in pages if _is_allowed(archived, page.url))
+    drawn = list(itertools.islice(allowed, settings.max_pages))
+    if len(drawn) >= settings.min_pages:
         yield from ((page.task, page.offset) for page in drawn)
+
+
+def _is_allowed(archived: ArchivedRules, url: str) -> bool:
+    try:
+        return archived.verdict(url).allowed
+    except Exception as error:  # extract counts it
+        refusal_of(error)
+        return False
 
 
 def _counted(group: str, hashes: _Hashes) -> Iterator[tuple[tuple[str, int], int]]:

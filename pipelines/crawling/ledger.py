@@ -1,14 +1,17 @@
 """A crawl's ledger: one row per URL requested, with the outcome. The links found are stored next to it."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
 from pipelines.document import Signal, canonical_json
 from pipelines.drop_reasons import Outcome
 from pipelines.layout import crawl_folder
+from pipelines.parts import read_rows
+from pipelines.web.permission import stored_signals
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -25,9 +28,12 @@ LEDGER_SCHEMA = pa.schema(
         ("warc", pa.string()),  # next to the ledger, or a path if another crawler wrote it
         ("offset", pa.int64()),
         ("length", pa.int64()),
+        ("unit", pa.string()),  # `page`, or `site_file`: requested for what it says of the site, and failed
     ]
 )
 LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
+
+RequestedUnit = Literal["page", "site_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class LedgerRow:
     warc: str | None = None
     offset: int | None = None
     length: int | None = None
+    unit: RequestedUnit = "page"
 
     @property
     def record(self) -> str | None:
@@ -60,7 +67,13 @@ class LedgerRow:
     @classmethod
     def from_columns(cls, columns: dict[str, Any]) -> Self:
         """Return the row that `to_columns` wrote."""
-        return cls(**columns | {"signals": tuple(Signal(**signal) for signal in json.loads(columns["signals"]))})
+        return cls(**columns | {"signals": stored_signals(json.loads(columns["signals"]))})
+
+
+def read_ledger(path: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield these columns, and the unit, of the rows of a ledger part; in those of an earlier version all are pages."""
+    for row in read_rows(path, [*columns, "unit"]):
+        yield {"unit": "page"} | row
 
 
 def ledger_parts(out: str, crawl: str) -> list[str]:

@@ -6,7 +6,7 @@ Pages and sitemaps are parsed, and records compressed, in threads, so that other
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from urllib.parse import urlsplit
 
@@ -18,7 +18,8 @@ from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.pages.parse import parse_page
 from pipelines.web import urls
-from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.answers import Fetched, FetchFailure
+from pipelines.web.http_client import PoliteClient
 from pipelines.web.media_types import HTML_TYPES, XML_TYPES, media_type
 from pipelines.web.redirects import parse_refresh
 from pipelines.web.sitemaps import MAX_SITEMAP_BYTES, Sitemap, parse_sitemap
@@ -109,6 +110,34 @@ async def follow_sitemaps(
         site = await client.site(item.url)
     except FetchFailure:
         return  # for which each of the host's pages fails as well
+    named: list[str] = []
+    for reference in site.sitemaps:
+        url = urls.resolve(item.url, reference)
+        if url is not None:
+            named.append(url)
+        else:
+            why = f"names {reference[:200]!r}, which is no http(s) URL"
+            writer.add(LedgerRow(site.robots.url, item.depth, "malformed_sitemap", why, unit="site_file"))
+    await _follow_all(client, writer, named, item, scope)
+
+
+async def follow_sitemap(
+    client: PoliteClient, writer: CrawlPartWriter, item: FrontierUrl, scope: Collection[str]
+) -> None:
+    """Add the pages in one sitemap, and in those that it names, as `follow_sitemaps` does.
+
+    Args:
+        client: Client of this worker.
+        writer: Takes the links, and rows of sitemaps that could not be read, or not wholly.
+        item: The sitemap.
+        scope: Hosts of the crawl, as of `urls.authority`.
+    """
+    await _follow_all(client, writer, [item.url], item, scope)
+
+
+async def _follow_all(
+    client: PoliteClient, writer: CrawlPartWriter, named: Iterable[str], item: FrontierUrl, scope: Collection[str]
+) -> None:
     queue: deque[str] = deque()
     seen: set[str] = set()
     num_more = 0
@@ -123,13 +152,8 @@ async def follow_sitemaps(
         seen.add(url)
         queue.append(url)
 
-    for reference in site.sitemaps:
-        url = urls.resolve(item.url, reference)
-        if url is not None:
-            add(url)
-        else:
-            named = f"names {reference[:200]!r}, which is no http(s) URL"
-            writer.add(LedgerRow(site.robots.url, item.depth, "malformed_sitemap", named))
+    for url in named:
+        add(url)
     for _ in range(MAX_SITEMAPS_PER_HOST):
         if not queue:
             return
@@ -143,11 +167,11 @@ async def follow_sitemaps(
         writer.close_if_due()
     for url in queue:
         more = f"and {num_more} others: more than {MAX_SITEMAPS_PER_HOST} sitemaps of one host"
-        writer.add(LedgerRow(url, item.depth, "malformed_sitemap", more))
+        writer.add(LedgerRow(url, item.depth, "malformed_sitemap", more, unit="site_file"))
 
 
 async def _follow_sitemap(client: PoliteClient, writer: CrawlPartWriter, url: str, item: FrontierUrl) -> Sitemap:
-    row = LedgerRow(url, item.depth, "malformed_sitemap")
+    row = LedgerRow(url, item.depth, "malformed_sitemap", unit="site_file")
     sitemap = Sitemap((), ())
     try:
         fetched = await client.fetch(url, "page", max_bytes=MAX_SITEMAP_BYTES)
@@ -170,4 +194,4 @@ def store_site_files(client: PoliteClient, writer: CrawlPartWriter, item: Fronti
         try:
             writer.store(exchange_records(answer, {"is": "policy file"}))
         except Exception as error:
-            writer.add(LedgerRow(answer.url, item.depth, *refusal_of(error)))
+            writer.add(LedgerRow(answer.url, item.depth, *refusal_of(error), unit="site_file"))

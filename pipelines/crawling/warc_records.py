@@ -10,7 +10,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipelines.document import canonical_json
-from pipelines.web.http_client import Fetched
+from pipelines.web.answers import Fetched
 
 _INFO = {"software": "Dromaius", "format": "WARC File Format 1.1", "robots": "obeyed (RFC 9309)"}
 

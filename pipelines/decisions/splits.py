@@ -6,7 +6,7 @@ from typing import NamedTuple, Self, TypedDict
 
 from pydantic import Field, model_validator
 
-from pipelines.document import Document, Split
+from pipelines.document import SPLITS, Document, Split
 from pipelines.parts import stable_hash
 from pipelines.settings import Pattern, Settings
 
@@ -38,7 +38,7 @@ class SplitSettings(Settings):
 class GroupPart(NamedTuple):
     """A part with documents of a group, and the first of the spec's rules that fits one of them."""
 
-    rule: int
+    rule: int  # negative: one of its documents is published, in the split `SPLITS[rule]`
     part: str
 
 
@@ -58,11 +58,14 @@ class BoundGroup(NamedTuple):
 
 
 class GroupSplit(NamedTuple):
-    """The split of a group, and the smallest group that it is bound to, its `dedup_group` in the corpus."""
+    """The split of a group, and the smallest group that it is bound to, its `dedup_group` in the corpus.
+
+    A group without a split is bound to published ones of different splits.
+    """
 
     group: str
     root: str
-    split: Split
+    split: Split | None
 
 
 def split_rule(document: Document, settings: SplitSettings) -> int:
@@ -74,8 +77,15 @@ def split_rule(document: Document, settings: SplitSettings) -> int:
     return len(settings.rules)
 
 
+def published_rule(split: Split) -> int:
+    """Return what takes the place of a rule for a document that is published."""
+    return SPLITS.index(split) - len(SPLITS)
+
+
 def choose_split(group: str, rule: int, settings: SplitSettings) -> Split:
-    """Return the split of a group: by its rule, else by its stable hash."""
+    """Return the split of a group: the one in which it is published, or by its rule, else by its stable hash."""
+    if rule < 0:
+        return SPLITS[rule]
     if rule < len(settings.rules):
         return settings.rules[rule].split
     position = stable_hash(f"split {group}") / 2**64
@@ -105,7 +115,11 @@ def settle_split(
 ) -> Iterator[tuple[str, GroupSplit]]:
     """Yield (part, split of a group) for every part with documents of the groups that are bound together."""
     root, groups = grouped[0], list(grouped[1])
-    split = choose_split(root, min(found.rule for found in groups), settings)
+    published = {found.rule for found in groups if found.rule < 0}
+    split: Split | None = None
+    if len(published) <= 1:
+        split = choose_split(root, min(found.rule for found in groups), settings)
     for found in groups:
+        own = split if found.rule >= 0 else SPLITS[found.rule]
         for part in found.parts:
-            yield part, GroupSplit(found.group, root, split)
+            yield part, GroupSplit(found.group, root, own)

@@ -8,7 +8,7 @@ import html
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,21 +57,14 @@ def embedded_rights(
     metadata = read_metadata(data, format)
     xmp = metadata.xmp.decode("utf-8", "replace")
     found: list[tuple[str, str]] = []
-    reasons: list[Reason] = []
 
-    plus = sorted(set(_PLUS.findall(xmp)))
-    found += [("plus-data-mining", value) for value in plus]
-    if any(value not in _PLUS_FREE for value in plus):
-        reasons.append("plus_prohibited")
-
+    found += [("plus-data-mining", value) for value in sorted(set(_PLUS.findall(xmp)))]
     source_types = set(_SOURCE_TYPE.findall(xmp))
     if metadata.c2pa:
         manifests = _read_manifests(metadata.c2pa)
         found.append(("c2pa", "present" if manifests.is_readable else "unreadable"))
         found += [("c2pa-training-mining", f"{name}={use}") for name, use in manifests.mining]
         source_types |= manifests.source_types
-        if any(name.partition(".")[2] in _TRAINING_USES and use != "allowed" for name, use in manifests.mining):
-            reasons.append("c2pa_not_allowed")
     found += [("digital-source-type", value) for value in sorted(source_types)]
 
     for kind, pattern in _STATEMENTS.items():
@@ -80,8 +73,25 @@ def embedded_rights(
     if isinstance(copyright_notice, str):
         found.append(("exif-copyright", copyright_notice))
     return EmbeddedRights(
-        tuple(Signal(kind, target, value, observed_at, url) for kind, value in found if value), tuple(reasons)
+        tuple(Signal(kind, target, value, observed_at, url) for kind, value in found if value), refusals(found)
     )
+
+
+def refusals(statements: Iterable[tuple[str, str]]) -> tuple[Reason, ...]:
+    """Return the reasons for which statements in an image's file refuse training on it.
+
+    Args:
+        statements: Kinds and values of signals, of `embedded_rights` or any others.
+    """
+    reasons: list[Reason] = []
+    for kind, value in statements:
+        if kind == "plus-data-mining" and value not in _PLUS_FREE:
+            reasons.append("plus_prohibited")
+        elif kind == "c2pa-training-mining":
+            name, _, use = value.partition("=")
+            if name.partition(".")[2] in _TRAINING_USES and use != "allowed":
+                reasons.append("c2pa_not_allowed")
+    return tuple(dict.fromkeys(sorted(reasons, reverse=True)))
 
 
 class _Manifests(NamedTuple):

@@ -176,8 +176,10 @@ def exif_value(exif: bytes, tag: int) -> int | str | None:
     return None
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _jpeg_segments(data: bytes, *, before_scans: bool = False) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end of each payload up to and including the end-of-image marker, without scans.
+
+    With `before_scans` it stops at the first scan, whose end takes as long to find as all else.
 
     As decoders do, it passes over stray bytes between segments and takes the end of the file for a missing end marker.
     """
@@ -197,6 +199,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if length < 2 or end > len(data):
             raise ValueError("a JPEG segment ends beyond the file")
         if marker == 0xDA:
+            if before_scans:
+                return
             found = _NEXT_MARKER.search(data, end)
             end = found.start() if found is not None else len(data) - data.endswith(b"\xff")
             if found is None:
@@ -211,9 +215,7 @@ def _jpeg_metadata(data: bytes) -> Metadata:
     exif, xmp, extended = b"", [], []
     icc: dict[int, bytes] = {}
     jumbf: dict[int, list[tuple[int, bytes]]] = {}
-    for marker, start, end in _jpeg_segments(data):
-        if marker == 0xDA:
-            break
+    for marker, start, end in _jpeg_segments(data, before_scans=True):
         payload = data[start:end]
         if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
             exif = exif or payload[6:]

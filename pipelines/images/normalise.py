@@ -6,6 +6,7 @@ Metadata is removed. Equal bytes and settings give equal bytes. The result also 
 import functools
 import hashlib
 import io
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -193,22 +194,40 @@ def features(data: bytes) -> ImageFeatures:
     Raises:
         ValueError: If it cannot be decoded.
     """
-    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
-    if grey is None:
-        raise ValueError("not an image that can be decoded")
+    grey = _grey(data)
     height, width = grey.shape
-    low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].ravel()
-    bits = low > np.median(low[1:])  # without the mean, which would dominate
     mean, std = cv2.meanStdDev(grey)
     return ImageFeatures(
         width=width,
         height=height,
-        phash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
+        phash=_phash(grey),
         blur=float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0][0]) ** 2,
         aspect=width / height,
         mean=float(mean[0][0]),
         std=float(std[0][0]),
     )
+
+
+def perceptual_hash(data: bytes) -> int:
+    """Return `phash` of a stored image's features, without the others.
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
+    return _phash(_grey(data))
+
+
+def _grey(data: bytes) -> Pixels:
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    if grey is None:
+        raise ValueError("not an image that can be decoded")
+    return grey  # type: ignore[no-any-return]
+
+
+def _phash(grey: Pixels) -> int:
+    low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].ravel()
+    bits = low > np.median(low[1:])  # without the mean, which would dominate
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def _normalised(
@@ -323,13 +342,22 @@ def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
     raise ImageRejected("corrupt_image", f"cannot be resized: {error}")
 
 
-@functools.lru_cache(maxsize=16)
-def _resizer(settings: ImageSettings) -> Any:
-    # A slow import: all of img2dataset with wandb, pandas and, if installed, torch. Local workers are forked from a
-    # process that has already imported it (pipelines/forkserver_preload.py).
+def load_resizer() -> Any:
+    """Import img2dataset, the only place that does, and return its `Resizer`.
+
+    A slow import: all of img2dataset with wandb, pandas and, if installed, torch. Local workers are forked from a
+    process that has already imported it (`pipelines/forkserver_preload.py`).
+    """
+    # albumentations, which it imports, would ask PyPI for its newest version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     from img2dataset.resizer import Resizer
 
-    return Resizer(
+    return Resizer
+
+
+@functools.lru_cache(maxsize=16)
+def _resizer(settings: ImageSettings) -> Any:
+    return load_resizer()(
         image_size=settings.image_size,
         resize_mode=settings.resize_mode,
         resize_only_if_bigger=settings.resize_only_if_bigger,

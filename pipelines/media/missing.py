@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple, TypedDict
 
+from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import MediaRequest, RequestType, Track, requests_of, url_of_key
 from pipelines.drop_reasons import Outcome
 from pipelines.faults import refusal_of
@@ -12,7 +13,7 @@ from pipelines.media.raw_store import Blob, read_index
 from pipelines.media.site_files import RENDITION, PagePermission
 from pipelines.parts import PartFolder, read_rows
 from pipelines.web import urls
-from pipelines.web.http_client import is_transient
+from pipelines.web.answers import is_transient
 from pipelines.web.permission import PolicySettings
 
 Renditions = dict[str, dict[str, str]]
@@ -63,6 +64,12 @@ def store_key(rendition: str, key: str) -> str:
 def is_site_key(store_key: str) -> bool:
     """Return whether a store key is of site files, not of media."""
     return store_key.startswith(f"{RENDITION} ")
+
+
+def is_blocked_request(key: str, block: BlockList) -> bool:
+    """Return whether the media of a request, by its key, were taken down."""
+    inline = key.removeprefix("inline:")
+    return block.url(key) if inline == key else block.media(inline)
 
 
 class SitesOfPart(TypedDict):
@@ -123,8 +130,13 @@ def known_outcomes(path: str) -> Iterator[tuple[str, Known]]:
         yield store_key(row.rendition, row.key), Known(row.generation, row.outcome)
 
 
-def missing_media(joined: tuple[str, KnownRequests], generation: int, retry: bool) -> Iterator[tuple[str, Missing]]:
-    """Yield (authority or inline queue, media) if the store does not have it, or is to try it again."""
+def missing_media(
+    joined: tuple[str, KnownRequests], generation: int, retry: bool, block: BlockList = NOTHING
+) -> Iterator[tuple[str, Missing]]:
+    """Yield (authority or inline queue, media) if the store does not have it, or is to try it again.
+
+    What was taken down is not asked for.
+    """
     joined_key, sides = joined
     wanted = min(sides["wanted"], default=None)
     known = max(sides["known"], default=None)
@@ -133,5 +145,7 @@ def missing_media(joined: tuple[str, KnownRequests], generation: int, retry: boo
     if known is not None and not (retry and known.generation < generation and is_transient(known.outcome)):
         return
     rendition, _, key = joined_key.partition(" ")
+    if not is_site_key(joined_key) and is_blocked_request(key, block):
+        return
     queue = f"{INLINE}{wanted.origin}" if key.startswith("inline:") else urls.authority(url_of_key(key))
     yield queue, Missing(rendition, key, wanted)

@@ -19,6 +19,7 @@ from pipelines import storage
 from pipelines.document import Signal, canonical_json
 from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, write_table
+from pipelines.web.permission import stored_signals
 
 PART_ITEMS = 1000
 PART_BYTES = 256 << 20
@@ -130,7 +131,7 @@ class StoredMedia:
     def from_json(cls, text: bytes) -> Self:
         """Parse the result of `to_json`."""
         record = json.loads(text)
-        record["signals"] = tuple(Signal(**s) for s in record["signals"])
+        record["signals"] = stored_signals(record["signals"])
         record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
         record["lost_texts"] = tuple(StoredLoss(**loss) for loss in record.get("lost_texts", ()))

@@ -5,6 +5,7 @@ import tempfile
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 
+from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED, Refusal
@@ -17,7 +18,8 @@ from pipelines.parts import digest
 from pipelines.settings import Settings
 from pipelines.video.frames_and_cues import VideoMedia, VideoRejected, VideoSettings, fetch_video
 from pipelines.web import urls
-from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.answers import Fetched, FetchFailure
+from pipelines.web.http_client import PoliteClient
 from pipelines.web.licenses import license_id
 
 _DEFAULTS_ADDED_LATER = {"convert_profile": True}
@@ -67,10 +69,13 @@ def _judge_image(data: bytes, settings: ImageSettings, url: str | None, observed
         return _Judged(rights.signals, None, Refusal(rejected.reason, rejected.detail))
 
 
-def store_image(writer: RawPartWriter, rendition: str, key: str, data: bytes, settings: ImageSettings) -> None:
-    """Normalise bytes that came with a candidate and store them under `key`."""
+def store_image(
+    writer: RawPartWriter, rendition: str, key: str, data: bytes, settings: ImageSettings, block: BlockList = NOTHING
+) -> None:
+    """Normalise bytes that came with a candidate and store them under `key`, unless they were taken down."""
     try:
-        _add_image(writer, rendition, StoredMedia(key, FETCHED), _judge_image(data, settings, None, None))
+        judged = _unless_blocked(_judge_image(data, settings, None, None), block)
+        _add_image(writer, rendition, StoredMedia(key, FETCHED), judged)
     except Exception as error:
         writer.add(StoredMedia(key, *refusal_of(error)), rendition)
 
@@ -83,6 +88,7 @@ async def fetch_media(
     rendition: str,
     settings: MediaSettings,
     writer: RawPartWriter,
+    block: BlockList = NOTHING,
 ) -> None:
     """Request an image or video and store the result; a failure is stored with its reason.
 
@@ -94,6 +100,7 @@ async def fetch_media(
         rendition: Hash of the settings.
         settings: Normalisation of media.
         writer: Used only from the loop's thread.
+        block: What was taken down, at whatever address it is.
     """
     assert request.url is not None
     shown = urls.without_credentials(request.url)
@@ -103,12 +110,14 @@ async def fetch_media(
             judged = await loop.run_in_executor(
                 pool, without_stop_iteration(_judge_image), fetched.body, settings.images, shown, fetched.fetched_at
             )
-            _add_image(writer, rendition, _describe(request.key, shown, fetched), judged)
+            _add_image(writer, rendition, _describe(request.key, shown, fetched), _unless_blocked(judged, block))
             return
         with tempfile.TemporaryDirectory(prefix="dromaius-video-") as folder:
             video = await loop.run_in_executor(
                 pool, without_stop_iteration(fetch_video), request, client, loop, settings.video, folder
             )
+            if any(block.media(frame.image.stored_sha256, frame.image.source_sha256) for frame in video.frames):
+                raise VideoRejected("taken_down", "")
             _add_video(writer, rendition, request.key, shown, video)
     except FetchFailure as failure:
         failed = StoredMedia(request.key, failure.reason, failure.detail, url=shown, signals=failure.signals)
@@ -118,6 +127,13 @@ async def fetch_media(
         writer.add(failed, rendition)
     except Exception as error:
         writer.add(StoredMedia(request.key, *refusal_of(error), url=shown), rendition)
+
+
+def _unless_blocked(judged: _Judged, block: BlockList) -> _Judged:
+    """Return a fetched image, or of one whose bytes were taken down only that."""
+    if judged.image is not None and block.media(judged.image.stored_sha256, judged.image.source_sha256):
+        return _Judged((), None, Refusal("taken_down"))
+    return judged
 
 
 def _describe(key: str, shown: str, fetched: Fetched) -> StoredMedia:

@@ -13,9 +13,11 @@ from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.faults import refusal_of
 from pipelines.media.raw_store import Blob, RawPartWriter, StoredMedia, StoredSiteFile, load_media
 from pipelines.web import urls
-from pipelines.web.http_client import FetchFailure, PoliteClient
+from pipelines.web.answers import FetchFailure
+from pipelines.web.http_client import PoliteClient
 from pipelines.web.http_exchange import utc_now
-from pipelines.web.permission import MAX_KEPT_HOSTS, PolicySettings, SiteFile, SiteRules, Verdict
+from pipelines.web.permission import NOT_ASKED, PolicySettings, Verdict
+from pipelines.web.site_rules import MAX_KEPT_HOSTS, SiteFile, SiteRules
 
 RENDITION = "site"  # site files are stored as they came, under any settings
 
@@ -84,7 +86,7 @@ def page_verdict_of(
         rules = SiteRules(policy, files[0], files[1] if len(files) > 1 else None)
         return lambda url: rules.verdict(url, "page")
     robots = urls.resolve(stored.url or "", "/robots.txt")
-    signal = Signal("robots.txt", "page", f"not asked: {stored.outcome}", stored.fetched_at, robots)
+    signal = Signal("robots.txt", "page", f"{NOT_ASKED}{stored.outcome}", stored.fetched_at, robots)
     is_unbound = stored.outcome == "private_address"
     is_gone = stored.outcome == "host_not_found" and policy.unknown == "allow"
     assert stored.outcome != FETCHED

@@ -5,22 +5,23 @@ inside a paragraph, list or table splits it.
 """
 
 import re
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipelines.document import Role, clean_text
 from pipelines.drop_reasons import Reason
-from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageVideo
+from pipelines.pages.blocks import Block, PageImage, PageRegion, PageText, PageVideo, SkippedElement
 from pipelines.pages.boilerplate import is_hidden
 from pipelines.pages.figures import Figure, is_caption, is_credit, is_figure, join_captions
-from pipelines.pages.formulas import is_formula_image
-from pipelines.pages.image_references import held_references, holds_background, is_image_name
+from pipelines.pages.formulas import UNREAD, is_formula_image
+from pipelines.pages.image_references import background_reference, best_of_srcset, held_references, is_image_name
 from pipelines.pages.json_ld import Statements
 from pipelines.pages.media_elements import (
     Skipped,
     area_regions,
     choose_source,
     declared_size,
+    image_url,
     inline_size,
     video_sources,
     video_tracks,
@@ -38,8 +39,11 @@ _COUNTED: dict[str, Reason] = {
     "object": "embedded_frame",
     "embed": "embedded_frame",
 }
+_IMAGES_ONLY = ("noscript", "button")  # whose text is not shown
+_FRAME_REFERENCES = ("src", "data", "data-src")  # a frame that waits for consent has `about:blank` first
 _MAX_NESTED_FIGURES = 8  # each is scanned once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_ROW_GROUPS = ("thead", "tbody", "tfoot")
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
 _SPACE = re.compile(r"\s+")
 
@@ -54,7 +58,7 @@ class _Text:
 
 
 class PageWriter:
-    """Writer of the blocks of part of a page, which also counts what it skips by reason.
+    """Writer of the blocks of part of a page, and of the elements that it skips.
 
     Args:
         base: The base URL of the page.
@@ -63,7 +67,7 @@ class PageWriter:
     """
 
     def __init__(self, base: BaseUrl, statements: Statements, areas: dict[str, list[Element]]) -> None:
-        self.skipped: Counter[Reason] = Counter()
+        self.skipped: list[SkippedElement] = []
         self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
         self._statements = statements
@@ -95,6 +99,17 @@ class PageWriter:
             for b in self._blocks[:end]
         )
 
+    def _skip(self, reason: Reason, *references: str) -> None:
+        """Count an element as skipped, with the URL of the first of its references that has one."""
+        self.skipped.append(self._skipped(reason, *references))
+
+    def _skipped(self, reason: Reason, *references: str) -> SkippedElement:
+        urls = (self._base.resolve(reference) for reference in references if reference)
+        return SkippedElement(reason, next(filter(None, urls), None))
+
+    def _skipped_image(self, image: Element, reason: Reason) -> SkippedElement:
+        return SkippedElement(reason, image_url(image, self._base))
+
     def _children(self, element: Element) -> None:
         for child in element.children:
             if isinstance(child, str):
@@ -104,32 +119,34 @@ class PageWriter:
 
     def _element(self, element: Element) -> None:
         tag = element.tag
-        if holds_background(element):
-            self.skipped["css_background"] += 1
+        if (background := background_reference(element)) is not None:
+            self._skip("css_background", background)
         if element.is_boilerplate:
-            self.skipped["boilerplate_image"] += element.num_images
+            self.skipped += self._skipped_of_boilerplate(element)
             if element.is_block and not is_hidden(element):
                 self._break()
         elif tag == "img":
             self._image(element)
         elif tag == "br":
             self._pieces.append("\n")
-        elif tag in ("noscript", "button"):
+        elif tag in _IMAGES_ONLY:
             self._images_only(element)
         elif tag in _UNSEEN:
             if reason := "chrome_image" if tag == "input" and element.get("type") == "image" else _COUNTED.get(tag):
-                self.skipped[reason] += 1
+                self._skip(reason, *map(element.get, _FRAME_REFERENCES))
         elif tag == "video":
             self._video(element)
-        elif _is_custom_image(element):
-            self.skipped["custom_image"] += 1
+        elif (reference := _custom_image(element)) is not None:
+            self._skip("custom_image", reference)
+        elif tag == UNREAD:
+            self._skip("unread_formula")
         elif is_formula_image(element):
-            self.skipped["formula_image"] += 1
+            self.skipped.append(self._skipped_image(element, "formula_image"))
             self._children(element)
         elif not element.is_block and not _is_custom_figure(element):
             self._children(element)
-        elif is_caption(element) and (icons := self._icons(element)) is not None:
-            self.skipped.update(icons)
+        elif is_caption(element) and (skipped := self._skipped_in(element)) is not None:
+            self.skipped += skipped
             self._caption(element)
         elif tag in ("pre", "listing", "plaintext"):
             self._preformatted(element)
@@ -200,6 +217,11 @@ class PageWriter:
         margin = text[: len(text) - len(text.lstrip(" \t"))]
         if text := clean_text(text):
             self._text(margin + text)
+        for child in _not_text(element):
+            if is_formula_image(child):  # its text is written already
+                self.skipped.append(self._skipped_image(child, "formula_image"))
+            elif child.tag not in _IMAGES_ONLY:
+                self._element(child)
 
     def _list(self, element: Element) -> None:
         self._break()
@@ -227,12 +249,15 @@ class PageWriter:
             self._children(element)
             self._break()
             return
-        for caption in element.elements:
-            if caption.tag == "caption":
-                self._element(caption)
+        for child in element.elements:
+            if child.tag == "caption" or (child.tag in _ROW_GROUPS and child.is_boilerplate):
+                self._element(child)
         self._is_tight = self._depth > 0
         self._depth += 1
         for row in rows:
+            if row.is_boilerplate:
+                self._element(row)
+                continue
             self._cells = []
             for cell in row.elements:
                 self._element(cell)
@@ -279,7 +304,7 @@ class PageWriter:
             is_captioned = any(figure.has_caption for figure in self._figures)
             source = choose_source(element, self._base, link, is_captioned=is_captioned)
         except Skipped as skipped:
-            self.skipped[skipped.reason] += 1
+            self.skipped.append(self._skipped_image(element, skipped.reason))
             # Inside a figure an icon may carry the figure's alt: DocBook's style sheets give it to each image there.
             is_icon = skipped.reason in ("chrome_image", "small_image") and not self._figures
             if is_icon and "".join(self._pieces).strip():
@@ -290,7 +315,7 @@ class PageWriter:
         if isinstance(last, PageImage) and not "".join(self._pieces).strip():
             is_same = last.data == source.data if source.url is None else source.url in (last.url, last.link)
             if is_same:
-                self.skipped["repeated_image"] += 1
+                self.skipped.append(SkippedElement("repeated_image", source.url))
                 return
         urls = [url for url in (source.url, *source.others) if url]
         size = (inline_size(source.data) if source.data else None) or declared_size(element)
@@ -317,21 +342,22 @@ class PageWriter:
     ) -> tuple[PageRegion, ...]:
         """Return the regions of the image's map and annotations, each once, where the image comes first."""
         found, reasons = area_regions(self._areas.pop(element.get("usemap").removeprefix("#"), []), size)
-        self.skipped.update(reasons)
+        shown = urls[0] if urls else None
+        self.skipped += [SkippedElement(reason, shown) for reason in reasons]
         for url in urls:
             for annotation in self._statements.annotations.pop(url, []):
                 region = annotation.region(size)
                 if isinstance(region, PageRegion):
                     found.append(region)
                 else:
-                    self.skipped[region] += 1
+                    self.skipped.append(SkippedElement(region, url))
         return tuple(dict.fromkeys(found))
 
     def _video(self, element: Element) -> None:
         try:
             sources = video_sources(element, self._base)
         except Skipped as skipped:
-            self.skipped[skipped.reason] += 1
+            self._skip(skipped.reason, element.get("poster"))
             return
         title = clean_text(" ".join((element.get("title") or element.get("aria-label")).split()))
         poster = self._base.resolve(element.get("poster")) if element.get("poster") else None
@@ -346,17 +372,34 @@ class PageWriter:
         self._break()
         self._bind(self._figures.pop())
 
-    def _icons(self, caption: Element) -> list[Reason] | None:
-        """Return the reasons for skipping a caption's images; None if one is shown: the caption then encloses it."""
-        reasons: list[Reason] = []
-        for image in caption.descendants("img"):
-            try:
-                choose_source(image, self._base, None)
-            except Skipped as skipped:
-                reasons.append(skipped.reason)
+    def _skipped_in(self, caption: Element) -> list[SkippedElement] | None:
+        """Return what is skipped of a caption; None if an image of it is shown: the caption then encloses it."""
+        found: list[SkippedElement] = []
+        for child in _not_text(caption):
+            if child.is_boilerplate:
+                found += self._skipped_of_boilerplate(child)
+            elif child.tag == UNREAD:
+                found.append(SkippedElement("unread_formula"))
+            elif is_formula_image(child):
+                found.append(self._skipped_image(child, "formula_image"))
+            elif child.tag in _COUNTED:
+                found.append(self._skipped(_COUNTED[child.tag], *map(child.get, _FRAME_REFERENCES)))
             else:
-                return None
-        return reasons
+                for image in child.descendants("img") if child.tag in _IMAGES_ONLY else [child]:
+                    try:
+                        choose_source(image, self._base, None)
+                    except Skipped as skipped:
+                        found.append(self._skipped_image(image, skipped.reason))
+                    else:
+                        return None
+        return found
+
+    def _skipped_of_boilerplate(self, element: Element) -> list[SkippedElement]:
+        """Return the images of a boilerplate element, and the formulas that readers see and screen readers do not."""
+        found = [self._skipped_image(image, "boilerplate_image") for image in element.images()]
+        if element.get("aria-hidden") == "true":
+            found += [SkippedElement("unread_formula") for _ in element.descendants(UNREAD)]
+        return found
 
     def _caption(self, element: Element) -> None:
         self._break()
@@ -402,11 +445,23 @@ class PageWriter:
             self._blocks.insert(figure.caption_at, _Text([caption], "title" if media else "body"))
 
 
-def _is_custom_image(element: Element) -> bool:
-    """Return whether an empty element unknown to HTML names an image, which a script shows."""
-    is_empty = "-" in element.tag and not element.text_chars and not any(element.descendants("img", "picture", "video"))
-    names = (element.get("src"), element.get("poster"))
-    return is_empty and (any(map(is_image_name, names)) or bool(held_references(element)))
+def _not_text(element: Element) -> Iterator[Element]:
+    """Yield what is shown or counted below an element whose text is written as a whole, boilerplate undivided."""
+    stack = element.elements[::-1]
+    while stack:
+        child = stack.pop()
+        if child.is_boilerplate or child.tag in ("img", UNREAD, *_IMAGES_ONLY, *_COUNTED) or is_formula_image(child):
+            yield child
+        elif child.tag not in INVISIBLE:
+            stack.extend(child.elements[::-1])
+
+
+def _custom_image(element: Element) -> str | None:
+    """Return the reference to the image that an empty element unknown to HTML names, for a script to show."""
+    if "-" not in element.tag or element.text_chars or any(element.descendants("img", "picture", "video")):
+        return None
+    named = filter(is_image_name, (element.get("src"), element.get("poster")))
+    return next(named, None) or next(iter([*best_of_srcset(element.get("srcset")), *held_references(element)]), None)
 
 
 def _is_custom_figure(element: Element) -> bool:
@@ -419,12 +474,13 @@ def _whole(text: str, default: int) -> int:
 
 
 def _rows(table: Element) -> list[Element]:
-    groups = [table, *(e for e in table.elements if e.tag in ("thead", "tbody", "tfoot"))]
-    return [row for group in groups for row in group.elements if row.tag == "tr" and not row.is_boilerplate]
+    groups = [table, *(e for e in table.elements if e.tag in _ROW_GROUPS and not e.is_boilerplate)]
+    return [row for group in groups for row in group.elements if row.tag == "tr"]
 
 
 def _is_layout(table: Element, rows: list[Element]) -> bool:
     """Return whether a table is for layout: cells with block structure, or never two cells with text in a row."""
+    rows = [row for row in rows if not row.is_boilerplate]
     cells = [cell for row in rows for cell in row.elements]
     return (
         table.get("role") in ("presentation", "none")

@@ -1,6 +1,7 @@
 """Content of a parsed page: `Page` and its blocks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipelines.candidate import Track
 from pipelines.document import Role
@@ -73,6 +74,13 @@ class Link:
     is_nofollow: bool = False
 
 
+class SkippedElement(NamedTuple):
+    """An element that was skipped: the reason, and the canonical URL of its image, frame or video, if it has one."""
+
+    reason: Reason
+    url: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class License:
     """A licence that the page states for itself, and where it states it."""
@@ -86,7 +94,7 @@ class Page:
     """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
 
     `canonical_url` is the URL that the page declares for itself, or None. `refresh` is the other page to which a
-    `<meta>` element sends browsers. `skipped` counts by reason what was skipped (`drop_reasons.ELEMENTS`).
+    `<meta>` element sends browsers. `skipped` holds, in order of reasons (`drop_reasons.ELEMENTS`), what was skipped.
     """
 
     url: str
@@ -98,7 +106,7 @@ class Page:
     links: tuple[Link, ...] = ()
     meta: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
-    skipped: tuple[tuple[Reason, int], ...] = ()
+    skipped: tuple[SkippedElement, ...] = ()
     refresh: Refresh | None = None
 
     @property

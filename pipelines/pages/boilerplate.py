@@ -6,6 +6,7 @@ are ours, set on the pages of the GIMP manual and the test fixtures; the aim is 
 
 import re
 
+from pipelines.pages.formulas import UNREAD
 from pipelines.pages.tree import Element
 
 MAX_LINK_DENSITY = 0.75  # share of a container's text that is in links
@@ -86,7 +87,7 @@ def is_hidden(element: Element) -> bool:
     if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
         return True
     # An icon from a font, a decorative sign.
-    return element.get("aria-hidden") == "true" and not element.num_images and element.tag != "math"
+    return element.get("aria-hidden") == "true" and not element.num_images and element.tag not in ("math", UNREAD)
 
 
 def _prose(element: Element) -> int:

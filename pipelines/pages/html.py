@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 
 from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
 
-from pipelines.pages.formulas import is_formula_script, reduce_formulas
+from pipelines.pages.formulas import is_formula_script, reduce_formulas, source_attributes
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
 MAX_ATTRIBUTES = 1000  # of one element: the parser compares each with all before it
 MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
+MAX_MATHML_TEXTS = 5000  # of a page: each is parsed on its own
 _MIN_DEPTH = 10  # left for a shadow root; deeper ones are not shown
 _MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it holds
 # A start tag as HTML's tokenizer reads it, or what there is of one; every character is looked at once.
@@ -28,6 +29,8 @@ _SHADOW_HOSTS = frozenset(
     {"article", "aside", "blockquote", "body", "div", "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "main"}
     | {"nav", "p", "section", "span"}
 )
+# Of what holds MathML as text: what tells scripts and drawings of MathJax, and whether it is shown.
+_KEPT_ATTRIBUTES = ("type", "class", "hidden", "style", "aria-hidden")
 _TEMPLATE = re.compile(r"""<template(?:[^>"]|"[^"]*")*>(.*)</template>""", re.DOTALL)
 _AMP = {"amp-img": "img", "amp-anim": "img", "amp-video": "video"}
 
@@ -44,8 +47,8 @@ def parse_html(text: str) -> Element:
         for index, child in enumerate(element.elements):
             child.index = index
     _name_media(found)
-    _read_math_scripts(found)
-    reduce_formulas(found)
+    _read_mathml_text(found)
+    reduce_formulas(root)
     for element in reversed([root, *root.descendants()]):
         _add_up(element)
     return root
@@ -153,15 +156,23 @@ def _name_media(elements: list[Element]) -> None:
             element.elements.append(image)
 
 
-def _read_math_scripts(elements: list[Element]) -> None:
-    """Make scripts in which MathJax 2 keeps MathML the formula that they hold."""
+def _read_mathml_text(elements: list[Element]) -> None:
+    """Make what holds MathML as text the formula that it holds: scripts of MathJax 2, and what it has drawn."""
+    num_read = 0
     for element in elements:
-        if element.tag == "script" and element.get("type").lower().startswith("math/mml"):
-            math = next(_parse(element.raw_text(), MAX_DEPTH).descendants("math"), None)
-            if math is not None:
-                element.tag = "math"
-                element.attributes = {**math.attributes, "type": element.get("type")}
-                _fill(element, math.children)
+        is_script = element.tag == "script" and element.get("type").lower().startswith("math/mml")
+        written = element.raw_text() if is_script else element.attributes.get("data-mathml", "")
+        if not written or num_read == MAX_MATHML_TEXTS:
+            continue
+        num_read += 1
+        if (math := next(_parse(written, MAX_DEPTH).descendants("math"), None)) is None:
+            continue
+        own = {name: element.attributes[name] for name in _KEPT_ATTRIBUTES if name in element.attributes}
+        if element.tag == "img":
+            own |= source_attributes(element)
+        element.tag = "math"
+        element.attributes = math.attributes | own
+        _fill(element, math.children)
 
 
 def _add_up(element: Element) -> None:

@@ -40,7 +40,10 @@ _DESCRIPTOR = re.compile(r"\s\d+(?:\.\d+)?[wx]\s*(?:,|$)")
 _IMAGE_NAME = re.compile(
     r"""\.(?:jpe?g|jfif|png|gif|webp|avif|bmp|tiff?|heic|jxl|svgz?)(?:$|[?#&!:;,@/)'"])""", re.IGNORECASE
 )
+_STYLE_URL = re.compile(r"""url\(\s*["']?([^"')]*)""", re.IGNORECASE)
+_LISTED = re.compile(r"\.(?:jpe?g|png|gif|webp|avif|svg)(?:\?[^,\s]*)?,", re.IGNORECASE)  # followed by another
 _ADDRESS = re.compile(r"(?:https?:)?//[^/\s]|\.{0,2}/[^/\s]", re.IGNORECASE)
+_NOT_IN_REFERENCES = re.compile(r"[\s<>{}\"|]")
 _WIDTH = re.compile(r"\{width\}|%7Bwidth%7D", re.IGNORECASE)
 
 
@@ -56,15 +59,26 @@ def held_references(element: Element) -> list[str]:
     return [reference for _, reference in found]
 
 
-def holds_background(element: Element) -> bool:
-    """Return whether an element has an image as its background, by its style or an attribute for late loading."""
-    if "url(" in element.attributes.get("style", "") or any(
-        ("bg" in name or "background" in name) and _IMAGE_NAME.search(value)
-        for name, value in element.attributes.items()
-    ):
-        return True
+def background_reference(element: Element) -> str | None:
+    """Return the reference to an element's background image, by its style or an attribute for late loading.
+
+    None if it has no such image; empty if it has one, but several references or no plain one.
+    """
+    if (style := element.attributes.get("style")) and (found := _style_references(style)):
+        return found[0] if len(found) == 1 else ""
+    for name, value in element.attributes.items():
+        if ("bg" in name or "background" in name) and _IMAGE_NAME.search(value):
+            is_plain = not (_NOT_IN_REFERENCES.search(value.strip()) or _LISTED.search(value))
+            found = _style_references(value) or ([value] if is_plain else [])
+            return found[0] if len(found) == 1 else ""
     is_empty = element.tag in _EMPTY_BOXES and not element.text_chars and not element.num_images
-    return is_empty and any(is_image_name(reference) for reference in held_references(element))
+    return next(filter(is_image_name, held_references(element)), None) if is_empty else None
+
+
+def _style_references(style: str) -> list[str]:
+    """Return what a style refers to outside the page itself (`filter: url(#blur)`), each once."""
+    found = (match[1].strip() for match in _STYLE_URL.finditer(style))
+    return list(dict.fromkeys(reference for reference in found if not reference.startswith("#")))
 
 
 def is_image_name(reference: str) -> bool:
@@ -119,7 +133,7 @@ def _held(value: str, element: Element, name: str, *, is_source: bool) -> Iterat
         if not widths:
             return
         value = value.replace(match[0], _best([(width, str(width)) for width in widths]))
-    if re.search(r"[\s<>{}\"|]", value) and "src" not in name:
+    if _NOT_IN_REFERENCES.search(value) and "src" not in name:
         return
     is_address, is_image = _ADDRESS.match(value) is not None, is_image_name(value)
     if is_image or (is_source and (is_address or ("src" in name and re.search(r"[./?=]", value)))):

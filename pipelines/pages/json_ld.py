@@ -56,13 +56,17 @@ class Annotation:
 
 @dataclass(slots=True)
 class Statements:
-    """All statements of a page: rights and annotations by the image's canonical URL, and the page's own licences."""
+    """All statements of a page: rights and annotations by the image's canonical URL, and the page's own licences.
+
+    `num_invalid` counts scripts that are no JSON; `invalid_regions` are the images, if known, of annotations that name
+    no box.
+    """
 
     rights: dict[str, Rights] = field(default_factory=dict)
     annotations: dict[str, list[Annotation]] = field(default_factory=dict)
     licenses: list[str] = field(default_factory=list)
     num_invalid: int = 0
-    num_invalid_regions: int = 0
+    invalid_regions: list[str | None] = field(default_factory=list)
 
 
 def read_json_ld(root: Element, base: BaseUrl) -> Statements:
@@ -142,7 +146,7 @@ def _read_annotation(statements: Statements, node: Mapping[str, Any], base: Base
             with contextlib.suppress(ValueError):
                 xywh = (float(match[2]), float(match[3]), float(match[4]), float(match[5]))
         if not text or url is None or match is None or xywh is None:
-            statements.num_invalid_regions += 1
+            statements.invalid_regions.append(url)
         else:
             found = statements.annotations.setdefault(url, [])
             found.append(Annotation(text, xywh, match[1] == "percent", size))

@@ -116,6 +116,17 @@ def choose_source(image: Element, base: BaseUrl, link: str | None, *, is_caption
     return ImageSource(found[0], None, tuple(found[1:]))
 
 
+def image_url(image: Element, base: BaseUrl) -> str | None:
+    """Return the URL of an `<img>` whether it is used or not: the best, that of a placeholder if it has no other."""
+    found: str | None = None
+    for reference in _references(image):
+        url = base.resolve(reference)
+        if url and not _PLACEHOLDER_NAME.search(urlsplit(url).path):
+            return url
+        found = found or url
+    return found
+
+
 def _references(image: Element) -> Iterator[str]:
     """Yield the references in the attributes, best first; only certain placeholders are excluded so far."""
     parent = image.parent
@@ -136,7 +147,8 @@ def _references(image: Element) -> Iterator[str]:
         if neighbour.tag == "noscript":
             for other in itertools.islice(neighbour.descendants("img"), MAX_NOSCRIPT_IMAGES):
                 yield from best_of_srcset(other.get("srcset"))
-                yield other.get("src")
+                if reference := other.get("src"):
+                    yield reference
 
 
 def _refuse_chrome(image: Element, link: str | None) -> None:

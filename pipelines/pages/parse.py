@@ -4,16 +4,14 @@ Beyond OBELICS' simplification, lists, tables and code are kept, URLs are resolv
 image, lazy loaders, noscript), and captions, credits, licences and named regions are attached to their images.
 """
 
-from collections import Counter
-
 from pipelines.document import clean_text
-from pipelines.drop_reasons import Reason
 from pipelines.pages.block_writer import PageWriter
-from pipelines.pages.blocks import License, Link, Page
+from pipelines.pages.blocks import License, Link, Page, SkippedElement
 from pipelines.pages.boilerplate import main_content, mark_boilerplate
 from pipelines.pages.charset import decode_html
 from pipelines.pages.html import parse_html
 from pipelines.pages.json_ld import read_json_ld
+from pipelines.pages.media_elements import image_url
 from pipelines.pages.tree import Element
 from pipelines.web.redirects import Refresh, parse_refresh
 from pipelines.web.urls import BaseUrl, canonical_url
@@ -52,13 +50,13 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None, detect
     writer = PageWriter(base, statements, areas)
     writer.write(content)
 
-    found_here: dict[Reason, int] = {
-        "boilerplate_image": page_body.num_images - content.num_images,
-        "invalid_json_ld": statements.num_invalid,
-        "invalid_region": statements.num_invalid_regions,
-        "region_without_image": sum(map(len, statements.annotations.values())),
-    }
-    skipped = writer.skipped + Counter[Reason](found_here)
+    skipped = [
+        *writer.skipped,
+        *(SkippedElement("boilerplate_image", image_url(image, base)) for image in page_body.images(without=content)),
+        *(SkippedElement("invalid_json_ld") for _ in range(statements.num_invalid)),
+        *(SkippedElement("invalid_region", of) for of in statements.invalid_regions),
+        *(SkippedElement("region_without_image", of) for of, left in statements.annotations.items() for _ in left),
+    ]
     metas = [(e.get("name") or e.get("property"), e.get("content")) for e in elements if e.tag == "meta"]
     meta = tuple((name.lower(), content) for name, content in metas if name)
     return Page(
@@ -73,7 +71,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None, detect
         links=_links(elements, base),
         meta=meta,
         licenses=_licenses(elements, meta, statements.licenses),
-        skipped=tuple(sorted((reason, number) for reason, number in skipped.items() if number)),
+        skipped=tuple(sorted(skipped, key=lambda element: (element.reason, element.url or ""))),
         refresh=_refresh(elements, url, base.url),
     )
 

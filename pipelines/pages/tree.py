@@ -97,6 +97,17 @@ class Element:
             yield element
             element = element.parent
 
+    def images(self, without: "Element | None" = None) -> Iterator["Element"]:
+        """Yield the `<img>` elements that `num_images` counts, in document order, but those in `without`."""
+        stack = [self]
+        while stack:
+            element = stack.pop()
+            if element is without or element.tag in INVISIBLE:
+                continue
+            if element.tag == "img":
+                yield element
+            stack.extend(element.elements[::-1])
+
     def neighbours(self) -> list["Element"]:
         """Return the element siblings directly before and after."""
         siblings = self.parent.elements if self.parent is not None else [self]

@@ -13,7 +13,7 @@ from apache_beam.runners import PipelineRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.worker.sdk_worker import SdkHarness
-from apache_beam.transforms import core, environments
+from apache_beam.transforms import core, environments, userstate
 
 _URN = "dromaius:env:forked:v1"
 _STEP = " [while running"  # begins what Beam appends to an error: the step that raised it
@@ -115,5 +115,25 @@ def remembering(inspect: Callable[[Any], Arguments]) -> Callable[[Any], Argument
     return inspect_once
 
 
+Specs = tuple[set[userstate.StateSpec], set[userstate.TimerSpec]]
+"""States and timers that the methods of a DoFn ask for."""
+
+
+def remembering_class(inspect: Callable[[core.DoFn], Specs]) -> Callable[[core.DoFn], Specs]:
+    """Return a function that inspects each class of DoFns once."""
+    known: WeakKeyDictionary[type, Specs] = WeakKeyDictionary()
+
+    def inspect_once(dofn: core.DoFn) -> Specs:
+        if any(isinstance(value, types.MethodType) for value in vars(dofn).values()):  # a method of its own
+            return inspect(dofn)
+        if type(dofn) not in known:
+            known[type(dofn)] = inspect(dofn)
+        states, timers = known[type(dofn)]
+        return states.copy(), timers.copy()
+
+    return inspect_once
+
+
 # Beam inspects all methods of a DoFn again for each transform and bundle: of a small build that was half of the time.
 core.get_function_args_defaults = remembering(core.get_function_args_defaults)
+userstate.get_dofn_specs = remembering_class(userstate.get_dofn_specs)

@@ -21,7 +21,7 @@ from pipelines.code_version import code_version
 from pipelines.document import Decision, Document, Kind, Provenance, Split
 from pipelines.errors import UserError
 from pipelines.funnel import FunnelRow
-from pipelines.layout import work_folder
+from pipelines.layout import takedown_folder, work_folder
 from pipelines.parts import stable_hash
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.manifest import (
@@ -101,7 +101,8 @@ def index_corpus(corpus: str, tools: Mapping[str, str] | None = None) -> Indexed
     corpus = corpus.rstrip("/") or "/"
     if storage.exists(storage.join(corpus, FILE_NAME)) and load_manifest(corpus).spec_sha256 is not None:
         raise UserError(f"{corpus}: was built from a spec and is already indexed; `index` is for foreign tars")
-    files = [p for p in storage.list_files(corpus) if not p.startswith(work_folder(corpus) + "/")]
+    others = (work_folder(corpus) + "/", takedown_folder(corpus) + "/")
+    files = [path for path in storage.list_files(corpus) if not path.startswith(others)]
     notes = [f"{p}: skipped: compressed, so its members have no offsets. Unpack it" for p in files if _is_packed(p)]
     prepared = _read_energon(files)
     sources: dict[str, _Source] = {}

@@ -5,11 +5,12 @@ with them everything that training reads.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -17,6 +18,7 @@ from pipelines import storage
 from pipelines.document import SPLITS, Kind, Split
 from pipelines.errors import UserError
 from pipelines.funnel import FunnelRow, check_funnel
+from pipelines.layout import takedown_folder
 from pipelines.shards.tar_samples import index_path, read_index
 
 SCHEMA = "dromaius-manifest/1"
@@ -73,6 +75,14 @@ class InputFile:
         return [self.file, self.bytes, self.sha256, self.tag]
 
 
+class Totals(NamedTuple):
+    """Numbers of shards and samples, and bytes of tars."""
+
+    shards: int
+    samples: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Contents of `manifest.json`. Foreign tars have no spec, so `spec_sha256` is None.
@@ -111,6 +121,20 @@ class Manifest:
     def shards_of(self, source: str, split: Split | None = None) -> tuple[ShardInfo, ...]:
         """Return the shards of a source, or of one of its splits, in order."""
         return tuple(s for s in self.shards if s.source == source and split in (None, s.split))
+
+    def starts(self) -> list[int]:
+        """Return the number of samples before each shard, and at the end that of all."""
+        return list(itertools.accumulate((shard.samples for shard in self.shards), initial=0))
+
+    def totals(self) -> dict[tuple[str, Split], "Totals"]:
+        """Return the totals of each source's splits, found in one pass over the shards."""
+        found: dict[tuple[str, Split], list[int]] = {}
+        for shard in self.shards:
+            sums = found.setdefault((shard.source, shard.split), [0, 0, 0])
+            sums[0] += 1
+            sums[1] += shard.samples
+            sums[2] += shard.bytes
+        return {which: Totals(*sums) for which, sums in found.items()}
 
     def to_json(self) -> str:
         """Return the content of the manifest file: equal manifests are equal bytes."""
@@ -190,18 +214,33 @@ def write_manifest(corpus: str, manifest: Manifest) -> None:
     storage.write_bytes(storage.join(corpus, FILE_NAME), manifest.to_json().encode())
 
 
+def manifest_path(corpus: str) -> str:
+    """Return the path of a corpus's manifest.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = storage.join(corpus, FILE_NAME)
+    if not storage.exists(path):
+        if storage.exists(takedown_folder(corpus)):
+            raise UserError(
+                f"{path}: missing: new files are being put in place, or that was interrupted; the next build or "
+                "takedown first brings it to its end"
+            )
+        raise UserError(
+            f"{path}: missing: no finished corpus here. `make corpus` builds one; "
+            f"`python -m pipelines index --corpus {corpus}` makes one from foreign tars"
+        )
+    return path
+
+
 def load_manifest(corpus: str) -> Manifest:
     """Read the manifest of a corpus.
 
     Raises:
         UserError: If there is none, or it is not valid.
     """
-    path = storage.join(corpus, FILE_NAME)
-    if not storage.exists(path):
-        raise UserError(
-            f"{path}: missing: no finished corpus here. `make corpus` builds one; "
-            f"`python -m pipelines index --corpus {corpus}` makes one from foreign tars"
-        )
+    path = manifest_path(corpus)
     try:
         return Manifest.from_json(storage.read_bytes(path))
     except ValueError as error:

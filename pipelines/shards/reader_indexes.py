@@ -51,21 +51,25 @@ CREATE INDEX idx_sample_parts_full ON sample_parts(tar_file_id, sample_index, pa
 """
 
 
-def write_reader_indexes(corpus: str, manifest: Manifest, exclude: Sequence[str] = ()) -> None:
+def write_reader_indexes(
+    corpus: str, manifest: Manifest, exclude: Sequence[str] = (), *, into: str | None = None
+) -> None:
     """Write Energon's and wids' indexes of every source of a manifest.
 
     Args:
         corpus: Folder of the shards and their sidecars.
         manifest: All shards; it need not be written yet.
         exclude: Shards (`<path>`) or samples (`<path>/<key>`) that Energon must skip, by paths of the manifest.
+        into: Folder to write to, by the same relative paths; None for the corpus itself.
     """
+    into = into or corpus
     for source in manifest.sources:
         shards = manifest.shards_of(source.name)
         prefix = f"{source.name}/"
         left_out = [name.removeprefix(prefix) for name in exclude if name.startswith(prefix)]
-        write_energon_index(corpus, source.kind, shards, manifest.fingerprint, left_out)
+        write_energon_index(corpus, source.kind, shards, manifest.fingerprint, left_out, into=into)
         for split in SPLITS:
-            path = storage.join(corpus, source.name, f"wids-{split}.json")
+            path = storage.join(into, source.name, f"wids-{split}.json")
             if split in source.splits:
                 text = wids_index(f"{manifest.name}-{source.name}-{split}", manifest.shards_of(source.name, split))
                 storage.write_bytes(path, text.encode())
@@ -74,7 +78,13 @@ def write_reader_indexes(corpus: str, manifest: Manifest, exclude: Sequence[str]
 
 
 def write_energon_index(
-    corpus: str, kind: Kind, shards: Sequence[ShardInfo], fingerprint: str, exclude: Sequence[str] = ()
+    corpus: str,
+    kind: Kind,
+    shards: Sequence[ShardInfo],
+    fingerprint: str,
+    exclude: Sequence[str] = (),
+    *,
+    into: str | None = None,
 ) -> None:
     """Write `.nv-meta` of one source; equal shards give equal files.
 
@@ -84,6 +94,7 @@ def write_energon_index(
         shards: All of the source, in the manifest's order, which becomes Energon's `tar_file_id`.
         fingerprint: Fingerprint of the manifest; the index's UUID derives from it.
         exclude: As in Energon's `split.yaml`: shards or `<shard>/<key>`, relative to the source's folder.
+        into: Folder to write to, by the same relative paths; None for the corpus itself.
     """
     name = shards[0].source
     paths = [shard.path.removeprefix(f"{name}/") for shard in shards]
@@ -92,8 +103,8 @@ def write_energon_index(
         "shard_counts": {p: s.samples for p, s in zip(paths, shards, strict=True)},
     }
     by_split = {split: [p for p, s in zip(paths, shards, strict=True) if s.split == split] for split in SPLITS}
-    meta = storage.join(corpus, name, ".nv-meta")
-    storage.write_bytes(storage.join(meta, "index.sqlite"), _database(corpus, shards))
+    meta = storage.join(into or corpus, name, ".nv-meta")
+    storage.write_bytes(storage.join(meta, "index.sqlite"), energon_tables(corpus, shards))
     storage.write_bytes(
         storage.join(meta, "index.uuid"), str(uuid.uuid5(uuid.NAMESPACE_OID, f"{fingerprint} {name}")).encode()
     )
@@ -111,8 +122,8 @@ def wids_index(name: str, shards: Sequence[ShardInfo]) -> str:
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
-def _database(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
-    """Return `index.sqlite`: the offsets of each sample and its parts."""
+def energon_tables(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
+    """Return the content of `index.sqlite`: the offsets of each sample and its parts, in the order of the shards."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch, "index.sqlite")
         database = sqlite3.connect(path, isolation_level=None)

@@ -5,17 +5,20 @@ numbers of images, or silently drops a key that those five lack. So every source
 from the types of the record.
 """
 
+import glob
+import re
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
 from pipelines import storage
-from pipelines.document import CAPTIONED, Document, Kind, OtherCaption
+from pipelines.document import CAPTIONED, Document, Kind, OtherCaption, Split
 from pipelines.shards.manifest import Manifest, ShardInfo
-from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tar_samples import read_samples
 
 _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
@@ -71,22 +74,50 @@ def part_names(corpus: str, shards: Sequence[ShardInfo]) -> list[str]:
     """Return all names of parts in these shards, sorted; from their sidecars."""
     found: set[str] = set()
     for shard in shards:
-        for row in read_sidecar(storage.join(corpus, shard.sidecar), ("parts",)):
-            found.update(part["name"] for part in row["parts"])
+        with storage.open_read(storage.join(corpus, shard.sidecar)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=["parts"]):
+                found.update(pc.unique(batch.column(0).flatten().field("name")).to_pylist())
     return sorted(found)
 
 
 def front_matter(corpus: str, manifest: Manifest) -> dict[str, Any]:
-    """Return `configs` and `dataset_info` of a dataset card: one configuration per source, the first is the default."""
-    configs, infos = [], []
+    """Return `configs` and `dataset_info` of a dataset card: one configuration per source, the first is the default.
+
+    The columns of tars that others wrote are not known: `datasets` guesses them.
+    """
+    is_foreign = manifest.spec_sha256 is None
+    configs: list[dict[str, Any]] = []
+    infos = []
     for i, source in enumerate(manifest.sources):
-        files = [{"split": split, "path": f"{source.name}/{split}/*.tar"} for split in source.splits]
+        files: list[dict[str, Any]] = [
+            {"split": p, "path": _paths(manifest, source.name, p) if is_foreign else f"{source.name}/{p}/*.tar"}
+            for p in source.splits
+        ]
         configs.append({"config_name": source.name, **({"default": True} if i == 0 else {}), "data_files": files})
+        if is_foreign:
+            continue
         shards = manifest.shards_of(source.name)
         has_more = source.kind in CAPTIONED and any(_first_has_other_captions(corpus, shard) for shard in shards)
         columns = feature_list(source.kind, part_names(corpus, shards), has_other_captions=has_more)
         infos.append({"config_name": source.name, "features": columns})
-    return {"pretty_name": manifest.name, "configs": configs, "dataset_info": infos}
+    front = {"pretty_name": manifest.name, "configs": configs}
+    return front if is_foreign else {**front, "dataset_info": infos}
+
+
+def _paths(manifest: Manifest, source: str, split: Split) -> list[str]:
+    """Return patterns for the tars of a source and split: a folder's, if it holds no others, else each tar's path."""
+    owners: dict[str, set[tuple[str, Split]]] = {}
+    for shard in manifest.shards:
+        owners.setdefault(_folder(shard.path), set()).add((shard.source, shard.split))
+    found = []
+    for shard in manifest.shards_of(source, split):
+        folder = _folder(shard.path)
+        found.append(f"{glob.escape(folder)}*.tar" if len(owners[folder]) == 1 else glob.escape(shard.path))
+    return list(dict.fromkeys(found))
+
+
+def _folder(path: str) -> str:
+    return path[: path.rfind("/") + 1]
 
 
 def _first_has_other_captions(corpus: str, shard: ShardInfo) -> bool:
@@ -95,7 +126,31 @@ def _first_has_other_captions(corpus: str, shard: ShardInfo) -> bool:
 
 
 def corpus_readme(corpus: str, manifest: Manifest) -> str:
-    """Return `README.md`: the front matter, the contents, and how four libraries read them."""
+    """Return `README.md`: the front matter, the contents, and how four libraries read them.
+
+    `tools card` writes a longer one in its place, with the same front matter and recipes; a build that changes the
+    corpus writes this one again.
+    """
+    title = f"# {manifest.name} {manifest.version}"
+    parts = [title, _ABOUT, contents_table(manifest), _BESIDE, reading_recipes(manifest)]
+    return with_front_matter(front_matter(corpus, manifest), "\n" + "\n\n".join(parts) + "\n")
+
+
+def is_of_build(text: str) -> bool:
+    """Return whether a README is one of `corpus_readme`, of this or of another version of a corpus."""
+    _, _, body = text.partition("\n---\n")
+    body = re.sub("(?s)```python.*?```", "", body)
+    words = [line for line in body.splitlines() if line and not line.startswith(("|", "# "))]
+    return words == [*_ABOUT.splitlines(), *_BESIDE.splitlines()]
+
+
+def with_front_matter(front: dict[str, Any], body: str) -> str:
+    """Return a Markdown text with front matter in YAML."""
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=110)}---\n{body}"
+
+
+def contents_table(manifest: Manifest) -> str:
+    """Return a Markdown table of the sources and splits with their sizes."""
     lines = ["| source | kind | split | shards | samples | bytes |", "|---|---|---|---:|---:|---:|"]
     for source in manifest.sources:
         for split in source.splits:
@@ -104,33 +159,29 @@ def corpus_readme(corpus: str, manifest: Manifest) -> str:
             lines.append(
                 f"| {source.name} | {source.kind} | {split} | {len(shards)} | {num_samples:,} | {num_bytes:,} |"
             )
+    return "\n".join(lines)
+
+
+def reading_recipes(manifest: Manifest) -> str:
+    """Return Markdown code that reads the first source with four libraries."""
     first = manifest.sources[0]
     shards = manifest.shards_of(first.name, first.splits[0])
     numbers = f"{{000000..{len(shards) - 1:06d}}}" if len(shards) > 1 else "000000"
-    text = _BODY.format(
-        name=manifest.name,
-        version=manifest.version,
-        table="\n".join(lines),
+    return _RECIPES.format(
         source=first.name,
         split=first.splits[0],
         shards=f"{first.name}/{first.splits[0]}/{first.name}-{numbers}.tar",
     )
-    front = yaml.safe_dump(front_matter(corpus, manifest), sort_keys=False, allow_unicode=True, width=110)
-    return f"---\n{front}---\n{text}"
 
 
-_BODY = """
-# {name} {version}
-
+_ABOUT = """\
 Samples in WebDataset tars. `<key>.json` of a sample (schema `seq/1`) holds its segments in order: texts, and images
-by the name of their member, with the origin and the permission of each.
-
-{table}
-
+by the name of their member, with the origin and the permission of each."""
+_BESIDE = """\
 `manifest.json` lists every tar with its hash and, stage by stage, how many candidates became these samples; `drops/`
 has the reason for every other candidate. Beside each tar lie the offsets of its samples (`.tar.idx`) and a table with
-one row per sample (`.parquet`).
-
+one row per sample (`.parquet`)."""
+_RECIPES = """\
 ```python
 # in this folder
 import webdataset
@@ -145,8 +196,7 @@ energon.get_train_dataset("{source}", batch_size=1, shuffle_buffer_size=None, ma
 
 import wids  # part of webdataset 0.2
 wids.ShardListDataset("{source}/wids-{split}.json", transformations=[])
-```
-"""
+```"""
 
 
 def _struct(hints: dict[str, Any]) -> list[dict[str, Any]]:

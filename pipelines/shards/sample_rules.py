@@ -14,7 +14,33 @@ def find_faults(document: Document) -> list[str]:
     Indexes in range, media in the order of their first use, times that do not decrease, regions inside their text and
     image, and the requirements of each kind. A fault is a bug in a stage or an adapter, never a property of the web.
     """
-    return [*_document_faults(document), *_media_faults(document), *_time_faults(document)]
+    return [*decision_faults(document), *structure_faults(document), *region_faults(document)]
+
+
+def decision_faults(document: Document) -> Iterator[str]:
+    """Yield why a document may not be used, if it may not."""
+    if not document.decision.allowed:
+        yield f"it may not be used: {', '.join(document.decision.reasons) or 'no reason given'}"
+
+
+def structure_faults(document: Document) -> Iterator[str]:
+    """Yield the faults of a document's kind, key, segments, media and times."""
+    yield from _document_faults(document)
+    yield from _media_faults(document)
+    yield from _time_faults(document)
+
+
+def region_faults(document: Document) -> Iterator[str]:
+    """Yield the faults of regions: boxes that are none within the image, ranges that are none within the text."""
+    for i, segment in enumerate(document.segments):
+        for region in segment.regions:
+            x0, y0, x1, y1 = (float(f"{x:.6g}") for x in region.box)  # as written
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                yield f"segment {i}: box {list(region.box)} is not x0 < x1, y0 < y1 within 0..1"
+            if not 0 <= region.start < region.end <= len(segment.text or ""):
+                yield f"segment {i}: region {region.start}..{region.end} of {len(segment.text or '')} characters"
+            if not 0 <= region.media < len(document.media):
+                yield f"segment {i}: a region in media {region.media} of {len(document.media)}"
 
 
 def caption_of(document: Document) -> str:
@@ -35,8 +61,6 @@ def _document_faults(document: Document) -> Iterator[str]:
         yield f"unknown kind {document.kind!r}"
     if not KEY.fullmatch(document.key):
         yield f"its key does not match {KEY.pattern}"
-    if not document.decision.allowed:
-        yield f"it may not be used: {', '.join(document.decision.reasons) or 'no reason given'}"
     num_media, num_texts = len(document.media), sum(s.type == "text" for s in document.segments)
     if document.kind in CAPTIONED and (num_media, num_texts) != (1, 1):
         yield f"{num_media} images and {num_texts} texts, a {document.kind} has one of each"
@@ -62,14 +86,6 @@ def _segment_faults(segment: Segment, num_media: int) -> Iterator[str]:
         yield f"a segment of type {segment.type} has `media` and no `text`"
     elif not 0 <= segment.media < num_media:
         yield f"media {segment.media} of {num_media}"
-    for region in segment.regions:
-        x0, y0, x1, y1 = (float(f"{x:.6g}") for x in region.box)  # as written
-        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-            yield f"box {list(region.box)} is not x0 < x1, y0 < y1 within 0..1"
-        if not 0 <= region.start < region.end <= len(segment.text or ""):
-            yield f"region {region.start}..{region.end} of {len(segment.text or '')} characters"
-        if not 0 <= region.media < num_media:
-            yield f"a region in media {region.media} of {num_media}"
 
 
 def _media_faults(document: Document) -> Iterator[str]:

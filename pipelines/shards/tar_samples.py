@@ -55,13 +55,17 @@ class JoinedTarsError(ValueError):
 
 
 class Member(NamedTuple):
-    """A member of a tar. `offset` is of its first header, including long-name headers; `content` of its bytes."""
+    """A member of a tar. `offset` is of its first header, including long-name headers; `content` of its bytes.
+
+    `head` is its own header, the block before its bytes.
+    """
 
     name: str
     offset: int
     content: int
     size: int
     is_file: bool
+    head: bytes
 
     @property
     def end(self) -> int:
@@ -179,17 +183,29 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
             first = at
         elif kind != b"K":
             name = long_name if long_name is not None else _short_name(head)
-            yield Member(name, first, content, size, is_file and not name.endswith("/"))
+            yield Member(name, first, content, size, is_file and not name.endswith("/"), head)
             first, long_name, long_size = at, None, None
     if is_whole:
         raise ValueError(f"{where}: broken tar: truncated at byte {end}")
 
 
-def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool = False) -> Iterator[TarSample]:
+def walk_samples(
+    read: Read,
+    where: str,
+    start: int,
+    end: int,
+    *,
+    is_whole: bool = False,
+    on_member: Callable[[Member], None] | None = None,
+) -> Iterator[TarSample]:
     """Yield the samples between two offsets of a tar, in one pass; as in webdataset, adjacent members of one key.
 
     A sample's range extends to the next sample, and so includes members in between that belong to none. The sample
     before a cut is not yielded, since more of its members may have followed; the one before a joined tar is.
+
+    Args:
+        read, where, start, end, is_whole: As in `walk_members`.
+        on_member: Called with each member, also those of no sample, before its bytes are read.
 
     Raises:
         ValueError: As `walk_members`, or if the tar ends in a member.
@@ -200,6 +216,8 @@ def walk_samples(read: Read, where: str, start: int, end: int, *, is_whole: bool
     try:
         for member in walk_members(read, where, start, end, is_whole=is_whole):
             last = member.end
+            if on_member is not None:
+                on_member(member)
             names = split_name(member.name) if member.is_file else None
             if names is None:
                 continue

@@ -8,9 +8,9 @@ of the tar and of the tokenizer are in the file's own metadata, so that a stale 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ from pipelines.shards.manifest import Manifest, ShardInfo
 
 SCHEMA_NAME = "dromaius-tokens/1"
 FILE_NAME = "tokens.json"
+TRAINED = "trained.json"
+"""Receipt of a tokenizer that was trained on the corpus itself."""
 # Increment when equal samples and an equal tokenizer would give other rows, by this module, by `foreign_samples` or by
 # `tokenize`, or equal texts another trained tokenizer. The next `tokenize` then makes the sidecars again; until then
 # the trainer reads the old ones. A file without a version was made by the first.
@@ -141,14 +143,14 @@ def load_encoder(path: str) -> FastEncoder | SentencePieceEncoder:
         UserError: If there is none.
     """
     names = ("tokenizer.json", "tokenizer.model")
-    file = next((f for f in (Path(path) / name for name in names) if f.is_file()), Path(path))
-    if not file.is_file():
+    file = next((f for f in (storage.join(path, name) for name in names) if storage.exists(f)), path)
+    if not storage.exists(file) or (storage.is_local(file) and os.path.isdir(file)):
         raise UserError(
             f"{path}: not a tokenizer: give a tokenizer.json, a tokenizer.model or a folder with one, or train one on "
             "the corpus with --train-bpe"
         )
     try:
-        return (SentencePieceEncoder if file.suffix == ".model" else FastEncoder)(file.read_bytes())
+        return (SentencePieceEncoder if file.endswith(".model") else FastEncoder)(storage.read_bytes(file))
     except (ValueError, ImportError) as error:
         raise UserError(f"{file}: cannot be used: {error}") from error
 
@@ -239,6 +241,16 @@ def tokens_folder(corpus: str, name: str) -> str:
     return storage.join(corpus, "tokens", name)
 
 
+def keep_trained(corpus: str, fingerprint: str) -> list[str]:
+    """Return the receipts of tokenizers that were trained on a version of the corpus.
+
+    They stay, as all ids would change with them, when samples are added or taken out; the receipt then names the new
+    version.
+    """
+    paths = storage.list_files(storage.join(corpus, "tokens"), TRAINED)
+    return [path for path in paths if json.loads(storage.read_bytes(path)).get("fingerprint") == fingerprint]
+
+
 def token_sidecar_path(folder: str, shard: str) -> str:
     """Return the path of a shard's token sidecar, by the shard's path in the manifest."""
     return storage.join(folder, shard.removesuffix(".tar") + ".parquet")
@@ -256,6 +268,28 @@ def write_token_sidecar(path: str, rows: Sequence[dict[str, Any]], shard_sha256:
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA).replace_schema_metadata(made_from)
     with storage.write_whole(path) as file:
         pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", compression_level=3)
+
+
+def write_without(path: str, target: str, gone: Collection[str], shard_sha256: str) -> int:
+    """Write a token sidecar without some samples, for the shard that is left without them; return its tokens."""
+    with storage.open_read(path) as file:
+        table = pq.ParquetFile(file).read()
+    keys = table.column("key").to_pylist()
+    kept = table.filter(pa.array([key not in gone for key in keys], pa.bool_()))
+    num_tokens: int = sum(kept.column("num_tokens").to_pylist())
+    metadata = dict(table.schema.metadata or {}) | {
+        b"shard_sha256": shard_sha256.encode(),
+        b"num_tokens": str(num_tokens).encode(),
+    }
+    with storage.write_whole(target) as file:
+        pq.write_table(
+            kept.replace_schema_metadata(metadata),
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            compression="zstd",
+            compression_level=3,
+        )
+    return num_tokens
 
 
 def made_from(path: str) -> dict[str, str] | None:

@@ -21,6 +21,7 @@ from pipelines.shards.tar_samples import TarSample, member_header, padded, tar_b
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 """Part names of images by MIME type."""
+_FINISHING_BYTES = 1024  # added to a sample's JSON at most: the pipeline's version, hashes, names of keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,25 @@ def finish_document(document: Document, blobs: Sequence[bytes] = ()) -> SamplePa
     parts = [(str(m.part), blob) for m, blob in zip(media, blobs, strict=True)]
     if document.kind in CAPTIONED:
         caption = caption_of(document)
-        document = replace(document, extras=document.extras | _pair_extras(document, caption))
+        document = replace(document, extras=document.extras | pair_extras(document, caption))
         parts.append(("txt", caption.encode()))
     return SampleParts(document, (("json", document.to_json().encode()), *parts))
 
 
-def _pair_extras(document: Document, caption: str) -> dict[str, Any]:
-    """Return the keys that img2dataset writes for an image, and GRIT for a grounded one."""
+def largest_tar_bytes(sample: Document, text: str, lengths: list[int]) -> int:
+    """Return the most bytes that a sample can take in a tar.
+
+    `finish_document` adds names and hashes to the JSON. A captioned sample repeats its content at the root of the JSON
+    and its caption in the txt, as readers of img2dataset and GRIT expect.
+    """
+    num = len(text.encode())
+    is_captioned = sample.kind in CAPTIONED
+    json_bytes = _FINISHING_BYTES + num * (2 if is_captioned else 1)
+    return tar_bytes([json_bytes, *lengths, *([len(sample.text.encode())] if is_captioned else [])])
+
+
+def pair_extras(document: Document, caption: str) -> dict[str, Any]:
+    """Return the keys at the root of a captioned sample's JSON: img2dataset's, and GRIT's for a grounded one."""
     (media,) = document.media
     extras: dict[str, Any] = {
         "url": media.url,

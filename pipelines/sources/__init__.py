@@ -32,7 +32,7 @@ from pydantic import Field
 
 from pipelines.document import Kind
 from pipelines.sources import grit, jsonl_text, mmc4, obelics, storyboard, url_table, video_list, webdataset
-from pipelines.sources.files import Beside, Part
+from pipelines.sources.files import CompanionFile, Part
 from pipelines.sources.origin import Outcome
 
 SourceSettings = Annotated[
@@ -52,23 +52,23 @@ SourceSettings = Annotated[
 class Format:
     """Abilities of a format: the kinds it yields, how its files are split, how a part is read.
 
-    `beside` returns further files that are read with those of the parts.
+    `companion_files` returns the files that are read together with those of the parts.
     """
 
     kinds: tuple[Kind, ...]
     parts: Callable[[Any], list[Part]]
     read: Callable[[Part, Any, str, Kind], Iterator[Outcome]]
-    beside: Callable[[Any], list[Beside]] = lambda settings: []
+    companion_files: Callable[[Any], list[CompanionFile]] = lambda settings: []
 
 
 FORMATS: dict[str, Format] = {
-    "url_table": Format(url_table.KINDS, url_table.parts, url_table.read, url_table.beside),
+    "url_table": Format(url_table.KINDS, url_table.parts, url_table.read, url_table.companion_files),
     "grit": Format(grit.KINDS, grit.parts, grit.read),
     "mmc4": Format(mmc4.KINDS, mmc4.parts, mmc4.read),
     "obelics": Format(obelics.KINDS, obelics.parts, obelics.read),
     "omnicorpus": Format(obelics.KINDS, obelics.parts, obelics.read),
     "video_list": Format(video_list.KINDS, video_list.parts, video_list.read),
-    "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read, storyboard.beside),
+    "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read, storyboard.companion_files),
     "jsonl_text": Format(jsonl_text.KINDS, jsonl_text.parts, jsonl_text.read),
     "webdataset": Format(webdataset.KINDS, webdataset.parts, webdataset.read),
 }

@@ -39,8 +39,8 @@ class Dialect(NamedTuple):
     has_preamble: bool = False
 
 
-class DelimitedTable(NamedTuple):
-    """Columns, and (locator, row), where an unreadable row is a `RowError`."""
+class Table(NamedTuple):
+    """Columns as a file names them, and (locator, row), where an unreadable row is a `RowError`."""
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[str, dict[str, Any] | RowError]]
@@ -144,9 +144,7 @@ def _is_quoted(text: str) -> bool:
     return has_needed and parsed != plain and num_fitting >= 0.9 * len(parsed)
 
 
-def open_delimited(
-    part: Part, header: list[str] | None, kind: str, *, has_header_setting: bool = True
-) -> DelimitedTable:
+def open_delimited(part: Part, header: list[str] | None, kind: str, *, has_header_setting: bool = True) -> Table:
     """Open the rows of a part of a csv or tsv file.
 
     Args:
@@ -161,11 +159,11 @@ def open_delimited(
     is_range = part.start > 0 or part.stop is not None  # only files without quoting are split
     dialect = Dialect("\t", is_quoted=False) if is_range else dialect_of(part.path, kind)
     whole = Part(part.path, part.name, index=part.index)
-    head, is_broken = peek(_cells(whole, dialect))
+    head, is_broken = first_rows(_cells(whole, dialect))
     peeked = [row for row in head if not isinstance(row, RowError)]
     if not peeked:
         if is_broken:
-            return DelimitedTable((), ((at, RowError("malformed_row")) for at, _ in _cells(part, dialect)))
+            return Table((), ((at, RowError("malformed_row")) for at, _ in _cells(part, dialect)))
         raise UserError(f"{part.path}: empty, or not text")
     has_header = header is None and not any(is_url(cell) for cell in peeked[0])
     if has_header:
@@ -185,10 +183,10 @@ def open_delimited(
             else:
                 yield locator, dict(zip(columns, row, strict=True))
 
-    return DelimitedTable(columns, rows())
+    return Table(columns, rows())
 
 
-def peek(rows: Iterator[tuple[str, _Row | RowError]]) -> tuple[list[_Row | RowError], bool]:
+def first_rows(rows: Iterator[tuple[str, _Row | RowError]]) -> tuple[list[_Row | RowError], bool]:
     """Return the first rows, and whether the file broke among them."""
     found: list[_Row | RowError] = []
     try:

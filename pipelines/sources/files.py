@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from braceexpand import braceexpand
 from pydantic import Field
 
 from pipelines import storage
 from pipelines.errors import UserError, full_disk
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings
+
+_NO_FILE = "no such file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,22 @@ class Part:
     index: int = 0
 
 
-class Beside(NamedTuple):
-    """A further file that is read with a part's, or with those of all parts: its path and its name in samples."""
+class MissingPart(Part):
+    """A file that the spec names, that does not exist, and that may be missing."""
+
+
+class CompanionFile(NamedTuple):
+    """A file that is read together with that of a part, or with those of all: its path and its name in samples."""
 
     path: str
     name: str
-    of: str | None = None  # path of the part's file
+    of: str | None = None  # path of the part's file; None: of all parts
 
 
-class Files(Settings):
+class Files(GrownSettings):
     """Settings that every format has."""
+
+    LATER = frozenset({"missing"})
 
     files: list[str] = Field(
         min_length=1,
@@ -53,11 +61,16 @@ class Files(Settings):
         None,
         description="Licence of the list, as an SPDX id; it does not cover the items that it names; null: none stated.",
     )
+    missing: Literal["fail", "skip"] = Field(
+        "fail", description="Whether a file that does not exist ends the build, or is skipped, told and counted"
+    )
     part_bytes: int = Field(64 << 20, gt=0, description="Approximate size of the parts of a plain line file.")
     part_rows: int = Field(100_000, gt=0, description="Maximum rows of a part of several row groups (parquet).")
 
 
-def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -> list[tuple[str, str]]:
+def expand(
+    files: list[str], *, may_be_missing: re.Pattern[str] | None = None, missing: Literal["fail", "skip"] = "fail"
+) -> list[tuple[str, str]]:
     """Return the paths that the patterns match, in order, each with its name in samples.
 
     That name is the path below the pattern's last folder without a wildcard, so that it depends neither on the machine
@@ -66,34 +79,59 @@ def expand(files: list[str], *, may_be_missing: re.Pattern[str] | None = None) -
     Args:
         files: Patterns.
         may_be_missing: Names that a range may include although no such file was ever published.
+        missing: Whether other files may be missing.
 
     Raises:
-        UserError: If a pattern matches nothing, or two files would have one name.
+        UserError: If a pattern matches nothing that may not be missing, or none does, or two files would have one name.
     """
+    found, lost = _expanded(files, may_be_missing)
+    if lost and missing == "fail":
+        path, fault = next(iter(lost.items()))
+        raise UserError(f"{path}: {fault}")
+    if lost and not found:
+        raise UserError(f"{next(iter(lost))}: no such file, nor any other that the source names ({len(lost)})")
+    return found
+
+
+def missing_parts(settings: Files, index: int) -> list[MissingPart]:
+    """Return the files of a source that do not exist, if it may lack some; their indexes begin at `index`."""
+    if settings.missing == "fail":
+        return []
+    lost = _expanded(settings.files, None)[1]
+    names = [_without_scheme(path).rpartition("/")[2] for path in lost]
+    return [MissingPart(path, name, index=index + i) for i, (path, name) in enumerate(zip(lost, names, strict=True))]
+
+
+def _expanded(files: list[str], may_be_missing: re.Pattern[str] | None) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return path and name of each file that patterns match, and why others match none."""
     found: dict[str, str] = {}
+    lost: dict[str, str] = {}
     for pattern in (single for item in files for single in _unbraced(item)):
         is_glob = bool(re.search(r"[*\[]" if "://" in pattern else r"[*?\[]", pattern))
-        with asked_for(pattern):
+        with explain_open_errors(pattern):
             paths = _glob(pattern) if is_glob else [pattern]
             fault = _fault(pattern) if not is_glob else None
         if fault is not None:
             if may_be_missing is not None and may_be_missing.search(pattern):
                 continue
-            raise UserError(f"{pattern}: {fault}")
+            if not fault.startswith(_NO_FILE):
+                raise UserError(f"{pattern}: {fault}")
+            lost[pattern] = fault
+            continue
         if not paths:
-            raise UserError(f"{pattern}: matches no file")
+            lost[pattern] = "matches no file"
         fixed = _without_scheme(re.split(r"[*?\[]", pattern)[0] if is_glob else pattern)
         depth = len(fixed.rpartition("/")[0]) + 1 if "/" in fixed else 0
         for path in paths:
             name = _without_scheme(path)[depth:]
             if found.setdefault(name, path) != path:
                 raise UserError(f"{path} and {found[name]} would both be named {name}: use two sources")
-    return [(path, name) for name, path in found.items()]
+    return [(path, name) for name, path in found.items()], lost
 
 
 @contextlib.contextmanager
-def asked_for(path: str) -> Iterator[None]:
-    """Make one line of whatever goes wrong when a file of the spec is asked for.
+def explain_open_errors(path: str) -> Iterator[None]:
+    """Turn any error in opening a file of the spec into one line for the user.
 
     Raises:
         UserError: For any other error in the block.
@@ -109,8 +147,8 @@ def asked_for(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Make one line of what goes wrong because a file can no longer be had; other errors are bugs, and pass.
+def explain_read_errors(path: str) -> Iterator[None]:
+    """Turn the loss of a file that is being read into one line for the user; other errors are bugs, and pass.
 
     Raises:
         UserError: If the disk or the store failed.
@@ -129,20 +167,21 @@ def _fault(path: str) -> str | None:
         if os.path.isdir(path):
             return "is a folder; name the files in it, for example with /*"
         if not os.path.exists(path):
-            return "no such file"
+            return _NO_FILE
         return None if os.access(path, os.R_OK) else "may not be read by this user"
     with storage.remote(path) as (fs, inner):
         try:
             is_folder = fs.info(inner).get("type") == "directory"
         except FileNotFoundError as error:
             cause = error.__cause__
-            return "no such file" if cause is None else f"no such file ({storage.error_line(cause)})"
+            return _NO_FILE if cause is None else f"{_NO_FILE} ({storage.error_line(cause)})"
     return "is a folder; name the files in it, for example with /*" if is_folder else None
 
 
 def whole_files(settings: Files) -> list[Part]:
     """Return one part per file, for formats that cannot be split."""
-    return [Part(path, name, index=i) for i, (path, name) in enumerate(expand(settings.files))]
+    files = expand(settings.files, missing=settings.missing)
+    return [Part(path, name, index=i) for i, (path, name) in enumerate(files)]
 
 
 def _without_scheme(path: str) -> str:

@@ -14,10 +14,11 @@ from pydantic import Field
 from pipelines.candidate import Candidate
 from pipelines.document import Kind, Region, Score
 from pipelines.sources.captions import clean_spans
-from pipelines.sources.files import Files, Part
+from pipelines.sources.files import Part
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number
-from pipelines.sources.tables import open_table, peeked, require_text, table_parts
+from pipelines.sources.tables import open_table, require_text, table_parts, with_first_rows
 from pipelines.sources.url_table import ALIASES, find_columns, pair_of
+from pipelines.sources.where import ListFiles
 
 KINDS: tuple[Kind, ...] = ("grounded", "pair")
 _LISTS = (("noun_chunks", "noun_chunk"), ("ref_exps", "ref_exp"))
@@ -25,7 +26,7 @@ _ALIASES = ALIASES | {name: (name,) for name, _ in _LISTS}
 _OVERSHOOT = 0.01  # boxes are predictions: up to this far outside they are clamped, further is an error
 
 
-class GritSettings(Files):
+class GritSettings(ListFiles):
     """GRIT: captions with grounded phrases."""
 
     format: Literal["grit"] = "grit"
@@ -46,7 +47,7 @@ def read(part: Part, settings: GritSettings, source_name: str, kind: Kind) -> It
     Raises:
         UserError: If a needed column is missing.
     """
-    head, table = peeked(open_table(part, has_header_setting=False))
+    head, table = with_first_rows(open_table(part, where=settings.where, has_header_setting=False))
     columns: dict[str, str] = {}
     if table.columns:
         needed = ("url", "caption", "noun_chunks") if kind == "grounded" else ("url", "caption")

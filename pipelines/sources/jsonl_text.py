@@ -1,4 +1,4 @@
-"""Plain text: The Pile and other JSON Lines, and text files."""
+"""Plain text: The Pile and other JSON Lines, parquet with a column of texts such as FineWeb's, and text files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,9 +10,10 @@ from pipelines.candidate import Candidate
 from pipelines.document import Kind, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.sources import lines
-from pipelines.sources.files import Files, Part, expand
+from pipelines.sources.files import Part, expand
 from pipelines.sources.origin import Origin, Outcome, RowError, Rows, convert_rows, page_url
-from pipelines.sources.tables import suffix
+from pipelines.sources.tables import read_parquet, require_columns, row_group_parts, suffix, with_where
+from pipelines.sources.where import ListFiles
 from pipelines.text.encodings import decode_text
 
 KINDS: tuple[Kind, ...] = ("text",)
@@ -30,11 +31,11 @@ PUBLISHED_COMPONENT_KEY = "pile_set_name"
 MAX_TEXT_BYTES = 64 << 20  # of one document; longer ones are dropped, not truncated
 
 
-class JsonlTextSettings(Files):
-    """JSON Lines (.jsonl, .json, also compressed), or text files (.txt)."""
+class JsonlTextSettings(ListFiles):
+    """JSON Lines (.jsonl, .json, also compressed), parquet, or text files (.txt)."""
 
     format: Literal["jsonl_text"] = "jsonl_text"
-    text_field: str = Field("text", description="Key of the text")
+    text_field: str = Field("text", description="Key of the text; the column in parquet")
     id_field: str | None = Field(None, description="Key of the row's id; the first of id, doc_id and _id if null")
     txt_documents: Literal["file", "line"] = Field("file", description="One document per .txt file, or per line")
     exclude_components: Literal["default"] | list[str] | None = Field(
@@ -50,11 +51,16 @@ class JsonlTextSettings(Files):
 
 
 def parts(settings: JsonlTextSettings) -> list[Part]:
-    """Split plain line files into byte ranges; compressed files and texts are whole parts."""
+    """Split parquet at row groups and plain line files into byte ranges; compressed files and texts are whole parts."""
     found: list[Part] = []
-    for path, name in expand(settings.files):
+    for path, name in expand(settings.files, missing=settings.missing):
+        if suffix(path) == ".parquet":
+            found += row_group_parts(path, name, settings.part_rows)
+            continue
         if suffix(path) not in (".jsonl", ".json", ".ndjson", ".txt"):
-            raise UserError(f"{path}: its name should end in .jsonl, .json or .txt, then .gz or .zst if compressed")
+            raise UserError(
+                f"{path}: its name should end in .parquet, .jsonl, .json or .txt, then .gz or .zst if compressed"
+            )
         is_whole = suffix(path) == ".txt" and settings.txt_documents == "file"
         found += [Part(path, name)] if is_whole else lines.line_parts(path, name, settings.part_bytes)
     return [replace(part, index=i) for i, part in enumerate(found)]
@@ -75,8 +81,13 @@ def read(part: Part, settings: JsonlTextSettings, source_name: str, kind: Kind) 
 
 
 def _rows(part: Part, settings: JsonlTextSettings, is_text: bool) -> Rows:
+    if suffix(part.path) == ".parquet":
+        require_columns(part, [settings.text_field])
+        return read_parquet(part, where=settings.where)
+    if is_text and settings.where:
+        raise UserError(f"{part.path}: a text file has no columns that 'where' could judge")
     if not is_text:
-        return lines.read_json_lines(part, MAX_TEXT_BYTES)
+        return with_where(part, lines.read_json_lines(part, MAX_TEXT_BYTES), settings.where)
     if settings.txt_documents == "line":
         return lines.read_text_lines(part, MAX_TEXT_BYTES)
     return _whole_text(part)

@@ -7,7 +7,7 @@ which. Sentences between two images form one text.
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.sources import lines
-from pipelines.sources.files import Files, Part, expand
+from pipelines.sources.files import Part, expand
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -28,6 +28,8 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
+from pipelines.sources.tables import head_objects, with_where
+from pipelines.sources.where import Clause, Condition, ListFiles, clauses_of, first_fall, partition_columns
 
 KINDS: tuple[Kind, ...] = ("interleaved",)
 
@@ -36,7 +38,7 @@ _NEVER_PUBLISHED = (3218, 3267, 5064, 5146, 7119, 8991, 9750, 11899, 15127, 1525
 _MISSING = re.compile(rf"shard_0*({'|'.join(map(str, _NEVER_PUBLISHED))})_v\d")
 
 
-class Mmc4Settings(Files):
+class Mmc4Settings(ListFiles):
     """MMC4's documents, as published (zip or jsonl); its form in tars is read by `webdataset`."""
 
     format: Literal["mmc4"] = "mmc4"
@@ -45,7 +47,7 @@ class Mmc4Settings(Files):
 
 def parts(settings: Mmc4Settings) -> list[Part]:
     """Split plain files into byte ranges; zips are whole parts."""
-    files = expand(settings.files, may_be_missing=_MISSING)
+    files = expand(settings.files, may_be_missing=_MISSING, missing=settings.missing)
     found = [part for path, name in files for part in lines.line_parts(path, name, settings.part_bytes)]
     return [replace(part, index=i) for i, part in enumerate(found)]
 
@@ -57,16 +59,45 @@ def read(part: Part, settings: Mmc4Settings, source_name: str, kind: Kind) -> It
         UserError: If the file is not JSON Lines.
     """
 
-    def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
-        return page_of(origin, locator, row, settings.image_side)
+    of_pages, of_images = _conditions(part, settings.where)
+    rows = with_where(part, lines.read_json_lines(part), of_pages)
 
-    return convert_rows(Origin(source_name, kind, part, settings), lines.read_json_lines(part), convert)
+    def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
+        return page_of(origin, locator, row, settings.image_side, of_images)
+
+    return convert_rows(Origin(source_name, kind, part, settings), rows, convert)
+
+
+def _conditions(part: Part, where: Mapping[str, Condition]) -> tuple[dict[str, Condition], list[Clause]]:
+    """Return the conditions on pages, and those on images: `where` names keys of both."""
+    if not where:
+        return {}, []
+    if not (head := head_objects(part)):
+        return dict(where), []  # then every page is judged
+    infos = [info for row in head if isinstance(row.get("image_info"), list) for info in row["image_info"]]
+    image_keys = dict.fromkeys(key for info in infos if isinstance(info, dict) for key in info)
+    page_keys = dict.fromkeys(key for row in head for key in row)
+    names = [*image_keys, *(key for key in (*page_keys, *partition_columns(part.path)) if key not in image_keys)]
+    clauses = zip(where, clauses_of(part.path, names, where), strict=True)
+    of_images = {name: clause for name, clause in clauses if clause.column in image_keys}
+    return {name: c for name, c in where.items() if name not in of_images}, list(of_images.values())
 
 
 def page_of(
-    origin: Origin, locator: str, row: Mapping[str, Any], side: Literal["before", "after"] = "before"
+    origin: Origin,
+    locator: str,
+    row: Mapping[str, Any],
+    side: Literal["before", "after"] = "before",
+    of_images: Iterable[Clause] = (),
 ) -> list[Outcome]:
     """Return drops for the images that an MMC4 object loses, then its document.
+
+    Args:
+        origin: The part.
+        locator: The object's position.
+        row: The object.
+        side: Where an image goes, by its sentence.
+        of_images: Conditions on `image_info`; an image that does not meet one is lost.
 
     Raises:
         RowError: `malformed_row`, `length_mismatch`, `missing_text` or `missing_images`.
@@ -87,7 +118,10 @@ def page_of(
     placed: list[tuple[int, int]] = []
     for index, info in enumerate(infos):
         sentence = info.get("matched_text_index")
-        if isinstance(sentence, int) and 0 <= sentence < len(sentences):
+        if (unwanted := first_fall(info, of_images)) is not None:
+            place = f"{locator} image {index}"
+            outcomes.append(origin.drop(unwanted.reason, place, unit="element", page_url=url, detail=unwanted.detail))
+        elif isinstance(sentence, int) and 0 <= sentence < len(sentences):
             placed.append((sentence, index))
         else:
             detail = f"sentence {sentence} of {len(sentences)}"

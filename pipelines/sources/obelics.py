@@ -15,7 +15,7 @@ from pydantic import Field
 from pipelines.candidate import Candidate, MediaRequest
 from pipelines.document import Kind, Media, Score, Segment, clean_text, merge_text
 from pipelines.drop_reasons import Reason
-from pipelines.sources.files import Files, Part
+from pipelines.sources.files import Part
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -28,6 +28,7 @@ from pipelines.sources.origin import (
     upstream,
 )
 from pipelines.sources.tables import read_parquet, require_columns, table_parts
+from pipelines.sources.where import ListFiles
 from pipelines.web import urls
 
 KINDS: tuple[Kind, ...] = ("interleaved",)
@@ -42,7 +43,7 @@ _IMAGE_SCORES = {
 }
 
 
-class ObelicsSettings(Files):
+class ObelicsSettings(ListFiles):
     """OBELICS, preferably its configuration without opted-out documents, or OmniCorpus-CC."""
 
     format: Literal["obelics", "omnicorpus"] = "obelics"
@@ -79,7 +80,8 @@ def read(part: Part, settings: ObelicsSettings, source_name: str, kind: Kind) ->
     def convert(origin: Origin, locator: str, row: dict[str, Any]) -> list[Outcome]:
         return _documents(origin, locator, row, settings)
 
-    return convert_rows(Origin(source_name, kind, part, settings), read_parquet(part, list(_COLUMNS)), convert)
+    rows = read_parquet(part, list(_COLUMNS), settings.where)
+    return convert_rows(Origin(source_name, kind, part, settings), rows, convert)
 
 
 def _documents(origin: Origin, locator: str, row: Mapping[str, Any], settings: ObelicsSettings) -> list[Outcome]:

@@ -1,20 +1,17 @@
 """Documents and drops of the rows of any format, with their keys and provenance."""
 
 import hashlib
-import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.candidate import Candidate
 from pipelines.document import Build, Document, Drop, Kind, Media, Provenance, Score, Segment, make_key
 from pipelines.drop_reasons import Reason, Unit
-from pipelines.faults import refusal_of
-from pipelines.shards.foreign_samples import TEXT_PARTS
-from pipelines.shards.tar_samples import TarSample
+from pipelines.faults import refusal_of, unless_fault
 from pipelines.sources.files import Files, Part
+from pipelines.sources.row_contents import RowContents, contents_of_row
 from pipelines.web import urls
 
 
@@ -26,6 +23,10 @@ class RowError(Exception):
     ) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail, self.url, self.text = reason, detail, url, text
+
+
+class UnwantedRowError(RowError):
+    """A row that does not meet a condition of the source's `where`; of it nothing else is read or told."""
 
 
 class BrokenFileError(Exception):
@@ -115,17 +116,21 @@ class Origin:
             url=urls.without_credentials(url) if url else None,
             page_url=urls.without_credentials(page_url) if page_url else None,
             record=self.record(locator),
-            excerpt=_without_secrets(excerpt),
-            detail=_without_secrets(detail),
+            excerpt=urls.without_secrets(excerpt),
+            detail=urls.without_secrets(detail),
         )
 
+    def unwanted(self, row: UnwantedRowError, locator: str) -> Drop:
+        """Return the drop of a row by `where`: of 10^9 most may fall, so it has no key, which would not compress."""
+        return Drop(
+            source=self.source,
+            stage="extract",
+            reason=row.reason,
+            unit="document",
+            record=self.record(locator),
+            detail=row.detail,
+        )
 
-_URL_COLUMNS = ("url", "image_url", "contenturl", "sample_url", "video_url", "video", "raw_url")
-_PAGE_COLUMNS = ("page_url", "document_url")
-_TEXT_COLUMNS = ("top_caption", "capsfusion", "caption", "text", "name", "alt", "title")
-_TEXTS_COLUMNS = ("text_list", "texts", "text")
-_MAX_ABOUT = 2_000  # characters; a drop's excerpt is shorter
-_URL = re.compile(r"https?://[^\s\"'<>,;|\\]+", re.IGNORECASE)  # in a row that could not be read
 
 Rows = Iterable[tuple[str, Any]]
 Outcome = Candidate | Drop
@@ -143,21 +148,24 @@ def convert_rows(
     """
     try:
         for locator, row in rows:
+            if isinstance(row, UnwantedRowError):
+                yield origin.unwanted(row, locator)
+                continue
             try:
                 if isinstance(row, RowError):
                     raise row
                 for outcome in list(convert(origin, locator, row)):  # whole, or not at all
                     if isinstance(outcome, Drop):
-                        yield _completed(outcome, about_row(row, origin))
+                        yield _completed(outcome, row, origin)
                     else:
                         yield replace(outcome, record=origin.record(locator))
             except RowError as reject:
                 drop = origin.drop(reject.reason, locator, url=reject.url, excerpt=reject.text, detail=reject.detail)
-                yield _completed(drop, about_row(row, origin))
+                yield _completed(drop, row, origin)
             except Exception as error:
                 refusal = refusal_of(error)
                 drop = origin.drop(refusal.reason, locator, detail=refusal.detail)
-                yield _completed(drop, about_row(row, origin))
+                yield _completed(drop, row, origin)
     except BrokenFileError as error:
         yield origin.drop("truncated_file", "end", detail=str(error))
     except Exception as error:  # of the reader: what follows in the file is lost
@@ -165,79 +173,16 @@ def convert_rows(
         yield origin.drop(refusal.reason, "end", detail=refusal.detail)
 
 
-class About(NamedTuple):
-    """What a row shows of its origin, whether it can be used or not."""
-
-    url: str | None = None
-    page_url: str | None = None
-    text: str | None = None
-
-
-def _completed(drop: Drop, about: About) -> Drop:
+def _completed(drop: Drop, row: Any, origin: Origin) -> Drop:
     """Return a drop with what it does not state itself; a part of a document has its page, but not its text."""
-    page = drop.page_url or about.page_url
+    columns = getattr(origin.settings, "columns", {})
+    shown = row.text or "" if isinstance(row, RowError) else row
+    held = unless_fault(contents_of_row, shown, origin.kind, columns) or RowContents()
+    page = drop.page_url or held.page_url
     if drop.unit != "document":
         return replace(drop, page_url=page)
-    text = drop.excerpt or _without_secrets(about.text)
-    return replace(drop, url=drop.url or about.url, page_url=page, excerpt=text)
-
-
-def _without_secrets(text: str | None) -> str | None:
-    """Return a text whose URLs have no user names, passwords and tokens."""
-    return _URL.sub(lambda found: urls.without_credentials(found[0]), text) if text else text
-
-
-def about_row(row: Any, origin: Origin) -> About:
-    """Return the URLs and the text of a row of any format, as far as they can be told by the names of its columns."""
-    if isinstance(row, RowError):
-        row = row.text or ""
-    if isinstance(row, str):
-        found = _URL.search(row)
-        url = urls.without_credentials(found[0]) if found else None
-        return About(url, url if origin.kind in ("interleaved", "text") else None, row or None)
-    if isinstance(row, TarSample):
-        return _about_sample(row, origin)
-    if not isinstance(row, Mapping):
-        return About()
-    lowered = {str(name).lower(): value for name, value in row.items()}
-    chosen: dict[str, str] = getattr(origin.settings, "columns", {})
-    url = _first(lowered, (chosen.get("url", "").lower(), *_URL_COLUMNS))
-    page = _first(lowered, (chosen.get("page_url", "").lower(), *_PAGE_COLUMNS)) or _page_of(lowered)
-    if origin.kind in ("interleaved", "text"):
-        url, page = page or url, page or url
-    text = _first(lowered, (chosen.get("caption", "").lower(), *_TEXT_COLUMNS))
-    if text is None:
-        texts: list[Any] = next((lowered[name] for name in _TEXTS_COLUMNS if isinstance(lowered.get(name), list)), [])
-        text = "\n\n".join(part for part in texts if isinstance(part, str))[:_MAX_ABOUT] or None
-    shown_url, shown_page = (urls.without_credentials(u)[:_MAX_ABOUT] if u else None for u in (url, page))
-    return About(shown_url, shown_page, text)
-
-
-def _about_sample(sample: TarSample, origin: Origin) -> About:
-    try:
-        record = json.loads(sample.parts.get("json", b"{}"))
-    except (ValueError, RecursionError):
-        record = {}
-    about = about_row(record if isinstance(record, dict) else {}, origin)
-    text = next((data for part, data in sample.parts.items() if part in TEXT_PARTS), None)
-    return about if text is None else about._replace(text=text.decode("utf-8", "replace")[:_MAX_ABOUT])
-
-
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    found = (row.get(name) for name in names)
-    texts = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in found)
-    return next((value for value in texts if isinstance(value, str) and value.strip()), None)
-
-
-def _page_of(row: Mapping[str, Any]) -> str | None:
-    """Return the page's URL in OBELICS' and OmniCorpus' metadata."""
-    general = row.get("general_metadata")
-    if isinstance(general, str):
-        try:
-            general = json.loads(general)
-        except (ValueError, RecursionError):
-            return None
-    return _first(general, ("url",)) if isinstance(general, Mapping) else None
+    text = drop.excerpt or urls.without_secrets(held.text)
+    return replace(drop, url=drop.url or held.url, page_url=page, excerpt=text)
 
 
 def dedup_group(what: str) -> str:

@@ -16,7 +16,7 @@ from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
 from pipelines.document import Kind, Media, Score, Segment, clean_text
 from pipelines.errors import UserError
 from pipelines.shards.tar_samples import TarSample
-from pipelines.sources.files import Beside, Files, Part, whole_files
+from pipelines.sources.files import CompanionFile, Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
 from pipelines.video.frame_text import sequence
 from pipelines.video.storyboard_sheets import (
@@ -53,14 +53,14 @@ def parts(settings: StoryboardSettings) -> list[Part]:
     return found
 
 
-def beside(settings: StoryboardSettings) -> list[Beside]:
-    """Return what lies beside each video's file: information, sheets and subtitles."""
-    found: list[Beside] = []
+def companion_files(settings: StoryboardSettings) -> list[CompanionFile]:
+    """Return the files of each video besides the one that the spec names: information, sheets and subtitles."""
+    found: list[CompanionFile] = []
     for part in whole_files(settings):
         stem = part.path.removesuffix(".mhtml").removesuffix(".info.json")
         folder = len(part.path) - len(part.name)
-        others = [path for path in _beside(stem) if path != part.path and _is_read(path[len(stem) :])]
-        found += [Beside(path, path[folder:], part.path) for path in others]
+        others = [path for path in _files_of(stem) if path != part.path and _is_read(path[len(stem) :])]
+        found += [CompanionFile(path, path[folder:], part.path) for path in others]
     return found
 
 
@@ -82,18 +82,18 @@ def _video(origin: Origin, locator: str, stem: str) -> list[Outcome]:
     Raises:
         RowError: If something is missing or damaged, also with the reasons of storyboards and subtitles.
     """
-    beside = _beside(stem)
-    info = _info(stem, beside)
+    paths = _files_of(stem)
+    info = _info(stem, paths)
     seconds = number(info.get("duration"))
     if seconds is None or seconds <= 0:
         raise RowError("missing_duration")
     try:
-        sheets = _sheets(origin.part.path, stem, beside)
+        sheets = _sheets(origin.part.path, stem, paths)
         level = _level(info, sheets, seconds)
     except StoryboardRejected as rejected:
         raise RowError(rejected.reason, rejected.detail) from rejected
     page = page_url(info.get("webpage_url"))
-    subtitles, lost_texts = _subtitles(stem, beside, info)
+    subtitles, lost_texts = _subtitles(stem, paths, info)
     outcomes: list[Outcome] = [
         origin.drop(
             text.reason, locator, unit=text.unit, page_url=page, excerpt=text.text, detail=_detail_of(stem, text)
@@ -167,7 +167,7 @@ class _Frames:
         return Segment("frame", media=len(self.times) - 1, t0=t, role="frame", origin="derived")
 
 
-def _beside(stem: str) -> list[str]:
+def _files_of(stem: str) -> list[str]:
     """Return the files whose names begin with the video's, sorted."""
     if storage.is_local(stem):
         return sorted(glob.glob(glob.escape(stem) + "*"))
@@ -175,8 +175,8 @@ def _beside(stem: str) -> list[str]:
         return sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(inner.replace("[", "[[]") + "*"))
 
 
-def _info(stem: str, beside: list[str]) -> dict[str, Any]:
-    path = next((p for p in beside if p.endswith(".info.json") and len(p) == len(stem) + len(".info.json")), None)
+def _info(stem: str, paths: list[str]) -> dict[str, Any]:
+    path = next((p for p in paths if p.endswith(".info.json") and len(p) == len(stem) + len(".info.json")), None)
     if path is None:
         raise RowError("missing_info", "no .info.json beside it")
     try:
@@ -190,10 +190,10 @@ def _info(stem: str, beside: list[str]) -> dict[str, Any]:
     return info
 
 
-def _sheets(path: str, stem: str, beside: list[str]) -> list[Sheet]:
+def _sheets(path: str, stem: str, paths: list[str]) -> list[Sheet]:
     if path.endswith(".mhtml"):
         return read_mhtml(storage.read_bytes(path))
-    found = [(int(m[1]), p) for p in beside if (m := _SHEET.fullmatch(p, p.rfind("_"))) and p.rfind("_") == len(stem)]
+    found = [(int(m[1]), p) for p in paths if (m := _SHEET.fullmatch(p, p.rfind("_"))) and p.rfind("_") == len(stem)]
     if not found:
         raise RowError("missing_images", "no sheets beside it")
     return [Sheet(index, storage.read_bytes(p)) for index, p in sorted(found)]
@@ -216,7 +216,7 @@ class _SpokenText(NamedTuple):
     lang: str | None
 
 
-def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[_SpokenText | None, list[LostText]]:
+def _subtitles(stem: str, paths: list[str], info: dict[str, Any]) -> tuple[_SpokenText | None, list[LostText]]:
     """Return the best track of the spoken language that can be read, and the tracks and cues that are lost.
 
     Raises:
@@ -225,7 +225,7 @@ def _subtitles(stem: str, beside: list[str], info: dict[str, Any]) -> tuple[_Spo
     human, automatic = info.get("subtitles") or {}, info.get("automatic_captions") or {}
     formats: dict[Track, Format] = {}
     for format in PREFERRED_FORMATS:
-        for path in beside:
+        for path in paths:
             if path.endswith(f".{format}") and path.startswith(stem + "."):
                 lang = path[len(stem) + 1 : -len(format) - 1] or None
                 is_automatic = (lang or "").endswith("-orig") or (lang not in human and lang in automatic)

@@ -2,20 +2,24 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.sources import lines
-from pipelines.sources.delimited import PEEKED_ROWS, dialect_of, open_delimited, peek
+from pipelines.sources.delimited import PEEKED_ROWS, Table, dialect_of, first_rows, is_url, open_delimited
 from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import BrokenFileError, RowError
+from pipelines.sources.where import MET, UNKNOWN, UNMET, Clause, Condition, clauses_of, partition_columns, wanted_rows
 
+NO_CONDITIONS: Mapping[str, Condition] = MappingProxyType({})
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 _NOT_TEXT: tuple[tuple[type, str], ...] = ((list, "lists"), (dict, "objects"), (bytes, "bytes that are not UTF-8"))
@@ -24,14 +28,6 @@ _SPLIT_KEYS = frozenset({"columns", "index", "data"})  # of pandas' to_json(orie
 
 JsonForm = Literal["lines", "items", "columns"]
 """A JSON file has an object per line, or is an array or object of rows, or an object of columns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Columns as the file names them, and (locator, row), where an unreadable row is a `RowError`."""
-
-    columns: tuple[str, ...]
-    rows: Iterator[tuple[str, dict[str, Any] | RowError]]
 
 
 def suffix(path: str) -> str:
@@ -49,7 +45,7 @@ def table_parts(settings: Files) -> list[Part]:
         UserError: If a file is missing or not of the format of its name.
     """
     found: list[Part] = []
-    for path, name in expand(settings.files):
+    for path, name in expand(settings.files, missing=settings.missing):
         kind = suffix(path)
         if kind not in _SUFFIXES:
             raise UserError(f"{path}: its name should end in one of {', '.join(_SUFFIXES)}")
@@ -59,7 +55,7 @@ def table_parts(settings: Files) -> list[Part]:
             else kind == ".json" and json_form(path) != "lines"
         )
         if kind == ".parquet":
-            found += _row_group_parts(path, name, settings.part_rows)
+            found += row_group_parts(path, name, settings.part_rows)
         elif is_whole:
             found.append(Part(path, name))
         else:
@@ -67,32 +63,82 @@ def table_parts(settings: Files) -> list[Part]:
     return [replace(part, index=i) for i, part in enumerate(found)]
 
 
-def open_table(part: Part, header: list[str] | None = None, *, has_header_setting: bool = True) -> Table:
-    """Open the rows of a part.
+def open_table(
+    part: Part,
+    header: list[str] | None = None,
+    where: Mapping[str, Condition] = NO_CONDITIONS,
+    *,
+    has_header_setting: bool = True,
+) -> Table:
+    """Open the rows of a part, with the columns that its folders name.
 
     Args:
         part: One of `table_parts`.
         header: Column names of a csv or tsv file without a header line. If they are not given and the first line
             contains a URL, it is read as data, and two columns are distinguished by their content.
+        where: Conditions on columns; a row that does not meet them is an `UnwantedRowError`.
         has_header_setting: Whether the format has a setting `header`, which messages may name.
 
     Raises:
-        UserError: If the file is of another format, or its columns cannot be identified.
+        UserError: If the file is of another format, or its columns cannot be identified, or `where` names none of them.
     """
+    if suffix(part.path) == ".parquet":
+        names = _parquet_columns(part.path)
+        return Table((*names, *_added(part, names)), read_parquet(part, where=where))
+    table = _open_rows(part, header, has_header_setting=has_header_setting)
+    added = _added(part, table.columns)
+    if not (added or where) or not table.columns:
+        return table
+    columns = (*table.columns, *added)
+    rows = ((at, row if isinstance(row, RowError) else {**row, **added}) for at, row in table.rows)
+    return Table(columns, wanted_rows(rows, clauses_of(part.path, columns, where)))
+
+
+def with_where(
+    part: Part, rows: Iterator[tuple[str, dict[str, Any] | RowError]], where: Mapping[str, Condition]
+) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+    """Return the rows of JSON Lines with those of `where` judged; the first lines of the file show its columns.
+
+    Raises:
+        UserError: If `where` names a column that is not there.
+    """
+    if not where:
+        return rows
+    added = partition_columns(part.path)
+    columns = dict.fromkeys([*(name for row in head_objects(part) for name in row), *added])
+    # Of a file that shows no column every row is judged all the same
+    clauses = clauses_of(part.path, columns or where, where)
+    completed = ((at, row if isinstance(row, RowError) else added | row) for at, row in rows)
+    return wanted_rows(completed, clauses)
+
+
+def head_objects(part: Part) -> list[dict[str, Any]]:
+    """Return those of the first lines of a part's file, JSON Lines, that are objects."""
+    head, _ = first_rows(lines.read_json_lines(replace(part, start=0, stop=None)))
+    return [row for row in head if isinstance(row, dict)]
+
+
+def _added(part: Part, columns: Iterable[str]) -> dict[str, str | None]:
+    """Return the columns of a part's folders that its file does not have itself."""
+    own = {name.lower() for name in columns}
+    return {name: value for name, value in partition_columns(part.path).items() if name.lower() not in own}
+
+
+def _open_rows(part: Part, header: list[str] | None, *, has_header_setting: bool) -> Table:
     kind = suffix(part.path)
-    if kind == ".parquet":
-        return Table(_parquet_columns(part.path), read_parquet(part))
     if kind in (".csv", ".tsv", ".txt"):
-        return Table(*open_delimited(part, header, kind, has_header_setting=has_header_setting))
+        return open_delimited(part, header, kind, has_header_setting=has_header_setting)
     form: JsonForm = json_form(part.path) if kind == ".json" else "lines"
     if form == "columns":
         return _json_columns(part.path)
-    rows = _item_rows(part) if form == "items" else lines.read_json_lines(part)
-    head = _item_rows(part) if form == "items" else lines.read_json_lines(replace(part, start=0, stop=None))
-    shown = peek(head)[0]
-    objects = [row for row in shown if isinstance(row, dict)]
-    if shown and not objects and form == "items":
-        raise UserError(f"{part.path}: a JSON array or object whose items are no objects with the names of columns")
+    if form == "items":
+        shown = first_rows(_item_rows(part))[0]
+        objects = [row for row in shown if isinstance(row, dict)]
+        if shown and not objects:
+            raise UserError(f"{part.path}: a JSON array or object whose items are no objects with the names of columns")
+        rows = _item_rows(part)
+    else:
+        objects, rows = head_objects(part), lines.read_json_lines(part)
     columns = dict.fromkeys(name for row in objects for name in row)  # a row may lack what others have
     return Table(tuple(columns), rows)
 
@@ -111,7 +157,7 @@ def require_text(path: str, rows: Iterable[dict[str, Any] | RowError], columns: 
             raise UserError(f"{path}: the column {column!r} holds {found}, not texts: take another, or convert it")
 
 
-def peeked(table: Table) -> tuple[list[dict[str, Any] | RowError], Table]:
+def with_first_rows(table: Table) -> tuple[list[dict[str, Any] | RowError], Table]:
     """Return the first rows of a table, and the table with all of its rows."""
     found: list[tuple[str, dict[str, Any] | RowError]] = []
     broken: list[BrokenFileError] = []
@@ -129,29 +175,111 @@ def peeked(table: Table) -> tuple[list[dict[str, Any] | RowError], Table]:
     return [row for _, row in found], Table(table.columns, rows())
 
 
-def read_parquet(part: Part, columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_parquet(
+    part: Part, columns: list[str] | None = None, where: Mapping[str, Condition] = NO_CONDITIONS
+) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
     """Yield the rows of a parquet part, batch by batch; the locator is `<row group>/<row>`.
 
-    Text in columns of the type binary, as some writers give it, is text.
+    Text in columns of the type binary, as some writers give it, is text. The columns of `where` are read first, one
+    after the other as long as rows are left; of a row group without such rows nothing else is read.
 
     Raises:
         BrokenFileError: If a page is damaged.
+        UserError: If `where` names a column that is not there.
     """
     with storage.open_read(part.path) as handle:
         file = _parquet(part.path, handle)
+        added = _added(part, file.schema_arrow.names)
+        clauses = clauses_of(part.path, (*file.schema_arrow.names, *added), where)
         binary = [field.name for field in file.schema_arrow if _has_binary(field.type)]
         for group in range(part.start, file.num_row_groups if part.stop is None else part.stop):
-            row = 0
             try:
+                fallen = _fallen(file, group, clauses, added)
+                num_rows = file.metadata.row_group(group).num_rows
+                if fallen and np.all(fallen.first < len(clauses)):
+                    yield from ((f"{group}/{row}", fallen.row(row)) for row in range(num_rows))
+                    continue
+                row = 0
                 for batch in file.iter_batches(256, row_groups=[group], columns=columns):
-                    for value in batch.to_pylist():
+                    kept = fallen.kept(row, len(batch)) if fallen else None
+                    values = iter((batch if kept is None else batch.filter(pa.array(kept))).to_pylist())
+                    for is_kept in [True] * len(batch) if kept is None else kept:
+                        if fallen and not is_kept:
+                            yield f"{group}/{row}", fallen.row(row)
+                            row += 1
+                            continue
+                        value = next(values)
                         for name in binary:
                             if name in value:
                                 value[name] = _as_text(value[name])
-                        yield f"{group}/{row}", value
+                        yield f"{group}/{row}", value | added if added else value
                         row += 1
             except (pa.ArrowException, OSError) as error:
                 raise BrokenFileError(f"row group {group} is damaged: {error}") from error
+
+
+class _Fallen(NamedTuple):
+    """For each row of a row group the first condition by which it falls, or the number of conditions, and whether
+    it falls because its value is unknown."""
+
+    clauses: list[Clause]
+    first: np.ndarray
+    is_unknown: np.ndarray
+
+    def row(self, row: int) -> RowError:
+        clause = self.clauses[int(self.first[row])]
+        return clause.unknown if self.is_unknown[row] else clause.unmet
+
+    def kept(self, start: int, num: int) -> list[bool]:
+        kept: list[bool] = (self.first[start : start + num] == len(self.clauses)).tolist()
+        return kept
+
+
+def _fallen(file: Any, group: int, clauses: list[Clause], added: Mapping[str, str | None]) -> _Fallen | None:
+    """Return which rows of a row group fall; None without conditions."""
+    if not clauses:
+        return None
+    num = file.metadata.row_group(group).num_rows
+    fallen = _Fallen(clauses, np.full(num, len(clauses)), np.full(num, False))
+    for i, clause in enumerate(clauses):
+        if clause.column in added:
+            fall = clause.fall(added[clause.column])
+            verdicts = np.full(num, MET if fall is None else UNKNOWN if fall is clause.unknown else UNMET)
+        elif (known := _verdict_of_statistics(file, group, clause)) is not None:
+            verdicts = np.full(num, known)
+        else:
+            verdicts = clause.falls(file.read_row_group(group, columns=[clause.column]).column(0))
+        falls = (fallen.first == len(clauses)) & (verdicts != MET)
+        fallen.first[falls] = i
+        fallen.is_unknown[falls] = verdicts[falls] == UNKNOWN
+        if np.all(fallen.first < len(clauses)):
+            break
+    return fallen
+
+
+def _verdict_of_statistics(file: Any, group: int, clause: Clause) -> int | None:
+    """Return the verdict on all rows of a row group if its smallest and largest value decide it.
+
+    That can be told of whole numbers without nulls; among others some may be NaN, of which statistics say nothing.
+    """
+    if clause.keys or not clause.condition.is_range:
+        return None
+    if clause.column not in file.schema_arrow.names:
+        return None
+    if not pa.types.is_integer(file.schema_arrow.field(clause.column).type):
+        return None
+    row_group = file.metadata.row_group(group)
+    chunks = (row_group.column(i) for i in range(row_group.num_columns))
+    found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == clause.column), None)
+    if found is None or not found.has_min_max or not found.has_null_count or found.null_count:
+        return None
+    verdicts = clause.condition.verdict(found.min), clause.condition.verdict(found.max)
+    if verdicts == (MET, MET):
+        return MET
+    low, high = clause.condition.min, clause.condition.max
+    is_below = low is not None and found.max < float(low)
+    is_above = high is not None and found.min > float(high)
+    return UNMET if is_below or is_above else None
 
 
 def require_columns(part: Part, needed: Iterable[str]) -> None:
@@ -181,18 +309,38 @@ def json_form(path: str) -> JsonForm:
         is_object = head[:1] == b"{" and not (first.rstrip().endswith(b"}") and rest.lstrip()[:1] == b"{")
         if not is_object:
             return "lines"
-        items = [value for _, value in zip(range(2), lines.read_json_items(path), strict=False)]
+        values = [value for _, value in itertools.islice(lines.read_json_items(path), 2)]
     except BrokenFileError:
         return "lines"
-    values = [value for _, value in items]
     if all(isinstance(value, list) for value in values):
         return "columns"
     if all(isinstance(value, dict) for value in values):
-        # By rows, `{"0": {"url": ...}}`, or by columns as pandas writes them, `{"url": {"0": ...}}`.
-        return "columns" if all(key.isdigit() for value in values for key in value) else "items"
+        is_numbered = all(key.isdigit() for value in values for key in value)
+        return "columns" if is_numbered or _are_columns(first_rows(lines.read_json_items(path))[0]) else "items"
     if not first.rstrip().endswith(b"}"):
         raise UserError(f"{path}: is one JSON object of neither rows nor columns; JSON Lines have an object per line")
     return "lines"
+
+
+def _are_columns(values: Iterable[Any]) -> bool:
+    """Return whether objects in an object are columns, as pandas writes them, rather than rows.
+
+    `{"url": {"a": ...}}` and `{"a": {"url": ...}}` differ in where URLs stand: together in one object, or under one key
+    of all objects. A few other values, as every list has, change nothing.
+    """
+    by_object: list[list[bool]] = []
+    by_key: dict[str, list[bool]] = {}
+    for value in values:
+        by_object.append([])
+        for key, cell in itertools.islice(value.items() if isinstance(value, dict) else (), PEEKED_ROWS):
+            has_url = isinstance(cell, str) and is_url(cell)
+            by_object[-1].append(has_url)
+            by_key.setdefault(key, []).append(has_url)
+    return _num_alike(by_object) > _num_alike(by_key.values())
+
+
+def _num_alike(groups: Iterable[list[bool]]) -> int:
+    return sum(max(group.count(True), group.count(False)) for group in groups)
 
 
 def _json_columns(path: str) -> Table:
@@ -248,7 +396,8 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def _row_group_parts(path: str, name: str, part_rows: int) -> list[Part]:
+def row_group_parts(path: str, name: str, part_rows: int) -> list[Part]:
+    """Return parts of whole row groups of a parquet file, with at most `part_rows` rows if a group has no more."""
     with storage.open_read(path) as handle:
         metadata = _parquet(path, handle).metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

@@ -18,9 +18,10 @@ from pipelines.document import Kind, Media, OtherCaption, Score, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
-from pipelines.sources.files import Beside, Files, Part, asked_for
+from pipelines.sources.files import CompanionFile, Part, explain_open_errors
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, media_url, page_url, upstream
-from pipelines.sources.tables import open_table, peeked, require_text, table_parts
+from pipelines.sources.tables import open_table, require_text, table_parts, with_first_rows
+from pipelines.sources.where import ListFiles
 from pipelines.web.licenses import license_id
 
 KINDS: tuple[Kind, ...] = ("pair",)
@@ -68,7 +69,7 @@ _NSFW = {"UNLIKELY": 0.0, "UNSURE": 0.5, "NSFW": 1.0}  # LAION's coarse tag
 _WITHDRAWN_COLUMNS = {"URL", "TEXT", "similarity"}  # in this case, as the original lists have them
 
 
-class UrlTableSettings(Files):
+class UrlTableSettings(ListFiles):
     """A list of image URLs with captions."""
 
     format: Literal["url_table"] = "url_table"
@@ -93,10 +94,10 @@ def parts(settings: UrlTableSettings) -> list[Part]:
     return table_parts(settings)
 
 
-def beside(settings: UrlTableSettings) -> list[Beside]:
+def companion_files(settings: UrlTableSettings) -> list[CompanionFile]:
     """Return the block list, if there is one."""
     path = settings.block_list
-    return [Beside(path, path.rpartition("/")[2])] if path else []
+    return [CompanionFile(path, path.rpartition("/")[2])] if path else []
 
 
 def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
@@ -105,7 +106,7 @@ def read(part: Part, settings: UrlTableSettings, source_name: str, kind: Kind) -
     Raises:
         UserError: If a needed column is missing or ambiguous, or the list was withdrawn and is not accepted.
     """
-    head, table = peeked(open_table(part, settings.header))
+    head, table = with_first_rows(open_table(part, settings.header, settings.where))
     columns = find_columns(part.path, table.columns, settings.columns, ("url", "caption")) if table.columns else {}
     require_text(part.path, head, [columns[role] for role in ("url", "caption") if role in columns])
     if _is_withdrawn(part.name, set(table.columns), settings):
@@ -268,5 +269,5 @@ def _is_withdrawn(name: str, columns: set[str], settings: UrlTableSettings) -> b
 
 @functools.lru_cache(maxsize=2)
 def _block_list(path: str) -> frozenset[str]:
-    with asked_for(path):
+    with explain_open_errors(path):
         return frozenset(line.strip() for _, line in lines.read_text_lines(Part(path, path)) if isinstance(line, str))

@@ -16,7 +16,7 @@ from pipelines.document import Kind, Segment
 from pipelines.errors import UserError
 from pipelines.sources import lines
 from pipelines.sources.captions import clean_caption
-from pipelines.sources.files import Files, Part, expand
+from pipelines.sources.files import Part, expand
 from pipelines.sources.origin import (
     Origin,
     Outcome,
@@ -29,8 +29,9 @@ from pipelines.sources.origin import (
     page_url,
     upstream,
 )
-from pipelines.sources.tables import open_table, peeked, require_text, suffix, table_parts
+from pipelines.sources.tables import open_table, require_text, suffix, table_parts, with_first_rows
 from pipelines.sources.url_table import find_columns
+from pipelines.sources.where import ListFiles
 from pipelines.video.raw_cues import MalformedCue, RawCues, shown_cue
 from pipelines.video.subtitles import Subtitles, SubtitlesRejected, join_cues, lost_cues
 
@@ -46,7 +47,7 @@ _ALIASES = {
 _SPEECH_COLUMNS = ("start", "end", "text")
 
 
-class VideoListSettings(Files):
+class VideoListSettings(ListFiles):
     """A list of videos, each with a caption or timed speech."""
 
     format: Literal["video_list"] = "video_list"
@@ -64,7 +65,7 @@ class VideoListSettings(Files):
 
 def parts(settings: VideoListSettings) -> list[Part]:
     """Split the list at row groups or lines; HowTo100M's JSON and a csv of one video are whole parts."""
-    for path, name in expand(settings.files):
+    for path, name in expand(settings.files, missing=settings.missing):
         if name.rpartition("/")[2].lower() == "caption.json":
             raise UserError(f"{path}: its stop words are removed: use raw_caption.json")
     return table_parts(settings)
@@ -78,8 +79,10 @@ def read(part: Part, settings: VideoListSettings, source_name: str, kind: Kind) 
     """
     origin = Origin(source_name, kind, part, settings)
     if suffix(part.path) == ".json" and _is_object(part.path):
+        if settings.where:
+            raise UserError(f"{part.path}: speech by video has no columns that 'where' could judge")
         return convert_rows(origin, lines.read_json_items(part.path), _spoken(settings))
-    head, table = peeked(open_table(part, settings.header))
+    head, table = with_first_rows(open_table(part, settings.header, settings.where))
     if table.columns[:3] == _SPEECH_COLUMNS:
         return convert_rows(origin, [_one_video(part, table.rows)], _spoken(settings))
     if "video_id" in table.columns and "task_id" in table.columns:

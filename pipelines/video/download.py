@@ -25,7 +25,8 @@ from pipelines.document import Signal
 from pipelines.drop_reasons import Reason
 from pipelines.video.frames import VideoRejected
 from pipelines.video.timed_text import PREFERRED_FORMATS
-from pipelines.web.http_client import Fetched, FetchFailure, PoliteClient
+from pipelines.web.answers import Fetched, FetchFailure
+from pipelines.web.http_client import PoliteClient
 from pipelines.web.permission import Purpose
 
 _PROTOCOLS = "[protocol~='^(https?|m3u8_native|http_dash_segments)$']"  # what yt-dlp downloads without ffmpeg

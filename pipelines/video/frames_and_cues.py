@@ -22,7 +22,8 @@ from pipelines.video.subtitles import (
     parse_subtitles,
 )
 from pipelines.web import urls
-from pipelines.web.http_client import FetchFailure, PoliteClient
+from pipelines.web.answers import FetchFailure
+from pipelines.web.http_client import PoliteClient
 
 __all__ = ["Frame", "VideoMedia", "VideoRejected", "VideoSettings", "fetch_video"]
 

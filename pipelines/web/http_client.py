@@ -16,32 +16,20 @@ from yarl import URL
 from pipelines.document import Signal
 from pipelines.drop_reasons import http_reason
 from pipelines.faults import refusal_of, without_stop_iteration
-from pipelines.web.http_exchange import (
-    REDIRECT_STATUSES,
-    TRANSIENT,
-    Exchange,
-    Fetched,
-    FetchFailure,
-    Headers,
-    HttpSettings,
-    Request,
-    is_transient,
-    parse_target,
-    utc_now,
-)
+from pipelines.web.answers import Fetched, FetchFailure, Headers
+from pipelines.web.http_exchange import REDIRECT_STATUSES, Exchange, HttpSettings, Request, parse_target, utc_now
 from pipelines.web.permission import (
     MEDIA_PURPOSES,
     PolicySettings,
     Purpose,
-    SiteFile,
-    SiteRules,
     Verdict,
     response_verdict,
 )
 from pipelines.web.robots import MAX_BYTES as ROBOTS_MAX_BYTES
-from pipelines.web.urls import join
+from pipelines.web.site_rules import SiteFile, SiteRules
+from pipelines.web.urls import join, without_credentials
 
-__all__ = ["TRANSIENT", "FetchFailure", "Fetched", "HttpSettings", "PoliteClient", "is_transient"]
+__all__ = ["HttpSettings", "PoliteClient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +57,7 @@ class PoliteClient:
         http: Delays, caps and deadlines.
         gate_folder: Local folder of lock files, through which processes of a machine take turns at each host.
         loopback_delay: Seconds between requests to a host on loopback, instead of `delay_seconds`; None: no exception.
+        is_blocked: Returns whether a URL was taken down, which is not requested, also where a redirect leads to it.
     """
 
     def __init__(
@@ -78,8 +67,10 @@ class PoliteClient:
         *,
         gate_folder: str | None = None,
         loopback_delay: float | None = None,
+        is_blocked: Callable[[str], bool] = lambda url: False,
     ) -> None:
         self._policy = policy
+        self._is_blocked = is_blocked
         self._http = http
         self._exchange = Exchange(policy, http, gate_folder, loopback_delay)
         self._sites: dict[str, _Site] = {}
@@ -124,6 +115,8 @@ class PoliteClient:
         hop, asked, evidence = url, list[str](), list[Signal]()
         try:
             while True:
+                if self._is_blocked(hop):
+                    raise FetchFailure("taken_down", hop)
                 target = parse_target(hop)
                 site = await self._site_verdict(target, purpose, evidence) if site_rules else Verdict()
 
@@ -158,8 +151,9 @@ class PoliteClient:
         except Exception as error:
             failure = error if isinstance(error, FetchFailure) else _internal_failure(hop, error)
             failure.signals = tuple(dict.fromkeys(evidence))
-            if asked:
-                failure.detail = ": ".join(part for part in (f"at {failure.url}", failure.detail) if part)
+            if asked and failure.reason != "taken_down":  # where that is, is not told
+                place = f"at {without_credentials(failure.url)}"
+                failure.detail = ": ".join(part for part in (place, failure.detail) if part)
             failure.url = url
             raise failure from failure.__cause__
 
@@ -182,9 +176,8 @@ class PoliteClient:
         return answers
 
     def _judged(self, site: Verdict, answer: Fetched, purpose: Purpose) -> Verdict:
-        return response_verdict(
-            site, answer.headers, purpose, self._policy, url=answer.final_url, observed_at=answer.fetched_at
-        )
+        shown = without_credentials(answer.final_url)  # redirects lead to signed URLs
+        return response_verdict(site, answer.headers, purpose, self._policy, url=shown, observed_at=answer.fetched_at)
 
     def _next_hop(self, answer: Fetched, asked: list[str]) -> str:
         """Return the target of a redirect, unless it is a loop or one hop too many."""

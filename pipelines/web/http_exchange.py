@@ -8,7 +8,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -18,46 +18,23 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import Field
 from yarl import URL
 
-from pipelines.document import Signal
-from pipelines.drop_reasons import Outcome, Reason, http_reason
+from pipelines.drop_reasons import Reason
 from pipelines.faults import without_stop_iteration
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
+from pipelines.web.answers import Fetched, FetchFailure, Headers
 from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
-from pipelines.web.permission import TRANSIENT_REASONS, PolicySettings, Purpose, Verdict
+from pipelines.web.permission import PolicySettings, Purpose
 from pipelines.web.response_head import MAX_HEAD_BYTES
 from pipelines.web.urls import MAX_URL_CHARS
 
-Headers = tuple[tuple[str, str], ...]
-
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-# 408, 425, 429, and the statuses of a server, or a proxy in front of it, that is overloaded or down.
-_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
 _DRAIN_BYTES = 16 << 10  # of an unwanted body, read so that the connection can be reused
 _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]*)?")
-_BEYOND_ASCII = re.compile(rb"[^\x00-\x7f]")
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
-
-_TRANSIENT_FAILURES: frozenset[Reason] = frozenset(
-    {
-        "timeout",
-        "dns_failure",
-        "connection_failed",
-        "incomplete_body",
-        "retry_after_too_long",
-        "host_error_budget",
-        "internal_error",  # which a release may mend
-    }
-)
-TRANSIENT = _TRANSIENT_FAILURES | {http_reason(status) for status in _TRANSIENT_STATUSES} | TRANSIENT_REASONS
-
-
-def is_transient(reason: Outcome) -> bool:
-    """Return whether a later attempt may succeed, so that `--retry transient` requests it again."""
-    return reason in TRANSIENT
 
 
 class HttpSettings(Settings):
@@ -88,73 +65,6 @@ class HttpSettings(Settings):
         """Return the cap on a body for a purpose."""
         caps = {"page": self.max_page_bytes, "image": self.max_image_bytes, "video": self.max_video_bytes}
         return caps.get(purpose, self.max_text_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """One response. `headers` are as sent; `body` has its Content-Encoding removed, and is cut if `truncated`.
-
-    `redirects` are the URLs requested before `final_url`; `fetched_at` is UTC, `2026-01-05T10:11:12Z`; `verdict` has
-    the evidence of every hop.
-    """
-
-    url: str
-    final_url: str
-    status: int
-    reason: str
-    http_version: str
-    headers: Headers
-    body: bytes
-    request_headers: Headers
-    ip: str | None
-    fetched_at: str
-    truncated: bool = False
-    redirects: tuple[str, ...] = ()
-    verdict: Verdict = field(default_factory=Verdict)
-
-    def header(self, name: str) -> str | None:
-        """Return the first header of a name, in any case."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    @property
-    def location(self) -> str | None:
-        """The target of a redirect, perhaps relative; browsers read its bytes as UTF-8."""
-        return _as_utf8(self.header("location"))
-
-    @property
-    def refresh(self) -> str | None:
-        """Value of the `Refresh` header, its bytes read as UTF-8."""
-        return _as_utf8(self.header("refresh"))
-
-
-def _as_utf8(value: str | None) -> str | None:
-    """Return a header's bytes as UTF-8; where they are not, those beyond ASCII are escaped, as browsers do."""
-    if value is None:
-        return None
-    data = value.strip().encode("latin-1", "replace")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], data).decode("ascii")
-
-
-class FetchFailure(Exception):  # noqa: N818 - it becomes a drop, not a failed run
-    """Failure to get something usable, with the reason."""
-
-    def __init__(self, reason: Reason, url: str, detail: str = "", signals: tuple[Signal, ...] = ()) -> None:
-        super().__init__(reason, url, detail)
-        self.reason = reason
-        self.url = url
-        self.detail = detail
-        self.signals = signals
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.url, self.reason, self.detail) if part)
-
-    @property
-    def is_transient(self) -> bool:
-        """True if a later attempt may succeed."""
-        return is_transient(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +159,7 @@ class Exchange:
             except HostClosedError:
                 outcome = outcome or FetchFailure("host_error_budget", str(request.target))
                 break
-            if not _is_transient(outcome):
+            if not outcome.is_transient:
                 break
         assert outcome is not None
         if isinstance(outcome, FetchFailure):
@@ -274,7 +184,7 @@ class Exchange:
                     outcome = await self._attempt(request)
                 except FetchFailure as failure:
                     outcome = failure
-            if isinstance(outcome, Fetched) and not _is_transient(outcome):
+            if isinstance(outcome, Fetched) and not outcome.is_transient:
                 self._errors.pop(host, None)
                 return outcome
             rest = self._count_error(host)
@@ -395,10 +305,6 @@ def _decoded(url: str, body: bytes, headers: Headers, request: Request, is_cut: 
     if found.early_end is not None and not is_cut:
         raise FetchFailure("incomplete_body", url, f"the {found.early_end} data end early")
     return found.body, is_cut or found.is_over_limit
-
-
-def _is_transient(outcome: Fetched | FetchFailure) -> bool:
-    return outcome.status in _TRANSIENT_STATUSES if isinstance(outcome, Fetched) else outcome.is_transient
 
 
 def _retry_after(answer: Fetched) -> float | None:

@@ -16,7 +16,8 @@ _CC_LONG = re.compile(
     r"\s+(\d\.\d)(?:\s+(?:international|unported|generic))?",
     re.IGNORECASE,
 )
-_YOUTUBE = "creative commons attribution license (reuse allowed)"  # its only one besides its own; CC BY 3.0 by its help
+# YouTube's only licence besides its own, in the two spellings of English: CC BY 3.0 by its help.
+_YOUTUBE = re.compile(r"creative commons attribution licen[sc]e \(reuse allowed\)")
 _CC0 = re.compile(r"\bCC0\b|\bCC[\s_-]Zero\b")
 _GFDL_URL = re.compile(r"\bgnu\.org/(?:licenses|copyleft)/(?:old-licenses/)?fdl-(\d\.\d)", re.IGNORECASE)
 
@@ -43,7 +44,7 @@ def license_id(url_or_text: str) -> str | None:
     if match := _CC_LONG.search(text):
         words = re.sub(r"[\s-]", "", match[1].lower())
         return _cc_id(["by", *(short for word, short in _WORDS.items() if word in words)], match[2], None)
-    return "CC-BY-3.0" if " ".join(text.lower().split()) == _YOUTUBE else None
+    return "CC-BY-3.0" if _YOUTUBE.fullmatch(" ".join(text.lower().split())) else None
 
 
 def _cc_id(elements: list[str], version: str, jurisdiction: str | None) -> str | None:

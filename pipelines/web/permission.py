@@ -2,17 +2,14 @@
 
 Three steps, each adding its findings to the previous verdict:
 
-1. `SiteRules.verdict`, before the request: robots.txt with its preference lines, tdmrep.json, ai.txt (media only).
+1. `site_rules.SiteRules.verdict`, before the request: robots.txt with its preference lines, tdmrep.json, ai.txt.
 2. `response_verdict`: X-Robots-Tag, TDMRep, Content-Usage and Content-Signal headers.
 3. `page_verdict`: the `<meta>` elements of an HTML page.
 
 Nothing here reads files, the network or the clock. `Signal.kind` is one of `SIGNAL_KINDS`.
 """
 
-import functools
 import itertools
-import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,11 +18,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from pipelines.document import Signal, canonical_json
+from pipelines.document import Signal
 from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
 from pipelines.web.address_guard import AllowedHosts
-from pipelines.web.robots import Group, Robots, parse_robots, path_matches, refuses_training, rule_by_type
+from pipelines.web.robots import refuses_training
+from pipelines.web.urls import without_credentials
 
 Purpose = Literal["page", "image", "video", "text"]
 MEDIA_PURPOSES: frozenset[Purpose] = frozenset({"image", "video"})
@@ -59,10 +57,18 @@ TRAINING_TOKENS = (
 
 MAX_SIGNALS = 100  # evidence is part of every sample, and a page can have a hundred thousand meta elements
 MAX_SIGNAL_CHARS = 2000
-MAX_KEPT_HOSTS = 1000  # parsed rules of hosts in memory: some 50 KB each, and a file of Common Crawl has 20,000 hosts
 
-UNASKED = "not asked: policy.robots_of_others is unasked"
-"""Value of the `robots.txt` signal of a page whose host was not asked."""
+NOT_ASKED = "not asked: "
+"""Beginning of the value of the `robots.txt` signal of a page whose host was not asked; the reason follows."""
+
+UNASKED = f"{NOT_ASKED}policy.robots_of_others is unasked"
+"""The same where the policy is the reason."""
+
+NOT_ARCHIVED = "not in the archive"
+"""Value of the `robots.txt` signal of an archived page whose host's file the archive lacks."""
+
+HEADERS = frozenset({"x-robots-tag", "content-usage", "content-signal", "tdm-reservation", "tdm-policy"})
+"""Headers of a response that state what it may be used for, in lower case; also the kinds of their signals."""
 
 _CONTACT = re.compile(r"https?://[^\s/]+\.[^\s/]+|[^\s@<>()+:;,]+@[^\s@<>();,]+\.[A-Za-z]{2,}")
 # Directives of X-Robots-Tag that contain a colon themselves, so that what precedes it is not a product token.
@@ -145,7 +151,7 @@ class PolicySettings(Settings):
     def heeds(self, token: str) -> bool:
         """Return whether a rule for this product token applies to us."""
         token = token.lower()
-        return token == self.product_token.lower() or (self.training_tokens == "strict" and token in _TRAINING)
+        return token == self.product_token.lower() or (self.training_tokens == "strict" and token in TRAINING_NAMES)
 
     def name_for(self, signals: Iterable[Signal]) -> str:
         """The name for a sample's decision, which says if robots.txt of its page's host was not asked for."""
@@ -157,7 +163,8 @@ class PolicySettings(Settings):
         return self.licenses is None or (license_id or "").lower() in {name.lower() for name in self.licenses}
 
 
-_TRAINING = frozenset(token.lower() for token in TRAINING_TOKENS)
+TRAINING_NAMES = frozenset(token.lower() for token in TRAINING_TOKENS)
+"""`TRAINING_TOKENS` in lower case, as tokens are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,157 +206,6 @@ class Verdict:
         )
 
 
-@dataclass(frozen=True)
-class SiteFile:
-    """The response to the request for a policy file; `status` is None if there was none."""
-
-    url: str
-    status: int | None
-    body: bytes = b""
-    observed_at: str | None = None
-
-    @property
-    def is_unreachable(self) -> bool:
-        """True if there was no response, a 5xx or a 429: RFC 9309 reads 4xx as "no rules", but a 429 may hide some."""
-        return self.status is None or self.status >= 500 or self.status == 429
-
-    @property
-    def content(self) -> bytes:
-        """The file's bytes; empty if there is no file."""
-        return self.body if self.status is not None and 200 <= self.status < 300 else b""
-
-    @functools.cached_property
-    def parsed(self) -> Robots:
-        """The file's content as a robots.txt, whose form an ai.txt has as well."""
-        return parse_robots(self.content)
-
-    def signal(self, kind: str, value: str | None = None) -> Signal:
-        """Return what was seen in the file, or the status if nothing could be."""
-        status = "no answer" if self.status is None else f"HTTP {self.status}"
-        return Signal(kind, "page", status if value is None else _shown(value), self.observed_at, self.url)
-
-
-@dataclass(frozen=True)
-class SiteRules:
-    """The policy files of one authority. `tdmrep` and `ai_txt` are None if they were not requested."""
-
-    policy: PolicySettings
-    robots: SiteFile
-    tdmrep: SiteFile | None = None
-    ai_txt: SiteFile | None = None
-
-    def verdict(self, url: str, purpose: Purpose) -> Verdict:
-        """Return the verdict on a URL of this authority, before any request for it."""
-        if self.robots.is_unreachable:
-            return Verdict(("robots_unreachable",), (self.robots.signal("robots.txt"),))
-        found = self._robots_verdict(url)
-        if self.tdmrep is not None:
-            found = self._tdmrep_verdict(found, self.tdmrep, url)
-        if self.ai_txt is not None and purpose in MEDIA_PURPOSES:
-            found = self._ai_txt_verdict(found, self.ai_txt, url)
-        return found
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all files, by which it takes time to judge a URL."""
-        return sum(len(file.body) for file in (self.robots, self.tdmrep, self.ai_txt) if file is not None)
-
-    def may_read(self, url: str) -> bool:
-        """Return whether robots.txt lets us read another policy file."""
-        return not self.robots.is_unreachable and (self._group is None or self._group.allows(url))
-
-    @property
-    def crawl_delay(self) -> float | None:
-        """Seconds between requests that robots.txt demands of us."""
-        return self._group.crawl_delay if self._group is not None else None
-
-    @property
-    def sitemaps(self) -> tuple[str, ...]:
-        """Sitemaps that robots.txt names, unresolved."""
-        return self.robots.parsed.sitemaps
-
-    @functools.cached_property
-    def _group(self) -> Group | None:
-        return self.robots.parsed.group(self.policy.product_token)
-
-    @functools.cached_property
-    def _training_groups(self) -> list[Group]:
-        """Groups that name training crawlers; an unnamed one falls under `*`, which is checked for us anyway."""
-        if self.policy.training_tokens != "strict":
-            return []
-        return [group for token, group in self.robots.parsed.groups.items() if token in _TRAINING]
-
-    def _robots_verdict(self, url: str) -> Verdict:
-        group = self._group
-        reasons: list[Reason] = []
-        signals: list[Signal] = []
-        if group is None:
-            signals.append(self.robots.signal("robots.txt"))
-        else:
-            signals += self._evidence(group, url)
-            if not group.allows(url):
-                reasons.append("robots_disallowed")
-        for other in self._training_groups:
-            signals += self._evidence(other, url)
-            if not other.allows(url):
-                reasons.append("training_crawlers_disallowed")
-        for speaker in [*([group] if group is not None else []), *self._training_groups]:
-            preferences = speaker.preferences(url)
-            signals += [self.robots.signal(line.field, line.value) for line in preferences[:MAX_SIGNALS]]
-            is_refused = any(refuses_training(line.preference) for line in preferences)
-            if is_refused and "preferences" in self.policy.blocking_signals:
-                reasons.append("ai_train_refused")
-        return Verdict(crawl_delay=self.crawl_delay).adding(reasons, signals)
-
-    def _evidence(self, group: Group, url: str) -> list[Signal]:
-        tokens = {"*", self.policy.product_token.lower(), *_TRAINING}
-        return [self.robots.signal("robots.txt", text) for text in group.evidence(url, tokens)]
-
-    def _tdmrep_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
-        if file.is_unreachable:
-            refused = self.policy.unknown == "refuse" and "tdm" in self.policy.blocking_signals
-            return found.adding(["tdm_unreachable"] if refused else [], [file.signal("tdmrep.json")])
-        for rule in self._tdm_rules:
-            if path_matches(rule["location"], url):
-                seen = found.adding(signals=[file.signal("tdmrep.json", canonical_json(rule))])
-                return _with_reservation(seen, rule.get("tdm-reservation"), self.policy)
-        return found
-
-    @functools.cached_property
-    def _tdm_rules(self) -> list[dict[str, Any]]:
-        """Rules of tdmrep.json in order, without malformed ones (on an error the value is unset)."""
-        try:
-            content = self.tdmrep.content if self.tdmrep is not None else b"[]"
-            rules = json.loads(content, parse_constant=str, parse_float=_number, parse_int=_number)
-        except (ValueError, RecursionError):
-            return []
-        rules = rules if isinstance(rules, list) else [rules]
-        return [
-            {**rule, "location": location if location.startswith(("/", "*")) else f"/{location}"}
-            for rule in rules
-            if isinstance(rule, dict) and isinstance(location := rule.get("location"), str) and location
-        ]
-
-    def _ai_txt_verdict(self, found: Verdict, file: SiteFile, url: str) -> Verdict:
-        blocks = "ai_txt" in self.policy.blocking_signals
-        if file.is_unreachable:
-            refused = blocks and self.policy.unknown == "refuse"
-            return found.adding(["ai_txt_unreachable"] if refused else [], [file.signal("ai.txt")])
-        group = self._ai_group
-        if group is None:
-            return found
-        allowed, line = rule_by_type(group, url)
-        tokens = {"*", self.policy.product_token.lower()}
-        evidence = [block.evidence(tokens, {line} if line is not None else set()) for block in group.blocks]
-        signals = [file.signal("ai.txt", text) for text in evidence]
-        return found.adding(["ai_txt_disallowed"] if blocks and not allowed else [], signals)
-
-    @functools.cached_property
-    def _ai_group(self) -> Group | None:
-        assert self.ai_txt is not None
-        return self.ai_txt.parsed.group(self.policy.product_token)
-
-
 def response_verdict(
     site: Verdict,
     headers: Iterable[tuple[str, str]],
@@ -362,17 +218,17 @@ def response_verdict(
     """Return the site's verdict with the findings in the response's headers; a TDMRep header overrides the file."""
     seen: dict[str, list[str]] = {}
     for name, value in headers:
-        if name.lower() in ("x-robots-tag", "content-usage", "content-signal", "tdm-reservation", "tdm-policy"):
+        if name.lower() in HEADERS:
             seen.setdefault(name.lower(), []).append(value.strip())
     if not seen:
         return site
     pairs = ((kind, value) for kind, values in seen.items() for value in values)
-    found = site.adding(signals=[Signal(kind, "page", _shown(value), observed_at, url) for kind, value in pairs])
+    found = site.adding(signals=[Signal(kind, "page", evidence_text(value), observed_at, url) for kind, value in pairs])
     preferences = [*seen.get("content-usage", []), *seen.get("content-signal", [])]
     if "preferences" in policy.blocking_signals and any(map(refuses_training, preferences)):
         found = found.adding(["ai_train_refused"])
     for value in sorted(seen.get("tdm-reservation", [])):  # "1" last: of contradicting headers the stricter counts
-        found = _with_reservation(found, value, policy)
+        found = with_reservation(found, value, policy)
     words = {word for value in seen.get("x-robots-tag", []) for word in _words_for_us(value, policy)}
     return _with_words(found, words, purpose, policy)
 
@@ -393,31 +249,30 @@ def page_verdict(
     for name, content in metas:
         name, content = name.strip().lower(), content.strip()
         if name == "robots" or policy.heeds(name):
-            signals.append(Signal("meta-robots", "page", _shown(f"{name}: {content}"), observed_at, url))
+            signals.append(Signal("meta-robots", "page", evidence_text(f"{name}: {content}"), observed_at, url))
             words |= set(_split_words(content.lower()))
         elif name in ("tdm-reservation", "tdm-policy"):
-            signals.append(Signal(f"meta-{name}", "page", _shown(content), observed_at, url))
+            signals.append(Signal(f"meta-{name}", "page", evidence_text(content), observed_at, url))
             reservations += [content] if name == "tdm-reservation" else []
     found = response.adding(signals=signals)
     for value in sorted(reservations):
-        found = _with_reservation(found, value, policy)
+        found = with_reservation(found, value, policy)
     return _with_words(found, words, "page", policy)
 
 
-def _number(literal: str) -> float | str:
-    """Return a number of JSON as such if it is one for Python and for our own records, which know no infinity."""
-    value = float(literal)
-    if not math.isfinite(value):
-        return literal
-    return value if "." in literal or "e" in literal.lower() else int(literal)
+def stored_signals(records: Iterable[dict[str, Any]]) -> tuple[Signal, ...]:
+    """Return signals as stored with an answer: each once, at URLs without credentials, which old records have."""
+    signals = (Signal(**record) for record in records)
+    shown = (replace(signal, url=without_credentials(signal.url) if signal.url else None) for signal in signals)
+    return tuple(dict.fromkeys(shown))
 
 
-def _shown(value: str) -> str:
+def evidence_text(value: str) -> str:
     """Return a value as evidence."""
     return value if len(value) <= MAX_SIGNAL_CHARS else f"{value[:MAX_SIGNAL_CHARS]}…"
 
 
-def _with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:
+def with_reservation(found: Verdict, value: Any, policy: PolicySettings) -> Verdict:
     """Replace an earlier TDMRep value by a later one; a value other than 0 and 1 is unset and changes nothing."""
     if isinstance(value, bool) or str(value) not in ("0", "1") or "tdm" not in policy.blocking_signals:
         return found

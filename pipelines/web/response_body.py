@@ -61,13 +61,13 @@ class ChunkedBody:
             if end < 0 and len(data) - at < MAX_CHUNK_HEAD:
                 self._line = data[at:]
                 return b"".join(found), b""
-            head = CHUNK_HEAD.fullmatch(data, at, end + 1)
+            head = CHUNK_HEAD.fullmatch(data, at, end + 1) if end >= 0 else None
             if head is not None:
                 self._left = int(head[1], 16)
                 self._is_over = not self._left
                 found.append(b"%x\r\n" % self._left if self._left else b"0\r\n\r\n")
                 at = end + 1
-            elif data[at : end + 1].strip():
+            elif end < 0 or data[at : end + 1].strip():
                 self._is_damaged = True
             else:  # the end of the chunk before
                 at = end + 1

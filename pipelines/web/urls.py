@@ -1,6 +1,7 @@
 """URLs as identities: one canonical spelling, resolution as in browsers, and removal of credentials.
 
-The project compares, fetches and keys by `canonical_url`; only `without_credentials` leaves the machine.
+The project compares, fetches and keys by `canonical_url`. Only URLs `without_credentials` leave the machine, and texts
+that may hold URLs only `without_secrets`.
 """
 
 import functools
@@ -9,7 +10,7 @@ import itertools
 import re
 import socket
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, overload
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 import idna
@@ -47,6 +48,21 @@ _SECRET_WORDS = _words(
 _SECRET_PAIRS = frozenset(
     {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("key", "pair"), ("pass", "word")}
 )
+
+URL_IN_TEXT = re.compile(r"""https?:(?:\\?/){2}(?:\\/|[^\s"'<>,;|\\])+""", re.IGNORECASE)
+"""An http(s) URL in a text, whose slashes may be escaped as in JSON."""
+
+# Of a URL within the parameter of another, where every sign is escaped, and so are escapes, once for each URL around.
+_ESCAPED = "%(?:25){0,4}"
+_USERINFO = re.compile(r"""((?:\\?/){2})[^\s/\\?#"'<>]*@""")
+_ESCAPED_USERINFO = re.compile(
+    rf"""((?:{_ESCAPED}2F){{2}})(?:(?!{_ESCAPED}(?:2F|3F|23))[^\s/\\?#&"'<>])*{_ESCAPED}40""", re.IGNORECASE
+)
+_PARAMETER = re.compile(
+    rf"""(?:[?&#;]|{_ESCAPED}(?:3F|26|23|3B))([^\s?&#;="'<>]{{1,100}}?)(?:=|{_ESCAPED}3D)""", re.IGNORECASE
+)
+_VALUE = re.compile("[^&]*")
+_VALUE_IN_TEXT = re.compile(r"""[^\s&"'<>,|\\]*""")
 
 _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
@@ -151,14 +167,61 @@ def _registered_domain_of_host(host: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL fit to store and publish: without userinfo and without parameters whose names suggest secrets."""
+    """Return a URL fit to store and publish: without userinfo and without parameters whose names suggest secrets.
+
+    So are the URLs in its parameters, as those to which a login leads back.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         return url.partition("?")[0].rpartition("@")[2]
-    kept = "&".join(p for p in parts.query.split("&") if not _is_secret(p.partition("=")[0]))
-    fragment = "" if "=" in parts.fragment and _is_secret(parts.fragment.partition("=")[0]) else parts.fragment
-    return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, fragment))
+    netloc, path = _without_secret_values(parts.netloc.rpartition("@")[2]), _without_secret_values(parts.path)
+    query, is_anchor = _without_secret_pairs(parts.query), "=" not in parts.fragment
+    fragment = _without_secret_values(parts.fragment) if is_anchor else _without_secret_pairs(parts.fragment)
+    return _without_userinfo(urlunsplit(SplitResult(parts.scheme, netloc, path, query, fragment)))
+
+
+@overload
+def without_secrets(text: str) -> str: ...
+@overload
+def without_secrets(text: None) -> None: ...
+def without_secrets(text: str | None) -> str | None:
+    """Return a text, if there is one, fit to store and publish: the URLs in it without credentials.
+
+    They may be of any scheme or relative, cut, escaped as in JSON, or within the parameters of others.
+    """
+    if text is None:
+        return None
+    text = URL_IN_TEXT.sub(lambda match: without_credentials(match[0].replace("\\/", "/")), _without_userinfo(text))
+    return _without_secret_values(text, _VALUE_IN_TEXT, is_masked=True)
+
+
+def _without_userinfo(text: str) -> str:
+    return _ESCAPED_USERINFO.sub(r"\1", _USERINFO.sub(r"\1", text))
+
+
+def _without_secret_pairs(query: str) -> str:
+    pairs = ((re.split("[=?]", pair, maxsplit=1)[0], pair) for pair in query.split("&"))
+    return "&".join(_without_secret_values(pair) for name, pair in pairs if not _is_secret(name))
+
+
+def _without_secret_values(text: str, value: re.Pattern[str] = _VALUE, *, is_masked: bool = False) -> str:
+    """Return a text without parameters whose names suggest secrets, or with `…` as their values.
+
+    Args:
+        text: Any text.
+        value: What a value consists of.
+        is_masked: Whether the names stay.
+    """
+    kept: list[str] = []
+    end = 0
+    for match in _PARAMETER.finditer(text):
+        if match.start() >= end and _is_secret(match[1]):
+            kept += (text[end : match.end()], "…") if is_masked else (text[end : match.start()],)
+            found = value.match(text, match.end())
+            assert found is not None  # the pattern also matches the empty string
+            end = found.end()
+    return "".join((*kept, text[end:]))
 
 
 def only_url(found: Iterable[str | None]) -> str | None:
@@ -174,7 +237,9 @@ def _is_tracking(parameter: str) -> bool:
 
 
 def _is_secret(name: str) -> bool:
-    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", unquote(name))
+    for _ in range(5):  # of a URL in a URL
+        name = unquote(name)
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     words = [w.lower() for w in re.split(r"[^A-Za-z0-9]+", spaced) if w]
     return (
         not _SECRET_WORDS.isdisjoint(words)

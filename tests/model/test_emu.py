@@ -200,6 +200,7 @@ def test_blocks_are_all_transformer_blocks(small: Callable[..., Any]) -> None:
     assert len(list(small("emu2").model.blocks())) == 2 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_batch_overfits(small: Callable[..., Any], family: str) -> None:
     it = small(family)

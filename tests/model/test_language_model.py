@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from model.attention import Kernel, packed, use_kernel
 from model.batch import collate
 from model.config import LanguageModelConfig
+from model.errors import WeightsError
 from model.generation import GenerationConfig, Prompt, _Runner, generate
 from model.language_model import (
     FAMILIES,
@@ -28,7 +29,7 @@ from model.language_model import (
 )
 from model.segment import ImageSegment
 from model.sequence import Sequence
-from model.weights import WeightsError, load, read_for
+from model.weights import load, read_for
 from tests.model.test_attention import _of_torch_2_12, stand_in
 from tests.model.tiny_language_models import tiny_settings
 

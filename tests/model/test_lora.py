@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.lora import LoraConfig, add_adapters, merged, peft_adapter
+from model.config import LoraConfig
+from model.lora import add_adapters, merged, peft_adapter
 from model.segment import ImageSegment
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0)

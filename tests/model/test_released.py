@@ -22,14 +22,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from model.__main__ import commands, main
-from model.config import SIZES, EmuConfig
+from model.config import MODEL_LAYOUTS, SIZES, EmuConfig, LoraConfig
 from model.config import merged as merged_settings
 from model.emu import Emu
+from model.errors import WeightsError
 from model.image_decoder import ImageDecoder
-from model.lora import LoraConfig, merged
+from model.lora import merged
+from model.release.settings import RELEASES
 from model.tokenizer import Tokenizer
 from model.vision_encoder import Encoder
-from model.weights import WeightsError, export, load, load_emu, load_image_decoder, read, save_emu
+from model.weight_files import read
+from model.weights import export, load, load_emu, load_image_decoder, save_emu
 from pipelines.text.byte_level_bpe import train_bpe
 from tests.model.released_states import State, emu2, emu_i, released
 from tests.model.tiny_language_models import tiny_settings
@@ -101,6 +104,7 @@ def same(found: State, expected: State, name: str, theirs: str) -> bool:
     return torch.equal(found[name], expected[theirs])
 
 
+@pytest.mark.slow
 def test_emu_is_imported_with_its_decoder_from_its_pipeline(tmp_path: Path, tokenizer: str) -> None:
     state, folder, out = released("emu"), tmp_path / "pretrain", tmp_path / "run"
     (folder / "multimodal_encoder").mkdir(parents=True)
@@ -434,15 +438,19 @@ def more_memory() -> Iterator[list[int]]:
         watching.join()
 
 
-@pytest.mark.slow
-def test_the_command_ends_with_one_line(tmp_path: Path, tokenizer: str) -> None:
-    (tmp_path / "weights.bin").write_bytes(b"junk")
-    base = [sys.executable, "-m", "model", "import", "--layout", "emu2", "--out", str(tmp_path / "run")]
-    options = ["--path", str(tmp_path / "weights.bin"), "--tokenizer", tokenizer]
-    done = subprocess.run([*base, *options], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "weights.bin: cannot be read" in done.stderr
+def test_the_layouts_of_whole_models_are_those_of_the_releases() -> None:
+    assert set(RELEASES) == set(MODEL_LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(("import", "--help"), 0, ""), (("import", "--layout", "emu3"), 2, "Error: Invalid value for '--layout'")],
+)
+def test_mistakes_are_told_before_torch_is_loaded(arguments: tuple[str, ...], code: int, said: str) -> None:
+    program = "import sys; sys.modules['torch'] = None; from model.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "".join(done.stderr.splitlines()[-1:]).startswith(said)
 
 
 # --- imports and exports into folders that are not empty, and mistakes ---
@@ -495,6 +503,7 @@ def test_nothing_remains_of_the_import_before(tmp_path: Path, given: tuple[str |
     assert files(tmp_path / "run") == alone
 
 
+@pytest.mark.slow
 def test_an_import_that_fails_leaves_the_one_before(
     tmp_path: Path, given: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -541,6 +550,7 @@ def test_a_tokenizer_gets_the_name_by_which_it_is_found(tmp_path: Path, given: t
         (("--out", "s3://bucket/run"), "s3://bucket/run: not a local path"),
         (("--out", "damaged.json"), r"damaged\.json: cannot be written: Not a directory"),
         (("--path", "empty.bin"), r"empty\.bin: cannot be read: it is empty"),
+        (("--path", "damaged.model"), r"damaged\.model: cannot be read: .+"),
         (("--path", "cut"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),
         (("--path", "list"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),
         (("--path", "other"), r"model\.safetensors\.index\.json: not an index of shards, with a weight_map: .+"),

@@ -12,13 +12,15 @@ from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.config import SIZES, EncoderConfig
+from model.config import SIZES, EncoderConfig, LoraConfig
 from model.emu import Emu
+from model.errors import WeightsError
 from model.image_decoder import ImageDecoder, build_unet
-from model.lora import LoraConfig, add_adapters
+from model.lora import add_adapters
 from model.segment import ImageSegment
 from model.vision_encoder import Encoder
-from model.weights import WeightsError, export, load, load_emu, read, save_emu, with_decoder
+from model.weight_files import read
+from model.weights import export, load, load_emu, save_emu, with_decoder
 from tests.model.released_states import emu_i, llama_shapes, random_state, released, visual_shapes
 
 TINY = {"image_size": 16, "patch_size": 4, "width": 24, "layers": 2, "heads": 2, "mlp_hidden": 40, "position_grid": 4}
@@ -200,6 +202,7 @@ def test_an_encoder_trained_with_open_clip_serves_here() -> None:
     model.load_state_dict(back)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

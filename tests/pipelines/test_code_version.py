@@ -7,7 +7,7 @@ import pytest
 
 import pipelines
 from pipelines import code_version
-from tests.test_import_directions import ROOT
+from tests.sources import ROOT
 
 
 @pytest.fixture

@@ -4,20 +4,17 @@
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from pipelines.drop_reasons import FETCHED, GROUPS, REASONS, DeclaredReason, http_reason
+from pipelines.drop_reasons import FETCHED, GROUPS, REASONS, DeclaredReason, http_reason, meaning
+from tests.sources import ROOT, modules, tree
 from tools.demo_web.trap_table import TRAPS
 
-PIPELINES = Path(__file__).parents[2] / "pipelines"
-TREES = {
-    path: ast.parse(path.read_text()) for path in sorted(PIPELINES.rglob("*.py")) if path.name != "drop_reasons.py"
-}
 Takers = dict[str, set[tuple[int, str]]]
 
 
@@ -27,12 +24,12 @@ def mentions_reason(annotation: ast.expr | None, names: frozenset[str]) -> bool:
     return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(annotation))
 
 
-def reason_names(tree: ast.Module) -> frozenset[str]:
+def reason_names(code: ast.Module) -> frozenset[str]:
     """Return `Reason`, `Outcome`, and a module's own names for types that contain one."""
     names = frozenset({"Reason", "Outcome"})
     aliases = {
         target.id
-        for node in tree.body
+        for node in code.body
         if isinstance(node, ast.Assign) and mentions_reason(node.value, names)
         for target in node.targets
         if isinstance(target, ast.Name) and isinstance(node.value, ast.Subscript)
@@ -40,11 +37,17 @@ def reason_names(tree: ast.Module) -> frozenset[str]:
     return names | aliases
 
 
+def trees() -> list[ast.Module]:
+    """Return the code of `pipelines` but for the table itself."""
+    return [tree(path) for path in modules() if path.is_relative_to(ROOT / "pipelines") and path.stem != "drop_reasons"]
+
+
+@functools.cache
 def takers() -> Takers:
     """Return place and name of the arguments that are reasons, by name of the function or class."""
     found: Takers = {}
-    for tree in TREES.values():
-        for node in ast.walk(tree):
+    for code in trees():
+        for node in ast.walk(code):
             if isinstance(node, ast.FunctionDef):
                 add_parameters(found, node.name, node)
             elif isinstance(node, ast.ClassDef):
@@ -55,6 +58,8 @@ def takers() -> Takers:
                 for method in node.body:
                     if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                         add_parameters(found, node.name, method)
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).update(*(found.get(ast.unparse(base), set()) for base in node.bases))
     return found | {"Refusal": {(0, "reason")}}  # which is defined next to the table
 
 
@@ -84,10 +89,10 @@ def first(node: ast.expr | None) -> ast.expr | None:
     return node.elts[0] if isinstance(node, ast.Tuple) and node.elts else node
 
 
-def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
+def written_in(code: ast.Module, taking: Takers) -> Iterator[str]:
     """Yield the strings in places where a reason is expected."""
-    names = reason_names(tree)
-    for node in ast.walk(tree):
+    names = reason_names(code)
+    for node in ast.walk(code):
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             for place, name in taking.get(called, ()):
@@ -110,9 +115,7 @@ def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
                 yield from strings(node.value)
         elif isinstance(node, ast.AugAssign):
             target = ast.unparse(node.target)
-            if isinstance(node.target, ast.Subscript) and ".skipped" in target:
-                yield from strings(node.target.slice)
-            elif target.endswith("reasons"):
+            if target.endswith("reasons"):
                 yield from strings(node.value)
         elif isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
@@ -124,41 +127,46 @@ def written_in(tree: ast.Module, taking: Takers) -> Iterator[str]:
                     yield from strings(first(inner.value))
 
 
-TAKERS = takers()
-WRITTEN = {reason for tree in TREES.values() for reason in written_in(tree, TAKERS)} - {FETCHED}
+@functools.cache
+def written() -> frozenset[str]:
+    return frozenset(reason for code in trees() for reason in written_in(code, takers())) - {FETCHED}
 
 
 def test_every_reason_has_its_meaning_once():
     assert set(get_args(DeclaredReason)) == REASONS.keys() - {"http_<status>"}
     assert sum(map(len, GROUPS.values())) == len(REASONS)
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", reason) for reason in REASONS if reason != "http_<status>")
-    assert all(meaning and not meaning.endswith(".") for meaning in REASONS.values())
+    assert all(words and not words.endswith(".") for words in REASONS.values())
 
 
 def test_every_reason_that_is_written_is_declared():
-    assert WRITTEN - REASONS.keys() == set()
+    assert written() - REASONS.keys() == set()
 
 
 def test_every_declared_reason_is_written():
-    assert REASONS.keys() - WRITTEN == {"http_<status>"}
+    assert REASONS.keys() - written() == {"http_<status>"}
 
 
 @pytest.mark.parametrize(
-    ("code", "written"),
+    ("code", "reasons"),
     [
         ("raise RowError('gone', 'detail')", {"gone"}),
+        ("raise UnwantedRowError('gone', 'detail')", {"gone"}),
         ("origin.drop('gone' if lost else 'late', place)", {"gone", "late"}),
         ("Drop(source='s', stage='fetch', reason='gone', unit='media')", {"gone"}),
         ("row | {'outcome': 'gone'}", {"gone"}),
         ("def why(n: int) -> Reason | None:\n return 'gone' if n else None", {"gone"}),
         ("def why(n: int) -> tuple[Reason, str]:\n return 'gone', 'detail'", {"gone"}),
         ("_RULES: dict[int, Reason] = {1: 'gone'}", {"gone"}),
-        ("self.skipped['gone'] += 1", {"gone"}),
+        ("SkippedElement('gone')", {"gone"}),
+        ("self._skip('gone', reference)", {"gone"}),
+        ("self._skipped_image(image, 'gone' if hidden else 'late')", {"gone", "late"}),
+        ("_COUNTED: dict[str, Reason] = {'svg': 'gone'}", {"gone"}),
         ("reasons.append('gone')", {"gone"}),
     ],
 )
-def test_a_reason_is_found_wherever_one_is_written(code: str, written: set[str]):
-    assert set(written_in(ast.parse(code), TAKERS)) == written
+def test_a_reason_is_found_wherever_one_is_written(code: str, reasons: set[str]):
+    assert set(written_in(ast.parse(code), takers())) == reasons
 
 
 def test_a_status_is_a_reason_of_its_own():
@@ -169,3 +177,15 @@ def test_reasons_for_which_the_demo_web_is_refused_are_declared():
     reasons = {re.sub(r"^http_\d+$", "http_<status>", reason) for trap in TRAPS for reason in trap.reasons}
     assert reasons
     assert reasons <= REASONS.keys()
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS.keys() - {"http_<status>"}))
+def test_every_declared_reason_means_what_the_table_says(reason):
+    assert meaning(reason) == REASONS[reason]
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("http_404", True), ("http_x", False), ("http_", False), ("x", False)]
+)
+def test_statuses_share_a_meaning_and_unknown_reasons_have_none(reason, expected):
+    assert meaning(reason) == (REASONS["http_<status>"] if expected else None)

@@ -7,9 +7,11 @@ import pytest
 
 from pipelines.candidate import MediaRequest, requests_of
 from pipelines.crawling.fetched_pages import PagePlace
+from pipelines.crawling.ledger import LedgerRow
 from pipelines.document import Document, Drop, Provenance, Signal
 from pipelines.extract import _Duplicate, _duplicates
-from pipelines.part_candidates import PartCandidates
+from pipelines.pages.blocks import SkippedElement
+from pipelines.part_candidates import PartCandidates, element_drop
 from pipelines.spec import CorpusSpec
 from pipelines.web.permission import UNASKED
 from tests.pipelines.stage_records import candidate, document, image, spec, text
@@ -51,6 +53,14 @@ def test_an_excerpt_is_not_masked_where_samples_are_not():
     found.add("x", [candidate(document("text", text("Write to anna.berg@posteo.example")))])
     (drop,) = found.tally.drops
     assert drop.excerpt == "Write to anna.berg@posteo.example"
+
+
+def test_the_drop_of_an_element_has_its_own_address_without_secrets():
+    row = LedgerRow("https://a.example/p?token=s", 0, "fetched", warc="a.warc.gz", offset=7)
+    drop = element_drop("web", row, SkippedElement("small_image", "https://a.example/i.png?sig=s&w=9"))
+    assert (drop.unit, drop.reason, drop.record) == ("element", "small_image", "a.warc.gz 7")
+    assert (drop.url, drop.page_url) == ("https://a.example/i.png?w=9", "https://a.example/p")
+    assert element_drop("web", row, SkippedElement("canvas")).url is None
 
 
 def test_what_a_list_loses_of_a_row_is_counted_beside_what_it_keeps():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import extract, fetch, part_candidates
+from pipelines import extract, part_candidates, part_documents
 from pipelines.crawl import run_crawls
 from pipelines.crawling import fetched_pages, warc_ledger
 from pipelines.document import Document, Drop
@@ -21,8 +21,9 @@ from pipelines.media import requests
 from pipelines.parts import PartFolder, read_rows
 from pipelines.running.runner import Runner
 from pipelines.sources import jsonl_text, mmc4, obelics, url_table, video_list, warc, webdataset
+from pipelines.sources import origin as origin_module
 from pipelines.sources.files import Part
-from pipelines.sources.origin import Origin, convert_rows
+from pipelines.sources.origin import Origin, RowError, convert_rows
 from pipelines.spec import CorpusSpec
 from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.crawling.test_warc_ledger import page, write_warc
@@ -68,6 +69,7 @@ def kept_urls(out: str) -> set[str]:
     return {row["document"].split('"page_url":"')[1].split('"')[0] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "stage", "unit"),
     [
@@ -79,7 +81,7 @@ def kept_urls(out: str) -> set[str]:
         (Document, "to_json", "extract", "document"),
     ],
 )
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_page_of_an_archive_on_which_our_code_fails_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, stage: str, unit: str, seed: int
 ) -> None:
@@ -132,6 +134,14 @@ def test_a_row_on_which_our_code_fails_is_dropped(seed: int) -> None:
     assert "traceback" in lost.detail
 
 
+def test_a_drop_for_which_our_code_fails_to_show_the_row_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin_module, "contents_of_row", failing(origin_module.contents_of_row, 0, at=0))
+    origin = Origin("list", "pair", Part("a", "a"), url_table.UrlTableSettings(files=["a"]))
+    rows = [(str(n), RowError("malformed_row", text=f"row {n}")) for n in range(2)]
+    shown = [(drop.reason, drop.record, drop.excerpt) for drop in convert_rows(origin, rows, lambda *_: [])]
+    assert shown == [("malformed_row", "a 0", "row 0"), ("malformed_row", "a 1", "row 1")]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_file_on_which_our_code_fails_is_dropped_from_there_on(seed: int) -> None:
     settings = jsonl_text.JsonlTextSettings(files=["a.jsonl"])
@@ -151,12 +161,13 @@ def test_every_format_converts_its_rows_within_the_boundary() -> None:
         assert module.convert_rows is convert_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "reason"),
     [
         (requests, "normalise", "internal_error"),
-        (fetch, "complete", "internal_error"),
-        (fetch._CompletePart, "_permitted", "internal_error"),
+        (part_documents, "complete", "internal_error"),
+        (part_documents.PartDocuments, "_permitted", "internal_error"),
         (Document, "to_json", "internal_error"),
     ],
 )

@@ -19,7 +19,7 @@ from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
-from tests.serving import Quiet, serving
+from tests.serving import Quiet, send, serving
 
 
 def test_the_latest_generation_is_valid():
@@ -58,11 +58,7 @@ class Answer(Quiet, BaseHTTPRequestHandler):
             status, body = 200, image_bytes(0)[:300]
         if name == "busy":
             status, body = (503, b"") if self.path in self.server.busy else (200, image_bytes(99))
-        self.send_response(status)
-        self.send_header("Content-Type", "image/jpeg")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        send(self, status, body, "image/jpeg")
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from pipelines import filter as filter_stage
 from pipelines import storage
 from pipelines.decisions.features import MeasuredImage
+from pipelines.decisions.fingerprints import fingerprint
 from pipelines.document import Document, Segment
 from pipelines.fetch import DOCUMENT_SCHEMA
-from pipelines.filter import fingerprint, run_filter
+from pipelines.filter import run_filter
 from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder, traceback_folder
 from pipelines.media.raw_store import Blob
@@ -36,7 +37,7 @@ def test_fingerprints_of_each_kind():
         "texts": {"kind": "text"},
         "films": {"kind": "video"},
     }
-    settings = spec(sources).sources
+    settings = {name: source.filters.duplicates for name, source in spec(sources).sources.items()}
     media = [MeasuredImage(name, phash, blur=200.0, mean=100.0, std=40.0) for name, phash in (("a", 7), ("b", 8))]
     page = document("interleaved", image(0), text(words(0)), image(1), num_media=2)
     pair = document("pair", image(0), text(words(0)), num_media=1)
@@ -267,6 +268,7 @@ def test_no_documents_give_no_samples(tmp_path: Path):
 # --- faults of our own ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sample_that_breaks_a_rule_is_dropped_before_it_ends_the_shard_stage(tmp_path: Path):
     given = Input(str(tmp_path))
     sound = given.add("pages", "/1", text(words(1)), image(0), images=(1,))
@@ -281,6 +283,7 @@ def test_a_sample_that_breaks_a_rule_is_dropped_before_it_ends_the_shard_stage(t
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["judge", "fingerprint", "windows"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_document_on_which_our_code_fails_is_dropped(

@@ -85,13 +85,14 @@ def test_a_batch_is_filled_from_many_documents_and_each_gets_its_own_numbers(mod
             assert similarity_of(row) == pytest.approx(float(alone), abs=1.1e-4)
 
 
-def test_images_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path):
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.nightly)])  # each loads torch
+def test_images_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tmp_path: Path, num_workers: int):
     given, again = write(tmp_path / "a"), write(tmp_path / "b")
     run_filter(spec(sources(model=model)), given.out, Runner())
     pairs = sorted(similarity_of(row) for row in samples(given.out).values() if row["source"] == "pairs")
     stricter = spec(sources(model=model, min_similarity=pairs[3]))
     run_filter(stricter, given.out, Runner())
-    run_filter(stricter, again.out, Runner(num_workers=2))
+    run_filter(stricter, again.out, Runner(num_workers=num_workers))
     assert samples(given.out) == samples(again.out)
     assert sorted(similarity_of(r) for r in samples(given.out).values() if r["source"] == "pairs") == pairs[3:]
     assert [d[0] for d in drops(given.out) if d[1] == "document"].count("low_similarity") == 3

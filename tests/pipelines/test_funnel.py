@@ -92,6 +92,20 @@ def test_a_source_that_ends_empty_is_named_with_what_became_of_it(out):
     assert emptied(out, rows=split, stage="shard").startswith("shard dropped its only sample")
 
 
+def test_a_source_may_end_empty_by_a_takedown(out):
+    rows = checked_funnel(out, ["web"], ["texts"], "extract")
+    needed = {"texts": ("web",)}
+    taken = FunnelRow("texts", "shard", "sample", 2, 0, {"taken_down": 1, "window_without_media": 1})
+    check_filled(out, ["web"], needed, [*rows[:3], taken], "shard")
+    check_filled(out, ["web"], needed, [replace(rows[2], kept=0, dropped={"no_text": 1, "taken_down": 1})], "extract")
+    check_filled(out, ["web"], needed, [replace(rows[0], dropped={"timeout": 1, "taken_down": 1}), rows[1]], "extract")
+    later = [
+        replace(rows[2], dropped={"taken_down": 1}),
+        FunnelRow("texts", "filter", "document", 1, 0, {"no_text": 1}),
+    ]
+    assert emptied(out, rows=later, stage="filter").startswith("filter dropped its only document")  # not by it
+
+
 def test_a_source_without_candidates_is_told_by_its_crawls(out):
     rows = checked_funnel(out, ["web"], ["texts"], "extract")
     assert emptied(out, rows=rows[:2]).startswith("none of the 2 pages of web holds what it takes")

@@ -29,7 +29,7 @@ from pipelines.web.http_client import PoliteClient
 from pipelines.web.permission import UNASKED
 from tests.pipelines.crawling.test_visits import made_error
 from tests.pipelines.stage_records import image_bytes
-from tests.serving import Quiet, serving
+from tests.serving import Quiet, send, serving
 
 OPEN, SHUT, BUSY, IMAGES = "127.0.2.1", "127.0.2.2", "127.0.2.3", "127.0.2.4"
 HOSTS = (OPEN, SHUT, BUSY)
@@ -65,10 +65,7 @@ class Answer(Quiet, BaseHTTPRequestHandler):
             status, body = 200, image_bytes(int(self.path.strip("/.jpg")))
         else:
             status, body = 404, b""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        send(self, status, body)
 
 
 @pytest.fixture
@@ -178,7 +175,10 @@ def source_of(form: str, name: str, tmp_path: Path, sites: Sites, *pages: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "kind", "name"), [*FORMS, ("warc", "text", "a.warc.gz")])
+@pytest.mark.parametrize(
+    ("form", "kind", "name"),
+    [*(pytest.param(*form, marks=pytest.mark.nightly) for form in FORMS), ("warc", "text", "a.warc.gz")],
+)
 def test_each_host_is_asked_once_and_what_it_says_is_done(
     tmp_path: Path, sites: Sites, form: str, kind: str, name: str
 ) -> None:
@@ -222,7 +222,9 @@ def test_each_host_is_asked_once_and_what_it_says_is_done(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "kind", "name"), [FORMS[0], ("warc", "text", "a.warc.gz")])
+@pytest.mark.parametrize(
+    ("form", "kind", "name"), [pytest.param(*FORMS[0], marks=pytest.mark.nightly), ("warc", "text", "a.warc.gz")]
+)
 def test_by_the_policy_nobody_is_asked_and_the_sample_says_so(
     tmp_path: Path, sites: Sites, form: str, kind: str, name: str
 ) -> None:
@@ -249,7 +251,7 @@ def test_another_policy_judges_the_same_answers(tmp_path: Path, sites: Sites) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["site", "page_verdict_of"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_host_on_whose_answer_our_code_fails_costs_its_own_pages_only(
     tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch, place: str, seed: int
 ) -> None:
@@ -275,7 +277,7 @@ def test_a_host_on_whose_answer_our_code_fails_costs_its_own_pages_only(
     [
         ("127.0.9.9", "refuse", None),  # within a network: no crawler from outside could ask
         ("no-such-host.invalid", "refuse", "host_not_found"),
-        ("no-such-host.invalid", "allow", None),
+        pytest.param("no-such-host.invalid", "allow", None, marks=pytest.mark.nightly),
     ],
 )
 def test_hosts_that_cannot_be_asked(

@@ -89,3 +89,29 @@ def test_overrides_are_checked_like_the_file(write):
     assert mistake(path, "limits.rate") == "--set limits.rate: must have the form --set some.key=value"
     assert mistake(path, "name.more=1") == "--set name.more=1: 'name' is not a group of settings"
     assert mistake(path, "names.7=z") == "--set names.7=z: '7' is not an index of a list of 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nrate: 2026-13-45\n", "FILE:2: not valid YAML: '2026-13-45' is no valid timestamp"),
+        ("name: a\n? [a]\n: b\n", "FILE:2: not valid YAML: a key must be a plain name"),
+        ("name: a\n? {a: b}\n: b\n", "FILE:2: not valid YAML: a key must be a plain name"),
+        ("name: a\n2026-13-45: b\n", "FILE:2: not valid YAML: '2026-13-45' is no valid timestamp"),
+        ("name: &a [*a]\n", "FILE: nested too deeply, or an alias"),
+        ("name: &a {b: *a}\n", "FILE: nested too deeply, or an alias"),
+        (f"name: {'[' * 5000}{']' * 5000}\n", "FILE: nested too deeply, or an alias"),
+        ("name: a\nrate: !!int ''\n", "FILE:2: not valid YAML: '' is no valid int"),
+        ("name: a\nrate: !!timestamp b\n", "FILE:2: not valid YAML: 'b' is no valid timestamp"),
+        ("name: a\nrate: !!bool b\n", "FILE:2: not valid YAML: 'b' is no valid bool"),
+        (f"name: a\nrate: {'1' * 5000}\n", f"FILE:2: not valid YAML: '{'1' * 80}' is no valid int"),
+        ("name: a\nrate: b\0\n", "FILE:2: not valid YAML: a character that YAML does not allow"),
+    ],
+)
+def test_whatever_yaml_does_is_one_line(write, text, expected):
+    assert mistake(write(text)).startswith(expected)
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "[" * 5000, "!!int ''", "{[a]: b}", "\0"])
+def test_whatever_the_yaml_of_an_override_does_is_one_line(write, value):
+    assert "is not a valid YAML value" in mistake(write("name: a\n"), f"rate={value}")

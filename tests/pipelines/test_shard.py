@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.document import Kind, Region
-from pipelines.filter import largest_tar_bytes
 from pipelines.shard import SampleSize, _bucket, _Plan, shard_starts, shuffled_position
 from pipelines.shards.tar_samples import tar_end
-from pipelines.shards.writer import finish_document
+from pipelines.shards.writer import finish_document, largest_tar_bytes
 from pipelines.spec import Sharding
 from tests.pipelines.corpus_builder import KINDS, sample
 

@@ -2,9 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -115,3 +118,77 @@ def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path):
         pass
     with storage.hold(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_moved_file_takes_the_place_of_another(scheme: str, tmp_path: Path):
+    old, new = f"{scheme}{tmp_path}/old", f"{scheme}{tmp_path}/folder/new"
+    storage.write_bytes(old, b"moved")
+    storage.write_bytes(new, b"replaced")
+    storage.move(old, new)
+    assert storage.read_bytes(new) == b"moved"
+    assert not storage.exists(old)
+
+
+def test_a_store_that_can_only_be_read_is_told_in_one_line(tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(__file__, "a")
+    with pytest.raises(UserError, match="this store can only be read; copy the folder to another"):
+        storage.move(f"tar://a::{tmp_path}/a.tar", f"tar://b::{tmp_path}/a.tar")
+
+
+class Listing(MemoryFileSystem):
+    """A store in memory whose listings are kept, as those of object stores are."""
+
+    protocol = "listing"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("listing://", "memory://"))
+
+    def ls(self, path, detail=True, **options):
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+        found = self.dircache[path] if path in self.dircache else super().ls(path, detail=True, **options)
+        return found if detail else [info["name"] for info in found]
+
+
+def test_what_another_process_wrote_to_a_store_is_listed():
+    fsspec.register_implementation("listing", Listing, clobber=True)
+    theirs = fsspec.filesystem("listing", skip_instance_cache=True)  # shares the files, and no listing
+    storage.write_bytes("listing://bucket/a", b"1")
+    assert storage.list_files("listing://bucket") == ["listing://bucket/a"]
+    theirs.pipe_file("/bucket/b", b"2")
+    assert storage.list_files("listing://bucket") == ["listing://bucket/a", "listing://bucket/b"]
+    assert storage.exists("listing://bucket/b")
+    theirs.rm("/bucket", recursive=True)
+
+
+class Buckets(MemoryFileSystem):
+    """An object store, in which making a folder makes its bucket."""
+
+    protocol = "oss"
+    buckets = {"/there"}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("oss://", "memory://"))
+
+    def makedirs(self, path, exist_ok=False):
+        self.buckets.add("/" + path.split("/")[1])
+
+    def put_file(self, lpath, rpath, **options):
+        if "/" + rpath.split("/")[1] not in self.buckets:
+            raise FileNotFoundError("The specified bucket does not exist.")
+        super().put_file(lpath, rpath, **options)
+
+
+def test_a_mistyped_bucket_is_not_made():
+    fsspec.register_implementation("oss", Buckets, clobber=True)
+    storage.write_bytes("oss://there/a/b", b"1")
+    assert storage.read_bytes("oss://there/a/b") == b"1"
+    with pytest.raises(UserError, match=r"oss://thare/a/b: cannot be written: .*bucket does not exist.*check the addr"):
+        storage.write_bytes("oss://thare/a/b", b"1")
+    assert not storage.exists("oss://thare/a/b")
+    storage.remove("oss://there/a")

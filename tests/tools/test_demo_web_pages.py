@@ -65,6 +65,7 @@ def test_there_are_ten_thousand_images(by_name):
     assert sum(plates) + 12 * galleries + 4 * maps + by_name["maps"].num_grit_rows > 10_000
 
 
+@pytest.mark.slow
 def test_held_out_pairs_stand_on_their_own_pages_and_nowhere_else(by_name):
     num_checked = 0
     for site in (by_name[name] for name in ("albums", "galleries", "maps", "cinema", "library")):

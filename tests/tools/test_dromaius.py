@@ -32,8 +32,8 @@ def test_help_names_every_package():
     "arguments",
     [
         ("pipelines", "corpus", "--spec", "none.yaml", "--out", "none"),
-        ("pipelines", "tokenize", "--corpus", "none", "--train-bpe", "300"),
-        ("tools", "contact-sheet", "--corpus", "none", "--out", "sheet.gif"),
+        pytest.param(("pipelines", "tokenize", "--corpus", "none", "--train-bpe", "300"), marks=pytest.mark.nightly),
+        pytest.param(("tools", "contact-sheet", "--corpus", "none", "--out", "sheet.gif"), marks=pytest.mark.nightly),
     ],
 )
 def test_a_mistake_gets_the_words_and_the_exit_code_of_the_package(arguments: tuple[str, ...]):

@@ -3,15 +3,24 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.trainer import small_corpus
+from tests.trainer import ranks, small_corpus
 from trainer.config import TrainConfig
 
 torch.set_num_threads(1)
 os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    capture: Any = session.config.pluginmanager.get_plugin("capturemanager")
+    capture.resume_global_capture()  # what ranks print is shown with the tests that fail
+    ranks.start_server()
+    capture.suspend_global_capture()
+
 
 RUN = {
     "steps": 12,

@@ -1,8 +1,8 @@
 """Functions that run in several processes, which train together.
 
 A process that has run autograd, such as that of the tests, cannot fork one that trains, and a separate interpreter for
-each would take five seconds to import torch and DeepSpeed. Therefore one process imports them, trains nothing itself,
-and forks the ranks of all tests.
+each would take ten seconds to import torch and DeepSpeed. Therefore the process of the tests forks one before it runs
+the first, which trains nothing itself and forks the ranks of all tests.
 """
 
 import atexit
@@ -41,7 +41,7 @@ def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float
         EOFError: If one dies.
         TimeoutError: If they hang; they are killed.
     """
-    server = _server()
+    server = start_server()
     server.send((size, function, args, timeout))
     results, error = server.recv()
     if error is not None:
@@ -50,18 +50,18 @@ def in_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float
 
 
 @functools.cache
-def _server() -> Connection:
-    """Start the process that forks ranks; it lives until the tests end."""
-    context = multiprocessing.get_context("spawn")
+def start_server() -> Connection:
+    """Start the process that forks ranks, before the first test; it lives until the tests end."""
+    context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    context.Process(target=_serve, args=(theirs,)).start()
+    context.Process(target=_serve, args=(theirs, ours)).start()
     theirs.close()
     atexit.register(ours.close)  # which ends it
     return ours
 
 
-def _serve(requests: Connection) -> None:
-    os.environ["DS_ACCELERATOR"] = "cpu"
+def _serve(requests: Connection, other_end: Connection) -> None:
+    other_end.close()
     import_deepspeed()
     # ZeRO imports this, and with it torch's compiler, which would take each rank two seconds; our attention the other.
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")

@@ -154,6 +154,7 @@ def test_a_corpus_that_does_not_fit_itself_is_refused(corpus, killed_run, tmp_pa
     assert re.search(message, refused(arguments(tmp_path, corpus, killed_run), killed_run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "size", "message"),
     [
@@ -185,14 +186,24 @@ def test_a_checkpoint_of_another_architecture_is_refused(training_corpus, killed
     assert "a checkpoint of another architecture: language_model.layers was 2, now 3" in line
 
 
-@pytest.mark.slow
-def test_a_wrong_corpus_path_is_one_line(tmp_path):
+def test_a_wrong_corpus_path_is_one_line_before_torch_is_loaded(tmp_path):
     given = arguments(tmp_path, tmp_path / "none", tmp_path / "out")
-    done = subprocess.run([sys.executable, "-m", "trainer", *given], cwd=ROOT, capture_output=True, text=True)
+    program = "import sys; sys.modules['torch'] = None; from trainer.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/none")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_a_process_of_several_joins_the_others_before_it_looks_for_the_corpus(monkeypatch, name):
+    """They would wait for half an hour for one that has ended before."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    assert __main__._is_alone()
+    monkeypatch.setenv(name, "1")
+    assert not __main__._is_alone()
 
 
 @pytest.mark.slow
@@ -228,6 +239,7 @@ def test_a_disk_that_is_full_when_the_model_is_written_loses_nothing(training_co
     assert (tmp_path / "out/model/model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "message"), [("disk", "the checkpoint cannot be written"), ("corpus", "/nowhere")])
 def test_a_process_that_fails_alone_says_why_and_the_others_end_with_it(training_corpus, tmp_path, how, message):
     given = arguments(tmp_path, training_corpus, tmp_path / "out")

@@ -85,8 +85,16 @@ def flip(path: Path) -> str:
     return r"(has changed: .* does not have its checksum|cannot be read: .*)"
 
 
+KEPT = {("run_state.json", empty), ("data_state.json", lose), (STATES, cut), (OPTIMIZER, lose)}
 CASES = [
-    (name, spoil) for name in ("run_state.json", "data_state.json", STATES, OPTIMIZER) for spoil in (empty, cut, lose)
+    pytest.param(
+        name,
+        spoil,
+        id=f"{Path(name).name[:12]}-{spoil.__name__}",
+        marks=() if (name, spoil) in KEPT else pytest.mark.nightly,
+    )
+    for name in ("run_state.json", "data_state.json", STATES, OPTIMIZER)
+    for spoil in (empty, cut, lose)
 ]
 
 
@@ -99,7 +107,7 @@ def find(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "spoil"), CASES, ids=[f"{Path(n).name[:12]}-{s.__name__}" for n, s in CASES])
+@pytest.mark.parametrize(("name", "spoil"), CASES)
 def test_a_damaged_checkpoint_names_itself_and_the_one_before_is_taken_by_a_setting(
     training_corpus, killed_run, whole_run, tmp_path, name, spoil
 ):
@@ -145,7 +153,7 @@ def test_changed_bytes_are_found_if_damaged_checkpoints_are_skipped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("written_down", [True, False])
+@pytest.mark.parametrize("written_down", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_processes_agree_on_a_damaged_checkpoint(training_corpus, killed_run, tmp_path, written_down):
     """Also when it is found only while the checkpoint is converted for another number of them."""
     out = Path(shutil.copytree(killed_run, tmp_path / "out"))

@@ -110,6 +110,7 @@ def test_a_port_in_use_is_one_line(first_of_two):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_meet_are_one_line(first_of_two, monkeypatch):
     monkeypatch.setattr(distributed, "_TIMEOUT", datetime.timedelta(seconds=1))
     first_of_two(RANK="1", MASTER_PORT=str(free_port()))

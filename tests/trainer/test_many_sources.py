@@ -34,20 +34,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("of", ["corpus", "streams"])
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(("of", "size"), [pytest.param("corpus", 2, marks=pytest.mark.nightly), ("streams", 1)])
 def test_a_run_of_many_sources_resumes(corpus, config, tmp_path, of, size):
     changes: dict[str, Any] = {
         "mixture.phases": [{"weights": dict.fromkeys(NAMES, 1 / NUM)}],
         "engine.micro_batch_size": 1,
-        "checkpoints.every": 4,
+        "checkpoints.every": 3,
+        "steps": 6,
     }
     if of == "streams":
         changes["data.streams"] = {name: [f"{corpus}/{name}/0.tar"] for name in NAMES}
     chosen = config(**changes)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert in_ranks(size, run, "pretrain", chosen, corpus, whole) == [FINISHED] * size
-    killed(size, "pretrain", chosen, corpus, cut, 6)
+    killed(size, "pretrain", chosen, corpus, cut, 3)
     assert in_ranks(size, run, "pretrain", chosen, corpus, cut) == [FINISHED] * size
     assert consumed(cut) == consumed(whole)
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)

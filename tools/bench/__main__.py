@@ -8,11 +8,16 @@ from pathlib import Path
 
 import click
 
+from tools.bench.audit import bench_audit
+from tools.bench.browse import bench_browse
+from tools.bench.card import bench_card
 from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
+from tools.bench.takedown import bench_takedown
+from tools.bench.trace import bench_trace
 from tools.bench.training import bench_training
 
 BENCHES: dict[str, Callable[[Path], None]] = {
@@ -21,6 +26,11 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "reader": bench_reader,
     "training": bench_training,
     "generation": bench_generation,
+    "trace": bench_trace,
+    "card": bench_card,
+    "takedown": bench_takedown,
+    "browse": bench_browse,
+    "audit": bench_audit,
 }
 """Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 

@@ -244,7 +244,7 @@ def _made(folder: Path) -> TrainingCorpus:
 
 
 def _make(corpus: str) -> None:
-    blobs = [_image(n) for n in range(100)]
+    blobs = [image(n) for n in range(100)]
     encoder = FastEncoder(train_bpe(["a red boat on the lake"], 300))
     rng = random.Random(0)
     shards = []
@@ -287,7 +287,7 @@ def _pair(number: int, rng: random.Random) -> Document:
     )
 
 
-def _image(number: int) -> bytes:
+def image(number: int) -> bytes:
     """Noise at many scales, like photographs: 640 x 480, about 50 KB as a JPEG."""
     rng = np.random.default_rng(number)
     pixels = np.zeros((480, 640, 3), np.float32)

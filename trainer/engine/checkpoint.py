@@ -7,11 +7,14 @@ checkpoints/step-00000100/data_state.json   position in the data: small, equal o
 """
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -30,6 +33,7 @@ _TAG = "deepspeed"
 _RUN_STATE = "run_state.json"
 _PREFIX = "step-"
 _DAMAGED = "damaged-"
+_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_")  # in the names of DeepSpeed's files that only one process loads
 _READERS = 8  # threads that compare checksums, which Python computes in parallel
 
 
@@ -44,6 +48,7 @@ class RunState:
         zero_stage: ZeRO stage, which decides what was sharded over them.
         precision: Precision of the weights.
         architecture: All settings that determine the weights' shapes.
+        layout: How samples were written as sequences; None in checkpoints of older versions.
         totals: Samples, tokens and images so far.
         guard: The spike guard's memory.
         files: Bytes of each other file of the checkpoint; empty if they were not written down.
@@ -58,6 +63,7 @@ class RunState:
     precision: str
     architecture: dict[str, Any]
     totals: dict[str, Any]
+    layout: dict[str, Any] | None = None
     guard: dict[str, Any] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     steps: int | None = None
@@ -107,7 +113,8 @@ class Checkpoints:
 
     Args:
         run: The run's folder, on a file system shared by all processes.
-        settings: How many to keep, and whether damaged ones are skipped.
+        settings: How many to keep, and whether damaged ones are skipped. These are set aside under another name, and
+            removed once `settings.keep` whole ones have been saved at their step or later steps.
         world: The processes.
         section: The run's section of the config, for messages.
     """
@@ -122,36 +129,84 @@ class Checkpoints:
         Raises:
             UserError: If it is damaged.
         """
-        # The first process decides for all: what it finds may not be what another would see a moment later.
-        found, error = self._world.broadcast(self._newest() if self._world.is_first else None)
-        if error is not None:
-            raise UserError(error)
-        checkpoint: Checkpoint | None = found
+        damaged: dict[Path, str] = {}  # with the reasons, from the newest on
+        while True:
+            # The first process decides for all: what it finds may not be what another would see a moment later.
+            found, damaged, error = self._world.broadcast(self._newest(damaged) if self._world.is_first else None)
+            if error is not None:
+                raise UserError(error)
+            checkpoint: Checkpoint | None = found
+            if checkpoint is None or not self._settings.skip_damaged:
+                return checkpoint
+            if (why := self._changed(Path(checkpoint.folder))) is None:
+                break
+            damaged[Path(checkpoint.folder)] = why
+        if self._world.is_first:
+            self._set_aside(damaged, Path(checkpoint.folder).name)
+        self._world.barrier()
         return checkpoint
 
-    def _newest(self) -> tuple[Checkpoint | None, str | None]:
-        """Return the checkpoint to resume from, if there is any, or why there is none."""
-        skipped: list[tuple[Path, str]] = []
+    def _newest(self, damaged: dict[Path, str]) -> tuple[Checkpoint | None, dict[Path, str], str | None]:
+        """Return the newest checkpoint whose files have their sizes.
+
+        Args:
+            damaged: Checkpoints that are known to be damaged, with the reasons.
+
+        Returns:
+            The checkpoint, or None; the damaged ones with those that were found; why there is none to resume from.
+        """
+        damaged = dict(damaged)
         for folder in reversed(self._finished()):
-            try:
-                found = _read(folder, thoroughly=self._settings.skip_damaged)
-            except Damaged as why:
-                skipped.append((folder, str(why)))
-                if not self._settings.skip_damaged:
-                    return None, self._refusal(folder, str(why))
+            if folder in damaged:
                 continue
+            try:
+                return _read(folder), damaged, None
+            except Damaged as why:
+                damaged[folder] = str(why)
+                if not self._settings.skip_damaged:
+                    return None, damaged, self._refusal(folder, str(why))
             except OSError as error:
-                return None, f"{error.filename or folder}: cannot be read: {error.strerror or error}"
-            for damaged, reason in skipped:
-                aside = damaged.with_name(f"{_DAMAGED}{damaged.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                os.replace(damaged, aside)
-                self._world.say(f"{damaged}: damaged: {reason}; set aside as {aside.name}, resuming from {folder.name}")
-            return found, None
-        if skipped:
-            folder, reason = skipped[0]
-            return None, f"{folder}: damaged: {reason}. No checkpoint is whole: restore one, or choose another --out"
-        return None, None
+                return None, damaged, _unreadable(folder, error)
+        if damaged:
+            folder, reason = next(iter(damaged.items()))
+            no_other = "No checkpoint is whole: restore one, or choose another --out"
+            return None, damaged, f"{folder}: damaged: {reason}. {no_other}"
+        return None, damaged, None
+
+    def _changed(self, folder: Path) -> str | None:
+        """Return which bytes of a checkpoint's weights have changed, or None; each process reads a part of them.
+
+        Raises:
+            UserError: If they cannot be read.
+        """
+        why: str | None = None
+        unreadable: str | None = None
+        paths: list[Path] = []
+        if self._world.is_first:  # it lists for all: what a file system shows another may be old
+            try:
+                paths = _weights(folder)
+            except OSError as error:
+                unreadable = _unreadable(folder, error)
+        paths = self._world.broadcast(paths)
+        try:
+            _check_files(folder, paths[self._world.rank :: self._world.size])
+        except Damaged as error:
+            why = str(error)
+        except OSError as error:
+            unreadable = _unreadable(folder, error)
+        reasons = self._world.broadcast(self._world.gather((why, unreadable)))
+        found: str | None = next((why for why, _ in reasons if why is not None), None)
+        if found is None and any(unreadable for _, unreadable in reasons):
+            raise UserError(next(unreadable for _, unreadable in reasons if unreadable is not None))
+        return found
+
+    def _set_aside(self, damaged: dict[Path, str], resumed: str) -> None:
+        """Rename damaged checkpoints, so that nobody takes them for whole ones."""
+        for folder, reason in damaged.items():
+            aside = folder.with_name(f"{_DAMAGED}{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+            self._world.say(f"{folder}: damaged: {reason}; set aside as {aside.name}, resuming from {resumed}")
 
     def _refusal(self, damaged: Path, why: str) -> str:
         """Return the message for a damaged checkpoint, which offers the one before if it is whole."""
@@ -198,11 +253,20 @@ class Checkpoints:
         except Exception as error:
             if lost_another(error):
                 raise
+            folder = Path(checkpoint.folder)
             try:  # whatever the error says: bytes that have changed inside a file lead to any of them
-                _read(Path(checkpoint.folder), thoroughly=True)
+                _read(folder)
+                _check_files(folder, [path for path in _weights(folder) if self._loads(path)])
             except Damaged as why:
-                raise UserError(self._refusal(Path(checkpoint.folder), str(why))) from error
+                raise UserError(self._refusal(folder, str(why))) from error
+            except OSError as why:
+                raise UserError(_unreadable(folder, why)) from error
             raise
+
+    def _loads(self, path: Path) -> bool:
+        """Return whether this process has loaded a file of weights: the first may have converted all of them."""
+        of_rank = _OF_RANK.search(path.name)
+        return self._world.is_first or of_rank is None or int(of_rank[1]) == self._world.rank
 
     def _load(self, checkpoint: Checkpoint, engine: Engine) -> None:
         saved, settings = checkpoint.run, engine.run.engine
@@ -242,8 +306,14 @@ class Checkpoints:
             shutil.rmtree(target)
         os.replace(temporary, target)
         _sync(self._folder)
-        for old in self._finished()[: -self._settings.keep]:
+        finished, keep = self._finished(), self._settings.keep
+        for old in finished[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
+        for aside in sorted(self._folder.glob(f"{_DAMAGED}{_PREFIX}*")):
+            if len(finished) >= keep and aside.name.removeprefix(_DAMAGED) <= finished[-keep].name:
+                shutil.rmtree(aside, ignore_errors=True)
+                if not aside.exists():
+                    self._world.say(f"{aside}: removed: {keep} whole checkpoints of its step or later steps are there")
 
     def _try(self, work: Any) -> None:
         try:
@@ -258,15 +328,11 @@ class Checkpoints:
         return sorted(path for path in self._folder.glob(f"{_PREFIX}*") if path.is_dir())
 
 
-def _read(folder: Path, *, thoroughly: bool = False) -> Checkpoint:
+def _read(folder: Path) -> Checkpoint:
     """Read a checkpoint without its weights.
 
-    Args:
-        folder: Its folder.
-        thoroughly: Whether to read the weights too, and compare them with their checksums.
-
     Raises:
-        Damaged: If a file is missing, empty, cut or, if read, has changed.
+        Damaged: If a file is missing, empty or cut.
     """
     run = RunState.read(folder)
     for name, size in run.files.items():
@@ -277,13 +343,29 @@ def _read(folder: Path, *, thoroughly: bool = False) -> Checkpoint:
             raise Damaged(f"{name} has {found:,} bytes, not {size:,}")
     if not (folder / _TAG).is_dir():
         raise Damaged(f"{_TAG} is missing")
-    if thoroughly:
-        with ThreadPoolExecutor(_READERS) as pool:
-            for _ in pool.map(partial(_check_bytes, folder), sorted((folder / _TAG).rglob("*.pt"))):
-                pass
     _read_json(folder / STATE_FILE)
     paths = (path for path in folder.glob("*.json") if path.name != _RUN_STATE)
     return Checkpoint(str(folder), run, {path.name: path.read_text("utf-8", "replace") for path in paths})
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return a checkpoint's files of weights, the largest first: dealt in turn, all processes get about as much."""
+    return sorted((folder / _TAG).rglob("*.pt"), key=lambda path: (-path.stat().st_size, path))
+
+
+def _check_files(folder: Path, paths: Iterable[Path]) -> None:
+    """Compare the contents of files of weights with their checksums.
+
+    Raises:
+        Damaged: If one has changed.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(partial(_check_bytes, folder), paths):
+            pass
+
+
+def _unreadable(folder: Path, error: OSError) -> str:
+    return f"{error.filename or folder}: cannot be read: {error.strerror or error}"
 
 
 def _check_bytes(folder: Path, path: Path) -> None:
@@ -296,7 +378,11 @@ def _check_bytes(folder: Path, path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error, ValueError) as error:
+        raise Damaged(f"{name} cannot be read: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which an offset before the file gives
+            raise
         raise Damaged(f"{name} cannot be read: {error}") from error
     if bad is not None:
         raise Damaged(f"{name} has changed: {bad} does not have its checksum")
@@ -321,12 +407,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_architecture(checkpoint: Checkpoint, architecture: dict[str, Any]) -> None:
-    """Refuse to resume with another model.
+def check_resumable(checkpoint: Checkpoint, architecture: dict[str, Any], layout: dict[str, Any]) -> None:
+    """Refuse to resume with another model, or with samples that are written in another way.
 
     Raises:
-        UserError: If the checkpoint belongs to another architecture; the message names the settings.
+        UserError: If architecture or layout is another than the checkpoint's; the message names the settings.
     """
+    if checkpoint.run.layout is not None and (different := _differences(checkpoint.run.layout, layout, "data.layout")):
+        raise UserError(
+            f"{checkpoint.folder}: samples were written otherwise: {different}. Set it as it was, or choose another "
+            "--out for a new run"
+        )
     if different := _differences(checkpoint.run.architecture, architecture):
         raise UserError(
             f"{checkpoint.folder}: a checkpoint of another architecture: {different}. Restore it, or choose another "

@@ -1,4 +1,4 @@
-"""Signals to a run: they are noted when they come, and heeded between two steps."""
+"""Signals to a run: they are noted when they come, and acted on between two steps."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ class Signals:
     Attributes:
         stop: Save and end, to be started again: SIGTERM or SIGUSR1.
         interrupted: Save and end: Ctrl-C. A second one ends the process at once.
-        reread: Read the mixture again: SIGHUP. Whoever heeds it sets it back.
+        reread: Read the mixture again: SIGHUP. Who reads it sets it back.
     """
 
     def __init__(self, *, speaks: bool) -> None:

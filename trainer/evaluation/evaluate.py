@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ from trainer.evaluation.finished_run import batches, open_run
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
-from trainer.reading.micro_batches import resized
+from trainer.reading.images import resize
+from trainer.reading.micro_batches import as_tensor
+from trainer.tasks.build import with_layout
 from trainer.tasks.data import TrainingData
 from trainer.tasks.samples import Sample, drawn, first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
@@ -85,18 +87,24 @@ class Evaluation:
             raise UserError(
                 "evaluate: the config has no section `pretrain:` or `tune:`, which sets how samples are read"
             )
+        section = with_layout(section, self.run.layout.config)
         self.out = out
         self.seq_len = section.data.plan.seq_len
         self.attributes = Attributes(self.settings.attributes, self.settings.combined)
         self._console = Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
         self._begun = time.perf_counter()
-        self._train = TrainingData.open(corpus, config.model, section)
+        shape = self.run.model.config  # which images are resized for, whatever the config says about the encoder
+
+        def opened(split: Split) -> TrainingData:
+            return replace(TrainingData.open(corpus, config.model, section, split), model=shape)
+
+        self._train = opened("train")
         if self._train.tokenizer.base_vocab_size != self.run.tokenizer.base_vocab_size:
             raise UserError(f"{out}/model and the tokens of {corpus} have different tokenizers; set data.tokens")
         manifest = self._train.corpus.manifest
         held_out: tuple[Split, ...] = ("val", "test")
         splits = [split for split in held_out if any(shard.split == split for shard in manifest.shards)]
-        self._held_out = [TrainingData.open(corpus, config.model, section, split) for split in splits]
+        self._held_out = [opened(split) for split in splits]
         self.sets = self._sets(corpus)
 
     def figures(self) -> Figures:
@@ -163,6 +171,11 @@ class Evaluation:
 
     def _images(self, pairs: Sequence[Pair], size: int | None = None) -> Tensor:
         return images_of([pair.sample for pair in pairs], size or self.run.image_size)
+
+    def _resized(self, images: Tensor, size: int) -> Tensor:
+        """Resize images (B, 3, S, S) as those of files are resized."""
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # (B, S, S, 3)
+        return torch.stack([as_tensor(resize(image, size, size, self.run.resampling)) for image in pixels])
 
     def _report(self, what: str) -> None:
         self._console.print(f"[dim]{time.perf_counter() - self._begun:5.1f} s[/dim]  {what}")
@@ -247,7 +260,7 @@ class Evaluation:
             images = self.run.draw(embeddings[name], seed=self.settings.seed)
             if judge is not None:
                 side = min(size, _MAX_JUDGED)
-                figures |= self._right("generated", name, judge.read(resized(images, side)), pairs)
+                figures |= self._right("generated", name, judge.read(self._resized(images, side)), pairs)
                 every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
                 figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
                 figures[f"num_judge_{name}"] = len(every)

@@ -9,20 +9,21 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from model.config import Config, Resampling
+from model.config import Resampling
 from model.emu import Emu
+from model.errors import WeightsError
 from model.generation import GENERATION, Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
 from model.sequence import LAYOUT, Layout, LayoutConfig
 from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import IMAGE_START, Tokenizer
-from model.weights import WeightsError, load_emu, load_image_decoder
+from model.weights import load_emu, load_image_decoder
 from pipelines.errors import UserError
 from trainer.config import TrainConfig
+from trainer.tasks.build import Carried, read_carried
 from trainer.tasks.templates import TemplateLayout
 
 Item = TypeVar("Item")
-Carried = TypeVar("Carried", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,7 @@ def open_run(folder: str, config: TrainConfig) -> FinishedRun:
 
 
 def _carried(path: Path, kind: type[Carried]) -> Carried | None:
-    """Read settings that a model carries in its folder; None if it has none of this kind."""
-    if not path.is_file():
-        return None
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        line = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: not settings of a model: {line}") from error
+    return read_carried(path, kind) if path.is_file() else None
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

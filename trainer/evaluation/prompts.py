@@ -238,7 +238,7 @@ def _image(path: Path, size: int, resampling: Resampling) -> Tensor:
 def read_video(path: Path, num_frames: int, size: int, resampling: Resampling = "area") -> list[tuple[float, Tensor]]:
     """Read frames from the middles of equal segments of a video: their times in seconds, and (3, size, size) uint8.
 
-    A short video gives some of its frames several times.
+    A short video gives some of its frames several times; of one that was cut, only what can be decoded counts.
 
     Raises:
         UserError: If the video cannot be read.
@@ -248,13 +248,17 @@ def read_video(path: Path, num_frames: int, size: int, resampling: Resampling = 
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             total = stream.frames or sum(packet.pts is not None for packet in container.demux(stream))
-        wanted = segment_middles(total, num_frames)
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    found += [(frame.time or 0.0, _frame(frame, size, resampling))] * wanted.count(number)
-                if number >= wanted[-1]:
-                    break
+        while len(found) < num_frames:
+            found, wanted, total = [], segment_middles(total, num_frames), 0
+            with av.open(str(path)) as container:
+                for frame in container.decode(video=0):
+                    if total in wanted:
+                        found += [(frame.time or 0.0, _frame(frame, size, resampling))] * wanted.count(total)
+                    total += 1
+                    if total > wanted[-1]:
+                        break
+            if not total:
+                break
     except (av.FFmpegError, IndexError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable video: {error}") from error
     if not found:

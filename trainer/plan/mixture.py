@@ -12,6 +12,7 @@ the sources whose next sample is allowed:
 All arithmetic is on integers: nothing is rounded, so that a schedule of any length is the same everywhere.
 """
 
+import hashlib
 import heapq
 import json
 import math
@@ -19,18 +20,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.settings import Settings
+from pipelines.settings import Settings, load_settings
 
 Unit = Literal["samples", "tokens"]
 Order = Literal["exact", "approximate"]
 
 SUM_TOLERANCE = 1e-3  # weights written with three decimals; scaled to sum to exactly 1
+_MAX_REASON = 200  # characters: every checkpoint holds the current phase's
+_MAX_PATH = 120  # characters of a path in a reason
+_MAX_LISTED = 3  # names of sources in a reason or message
 
 
 class Phase(Settings):
@@ -39,7 +43,7 @@ class Phase(Settings):
     step: int = Field(0, ge=0, description="first step of the phase")
     weights: dict[str, float] = Field(description="share of each source, with sum 1; 0 for sources not listed")
     unit: Unit = Field("samples", description="unit of the shares: samples, or positions in the sequence")
-    reason: str = Field("config", description="reason for the phase; written to mixture.jsonl")
+    reason: str = Field("config", max_length=_MAX_REASON, description="reason for the phase; written to mixture.jsonl")
 
     @field_validator("weights")
     @classmethod
@@ -77,15 +81,54 @@ class MixtureSettings(Settings):
         return self
 
 
-def without(phase: Phase, ended: Collection[str]) -> Phase:
-    """Return a phase without some of its sources, whose share the others divide in their ratio."""
+class MixtureFile(Settings):
+    """A file with a mixture alone, as `python -m tools mixture` writes it."""
+
+    mixture: MixtureSettings
+
+
+def of_file(value: Any) -> Any:
+    """Return the mixture of a file if a path stands in place of a mixture; the reasons of its phases name the file.
+
+    Raises:
+        UserError: If the file cannot be read, or has no valid mixture.
+    """
+    if not isinstance(value, str):
+        return value
+    mixture = load_settings(MixtureFile, value).mixture
+    digest = hashlib.sha256(storage.read_bytes(value)).hexdigest()[:12]
+    link = f"; {value if len(value) <= _MAX_PATH else '...' + value[-_MAX_PATH:]} sha256 {digest}"
+    phases = [p.model_copy(update={"reason": p.reason[: _MAX_REASON - len(link)] + link}) for p in mixture.phases]
+    return mixture.model_copy(update={"phases": tuple(phases)})
+
+
+MixtureOrFile = Annotated[MixtureSettings, BeforeValidator(of_file)]
+"""A mixture, or the path of a file with one, relative to the working directory."""
+
+
+def without(phase: Phase, ended: Collection[str], before: "PhaseStart | None" = None) -> Phase:
+    """Return a phase without some of its sources, whose share the others divide in their ratio.
+
+    Its reason names those that were still in the phase `before`, and gives the number of the others: each source is
+    named once in a run, and a reason stays short.
+    """
     gone = sorted(name for name, weight in phase.weights.items() if weight and name in ended)
     if not gone:
         return phase
+    new = [name for name in gone if before is None or name in before.weights]
+    reasons = [phase.reason]
+    reasons += [f"ended: {listed(new)}"] * bool(new)
+    reasons += [f"{len(gone) - len(new)} ended before"] * (len(new) < len(gone))
     kept = {name: weight for name, weight in phase.weights.items() if name not in ended}
     total = math.fsum(kept.values())
     weights = {name: weight / total for name, weight in kept.items()} if total else kept
-    return phase.model_copy(update={"weights": weights, "reason": f"{phase.reason}; ended: {', '.join(gone)}"})
+    return phase.model_copy(update={"weights": weights, "reason": "; ".join(reasons)})
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few of some names, and the number of the others."""
+    more = len(names) - _MAX_LISTED
+    return f"{', '.join(names[:_MAX_LISTED])} and {more} more" if more > 0 else ", ".join(names)
 
 
 def integer_weights(weights: Iterable[float]) -> list[int]:

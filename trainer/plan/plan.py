@@ -105,17 +105,17 @@ class Plan:
             begun, phase = (start, None) if state.buffer_steps is not None else self._entered(start)
             num_steps = state.buffer_steps or self._num_steps(state.buffer_step)
             buffer = self._buffer_of(begun, num_steps, phase)
-            if not (ended := self._ended(buffer)) or (self.continues and state.buffer_steps is not None):
+            if not (exhausted := self._exhausted(buffer)) or (self.continues and state.buffer_steps is not None):
                 return buffer  # one that was planned before stays as it was, whatever the limits are now
             if not self.continues:
-                raise self._exhausted(ended[0], start)
-            while ended and num_steps > 1:  # so that less than a step's samples of the last epoch remain
+                raise self._exhaustion(exhausted[0], start)
+            while exhausted and num_steps > 1:  # so that less than a step's samples of the last epoch remain
                 num_steps //= 2
                 buffer = self._buffer_of(begun, num_steps, phase)
-                ended = self._ended(buffer)
-            if not ended:
+                exhausted = self._exhausted(buffer)
+            if not exhausted:
                 return buffer
-            start = replace(start, exhausted=start.exhausted | {name: self.max_epochs[name] for name in ended})
+            start = replace(start, exhausted=start.exhausted | {name: self.max_epochs[name] for name in exhausted})
 
     def _buffer_of(self, start: PlanState, num_steps: int, phase: PhaseStart | None) -> PackingBuffer:
         """Plan a packing buffer of some steps."""
@@ -139,14 +139,15 @@ class Plan:
             UserError: If all of its sources are exhausted.
         """
         whole = [phase for phase in self.phases if phase.step <= start.buffer_step][-1]
-        wanted = without(whole, start.exhausted)
+        wanted = without(whole, start.exhausted, start.phase)
         weights = {name: float(weight) for name, weight in wanted.weights.items() if weight}
         if not weights:
-            raise self._exhausted(next(name for name in start.exhausted if whole.weights.get(name)), start)
+            raise self._exhaustion(next(name for name in start.exhausted if whole.weights.get(name)), start)
         if start.phase is not None and start.phase.equals(wanted):
             return start, None
-        phase = PhaseStart(start.buffer_step, start.position, weights, wanted.unit, wanted.reason)
-        return replace(start, phase=phase, units=(0,) * len(self.sources), longest=0), phase
+        reason = wanted.reason if start.note is None else f"{wanted.reason}; {start.note}"
+        phase = PhaseStart(start.buffer_step, start.position, weights, wanted.unit, reason)
+        return replace(start, phase=phase, units=(0,) * len(self.sources), longest=0, note=None), phase
 
     def _num_steps(self, step: int) -> int:
         """Return the steps of the packing buffer that begins at `step`: a phase begins with a packing buffer."""
@@ -305,7 +306,7 @@ class Plan:
                 f"train to step {edge} as before, then change it"
             )
 
-    def _ended(self, buffer: PackingBuffer) -> list[str]:
+    def _exhausted(self, buffer: PackingBuffer) -> list[str]:
         """Return the sources from which a packing buffer draws beyond their most epochs."""
         return [
             source.name
@@ -313,7 +314,7 @@ class Plan:
             if before < drawn and drawn > self.max_epochs.get(source.name, math.inf) * source.num_samples
         ]
 
-    def _exhausted(self, name: str, start: PlanState) -> UserError:
+    def _exhaustion(self, name: str, start: PlanState) -> UserError:
         (source,) = (source for source in self.sources if source.name == name)
         return UserError(
             f"{name} is exhausted: steps from {start.buffer_step} on need more than the {self.max_epochs[name]:g} "

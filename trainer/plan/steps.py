@@ -65,6 +65,7 @@ class PlanState:
         units: Samples or tokens drawn of each source since the phase began.
         longest: Tokens of the longest sample drawn since the phase began, when counting tokens.
         exhausted: Sources that the run continues without, with the most epochs that they had.
+        note: What a phase that begins here is logged with beside its own reason; None in most states.
     """
 
     fingerprint: str
@@ -81,6 +82,7 @@ class PlanState:
     units: tuple[int, ...]
     longest: int
     exhausted: dict[str, float] = field(default_factory=dict)
+    note: str | None = None
 
     def files(self) -> dict[str, str]:
         """Return the files of a checkpoint."""
@@ -88,7 +90,10 @@ class PlanState:
 
     def to_json(self) -> str:
         """Return the state as written to `data_state.json`: a few numbers per source, for a corpus of any size."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        record = asdict(self)
+        if self.note is None:
+            del record["note"]
+        return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

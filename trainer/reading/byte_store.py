@@ -1,5 +1,6 @@
 """Byte ranges of files: local ones by `pread`, remote ones in chunks cached on a local disk up to a limit."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -7,6 +8,7 @@ import threading
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -106,15 +108,20 @@ class _ChunkCache:
         self._settings = settings
         user = f"{os.getuid()}" if hasattr(os, "getuid") else "user"
         self.folder = Path(settings.folder or os.path.join(gettempdir(), f"dromaius-cache-{user}"))
-        self._sizes: dict[str, int] = {}
+        self._stamps: dict[str, list[Any]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._since_sweep = settings.max_bytes  # sweep at once: another run may have left it full
 
     def size(self, path: str) -> int:
-        if path not in self._sizes:
-            self._sizes[path] = storage.size(path)
-        return self._sizes[path]
+        """Return the bytes in a file."""
+        return int(self._stamp(path)[0])
+
+    def _stamp(self, path: str) -> list[Any]:
+        """Return the size and the tag of a file: one that replaced another has chunks of its own."""
+        if path not in self._stamps:
+            self._stamps[path] = storage.stamp(path)
+        return self._stamps[path]
 
     def read(self, path: str, offset: int, num_bytes: int) -> bytes:
         size, chunk = self.size(path), self._settings.chunk_bytes
@@ -128,24 +135,24 @@ class _ChunkCache:
         return b"".join(parts)
 
     def _chunk(self, path: str, begin: int, num_bytes: int) -> bytes:
-        name = hashlib.sha256(f"{path} {self._sizes[path]} {begin} {num_bytes}".encode()).hexdigest()[:40]
+        name = hashlib.sha256(f"{path} {self._stamp(path)} {begin} {num_bytes}".encode()).hexdigest()[:40]
         file = self.folder / name
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
-        with lock:  # one request per chunk, for any number of threads
-            try:
-                data = file.read_bytes()
-                if len(data) == num_bytes:
-                    os.utime(file)
-                    return data
-            except FileNotFoundError:
-                pass
-            data = storage.read_range(path, begin, num_bytes)
-            self._make_room(num_bytes)
-            storage.write_bytes(str(file), data)
-        with self._lock:
-            self._locks.pop(name, None)
-        return data
+        try:
+            with lock:  # one request per chunk, for any number of threads
+                with contextlib.suppress(FileNotFoundError):
+                    data = file.read_bytes()
+                    if len(data) == num_bytes:
+                        os.utime(file)
+                        return data
+                data = storage.read_range(path, begin, num_bytes)
+                self._make_room(num_bytes)
+                storage.write_bytes(str(file), data)
+                return data
+        finally:
+            with self._lock:
+                self._locks.pop(name, None)
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove the oldest chunks until all fit; checks the folder each time a sixteenth of it was written."""

@@ -135,8 +135,8 @@ class ByteStream(io.RawIOBase):
         return process.stdout
 
 
-def open_stream(url: str, shown: str, stall_seconds: float, stopping: threading.Event) -> ByteStream:
-    """Open the stream of a URL. Arguments as of `ByteStream`, and the URL as it may be written down.
+def open_stream(url: str, name: str, stall_seconds: float, stopping: threading.Event) -> ByteStream:
+    """Open the stream of a URL. Arguments as of `ByteStream`, and the name of its tar in messages.
 
     Raises:
         UserError: If there is no such file or program, or the form of the URL is unknown.
@@ -144,4 +144,5 @@ def open_stream(url: str, shown: str, stall_seconds: float, stopping: threading.
     try:
         return ByteStream(url, stall_seconds, stopping)
     except (OSError, ValueError) as error:
-        raise UserError(f"data.streams: {shown}: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or str(error).rpartition(f"{rewrite_url(url)}: ")[2]
+        raise UserError(f"data.streams: {name}: {why}") from error

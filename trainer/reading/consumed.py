@@ -12,6 +12,7 @@ from pipelines import storage
 from pipelines.errors import RunError, UserError
 from pipelines.parts import read_table, write_arrow
 from trainer.plan.mixture import Order
+from trainer.plan.steps import PlanState
 
 SCHEMA = pa.schema(
     [
@@ -61,6 +62,38 @@ class QuarantineRow:
     key: str
     position: int | None
     reason: str
+
+
+def consumed_of_buffer(run: str, state: PlanState) -> tuple[int, Counter[str]]:
+    """Return the position after all that a run has consumed before the step of a state, and what it consumed.
+
+    Args:
+        run: Folder of the run.
+        state: The state.
+
+    Returns:
+        The position; and, of the state's packing buffer, the number of samples that were consumed, by source.
+
+    Raises:
+        UserError: If the record of these steps is missing.
+    """
+    found: Counter[str] = Counter()
+    if state.step == state.buffer_step:
+        return state.position, found
+    last = -1
+    for path in storage.list_files(storage.join(run, "consumed"), ".parquet"):
+        _, end = (int(n) for n in path.rpartition("/")[2].removesuffix(".parquet").split("-"))
+        if end >= state.buffer_step:
+            rows = read_table(path, ["step", "position", "source"]).to_pylist()
+            mine = {(r["position"], r["source"]) for r in rows if state.buffer_step <= r["step"] < state.step}
+            last = max([last, *(position for position, _ in mine)])
+            found.update(source for position, source in mine if position >= state.position)
+    if last < 0:
+        raise UserError(
+            f"{run}/consumed: has no rows of the steps {state.buffer_step} to {state.step - 1}, which say where the "
+            "mixture continues. Restore them"
+        )
+    return max(last + 1, state.position), found
 
 
 class ConsumedLog:

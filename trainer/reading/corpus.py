@@ -11,6 +11,7 @@ from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.tar_samples import index_path
 from pipelines.shards.token_sidecar import TokensInfo, load_tokens, token_sidecar_path, tokens_folder
 from trainer.reading.byte_store import ByteStore, CacheSettings
+from trainer.reading.excluded import ExcludedKeys
 from trainer.reading.shard_reader import GroupCache, ShardReader
 
 
@@ -88,6 +89,11 @@ class TrainingCorpus:
     def store(self) -> ByteStore:
         """Reader of bytes of tars."""
         return ByteStore(self.cache)
+
+    @cached_property
+    def excluded(self) -> ExcludedKeys:
+        """Keys of samples that are taken down."""
+        return ExcludedKeys(self.folder)
 
     @cached_property
     def groups(self) -> "GroupCache[Any]":

@@ -9,6 +9,7 @@ They are decoded as everywhere in the project (pipelines/images/pixels.py), then
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -20,8 +21,8 @@ from pipelines.images.pixels import decode_upright
 from trainer.reading.shard_reader import DamagedSample
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Crop = tuple[int, int, int, int]
-"""Original height and width, and the crop's top and left offset in pixels of the scaled size."""
+Crop = tuple[int, int, float, float]
+"""Original height and width, and the crop's top and left offset in pixels of its first size."""
 
 
 def decode(data: bytes, size: int, resampling: Resampling = "area") -> Pixels:
@@ -39,27 +40,33 @@ def decode(data: bytes, size: int, resampling: Resampling = "area") -> Pixels:
 
 
 def decode_crop(
-    data: bytes, size: int, rng: random.Random, max_scale: float, resampling: Resampling = "area"
-) -> tuple[Pixels, Crop]:
+    data: bytes, sizes: Sequence[int], rng: random.Random, max_scale: float, resampling: Resampling = "area"
+) -> tuple[tuple[Pixels, ...], Crop]:
     """Decode a random square of a randomly scaled image, as in SDXL (arXiv:2307.01952) and Emu2's decoder.
 
     Args:
         data: As for `decode`.
-        size: Side of the square in pixels.
+        sizes: Sides in pixels of the results: the square is cut out at the largest, then resized to the others.
         rng: Random numbers for scale and crop.
-        max_scale: The shorter side is scaled to between `size` and this multiple of it.
+        max_scale: The shorter side is scaled to between the largest size and this multiple of it.
         resampling: How it is resized.
+
+    Returns:
+        The square at each of the sizes, and where it was cut out.
 
     Raises:
         DamagedSample: If it cannot be decoded.
     """
     image = _upright(data, None)
     height, width = image.shape[:2]
+    size = max(sizes)
     scale = size * rng.uniform(1.0, max_scale) / min(height, width)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     scaled = resize(image, wide, high, resampling)
     top, left = rng.randint(0, high - size), rng.randint(0, wide - size)
-    return _rgb(scaled[top : top + size, left : left + size]), (height, width, top, left)
+    square = _rgb(scaled[top : top + size, left : left + size])
+    shrinks = sizes[0] / size
+    return tuple(resize(square, s, s, resampling) for s in sizes), (height, width, top * shrinks, left * shrinks)
 
 
 def resize(pixels: Pixels, width: int, height: int, resampling: Resampling) -> Pixels:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from model.batch import Tensors
@@ -143,14 +142,6 @@ def images_of(chunks: Sequence[ReadChunk]) -> tuple[Tensor, Tensor]:
 def as_tensor(image: Pixels) -> Tensor:
     """Convert a (S, S, 3) array to a (3, S, S) tensor, without a copy."""
     return torch.from_numpy(image).permute(2, 0, 1)
-
-
-def resized(images: Tensor, side: int) -> Tensor:
-    """Resize uint8 images (B, 3, S, S)."""
-    if images.shape[-1] == side:
-        return images
-    smooth = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
-    return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,17 +64,16 @@ class OpenFiles:
             OSError: If it cannot be opened.
             RunError: If the process has no descriptor for it, although all files here were closed.
         """
-        if (file := self._files.get(path)) is not None:
-            if self._lock.acquire(blocking=False):  # a file that is open need not wait for another to be opened
-                if path in self._files:
-                    self._files.move_to_end(path)
-                self._lock.release()
-            return file
         with self._lock:
-            if (file := self._files.get(path)) is None:
-                file = self._files[path] = self._with_room(lambda: OpenFile(path))
-                while len(self._files) > self._most:
-                    self._files.popitem(last=False)
+            if (file := self._files.get(path)) is not None:
+                self._files.move_to_end(path)
+                return file
+        opened = self.with_room(lambda: OpenFile(path))  # without the lock: on a network drive it may take long
+        with self._lock:
+            file = self._files.setdefault(path, opened)  # another thread may have been first
+            self._files.move_to_end(path)
+            while len(self._files) > self._most:
+                self._files.popitem(last=False)
             return file
 
     def with_room(self, work: Callable[[], Item]) -> Item:
@@ -83,25 +82,18 @@ class OpenFiles:
         Raises:
             RunError: If none is left even then.
         """
-        try:
-            return work()
-        except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                raise
-        with self._lock:
-            return self._with_room(work)
-
-    def _with_room(self, work: Callable[[], Item]) -> Item:
         while True:
             try:
                 return work()
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                if not self._files:
-                    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                    raise RunError(
-                        f"{os.strerror(error.errno or 0).lower()}: this process may have {limit}; allow more with "
-                        "`ulimit -n`, and rerun"
-                    ) from error
-                self._files.popitem(last=False)
+                with self._lock:
+                    if self._files:
+                        self._files.popitem(last=False)
+                        continue
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise RunError(
+                    f"{os.strerror(error.errno or 0).lower()}: this process may have {limit}; allow more with "
+                    "`ulimit -n`, and rerun"
+                ) from error

@@ -28,6 +28,7 @@ from trainer.plan.steps import Chunk, Step
 from trainer.plan.windows import SourceWindows
 from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
+from trainer.reading.excluded import REASON as TAKEN_DOWN
 from trainer.reading.images import Crop, Pixels, decode
 from trainer.reading.shard_reader import DamagedSample, ShardReader
 
@@ -129,6 +130,8 @@ class SampleReader(ABC):
         """
         source = self._sources[chunk.source]
         reader, row = self._place(source, chunk.sample)
+        if (key := reader.key(row)) in self._corpus.excluded:
+            return QuarantineRow(source.name, key, chunk.position, TAKEN_DOWN)
         try:
             read = self._read(chunk, step, reader, row)
         except DamagedSample as error:
@@ -192,6 +195,8 @@ class SampleReader(ABC):
                 continue
             tried.add(sample)
             reader, row = self._place(source, sample)
+            if reader.key(row) in self._corpus.excluded:
+                continue
             try:
                 read = self._stand_in(chunk, step, reader, row)
             except DamagedSample:
@@ -392,6 +397,7 @@ class Loader:
     def _done(self, step: Step, packs: list[list[ReadChunk]]) -> RankStep:
         for pack in packs:
             for chunk in pack:
-                self._limit.count(chunk.row.source, chunk.bad)
+                is_damaged = chunk.bad is not None and chunk.bad.reason != TAKEN_DOWN
+                self._limit.count(chunk.row.source, chunk.bad if is_damaged else None)
         self._last = step
         return RankStep(step, packs)

@@ -11,6 +11,7 @@ from trainer.plan.steps import STATE_FILE, max_state_bytes
 from trainer.reading.streamed_tars import Tars
 
 CURSORS_FILE = "stream_cursors.json"
+_LAST_OTHER_NAMES = "0.1.0"  # the last version that masked less of a tar's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class StreamState:
     def files(self) -> dict[str, str]:
         """Return the files of a checkpoint: the cursors of many ranks are in one of their own."""
         text = self.to_json()
-        if self.world_size is None or len(text) <= max_state_bytes(len(self.names)):
+        if self.world_size is None or len(text.encode()) <= max_state_bytes(len(self.names)):
             return {STATE_FILE: text}
         cursors = {"world_size": self.world_size, "ranks": [asdict(rank) for rank in self.ranks]}
         return {STATE_FILE: self._for_all().to_json(), CURSORS_FILE: _json(cursors)}
@@ -126,9 +127,14 @@ class StreamState:
         was = dict(zip(self.names, self.tars, strict=False))
         for name, now, each in zip(names, found, tars, strict=True):
             if was.get(name, now) != now:
+                renamed = (
+                    f". If the list is the same: names of tars changed after version {_LAST_OTHER_NAMES}, such as "
+                    f"{each.renamed}; choose another --out, or finish the run with that version"
+                )
                 raise UserError(
                     f"data.streams.{name}: its list of {len(each.urls)} tars is not that of the checkpoint, in which "
                     "positions count. Restore its names and their order, and add further tars as another stream"
+                    + (renamed if each.renamed else "")
                 )
         place = {name: number for number, name in enumerate(self.names)}
 
@@ -176,4 +182,4 @@ def _cursors(records: Sequence[Any]) -> tuple[RankCursor, ...]:
 
 
 def _json(record: Any) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

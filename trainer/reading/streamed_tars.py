@@ -11,6 +11,7 @@ import hashlib
 import io
 import lzma
 import random
+import re
 import threading
 import zlib
 from collections import deque
@@ -20,13 +21,15 @@ from dataclasses import dataclass
 from typing import BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
+from braceexpand import braceexpand
 from webdataset.filters import shuffle
 from webdataset.shardlists import expand_urls
 
-from pipelines.errors import RunError
+from pipelines.errors import RunError, UserError
 from pipelines.shards.tar_samples import NO_END, ForwardReader, TarSample, walk_samples
 from trainer.plan.order import key_of, permute
 from trainer.reading.byte_streams import open_stream
+from trainer.reading.tar_names import masked, tar_names
 
 SHUFFLE_BUFFER = 1000
 """Samples of a tar that are shuffled together: webdataset's usual size."""
@@ -63,7 +66,7 @@ class Tars:
 
     Attributes:
         urls: Their URLs, in the config's order.
-        names: What identifies each in a checkpoint: its URL, without a signature after `?` if the rest identifies it.
+        names: What identifies each in checkpoints and records: see tar_names.py.
     """
 
     urls: tuple[str, ...]
@@ -71,15 +74,35 @@ class Tars:
 
     @classmethod
     def of(cls, urls: Iterable[str]) -> Self:
-        """Return the tars of URLs as webdataset expects them: `{000..127}` is expanded."""
-        each = tuple(one for url in urls for one in expand_urls(url))
-        short = tuple(map(without_query, each))
-        return cls(each, short if len(set(short)) == len(set(each)) else each)
+        """Return the tars of URLs as webdataset expects them: `{000..127}` and `${NAME}` are expanded.
+
+        Raises:
+            UserError: If a variable is not set, or a URL is without its credentials.
+        """
+        each: list[str] = []
+        written: list[str] = []
+        for url in (part for several in urls for part in several.split("::")):
+            try:
+                expanded = expand_urls(url)
+            except AssertionError as error:  # of webdataset, whose variables have a prefix
+                name = str(error).removeprefix("missing environment variable wds_")
+                raise UserError(
+                    f"data.streams: {masked(url)}: the environment has no {name}, by which `${{...}}` is replaced"
+                ) from error
+            each += expanded
+            written += _with_variables(url, len(expanded))
+        return cls(tuple(each), tar_names(each, written))
 
     @property
     def fingerprint(self) -> str:
         """Hash of the names in their order, on which the order of samples depends."""
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
+
+    @property
+    def renamed(self) -> str | None:
+        """The first name from which something was left out that may be a credential; None if there is none."""
+        pairs = zip(self.urls, self.names, strict=True)
+        return next((name for url, name in pairs if name != url), None)
 
     def is_shared(self, world_size: int) -> bool:
         """Return whether all ranks read all tars, each keeping part of the samples: if there are more ranks than tars.
@@ -87,6 +110,13 @@ class Tars:
         Otherwise each tar goes to one rank, in turn.
         """
         return len(self.urls) < world_size
+
+
+def _with_variables(url: str, num: int) -> list[str]:
+    """Return what the braces of a URL expand to, with `${NAME}` as it stands: `num` URLs."""
+    hidden = re.sub(r"\$\{(\w+)\}", "\0\\1\0", url)
+    found = [re.sub("\0(\\w+)\0", r"${\1}", each) for each in braceexpand(hidden)]
+    return found if len(found) == num else [url] * num  # the value of a variable may have braces too
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +160,25 @@ def samples_of_rank(
         at = int(permute(np.array([turn]), num, key_of("tars", seed, tars.names[0], epoch))[0])
         rng = random.Random(key_of("samples", seed, tars.names[at], epoch))
         mine, num_empty = 0, num_empty + 1
-        url = tars.urls[at]
-        with contextlib.closing(read_tar(url, reading.stall_seconds, stopping)) as samples:
+        read = read_tar(tars.urls[at], tars.names[at], reading.stall_seconds, stopping)
+        with contextlib.closing(read) as samples:
             for count, sample in enumerate(shuffle(SHUFFLE_BUFFER, rng=rng)(samples)):
                 num_empty = 0
                 if shared and (count + tar_number) % reading.world_size != reading.rank:
                     continue
                 if mine >= number:
-                    yield StreamedSample(tar_number, mine, epoch, without_query(url), sample)
+                    yield StreamedSample(tar_number, mine, epoch, tars.names[at], sample)
                 mine += 1
         tar_number, number = tar_number + (1 if shared else reading.world_size), 0
-    raise RunError(f"{without_query(tars.urls[0])}: no sample in it or in any other tar of its source")
+    raise RunError(f"{tars.names[0]}: no sample in it or in any other tar of its source")
 
 
-def read_tar(url: str, stall_seconds: float, stopping: threading.Event) -> Generator[TarSample, None, None]:
+def read_tar(url: str, name: str, stall_seconds: float, stopping: threading.Event) -> Generator[TarSample, None, None]:
     """Yield the samples of a tar, compressed or not, from a file, a web server by `curl`, or a command.
 
     Args:
         url: URL of the tar, in webdataset's form.
+        name: Its name in messages.
         stall_seconds: Seconds without a byte after which it counts as broken.
         stopping: Ends reads that wait, when it is set.
 
@@ -156,23 +187,22 @@ def read_tar(url: str, stall_seconds: float, stopping: threading.Event) -> Gener
         RunError: If it breaks off, is cut or damaged, or its command fails.
         Stopped: If `stopping` is set.
     """
-    shown = without_query(url)
-    stream = open_stream(url, shown, stall_seconds, stopping)
+    stream = open_stream(url, name, stall_seconds, stopping)
     problem, wait = "", False
     try:
         reader = ForwardReader(_uncompressed(io.BufferedReader(stream, _BUFFER)))
-        yield from walk_samples(reader.read, shown, 0, NO_END, is_whole=True)
+        yield from walk_samples(reader.read, name, 0, NO_END, is_whole=True)
         reader.drain()  # a command that cannot write the rest would fail, and a compressed file has its checksum there
         while stream.read(_BUFFER):
             pass
         wait = True
     except _BROKEN as error:
-        problem, wait = str(error).removeprefix(f"{shown}: "), not isinstance(error, TimeoutError)
+        problem, wait = str(error).removeprefix(f"{name}: "), not isinstance(error, TimeoutError)
     finally:
         code = stream.finish(wait=wait)
     if problem or code:
         reasons = [problem] * bool(problem) + [f"{stream.program} ended with exit code {code}"] * bool(code)
-        raise RunError(f"{shown}: cannot be read to its end: {', '.join(reasons)}")
+        raise RunError(f"{name}: cannot be read to its end: {', '.join(reasons)}")
 
 
 def _uncompressed(file: io.BufferedReader) -> BinaryIO:
@@ -192,11 +222,6 @@ def _uncompressed(file: io.BufferedReader) -> BinaryIO:
         if begin.startswith(magic):
             raise ValueError(f"it is compressed by {name}: name it as `pipe:{name} -dc ...`")
     return file
-
-
-def without_query(url: str) -> str:
-    """Return a URL that is safe to write down: what follows `?` may be a signature."""
-    return url.partition("?")[0]
 
 
 class Ahead(Generic[Item]):

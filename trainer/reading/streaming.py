@@ -222,7 +222,7 @@ class StreamLoader:
         ended = self._ended
         for source in [source for source in self._streams if self._names[source] in ended]:
             self._streams.pop(source).close()
-        wanted = without(self._wanted(self._step), ended)
+        wanted = without(self._wanted(self._step), ended, self._phase)
         if not any(wanted.weights.values()):
             raise RunError(f"data.streams: none that the mixture names from step {self._step} on can be read any more")
         if self._phase is not None and self._phase.equals(wanted):

@@ -44,11 +44,22 @@ _Part = tuple[
 ]  # windows per sample, tokens, images, refused
 
 
-def windows_fingerprint(manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split) -> str:
-    """Return the sha256 of all that the windows of a corpus depend on."""
+def windows_fingerprint(
+    manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split, *, corpus: str | None = None
+) -> str:
+    """Return the sha256 of all that the windows of a corpus depend on.
+
+    Args:
+        manifest: The corpus.
+        tokens: Its tokens.
+        layout: How samples become sequences.
+        seq_len: Positions per packed sequence.
+        split: The split.
+        corpus: Fingerprint of the corpus in an earlier version; None: as it is.
+    """
     made_from = {
         "version": VERSION,
-        "corpus": manifest.fingerprint,
+        "corpus": corpus or manifest.fingerprint,
         "tokenizer": tokens.tokenizer_sha256,
         "names": layout.tokenizer.names,
         "slots": [layout.slots[False], layout.slots[True]],

@@ -2,26 +2,33 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model import weights as weight_files
 from model.bridge import PoolBridge
-from model.config import EmuConfig
+from model.config import Config, EmuConfig
 from model.emu import Emu, VisualEmbedder
+from model.errors import WeightsError
 from model.image_decoder import ImageDecoder
-from model.sequence import LAYOUT
+from model.sequence import LAYOUT, LayoutConfig
 from model.tokenizer import TOKENIZER_FILES
-from model.weights import WeightsError
+from model.weights import load, num_rows, read_for
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.config import WeightsSettings
+from trainer.config import RunSettings, WeightsSettings
 from trainer.tasks.data import RunData
+
+Carried = TypeVar("Carried", bound=Config)
+Run = TypeVar("Run", bound=RunSettings)
+
+OWN = WeightsSettings(path="model")
+"""The weights of a run's own model."""
 
 _FIT_IMAGES = 512  # images from which means, deviations and scales are computed
 
@@ -63,18 +70,58 @@ def build_visual_embedder(settings: EmuConfig, weights: Sequence[WeightsSettings
 
 def _newest(weights: Sequence[WeightsSettings], run: str) -> Sequence[WeightsSettings]:
     """Return the weights of a run's model or, if it has none, the weights with which the run begins."""
-    own = WeightsSettings(path="model")
-    if (_path(own, run) / "model.safetensors").is_file():
-        return [own]
+    if (_path(OWN, run) / "model.safetensors").is_file():
+        return [OWN]
     if not weights:
-        raise UserError(f"{_path(own, run)}: is missing, and there are no model.weights: train the main model first")
+        raise UserError(f"{_path(OWN, run)}: is missing, and there are no model.weights: train the main model first")
     return weights
 
 
-def carried_file(weights: Sequence[WeightsSettings], run: str, name: str) -> bytes | None:
-    """Return a file of settings that the last of some checkpoints carries in its folder, or None."""
-    files = (_path(named, run) / name for named in reversed(weights))
-    return next((file.read_bytes() for file in files if file.is_file()), None)
+def carried_file(weights: Sequence[WeightsSettings], run: str, name: str) -> Path | None:
+    """Return the file of settings that the last of some checkpoints of this project carries in its folder, or None."""
+    paths = (_path(named, run) for named in reversed(weights) if named.layout == "ours")
+    files = ((path if path.is_dir() else path.parent) / name for path in paths)
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_carried(path: Path, kind: type[Carried]) -> Carried:
+    """Read settings that a model carries in its folder.
+
+    Raises:
+        UserError: If they are none of this kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: not settings of a model: {line}") from error
+
+
+def with_carried_layout(run: Run, weights: Sequence[WeightsSettings], out: str, say: Callable[[str], object]) -> Run:
+    """Return a run whose samples are written as the model with which it begins has learned to read them.
+
+    Args:
+        run: Settings of the run; what they say explicitly in `data.layout` holds.
+        weights: Checkpoints with which it begins.
+        out: Folder of the main model's run.
+        say: Gets a line for each of these by which the model has not learned.
+
+    Raises:
+        UserError: If the settings that the model carries cannot be read.
+    """
+    if (file := carried_file(weights, out, LAYOUT)) is None:
+        return run
+    given, carried = run.data.layout, read_carried(file, LayoutConfig)
+    said = {name: getattr(given, name) for name in given.model_fields_set}
+    for name, value in said.items():
+        if value != (learned := getattr(carried, name)):
+            say(f"data.layout.{name}: {value}, as the config says; the model has learned {learned} ({file})")
+    return with_layout(run, carried.model_copy(update=said))
+
+
+def with_layout(run: Run, layout: LayoutConfig) -> Run:
+    """Return a run's settings with another layout."""
+    return run.model_copy(update={"data": run.data.model_copy(update={"layout": layout})})
 
 
 def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: str, setting: str) -> int | None:
@@ -89,9 +136,7 @@ def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: 
     for named in weights:
         path = _path(named, run)
         try:
-            found = (
-                weight_files.num_rows(model, weight_files.read_for(model, path, named.layout), named.layout) or found
-            )
+            found = num_rows(model, read_for(model, path, named.layout), named.layout) or found
         except WeightsError as error:
             raise _mistake(setting, path, error) from error
     return found
@@ -102,7 +147,7 @@ def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSetting
 
     Returns:
         One line per checkpoint with another conditioning, as released U-Nets have on text: the tensors that stay random
-        because their conditioning has another width. See `diffusers` in model/weights.py.
+        because their conditioning has another width. See `diffusers` in weight_layouts.py.
 
     Raises:
         UserError: If a checkpoint does not fit for any other reason.
@@ -125,7 +170,7 @@ def _load(module: nn.Module, named: WeightsSettings, run: str, setting: str) -> 
     """Fill a module from one checkpoint; return the checkpoint's tensors that it does not use."""
     path = _path(named, run)
     try:
-        return weight_files.load(module, weight_files.read_for(module, path, named.layout), named.layout)
+        return load(module, read_for(module, path, named.layout), named.layout)
     except WeightsError as error:
         raise _mistake(setting, path, error) from error
 
@@ -135,7 +180,7 @@ def _mistake(setting: str, path: Path, error: WeightsError) -> UserError:
 
 
 def _path(named: WeightsSettings, run: str) -> Path:
-    return Path(named.path) if named.path.startswith((".", "/")) else Path(run) / named.path
+    return Path(run) / named.path if named.is_of_run else Path(named.path)
 
 
 def fit_features(model: Emu, first_images: Iterator[Tensor], device: torch.device) -> None:

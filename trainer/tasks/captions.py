@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, processors
@@ -14,15 +13,15 @@ _BEGIN, _END = "<s>", "</s>"
 
 
 class Captions:
-    """Tokenizer of captions, from a `tokenizer.json`: it puts each text between `<s>` and `</s>`.
+    """Tokenizer of captions, which puts each text between `<s>` and `</s>`.
 
     Args:
-        path: The corpus's `tokenizer.json`.
+        tokenizer: Content of the corpus's `tokenizer.json`.
         context_length: Ids per caption, including both ends; longer ones are cut, shorter ones padded with `</s>`.
     """
 
-    def __init__(self, path: Path, context_length: int) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
+    def __init__(self, tokenizer: str, context_length: int) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.add_special_tokens([AddedToken(_BEGIN, special=True), AddedToken(_END, special=True)])
         self._context_length = context_length
         begin, end = self._tokenizer.token_to_id(_BEGIN), self._tokenizer.token_to_id(_END)

@@ -1,8 +1,8 @@
 """Data of a run, from its settings and a corpus or streams: what is read, in which order, and the record of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
@@ -19,17 +19,36 @@ from pipelines.shards.token_sidecar import load_tokens, tokens_folder
 from trainer.config import ModelSettings, RunSettings
 from trainer.engine.distributed import World
 from trainer.engine.metrics import Totals
+from trainer.plan.continuing import continue_on, drawn_before
 from trainer.plan.mixture import MixtureSettings, Order, Phase
 from trainer.plan.plan import Plan
 from trainer.plan.steps import STATE_FILE, Costs, PlanState, Step
 from trainer.plan.windows import SourceWindows
-from trainer.reading.consumed import QuarantineRow
+from trainer.reading.changes import changes_since
+from trainer.reading.consumed import QuarantineRow, consumed_of_buffer
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReader
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
+
+
+@dataclass(frozen=True)
+class ResumedFrom:
+    """A checkpoint from which a run resumes.
+
+    Attributes:
+        files: Contents of the files of its data, by their names.
+        run: Folder of the run.
+        section: The run's section of the config, for messages.
+        names: Names of the sources then, in the plan's order.
+    """
+
+    files: Mapping[str, str]
+    run: str
+    section: str
+    names: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,14 @@ class RunData(ABC):
             UserError: If the mixture does not fit the data, or the state belongs to other data.
         """
 
+    def resumed(self, checkpoint: ResumedFrom, costs: Costs) -> Mapping[str, str]:
+        """Return a checkpoint's files of the data, from which the loader resumes; all ranks call.
+
+        Raises:
+            UserError: If the data have changed, and the settings do not say that the run continues on them.
+        """
+        return checkpoint.files
+
     @abstractmethod
     def change(self, loader: Any, mixture: MixtureSettings) -> int:
         """Change a loader's mixture; return the first step of the new one. All ranks call between the same two steps.
@@ -106,6 +133,31 @@ class CorpusData(RunData):
     @abstractmethod
     def reader(self) -> SampleReader:
         """Return a reader of the plan's chunks."""
+
+    @abstractmethod
+    def fingerprint_of(self, corpus: str) -> str:
+        """Return the fingerprint as it was with another version of the corpus, by that one's own fingerprint."""
+
+    def resumed(self, checkpoint: ResumedFrom, costs: Costs) -> Mapping[str, str]:
+        """Return a checkpoint's files of the data, adapted to a corpus that has changed. As in `RunData.resumed`."""
+        state = PlanState.from_json(checkpoint.files[STATE_FILE])
+        fresh = self.plan(costs)
+        if state.fingerprint == fresh.fingerprint:
+            return checkpoint.files
+        for change in changes_since(self.corpus.folder, self.corpus.manifest.fingerprint):
+            before = replace(self, fingerprint=self.fingerprint_of(change.fingerprint_before))
+            if before.plan(costs).fingerprint != state.fingerprint:
+                continue
+            if self.run.data.when_corpus_changes == "refuse":
+                raise UserError(
+                    f"{self.corpus.folder}: {change.words}, since the checkpoint of step {state.step}. To continue on "
+                    f"what is there, add --set {checkpoint.section}.data.when_corpus_changes=continue"
+                )
+            position, consumed = consumed_of_buffer(checkpoint.run, state)
+            drawn = drawn_before(state, checkpoint.names, position, consumed)
+            continued = continue_on(state, fresh.state, self.sources, drawn, change.taken(self.corpus.split))
+            return {**checkpoint.files, STATE_FILE: replace(continued, position=position, note=change.words).to_json()}
+        return checkpoint.files  # of another corpus, which the plan refuses
 
     @property
     def tokenizer_folder(self) -> str:
@@ -193,6 +245,11 @@ class TrainingData(CorpusData):
         sources = tuple(source_windows(corpus.folder, *arguments))
         return cls(run, tokenizer, model, corpus, sources, windows_fingerprint(*arguments), layout)
 
+    def fingerprint_of(self, corpus: str) -> str:
+        """Return the fingerprint as it was with another version of the corpus."""
+        arguments = self.corpus.manifest, self.corpus.tokens, self.layout, self.run.data.plan.seq_len, self.corpus.split
+        return windows_fingerprint(*arguments, corpus=corpus)
+
     @classmethod
     def is_chat(cls, run: RunSettings) -> bool:
         """Return whether the vocabulary has tokens for the two sides of a conversation."""
@@ -239,7 +296,7 @@ class StreamData(RunData):
             UserError: If there is no tokenizer, or the model does not fit.
         """
         folder = folder.rstrip("/")
-        if not any(storage.exists(storage.join(folder, name)) for name in TOKENIZER_FILES):
+        if _tokenizer_file(folder) is None:
             folder = tokens_folder(folder, load_tokens(folder, load_manifest(folder), run.data.tokens).name)
         tokenizer = load_tokenizer(folder, wanted)
         model = wanted.resolve(tokenizer)
@@ -324,14 +381,21 @@ def checked_seq_len(run: RunSettings, model: EmuConfig) -> int:
     return seq_len
 
 
+def _tokenizer_file(folder: str) -> str | None:
+    files = (storage.join(folder, name) for name in TOKENIZER_FILES)
+    return next((file for file in files if storage.exists(file)), None)
+
+
 def load_tokenizer(folder: str, wanted: ModelSettings, *, chat: bool = False) -> Tokenizer:
     """Load the tokenizer of a folder, with the model's own tokens.
 
     Raises:
         UserError: If there is none.
     """
+    if (file := _tokenizer_file(folder)) is None:
+        raise UserError(f"{folder}: no tokenizer; it has neither {' nor '.join(TOKENIZER_FILES)}")
     try:
-        return Tokenizer.load(folder, wanted.family, chat=chat)
+        return Tokenizer.of_file(file, storage.read_bytes(file), wanted.family, chat=chat)
     except ValueError as error:
         raise UserError(str(error)) from error
 

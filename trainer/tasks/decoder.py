@@ -27,9 +27,17 @@ from trainer.config import AutoencoderRunSettings, DecoderRunSettings, ModelSett
 from trainer.engine.distributed import World
 from trainer.engine.flops import measured_flops
 from trainer.engine.metrics import Totals
-from trainer.reading.micro_batches import Group, GroupedBatch, ImageBatch, Losses, as_tensor, images_of, resized
+from trainer.reading.micro_batches import Group, GroupedBatch, ImageBatch, Losses, as_tensor, images_of
 from trainer.reading.reader import ReadChunk
-from trainer.tasks.build import build_visual_embedder, build_whole, fitting_batches, load_decoder_weights, save_tensors
+from trainer.tasks.build import (
+    OWN,
+    build_visual_embedder,
+    build_whole,
+    fitting_batches,
+    load_decoder_weights,
+    save_tensors,
+    with_carried_layout,
+)
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
 
@@ -93,7 +101,7 @@ class AutoencoderTask(Task):
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> ReconstructionBatch:
         """Collate images to a batch."""
         images, source = images_of([chunk for pack in packs for chunk in pack])
-        return ReconstructionBatch(resized(images, self._config.image_size), source)
+        return ReconstructionBatch(images, source)
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the autoencoder."""
@@ -113,22 +121,20 @@ class AutoencoderTask(Task):
 
 @dataclass(frozen=True, slots=True)
 class DrawingBatch(ImageBatch, GroupedBatch):
-    """Images of any size, or their (B, C, s, s) latents if they were kept, with the conditioning of the decoder.
+    """Images, or their (B, C, s, s) latents if they were kept, with the conditioning of the decoder.
 
     Attributes:
         micro: (B, 6) SDXL's micro-conditioning: original size, crop and final size.
         conditioning: (B, N, E) visual embeddings if they were kept; None: computed from the images or prompts.
         prompts: Captions that ask for an image, if conditioning is generated from them.
-        side: Side in pixels of generated images.
         conditioner: Computes the conditioning.
-        seen: (B, 3, S, S) uint8, the images as the encoder reads them; None: `images` has its size or is resized to it.
+        seen: (B, 3, S, S) uint8, the images as the encoder reads them; None: as in `images`.
         rows: Place among the held-out images for which noise is drawn; None in training.
     """
 
     micro: Tensor
     conditioning: Tensor | None
     prompts: tuple[Prompt, ...]
-    side: int
     conditioner: "Conditioning"
     seen: Tensor | None = None
     rows: tuple[int, int] | None = None
@@ -145,8 +151,7 @@ class DrawingBatch(ImageBatch, GroupedBatch):
             seen = self.images if self.seen is None else self.seen
             conditioning = self.conditioner.generated(self.prompts) if self.prompts else self.conditioner.encoded(seen)
         generator = _held_out_noise(self.images, totals)
-        images = self.images if self.conditioning is not None else resized(self.images, self.side)
-        found = module(images, conditioning, micro=self.micro, generator=generator, rows=self.rows)
+        found = module(self.images, conditioning, micro=self.micro, generator=generator, rows=self.rows)
         return Losses(found.loss * num / (totals[0] if totals else num), (found.per_image,))
 
 
@@ -168,8 +173,8 @@ class Conditioning:
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
-        """Return the visual embeddings of images: (B, 3, S, S) uint8 of any size -> (B, N, E)."""
-        return self._embedder.encode_images(resized(images, self._embedder.config.encoder.image_size))
+        """Return the visual embeddings of images: (B, 3, S, S) uint8 -> (B, N, E)."""
+        return self._embedder.encode_images(images)
 
     def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
         """Return a prompt that asks for the image of a caption."""
@@ -203,7 +208,7 @@ class DecoderTask(Task):
     data: ImageData
 
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
-        super().__init__(model, run, corpus, out, world)
+        super().__init__(model, with_carried_layout(run, (*model.weights, OWN), out, world.say), corpus, out, world)
         self._generated = run.conditioning == "generated"
         slots, longest = self.data.model.bridge.image_slots, self.data.model.language_model.max_positions
         if self._generated and run.max_caption_tokens + slots + 3 > longest:  # <s>, [IMG] and [/IMG]
@@ -214,12 +219,12 @@ class DecoderTask(Task):
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is different")
         config = self.data.model
-        layout = Layout(self.data.tokenizer, config.bridge, run.data.layout)
         embedder = (
             build_whole(config, model.weights, out)
             if self._generated
             else build_visual_embedder(config, model.weights, out)
         )
+        layout = Layout(self.data.tokenizer, config.bridge, self.run.data.layout)
         self._conditioning = Conditioning(embedder, layout)
         self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
         self._decoder: ImageDecoder | None = None
@@ -255,8 +260,7 @@ class DecoderTask(Task):
         """Set the latents' scale, if the autoencoder was trained in this project."""
         assert isinstance(module, _Drawing)
         if self.run.autoencoder is not None:
-            side = module.decoder.config.image_size
-            module.decoder.fit_latent_scale([resized(images, side) for images in fitting_batches(first_images)])
+            module.decoder.fit_latent_scale(list(fitting_batches(first_images)))
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Move the frozen model to the device of the trained one."""
@@ -281,16 +285,13 @@ class DecoderTask(Task):
         if self.run.engine.keep_features:
             images, conditioning = self._keep(chunks, images, images if seen is None else seen, prompts)
             prompts, seen = (), None
-        side = self.data.model.image_decoder.image_size
         micro = torch.tensor([self._micro(chunk) for chunk in chunks])
-        return DrawingBatch(images, source, micro, conditioning, prompts, side, self._conditioning, seen)
+        return DrawingBatch(images, source, micro, conditioning, prompts, self._conditioning, seen)
 
     def _micro(self, chunk: ReadChunk) -> list[float]:
         """Return SDXL's micro-conditioning of an image; for a whole image the same as in generation."""
         side = float(self.data.model.image_decoder.image_size)
-        height, width, top, left = chunk.crop or (side, side, 0, 0)
-        scale = side / self.data.image_size  # crops are in pixels of the images as read
-        return [height, width, top * scale, left * scale, side, side]
+        return [*(chunk.crop or (side, side, 0.0, 0.0)), side, side]
 
     def _keep(
         self, chunks: Sequence[ReadChunk], images: Tensor, seen: Tensor, prompts: Sequence[Prompt]
@@ -305,7 +306,7 @@ class DecoderTask(Task):
                 if prompts
                 else self._conditioning.encoded(seen[missing].to(self._world.device))
             )
-            latents = self._decoder.encode(resized(new, self.data.model.image_decoder.image_size))
+            latents = self._decoder.encode(new)
             for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
                 self._kept[keys[i]] = (tensors[0], tensors[1])
         kept = [self._kept[key] for key in keys]

@@ -7,7 +7,6 @@ the model of the corpus pipelines' image-text filter.
 import json
 import random
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class EncoderTask(Task):
             raise UserError(
                 "encoder: model.encoder.kind is 'eva', which cannot be trained from scratch: set it to 'clip'"
             )
-        self._captions = Captions(self._tokenizer_file(), run.context_length)
+        self._captions = Captions(self._tokenizer(), run.context_length)
         self._config = clip_config(config, run, self._captions)
         size, length = config.image_size, run.context_length
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long))
@@ -106,13 +105,14 @@ class EncoderTask(Task):
         rngs = [random.Random(key_of("shift", seed, c.row.source, c.row.epoch, c.row.key)) for c in chunks]
         return torch.tensor([[rng.randint(-limit, limit) for _ in range(2)] for rng in rngs])
 
-    def _tokenizer_file(self) -> Path:
-        path = Path(tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)) / "tokenizer.json"
-        if not path.is_file():
+    def _tokenizer(self) -> str:
+        folder = tokens_folder(self.data.corpus.folder, self.data.corpus.tokens.name)
+        path = storage.join(folder, "tokenizer.json")
+        if not storage.exists(path):
             raise UserError(
                 f"{path}: is missing: open_clip reads only this kind of tokenizer. Tokenize the corpus with one"
             )
-        return path
+        return storage.read_bytes(path).decode()
 
 
 def clip_config(config: EncoderConfig, run: EncoderRunSettings, captions: Captions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from trainer.engine.metrics import Totals
 from trainer.plan.steps import Costs
 from trainer.reading.micro_batches import Losses, as_tensor
 from trainer.reading.reader import ReadChunk
-from trainer.tasks.build import build_model, carried_file, fit_features, save_model
+from trainer.tasks.build import build_model, carried_file, fit_features, save_model, with_carried_layout
 from trainer.tasks.data import RunData, StreamData, TrainingData
 from trainer.tasks.samples import first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
@@ -99,10 +99,13 @@ class PretrainTask(Task):
 
     objectives = ("ce", "regression")
     modules = MODULES
+    run: PretrainSettings
     data: TrainingData | StreamData
 
     def __init__(self, model: ModelSettings, run: PretrainSettings, corpus: str, out: str, world: World) -> None:
-        super().__init__(model, run, corpus, out, world)
+        super().__init__(
+            model, with_carried_layout(run, self.weights_of(model, run), out, world.say), corpus, out, world
+        )
         self._features = _Features() if run.engine.keep_features else None
 
     def open(self, split: Split) -> TrainingData | StreamData:
@@ -207,13 +210,13 @@ class PretrainTask(Task):
     def export(self, weights: dict[str, Tensor], folder: str) -> None:
         """Write weights, configuration and tokenizer, and how the model that it began as generates, if that says so."""
         save_model(weights, self.data.model, self.data, folder)
-        if (found := carried_file(self.begins_with, self._out, GENERATION)) is not None:
-            storage.write_bytes(storage.join(folder, GENERATION), found)
+        if (found := carried_file(self.weights_of(self._model, self.run), self._out, GENERATION)) is not None:
+            storage.write_bytes(storage.join(folder, GENERATION), found.read_bytes())
 
-    @property
-    def begins_with(self) -> Sequence[WeightsSettings]:
-        """Checkpoints that are loaded at the beginning."""
-        return self._model.weights
+    @staticmethod
+    def weights_of(model: ModelSettings, run: PretrainSettings) -> Sequence[WeightsSettings]:
+        """Return the checkpoints that are loaded at the beginning."""
+        return model.weights
 
 
 class _Features:

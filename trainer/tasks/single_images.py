@@ -64,22 +64,21 @@ class ImageData(CorpusData):
     ) -> Self:
         """Open the data of a run, with images of the encoder's size, of the decoder's, or of both.
 
-        Random crops are read once, of the larger size, from which the smaller one is made.
-
         Raises:
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
         sources = _sources(corpus, captioned=captioned)
-        made_from = [VERSION, corpus.manifest.fingerprint, split, captioned]
-        fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        fingerprint = _fingerprint(corpus.manifest.fingerprint, split, captioned)
         size, encoder_size = model.encoder.image_size, None
-        if for_decoder and max_scale > 1.0:
-            size = max(size, model.image_decoder.image_size)
-        elif for_decoder:
+        if for_decoder:
             encoder_size = size if and_encoder and size != model.image_decoder.image_size else None
             size = model.image_decoder.image_size
         return cls(run, tokenizer, model, corpus, sources, fingerprint, size, encoder_size, captioned, max_scale)
+
+    def fingerprint_of(self, corpus: str) -> str:
+        """Return the fingerprint as it was with another version of the corpus."""
+        return _fingerprint(corpus, self.corpus.split, self.captioned)
 
     def reader(self) -> "ImageReader":
         """Return a reader of images."""
@@ -93,6 +92,10 @@ class ImageData(CorpusData):
             resampling=self.model.encoder.resampling,
             seed=self.run.data.plan.seed,
         )
+
+
+def _fingerprint(corpus: str, split: Split, captioned: bool) -> str:
+    return hashlib.sha256(json.dumps([VERSION, corpus, split, captioned]).encode()).hexdigest()
 
 
 def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows, ...]:
@@ -153,7 +156,7 @@ class ImageReader(SampleReader):
         seed: int = 0,
     ) -> None:
         super().__init__(corpus, sources, seed=seed)
-        self._image_size, self._captioned, self._max_scale = image_size, captioned, max_scale
+        self._captioned, self._max_scale = captioned, max_scale
         self._sizes = (image_size,) if encoder_size is None else (image_size, encoder_size)
         self._resampling = resampling
 
@@ -172,5 +175,5 @@ class ImageReader(SampleReader):
         if self._max_scale == 1.0:
             return ChunkData(sequence, tuple(decode(data, size, self._resampling) for size in self._sizes))
         rng = random.Random(key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, media))
-        image, crop = decode_crop(data, self._image_size, rng, self._max_scale, self._resampling)
-        return ChunkData(sequence, (image,), crop)
+        images, crop = decode_crop(data, self._sizes, rng, self._max_scale, self._resampling)
+        return ChunkData(sequence, images, crop)

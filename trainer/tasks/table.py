@@ -32,6 +32,14 @@ class TaskRun:
             found = getattr(found, name, None)
         return found if isinstance(found, RunSettings) else None
 
+    def replaced(self, config: TrainConfig, run: RunSettings) -> TrainConfig:
+        """Return a config with other settings of the run."""
+        *parents, last = self.section.split(".")
+        if not parents:
+            return config.model_copy(update={last: run})
+        (parent,) = parents
+        return config.model_copy(update={parent: getattr(config, parent).model_copy(update={last: run})})
+
     def folder(self, out: str) -> str:
         """Return the run's folder, given that of the main model."""
         return storage.join(out, self.subfolder) if self.subfolder else out.rstrip("/")

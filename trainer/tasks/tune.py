@@ -17,7 +17,7 @@ from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
-from trainer.config import RunSettings, TuneSettings, WeightsSettings
+from trainer.config import ModelSettings, PretrainSettings, RunSettings, TuneSettings, WeightsSettings
 from trainer.engine.metrics import Totals
 from trainer.reading.consumed import QuarantineRow
 from trainer.reading.images import Pixels
@@ -91,10 +91,11 @@ class TuneTask(PretrainTask):
         template = self.run.template.model_dump_json(indent=1) + "\n"
         storage.write_bytes(storage.join(folder, TEMPLATE), template.encode())
 
-    @property
-    def begins_with(self) -> Sequence[WeightsSettings]:
-        """Checkpoints that are loaded at the beginning."""
-        return self.run.weights
+    @staticmethod
+    def weights_of(model: ModelSettings, run: PretrainSettings) -> Sequence[WeightsSettings]:
+        """Return the checkpoints that are loaded at the beginning."""
+        assert isinstance(run, TuneSettings)
+        return run.weights
 
     def _adapted(self, model: Emu) -> Emu:
         if self.run.lora is not None:

@@ -7,6 +7,7 @@ from pipelines.crawling.accounts import Mention, Verdict
 from pipelines.crawling.ledger import LedgerRow
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
+from pipelines.funnel import funnel_rows
 from pipelines.layout import account_folder, crawl_folder
 from pipelines.parts import read_rows
 from pipelines.spec import CrawlSettings
@@ -51,6 +52,14 @@ def test_a_page_that_was_not_asked_for_says_why():
     assert verdict(ONLY_FOUND, url="http://127.0.0.1:8000/")[0] == "out_of_scope"
 
 
+def test_a_sitemap_that_failed_is_no_page():
+    failed = Mention(0, 1, "http_404", "gone", unit="site_file")
+    ((_, found),) = accounts.verdicts((URL, [failed, ONLY_FOUND]), SETTINGS)
+    assert found == Verdict(URL, "http_404", "gone", unit="site_file")
+    assert verdict(failed, Mention(1, 1, FETCHED)) == (FETCHED, "")
+    assert verdict(failed, Mention(1, 1, "timeout")) == ("timeout", "")
+
+
 def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
     """A ledger part a round, in which URL came out so."""
     folder = crawl_folder(str(tmp_path), "site")
@@ -64,21 +73,34 @@ def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
 
 def test_outcomes_know_the_round_they_are_of(tmp_path):
     paths = ledger(tmp_path, {0: "timeout", 2: "http_404"})
-    rows = [outcome for path in paths for _, outcome in accounts.ledger_mentions(path)]
+    rows = [outcome for path in paths for _, outcome in accounts.ledger_mentions(path, 0)]
     assert rows == [Mention(0, 1, "timeout"), Mention(2, 1, "http_404")]
 
 
 def test_accounts_count_pages_and_hide_credentials(tmp_path):
     folder = account_folder(str(tmp_path), "site")
     secret = "https://u:p@a.example/x"
-    rows = [Verdict(URL, FETCHED), Verdict(secret, "out_of_scope")]
+    rows = [Verdict(URL, FETCHED), Verdict(secret, "redirected", "/login?token=s&next=/")]
     accounts.write_account((0, rows), folder, "site")
     (receipt,) = folder.receipts()
     (count,) = receipt.counts
-    assert (count.kept, count.dropped, count.in_) == (1, {"out_of_scope": 1}, 2)
+    assert (count.kept, count.dropped, count.in_) == (1, {"redirected": 1}, 2)
     (drop,) = read_rows(folder.drops()[0])
-    assert (drop["url"], drop["page_url"], drop["detail"]) == ("https://a.example/x",) * 2 + (None,)
+    assert (drop["url"], drop["page_url"], drop["detail"]) == ("https://a.example/x",) * 2 + ("/login?token=…&next=/",)
     assert "u:p" not in json.dumps(drop)
+
+
+def test_accounts_count_files_of_sites_apart(tmp_path):
+    folder = account_folder(str(tmp_path), "site")
+    map_ = "https://u:p@a.example/map.xml"
+    accounts.write_account((0, [Verdict(URL, FETCHED), Verdict(map_, "http_404", unit="site_file")]), folder, "site")
+    rows = funnel_rows(str(tmp_path), ["site"], [])
+    assert [(row.unit, row.in_, row.kept, row.dropped) for row in rows] == [
+        ("page", 1, 1, {}),
+        ("site_file", 1, 0, {"http_404": 1}),
+    ]
+    (drop,) = read_rows(folder.drops()[0])
+    assert (drop["unit"], drop["url"], drop["page_url"]) == ("site_file", "https://a.example/map.xml", None)
 
 
 def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
@@ -86,7 +108,7 @@ def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
     writer = CrawlPartWriter(folder, 0)
     writer.add(LedgerRow(URL, 0, "http_404", warc="/archives/a.warc.gz", offset=512))
     path = folder.file(writer.close() or "", ".parquet")
-    asked = [row for _, row in accounts.ledger_mentions(path)]
+    asked = [row for _, row in accounts.ledger_mentions(path, 0)]
     accounts.write_account((0, [row for _, row in accounts.verdicts((URL, asked), SETTINGS)]), folder, "site")
     (drop,) = read_rows(folder.drops()[0])
     assert (drop["reason"], drop["record"], drop["excerpt"]) == ("http_404", "a.warc.gz 512", None)

@@ -1,5 +1,6 @@
 """Tests of finding what a host says on most of its pages, over all parts of a crawl, and of leaving it out."""
 
+import hashlib
 import io
 import json
 import random
@@ -14,11 +15,12 @@ from apache_beam.testing.util import assert_that, equal_to
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from pipelines.crawling.archived_robots import ROBOTS_SCHEMA
 from pipelines.crawling.find_host_boilerplate import FindRepeated
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LedgerRow
 from pipelines.extract import run_extract
 from pipelines.funnel import funnel_rows
-from pipelines.layout import candidates_folder, crawl_folder
+from pipelines.layout import candidates_folder, crawl_folder, robots_folder
 from pipelines.pages.host_boilerplate import HostBoilerplate
 from pipelines.parts import Tally, write_table
 from pipelines.running.runner import Runner
@@ -99,6 +101,7 @@ def extract(out: Path, crawl: dict[str, Any] | None = None) -> dict[str, str]:
         {
             "name": "test",
             "version": "1.0.0",
+            "policy": {"robots_of_others": "unasked", "user_agent": "Tests/1 (+http://127.0.0.1)"},
             "crawls": {"web": {"seeds": ["http://127.0.0.1:8000/"], **(crawl or {})}},
             "sources": {
                 "texts": {"kind": "text", "input": {"crawl": "web"}, "filters": anything},
@@ -149,6 +152,7 @@ def test_below_the_floor_of_pages_nothing_is_decided(tmp_path: Path) -> None:
     assert drops(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "is_kept"), [(None, True), ({}, False), ({"min_pages": 12}, False), ({"min_pages": 13}, True)]
 )
@@ -171,6 +175,45 @@ def test_copies_of_a_page_and_refused_pages_are_not_counted(tmp_path: Path) -> N
     assert all(text.endswith(SHOWN) for text in texts.values())
 
 
+def archive_robots(out: Path, text: str) -> dict[str, Any]:
+    """Write the part of an archived robots.txt of the site; return the settings of a crawl that has it."""
+    folder = robots_folder(str(out), "web")
+    body = text.encode()
+    row = {
+        "host": "127.0.0.1:8000",
+        "url": "http://127.0.0.1:8000/robots.txt",
+        "status": 200,
+        "fetched_at": "2026-01-05T10:11:12Z",
+        "offset": 0,
+        "length": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    Path(folder.path).mkdir(parents=True, exist_ok=True)
+    Path(folder.file("robots-0", ".bodies")).write_bytes(body)
+    files = {".parquet": write_table(folder.file("robots-0", ".parquet"), [row], ROBOTS_SCHEMA)}
+    folder.finish("robots-0", "", Tally("crawl"), files)
+    return {"seeds": [], "warc_files": ["a.warc.gz"], "robots_files": ["robots.warc.gz"]}
+
+
+def test_pages_that_an_archives_robots_txt_refuses_are_not_counted(tmp_path: Path) -> None:
+    refused = {f"http://127.0.0.1:8000/private/{i}": page(i) for i in range(20, 32)}
+    own = {f"http://127.0.0.1:8000/own-{i}": page(i).replace(NOTICE, f"Note {i}.") for i in range(10)}
+    write_crawl(tmp_path, refused | own | site(8))
+    crawl = archive_robots(tmp_path, "User-agent: *\nDisallow: /private/\n")
+    texts = extract(tmp_path, crawl)
+    assert len(texts) == 18
+    assert sum(text.endswith(SHOWN) for text in texts.values()) == 8  # of 18 pages; with the refused ones 20 of 30
+
+
+def test_pages_that_an_archives_robots_txt_refuses_are_not_drawn(tmp_path: Path) -> None:
+    refused = {f"http://127.0.0.1:8000/private/{i}": page(i) for i in range(20, 80)}
+    write_crawl(tmp_path, refused | site(8))
+    crawl = archive_robots(tmp_path, "User-agent: *\nDisallow: /private/\n")
+    texts = extract(tmp_path, crawl | {"host_boilerplate": {"min_pages": 8, "max_pages": 10}})
+    assert len(texts) == 8
+    assert not any(text.endswith(SHOWN) for text in texts.values())
+
+
 def test_hosts_are_apart_and_folders_of_a_host_have_boilerplate_of_their_own(tmp_path: Path) -> None:
     pages = {f"http://127.0.0.1:8000/en/{i}": page(i) for i in range(10)}
     pages |= {f"http://127.0.0.1:8000/de/{i}": page(i).replace(NOTICE, "Das Hafenamt.") for i in range(10, 21)}
@@ -182,6 +225,7 @@ def test_hosts_are_apart_and_folders_of_a_host_have_boilerplate_of_their_own(tmp
     assert all(SHOWN in texts[str(i)] for i in range(30, 36))
 
 
+@pytest.mark.slow
 def test_some_pages_of_a_large_host_are_enough(tmp_path: Path) -> None:
     write_crawl(tmp_path, site(40))
     texts = extract(tmp_path, {"host_boilerplate": {"max_pages": 12}})

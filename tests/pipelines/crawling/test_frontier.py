@@ -1,15 +1,17 @@
 """Which URLs a round requests."""
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.crawling import frontier
 from pipelines.crawling.frontier import FrontierUrl, Mark, ScopedUrl
-from pipelines.crawling.ledger import LedgerRow
+from pipelines.crawling.ledger import LEDGER_SCHEMA, LedgerRow, RequestedUnit
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.drop_reasons import FETCHED
 from pipelines.layout import crawl_folder
+from pipelines.parts import write_table
 from pipelines.spec import CrawlSettings
 
 SETTINGS = CrawlSettings(seeds=["http://127.0.0.1:8000/a/"], path_prefixes=["/a/", "/b"], max_depth=2)
@@ -49,6 +51,12 @@ def test_a_round_requests_what_was_found_and_not_requested_at_its_least_depth():
     assert scoped(Mark("found", 1), url="http://127.0.0.1:8000/") == []
 
 
+def test_a_file_of_a_site_is_not_requested_as_a_page_nor_counted_as_one():
+    assert scoped(Mark("found", 1), Mark("site_file", 1)) == []
+    requested = ScopedUrl(1, URL, True)
+    assert scoped(Mark("site_file", 1), Mark("requested_now", 1)) == [("127.0.0.1:8000", requested)]
+
+
 def test_what_a_killed_round_has_requested_is_still_counted():
     assert scoped(Mark("found", 1), Mark("requested_now", 1)) == [("127.0.0.1:8000", ScopedUrl(1, URL, True))]
 
@@ -83,13 +91,13 @@ def test_a_killed_round_ends_with_the_pages_of_an_undisturbed_one(depths, data, 
     assert {row.url for row in capped(resumed, num_requested, max_pages)} == wanted - done
 
 
-def ledger(tmp_path, rounds: dict[int, str]) -> list[str]:
+def ledger(tmp_path, rounds: dict[int, str], unit: RequestedUnit = "page") -> list[str]:
     """A ledger part a round, in which URL came out so."""
     folder = crawl_folder(str(tmp_path), "site")
     paths = []
     for number, outcome in rounds.items():
         writer = CrawlPartWriter(folder, number)
-        writer.add(LedgerRow(URL, 1, outcome))
+        writer.add(LedgerRow(URL, 1, outcome, unit=unit))
         paths.append(folder.file(writer.close() or "", ".parquet"))
     return paths
 
@@ -104,3 +112,29 @@ def test_a_retry_asks_again_for_what_can_pass_and_failed_before_it(tmp_path):
 
     assert states(3) == ["found", "requested_before", "requested_before", "requested_before"]
     assert states(0) == ["requested_before"] * 4
+
+
+def test_a_retry_asks_again_for_a_sitemap_that_failed_but_not_as_a_page(tmp_path):
+    (path,) = ledger(tmp_path, {0: "http_503"}, unit="site_file")
+    marks = [next(iter(frontier.ledger_marks(path, "requested_before", retry)))[1] for retry in (0, 1)]
+    assert marks == [Mark("site_file", 1), Mark("failed_site_file", 1)]
+    assert scoped(marks[1]) == []
+    again = ("127.0.0.1:8000", FrontierUrl(1, URL, is_new_host=False, unit="site_file"))
+    assert list(frontier.failed_site_files((URL, marks[1:]))) == [again]
+    assert list(frontier.failed_site_files((URL, marks))) == []  # which a later round could not pass
+
+
+def test_a_page_that_is_no_sitemap_is_a_page(tmp_path):
+    (path,) = ledger(tmp_path, {0: "malformed_sitemap"}, unit="site_file")
+    assert list(frontier.ledger_marks(path, "requested_before", 0)) == []
+
+
+def test_sitemaps_of_a_killed_round_are_followed_again(tmp_path):
+    (path,) = ledger(tmp_path, {1: "http_404"}, unit="site_file")
+    assert list(frontier.ledger_marks(path, "requested_now", 0)) == []
+
+
+def test_a_ledger_of_an_earlier_version_has_pages_only(tmp_path):
+    path = str(tmp_path / "r000-old.parquet")
+    write_table(path, [{"url": URL, "depth": 1, "outcome": "http_404"}], pa.schema(list(LEDGER_SCHEMA)[:3]))
+    assert list(frontier.ledger_marks(path, "requested_before", 0)) == [(URL, Mark("requested_before", 1))]

@@ -14,10 +14,11 @@ from pipelines import storage
 from pipelines.crawling.ledger import LedgerRow, part_name, round_of
 from pipelines.crawling.part_writer import PART_PAGES, CrawlPartWriter, WarcPlace
 from pipelines.crawling.warc_records import exchange_records
+from pipelines.document import Signal
 from pipelines.drop_reasons import FETCHED
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
-from pipelines.web.http_client import Fetched
+from pipelines.web.answers import Fetched
 
 BODY = "<p>café</p>".encode()
 
@@ -151,3 +152,10 @@ def test_a_part_is_due_by_its_pages(folder: PartFolder):
 def test_rounds_are_read_from_names_of_any_length():
     assert [round_of(part_name(n, "ab-cd")) for n in (0, 7, 1234)] == [0, 7, 1234]
     assert round_of("/out/r12-x/work/r003-abc.links.parquet") == 3
+
+
+def test_signals_of_a_row_of_an_earlier_version_lose_their_secrets():
+    signals = tuple(Signal("x-robots-tag", "page", "all", None, f"https://u:p{n}@a.example/") for n in range(2))
+    row = LedgerRow("https://a.example/", 0, FETCHED, signals=signals)
+    found = LedgerRow.from_columns(row.to_columns()).signals
+    assert found == (Signal("x-robots-tag", "page", "all", None, "https://a.example/"),)

@@ -26,7 +26,7 @@ from pipelines.crawling.visits import follow_sitemaps, store_site_files, visit
 from pipelines.errors import UserError
 from pipelines.parts import PartFolder, read_rows
 from pipelines.sources.warc import CrawledPage, read_records
-from pipelines.web import http_client, permission, sitemaps, urls
+from pipelines.web import http_client, site_rules, sitemaps, urls
 from pipelines.web.http_client import HttpSettings, PoliteClient
 from pipelines.web.permission import PolicySettings
 
@@ -241,6 +241,7 @@ def test_what_is_lost_of_sitemaps_is_recorded(tmp_path: Path) -> None:
     assert {"/one", "/three"} <= set(found.links)
     assert "not well-formed" in (found.rows["/cut.xml"].detail or "")
     assert found.rows["/page.xml"].detail == "no sitemap"
+    assert {path for path, row in found.rows.items() if row.unit == "page"} == {"/"}
 
 
 @pytest.mark.slow
@@ -383,7 +384,7 @@ PLACES = {  # what is replaced, and the paths that it concerns; of the others no
     "exchange_records": (warc_records, "_headers_of_decoded_body", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
     "media_type": (visits, "media_type", {"/a"}),
     "response_verdict": (http_client, "response_verdict", {"/a", "/map.xml"}),
-    "parse_robots": (permission, "parse_robots", {"/a"}),
+    "parse_robots": (site_rules, "parse_robots", {"/a"}),
     "resolve": (sitemaps, "resolve", {"/map.xml"}),
     "next_hop": (http_client, "_location", {"/.well-known/tdmrep.json", "/map.xml", "/robots.txt", "/a"}),
 }

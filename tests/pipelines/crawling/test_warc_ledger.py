@@ -148,6 +148,7 @@ def test_a_record_that_refers_to_another_archive_bears_its_reason_and_wets_text_
     assert second["offset"] == first["length"]
 
 
+@pytest.mark.slow
 def test_paths_without_a_folder_are_not_those_beside_the_ledger(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()))
@@ -201,6 +202,7 @@ def test_a_page_that_archives_hold_several_times_is_one(tmp_path: Path):
     assert storage.list_files(crawl_folder(out, "web").path, ".links.parquet")
 
 
+@pytest.mark.slow
 def test_a_run_with_other_files_that_is_killed_is_not_taken_for_the_first(tmp_path: Path, monkeypatch):
     first = write_warc(tmp_path / "a.warc.gz", ("https://a.example/x", page()))
     second = write_warc(tmp_path / "b.warc.gz", ("https://a.example/y", page()))
@@ -217,6 +219,7 @@ def test_a_run_with_other_files_that_is_killed_is_not_taken_for_the_first(tmp_pa
     assert ledger_parts(out, "web") == [indexed_part(first)]
 
 
+@pytest.mark.slow
 def test_only_a_page_of_the_same_host_speaks_for_another(tmp_path: Path):
     head = b'<link rel="canonical" href="https://a.example/x">'
     path = write_warc(

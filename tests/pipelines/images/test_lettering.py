@@ -133,6 +133,7 @@ def test_chinese_characters_are_those_of_the_language_around() -> None:
     assert len({str(piece.font.path) for piece in line}) == 1
 
 
+@pytest.mark.slow
 def test_a_text_longer_than_the_paper_takes_little_time() -> None:
     begun = time.process_time()
     for text, height in (("👨\u200d" * 30_000, 60), ("i" * 300_000, 780), ("ab " * 100_000, 780)):

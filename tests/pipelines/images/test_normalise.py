@@ -493,12 +493,28 @@ def test_fill_bytes_without_a_marker_take_no_time(start):
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.slow
 def test_settings_load_nothing_of_img2dataset():
     code = (
         "import sys, pipelines.spec; print([m for m in ('torch', 'img2dataset', 'albumentations') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_img2dataset_asks_nobody_for_newer_versions():
+    code = (
+        "import urllib.request\n"
+        "asked = []\n"
+        "urllib.request.OpenerDirector.open = lambda *args, **_: asked.append(args)\n"
+        "from pipelines.images.normalise import load_resizer\n"
+        "load_resizer()\n"
+        "print(asked)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_threads_that_resize_leave_the_process_its_output(capfd):

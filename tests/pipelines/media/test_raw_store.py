@@ -42,6 +42,12 @@ def stored(writer: RawPartWriter, data: bytes, key: str = URL) -> StoredMedia:
     )
 
 
+def test_signals_of_an_earlier_version_lose_their_secrets():
+    signals = tuple(Signal("x-robots-tag", "page", "all", None, f"{URL}?w=1&sig={n}") for n in range(2))
+    found = StoredMedia.from_json(StoredMedia(URL, FETCHED, signals=signals).to_json().encode())
+    assert found.signals == (Signal("x-robots-tag", "page", "all", None, f"{URL}?w=1"),)
+
+
 def test_what_was_stored_is_found_again_by_its_index_row(tmp_path: Path):
     writer = RawPartWriter(str(tmp_path), 0)
     media = stored(writer, b"image")

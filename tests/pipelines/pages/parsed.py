@@ -1,5 +1,8 @@
 """Parsing of short pages in tests, and their blocks in short form."""
 
+from collections import Counter
+
+from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import Page, PageImage, PageText
 from pipelines.pages.parse import parse_page
 
@@ -9,6 +12,11 @@ URL = "http://site.example/folder/page.html"
 def parse(body: str, head: str = "", url: str = URL) -> Page:
     html = f"<!doctype html><html lang='en'><head><title>A page</title>{head}</head><body>{body}</body></html>"
     return parse_page(html.encode(), url)
+
+
+def num_skipped(page: Page) -> dict[Reason, int]:
+    """Return how many elements were skipped, by reason."""
+    return dict(Counter(element.reason for element in page.skipped))
 
 
 def shown(page: Page) -> list[str]:

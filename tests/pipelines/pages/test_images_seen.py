@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pipelines.drop_reasons import ELEMENTS
-from tests.pipelines.pages.parsed import parse, shown
+from tests.pipelines.pages.parsed import num_skipped, parse, shown
 
 GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
@@ -154,7 +154,7 @@ def test_late_images_are_found_by_what_an_attribute_holds(attributes: str, src: 
 def test_attributes_that_hold_something_else_are_no_sources(attributes: str) -> None:
     page = parse(f"<p>Text.</p><img src='{GIF}' {attributes}>")
     assert page.images == ()
-    assert dict(page.skipped) == {"placeholder_image": 1}
+    assert num_skipped(page) == {"placeholder_image": 1}
 
 
 def test_a_source_of_its_own_goes_before_late_ones() -> None:
@@ -184,7 +184,7 @@ def test_a_source_of_its_own_goes_before_late_ones() -> None:
 def test_images_that_are_not_taken_are_counted(markup: str, reason: str) -> None:
     page = parse(f"<p>Text.</p>{markup}")
     assert page.images == ()
-    assert dict(page.skipped) == {reason: 1}
+    assert num_skipped(page) == {reason: 1}
     assert reason in ELEMENTS
 
 
@@ -193,3 +193,127 @@ def test_long_attributes_take_little_time() -> None:
     for value in ("a" * 20_000, "a.jpg 1x, " * 2_000, "[" * 20_000, "a.jpg," * 3_000, "{width}" * 2_000, " 1w" * 6_000):
         parse(f"<p>Text.</p><img data-src='{value}'><x-y data-image='{value}'></x-y>")
     assert time.process_time() - start < 2
+
+
+def test_images_of_a_preformatted_text_follow_it_unless_they_are_hidden() -> None:
+    markup = "<pre>one<noscript><img src=n.jpg></noscript><b hidden><img src=h.jpg></b> <img src=c.jpg> two</pre>"
+    assert shown(parse(markup)) == ["one  two", "<c.jpg>"]
+
+
+@pytest.mark.parametrize("around", ["b", "noscript", "button"])
+def test_an_image_in_a_caption_is_shown(around: str) -> None:
+    page = parse(f"<figure><figcaption>A boat<{around}><img src=a.jpg></{around}></figcaption></figure>")
+    assert [image.url for image in page.images] == ["http://site.example/folder/a.jpg"]
+
+
+def test_rows_of_a_hidden_part_of_a_table_are_not_shown() -> None:
+    page = parse("<table><tbody hidden><tr><td>a<td>b</tbody><tbody><tr><td>c<td>d<tr><td>e<td>f</table>")
+    assert shown(page) == ["c | d\ne | f"]
+
+
+def skipped(markup: str, head: str = "") -> list[tuple[str, str | None]]:
+    """Return reason and file name of each element that is skipped."""
+    found = parse(f"{markup}<p>Some text of the page.</p>", head).skipped
+    return [(element.reason, element.url and element.url.rpartition("/")[2]) for element in found]
+
+
+@pytest.mark.parametrize(
+    ("markup", "expected"),
+    [
+        ("<img src=a.png width=20>", [("small_image", "a.png")]),
+        ("<img src=blank.gif>", [("placeholder_image", "blank.gif")]),
+        ("<img src=blank.gif data-src=a.svg>", [("vector_image", "a.svg")]),
+        ("<img class=logo src=data:image/gif;base64,R0lGOD data-src=a.jpg>", [("chrome_image", "a.jpg")]),
+        ("<img src=data:image/gif;base64,R0lGOD>", [("invalid_data_uri", None)]),
+        ("<img>", [("placeholder_image", None)]),
+        ("<img src=blank.gif><noscript><img></noscript>", [("placeholder_image", "blank.gif")]),
+        ("<img src=a.jpg><img src=a.jpg>", [("repeated_image", "a.jpg")]),
+        (
+            "<nav><a href=/><img src=a.png></a><noscript><img src=no.png></noscript><img srcset='b.png 2x'></nav>",
+            [("boilerplate_image", "a.png"), ("boilerplate_image", "b.png")],
+        ),
+        (
+            "<table><tr><td>a<td>b<tr hidden><td>c<td><img src=a.png><tr><td>d<td>e</table>",
+            [("boilerplate_image", "a.png")],
+        ),
+        ("<iframe src=a.html></iframe>", [("embedded_frame", "a.html")]),
+        ("<iframe data-src=a.html></iframe>", [("embedded_frame", "a.html")]),
+        ("<iframe src='javascript:x()'></iframe>", [("embedded_frame", None)]),
+        ("<object data=a.swf></object>", [("embedded_frame", "a.swf")]),
+        ("<embed src=a.swf>", [("embedded_frame", "a.swf")]),
+        ("<iframe src=about:blank data-src=a.html></iframe>", [("embedded_frame", "a.html")]),
+        ("<video poster=a.jpg></video>", [("video_without_source", "a.jpg")]),
+        ("<my-image srcset='a.jpg 1x, b.jpg 2x'></my-image>", [("custom_image", "b.jpg")]),
+        ("<my-image data-src=b.jpg></my-image>", [("custom_image", "b.jpg")]),
+        (
+            "<pre>one<noscript><img src=n.jpg></noscript><b hidden><img src=h.jpg></b> <svg></svg>"
+            "<img class=tex alt=x src=f.png></pre>",
+            [("boilerplate_image", "h.jpg"), ("formula_image", "f.png"), ("inline_svg", None)],
+        ),
+        (
+            "<figure><figcaption>A <img class=tex alt=x src=f.png> <svg></svg><iframe src=a.html></iframe>"
+            "<b hidden><img src=h.jpg></b></figcaption></figure>",
+            [
+                ("boilerplate_image", "h.jpg"),
+                ("embedded_frame", "a.html"),
+                ("formula_image", "f.png"),
+                ("inline_svg", None),
+            ],
+        ),
+        ("<p>A <b aria-hidden=true><mjx-container></mjx-container></b></p>", [("unread_formula", None)]),
+        ("<nav><mjx-container></mjx-container></nav>", []),
+        (
+            "<table><tbody hidden><tr><td>a<td><img src=a.png></tbody><tbody><tr><td>d<td>e</tbody></table>",
+            [("boilerplate_image", "a.png")],
+        ),
+        ("<div style='filter:url(#blur)'>a</div>", []),
+        ("<div style='filter:url(#blur);background:url(a.jpg)'>a</div>", [("css_background", "a.jpg")]),
+        ("<div style='background:url(a.jpg), url(b.jpg)'>a</div>", [("css_background", None)]),
+        ("<div data-bg='url(a.jpg), url(b.jpg)'>a</div>", [("css_background", None)]),
+        ("<div data-bg='a.jpg,b.jpg'>a</div>", [("css_background", None)]),
+        ("<div data-bg='a.jpg?v=1,b.jpg'>a</div>", [("css_background", None)]),
+        ("<div data-bg='/f_auto,q_auto/a.jpg'>a</div>", [("css_background", "a.jpg")]),
+        ("<canvas></canvas><svg></svg>", [("canvas", None), ("inline_svg", None)]),
+        ("<form><input type=image src=a.png></form>", [("chrome_image", "a.png")]),
+        ("<div style='background: URL( \"a.jpg\" )'></div>", [("css_background", "a.jpg")]),
+        ("<div data-bg='url(a.jpg)'></div>", [("css_background", "a.jpg")]),
+        ("<div data-background=a.jpg>x</div>", [("css_background", "a.jpg")]),
+        ("<div data-bg='{\"wide\": \"a.jpg\"}'>x</div>", [("css_background", None)]),
+        ("<div class=lazyload data-src=a.jpg></div>", [("css_background", "a.jpg")]),
+        ("<x-image src=a.jpg></x-image>", [("custom_image", "a.jpg")]),
+        ("<x-image data-image=a.jpg></x-image>", [("custom_image", "a.jpg")]),
+        ("<img class=tex src=a.png alt='x^2'>", [("formula_image", "a.png")]),
+        ("<video></video>", [("video_without_source", None)]),
+        ("<figure><img src=a.jpg><figcaption>A <img class=icon src=b.png></figcaption></figure>",
+         [("chrome_image", "b.png")]),
+        ("<img src=a.jpg usemap=#m><map name=m><area alt=A coords=0,0,9,9></map>", [("region_without_size", "a.jpg")]),
+    ],
+)  # fmt: skip
+def test_a_skipped_element_says_where_it_is(markup: str, expected: list[tuple[str, str | None]]) -> None:
+    assert skipped(markup) == expected
+
+
+def test_images_outside_the_content_say_where_they_are() -> None:
+    prose = "<main><p>The text of the page, which is all that there is to read.</p><img src=a.jpg></main>"
+    assert skipped(f"<div><img src=b.jpg></div>{prose}<img src=c.jpg>") == [
+        ("boilerplate_image", "b.jpg"),
+        ("boilerplate_image", "c.jpg"),
+    ]
+
+
+def test_annotations_without_a_box_or_an_image_say_what_they_are_of() -> None:
+    def annotation(name: str, fragment: str) -> str:
+        target = f"http://site.example/{name}#{fragment}"
+        return f'{{"@type": "Annotation", "bodyValue": "A", "target": "{target}"}}'
+
+    listed = f"[{annotation('a.jpg', 'x=1')}, {annotation('b.jpg', 'xywh=1,1,9,9')}]"
+    assert skipped("", f"<script type=application/ld+json>{listed}</script>") == [
+        ("invalid_region", "a.jpg"),
+        ("region_without_image", "b.jpg"),
+    ]
+
+
+def test_images_in_code_come_after_it() -> None:
+    page = parse("<pre>one\n<img src=a.jpg> two\n<img src=b.png width=9></pre><p>three</p>")
+    assert shown(page) == ["one\n two", "<a.jpg>", "three"]
+    assert num_skipped(page) == {"small_image": 1}

@@ -12,7 +12,7 @@ from pipelines.drop_reasons import ELEMENTS
 from pipelines.pages.blocks import License, Link, PageImage, PageRegion, PageText, PageVideo
 from pipelines.pages.parse import parse_page
 from pipelines.sources.captions import clean_caption
-from tests.pipelines.pages.parsed import URL, parse, shown
+from tests.pipelines.pages.parsed import URL, num_skipped, parse, shown
 
 PROSE = "<p>This paragraph is here to be prose, long enough that nobody takes the page for a list of links.</p>"
 PROSE_TEXT = PROSE[3:-4]
@@ -253,7 +253,7 @@ def test_main_goes_before_what_is_around() -> None:
     around = "<div><p>Some words that no rule takes for furniture.</p><img src=other.jpg></div>"
     page = parse(f"{around}<main><h1>Title</h1>{PROSE}</main>{around}")
     assert shown(page) == ["[heading] Title", PROSE_TEXT]
-    assert dict(page.skipped) == {"boilerplate_image": 2}
+    assert num_skipped(page) == {"boilerplate_image": 2}
     assert len(parse(f"{PROSE * 5}<main></main>").blocks) == 5
     assert shown(parse(f"{around}<article>{PROSE}</article>")) == [PROSE_TEXT]
 
@@ -354,7 +354,7 @@ def test_images_in_the_page_are_decoded() -> None:
 def test_what_is_left_out_is_counted(markup: str, reason: str) -> None:
     page = parse(PROSE + markup)
     number = 3 if reason == "invalid_region" else 1
-    assert dict(page.skipped) == {reason: number}
+    assert num_skipped(page) == {reason: number}
     assert shown(page) in ([PROSE_TEXT], [PROSE_TEXT, "<x.jpg>"])
     assert reason in ELEMENTS
 
@@ -416,7 +416,7 @@ def test_a_caption_may_hold_an_icon() -> None:
     )
     assert shown(page) == ["<a.jpg>", "[caption] The button is pressed"]
     assert page.images[0].caption == "The button is pressed"
-    assert dict(page.skipped) == {"chrome_image": 1}
+    assert num_skipped(page) == {"chrome_image": 1}
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_web_annotations_become_regions() -> None:
         PageRegion("a boat", (0.025, 0.1, 0.075, 0.3)),
         PageRegion("a boat", (0.5, 0.5, 1.0, 1.0)),
     )
-    assert dict(page.skipped) == {"invalid_region": 2, "region_without_image": 1}
+    assert num_skipped(page) == {"invalid_region": 2, "region_without_image": 1}
 
 
 def test_annotations_find_an_image_by_any_of_its_urls() -> None:
@@ -621,5 +621,5 @@ def test_a_docbook_page_comes_right() -> None:
         "[heading] 3.4. Sails", "<sail.png>", "[caption] Figure 1.2. A sail", "A sail catches the “wind”.",
         "Note", "Mind the boom.", "Jib\nThe sail in front.", "<jib.png>", "[caption] A jib",
     ]  # fmt: skip
-    assert dict(page.skipped) == {"boilerplate_image": 3, "chrome_image": 2}
+    assert num_skipped(page) == {"boilerplate_image": 3, "chrome_image": 2}
     assert len(page.links) == 4

@@ -6,13 +6,14 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import core, userstate
 
 from pipelines.running.beam_internals import (
     Abort,
     is_interrupt,
     is_lost_worker,
     remembering,
+    remembering_class,
     runner_with_workers,
     serve_worker,
     without_step,
@@ -93,6 +94,7 @@ def fail(n: int) -> None:
     raise ValueError("a.csv: no such column\nsecond line")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_message_is_told_from_the_step_that_beam_appends(workers: list[Thread], num_workers: int):
     with pytest.raises(Exception, match="no such column") as raised:
@@ -113,6 +115,7 @@ def test_ctrl_c_in_a_step_is_recognised():
     assert not is_interrupt(ValueError("x [while running 'y']"))
 
 
+@pytest.mark.slow
 def test_a_closed_connection_to_a_worker_is_recognised():
     channel = beam.runners.worker.data_plane._GrpcDataChannel()
     channel.close()
@@ -144,3 +147,29 @@ def test_arguments_are_inspected_once_and_are_those_of_the_function() -> None:
         once(plain)[0].clear()
     assert len(asked) == 3
     assert core.get_function_args_defaults.__name__ == "inspect_once", INSPECTION_LOST
+
+
+def test_states_are_inspected_once_for_each_class_and_are_those_of_the_dofn() -> None:
+    class Plain(beam.DoFn):
+        def process(self, element):
+            yield element
+
+    class Stateful(beam.DoFn):
+        STATE = userstate.CombiningValueStateSpec("sum", sum)
+
+        def process(self, element, total=beam.DoFn.StateParam(STATE)):  # noqa: B008 (Beam's way)
+            total.add(1)
+
+    inspected = []
+
+    def inspect(dofn):
+        inspected.append(dofn)
+        return userstate.get_dofn_specs(dofn)
+
+    once = remembering_class(inspect)
+    for dofn, states in ((Plain(), set()), (Stateful(), {Stateful.STATE}), (Plain(), set())):
+        assert once(dofn) == (states, set())
+    assert [type(dofn) for dofn in inspected] == [Plain, Stateful]
+    (own := Plain()).process = Stateful().process  # type: ignore[method-assign]
+    assert once(own) == ({Stateful.STATE}, set())
+    assert userstate.get_dofn_specs.__name__ == "inspect_once", INSPECTION_LOST

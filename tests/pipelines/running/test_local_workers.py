@@ -66,6 +66,7 @@ def test_a_bug_in_a_worker_keeps_its_traceback():
         run(build)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(120)
 def test_a_worker_ends_when_its_driver_is_killed(tmp_path: Path):
     pipe = tmp_path / "pipe"
@@ -76,6 +77,7 @@ def test_a_worker_ends_when_its_driver_is_killed(tmp_path: Path):
         assert end.read() == b""  # the worker's end is closed: it is gone
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(120)
 def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
     pipe = tmp_path / "pipe"

@@ -104,6 +104,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path):
         write_contact_sheet(folder, str(tmp_path / "sheet.png"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_what_is_missing(corpus: str, tmp_path: Path):
     def run(folder: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tools", "contact-sheet", "--corpus", folder, "--out", f"{tmp_path}/s.jpg"]

@@ -87,6 +87,15 @@ def test_shards_stand_by_source_split_and_number(built):
     assert built[1].num_samples == 18
 
 
+def test_totals_are_those_of_the_shards_of_each_split(built):
+    manifest = built[1]
+    totals = manifest.totals()
+    assert totals.keys() == {(source.name, split) for source in manifest.sources for split in source.splits}
+    for (source, split), found in totals.items():
+        shards = manifest.shards_of(source, split)
+        assert found == (len(shards), sum(s.samples for s in shards), sum(s.bytes for s in shards))
+
+
 # --- loading --------------------------------------------------------------------------------------------------------
 
 

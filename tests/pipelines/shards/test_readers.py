@@ -147,7 +147,9 @@ def test_energon_reads_all_segments_of_a_text(corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["interleaved", "video", "grounded"])
+@pytest.mark.parametrize(
+    "kind", ["interleaved", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("video", "grounded"))]
+)
 def test_energon_reads_crude_kinds_with_the_shipped_cooker(corpus, kind):
     folder = corpus[0] / f"{kind}s"
     read = energon_samples(folder, [shipped_cookers(folder)["cook_interleaved"]])

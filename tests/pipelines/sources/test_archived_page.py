@@ -104,7 +104,7 @@ def test_a_wat_file_gives_pairs_by_the_rules_of_pages(tmp_path):
         ("https://site.example/img/boat.jpg", 'a boat "Anna" & her dock'),
         ("https://cdn.example/shed.png", "a grey shed at night"),
     ]
-    assert sum(number for _, number in parsed.skipped) >= 1
+    assert parsed.skipped
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -8,10 +9,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipelines.errors import UserError
+from pipelines.extract import run_extract
+from pipelines.funnel import checked_funnel
+from pipelines.running.runner import Runner
 from pipelines.settings import load_settings
 from pipelines.sources import FORMATS, SourceSettings
-from pipelines.sources.files import expand, reading
+from pipelines.sources.files import expand, explain_read_errors, missing_parts
 from pipelines.sources.url_table import UrlTableSettings
+from pipelines.spec import CorpusSpec
 
 
 def _touch(folder, *names):
@@ -97,9 +102,12 @@ def test_a_file_that_is_lost_while_it_is_read_is_one_line(tmp_path, read_all, mo
     settings = UrlTableSettings(files=[str(path)])
     (part,) = FORMATS["url_table"].parts(settings)
     monkeypatch.setattr("pipelines.sources.delimited._cells", lost)
-    with pytest.raises(UserError, match=r"a.csv: cannot be read: OSError: Stale file handle$"), reading(str(path)):
+    with (
+        pytest.raises(UserError, match=r"a.csv: cannot be read: OSError: Stale file handle$"),
+        explain_read_errors(str(path)),
+    ):
         list(FORMATS["url_table"].read(part, settings, "src", "pair"))
-    with pytest.raises(ZeroDivisionError), reading(str(path)):  # a bug of ours
+    with pytest.raises(ZeroDivisionError), explain_read_errors(str(path)):  # a bug of ours
         print(1 / 0)
 
 
@@ -134,3 +142,44 @@ def test_an_unknown_key_of_a_format_is_refused(tmp_path):
     path.write_text("format: url_table\nfiles: [a.csv]\ncolums: {}\n")
     with pytest.raises(UserError, match="Did you mean 'columns'"):
         load_settings(UrlTableSettings, path)
+
+
+def test_files_that_may_be_missing_are_listed_beside_those_that_are_there(tmp_path):
+    _touch(tmp_path, "00.csv", "02.csv")
+    given = UrlTableSettings(files=[f"{tmp_path}/{{00..03}}.csv", f"{tmp_path}/z/*.csv"], missing="skip")
+    assert [name for _, name in expand(given.files, missing="skip")] == ["00.csv", "02.csv"]
+    lost = missing_parts(given, 2)
+    assert [(part.path, part.index) for part in lost] == [
+        (f"{tmp_path}/01.csv", 2), (f"{tmp_path}/03.csv", 3), (f"{tmp_path}/z/*.csv", 4),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"01\.csv: no such file$"):
+        expand(given.files)
+    assert missing_parts(given.model_copy(update={"missing": "fail"}), 0) == []
+    with pytest.raises(UserError, match=r"8\.csv: no such file, nor any other that the source names \(2\)"):
+        expand([f"{tmp_path}/{{8,9}}.csv"], missing="skip")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="is a folder"):  # a mistake, not a gap
+        expand([f"{tmp_path}/folder", f"{tmp_path}/00.csv"], missing="skip")
+
+
+def test_a_missing_file_is_told_counted_and_read_once_it_is_there(tmp_path, capsys):
+    words = [f"The harbour was quiet in the year {n}, and nobody knew why." for n in (1, 2)]
+    (tmp_path / "0.jsonl").write_text(json.dumps({"text": words[0]}) + "\n")
+    source = {"format": "jsonl_text", "files": [f"{tmp_path}/{{0..1}}.jsonl"], "missing": "skip"}
+    filters = {"language": None, "text": {}}
+    tree = {"name": "test", "version": "1.0.0", "policy": {"user_agent": "Test (mail@example.org)"}}
+    given = CorpusSpec.model_validate(
+        tree | {"sources": {"docs": {"kind": "text", "input": source, "filters": filters}}}
+    )
+    out = str(tmp_path / "out")
+
+    def funnel():
+        run_extract(given, out, Runner())
+        (row,) = checked_funnel(out, [], given.sources, "extract")
+        return row.kept, row.dropped
+
+    assert funnel() == (1, {"missing_file": 1})
+    assert f"note: sources.docs: 1 of 2 files are missing: {tmp_path}/1.jsonl\n" in capsys.readouterr().err
+    (tmp_path / "1.jsonl").write_text(json.dumps({"text": words[1]}) + "\n")
+    assert funnel() == (2, {})
+    assert capsys.readouterr().err == ""

@@ -83,12 +83,11 @@ def test_a_truncated_file_breaks_after_what_could_be_read(tmp_path, data):
         list(read_lines(Part(_write(tmp_path, data), "x")))
 
 
-@pytest.mark.slow
 def test_what_precedes_the_break_is_read(tmp_path):
     found = []
     with pytest.raises(BrokenFileError):
-        found.extend(read_lines(Part(_write(tmp_path, gzip.compress(TEXT * 100_000)[:-4_000]), "x")))
-    assert len(found) > 1_000_000
+        found.extend(read_lines(Part(_write(tmp_path, gzip.compress(TEXT * 10_000)[:-400]), "x")))
+    assert len(found) > 100_000
 
 
 def test_zips_of_two_files_and_parquet_files_are_refused(tmp_path):

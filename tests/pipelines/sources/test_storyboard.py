@@ -2,60 +2,16 @@ import io
 import json
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.sources.storyboard import StoryboardSettings
-
-# 7 tiles of 64x36 in sheets of 2x2, one every 5 s of a video of 35 s.
-ENTRY = {
-    "format_id": "sb0", "ext": "mhtml", "format_note": "storyboard", "width": 64, "height": 36, "rows": 2,
-    "columns": 2, "fps": 0.2, "fragments": [{"url": f"https://i.example/M{n}.jpg?s=1"} for n in range(2)],
-}  # fmt: skip
-SMALL = ENTRY | {"format_id": "sb1", "width": 32, "fragments": [{"url": "https://i.example/default.jpg"}]}
-LARGE = ENTRY | {"format_id": "sb0", "width": 480, "fragments": [{"url": "https://i.example/L3/M0.jpg"}]}
-INFO = {
-    "id": "-Ab_C", "duration": 35, "language": "en", "webpage_url": "https://v.example/watch?v=-Ab_C",
-    "license": "Creative Commons Attribution license (reuse allowed)", "formats": [SMALL, ENTRY],
-    "subtitles": {"en": [{}]}, "automatic_captions": {"de": [{}], "en-orig": [{}]},
-}  # fmt: skip
-VTT = "WEBVTT\n\n00:00:00.500 --> 00:00:04.000\nfirst words\n\n00:00:05.000 --> 00:00:09.000\nsecond words\n"
-
-
-def _sheet(num, first, uniform=()):
-    """Return a sheet of tiles with a cross whose grey value encodes their index; WebP under the name .jpg."""
-    columns, rows = min(num, 2), -(-num // 2)
-    sheet = Image.new("RGB", (columns * 64, rows * 36), "black")
-    draw = ImageDraw.Draw(sheet)
-    for place in range(num):
-        x, y = place % 2 * 64, place // 2 * 36
-        grey = (first + place) * 30
-        draw.rectangle((x, y, x + 63, y + 35), fill=(grey, grey, grey))
-        if first + place not in uniform:
-            draw.rectangle((x + 10, y + 10, x + 40, y + 30), fill="white")
-    file = io.BytesIO()
-    sheet.save(file, "WEBP", lossless=True)
-    return file.getvalue()
-
-
-def _mhtml(*sheets):
-    boundary = b"----boundary"
-    data = b'MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary="--boundary"\r\n\r\n'
-    page = b"<html></html>"
-    data += b"--" + boundary + b"\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(page)
-    data += page + b"\r\n"
-    for index, sheet in sheets:
-        data += b"--" + boundary + (
-            b"\r\nContent-ID: <%d>\r\nContent-type: image/jpeg\r\nContent-length: %d\r\n"
-            b"Content-location: https://i.example/M%d.jpg?s=1\r\nX.yt-dlp.Duration: 20.0\r\n\r\n"
-        ) % (index, len(sheet), index)  # fmt: skip
-        data += sheet + b"\r\n"
-    return data + b"--" + boundary + b"--\r\n"
+from tests.pipelines.sources.storyboard_files import ENTRY, INFO, LARGE, SMALL, VTT, sheet, storyboard
 
 
 def _video(tmp_path, *, mhtml=None, info=INFO, tracks=(("en.vtt", VTT),)):
     stem = "Odd [name] -Ab_C"
-    data = _mhtml((0, _sheet(4, 0)), (1, _sheet(3, 4))) if mhtml is None else mhtml
+    data = storyboard((0, sheet(4, 0)), (1, sheet(3, 4))) if mhtml is None else mhtml
     (tmp_path / f"{stem}.mhtml").write_bytes(data)
     if info is not None:
         (tmp_path / f"{stem}.info.json").write_text(info if isinstance(info, str) else json.dumps(info))
@@ -82,7 +38,7 @@ def test_tiles_and_subtitles_stand_in_the_order_of_their_times(tmp_path, read_al
 
 
 def test_a_missing_sheet_shifts_nothing_and_filler_is_a_drop(tmp_path, read_all):
-    found = read_all(_video(tmp_path, mhtml=_mhtml((1, _sheet(3, 4, uniform=[5])))), "video")
+    found = read_all(_video(tmp_path, mhtml=storyboard((1, sheet(3, 4, uniform=[5])))), "video")
     assert [m.t for m in found.documents[0].media] == [20.0, 30.0]
     assert [(d.reason, d.unit) for d in found.drops] == [("tile_near_uniform", "element")]
 
@@ -93,9 +49,9 @@ def test_the_level_is_that_of_the_sheets_addresses(tmp_path, read_all):
 
 
 def test_a_sheet_of_another_size_is_left_out(tmp_path, read_all):
-    found = read_all(_video(tmp_path, mhtml=_mhtml((0, _sheet(4, 0)), (1, _sheet(4, 4)))), "video")
+    found = read_all(_video(tmp_path, mhtml=storyboard((0, sheet(4, 0)), (1, sheet(4, 4)))), "video")
     assert len(found.documents[0].media) in (4, 7)
-    only = read_all(_video(tmp_path, mhtml=_mhtml((0, _sheet(1, 0)))), "video")
+    only = read_all(_video(tmp_path, mhtml=storyboard((0, sheet(1, 0)))), "video")
     assert only.reasons == ["sheet_grid_mismatch", "missing_images"]
 
 
@@ -116,7 +72,7 @@ def test_the_format_with_word_times_is_preferred(tmp_path, read_all):
 def test_sheets_may_lie_beside_the_info(tmp_path, read_all):
     _video(tmp_path)
     (tmp_path / "Odd [name] -Ab_C.mhtml").unlink()
-    (tmp_path / "Odd [name] -Ab_C_1.webp").write_bytes(_sheet(3, 4))
+    (tmp_path / "Odd [name] -Ab_C_1.webp").write_bytes(sheet(3, 4))
     found = read_all(StoryboardSettings(files=[f"{tmp_path}/*.info.json"]), "video")
     assert [m.t for m in found.documents[0].media] == [20.0, 25.0, 30.0]
     (tmp_path / "Odd [name] -Ab_C_1.webp").unlink()

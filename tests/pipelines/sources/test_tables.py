@@ -175,6 +175,7 @@ def test_a_quoted_tsv_is_one_part_however_large(tmp_path, read_all):
     assert len(read_all(UrlTableSettings(files=[wide], part_bytes=100), "pair").texts) == 99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "later", "details"),
     [
@@ -251,6 +252,29 @@ def test_cells_of_json_by_columns_belong_together_by_key(tmp_path, read_all):
     tree = {"url": {"0": f"{U}a", "1": f"{U}c"}, "caption": {"1": "c d", "0": "a b"}}
     found = read_all(write(tmp_path, json.dumps(tree), "x.json"), "pair")
     assert [(d.media[0].url, d.text) for d in found.documents] == [(f"{U}a", "a b"), (f"{U}c", "c d")]
+
+
+@pytest.mark.parametrize(
+    "index", [["a", "b", "c"], ["2026-01-05", "2026-01-06", "2026-01-07"], [-1, 0, 1], [f"{U}a", f"{U}b", f"{U}c"]]
+)
+@pytest.mark.parametrize("names", [["url", "caption", "width"], ["caption", "width", "url"], ["caption", "url"]])
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_json_by_columns_or_rows_may_have_any_index(tmp_path, read_all, index, names, num_rows):
+    cells = {"url": [f"{U}1", "no address", f"{U}3"], "caption": ["a b", "c d", None], "width": [640, None, 480]}
+    table = pandas.DataFrame({name: cells[name] for name in names}, index=index, dtype=object).head(num_rows)
+    for orient in ("columns", "index"):
+        found = read_all(write(tmp_path, table.to_json(orient=orient), f"{orient}.json"), "pair")
+        assert found.texts == ["a b"]
+        assert found.reasons == ["bad_url", "missing_caption"][: num_rows - 1]
+
+
+@pytest.mark.parametrize("num_rows", [5, 50, 150])
+@pytest.mark.parametrize("name", ["{}", "id{}"])
+def test_json_by_rows_that_is_cut_loses_no_row_before_the_cut(tmp_path, read_all, num_rows, name):
+    rows = {name.format(n): {"url": f"{U}{n}.jpg", "caption": f"caption {n}"} for n in range(num_rows)}
+    found = read_all(write(tmp_path, json.dumps(rows)[:-10], "x.json"), "pair")
+    assert found.texts == [f"caption {n}" for n in range(num_rows - 1)]
+    assert found.reasons == ["truncated_file"]
 
 
 def test_columns_that_the_first_row_lacks_are_columns(tmp_path, read_all):

@@ -254,10 +254,10 @@ def test_csv_rows_of_other_lengths_or_encodings_are_drops(tmp_path, read_all):
 
 @pytest.mark.slow
 def test_a_truncated_file_gives_what_was_read_and_one_drop(tmp_path, read_all):
-    text = "".join(f"{U}{n}.jpg,caption {n * 7919}\n" for n in range(20_000))
+    text = "".join(f"{U}{n}.jpg,caption {n * 7919}\n" for n in range(4_000))
     data = gzip.compress(("url,caption\n" + text).encode())
     found = read_all(_settings(_text(tmp_path, data[: len(data) // 2], "x.csv.gz")), "pair")
-    assert 1_000 < len(found.documents) < 20_000
+    assert 1_000 < len(found.documents) < 4_000
     assert found.reasons == ["truncated_file"]
     assert read_all(_settings(_text(tmp_path, data[:20], "y.csv.gz")), "pair").reasons == ["truncated_file"]
 

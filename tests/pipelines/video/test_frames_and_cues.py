@@ -11,7 +11,8 @@ from pipelines.candidate import MediaRequest, Track
 from pipelines.images.normalise import ImageSettings
 from pipelines.video.frames_and_cues import VideoRejected, VideoSettings, fetch_video
 from pipelines.video.subtitles import Cue
-from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient
+from pipelines.web.answers import FetchFailure
+from pipelines.web.http_client import HttpSettings, PoliteClient
 from pipelines.web.permission import PolicySettings
 
 CUES = (("00.500 --> 00:01.000", "a red square"), ("01.200 --> 00:01.600", "moves"), ("03.000 --> 00:03.500", "right"))

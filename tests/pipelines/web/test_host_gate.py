@@ -57,6 +57,7 @@ def test_turns_of_one_host_are_apart_and_other_hosts_do_not_wait(tmp_path: Path)
     assert spans["b"][0][0] < spans["a"][1][0]
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_folder_take_turns(tmp_path: Path) -> None:
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(DELAY)], stdout=subprocess.PIPE, text=True)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipelines.web.http_client import FetchFailure, HttpSettings, PoliteClient, is_transient
+from pipelines.web.answers import FetchFailure, is_transient
+from pipelines.web.http_client import HttpSettings, PoliteClient
 from pipelines.web.permission import PolicySettings
 from pipelines.web.robots import Group
 from pipelines.web.urls import resolve
@@ -401,6 +402,25 @@ def test_a_circle_of_two_and_an_endless_chain_end() -> None:
     assert chain.paths() == ["/0", "/1", "/2", "/3"]
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_the_secrets_of_a_redirects_target_are_no_evidence(status: int) -> None:
+    server = Server()
+    server.add("/a", status=302, Location="/b?signature=s&w=1")
+    server.add("/b", "x", status=status, X_Robots_Tag="all")
+
+    async def use(client: PoliteClient) -> Any:
+        return await client.fetch(server.url("/a"), "image")
+
+    if status == 200:
+        signals = run(server, use).verdict.signals
+    else:
+        failed = failure(server, purpose="image")
+        assert failed.detail == f"at {server.url('/b?w=1')}: Not Found"
+        signals = failed.signals
+    (tag,) = (signal for signal in signals if signal.kind == "x-robots-tag")
+    assert tag.url == server.url("/b?w=1")
+
+
 def test_redirects_are_followed_and_remembered_or_handed_out() -> None:
     server = Server()
     server.add("/a", status=302, Location="/caf\u00e9?x=1")
@@ -654,6 +674,7 @@ def test_hosts_do_not_wait_for_each_other() -> None:
     run(slow, use)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_retry_after_is_kept_to_by_everyone(status: int) -> None:
     server = Server()

@@ -22,6 +22,7 @@ from pipelines.web.licenses import license_id
         ("Creative Commons Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0"),
         ("Creative Commons Attribution-NonCommercial-NoDerivatives 4.0", "CC-BY-NC-ND-4.0"),
         ("Creative Commons Attribution license (reuse allowed)", "CC-BY-3.0"),  # YouTube's wording
+        ("Creative Commons Attribution licence (reuse allowed)", "CC-BY-3.0"),
         ("Creative Commons Attribution license", None),
         ("Standard YouTube License", None),
         ("CC BY", None),  # which version?

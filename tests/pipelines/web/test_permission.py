@@ -9,19 +9,18 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.document import Signal
-from pipelines.web import permission
+from pipelines.web import site_rules
 from pipelines.web.permission import (
     MAX_SIGNAL_CHARS,
     MAX_SIGNALS,
     PolicySettings,
     Purpose,
-    SiteFile,
-    SiteRules,
     Verdict,
     page_verdict,
     response_verdict,
 )
 from pipelines.web.robots import parse_robots
+from pipelines.web.site_rules import SiteFile, SiteRules
 
 NOW = "2026-01-05T10:11:12Z"
 STRICT = PolicySettings()
@@ -335,7 +334,7 @@ def test_large_files_take_little_time(name: str, file: str) -> None:
 
 def test_a_file_is_parsed_once_however_many_others_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
-    monkeypatch.setattr(permission, "parse_robots", lambda body: parsed.append(body) or parse_robots(body))
+    monkeypatch.setattr(site_rules, "parse_robots", lambda body: parsed.append(body) or parse_robots(body))
     rules = site("User-agent: *\nDisallow: /a")
     for more in (replace(rules, tdmrep=None), replace(rules, ai_txt=None)):
         assert not more.verdict("http://h/a", "page").allowed

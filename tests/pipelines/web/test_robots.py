@@ -240,6 +240,7 @@ def test_path_patterns_take_any_text() -> None:
     assert not path_matches("", "http://h/x")
 
 
+@pytest.mark.slow
 def test_patterns_that_begin_otherwise_are_left_out_and_no_others() -> None:
     rng = random.Random(0)
     parts = [*"/ab*$.%?=-;[~\u00e9", "%61", "%2F", "//", "http://x/"]

@@ -1,8 +1,12 @@
 """Tests of URLs: one spelling, resolution as in browsers, no secrets, srcset by its standard."""
 
 import random
+import time
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.web.urls import (
     MAX_URL_CHARS,
@@ -13,6 +17,7 @@ from pipelines.web.urls import (
     registered_domain,
     resolve,
     without_credentials,
+    without_secrets,
 )
 
 
@@ -166,6 +171,7 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_resolves_is_in_its_one_spelling_and_has_an_authority() -> None:
     rng = random.Random(0)
     for _ in range(20_000):
@@ -207,11 +213,102 @@ def test_registered_domain_follows_the_public_suffix_list(url: str, domain: str)
         ("http://x.org/a?accessToken=1&user%5Fpassword=2&client_secret=3", "http://x.org/a"),
         ("http://x.org/a?monkey=1&design=2&author=3&key=4", "http://x.org/a?monkey=1&design=2&author=3&key=4"),
         ("http://x.org/a#access_token=1", "http://x.org/a"),
+        ("http://x.org/a#state=1&access_token=2", "http://x.org/a#state=1"),
+        ("http://x.org/a#session-token", "http://x.org/a#session-token"),
+        ("http://x.org/a#/route?token=1", "http://x.org/a#/route"),
+        ("http://x.org/a?id=1;token=2;3&b=4", "http://x.org/a?id=1&b=4"),
+        ("http://x.org/a;token=1?b=2", "http://x.org/a?b=2"),
+        ("http://x.org/login?next=%2Fdoc%3Ftoken%3Dabc&b=2", "http://x.org/login?next=%2Fdoc&b=2"),
+        ("http://x.org/login?next=/doc%3Fa%3D1%26token%3Dabc", "http://x.org/login?next=/doc%3Fa%3D1"),
+        ("http://x.org/?u=http%253A%252F%252Fu%253Ap%2540y.org%252F", "http://x.org/?u=http%253A%252F%252Fy.org%252F"),
+        ("http://x.org/?u=%2F%2Fy.org%2F%3Fto%3Dj%40z.org", "http://x.org/?u=%2F%2Fy.org%2F%3Fto%3Dj%40z.org"),
+        ("ftp://u:p@x.org/a", "ftp://x.org/a"),
+        ("//u:p@x.org/a", "//x.org/a"),
         ("http://u:p@[bad/a?token=1", "[bad/a"),
     ],
 )
 def test_stored_urls_carry_no_credentials(url: str, stored: str) -> None:
     assert without_credentials(url) == stored
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("at http://u:p@x.org/a?token=1&b=2: gone", "at http://x.org/a?b=2: gone"),
+        ("http://x.org/a?w=1,2&token=3,a caption", "http://x.org/a?w=1,2&token=…,a caption"),
+        (r'{"url": "https:\/\/u:p@x.org\/a?b=1&sig=2"}', r'{"url": "https://x.org/a?b=1"}'),
+        ("//x.org/a?token=1|/b?X-Amz-Signature=2", "//x.org/a?token=…|/b?X-Amz-Signature=…"),
+        ("to /login?next=%2Fdoc%3Ftoken%3Dabc now", "to /login?next=%2Fdoc%3Ftoken%3D… now"),
+        ("/callback#access_token=abc", "/callback#access_token=…"),
+        ("myapp://cb#state=1&access_token=abc", "myapp://cb#state=1&access_token=…"),
+        ("ftp://user:pw@host/a or //u:p@x.org/a", "ftp://host/a or //x.org/a"),
+        ("?id=1;token=abc", "?id=1;token=…"),
+        ("https://u:p;w@x.org/", "https://x.org/"),
+        ("mail joe@x.org; // 5 #1 = a", "mail joe@x.org; // 5 #1 = a"),
+        ("is 1 & token = 2?", "is 1 & token = 2?"),
+        ("", ""),
+    ],
+)
+def test_stored_texts_carry_no_credentials(text: str, stored: str) -> None:
+    assert without_secrets(text) == stored
+
+
+SECRET = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%+/=", min_size=12, max_size=40)
+NAMES = ["token", "access_token", "X-Amz-Signature", "apiKey", "password"]
+
+
+@settings(deadline=None)
+@given(
+    secret=SECRET.map(lambda text: quote(text, safe="")),
+    name=st.sampled_from(NAMES),
+    place=st.sampled_from(
+        [
+            "{base}?{name}={secret}&b=2",
+            "{base}?a=1&{name}={secret}",
+            "{base}?a=1;{name}={secret}",
+            "{base};{name}={secret}",
+            "{base}#{name}={secret}",
+            "{base}#a=1&{name}={secret}",
+            "{base}#/a?{name}={secret}",
+        ]
+    ),
+    base=st.sampled_from(["https://x.org/a", "/a", "//x.org/a", "ftp://x.org/a", "myapp://cb", "a", "https://x.org"]),
+    outer=st.lists(st.sampled_from(["https://x.org/?next={}", "/login?a=1&service={}#b", "//y.org/#to={}&c=3"])),
+)
+def test_no_secret_stays_wherever_it_stands(secret: str, name: str, place: str, base: str, outer: list[str]) -> None:
+    url = place.format(base=base, name=name, secret=secret)
+    for around in outer[:4]:
+        url = around.format(quote(url, safe=""))
+        secret = quote(secret, safe="")
+    assert secret in url
+    assert secret not in without_credentials(url)
+    for text in (url, f"at {url}: gone", f'{{"to": "{url}"}}', f"<{url}>"):
+        assert secret not in without_secrets(text)
+        assert without_secrets(without_secrets(text)) == without_secrets(text)
+
+
+@pytest.mark.parametrize(
+    "part", ["?", ";", "//", "//@", "%3F", "%2F%2F", "%25", "%2525", "?a", "?token=", "#token%3D", "\\/"]
+)
+def test_long_texts_take_little_time(part: str) -> None:
+    began = time.process_time()
+    without_secrets(part * 200_000)
+    without_credentials("https://x.org/" + part * 200_000)
+    assert time.process_time() - began < 4
+
+
+@settings(deadline=None)
+@given(
+    user=st.text("abcxyzABC0123456789-._~%!$&()*+,;=:@", min_size=12, max_size=40),
+    scheme=st.sampled_from(["https:", "ftp:", "", "postgres+ssl:"]),
+    depth=st.integers(0, 3),
+)
+def test_no_userinfo_stays_wherever_it_stands(user: str, scheme: str, depth: int) -> None:
+    url = f"{scheme}//{user}@x.org/a"
+    for _ in range(depth):
+        url, user = f"https://y.org/?next={quote(url, safe='')}", quote(user, safe="")
+    for found in (without_credentials(url), without_secrets(url), without_secrets(f"at {url}, {url}.")):
+        assert user not in found
 
 
 @pytest.mark.parametrize(

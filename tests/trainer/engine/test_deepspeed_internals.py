@@ -85,6 +85,7 @@ def gathered(world):
     return {name: weight.tolist() for name, weight in whole_weights(start(3)).items()}
 
 
+@pytest.mark.slow
 def test_split_weights_are_whole_at_the_first_process_alone():
     torch.manual_seed(0)
     whole = {name: weight.tolist() for name, weight in nn.Linear(3, 2).state_dict().items()}

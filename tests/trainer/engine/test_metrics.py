@@ -90,6 +90,7 @@ def log_without_its_process(world, folder, rows):
     return said.getvalue()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_signal_that_ends_weights_and_biases_ends_no_training(tmp_path):
     pytest.importorskip("wandb")

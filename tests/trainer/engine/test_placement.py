@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import SIZES
+from model.config import SIZES, LoraConfig
 from model.emu import Emu
-from model.lora import LoraConfig, add_adapters
+from model.lora import add_adapters
 from model.weights import save_emu
 from tests.trainer.ranks import in_ranks
 from trainer.config import WeightsSettings
@@ -52,6 +52,7 @@ def placed(world, weights, folder, split):
         return built, held, buffers, values(model.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
 def test_processes_hold_what_the_first_one_built(tmp_path, begun, split):

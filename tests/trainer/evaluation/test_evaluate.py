@@ -50,6 +50,7 @@ def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainCo
     assert (folder / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_without_attributes_losses_next_images_and_retrieval_remain(tmp_path: Path, training_corpus: str):
     config = write_run(tmp_path, training_corpus, decoder=False)
     figures = evaluate(
@@ -58,6 +59,17 @@ def test_without_attributes_losses_next_images_and_retrieval_remain(tmp_path: Pa
     assert {"ce_right_picture", "ce_shuffled_picture", "next_image_error", "retrieval_at_1"} <= figures.keys()
     assert not any(name.startswith(("chance_thing", "caption_", "generated_", "judge_")) for name in figures)
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {"captions.png", "contact_sheet.png"}
+
+
+def test_images_are_resized_as_the_model_says_whatever_the_config_does(
+    run: tuple[Path, TrainConfig], training_corpus: str
+):
+    folder, config = run
+    other = config.model.model_copy(update={"changes": {"encoder": {"resampling": "bicubic"}}})
+    evaluation = Evaluation(config.model_copy(update={"model": other}), training_corpus, str(folder))
+    assert evaluation.run.resampling == "area"
+    samples = [pair.sample for pairs in evaluation.sets.values() for pair in pairs]
+    assert {sample.resampling for sample in samples} == {"area"}
 
 
 def test_combinations_that_no_training_caption_names_are_held_out(run: tuple[Path, TrainConfig], training_corpus: str):

@@ -241,6 +241,18 @@ def test_frames_are_the_middles_of_equal_segments_of_a_video(video: Path):
     assert len(read_video(video, 50, 16)) == 50
 
 
+def test_a_recording_that_was_cut_gives_all_frames_of_what_is_left(tmp_path: Path):
+    path = tmp_path / "clip.avi"  # whose header promises all of them
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "lavfi"]
+    subprocess.run([*ffmpeg, "-i", "testsrc=size=64x48:rate=10:duration=4", "-c:v", "mjpeg", str(path)], check=True)
+    whole = [time for time, _ in read_video(path, 4, 16)]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    times = [time for time, _ in read_video(path, 4, 16)]
+    assert len(times) == 4
+    assert sorted(set(times)) == times
+    assert times[-1] < whole[-1]
+
+
 @pytest.mark.parametrize(
     ("num_frames", "expected"), [(20, [1, 3, 6, 8, 11, 13, 15, 18]), (8, [0, 1, 2, 3, 4, 4, 5, 6]), (1, [0] * 8)]
 )
@@ -408,6 +420,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
         assert message in str(found.exception)
 
 
+@pytest.mark.slow
 def test_a_model_that_carries_its_own_settings_is_used_with_them(
     training_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

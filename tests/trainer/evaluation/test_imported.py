@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from model.config import named_size
+from model.config import LoraConfig, named_size
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
-from model.lora import LoraConfig, add_adapters
+from model.lora import add_adapters
 from model.release.importing import import_release
 from model.tokenizer import Tokenizer
 from model.weights import export, load_emu, with_decoder
@@ -85,6 +86,7 @@ def generated(out: Path, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "generated/generated.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["emu", "emu2", "emu2-gen"])
 def test_a_pretrained_release_writes_and_draws(training_corpus: str, tmp_path: Path, layout: str):
     out = imported(tmp_path, training_corpus, layout, decoder=True)
@@ -133,6 +135,7 @@ def test_tuning_continues_from_a_chat_release(training_corpus: str, tmp_path: Pa
         out = imported(tmp_path, training_corpus, layout, chat=True)
     config = TrainConfig.model_validate({"model": {"size": size}, "tune": changed(TUNE, changes)})
     task = TuneTask(config.model, config.tune, training_corpus, str(out), ALONE)
+    assert task.data.layout.config.separate_across_images == from_file
     model = task.build()
     if not from_file:
         expected = load_emu(out / "model").state_dict()
@@ -143,6 +146,8 @@ def test_tuning_continues_from_a_chat_release(training_corpus: str, tmp_path: Pa
     carried = tmp_path / "tuned" / "generation.json"
     assert carried.exists() != from_file  # a release's file says nothing about how its authors generate
     assert from_file or carried.read_bytes() == (out / "model" / "generation.json").read_bytes()
+    layout = json.loads((tmp_path / "tuned" / "layout.json").read_text())
+    assert layout["separate_across_images"] == from_file
 
 
 @pytest.mark.slow
@@ -160,6 +165,8 @@ def test_tune_and_decoder_train_on_from_an_imported_run(training_corpus: str, tm
     config = TrainConfig.model_validate(tree)
     for command in ("tune", "decoder"):
         assert in_ranks(1, run, command, config, training_corpus, out) == [FINISHED]
+        resolved = yaml.safe_load((out / command / "config.resolved.yaml").read_text())
+        assert resolved[command]["data"]["layout"]["separate_across_images"] is False
     assert len(generated(out / "tune", "--config", str(_config_file(tmp_path)), "--prompt", "What is it?")) == 1
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import random
 
 import numpy as np
@@ -15,8 +16,10 @@ from trainer.plan.mixture import (
     cut_phases,
     integer_weights,
     load_phases,
+    of_file,
     share_bound,
     share_error,
+    without,
 )
 
 FIVE = [0.4, 0.25, 0.15, 0.12, 0.08]
@@ -145,3 +148,30 @@ def test_phases_are_equal_when_their_shares_are():
     assert start.equals(Phase(weights={"b": 0.5, "a": 0.5, "c": 0.0}, unit="tokens"))
     assert not start.equals(Phase(weights={"b": 0.5, "a": 0.5}))
     assert not start.equals(Phase(weights={"b": 0.4, "a": 0.6}, unit="tokens"))
+
+
+def test_a_reason_names_each_ended_source_once_and_stays_short():
+    names = [f"source-{n:03d}-{'x' * 50}" for n in range(200)]
+    phase, before, ended, named = Phase(weights=dict.fromkeys(names, 1 / 200)), None, [], []
+    for batch in (names[:1], names[1:3], names[3:100], names[100:199]):
+        ended += batch
+        left = without(phase, ended, before)
+        before = PhaseStart(0, 0, {n: w for n, w in left.weights.items() if w}, "samples", left.reason)
+        assert len(before.reason) < 300
+        named += [name for name in names if name in before.reason]
+        assert set(before.weights) == set(names) - set(ended)
+    assert named == [*names[:6], *names[100:103]]
+    assert before.reason.endswith(f"{names[102]} and 96 more; 100 ended before")
+    assert without(phase, ended, before).reason == "config; 199 ended before"
+    assert without(phase, (), before) is phase
+
+
+def test_a_file_of_weights_is_named_in_the_reasons_of_its_phases(tmp_path):
+    path = tmp_path / ("long" * 40) / "weights.yaml"
+    path.parent.mkdir()
+    path.write_text(f"mixture: {{phases: [{{weights: {{a: 1.0}}, reason: {'because ' * 20}}}]}}\n")
+    (phase,) = of_file(str(path)).phases
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert phase.reason.endswith(f"/weights.yaml sha256 {digest}")
+    assert phase.reason.startswith("because because")
+    assert len(phase.reason) == 200, "every checkpoint holds it"

@@ -123,13 +123,13 @@ def test_the_global_batch_is_the_same_at_any_world_size(world_size):
 
 
 @pytest.mark.slow
-def test_a_thousand_kills_change_nothing():
+def test_hundreds_of_kills_change_nothing():
     """Each trial resumes from a state saved as JSON by a checkpoint, and lasts until the next kill."""
     expected = [step.digest() for step in STEPS]
     states = [step.state.to_json() for step in STEPS]
     rng = random.Random(0)
     done, trials, state = [], 0, None
-    while trials < 1000:
+    while trials < 300:
         current = PlanState.from_json(state) if state else None
         begin = current.step if current else 0
         alive = take(plan(current), min(begin + rng.randint(1, 3), 60))
@@ -141,9 +141,10 @@ def test_a_thousand_kills_change_nothing():
             max(0, begin - 3), begin + len(alive)
         )  # killed after it, so that some steps are repeated
         state = None if checkpoint in (0, 60) else states[checkpoint - 1]
-    assert len(done) > 1000
+    assert len(done) > 300
 
 
+@pytest.mark.slow
 def test_the_state_is_small():
     assert max(len(step.state.to_json()) for step in STEPS) < 1000
     for num in (40, 400):
@@ -222,9 +223,11 @@ def test_the_others_are_drawn_when_sources_are_exhausted(unit):
     assert changed <= first
     ended: set[str] = set()
     for number, phase in sorted(begun.items()):
-        now = set(phase.reason.partition("; ended: ")[2].split(", ")) - {""}
-        assert now >= ended
-        ended = now
+        _, _, named = phase.reason.partition("; ended: ")
+        now, _, num_before = named.partition("; ")
+        assert num_before == (f"{len(ended)} ended before" if ended else "")
+        assert not ended & set(now.split(", "))
+        ended |= set(now.split(", ")) - {""}
         rest = {name: weight for name, weight in SHARES.items() if name not in ended}
         assert phase.weights == pytest.approx({name: w / sum(rest.values()) for name, w in rest.items()})
         later = {SOURCES[p.source].name for s in steps[number:] for pack in s.packs for p in pack if p.window == 0}
@@ -240,6 +243,7 @@ def test_the_others_are_drawn_when_sources_are_exhausted(unit):
     assert sum(map(len, shares)) <= len(positions)
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_resumes_at_every_step():
     arguments = {"phases": [Phase(weights=SHARES)], "max_epochs": LIMITS, "continues": True}
     steps = take(plan(**arguments), END)

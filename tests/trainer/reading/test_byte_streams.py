@@ -42,7 +42,7 @@ def read(url: object, stall_seconds: float = 60.0, stopping: threading.Event | N
 def samples(
     url: object, stall_seconds: float = 60.0, stopping: threading.Event | None = None
 ) -> Generator[TarSample, None, None]:
-    return read_tar(str(url), stall_seconds, stopping or threading.Event())
+    return read_tar(str(url), str(url), stall_seconds, stopping or threading.Event())
 
 
 @pytest.fixture
@@ -188,6 +188,7 @@ def test_a_web_server_that_stalls_breaks(stalling):
         read(stalling, stall_seconds=0.5)
 
 
+@pytest.mark.slow
 def test_a_slow_stream_does_not_break(tar):
     slowly = f"pipe:head -c 15360 {tar}; sleep 0.4; tail -c +15361 {tar}; sleep 0.4"
     assert read(slowly, stall_seconds=0.75) == KEYS

@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from model.config import SIZES
-from trainer.reading.images import decode, decode_crop
+from trainer.reading.images import decode, decode_crop, resize
 from trainer.reading.shard_reader import DamagedSample
 
 
@@ -55,9 +55,10 @@ def test_area_is_close_to_bicubic():
 @pytest.mark.parametrize("how", ["area", "bicubic"])
 def test_crops_are_cut_from_the_scaled_image(how):
     data = photo(300, 200, "PNG")
-    pixels, (height, width, top, left) = decode_crop(data, 64, random.Random(5), 1.5, how)
+    (pixels,), (height, width, *offset) = decode_crop(data, (64,), random.Random(5), 1.5, how)
     assert pixels.shape == (64, 64, 3)
     assert (height, width) == (200, 300)
+    top, left = map(int, offset)
     scale = 64 * random.Random(5).uniform(1.0, 1.5) / 200
     wide, high = round(300 * scale), round(200 * scale)
     assert 0 <= top <= high - 64
@@ -65,6 +66,17 @@ def test_crops_are_cut_from_the_scaled_image(how):
     if how == "bicubic":
         whole = Image.open(io.BytesIO(data)).convert("RGB").resize((wide, high), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(pixels, np.asarray(whole)[top : top + 64, left : left + 64])
+
+
+@pytest.mark.parametrize("sizes", [(64, 24), (24, 64)])
+@pytest.mark.parametrize("how", ["area", "bicubic"])
+def test_a_crop_has_both_sizes_by_the_same_resampling(sizes, how):
+    data = photo(300, 200, "PNG")
+    (square,), (height, width, top, left) = decode_crop(data, (64,), random.Random(5), 1.5, how)
+    found, crop = decode_crop(data, sizes, random.Random(5), 1.5, how)
+    assert crop == (height, width, top * sizes[0] / 64, left * sizes[0] / 64)
+    for pixels, size in zip(found, sizes, strict=True):
+        np.testing.assert_array_equal(pixels, resize(square, size, size, how))
 
 
 def test_sizes_with_released_encoders_resize_as_these_were_trained():
@@ -104,4 +116,4 @@ def test_what_cannot_be_decoded_is_a_damaged_sample(data, message):
             decode(data, 32, how)
         assert " at 0x" not in str(found.value), "the same file gives the same reason"
     with pytest.raises(DamagedSample, match=message):
-        decode_crop(data, 32, random.Random(0), 1.5)
+        decode_crop(data, (32,), random.Random(0), 1.5)

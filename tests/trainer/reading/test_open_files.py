@@ -6,6 +6,7 @@ import io
 import os
 import resource
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,34 @@ def test_the_file_used_longest_ago_is_closed(tmp_path):
     assert os.pread(held.handle, 1, 0) == b"c"  # closed only when nothing reads from it
 
 
+def test_a_file_that_takes_long_to_open_keeps_no_other_waiting(tmp_path):
+    pipe, plain = tmp_path / "pipe", tmp_path / "plain"
+    os.mkfifo(pipe)  # opening it waits for somebody who writes
+    plain.write_bytes(b"p")
+    files = OpenFiles(3)
+    with ThreadPoolExecutor(2) as pool:
+        slow, quick = pool.submit(files.get, str(pipe)), pool.submit(files.get, str(plain))
+        try:
+            assert os.pread(quick.result(timeout=10).handle, 1, 0) == b"p"
+            assert not slow.done()
+        finally:
+            pipe.open("wb").close()
+        slow.result()
+    assert len(files) == 2
+
+
+def test_a_file_that_two_threads_open_is_open_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    files = OpenFiles(3)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(files.get, str(pipe)) for _ in range(2)]
+        with pipe.open("wb"):  # both open it, however late
+            first, second = (each.result(timeout=10) for each in found)
+    assert first is second
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize(
     ("limit", "most"), [(64, 16), (1024, 256), (1 << 20, 512), (resource.RLIM_INFINITY, 512), (2, 1)]
 )
@@ -191,6 +220,14 @@ def test_a_store_that_refuses_is_no_damaged_sample(many_shards, tmp_path, monkey
     with pytest.raises(RunError, match="cannot be read: We encountered an internal error"):
         reader.image(0, 0)
     memory.rm("/open-files", recursive=True)
+
+
+def test_chunks_of_a_file_that_was_replaced_are_not_read_again(tmp_path):
+    settings = CacheSettings(folder=str(tmp_path), chunk_bytes=4)
+    for content in (b"0123456789", b"abcdefghij"):
+        storage.write_bytes("memory://replaced/tar", content)
+        assert ByteStore(settings).read("memory://replaced/tar", 2, 5) == content[2:7]
+    storage.remove("memory://replaced/tar")
 
 
 def test_a_file_of_a_store_has_positions_and_no_descriptor(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
+import yaml
 from pydantic import ValidationError
 
 from model.config import BridgeConfig
@@ -39,6 +40,7 @@ from trainer.plan.steps import max_state_bytes
 from trainer.reading.stream_state import RankCursor, StreamState
 from trainer.reading.streamed_tars import Tars, read_tar
 from trainer.reading.streaming import SourceEnded, StreamLoader, StreamStep
+from trainer.reading.tar_names import tar_name
 from trainer.tasks.data import open_corpus
 
 WEIGHTS = {"pairs": 0.75, "texts": 0.25}
@@ -193,18 +195,28 @@ def test_many_ranks_have_a_file_of_their_own():
     assert alone.cursor(2, 200, TARS) == RankCursor(5201, (0, 0), ((902, 0, 0), (803, 0, 0)))
 
 
+@pytest.mark.parametrize(
+    ("name", "num_bytes"), [("", 0), ("x" * 65, 65), ("源" * 22, 66), ('"' * 33, 66), ("\1" * 11, 66)]
+)
+def test_a_name_that_every_checkpoint_would_hold_is_short(config, name, num_bytes):
+    with pytest.raises(ValidationError, match=rf"has {num_bytes} bytes; names of streams have 1 to 64"):
+        config(**{"data.streams": {name: ["a.tar"]}, "mixture.phases": [{"weights": {name: 1.0}}]})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 90, 140, 1000])
 @pytest.mark.parametrize("ranks", [1, 8])
 def test_the_state_of_any_number_of_sources_is_small(num, ranks):
     """After weeks, with names and weights that take their space; one rank resumes exactly from it alone."""
-    names = tuple(f"source-{n:04d}-of-a-name-that-is-rather-long" for n in range(num))
+    names = tuple(f"来源-{n:04d}-of-a-name-that-is-as-long-as-names-of-streams-may-be"[:60] for n in range(num))
+    assert {len(name.encode()) for name in names} == {64}
     tars = [Tars.of([f"s3://bucket/{name}/{{00000..09999}}.tar"]) for name in names[:1]] * num
     weights = {name: 1 / (n + 3) for n, name in enumerate(names)}
     phase = PhaseStart(1_234_567, 123_456_789_012, weights, "samples", "the third week", "approximate")
     cursor = RankCursor(123_456_789_012, (1_234_567_890,) * num, ((1_234_567, 12_345, 123),) * num)
     state = StreamState(names, tuple(each.fingerprint for each in tars), 2_345_678, phase, ranks, (cursor,) * ranks)
     files = state.files()
-    assert len(files["data_state.json"]) <= max_state_bytes(num)
+    assert len(files["data_state.json"].encode()) <= max_state_bytes(num)
     assert StreamState.from_files(files) == state
     if ranks == 1:
         assert list(files) == ["data_state.json"]
@@ -268,14 +280,44 @@ def test_a_list_of_tars_in_which_no_position_holds_is_refused(loader, tars, chan
         loader(streams, dict.fromkeys(streams, 1 / len(streams)), state=state)
 
 
-def test_another_signature_changes_neither_order_nor_position(loader, server):
+@pytest.mark.parametrize("url", ["pipe:fetch first", "https://host/a.tar?sig=x"])
+def test_names_that_another_version_wrote_otherwise_are_explained(url):
+    state = replace(StreamState.begin(), names=("pairs",), tars=("0123456789ab",))
+    with pytest.raises(UserError, match=r"pairs: its list .* names of tars changed after version 0\.1\.0, such as "):
+        state.fitted(["pairs"], [Tars.of([url])])
+    with pytest.raises(UserError, match=r"add further tars as another stream$"):
+        state.fitted(["pairs"], [Tars.of(["https://host/a.tar"])])
+
+
+@pytest.mark.parametrize(
+    "form", ["{server}/pairs-{n}.tar.gz?signature={key}", "pipe:TOKEN={key} cat {tars}/pairs-{n}.tar.gz"]
+)
+def test_another_credential_changes_neither_order_nor_position(loader, server, tars, form):
     def signed(with_what):
-        return {"pairs": [f"{server}/pairs-{n}.tar.gz?signature={with_what}" for n in range(4)]}
+        return {"pairs": [form.format(server=server, tars=tars, key=with_what, n=n) for n in range(4)]}
 
     whole = take(loader(signed("one"), {"pairs": 1.0}), 8)
     assert windows(take(loader(signed("two"), {"pairs": 1.0}), 8)) == windows(whole)
     again = take(loader(signed("three"), {"pairs": 1.0}, state=whole[3].step.state), 4)
     assert windows(again) == windows(whole[4:])
+    assert not any("one" in row.shard for step in whole for row in step.rows)
+
+
+def test_a_config_is_written_down_without_credentials(config):
+    secret = {"pairs": ["https://me:pw0@x/{0..3}.tar?signature=s3cret", "pipe:curl -H 'Authorization: s3cret' x.tar"]}
+    secret["pairs"] += ["/data/a.tar::pipe:TOKEN=s3cret fetch b.tar", "https://x/a.tar::https://me:pw0@x/b.tar"]
+    changes = {"data.streams": secret, "mixture.phases": [{"weights": {"pairs": 1.0}}]}
+    chosen = config(**changes)
+    assert list(chosen.pretrain.data.streams["pairs"]) == secret["pairs"]
+    written = dump_yaml(chosen)
+    assert "s3cret" not in written
+    assert "pw0" not in written
+    assert "https://***@x/{0..3}.tar?***" in written
+
+
+def test_a_variable_that_is_not_set_is_named():
+    with pytest.raises(UserError, match=r"^data\.streams: /x/\$\{DATA\}/a\.tar: the environment has no WDS_DATA"):
+        Tars.of(["/x/${DATA}/a.tar"])
 
 
 def test_urls_that_differ_only_in_their_queries_are_different_tars():
@@ -322,7 +364,7 @@ def test_too_many_bad_samples_end_the_run(loader, tmp_path):
 
 
 def read(url: str, stall_seconds: float = 60) -> Generator[TarSample, None, None]:
-    return read_tar(url, stall_seconds, threading.Event())
+    return read_tar(url, tar_name(url), stall_seconds, threading.Event())
 
 
 def test_a_web_server_is_read_from(loader, server):
@@ -509,7 +551,9 @@ def command(world, *arguments: str) -> tuple[int, str, str]:
 def test_a_run_resumes_with_other_ranks(training_corpus, streams, tmp_path):
     out, config = tmp_path / "run", tmp_path / "run.yaml"
     killed(2, "pretrain", streams(), training_corpus, out, 5)
-    config.write_text(dump_yaml(streams()))
+    tree = yaml.safe_load(dump_yaml(streams()))
+    tree["pretrain"]["data"]["streams"] = {name: [*urls] for name, urls in streams().pretrain.data.streams.items()}
+    config.write_text(yaml.safe_dump(tree))
     arguments = ["--config", str(config), "--corpus", training_corpus, "--out", str(out)]
     ((code, said, _),) = in_ranks(1, command, "pretrain", *arguments)
     assert code == 0
@@ -544,6 +588,7 @@ def test_the_commands_say_that_the_order_is_approximate(training_corpus, streams
     assert [row["step"] for row in read_metrics(str(tmp_path / "run" / "metrics.jsonl"))] == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_stream_that_stalls_is_left_out_at_once(loader, tars, tmp_path):
     """If it has ended on another process, a process that waits for its bytes does not wait any longer."""
     urls = {"slow": ["pipe:sleep 600"], "texts": [f"{tars}/texts.tar"]}

@@ -8,11 +8,19 @@ from safetensors.torch import load_file, save_file
 from model.config import SIZES
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
+from model.sequence import LayoutConfig
 from model.vision_encoder import resize_positions
 from model.weights import save_emu
 from pipelines.errors import UserError
-from trainer.config import WeightsSettings
-from trainer.tasks.build import build_model, build_visual_embedder, build_whole, load_decoder_weights
+from tests.trainer.conftest import RUN, changed
+from trainer.config import PretrainSettings, WeightsSettings
+from trainer.tasks.build import (
+    build_model,
+    build_visual_embedder,
+    build_whole,
+    load_decoder_weights,
+    with_carried_layout,
+)
 
 POSITIONS = "encoder.tower.pos_embed"
 
@@ -176,3 +184,46 @@ def test_all_else_of_a_released_decoder_fits_or_is_named(tmp_path, part, name, s
     wrong = "missing" if shape is None else "has shape"
     with pytest.raises(UserError, match=rf"^decoder\.weights: .*{part}\.{name}: {wrong}"):
         begun(ImageDecoder.for_model(SIZES["debug"]), tmp_path)
+
+
+CARRIED = {"separate_across_images": False, "max_location": 255}
+
+
+def layout_of(weights, out, said, lines=None):
+    run = PretrainSettings.model_validate(changed(RUN, {"data.layout": said}))
+    run = with_carried_layout(run, weights, str(out), [].append if lines is None else lines.append)
+    return run.data.layout.model_dump(include=set(CARRIED))
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({}, CARRIED),
+        ({"max_location": 224}, CARRIED | {"max_location": 224}),
+        ({"separate_across_images": True}, CARRIED | {"separate_across_images": True}),
+        ({"frame_times": True}, CARRIED),
+    ],
+)
+def test_a_run_writes_samples_as_the_model_that_it_begins_with(tmp_path, said, found):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/layout.json").write_text(LayoutConfig(**CARRIED).model_dump_json())
+    lines = []
+    assert layout_of(OURS, tmp_path, said, lines) == found
+    assert [line.split(":")[0] for line in lines] == [f"data.layout.{name}" for name in said]
+    file = WeightsSettings(path=str(tmp_path / "model/model.safetensors"))
+    released = WeightsSettings(path=str(tmp_path / "model"), layout="emu2")
+    assert layout_of([file, released], tmp_path / "other", said) == found
+
+
+def test_a_run_that_begins_with_a_release_writes_samples_as_its_config_says(tmp_path):
+    (tmp_path / "layout.json").write_text(LayoutConfig(**CARRIED).model_dump_json())
+    default = LayoutConfig().model_dump(include=set(CARRIED))
+    assert layout_of([WeightsSettings(path=str(tmp_path), layout="emu2")], tmp_path, {}) == default
+    assert layout_of([], tmp_path, {}) == default
+
+
+def test_a_damaged_layout_is_named(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/layout.json").write_text("{")
+    with pytest.raises(UserError, match=r"model/layout\.json: not settings of a model: "):
+        layout_of(OURS, tmp_path, {})

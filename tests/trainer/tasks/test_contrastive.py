@@ -75,8 +75,12 @@ def whole(training_corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("size", "stage", "micro"), [(1, 0, 4), (1, 0, 1), (1, 1, 2), (2, 1, 4), (2, 2, 1), (2, 3, 2)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("size", "stage", "micro"),
+    [(1, 0, 1), (2, 1, 4), (2, 3, 2)]
+    + [pytest.param(*case, marks=pytest.mark.nightly) for case in [(1, 0, 4), (1, 1, 2), (2, 2, 1)]],
+)
 def test_steps_are_equal_for_every_micro_batch(training_corpus, whole, precision, size, stage, micro):
     found = in_ranks(size, trained, settings(micro, stage, precision), training_corpus, 3)
     tolerance = 1e-4 if precision == "fp32" else 3e-2
@@ -112,6 +116,7 @@ def unchanged(module):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [unchanged, Dropping])
 def test_gradients_are_those_of_the_whole_batch(training_corpus, wrap):
     ((expected, found),) = in_ranks(1, gradients, settings(2), training_corpus, wrap)
@@ -121,6 +126,7 @@ def test_gradients_are_those_of_the_whole_batch(training_corpus, wrap):
         assert np.allclose(found[name], gradient, rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_single_micro_batch_is_run_once(training_corpus):
     (kinds,) = in_ranks(1, kinds_of_micros, settings(None), training_corpus)
     assert kinds == ["PairBatch"]

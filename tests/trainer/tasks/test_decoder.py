@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL
 
 from model.config import EmuConfig
 from model.image_decoder import ImageDecoder
-from model.weights import read, save_emu
+from model.weight_files import read
+from model.weights import save_emu
 from pipelines.errors import UserError
 from pipelines.running.runner import Runner
 from pipelines.shards.index import index_corpus
@@ -20,7 +21,7 @@ from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
-from trainer.reading.images import decode
+from trainer.reading.images import decode, resize
 from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask
@@ -103,13 +104,13 @@ def resumed_averages(world, chosen, corpus, out):
     return {f"average.{name}": tensor.numpy() for name, tensor in training.engine.module.average.state_dict().items()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("stage", [1, 3])
 def test_average_is_resumed_in_float32_by_another_number_of_processes(training_corpus, tmp_path, stage):
-    chosen = config(autoencoder=None, engine=engine_of(stage))
+    chosen = config(autoencoder=None, engine=engine_of(stage), checkpoints={"every": 1})
     begin(chosen, training_corpus, tmp_path)
-    killed(2, "decoder", chosen, training_corpus, tmp_path, 3)
-    path = next(tmp_path.glob("decoder/checkpoints/step-00000002/deepspeed/*_model_states.pt"))
+    killed(2, "decoder", chosen, training_corpus, tmp_path, 1)
+    path = next(tmp_path.glob("decoder/checkpoints/step-00000001/deepspeed/*_model_states.pt"))
     saved = torch.load(path, weights_only=False)["module"]
     (resumed,) = in_ranks(1, resumed_averages, chosen, training_corpus, tmp_path)
     assert resumed
@@ -200,6 +201,18 @@ def test_an_encoder_sees_the_images_of_its_own_training(training_corpus, tmp_pat
     for large, small, file in zip(images, seen, files, strict=True):
         np.testing.assert_array_equal(large.transpose(1, 2, 0), decode(file, 16, resampling))
         np.testing.assert_array_equal(small.transpose(1, 2, 0), decode(file, 8, resampling))
+
+
+@pytest.mark.slow
+def test_an_encoder_sees_crops_resized_as_files_are(training_corpus, tmp_path):
+    changes = {"encoder": {"image_size": 8, "patch_size": 4, "resampling": "bicubic"}}
+    chosen = config(autoencoder=None, max_scale=1.5)
+    changes |= chosen.model.changes | {"bridge": {"image_slots": 4, "frame_slots": 4}}
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"changes": changes})})
+    begin(chosen, training_corpus, tmp_path)
+    ((images, seen, _, _, _),) = in_ranks(1, views_of_a_step, chosen, training_corpus, tmp_path)
+    for large, small in zip(images, seen, strict=True):
+        np.testing.assert_array_equal(small.transpose(1, 2, 0), resize(large.transpose(1, 2, 0), 8, 8, "bicubic"))
 
 
 def overfit_part(world, chosen, corpus, part, out):

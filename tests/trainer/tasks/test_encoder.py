@@ -6,7 +6,8 @@ import torch
 
 from model.config import named_size
 from model.vision_encoder import Encoder
-from model.weights import load, read
+from model.weight_files import read
+from model.weights import load
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from tests.pipelines.corpus_builder import image
 from tests.trainer.conftest import RUN
@@ -89,6 +90,7 @@ def first_loss(world, chosen, corpus):
     return float(losses.loss)
 
 
+@pytest.mark.slow
 def test_pairs_of_all_ranks_serve_as_negatives(training_corpus):
     (alone,) = in_ranks(1, first_loss, config(), training_corpus)
     assert sum(in_ranks(2, first_loss, config(), training_corpus)) == pytest.approx(alone, rel=1e-5)
@@ -102,6 +104,7 @@ def overfit_one(world, chosen, corpus):
     return overfit(module, task.collate(step.packs), [8], 60, lr=1e-2)
 
 
+@pytest.mark.slow
 def test_one_batch_overfits(training_corpus):
     (losses,) = in_ranks(1, overfit_one, config(), training_corpus)
     assert losses[-1] < 0.3 * losses[0]

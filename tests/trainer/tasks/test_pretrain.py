@@ -1,23 +1,25 @@
 """Tests of whole runs: they learn, and can be killed at any time and resumed with any number of processes."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import signal
 import time
 
+import fsspec
 import pytest
 
 from tests.trainer.conftest import run_findings
 from tests.trainer.ranks import in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, run
-from trainer import loop
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, STOPPED, Training
 from trainer.plan.mixture import load_phases
 from trainer.plan.steps import max_state_bytes
 from trainer.reading.reader import SequenceReader
+from trainer.tasks import step_data
 from trainer.tasks.table import TASKS
 
 
@@ -75,28 +77,43 @@ def test_a_killed_run_resumes_as_if_it_had_not_been_killed(training_corpus, conf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "sizes"), [(0, (1, 2, 1)), (1, (2, 4, 1)), (2, (2, 4, 1)), (3, (1, 2, 1))])
+@pytest.mark.parametrize(
+    ("stage", "sizes"),
+    [
+        pytest.param(0, (1, 2, 1), marks=pytest.mark.nightly),
+        pytest.param(1, (2, 1, 2), marks=pytest.mark.nightly),
+        pytest.param(2, (2, 4, 1), marks=pytest.mark.nightly),
+        (3, (1, 2, 1)),
+    ],
+)
 def test_a_run_resumes_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    chosen = config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1, "held_out.every": 6})
+    held_out = {"every": 5, "packs": 1, "samples": 1}
+    layers = {"encoder": {"layers": 1}, "language_model": {"layers": 1}}
+    engine = {"engine.zero_stage": stage, "engine.micro_batch_size": 1}
+    chosen = config(steps=10, held_out=held_out, **engine, **{"model.changes": layers})
     in_ranks(1, run, "pretrain", chosen, training_corpus, whole)
     killed(sizes[0], "pretrain", chosen, training_corpus, cut, 5)
     assert in_ranks(sizes[1], run_with_signal, chosen, training_corpus, cut, 7) == [STOPPED] * sizes[1]
-    assert in_ranks(sizes[2], run, "pretrain", chosen, training_corpus, cut) == [FINISHED]
+    assert in_ranks(sizes[2], run, "pretrain", chosen, training_corpus, cut) == [FINISHED] * sizes[2]
     assert run_findings(str(cut), training_corpus) == []
     assert consumed(cut) == consumed(whole)
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_resumes_at_other_zero_stages_but_0(training_corpus, config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    at = {stage: config(**{"engine.zero_stage": stage, "engine.micro_batch_size": 1}) for stage in range(4)}
+    at = {
+        stage: config(steps=8, **{"engine.zero_stage": stage, "engine.micro_batch_size": 2, "checkpoints.every": 3})
+        for stage in range(4)
+    }
     in_ranks(1, run, "pretrain", at[1], training_corpus, whole)
-    killed(1, "pretrain", at[1], training_corpus, cut, 5)
+    killed(1, "pretrain", at[1], training_corpus, cut, 3)
     with pytest.raises(RuntimeError, match=r"UserError.*now 0 in fp32: only stages 1 to 3 can be converted into"):
         in_ranks(1, run, "pretrain", at[0], training_corpus, cut)
-    killed(2, "pretrain", at[3], training_corpus, cut, 9)
+    killed(2, "pretrain", at[3], training_corpus, cut, 6)
     assert in_ranks(1, run, "pretrain", at[2], training_corpus, cut) == [FINISHED]
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
@@ -158,10 +175,14 @@ def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp
         return config(steps=40, **{"mixture.phases": [{"weights": weights, "reason": str(len(weights))}]})
 
     first, second, wrong = {"pairs": 0.5, "videos": 0.5}, {"texts": 1.0}, {"pears": 1.0}
-    edits = {3: mixed(wrong), 9: mixed(second)}
+    file = tmp_path / "weights.yaml"
+    file.write_text("mixture: {phases: [{weights: {texts: 1.0}, reason: fewer sources}]}\n")
+    edits = {3: mixed(wrong), 9: config(steps=40, mixture=str(file))}
     said, _ = in_ranks(2, run_edited, mixed(first), training_corpus, tmp_path, edits)
     before, after = load_phases(str(tmp_path / "mixture.jsonl"))
     assert (before.weights, after.weights) == (first, second)
+    assert after.reason.startswith("fewer sources; ")
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:12] in after.reason
     assert 9 < after.step < 40
     rows = consumed(tmp_path)
     assert {row["source"] for row in rows if row["position"] < after.position} == set(first)
@@ -171,6 +192,7 @@ def test_a_running_mixture_is_changed_by_its_config(training_corpus, config, tmp
     assert f"mixture: read again, used from step {after.step} on" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(training_corpus, config, tmp_path):
     in_ranks(1, run, "pretrain", config(steps=4), training_corpus, tmp_path)
     other = config(**{"model.changes": {"language_model": {"layers": 3}}})
@@ -247,7 +269,7 @@ def run_edited_while_late(world, config, corpus, out, edits, late):
             time.sleep(0.02)
         return read(self, chunk, step)
 
-    SequenceReader.read, loop._PATIENCE = read_slowly, 0.05
+    SequenceReader.read, step_data._PATIENCE = read_slowly, 0.05
     return run_edited(world, config, corpus, out, edits)
 
 
@@ -261,3 +283,19 @@ def test_all_processes_change_their_mixture_at_one_step_while_one_is_late(traini
     assert {row["source"] for row in rows if row["position"] >= after.position} == {"texts"}
     assert {row["source"] for row in rows if row["position"] < after.position} == {"pairs"}
     assert run_findings(str(tmp_path), training_corpus) == []
+
+
+def run_from_memory(world, config, corpus, out):
+    """Run on a copy of a corpus in fsspec's memory, which is that of this process."""
+    fsspec.filesystem("memory").put(corpus, "/corpus", recursive=True)
+    return run(world, "pretrain", config, "memory://corpus", out)
+
+
+@pytest.mark.slow
+def test_a_corpus_in_a_store_gives_the_run_of_one_on_a_disk(training_corpus, config, tmp_path):
+    store, disk = tmp_path / "store", tmp_path / "disk"
+    chosen = config(steps=3, **{"held_out.every": 3, "data.cache": {"folder": str(tmp_path / "cache")}})
+    assert in_ranks(1, run_from_memory, chosen, training_corpus, store) == [FINISHED]
+    assert in_ranks(1, run, "pretrain", chosen, training_corpus, disk) == [FINISHED]
+    assert losses(store) == losses(disk)
+    assert consumed(store) == consumed(disk)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from model.emu import Emu
 from model.sequence import TEXT
 from model.tokenizer import Tokenizer
-from model.weights import load_emu, read, save_emu
+from model.weight_files import read
+from model.weights import load_emu, save_emu
 from pipelines.shards.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed, run_findings
 from tests.trainer.finished_runs import write_decoder
@@ -69,6 +70,7 @@ def first_batch(task):
     return task.collate(first_packs(task))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "changes", "objectives", "part"),
     [
@@ -184,7 +186,7 @@ def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize("zero_stage", [0, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_killed_run_ends_with_the_same_weights(training_corpus, tmp_path, zero_stage):
     lora = LORA | {"dropout": 0.1}
     config = tuning(**{"steps": 6, "lora": lora, "engine.zero_stage": zero_stage, "checkpoints.every": 2})

@@ -1,0 +1,12 @@
+"""Errors of the model's files, which a command line shows as one line."""
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, written or loaded; the message names every key that does not fit."""
+
+    @property
+    def brief(self) -> str:
+        """The message in one line, with the first keys only."""
+        first, *lines = [line.strip() for line in str(self).splitlines()]
+        more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+        return " ".join([first, *lines[:2]]) + more

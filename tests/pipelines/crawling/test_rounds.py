@@ -1,0 +1,98 @@
+"""Tests of a whole crawl of one host whose sitemaps fail, or are none."""
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines.corpus import print_stage
+from pipelines.crawl import run_crawls
+from pipelines.funnel import funnel_rows
+from pipelines.layout import crawl_folder
+from pipelines.parts import read_rows
+from pipelines.running.runner import Runner
+from pipelines.spec import CorpusSpec
+from tests.serving import Quiet, send, serving
+
+HOST = "127.0.2.9"
+MAP = "/elsewhere/map.xml.gz"
+
+
+class Site(ThreadingHTTPServer):
+    """A host with a sitemap that is down until healed, and a page that it calls a sitemap as well."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__((HOST, 0), _Answer)
+        self.base = f"http://{HOST}:{self.server_port}"
+        self.asked: Counter[str] = Counter()
+        self.is_healed = False
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        urls = "".join(f"<url><loc>{self.base}/in/{n}</loc></url>" for n in range(2))
+        page = b"<p>A boat lies at the dock.</p><a href='/in/sitemap.html'>x</a>"
+        names = f"Sitemap: {self.base}{MAP}\nSitemap: {self.base}/in/sitemap.html\n"
+        if path == MAP:
+            body = gzip.compress(f"<urlset>{urls}</urlset>".encode())
+            return (200, "application/gzip", body) if self.is_healed else (503, "text/plain", b"")
+        if path == "/robots.txt":
+            return 200, "text/plain", names.encode()
+        return (200, "text/html", page) if path.startswith("/in/") else (404, "text/plain", b"")
+
+
+class _Answer(Quiet, BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path] += 1
+        status, type_, body = self.server.answer(self.path)
+        send(self, status, body, type_)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving(Site()) as server:
+        yield server
+
+
+def counts(out: Path) -> dict[str, tuple[int, dict[str, int]]]:
+    """What was kept and dropped, by unit."""
+    return {row.unit: (row.kept, dict(row.dropped)) for row in funnel_rows(str(out), ["web"], [])}
+
+
+@pytest.mark.slow
+def test_a_sitemap_that_failed_is_followed_by_a_retry_and_a_page_that_is_called_one_is_a_page(
+    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crawl = {"seeds": [f"{site.base}/in/"], "path_prefixes": ["/in/"], "max_pages_per_host": 4}
+    spec = CorpusSpec.model_validate(
+        {
+            "name": "test",
+            "version": "1.0.0",
+            "policy": {"user_agent": "Test (mail@example.org)", "allow_hosts": [HOST]},
+            "http": {"delay_seconds": 0, "backoff_seconds": 0, "max_retries": 0, "error_budget": 50},
+            "crawls": {"web": crawl},
+            "sources": {"texts": {"kind": "text", "input": {"crawl": "web"}, "filters": {"language": None}}},
+        }
+    )
+    out = tmp_path / "out"
+    run_crawls(spec, str(out), Runner())
+    assert counts(out) == {"page": (2, {}), "site_file": (0, {"http_503": 1})}
+    assert site.asked[MAP] == 1
+    print_stage(spec, str(out), "crawl")
+    assert "crawl kept 2 pages, dropped 1\n" in capsys.readouterr().out  # and not 0 files of sites
+    run_crawls(spec, str(out), Runner(), retry=True)
+    assert counts(out) == {"page": (2, {}), "site_file": (0, {"http_503": 1})}
+    assert site.asked[MAP] == 2
+    site.is_healed = True
+    run_crawls(spec, str(out), Runner(), retry=True)
+    assert counts(out)["page"] == (4, {})
+    assert counts(out).get("site_file", (0, {})) == (0, {})
+    assert (site.asked[MAP], site.asked["/in/"], site.asked["/in/0"]) == (3, 1, 1)
+    folder = crawl_folder(str(out), "web")
+    rows = [row for r in folder.receipts() for row in read_rows(folder.file(r.part, ".parquet"))]
+    assert not [row for row in rows if row["url"].endswith(MAP) and row["unit"] == "page"]
