@@ -26,7 +26,7 @@ TESTS ?= tests
 # One process more than there are cores: many tests wait for something.
 PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help corpus pretrain card audit browse mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help corpus plan pretrain card audit browse mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ help: ## show every target
 
 corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/corpus/<name> RUNNER=local WORKERS=n ARGS="..."
 	$(PY) -m pipelines corpus --spec $(SPEC) --out $(OUT) --runner $(RUNNER) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+plan: .venv/.crawl ## tell what a build takes before anything is fetched: SPEC=corpus_specs/... ARGS="--machines N --json F"
+	$(PY) -m pipelines plan --spec $(SPEC) $(ARGS)
 
 pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/demo CONFIG=trainer/configs/demo.yaml OUT=build/runs/<name> ARGS="..."
 	@[[ $(CORPUS) != build/corpus/demo || -e $(CORPUS)/manifest.json ]] || $(MAKE) corpus SPEC=corpus_specs/demo.yaml OUT=$(CORPUS) ARGS=

@@ -1,5 +1,7 @@
 """`python -m pipelines`: one command per stage, and `corpus` for all of them."""
 
+import contextlib
+import json
 import logging
 import sys
 import warnings
@@ -10,6 +12,7 @@ import click
 
 from pipelines import storage
 from pipelines.command_line import RERUN, end_on_sigterm, num_cores, run_commands
+from pipelines.errors import UserError
 
 
 def main() -> None:
@@ -186,6 +189,52 @@ def index(folder: str) -> None:
         print(f"note: {note}", file=sys.stderr)
     manifest = indexed.manifest
     print(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards indexed")
+
+
+@commands.command()
+@click.option("--spec", "spec_path", required=True, help="YAML file of the corpus.")
+@click.option("--out", help="Where it is to be built, for the space there.  [default: build/corpus/<name>]")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec.")
+@click.option("--cores", type=click.IntRange(1), default=num_cores, show_default="those of this machine")
+@click.option("--machines", type=click.IntRange(1), default=1, show_default=True, help="Machines with so many cores.")
+@click.option("--rows", multiple=True, metavar="SOURCE=N", help="Rows of a source's whole list, if a part is here.")
+@click.option("--json", "json_path", help="File to write the same to, for programs.")
+def plan(
+    spec_path: str,
+    out: str | None,
+    overrides: tuple[str, ...],
+    cores: int,
+    machines: int,
+    rows: tuple[str, ...],
+    json_path: str | None,
+) -> int:
+    """Tell what a build will take, from its spec and a sample of its input; nothing is fetched.
+
+    The exit code is 1 if something was found that would stop the build.
+    """
+    from pipelines.planning.plan import load_planned, make_plan
+    from pipelines.planning.report import print_plan
+    from pipelines.running.serve import serving
+
+    spec, known = load_planned(spec_path, overrides)
+    out, whole = out or f"build/corpus/{spec.name}", dict(map(_rows_of_source, rows))
+    with contextlib.ExitStack() as served:
+        try:
+            served.enter_context(serving(spec.serve))
+        except UserError as error:
+            known.append(str(error))
+        made = make_plan(spec, out, num_cores=cores, num_machines=machines, rows=whole, known_obstacles=known)
+    if json_path is not None:
+        storage.write_bytes(json_path, f"{json.dumps(made.to_record(), indent=1, ensure_ascii=False)}\n".encode())
+    print_plan(made)
+    return 1 if made.obstacles else 0
+
+
+def _rows_of_source(option: str) -> tuple[str, int]:
+    source, _, num = option.partition("=")
+    if not (source and num.isdigit()):
+        raise UserError(f"--rows {option}: must have the form --rows source=1000000")
+    return source, int(num)
 
 
 @commands.command()

@@ -6,7 +6,7 @@ or from one part of a list.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypedDict
 
@@ -14,7 +14,6 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.block_list import load_block_list
-from pipelines.candidate import Candidate
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
@@ -25,7 +24,7 @@ from pipelines.gone_rows import drop_gone
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
 from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
-from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
+from pipelines.pages.kinds import KIND_FUNCTIONS, PageOrigin
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
@@ -54,13 +53,6 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 
-KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
-    "interleaved": interleaved,
-    "pair": pairs,
-    "grounded": grounded,
-    "video": videos,
-    "text": text,
-}
 _SHOWN_FILES = 5  # of those that are missing
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
 

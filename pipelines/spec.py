@@ -31,6 +31,7 @@ from pipelines.web.permission import PolicySettings
 
 NAME = r"^[a-z][a-z0-9_-]{0,39}$"
 Name = Annotated[str, Field(pattern=NAME)]
+NEEDS_CONTACT = "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback"
 
 
 class CrawlSettings(Settings):
@@ -194,8 +195,7 @@ class CorpusSpec(GrownSettings):
             raise ValueError(f"crawls.{unused[0]}: no source draws on it")
         if self.fetches_beyond_loopback and not self.policy.has_contact:
             raise ValueError(
-                "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback, also of "
-                "robots.txt for pages that others fetched (policy.robots_of_others)"
+                f"{NEEDS_CONTACT}, also of robots.txt for pages that others fetched (policy.robots_of_others)"
             )
         return self
 

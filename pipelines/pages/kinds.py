@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pydantic import Field
@@ -162,6 +163,16 @@ def text(page: Page, origin: PageOrigin, source_name: str, settings: PageSetting
     sample = _Sample("text", page, origin, source_name)
     sample.add_text("\n\n".join(blocks), "body")
     return [sample.candidate()]
+
+
+KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
+    "interleaved": interleaved,
+    "pair": pairs,
+    "grounded": grounded,
+    "video": videos,
+    "text": text,
+}
+"""How a page gives candidates of each kind."""
 
 
 class _Sample:
