@@ -6,7 +6,6 @@ Metadata is removed. Equal bytes and settings give equal bytes. The result also 
 import functools
 import hashlib
 import io
-import os
 import threading
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -348,8 +347,6 @@ def load_resizer() -> Any:
     A slow import: all of img2dataset with wandb, pandas and, if installed, torch. Local workers are forked from a
     process that has already imported it (`pipelines/forkserver_preload.py`).
     """
-    # albumentations, which it imports, would ask PyPI for its newest version.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     from img2dataset.resizer import Resizer
 
     return Resizer

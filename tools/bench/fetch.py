@@ -154,7 +154,7 @@ def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _
         RuntimeError: If it failed or lost images.
     """
     shutil.rmtree(out, ignore_errors=True)
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "SSL_CERT_FILE": str(trusted)}
+    environment = os.environ | {"SSL_CERT_FILE": str(trusted)}
     log = out.with_suffix(".log")
     began = time.perf_counter()
     with open(log, "wb") as file:

@@ -503,14 +503,14 @@ def test_settings_load_nothing_of_img2dataset():
 
 
 @pytest.mark.slow
-def test_img2dataset_asks_nobody_for_newer_versions():
+def test_img2dataset_asks_nobody_for_newer_versions_nor_sets_an_environment_variable():
     code = (
-        "import urllib.request\n"
-        "asked = []\n"
-        "urllib.request.OpenerDirector.open = lambda *args, **_: asked.append(args)\n"
+        "import os, socket\n"
+        "asked, before = [], dict(os.environ)\n"
+        "socket.getaddrinfo = socket.socket.connect = lambda *args, **_: asked.append(args)\n"
         "from pipelines.images.normalise import load_resizer\n"
         "load_resizer()\n"
-        "print(asked)"
+        "print(asked + sorted(name for name in os.environ.keys() - before.keys() if 'ALBUM' in name.upper()))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
