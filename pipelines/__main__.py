@@ -37,6 +37,9 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec."),
         click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners."),
         click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores"),
+        click.option("--log-json", metavar="FILE", help="Append the progress as lines of JSON, also to /dev/stderr."),
+        click.option("--metrics-file", metavar="FILE", help="Write metrics for node_exporter's textfile collector."),
+        click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve the same metrics to Prometheus."),
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
     ]
     for option in reversed(options):
@@ -46,12 +49,15 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     """Return spec, output folder and runner by a stage's options. Beam is imported only here: that takes a second."""
+    from pipelines.running.reports import Reports
     from pipelines.running.runner import Runner
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
     out = _hold(values["out"])
-    return spec, out, Runner(values["runner"], values["workers"], values["beam_options"])
+    reports = Reports(values["log_json"], values["metrics_file"], values["metrics_port"])
+    click.get_current_context().with_resource(reports)
+    return spec, out, Runner(values["runner"], values["workers"], values["beam_options"], reports)
 
 
 def _hold(folder: str) -> str:

@@ -41,15 +41,25 @@ from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_sit
 from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
-from pipelines.layout import account_folder, crawl_folder, gate_folder, robots_folder, traceback_folder
-from pipelines.parts import PartFolder, num_rows, stage_inputs
+from pipelines.layout import (
+    account_folder,
+    alarm_folder,
+    crawl_folder,
+    gate_folder,
+    queue_folder,
+    robots_folder,
+    traceback_folder,
+)
+from pipelines.parts import PartFolder, stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch, announce
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
+from pipelines.web.success_alarm import SuccessAlarm
 
 # Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
 # files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
@@ -71,7 +81,9 @@ class _CrawlBucket(beam.DoFn):
 
     def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
-        yield from asyncio.run(self._run(sorted(item for _, item in bucket[1])))
+        frontier = sorted(item for _, item in bucket[1])
+        announce(queue_folder(self._out), bucket[0], len(frontier))
+        yield from asyncio.run(self._run(frontier))
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
         writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
@@ -79,9 +91,14 @@ class _CrawlBucket(beam.DoFn):
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
 
-        async with PoliteClient(policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url) as client:
+        alarm = SuccessAlarm(self._spec.http.alarm, alarm_folder(self._out))
+        async with PoliteClient(
+            policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url, count_outcome=alarm.count_outcome
+        ) as client:
 
             async def work(item: FrontierUrl) -> None:
+                if alarm.ends_run:
+                    return
                 if item.unit == "site_file":
                     await follow_sitemap(client, writer, item, settings.scope)
                 else:
@@ -99,6 +116,7 @@ class _CrawlBucket(beam.DoFn):
                 writer.abandon(error)
                 raise
         writer.close()
+        alarm.check()
         return writer.closed
 
 
@@ -130,9 +148,6 @@ class _Crawl:
     def save(self, progress: _Progress) -> _Progress:
         storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(asdict(progress)).encode())
         return progress
-
-    def num_done(self) -> int:
-        return num_rows(self.parts)
 
     def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
         """Return the files of finished parts: of the rounds before one, of only one, or of all."""
@@ -188,7 +203,8 @@ class _Crawl:
                 | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
             )
 
-        run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)
+        watch = Watch(self.parts.path, queues=queue_folder(self.out), alarms=alarm_folder(self.out))
+        run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, watch)
 
     def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
         """Index another crawler's WARC files, and remove what was made of files that the spec no longer names.
@@ -212,7 +228,7 @@ class _Crawl:
             names = pipeline | "ListFiles" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
             _ = names | "IndexFiles" >> beam.ParDo(work)
 
-        run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, lambda: num_rows(folder))
+        run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, Watch(folder.path, len(hashes)))
 
     def account(self, retry_round: int) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""
@@ -243,7 +259,7 @@ class _Crawl:
                 | "WriteAccounts" >> beam.Map(write_account, folder, name)
             )
 
-        run_pipeline(f"crawl {self.name}, accounts", self.runner, build, lambda: len(folder.receipts()))
+        run_pipeline(f"crawl {self.name}, accounts", self.runner, build, Watch(folder.path))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

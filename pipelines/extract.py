@@ -28,6 +28,7 @@ from pipelines.pages.kinds import KIND_FUNCTIONS, PageOrigin
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
@@ -399,6 +400,6 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )
 
-    run_pipeline("extract", runner, build, lambda: len(folder.receipts()))
+    run_pipeline("extract", runner, build, Watch(folder.path, len(tasks)))
     folder.keep_only({task.name for task in tasks})
     folder.end(inputs)

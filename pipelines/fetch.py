@@ -19,7 +19,15 @@ from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
 from pipelines.faults import keep_tracebacks
 from pipelines.gone_rows import drop_gone
-from pipelines.layout import candidates_folder, documents_folder, gate_folder, media_folder, traceback_folder
+from pipelines.layout import (
+    alarm_folder,
+    candidates_folder,
+    documents_folder,
+    gate_folder,
+    media_folder,
+    queue_folder,
+    traceback_folder,
+)
 from pipelines.media.missing import (
     INLINE,
     Missing,
@@ -42,12 +50,14 @@ from pipelines.media.raw_store import (
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
-from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch, announce
 from pipelines.spec import CorpusSpec
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
+from pipelines.web.success_alarm import SuccessAlarm
 
 # Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
@@ -81,6 +91,7 @@ class _FetchBucket(beam.DoFn):
     def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
         keep_tracebacks(traceback_folder(self._out))
         queued = sorted(bucket[1])
+        announce(queue_folder(self._out), bucket[0], len(queued))
         writer = RawPartWriter(media_folder(self._out), self._generation)
         try:
             self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
@@ -110,9 +121,14 @@ class _FetchBucket(beam.DoFn):
     async def _run(self, queued: list[tuple[str, Missing]], writer: RawPartWriter, pools: dict[str, Executor]) -> None:
         policy, gates = self._spec.request_policy, gate_folder(self._out)
         loop = asyncio.get_running_loop()
-        async with PoliteClient(policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url) as client:
+        alarm = SuccessAlarm(self._spec.http.alarm, alarm_folder(self._out))
+        async with PoliteClient(
+            policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url, count_outcome=alarm.count_outcome
+        ) as client:
 
             async def work(missing: Missing) -> None:
+                if alarm.ends_run:
+                    return
                 request = missing.media_request()
                 if request.type == "site":
                     await fetch_site(client, request, writer)
@@ -125,6 +141,9 @@ class _FetchBucket(beam.DoFn):
 
             # Two per host: while an image is decoded, the next one is requested.
             await run_queues(queued, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+        if alarm.ends_run:
+            writer.close()  # what was fetched is not asked for again
+        alarm.check()
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -277,7 +296,7 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
             | "CompleteDocuments" >> beam.ParDo(_CompletePart(spec, out, renditions))
         )
 
-    run_pipeline("fetch: documents", runner, build, lambda: len(documents.receipts()))
+    run_pipeline("fetch: documents", runner, build, Watch(documents.path, len(parts)))
     documents.keep_only(set(parts))
     documents.end(inputs)
 
@@ -291,7 +310,7 @@ def _fetch_missing(
     generation = latest + 1 if retry else latest
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
     block = load_block_list(out)
-    num_buckets, store, policy = runner.num_buckets, PartFolder(media), spec.request_policy
+    num_buckets, policy = runner.num_buckets, spec.request_policy
 
     def request(what: str, wanted: Callable[[beam.PCollection], beam.PCollection]) -> None:
         """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
@@ -311,7 +330,8 @@ def _fetch_missing(
                 | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
             )
 
-        run_pipeline(f"fetch: {what}", runner, build, lambda: num_rows(store))
+        watch = Watch(media, queues=queue_folder(out), alarms=alarm_folder(out))
+        run_pipeline(f"fetch: {what}", runner, build, watch)
 
     def all_media(names: beam.PCollection) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)

@@ -41,6 +41,7 @@ from pipelines.parts import Receipt, Tally, stage_inputs, write_table
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch
 from pipelines.shards.sample_rules import find_faults
 from pipelines.shards.writer import largest_tar_bytes
 from pipelines.spec import CorpusSpec
@@ -358,7 +359,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
         _ = names | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out, weights))
 
-    run_pipeline("filter: features", runner, measure, lambda: len(measured.receipts()))
+    run_pipeline("filter: features", runner, measure, Watch(measured.path, len(parts)))
     measured.keep_only(set(parts))
     limits = [s.filters.images.max_uses for s in spec.sources.values() if s.filters.images.max_uses is not None]
     least = min(limits, default=None)
@@ -398,7 +399,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
             | "DecideParts" >> beam.ParDo(_DecidePart(spec, out, published), overused)
         )
 
-    run_pipeline("filter: decisions", runner, decide, lambda: len(decided.receipts()))
+    run_pipeline("filter: decisions", runner, decide, Watch(decided.path, len(parts)))
     decided.keep_only(set(parts))
     decided.end(inputs)
 

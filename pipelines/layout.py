@@ -41,6 +41,16 @@ def gate_folder(out: str) -> str | None:
     return storage.join(work_folder(out), "gates") if storage.is_local(out) else None
 
 
+def queue_folder(out: str) -> str:
+    """Return the folder in which workers tell how many requests they have, by which the time left is estimated."""
+    return storage.join(work_folder(out), "queues")
+
+
+def alarm_folder(out: str) -> str:
+    """Return the folder in which workers leave warnings, which the command prints."""
+    return storage.join(work_folder(out), "alarms")
+
+
 # --- crawl ----------------------------------------------------------------------------------------------------------
 
 

@@ -123,11 +123,6 @@ def sum_counts(receipts: Iterable[Receipt]) -> list[Count]:
     return [Count(*which, kept=kept[which], dropped=dict(sorted(dropped[which].items()))) for which in sorted(kept)]
 
 
-def num_rows(folder: "PartFolder") -> int:
-    """Return how many rows the finished parts of a folder say that they have, by which progress is shown."""
-    return sum(receipt.extra.get("num", 0) for receipt in folder.receipts())
-
-
 def digest(*values: Any) -> str:
     """Return the sha256 in hex of any JSON values, by which the inputs of a part or stage are compared."""
     return hashlib.sha256(canonical_json(values).encode("utf-8", "surrogatepass")).hexdigest()

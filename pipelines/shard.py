@@ -42,6 +42,7 @@ from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stag
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch
 from pipelines.shard_inputs import MANIFEST_VERSION, VERSION, shard_inputs, write_shard_inputs
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
@@ -261,7 +262,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
 
     if earlier is None:  # until the new manifest is written, no reader may take old and new shards for one corpus
         storage.remove(storage.join(out, FILE_NAME))
-    run_pipeline("shard", runner, build, lambda: len(storage.list_files(folder.path, ".json")))
+    run_pipeline("shard", runner, build, Watch(folder.path))
     found = [ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))]
     if earlier is not None:
         found += earlier.shards

@@ -15,6 +15,7 @@ from pipelines import storage
 from pipelines.document import Document, Provenance
 from pipelines.errors import UserError
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch
 from pipelines.shards.foreign_samples import MIME_TYPES, read_document
 from pipelines.shards.manifest import Manifest, ShardInfo, load_manifest
 from pipelines.shards.sidecar import read_sidecar
@@ -82,7 +83,7 @@ def run_tokenize(
             | "TokenizeShards" >> beam.ParDo(_TokenizeShard(corpus, folder, encoder.file_name, manifest))
         )
 
-    run_pipeline("tokenize", runner, build, lambda: len(storage.list_files(folder, ".parquet")))
+    run_pipeline("tokenize", runner, build, Watch(folder, len(manifest.shards), suffix=".parquet"))
     wanted = {token_sidecar_path(folder, shard.path) for shard in manifest.shards}
     for stale in storage.list_files(folder, ".parquet"):
         if stale not in wanted:

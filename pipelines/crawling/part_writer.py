@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import Counter
 from contextlib import ExitStack
 from typing import IO, NamedTuple
 
@@ -91,7 +92,8 @@ class CrawlPartWriter:
             ".links.parquet": write_table(self._folder.file(name, ".links.parquet"), links, LINK_SCHEMA),
             ".parquet": write_table(self._folder.file(name, ".parquet"), ledger, LEDGER_SCHEMA),
         }
-        self._folder.finish(name, "", Tally("crawl"), files, num=len(self._ledger))
+        outcomes = dict(sorted(Counter(row.outcome for row in self._ledger).items()))
+        self._folder.finish(name, "", Tally("crawl"), files, num=len(self._ledger), outcomes=outcomes)
         self._reset()
         self.closed.append(name)
         return name

@@ -8,6 +8,7 @@ Parts are only added: a retried request gets a row in a later generation, and th
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -197,7 +198,8 @@ class RawPartWriter:
         if self._blobs is not None:
             self._stack.close()  # the blobs appear under their name
             digest = write_table(self.folder.file(self._name, ".parquet"), self._rows, INDEX_SCHEMA)
-            self.folder.finish(self._name, "", Tally("fetch"), {".parquet": digest}, num=num)
+            outcomes = dict(sorted(Counter(row["outcome"] for row in self._rows).items()))
+            self.folder.finish(self._name, "", Tally("fetch"), {".parquet": digest}, num=num, outcomes=outcomes)
         self._rows, self._blobs, self._size = [], None, 0
         return num
 

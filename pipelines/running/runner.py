@@ -1,4 +1,4 @@
-"""Execution of pipelines: the runner that `--runner` names, the number of workers, errors, and progress.
+"""Execution of pipelines: the runner that `--runner` names, the number of workers, and errors.
 
 `local` is Beam's in-process runner with several worker processes. Any other name is passed to Beam, with the options
 after `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, DataflowRunner ...).
@@ -8,10 +8,9 @@ import contextlib
 import io
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,13 +19,14 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners import PipelineRunner, create_runner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.command_line import RERUN, end_stopped
 from pipelines.errors import RunError, UserError, full_disk
 from pipelines.running.beam_internals import is_interrupt, is_lost_worker, without_step
 from pipelines.running.local_workers import LOST_WORKER, forking_runner
+from pipelines.running.progress import watching
+from pipelines.running.reports import Reports
+from pipelines.running.watch import Watch
 
 T = TypeVar("T", bound=PipelineOptions)
 
@@ -48,11 +48,15 @@ _VIEWS: WeakKeyDictionary[_Options, dict[Any, Any]] = WeakKeyDictionary()
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A choice of runner: `name` is `local` or one of Beam's runners; `arguments` are passed to Beam unchanged."""
+    """A choice of runner: `name` is `local` or one of Beam's runners; `arguments` are passed to Beam unchanged.
+
+    `reports` are told of the progress of each pipeline.
+    """
 
     name: str = "local"
     num_workers: int = 1
     arguments: tuple[str, ...] = ()
+    reports: Reports = field(default_factory=Reports, compare=False)
 
     @property
     def num_buckets(self) -> int:
@@ -93,8 +97,10 @@ class Runner:
             raise UserError(f"--runner {self.name}: {error}") from error
 
 
-def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], None], done: Callable[[], int]) -> None:
-    """Build a pipeline and run it to its end, showing how much `done()` counts.
+def run_pipeline(
+    label: str, runner: Runner, build: Callable[[beam.Pipeline], None], watch: Watch | None = None
+) -> None:
+    """Build a pipeline and run it to its end, telling what `watch` sees.
 
     Raises:
         UserError, RunError: If a worker raised one; any other error is a bug and keeps its traceback.
@@ -102,7 +108,7 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
     # With one worker the work is done in this process, partly by asyncio, which handles signals in its own way.
     has_workers = runner.num_workers > 1 and threading.current_thread() is threading.main_thread()
     in_time = _stopped_in_time() if has_workers else contextlib.nullcontext()
-    with _quiet_beam(), _progress(label, done), in_time:
+    with _quiet_beam(), watching(label, watch, runner.reports), in_time:
         options = runner.options()
         instance = runner.instance()
         try:
@@ -171,34 +177,3 @@ def _stopped_in_time() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         timer.cancel()
-
-
-@contextlib.contextmanager
-def _progress(label: str, done: Callable[[], int]) -> Iterator[None]:
-    """Show a line on stderr that counts finished work, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    stop = threading.Event()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
-
-        def poll() -> None:
-            while not stop.wait(1.0):
-                with contextlib.suppress(OSError, ValueError):
-                    progress.update(task, completed=done())
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()

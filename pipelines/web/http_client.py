@@ -14,7 +14,7 @@ from typing import Literal, ParamSpec, Self, TypeVar
 from yarl import URL
 
 from pipelines.document import Signal
-from pipelines.drop_reasons import http_reason
+from pipelines.drop_reasons import FETCHED, Outcome, http_reason
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.web.answers import Fetched, FetchFailure, Headers
 from pipelines.web.http_exchange import REDIRECT_STATUSES, Exchange, HttpSettings, Request, parse_target, utc_now
@@ -58,6 +58,7 @@ class PoliteClient:
         gate_folder: Local folder of lock files, through which processes of a machine take turns at each host.
         loopback_delay: Seconds between requests to a host on loopback, instead of `delay_seconds`; None: no exception.
         is_blocked: Returns whether a URL was taken down, which is not requested, also where a redirect leads to it.
+        count_outcome: Told how each `fetch` ended.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class PoliteClient:
         gate_folder: str | None = None,
         loopback_delay: float | None = None,
         is_blocked: Callable[[str], bool] = lambda url: False,
+        count_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         self._policy = policy
         self._is_blocked = is_blocked
+        self._count_outcome = count_outcome
         self._http = http
         self._exchange = Exchange(policy, http, gate_folder, loopback_delay)
         self._sites: dict[str, _Site] = {}
@@ -147,6 +150,7 @@ class PoliteClient:
                     raise FetchFailure(verdict.reasons[0], hop, ", ".join(verdict.reasons[1:]))
                 if answer.truncated and purpose != "page":
                     raise FetchFailure("too_large", hop, f"more than {max_bytes} bytes")
+                self._count_outcome(FETCHED)
                 return replace(answer, url=url, redirects=tuple(asked), verdict=verdict.adding(signals=evidence))
         except Exception as error:
             failure = error if isinstance(error, FetchFailure) else _internal_failure(hop, error)
@@ -155,6 +159,7 @@ class PoliteClient:
                 place = f"at {without_credentials(failure.url)}"
                 failure.detail = ": ".join(part for part in (place, failure.detail) if part)
             failure.url = url
+            self._count_outcome(failure.reason)
             raise failure from failure.__cause__
 
     async def site(self, url: str) -> SiteRules:

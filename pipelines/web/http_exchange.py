@@ -20,7 +20,7 @@ from yarl import URL
 
 from pipelines.drop_reasons import Reason
 from pipelines.faults import without_stop_iteration
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings
 from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
 from pipelines.web.answers import Fetched, FetchFailure, Headers
@@ -28,6 +28,7 @@ from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
 from pipelines.web.permission import PolicySettings, Purpose
 from pipelines.web.response_head import MAX_HEAD_BYTES
+from pipelines.web.success_alarm import AlarmSettings
 from pipelines.web.urls import MAX_URL_CHARS
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -37,8 +38,10 @@ _PLAIN_URL = re.compile(r"https?://[a-z0-9._:\[\]-]+(?:[/?#][!#-;=?-Z\[\]_a-z|~]
 _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an IPv6 address without brackets
 
 
-class HttpSettings(Settings):
+class HttpSettings(GrownSettings):
     """Delays, deadlines, retries and size caps of requests."""
+
+    LATER = frozenset({"alarm"})
 
     delay_seconds: float = Field(default=1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
     max_crawl_delay_seconds: float = Field(
@@ -59,6 +62,10 @@ class HttpSettings(Settings):
     dns_cache_seconds: float = Field(default=300.0, ge=0, description="How long a name server's answer stays valid")
     site_cache_seconds: float = Field(
         default=86_400.0, ge=0, description="How long a robots.txt stays valid (RFC 9309: at most 24 h)"
+    )
+
+    alarm: AlarmSettings | None = Field(
+        default=AlarmSettings(), description="Warning when requests fail; null: none is given"
     )
 
     def max_bytes(self, purpose: Purpose) -> int:

@@ -1,5 +1,6 @@
 """Each medium is requested once, a retry requests what can pass, and every lost medium is counted."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Document, Media
 from pipelines.drop_reasons import FETCHED
+from pipelines.errors import RunError
 from pipelines.extract import CANDIDATE_SCHEMA
 from pipelines.fetch import _PartMedia, _Stored, _to_parts, run_fetch
 from pipelines.layout import candidates_folder, documents_folder, media_folder
@@ -176,3 +178,40 @@ def test_new_candidates_cost_only_their_own_requests(site: Site, tmp_path: Path)
     assert [path for path in site.asked if path.endswith(".jpg")] == ["/3.jpg"]
     assert Path(documents_folder(out).file("a", ".parquet")).stat() == before
     assert len(documents(out)) == 2
+
+
+def turning_bad(site: Site, out: str) -> None:
+    """Write pairs whose images are all there, and pairs of the same host whose images are gone; those come last."""
+    write(out, "a", pairs=[of(site, "pair", name) for name in range(8)])
+    write(out, "b", pairs=[of(site, "pair", f"gone-{n:02d}") for n in range(40)])
+
+
+def alarmed(site: Site, **alarm: object) -> CorpusSpec:
+    given = corpus(site)
+    settings = given.http.model_validate({**given.http.model_dump(), "alarm": {"window": 10, **alarm}})
+    return given.model_copy(update={"http": settings})
+
+
+@pytest.mark.slow
+def test_a_server_that_turns_bad_is_told_and_the_build_goes_on(site: Site, tmp_path: Path, capsys):
+    out = str(tmp_path)
+    turning_bad(site, out)
+    run_fetch(alarmed(site), out, Runner())
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1
+    assert re.search(r"warning: 40% of a worker's last 10 requests succeeded \(http_404 6\)\n", said)
+    assert counts(out)["pairs", "media"] == (8, {"http_404": 40})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_server_that_turns_bad_ends_the_build_where_that_is_asked_for(site: Site, tmp_path: Path, num_workers: int):
+    out = str(tmp_path)
+    turning_bad(site, out)
+    with pytest.raises(RunError, match=r"^40% of .*\(http_404 6\): stopped by http.alarm.stops; rerun to continue$"):
+        run_fetch(alarmed(site, stops=True), out, Runner("local", num_workers))
+    before = {path for path in site.asked if path.endswith(".jpg")}
+    assert len(before) < 20
+    run_fetch(alarmed(site, min_success=0), out, Runner())
+    assert {site.asked[path] for path in before} == {1}, "what was fetched before the end stays"
+    assert counts(out)["pairs", "media"] == (8, {"http_404": 40})

@@ -13,6 +13,7 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.watch import Watch
 from tools.audit.drops import audit_drops
 from tools.audit.duplicates import Meeting, Shared, order_in, shared
 from tools.audit.findings import Findings
@@ -76,7 +77,7 @@ def audit_by_beam(plan: Plan, tasks: Sequence[Task], runner: Runner, scratch: st
 
         try:
             label = f"auditing {len(tasks):,} shards, sources and files of drops"
-            run_pipeline(label, runner, build, lambda: len(storage.list_files(ended)))
+            run_pipeline(label, runner, build, Watch(ended, len(tasks), suffix=""))
             return Findings.from_json(storage.read_bytes(path))
         finally:
             storage.remove(own)

@@ -112,7 +112,7 @@ def test_our_reader_finds_pages_where_the_ledger_says(folder: PartFolder):
         (r["url"], r["offset"], r["length"]) for r in rows
     ]
     assert {r["warc"] for r in rows} == {f"{receipt.part}.warc.gz"}
-    assert receipt.extra == {"num": 2}
+    assert receipt.extra == {"num": 2, "outcomes": {"fetched": 2}}
 
 
 def test_links_are_kept_once_at_their_least_depth(folder: PartFolder):

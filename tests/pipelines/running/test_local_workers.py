@@ -26,12 +26,12 @@ def hang(path):
     os.write(pipe, b"begun")
     threading.Event().wait()
 
-run_pipeline("hanging", Runner("local", 2), lambda p: p | beam.Create([sys.argv[1]]) | beam.Map(hang), lambda: 0)
+run_pipeline("hanging", Runner("local", 2), lambda p: p | beam.Create([sys.argv[1]]) | beam.Map(hang))
 """
 
 
 def run(build, num_workers: int = 2) -> None:
-    run_pipeline("test", Runner("local", num_workers), build, lambda: 0)
+    run_pipeline("test", Runner("local", num_workers), build)
 
 
 def test_work_is_done_in_other_processes_than_the_driver(tmp_path: Path):

@@ -44,7 +44,7 @@ def test_a_record_is_the_same_class_after_a_shuffle(num_workers: int, tmp_path: 
         assert beam.coders.registry.get_coder(pairs.element_type).value_coder() == RecordCoder(Found)
         _ = pairs | beam.GroupByKey() | beam.Map(write, path)
 
-    run_pipeline("test", Runner("local", num_workers), build, lambda: 0)
+    run_pipeline("test", Runner("local", num_workers), build)
     assert json.loads(path.read_text()) == [["Found", row.place, list(row)] for row in sorted(ROWS)]
 
 

@@ -71,4 +71,4 @@ def test_any_other_error_is_a_bug_and_stays_as_it_is():
 )
 def test_what_beam_does_not_take_is_a_mistake_of_the_user(runner: Runner, line: str):
     with pytest.raises(UserError, match=line):
-        run_pipeline("x", runner, lambda pipeline: pipeline | beam.Create([]), lambda: 0)
+        run_pipeline("x", runner, lambda pipeline: pipeline | beam.Create([]))
