@@ -1,6 +1,8 @@
 """Settings as frozen models, and the one YAML loader whose errors name file, line and the nearest known key."""
 
 import difflib
+import functools
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
@@ -182,7 +184,14 @@ def _item(items: list[Any], index: str, override: str) -> Any:
 
 def dump_yaml(settings: Settings) -> str:
     """Return every setting with its value, in the order of the model, as saved with each output."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return _dumped(json.dumps(settings.model_dump(mode="json")))
+
+
+@functools.lru_cache(maxsize=8)
+def _dumped(tree: str) -> str:
+    """Return JSON as YAML; a build asks several times, and of a whole spec that takes 0.1 s."""
+    text: str = yaml.safe_dump(json.loads(tree), sort_keys=False, allow_unicode=True, width=110)
+    return text
 
 
 def _explain(

@@ -134,6 +134,23 @@ def remembering_class(inspect: Callable[[core.DoFn], Specs]) -> Callable[[core.D
     return inspect_once
 
 
+def remembering_verdict(judge: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a function that judges each function or method once, whatever object the method is bound to."""
+    known: WeakKeyDictionary[types.FunctionType, bool] = WeakKeyDictionary()
+
+    def judge_once(function: Any) -> bool:
+        plain = function.__func__ if isinstance(function, types.MethodType) else function
+        if not isinstance(plain, types.FunctionType):
+            return judge(function)
+        if plain not in known:
+            known[plain] = judge(function)
+        return known[plain]
+
+    return judge_once
+
+
 # Beam inspects all methods of a DoFn again for each transform and bundle: of a small build that was half of the time.
 core.get_function_args_defaults = remembering(core.get_function_args_defaults)
 userstate.get_dofn_specs = remembering_class(userstate.get_dofn_specs)
+# It reads the source of each DoFn to tell whether it both yields and returns: of most the same, that of `Map`.
+core._check_fn_use_yield_and_return = remembering_verdict(core._check_fn_use_yield_and_return)

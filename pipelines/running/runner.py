@@ -5,6 +5,7 @@ after `--` on the command line (PortableRunner, FlinkRunner, SparkRunner, Datafl
 """
 
 import contextlib
+import functools
 import io
 import logging
 import signal
@@ -70,18 +71,9 @@ class Runner:
             UserError: If Beam refuses one. An option that Beam does not know is refused for the local runner only:
                 others may have options of their own.
         """
-        given = f"-- {' '.join(self.arguments)}"
         first = f"--runner={self.name}" if self.name != "local" else f"--direct_num_workers={self.num_workers}"
-        options = _Options([first, *self.arguments])
-        try:
-            with contextlib.redirect_stderr(io.StringIO()) as said:
-                known = options.get_all_options()
-                unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
-        except SystemExit as error:
-            raise UserError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
-        if unknown and self.name == "local":
-            raise UserError(f"{given}: Beam has no option --{min(unknown)}")
-        return options
+        _check_options((first, *self.arguments), is_local=self.name == "local")
+        return _Options([first, *self.arguments])
 
     def instance(self) -> PipelineRunner:
         """Return the runner itself.
@@ -95,6 +87,25 @@ class Runner:
             return create_runner("FnApiRunner" if self.name == "local" else self.name)
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"--runner {self.name}: {error}") from error
+
+
+@functools.cache
+def _check_options(arguments: tuple[str, ...], *, is_local: bool) -> None:
+    """Check what is passed to Beam, once for all pipelines: each time its parsers of all options are made anew.
+
+    Raises:
+        UserError: If Beam refuses one, or, for the local runner, does not know it.
+    """
+    given = f"-- {' '.join(arguments[1:])}"
+    options = _Options(list(arguments))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            known = options.get_all_options()
+            unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+    except SystemExit as error:
+        raise UserError(f"{given}: {said.getvalue().strip().rpartition('error: ')[2]}") from error
+    if unknown and is_local:
+        raise UserError(f"{given}: Beam has no option --{min(unknown)}")
 
 
 def run_pipeline(

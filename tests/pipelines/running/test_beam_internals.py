@@ -14,6 +14,7 @@ from pipelines.running.beam_internals import (
     is_lost_worker,
     remembering,
     remembering_class,
+    remembering_verdict,
     runner_with_workers,
     serve_worker,
     without_step,
@@ -173,3 +174,28 @@ def test_states_are_inspected_once_for_each_class_and_are_those_of_the_dofn() ->
     (own := Plain()).process = Stateful().process  # type: ignore[method-assign]
     assert once(own) == ({Stateful.STATE}, set())
     assert userstate.get_dofn_specs.__name__ == "inspect_once", INSPECTION_LOST
+
+
+def test_whether_a_method_yields_and_returns_is_judged_once() -> None:
+    class Both(beam.DoFn):
+        def process(self, element):
+            yield element
+            return [element]
+
+    judged = []
+
+    def judge(function) -> bool:
+        judged.append(function)
+        return core._check_fn_use_yield_and_return(function)
+
+    once = remembering_verdict(judge)
+    plain = beam.Map(str).fn
+    assert [once(Both().process), once(plain.process), once(Both().process), once(plain.process)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert len(judged) == 2
+    assert once(len) == core._check_fn_use_yield_and_return(len)
+    assert core._check_fn_use_yield_and_return.__name__ == "judge_once", INSPECTION_LOST
