@@ -8,6 +8,7 @@ or from one part of a list.
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
@@ -29,6 +30,7 @@ from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
 from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
@@ -383,9 +385,9 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         return
     folder.begin()
 
-    def build(pipeline: beam.Pipeline) -> None:
+    def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
         of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
-        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
+        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> GroupByKey(files)
         duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
         archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
         hosts = (
@@ -395,18 +397,19 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         )
         rules = (
             {"robots": archived, "tasks": hosts}
-            | "ByHost" >> beam.CoGroupByKey()
+            | "ByHost" >> CoGroupByKey(files)
             | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
         )
         pages = by_url | "Kept" >> beam.Map(_kept)
-        repeated = {"tasks": of_crawls, "pages": pages, "robots": archived} | FindHostBoilerplate(spec, out)
+        repeated = {"tasks": of_crawls, "pages": pages, "robots": archived} | FindHostBoilerplate(spec, out, files)
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
             {"task": named, "duplicates": duplicates, "repeated": repeated, "robots": rules}
-            | "ByTask" >> beam.CoGroupByKey()
+            | "ByTask" >> CoGroupByKey(files)
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )
 
-    run_pipeline("extract", runner, build, lambda: len(folder.receipts()))
+    with shuffling(runner, out) as files:
+        run_pipeline("extract", runner, partial(build, files=files), folder.num_finished)
     folder.keep_only({task.name for task in tasks})
     folder.end(inputs)

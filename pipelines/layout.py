@@ -77,6 +77,11 @@ def media_folder(out: str) -> str:
     return storage.join(stage_folder(out, "fetch"), "media")
 
 
+def queues_folder(out: str, stage: str) -> str:
+    """Return the folder of the queues of a stage that asks hosts, while it does."""
+    return storage.join(work_folder(out), "queues", stage)
+
+
 def documents_folder(out: str) -> PartFolder:
     """Return the folder of the documents that are completed with their media."""
     return PartFolder(storage.join(stage_folder(out, "fetch"), "documents"))

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,31 @@ class CoGroupByKey(beam.PTransform):
         names = list(sides)
         grouped = _grouped(self._files, list(enumerate(sides.values())), len(names))
         return grouped | "ByName" >> beam.Map(_by_name, names)
+
+
+class WriteRows(beam.PTransform):
+    """Write (key, value) rows for `count_keys`, which takes them grouped, and `read_written`.
+
+    The collection itself has a few small rows for each worker. So the rows may be read twice, the second time with what
+    was made of the first, and are not kept in memory in between.
+    """
+
+    def __init__(self, files: ShuffleFiles) -> None:
+        super().__init__()
+        self._files = files
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        return rows | "WriteRuns" >> beam.ParDo(_WriteRuns(self._files.folder, 0))
+
+
+def count_keys(partition: tuple[int, Iterable["_Run"]]) -> Iterator[tuple[Any, int]]:
+    """Yield (key, number of rows) of what `WriteRows` wrote for a partition."""
+    yield from Counter(key for run in partition[1] for _, key, _ in _read_run(run)).items()
+
+
+def read_written(written: tuple[int, "_Run"]) -> Iterator[tuple[Any, Any]]:
+    """Yield the rows that `WriteRows` wrote."""
+    yield from ((key, value) for _, key, value in _read_run(written[1]))
 
 
 def _by_name(grouped: tuple[Any, tuple[list[Any], ...]], names: list[str]) -> tuple[Any, dict[str, list[Any]]]:

@@ -11,13 +11,11 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import click
 import numpy as np
 import yaml
 
@@ -27,12 +25,12 @@ STAGES = ("crawl", "extract", "fetch", "filter", "shard")
 SAMPLE_SECONDS = 0.5
 _COPIES = 10  # every tenth text is nearly the one before it
 _NOUNS = (
-    "harbour lantern meadow kettle orchard ladder cellar wagon compass basket violin chimney valley anchor mirror candle "
-    "bridge garden engine island pebble feather barrel curtain saddle thicket quarry beacon lattice turbine"
-).split()
-_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid".split()
-_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers".split()
-_PLACES = "near beside behind above below around beyond inside across under".split()
+    "harbour lantern meadow kettle orchard ladder cellar wagon compass basket violin chimney valley anchor mirror "
+    "candle bridge garden engine island pebble feather barrel curtain saddle thicket quarry beacon lattice turbine"
+)
+_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid"
+_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers"
+_PLACES = "near beside behind above below around beyond inside across under"
 
 
 @dataclass(slots=True)
@@ -92,8 +90,9 @@ def _paragraphs(rng: np.random.Generator) -> Iterator[str]:
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    def one(words: list[str]) -> str:
-        return words[rng.integers(len(words))]
+    def one(words: str) -> str:
+        choices = words.split()
+        return choices[rng.integers(len(choices))]
 
     middle = f"{one(_VERBS)} {rng.integers(2, 5000)} {one(_ADJECTIVES)} {one(_NOUNS)}s"
     end = (
