@@ -126,7 +126,8 @@ def samples(out: str) -> dict[str, dict[str, Any]]:
     for part in folder.names():
         for row, data in read_decided(folder, part):
             document, blobs = parse_decided(data)
-            found[row["key"]] = row | {"document": document, "blobs": [asdict(blob) for blob in blobs]}
+            about = {name: row[name] for name in ("source", "split", "key", "num_bytes")}  # not the place
+            found[row["key"]] = about | {"document": document, "blobs": [asdict(blob) for blob in blobs]}
     return found
 
 
