@@ -50,12 +50,12 @@ from pipelines.layout import (
     traceback_folder,
 )
 from pipelines.parts import PartFolder, num_rows, stage_inputs
+from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
-from pipelines.web.host_buckets import GroupHosts, read_queue
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 

@@ -54,10 +54,10 @@ from pipelines.media.requests import MediaSettings, fetch_media, rendition, stor
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
 from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stable_hash, stage_inputs, write_table
+from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
 from pipelines.spec import CorpusSpec
-from pipelines.web.host_buckets import GroupHosts, read_queue
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 

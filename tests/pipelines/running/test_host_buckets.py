@@ -9,9 +9,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.running import host_buckets
+from pipelines.running.host_buckets import GroupHosts, assign_buckets, read_queue
 from pipelines.running.shuffle import ShuffleFiles
-from pipelines.web import host_buckets
-from pipelines.web.host_buckets import GroupHosts, assign_buckets, read_queue
 
 
 @settings(deadline=None, max_examples=50)
