@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
-import pyarrow as pa
 
 from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
+from pipelines.candidate_parts import CandidateParts, parts_of_tasks
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
@@ -28,7 +28,7 @@ from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import PageOrigin, grounded, interleaved, pairs, text, videos
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
-from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, digest, read_rows, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.shards.manifest import InputFile
@@ -44,17 +44,6 @@ from pipelines.web import urls
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
 VERSION = 5
-
-CANDIDATE_SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("document", pa.string()),
-        ("requests", pa.string()),
-        ("record", pa.string()),
-        ("inline", pa.list_(pa.struct([("sha256", pa.string()), ("data", pa.binary())]))),
-    ]
-)
 
 KIND_FUNCTIONS: dict[str, Callable[..., list[Candidate]]] = {
     "interleaved": interleaved,
@@ -141,29 +130,27 @@ class _ExtractPart(beam.DoFn):
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
-        found = PartCandidates(self._spec, self._block)
+        parts = CandidateParts(self._spec, self._block, candidates_folder(self._out), task.name, inputs)
         if isinstance(task, _ListTask):
-            self._read_list(task, found)
+            self._read_list(task, parts)
         else:
-            self._extract_pages(task, known, found)
-        found.rows.sort(key=lambda row: (row["source"], row["key"]))
-        folder = candidates_folder(self._out)
-        files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
-        return folder.finish(task.name, inputs, found.tally, files)
+            self._extract_pages(task, known, parts)
+        return parts.finish()
 
-    def _read_list(self, task: _ListTask, found: PartCandidates) -> None:
+    def _read_list(self, task: _ListTask, parts: CandidateParts) -> None:
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
-        found.tally.keep(task.source, "document", 0)
+        parts.found.tally.keep(task.source, "document", 0)
         if isinstance(task.part, MissingPart):
             origin = Origin(task.source, source.kind, task.part, source.input)
-            found.add(task.source, [replace(origin.drop("missing_file", "whole"), key=None)])
+            parts.found.add(task.source, [replace(origin.drop("missing_file", "whole"), key=None)])
             return
         with explain_read_errors(task.part.path):
-            rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
-            found.add(task.source, rows, asks="unasked")
+            for row in FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind):
+                parts.found.add(task.source, [row], asks="unasked")
+                parts.next_if_full()
 
-    def _extract_pages(self, task: CrawlTask, known: _Known, found: PartCandidates) -> None:
+    def _extract_pages(self, task: CrawlTask, known: _Known, parts: CandidateParts) -> None:
         crawl = task.crawl
         archived = ArchivedRules.of_crawl(self._spec, crawl, known.robots)
         sources = {
@@ -171,11 +158,14 @@ class _ExtractPart(beam.DoFn):
             for name, source in self._spec.sources.items()
             if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
         }
+        found = parts.found
         found.tally.keep(crawl, "page", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
         drop_gone(crawl_folder(self._out, crawl).file(task.ledger, ".parquet"), "extract", found.tally)
         for row, record in fetched_pages(self._out, task):
+            parts.next_if_full()
+            found = parts.found
             if self._block.url(row.url) or self._block.url(row.canonical_url):
                 found.tally.drop(replace(page_drop(crawl, row, "taken_down"), url=None, page_url=None))
                 continue
@@ -411,5 +401,5 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
 
     with shuffling(runner, out) as files:
         run_pipeline("extract", runner, partial(build, files=files), folder.num_finished)
-    folder.keep_only({task.name for task in tasks})
+    folder.keep_only(parts_of_tasks(folder, {task.name for task in tasks}))
     folder.end(inputs)

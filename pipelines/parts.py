@@ -232,7 +232,7 @@ class PartFolder:
     def names(self) -> list[str]:
         """Return the names of the finished parts, in order, by a listing alone."""
         found = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
-        return [name.removesuffix(".json") for name in found if "/" not in name and name != "stage.json"]
+        return sorted(name.removesuffix(".json") for name in found if "/" not in name and name != "stage.json")
 
     def num_finished(self) -> int:
         """Return the number of finished parts, by which progress is shown."""
