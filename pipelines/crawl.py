@@ -46,17 +46,18 @@ from pipelines.layout import (
     alarm_folder,
     crawl_folder,
     gate_folder,
-    queue_folder,
+    queues_folder,
     robots_folder,
     traceback_folder,
 )
 from pipelines.parts import PartFolder, stage_inputs
+from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.running.watch import Watch, announce
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
+from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
-from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
@@ -79,15 +80,13 @@ class _CrawlBucket(beam.DoFn):
         self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
         self._block = load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
+    def process(self, bucket: tuple[int, Iterable[str]]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
-        frontier = sorted(item for _, item in bucket[1])
-        announce(queue_folder(self._out), bucket[0], len(frontier))
-        yield from asyncio.run(self._run(frontier))
+        yield from asyncio.run(self._run(sorted(bucket[1])))
 
-    async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
+    async def _run(self, queues: list[str]) -> list[str]:
         writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
-        new_hosts = {urls.authority(item.url) for item in frontier if item.is_new_host}
+        known_hosts: set[str] = set()  # whose sitemaps have been followed
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
 
@@ -102,16 +101,17 @@ class _CrawlBucket(beam.DoFn):
                 if item.unit == "site_file":
                     await follow_sitemap(client, writer, item, settings.scope)
                 else:
-                    if settings.sitemaps and urls.authority(item.url) in new_hosts:
-                        new_hosts.discard(urls.authority(item.url))
+                    if settings.sitemaps and item.is_new_host and urls.authority(item.url) not in known_hosts:
+                        known_hosts.add(urls.authority(item.url))
                         await follow_sitemaps(client, writer, item, settings.scope)
                     await visit(client, writer, item, reads_sitemaps=settings.sitemaps)
                 store_site_files(client, writer, item)
                 writer.close_if_due()
 
-            items = [(urls.authority(item.url), item) for item in frontier]
             try:
-                await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+                for path in queues:
+                    items = sorted(read_queue(path), key=lambda row: row[1])
+                    await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
             except BaseException as error:
                 writer.abandon(error)
                 raise
@@ -160,12 +160,13 @@ class _Crawl:
     def run_round(self, round_: int, retry_round: int) -> None:
         """Request the frontier of a round."""
         settings, num_buckets = self.settings, self.runner.num_buckets
+        queues = queues_folder(self.out, "crawl")
         earlier = self.part_files(".parquet", before=round_)
         current = self.part_files(".parquet", only=round_)
         links = self.part_files(".links.parquet", before=round_)
         seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in settings.seeds]
 
-        def build(pipeline: beam.Pipeline) -> None:
+        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
             before = (
                 pipeline
                 | "ListEarlierLedgers" >> beam.Create(earlier)
@@ -177,21 +178,16 @@ class _Crawl:
                 | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
             )
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
-            by_url = (
-                (before, now, found, pipeline | "Seeds" >> beam.Create(seeds))
-                | "JoinMarks" >> beam.Flatten()
-                | "ByUrl" >> beam.GroupByKey()
-            )
+            by_url = (before, now, found, pipeline | "Seeds" >> beam.Create(seeds)) | "ByUrl" >> GroupByKey(files)
             in_scope = by_url | "KeepNew" >> beam.FlatMap(scoped_urls, settings, self.block)
             num_before = (
                 before
                 | "OnlyRequested" >> beam.Filter(lambda row: row[1].state == "requested_before")
-                | "HostOfRequested" >> beam.Map(lambda row: urls.authority(row[0]))
-                | "CountRequested" >> beam.combiners.Count.PerElement()
+                | "HostOfRequested" >> beam.Map(lambda row: (urls.authority(row[0]), 1))
             )
             frontier = (
                 {"num_before": num_before, "others": in_scope}
-                | "ByHost" >> beam.CoGroupByKey()
+                | "ByHost" >> CoGroupByKey(files)
                 | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
             if round_ == retry_round and settings.sitemaps:
@@ -199,12 +195,15 @@ class _Crawl:
                 frontier = (frontier, again) | "JoinFrontier" >> beam.Flatten()
             _ = (
                 frontier
-                | "GroupHosts" >> GroupHosts(num_buckets)
+                | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
                 | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
             )
 
-        watch = Watch(self.parts.path, queues=queue_folder(self.out), alarms=alarm_folder(self.out))
-        run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, watch)
+        storage.remove(queues)
+        watch = Watch(self.parts.path, queues=queues, alarms=alarm_folder(self.out))
+        with shuffling(self.runner, self.out) as files:
+            run_pipeline(f"crawl {self.name}, round {round_}", self.runner, partial(build, files=files), watch)
+        storage.remove(queues)
 
     def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
         """Index another crawler's WARC files, and remove what was made of files that the spec no longer names.
@@ -238,7 +237,7 @@ class _Crawl:
         folder = account_folder(self.out, name)
         storage.remove(folder.path)
 
-        def build(pipeline: beam.Pipeline) -> None:
+        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
             rows = (
                 pipeline
                 | "ListLedgers" >> beam.Create(ledgers)
@@ -247,19 +246,19 @@ class _Crawl:
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_mentions)
             judged = (
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
-                | "Join" >> beam.Flatten()
-                | "ByUrl" >> beam.GroupByKey()
+                | "ByUrl" >> GroupByKey(files)
                 | "Judge" >> beam.FlatMap(verdicts, settings, block)
             )
             gone = pipeline | "ListPurged" >> beam.Create(ledgers) | "ReadPurged" >> beam.FlatMap(gone_pages)
             _ = (
                 (judged, gone)
-                | "WithPurged" >> beam.Flatten()
-                | "ByPart" >> beam.GroupByKey()
+                | "ByPart" >> GroupByKey(files)
                 | "WriteAccounts" >> beam.Map(write_account, folder, name)
             )
 
-        run_pipeline(f"crawl {self.name}, accounts", self.runner, build, Watch(folder.path))
+        with shuffling(self.runner, self.out) as files:
+            watch = Watch(folder.path)
+            run_pipeline(f"crawl {self.name}, accounts", self.runner, partial(build, files=files), watch)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

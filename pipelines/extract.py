@@ -8,12 +8,14 @@ or from one part of a list.
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
-import pyarrow as pa
 
 from pipelines.block_list import load_block_list
+from pipelines.candidate import Candidate
+from pipelines.candidate_parts import CandidateParts, parts_of_tasks
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
@@ -26,8 +28,9 @@ from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import KIND_FUNCTIONS, PageOrigin
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
-from pipelines.parts import Receipt, digest, read_rows, stage_inputs, write_table
+from pipelines.parts import Receipt, digest, read_rows, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
 from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
@@ -42,17 +45,6 @@ from pipelines.web import urls
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
 # `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
 VERSION = 5
-
-CANDIDATE_SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("document", pa.string()),
-        ("requests", pa.string()),
-        ("record", pa.string()),
-        ("inline", pa.list_(pa.struct([("sha256", pa.string()), ("data", pa.binary())]))),
-    ]
-)
 
 _SHOWN_FILES = 5  # of those that are missing
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
@@ -132,29 +124,27 @@ class _ExtractPart(beam.DoFn):
         return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
 
     def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
-        found = PartCandidates(self._spec, self._block)
+        parts = CandidateParts(self._spec, self._block, candidates_folder(self._out), task.name, inputs)
         if isinstance(task, _ListTask):
-            self._read_list(task, found)
+            self._read_list(task, parts)
         else:
-            self._extract_pages(task, known, found)
-        found.rows.sort(key=lambda row: (row["source"], row["key"]))
-        folder = candidates_folder(self._out)
-        files = {".parquet": write_table(folder.file(task.name, ".parquet"), found.rows, CANDIDATE_SCHEMA)}
-        return folder.finish(task.name, inputs, found.tally, files)
+            self._extract_pages(task, known, parts)
+        return parts.finish()
 
-    def _read_list(self, task: _ListTask, found: PartCandidates) -> None:
+    def _read_list(self, task: _ListTask, parts: CandidateParts) -> None:
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
-        found.tally.keep(task.source, "document", 0)
+        parts.found.tally.keep(task.source, "document", 0)
         if isinstance(task.part, MissingPart):
             origin = Origin(task.source, source.kind, task.part, source.input)
-            found.add(task.source, [replace(origin.drop("missing_file", "whole"), key=None)])
+            parts.found.add(task.source, [replace(origin.drop("missing_file", "whole"), key=None)])
             return
         with explain_read_errors(task.part.path):
-            rows = FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind)
-            found.add(task.source, rows, asks="unasked")
+            for row in FORMATS[source.input.format].read(task.part, source.input, task.source, source.kind):
+                parts.found.add(task.source, [row], asks="unasked")
+                parts.next_if_full()
 
-    def _extract_pages(self, task: CrawlTask, known: _Known, found: PartCandidates) -> None:
+    def _extract_pages(self, task: CrawlTask, known: _Known, parts: CandidateParts) -> None:
         crawl = task.crawl
         archived = ArchivedRules.of_crawl(self._spec, crawl, known.robots)
         sources = {
@@ -162,11 +152,14 @@ class _ExtractPart(beam.DoFn):
             for name, source in self._spec.sources.items()
             if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
         }
+        found = parts.found
         found.tally.keep(crawl, "page", 0)
         for name in sources:
             found.tally.keep(name, "document", 0)
         drop_gone(crawl_folder(self._out, crawl).file(task.ledger, ".parquet"), "extract", found.tally)
         for row, record in fetched_pages(self._out, task):
+            parts.next_if_full()
+            found = parts.found
             if self._block.url(row.url) or self._block.url(row.canonical_url):
                 found.tally.drop(replace(page_drop(crawl, row, "taken_down"), url=None, page_url=None))
                 continue
@@ -376,9 +369,9 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         return
     folder.begin()
 
-    def build(pipeline: beam.Pipeline) -> None:
+    def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
         of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
-        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> beam.GroupByKey()
+        by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> GroupByKey(files)
         duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)
         archived = pipeline | "ListRobots" >> beam.Create(tables) | "ReadRobots" >> beam.FlatMap(robots_of_table)
         hosts = (
@@ -388,18 +381,19 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
         )
         rules = (
             {"robots": archived, "tasks": hosts}
-            | "ByHost" >> beam.CoGroupByKey()
+            | "ByHost" >> CoGroupByKey(files)
             | "RobotsForTasks" >> beam.FlatMap(robots_for_tasks)
         )
         pages = by_url | "Kept" >> beam.Map(_kept)
-        repeated = {"tasks": of_crawls, "pages": pages, "robots": archived} | FindHostBoilerplate(spec, out)
+        repeated = {"tasks": of_crawls, "pages": pages, "robots": archived} | FindHostBoilerplate(spec, out, files)
         named = pipeline | "ListTasks" >> beam.Create([(task.name, task) for task in tasks])
         _ = (
             {"task": named, "duplicates": duplicates, "repeated": repeated, "robots": rules}
-            | "ByTask" >> beam.CoGroupByKey()
+            | "ByTask" >> CoGroupByKey(files)
             | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
         )
 
-    run_pipeline("extract", runner, build, Watch(folder.path, len(tasks)))
-    folder.keep_only({task.name for task in tasks})
+    with shuffling(runner, out) as files:
+        run_pipeline("extract", runner, partial(build, files=files), Watch(folder.path, len(tasks)))
+    folder.keep_only(parts_of_tasks(folder, {task.name for task in tasks}))
     folder.end(inputs)

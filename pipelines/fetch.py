@@ -6,9 +6,11 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import apache_beam as beam
@@ -25,7 +27,7 @@ from pipelines.layout import (
     documents_folder,
     gate_folder,
     media_folder,
-    queue_folder,
+    queues_folder,
     traceback_folder,
 )
 from pipelines.media.missing import (
@@ -42,19 +44,22 @@ from pipelines.media.missing import (
 from pipelines.media.raw_store import (
     Blob,
     RawPartWriter,
+    StoredMedia,
     generation_of,
     index_parts,
-    load_media,
+    read_blobs,
     read_index,
+    stored_keys,
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
-from pipelines.parts import PartFolder, Receipt, read_rows, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, read_rows, stable_hash, stage_inputs, write_table
+from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.running.watch import Watch, announce
+from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
+from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
-from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
@@ -82,29 +87,47 @@ DOCUMENT_SCHEMA = pa.schema(
 
 
 class _FetchBucket(beam.DoFn):
-    """Request all media of a bucket of hosts; yields their number."""
+    """Request all media of a bucket of hosts, one queue file after another; yields their number.
 
-    def __init__(self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]) -> None:
+    Of a bucket that a lost worker has begun, the rest.
+
+    Args:
+        spec: The corpus.
+        out: Its folder.
+        generation: Number of the retry.
+        settings: Of each rendition.
+        run: Name of this run of the pipeline.
+    """
+
+    def __init__(
+        self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings], run: str
+    ) -> None:
         self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
-        self._block = load_block_list(out)
+        self._run_name, self._block = run, load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
+    def process(self, bucket: tuple[int, Iterable[str]]) -> Iterator[int]:
         keep_tracebacks(traceback_folder(self._out))
-        queued = sorted(bucket[1])
-        announce(queue_folder(self._out), bucket[0], len(queued))
-        writer = RawPartWriter(media_folder(self._out), self._generation)
+        number, paths = bucket[0], sorted(bucket[1])
+        attempt, store = f"{self._run_name}-{number:05d}-", media_folder(self._out)
+        queues = self._queues(paths, stored_keys(store, attempt))
+        writer = RawPartWriter(store, self._generation, attempt)
         try:
-            self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
             # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
             # have their own pool, or a few slow ones would keep every image waiting.
             with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
-                asyncio.run(self._run([row for row in queued if not row[0].startswith(INLINE)], writer, pools))
+                num_queued = asyncio.run(self._run(queues, writer, pools))
         except BaseException:
             writer.abandon()
             raise
         writer.close()
-        yield len(queued)
+        yield num_queued
+
+    def _queues(self, paths: list[str], stored: Set[int]) -> Iterator[list[tuple[str, Missing]]]:
+        """Yield what each queue file has that is not stored yet."""
+        for path in paths:
+            rows = sorted(read_queue(path))
+            yield [row for row in rows if stable_hash(store_key(row[1].rendition, row[1].key)) not in stored]
 
     def _store_inline(self, queued: list[tuple[str, Missing]], writer: RawPartWriter) -> None:
         """Normalise bytes that came with the candidates."""
@@ -118,7 +141,10 @@ class _FetchBucket(beam.DoFn):
                 if writer.is_full:
                     writer.close()
 
-    async def _run(self, queued: list[tuple[str, Missing]], writer: RawPartWriter, pools: dict[str, Executor]) -> None:
+    async def _run(
+        self, queues: Iterator[list[tuple[str, Missing]]], writer: RawPartWriter, pools: dict[str, Executor]
+    ) -> int:
+        """Request what is queued; returns how much that was."""
         policy, gates = self._spec.request_policy, gate_folder(self._out)
         loop = asyncio.get_running_loop()
         alarm = SuccessAlarm(self._spec.http.alarm, alarm_folder(self._out))
@@ -139,11 +165,17 @@ class _FetchBucket(beam.DoFn):
                 if writer.is_full:
                     writer.close()
 
-            # Two per host: while an image is decoded, the next one is requested.
-            await run_queues(queued, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+            num_queued = 0
+            for queued in queues:
+                self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
+                asked = [row for row in queued if not row[0].startswith(INLINE)]
+                # Two per host: while an image is decoded, the next one is requested.
+                await run_queues(asked, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+                num_queued += len(queued)
         if alarm.ends_run:
             writer.close()  # what was fetched is not asked for again
         alarm.check()
+        return num_queued
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -236,7 +268,9 @@ class _CompletePart(beam.DoFn):
 
     def _complete(self, part: str, inputs: str, media: list[_PartMedia]) -> Receipt:
         folder = media_folder(self._out)
-        stored = {m.store_key: load_media(folder, m.blob) for m in media if not is_site_key(m.store_key)}
+        asked = [m for m in media if not is_site_key(m.store_key)]
+        results = read_blobs(folder, [m.blob for m in asked])
+        stored = {m.store_key: StoredMedia.from_json(data) for m, data in zip(asked, results, strict=True)}
         permission = PagePermission(
             self._spec.request_policy, folder, {m.key: m.blob for m in media if is_site_key(m.store_key)}
         )
@@ -272,12 +306,12 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         return
     documents.begin()
     storage.remove_leftovers(media)
-    parts = [receipt.part for receipt in candidates.receipts()]
+    parts = candidates.names()
     _fetch_missing(spec, out, runner, parts, renditions, retry)
 
     indexes = index_parts(media)
 
-    def build(pipeline: beam.Pipeline) -> None:
+    def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
         wanted = (
             pipeline
             | "ListCandidates" >> beam.Create(parts)
@@ -286,17 +320,19 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         stored = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(_stored)
         found = (
             {"parts": wanted, "stored": stored}
-            | "ByMedia" >> beam.CoGroupByKey()
+            | "ByMedia" >> CoGroupByKey(files)
             | "ToParts" >> beam.FlatMap(_to_parts)
         )
         every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
         _ = (
             {"part": every, "media": found}
-            | "ByPart" >> beam.CoGroupByKey()
+            | "ByPart" >> CoGroupByKey(files)
             | "CompleteDocuments" >> beam.ParDo(_CompletePart(spec, out, renditions))
         )
 
-    run_pipeline("fetch: documents", runner, build, Watch(documents.path, len(parts)))
+    with shuffling(runner, out) as files:
+        watch = Watch(documents.path, len(parts))
+        run_pipeline("fetch: documents", runner, partial(build, files=files), watch)
     documents.keep_only(set(parts))
     documents.end(inputs)
 
@@ -312,46 +348,51 @@ def _fetch_missing(
     block = load_block_list(out)
     num_buckets, policy = runner.num_buckets, spec.request_policy
 
-    def request(what: str, wanted: Callable[[beam.PCollection], beam.PCollection]) -> None:
+    queues, run = queues_folder(out, "fetch"), uuid.uuid4().hex[:8]
+
+    def request(what: str, wanted: Callable[[beam.PCollection, ShuffleFiles | None], beam.PCollection]) -> None:
         """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
 
-        def build(pipeline: beam.Pipeline) -> None:
+        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
             names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
             indexes = pipeline | "ListIndexes" >> beam.Create(index_parts(media))
             known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
             missing = (
-                {"wanted": wanted(names), "known": known}
-                | "ByMedia" >> beam.CoGroupByKey()
+                {"wanted": wanted(names, files), "known": known}
+                | "ByMedia" >> CoGroupByKey(files)
                 | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry, block)
             )
             _ = (
                 missing
-                | "GroupHosts" >> GroupHosts(num_buckets)
-                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+                | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
+                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings, run))
             )
 
-        watch = Watch(media, queues=queue_folder(out), alarms=alarm_folder(out))
-        run_pipeline(f"fetch: {what}", runner, build, watch)
+        storage.remove(queues)
+        watch = Watch(media, queues=queues, alarms=alarm_folder(out))
+        with shuffling(runner, out) as files:
+            run_pipeline(f"fetch: {what}", runner, partial(build, files=files), watch)
+        storage.remove(queues)
 
-    def all_media(names: beam.PCollection) -> beam.PCollection:
+    def all_media(names: beam.PCollection, _: ShuffleFiles | None) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
 
-    def site_files(names: beam.PCollection) -> beam.PCollection:
+    def site_files(names: beam.PCollection, _: ShuffleFiles | None) -> beam.PCollection:
         return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions, only_sites=True)
 
-    def permitted_media(names: beam.PCollection) -> beam.PCollection:
+    def permitted_media(names: beam.PCollection, files: ShuffleFiles | None) -> beam.PCollection:
         wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
         indexes = names.pipeline | "ListStored" >> beam.Create(index_parts(media))
         stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
         found = (
             {"parts": wanted | "WantedSites" >> beam.Filter(lambda row: is_site_key(row[0])), "stored": stored}
-            | "BySite" >> beam.CoGroupByKey()
+            | "BySite" >> CoGroupByKey(files)
             | "SitesToParts" >> beam.FlatMap(_to_parts)
             | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))
         )
         return (
             {"part": names | "EveryPart" >> beam.Map(lambda part: (part, None)), "sites": found}
-            | "ByPart" >> beam.CoGroupByKey()
+            | "ByPart" >> CoGroupByKey(files)
             | "PermittedRequests" >> beam.FlatMap(permitted_requests, candidates, renditions, policy, media)
         )
 

@@ -5,15 +5,16 @@ the documents that are left, the groups that must stay in one split, and the spl
 rule repeats only the decisions; nothing before this stage is repeated.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.block_list import load_block_list
+from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
 from pipelines.decisions.features import MeasuredDocument
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
@@ -37,10 +38,11 @@ from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.gone_rows import drop_gone
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
-from pipelines.parts import Receipt, Tally, stage_inputs, write_table
+from pipelines.parts import Receipt, Tally, stage_inputs
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
 from pipelines.shards.sample_rules import find_faults
 from pipelines.shards.writer import largest_tar_bytes
@@ -52,21 +54,10 @@ from pipelines.web.urls import only_url
 # lead to other decisions, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
 # all media, decisions only small rows, so they have separate versions.
 FEATURES_VERSION = 2
-VERSION = 3
+VERSION = 4
 
 PUBLISHED_PRIORITY = 2**52
 """Added to the priority of a published document among its duplicates: more than any other has of pixels and text."""
-
-DECISION_SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("split", pa.string()),
-        ("key", pa.string()),
-        ("num_bytes", pa.int64()),
-        ("document", pa.string()),
-        ("blobs", pa.list_(pa.struct([("file", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]))),
-    ]
-)
 
 
 class _DocumentPlace(NamedTuple):
@@ -91,15 +82,30 @@ class _DroppedDocument(NamedTuple):
     detail: str
 
 
-class _PartInput(TypedDict):
-    """A part, the only one of its name, with its dropped documents and the splits of its groups."""
+class _ImageUse(NamedTuple):
+    """A page's group with an image, and the part that contains it."""
+
+    group: str
+    part: str
+
+
+class _PartImages(TypedDict):
+    """A part, the only one of its name, and its images that are on too many pages, with their number."""
 
     part: list[None]
+    overused: list[tuple[str, int]]
+
+
+class _PartInput(TypedDict):
+    """A part, the only one of its name, with its overused images, dropped documents and the splits of its groups."""
+
+    part: list[None]
+    overused: list[tuple[str, int]]
     dropped: list[_DroppedDocument]
     groups: list[GroupSplit]
 
 
-shuffle_by_fields(BoundGroup)
+shuffle_by_fields(BoundGroup, _ImageUse)
 
 
 # --- features -------------------------------------------------------------------------------------------------------
@@ -124,15 +130,23 @@ class _MeasurePart(beam.DoFn):
 # --- decisions ------------------------------------------------------------------------------------------------------
 
 
-def _uses(part: str, out: str) -> Iterator[tuple[str, str]]:
-    """Yield (image's hash, document's group) for the images of a part, each pair once."""
+def _uses(part: str, out: str) -> Iterator[tuple[str, _ImageUse]]:
+    """Yield (image's hash, use) for the images of the documents of a part, each once."""
     yield from sorted(
         {
-            (image.stored_sha256, completed.document.build.dedup_group)
+            (image.stored_sha256, _ImageUse(completed.document.build.dedup_group, part))
             for completed, measured in read_measured(part, out)
             for image in measured.images
         }
     )
+
+
+def _overused(grouped: tuple[str, Iterable[_ImageUse]], least: int) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yield (part, (image's hash, number of pages)) for every part with an image that more than `least` pages have."""
+    image, uses = grouped[0], list(grouped[1])
+    if (num := len({use.group for use in uses})) > least:
+        for part in {use.part for use in uses}:
+            yield part, (image, num)
 
 
 class _FingerprintPart(beam.DoFn):
@@ -145,7 +159,7 @@ class _FingerprintPart(beam.DoFn):
         self._spec, self._out, self._published = spec, out, published
 
     def process(
-        self, part: str, overused: dict[str, int]
+        self, joined: tuple[str, _PartImages]
     ) -> Iterator[
         Fingerprint
         | TaggedOutput[Literal["documents"], tuple[str, _DocumentPlace]]
@@ -154,6 +168,7 @@ class _FingerprintPart(beam.DoFn):
         | TaggedOutput[Literal["faults"], tuple[str, _DroppedDocument]]
     ]:
         keep_tracebacks(traceback_folder(self._out))
+        part, overused = joined[0], dict(joined[1]["overused"])
         groups: dict[str, int] = {}
         images: set[tuple[str, str]] = set()
         for completed, measured in read_measured(part, self._out):
@@ -208,9 +223,10 @@ class _DecidePart(beam.DoFn):
         self._spec, self._out, self._published = spec, out, published
         self._block = load_block_list(out)
 
-    def process(self, joined: tuple[str, _PartInput], overused: dict[str, int]) -> Iterator[str]:
+    def process(self, joined: tuple[str, _PartInput]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
         part, sides = joined
+        overused = dict(sides["overused"])
         dropped, groups = sorted(sides["dropped"]), sorted(sides["groups"])
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
         inputs = stage_inputs(
@@ -236,7 +252,7 @@ class _DecidePart(beam.DoFn):
         refusals = {document.key: Refusal(document.reason, document.detail) for document in dropped}
         groups = {found.group: found for found in splits}
         tally = Tally("filter")
-        rows: list[dict[str, Any]] = []
+        decided: list[DecidedSample] = []
         for completed, measured in read_measured(part, self._out):
             name, document = completed.source, completed.document
             filters = self._spec.sources[name].filters
@@ -261,7 +277,7 @@ class _DecidePart(beam.DoFn):
                 assert judged.document is not None
                 samples = Tally("filter")
                 try:
-                    rows += self._samples(completed, judged.document, judged.places, groups, samples)
+                    decided += self._samples(completed, judged.document, judged.places, groups, samples)
                 except Exception as error:
                     refusal = refusal_of(error)
                 else:
@@ -280,8 +296,7 @@ class _DecidePart(beam.DoFn):
                         tally.drop(replace(gone, url=media.url))
         drop_gone(documents_folder(self._out).file(part, ".parquet"), "filter", tally)
         folder = decisions_folder(self._out)
-        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, DECISION_SCHEMA)}
-        return folder.finish(part, inputs, tally, files)
+        return folder.finish(part, inputs, tally, write_decided(folder, part, decided))
 
     def _samples(
         self,
@@ -290,8 +305,8 @@ class _DecidePart(beam.DoFn):
         places: tuple[int, ...],
         groups: dict[str, GroupSplit],
         tally: Tally,
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a document's windows; one without images is dropped, and counts for the shard stage.
+    ) -> list[DecidedSample]:
+        """Return the samples of a document's windows; one without images is dropped, and counts for the shard stage.
 
         Raises:
             ValueError: If a sample breaks a rule that the shard stage would refuse it for.
@@ -303,7 +318,7 @@ class _DecidePart(beam.DoFn):
             build=replace(judged.build, dedup_group=group.root),
         )
         blobs = [completed.blobs[i] for i in places]
-        rows: list[dict[str, Any]] = []
+        decided: list[DecidedSample] = []
         sharding, filters = self._spec.sources[source].sharding, self._spec.sources[source].filters
         for window in windows(document, sharding.max_media, sharding.max_chars):
             sample = window.document
@@ -328,11 +343,11 @@ class _DecidePart(beam.DoFn):
             if faults := find_faults(sample):
                 raise ValueError(f"sample {sample.key}: {'; '.join(faults[:3])}")
             tally.keep(source, "sample", stage="shard")
-            text, mine = sample.to_json(), [blobs[i] for i in window.media]
-            row = {"source": source, "split": group.split, "key": sample.key, "document": text}
+            assert group.split is not None
+            text, mine = sample.to_json(), tuple(blobs[i] for i in window.media)
             size = largest_tar_bytes(sample, text, [blob.length for blob in mine])
-            rows.append(row | {"num_bytes": size, "blobs": [asdict(blob) for blob in mine]})
-        return rows
+            decided.append(DecidedSample(source, group.split, sample.key, size, text, mine))
+        return decided
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
@@ -366,40 +381,53 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
 
     published = load_published(spec, out)
 
-    def decide(pipeline: beam.Pipeline) -> None:
+    def decide(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
         names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-        overused = beam.pvalue.AsDict(_overused(names, out, least))
-        found = names | "FingerprintParts" >> beam.ParDo(_FingerprintPart(spec, out, published), overused).with_outputs(
-            "documents", "groups", "images", "faults", main="fingerprints"
+        every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
+        uses = names if least is not None else pipeline | "NoPart" >> beam.Create([])
+        overused = (
+            uses
+            | "ReadUses" >> beam.FlatMap(_uses, out)
+            | "ByUsedImage" >> GroupByKey(files)
+            | "KeepOverused" >> beam.FlatMap(_overused, least or 0)
+        )
+        found = (
+            {"part": every, "overused": overused}
+            | "ImagesOfParts" >> CoGroupByKey(files)
+            | "FingerprintParts"
+            >> beam.ParDo(_FingerprintPart(spec, out, published)).with_outputs(
+                "documents", "groups", "images", "faults", main="fingerprints"
+            )
         )
         per_source = {name: s.filters.duplicates for name, s in spec.sources.items()}
-        duplicates = found.fingerprints | "FindDuplicates" >> FindDuplicates(per_source)
+        duplicates = found.fingerprints | "FindDuplicates" >> FindDuplicates(per_source, files)
         joined = (
             {"documents": found.documents, "duplicates": duplicates | "ById" >> beam.Map(lambda d: (d.id, d))}
-            | "JoinDuplicates" >> beam.CoGroupByKey()
+            | "JoinDuplicates" >> CoGroupByKey(files)
             | "ReadClusters" >> beam.FlatMap(_join_duplicates).with_outputs("clusters", main="dropped")
         )
         edges = (
-            joined.clusters | "ByCluster" >> beam.GroupByKey() | "BindClusters" >> beam.FlatMap(bind),
-            found.images | "ByImage" >> beam.GroupByKey() | "BindImages" >> beam.FlatMap(bind),
-        ) | "AllEdges" >> beam.Flatten()
-        roots = edges | "FindRoots" >> ConnectedComponents()
+            joined.clusters | "ByCluster" >> GroupByKey(files) | "BindClusters" >> beam.FlatMap(bind),
+            found.images | "ByImage" >> GroupByKey(files) | "BindImages" >> beam.FlatMap(bind),
+        )
+        roots = edges | "FindRoots" >> ConnectedComponents(files)
         groups = (
             {"parts": found.groups, "root": roots}
-            | "JoinRoots" >> beam.CoGroupByKey()
+            | "JoinRoots" >> CoGroupByKey(files)
             | "WithRoot" >> beam.FlatMap(with_root)
-            | "ByRoot" >> beam.GroupByKey()
+            | "ByRoot" >> GroupByKey(files)
             | "SettleSplits" >> beam.FlatMap(settle_split, spec.split)
         )
         dropped = (joined.dropped, found.faults) | "AllDropped" >> beam.Flatten()
-        every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
         _ = (
-            {"part": every, "dropped": dropped, "groups": groups}
-            | "ByPart" >> beam.CoGroupByKey()
-            | "DecideParts" >> beam.ParDo(_DecidePart(spec, out, published), overused)
+            {"part": every, "overused": overused, "dropped": dropped, "groups": groups}
+            | "ByPart" >> CoGroupByKey(files)
+            | "DecideParts" >> beam.ParDo(_DecidePart(spec, out, published))
         )
 
-    run_pipeline("filter: decisions", runner, decide, Watch(decided.path, len(parts)))
+    with shuffling(runner, out) as files:
+        watch = Watch(decided.path, len(parts))
+        run_pipeline("filter: decisions", runner, partial(decide, files=files), watch)
     decided.keep_only(set(parts))
     decided.end(inputs)
 
@@ -408,15 +436,3 @@ def _decision_settings(spec: CorpusSpec) -> dict[str, Any]:
     """Return the settings of sources on which decisions depend."""
     names = {"kind", "filters", "sharding"}
     return {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
-
-
-def _overused(names: beam.PCollection, out: str, least: int | None) -> beam.PCollection:
-    """Return (image's hash, number of pages) for the images that more than `least` pages use; none if it is None."""
-    return (
-        names
-        | "ReadUses" >> beam.FlatMap(_uses, out)
-        | "EachOnce" >> beam.Distinct()
-        | "ImageOf" >> beam.Map(lambda row: row[0])
-        | "CountUses" >> beam.combiners.Count.PerElement()
-        | "KeepOverused" >> beam.Filter(lambda row: least is not None and row[1] > least)
-    )

@@ -41,11 +41,6 @@ def gate_folder(out: str) -> str | None:
     return storage.join(work_folder(out), "gates") if storage.is_local(out) else None
 
 
-def queue_folder(out: str) -> str:
-    """Return the folder in which workers tell how many requests they have, by which the time left is estimated."""
-    return storage.join(work_folder(out), "queues")
-
-
 def alarm_folder(out: str) -> str:
     """Return the folder in which workers leave warnings, which the command prints."""
     return storage.join(work_folder(out), "alarms")
@@ -85,6 +80,11 @@ def candidates_folder(out: str) -> PartFolder:
 def media_folder(out: str) -> str:
     """Return the folder of the raw store: bytes of images and frames, with an index."""
     return storage.join(stage_folder(out, "fetch"), "media")
+
+
+def queues_folder(out: str, stage: str) -> str:
+    """Return the folder of the queues of a stage that asks hosts, while it does."""
+    return storage.join(work_folder(out), "queues", stage)
 
 
 def documents_folder(out: str) -> PartFolder:

@@ -35,6 +35,7 @@ class PartCandidates:
         self._spec, self._block = spec, block
         self.tally = Tally("extract")
         self.rows: list[dict[str, Any]] = []
+        self.num_bytes = 0  # of the rows' documents, and of what came with them
 
     def add(self, source: str, found: Iterable[Candidate | Drop], *, asks: Asks = "nobody") -> None:
         """Judge the text of a source's candidates, and keep or drop each.
@@ -100,6 +101,7 @@ class PartCandidates:
         """Add what was collected elsewhere for the same part."""
         self.tally.absorb(other.tally)
         self.rows += other.rows
+        self.num_bytes += other.num_bytes
 
     def _with_site(self, candidate: Candidate, asks: Asks) -> Candidate:
         """Return a candidate that asks for its page's robots.txt, or says that by the policy nobody is asked."""
@@ -123,11 +125,13 @@ class PartCandidates:
         return is_page_text and not self._spec.policy.allows_license(document.source.license)
 
     def _keep(self, source: str, candidate: Candidate) -> None:
+        text = candidate.document.to_json()
+        self.num_bytes += len(text) + sum(len(data) for _, data in candidate.inline)
         self.rows.append(
             {
                 "source": source,
                 "key": candidate.document.key,
-                "document": candidate.document.to_json(),
+                "document": text,
                 "requests": candidate.requests_json(),
                 "record": candidate.record,
                 "inline": [{"sha256": name, "data": data} for name, data in candidate.inline],

@@ -224,14 +224,18 @@ class PartFolder:
         path = self.file(part, ".json")
         return Receipt.from_json(storage.read_bytes(path)) if storage.exists(path) else None
 
+    def names(self) -> list[str]:
+        """Return the names of the finished parts, in order, by a listing alone."""
+        found = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
+        return sorted(name.removesuffix(".json") for name in found if "/" not in name and name != "stage.json")
+
+    def num_finished(self) -> int:
+        """Return the number of finished parts, by which progress is shown."""
+        return len(self.names())
+
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in order of parts."""
-        names = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
-        return [
-            Receipt.from_json(storage.read_bytes(storage.join(self.path, name)))
-            for name in names
-            if "/" not in name and name != "stage.json"
-        ]
+        return [Receipt.from_json(storage.read_bytes(self.file(name, ".json"))) for name in self.names()]
 
     def finish(self, part: str, inputs: str, tally: Tally, files: dict[str, str], **extra: Any) -> Receipt:
         """Write the drops, then the receipt, which finishes the part."""

@@ -9,11 +9,13 @@ With `shard.order: append`, the shards of earlier builds stay as they are, and o
 
 import bisect
 import importlib.metadata
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import apache_beam as beam
 
@@ -22,6 +24,7 @@ from pipelines import storage
 from pipelines.additions import Addition
 from pipelines.block_list import BlockList, load_block_list
 from pipelines.code_version import code_version
+from pipelines.decisions.decided import SAMPLES, parse_decided
 from pipelines.document import Document, Drop, Split
 from pipelines.funnel import check_filled, checked_funnel, counting_folders
 from pipelines.layout import (
@@ -37,11 +40,12 @@ from pipelines.layout import (
     stats_path,
     work_folder,
 )
-from pipelines.media.raw_store import Blob
+from pipelines.media.raw_store import read_blobs
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.shuffle import GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
 from pipelines.shard_inputs import MANIFEST_VERSION, VERSION, shard_inputs, write_shard_inputs
 from pipelines.shards.drops import write_drops
@@ -68,9 +72,11 @@ from pipelines.spec import CorpusSpec, Sharding
 from pipelines.takedowns.log import published_version, version_of_more
 from pipelines.takedowns.staging import Staging, recover
 
+READ_BYTES = 16 << 20  # of documents or media that are read at once
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; its last shard may not be full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
 
+T = TypeVar("T")
 _Bucket = tuple[str, str, int]
 """Source, split and number of a bucket: a plain tuple, whose coder is deterministic as a key's must be."""
 
@@ -83,11 +89,13 @@ class SampleSize(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    """A sample of a shard, in order of positions; the document and the references to its media are JSON."""
+    """A sample of a shard, in order of positions: the place and digest of its document in a part of decisions."""
 
     position: int
-    document: str
-    blobs: str
+    digest: bytes
+    part: str
+    offset: int
+    length: int
 
 
 shuffle_by_fields(SampleSize, _Sample)
@@ -166,8 +174,22 @@ def _to_shards(
             continue
         position = shuffled_position(seed, row["key"])
         number = plan.shard_number(_bucket(row, position, num_buckets), position)
-        sample = _Sample(position, row["document"], json.dumps(row["blobs"]))
+        sample = _Sample(position, row["digest"], part, row["offset"], row["length"])
         yield shard_path(row["source"], row["split"], number), sample
+
+
+def _of_bounded_size(items: Iterable[T], num_bytes: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield lists of items that follow one another, each of about `READ_BYTES` or of one item."""
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        size += num_bytes(item)
+        batch.append(item)
+        if size >= READ_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _WriteShard(beam.DoFn):
@@ -180,7 +202,8 @@ class _WriteShard(beam.DoFn):
         path, samples = grouped[0], sorted(grouped[1])
         source, split, name = path.split("/")
         stem = name.removesuffix(".tar")
-        inputs = stage_inputs(VERSION, pipelines.__version__, samples, self._config)
+        contents = [(sample.position, sample.digest.hex()) for sample in samples]
+        inputs = stage_inputs(VERSION, pipelines.__version__, contents, self._config)
         receipt_path = shards_folder(self._out).file(f"{stem}-{split}", ".json")
         target = storage.join(self._out, path)
         files = (target, index_path(target), sidecar_path(target))
@@ -193,17 +216,24 @@ class _WriteShard(beam.DoFn):
             storage.remove(stale)
         kind, number = self._spec.sources[source].kind, int(stem.rpartition("-")[2])
         with ShardWriter(self._out, source, kind, cast(Split, split), number) as writer:
-            for sample in samples:
-                writer.add(self._finish(sample))
+            for batch in _of_bounded_size(samples, lambda sample: sample.length):
+                for finished in self._finish(batch):
+                    writer.add(finished)
         assert writer.info is not None
         storage.write_bytes(receipt_path, json.dumps({"inputs": inputs, "shard": asdict(writer.info)}).encode())
         yield writer.info
 
-    def _finish(self, sample: _Sample) -> SampleParts:
-        document = Document.from_json(sample.document)
-        build = replace(document.build, pipeline=pipelines.__version__, config_sha256=self._config)
-        blobs = [Blob(**blob).read(media_folder(self._out)) for blob in json.loads(sample.blobs)]
-        return finish_document(replace(document, build=build), blobs)
+    def _finish(self, batch: list[_Sample]) -> Iterator[SampleParts]:
+        """Read samples that follow one another, first their documents, then all their media."""
+        decisions, raw = decisions_folder(self._out), media_folder(self._out)
+        places = [(decisions.file(sample.part, SAMPLES), sample.offset, sample.length) for sample in batch]
+        decided = [parse_decided(data) for data in storage.read_ranges(places)]
+        for group in _of_bounded_size(decided, lambda item: sum(blob.length for blob in item[1])):
+            media = iter(read_blobs(raw, [blob for _, blobs in group for blob in blobs]))
+            for text, blobs in group:
+                document = Document.from_json(text)
+                build = replace(document.build, pipeline=pipelines.__version__, config_sha256=self._config)
+                yield finish_document(replace(document, build=build), list(itertools.islice(media, len(blobs))))
 
 
 # --- the stage ------------------------------------------------------------------------------------------------------
@@ -233,12 +263,12 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     storage.remove(result_path)
     sharding = {name: source.sharding for name, source in spec.sources.items()}
 
-    def build(pipeline: beam.Pipeline) -> None:
+    def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
         names = pipeline | "ListDecisions" >> beam.Create(parts)
         starts = (
             names
             | "ReadSizes" >> beam.FlatMap(_sizes, decisions, spec.seed, num_buckets, published)
-            | "ByBucket" >> beam.GroupByKey()
+            | "ByBucket" >> GroupByKey(files)
             | "CutShards" >> beam.MapTuple(lambda bucket, sizes: (bucket, shard_starts(sizes, sharding[bucket[0]])))
         )
         _ = (
@@ -254,7 +284,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
                 published,
                 dict(before),
             )
-            | "ByShard" >> beam.GroupByKey()
+            | "ByShard" >> GroupByKey(files)
             | "WriteShards" >> beam.ParDo(_WriteShard(spec, out))
             | "AllShards" >> beam.combiners.ToList()
             | "ListShards" >> beam.Map(_write_shard_list, result_path)
@@ -262,7 +292,8 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
 
     if earlier is None:  # until the new manifest is written, no reader may take old and new shards for one corpus
         storage.remove(storage.join(out, FILE_NAME))
-    run_pipeline("shard", runner, build, Watch(folder.path))
+    with shuffling(runner, out) as files:
+        run_pipeline("shard", runner, partial(build, files=files), Watch(folder.path))
     found = [ShardInfo(**s) for s in json.loads(storage.read_bytes(result_path))]
     if earlier is not None:
         found += earlier.shards

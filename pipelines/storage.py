@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -175,6 +175,42 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     if len(data) != length:
         raise EOFError(f"{path}: expected {length} bytes at offset {offset}, found {len(data)}")
     return data
+
+
+def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """Return the bytes of several (path, offset, length); a store is asked for all of them at once.
+
+    Raises:
+        EOFError: If a file ends earlier.
+    """
+    by_path: dict[str, list[int]] = {}
+    for number, (path, _, _) in enumerate(ranges):
+        by_path.setdefault(path, []).append(number)
+    found: dict[int, bytes] = {}
+    for path, numbers in by_path.items():
+        if is_local(path):
+            with open(path, "rb") as file:
+                found |= {n: os.pread(file.fileno(), ranges[n][2], ranges[n][1]) for n in numbers}
+    found |= _read_far_ranges(ranges, {p: numbers for p, numbers in by_path.items() if not is_local(p)})
+    for number, (path, offset, length) in enumerate(ranges):
+        if len(found[number]) != length:
+            raise EOFError(f"{path}: expected {length} bytes at offset {offset}, found {len(found[number])}")
+    return [found[number] for number in range(len(ranges))]
+
+
+def _read_far_ranges(ranges: Sequence[tuple[str, int, int]], by_path: dict[str, list[int]]) -> dict[int, bytes]:
+    """Return the bytes of ranges of a store's files by their number; all files are of one store."""
+    places: list[tuple[int, str]] = []
+    for path, numbers in by_path.items():
+        with remote(path) as (_, inner):
+            places += [(number, inner) for number in numbers]
+    if not places:
+        return {}
+    with remote(next(iter(by_path))) as (fs, _):
+        starts = [ranges[number][1] for number, _ in places]
+        ends = [ranges[number][1] + ranges[number][2] for number, _ in places]
+        data = fs.cat_ranges([inner for _, inner in places], starts, ends, on_error="raise")
+    return {number: found for (number, _), found in zip(places, data, strict=True)}
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:

@@ -13,6 +13,7 @@ from pipelines.faults import refusal_of
 from pipelines.layout import crawl_folder
 from pipelines.pages.host_boilerplate import HostBoilerplate, block_hashes, page_groups
 from pipelines.parts import read_rows, stable_hash
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles
 from pipelines.sources.archived_page import parse_record
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
@@ -59,9 +60,9 @@ class FindHostBoilerplate(beam.PTransform):
     (crawl and host, file) of each robots.txt that an archive has. Neither their order nor the workers matter.
     """
 
-    def __init__(self, spec: CorpusSpec, out: str) -> None:
+    def __init__(self, spec: CorpusSpec, out: str, files: ShuffleFiles | None = None) -> None:
         super().__init__()
-        self._spec, self._out = spec, out
+        self._spec, self._out, self._files = spec, out, files
         self._settings = {name: crawl.host_boilerplate for name, crawl in spec.crawls.items()}
 
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
@@ -69,18 +70,18 @@ class FindHostBoilerplate(beam.PTransform):
         pages = inputs["pages"] | "OfHost" >> beam.MapTuple(_with_host)
         offsets = (
             {"pages": pages, "robots": inputs["robots"]}
-            | "GatherHosts" >> beam.CoGroupByKey()
+            | "GatherHosts" >> CoGroupByKey(self._files)
             | "DrawCompared" >> beam.FlatMap(_compared, self._spec)
         )
         hashes = (
             {"task": tasks | "Named" >> beam.Map(lambda task: (task.name, task)), "offsets": offsets}
-            | "ComparedByTask" >> beam.CoGroupByKey()
+            | "ComparedByTask" >> CoGroupByKey(self._files)
             | "ReadBlocks" >> beam.ParDo(_ReadBlocks(self._spec, self._out))
-            | "OnMostPages" >> FindRepeated(self._settings)
+            | "OnMostPages" >> FindRepeated(self._settings, self._files)
         )
         return (
             {"hashes": hashes, "tasks": tasks | "ReadGroups" >> beam.FlatMap(_groups_of_task, self._out)}
-            | "ByGroup" >> beam.CoGroupByKey()
+            | "ByGroup" >> CoGroupByKey(self._files)
             | "ToTasks" >> beam.FlatMapTuple(_to_tasks)
         )
 
@@ -88,18 +89,19 @@ class FindHostBoilerplate(beam.PTransform):
 class FindRepeated(beam.PTransform):
     """Find the repeated blocks of each group among (crawl and group, hashes of one page): (crawl and group, hashes)."""
 
-    def __init__(self, settings: _Settings) -> None:
+    def __init__(self, settings: _Settings, files: ShuffleFiles | None = None) -> None:
         super().__init__()
-        self._settings = dict(settings)
+        self._settings, self._files = dict(settings), files
 
     def expand(self, pages: beam.PCollection) -> beam.PCollection:
         return (
             pages
             | "EachBlock" >> beam.FlatMapTuple(_counted).with_output_types(tuple[tuple[str, int], int])
-            | "CountPages" >> beam.CombinePerKey(sum)
+            | "SameBlocks" >> GroupByKey(self._files)
+            | "CountPages" >> beam.MapTuple(lambda key, ones: (key, sum(ones)))
             | "OnlyRepeated" >> beam.Filter(lambda row: row[1] > 1 or row[0][1] == PAGE)
             | "OfGroup" >> beam.MapTuple(lambda key, num: (key[0], (key[1], num)))
-            | "GatherGroups" >> beam.GroupByKey()
+            | "GatherGroups" >> GroupByKey(self._files)
             | "Decide" >> beam.FlatMap(_repeated, self._settings)
         )
 

@@ -1,7 +1,7 @@
 """Duplicates across all workers: Beam transforms that shuffle only small rows, never text or images."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import apache_beam as beam
 
@@ -19,6 +19,7 @@ from pipelines.decisions.duplicates import (
     read_band_key,
 )
 from pipelines.running.record_coder import shuffle_by_fields
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles
 
 shuffle_by_fields(Member, ClusterMember)
 
@@ -37,42 +38,54 @@ class FindDuplicates(beam.PTransform):
     The result depends neither on the order of the input nor on the workers.
     """
 
-    def __init__(self, settings: Mapping[str, DuplicateSettings]) -> None:
+    def __init__(self, settings: Mapping[str, DuplicateSettings], files: ShuffleFiles | None = None) -> None:
         super().__init__()
-        self._settings = dict(settings)
+        self._settings, self._files = dict(settings), files
 
     def expand(self, fingerprints: beam.PCollection) -> beam.PCollection:
         edges = (
             fingerprints
             | "CutIntoBands" >> beam.FlatMap(_band_rows, self._settings).with_output_types(tuple[bytes, Member])
-            | "MeetInBands" >> beam.GroupByKey()
+            | "MeetInBands" >> GroupByKey(self._files)
             | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[Edge, int])
-            | "EachEdgeOnce" >> beam.CombinePerKey(min)
+            | "SameEdges" >> GroupByKey(self._files)
+            | "EachEdgeOnce" >> beam.MapTuple(_strictest).with_output_types(tuple[Edge, int])
         )
         rules = (
             edges
             | "EndsOfEdges" >> beam.FlatMap(_ends).with_output_types(tuple[str, int])
-            | "StrictestRule" >> beam.CombinePerKey(min)
+            | "RulesOfEach" >> GroupByKey(self._files)
+            | "StrictestRule" >> beam.MapTuple(_strictest).with_output_types(tuple[str, int])
         )
         priorities = fingerprints | "Priorities" >> beam.Map(_priority).with_output_types(tuple[str, float])
-        roots = edges | "Edges" >> beam.Keys() | "FindClusters" >> ConnectedComponents()
+        roots = edges | "Edges" >> beam.Keys() | "FindClusters" >> ConnectedComponents(self._files)
         return (
             {"priority": priorities, "rule": rules, "root": roots}
-            | "JoinRecords" >> beam.CoGroupByKey()
+            | "JoinRecords" >> CoGroupByKey(self._files)
             | "ByCluster" >> beam.FlatMap(_member).with_output_types(tuple[str, ClusterMember])
-            | "GroupClusters" >> beam.GroupByKey()
+            | "GroupClusters" >> GroupByKey(self._files)
             | "ChooseKept" >> beam.FlatMapTuple(choose_kept).with_output_types(Duplicate)
         )
 
 
 class ConnectedComponents(beam.PTransform):
-    """Return (id, smallest id of its component) for every id in edges (id, id); one worker loads all edges."""
+    """Return (id, smallest id of its component) for every id in edges (id, id) of one or several collections.
 
-    def expand(self, edges: beam.PCollection) -> beam.PCollection:
+    One worker loads all edges.
+    """
+
+    def __init__(self, files: ShuffleFiles | None = None) -> None:
+        super().__init__()
+        self._files = files
+
+    def expand(self, edges: Any) -> beam.PCollection:
+        sides = edges if isinstance(edges, tuple) else (edges,)
         return (
-            edges
-            | "OneGroup" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, Edge])
-            | "Gather" >> beam.GroupByKey()
+            tuple(
+                side | f"OneGroup{i}" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, Edge])
+                for i, side in enumerate(sides)
+            )
+            | "Gather" >> GroupByKey(self._files)
             | "Connect" >> beam.FlatMap(_connect).with_output_types(tuple[str, str])
         )
 
@@ -88,6 +101,10 @@ def _link_band(
     rule, scope = read_band_key(key)
     for edge in link_band(key, members, settings[scope]):
         yield edge, rule
+
+
+def _strictest(key: Any, rules: Iterable[int]) -> tuple[Any, int]:
+    return key, min(rules)
 
 
 def _ends(row: tuple[Edge, int]) -> Iterator[tuple[str, int]]:

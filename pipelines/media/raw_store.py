@@ -9,7 +9,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal, Self
@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.document import Signal, canonical_json
 from pipelines.drop_reasons import Outcome, Reason
-from pipelines.parts import PartFolder, Tally, read_rows, write_table
+from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, write_table
 from pipelines.web.permission import stored_signals
 
 PART_ITEMS = 1000
@@ -50,6 +50,11 @@ class Blob:
     def read(self, folder: str) -> bytes:
         """Read the bytes from a raw folder."""
         return storage.read_range(storage.join(folder, self.file), self.offset, self.length)
+
+
+def read_blobs(folder: str, blobs: Sequence[Blob]) -> list[bytes]:
+    """Read several from a raw folder; each file is opened once, and a store is asked for all of them at once."""
+    return storage.read_ranges([(storage.join(folder, blob.file), blob.offset, blob.length) for blob in blobs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +162,16 @@ class RawPartWriter:
     """Collector of one worker's results. It closes a part when large or old enough, so that a kill costs little.
 
     Part names are random: which requests share a part depends on timing, and nothing downstream depends on it.
+
+    Args:
+        folder: Of the store.
+        generation: Number of the retry.
+        attempt: Name of what the worker does, by which `stored_keys` finds what it has stored if it begins again.
     """
 
-    def __init__(self, folder: str, generation: int) -> None:
+    def __init__(self, folder: str, generation: int, attempt: str = "") -> None:
         self.folder = PartFolder(folder)
-        self._generation = generation
+        self._prefix = f"g{generation:03d}-{attempt}"
         self._opened = 0.0
         self._rows: list[dict[str, Any]] = []
         self._blobs: IO[bytes] | None = None
@@ -172,7 +182,7 @@ class RawPartWriter:
     def add_bytes(self, data: bytes) -> Blob:
         """Append bytes to the open part; they are kept if `add` follows before `close`."""
         if self._blobs is None:
-            self._name = f"g{self._generation:03d}-{uuid.uuid4().hex[:16]}"
+            self._name = f"{self._prefix}{uuid.uuid4().hex[:16]}"
             self._opened = time.monotonic()
             self._blobs = self._stack.enter_context(storage.write_whole(self.folder.file(self._name, ".blobs")))
         blob = Blob(f"{self._name}.blobs", self._size, len(data))
@@ -217,6 +227,16 @@ def index_parts(folder: str) -> list[str]:
 def generation_of(path: str) -> int:
     """Return which retry a part of the store is from, by its name `g<generation>-...`; 0 is the first attempt."""
     return int(path.rpartition("/")[2].partition("-")[0].removeprefix("g"))
+
+
+def stored_keys(folder: str, attempt: str) -> set[int]:
+    """Return hashes of (rendition, key) of the results that an attempt has stored: those of a worker that was lost."""
+    return {
+        stable_hash(f"{row.rendition} {row.key}")
+        for path in index_parts(folder)
+        if path.rpartition("/")[2].partition("-")[2].startswith(attempt)
+        for row in read_index(path)
+    }
 
 
 def read_index(path: str) -> Iterator[IndexRow]:

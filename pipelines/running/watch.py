@@ -30,8 +30,8 @@ class Watch:
         folder: Folder of parts, or of other files.
         total: Number of parts; None: unknown.
         suffix: Ending of the files that are counted; those that end in `.json` are receipts.
-        queues: Folder in which workers `announce` how many requests they have. Then not parts are counted but requests
-            since the watch began.
+        queues: Folder of queues, of which each is announced. Then not parts are counted but requests since the watch
+            began.
         alarms: Folder in which workers leave warnings; None: they leave none.
     """
 
@@ -99,6 +99,6 @@ class Watch:
         return sum(json.loads(storage.read_bytes(path)) for path in paths) if paths else None
 
 
-def announce(folder: str, bucket: int, num: int) -> None:
-    """Tell the watch of a step how many requests a bucket of hosts has."""
-    storage.write_bytes(storage.join(folder, f"{bucket}.json"), str(num).encode())
+def announce(queue: str, num: int) -> None:
+    """Tell the watch of a step how many requests a queue has, by a file beside it."""
+    storage.write_bytes(f"{queue}.json", str(num).encode())

@@ -23,6 +23,7 @@ from pipelines import storage
 from pipelines.block_list import BlockList
 from pipelines.candidate import requests_of
 from pipelines.crawling.ledger import ledger_parts
+from pipelines.decisions.decided import SAMPLES, parse_decided, read_decided
 from pipelines.document import Document, Drop
 from pipelines.drop_reasons import FETCHED, Unit
 from pipelines.gone_rows import remove_rows
@@ -303,10 +304,19 @@ def _purge_documents(out: str, part: str, block: BlockList) -> None:
 def _purge_decisions(out: str, receipt: Receipt, block: BlockList) -> None:
     folder, suspects = decisions_folder(out), Suspects(block)
     path, drops_path = folder.file(receipt.part, ".parquet"), folder.file(receipt.part, ".drops.parquet")
-    rows = list(read_rows(path, ["source", "key", "document"]))
-    kept = [not suspects.is_blocked(row) for row in rows]
+    if not storage.exists(folder.file(receipt.part, SAMPLES)):  # of an earlier version, which the next build replaces
+        storage.remove(path)
+        return
+    rows, kept, blanks = [], [], []
+    for row, data in read_decided(folder, receipt.part):
+        rows.append(row)
+        # A purge that was killed may have overwritten it already.
+        kept.append(bool(data.strip(b"\0")) and not suspects.is_blocked({"document": parse_decided(data)[0]}))
+        if not kept[-1]:
+            blanks.append((Blob("", row["offset"], row["length"]), bytes(row["length"])))
     if all(kept):
         return
+    _overwrite(folder.file(receipt.part, SAMPLES), blanks)
     drops = list(read_rows(drops_path)) if storage.exists(drops_path) else []
     known = {(row["source"], row["key"]) for row in drops if row["reason"] == "taken_down"}
     gone = [row for row, is_kept in zip(rows, kept, strict=True) if not is_kept]

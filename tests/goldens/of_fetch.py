@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from pipelines.candidate import Candidate, MediaRequest, Track, inline_request
+from pipelines.candidate_parts import CANDIDATE_SCHEMA
 from pipelines.document import Kind, Media, Region, Segment
-from pipelines.extract import CANDIDATE_SCHEMA
 from pipelines.fetch import run_fetch
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.running.runner import Runner

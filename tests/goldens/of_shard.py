@@ -8,9 +8,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pipelines
+from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.document import KINDS, SPLITS, Decision, Document, Drop, Kind, Region, Segment
-from pipelines.filter import DECISION_SCHEMA
-from pipelines.parts import PartFolder, Tally, write_table
+from pipelines.media.raw_store import Blob
+from pipelines.parts import PartFolder, Tally
 from pipelines.running.runner import Runner
 from pipelines.shard import run_shard
 from pipelines.shards.tar_samples import tar_bytes
@@ -72,8 +73,8 @@ def _write_work(out: Path) -> None:
     media.mkdir(parents=True)
     (media / BLOBS).write_bytes(JPEG + PNG)
     places = {
-        "image/jpeg": {"file": BLOBS, "offset": 0, "length": len(JPEG)},
-        "image/png": {"file": BLOBS, "offset": len(JPEG), "length": len(PNG)},
+        "image/jpeg": Blob(BLOBS, 0, len(JPEG)),
+        "image/png": Blob(BLOBS, len(JPEG), len(PNG)),
     }
     decisions = PartFolder(str(out / "work" / "decisions" / "samples"))
     for number, name in enumerate(("lists-00000", "web-r000-first")):
@@ -82,10 +83,10 @@ def _write_work(out: Path) -> None:
             source = f"{kind}s"
             for n in range(number, NUM_SAMPLES, 2):
                 made = _sample(kind, n)
-                blobs = [places[m.mime or ""] for m in made.media]
-                members = [2 * len(made.to_json()) + 1024, *(blob["length"] for blob in blobs), len(made.text)]
-                row = {"source": source, "split": SPLITS[n % 5 % 3], "key": made.key, "document": made.to_json()}
-                written.append(row | {"num_bytes": tar_bytes(members), "blobs": blobs})
+                blobs = tuple(places[m.mime or ""] for m in made.media)
+                members = [2 * len(made.to_json()) + 1024, *(blob.length for blob in blobs), len(made.text)]
+                size = tar_bytes(members)
+                written.append(DecidedSample(source, SPLITS[n % 5 % 3], made.key, size, made.to_json(), blobs))
                 tally.keep(source, "document")
                 tally.keep(source, "sample", stage="shard")
             tally.drop(
@@ -101,8 +102,7 @@ def _write_work(out: Path) -> None:
             tally.drop(
                 Drop(source=source, stage="shard", reason="window_without_media", unit="sample", key=f"w{number}")
             )
-        files = {".parquet": write_table(decisions.file(name, ".parquet"), written, DECISION_SCHEMA)}
-        decisions.finish(name, "", tally, files)
+        decisions.finish(name, "", tally, write_decided(decisions, name, written))
     account = Tally("crawl")
     account.keep("web", "page", 9)
     for reason in ("http_404", "http_404", "out_of_scope"):

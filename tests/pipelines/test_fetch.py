@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.candidate import Candidate, MediaRequest, inline_request
+from pipelines.candidate_parts import CANDIDATE_SCHEMA
 from pipelines.document import Document, Media
 from pipelines.drop_reasons import FETCHED
 from pipelines.errors import RunError
-from pipelines.extract import CANDIDATE_SCHEMA
 from pipelines.fetch import _PartMedia, _Stored, _to_parts, run_fetch
 from pipelines.layout import candidates_folder, documents_folder, media_folder
 from pipelines.media.raw_store import index_parts, load_media, read_index

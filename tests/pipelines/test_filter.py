@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import filter as filter_stage
 from pipelines import storage
+from pipelines.decisions.decided import parse_decided, read_decided
 from pipelines.decisions.features import MeasuredImage
 from pipelines.decisions.fingerprints import fingerprint
 from pipelines.document import Document, Segment
@@ -121,8 +122,13 @@ class Input:
 
 def samples(out: str) -> dict[str, dict[str, Any]]:
     folder = decisions_folder(out)
-    rows = [row for receipt in folder.receipts() for row in read_rows(folder.file(receipt.part, ".parquet"))]
-    return {row["key"]: row for row in rows}
+    found = {}
+    for part in folder.names():
+        for row, data in read_decided(folder, part):
+            document, blobs = parse_decided(data)
+            about = {name: row[name] for name in ("source", "split", "key", "num_bytes")}  # not the place
+            found[row["key"]] = about | {"document": document, "blobs": [asdict(blob) for blob in blobs]}
+    return found
 
 
 def drops(out: str) -> list[tuple[str, str, str | None, str | None]]:

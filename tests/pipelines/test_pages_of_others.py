@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.crawl import run_crawls
+from pipelines.decisions.decided import parse_decided, read_decided
 from pipelines.document import Document, Signal
 from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
@@ -120,8 +121,8 @@ def build(given: CorpusSpec, out: str, *, retry: bool = False) -> dict[str, Docu
     run_filter(given, out, Runner())
     checked_funnel(out, list(given.crawls), list(given.sources), "filter")
     folder = decisions_folder(out)
-    rows = [row for r in folder.receipts() for row in read_rows(folder.file(r.part, ".parquet"))]
-    documents = [Document.from_json(row["document"]) for row in rows]
+    found = [parse_decided(data)[0] for part in folder.names() for _, data in read_decided(folder, part)]
+    documents = [Document.from_json(text) for text in found]
     return {document.source.page_url or "": document for document in documents}
 
 

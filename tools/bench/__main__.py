@@ -13,6 +13,7 @@ from tools.bench.browse import bench_browse
 from tools.bench.card import bench_card
 from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
+from tools.bench.growth import bench_growth
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "takedown": bench_takedown,
     "browse": bench_browse,
     "audit": bench_audit,
+    "growth": bench_growth,
 }
 """Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.block_list import BlockList, Entry, sha256_of
 from pipelines.candidate import Candidate, MediaRequest
+from pipelines.decisions.decided import DecidedSample, parse_decided, read_decided, write_decided
 from pipelines.decisions.features import MeasuredDocument, MeasuredImage
 from pipelines.document import Document, Media, Provenance, Segment
 from pipelines.funnel import FunnelRow
@@ -94,11 +95,13 @@ def _bench_purge(made: Path) -> None:
         tables = (
             (candidates_folder(str(made)), ["document", "requests"]),
             (documents_folder(str(made)), ["document"]),
-            (decisions_folder(str(made)), ["document"]),
         )
-        paths = [(folder.file(r.part, ".parquet"), columns) for folder, columns in tables for r in folder.receipts()]
+        paths = [(folder.file(p, ".parquet"), columns) for folder, columns in tables for p in folder.names()]
         found = sum(is_blocked(row, block) for path, columns in paths for row in read_rows(path, columns))
-        assert found == len(tables) * len(pages)
+        decided = decisions_folder(str(made))
+        samples = (data for part in decided.names() for _, data in read_decided(decided, part))
+        found += sum(is_blocked({"document": parse_decided(data)[0]}, block) for data in samples)
+        assert found == (len(tables) + 1) * len(pages)
         return time.perf_counter() - began
 
     mine, theirs = interleave(WORK_ROUNDS, ours, peer)
@@ -179,12 +182,16 @@ def _make_work(made: Path) -> None:
         for (folder, stage), of_stage in zip(stages, zip(*rows, strict=True), strict=True):
             name, tally = f"{part:05d}", Tally(stage)
             tally.keep("pages", "document", len(of_stage))
-            files = {".parquet": write_arrow(folder.file(name, ".parquet"), pa.Table.from_pylist(list(of_stage)))}
+            if stage == "filter":
+                files = write_decided(folder, name, list(of_stage))
+            else:
+                table = pa.Table.from_pylist(list(of_stage))
+                files = {".parquet": write_arrow(folder.file(name, ".parquet"), table)}
             folder.finish(name, "bench", tally, files)
     storage.write_bytes(storage.join(out, "work", "made"), b"")
 
 
-def _work_rows(number: int, words: str) -> tuple[dict[str, Any], ...]:
+def _work_rows(number: int, words: str) -> tuple[Any, ...]:
     """Return what each stage keeps of a page, in the columns that a purge reads."""
     page, key, hashes = _page(number), f"i{number:020x}", [f"{number:x}{place}".zfill(64) for place in range(2)]
     segments = [Segment("text", f"{number} {place} {words}") for place in range(5)]
@@ -202,5 +209,5 @@ def _work_rows(number: int, words: str) -> tuple[dict[str, Any], ...]:
         row | {"document": document.to_json(), "requests": candidate.requests_json()},
         row | {"document": completed},
         measured.to_columns("pages", key),
-        row | {"document": completed, "split": "train"},
+        DecidedSample("pages", "train", key, 0, completed, ()),
     )

@@ -41,12 +41,12 @@ def test_a_receipt_is_read_once(tmp_path: Path, monkeypatch):
 def test_requests_are_those_since_the_watch_began_of_those_announced(tmp_path: Path):
     store, queues = PartFolder(str(tmp_path / "media")), str(tmp_path / "queues")
     finish(store, "old", num=100, outcomes={"http_404": 100})
-    announce(queues, 0, 1_000)  # by an earlier run
+    announce(f"{queues}/00000-00000", 1_000)  # by an earlier run
     watch = Watch(store.path, queues=queues)
     watch.begin()
     assert (watch.poll().done, watch.poll().total) == (0, None)
-    announce(queues, 0, 5)
-    announce(queues, 1, 7)
+    announce(f"{queues}/00000-00000", 5)
+    announce(f"{queues}/00001-00000", 7)
     finish(store, "new", num=4, outcomes={"fetched": 3, "timeout": 1})
     found = watch.poll()
     assert (found.done, found.total, found.dropped, watch.unit) == (4, 12, {"timeout": 1}, "requests")

@@ -1,13 +1,17 @@
 """Tests of host buckets: each host is in one bucket, and no bucket is much fuller than the others."""
 
 from collections import Counter
+from pathlib import Path
 
 import apache_beam as beam
+import pytest
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.web.host_buckets import GroupHosts, assign_buckets
+from pipelines.running import host_buckets
+from pipelines.running.host_buckets import GroupHosts, assign_buckets, read_queue
+from pipelines.running.shuffle import ShuffleFiles
 
 
 @settings(deadline=None, max_examples=50)
@@ -27,20 +31,24 @@ def test_buckets_do_not_depend_on_the_order_of_hosts():
     assert assign_buckets(num_urls, 2) == assign_buckets(dict(reversed(num_urls.items())), 2)
 
 
-def test_all_urls_of_a_host_meet_in_one_bucket():
+@pytest.mark.parametrize("through_files", [True, False])
+def test_all_urls_of_a_host_meet_in_one_bucket(through_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = ShuffleFiles(str(tmp_path)) if through_files else None
+    monkeypatch.setattr(host_buckets, "MAX_QUEUED", 3)  # so that a bucket has several files
     pairs = [(f"host-{i}", f"url-{j}") for i in range(5) for j in range(i + 1)]
 
-    def check(groups: list[tuple[int, list[tuple[str, str]]]]) -> None:
-        groups = [(bucket, list(rows)) for bucket, rows in groups]
+    def check(listed: list[tuple[int, list[str]]]) -> None:
+        groups = [(bucket, [row for path in paths for row in read_queue(path)]) for bucket, paths in listed]
         assert sorted(row for _, rows in groups for row in rows) == sorted(pairs)
         hosts = [host for _, rows in groups for host in {host for host, _ in rows}]
         assert len(hosts) == len(set(hosts))
+        assert all(len(list(paths)) > 1 for _, paths in listed)
         assert sorted(len(rows) for _, rows in groups) == [7, 8]  # 15 URLs
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2), check)
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2, str(tmp_path), files), check)
 
 
-def test_no_host_gives_no_bucket():
+def test_no_host_gives_no_bucket(tmp_path: Path):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | beam.Create([]) | GroupHosts(2), equal_to([]))
+        assert_that(pipeline | beam.Create([]) | GroupHosts(2, str(tmp_path)), equal_to([]))
