@@ -12,6 +12,12 @@ from pipelines.pages.tree import BLOCKS, INVISIBLE, Element
 UNREAD = "#formula"
 """Tag of a formula of which a page has nothing but the glyphs; no page can have an element of this name."""
 
+MAY_HOLD_FORMULA = re.compile(
+    r"<math|math[/:-]|mjx-|katex|latex|tex\b|texrender|ql-(?:img|formula)|codecogs|equation\?|formula=|data-(?:tex|mathml|formula|value)",
+    re.IGNORECASE,
+)
+"""What the source of every page has that has a formula, and few others."""
+
 _TEX = re.compile(r"(^|[/-])(la)?tex\b", re.IGNORECASE)  # application/x-tex, text/x-latex, TeX; not text/plain
 _DELIMITERS = re.compile(r"\$\$(.+)\$\$|\$(.+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
 _FORMULA_SCRIPT = re.compile(r"math/(?:tex|latex|asciimath|mml)\b", re.IGNORECASE)

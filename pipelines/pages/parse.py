@@ -35,8 +35,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None, detect
     """
     url = canonical_url(url)
     text, encoding = decode_html(body, content_type, detected_charset=detected_charset)
-    root = parse_html(text)
-    elements = list(root.descendants())
+    root, elements = parse_html(text)
     base = BaseUrl(url, encoding)
     base = next((BaseUrl(b, encoding) for e in elements if e.tag == "base" and (b := _resolved(base, e, "href"))), base)
     statements = read_json_ld(root, base)
