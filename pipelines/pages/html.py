@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.pages.formulas import MAY_HOLD_FORMULA, is_formula_script, reduce_formulas, source_attributes
+from pipelines.pages.formulas import is_formula_script, may_hold_formula, reduce_formulas, source_attributes
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
@@ -40,9 +40,7 @@ _VOID = frozenset(
     | {"meta", "param", "source", "track", "wbr"}
 )
 # A script ends as the tokenizer says: one more `<script>` within `<!--` hides an end tag (13.2.5.17 and on).
-_DOUBLY_ESCAPED = (
-    r"(?i:<script)[\s/>](?:[^<-]++|-(?!->)|<(?!/(?i:script)[\s/>]))*+(?:</(?i:script)[\s/>]|(?=-->)|\Z)"
-)
+_DOUBLY_ESCAPED = r"(?i:<script)[\s/>](?:[^<-]++|-(?!->)|<(?!/(?i:script)[\s/>]))*+(?:</(?i:script)[\s/>]|(?=-->)|\Z)"
 _ESCAPED = rf"(?:[^<-]++|-(?!->)|<(?!/?(?i:script)[\s/>])|{_DOUBLY_ESCAPED})*+(?:-->|(?=</script>)|\Z)"
 _SCRIPT = rf"(?:[^<]++|<(?!/script>|!--)|<!--(?:-*+>|{_ESCAPED}))*+"
 _WRITTEN = re.compile(
@@ -78,7 +76,7 @@ def parse_html(text: str) -> Tree:
     if named_anew:
         _name_media(named_anew)
         elements = list(root.descendants())
-    if MAY_HOLD_FORMULA.search(written):
+    if may_hold_formula(written, elements):
         _read_mathml_text(elements)
         reduce_formulas(root)
         elements = list(root.descendants())
