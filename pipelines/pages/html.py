@@ -46,7 +46,7 @@ _SCRIPT = rf"(?:[^<]++|<(?!/script>|!--)|<!--(?:-*+>|{_ESCAPED}))*+"
 _WRITTEN = re.compile(
     rf"""<(?:
     (?P<raw>(?P<script>script)|style|xmp|iframe|noembed|noframes|(?P<last>plaintext))(?=[ >])(?P<of_raw>[^>]*)>
-    (?P<within>(?(script){_SCRIPT}|(?(last).*|.*?)))(?:</(?P=raw)>|\Z)
+    (?P<within>(?(script){_SCRIPT}|(?(last).*(?=</plaintext>)|.*?)))(?:</(?P=raw)>|\Z)
     |(?P<name>/?[A-Za-z][^ \t\n\f/>]*)(?P<attributes>[^>]*)>
     |!--.*?-->
     |[!?][^>]*>
