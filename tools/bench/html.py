@@ -2,8 +2,8 @@
 
 The pages are any folder of HTML files; trafilatura 2 gives its text with tables and images, by its default cascade of
 extractors. There is no marked truth for real pages: the words that either finds are what both are held against. Images
-are counted beside the rules of OBELICS (arXiv:2306.16527, A.1) for what stands in a page: an `<img>` with a `src` of one
-of three formats, whose address names no logo, button, icon, plugin or widget.
+are counted beside the rules of OBELICS (arXiv:2306.16527, A.1) for what stands in a page: an `<img>` with a `src` of a
+known format, whose address names no logo, button, icon, plugin or widget.
 """
 
 import logging
@@ -38,9 +38,7 @@ def bench_html(folder: Path) -> None:
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it reports pages that it finds nothing in
     bodies = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix in (".html", ".htm")]
     if len(bodies) < MIN_PAGES:
-        click.echo(
-            f"html     {len(bodies)} pages in {folder}; needs {MIN_PAGES}: name a folder by --pages, or `make real-site`"
-        )
+        click.echo(f"html     {len(bodies)} pages in {folder}, of {MIN_PAGES} needed: --pages, or `make real-site`")
         return
     size = sum(map(len, bodies)) / len(bodies)
     ours, theirs = interleave(ROUNDS, lambda: _rate(_document, bodies), lambda: _rate(_of_trafilatura, bodies))

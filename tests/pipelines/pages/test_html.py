@@ -21,7 +21,7 @@ PAGES = {
     "text to the end": "a<plaintext>b<i>&lt;</p></plaintext>c",
     "scripts": "<script type=x-json>{'a': '<p>'}</script><p>a<script>b</script>c",
     "a script that hides its end": "<script type=x-json><!--<script>a</script>b--></script><p>c",
-    "a script that hides its end twice": "<script type=x-json><!-- <script >a</script>b<SCRIPT/>d</script></script><p>c",
+    "a script that hides its end twice": "<script type=x-json><!-- <script >a</script>b<SCRIPT/>d</script></script>c",
     "a script with a short comment": "<script type=x-json><!-->a</script><p>b<script type=x-json><!--->c</script><p>d",
     "a script with an open comment": "<script type=x-json><!-- a </script><p>b",
     "empty scripts": "<p>a<script></script><script src=x></script><style>b</style>c",
