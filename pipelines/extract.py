@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypedDict
 import apache_beam as beam
 
 from pipelines.block_list import load_block_list
-from pipelines.candidate import Candidate
 from pipelines.candidate_parts import CandidateParts, parts_of_tasks
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict

@@ -16,7 +16,7 @@ from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.warc_records import exchange_records
 from pipelines.drop_reasons import FETCHED, Outcome
 from pipelines.faults import refusal_of, without_stop_iteration
-from pipelines.pages.parse import parse_page
+from pipelines.pages.parse import parse_links
 from pipelines.web import urls
 from pipelines.web.answers import Fetched, FetchFailure
 from pipelines.web.http_client import PoliteClient
@@ -70,7 +70,7 @@ async def _record_answer(writer: CrawlPartWriter, item: FrontierUrl, fetched: Fe
     if row.mime in HTML_TYPES:
         content_type = fetched.header("content-type")
         page = await asyncio.to_thread(
-            without_stop_iteration(parse_page), fetched.body, fetched.url, content_type=content_type
+            without_stop_iteration(parse_links), fetched.body, fetched.url, content_type=content_type
         )
         row = replace(row, canonical_url=page.canonical_url)
         refresh = refresh or page.refresh

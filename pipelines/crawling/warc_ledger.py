@@ -7,7 +7,7 @@ from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, par
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
 from pipelines.faults import refusal_of
 from pipelines.parts import PartFolder, Tally, digest, write_table
-from pipelines.sources.archived_page import parse_record
+from pipelines.sources.archived_page import parse_record_links
 from pipelines.sources.files import expand
 from pipelines.sources.input_files import record_inputs
 from pipelines.sources.warc import CrawledPage, read_records
@@ -54,7 +54,7 @@ def _page_row(page: CrawledPage) -> LedgerRow:
         return replace(row, outcome="record_without_offset", detail="the WARC is not compressed record by record")
     if row.outcome != FETCHED or page.refusal not in (None, "truncated_page"):
         return row
-    parsed = parse_record(page, url)
+    parsed = parse_record_links(page, url)
     refresh = parse_refresh(page.header("refresh"), url) or parsed.refresh
     if refresh is not None and refresh.is_redirect:
         return replace(row, outcome="redirected", detail=refresh.url)

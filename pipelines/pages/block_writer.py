@@ -27,8 +27,8 @@ from pipelines.pages.media_elements import (
     video_tracks,
     words_of_icon,
 )
+from pipelines.pages.references import References
 from pipelines.pages.tree import INVISIBLE, Element
-from pipelines.web.urls import BaseUrl
 
 _UNSEEN = INVISIBLE | {"head", "map", "input", "frame", "object", "embed"}
 _COUNTED: dict[str, Reason] = {
@@ -45,7 +45,13 @@ _MAX_NESTED_FIGURES = 8  # each is scanned once when it begins
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _ROW_GROUPS = ("thead", "tbody", "tfoot")
 _BLOCKS_IN_CELLS = ("table", "ul", "ol", "dl", "pre", "figure", "video", "blockquote", *_HEADINGS)
-_SPACE = re.compile(r"\s+")
+# Elements that stand in the line and mean nothing to a text, unless their style says otherwise.
+_PLAIN_INLINE = frozenset(
+    {"a", "abbr", "b", "big", "cite", "code", "dfn", "em", "font", "i", "ins", "kbd", "mark", "q", "s", "samp", "small"}
+    | {"span", "strong", "sub", "sup", "tt", "u", "var"}
+)
+_BLANK_LINES = re.compile(r"\n{3,}")
+_BREAK = "\0"  # which no text has: HTML's tokenizer leaves it out
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ class PageWriter:
         areas: `<area>` elements of each image map, by its name; removed once used.
     """
 
-    def __init__(self, base: BaseUrl, statements: Statements, areas: dict[str, list[Element]]) -> None:
+    def __init__(self, base: References, statements: Statements, areas: dict[str, list[Element]]) -> None:
         self.skipped: list[SkippedElement] = []
         self._blocks: list[_Text | PageImage | PageVideo] = []
         self._base = base
@@ -113,22 +119,24 @@ class PageWriter:
     def _children(self, element: Element) -> None:
         for child in element.children:
             if isinstance(child, str):
-                self._pieces.append(_SPACE.sub(" ", child))
+                self._pieces.append(child)
             else:
                 self._element(child)
 
     def _element(self, element: Element) -> None:
         tag = element.tag
-        if (background := background_reference(element)) is not None:
+        if element.attributes and (background := background_reference(element)) is not None:
             self._skip("css_background", background)
         if element.is_boilerplate:
             self.skipped += self._skipped_of_boilerplate(element)
             if element.is_block and not is_hidden(element):
                 self._break()
+        elif tag in _PLAIN_INLINE and "style" not in element.attributes:
+            self._children(element)
         elif tag == "img":
             self._image(element)
         elif tag == "br":
-            self._pieces.append("\n")
+            self._pieces.append(_BREAK)
         elif tag in _IMAGES_ONLY:
             self._images_only(element)
         elif tag in _UNSEEN:
@@ -180,12 +188,18 @@ class PageWriter:
 
     def _take(self) -> str:
         """Return the inline text since the last break, and clear it."""
+        if not self._pieces:
+            return ""
         text = "".join(self._pieces)
         self._pieces.clear()
-        if not text.strip():
-            return ""
-        text = re.sub(r" ?\n ?", "\n", re.sub(r" {2,}", " ", text))
-        return clean_text(re.sub(r"\n{3,}", "\n\n", text))
+        if _BREAK not in text:
+            return clean_text(" ".join(text.split()))
+        lines = (" ".join(line.split()) for line in text.split(_BREAK))
+        return clean_text(_BLANK_LINES.sub("\n\n", "\n".join(lines)))
+
+    def _has_text(self) -> bool:
+        """Return whether there is inline text since the last break."""
+        return bool("".join(self._pieces).replace(_BREAK, "").strip())
 
     def _break(self) -> None:
         """End the line; inside a table row only the word."""
@@ -307,12 +321,12 @@ class PageWriter:
             self.skipped.append(self._skipped_image(element, skipped.reason))
             # Inside a figure an icon may carry the figure's alt: DocBook's style sheets give it to each image there.
             is_icon = skipped.reason in ("chrome_image", "small_image") and not self._figures
-            if is_icon and "".join(self._pieces).strip():
+            if is_icon and self._has_text():
                 self._pieces.append(words_of_icon(element))
             return
         target = self._base.resolve(link) if link else None
         last = self._blocks[-1] if self._blocks else None
-        if isinstance(last, PageImage) and not "".join(self._pieces).strip():
+        if isinstance(last, PageImage) and not self._has_text():
             is_same = last.data == source.data if source.url is None else source.url in (last.url, last.link)
             if is_same:
                 self.skipped.append(SkippedElement("repeated_image", source.url))

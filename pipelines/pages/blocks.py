@@ -90,24 +90,35 @@ class License:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A parsed page: `blocks` in DOM order, `links` each once, `meta` as (name in lower case, content).
+class PageLinks:
+    """What a crawler follows on a page: `links`, each once, and to where a `<meta>` element sends browsers.
 
-    `canonical_url` is the URL that the page declares for itself, or None. `refresh` is the other page to which a
-    `<meta>` element sends browsers. `skipped` holds, in order of reasons (`drop_reasons.ELEMENTS`), what was skipped.
+    `canonical_url` is the URL that the page declares for itself, or None; `base_url` is what its references are
+    relative to.
+    """
+
+    base_url: str
+    canonical_url: str | None
+    links: tuple[Link, ...] = ()
+    refresh: Refresh | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A parsed page: `blocks` in DOM order, `meta` as (name in lower case, content).
+
+    `canonical_url` is the URL that the page declares for itself, or None. `skipped` holds, in order of reasons
+    (`drop_reasons.ELEMENTS`), what was skipped.
     """
 
     url: str
-    base_url: str
     canonical_url: str | None
     title: str | None
     lang: str | None
     blocks: tuple[Block, ...]
-    links: tuple[Link, ...] = ()
     meta: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
     skipped: tuple[SkippedElement, ...] = ()
-    refresh: Refresh | None = None
 
     @property
     def images(self) -> tuple[PageImage, ...]:

@@ -4,10 +4,12 @@ Judged by tag, ARIA role, the words in class and id, link density, and headings 
 are ours, set on the pages of the GIMP manual and the test fixtures; the aim is that prose survives.
 """
 
+import functools
 import re
+from collections.abc import Sequence
 
 from pipelines.pages.formulas import UNREAD
-from pipelines.pages.tree import Element
+from pipelines.pages.tree import Element, class_names, split_words
 
 MAX_LINK_DENSITY = 0.75  # share of a container's text that is in links
 MAX_BOILERPLATE_SHARE = 0.5  # of the page's text outside links: a block with more is the content, whatever its name
@@ -54,13 +56,19 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGN
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
-def main_content(body: Element) -> Element:
-    """Return the only `<main>` or `<article>` if it has a fair share of the page's text or images, else the body."""
+def main_content(body: Element, elements: Sequence[Element]) -> Element:
+    """Return the only `<main>` or `<article>` if it has a fair share of the page's text or images, else the body.
+
+    Args:
+        body: What the page shows.
+        elements: All elements of the page.
+    """
     enough = MIN_MAIN_SHARE * _prose(body)
-    for found in (
-        [e for e in body.descendants() if e.tag == "main" or e.get("role") == "main"],
-        [e for e in body.descendants("article") if all(a.tag != "article" for a in e.ancestors())],
+    for named in (
+        (e for e in elements if e.tag == "main" or ("role" in e.attributes and e.get("role") == "main")),
+        (e for e in elements if e.tag == "article" and all(a.tag != "article" for a in e.ancestors())),
     ):
+        found = [element for element in named if any(a is body for a in element.ancestors())]
         if len(found) == 1 and _prose(found[0]) >= enough and (found[0].text_chars or found[0].num_images):
             return found[0]
     return body
@@ -73,15 +81,18 @@ def mark_boilerplate(root: Element) -> None:
     while stack:
         children = stack.pop().elements
         for child in children:
-            child.is_boilerplate = child.is_boilerplate or _is_boilerplate(child, limit)
+            if _is_boilerplate(child, limit):
+                child.is_boilerplate = True
         for heading in children:
             if heading.tag in _HEADINGS and not heading.is_boilerplate and _LINK_HEADING.match(heading.text()):
                 _mark_announced_links(heading, children)
-        stack.extend(child for child in children if not child.is_boilerplate)
+        stack += [child for child in children if child.elements and not child.is_boilerplate]
 
 
 def is_hidden(element: Element) -> bool:
     """Return whether readers do not see an element, by its attributes and its own style."""
+    if not element.attributes:
+        return False
     if _is_only_formula(element):
         return False  # for screen readers, but the image beside it shows the same
     if "hidden" in element.attributes or _HIDDEN_STYLE.search(element.attributes.get("style", "")):
@@ -95,22 +106,30 @@ def _prose(element: Element) -> int:
 
 
 def _is_boilerplate(element: Element, limit: float) -> bool:
-    if is_hidden(element):
+    tag, attributes = element.tag, element.attributes
+    if tag in _TAGS or (attributes and (is_hidden(element) or element.get("role").lower() in _ROLES)):
         return True
-    if element.tag in _TAGS or element.get("role").lower() in _ROLES:
-        return True
-    if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
-        return True  # a chapter's long table of contents must not remove its introduction
-    if _turns_pages(element):
-        return True
-    names = element.classes | {element.get("id").lower()}
-    if element.tag == "header" or (element.tag == "div" and not _HEADER_NAMES.isdisjoint(names)):
+    if element.num_links:
+        if _is_link_list(element) and not (_prose(element) > limit and _has_paragraph(element)):
+            return True  # a chapter's long table of contents must not remove its introduction
+        if _turns_pages(element):
+            return True
+    if tag == "header":
         return _is_site_header(element)
-    return (
-        element.tag in _JUDGED_BY_NAME
-        and not (_NAMES.isdisjoint(names) and _WORDS.isdisjoint(element.words))
-        and _prose(element) <= limit
-    )
+    if tag not in _JUDGED_BY_NAME or ("class" not in attributes and "id" not in attributes):
+        return False
+    is_header, is_furniture = _judge_names(attributes.get("class", ""), attributes.get("id", ""))
+    if is_header and tag == "div":
+        return _is_site_header(element)
+    return is_furniture and _prose(element) <= limit
+
+
+@functools.lru_cache(maxsize=10_000)
+def _judge_names(classes: str, own_id: str) -> tuple[bool, bool]:
+    """Return whether the names of an element are those of a page's header, and of boilerplate."""
+    names = class_names(classes) | {own_id.strip().lower()}
+    is_furniture = not (_NAMES.isdisjoint(names) and _WORDS.isdisjoint(split_words(f"{classes} {own_id}")))
+    return not _HEADER_NAMES.isdisjoint(names), is_furniture
 
 
 def _is_only_formula(element: Element) -> bool:

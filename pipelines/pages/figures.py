@@ -46,19 +46,17 @@ def is_figure(element: Element) -> bool:
     return (
         element.tag == "figure"
         or not _FIGURE_CLASSES.isdisjoint(element.classes)
-        or element.get("itemtype").endswith("schema.org/ImageObject")
+        or ("itemtype" in element.attributes and element.get("itemtype").endswith("schema.org/ImageObject"))
     )
 
 
 def is_caption(element: Element) -> bool:
     """Return whether an element is the caption of an image."""
-    if element.tag == "figcaption" or not _CAPTION_CLASSES.isdisjoint(element.classes):
-        return True
-    return (
-        "title" in element.classes
-        and element.parent is not None
-        and element.parent.tag == "div"
-        and is_figure(element.parent)
+    if element.tag == "figcaption" or "class" not in element.attributes:
+        return element.tag == "figcaption"
+    classes = element.classes
+    return not _CAPTION_CLASSES.isdisjoint(classes) or (
+        "title" in classes and element.parent is not None and element.parent.tag == "div" and is_figure(element.parent)
     )
 
 

@@ -6,6 +6,7 @@ TeX stands between dollar signs, as in other corpora of web pages with mathemati
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from pipelines.pages.tree import BLOCKS, INVISIBLE, Element
 
@@ -37,10 +38,22 @@ _MAX_NESTED = 8  # elements in one another that may be formulas: what is below e
 _MAX_BEFORE = 8  # elements that MathJax puts before its script; it takes two
 _MAX_BESIDE = 100  # elements looked at for the MathML of an image
 
+# One of these is in the source of every page that has a formula, but for those with images of class `tex`.
+_MARKS = (
+    *("<math", "math/", "math-", "mjx-", "latex", "katex", "texrender", "ql-img", "ql-formula", "equation?tex="),
+    *("?formula=", "data-tex", "data-mathml", "data-formula", "data-value"),
+)
+
 _INVISIBLE_OPERATORS = {"\u2061": "", "\u2062": "", "\u2063": ",", "\u2064": "+"}
 _SCRIPTS = frozenset({"msup", "msub", "msubsup", "mover", "munder", "munderover", "mmultiscripts"})
 _SPACED = frozenset("=+-−±∓×÷·*<>≤≥≠≈≡∼≅∝∈∉⊂⊆⊃⊇∪∩∧∨→←↔⇒⇐⇔↦∣|:")
 _UNSEEN = frozenset({"annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "none", "mprescripts"})
+
+
+def may_hold_formula(source: str, elements: Iterable[Element]) -> bool:
+    """Return False for a page that has no formula, by its source and its elements: most have none."""
+    lowered = source.lower()
+    return any(mark in lowered for mark in _MARKS) or any(e.tag == "img" and "tex" in e.classes for e in elements)
 
 
 def reduce_formulas(root: Element) -> None:

@@ -1,24 +1,24 @@
 """HTML as a tree of elements, formulas as text.
 
-Resiliparse parses (WHATWG rules); the tree is copied once into Python objects, because accessing a node through
-its binding costs more than the parse, and every later step accesses each node several times.
+Resiliparse parses (WHATWG rules) and writes the page anew, in the one form where every tag is explicit and every sign
+of markup in a text or an attribute is escaped. One regular expression reads that into the tree: to ask the parser's
+nodes one by one through its binding costs twenty times the parse.
 """
 
 import itertools
 import re
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from resiliparse.parse.html import DOMContext, HTMLTree, NodeType, traverse_dom
+from resiliparse.parse.html import HTMLTree
 
-from pipelines.pages.formulas import is_formula_script, reduce_formulas, source_attributes
+from pipelines.pages.formulas import is_formula_script, may_hold_formula, reduce_formulas, source_attributes
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
 MAX_ATTRIBUTES = 1000  # of one element: the parser compares each with all before it
 MAX_DEPTH = 150  # deeper elements become children of the one at this depth, since later walks are recursive
 MAX_MATHML_TEXTS = 5000  # of a page: each is parsed on its own
-_MIN_DEPTH = 10  # left for a shadow root; deeper ones are not shown
 _MIN_CHARS_OF_MANY = 50_000  # a shorter page is parsed in no time, whatever it holds
 # A start tag as HTML's tokenizer reads it, or what there is of one; every character is looked at once.
 _ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?)?"""
@@ -31,68 +31,126 @@ _SHADOW_HOSTS = frozenset(
 )
 # Of what holds MathML as text: what tells scripts and drawings of MathJax, and whether it is shown.
 _KEPT_ATTRIBUTES = ("type", "class", "hidden", "style", "aria-hidden")
-_TEMPLATE = re.compile(r"""<template(?:[^>"]|"[^"]*")*>(.*)</template>""", re.DOTALL)
 _AMP = {"amp-img": "img", "amp-anim": "img", "amp-video": "video"}
+_NAMED_ANEW = frozenset({*_AMP, "object", "embed", "picture"})
+
+# What the parser writes (HTML Standard, 13.3): elements without an end tag, and tags with the text after each.
+_VOID = frozenset(
+    {"area", "base", "basefont", "bgsound", "br", "col", "embed", "frame", "hr", "img", "input", "keygen", "link"}
+    | {"meta", "param", "source", "track", "wbr"}
+)
+# A script ends as the tokenizer says: one more `<script>` within `<!--` hides an end tag (13.2.5.17 and on).
+_DOUBLY_ESCAPED = r"(?i:<script)[\s/>](?:[^<-]++|-(?!->)|<(?!/(?i:script)[\s/>]))*+(?:</(?i:script)[\s/>]|(?=-->)|\Z)"
+_ESCAPED = rf"(?:[^<-]++|-(?!->)|<(?!/?(?i:script)[\s/>])|{_DOUBLY_ESCAPED})*+(?:-->|(?=</script>)|\Z)"
+_SCRIPT = rf"(?:[^<]++|<(?!/script>|!--)|<!--(?:-*+>|{_ESCAPED}))*+"
+_WRITTEN = re.compile(
+    rf"""<(?:
+    (?P<raw>(?P<script>script)|style|xmp|iframe|noembed|noframes|(?P<last>plaintext))(?=[ >])(?P<of_raw>[^>]*)>
+    (?P<within>(?(script){_SCRIPT}|(?(last).*(?=</plaintext>)|.*?)))(?:</(?P=raw)>|\Z)
+    |(?P<name>/?[A-Za-z][^ \t\n\f/>]*)(?P<attributes>[^>]*)>
+    |!--.*?-->
+    |[!?][^>]*>
+    )(?P<text>[^<]*)""",
+    re.DOTALL | re.VERBOSE,
+)
+_WRITTEN_ATTRIBUTE = re.compile(r' ([^ \t\n\f/>][^ \t\n\f/>=]*)="([^"]*)"')
 
 
-def parse_html(text: str) -> Element:
-    """Parse into the document's root, of tag `#document`; of scripts only JSON and formulas are kept.
+class Tree(NamedTuple):
+    """A page as its root, of tag `#document`, and all elements below it, in document order."""
+
+    root: Element
+    elements: list[Element]
+
+
+def parse_html(text: str) -> Tree:
+    """Parse a page; of scripts only JSON and formulas are kept.
 
     Declarative shadow roots take the place of what their hosts hold, and what shows an image or a video by another
     element is an `img` or a `video`: those of AMP, `<object>`, `<embed>`, and a `<picture>` without an `<img>`.
     """
-    root = _parse(text, MAX_DEPTH)
-    found = [root, *root.descendants()]
-    for element in found:
-        for index, child in enumerate(element.elements):
-            child.index = index
-    _name_media(found)
-    _read_mathml_text(found)
-    reduce_formulas(root)
-    for element in reversed([root, *root.descendants()]):
+    document = HTMLTree.parse(_with_few_attributes(text)).document
+    written = document.html if document is not None else ""
+    root, elements = _read(written)
+    named_anew = [element for element in elements if element.tag in _NAMED_ANEW]
+    if named_anew:
+        _name_media(named_anew)
+        elements = list(root.descendants())
+    if may_hold_formula(written, elements):
+        _read_mathml_text(elements)
+        reduce_formulas(root)
+        elements = list(root.descendants())
+    for element in reversed(elements):
         _add_up(element)
-    return root
+    _add_up(root)
+    return Tree(root, elements)
 
 
-def _parse(text: str, max_depth: int) -> Element:
-    """Parse without looking at what the elements are, but for shadow roots."""
-    root = Element("#document", {}, None)
-    open_elements = [root]
-    shadows: list[tuple[Element, str, int]] = []
+def _read(written: str) -> Tree:
+    """Read what the parser has written, without looking at what the elements are, but for shadow roots.
 
-    def enter(context: DOMContext) -> None:
-        node: Any = context.node
-        depth = min(context.depth, max_depth)  # the document itself is at 0
-        if node.type == NodeType.ELEMENT:
-            del open_elements[depth:]
-            parent = open_elements[-1]
-            element = Element(node.tag, {name: node.getattr(name) or "" for name in node.attrs}, parent)
+    A script in a drawing (`<svg>`) may hold its own end tag as text; what follows there is taken for markup.
+    """
+    root = parent = Element("#document", {}, None)
+    stack = [root]
+    num_deeper = 0  # open elements below `MAX_DEPTH`
+    elements: list[Element] = []
+    templates: list[tuple[Element, Element]] = []
+    for raw, _, _, of_raw, within, name, attributes, text in _WRITTEN.findall(written):
+        if name[:1] == "/":
+            if num_deeper:
+                num_deeper -= 1
+            elif parent is not root:
+                stack.pop()
+                parent = stack[-1]
+        elif name:
+            element = Element(name.lower(), _attributes(attributes) if attributes else {}, parent)
             parent.children.append(element)
             parent.elements.append(element)
-            open_elements.append(element)
-            if _is_shadow_root(element):
-                shadows.append((element, node.html, depth))
-        elif node.type == NodeType.TEXT:
-            parent = open_elements[min(depth, len(open_elements)) - 1]
-            if parent.tag != "style" and (
-                parent.tag != "script" or "json" in parent.attributes.get("type", "") or is_formula_script(parent)
-            ):
-                parent.children.append(node.value)
+            elements.append(element)
+            if name in _VOID:
+                pass
+            elif len(stack) >= MAX_DEPTH:
+                num_deeper += 1
+            else:
+                parent = element
+                if name == "template":  # what it holds is not shown, unless it is a shadow root
+                    parent = Element("#fragment", {}, None)
+                    templates.append((element, parent))
+                stack.append(parent)
+        elif raw:
+            element = Element(raw, _attributes(of_raw), parent)
+            parent.children.append(element)
+            parent.elements.append(element)
+            elements.append(element)
+            if within and raw != "style" and (raw != "script" or _is_kept_script(element)):
+                element.children.append(within)
+        if text:
+            parent.children.append(_unescaped(text) if "&" in text else text)
+    for template, fragment in reversed(templates):  # inner hosts first
+        if _is_shadow_root(template):
+            _show_shadow(template, fragment)
+    return Tree(root, list(root.descendants()) if templates else elements)
 
-    document = HTMLTree.parse(_with_few_attributes(text)).document
-    if document is not None:
-        traverse_dom(document, enter)
-    for template, html, depth in reversed(shadows):  # inner hosts first
-        inside = _TEMPLATE.fullmatch(html)
-        if inside is not None and max_depth - depth > _MIN_DEPTH:
-            _show_shadow(template, _parse(inside[1], max_depth - depth))
-    return root
+
+def _attributes(written: str) -> dict[str, str]:
+    found = dict(_WRITTEN_ATTRIBUTE.findall(written))
+    return {name: _unescaped(value) for name, value in found.items()} if "&" in written else found
+
+
+def _unescaped(text: str) -> str:
+    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&nbsp;", "\xa0")
+    return text.replace("&amp;", "&")
+
+
+def _is_kept_script(script: Element) -> bool:
+    return "json" in script.attributes.get("type", "") or is_formula_script(script)
 
 
 def _is_shadow_root(element: Element) -> bool:
-    """Return whether an element is a template whose content browsers show in the place of its parent's."""
+    """Return whether a template holds what browsers show in the place of what its parent holds."""
     mode, host = element.attributes.get("shadowrootmode", ""), element.parent
-    is_root = element.tag == "template" and mode.lower() in ("open", "closed")
+    is_root = mode.lower() in ("open", "closed")
     return is_root and host is not None and (host.tag in _SHADOW_HOSTS or "-" in host.tag)
 
 
@@ -101,7 +159,9 @@ def _with_few_attributes(text: str) -> str:
 
     Resiliparse's parser takes 40 seconds for an element with a hundred thousand, and lets no other thread run.
     """
-    return _TAG.sub(_cut_tag, text) if len(text) > _MIN_CHARS_OF_MANY else text
+    if len(text) <= _MIN_CHARS_OF_MANY or max(map(len, _TAG.findall(text)), default=0) < 2 * MAX_ATTRIBUTES:
+        return text
+    return _TAG.sub(_cut_tag, text)
 
 
 def _cut_tag(match: re.Match[str]) -> str:
@@ -115,25 +175,24 @@ def _cut_tag(match: re.Match[str]) -> str:
 def _show_shadow(template: Element, shadow: Element) -> None:
     """Put a shadow tree in the place of its host's children, which are shown where it has slots for them."""
     host = template.parent
-    body = next(shadow.descendants("body"), None)
-    if host is None or body is None or any(e.tag == "template" for e in host.elements[: host.elements.index(template)]):
+    if host is None or any(e.tag == "template" for e in host.elements[: host.elements.index(template)]):
         return
     slotted: dict[str, list[Element | str]] = {}
     for child in host.children:
         if child is not template:
             slotted.setdefault("" if isinstance(child, str) else child.get("slot"), []).append(child)
-    for slot in list(body.descendants("slot")):
+    for slot in list(shadow.descendants("slot")):
         given = slotted.pop(slot.get("name"), [])
         if any(not isinstance(child, str) or child.strip() for child in given):
             _fill(slot, given)
-    _fill(host, body.children)
+    _fill(host, shadow.children)
 
 
 def _fill(element: Element, children: list[Element | str]) -> None:
     element.children = children
     element.elements = [child for child in children if isinstance(child, Element)]
-    for child in element.elements:
-        child.parent = element
+    for index, child in enumerate(element.elements):
+        child.parent, child.index = element, index
 
 
 def _name_media(elements: list[Element]) -> None:
@@ -165,7 +224,7 @@ def _read_mathml_text(elements: list[Element]) -> None:
         if not written or num_read == MAX_MATHML_TEXTS:
             continue
         num_read += 1
-        if (math := next(_parse(written, MAX_DEPTH).descendants("math"), None)) is None:
+        if (math := _first_math(written)) is None:
             continue
         own = {name: element.attributes[name] for name in _KEPT_ATTRIBUTES if name in element.attributes}
         if element.tag == "img":
@@ -175,20 +234,28 @@ def _read_mathml_text(elements: list[Element]) -> None:
         _fill(element, math.children)
 
 
+def _first_math(text: str) -> Element | None:
+    document = HTMLTree.parse(text).document
+    return None if document is None else next(_read(document.html).root.descendants("math"), None)
+
+
 def _add_up(element: Element) -> None:
     """Compute an element's totals from those of its children."""
     if element.tag in INVISIBLE:
         return
+    text_chars = 0
     for child in element.children:
-        if isinstance(child, str):
-            element.text_chars += len(child.strip())
-        else:
-            element.text_chars += child.text_chars
+        if child.__class__ is str:
+            text_chars += len(child.strip())
+    if element.elements:
+        for child in element.elements:
+            text_chars += child.text_chars
             element.link_chars += child.link_chars
             element.num_links += child.num_links
             element.num_images += child.num_images
+    element.text_chars = text_chars
     if element.tag == "a" and "href" in element.attributes:
-        element.link_chars = element.text_chars
+        element.link_chars = text_chars
         element.num_links += 1
     elif element.tag == "img":
         element.num_images += 1

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ from pipelines.document import clean_text
 from pipelines.drop_reasons import Reason
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.media_elements import fraction_box
+from pipelines.pages.references import References
 from pipelines.pages.tree import Element
-from pipelines.web.urls import BaseUrl
 
 MAX_NODES = 10_000  # JSON objects examined per page
 
@@ -69,11 +69,11 @@ class Statements:
     invalid_regions: list[str | None] = field(default_factory=list)
 
 
-def read_json_ld(root: Element, base: BaseUrl) -> Statements:
-    """Read the page's `<script type="application/ld+json">` elements; broken ones are counted."""
+def read_json_ld(elements: Iterable[Element], base: References) -> Statements:
+    """Read the `<script type="application/ld+json">` among a page's elements; broken ones are counted."""
     statements = Statements()
-    for script in root.descendants("script"):
-        if script.get("type").lower().partition(";")[0].strip() != "application/ld+json":
+    for script in elements:
+        if script.tag != "script" or script.get("type").lower().partition(";")[0].strip() != "application/ld+json":
             continue
         try:
             tree = json.loads("".join(c for c in script.children if isinstance(c, str)))
@@ -117,7 +117,7 @@ def _text(value: Any) -> str | None:
     return " ".join(value.split()) or None if isinstance(value, str) else None
 
 
-def _read_rights(statements: Statements, node: Mapping[str, Any], base: BaseUrl) -> None:
+def _read_rights(statements: Statements, node: Mapping[str, Any], base: References) -> None:
     credit = next(
         (t for k in ("creditText", "creator", "author", "copyrightNotice") if (t := _text(node.get(k)))), None
     )
@@ -133,7 +133,7 @@ def _read_rights(statements: Statements, node: Mapping[str, Any], base: BaseUrl)
             statements.rights.setdefault(url, rights)
 
 
-def _read_annotation(statements: Statements, node: Mapping[str, Any], base: BaseUrl) -> None:
+def _read_annotation(statements: Statements, node: Mapping[str, Any], base: References) -> None:
     bodies = [b for b in _list(node.get("body", node.get("hasBody"))) if isinstance(b, dict)]
     texts = [t for b in bodies if isinstance(t := b.get("value", b.get("chars")), str)]
     texts += [t for t in _list(node.get("bodyValue")) if isinstance(t, str)]

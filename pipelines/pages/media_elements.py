@@ -16,8 +16,8 @@ from pipelines.drop_reasons import Reason
 from pipelines.images.metadata import read_size, sniff_format
 from pipelines.pages.blocks import PageRegion
 from pipelines.pages.image_references import best_of_srcset, held_references
+from pipelines.pages.references import References
 from pipelines.pages.tree import Element, split_words
-from pipelines.web.urls import BaseUrl
 
 MIN_SIDE = 48  # pixels, declared or of inline bytes; icons come in sizes from 16 to 48, so 48 itself is excluded
 MAX_DATA_URI_BYTES = 10_000_000  # of an inline image
@@ -75,7 +75,7 @@ def _pixels(element: Element, side: str) -> int | None:
     return int(style[1]) if style else None
 
 
-def choose_source(image: Element, base: BaseUrl, link: str | None, *, is_captioned: bool = False) -> ImageSource:
+def choose_source(image: Element, base: References, link: str | None, *, is_captioned: bool = False) -> ImageSource:
     """Return where to get the image that an `<img>` shows, alone or in a `<picture>`.
 
     In order: the sources of `<picture>`, `srcset`, `src` unless a placeholder, attributes of lazy loaders, the
@@ -116,7 +116,7 @@ def choose_source(image: Element, base: BaseUrl, link: str | None, *, is_caption
     return ImageSource(found[0], None, tuple(found[1:]))
 
 
-def image_url(image: Element, base: BaseUrl) -> str | None:
+def image_url(image: Element, base: References) -> str | None:
     """Return the URL of an `<img>` whether it is used or not: the best, that of a placeholder if it has no other."""
     found: str | None = None
     for reference in _references(image):
@@ -276,7 +276,7 @@ def fraction_box(
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def video_sources(video: Element, base: BaseUrl) -> tuple[str, ...]:
+def video_sources(video: Element, base: References) -> tuple[str, ...]:
     """Return the canonical URLs of a `<video>`, in the page's order of preference.
 
     Raises:
@@ -303,7 +303,7 @@ def _is_video_name(value: str) -> bool:
     return path.lower().endswith(_VIDEO_ENDINGS) and len(path.split()) == 1
 
 
-def video_tracks(video: Element, base: BaseUrl) -> tuple[Track, ...]:
+def video_tracks(video: Element, base: References) -> tuple[Track, ...]:
     """Return the `<track>` elements with spoken words; the default one first."""
     tracks = [
         t for t in video.descendants("track") if (t.get("kind").lower() or "subtitles") in ("subtitles", "captions")

@@ -19,6 +19,7 @@ BLOCKS = frozenset(
     | {"table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "td", "th", "fieldset", "details"}
     | {"summary", "optgroup", "option", "frameset", "frame", "br"}
 )
+_NO_NAMES: frozenset[str] = frozenset()
 _DISPLAY = re.compile(r"(?:^|[;\s])display\s*:\s*([a-z-]+)", re.IGNORECASE)
 _BLOCK_DISPLAYS = frozenset({"block", "flex", "grid", "flow-root", "list-item", "table"})
 _PLAIN_BLOCKS = frozenset({"div", "p", "form"})  # which a style may put into the line; others mean more than a block
@@ -63,18 +64,21 @@ class Element:
     @property
     def classes(self) -> frozenset[str]:
         """Names in `class`, in lower case."""
-        return frozenset(self.attributes["class"].lower().split()) if "class" in self.attributes else frozenset()
+        return class_names(self.attributes["class"]) if "class" in self.attributes else _NO_NAMES
 
     @property
     def words(self) -> frozenset[str]:
         """Words of the names in `class` and `id`: `mainNav top-bar` gives main, nav, top, bar."""
-        names = f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}"
-        return split_words(names) if names != " " else frozenset()
+        if "class" not in self.attributes and "id" not in self.attributes:
+            return _NO_NAMES
+        return split_words(f"{self.attributes.get('class', '')} {self.attributes.get('id', '')}")
 
     @property
     def is_block(self) -> bool:
         """True if it begins and ends a line, by its tag or by the `display` of its own style."""
         is_block = self.tag in BLOCKS or (self.tag == "math" and self.attributes.get("display") == "block")
+        if not self.attributes:
+            return is_block
         if (style := self.attributes.get("style")) and (stated := _DISPLAY.search(style)):
             if self.tag in _PLAIN_BLOCKS:
                 return stated[1].lower() != "inline"
@@ -135,6 +139,12 @@ class Element:
             for child in self.children
             if isinstance(child, str) or child.tag not in INVISIBLE
         )
+
+
+@functools.lru_cache(maxsize=10_000)
+def class_names(value: str) -> frozenset[str]:
+    """Return the names in a `class`, in lower case."""
+    return frozenset(value.lower().split())
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.document import Kind, clean_text
-from pipelines.pages.blocks import Page, PageText
-from pipelines.pages.parse import parse_page
+from pipelines.pages.blocks import Page, PageLinks, PageText
+from pipelines.pages.parse import parse_links, parse_page
 from pipelines.sources.warc import CrawledPage
 from pipelines.text.encodings import decode_text
 
@@ -34,13 +34,24 @@ def parse_record(record: CrawledPage, url: str) -> Page:
     """
     if record.is_text:
         text = clean_text(decode_text(record.body, record.identified_charset))
-        return Page(url, url, None, None, None, (PageText(text, "body"),) if text else ())
+        return Page(url, None, None, None, (PageText(text, "body"),) if text else ())
+    body, content_type, detected = _html(record)
+    return parse_page(body, url, content_type=content_type, detected_charset=detected)
+
+
+def parse_record_links(record: CrawledPage, url: str) -> PageLinks:
+    """Return where the page of a record leads, and the URL that it declares; arguments of `parse_record`."""
+    if record.is_text:
+        return PageLinks(url, None)
+    body, content_type, detected = _html(record)
+    return parse_links(body, url, content_type=content_type, detected_charset=detected)
+
+
+def _html(record: CrawledPage) -> tuple[bytes, str | None, str | None]:
+    """Return the HTML of a record, its `Content-Type`, and what a crawler took its encoding for."""
     if record.record_type == "metadata":
-        return parse_page(
-            "".join(_listed(json.loads(record.body))).encode(), url, content_type="text/html; charset=utf-8"
-        )
-    header = record.header("content-type")
-    return parse_page(record.body, url, content_type=header, detected_charset=record.identified_charset)
+        return "".join(_listed(json.loads(record.body))).encode(), "text/html; charset=utf-8", None
+    return record.body, record.header("content-type"), record.identified_charset
 
 
 def _listed(listing: Any) -> Iterator[str]:

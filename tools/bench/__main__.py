@@ -14,6 +14,7 @@ from tools.bench.card import bench_card
 from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
 from tools.bench.growth import bench_growth
+from tools.bench.html import bench_html
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
@@ -36,20 +37,32 @@ BENCHES: dict[str, Callable[[Path], None]] = {
 }
 """Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 
+OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html}
+"""Benchmarks that read a folder of HTML files and make none."""
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
+@click.argument("names", nargs=-1, type=click.Choice([*BENCHES, *OF_PAGES]))
 @click.option(
     "--folder",
     default=Path("build/bench"),
     type=click.Path(path_type=Path),
     help="Folder for the files that benchmarks make.",
 )
-def main(names: tuple[str, ...], folder: Path) -> None:
+@click.option(
+    "--pages",
+    default=Path("build/real-site"),
+    type=click.Path(path_type=Path),
+    help="Folder of HTML files for `html`, at any depth; `make real-site` fetches the GIMP manual's.",
+)
+def main(names: tuple[str, ...], folder: Path, pages: Path) -> None:
     """Run the named benchmarks, or all of them."""
-    for name in names or BENCHES:
+    for name in names or [*BENCHES, *OF_PAGES]:
         click.echo(f"{name:8} on {machine()}")
-        BENCHES[name](folder / name)
+        if name in OF_PAGES:
+            OF_PAGES[name](pages)
+        else:
+            BENCHES[name](folder / name)
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ def made_error(rng: random.Random) -> Exception:
 
 
 PLACES = {  # what is replaced, and the paths that it concerns; of the others nothing changes
-    "parse_page": (visits, "parse_page", {"/a"}),
+    "parse_links": (visits, "parse_links", {"/a"}),
     "parse_refresh": (visits, "parse_refresh", {"/a"}),
     "parse_sitemap": (visits, "parse_sitemap", {"/map.xml"}),
     "exchange_records": (warc_records, "_headers_of_decoded_body", {"/a", "/robots.txt", "/.well-known/tdmrep.json"}),
@@ -478,7 +478,7 @@ def test_a_full_disk_ends_the_crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         crawled(tmp_path, {"/a": answer()}, "/a")
 
 
-@pytest.mark.parametrize("name", ["parse_page", "exchange_records"])
+@pytest.mark.parametrize("name", ["parse_links", "exchange_records"])
 def test_other_hosts_are_read_while_a_page_is_parsed_and_compressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -3,15 +3,23 @@
 from collections import Counter
 
 from pipelines.drop_reasons import Reason
-from pipelines.pages.blocks import Page, PageImage, PageText
-from pipelines.pages.parse import parse_page
+from pipelines.pages.blocks import Page, PageImage, PageLinks, PageText
+from pipelines.pages.parse import parse_links, parse_page
 
 URL = "http://site.example/folder/page.html"
 
 
 def parse(body: str, head: str = "", url: str = URL) -> Page:
+    return parse_page(_whole(body, head), url)
+
+
+def links_of(body: str, head: str = "") -> PageLinks:
+    return parse_links(_whole(body, head), URL)
+
+
+def _whole(body: str, head: str) -> bytes:
     html = f"<!doctype html><html lang='en'><head><title>A page</title>{head}</head><body>{body}</body></html>"
-    return parse_page(html.encode(), url)
+    return html.encode()
 
 
 def num_skipped(page: Page) -> dict[Reason, int]:

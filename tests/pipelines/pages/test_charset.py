@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.pages.charset import decode_html
-from pipelines.pages.parse import parse_page
+from pipelines.pages.parse import parse_links, parse_page
 from tests.pipelines.pages.parsed import URL, shown
 
 KOREAN = "서울에서 열린 전시회에는 많은 사람들이 모였다. 호수 옆의 오래된 집과 하얀 배가 보인다. "
@@ -136,9 +136,10 @@ def test_queries_are_in_the_encoding_of_the_page_and_paths_in_utf_8(charset: str
     reference = "&#1076;&#1086;&#1084;?q=&#1084;&#1080;&#1088;&amp;b=1#&#1084;"
     markup = f"<base href=/b/><link rel=canonical href='{reference}'><a href='{reference}'>a</a><img src='{reference}'>"
     markup += f"<img srcset='{reference} 2x'><video><source src='{reference}'></video>"
-    page = parse_page(f"<meta charset={charset}>{markup}".encode(), URL)
+    body = f"<meta charset={charset}>{markup}".encode()
+    page = parse_page(body, URL)
     expected = f"http://site.example/b/%D0%B4%D0%BE%D0%BC?{query}"
-    assert [link.url for link in page.links] == [expected]
+    assert [link.url for link in parse_links(body, URL).links] == [expected]
     assert page.canonical_url == expected
     assert {image.url for image in page.images} == {expected}
     assert page.videos[0].sources == (expected,)

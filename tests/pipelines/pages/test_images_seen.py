@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pipelines.drop_reasons import ELEMENTS
-from tests.pipelines.pages.parsed import num_skipped, parse, shown
+from tests.pipelines.pages.parsed import links_of, num_skipped, parse, shown
 
 GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
@@ -67,13 +67,13 @@ def test_a_shadow_root_shows_its_slots_in_place_of_what_its_host_holds() -> None
 
 def test_shadow_roots_nest_and_other_templates_are_inert() -> None:
     inner = "<x-b data-x='<template>'><template shadowrootmode=CLOSED>(<slot></slot>)</template><slot></slot></x-b>"
-    page = parse(
+    page = (
         f"<x-a><template shadowrootmode=open>[{inner}]</template>word</x-a><template><p>no</p></template>"
         "<x-c><template shadowrootmode=open><a href=/in>first</a></template>"
         "<template shadowrootmode=open>second</template></x-c>"
     )
-    assert shown(page) == ["[(word)]first"]
-    assert [link.url for link in page.links] == ["http://site.example/in"]
+    assert shown(parse(page)) == ["[(word)]first"]
+    assert [link.url for link in links_of(page).links] == ["http://site.example/in"]
     deep = "<x-d><template shadowrootmode=open>" * 400 + "deep"
     assert shown(parse(f"<p>Before.</p>{deep}"))[0] == "Before."
 

@@ -28,7 +28,7 @@ BOX, OTHER_BOX = (0.1, 0.1, 0.5, 0.5), (0.6, 0.6, 0.9, 0.9)
 
 
 def page_of(*blocks: PageText | PageImage | PageVideo, url: str = URL, canonical_url: str | None = None) -> Page:
-    return Page(url, url, canonical_url, "Title", "en", blocks)
+    return Page(url, canonical_url, "Title", "en", blocks)
 
 
 def image(name: str = "a", **fields: object) -> PageImage:

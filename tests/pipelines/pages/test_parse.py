@@ -10,9 +10,9 @@ from PIL import Image
 from pipelines.candidate import Track
 from pipelines.drop_reasons import ELEMENTS
 from pipelines.pages.blocks import License, Link, PageImage, PageRegion, PageText, PageVideo
-from pipelines.pages.parse import parse_page
+from pipelines.pages.parse import parse_links, parse_page
 from pipelines.sources.captions import clean_caption
-from tests.pipelines.pages.parsed import URL, num_skipped, parse, shown
+from tests.pipelines.pages.parsed import URL, links_of, num_skipped, parse, shown
 
 PROSE = "<p>This paragraph is here to be prose, long enough that nobody takes the page for a list of links.</p>"
 PROSE_TEXT = PROSE[3:-4]
@@ -141,14 +141,14 @@ def test_an_unknown_element_may_be_a_figure() -> None:
 
 
 def test_markup_that_browsers_do_not_read_is_no_text() -> None:
-    page = parse(
+    body = (
         "<p>Seen.</p><noframes><p>No <b>frames</b>, see <a href='/x'>x</a>.</p></noframes><noembed><a href=y>y</a>"
         "</noembed>"
         "<xmp><i>raw</i></xmp><iframe src=z.html><p>No frames</p></iframe><progress value=3>30 %</progress>"
         "<p>Also <svg><desc>drawn</desc><text>no</text></svg>seen.</p>"
     )
-    assert shown(page) == ["Seen.", "Also seen."]
-    assert page.links == (Link("http://site.example/folder/z.html"),)
+    assert shown(parse(body)) == ["Seen.", "Also seen."]
+    assert links_of(body).links == (Link("http://site.example/folder/z.html"),)
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,11 @@ def test_an_image_is_found_once_and_at_its_best_url(markup: str, name: str) -> N
 
 
 def test_the_base_element_moves_all_references() -> None:
-    page = parse("<img src=a.jpg><a href=b.html>b</a>", "<base href='//other.example/x/'>")
-    assert page.base_url == "http://other.example/x/"
-    assert page.images[0].url == "http://other.example/x/a.jpg"
-    assert page.links == (Link("http://other.example/x/b.html"),)
-    assert parse("<img src=a.jpg>", "<base href='javascript:x'>").base_url == URL
+    base = "<base href='//other.example/x/'>"
+    assert parse("<img src=a.jpg>", base).images[0].url == "http://other.example/x/a.jpg"
+    assert links_of("<a href=b.html>b</a>", base).links == (Link("http://other.example/x/b.html"),)
+    assert links_of("<a href=b>", base).base_url == "http://other.example/x/"
+    assert links_of("<a href=b>", "<base href='javascript:x'>").base_url == URL
 
 
 def test_images_in_the_page_are_decoded() -> None:
@@ -560,12 +560,12 @@ def test_videos_have_sources_tracks_and_a_caption() -> None:
 
 
 def test_links_are_absolute_and_each_once() -> None:
-    page = parse(
+    found = links_of(
         "<nav><a href=/b?utm_source=x#part>B</a></nav><a href=c rel=nofollow>C</a><a href=d rel='ugc nofollow'>D</a>"
         "<a href=d>D</a><a href='mailto:x@y.example'>M</a><a name=top>T</a><map name=m><area href=e></map>"
         "<iframe src=f></iframe>"
     )
-    assert page.links == (
+    assert found.links == (
         Link("http://site.example/b"),
         Link("http://site.example/folder/c", True),
         Link("http://site.example/folder/d"),
@@ -622,4 +622,4 @@ def test_a_docbook_page_comes_right() -> None:
         "Note", "Mind the boom.", "Jib\nThe sail in front.", "<jib.png>", "[caption] A jib",
     ]  # fmt: skip
     assert num_skipped(page) == {"boilerplate_image": 3, "chrome_image": 2}
-    assert len(page.links) == 4
+    assert len(parse_links(DOCBOOK.encode(), URL).links) == 4
