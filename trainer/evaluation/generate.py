@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import Text
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.evaluation.finished_run import FinishedRun
 from trainer.evaluation.prompts import is_one_image, read_prompt, written
 
 Wanted = Literal["text", "image", "both", "reconstruction"]

@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from model.config import Resampling
+from model.finished_run import FinishedRun
 from model.generation import Prompt
+from model.images import resize
 from model.segment import Box, ImageSegment, Segment, Text, grounded_text
 from model.sequence import Layout
+from model.template_layout import ANSWER, TemplateLayout, box_image, boxes_of
 from model.tokenizer import (
     CHAT,
     GROUNDING,
@@ -36,11 +39,9 @@ from model.tokenizer import (
     PHRASE_START,
 )
 from pipelines.errors import UserError
-from trainer.evaluation.finished_run import FinishedRun
-from trainer.reading.images import decode, resize
+from trainer.reading.images import decode
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
-from trainer.tasks.templates import ANSWER, TemplateLayout, box_image, boxes_of
 
 _FILE = re.compile(r"\[(image|video):")
 _BOX = re.compile(r"\[box:")

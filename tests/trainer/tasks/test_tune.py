@@ -22,7 +22,7 @@ from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.__main__ import commands
 from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.evaluation.finished_run import open_run
+from trainer.evaluation.open_run import open_run
 from trainer.evaluation.prompts import read_prompt, written
 from trainer.loop import FINISHED
 from trainer.reading.corpus import TrainingCorpus
