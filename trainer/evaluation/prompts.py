@@ -13,7 +13,7 @@ answer:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,16 +27,10 @@ from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.images import resize
 from model.segment import Box, ImageSegment, Segment, Text, grounded_text
-from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout, box_image, boxes_of
 from model.tokenizer import (
     CHAT,
     GROUNDING,
-    NEXT_BOX,
-    OBJECT_END,
-    OBJECT_START,
-    PHRASE_END,
-    PHRASE_START,
 )
 from pipelines.errors import UserError
 from trainer.reading.images import decode
@@ -53,13 +47,9 @@ _MISTAKEN = re.compile(
 )
 _MEDIA = re.compile(r".*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|mp4|webm|mkv|mov|avi|m4v)\s*", re.IGNORECASE)
 _SIDE = re.compile(f"({'|'.join(map(re.escape, CHAT))}):")
-_LOCATION = r"<patch_index_\d{4}>"
-_PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
-_PLACES = f"{OBJECT_START}((?:{_LOCATION}|{NEXT_BOX})*){OBJECT_END}"
-_LOCATED = re.compile(f"{_PHRASE}{_PLACES}|{_PLACES}{_PHRASE}")
 
 
-def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) -> Prompt:
+def read_prompt(content: str, run: FinishedRun, *, draw: bool = False, num_frames: int) -> Prompt:
     """Read a prompt, with the images and frames of the files that it names.
 
     Args:
@@ -88,21 +78,6 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
         reader.images[i] if i >= 0 else as_tensor(box_image(boxes[-1 - i], run.image_size)) for i in sequence.images
     ]
     return Prompt(sequence, torch.stack(images) if images else None)
-
-
-def written(token_ids: Sequence[int], layout: Layout) -> str:
-    """Return the text that a model has written, with boxes in the form of prompts."""
-
-    def located(match: re.Match[str]) -> str:
-        phrase, places = match[1] or match[4], match[2] or match[3]
-        found = [re.findall(_LOCATION, place) for place in places.split(NEXT_BOX)]
-        if any(len(names) != 4 for names in found):
-            return phrase
-        boxes = [layout.box([layout.ids[name] for name in names]) for names in found]
-        return f"[box:{phrase}:{';'.join(','.join(f'{value:.3g}' for value in box) for box in boxes)}]"
-
-    text = _LOCATED.sub(located, layout.tokenizer.decode(token_ids, with_own=True))
-    return re.sub("|".join(map(re.escape, layout.ids)), "", text)
 
 
 @dataclass(slots=True)

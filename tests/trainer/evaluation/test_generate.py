@@ -19,6 +19,7 @@ from model.sequence import Layout, LayoutConfig
 from model.template import TemplateSettings
 from model.template_layout import TemplateLayout
 from model.tokenizer import Tokenizer
+from model.written_text import written
 from pipelines.errors import UserError
 from pipelines.images.normalise import ImageSettings
 from pipelines.video.frames import FrameSettings, extract_frames
@@ -26,7 +27,7 @@ from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
 from trainer.evaluation.generate import Request, generate, read_prompts
 from trainer.evaluation.open_run import open_run
-from trainer.evaluation.prompts import read_prompt, read_video, segment_middles, written
+from trainer.evaluation.prompts import read_prompt, read_video, segment_middles
 from trainer.reading.images import decode
 
 CHOICE = GenerationConfig(max_new_tokens=4, max_images=2, temperature=1.0)

@@ -14,6 +14,7 @@ from model.sequence import TEXT
 from model.tokenizer import Tokenizer
 from model.weight_files import read
 from model.weights import load_emu, save_emu
+from model.written_text import written
 from pipelines.shards.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed, run_findings
 from tests.trainer.finished_runs import write_decoder
@@ -23,7 +24,7 @@ from trainer.__main__ import commands
 from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.evaluation.open_run import open_run
-from trainer.evaluation.prompts import read_prompt, written
+from trainer.evaluation.prompts import read_prompt
 from trainer.loop import FINISHED
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
