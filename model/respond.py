@@ -1,15 +1,16 @@
 """What a finished run answers to prompts: text, an image, or both in turn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from model.errors import PromptError
 from model.finished_run import FinishedRun
-from model.generation import Generated, GenerationConfig, Prompt
+from model.generation import Generated, GenerationConfig, Prompt, generate_steps
 from model.segment import Text
 
 Wanted = Literal["text", "image", "both"]
@@ -33,7 +34,7 @@ def respond(
     found: dict[int, Generated] = {}
     for video in sorted(set(videos)):
         chosen = [i for i, has_video in enumerate(videos) if has_video == video]
-        settings = settings_for(run, wanted, config, video=video)
+        settings = _settings(run, wanted, config, video=video)
         continued = run.continue_prompts([prompts[i] for i in chosen], settings, seed=seed)
         found |= dict(zip(chosen, continued, strict=True))
     results = [found[i] for i in range(len(prompts))]
@@ -45,16 +46,21 @@ def respond(
     return results
 
 
-def settings_for(run: FinishedRun, wanted: Wanted, config: GenerationConfig, *, video: bool) -> GenerationConfig:
-    """Return the settings of generation for one kind of answer, to a prompt with or without a video."""
-    changes: dict[str, Any] = {}
-    if wanted == "image":
-        changes = {"max_new_tokens": 0, "max_images": 1}
-    elif wanted == "text" or not run.begins_images:
-        changes = {"max_images": 0}
-    if video and config.video_length_penalty is not None:
-        changes["length_penalty"] = config.video_length_penalty
-    return config.model_copy(update=changes)
+def respond_steps(
+    run: FinishedRun, prompt: Prompt, wanted: Wanted, config: GenerationConfig, *, seed: int = 0
+) -> Iterator[Generated]:
+    """Yield the answer to one prompt as it grows, always the same object; without beam search.
+
+    Arguments as in `respond`, whose answer the last one is.
+    """
+    settings = _settings(run, wanted, config, video=any(prompt.sequence.frames))
+    generator = torch.Generator(run.device).manual_seed(seed)
+    result = Generated()
+    for [result] in generate_steps(run.model, run.tokenizer, [prompt], settings, generator):
+        yield result
+    if wanted == "both" and not result.images:
+        result.parts += run.generate_embeddings([_with_own_text(run, prompt, result)])
+        yield result
 
 
 def check_able(run: FinishedRun, wanted: Wanted) -> None:
@@ -103,6 +109,18 @@ def check_room(run: FinishedRun, prompt: Prompt, shown: str, wanted: Wanted, con
         f"{shown!r}: takes {length} of the model's {most} positions, and its continuation up to "
         f"{num_tokens + of_images} more: {remedy}"
     )
+
+
+def _settings(run: FinishedRun, wanted: Wanted, config: GenerationConfig, *, video: bool) -> GenerationConfig:
+    """Return the settings of generation for one kind of answer, to a prompt with or without a video."""
+    changes: dict[str, Any] = {}
+    if wanted == "image":
+        changes = {"max_new_tokens": 0, "max_images": 1}
+    elif wanted == "text" or not run.begins_images:
+        changes = {"max_images": 0}
+    if video and config.video_length_penalty is not None:
+        changes["length_penalty"] = config.video_length_penalty
+    return config.model_copy(update=changes)
 
 
 def _with_own_text(run: FinishedRun, prompt: Prompt, result: Generated) -> Prompt:

@@ -14,20 +14,21 @@ answer:
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.config import Resampling
+from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.images import resize
-from model.segment import Box, ImageSegment, Segment, Text, grounded_text
-from model.template_layout import ANSWER, TemplateLayout, box_image, boxes_of
+from model.prompt_builder import PromptBuilder
+from model.segment import Box
+from model.template_layout import ANSWER
 from model.tokenizer import (
     CHAT,
     GROUNDING,
@@ -62,32 +63,25 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool = False, num_frame
         UserError: If a file is missing or cannot be read, a box is not valid, the two sides do not take turns, or the
             prompt is too long for the model.
     """
-    reader, layout = _Reader(run, num_frames), run.layout
-    chats = isinstance(layout, TemplateLayout) and layout.settings.chats
+    reader = _Reader(PromptBuilder(run), num_frames)
+    chats = run.template is not None and run.template.chats
     said = content.rstrip().removesuffix(GROUNDING)
     for number, message in enumerate(_messages(said) if chats else [said]):
         reader.read(message, ANSWER if number % 2 else "body")
-    if said != content.rstrip():
-        reader.ground()
-    sequence = layout.prompt(reader.segments, draw=draw)
-    length, longest = len(sequence.token_ids), run.model.config.language_model.max_positions
-    if length >= longest:
-        raise UserError(f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames")
-    boxes = boxes_of(reader.segments)
-    images = [
-        reader.images[i] if i >= 0 else as_tensor(box_image(boxes[-1 - i], run.image_size)) for i in sequence.images
-    ]
-    return Prompt(sequence, torch.stack(images) if images else None)
+    try:
+        if said != content.rstrip():
+            reader.prompt.ask_for_boxes()
+        return reader.prompt.build(draw=draw)
+    except PromptError as error:
+        raise UserError(str(error)) from error
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """The segments and images of a prompt, as far as it has been read."""
+    """Reads files and boxes of messages into a prompt."""
 
-    run: FinishedRun
+    prompt: PromptBuilder
     num_frames: int
-    segments: list[Segment] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
 
     def read(self, content: str, role: str) -> None:
         """Read the message of one side."""
@@ -97,12 +91,6 @@ class _Reader:
             end = _end(content, match, _is_file)
             self._read_file(match[1] == "video", content[match.end() : end - 1], role)
         self._read_text(content[end:], role)
-
-    def ground(self) -> None:
-        """Request boxes in the answer."""
-        if GROUNDING not in self.run.tokenizer.ids:
-            raise UserError(f"{GROUNDING}: the model has no tokens for boxes")
-        self.segments.append(Text(np.array([self.run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
 
     def _read_text(self, content: str, role: str) -> None:
         """Add the text between two images as one segment, without the spaces around it, which the layout adds."""
@@ -119,8 +107,7 @@ class _Reader:
         words += content[end:]
         if mistaken := next((match for match in _MISTAKEN.finditer(words) if _is_meant(match)), None):
             raise UserError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
-        if words:
-            self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
+        self.prompt.add_text(words, regions, role=role)
 
     def _read_file(self, video: bool, name: str, role: str) -> None:
         path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
@@ -128,10 +115,9 @@ class _Reader:
             raise UserError(f"{written}: the model's turns may contain only words")
         if not _is_file(name):
             raise UserError(f"{written}: there is no file {path}")
-        size, how = self.run.image_size, self.run.resampling
+        size, how = self.prompt.run.image_size, self.prompt.run.resampling
         for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
-            self.segments.append(ImageSegment(len(self.images), frame=video, time=time))
-            self.images.append(image)
+            self.prompt.add_image(image, frame=video, time=time)
 
 
 def _messages(content: str) -> list[str]:
