@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.loaded_model import Frames, LoadedModel, Region
+    from model.box_text import Region
+    from model.loaded_model import Frames, LoadedModel
 
 __all__ = ["Frames", "LoadedModel", "Region", "load"]
 

@@ -12,6 +12,7 @@ A prompt is a list of parts, in the order in which the model reads them: texts, 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +22,19 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
+from model.box_text import Region, written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.images import image_tensor, to_pil
 from model.prompt_builder import PromptBuilder
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
-from model.segment import Box
 from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
 from model.tokenizer import OBJECT_END, OBJECT_START, PHRASE_END, PHRASE_START
-from model.written_text import written
 
 ImageLike = Image.Image | np.ndarray | bytes | Path
 """An image: Pillow's, an array (H, W, 3) uint8 in RGB, a file's bytes, or its path. A `str` in a prompt is text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A phrase of a text with what it names: boxes (left, top, right, bottom) in 0..1."""
-
-    phrase: str
-    box: Box
-    more: tuple[Box, ...] = ()
-
-    @property
-    def boxes(self) -> tuple[Box, ...]:
-        """Return all boxes."""
-        return (self.box, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,22 +191,14 @@ class LoadedModel:
 
     def _add(self, builder: PromptBuilder, parts: Sequence[Part], role: str) -> None:
         """Add parts to a prompt: texts and boxes that follow each other are one text."""
-        words, regions = "", list[tuple[int, int, Box]]()
-        for part in (*parts, None):
-            if isinstance(part, str):
-                words += part
-            elif isinstance(part, Region):
-                regions += [(len(words), len(words) + len(part.phrase), _checked(part, box)) for box in part.boxes]
-                words += part.phrase
-            else:
-                start = len(words) - len(words.lstrip())
-                builder.add_text(words.strip(), [(a - start, b - start, box) for a, b, box in regions], role=role)
-                words, regions = "", []
-                self._add_images(builder, part)
+        for is_text, group in groupby(parts, key=lambda part: isinstance(part, str | Region)):
+            if is_text:
+                builder.add_text(group, role=role)  # type: ignore[arg-type]  # what groupby's key says
+                continue
+            for part in group:
+                self._add_images(builder, part)  # type: ignore[arg-type]
 
-    def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike | None) -> None:
-        if part is None:
-            return
+    def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike) -> None:
         if not isinstance(part, Frames):
             builder.add_image(self._pixels(_read(part)))
             return
@@ -323,18 +301,6 @@ def _read(image: ImageLike | str) -> Image.Image:
     except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
         shown = f"{image}: " if isinstance(image, str | Path) else ""
         raise PromptError(f"{shown}not a readable image: {error}") from error
-
-
-def _checked(region: Region, box: Box) -> Box:
-    """Return a box if it lies in the image.
-
-    Raises:
-        PromptError: If it does not.
-    """
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise PromptError(f"the box of {region.phrase!r}: {box} is not left, top, right, bottom in 0..1")
-    return box
 
 
 def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]]]:

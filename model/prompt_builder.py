@@ -1,12 +1,13 @@
 """Prompts from texts, boxes and images in the order in which a model reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.box_text import Region, is_box
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Prompt
@@ -30,16 +31,28 @@ class PromptBuilder:
         self.segments: list[Segment] = []
         self.images: list[Tensor] = []
 
-    def add_text(self, words: str, regions: Sequence[tuple[int, int, Box]] = (), *, role: str = "body") -> None:
-        """Add a text.
+    def add_text(self, parts: Iterable[str | Region], *, role: str = "body") -> None:
+        """Add a text; nothing is added if it is empty.
 
         Args:
-            words: The text, without the spaces around it, which the layout adds; nothing is added if it is empty.
-            regions: (start, end, box) of its phrases with boxes: offsets in characters, and coordinates in 0..1.
+            parts: The text, with its phrases that have boxes; without the spaces around it, which the layout adds.
             role: `answer` for what the model has said, any other for what it is told.
+
+        Raises:
+            PromptError: If a box does not lie in the image.
         """
-        if words:
-            self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
+        words, regions = "", list[tuple[int, int, Box]]()
+        for part in parts:
+            if isinstance(part, Region):
+                if bad := [box for box in part.boxes if not is_box(box)]:
+                    raise PromptError(f"the box of {part.phrase!r}: {bad[0]} is not left, top, right, bottom in 0..1")
+                regions += [(len(words), len(words) + len(part.phrase), box) for box in part.boxes]
+            words += part.phrase if isinstance(part, Region) else part
+        start = len(words) - len(words.lstrip())
+        places = [(first - start, last - start, box) for first, last, box in regions]
+        if words.strip():
+            text = grounded_text(words.strip(), places, self.run.tokenizer)
+            self.segments.append(replace(text, role=role))
 
     def add_image(self, pixels: Tensor, *, frame: bool = False, time: float | None = None) -> None:
         """Add an image, or a frame of a video: (3, S, S) uint8, `time` in seconds."""

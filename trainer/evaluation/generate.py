@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from model.box_text import written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.images import to_pil
 from model.respond import Wanted, check_able, check_room, respond
-from model.written_text import written
 from pipelines import storage
 from pipelines.errors import UserError
 from trainer.evaluation.prompts import is_one_image, read_prompt

@@ -13,7 +13,6 @@ answer:
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +20,13 @@ import av
 import numpy as np
 from torch import Tensor
 
+from model.box_text import BOX_FORM, Region, boxes_in, end_of_bracket, read_boxes
 from model.config import Resampling
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.images import resize
 from model.prompt_builder import PromptBuilder
-from model.segment import Box
 from model.template_layout import ANSWER
 from model.tokenizer import (
     CHAT,
@@ -39,8 +38,7 @@ from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
 
 _FILE = re.compile(r"\[(image|video):")
-_BOX = re.compile(r"\[box:")
-_FORMS = ("[image:FILE]", "[video:FILE]", "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]")
+_FORMS = ("[image:FILE]", "[video:FILE]", BOX_FORM)
 _MISTAKEN = re.compile(
     r"\[(?:img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?)"
     r"(?:(?P<plain>:)(?=\S)|[:=\s]\s*(?P<inside>[^\[\]]*)\])",
@@ -66,9 +64,9 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool = False, num_frame
     reader = _Reader(PromptBuilder(run), num_frames)
     chats = run.template is not None and run.template.chats
     said = content.rstrip().removesuffix(GROUNDING)
-    for number, message in enumerate(_messages(said) if chats else [said]):
-        reader.read(message, ANSWER if number % 2 else "body")
     try:
+        for number, message in enumerate(_messages(said) if chats else [said]):
+            reader.read(message, ANSWER if number % 2 else "body")
         if said != content.rstrip():
             reader.prompt.ask_for_boxes()
         return reader.prompt.build(draw=draw)
@@ -88,26 +86,17 @@ class _Reader:
         end = 0
         while match := _FILE.search(content, end):
             self._read_text(content[end : match.start()], role)
-            end = _end(content, match, _is_file)
+            end = end_of_bracket(content, match, _is_file)
             self._read_file(match[1] == "video", content[match.end() : end - 1], role)
         self._read_text(content[end:], role)
 
     def _read_text(self, content: str, role: str) -> None:
         """Add the text between two images as one segment, without the spaces around it, which the layout adds."""
-        words, regions, end = "", [], 0
-        content = content.strip()
-        while match := _BOX.search(content, end):
-            words += content[end : match.start()]
-            end = _end(content, match, lambda inside: _boxes(inside) is not None)
-            if (found := _boxes(content[match.end() : end - 1])) is None:
-                raise UserError(f"{content[match.start() : end]}: not {_FORMS[2]} with numbers in 0..1")
-            phrase, boxes = found
-            regions += [(len(words), len(words) + len(phrase), box) for box in boxes]
-            words += phrase
-        words += content[end:]
+        parts = list(read_boxes(content))
+        words = "".join(part.phrase if isinstance(part, Region) else part for part in parts)
         if mistaken := next((match for match in _MISTAKEN.finditer(words) if _is_meant(match)), None):
-            raise UserError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
-        self.prompt.add_text(words, regions, role=role)
+            raise PromptError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
+        self.prompt.add_text(parts, role=role)
 
     def _read_file(self, video: bool, name: str, role: str) -> None:
         path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
@@ -137,7 +126,7 @@ def is_one_image(content: str) -> bool:
     """Return whether a prompt is the file of an image and nothing else."""
     content = content.strip()
     match = _FILE.match(content)
-    return match is not None and match[1] == "image" and _end(content, match, _is_file) == len(content)
+    return match is not None and match[1] == "image" and end_of_bracket(content, match, _is_file) == len(content)
 
 
 def _is_file(name: str) -> bool:
@@ -152,42 +141,7 @@ def _is_meant(match: re.Match[str]) -> bool:
     if match["plain"]:
         return True
     inside = match["inside"]
-    return _MEDIA.fullmatch(inside) is not None or _is_file(inside) or _boxes(inside) is not None
-
-
-def _end(content: str, begin: re.Match[str], fits: Callable[[str], bool]) -> int:
-    """Return the end of what a bracket opens: names may hold brackets, so it is the first one that gives a fit.
-
-    If none does, it is the bracket that closes the first, or else the first one.
-
-    Raises:
-        UserError: If nothing closes it.
-    """
-    closings = [match.end() for match in re.finditer(r"\]", content) if match.start() >= begin.end()]
-    if not closings:
-        raise UserError(f"{content[begin.start() :][:60]}: without a closing bracket")
-    for end in closings:
-        if fits(content[begin.end() : end - 1]):
-            return end
-    inside = (
-        end for end in closings if content[begin.start() : end].count("[") == content[begin.start() : end].count("]")
-    )
-    return next(inside, closings[0])
-
-
-def _boxes(inside: str) -> tuple[str, list[Box]] | None:
-    """Return the phrase and its boxes that stand in brackets; None if they are none."""
-    phrase, _, places = inside.rpartition(":")
-    boxes: list[Box] = []
-    try:
-        for place in places.split(";"):
-            x0, y0, x1, y1 = map(float, place.split(","))
-            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and phrase):
-                return None
-            boxes.append((x0, y0, x1, y1))
-    except ValueError:
-        return None
-    return phrase, boxes
+    return _MEDIA.fullmatch(inside) is not None or _is_file(inside) or boxes_in(inside) is not None
 
 
 def _image(path: Path, size: int, resampling: Resampling) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from model.box_text import written
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
@@ -19,7 +20,6 @@ from model.sequence import Layout, LayoutConfig
 from model.template import TemplateSettings
 from model.template_layout import TemplateLayout
 from model.tokenizer import Tokenizer
-from model.written_text import written
 from pipelines.errors import UserError
 from pipelines.images.normalise import ImageSettings
 from pipelines.video.frames import FrameSettings, extract_frames

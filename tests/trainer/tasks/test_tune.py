@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from model.box_text import written
 from model.emu import Emu
 from model.sequence import TEXT
 from model.tokenizer import Tokenizer
 from model.weight_files import read
 from model.weights import load_emu, save_emu
-from model.written_text import written
 from pipelines.shards.token_sidecar import tokens_folder
 from tests.trainer.conftest import RUN, changed, run_findings
 from tests.trainer.finished_runs import write_decoder
