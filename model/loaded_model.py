@@ -74,6 +74,11 @@ class LoadedModel:
         """True for a model that generates images."""
         return self.run.decoder is not None and not self.chats
 
+    @property
+    def guidance(self) -> float:
+        """Strength of classifier-free guidance with which it draws if none is given; 1 for one that does not draw."""
+        return self.run.decoder.config.guidance if self.run.decoder is not None else 1.0
+
     def caption(self, image: ImageLike | str, *, seed: int = 0, **options: Any) -> str:
         """Return a caption of an image; a model for conversations is asked its first instruction.
 
