@@ -26,7 +26,7 @@ TESTS ?= tests
 # One process more than there are cores: many tests wait for something.
 PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help corpus plan pretrain card audit browse mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help corpus plan pretrain card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ audit: .venv/.crawl ## hold a corpus against what it says of itself: CORPUS=buil
 
 browse: .venv/.crawl ## show a corpus in the browser: CORPUS=build/corpus/demo RUN=<a run of it> ARGS="--port N" or "--static DIR"
 	$(PY) -m tools browse --corpus $(CORPUS) $(if $(filter-out file,$(origin RUN)),--run $(RUN)) $(ARGS)
+
+serve: .venv/.dev ## a run's model behind HTTP (OpenAI's API) and on a page: RUN=build/runs/demo ARGS="--port N"
+	$(PY) -m tools serve --run $(RUN) $(ARGS)
 
 mixture: .venv/.dev ## sizes of sources, weights and what they do: CORPUS=build/corpus/demo ARGS="sizes", "solve --budget 1M", ...
 	@$(if $(ARGS),true,echo 'make mixture: ARGS="sizes", "solve ...", "simulate ...", "probe ..." or "suggest ..."' >&2; exit 2)

@@ -5,9 +5,12 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.errors import WeightsError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the constants every CLIP and EVA-CLIP was trained with
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -17,6 +20,24 @@ class Config(BaseModel):
     """Base class of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Carried = TypeVar("Carried", bound=Config)
+
+
+def read_carried(path: Path, kind: type[Carried]) -> Carried | None:
+    """Read settings that a model carries in its folder; None if there is no such file.
+
+    Raises:
+        WeightsError: If they are none of this kind.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path}: not settings of a model: {line}") from error
 
 
 Resampling = Literal["area", "bicubic"]

@@ -1,4 +1,4 @@
-"""Errors of the model's files, which a command line shows as one line."""
+"""Errors of weights and prompts, which a command line shows as one line."""
 
 
 class WeightsError(ValueError):
@@ -10,3 +10,7 @@ class WeightsError(ValueError):
         first, *lines = [line.strip() for line in str(self).splitlines()]
         more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
         return " ".join([first, *lines[:2]]) + more
+
+
+class PromptError(ValueError):
+    """A prompt that a model cannot read or answer; the message says what would be right."""

@@ -8,6 +8,7 @@ B prompts, L tokens, D width of the language model, N visual embeddings per imag
 """
 
 import warnings
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -124,15 +125,32 @@ def generate(
     Raises:
         ValueError: If there is no prompt, or beam search is to generate images.
     """
-    x, lengths = _embed(model, tokenizer, prompts)  # (B, L, D), padded on the left
     if config.num_beams > 1:
         if config.max_images:
             raise ValueError("beam search generates text only; set num_beams to 1 or max_images to 0")
+        x, lengths = _embed(model, tokenizer, prompts)
         return _beams(model.language_model, tokenizer, x, lengths, config)
+    *_, results = generate_steps(model, tokenizer, prompts, config, generator)
+    return results
 
+
+@torch.no_grad()
+def generate_steps(
+    model: Emu,
+    tokenizer: Tokenizer,
+    prompts: Many[Prompt],
+    config: GenerationConfig,
+    generator: torch.Generator | None = None,
+) -> Iterator[list[Generated]]:
+    """Yield the results of `generate`, always the same objects, before the first step and as they grow with each.
+
+    Arguments and errors as in `generate`, without beam search.
+    """
+    x, lengths = _embed(model, tokenizer, prompts)  # (B, L, D), padded on the left
     ids = tokenizer.ids
     num_slots = model.config.bridge.image_slots
     rows = [_Row() for _ in prompts]
+    results = [row.result for row in rows]
     for row, prompt in zip(rows, prompts, strict=True):
         if int(prompt.sequence.token_ids[-1]) == ids[IMAGE_START] and config.max_images:
             row.begin_image(num_slots)
@@ -141,6 +159,7 @@ def generate(
     embed = model.language_model.get_input_embeddings()
     never = _never(tokenizer)
 
+    yield results
     while not all(row.done for row in rows):
         hidden = runner.step(x)  # (B, D)
         tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # input of finished rows
@@ -172,7 +191,7 @@ def generate(
         for row in rows:
             row.settle(config)
         x = following[:, None]  # (B, 1, D)
-    return [row.result for row in rows]
+        yield results
 
 
 def generate_embeddings(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> Tensor:

@@ -1,6 +1,6 @@
 """Settings of the templates by which tuned models read samples and prompts, and the name of their file.
 
-The templates themselves are written by the trainer (trainer/tasks/templates.py); a tuned model carries their settings.
+The templates themselves are written by the trainer (model/template_layout.py); a tuned model carries their settings.
 """
 
 from typing import Literal

@@ -57,8 +57,9 @@ class CandidateParts:
         if self._first is None or self.found.rows or self.found.tally.drops:
             self._write()
         assert self._first is not None
+        tally, files = self._first
         more = {"num_more": self._num_more} if self._num_more else {}
-        return self._folder.finish(self._name, self._inputs, *self._first, **more)
+        return self._folder.finish(self._name, self._inputs, tally, files, **more)
 
     def _write(self) -> None:
         name = more_name(self._name, self._num_more + 1) if self._first is not None else self._name

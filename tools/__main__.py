@@ -14,6 +14,7 @@ COMMANDS = {
     "demo-web": "tools.command_lines:demo_web",
     "diff": "tools.command_lines:diff",
     "mixture": "tools.mixture.commands:mixture",
+    "serve": "tools.command_lines:serve",
     "takedown": "tools.takedown.commands:takedown",
     "trace": "tools.command_lines:trace",
 }
@@ -36,7 +37,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def commands() -> None:
-    """Answer for the data of a corpus or a run, or serve the demo web."""
+    """Answer for the data of a corpus or a run, serve a model, or serve the demo web."""
 
 
 def main() -> None:

@@ -92,6 +92,35 @@ def diff(old: str, new: str, json_path: str | None) -> int:
     return 0 if compare(old.rstrip("/"), new.rstrip("/"), json_path) else 1
 
 
+@click.command("serve")
+@click.option("--run", required=True, help="Folder of a finished run; of a tuned model its tune/.")
+@click.option("--host", default="127.0.0.1", help="Name or address to listen on; any but loopback needs a key.")
+@click.option("--port", default=8720, type=click.IntRange(0, 65535), help="Port; 0 takes any free one.")
+@click.option("--key-file", help="File with the key that requests must carry, and the page's password.")
+@click.option("--max-body", default=32 << 20, type=click.IntRange(1024), help="Bytes of a request.")
+@click.option("--max-pixels", default=50_000_000, type=click.IntRange(1), help="Pixels of an image.")
+@click.option("--max-new-tokens", default=2048, type=click.IntRange(1), help="Tokens of an answer.")
+@click.option("--max-waiting", default=16, type=click.IntRange(1), help="Requests that wait for the model or use it.")
+@click.option("--page/--no-page", default=True, help="Whether to serve the page too, or only the endpoints.")
+def serve(
+    run: str,
+    host: str,
+    port: int,
+    key_file: str | None,
+    max_body: int,
+    max_pixels: int,
+    max_new_tokens: int,
+    max_waiting: int,
+    page: bool,
+) -> None:
+    """Serve a run's model until Ctrl-C: OpenAI's chat completions and images, and a page."""
+    from tools.serve.command import serve as serve_run
+    from tools.serve.limits import Limits
+
+    limits = Limits(body=max_body, pixels=max_pixels, new_tokens=max_new_tokens, waiting=max_waiting)
+    serve_run(run.rstrip("/"), host, port, key_file, limits, with_page=page)
+
+
 @click.command("trace")
 @click.option("--corpus", required=True, help="Folder of the corpus, local or an fsspec URL.")
 @click.option("--run", required=True, help="Folder of a run that was trained on it; it may be going on.")

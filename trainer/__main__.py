@@ -206,9 +206,9 @@ def generate(
     from pydantic import ValidationError
 
     from model.generation import GenerationConfig
-    from trainer.evaluation.finished_run import open_run
     from trainer.evaluation.generate import RESULTS, Request, read_prompts
     from trainer.evaluation.generate import generate as continue_prompts
+    from trainer.evaluation.open_run import open_run
 
     asked = [*prompts, *(read_prompts(prompts_path) if prompts_path else ())]
     if not asked:

@@ -9,20 +9,28 @@ from safetensors.torch import save_model
 from model.config import EmuConfig
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
+from model.template import TEMPLATE, TemplateSettings
 from model.tokenizer import Tokenizer
 from model.weights import save_emu
 from tests.trainer.conftest import TREE
 from trainer.config import TrainConfig
 
 
-def write_run(folder: Path, corpus: str, *, decoder: bool = True) -> TrainConfig:
-    """Write a run of the debug size for a corpus; return its config."""
+def write_run(
+    folder: Path, corpus: str, *, decoder: bool = True, template: TemplateSettings | None = None
+) -> TrainConfig:
+    """Write a run of the debug size for a corpus, as if it had been tuned with a template if one is given.
+
+    Return its config.
+    """
     config = TrainConfig.model_validate(TREE)
     [tokens] = Path(corpus, "tokens").iterdir()
-    settings = config.model.resolve(Tokenizer.load(tokens, "emu2"))
+    settings = config.model.resolve(Tokenizer.load(tokens, "emu2", chat=template is not None and template.chats))
     torch.manual_seed(0)
     save_emu(Emu(settings), folder / "model")
     (folder / "model/tokenizer.json").write_bytes((tokens / "tokenizer.json").read_bytes())
+    if template is not None:
+        (folder / "model" / TEMPLATE).write_text(template.model_dump_json())
     if decoder:
         write_decoder(folder / "decoder/model", settings)
     rows = [{"step": i, "stage": "all", "ce/pairs": 5.0 - i, "regression/pairs": 1.0} for i in range(3)]

@@ -32,6 +32,7 @@ from tools.browse.overview import read_facts
 from tools.browse.pages import NUM_OF_GROUP, Html, Pages
 from tools.browse.reading import Reader, UnreadableError, media_type
 from tools.browse.training import RunRecord
+from tools.serving import LOOPBACK
 
 POLICY = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; script-src 'self'; "
@@ -51,7 +52,6 @@ ASSETS = {
     "browse.js": "text/javascript; charset=utf-8",
     "icon.png": "image/png",
 }
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _KEPT = "private, max-age=86400, immutable"
 _FILTERS = tuple(Filters.__dataclass_fields__)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.segment import ImageSegment, Segment, Text
 from model.sequence import Layout
-from trainer.evaluation.finished_run import FinishedRun
 from trainer.tasks.samples import Sample
 
 

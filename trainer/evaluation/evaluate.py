@@ -17,7 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from model.batch import collate
+from model.finished_run import batches
 from model.generation import Prompt
+from model.images import resize
 from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split
@@ -26,11 +28,10 @@ from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
-from trainer.evaluation.finished_run import batches, open_run
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
+from trainer.evaluation.open_run import open_run
 from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
-from trainer.reading.images import resize
 from trainer.reading.micro_batches import as_tensor
 from trainer.tasks.build import with_layout
 from trainer.tasks.data import TrainingData

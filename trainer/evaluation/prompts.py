@@ -13,38 +13,32 @@ answer:
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from torch import Tensor
 
+from model.box_text import BOX_FORM, Region, boxes_in, end_of_bracket, read_boxes
 from model.config import Resampling
+from model.errors import PromptError
+from model.finished_run import FinishedRun
 from model.generation import Prompt
-from model.segment import Box, ImageSegment, Segment, Text, grounded_text
-from model.sequence import Layout
+from model.images import resize
+from model.prompt_builder import PromptBuilder
+from model.template_layout import ANSWER
 from model.tokenizer import (
     CHAT,
     GROUNDING,
-    NEXT_BOX,
-    OBJECT_END,
-    OBJECT_START,
-    PHRASE_END,
-    PHRASE_START,
 )
 from pipelines.errors import UserError
-from trainer.evaluation.finished_run import FinishedRun
-from trainer.reading.images import decode, resize
+from trainer.reading.images import decode
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.shard_reader import DamagedSample
-from trainer.tasks.templates import ANSWER, TemplateLayout, box_image, boxes_of
 
 _FILE = re.compile(r"\[(image|video):")
-_BOX = re.compile(r"\[box:")
-_FORMS = ("[image:FILE]", "[video:FILE]", "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]")
+_FORMS = ("[image:FILE]", "[video:FILE]", BOX_FORM)
 _MISTAKEN = re.compile(
     r"\[(?:img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?)"
     r"(?:(?P<plain>:)(?=\S)|[:=\s]\s*(?P<inside>[^\[\]]*)\])",
@@ -52,13 +46,9 @@ _MISTAKEN = re.compile(
 )
 _MEDIA = re.compile(r".*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|mp4|webm|mkv|mov|avi|m4v)\s*", re.IGNORECASE)
 _SIDE = re.compile(f"({'|'.join(map(re.escape, CHAT))}):")
-_LOCATION = r"<patch_index_\d{4}>"
-_PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
-_PLACES = f"{OBJECT_START}((?:{_LOCATION}|{NEXT_BOX})*){OBJECT_END}"
-_LOCATED = re.compile(f"{_PHRASE}{_PLACES}|{_PLACES}{_PHRASE}")
 
 
-def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) -> Prompt:
+def read_prompt(content: str, run: FinishedRun, *, draw: bool = False, num_frames: int) -> Prompt:
     """Read a prompt, with the images and frames of the files that it names.
 
     Args:
@@ -71,80 +61,42 @@ def read_prompt(content: str, run: FinishedRun, *, draw: bool, num_frames: int) 
         UserError: If a file is missing or cannot be read, a box is not valid, the two sides do not take turns, or the
             prompt is too long for the model.
     """
-    reader, layout = _Reader(run, num_frames), run.layout
-    chats = isinstance(layout, TemplateLayout) and layout.settings.chats
+    reader = _Reader(PromptBuilder(run), num_frames)
+    chats = run.template is not None and run.template.chats
     said = content.rstrip().removesuffix(GROUNDING)
-    for number, message in enumerate(_messages(said) if chats else [said]):
-        reader.read(message, ANSWER if number % 2 else "body")
-    if said != content.rstrip():
-        reader.ground()
-    sequence = layout.prompt(reader.segments, draw=draw)
-    length, longest = len(sequence.token_ids), run.model.config.language_model.max_positions
-    if length >= longest:
-        raise UserError(f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames")
-    boxes = boxes_of(reader.segments)
-    images = [
-        reader.images[i] if i >= 0 else as_tensor(box_image(boxes[-1 - i], run.image_size)) for i in sequence.images
-    ]
-    return Prompt(sequence, torch.stack(images) if images else None)
+    try:
+        for number, message in enumerate(_messages(said) if chats else [said]):
+            reader.read(message, ANSWER if number % 2 else "body")
+        if said != content.rstrip():
+            reader.prompt.ask_for_boxes()
+        return reader.prompt.build(draw=draw)
+    except PromptError as error:
+        raise UserError(str(error)) from error
 
 
-def written(token_ids: Sequence[int], layout: Layout) -> str:
-    """Return the text that a model has written, with boxes in the form of prompts."""
-
-    def located(match: re.Match[str]) -> str:
-        phrase, places = match[1] or match[4], match[2] or match[3]
-        found = [re.findall(_LOCATION, place) for place in places.split(NEXT_BOX)]
-        if any(len(names) != 4 for names in found):
-            return phrase
-        boxes = [layout.box([layout.ids[name] for name in names]) for names in found]
-        return f"[box:{phrase}:{';'.join(','.join(f'{value:.3g}' for value in box) for box in boxes)}]"
-
-    text = _LOCATED.sub(located, layout.tokenizer.decode(token_ids, with_own=True))
-    return re.sub("|".join(map(re.escape, layout.ids)), "", text)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """The segments and images of a prompt, as far as it has been read."""
+    """Reads files and boxes of messages into a prompt."""
 
-    run: FinishedRun
+    prompt: PromptBuilder
     num_frames: int
-    segments: list[Segment] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
 
     def read(self, content: str, role: str) -> None:
         """Read the message of one side."""
         end = 0
         while match := _FILE.search(content, end):
             self._read_text(content[end : match.start()], role)
-            end = _end(content, match, _is_file)
+            end = end_of_bracket(content, match, _is_file)
             self._read_file(match[1] == "video", content[match.end() : end - 1], role)
         self._read_text(content[end:], role)
 
-    def ground(self) -> None:
-        """Request boxes in the answer."""
-        if GROUNDING not in self.run.tokenizer.ids:
-            raise UserError(f"{GROUNDING}: the model has no tokens for boxes")
-        self.segments.append(Text(np.array([self.run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
-
     def _read_text(self, content: str, role: str) -> None:
         """Add the text between two images as one segment, without the spaces around it, which the layout adds."""
-        words, regions, end = "", [], 0
-        content = content.strip()
-        while match := _BOX.search(content, end):
-            words += content[end : match.start()]
-            end = _end(content, match, lambda inside: _boxes(inside) is not None)
-            if (found := _boxes(content[match.end() : end - 1])) is None:
-                raise UserError(f"{content[match.start() : end]}: not {_FORMS[2]} with numbers in 0..1")
-            phrase, boxes = found
-            regions += [(len(words), len(words) + len(phrase), box) for box in boxes]
-            words += phrase
-        words += content[end:]
+        parts = list(read_boxes(content))
+        words = "".join(part.phrase if isinstance(part, Region) else part for part in parts)
         if mistaken := next((match for match in _MISTAKEN.finditer(words) if _is_meant(match)), None):
-            raise UserError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
-        if words:
-            self.segments.append(replace(grounded_text(words, regions, self.run.tokenizer), role=role))
+            raise PromptError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
+        self.prompt.add_text(parts, role=role)
 
     def _read_file(self, video: bool, name: str, role: str) -> None:
         path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
@@ -152,10 +104,9 @@ class _Reader:
             raise UserError(f"{written}: the model's turns may contain only words")
         if not _is_file(name):
             raise UserError(f"{written}: there is no file {path}")
-        size, how = self.run.image_size, self.run.resampling
+        size, how = self.prompt.run.image_size, self.prompt.run.resampling
         for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
-            self.segments.append(ImageSegment(len(self.images), frame=video, time=time))
-            self.images.append(image)
+            self.prompt.add_image(image, frame=video, time=time)
 
 
 def _messages(content: str) -> list[str]:
@@ -175,7 +126,7 @@ def is_one_image(content: str) -> bool:
     """Return whether a prompt is the file of an image and nothing else."""
     content = content.strip()
     match = _FILE.match(content)
-    return match is not None and match[1] == "image" and _end(content, match, _is_file) == len(content)
+    return match is not None and match[1] == "image" and end_of_bracket(content, match, _is_file) == len(content)
 
 
 def _is_file(name: str) -> bool:
@@ -190,42 +141,7 @@ def _is_meant(match: re.Match[str]) -> bool:
     if match["plain"]:
         return True
     inside = match["inside"]
-    return _MEDIA.fullmatch(inside) is not None or _is_file(inside) or _boxes(inside) is not None
-
-
-def _end(content: str, begin: re.Match[str], fits: Callable[[str], bool]) -> int:
-    """Return the end of what a bracket opens: names may hold brackets, so it is the first one that gives a fit.
-
-    If none does, it is the bracket that closes the first, or else the first one.
-
-    Raises:
-        UserError: If nothing closes it.
-    """
-    closings = [match.end() for match in re.finditer(r"\]", content) if match.start() >= begin.end()]
-    if not closings:
-        raise UserError(f"{content[begin.start() :][:60]}: without a closing bracket")
-    for end in closings:
-        if fits(content[begin.end() : end - 1]):
-            return end
-    inside = (
-        end for end in closings if content[begin.start() : end].count("[") == content[begin.start() : end].count("]")
-    )
-    return next(inside, closings[0])
-
-
-def _boxes(inside: str) -> tuple[str, list[Box]] | None:
-    """Return the phrase and its boxes that stand in brackets; None if they are none."""
-    phrase, _, places = inside.rpartition(":")
-    boxes: list[Box] = []
-    try:
-        for place in places.split(";"):
-            x0, y0, x1, y1 = map(float, place.split(","))
-            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and phrase):
-                return None
-            boxes.append((x0, y0, x1, y1))
-    except ValueError:
-        return None
-    return phrase, boxes
+    return _MEDIA.fullmatch(inside) is not None or _is_file(inside) or boxes_in(inside) is not None
 
 
 def _image(path: Path, size: int, resampling: Resampling) -> Tensor:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from model.finished_run import FinishedRun
 from model.generation import GenerationConfig
 from model.segment import ImageSegment, Text
 from pipelines import storage
 from pipelines.images.lettering import Run
 from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, side_by_side, stacked
 from trainer.evaluation.continuation import Continuation
-from trainer.evaluation.finished_run import FinishedRun
 
 WIDTH = 1200
 MARGIN = 26

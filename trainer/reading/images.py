@@ -10,17 +10,14 @@ They are decoded as everywhere in the project (pipelines/images/pixels.py), then
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from model.config import Resampling
+from model.images import Pixels, resize
 from pipelines.images.pixels import decode_upright
 from trainer.reading.shard_reader import DamagedSample
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Crop = tuple[int, int, float, float]
 """Original height and width, and the crop's top and left offset in pixels of its first size."""
 
@@ -67,17 +64,6 @@ def decode_crop(
     square = _rgb(scaled[top : top + size, left : left + size])
     shrinks = sizes[0] / size
     return tuple(resize(square, s, s, resampling) for s in sizes), (height, width, top * shrinks, left * shrinks)
-
-
-def resize(pixels: Pixels, width: int, height: int, resampling: Resampling) -> Pixels:
-    """Resize pixels (H, W, 3) to (height, width, 3); the order of the channels does not matter."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if resampling == "bicubic":
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
-    found: Pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return found
 
 
 def _upright(data: bytes, min_side: int | None) -> Pixels:

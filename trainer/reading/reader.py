@@ -16,6 +16,7 @@ import cv2
 from pydantic import Field
 
 from model.config import Resampling
+from model.images import Pixels
 from model.segment import Text
 from model.sequence import Layout, Window
 from model.sequence import Sequence as TokenSequence
@@ -29,7 +30,7 @@ from trainer.plan.windows import SourceWindows
 from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.excluded import REASON as TAKEN_DOWN
-from trainer.reading.images import Crop, Pixels, decode
+from trainer.reading.images import Crop, decode
 from trainer.reading.shard_reader import DamagedSample, ShardReader
 
 _SUBSTITUTES = 64  # replacements tried before the source counts as broken

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from model.config import Resampling
+from model.images import Pixels
 from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from trainer.plan.packing import pack_prefix
 from trainer.plan.steps import PlanSettings
 from trainer.reading.byte_streams import Stopped
 from trainer.reading.consumed import BadSampleLimit, ConsumedRow, QuarantineRow
-from trainer.reading.images import Pixels, decode
+from trainer.reading.images import decode
 from trainer.reading.reader import ReadChunk, ReaderSettings
 from trainer.reading.shard_reader import DamagedSample
 from trainer.reading.stream_state import RankCursor, StreamState

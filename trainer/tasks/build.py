@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.bridge import PoolBridge
-from model.config import Config, EmuConfig
+from model.config import EmuConfig, read_carried
 from model.emu import Emu, VisualEmbedder
 from model.errors import WeightsError
 from model.image_decoder import ImageDecoder
@@ -24,7 +24,6 @@ from pipelines.errors import UserError
 from trainer.config import RunSettings, WeightsSettings
 from trainer.tasks.data import RunData
 
-Carried = TypeVar("Carried", bound=Config)
 Run = TypeVar("Run", bound=RunSettings)
 
 OWN = WeightsSettings(path="model")
@@ -84,19 +83,6 @@ def carried_file(weights: Sequence[WeightsSettings], run: str, name: str) -> Pat
     return next((file for file in files if file.is_file()), None)
 
 
-def read_carried(path: Path, kind: type[Carried]) -> Carried:
-    """Read settings that a model carries in its folder.
-
-    Raises:
-        UserError: If they are none of this kind.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        line = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path}: not settings of a model: {line}") from error
-
-
 def with_carried_layout(run: Run, weights: Sequence[WeightsSettings], out: str, say: Callable[[str], object]) -> Run:
     """Return a run whose samples are written as the model with which it begins has learned to read them.
 
@@ -111,7 +97,11 @@ def with_carried_layout(run: Run, weights: Sequence[WeightsSettings], out: str, 
     """
     if (file := carried_file(weights, out, LAYOUT)) is None:
         return run
-    given, carried = run.data.layout, read_carried(file, LayoutConfig)
+    try:
+        carried = read_carried(file, LayoutConfig) or LayoutConfig()
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    given = run.data.layout
     said = {name: getattr(given, name) for name in given.model_fields_set}
     for name, value in said.items():
         if value != (learned := getattr(carried, name)):

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from model.config import EmuConfig
 from model.emu import Emu
+from model.images import Pixels
 from model.language_model import extend_vocabulary, token_tables
 from model.lora import add_adapters, merged, peft_adapter
 from model.sequence import Layout
 from model.template import TEMPLATE
+from model.template_layout import TemplateLayout, box_image, boxes_of
 from model.tokenizer import CHAT, Tokenizer
 from pipelines import storage
 from pipelines.document import Split
@@ -20,13 +22,11 @@ from pipelines.errors import UserError
 from trainer.config import ModelSettings, PretrainSettings, RunSettings, TuneSettings, WeightsSettings
 from trainer.engine.metrics import Totals
 from trainer.reading.consumed import QuarantineRow
-from trainer.reading.images import Pixels
 from trainer.reading.reader import SequenceReader
 from trainer.reading.shard_reader import ShardReader
 from trainer.tasks.build import build_model, save_tensors, vocabulary_of
 from trainer.tasks.data import RunData, TrainingData
 from trainer.tasks.pretrain import PretrainTask
-from trainer.tasks.templates import TemplateLayout, box_image, boxes_of
 
 _WORDS = {CHAT[0]: "user", CHAT[1]: "assistant"}
 

@@ -24,11 +24,12 @@ from pipelines.shards.sidecar import read_sidecar
 from tests.pipelines.corpus_builder import build, image
 from tests.tools.browse.corpus import HOSTILE_URL, KEYS, RTL, SCRIPT, SVG, TURNS, with_json
 from tools.browse import app, catalogue, reading
-from tools.browse.app import HEADERS, LOOPBACK, Browser, make_app
+from tools.browse.app import HEADERS, Browser, make_app
 from tools.browse.links import Links
 from tools.browse.making import Making, NotReadyError
 from tools.browse.pages import PAGE_SIZE, Pages
 from tools.queries.tables import Tables
+from tools.serving import LOOPBACK
 
 LOCAL = "http://127.0.0.1:8710"
 

@@ -12,21 +12,23 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from model.box_text import written
+from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
 from model.sequence import Layout, LayoutConfig
 from model.template import TemplateSettings
+from model.template_layout import TemplateLayout
 from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from pipelines.images.normalise import ImageSettings
 from pipelines.video.frames import FrameSettings, extract_frames
 from tests.trainer.finished_runs import write_run
 from trainer.__main__ import commands
-from trainer.evaluation.finished_run import FinishedRun, open_run
 from trainer.evaluation.generate import Request, generate, read_prompts
-from trainer.evaluation.prompts import read_prompt, read_video, segment_middles, written
+from trainer.evaluation.open_run import open_run
+from trainer.evaluation.prompts import read_prompt, read_video, segment_middles
 from trainer.reading.images import decode
-from trainer.tasks.templates import TemplateLayout
 
 CHOICE = GenerationConfig(max_new_tokens=4, max_images=2, temperature=1.0)
 
@@ -40,7 +42,7 @@ def run_folder(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def run(run_folder: Path) -> FinishedRun:
-    return FinishedRun.open(str(run_folder), LayoutConfig(), batch=2)
+    return FinishedRun.open(str(run_folder), batch=2)
 
 
 @pytest.fixture
@@ -383,7 +385,7 @@ def test_prompts_that_cannot_be_read_are_named(run: FinishedRun, tmp_path: Path,
 
 def test_an_image_of_a_run_without_decoder_is_refused(training_corpus: str, tmp_path: Path):
     write_run(tmp_path, training_corpus, decoder=False)
-    run = FinishedRun.open(str(tmp_path), LayoutConfig(), batch=2)
+    run = FinishedRun.open(str(tmp_path), batch=2)
     with pytest.raises(UserError, match="has no image decoder"):
         generate(run, ["a dock"], Request("image", CHOICE), str(tmp_path / "out"))
 

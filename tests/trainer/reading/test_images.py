@@ -12,7 +12,8 @@ import simplejpeg
 from PIL import Image
 
 from model.config import SIZES
-from trainer.reading.images import decode, decode_crop, resize
+from model.images import resize
+from trainer.reading.images import decode, decode_crop
 from trainer.reading.shard_reader import DamagedSample
 
 

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 
 from model.config import EmuConfig
 from model.image_decoder import ImageDecoder
+from model.images import resize
 from model.weight_files import read
 from model.weights import save_emu
 from pipelines.errors import UserError
@@ -21,7 +22,7 @@ from trainer.config import PretrainSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
-from trainer.reading.images import decode, resize
+from trainer.reading.images import decode
 from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
 from trainer.tasks.decoder import AutoencoderTask, DecoderTask

@@ -13,9 +13,9 @@ from model.config import BridgeConfig
 from model.segment import ImageSegment, Segment, grounded_text, text
 from model.sequence import TEXT, VISUAL, Layout, LayoutConfig, Sequence
 from model.template import TemplateSettings
+from model.template_layout import ANSWER, TemplateLayout, box_image
 from model.tokenizer import Family, Tokenizer
 from pipelines.text.byte_level_bpe import train_bpe
-from trainer.tasks.templates import ANSWER, TemplateLayout, box_image
 
 SLOTS = "[IMG]" + "<image>" * 4 + "[/IMG]"
 SYSTEM = "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses."

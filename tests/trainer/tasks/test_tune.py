@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from model.box_text import written
 from model.emu import Emu
 from model.sequence import TEXT
 from model.tokenizer import Tokenizer
@@ -22,8 +23,8 @@ from tests.trainer.trial_runs import killed, losses, overfit, run
 from trainer.__main__ import commands
 from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.evaluation.finished_run import open_run
-from trainer.evaluation.prompts import read_prompt, written
+from trainer.evaluation.open_run import open_run
+from trainer.evaluation.prompts import read_prompt
 from trainer.loop import FINISHED
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor

@@ -1,7 +1,7 @@
 """A trained model from a run's folder, ready to generate text and images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
@@ -9,19 +9,16 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from model.config import Resampling
+from model.config import Resampling, read_carried
 from model.emu import Emu
 from model.errors import WeightsError
 from model.generation import GENERATION, Generated, GenerationConfig, Prompt, generate, generate_embeddings
 from model.image_decoder import ImageDecoder
 from model.sequence import LAYOUT, Layout, LayoutConfig
 from model.template import TEMPLATE, TemplateSettings
+from model.template_layout import TemplateLayout
 from model.tokenizer import IMAGE_START, Tokenizer
 from model.weights import load_emu, load_image_decoder
-from pipelines.errors import UserError
-from trainer.config import TrainConfig
-from trainer.tasks.build import Carried, read_carried
-from trainer.tasks.templates import TemplateLayout
 
 Item = TypeVar("Item")
 
@@ -51,37 +48,46 @@ class FinishedRun:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     @classmethod
-    def open(cls, folder: str, layout: LayoutConfig, *, batch: int) -> Self:
+    def open(cls, folder: str | Path, *, layout: LayoutConfig | None = None, batch: int = 8) -> Self:
         """Load the last weights of a run, onto the GPU if there is one.
 
+        The layout is the one in which the model was trained; that of a tuned model is its template's.
+
+        Args:
+            folder: The run's folder.
+            layout: Settings of the layout of a model that does not carry its own.
+            batch: Number of prompts that are continued together.
+
         Raises:
-            UserError: If the run has no weights.
+            WeightsError: If the run has no weights, or its weights or settings cannot be read.
         """
         path = Path(folder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        if not (path / "model/config.json").is_file():
-            raise UserError(
+        carried = path / "model"
+        if not (carried / "config.json").is_file():
+            raise WeightsError(
                 f"{folder}: no weights in {folder}/model; they are written when a stage ends: run `pretrain` first"
             )
+        model = load_emu(carried, dtype)
         try:
-            model = load_emu(path / "model", dtype)
-            tokenizer = Tokenizer.load(path / "model", model.config.family)
+            tokenizer = Tokenizer.load(carried, model.config.family)
             if tokenizer.vocab_size < model.config.vocab_size:
-                tokenizer = Tokenizer.load(path / "model", model.config.family, chat=True)
-            folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
-            decoder_folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
-            decoder = load_image_decoder(decoder_folder) if decoder_folder is not None else None
-        except (WeightsError, ValueError) as error:
-            raise UserError(str(error)) from error
+                tokenizer = Tokenizer.load(carried, model.config.family, chat=True)
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
+        folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
+        decoder_folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+        decoder = load_image_decoder(decoder_folder).to(device).eval() if decoder_folder is not None else None
         return cls(
             path,
             model.to(device, dtype).eval(),
             tokenizer,
-            Layout(tokenizer, model.config.bridge, layout),
-            decoder.to(device).eval() if decoder is not None else None,
+            _layout(carried, tokenizer, model, layout),
+            decoder,
             device,
             batch,
+            read_carried(carried / GENERATION, GenerationConfig) or GenerationConfig(),
         )
 
     @property
@@ -166,30 +172,13 @@ class FinishedRun:
         return self.decoder is not None and self.decoder.config.null_conditioning == "model"
 
 
-def open_run(folder: str, config: TrainConfig) -> FinishedRun:
-    """Open a finished run, with the layout in which its model was trained; that of a tuned model is its template's.
-
-    Args:
-        folder: The run's folder.
-        config: Settings of evaluation; and of the layout, for a model that does not carry its own.
-
-    Raises:
-        UserError: If it has no weights, or its weights or settings cannot be read.
-    """
-    model = Path(folder) / "model"
-    template = _carried(model / TEMPLATE, TemplateSettings)
-    section = config.pretrain if template is None else config.tune
-    layout = _carried(model / LAYOUT, LayoutConfig) or (section.data.layout if section is not None else LayoutConfig())
-    run = FinishedRun.open(folder, layout, batch=config.evaluate.batch)
-    generation = _carried(model / GENERATION, GenerationConfig) or GenerationConfig()
+def _layout(folder: Path, tokenizer: Tokenizer, model: Emu, fallback: LayoutConfig | None) -> Layout:
+    """Return the layout in which a model was trained."""
+    config = read_carried(folder / LAYOUT, LayoutConfig) or fallback or LayoutConfig()
+    template = read_carried(folder / TEMPLATE, TemplateSettings)
     if template is None:
-        return replace(run, generation=generation)
-    written = TemplateLayout(run.tokenizer, run.model.config.bridge, layout, template)
-    return replace(run, layout=written, generation=generation)
-
-
-def _carried(path: Path, kind: type[Carried]) -> Carried | None:
-    return read_carried(path, kind) if path.is_file() else None
+        return Layout(tokenizer, model.config.bridge, config)
+    return TemplateLayout(tokenizer, model.config.bridge, config, template)
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -1,0 +1,335 @@
+"""A trained model to use from Python: captions, conversations, drawings, edits, or any of it in turn.
+
+    import model
+
+    emu = model.load("build/runs/demo")
+    print(emu.caption("photo.png"))
+    emu.draw("A photo of ", model.Region("a red circle", (0.1, 0.1, 0.5, 0.5))).save("circle.png")
+
+A prompt is a list of parts, in the order in which the model reads them: texts, images, boxes, frames of a video.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from model.box_text import Region, written
+from model.errors import PromptError
+from model.finished_run import FinishedRun
+from model.generation import Generated, GenerationConfig, Prompt
+from model.images import image_tensor, to_pil
+from model.prompt_builder import PromptBuilder
+from model.respond import Wanted, check_able, check_room, respond, respond_steps
+from model.sequence import Layout
+from model.template_layout import ANSWER, TemplateLayout
+from model.tokenizer import OBJECT_END, OBJECT_START, PHRASE_END, PHRASE_START
+
+ImageLike = Image.Image | np.ndarray | bytes | Path
+"""An image: Pillow's, an array (H, W, 3) uint8 in RGB, a file's bytes, or its path. A `str` in a prompt is text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of a video in order, and their times in seconds if the model reads them."""
+
+    images: Sequence[ImageLike]
+    times: Sequence[float] | None = None
+
+
+_BOXED = (PHRASE_START, PHRASE_END, OBJECT_START, OBJECT_END)
+Part = str | Region | Frames | ImageLike
+Message = Mapping[str, Any]
+"""`{"role": "system" | "user" | "assistant", "content": a text, or a list of parts}`."""
+
+
+class LoadedModel:
+    """A trained model, ready to answer.
+
+    Options that all methods take by name are those of `GenerationConfig`: `max_new_tokens`, `temperature`, `top_p`,
+    `num_beams` and so on; what is not given is as the model carries it.
+
+    Args:
+        run: The model.
+    """
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run = run
+
+    @property
+    def chats(self) -> bool:
+        """True for a model that was tuned to hold conversations."""
+        return self.run.template is not None and self.run.template.chats
+
+    @property
+    def draws(self) -> bool:
+        """True for a model that generates images."""
+        return self.run.decoder is not None and not self.chats
+
+    @property
+    def guidance(self) -> float:
+        """Strength of classifier-free guidance with which it draws if none is given; 1 for one that does not draw."""
+        return self.run.decoder.config.guidance if self.run.decoder is not None else 1.0
+
+    def caption(self, image: ImageLike | str, *, seed: int = 0, **options: Any) -> str:
+        """Return a caption of an image; a model for conversations is asked its first instruction.
+
+        Raises:
+            PromptError: If the image cannot be read, or the model cannot answer.
+        """
+        return self._text([self._prompt([_read(image)])], seed, options)[0]
+
+    def chat(self, messages: Sequence[Message], *, seed: int = 0, **options: Any) -> str:
+        """Return the assistant's answer to a conversation.
+
+        Args:
+            messages: They take turns, the user first, after at most one message of the system; the user's may hold
+                images. A model that was not tuned for conversations continues the only message.
+            seed: Seed of sampling.
+            **options: Settings of generation.
+
+        Raises:
+            PromptError: If they do not, if a part cannot be read, or the conversation is too long for the model.
+        """
+        return self._text([self.conversation(messages)], seed, options)[0]
+
+    def draw(self, *parts: Part, seed: int = 0, guidance: float | None = None) -> Image.Image:
+        """Return the image that a prompt asks for.
+
+        Args:
+            *parts: Texts, boxes, images of subjects or of a style, in any order.
+            seed: Seed of the image's initial noise.
+            guidance: Strength of classifier-free guidance; None: the decoder's own.
+
+        Raises:
+            PromptError: If a part cannot be read, the prompt is too long, or the model does not draw.
+        """
+        [[image]] = self.generate_all([parts], want="image", seed=seed, guidance=guidance)
+        assert isinstance(image, Image.Image)
+        return image
+
+    def edit(
+        self, image: ImageLike | str, instruction: str, *, seed: int = 0, guidance: float | None = None
+    ) -> Image.Image:
+        """Return an image changed as an instruction says. Errors as in `draw`."""
+        return self.draw(_read(image), instruction, seed=seed, guidance=guidance)
+
+    def generate(
+        self, *parts: Part, want: Wanted = "text", seed: int = 0, guidance: float | None = None, **options: Any
+    ) -> list[str | Image.Image]:
+        """Return the continuation of a prompt: texts and images in order. See `generate_all`."""
+        return self.generate_all([parts], want=want, seed=seed, guidance=guidance, **options)[0]
+
+    def generate_all(
+        self,
+        prompts: Sequence[Sequence[Part]],
+        *,
+        want: Wanted = "text",
+        seed: int = 0,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> list[list[str | Image.Image]]:
+        """Return the continuations of several prompts, which are computed in batches.
+
+        Args:
+            prompts: The parts of each.
+            want: `text`, `image`, or `both`: text, with images where the model begins one, or one after the text.
+            seed: Seed of sampling and of the images' initial noise.
+            guidance: Strength of classifier-free guidance; None: the decoder's own.
+            **options: Settings of generation.
+
+        Raises:
+            PromptError: If a part cannot be read, a prompt with its answer is too long, or the model cannot answer.
+        """
+        check_able(self.run, want)
+        config = self._config(options, want)
+        asked = [self._prompt(parts, draw=want == "image") for parts in prompts]
+        results = self._respond(asked, want, config, seed)
+        embeddings = [image for result in results for image in result.images]
+        drawn = iter(self.run.draw(torch.stack(embeddings), guidance=guidance, seed=seed) if embeddings else ())
+        return [[part for part in self._shown(result, drawn) if part != ""] for result in results]
+
+    def stream(
+        self, *parts: Part, want: Wanted = "text", seed: int = 0, guidance: float | None = None, **options: Any
+    ) -> Iterator[str | Image.Image]:
+        """Yield the continuation of a prompt as it is generated: pieces of text, and whole images.
+
+        Together the pieces are what `generate` returns. Beam search has no pieces: set `num_beams` to 1.
+        Arguments and errors as in `generate_all`.
+        """
+        return self._stream(self._prompt(parts, draw=want == "image"), want, seed, guidance, options)
+
+    def stream_chat(self, messages: Sequence[Message], *, seed: int = 0, **options: Any) -> Iterator[str]:
+        """Yield the assistant's answer piece by piece. Arguments and errors as in `chat`."""
+        found = self._stream(self.conversation(messages), "text", seed, None, options)
+        return (piece for piece in found if isinstance(piece, str))
+
+    def conversation(self, messages: Sequence[Message]) -> Prompt:
+        """Return a conversation as a prompt. Errors as in `chat`."""
+        system, turns = _turns(messages)
+        layout = self.run.layout
+        if not isinstance(layout, TemplateLayout) or not layout.settings.chats:
+            if system is not None or len(turns) != 1:
+                raise PromptError(
+                    f"{self.run.folder}: was not tuned for conversations: give one user message, or run `tune` first"
+                )
+        elif system is not None:
+            settings = layout.settings.model_copy(update={"system": system})
+            layout = TemplateLayout(layout.tokenizer, self.run.model.config.bridge, layout.config, settings)
+        builder = PromptBuilder(self.run, layout)
+        for number, parts in enumerate(turns):
+            self._add(builder, parts, ANSWER if number % 2 else "body")
+        return builder.build()
+
+    def _prompt(self, parts: Sequence[Part], *, draw: bool = False) -> Prompt:
+        builder = PromptBuilder(self.run)
+        self._add(builder, parts, "body")
+        return builder.build(draw=draw)
+
+    def _add(self, builder: PromptBuilder, parts: Sequence[Part], role: str) -> None:
+        """Add parts to a prompt: texts and boxes that follow each other are one text."""
+        for is_text, group in groupby(parts, key=lambda part: isinstance(part, str | Region)):
+            if is_text:
+                builder.add_text(group, role=role)  # type: ignore[arg-type]  # what groupby's key says
+                continue
+            for part in group:
+                self._add_images(builder, part)  # type: ignore[arg-type]
+
+    def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike) -> None:
+        if not isinstance(part, Frames):
+            builder.add_image(self._pixels(_read(part)))
+            return
+        times = part.times if part.times is not None else [None] * len(part.images)
+        if len(times) != len(part.images):
+            raise PromptError(f"frames: {len(part.images)} images and {len(times)} times")
+        for image, time in zip(part.images, times, strict=True):
+            builder.add_image(self._pixels(_read(image)), frame=True, time=time)
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        try:
+            return image_tensor(image, self.run.image_size, self.run.resampling)
+        except (OSError, ValueError, SyntaxError) as error:  # of Pillow's decoders, for damaged files
+            raise PromptError(f"an image cannot be decoded: {error}") from error
+
+    def _config(self, options: Mapping[str, Any], want: Wanted) -> GenerationConfig:
+        """Return the model's own settings of generation with what is given.
+
+        Without beams unless they are asked for, where they cannot be: for images and with a temperature.
+        """
+        given = dict(options)
+        if want != "text" or given.get("temperature") is not None:
+            given.setdefault("num_beams", 1)
+        given.setdefault("max_images", 0 if want == "text" else 1)
+        try:
+            return GenerationConfig.model_validate(self.run.generation.model_dump() | given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "options"
+            raise PromptError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+
+    def _respond(self, prompts: Sequence[Prompt], want: Wanted, config: GenerationConfig, seed: int) -> list[Generated]:
+        for prompt in prompts:
+            check_room(self.run, prompt, self._words(prompt), want, config)
+        return respond(self.run, prompts, want, config, seed=seed)
+
+    def _text(self, prompts: Sequence[Prompt], seed: int, options: Mapping[str, Any]) -> list[str]:
+        check_able(self.run, "text")
+        results = self._respond(prompts, "text", self._config(options, "text"), seed)
+        return ["".join(written(part, self.run.layout) for part in _texts(result)).strip() for result in results]
+
+    def _words(self, prompt: Prompt) -> str:
+        return self.run.tokenizer.decode(prompt.sequence.token_ids)
+
+    def _shown(self, result: Generated, drawn: Iterator[Tensor]) -> Iterator[str | Image.Image]:
+        for part in result.parts:
+            yield to_pil(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
+
+    def _stream(
+        self, prompt: Prompt, want: Wanted, seed: int, guidance: float | None, options: Mapping[str, Any]
+    ) -> Iterator[str | Image.Image]:
+        check_able(self.run, want)
+        config = self._config({"num_beams": 1, **options}, want)
+        if config.num_beams > 1:
+            raise PromptError("num_beams: beam search has no pieces to stream; set it to 1")
+        check_room(self.run, prompt, self._words(prompt), want, config)
+        return self._pieces(respond_steps(self.run, prompt, want, config, seed=seed), seed, guidance)
+
+    def _pieces(self, results: Iterable[Generated], seed: int, guidance: float | None) -> Iterator[str | Image.Image]:
+        """Yield what each state of a growing result has more than the one before."""
+        layout, num_done, sent, result = self.run.layout, 0, 0, Generated()
+        for result in results:
+            for part in result.parts[num_done:]:
+                whole = part is not result.parts[-1] or isinstance(part, Tensor)
+                if isinstance(part, Tensor):
+                    yield to_pil(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
+                elif whole or _is_stable(part, layout):
+                    text = written(part, layout).strip()
+                    if piece := text[sent:]:
+                        yield piece
+                    sent = len(text)
+                num_done, sent = (num_done + 1, 0) if whole else (num_done, sent)
+        for part in _texts(result, num_done):
+            if piece := written(part, layout).strip()[sent:]:
+                yield piece
+
+
+def _is_stable(token_ids: Sequence[int], layout: Layout) -> bool:
+    """Return whether what follows cannot change the text so far: no character and no box is unfinished."""
+    counts = {token_ids.count(layout.ids[name]) for name in _BOXED if name in layout.ids}
+    return len(counts) <= 1 and not layout.tokenizer.decode(token_ids).endswith("\ufffd")
+
+
+def _texts(result: Generated, start: int = 0) -> list[list[int]]:
+    return [part for part in result.parts[start:] if isinstance(part, list)]
+
+
+def _read(image: ImageLike | str) -> Image.Image:
+    """Open an image.
+
+    Raises:
+        PromptError: If it is none.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        if isinstance(image, np.ndarray):
+            return Image.fromarray(image)
+        return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        shown = f"{image}: " if isinstance(image, str | Path) else ""
+        raise PromptError(f"{shown}not a readable image: {error}") from error
+
+
+def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]]]:
+    """Return the system's message, if there is one, and what the sides say in turn.
+
+    Raises:
+        PromptError: If they do not take turns, the user first and last.
+    """
+    system, turns = None, list[Sequence[Part]]()
+    for number, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        parts = [content] if isinstance(content, str) else content
+        if not isinstance(parts, Sequence) or not any(not isinstance(p, str) or p.strip() for p in parts):
+            raise PromptError(f"message {number + 1}: has no content")
+        if role == "system" and not number:
+            if not all(isinstance(part, str) for part in parts):
+                raise PromptError("message 1: the system's message may contain only words")
+            system = "".join(map(str, parts))
+            continue
+        if role != (expected := "assistant" if len(turns) % 2 else "user"):
+            raise PromptError(f"message {number + 1}: its role is {role!r}, and {expected!r} is due")
+        if expected == "assistant" and not all(isinstance(part, str | Region) for part in parts):
+            raise PromptError(f"message {number + 1}: the assistant's messages may contain only words")
+        turns.append(parts)
+    if len(turns) % 2 == 0:
+        raise PromptError("messages: the last one must be the user's" if turns else "messages: there are none")
+    return system, turns
