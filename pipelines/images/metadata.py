@@ -192,7 +192,7 @@ def _jpeg_segments(data: bytes, *, before_scans: bool = False) -> Iterator[tuple
         if marker == 0xD9:
             yield marker, at, at
             return
-        if marker in (0x01, 0xD8):
+        if marker in (0x01, 0xD8) or 0xD0 <= marker <= 0xD7:  # without a length, also where no scan is
             continue
         (length,) = struct.unpack_from(">H", data, at)
         end = at + length

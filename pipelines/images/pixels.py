@@ -132,9 +132,11 @@ def decode(
         if _num_scans(data) > _MAX_SCANS:
             raise ValueError(f"more than {_MAX_SCANS} JPEG scans")
         try:
-            colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
         except KeyError:  # an unknown subsampling, or none, as in a file that ends within its tables
             colours = ""
+        else:
+            _check_size(data, format, (width, height))
         if colours not in ("", "CMYK", "YCCK"):
             size = {} if min_size is None else {"min_height": min_size[0], "min_width": min_size[1]}
             pixels = _decode_jpeg(data, size)
@@ -143,6 +145,8 @@ def decode(
             return Decoded(pixels if converted is None else converted, metadata.orientation, converted is None)
     try:
         return _decode_with_pillow(data, format, converts_profile)
+    except _OtherSizeError:
+        raise
     except _PILLOW_ERRORS as error:
         if format not in ("jpeg", "png"):
             raise ValueError(_reason(error)) from error
@@ -150,11 +154,29 @@ def decode(
         if format == "png":
             return _decode_with_pillow(mended_png(data), format, converts_profile)
         mended, metadata = strip_metadata(data, format), metadata or read_metadata(data, format)
-        simplejpeg.decode_jpeg(mended, "CMYK")  # Pillow would fill in what is missing
         decoded = _decode_with_pillow(mended, format, converts_profile, metadata.icc)
+        simplejpeg.decode_jpeg(mended, "CMYK")  # Pillow has filled in what is missing
         return replace(decoded, orientation=metadata.orientation)
     except _PILLOW_ERRORS as error:
         raise ValueError(_reason(error)) from error
+
+
+class _OtherSizeError(ValueError):
+    """A file whose decoder finds another size than the header that was judged."""
+
+
+def _check_size(data: bytes, format: Format, found: tuple[int, int]) -> None:
+    """Check that a decoder finds the size by which the file was let in.
+
+    A PNG with two headers, or a JPEG with one in what a parser takes for a segment, would be small where it is judged
+    and gigabytes where it is decoded.
+
+    Raises:
+        _OtherSizeError: If it does not.
+    """
+    stated = read_size(data, format)
+    if found != stated:
+        raise _OtherSizeError(f"two sizes: {stated[0]}x{stated[1]} and {found[0]}x{found[1]}")
 
 
 def _num_scans(data: bytes) -> int:
@@ -193,6 +215,8 @@ def _decode_jpeg(data: bytes, size: dict[str, int]) -> Pixels:
 
 def _decode_with_pillow(data: bytes, format: Format, converts_profile: bool, profile: bytes = b"") -> Decoded:
     with Image.open(io.BytesIO(data), formats=[format.upper()]) as file:
+        if format in ("jpeg", "png", "webp"):  # of the others Pillow itself has told the size
+            _check_size(data, format, file.size)
         file.load()
         orientation = file.getexif().get(0x0112, 1)
         image: Image.Image = file

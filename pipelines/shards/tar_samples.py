@@ -37,6 +37,7 @@ _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 # Hidden files never are, in no folder: macOS puts one before each file (AppleDouble, `._k.jpg`).
 _META = re.compile(r"__[^/]*__($|/)")
 
+_OCTAL = re.compile(rb"[0-7]+")
 _FILES = (b"0", b"\x00", b"7")
 _WITHOUT_BYTES = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
 _REFUSED = {b"S": "a sparse file", b"M": "the rest of a file on another volume", b"N": "a record of old long names"}
@@ -178,7 +179,7 @@ def walk_members(read: Read, where: str, start: int, end: int, *, is_whole: bool
             if any(name.startswith("GNU.sparse.") for name in records):
                 raise ValueError(f"{where}: the member at byte {first} is {_REFUSED[b'S']}; {_REPACK}")
             long_name = records.get("path", long_name)
-            long_size = int(records["size"]) if "size" in records else None
+            long_size = _decimal(records["size"], where, first) if "size" in records else None
         elif kind == b"g":
             first = at
         elif kind != b"K":
@@ -412,10 +413,17 @@ def _number(digits: bytes, where: str, at: int) -> int:
     """Return a size: octal digits, or GNU's base 256 if the first bit is set."""
     if digits[0] & 0x80:
         return int.from_bytes(digits[1:], "big")
-    try:
-        return int(digits.strip(b" \x00") or b"0", 8)
-    except ValueError as error:
-        raise ValueError(f"{where}: broken tar: no size in the header at byte {at}") from error
+    octal = digits.strip(b" \x00") or b"0"
+    if not _OCTAL.fullmatch(octal):  # `int` takes a minus too, which would lead back to an earlier header
+        raise ValueError(f"{where}: broken tar: no size in the header at byte {at}")
+    return int(octal, 8)
+
+
+def _decimal(digits: str, where: str, at: int) -> int:
+    """Return the size in a PAX record."""
+    if not re.fullmatch("[0-9]{1,19}", digits):
+        raise ValueError(f"{where}: broken tar: no size in the PAX header at byte {at}")
+    return int(digits)
 
 
 def _text(name: bytes) -> str:

@@ -90,7 +90,8 @@ def _first_quoted(file: BinaryIO, data: bytes) -> bytes:
         data: Its beginning, without such a cell.
     """
     while chunk := file.read(_SHOWN_BYTES):
-        data = data[data.rfind(b"\n") + 1 :] + chunk
+        # Of a line that is longer than all that is shown, only its end: it may be a bomb's, of gigabytes.
+        data = data[max(data.rfind(b"\n") + 1, len(data) - _SHOWN_BYTES) :] + chunk
         found = [at for mark in (b'\t"', b'\n"') if (at := data.find(mark)) >= 0]
         if found:
             return data[data.rfind(b"\n", 0, min(found) + 1) + 1 :] + file.read(_SHOWN_BYTES)

@@ -112,6 +112,8 @@ def _document(origin: Origin, locator: str, row: Mapping[str, Any], settings: Js
     meta = row.get("meta") if isinstance(row.get("meta"), dict) else row.get("metadata")
     meta = meta if isinstance(meta, dict) else {}
     component = meta.get(PUBLISHED_COMPONENT_KEY)
+    if component is not None and not isinstance(component, str):
+        raise RowError("malformed_row", f"{PUBLISHED_COMPONENT_KEY} is no text")
     if component is not None and settings.exclude_components is None:
         raise UserError(
             f"{origin.part.path}: is part of The Pile: set exclude_components: default, which excludes "

@@ -5,6 +5,7 @@ page left a token in OBELICS' text, which is a boundary between documents and ne
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -195,4 +196,5 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _int_or_none(value: Any) -> int | None:
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None
+    is_number = isinstance(value, int) or (isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value))
+    return int(value) if is_number and abs(int(value)) < 1 << 63 else None

@@ -8,7 +8,7 @@ authors are also read, through `webdataset`.
 import glob
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from pipelines import storage
@@ -20,12 +20,14 @@ from pipelines.sources.files import CompanionFile, Files, Part, whole_files
 from pipelines.sources.origin import Origin, Outcome, RowError, convert_rows, number, page_url, upstream
 from pipelines.video.frame_text import sequence
 from pipelines.video.storyboard_sheets import (
+    MAX_TILES,
     Level,
     Sheet,
     StoryboardRejected,
     best_level,
     cut_sheets,
     level_of_format,
+    list_of,
     read_mhtml,
     tile_times,
 )
@@ -202,10 +204,15 @@ def _sheets(path: str, stem: str, paths: list[str]) -> list[Sheet]:
 def _level(info: dict[str, Any], sheets: list[Sheet], seconds: float) -> Level:
     """Return the storyboard's layout by a sheet's URL; else the one that yt-dlp was asked for, else the best."""
     addresses = {sheet.url for sheet in sheets if sheet.url}
-    formats = [f for f in info.get("formats") or [] if isinstance(f, dict)]
-    fetched = next((f for f in formats if addresses & {x.get("url") for x in f.get("fragments") or []}), None)
+    formats = [f for f in list_of(info.get("formats")) if isinstance(f, dict)]
+    fetched = next((f for f in formats if any(_url_of(x) in addresses for x in list_of(f.get("fragments")))), None)
     asked = info if info.get("columns") else None
     return level_of_format(fetched or asked or best_level(info) or {}, seconds)
+
+
+def _url_of(fragment: Any) -> str | None:
+    url = fragment.get("url") if isinstance(fragment, dict) else None
+    return url if isinstance(url, str) else None
 
 
 class _SpokenText(NamedTuple):
@@ -222,7 +229,9 @@ def _subtitles(stem: str, paths: list[str], info: dict[str, Any]) -> tuple[_Spok
     Raises:
         RowError: `missing_subtitles`, if there is none to choose.
     """
-    human, automatic = info.get("subtitles") or {}, info.get("automatic_captions") or {}
+    human, automatic = (
+        tracks if isinstance(tracks := info.get(name), dict) else {} for name in ("subtitles", "automatic_captions")
+    )
     formats: dict[Track, Format] = {}
     for format in PREFERRED_FORMATS:
         for path in paths:
@@ -265,15 +274,17 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     except ValueError as error:
         raise RowError("malformed_sample", str(error)) from error
     duration = number(meta.get("duration")) if isinstance(meta, dict) else None
-    names = {int(m[1]): name for name in sample.parts if (m := re.fullmatch(r"(\d+)\.(png|jpg|webp)", name))}
+    names = _by_number(sample.parts, "png|jpg|webp")
+    text_names = _by_number(texts, "txt")
     count = number(meta.get("frame_num")) if isinstance(meta, dict) else None
     total = int(count) if count is not None and count > 0 else len(names)
+    if max(total, *names, *text_names, 0) > MAX_TILES:
+        raise RowError("malformed_sample", f"more than {MAX_TILES} frames")
     times = tile_times(total, duration) if duration is not None and total else []
-    last = max([*names, *(int(m[1]) for name in texts if (m := re.fullmatch(r"(\d+)\.txt", name)))], default=-1)
     segments: list[Segment] = []
     frames = _Frames()
-    for index in range(last + 1):  # by number: members sort as 0, 1, 10, 2
-        if text := clean_text(texts.get(f"{index}.txt", "")):
+    for index in sorted({*names, *text_names}):  # by number: members sort as 0, 1, 10, 2
+        if text := clean_text(texts[text_names[index]]) if index in text_names else "":
             segments.append(Segment("text", text, role="transcript", generator="automatic captions"))
         if index in names:
             t = times[min(index, len(times) - 1)] if times else None
@@ -286,3 +297,9 @@ def builder_document(origin: Origin, locator: str, sample: TarSample) -> Candida
     scores = [Score("t_estimated", "document", 1.0, "derived")]
     document = origin.document(locator, segments, media, record=sample.key, group=sample.key, scores=scores)
     return Candidate(document, tuple(frames.requests), tuple(frames.inline.items()))
+
+
+def _by_number(names: Iterable[str], endings: str) -> dict[int, str]:
+    """Return the members of a sample that a number names, by that number."""
+    found = ((re.fullmatch(rf"([0-9]+)\.(?:{endings})", name), name) for name in names)
+    return {int(match[1][:20]): name for match, name in found if match is not None}

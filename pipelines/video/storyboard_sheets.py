@@ -27,6 +27,9 @@ _LIKELY_INTERVALS = (1, 2, 5, 10)  # seconds; players choose whole ones
 _SPARE_TILES = (-1, 2)  # beyond duration / interval: one at 0, one at the end, and a duration that is rounded
 _MIN_STD = 2.0  # of the grey values; black and white filler tiles have 0 to 1, after compression
 _EVEN_TILES, _MAX_EVEN_HEIGHT = 100, 27  # of YouTube's smallest level, `sb3`: one sheet of 48x27 tiles
+MAX_TILES = 1_000_000
+"""Most tiles of a video: eleven days at one each second."""
+
 _MAX_PIXELS = 50_000_000  # of a sheet
 
 
@@ -142,20 +145,30 @@ def level_of_format(entry: dict[str, Any], seconds: float | None) -> Level:
     """
     try:
         width, height, columns, rows = (int(entry[name]) for name in ("width", "height", "columns", "rows"))
-    except (KeyError, TypeError, ValueError) as error:
+        fps = float(entry.get("fps") or 0)
+        num_tiles = round(fps * seconds) if fps and seconds else None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoryboardRejected(f"not the layout of a storyboard: {error}") from error
-    if min(width, height, columns, rows) < 1:
-        raise StoryboardRejected(f"a layout of {columns}x{rows} tiles of {width}x{height}")
-    fps = entry.get("fps")
-    num_tiles = round(fps * seconds) if fps and seconds else None
+    if min(width, height, columns, rows) < 1 or max(columns * rows, num_tiles or 0) > MAX_TILES:
+        raise StoryboardRejected(f"a layout of {columns}x{rows} tiles of {width}x{height}, {num_tiles} in all")
     is_even = num_tiles == columns * rows == _EVEN_TILES and height <= _MAX_EVEN_HEIGHT
     return Level(width, height, columns, rows, num_tiles, is_even)
 
 
 def best_level(info: dict[str, Any]) -> dict[str, Any] | None:
     """Return the storyboard with the largest tiles in yt-dlp's info.json, or None."""
-    entries = [f for f in info.get("formats") or [] if f.get("format_note") == "storyboard" or f.get("ext") == "mhtml"]
-    return max(entries, key=lambda f: (f.get("width") or 0) * (f.get("height") or 0), default=None)
+    formats = [entry for entry in list_of(info.get("formats")) if isinstance(entry, dict)]
+    entries = [f for f in formats if f.get("format_note") == "storyboard" or f.get("ext") == "mhtml"]
+    return max(entries, key=lambda f: _side(f.get("width")) * _side(f.get("height")), default=None)
+
+
+def list_of(value: Any) -> list[Any]:
+    """Return a list of JSON; an empty one in place of anything else."""
+    return value if isinstance(value, list) else []
+
+
+def _side(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e6 else 0.0
 
 
 def tile_times(num_tiles: int, seconds: float, *, is_even: bool = False) -> list[float]:

@@ -41,7 +41,7 @@ def read_xml(text: str, format: XmlFormat) -> RawCues:
     Raises:
         ValueError: If it declares entities or elements of its own, which may hide a bomb, or no element can be read.
     """
-    text = _DOCTYPE.sub("", text.lstrip("\ufeff"))
+    text = _DOCTYPE.sub("", _NOT_XML.sub("", text.lstrip("\ufeff")))
     if "<!DOCTYPE" in text:
         raise ValueError("declares a document type of its own")
     declaration = _DECLARATION.match(text)
@@ -74,7 +74,7 @@ def _parse(text: str) -> tuple[Any, str | None]:
     try:
         return ElementTree.fromstring(text), None
     except ElementTree.ParseError:
-        mended = _NAMED.sub(lambda entity: html.unescape(entity[0]), _NOT_XML.sub("", text))
+        mended = _NAMED.sub(lambda entity: html.unescape(entity[0]), text)
         mended = _with_ends(_BARE_LESS.sub("&lt;", _BARE_AND.sub("&amp;", mended)))
     try:
         return ElementTree.fromstring(mended), None
@@ -122,6 +122,12 @@ def _number(value: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _rate(value: str | None) -> float | None:
+    """Return what is stated, unless no clock can run so fast or slow: it divides, also multiplied by another."""
+    number = _number(value)
+    return number if number is not None and 1e-6 <= number <= 1e12 else None
+
+
 def _malformed(element: Any, words: str) -> MalformedCue:
     attributes = " ".join(f'{name.rpartition("}")[2]}="{value}"' for name, value in element.items())
     return MalformedCue(f"<{_name(element)} {attributes[:100]}>", words)
@@ -132,11 +138,11 @@ class _Clock:
 
     def __init__(self, root: Any) -> None:
         rates = {name.rpartition("}")[2].rpartition(":")[2]: value for name, value in root.items()}
-        above, below = [*rates.get("frameRateMultiplier", "1 1").replace(":", " ").split(), "1"][:2]
-        sub_frames = _number(rates.get("subFrameRate")) or 1.0
-        multiplier = (_number(above) or 1.0) / (_number(below) or 1.0)
-        self.frames = (_number(rates.get("frameRate")) or 30.0) * multiplier
-        self.ticks = _number(rates.get("tickRate")) or (self.frames * sub_frames if "frameRate" in rates else 1.0)
+        above, below = [*rates.get("frameRateMultiplier", "").replace(":", " ").split(), "1", "1"][:2]
+        sub_frames = _rate(rates.get("subFrameRate")) or 1.0
+        multiplier = (_rate(above) or 1.0) / (_rate(below) or 1.0)
+        self.frames = (_rate(rates.get("frameRate")) or 30.0) * multiplier
+        self.ticks = _rate(rates.get("tickRate")) or (self.frames * sub_frames if "frameRate" in rates else 1.0)
 
     def seconds(self, expression: str | None) -> float | None:
         """Return seconds, or None where nothing is said.

@@ -255,6 +255,29 @@ def test_a_bomb_is_refused_by_its_header():
     assert reason(bytes(gif)) == "too_many_pixels"
 
 
+def png_chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def test_a_png_with_a_second_and_larger_size_is_not_decoded():
+    small, large = (png_chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 8, 0, 0, 0, 0)) for n in (64, 9000))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(9001 * 9000), 9))
+    with pytest.raises(ImageRejected, match="two sizes: 64x64 and 9000x9000") as rejected:
+        normalise(b"\x89PNG\r\n\x1a\n" + small + large + pixels + png_chunk(b"IEND", b""), ImageSettings())
+    assert rejected.value.reason == "corrupt_image"
+
+
+def test_the_size_of_a_jpeg_is_that_of_its_first_frame_also_behind_a_marker_without_length():
+    small = encoded(photo(64, 64))
+    large = bytearray(small)
+    struct.pack_into(">HH", large, large.index(b"\xff\xc0") + 5, 20_000, 20_000)
+    # Whoever takes the restart marker for a segment finds its end, by the next two bytes, where the small image begins.
+    (length,) = struct.unpack_from(">H", large, 2)
+    data = b"\xff\xd8\xff\xd0" + bytes(large[2:]).ljust(length, b"\0") + small[2:]
+    assert read_size(data, "jpeg") == (20_000, 20_000)
+    assert reason(data) == "too_many_pixels"
+
+
 def test_a_thin_strip_does_not_grow_without_bounds():
     strip = encoded(Image.new("RGB", (4000, 1)), "PNG")
     assert reason(strip, ImageSettings(resize_only_if_bigger=False)) == "too_many_pixels"

@@ -180,6 +180,23 @@ def changed(header: bytes, changes: dict[int, bytes], *, signed: bool = False) -
     return bytes(new)
 
 
+@pytest.mark.parametrize("size", [b"-0000001000\x00", b"0000_001000\x00", b"+0000001000\x00", b"0x000001000\x00"])
+def test_a_size_that_is_no_octal_number_is_an_error(size):
+    data = changed(member_header("a.txt", 0), {124: size}) + bytes(10_240)
+    with pytest.raises(ValueError, match="no size in the header at byte 0"):
+        samples_of(data)
+
+
+@pytest.mark.parametrize("size", ["-1536", "1_0", "", "9" * 30])
+def test_a_size_in_a_pax_header_is_a_decimal_number(size):
+    record = f" size={size}\n"
+    record = f"{len(record) + 2}{record}".encode()
+    head = changed(member_header("p", len(record)), {156: b"x"})
+    data = head + record.ljust(512, b"\0") + member_header("a.txt", 0) + bytes(10_240)
+    with pytest.raises(ValueError, match="no size in the PAX header at byte 0"):
+        samples_of(data)
+
+
 V7 = {156: b"\x00", 257: bytes(255)}  # what follows the link's name did not exist
 OLD_GNU = {257: b"ustar  \x00", 345: b"00000000000\x00" * 2}  # times in place of the prefix
 

@@ -249,6 +249,7 @@ def test_text_is_composed_unicode():
         ("<tt><body>", None),
         ('<tt><body><p begin="soon">x</p></body></tt>', None),
         ('<!DOCTYPE x [<!ENTITY a "b">]><tt><body><p begin="1s">&a;</p></body></tt>', None),
+        ('<!DOC\x00TYPE x [<!ENTITY a "b">]><tt><body><p begin="1s">&a;</p></body></tt>', None),
         ("<transcript><text>x</text></transcript>", None),
         ('<transcript><text start="x">x</text></transcript>', None),
         ('<timedtext format="3"><body><p>x</p></body></timedtext>', None),
@@ -535,6 +536,13 @@ def test_cues_without_end_tags_are_all_read(name):
 )
 def test_a_document_type_by_name_is_no_harm(doctype):
     assert [c.text for c in parse(f'{doctype}<tt><body><p begin="1s">a</p></body></tt>').cues] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "rates", ['frameRate="1e-200" frameRateMultiplier="1e-200 1"', 'frameRate="0"', 'frameRateMultiplier=""']
+)
+def test_a_frame_rate_of_no_video_counts_as_none(rates):
+    assert [c.t0 for c in parse(f'<tt {rates}><body><p begin="15f">a</p></body></tt>').cues] == [0.5]
 
 
 def test_times_that_no_video_has_are_told():
