@@ -336,7 +336,7 @@ ROWS: dict[str, str] = {
     "upstream_failed": "the data set itself says that the download failed",
     "where_unmet": "a column of the list does not meet a condition of the source's `where`",
     "where_unknown": "a column of the list that the source's `where` judges is null",
-    "missing_file": "a file of the source that does not exist, where `missing: skip` allows that",
+    "missing_file": "a file that does not exist: of the source, where `missing: skip` allows that, or of an archive",
     "block_listed": "the list marks the row as not to be used",
     "other_kind": "a sample or an archive's record of another kind than the source's",
     "excluded_component": "a component of the data set that the spec excludes",
