@@ -235,6 +235,32 @@ def test_pages_of_common_crawl_give_all_three_kinds(tmp_path: Path, web: str):
     assert samples == {"pages": 1, "pairs": 1, "texts": 1}
 
 
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_records_of_common_crawls_index_give_pages_and_texts(tmp_path: Path, web: str):
+    figure = f"<figure><img src='{web}/6.jpg'><figcaption>a lantern on the quay</figcaption></figure>"
+    body = f"<html lang=is><body><main><h1>Quay</h1><p>{WORDS}</p>{figure}<p>{WORDS}</p></main></body></html>"
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode()
+    fields = f"WARC-Type: response\r\nWARC-Target-URI: {web}/page\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
+    record = f"WARC/1.0\r\n{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    data = gzip.compress(record)
+    (tmp_path / "a.warc.gz").write_bytes(data)
+    rows = [
+        {"url": f"{web}/page", "fetch_status": 200, "content_languages": languages, 
+         "content_mime_detected": "text/html",
+         "warc_filename": "a.warc.gz", "warc_record_offset": 0, "warc_record_length": len(data)}
+        for languages in ("isl,eng", "eng,isl", None)
+    ]  # fmt: skip
+    parquet(tmp_path / "part-00000.parquet", rows)
+    samples, _ = build(
+        "common_crawl_index",
+        tmp_path,
+        f"crawls.icelandic.index.files=['{tmp_path}/part-00000.parquet']",
+        f"crawls.icelandic.warc_base={tmp_path}",
+    )
+    assert samples == {"pages": 1, "texts": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "sources"),
     [
