@@ -177,6 +177,8 @@ DeclaredReason = Literal[
     "flagged_words",
     "too_little_punctuation",
     "spam_words",
+    "text_score",
+    "evaluation_overlap",
     # image files
     "unsupported_format",
     "corrupt_image",
@@ -397,6 +399,8 @@ TEXTS: dict[str, str] = {
     "flagged_words": "too many words of pornography or abuse",
     "too_little_punctuation": "fewer punctuation marks for its words than prose has",
     "spam_words": "too many words that mark spam",
+    "text_score": "the score of a classifier that the spec names is outside its limits",
+    "evaluation_overlap": "it has words in a row in common with an evaluation set that the spec names",
 }
 IMAGE_FILES: dict[str, str] = {
     "unsupported_format": "the bytes are of no image format that is read",

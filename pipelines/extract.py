@@ -38,6 +38,7 @@ from pipelines.sources.origin import Origin
 from pipelines.sources.warc import CrawledPage
 from pipelines.sources.warc_index import archive_name, crawl_id
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
+from pipelines.text.judging import named_files
 from pipelines.web import urls
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
@@ -263,8 +264,10 @@ class _ExtractPart(beam.DoFn):
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
     """Return the settings of a source on which its candidates depend."""
     tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
-    filters = source.filters.model_dump(mode="json", include={"language", "text", "spoken", "mask_personal_data"})
-    return tree | {"filters": filters}
+    names = {"language", "text", "spoken", "mask_personal_data", "classifiers", "evaluation_sets"}
+    filters = source.filters.model_dump(mode="json", include=names)
+    files = named_files(source.filters)
+    return tree | {"filters": filters} | ({"files": files} if files else {})
 
 
 def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:

@@ -45,6 +45,7 @@ from pipelines.part_documents import PartDocuments
 from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.spec import CorpusSpec
+from pipelines.text.judging import named_files
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
@@ -193,9 +194,10 @@ def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartM
 
 def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
-    names = {"language", "spoken", "mask_personal_data", "min_images"}
+    names = {"language", "spoken", "mask_personal_data", "min_images", "classifiers", "evaluation_sets"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
-    return [filters, spec.policy.model_dump(mode="json")]
+    files = [[name, found] for name, s in spec.sources.items() if (found := named_files(s.filters))]
+    return [filters, spec.policy.model_dump(mode="json"), *files]
 
 
 class _CompletePart(beam.DoFn):

@@ -7,6 +7,8 @@ store makes an upload visible when it is complete. Readers skip names that begin
 import contextlib
 import errno
 import fcntl
+import functools
+import hashlib
 import io
 import os
 import shutil
@@ -175,6 +177,27 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     if len(data) != length:
         raise EOFError(f"{path}: expected {length} bytes at offset {offset}, found {len(data)}")
     return data
+
+
+def sha256(path: str) -> str:
+    """Return the hash of a file in hex, read again only if its stamp has changed.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    try:
+        return _sha256(path, repr(stamp(path)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: str, _: str) -> str:
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
