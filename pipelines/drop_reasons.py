@@ -210,6 +210,7 @@ DeclaredReason = Literal[
     "image_blank",
     "image_blurred",
     "image_overused",
+    "image_score",
     "low_similarity",
     "image_without_sentence",
     # duplicates
@@ -436,6 +437,7 @@ IMAGES: dict[str, str] = {
     "image_blank": "less contrast than min_contrast: of one colour",
     "image_blurred": "less detail than min_blur",
     "image_overused": "on more than max_uses pages: part of a site's design",
+    "image_score": "a score of the image by a head on its embedding is outside the spec's limits",
     "low_similarity": "no text of the document is as similar as min_similarity (CLIP)",
     "image_without_sentence": "no sentence was left to which the image could be assigned",
 }

@@ -13,6 +13,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
+from pipelines import storage
 from pipelines.block_list import load_block_list
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
 from pipelines.decisions.features import MeasuredDocument
@@ -110,7 +111,8 @@ class _MeasurePart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str, weights: dict[str, list[Any]]) -> None:
         self._out, self._weights = out, weights
         models = {name: s.filters.match.model for name, s in spec.sources.items() if s.filters.match is not None}
-        self._measurer = PartMeasurer(models, out)
+        scores = {n: s.filters.image_scores for n, s in spec.sources.items() if s.filters.image_scores is not None}
+        self._measurer = PartMeasurer(models, scores, out)
 
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
@@ -346,7 +348,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
         for name, s in spec.sources.items()
         if s.filters.match is not None
-    }
+    } | _head_weights(spec)
     settings = [_decision_settings(spec), weights, spec.split.model_dump(mode="json"), spec.policy.name]
     inputs = stage_inputs(VERSION, FEATURES_VERSION, documents.fingerprint(), settings)
     if decided.is_finished(inputs):
@@ -401,6 +403,22 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     run_pipeline("filter: decisions", runner, decide, lambda: len(decided.receipts()))
     decided.keep_only(set(parts))
     decided.end(inputs)
+
+
+def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
+    """Return what the scores of images of each source that asks for some depend on."""
+    found: dict[str, list[Any]] = {}
+    for name, source in spec.sources.items():
+        if (scores := source.filters.image_scores) is not None:
+            files = [storage.sha256(head.weights) for head in scores.heads.values()]
+            heads = [[n, h.model_dump(mode="json", exclude={"min", "max"})] for n, h in scores.heads.items()]
+            found[f"scores of {name}"] = [
+                scores.model.model_dump(mode="json"),
+                weights_sha256(scores.model),
+                heads,
+                files,
+            ]
+    return found
 
 
 def _decision_settings(spec: CorpusSpec) -> dict[str, Any]:

@@ -115,6 +115,8 @@ class CrawlInput(Settings):
 class Filters(Thresholds, TextFilters):  # pydantic takes the last base's fields first: text comes before images
     """Requirements on a candidate; each part may be null or off."""
 
+    LATER = Thresholds.LATER | TextFilters.LATER
+
     duplicates: DuplicateSettings = DuplicateSettings()
 
 
