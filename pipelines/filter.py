@@ -16,6 +16,7 @@ from apache_beam.pvalue import TaggedOutput
 from pipelines import storage
 from pipelines.block_list import load_block_list
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
+from pipelines.decisions.evaluation_images import evaluation_content
 from pipelines.decisions.features import MeasuredDocument
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.decisions.fingerprints import fingerprint
@@ -424,7 +425,11 @@ def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
 def _decision_settings(spec: CorpusSpec) -> dict[str, Any]:
     """Return the settings of sources on which decisions depend."""
     names = {"kind", "filters", "sharding"}
-    return {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
+    found = {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
+    for name, source in spec.sources.items():
+        if (images := source.filters.evaluation_images) is not None:
+            found[f"evaluation images of {name}"] = {"content": evaluation_content(images)}
+    return found
 
 
 def _overused(names: beam.PCollection, out: str, least: int | None) -> beam.PCollection:

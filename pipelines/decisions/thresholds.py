@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipelines.decisions.evaluation_images import EvaluationImages, is_evaluation_image
 from pipelines.decisions.features import MeasuredDocument, MeasuredImage
 from pipelines.document import CAPTIONED, Document, Media, Score, without_media
 from pipelines.drop_reasons import Refusal
@@ -40,12 +41,15 @@ class MatchFilter(Settings):
 class Thresholds(GrownSettings):
     """Requirements on a document's images, each one and their number."""
 
-    LATER = frozenset({"image_scores"})
+    LATER = frozenset({"evaluation_images", "image_scores"})
 
     images: ImageFilter = ImageFilter()
     min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
     max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30); null: any")
     match: MatchFilter | None = Field(None, description="Image-text similarity; null: not computed")
+    evaluation_images: EvaluationImages | None = Field(
+        None, description="Images of evaluation sets, nearly equal ones of which are dropped; null: none"
+    )
     image_scores: HeadFilter | None = Field(
         None, description="Scores of images by heads on CLIP embeddings, such as aesthetics; null: none"
     )
@@ -81,6 +85,9 @@ def judge(
         score = best[i] if best else None
         if refusal is None and match is not None and _is_below(score, match.min_similarity):
             refusal = Refusal("low_similarity", str(score))
+        if refusal is None and thresholds.evaluation_images is not None:
+            is_known = is_evaluation_image(image.phash, thresholds.evaluation_images)
+            refusal = Refusal("evaluation_image", f"{image.phash:016x}") if is_known else None
         if refusal is None:
             refusal = _score_refusal(i, features, thresholds.image_scores)
         if refusal is not None:
