@@ -7,6 +7,7 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,6 +36,7 @@ from pipelines.crawling.frontier import (
     scoped_urls,
 )
 from pipelines.crawling.index_archive import IndexArchive
+from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, indexed_name, parts_to_retry
 from pipelines.crawling.ledger import ledger_parts, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
@@ -46,6 +48,7 @@ from pipelines.layout import (
     alarm_folder,
     crawl_folder,
     gate_folder,
+    index_folder,
     queues_folder,
     robots_folder,
     traceback_folder,
@@ -56,6 +59,8 @@ from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
+from pipelines.sources.files import Part
+from pipelines.sources.warc_index import index_parts
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_queues import run_queues
@@ -217,10 +222,39 @@ class _Crawl:
             ("WARC", self.parts, pages, indexed_part, index_pages),
             ("robots.txt", of_robots, robots, robots_part, partial(index_robots, self.name)),
         ):
-            folder.keep_only(set(map(part_of, hashes)))
+            if folder is not self.parts or self.settings.warc_files:
+                folder.keep_only(set(map(part_of, hashes)))
             if hashes:
                 work = IndexArchive(folder, part_of, index, VERSION, tracebacks)
                 self._index(what, hashes, work, folder)
+
+    def fetch_index(self, parts: list[tuple[Part, str]], retry_round: int) -> None:
+        """Fetch the records that an index names, and remove those that it names no longer.
+
+        Args:
+            parts: The parts of the index, each with the hash of its file.
+            retry_round: Round in which failures of earlier ones are requested again; 0: none is.
+        """
+        spec, name, out, folder = self.spec, self.name, self.out, index_folder(self.out, self.name)
+        names = {indexed_name(part, content, spec, name) for part, content in parts}
+        folder.keep_only(names)
+        self.parts.keep_only({part for part in ledger_parts(out, name) if part.split("-")[1] in names})
+
+        def build(pipeline: beam.Pipeline) -> None:
+            rows = pipeline | "ListParts" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+            _ = rows | "FetchRecords" >> beam.ParDo(FetchIndexed(spec, name, out))
+
+        run_pipeline(f"crawl {name}, records of the index", self.runner, build, Watch(folder.path, len(parts)))
+        receipts = folder.receipts()
+        num_read, num_wanted = (sum(r.extra[key] for r in receipts) for key in ("num_read", "num_wanted"))
+        print(f"note: crawls.{name}: {num_wanted:,} of {num_read:,} records of the index are wanted", file=sys.stderr)
+        if again := parts_to_retry(out, name, retry_round):
+
+            def build_retry(pipeline: beam.Pipeline) -> None:
+                failed = pipeline | "ListFailed" >> beam.Create(again) | "SpreadFailed" >> beam.Reshuffle()
+                _ = failed | "RetryRecords" >> beam.ParDo(RetryIndexed(spec, name, out, retry_round))
+
+            run_pipeline(f"crawl {name}, records again", self.runner, build_retry, Watch(self.parts.path))
 
     def _index(self, what: str, hashes: dict[str, str], work: IndexArchive, folder: PartFolder) -> None:
         def build(pipeline: beam.Pipeline) -> None:
@@ -276,13 +310,17 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
     for name in spec.crawls:
         crawl = _Crawl(spec, name, out, runner)
         progress = crawl.progress()
-        files = warc_paths(crawl.settings.warc_files) if crawl.settings.warc_files else []
+        base = crawl.settings.warc_base
+        files = warc_paths(crawl.settings.warc_files, base) if crawl.settings.warc_files else []
         asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
         settings = [asked, spec.request_policy.model_dump(mode="json")]
-        robots = warc_paths(crawl.settings.robots_files) if crawl.settings.robots_files else []
-        hashes = archive_hashes(out, name, [*files, *robots])
+        robots = warc_paths(crawl.settings.robots_files, base) if crawl.settings.robots_files else []
+        listed = index_parts(crawl.settings.index) if crawl.settings.index is not None else []
+        hashes = archive_hashes(out, name, [*files, *robots, *dict.fromkeys(part.path for part in listed)])
         of_files, of_robots = ({path: hashes[path] for path in paths} for paths in (files, robots))
-        inputs = stage_inputs(VERSION, settings, sorted(of_files.items()), sorted(of_robots.items()))
+        indexed = [(part, hashes[part.path]) for part in listed]
+        of_index = [[indexed_name(*part, spec, name) for part in indexed]] if indexed else []
+        inputs = stage_inputs(VERSION, settings, sorted(of_files.items()), sorted(of_robots.items()), *of_index)
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -290,9 +328,12 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         elif progress.finished:  # with other settings, which must not take what a killed run leaves for finished
             progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
-        if files:
+        if crawl.settings.is_archive:
             crawl.index_archives(of_files, of_robots)
-        while not files:
+        if crawl.settings.index is not None:
+            crawl.fetch_index(indexed, progress.retry_round)
+            progress = replace(progress, rounds=progress.retry_round + 1)
+        while not crawl.settings.is_archive:
             crawl.run_round(progress.rounds, progress.retry_round)
             if not crawl.part_files(".parquet", only=progress.rounds):
                 break

@@ -177,6 +177,8 @@ DeclaredReason = Literal[
     "flagged_words",
     "too_little_punctuation",
     "spam_words",
+    "text_score",
+    "evaluation_overlap",
     # image files
     "unsupported_format",
     "corrupt_image",
@@ -208,6 +210,8 @@ DeclaredReason = Literal[
     "image_blank",
     "image_blurred",
     "image_overused",
+    "evaluation_image",
+    "image_score",
     "low_similarity",
     "image_without_sentence",
     # duplicates
@@ -336,7 +340,7 @@ ROWS: dict[str, str] = {
     "upstream_failed": "the data set itself says that the download failed",
     "where_unmet": "a column of the list does not meet a condition of the source's `where`",
     "where_unknown": "a column of the list that the source's `where` judges is null",
-    "missing_file": "a file of the source that does not exist, where `missing: skip` allows that",
+    "missing_file": "a file that does not exist: of the source, where `missing: skip` allows that, or of an archive",
     "block_listed": "the list marks the row as not to be used",
     "other_kind": "a sample or an archive's record of another kind than the source's",
     "excluded_component": "a component of the data set that the spec excludes",
@@ -397,6 +401,8 @@ TEXTS: dict[str, str] = {
     "flagged_words": "too many words of pornography or abuse",
     "too_little_punctuation": "fewer punctuation marks for its words than prose has",
     "spam_words": "too many words that mark spam",
+    "text_score": "the score of a classifier that the spec names is outside its limits",
+    "evaluation_overlap": "it has words in a row in common with an evaluation set that the spec names",
 }
 IMAGE_FILES: dict[str, str] = {
     "unsupported_format": "the bytes are of no image format that is read",
@@ -432,6 +438,8 @@ IMAGES: dict[str, str] = {
     "image_blank": "less contrast than min_contrast: of one colour",
     "image_blurred": "less detail than min_blur",
     "image_overused": "on more than max_uses pages: part of a site's design",
+    "evaluation_image": "nearly the same as an image of an evaluation set that the spec names",
+    "image_score": "a score of the image by a head on its embedding is outside the spec's limits",
     "low_similarity": "no text of the document is as similar as min_similarity (CLIP)",
     "image_without_sentence": "no sentence was left to which the image could be assigned",
 }

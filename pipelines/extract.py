@@ -38,7 +38,9 @@ from pipelines.sources.files import MissingPart, Part, explain_read_errors, miss
 from pipelines.sources.input_files import forget_inputs, record_inputs
 from pipelines.sources.origin import Origin
 from pipelines.sources.warc import CrawledPage
+from pipelines.sources.warc_index import archive_name, crawl_id
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
+from pipelines.text.judging import named_files
 from pipelines.web import urls
 
 # Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
@@ -205,15 +207,18 @@ class _ExtractPart(beam.DoFn):
         found.tally.keep(crawl, "element", len(page.images) + len(page.videos))
         for element in page.skipped:
             found.tally.drop(element_drop(crawl, row, element))
-        external = self._spec.crawls[crawl].warc_files
+        external = self._spec.crawls[crawl].is_archive
+        file, place = row.archive_file or row.warc, (row.archive_offset, row.archive_length)
+        offset, length = place if row.archive_file is not None else (row.offset, row.length)
         origin = PageOrigin(
             crawl=crawl,
             fetched_at=row.fetched_at,
             signals=verdict.signals,
             # Which part of our own crawl contains a page depends on timing; the ledger finds it by its URL.
-            warc_file=row.warc.rpartition("/")[2] if external and row.warc else None,
-            warc_offset=row.offset if external else None,
-            warc_length=row.length if external else None,
+            warc_file=archive_name(file) if external and file else None,
+            warc_offset=offset if external else None,
+            warc_length=length if external else None,
+            release=crawl_id(file) if external and file else None,
         )
         for name, source in sources.items():
             assert isinstance(source.input, CrawlInput)
@@ -244,8 +249,10 @@ class _ExtractPart(beam.DoFn):
 def _source_settings(source: SourceSpec) -> dict[str, Any]:
     """Return the settings of a source on which its candidates depend."""
     tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
-    filters = source.filters.model_dump(mode="json", include={"language", "text", "spoken", "mask_personal_data"})
-    return tree | {"filters": filters}
+    names = {"language", "text", "spoken", "mask_personal_data", "classifiers", "evaluation_sets"}
+    filters = source.filters.model_dump(mode="json", include=names)
+    files = named_files(source.filters)
+    return tree | {"filters": filters} | ({"files": files} if files else {})
 
 
 def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:

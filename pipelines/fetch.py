@@ -60,6 +60,7 @@ from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
+from pipelines.text.judging import named_files
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
@@ -244,9 +245,10 @@ def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartM
 
 def _completion_settings(spec: CorpusSpec) -> list[Any]:
     """Return the settings on which the completion of documents depends."""
-    names = {"language", "spoken", "mask_personal_data", "min_images"}
+    names = {"language", "spoken", "mask_personal_data", "min_images", "classifiers", "evaluation_sets"}
     filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
-    return [filters, spec.policy.model_dump(mode="json")]
+    files = [[name, found] for name, s in spec.sources.items() if (found := named_files(s.filters))]
+    return [filters, spec.policy.model_dump(mode="json"), *files]
 
 
 class _CompletePart(beam.DoFn):

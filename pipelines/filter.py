@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
+from pipelines import storage
 from pipelines.block_list import load_block_list
 from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
+from pipelines.decisions.evaluation_images import evaluation_content
 from pipelines.decisions.features import MeasuredDocument
 from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
 from pipelines.decisions.fingerprints import fingerprint
@@ -117,7 +119,8 @@ class _MeasurePart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str, weights: dict[str, list[Any]]) -> None:
         self._out, self._weights = out, weights
         models = {name: s.filters.match.model for name, s in spec.sources.items() if s.filters.match is not None}
-        self._measurer = PartMeasurer(models, out)
+        scores = {n: s.filters.image_scores for n, s in spec.sources.items() if s.filters.image_scores is not None}
+        self._measurer = PartMeasurer(models, scores, out)
 
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
@@ -362,7 +365,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
         for name, s in spec.sources.items()
         if s.filters.match is not None
-    }
+    } | _head_weights(spec)
     settings = [_decision_settings(spec), weights, spec.split.model_dump(mode="json"), spec.policy.name]
     inputs = stage_inputs(VERSION, FEATURES_VERSION, documents.fingerprint(), settings)
     if decided.is_finished(inputs):
@@ -432,7 +435,27 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     decided.end(inputs)
 
 
+def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
+    """Return what the scores of images of each source that asks for some depend on."""
+    found: dict[str, list[Any]] = {}
+    for name, source in spec.sources.items():
+        if (scores := source.filters.image_scores) is not None:
+            files = [storage.sha256(head.weights) for head in scores.heads.values()]
+            heads = [[n, h.model_dump(mode="json", exclude={"min", "max"})] for n, h in scores.heads.items()]
+            found[f"scores of {name}"] = [
+                scores.model.model_dump(mode="json"),
+                weights_sha256(scores.model),
+                heads,
+                files,
+            ]
+    return found
+
+
 def _decision_settings(spec: CorpusSpec) -> dict[str, Any]:
     """Return the settings of sources on which decisions depend."""
     names = {"kind", "filters", "sharding"}
-    return {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
+    found = {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
+    for name, source in spec.sources.items():
+        if (images := source.filters.evaluation_images) is not None:
+            found[f"evaluation images of {name}"] = {"content": evaluation_content(images)}
+    return found

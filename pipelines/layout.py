@@ -64,6 +64,11 @@ def robots_folder(out: str, crawl: str) -> PartFolder:
     return PartFolder(storage.join(work_folder(out), "robots", crawl))
 
 
+def index_folder(out: str, crawl: str) -> PartFolder:
+    """Return the folder of the receipts of what was fetched for each part of an archive's index."""
+    return PartFolder(storage.join(work_folder(out), "index", crawl))
+
+
 def warc_path(out: str, crawl: str, name: str) -> str:
     """Return the path of a WARC file that a ledger names: next to the ledger, or where another crawler wrote it."""
     return name if "/" in name else storage.join(crawl_folder(out, crawl).path, name)

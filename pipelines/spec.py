@@ -23,6 +23,7 @@ from pipelines.pages.kinds import PageSettings
 from pipelines.running.serve import Serve
 from pipelines.settings import GrownSettings, Pattern, Settings, dump_yaml, load_settings
 from pipelines.sources import FORMATS, SourceSettings
+from pipelines.sources.warc_index import WarcIndex
 from pipelines.text.judging import PROFILES, SPEECH, TextFilters
 from pipelines.web import urls
 from pipelines.web.address_guard import is_on_loopback
@@ -34,11 +35,26 @@ Name = Annotated[str, Field(pattern=NAME)]
 NEEDS_CONTACT = "policy.user_agent: must hold a contact address (URL or e-mail) for any fetch beyond loopback"
 
 
-class CrawlSettings(Settings):
-    """One breadth-first crawl, or WARC files that another crawler wrote."""
+class CrawlSettings(GrownSettings):
+    """One breadth-first crawl, or WARC files or records that another crawler wrote."""
+
+    LATER = frozenset({"index", "warc_base"})
 
     seeds: list[str] = Field(default=[], description="Where to begin")
-    warc_files: list[str] = Field(default=[], description="WARC files to read instead of crawling; globs, fsspec URLs")
+    warc_files: list[str] = Field(
+        default=[],
+        description="WARC, WAT or WET files to read instead of crawling, or files that list their paths (.paths, "
+        ".paths.gz), such as Common Crawl's warc.paths.gz; globs, fsspec URLs",
+    )
+    index: WarcIndex | None = Field(
+        None, description="Index of an archive, of which single records are fetched instead of whole files; null: none"
+    )
+    warc_base: str = Field(
+        "https://data.commoncrawl.org/",
+        min_length=1,
+        description="Where the paths that an index or a file of paths lists begin: a server, an fsspec URL "
+        "(s3://commoncrawl/) or a folder",
+    )
     robots_files: list[str] = Field(
         default=[],
         description="WARC files of robots.txt answers that the same crawler stored, such as Common Crawl's robotstxt "
@@ -55,14 +71,19 @@ class CrawlSettings(Settings):
 
     @model_validator(mode="after")
     def _begins_somewhere(self) -> Self:
-        if bool(self.seeds) == bool(self.warc_files):
-            raise ValueError("needs either 'seeds' or 'warc_files'")
-        if self.robots_files and not self.warc_files:
+        if [bool(self.seeds), bool(self.warc_files), self.index is not None].count(True) != 1:
+            raise ValueError("needs either 'seeds' or 'warc_files' or an 'index'")
+        if self.robots_files and not self.is_archive:
             raise ValueError("'robots_files' belong to 'warc_files'; robots.txt of live sites is asked for")
         for seed in self.seeds:
             if urls.resolve(seed, "") is None:
                 raise ValueError(f"the seed {seed!r} is no http(s) URL")
         return self
+
+    @property
+    def is_archive(self) -> bool:
+        """True if another crawler fetched the pages."""
+        return bool(self.warc_files) or self.index is not None
 
     @property
     def scope(self) -> frozenset[str]:
@@ -94,6 +115,8 @@ class CrawlInput(Settings):
 
 class Filters(Thresholds, TextFilters):  # pydantic takes the last base's fields first: text comes before images
     """Requirements on a candidate; each part may be null or off."""
+
+    LATER = Thresholds.LATER | TextFilters.LATER
 
     duplicates: DuplicateSettings = DuplicateSettings()
 
@@ -206,20 +229,21 @@ class CorpusSpec(GrownSettings):
         Lists and archives may also name what the spec itself serves; with a `serve:` the client decides per request.
         """
         hosts = {h for c in self.crawls.values() for h in c.scope}
-        archives = {name for name, c in self.crawls.items() if c.warc_files}
+        archives = {name for name, c in self.crawls.items() if c.is_archive}
+        bases = {urls.authority(c.warc_base) for c in self.crawls.values() if c.index and urls.resolve(c.warc_base, "")}
         asks = any(
             archives.intersection(s.input.crawls) and (self.asks_for_others or s.kind != "text")
             if isinstance(s.input, CrawlInput)
             else s.kind != "text"
             for s in self.sources.values()
         )
-        return not all(map(is_on_loopback, hosts)) or (asks and not self.serve)
+        return not all(map(is_on_loopback, hosts | bases)) or (asks and not self.serve)
 
     @property
     def asks_for_others(self) -> bool:
         """True if robots.txt may be requested for pages of archives and pages that lists name."""
         takes = any(
-            any(self.crawls[crawl].warc_files for crawl in s.input.crawls)
+            any(self.crawls[crawl].is_archive for crawl in s.input.crawls)
             if isinstance(s.input, CrawlInput)
             else s.input.format != "video_list"
             for s in self.sources.values()

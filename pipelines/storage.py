@@ -7,6 +7,8 @@ store makes an upload visible when it is complete. Readers skip names that begin
 import contextlib
 import errno
 import fcntl
+import functools
+import hashlib
 import io
 import os
 import shutil
@@ -211,6 +213,27 @@ def _read_far_ranges(ranges: Sequence[tuple[str, int, int]], by_path: dict[str, 
         ends = [ranges[number][1] + ranges[number][2] for number, _ in places]
         data = fs.cat_ranges([inner for _, inner in places], starts, ends, on_error="raise")
     return {number: found for (number, _), found in zip(places, data, strict=True)}
+
+
+def sha256(path: str) -> str:
+    """Return the hash of a file in hex, read again only if its stamp has changed.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    try:
+        return _sha256(path, repr(stamp(path)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: str, _: str) -> str:
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:

@@ -44,10 +44,12 @@ def ledger_mentions(path: str, retry_round: int) -> Iterator[tuple[str, Mention]
     Those have another row if they have failed again, and none if not.
     """
     round_ = round_of(path)
-    for row in read_ledger(path, ["url", "depth", "outcome", "detail", "warc", "offset"]):
+    archive = ["archive_file", "archive_offset"]
+    for row in read_ledger(path, ["url", "depth", "outcome", "detail", "warc", "offset", *archive]):
         if row["unit"] == "site_file" and round_ < retry_round and is_transient(row["outcome"]):
             continue
-        record = warc_record(row["warc"], row["offset"]) or ""
+        file, offset = (row.get(name) for name in (archive if row.get("archive_file") else ("warc", "offset")))
+        record = warc_record(file, offset) or ""
         yield row["url"], Mention(round_, row["depth"], row["outcome"], row["detail"] or "", record, row["unit"])
 
 

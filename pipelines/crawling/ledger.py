@@ -31,6 +31,14 @@ LEDGER_SCHEMA = pa.schema(
         ("unit", pa.string()),  # `page`, or `site_file`: requested for what it says of the site, and failed
     ]
 )
+INDEXED_SCHEMA = pa.schema(
+    [
+        *LEDGER_SCHEMA,
+        ("archive_file", pa.string()),  # of another crawler, from which an index told us to fetch the record
+        ("archive_offset", pa.int64()),
+        ("archive_length", pa.int64()),
+    ]
+)
 LINK_SCHEMA = pa.schema([("url", pa.string()), ("depth", pa.int32())])
 
 RequestedUnit = Literal["page", "site_file"]
@@ -38,7 +46,7 @@ RequestedUnit = Literal["page", "site_file"]
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A URL that was requested, or a record of another crawler's WARC file; `LEDGER_SCHEMA` describes the fields."""
+    """A URL that was requested, or a record of another crawler's WARC file; `INDEXED_SCHEMA` describes the fields."""
 
     url: str
     depth: int
@@ -54,11 +62,16 @@ class LedgerRow:
     offset: int | None = None
     length: int | None = None
     unit: RequestedUnit = "page"
+    archive_file: str | None = None
+    archive_offset: int | None = None
+    archive_length: int | None = None
 
     @property
     def record(self) -> str | None:
         """The page's WARC record, as in `Drop.record`; None if it has none."""
-        return warc_record(self.warc, self.offset)
+        return warc_record(
+            self.archive_file or self.warc, self.offset if self.archive_file is None else self.archive_offset
+        )
 
     def to_columns(self) -> dict[str, Any]:
         """Return the row as written to the parquet file."""

@@ -1,7 +1,7 @@
 """Features of a document's images: the small rows that decisions read instead of images."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import pyarrow as pa
 
@@ -27,6 +27,24 @@ FEATURE_SCHEMA = pa.schema(
         ("match_model", pa.string()),
     ]
 )
+SCORED_SCHEMA = pa.schema(
+    [
+        *FEATURE_SCHEMA,
+        (
+            "heads",
+            pa.list_(pa.struct([("name", pa.string()), ("origin", pa.string()), ("values", pa.list_(pa.float64()))])),
+        ),
+    ]
+)
+"""With the scores of images, where a source of the corpus asks for some."""
+
+
+class HeadScores(TypedDict):
+    """A score of each image of a document, and what gave it."""
+
+    name: str
+    origin: str
+    values: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,7 @@ class MeasuredDocument:
     images: tuple[MeasuredImage, ...]
     similarity: list[list[float]] | None = None  # (images, texts), 4 decimals
     match_model: str | None = None
+    heads: tuple[HeadScores, ...] = ()
 
     def to_columns(self, source: str, key: str) -> dict[str, Any]:
         """Return the document's row in the parquet file."""
@@ -56,9 +75,11 @@ class MeasuredDocument:
             "media": [asdict(image) for image in self.images],
             "similarity": self.similarity,
             "match_model": self.match_model,
+            "heads": list(self.heads) or None,
         }
 
     @classmethod
     def from_columns(cls, row: dict[str, Any]) -> Self:
         """Return the features that `to_columns` wrote."""
-        return cls(tuple(MeasuredImage(**image) for image in row["media"]), row["similarity"], row["match_model"])
+        images = tuple(MeasuredImage(**image) for image in row["media"])
+        return cls(images, row["similarity"], row["match_model"], tuple(row.get("heads") or ()))

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipelines.decisions.features import FEATURE_SCHEMA, MeasuredDocument, MeasuredImage
+from pipelines.decisions.features import FEATURE_SCHEMA, SCORED_SCHEMA, HeadScores, MeasuredDocument, MeasuredImage
 from pipelines.document import Document
+from pipelines.images.heads import HeadFilter, head_origin, head_scores
 from pipelines.images.normalise import features
 from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings
 from pipelines.layout import documents_folder, features_folder, media_folder
@@ -55,17 +57,19 @@ class PartMeasurer:
 
     Args:
         models: CLIP models of sources, by source.
+        heads: Scores of images that sources ask for, by source.
         out: The corpus's folder.
     """
 
-    def __init__(self, models: Mapping[str, MatchSettings], out: str) -> None:
-        self._match_settings, self._out = models, out
+    def __init__(self, models: Mapping[str, MatchSettings], heads: Mapping[str, HeadFilter], out: str) -> None:
+        self._match_settings, self._heads, self._out = models, heads, out
         self._models: dict[str, ImageTextMatch] = {}
 
     def measure(self, part: str, inputs: str) -> Receipt:
         """Write the features of a part of documents; `inputs` is the hash of what they are made from."""
         images: dict[str, MeasuredImage] = {}  # one page gives several documents with the same images
         names: list[tuple[str, str]] = []
+        blobs: list[tuple[Blob, ...]] = []
         measured: list[MeasuredDocument] = []
         tasks: dict[str, list[_MatchTask]] = {}  # by model, which compares all of the part together
         for completed in read_documents(part, self._out):
@@ -74,13 +78,16 @@ class PartMeasurer:
                 task = _MatchTask(len(measured), settings, completed.blobs, texts)
                 tasks.setdefault(settings.model_dump_json(), []).append(task)
             names.append((completed.source, completed.document.key))
+            blobs.append(completed.blobs)
             measured.append(MeasuredDocument(tuple(self._measure_images(completed, images))))
-        for model, of_model in sorted(tasks.items()):
-            for number, similarity, match_model in self._match(model, of_model):
+        for _, of_model in sorted(tasks.items()):
+            for number, similarity, match_model in self._match(of_model):
                 measured[number] = replace(measured[number], similarity=similarity, match_model=match_model)
+        self._score(names, blobs, measured)
         folder = features_folder(self._out)
         rows = [found.to_columns(source, key) for (source, key), found in zip(names, measured, strict=True)]
-        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, FEATURE_SCHEMA)}
+        schema = SCORED_SCHEMA if self._heads else FEATURE_SCHEMA
+        files = {".parquet": write_table(folder.file(part, ".parquet"), rows, schema)}
         return folder.finish(part, inputs, Tally("features"), files)
 
     def _measure_images(self, completed: CompletedDocument, known: dict[str, MeasuredImage]) -> Iterator[MeasuredImage]:
@@ -91,18 +98,46 @@ class PartMeasurer:
                 known[name] = MeasuredImage(name, found.phash, found.blur, found.mean, found.std)
             yield known[name]
 
-    def _match(self, model_name: str, tasks: list[_MatchTask]) -> Iterator[tuple[int, list[list[float]], str]]:
+    def _score(
+        self, names: list[tuple[str, str]], blobs: list[tuple[Blob, ...]], measured: list[MeasuredDocument]
+    ) -> None:
+        """Add to the documents of a part the scores of their images that their sources ask for."""
+        for source, filter_ in sorted(self._heads.items()):
+            mine = [number for number, (name, _) in enumerate(names) if name == source and blobs[number]]
+            if not mine:
+                continue
+            model = self._model(filter_.model)
+            vectors = self._embed(model, [blob for number in mine for blob in blobs[number]], filter_.model.batch_size)
+            scores = {name: head_scores(vectors, head) for name, head in filter_.heads.items()}
+            first = 0
+            for number in mine:
+                last = first + len(blobs[number])
+                found = tuple(
+                    HeadScores(name=n, origin=head_origin(filter_.heads[n], n, model), values=values[first:last])
+                    for n, values in scores.items()
+                )
+                measured[number] = replace(measured[number], heads=found)
+                first = last
+
+    def _model(self, settings: MatchSettings) -> ImageTextMatch:
+        name = settings.model_dump_json()
+        if name not in self._models:
+            self._models[name] = ImageTextMatch(settings)
+        return self._models[name]
+
+    def _embed(self, model: ImageTextMatch, blobs: list[Blob], batch_size: int) -> NDArray[np.float32]:
+        """Return (images, width) embeddings; only some files are in memory at once."""
+        size, raw = 16 * batch_size, media_folder(self._out)
+        chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
+        return np.concatenate([model.embed_images([blob.read(raw) for blob in chunk]) for chunk in chunks])
+
+    def _match(self, tasks: list[_MatchTask]) -> Iterator[tuple[int, list[list[float]], str]]:
         """Yield (number, similarity, model's name) for the documents of a part that one model judges.
 
         A batch is filled from many documents: for a single pair it would consist of one image and 31 of padding.
         """
-        if model_name not in self._models:
-            self._models[model_name] = ImageTextMatch(tasks[0].settings)
-        model, size = self._models[model_name], 16 * tasks[0].settings.batch_size  # files held in memory at once
-        raw = media_folder(self._out)
-        blobs = [blob for task in tasks for blob in task.blobs]
-        chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
-        images = np.concatenate([model.embed_images([blob.read(raw) for blob in chunk]) for chunk in chunks])
+        model = self._model(tasks[0].settings)
+        images = self._embed(model, [blob for task in tasks for blob in task.blobs], tasks[0].settings.batch_size)
         texts = model.embed_texts([text for task in tasks for text in task.texts])
         match_model = f"{model.model_id}@{model.weights_sha256[:16]}"
         first_image = first_text = 0

@@ -7,11 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipelines.decisions.evaluation_images import EvaluationImages, is_evaluation_image
 from pipelines.decisions.features import MeasuredDocument, MeasuredImage
 from pipelines.document import CAPTIONED, Document, Media, Score, without_media
 from pipelines.drop_reasons import Refusal
+from pipelines.images.heads import HeadFilter
 from pipelines.images.text_match import MatchSettings
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings, Settings
 from pipelines.text.assignment import UNMATCHED, interleave_by_assignment
 
 
@@ -36,13 +38,21 @@ class MatchFilter(Settings):
     side: Literal["before", "after"] = Field("before", description="Where to put an image, by its sentence")
 
 
-class Thresholds(Settings):
+class Thresholds(GrownSettings):
     """Requirements on a document's images, each one and their number."""
+
+    LATER = frozenset({"evaluation_images", "image_scores"})
 
     images: ImageFilter = ImageFilter()
     min_images: int = Field(1, ge=0, description="Interleaved and video: images that must remain")
     max_images: int | None = Field(None, description="Interleaved: more drops the document (OBELICS: 30); null: any")
     match: MatchFilter | None = Field(None, description="Image-text similarity; null: not computed")
+    evaluation_images: EvaluationImages | None = Field(
+        None, description="Images of evaluation sets, nearly equal ones of which are dropped; null: none"
+    )
+    image_scores: HeadFilter | None = Field(
+        None, description="Scores of images by heads on CLIP embeddings, such as aesthetics; null: none"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,11 @@ def judge(
         score = best[i] if best else None
         if refusal is None and match is not None and _is_below(score, match.min_similarity):
             refusal = Refusal("low_similarity", str(score))
+        if refusal is None and thresholds.evaluation_images is not None:
+            is_known = is_evaluation_image(image.phash, thresholds.evaluation_images)
+            refusal = Refusal("evaluation_image", f"{image.phash:016x}") if is_known else None
+        if refusal is None:
+            refusal = _score_refusal(i, features, thresholds.image_scores)
         if refusal is not None:
             lost[i] = refusal
     if document.kind in CAPTIONED and lost:
@@ -82,6 +97,13 @@ def judge(
     if match is not None and best:
         scores = [Score("clip_similarity", f"media:{i}", value, model) for i, value in enumerate(best)]
         document = replace(document, scores=(*document.scores, *scores))
+    if thresholds.image_scores is not None:
+        found_scores = [
+            Score(head["name"], f"media:{i}", value, head["origin"])
+            for head in features.heads
+            for i, value in enumerate(head["values"])
+        ]
+        document = replace(document, scores=(*document.scores, *found_scores))
     if match is not None and match.assign and best and document.kind == "interleaved":
         left = [[math.nan] * len(row) if i in lost else row for i, row in enumerate(similarity)]
         found = interleave_by_assignment(
@@ -97,6 +119,15 @@ def judge(
     if document.kind == "interleaved" and thresholds.max_images is not None and len(places) > thresholds.max_images:
         return Judged(None, (), lost, Refusal("too_many_images", str(len(places))))
     return Judged(kept, places, lost)
+
+
+def _score_refusal(place: int, features: MeasuredDocument, limits: HeadFilter | None) -> Refusal | None:
+    """Return why an image fails by its scores."""
+    for head in features.heads if limits is not None else ():
+        value = head["values"][place]
+        if limits is not None and not limits.heads[head["name"]].takes(value):
+            return Refusal("image_score", f"{head['name']} {value}")
+    return None
 
 
 def _is_below(value: float | None, least: float | None) -> bool:

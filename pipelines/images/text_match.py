@@ -142,6 +142,34 @@ class ImageTextMatch:
         return result
 
 
+def load_arrays(path: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a checkpoint of PyTorch or safetensors by name, in 32 bits where they are floats.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file")
+    import torch
+
+    state: Any
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise their own types, not all of them public
+        raise UserError(f"{path}: cannot be read as a checkpoint: {type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not named weights")
+    state = state.get("state_dict", state)  # as PyTorch Lightning writes it
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds other things than weights")
+    return {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in state.items()}
+
+
 def weights_sha256(settings: MatchSettings) -> str:
     """Return the hash of the checkpoint that the settings name.
 

@@ -47,7 +47,10 @@ class PageSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class PageOrigin:
-    """Location of a page and rights statements about it: the provenance that is not in the page itself."""
+    """Location of a page and rights statements about it: the provenance that is not in the page itself.
+
+    `release` is that of the archive which has the page.
+    """
 
     crawl: str | None = None
     warc_file: str | None = None
@@ -55,6 +58,7 @@ class PageOrigin:
     warc_length: int | None = None
     fetched_at: str | None = None
     signals: tuple[Signal, ...] = ()
+    release: str | None = None
 
 
 _FIGURE_NUMBER = re.compile(
@@ -231,6 +235,7 @@ class _Sample:
                 record=page_url if number is None else f"{page_url}#{number}",
                 page_url=page_url,
                 canonical_url=without_credentials(self._page.canonical_url) if self._page.canonical_url else None,
+                release=self._origin.release,
                 crawl=self._origin.crawl,
                 warc_file=self._origin.warc_file,
                 warc_offset=self._origin.warc_offset,

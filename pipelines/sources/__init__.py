@@ -13,11 +13,14 @@ url_table.py    LAION, Re-LAION, LAION-COCO, CapsFusion, COYO, CC3M, CC12M      
 grit.py         GRIT                                                              grounded, pair
 mmc4.py         MMC4                                                              interleaved
 obelics.py      OBELICS, OmniCorpus                                               interleaved
+mint.py         MINT-1T                                                           interleaved
+curator.py      rows of NeMo Curator's interleaved tables                         interleaved
 video_list.py   WebVid, HowTo100M, tables of videos                               video
 storyboard.py   yt-dlp's storyboards and subtitles on disk                        video
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
 warc.py         pages that a crawl stored; the extract stage reads them like any crawl
+warc_index.py   places of pages in archives of others
 archived_page.py  parsed pages of WARC, WET and WAT records
 ```
 
@@ -31,7 +34,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipelines.document import Kind
-from pipelines.sources import grit, jsonl_text, mmc4, obelics, storyboard, url_table, video_list, webdataset
+from pipelines.sources import (
+    curator,
+    grit,
+    jsonl_text,
+    mint,
+    mmc4,
+    obelics,
+    storyboard,
+    url_table,
+    video_list,
+    webdataset,
+)
 from pipelines.sources.files import CompanionFile, Part
 from pipelines.sources.origin import Outcome
 
@@ -40,6 +54,8 @@ SourceSettings = Annotated[
     | grit.GritSettings
     | mmc4.Mmc4Settings
     | obelics.ObelicsSettings
+    | mint.MintSettings
+    | curator.CuratorSettings
     | video_list.VideoListSettings
     | storyboard.StoryboardSettings
     | jsonl_text.JsonlTextSettings
@@ -67,6 +83,8 @@ FORMATS: dict[str, Format] = {
     "mmc4": Format(mmc4.KINDS, mmc4.parts, mmc4.read),
     "obelics": Format(obelics.KINDS, obelics.parts, obelics.read),
     "omnicorpus": Format(obelics.KINDS, obelics.parts, obelics.read),
+    "mint": Format(mint.KINDS, mint.parts, mint.read),
+    "curator": Format(curator.KINDS, curator.parts, curator.read),
     "video_list": Format(video_list.KINDS, video_list.parts, video_list.read),
     "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read, storyboard.companion_files),
     "jsonl_text": Format(jsonl_text.KINDS, jsonl_text.parts, jsonl_text.read),

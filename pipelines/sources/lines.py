@@ -161,18 +161,18 @@ def read_json_lines(part: Part, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[t
         if isinstance(line, RowError):
             yield locator, line
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            value = RowError("malformed_row", str(error), text=line[:_SHOWN])
         if locator == "0" and not line.lstrip().startswith("{"):
             raise UserError(f"{part.path}: not a JSON Lines file: its first line is not a JSON object")
-        yield (
-            locator,
-            value
-            if isinstance(value, dict | RowError)
-            else RowError("malformed_row", "no JSON object", text=line[:_SHOWN]),
-        )
+        yield locator, json_object(line)
+
+
+def json_object(text: str) -> dict[str, Any] | RowError:
+    """Return the object that a line of JSON holds, or why it holds none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return RowError("malformed_row", str(error), text=text[:_SHOWN])
+    return value if isinstance(value, dict) else RowError("malformed_row", "no JSON object", text=text[:_SHOWN])
 
 
 def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:

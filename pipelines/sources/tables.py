@@ -21,7 +21,7 @@ from pipelines.sources.where import MET, UNKNOWN, UNMET, Clause, Condition, clau
 
 NO_CONDITIONS: Mapping[str, Condition] = MappingProxyType({})
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2", ".xz")
-_SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 _NOT_TEXT: tuple[tuple[type, str], ...] = ((list, "lists"), (dict, "objects"), (bytes, "bytes that are not UTF-8"))
 _MAX_COLUMNS_BYTES = 64 << 20  # of a JSON file by columns, which takes ten times as much as Python objects
 _SPLIT_KEYS = frozenset({"columns", "index", "data"})  # of pandas' to_json(orient="split")
@@ -47,8 +47,8 @@ def table_parts(settings: Files) -> list[Part]:
     found: list[Part] = []
     for path, name in expand(settings.files, missing=settings.missing):
         kind = suffix(path)
-        if kind not in _SUFFIXES:
-            raise UserError(f"{path}: its name should end in one of {', '.join(_SUFFIXES)}")
+        if kind not in SUFFIXES:
+            raise UserError(f"{path}: its name should end in one of {', '.join(SUFFIXES)}")
         is_whole = (
             dialect_of(path, kind).is_quoted  # a cell may go on over several lines
             if kind in (".csv", ".tsv", ".txt")
@@ -260,19 +260,22 @@ def _fallen(file: Any, group: int, clauses: list[Clause], added: Mapping[str, st
 def _verdict_of_statistics(file: Any, group: int, clause: Clause) -> int | None:
     """Return the verdict on all rows of a row group if its smallest and largest value decide it.
 
-    That can be told of whole numbers without nulls; among others some may be NaN, of which statistics say nothing.
+    That can be told of whole numbers and texts without nulls; among other numbers some may be NaN, of which statistics
+    say nothing.
     """
-    if clause.keys or not clause.condition.is_range:
+    if clause.keys or clause.column not in file.schema_arrow.names:
         return None
-    if clause.column not in file.schema_arrow.names:
-        return None
-    if not pa.types.is_integer(file.schema_arrow.field(clause.column).type):
+    type_ = file.schema_arrow.field(clause.column).type
+    wanted = clause.condition.texts if pa.types.is_string(type_) or pa.types.is_large_string(type_) else None
+    if wanted is None and not (clause.condition.is_range and pa.types.is_integer(type_)):
         return None
     row_group = file.metadata.row_group(group)
     chunks = (row_group.column(i) for i in range(row_group.num_columns))
     found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == clause.column), None)
     if found is None or not found.has_min_max or not found.has_null_count or found.null_count:
         return None
+    if wanted is not None:
+        return None if any(found.min <= text <= found.max for text in wanted) else UNMET
     verdicts = clause.condition.verdict(found.min), clause.condition.verdict(found.max)
     if verdicts == (MET, MET):
         return MET

@@ -166,6 +166,28 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
             yield UnreadableRecord(at if end is None else end, "truncated_file", "the last record ends early")
 
 
+def parse_record(data: bytes) -> CrawledPage | UnreadableRecord:
+    """Return the page of one compressed record, as a range of a WARC file has it, at offset 0 of these bytes."""
+    found: CrawledPage | UnreadableRecord | None = None
+    try:
+        for number, record in enumerate(ArchiveIterator(io.BytesIO(data), parse_http=False)):
+            if number:
+                return UnreadableRecord(0, "malformed_record", "more than one record in the range")
+            block = record.reader.read(MAX_BODY_BYTES + 1)
+            if len(block) < min(record.content_length, MAX_BODY_BYTES) or "Content-Length" not in record.headers:
+                short = f"{len(block)} bytes of {record.content_length}"
+                return UnreadableRecord(0, "truncated_file", short, _target(record))
+            found = _page(record, block)
+    except OSError as error:  # of the reader: the range does not begin where a record does
+        return UnreadableRecord(0, "malformed_record", str(error))
+    except Exception as error:
+        refusal = refusal_of(error)
+        return UnreadableRecord(0, refusal.reason, refusal.detail or "")
+    if isinstance(found, CrawledPage):
+        return replace(found, warc_offset=0, warc_length=len(data))
+    return found or UnreadableRecord(0, "malformed_record", "no record of a page in the range")
+
+
 def _placed(page: CrawledPage, end: int) -> CrawledPage:
     """Return the page with its record's length, or without offset if records share one compressed stream."""
     at = page.warc_offset or 0

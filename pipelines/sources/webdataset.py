@@ -1,4 +1,4 @@
-"""Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 with its images in base64.
+"""Tars of samples: our own corpora, img2dataset's, plain pairs and texts, MMC4 in base64, MINT-1T's PDF documents.
 
 A sample's bytes are used unchanged, without requests to the web. A sample of ours keeps its provenance, signals and
 duplicate group; it gets a new key, since one sample may arrive through two sources.
@@ -16,7 +16,7 @@ from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Build, Document, Kind, Media, Segment, clean_text
 from pipelines.shards.foreign_samples import read_document
 from pipelines.shards.tar_samples import NO_END, ForwardReader, TarSample, walk_samples
-from pipelines.sources import lines, mmc4, url_table
+from pipelines.sources import lines, mint, mmc4, url_table
 from pipelines.sources.captions import clean_caption
 from pipelines.sources.files import Files, Part, whole_files
 from pipelines.sources.grit import grounded
@@ -97,6 +97,9 @@ def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatas
     if "final_meta.json" in sample.parts:
         _check_kind(origin, "video")
         return [builder_document(origin, locator, sample)]
+    if mint.is_paper(record, sample):
+        _check_kind(origin, "interleaved")
+        return mint.paper_of(origin, locator, record, sample)
     if record.get("status") not in (None, "success"):
         raise RowError("upstream_failed", str(record.get("error_message")))
     return [_foreign(origin, locator, sample, record, settings)]

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipelines.errors import UserError
-from pipelines.settings import Settings
+from pipelines.settings import Pattern, Settings
 from pipelines.sources.files import Files
 from pipelines.sources.origin import RowError, UnwantedRowError, number
 
@@ -41,6 +41,10 @@ class Condition(Settings):
     equals: Value | None = Field(None, description="The only value; null: any")
     in_: list[Value] | None = Field(None, alias="in", min_length=1, description="Possible values; null: any")
     not_in: list[Value] | None = Field(None, min_length=1, description="Values that fall; null: none")
+    matches: Pattern | None = Field(
+        None,
+        description="Regular expression that the value, as text, contains a match of, such as '^de\\b'; null: none",
+    )
     not_null: Literal[True] | None = Field(None, description="Any value but none; null: none is asked for")
     nulls: Literal["drop", "keep"] = Field(
         "drop",
@@ -51,7 +55,7 @@ class Condition(Settings):
     @model_validator(mode="after")
     def _asks_something(self) -> "Condition":
         if not self.asked:
-            raise ValueError("needs one of 'min', 'max', 'equals', 'in', 'not_in' and 'not_null'")
+            raise ValueError("needs one of 'min', 'max', 'equals', 'in', 'not_in', 'matches' and 'not_null'")
         if self.not_null and self.nulls == "keep":
             raise ValueError("'not_null' and 'nulls: keep' contradict each other")
         return self
@@ -64,12 +68,20 @@ class Condition(Settings):
     def asked(self) -> dict[str, Any]:
         """What is required, by the names of the spec."""
         named = {"min": self.min, "max": self.max, "equals": self.equals, "in": self.in_, "not_in": self.not_in}
-        return {k: v for k, v in (named | {"not_null": self.not_null}).items() if v is not None}
+        named |= {"matches": self.matches, "not_null": self.not_null}
+        return {k: v for k, v in named.items() if v is not None}
 
     @property
     def is_range(self) -> bool:
         """True if only bounds are required, and these are numbers."""
         return self.asked.keys() <= {"min", "max"} and not any(isinstance(v, str) for v in self.asked.values())
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The only values that can meet it, if these are texts."""
+        values = [self.equals] if self.equals is not None else self.in_
+        texts = [value for value in values or () if isinstance(value, str)]
+        return texts if values and len(texts) == len(values) else None
 
     def verdict(self, value: Any) -> int:
         """Return `MET`, `UNMET` or, for a value that cannot be judged, `UNKNOWN`."""
@@ -86,6 +98,11 @@ class Condition(Settings):
         if self.equals is not None and not _is_equal(value, self.equals):
             return UNMET
         if self.in_ is not None and not any(_is_equal(value, wanted) for wanted in self.in_):
+            return UNMET
+        if (
+            self.matches is not None
+            and re.search(self.matches, text if (text := _as_text(value)) else str(value)) is None
+        ):
             return UNMET
         return UNMET if any(_is_equal(value, unwanted) for unwanted in self.not_in or ()) else MET
 

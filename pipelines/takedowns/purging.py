@@ -81,7 +81,7 @@ def purge_work(out: str, block: BlockList) -> None:
         each(redact_drops, [(path, path, block) for path in drops])
     if (gates := gate_folder(out)) is not None:
         for path in storage.list_files(gates):
-            if block.host(unquote(path.rpartition("/")[2])):
+            if block.host(unquote(path.rpartition("/")[2]).partition(" ")[0]):
                 storage.remove(path)
     storage.remove(storage.join(work_folder(out), "lookup"))
 

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from pipelines.document import Document, Kind, Segment
+from pipelines import storage
+from pipelines.document import Document, Kind, Score, Segment
 from pipelines.drop_reasons import Refusal
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings
+from pipelines.text.classifiers import ClassifierSettings, classify
+from pipelines.text.evaluation_sets import EvaluationSets, find_overlap
 from pipelines.text.language import LanguageSettings, identify
 from pipelines.text.language import judge as judge_language
 from pipelines.text.personal_data import mask, mask_document
@@ -24,8 +27,10 @@ PROFILES: dict[Kind, str] = {
 }
 
 
-class TextFilters(Settings):
+class TextFilters(GrownSettings):
     """Requirements on a candidate's text, and whether personal data in it is masked."""
+
+    LATER = frozenset({"classifiers", "evaluation_sets"})
 
     language: LanguageSettings | None = Field(
         LanguageSettings(), description="null: any language, still identified; {}: the defaults below"
@@ -41,6 +46,12 @@ class TextFilters(Settings):
         " thresholds spec.resolved.yaml shows; {}: no rule at all",
     )
     mask_personal_data: bool = True
+    classifiers: dict[str, ClassifierSettings] = Field(
+        default={}, description="fastText models that score the whole text, by the name of the score; none as a rule"
+    )
+    evaluation_sets: EvaluationSets | None = Field(
+        None, description="Evaluation sets of which no text may have an n-gram; null: none"
+    )
 
     def text_rules(self, kind: Kind) -> TextQuality:
         """Return the rules for text of a kind, without what is spoken."""
@@ -78,6 +89,7 @@ def judge_text(document: Document, filters: TextFilters, kind: Kind) -> Document
         found = found if isinstance(found, Refusal) else _judge_part(found, filters.spoken_rules, is_spoken=True)
     else:
         found = _judge_all(identified, filters.text_rules(kind))
+    found = _judge_whole(found, filters)
     if isinstance(found, Refusal):
         return found
     return mask_document(found) if filters.mask_personal_data else found
@@ -89,9 +101,41 @@ def judge_spoken(document: Document, filters: TextFilters) -> Document | Refusal
     found = (
         identified if isinstance(identified, Refusal) else _judge_part(identified, filters.spoken_rules, is_spoken=True)
     )
+    found = _judge_whole(found, filters)
     if isinstance(found, Refusal):
         return found
     return mask_document(found) if filters.mask_personal_data else found
+
+
+def _judge_whole(document: Document | Refusal, filters: TextFilters) -> Document | Refusal:
+    """Score the text of a document that is left by its classifiers, and compare it with evaluation sets."""
+    if isinstance(document, Refusal):
+        return document
+    if filters.evaluation_sets is not None:
+        overlap = find_overlap(document.text, filters.evaluation_sets)
+        if overlap is not None:
+            return Refusal("evaluation_overlap", f"{overlap[1]} n-grams of {overlap[0]}")
+    scores: list[Score] = []
+    for name, settings in filters.classifiers.items():
+        value = classify(document.text, settings)
+        if not settings.takes(value):
+            return Refusal("text_score", f"{name} {value}")
+        scores.append(Score(name, "document", value, f"fasttext@{storage.sha256(settings.model)[:16]}"))
+    if not scores:
+        return document
+    earlier = tuple(score for score in document.scores if score.name not in filters.classifiers)  # of a caption alone
+    return replace(document, scores=(*earlier, *scores))
+
+
+def named_files(filters: TextFilters) -> list[tuple[str, str]]:
+    """Return path and hash of each model and evaluation set that judges text: one may be replaced under its name.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    paths = [settings.model for settings in filters.classifiers.values()]
+    paths += filters.evaluation_sets.files if filters.evaluation_sets is not None else []
+    return [(path, storage.sha256(path)) for path in dict.fromkeys(paths)]
 
 
 def _judge_all(document: Document, rules: TextQuality) -> Document | Refusal:

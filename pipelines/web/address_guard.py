@@ -64,7 +64,7 @@ class _NamedHosts(NamedTuple):
     def hold(self, host: str, port: int) -> bool:
         return (
             self.port in (None, port)
-            and (not self.is_of_addresses or _is_address(host))
+            and (not self.is_of_addresses or is_address(host))
             and self.pattern.fullmatch(host) is not None
         )
 
@@ -127,7 +127,8 @@ def _named_hosts(entry: str) -> _NamedHosts:
     return _NamedHosts(pattern, port or None, re.fullmatch(r"[.*]*[0-9][0-9.*]*", host) is not None)
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -15,17 +15,18 @@ from typing import Literal
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from pydantic import Field
+from pydantic import Field, field_validator
 from yarl import URL
 
 from pipelines.drop_reasons import Reason
 from pipelines.faults import without_stop_iteration
 from pipelines.settings import GrownSettings
-from pipelines.web.address_guard import AddressError, AddressGuard, is_loopback
+from pipelines.web.address_guard import AddressError, AddressGuard, is_address, is_loopback
 from pipelines.web.aiohttp_internals import TolerantConnector
 from pipelines.web.answers import Fetched, FetchFailure, Headers
 from pipelines.web.content_coding import DamagedBodyError, decode_body, is_coded
 from pipelines.web.host_gate import HostClosedError, HostGate
+from pipelines.web.host_settings import WITHHELD, HostSettings, HostTable, ResolvedHost, host_names
 from pipelines.web.permission import PolicySettings, Purpose
 from pipelines.web.response_head import MAX_HEAD_BYTES
 from pipelines.web.success_alarm import AlarmSettings
@@ -41,7 +42,7 @@ _HOST = re.compile(r"[a-z0-9_.:-]+")  # in lower case and IDNA's ASCII form; an 
 class HttpSettings(GrownSettings):
     """Delays, deadlines, retries and size caps of requests."""
 
-    LATER = frozenset({"alarm"})
+    LATER = frozenset({"alarm", "hosts"})
 
     delay_seconds: float = Field(default=1.0, ge=0, description="Seconds between requests to a host (StormCrawler: 1)")
     max_crawl_delay_seconds: float = Field(
@@ -67,6 +68,12 @@ class HttpSettings(GrownSettings):
     alarm: AlarmSettings | None = Field(
         default=AlarmSettings(), description="Warning when requests fail; null: none is given"
     )
+
+    hosts: dict[str, HostSettings] = Field(
+        default={}, description="What is different for single hosts, by name or pattern (*.example.org); none as a rule"
+    )
+
+    _names_hosts = field_validator("hosts")(host_names)
 
     def max_bytes(self, purpose: Purpose) -> int:
         """Return the cap on a body for a purpose."""
@@ -119,7 +126,9 @@ class Exchange:
         self._policy = policy
         self._http = http
         self._loopback_delay = loopback_delay
-        longest_wait = max(http.max_retry_after_seconds, http.max_crawl_delay_seconds, http.delay_seconds)
+        self._hosts = HostTable(http.hosts)
+        delays = [http.delay_seconds, *(settings.delay_seconds or 0.0 for settings in http.hosts.values())]
+        longest_wait = max(http.max_retry_after_seconds, http.max_crawl_delay_seconds, *delays)
         self._gate = HostGate(gate_folder, longest_wait)
         self._guard = AddressGuard(
             policy.allow_hosts, may_leave_loopback=policy.has_contact, cache_seconds=http.dns_cache_seconds
@@ -127,11 +136,19 @@ class Exchange:
         self._in_flight = asyncio.Semaphore(http.max_in_flight)
         self._errors: dict[str, int] = {}  # failed attempts in a row, by host
         self._session: aiohttp.ClientSession | None = None
+        # Its connections go to proxies alone, which need no public address
+        self._proxied: aiohttp.ClientSession | None = None
+        self._proxy_guard = AddressGuard(self._hosts.proxies, num_threads=1)
 
     async def open(self) -> None:
         """Open the session. One connection pool and one TLS context serve all hosts."""
-        self._session = aiohttp.ClientSession(
-            connector=TolerantConnector(resolver=self._guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
+        self._session = self._new_session(self._guard)
+        if self._hosts.proxies:
+            self._proxied = self._new_session(self._proxy_guard)
+
+    def _new_session(self, guard: AddressGuard) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=TolerantConnector(resolver=guard, use_dns_cache=False, limit=0, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "User-Agent": self._policy.user_agent_header,
@@ -149,9 +166,10 @@ class Exchange:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        for session in filter(None, (self._session, self._proxied)):
+            await session.close()
         await self._guard.close()
+        await self._proxy_guard.close()
 
     async def ask(self, request: Request) -> Fetched:
         """Return the response to a request, whatever its status, after retries while a failure is transient.
@@ -176,19 +194,21 @@ class Exchange:
     async def _take_turn(self, request: Request) -> Fetched | FetchFailure:
         """Make one attempt in the host's turn. A failure lets the host rest: twice as long with each in a row."""
         host, port = request.target.raw_host or "", request.target.port or 0
+        settings = self._hosts.of(host)
         try:
-            addresses = await self._guard.permitted(host, port)
+            addresses = await self._permitted(host, port, settings)
         except AddressError as error:
             if error.reason == "dns_failure":
                 await asyncio.sleep(self._count_error(host))
             return FetchFailure(error.reason, str(request.target), error.detail)
-        is_here = all(is_loopback(address) for address in addresses)
+        is_here = bool(addresses) and all(is_loopback(address) for address in addresses)
         delay = self._loopback_delay if is_here and self._loopback_delay is not None else self._http.delay_seconds
-        async with self._gate.turn(host, max(delay, request.delay_seconds)) as turn:
+        delay = delay if settings.delay_seconds is None else settings.delay_seconds
+        async with self._gate.turn(host, max(delay, request.delay_seconds), settings.connections) as turn:
             outcome: Fetched | FetchFailure
             async with self._in_flight:
                 try:
-                    outcome = await self._attempt(request)
+                    outcome = await self._attempt(request, settings)
                 except FetchFailure as failure:
                     outcome = failure
             if isinstance(outcome, Fetched) and not outcome.is_transient:
@@ -210,19 +230,37 @@ class Exchange:
             self._gate.close(host)
         return min(self._http.backoff_seconds * 2.0 ** (count - 1), self._http.max_retry_after_seconds)
 
-    async def _attempt(self, request: Request) -> Fetched:
+    async def _permitted(self, host: str, port: int, settings: ResolvedHost) -> tuple[str, ...]:
+        """Return the addresses of a host; none of one whose name its proxy resolves.
+
+        Raises:
+            AddressError: If it may not or cannot be connected to.
+        """
+        if settings.proxy is None or is_address(host):
+            return await self._guard.permitted(host, port)
+        if not self._policy.has_contact:
+            raise AddressError("no_contact_address", f"{host} is beyond a proxy; set policy.user_agent")
+        return ()
+
+    async def _attempt(self, request: Request, settings: ResolvedHost) -> Fetched:
         """Send one request and read its response within the deadline.
 
         Raises:
             FetchFailure: For everything that a network, a server or a name server can do.
         """
-        assert self._session is not None, "not open"
+        session = self._session if settings.proxy is None else self._proxied
+        assert session is not None, "not open"
+        secret = {"proxy-authorization", *(name.lower() for name, _ in settings.headers)}
         url = str(request.target)
         try:
             async with (
                 asyncio.timeout(self._http.timeout_seconds),
-                self._session.request(
-                    request.method, request.target, headers=request.headers, allow_redirects=False
+                session.request(
+                    request.method,
+                    request.target,
+                    headers=(*request.headers, *settings.headers),
+                    allow_redirects=False,
+                    proxy=settings.proxy,
                 ) as response,
             ):
                 fetched_at = utc_now()
@@ -247,8 +285,11 @@ class Exchange:
                     http_version=f"{version.major}.{version.minor}",
                     headers=headers,
                     body=body,
-                    request_headers=tuple(response.request_info.headers.items()),
-                    ip=response.peer,
+                    request_headers=tuple(
+                        (name, WITHHELD if name.lower() in secret else value)
+                        for name, value in response.request_info.headers.items()
+                    ),
+                    ip=response.peer if settings.proxy is None else None,
                     fetched_at=fetched_at,
                     truncated=truncated,
                 )

@@ -1,5 +1,6 @@
 """Tests of the filter stage with a CLIP: a tiny open_clip model with weights on disk, and real images."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from pipelines.document import Document
 from pipelines.filter import run_filter
-from pipelines.images.text_match import ImageTextMatch
+from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from pipelines.layout import features_folder, media_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import read_rows
@@ -96,6 +97,41 @@ def test_images_below_the_threshold_are_dropped_and_the_numbers_repeat(model, tm
     assert samples(given.out) == samples(again.out)
     assert sorted(similarity_of(r) for r in samples(given.out).values() if r["source"] == "pairs") == pairs[3:]
     assert [d[0] for d in drops(given.out) if d[1] == "document"].count("low_similarity") == 3
+
+
+def test_images_are_scored_by_heads_and_fall_outside_their_limits(model, tmp_path: Path):
+    given = write(tmp_path / "out")
+    torch.manual_seed(1)
+    weights = str(tmp_path / "linear.pth")
+    torch.save(torch.nn.Linear(16, 1).state_dict(), weights)
+    scores = {"model": model, "heads": {"aesthetic": {"weights": weights}}}
+    asked = sources(model=model)
+    asked["pairs"]["filters"] = {"image_scores": scores, "images": {"max_uses": None}}
+    run_filter(spec(asked), given.out, Runner())
+    found = {key: Document.from_json(row["document"]).scores for key, row in samples(given.out).items()}
+    own = [score for of_one in found.values() for score in of_one if score.name == "aesthetic"]
+    assert len(own) == 6
+    linear = torch.nn.Linear(16, 1)
+    linear.load_state_dict(torch.load(weights, weights_only=True))
+    clip = ImageTextMatch(MatchSettings.model_validate(model))
+    head = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
+    for row in samples(given.out).values():
+        if row["source"] == "pairs":
+            data = Blob(**row["blobs"][0]).read(media_folder(given.out))
+            expected = linear(torch.from_numpy(clip.embed_images([data]))).item()
+            (score,) = Document.from_json(row["document"]).scores
+            assert score.target == "media:0"
+            assert score.value == pytest.approx(expected, abs=1.1e-4)
+            assert score.origin == f"tiny-filter/fp32@{clip.weights_sha256[:16]}+aesthetic@{head}"
+    values = sorted(score.value or 0 for score in own)
+    scores["heads"]["aesthetic"]["min"] = values[2]
+    before = features_folder(given.out).fingerprint()
+    run_filter(spec(asked), given.out, Runner())
+    assert features_folder(given.out).fingerprint() == before, "another limit measures nothing again"
+    left = [s.value for row in samples(given.out).values() for s in Document.from_json(row["document"]).scores
+            if s.name == "aesthetic"]  # fmt: skip
+    assert sorted(left) == values[2:]
+    assert [d[0] for d in drops(given.out) if d[1] == "document"].count("image_score") == 2
 
 
 def test_images_are_assigned_to_their_best_sentences(model, tmp_path: Path):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from PIL import Image
 
 from pipelines.crawl import run_crawls
 from pipelines.extract import run_extract
@@ -233,6 +235,52 @@ def test_pages_of_common_crawl_give_all_three_kinds(tmp_path: Path, web: str):
         f"crawls.archive.robots_files=['{tmp_path}/r.warc.gz']",
     )
     assert samples == {"pages": 1, "pairs": 1, "texts": 1}
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_webpages_and_documents_of_mint_give_samples(tmp_path: Path, web: str):
+    row = {"texts": [None, WORDS], "images": [f"{web}/8.jpg", None], "url": f"{web}/page"}
+    parquet(tmp_path / "shard_0000.parquet", [row | {"language_id_whole_page_fasttext": {"en": 0.9}}])
+    tiff = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tiff, "TIFF", compression="tiff_lzw")
+    record = row | {"images": ["page_0_image_85", None], "image_metadata": [{"page": 0}], "pdf_name": "a.pdf"}
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name, data in (("ef8e.json", json.dumps(record).encode()), ("ef8e.tiff", tiff.getvalue())):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    html, pdf = (f"sources.mint-{name}.input.files=['{tmp_path}/{file}']" for name, file in
+                 (("html", "shard_0000.parquet"), ("pdf", "00000.tar")))  # fmt: skip
+    samples, _ = build("mint", tmp_path, html, pdf)
+    assert samples == {"mint-html": 1, "mint-pdf": 1}
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_records_of_common_crawls_index_give_pages_and_texts(tmp_path: Path, web: str):
+    figure = f"<figure><img src='{web}/6.jpg'><figcaption>a lantern on the quay</figcaption></figure>"
+    body = f"<html lang=is><body><main><h1>Quay</h1><p>{WORDS}</p>{figure}<p>{WORDS}</p></main></body></html>"
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode()
+    fields = f"WARC-Type: response\r\nWARC-Target-URI: {web}/page\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
+    record = f"WARC/1.0\r\n{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    data = gzip.compress(record)
+    (tmp_path / "a.warc.gz").write_bytes(data)
+    rows = [
+        {"url": f"{web}/page", "fetch_status": 200, "content_languages": languages, 
+         "content_mime_detected": "text/html",
+         "warc_filename": "a.warc.gz", "warc_record_offset": 0, "warc_record_length": len(data)}
+        for languages in ("isl,eng", "eng,isl", None)
+    ]  # fmt: skip
+    parquet(tmp_path / "part-00000.parquet", rows)
+    samples, _ = build(
+        "common_crawl_index",
+        tmp_path,
+        f"crawls.icelandic.index.files=['{tmp_path}/part-00000.parquet']",
+        f"crawls.icelandic.warc_base={tmp_path}",
+    )
+    assert samples == {"pages": 1, "texts": 1}
 
 
 @pytest.mark.parametrize(

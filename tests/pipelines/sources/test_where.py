@@ -103,7 +103,7 @@ def test_an_unknown_column_is_one_line_with_the_nearest(tmp_path, read_all):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "needs one of 'min', 'max', 'equals', 'in', 'not_in' and 'not_null'"),
+        ({}, "needs one of 'min', 'max', 'equals', 'in', 'not_in', 'matches' and 'not_null'"),
         ({"nulls": "keep"}, "needs one of"),
         ({"not_null": True, "nulls": "keep"}, "contradict each other"),
         ({"in": []}, "at least 1 item"),

@@ -1,11 +1,18 @@
 """Tests of judging text: language, removal of poor lines, masking, and reasons for what is refused."""
 
+import hashlib
+import json
+import math
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipelines.document import Document
-from pipelines.text.judging import PROFILES, Refusal, TextFilters, judge_spoken, judge_text
+from pipelines.errors import UserError
+from pipelines.text.classifiers import ClassifierSettings, classify
+from pipelines.text.judging import PROFILES, Refusal, TextFilters, judge_spoken, judge_text, named_files
 from tests.pipelines.stage_records import document, image, text
 
 ENGLISH = (
@@ -119,3 +126,105 @@ def test_poor_lines_go_and_the_rest_stays():
     given = document("text", text(body))
     assert "javascript" not in judged(given, filters(text={"line_furniture": True})).text
     assert judged(given, filters(text={"min_words": 1})).text == body
+
+
+# Classifiers and evaluation sets
+
+
+def write_model(path: Path, words: dict[str, tuple[float, float]], labels: dict[str, tuple[float, float]]) -> str:
+    """Write a supervised fastText model of two dimensions without subwords, in its own format (version 12)."""
+    settings = (2, 5, 5, 1, 5, 1, 3, 3, 0, 0, 0, 100)  # dim ... loss softmax, model supervised, no buckets ...
+    data = struct.pack("<2i12id", 793712314, 12, *settings, 1e-4)
+    entries = [*((word, 0) for word in words), *((label, 1) for label in labels)]
+    data += struct.pack("<3i2q", len(entries), len(words), len(labels), 100, -1)
+    for name, kind in entries:
+        data += name.encode() + struct.pack("<xqb", 50, kind)
+    for rows in (words, labels):
+        data += struct.pack("<?2q", False, len(rows), 2) + b"".join(struct.pack("<2f", *row) for row in rows.values())
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model by which `harbour` speaks for a text, `buy` against it, and other words do not count."""
+    words = {"harbour": (1.0, 0.0), "buy": (0.0, 1.0)}
+    labels = {"__label__hq": (3.0, -1.0), "__label__cc": (-1.0, 3.0)}
+    return write_model(tmp_path_factory.mktemp("fasttext") / "quality.bin", words, labels)
+
+
+SALE = "Click here and buy the best cheap watches for the best price now. " * 3
+
+
+def test_a_classifier_scores_a_text_and_drops_what_is_outside_its_limits(classifier: str):
+    rules = filters(text={}, language=None, classifiers={"quality": {"model": classifier, "min": 0.5}})
+    (score,) = judged(pair(ENGLISH), rules).scores
+    assert (score.name, score.target) == ("quality", "document")
+    assert score.value == pytest.approx(1 / (1 + math.exp(-4)), abs=6e-5)  # softmax of 3 and -1
+    assert score.origin == f"fasttext@{hashlib.sha256(Path(classifier).read_bytes()).hexdigest()[:16]}"
+    assert refused(pair(SALE), rules) == "text_score"
+    other = filters(
+        text={}, language=None, classifiers={"spam": {"model": classifier, "label": "__label__cc", "max": 0.5}}
+    )
+    assert refused(pair(SALE), other) == "text_score"
+    (spam,) = judged(pair(ENGLISH), other).scores
+    assert spam.value == pytest.approx(1 - (score.value or 0), abs=2e-4)
+    only_scored = filters(text={}, language=None, classifiers={"quality": {"model": classifier}})
+    assert len(judged(pair(SALE), only_scored).scores) == 1
+
+
+def test_a_score_is_the_softmax_over_the_mean_of_the_words_in_any_lines(classifier: str):
+    settings = ClassifierSettings(model=classifier)
+    mixed = classify("harbour\n\nharbour harbour buy", settings)  # mean (0.75, 0.25): logits 2 and 0
+    assert mixed == pytest.approx(1 / (1 + math.exp(-2)), abs=6e-5)
+    assert classify("harbour", settings) == classify("\tharbour \n", settings)
+
+
+def test_a_model_that_cannot_judge_is_refused_in_one_line(classifier: str, tmp_path: Path):
+    (tmp_path / "none.bin").write_bytes(b"no model")
+    for model, label, message in (
+        (classifier, "__label__good", r"no label '__label__good'; it has __label__"),
+        (str(tmp_path / "none.bin"), "__label__hq", "cannot be read as a fastText model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            judge_text(pair(SALE), filters(text={}, classifiers={"q": {"model": model, "label": label}}), "pair")
+    with pytest.raises(UserError, match=r"absent\.bin: no such file"):
+        named_files(filters(classifiers={"q": {"model": str(tmp_path / "absent.bin")}}))
+    with pytest.raises(ValueError, match="no text would be left"):
+        filters(classifiers={"q": {"model": classifier, "min": 0.6, "max": 0.5}})
+
+
+QUESTION = "Which animal of the northern forests sleeps through the winter in a den under the roots?"
+
+
+def test_a_text_with_thirteen_words_of_an_evaluation_set_is_dropped(tmp_path: Path):
+    items = [{"id": 7, "question": QUESTION, "choices": {"text": ["A bear", "A crow"]}}, {"question": "Too short?"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    rules = filters(text={}, language=None, evaluation_sets={"files": [str(tmp_path / "test.jsonl")]})
+    words = QUESTION.split()
+    assert refused(pair(f"We ask: {QUESTION.upper()} It is a bear."), rules) == "evaluation_overlap"
+    found = judge_text(pair(" ".join([*words[:14], "somewhere"])), rules, "pair")
+    assert found == Refusal("evaluation_overlap", "2 n-grams of test.jsonl")
+    assert judged(pair(" ".join([*words[:12], "hole"])), rules).scores == ()  # twelve words in a row
+    assert judged(pair(ENGLISH), rules)
+    more = filters(text={}, evaluation_sets={"files": [str(tmp_path / "test.jsonl")], "min_overlap": 3})
+    assert judged(pair(" ".join([*words[:14], "somewhere"])), more)
+
+
+def test_an_evaluation_set_is_read_whole_or_refused(tmp_path: Path):
+    for name, data, message in (
+        ("a.jsonl", b'{"q": ', "line 1: no JSON"),
+        ("b.txt", b"\xff\xfe words", "cannot be read as an evaluation set"),
+        ("c.txt", b"too short\n", "no item of the evaluation set has 13 words"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            judge_text(pair(ENGLISH), filters(text={}, evaluation_sets={"files": [str(tmp_path / name)]}), "pair")
+    one_line = tmp_path / "d.txt"
+    one_line.write_text(f"{ENGLISH}\n")
+    assert refused(pair(ENGLISH), filters(evaluation_sets={"files": [str(one_line)]})) == "evaluation_overlap"
+
+
+def test_what_is_not_asked_for_does_not_change_the_settings():
+    assert not {"classifiers", "evaluation_sets"} & TextFilters().model_dump().keys()
+    assert named_files(TextFilters()) == []
