@@ -47,7 +47,7 @@ class ConversationSettings(WithAttachments):
     boxes: bool = Field(
         False,
         description="Read phrases with boxes, <ref>a boat</ref><box>(80,410),(550,930)</box> in thousandths of the "
-        "image shown last (Qwen-VL, InternVL); otherwise such marks are text",
+        "image shown last, or before any of the first one (Qwen-VL, InternVL); otherwise such marks are text",
     )
 
 

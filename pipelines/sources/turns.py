@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 
 class Placed(NamedTuple):
-    """A phrase of a text, half-open, and its box on the image that was shown last."""
+    """A phrase of a text, half-open, and its box on the image that was shown last; before any, on the first one."""
 
     start: int
     end: int
@@ -79,7 +79,7 @@ def conversation(
         more: Further arguments of `Origin.document`. Without a `group` it is the first image.
 
     Raises:
-        RowError: `empty_turn`, `turns_out_of_order` or `malformed_row`.
+        RowError: `empty_turn`, `turns_out_of_order`, `bad_box` or `malformed_row`.
     """
     found = [turn for turn in turns if turn.parts or turn.role != "system"]
     if system is not None and not any(turn.role == "system" for turn in found):
@@ -91,6 +91,9 @@ def conversation(
     shown = [part for turn in found for part in turn.parts if isinstance(part, Attachment)]
     if any(part.request.type == "video" for part in shown) and len(shown) > 1:
         raise RowError("malformed_row", "a video by URL beside other images or videos")
+    words_with_boxes = any(isinstance(part, Words) and part.placed for turn in found for part in turn.parts)
+    if words_with_boxes and not shown:
+        raise RowError("bad_box", "a box, but no image")
     requests = tuple(part.request for part in shown)
     more.setdefault("group", requests[0].key if requests else None)
     document = origin.document(locator, _segments(found, generator), _media(requests, shown), **more)
@@ -113,9 +116,8 @@ def _segments(turns: Iterable[Turn], generator: str | None) -> Iterator[Segment]
                 segment = Segment("frame" if part.is_frame else "image", media=media, t0=part.time, role=turn.role)
                 number += 1
             else:
-                if part.placed and not number:
-                    raise RowError("bad_box", "a box before any image")
-                regions = tuple(Region(placed.start, placed.end, number - 1, placed.box) for placed in part.placed)
+                shown = max(number - 1, 0)
+                regions = tuple(Region(placed.start, placed.end, shown, placed.box) for placed in part.placed)
                 segment = Segment("text", text=part.text, role=turn.role, regions=regions)
             is_made = turn.role == "assistant" and generator is not None
             yield replace(segment, origin="synthetic", generator=generator) if is_made else segment

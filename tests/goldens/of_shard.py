@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pipelines
-from pipelines.document import KINDS, SPLITS, Decision, Document, Drop, Kind, Region, Segment
+from pipelines.document import SPLITS, Decision, Document, Drop, Kind, Region, Segment
 from pipelines.filter import DECISION_SCHEMA
 from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.running.runner import Runner
@@ -22,6 +22,7 @@ from tests.pipelines.stage_records import document, image, scores, spec, text
 
 BLOBS = "g000-golden.blobs"
 PNG = png(blocks("shard", (32, 24)))
+KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 7  # samples per kind
 
 
