@@ -26,7 +26,7 @@ TESTS ?= tests
 # One process more than there are cores: many tests wait for something.
 PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help corpus plan pretrain card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help corpus plan pretrain tune card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -59,6 +59,17 @@ pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/de
 		$(PY) -m pipelines tokenize --corpus $(CORPUS) --train-bpe 1000 $(if $(WORKERS),--workers $(WORKERS))
 	$(PY) -m trainer all --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
 	$(PY) -m trainer evaluate --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
+
+# The tokens are the model's own: its folder holds its tokenizer.
+tune: CHAT = $(if $(filter-out file,$(origin CORPUS)),$(CORPUS),build/corpus/demo_chat)
+tune: TUNING = $(if $(filter-out file,$(origin CONFIG)),$(CONFIG),trainer/configs/demo_chat.yaml)
+tune: .venv/.dev ## tune a model on conversations and evaluate its answers: CORPUS=build/corpus/demo_chat CONFIG=trainer/configs/demo_chat.yaml RUN=build/runs/demo ARGS="..."
+	@[[ $(RUN) != build/runs/demo || -e $(RUN)/model/config.json ]] || $(MAKE) pretrain CORPUS=build/corpus/demo CONFIG=trainer/configs/demo.yaml OUT=$(RUN) ARGS=
+	@[[ $(CHAT) != build/corpus/demo_chat || -e $(CHAT)/manifest.json ]] || $(MAKE) corpus SPEC=corpus_specs/demo_chat.yaml OUT=$(CHAT) ARGS=
+	@[[ -n "$$(find $(CHAT)/tokens -name tokens.json -newer $(CHAT)/manifest.json 2>/dev/null)" ]] || \
+		$(PY) -m pipelines tokenize --corpus $(CHAT) --tokenizer $(RUN)/model $(if $(WORKERS),--workers $(WORKERS))
+	$(PY) -m trainer tune --config $(TUNING) --corpus $(CHAT) --out $(RUN) $(ARGS)
+	$(PY) -m trainer evaluate --config $(TUNING) --corpus $(CHAT) --out $(RUN)/tune $(ARGS)
 
 card: .venv/.crawl ## a corpus's data card in all forms: CORPUS=build/corpus/demo ARGS="--release --against OLD"
 	$(PY) -m tools card --corpus $(CORPUS) $(ARGS)

@@ -39,12 +39,13 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ImageSegment:
-    """An image, by its index among the sample's media; `time` in seconds for a video frame."""
+    """An image, by its index among the sample's media; `time` in seconds for a video frame, `role` as in seq/1."""
 
     media: int
     frame: bool = False
     time: float | None = None
     learn: bool = True
+    role: str = "content"
 
 
 Segment = Text | ImageSegment

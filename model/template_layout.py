@@ -3,7 +3,8 @@
     <s>system [USER]: [IMG]...[/IMG]question [ASSISTANT]: answer</s>[USER]: question [ASSISTANT]: answer</s>
     <s><grounding>a <phrase>red boat</phrase><object>[IMG]...[/IMG]</object>[IMG]...[/IMG]</s>
 
-Only the answers are learned in the first, only the last image in the second. All strings are those of the releases.
+Only the answers are learned in the first, text and images, only the last image in the second. All strings are those of
+the releases. A sample is a conversation of turns, or captioned images, before which an instruction is put.
 """
 
 import random
@@ -33,8 +34,10 @@ from model.tokenizer import (
     Tokenizer,
 )
 
-ANSWER = "answer"
-"""Role of the model's previous answers in a prompt."""
+ANSWER = "assistant"
+"""Role of the model's own turns, in samples and in prompts."""
+
+_SIDES = ("user", ANSWER)
 
 SYSTEM: dict[Form, str] = {
     "chat": "You are a helpful assistant, dedicated to delivering comprehensive and meticulous responses.",
@@ -57,7 +60,7 @@ class Turn:
     """A question, and its answer, which may be empty or incomplete."""
 
     question: tuple["str | Segment", ...]
-    answer: tuple[Text, ...] = ()
+    answer: tuple[Segment, ...] = ()
 
 
 class TemplateLayout(Layout):
@@ -85,8 +88,10 @@ class TemplateLayout(Layout):
         A conversation that is too long loses its last turns, then the end of its first answer.
 
         Raises:
-            ValueError: If the first question alone does not fit, or a caption with its image does not.
+            ValueError: If the first question alone does not fit, an answer with an image, or an image request.
         """
+        if any(segment.role in _SIDES for segment in segments):
+            return self._split_conversation(segments, seq_len)
         captioned = list(captioned_images(segments))
         if self.settings.chats:
             turns = [self._turn(images, caption) for images, caption in captioned]
@@ -111,13 +116,14 @@ class TemplateLayout(Layout):
         """Return the prompt that the tuned model continues: a conversation up to its answer, or an image request.
 
         Args:
-            segments: Texts with the role `ANSWER` are the model's, all others the user's, who begins. Images without
-                text are followed by the first instruction. A box in an image request becomes image -1 - i: a canvas
-                with the i-th of `boxes_of`.
+            segments: Those with the role `ANSWER` are the model's, all others the user's, who begins, but for a text
+                of the role `system` at the beginning. Images without text are followed by the first instruction. A box
+                in an image request becomes image -1 - i: a canvas with the i-th of `boxes_of`.
             draw: Whether to end with `[IMG]`, which asks for an image.
         """
         if self.settings.chats:
-            return super().prompt(self._conversation(self._turns(segments)), draw=draw)
+            system, spoken = self._system_turn(segments)
+            return super().prompt(self._conversation(self._turns(spoken, instruct=True), system), draw=draw)
         return super().prompt(self._wish(segments, boxes_of(segments)), draw=draw)
 
     def _ordered(self, segments: Sequence[Segment], rng: random.Random, media_first: float | None) -> Iterator[Segment]:
@@ -129,50 +135,82 @@ class TemplateLayout(Layout):
         seen = [replace(image, learn=False) for image in images]
         return Turn((*seen, choice), (answer_text(caption, self.tokenizer),))
 
-    def _turns(self, segments: Sequence[Segment]) -> list[Turn]:
+    def _split_conversation(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
+        system, spoken = self._system_turn(segments)
+        if self.settings.chats:
+            return [self._talk(self._turns(spoken), seq_len, system)]
+        windows = []
+        for number, image in enumerate(spoken):
+            if isinstance(image, ImageSegment) and image.role == ANSWER:
+                before = [part for part in spoken[:number] if isinstance(part, ImageSegment) or part.role != ANSWER]
+                seen = [replace(part, learn=False) for part in before]
+                windows.append(self._window([*self._wish(seen, boxes_of(segments)), image], seq_len))
+        return windows
+
+    def _system_turn(self, segments: Sequence[Segment]) -> tuple[str | None, list[Segment]]:
+        """Return the text of a conversation's system turn, if it has one, and the other turns."""
+        texts = [part for part in segments if isinstance(part, Text) and part.role == "system"]
+        spoken = [part for part in segments if part.role != "system"]
+        return "\n".join(self.tokenizer.decode(text.ids) for text in texts) if texts else None, spoken
+
+    def _turns(self, segments: Sequence[Segment], *, instruct: bool = False) -> list[Turn]:
+        """Return the turns of a conversation; `instruct` asks about images that are shown without a word."""
         turns: list[Turn] = []
-        for answers, group in groupby(segments, key=lambda part: isinstance(part, Text) and part.role == ANSWER):
+        for answers, group in groupby(segments, key=lambda part: part.role == ANSWER):
             if answers:
-                said = (part for part in group if isinstance(part, Text))
-                texts = (part if part.continued else answer_text(part, self.tokenizer) for part in said)
-                turns[-1] = replace(turns[-1], answer=tuple(texts))
+                turns[-1] = replace(turns[-1], answer=tuple(self._answer(group)))
             else:
-                turns.append(Turn(self._question(list(group))))
+                turns.append(Turn(self._question(list(group), instruct=instruct)))
         return turns
 
-    def _question(self, segments: Sequence[Segment]) -> tuple[str | Segment, ...]:
-        if all(isinstance(part, ImageSegment) for part in segments):
-            return (*segments, self.settings.instructions[0])
+    def _question(self, segments: Sequence[Segment], *, instruct: bool) -> tuple[str | Segment, ...]:
         parts: list[str | Segment] = []
         for part in segments:
-            if isinstance(part, Text):  # as a string, since it is encoded together with the text around it
-                parts.append(replace(part, continued=True) if part.phrases else self.tokenizer.decode(part.ids))
-            else:
-                parts.append(part)
+            if isinstance(part, ImageSegment):
+                parts.append(replace(part, learn=False))
+            elif part.phrases:
+                parts.append(replace(part, learn=False, continued=True))
+            else:  # as a string, since it is encoded together with the text around it
+                words = self.tokenizer.decode(part.ids)
+                parts.append(f"\n{words}" if parts and isinstance(parts[-1], str) else words)
+        if instruct and all(isinstance(part, ImageSegment) for part in segments):
+            parts.append(self.settings.instructions[0])
         return tuple(parts)
 
-    def _talk(self, turns: Sequence[Turn], seq_len: int) -> Window:
+    def _answer(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        for number, part in enumerate(segments):
+            is_opening = isinstance(part, Text) and not number and not part.continued
+            yield answer_text(part, self.tokenizer) if isinstance(part, Text) and is_opening else part
+
+    def _talk(self, turns: Sequence[Turn], seq_len: int, system: str | None = None) -> Window:
         kept = len(turns)
-        while kept > 1 and self._size(self._conversation(turns[:kept])) > seq_len:
+        while kept > 1 and self._size(self._conversation(turns[:kept], system)) > seq_len:
             kept -= 1
-        whole = self._conversation(turns[:kept])
+        whole = self._conversation(turns[:kept], system)
         if kept > 1 or self._size(whole) <= seq_len:
             return self._window(whole, seq_len)
         *question, answer = whole
-        assert isinstance(answer, Text)
+        if not isinstance(answer, Text):
+            raise ValueError(f"a question with its answer takes {self._size(whole)} tokens, a window has {seq_len}")
         room = seq_len - self._size(question) + 1  # no </s> follows
         fits = int(np.searchsorted(self._costs(answer, question), room, side="right"))
         if fits <= 0:
             raise ValueError(f"a question takes {self._size(question)} tokens, a window has {seq_len}")
         return self._window([*question, answer.part(0, fits)], seq_len, last=False)
 
-    def _conversation(self, turns: Sequence[Turn]) -> list[Segment]:
-        """Return a conversation as input of the model, which learns only the answers."""
+    def _conversation(self, turns: Sequence[Turn], system: str | None = None) -> list[Segment]:
+        """Return a conversation as input of the model, which learns only the answers.
+
+        Args:
+            turns: The turns.
+            system: Text of its own system turn, in which nothing is a token of the model; None: the template's.
+        """
         ids = self.ids
-        said = [text for turn in turns for text in turn.answer]
+        said = [part for turn in turns for part in turn.answer if isinstance(part, Text)]
         grounded = self.emu2 and any(text.phrases or ids[GROUNDING] in text.ids for text in said)
         images = [part for turn in turns for part in turn.question if isinstance(part, ImageSegment)]
-        parts: list[str | int | Segment] = [*_named(self.tokenizer, _system(self.settings, images, grounded=grounded))]
+        released = _system(self.settings, images, grounded=grounded) if system is None else ""
+        parts: list[str | int | Segment] = [*_named(self.tokenizer, released), *([system] if system else [])]
         for number, turn in enumerate(turns):
             if number:
                 parts.append(Text(np.array([self.tokenizer.eos_id], np.int32), continued=True))
@@ -185,10 +223,11 @@ class TemplateLayout(Layout):
         ids = self.ids
         grounded = self.emu2 and any(isinstance(segment, Text) and segment.phrases for segment in segments)
         parts: list[str | int | Segment] = [ids[GROUNDING]] if grounded else []
-        for segment in segments:
+        for number, segment in enumerate(segments):
             if isinstance(segment, ImageSegment):
                 parts.append(segment)
                 continue
+            parts += self.separators["\n"] if number and isinstance(segments[number - 1], Text) else []
             done = 0
             for phrase in segment.phrases if grounded else ():
                 parts += [*segment.ids[done : phrase.start].tolist(), ids[PHRASE_START]]
@@ -208,7 +247,7 @@ class TemplateLayout(Layout):
     def _window(self, segments: Sequence[Segment], seq_len: int, *, last: bool = True) -> Window:
         size = self._size(segments) - (not last)
         if size > seq_len:
-            raise ValueError(f"a caption with its images takes {size} tokens, a window has {seq_len}")
+            raise ValueError(f"a sample with its images takes {size} tokens, a window has {seq_len}")
         return Window(tuple(segments), size, sum(isinstance(part, ImageSegment) for part in segments), last=last)
 
 

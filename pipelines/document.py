@@ -11,25 +11,37 @@ import re
 import unicodedata
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from typing import Any, Literal, Self, get_args
 
 from pipelines.drop_reasons import Reason, Stage, Unit
 
 SCHEMA = "seq/1"
 
-Kind = Literal["interleaved", "pair", "grounded", "video", "text"]
+Kind = Literal["interleaved", "pair", "grounded", "video", "text", "conversation"]
 SegmentType = Literal["text", "image", "frame"]
-Role = Literal["body", "heading", "caption", "alt", "subtitle", "transcript", "title", "content", "frame"]
+Speaker = Literal["system", "user", "assistant"]
+Role = Literal["body", "heading", "caption", "alt", "subtitle", "transcript", "title", "content", "frame", Speaker]
 Origin = Literal["source", "synthetic", "derived"]
 Split = Literal["train", "val", "test"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SPEAKERS: tuple[Speaker, ...] = get_args(Speaker)
+"""Roles of the segments of a conversation, whose turns they make up."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 CAPTIONED: frozenset[Kind] = frozenset({"pair", "grounded"})  # one image, one caption, and img2dataset's extra keys
+NEEDS_ALL_MEDIA: frozenset[Kind] = CAPTIONED | {"conversation"}  # what is said is about each image
 
 _INVISIBLE = re.compile("[\0\u00ad\u200b\u2060\ufeff]")  # not the joiners: scripts and emoji need them
 
-KEY_PREFIX: dict[Kind, str] = {"interleaved": "i", "pair": "p", "grounded": "g", "video": "v", "text": "t"}
+KEY_PREFIX: dict[Kind, str] = {
+    "interleaved": "i",
+    "pair": "p",
+    "grounded": "g",
+    "video": "v",
+    "text": "t",
+    "conversation": "c",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,8 @@ class Region:
 class Segment:
     """One step of the sequence. A text segment has `text`, others have `media`, an index into the document's media.
 
-    `t0`, `t1` are seconds into the video; `generator` names the model that wrote the text, if one did.
+    `t0`, `t1` are seconds into the video; `generator` names the model that wrote the text, if one did. In a candidate
+    for a conversation, a frame without media stands where the frames of its video will.
     """
 
     type: SegmentType
@@ -288,6 +301,18 @@ def merge_text(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         else:
             merged.append(segment)
     return tuple(merged)
+
+
+def turns_of(segments: Iterable[Segment]) -> list[tuple[Segment, ...]]:
+    """Return the turns of a conversation: adjacent segments of one role."""
+    return [tuple(group) for _, group in groupby(segments, key=lambda segment: segment.role)]
+
+
+def are_in_turn(roles: Sequence[str]) -> bool:
+    """Return whether the roles of turns are those of a conversation: user and assistant by turns, after at most one
+    system turn."""
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    return len(spoken) > 0 and len(spoken) % 2 == 0 and list(spoken) == ["user", "assistant"] * (len(spoken) // 2)
 
 
 def without_images(segments: tuple[Segment, ...], gone: Container[int]) -> tuple[Segment, ...]:

@@ -105,6 +105,8 @@ class PartDocuments:
         self.tally.keep(source, "document")
         if result.found:
             self.tally.keep(source, unit, len(result.found))
+        if unit == "video" and document.kind == "conversation":  # others of the source have images, counted as media
+            self.tally.keep(source, "media", len(result.blobs))
         if result.num_cues:
             self.tally.keep(source, "track")
             self.tally.keep(source, "cue", result.num_cues)

@@ -167,6 +167,8 @@ class SourceSpec(Settings):
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:
         if isinstance(self.input, CrawlInput):
+            if self.kind == "conversation":
+                raise ValueError("a crawl gives no conversation; a list of format conversations, vqa or edits does")
             return self
         kinds = FORMATS[self.input.format].kinds
         if self.kind not in kinds:

@@ -502,6 +502,7 @@ class EvaluateSettings(Settings):
     )
     captions: int = Field(240, ge=1, description="most images of each set for which captions are generated")
     images: int = Field(120, ge=1, description="most captions of each set for which images are generated")
+    answers: int = Field(240, ge=1, description="most questions of each source of conversations that are answered")
     continuations: int = Field(120, ge=1, description="most pages, and most videos, whose next image is predicted")
     max_new_tokens: int = Field(64, ge=1, description="most tokens of a generated caption")
     batch: int = Field(120, ge=1, description="samples that are generated together")

@@ -1,10 +1,13 @@
-"""Windows: a long document as several samples. Media are never split; text is split at a paragraph, or a sentence."""
+"""Windows: a long document as several samples. Media are never split; text is split at a paragraph, or a sentence.
+
+A conversation is split between an answer and the next question only.
+"""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pipelines.document import Document, Segment, with_media
+from pipelines.document import Document, Segment, turns_of, with_media
 
 # Where a text may be split, best first: after a paragraph, a line, a sentence, a word.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), re.compile(r"\s+"))
@@ -19,14 +22,17 @@ class Window:
 
 
 def windows(document: Document, max_media: int, max_chars: int) -> list[Window]:
-    """Return the samples of a document, in order; nothing of it is lost or repeated.
+    """Return the samples of a document, in order; nothing is lost, and only a conversation's system turn is repeated.
+
+    An exchange of a conversation, its question and answer, is whole even if it is longer than a sample should be.
 
     Args:
         document: Completed.
         max_media: Images per sample.
         max_chars: Code points of text per sample.
     """
-    groups = [g for g in _groups(document.segments, max_media, max_chars) if g]
+    split = _exchanges if document.kind == "conversation" else _groups
+    groups = [g for g in split(document.segments, max_media, max_chars) if g]
     if len(groups) <= 1:
         return [Window(document, tuple(range(len(document.media))))]
     return [_window(document, group, number) for number, group in enumerate(groups)]
@@ -51,6 +57,22 @@ def _groups(segments: tuple[Segment, ...], max_media: int, max_chars: int) -> It
                 group, media, num_chars = [], set(), 0
             group.append(piece)
             num_chars += len(piece.text)
+    yield group
+
+
+def _exchanges(segments: tuple[Segment, ...], max_media: int, max_chars: int) -> Iterator[list[Segment]]:
+    """Yield as many whole exchanges of a conversation as fit, each time after its system turn."""
+    turns = turns_of(segments)
+    system = turns.pop(0) if turns[0][0].role == "system" else ()
+    group: list[Segment] = [*system]
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        longer = [*group, *question, *answer]
+        num_media = len({segment.media for segment in longer if segment.media is not None})
+        num_chars = sum(len(segment.text or "") for segment in longer)
+        if (num_media > max_media or num_chars > max_chars) and len(group) > len(system):
+            yield group
+            longer = [*system, *question, *answer]
+        group = longer
     yield group
 
 

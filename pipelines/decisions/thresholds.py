@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipelines.decisions.evaluation_images import EvaluationImages, is_evaluation_image
 from pipelines.decisions.features import MeasuredDocument, MeasuredImage
-from pipelines.document import CAPTIONED, Document, Media, Score, without_media
+from pipelines.document import NEEDS_ALL_MEDIA, Document, Media, Score, without_media
 from pipelines.drop_reasons import Refusal
 from pipelines.images.heads import HeadFilter
 from pipelines.images.text_match import MatchSettings
@@ -92,8 +92,8 @@ def judge(
             refusal = _score_refusal(i, features, thresholds.image_scores)
         if refusal is not None:
             lost[i] = refusal
-    if document.kind in CAPTIONED and lost:
-        return Judged(None, (), lost, lost[0])
+    if document.kind in NEEDS_ALL_MEDIA and lost:
+        return Judged(None, (), lost, next(iter(lost.values())))
     if match is not None and best:
         scores = [Score("clip_similarity", f"media:{i}", value, model) for i, value in enumerate(best)]
         document = replace(document, scores=(*document.scores, *scores))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.candidate import Candidate
-from pipelines.document import CAPTIONED, Document, Media, Segment, merge_text, without_media
+from pipelines.document import NEEDS_ALL_MEDIA, Document, Media, Segment, merge_text, without_media
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.images.normalise import BoxMap
 from pipelines.media.raw_store import Blob, StoredItem, StoredLoss, StoredMedia
@@ -57,7 +57,8 @@ def complete(
     if candidate.requests and candidate.requests[0].type == "video":
         found = stored[candidate.requests[0].key]
         video = _complete_video(candidate, found, min_images, allows_license)
-        return replace(video, lost_texts=found.lost_texts, num_cues=found.num_cues)
+        is_film = candidate.document.kind == "video"  # a conversation about a video does not use its subtitles
+        return replace(video, lost_texts=found.lost_texts, num_cues=found.num_cues) if is_film else video
     return _complete_images(candidate, stored, min_images, allows_license)
 
 
@@ -104,10 +105,12 @@ def _complete_images(
     result = Completion(
         completed, tuple(found.items[0].blob for found in fetched), tuple(lost.values()), tuple(m.url for m in media)
     )
-    if document.kind in CAPTIONED and lost:
-        (why,) = lost.values()
+    if document.kind in NEEDS_ALL_MEDIA and lost:
+        why = next(iter(lost.values()))
         return replace(result, document=None, blobs=(), refusal=Refusal(why.reason, why.url or why.detail))
-    if document.kind == "grounded" and not any(s.regions for s in completed.segments):
+    num_boxes = sum(len(s.regions) for s in completed.segments)
+    lacks_boxes = document.kind == "conversation" and num_boxes < sum(len(s.regions) for s in document.segments)
+    if lacks_boxes or (document.kind == "grounded" and not num_boxes):
         return replace(result, document=None, blobs=(), refusal=Refusal("box_outside_image"))
     if document.kind in ("interleaved", "video") and len(media) < max(1, min_images):
         counted = sorted(Counter(why.reason for why in result.lost).items())
@@ -129,6 +132,8 @@ def _complete_video(
         return Completion(None, (), lost, (), Refusal("license_not_allowed"))
     if len(found.items) < max(1, min_images):
         return Completion(None, (), (), (shown,), Refusal("too_few_frames", f"{len(found.items)} frames"))
+    if document.kind == "conversation":
+        return _complete_filmed(document, found, shown)
     has_words = bool(found.cues) or any(s.text for s in document.segments)
     if not has_words:
         return Completion(None, (), (), (shown,), Refusal("video_without_text", shown))
@@ -149,6 +154,19 @@ def _complete_video(
         lang=document.lang or found.cues_lang,
         signals=(*document.signals, *(replace(s, target="media:0") for s in found.signals)),
     )
+    return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
+
+
+def _complete_filmed(document: Document, found: StoredMedia, shown: str | None) -> Completion:
+    """Complete a conversation about a video: its frames stand where the video is shown, its subtitles are not used."""
+    media = tuple(replace(_media(Media(url=shown), found, item), t=item.t) for item in found.items)
+    segments: list[Segment] = []
+    for segment in document.segments:
+        is_place = segment.type == "frame" and segment.media is None
+        frames = (replace(segment, media=i, t0=item.t) for i, item in enumerate(media))
+        segments += frames if is_place else [segment]
+    signals = (*document.signals, *(replace(s, target="media:0") for s in found.signals))
+    completed = replace(document, segments=tuple(segments), media=media, signals=signals)
     return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
 
 

@@ -29,8 +29,15 @@ MARGIN = 28
 COLOURS = ("#d6293e", "#1d64d8", "#12833c", "#9333c9", "#b45309", "#0e7490")  # of boxes and their phrases
 
 # Number of samples in a row, and the height in pixels at which a sample is cut off
-COLUMNS: dict[Kind, int] = {"interleaved": 3, "pair": 6, "grounded": 5, "video": 2, "text": 3}
-MAX_HEIGHT: dict[Kind, int] = {"interleaved": 850, "pair": 400, "grounded": 480, "video": 360, "text": 230}
+COLUMNS: dict[Kind, int] = {"interleaved": 3, "pair": 6, "grounded": 5, "video": 2, "text": 3, "conversation": 4}
+MAX_HEIGHT: dict[Kind, int] = {
+    "interleaved": 850,
+    "pair": 400,
+    "grounded": 480,
+    "video": 360,
+    "text": 230,
+    "conversation": 600,
+}
 NUM_FRAMES = 4  # of a video: the first ones
 TITLES: dict[Kind, str] = {
     "interleaved": "Interleaved pages",
@@ -38,6 +45,7 @@ TITLES: dict[Kind, str] = {
     "grounded": "Grounded pairs",
     "video": "Videos with subtitles",
     "text": "Text",
+    "conversation": "Conversations",
 }
 
 Drawn = tuple[Document, TarSample]

@@ -35,6 +35,7 @@ _DATASETS: dict[Kind, dict[str, Any]] = {
     "interleaved": _CRUDE,
     "video": _CRUDE,
     "grounded": _CRUDE,  # Energon has no sample type with boxes
+    "conversation": _CRUDE,  # nor with images on both sides
 }
 
 _TABLES = """

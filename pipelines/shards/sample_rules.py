@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pipelines.document import CAPTIONED, KINDS, Document, Segment
+from pipelines.document import CAPTIONED, KINDS, SPEAKERS, Document, Segment, are_in_turn, turns_of
 
 KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -70,6 +70,11 @@ def _document_faults(document: Document) -> Iterator[str]:
         yield f"{num_media} images and {num_texts} texts, a text has text only"
     if document.kind == "grounded" and not any(s.regions for s in document.segments):
         yield "no region, a grounded sample has some"
+    roles = [turn[0].role for turn in turns_of(document.segments)]
+    if document.kind == "conversation" and not are_in_turn(roles):
+        yield f"its turns are of {', '.join(roles[:6]) or 'nobody'}, not of user and assistant by turns"
+    if document.kind != "conversation" and (spoken := set(roles).intersection(SPEAKERS)):
+        yield f"a turn of {min(spoken)}, a {document.kind} has none"
     for i, segment in enumerate(document.segments):
         yield from (f"segment {i}: {fault}" for fault in _segment_faults(segment, num_media))
 

@@ -17,6 +17,10 @@ mint.py         MINT-1T                                                         
 curator.py      rows of NeMo Curator's interleaved tables                         interleaved
 video_list.py   WebVid, HowTo100M, tables of videos                               video
 storyboard.py   yt-dlp's storyboards and subtitles on disk                        video
+conversations.py  LLaVA, ShareGPT, chat messages, Alpaca                          conversation
+vqa.py          VQAv2, OK-VQA, GQA, TextVQA, VizWiz                               conversation
+edits.py        InstructPix2Pix and its like                                      conversation
+turns.py        order of turns · attachments.py: images of a folder, archive or URL, for these three
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
 warc.py         pages that a crawl stored; the extract stage reads them like any crawl
@@ -35,7 +39,10 @@ from pydantic import Field
 
 from pipelines.document import Kind
 from pipelines.sources import (
+    attachments,
+    conversations,
     curator,
+    edits,
     grit,
     jsonl_text,
     mint,
@@ -44,6 +51,7 @@ from pipelines.sources import (
     storyboard,
     url_table,
     video_list,
+    vqa,
     webdataset,
 )
 from pipelines.sources.files import CompanionFile, Part
@@ -59,6 +67,9 @@ SourceSettings = Annotated[
     | video_list.VideoListSettings
     | storyboard.StoryboardSettings
     | jsonl_text.JsonlTextSettings
+    | conversations.ConversationSettings
+    | vqa.VqaSettings
+    | edits.EditSettings
     | webdataset.WebDatasetSettings,
     Field(discriminator="format"),
 ]
@@ -88,5 +99,8 @@ FORMATS: dict[str, Format] = {
     "video_list": Format(video_list.KINDS, video_list.parts, video_list.read),
     "storyboard": Format(storyboard.KINDS, storyboard.parts, storyboard.read, storyboard.companion_files),
     "jsonl_text": Format(jsonl_text.KINDS, jsonl_text.parts, jsonl_text.read),
+    "conversations": Format(conversations.KINDS, conversations.parts, conversations.read, attachments.companion_files),
+    "vqa": Format(vqa.KINDS, vqa.parts, vqa.read, vqa.companion_files),
+    "edits": Format(edits.KINDS, edits.parts, edits.read, attachments.companion_files),
     "webdataset": Format(webdataset.KINDS, webdataset.parts, webdataset.read),
 }

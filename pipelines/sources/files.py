@@ -22,7 +22,8 @@ _NO_FILE = "no such file"
 class Part:
     """A part of the input that is read independently; `index` counts the parts of a source from 0.
 
-    `start` and `stop` are row groups of a parquet file and bytes of any other; `stop` None is the end of the file.
+    `start` and `stop` are row groups of a parquet file, items of a JSON array that is split, and bytes of any other;
+    `stop` None is the end of the file.
     `name` is the file's name in samples: it contains no folder that the pattern spells out.
     """
 

@@ -175,8 +175,16 @@ def json_object(text: str) -> dict[str, Any] | RowError:
     return value if isinstance(value, dict) else RowError("malformed_row", "no JSON object", text=text[:_SHOWN])
 
 
-def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, Any]]:
+def read_json_items(
+    path: str, max_bytes: int = MAX_RECORD_BYTES, *, under: str | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yield the items of a file that is one JSON array or object, by index or key, without loading the whole.
+
+    Args:
+        path: The file.
+        max_bytes: Of an item.
+        under: Key of the object whose own items are yielded instead, if it is an array or object; nothing if it is
+            missing.
 
     Raises:
         BrokenFileError: If the JSON ends early or becomes invalid.
@@ -185,25 +193,38 @@ def read_json_items(path: str, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[tu
     decoder = json.JSONDecoder()
     with open_text(path) as stream:
         buffer = _Buffer(stream, max_bytes)
-        opening = buffer.next_symbol()
-        if opening not in ("[", "{"):
-            raise UserError(f"{path}: not a JSON array or object")
-        closing = "]" if opening == "[" else "}"
-        for index in range(1 << 62):
-            symbol = buffer.next_symbol()
-            if symbol == closing:
-                return
-            if index > 0:
-                if symbol != ",":
-                    raise BrokenFileError(f"no comma before item {index}")
+        for key in _keys(path, buffer, decoder):
+            if under is None:
+                yield key, buffer.value(decoder)
+            elif key != under:
+                buffer.value(decoder)
             else:
-                buffer.back()
-            key = str(index)
-            if closing == "}":
-                key = buffer.value(decoder)
-                if not isinstance(key, str) or buffer.next_symbol() != ":":
-                    raise BrokenFileError(f"no key at item {index}")
-            yield key, buffer.value(decoder)
+                for inner in _keys(f"{path}: {under}", buffer, decoder):
+                    yield inner, buffer.value(decoder)
+                return
+
+
+def _keys(name: str, buffer: "_Buffer", decoder: json.JSONDecoder) -> Iterator[str]:
+    """Yield the keys of an array or object, each before its value, which the caller consumes."""
+    opening = buffer.next_symbol()
+    if opening not in ("[", "{"):
+        raise UserError(f"{name}: not a JSON array or object")
+    closing = "]" if opening == "[" else "}"
+    for index in range(1 << 62):
+        symbol = buffer.next_symbol()
+        if symbol == closing:
+            return
+        if index > 0:
+            if symbol != ",":
+                raise BrokenFileError(f"no comma before item {index}")
+        else:
+            buffer.back()
+        key = str(index)
+        if closing == "}":
+            key = buffer.value(decoder)
+            if not isinstance(key, str) or buffer.next_symbol() != ":":
+                raise BrokenFileError(f"no key at item {index}")
+        yield key
 
 
 class _Buffer:

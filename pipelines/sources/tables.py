@@ -1,5 +1,6 @@
 """Rows of parquet, csv, tsv and JSON files by column name, streamed."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,8 +39,12 @@ def suffix(path: str) -> str:
     return "." + name.rpartition(".")[2]
 
 
-def table_parts(settings: Files) -> list[Part]:
+def table_parts(settings: Files, *, split_items: bool = False) -> list[Part]:
     """Return row groups of parquet files, byte ranges of plain tsv and JSON Lines files, and else whole files.
+
+    Args:
+        settings: The files.
+        split_items: Whether JSON arrays are split, too; each part parses what is before it again.
 
     Raises:
         UserError: If a file is missing or not of the format of its name.
@@ -56,6 +61,8 @@ def table_parts(settings: Files) -> list[Part]:
         )
         if kind == ".parquet":
             found += row_group_parts(path, name, settings.part_rows)
+        elif split_items and kind == ".json" and json_form(path) == "items":
+            found += item_parts(path, name, settings.part_rows)
         elif is_whole:
             found.append(Part(path, name))
         else:
@@ -413,6 +420,16 @@ def row_group_parts(path: str, name: str, part_rows: int) -> list[Part]:
     return [*parts, Part(path, name, start, len(sizes))]
 
 
+def item_parts(path: str, name: str, part_rows: int, under: str | None = None) -> list[Part]:
+    """Return parts of at most `part_rows` items of a JSON array, or of that under a key; the last has what follows."""
+    num = 0
+    with contextlib.suppress(BrokenFileError):  # told when the last part is read
+        for _ in lines.read_json_items(path, under=under):
+            num += 1
+    starts = range(0, max(num, 1), part_rows)
+    return [Part(path, name, start, start + part_rows if start != starts[-1] else None) for start in starts]
+
+
 def _parquet(path: str, handle: Any) -> Any:
     try:
         return pq.ParquetFile(handle, pre_buffer=False)
@@ -426,7 +443,7 @@ def _parquet_columns(path: str) -> tuple[str, ...]:
 
 
 def _item_rows(part: Part) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-    for locator, value in lines.read_json_items(part.path):
+    for locator, value in itertools.islice(lines.read_json_items(part.path), part.start, part.stop):
         yield (
             locator,
             value if isinstance(value, dict) else RowError("malformed_row", "no JSON object", text=str(value)[:2_000]),

@@ -32,7 +32,7 @@ from pipelines.sources.origin import (
 )
 from pipelines.sources.storyboard import builder_document
 
-KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
+KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text", "conversation")
 _ASPECT_TOLERANCE = 0.02  # of width over height, beyond the rounding of a pixel
 _UPRIGHT = ("", "1", "Horizontal (normal)")
 

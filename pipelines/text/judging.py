@@ -24,6 +24,7 @@ PROFILES: dict[Kind, str] = {
     "grounded": "caption",
     "video": "caption",
     "text": "gopher",
+    "conversation": "conversation",
 }
 
 
@@ -38,7 +39,8 @@ class TextFilters(GrownSettings):
     text: TextQuality | None = Field(
         None,
         description="Rules for text. null: the profile of the source's kind (interleaved: obelics; pair, grounded and"
-        " a video's caption: caption; text: gopher), whose thresholds spec.resolved.yaml shows; {}: no rule at all",
+        " a video's caption: caption; text: gopher; conversation: conversation), whose thresholds spec.resolved.yaml"
+        " shows; {}: no rule at all",
     )
     spoken: TextQuality | None = Field(
         None,

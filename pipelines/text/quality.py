@@ -23,7 +23,7 @@ from pipelines.text import measures
 from pipelines.text.measures import Words
 from pipelines.text.stop_words import CORE_STOP_WORDS, FLAGGED_WORDS, SPAM_WORDS, STOP_WORDS
 
-Rules = Literal["gopher", "c4", "fineweb", "obelics", "caption", "speech"]
+Rules = Literal["gopher", "c4", "fineweb", "obelics", "caption", "speech", "conversation"]
 
 _GOPHER: dict[str, Any] = {
     "min_words": 50,
@@ -93,6 +93,7 @@ PROFILES: dict[Rules, dict[str, Any]] = {
     },
     "caption": {"min_words": 3, "max_words": 256, "min_chars": 6, "max_chars": 1_000},
     "speech": {"max_words": 100_000},  # Gopher's: it has no prose's marks and may be as short or long as the video
+    "conversation": {"max_words": 100_000},  # likewise: an answer may be one word, or a table, or code
 }
 """Thresholds that each value of `rules` sets; the others are off."""
 

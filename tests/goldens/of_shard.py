@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pipelines
 from pipelines.decisions.decided import DecidedSample, write_decided
-from pipelines.document import KINDS, SPLITS, Decision, Document, Drop, Kind, Region, Segment
+from pipelines.document import SPLITS, Decision, Document, Drop, Kind, Region, Segment
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, Tally
 from pipelines.running.runner import Runner
@@ -23,6 +23,7 @@ from tests.pipelines.stage_records import document, image, scores, spec, text
 
 BLOBS = "g000-golden.blobs"
 PNG = png(blocks("shard", (32, 24)))
+KINDS: tuple[Kind, ...] = ("interleaved", "pair", "grounded", "video", "text")
 NUM_SAMPLES = 7  # samples per kind
 
 

@@ -1,4 +1,4 @@
-"""A small corpus of all five kinds, with real JPEG, PNG and WebP bytes, for the tests of the shard format."""
+"""A small corpus of five kinds, or of all, with real JPEG, PNG and WebP bytes, for the tests of the shard format."""
 
 import io
 
@@ -58,6 +58,15 @@ def sample(kind: Kind, number: int) -> SampleParts:
             Segment("frame", media=0, t0=0.5, role="frame"),
             Segment("text", "hello", t0=0.5, t1=1.5, role="subtitle"),
             Segment("frame", media=1, t0=2.0, role="frame"),
+        ]
+    elif kind == "conversation":
+        forms = ["JPEG", "PNG"]
+        items = [media(number * 2), media(number * 2 + 1, "PNG")]
+        segments = [
+            Segment("image", media=0, role="user"),
+            Segment("text", f"Move boat {number}.", role="user"),
+            Segment("text", "Done:", role="assistant", origin="synthetic", generator="a model"),
+            Segment("image", media=1, role="assistant"),
         ]
     elif kind == "text":
         forms, items = [], []

@@ -22,7 +22,9 @@ from tools.demo_web.maps import chart
 from tools.demo_web.scene import COLOURS, HELD_OUT, POSITIONS, SEEN, SHAPES, attributes_of
 from tools.demo_web.server import sites
 from tools.demo_web.site import ADDRESSES, Web
+from tools.demo_web.talks import ASKED, talk_of
 from tools.demo_web.trap_texts import RUINED_TEXTS
+from tools.demo_web.wording import NUMBERS
 
 WEB = Web()
 PAIR = re.compile(rf"\b({'|'.join(COLOURS)})\s+({'|'.join(SHAPES)})(?:e?s)?\b", re.IGNORECASE)
@@ -196,3 +198,53 @@ def test_films_are_told_in_all_three_ways():
 def test_every_site_has_an_address_of_its_own(by_name):
     assert by_name.keys() == ADDRESSES.keys()
     assert len(set(ADDRESSES.values())) == len(ADDRESSES)
+
+
+# --- the talks ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(name: str, web: Web = WEB) -> list[dict[str, object]]:
+    return [json.loads(line) for line in sites(web)[ADDRESSES["talks"]].answer(f"/{name}.jsonl").body.splitlines()]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_every_answer_follows_from_what_its_image_shows(asked: str):
+    answers = []
+    for number, row in enumerate(rows_of(asked), 1):
+        (scene,) = talk_of(WEB, asked, number).scenes.values()
+        question, answer = (turn["value"] for turn in row["conversations"])
+        assert question.startswith("<image>\n")
+        named = attributes_of(question.removeprefix("<image>\n"))
+        found = [item for item in scene.items if all(getattr(item, k) == v for k, v in named.items() if k != "size")]
+        if asked == "count":
+            assert answer == NUMBERS[len(scene.items)]
+        else:
+            assert [getattr(item, asked) for item in found] == [answer]  # and no other item is meant
+        answers.append(answer)
+    most = max(map(answers.count, set(answers))) / len(answers)
+    assert most < 1.6 / len(set(answers))  # none is so frequent that guessing would do
+
+
+def test_an_edit_changes_the_one_thing_that_it_names():
+    for number, row in enumerate(rows_of("edits"), 1):
+        scenes = talk_of(WEB, "edits", number).scenes
+        (before,), (after,) = scenes[""].items, scenes["-after"].items
+        changed = [
+            name for name in ("colour", "shape", "size", "position") if getattr(before, name) != getattr(after, name)
+        ]
+        asked = attributes_of(row["conversations"][0]["value"])
+        assert len(changed) == 1
+        assert asked[changed[0]] == getattr(after, changed[0])
+        assert (scenes[""].background, scenes[""].variation) == (
+            scenes["-after"].background,
+            scenes["-after"].variation,
+        )
+
+
+def test_the_talks_images_are_served_and_nothing_else_is():
+    site = sites(WEB)[ADDRESSES["talks"]]
+    for name in ("colour", "edits", "boxes"):
+        for url in rows_of(name)[0]["image"]:
+            assert site.answer(url.partition(":8700")[2]).content_type == "image/jpeg"
+    for path in ("/colour/0000.jpg", "/colour/9999.jpg", "/colour/0001-after.jpg", "/other.jsonl", "/other/0001.jpg"):
+        assert site.answer(path).status == 404

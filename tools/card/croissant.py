@@ -74,7 +74,7 @@ _CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croi
 
 _FIELDS = {
     "key": "Key of the sample, unique in its source; its members in the tar begin with it.",
-    "kind": "What the sample is: interleaved, pair, grounded, video or text.",
+    "kind": "What the sample is: interleaved, pair, grounded, video, text or conversation.",
     "lang": "Language of its text, ISO 639; empty if unknown.",
     "num_media": "Images or frames.",
     "num_text_chars": "Characters (code points) of text.",

@@ -40,6 +40,7 @@ _TAGS = {
     "grounded": ("image", "text"),
     "interleaved": ("image", "text"),
     "video": ("video",),
+    "conversation": ("image", "text"),
 }
 
 

@@ -21,7 +21,7 @@ from pipelines.shards.tar_samples import TarSample, read_sample
 from tools.output import progress
 from tools.queries.tables import Tables
 
-NUM_OF_KIND = {"interleaved": 3, "pair": 8, "grounded": 4, "video": 2, "text": 3}
+NUM_OF_KIND = {"interleaved": 3, "pair": 8, "grounded": 4, "video": 2, "text": 3, "conversation": 3}
 OTHER_KINDS = 3
 MAX_IMAGES = 6
 """Images of a sample that are shown."""

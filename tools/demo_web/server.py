@@ -17,6 +17,7 @@ from tools.demo_web.library import Library
 from tools.demo_web.maps import Maps
 from tools.demo_web.site import ADDRESSES, NOT_FOUND, Reply, Site, Web
 from tools.demo_web.start import Start
+from tools.demo_web.talks import Talks
 from tools.demo_web.trap_sites import trap_sites
 
 # The same for every response, so that what a crawl records is reproducible. aiohttp would add today's date.
@@ -27,7 +28,7 @@ _ENDLESS_CHUNKS = 4096  # of 64 KiB: the endless body ends after 256 MiB
 
 def sites(settings: Web) -> dict[str, Site]:
     """All sites of the demo web, by address."""
-    kinds: list[Site] = [kind(settings) for kind in (Start, Albums, Galleries, Maps, Cinema, Library)]
+    kinds: list[Site] = [kind(settings) for kind in (Start, Albums, Galleries, Maps, Cinema, Library, Talks)]
     return {ADDRESSES[site.name]: site for site in (*kinds, *trap_sites(settings))}
 
 

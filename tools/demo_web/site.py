@@ -31,6 +31,7 @@ ADDRESSES = {
     "slow": "127.0.1.16",
     "closed": "127.0.1.17",
     "patient": "127.0.1.18",
+    "talks": "127.0.1.19",
 }
 """Loopback address of each site. Pages link to `elsewhere`, but a crawl's scope should exclude it."""
 

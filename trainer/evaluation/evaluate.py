@@ -26,6 +26,13 @@ from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
+from trainer.evaluation.answers import (
+    answer_figures,
+    answer_questions,
+    drawing_figures,
+    questions,
+    to_json_lines,
+)
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
 from trainer.evaluation.judge import Judge
@@ -116,13 +123,16 @@ class Evaluation:
         drawings: dict[str, list[Drawing]] = {}
         pages: list[Continuation] = []
         videos: list[Continuation] = []
-        if template is None or template.chats:
+        if template is not None and template.chats:
+            figures |= self._answers()
+            self._report("answers in conversations")
+        if self.sets and (template is None or template.chats):
             figures |= self._caption_losses()
             self._report("cross-entropy with right and shuffled images")
             captioned, found = self._captions()
             figures |= found
             self._report("captions")
-        if template is None or not template.chats:
+        if self.sets and (template is None or not template.chats):
             drawings, found = self._drawings()
             figures |= found
             self._report("images")
@@ -146,7 +156,10 @@ class Evaluation:
         """
         held_out = self._pairs(self._held_out, ("pair",)) or self._pairs(self._held_out, CAPTIONED)
         if not held_out:
-            raise UserError(f"{corpus}: no pairs in a val or test split to evaluate on")
+            if not any(True for data in self._held_out for _ in samples_of(data, ("conversation",), 1)):
+                raise UserError(f"{corpus}: no pairs or conversations in a val or test split to evaluate on")
+            self._train_pairs: list[Pair] = []
+            return {}
         self._train_pairs = self._pairs([self._train], CAPTIONED) if self.attributes.words else []
         single = [pair for pair in held_out if pair.values is not None]
         if not single:
@@ -187,6 +200,26 @@ class Evaluation:
         """Return the held-out losses that the run logged last."""
         rows = [row for row in read_metrics(storage.join(self.out, "metrics.jsonl")) if _held_out(row)]
         return _held_out(rows[-1]) if rows else {}
+
+    def _answers(self) -> Figures:
+        """Answer the questions of held-out conversations, and measure how many answers are right, by source."""
+        samples = [sample for data in self._held_out for sample in samples_of(data, ("conversation",))]
+        figures: Figures = {}
+        answered = []
+        for source in dict.fromkeys(sample.source for sample in samples):
+            every = list(questions(sample for sample in samples if sample.source == source))
+            in_text = [question for question in every if not question.draws]
+            asked = drawn(in_text, self.settings.answers, self.settings.seed)
+            if asked:
+                found = answer_questions(self.run, asked, self.settings.max_new_tokens)
+                figures |= answer_figures(found, source)
+                answered += found
+            to_draw = [question for question in every if question.draws]
+            asked = drawn(to_draw, self.settings.images, self.settings.seed)
+            figures |= drawing_figures(self.run, asked, source)
+        if answered:
+            storage.write_bytes(storage.join(self.out, "samples", "answers.jsonl"), to_json_lines(answered))
+        return figures
 
     def _caption_losses(self) -> Figures:
         """Compute the cross-entropy of captions after their own image, and after another sample's image."""

@@ -263,7 +263,9 @@ class _TokenGroup:
                 at += count
                 out.append(Text(ids, self._roles[place], phrases.get(number, ())))
             else:
-                out.append(ImageSegment(self._media[place], kind == _FRAME, self._times[place]))
+                out.append(
+                    ImageSegment(self._media[place], kind == _FRAME, self._times[place], role=self._roles[place])
+                )
         return out
 
     def _phrases(self, row: int) -> dict[int, tuple[Phrase, ...]]:

@@ -346,7 +346,7 @@ def segments_of(document: Document, tokenizer: Tokenizer) -> list[Segment]:
     for segment in document.segments:
         if segment.text is None:
             assert segment.media is not None
-            segments.append(ImageSegment(segment.media, segment.type == "frame", segment.t0))
+            segments.append(ImageSegment(segment.media, segment.type == "frame", segment.t0, role=segment.role))
         elif segment.regions:
             found = grounded_text(segment.text, [(r.start, r.end, r.box) for r in segment.regions], tokenizer)
             segments.append(Text(found.ids, segment.role, found.phrases))

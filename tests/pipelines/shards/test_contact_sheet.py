@@ -1,4 +1,4 @@
-"""Tests of the contact sheet, on a small corpus of all five kinds."""
+"""Tests of the contact sheet, on a small corpus of all kinds."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageColor
 
+from pipelines.document import KINDS
 from pipelines.errors import UserError
 from pipelines.shards import contact_sheet
 from pipelines.shards.contact_sheet import COLOURS, MARGIN, WIDTH, Sheet, draw_samples, write_contact_sheet
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("corpus"))
-    corpus_builder.build(folder)
+    corpus_builder.build(folder, KINDS)
     return folder
 
 
@@ -111,7 +112,7 @@ def test_the_command_says_what_it_wrote_and_what_is_missing(corpus: str, tmp_pat
         return subprocess.run([*command, "--per-kind", "1"], cwd=ROOT, capture_output=True, text=True)
 
     done = run(corpus)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/s.jpg: 5 samples of {corpus}\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/s.jpg: 6 samples of {corpus}\n")
     missing = run(str(tmp_path / "nothing"))
     assert missing.returncode == 2
     assert "no finished corpus here" in missing.stderr

@@ -28,7 +28,7 @@ NUM_TRAIN = NUM_SAMPLES["train"]
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readers") / "corpus"
-    return folder, build(str(folder))
+    return folder, build(str(folder), KINDS)
 
 
 def samples(kind):
@@ -253,7 +253,7 @@ def test_the_index_of_a_split_that_is_gone_is_removed(corpus, tmp_path):
 
 
 def test_equal_corpora_have_equal_files(corpus, tmp_path):
-    build(str(tmp_path))
+    build(str(tmp_path), KINDS)
     ours = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     theirs = {p.relative_to(corpus[0]): p.read_bytes() for p in corpus[0].rglob("*") if p.is_file()}
     theirs = {p: data for p, data in theirs.items() if not p.name.endswith(".lock")}  # of Hugging Face datasets

@@ -283,9 +283,81 @@ def test_records_of_common_crawls_index_give_pages_and_texts(tmp_path: Path, web
     assert samples == {"pages": 1, "texts": 1}
 
 
+def instructions(tmp_path: Path, web: str) -> dict[str, tuple[str, ...]]:
+    """Write rows of each set of instructions in its own form; return the overrides by source."""
+    images, videos = tmp_path / "images", tmp_path / "videos"
+    for folder in (images, videos):
+        folder.mkdir()
+    names = ("000000000009.jpg", "COCO_train2014_000000000009.jpg", "2375429.jpg", "0054c91397f2fe05.jpg")
+    for number, name in enumerate(names):
+        (images / name).write_bytes(image_bytes(number, (400, 300)))
+    with zipfile.ZipFile(tmp_path / "train2017.zip", "w") as archive:
+        archive.write(images / names[0], names[0])
+    for name in ("010801_010850/1.mp4", "v_k_ZXmr8pmrs.mp4"):
+        (videos / name).parent.mkdir(exist_ok=True)
+        (videos / name).write_bytes(clip())
+    said = [{"from": "human", "value": "<image>\nWhat is on the quay?"}, {"from": "gpt", "value": "A lantern."}]
+    text = [{"from": "human", "value": "Say hello."}, {"from": "gpt", "value": "Hello there."}]
+    vqa = {"image_id": 9, "question": "Is it lit?", "question_id": 9000}
+    answer = {"question_id": 9000, "multiple_choice_answer": "yes", "answers": [{"answer": "yes"}]}
+    rows: dict[str, Any] = {
+        "llava": [{"id": "000000000009", "image": names[0], "conversations": said}],
+        "llavar": [{"id": "9", "image": names[0], "conversations": said}],
+        "sharegpt": [{"id": "a_0", "conversations": text}, {"id": "a_1", "conversations": text[1:]}],
+        "alpaca": [{"instruction": "Say hello.", "input": "", "output": "Hello there."}],
+        "videochat": [
+            {"video": "010801_010850/1.mp4", "QA": [{"i": "Answer briefly.", "q": "What falls?", "a": "Rain."}]}
+        ],
+        "video-chatgpt": [{"video_id": "v_k_ZXmr8pmrs", "q": "What falls?", "a": "Rain, on a roof."}],
+        "vqav2": {"info": {}, "questions": [vqa]},
+        "okvqa": {"info": {}, "questions": [vqa]},
+        "gqa": {"07333408": {"imageId": "2375429", "question": "What is on the wall?", "answer": "pipe"}},
+        "textvqa": {"data": [vqa | {"image_id": "0054c91397f2fe05", "answers": ["nokia", "nokia", "no"]}]},
+    }
+    given: dict[str, tuple[str, ...]] = {}
+    for source, content in rows.items():
+        path = tmp_path / f"{source}.json"
+        path.write_text(json.dumps(content))
+        given[source] = (f"sources.{source}.input.files=['{path}']",)
+        if source not in ("sharegpt", "alpaca"):
+            where = "train2017.zip" if source == "llava" else "videos" if "video" in source else "images"
+            given[source] += (f"sources.{source}.input.images={tmp_path / where}",)
+    (tmp_path / "annotations.json").write_text(json.dumps({"info": {}, "annotations": [answer]}))
+    for source in ("vqav2", "okvqa"):
+        given[source] += (f"sources.{source}.input.annotations=['{tmp_path}/annotations.json']",)
+    return given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llava", pytest.param("emu_instruct", marks=pytest.mark.nightly), "emu2_chat"])
+def test_instructions_in_the_form_of_their_releases_give_conversations(tmp_path: Path, web: str, name: str):
+    given = instructions(tmp_path, web)
+    sources = load_spec(SPECS / f"{name}.yaml", CONTACT).sources
+    samples, dropped = build(name, tmp_path, *(override for source in sources for override in given[source]))
+    assert samples == dict.fromkeys(sources, 1)
+    assert dropped == ({"turns_out_of_order": 1} if "sharegpt" in sources else {})
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_edits_give_conversations(tmp_path: Path, web: str):
+    row = {"original_prompt": "a quay", "edit_prompt": "light the lantern", "edited_prompt": "a lit quay"}
+    row |= {name: {"bytes": image_bytes(n, (400, 300))} for n, name in enumerate(("original_image", "edited_image"))}
+    parquet(tmp_path / "train.parquet", [row])
+    samples, _ = build(
+        "instruct_pix2pix", tmp_path, f"sources.instruct_pix2pix.input.files=['{tmp_path}/train.parquet']"
+    )
+    assert samples == {"instruct_pix2pix": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "sources"),
     [
+        ("emu_instruct", ["sharegpt", "alpaca", "llava", "videochat", "video-chatgpt"]),
+        (
+            "emu2_chat",
+            ["vqav2", "okvqa", "gqa", "textvqa", "llava", "llavar", "sharegpt", "alpaca", "videochat"],
+        ),
         ("emu", ["laion", "laion-coco", "webvid", "mmc4", "storyboards"]),
         ("emu2", ["laion", "capsfusion", "webvid", "mmc4", "storyboards", "grit", "pile"]),
     ],

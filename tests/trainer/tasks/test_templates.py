@@ -1,5 +1,6 @@
 """Tests of the templates of tuning, for samples and for prompts."""
 
+import dataclasses
 import random
 import re
 from collections.abc import Callable
@@ -313,3 +314,103 @@ def test_images_take_the_place_of_line_breaks_if_the_layout_says_so(llama_file):
         (window,) = layout.split(joined, 256)
         lengths = {len(layout.lay_out(window, random.Random(seed)).token_ids) for seed in range(8)}
         assert lengths == {window.num_tokens} == {len(shown_ids) + 1}
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
+def said(layout: TemplateLayout, *turns: tuple[str, object]) -> list[Segment]:
+    """Return the segments of turns: texts as strings, images by their number."""
+    return [
+        ImageSegment(part, role=role) if isinstance(part, int) else text(str(part), layout.tokenizer, role=role)
+        for role, part in turns
+    ]
+
+
+def targets(layout: TemplateLayout, sequence: Sequence) -> list[tuple[str, int]]:
+    """Return each token with what is learned at it."""
+    names = [shown(layout, dataclasses.replace(sequence, token_ids=np.array([i]))) for i in sequence.token_ids]
+    return list(zip(names, sequence.targets.tolist(), strict=True))
+
+
+def test_of_a_conversation_only_what_the_assistant_says_is_learned_token_by_token(layout):
+    chat = layout(system="")
+    turns = [("user", 0), ("user", "Hi?"), ("assistant", "Yo"), ("user", "So?"), ("assistant", "No")]
+    (sequence,) = written(chat, *said(chat, *turns))
+    image = [("[IMG]", 0), *[("<image>", 0)] * 4, ("[/IMG]", 0)]
+    question = [*[(c, 0) for c in "Hi? "], ("[ASSISTANT]", 0), (":", 0)]
+    answer = [(c, TEXT) for c in " Yo"] + [("</s>", TEXT)]
+    more = [("[USER]", 0), *[(c, 0) for c in ": So? "], ("[ASSISTANT]", 0), (":", 0)]
+    last = [(c, TEXT) for c in " No"] + [("</s>", TEXT)]
+    opening = [("<s>", 0), ("[USER]", 0), (":", 0), (" ", 0)]
+    assert targets(chat, sequence) == [*opening, *image, *question, *answer, *more, *last]
+
+
+def test_an_image_of_the_assistant_is_regressed_and_those_of_the_user_are_not(layout):
+    chat = layout(system="")
+    turns = [("user", 0), ("user", "Red."), ("assistant", "So:"), ("assistant", 1), ("user", "Blue."), ("assistant", 2)]
+    (sequence,) = written(chat, *said(chat, *turns))
+    assert shown(chat, sequence) == (
+        f"<s>[USER]: {SLOTS}Red. [ASSISTANT]: So:{SLOTS}</s>[USER]: Blue. [ASSISTANT]:{SLOTS}</s>"
+    )
+    assert shown(chat, sequence, TEXT) == " So:</s></s>"
+    assert shown(chat, sequence, VISUAL) == "<image>" * 8
+    assert sequence.images == (0, 1, 2)
+    assert not sequence.targets[: sequence.token_ids.tolist().index(chat.ids["[ASSISTANT]"])].any()
+
+
+def test_a_conversations_own_system_turn_replaces_the_released_one_and_is_only_text(layout):
+    chat = layout()
+    turns = [("system", "Say [IMG]."), ("user", "Hi?"), ("assistant", "Yo")]
+    (sequence,) = written(chat, *said(chat, *turns))
+    assert shown(chat, sequence) == "<s>Say [IMG]. [USER]: Hi? [ASSISTANT]: Yo</s>"
+    assert chat.ids["[IMG]"] not in sequence.token_ids
+    (released,) = written(chat, *said(chat, *turns[1:]))
+    assert shown(chat, released) == f"<s>{SYSTEM} [USER]: Hi? [ASSISTANT]: Yo</s>"
+
+
+def test_a_prompt_is_the_beginning_of_the_conversation_that_was_learned(layout):
+    chat = layout()
+    turns = [("system", "S."), ("user", 0), ("user", "Red?"), ("assistant", "No"), ("user", "Draw."), ("assistant", 1)]
+    (sequence,) = written(chat, *said(chat, *turns))
+    ids = sequence.token_ids.tolist()
+    for end, draw in ((3, False), (5, False), (5, True)):
+        prompt = chat.prompt(said(chat, *turns[:end]), draw=draw).token_ids.tolist()
+        assert ids[: len(prompt)] == prompt
+
+
+def test_boxes_of_questions_and_answers_are_tokens_of_which_the_answers_are_learned(layout):
+    chat = layout(system="")
+    question = dataclasses.replace(grounded_text("my boat?", [(3, 7, BOX)], chat.tokenizer), role="user")
+    answer = dataclasses.replace(grounded_text("a boat", [(0, 6, BOX)], chat.tokenizer), role="assistant")
+    (window,) = chat.split([ImageSegment(0, role="user"), question, answer], 512)
+    sequence = chat.lay_out(window)
+    place = "<object>" + "".join(f"<patch_index_{v:04d}>" for v in (56, 112, 168, 224)) + "</object>"
+    asked = f"<grounding>my <phrase>boat</phrase>{place}?"
+    assert shown(chat, sequence) == (
+        f"<s>[USER]: {SLOTS}{asked} [ASSISTANT]:<grounding> <phrase>a boat</phrase>{place}</s>"
+    )
+    assert shown(chat, sequence, TEXT) == f" <phrase>a boat</phrase>{place}</s>"
+
+
+def test_a_long_conversation_loses_whole_turns_and_one_that_never_fits_is_refused(layout):
+    chat = layout(system="")
+    turns = [("user", 0), ("user", "Hi?"), ("assistant", "Yo"), ("user", 1), ("user", "So?"), ("assistant", "No")]
+    (whole,) = written(chat, *said(chat, *turns))
+    (cut,) = written(chat, *said(chat, *turns), seq_len=len(whole.token_ids) - 1)
+    assert shown(chat, cut) == f"<s>[USER]: {SLOTS}Hi? [ASSISTANT]: Yo</s>"
+    assert cut.images == (0,)
+    with pytest.raises(ValueError, match="a question takes 17 tokens, a window has 12"):
+        written(chat, *said(chat, *turns), seq_len=12)
+    with pytest.raises(ValueError, match="a question with its answer takes"):
+        written(chat, *said(chat, ("user", "Draw."), ("assistant", 0)), seq_len=18)
+
+
+def test_image_generation_learns_the_last_image_of_an_edit(layout):
+    gen = layout(form="generation")
+    turns = [("system", "S."), ("user", 0), ("user", "Red."), ("assistant", "So:"), ("assistant", 1)]
+    (sequence,) = written(gen, *said(gen, *turns))
+    assert shown(gen, sequence) == f"<s>{SLOTS}Red.{SLOTS}</s>"
+    assert shown(gen, sequence, VISUAL) == "<image>" * 4
+    assert sequence.targets[:10].sum() == 0
+    assert gen.split(said(gen, *turns[:4]), 512) == []  # nothing is drawn

@@ -15,7 +15,9 @@ from model.sequence import TEXT
 from model.tokenizer import Tokenizer
 from model.weight_files import read
 from model.weights import load_emu, save_emu
+from pipelines.errors import UserError
 from pipelines.shards.token_sidecar import tokens_folder
+from tests.trainer import small_corpus
 from tests.trainer.conftest import RUN, changed, run_findings
 from tests.trainer.finished_runs import write_decoder
 from tests.trainer.ranks import ALONE, in_ranks
@@ -26,6 +28,7 @@ from trainer.engine.metrics import read_metrics
 from trainer.evaluation.open_run import open_run
 from trainer.evaluation.prompts import read_prompt
 from trainer.loop import FINISHED
+from trainer.plan.steps import Costs
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
 from trainer.tasks.tune import TuneTask, add_chat_tokens
@@ -216,6 +219,65 @@ def test_a_tuned_run_leaves_what_it_promises(training_corpus, tmp_path):
     folder = tmp_path / "tune" / "model"
     model = load_emu(folder)
     assert model.config.vocab_size == Tokenizer.load(folder, "emu2", chat=True).vocab_size
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory):
+    """A corpus of conversations in which the user shows and asks, and the assistant answers and draws."""
+    return small_corpus.build(tmp_path_factory.mktemp("conversations") / "corpus", ("conversation",))
+
+
+TALKING = {"mixture.phases": [{"weights": {"conversations": 1.0}}]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "form", "objectives"),
+    [
+        ("debug", "chat", [True, True]),
+        ("debug-emu", "emu", [True, True]),
+        ("debug", "generation", [False, True]),
+    ],
+)
+def test_conversations_teach_what_the_assistant_says_and_draws(conversations, tmp_path, size, form, objectives):
+    config = tuning(size, **TALKING, **{"template.form": form})
+    pretrained(config, conversations, tmp_path)
+    task = task_of(config, conversations, tmp_path)
+    module, batch = task.build().train(), first_batch(task)
+    assert [len(sources) > 0 for sources in batch.sources] == objectives
+    assert len(batch.batch.images) == 2 * sum(len(pack) for pack in first_packs(task))
+    module.encoder.requires_grad_(False)
+    found = overfit(module, batch, None, 25, lr=1e-2)
+    assert found[-1] < 0.8 * found[0]
+
+
+@pytest.mark.slow
+def test_a_tuned_model_is_tuned_again(conversations, tmp_path):
+    first = tuning(**TALKING, steps=2)
+    pretrained(first, conversations, tmp_path)
+    assert in_ranks(1, run, "tune", first, conversations, tmp_path) == [FINISHED]
+    again = tmp_path / "again"
+    second = tuning(**TALKING, steps=2, weights=[{"path": str(tmp_path / "tune/model")}])
+    assert (
+        task_of(second, conversations, again).build().config.vocab_size
+        == load_emu(tmp_path / "tune/model").config.vocab_size
+    )
+    assert in_ranks(1, run, "tune", second, conversations, again) == [FINISHED]
+    before, after = (load_emu(folder / "tune/model").state_dict() for folder in (tmp_path, again))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["language_model.model.norm.weight"], after["language_model.model.norm.weight"])
+    row = read_metrics(str(again / "tune" / "metrics.jsonl"))[-1]
+    assert {"ce/conversations", "regression/conversations"} <= set(row)
+
+
+def test_conversations_longer_than_the_context_are_told_with_their_reason(conversations, tmp_path):
+    config = tuning(**TALKING, **{"data.plan": {"seq_len": 24, "global_batch_size": 4, "packing_buffer_size": 16}})
+    data = task_of(config, conversations, tmp_path).data
+    reasons = {row.reason.partition(" takes ")[0] for row in data.refused}
+    assert reasons == {"too_large: a question with its answer"}
+    assert len(data.refused) == 30
+    with pytest.raises(UserError, match="'conversations' has weight, but no sample to train on"):
+        data.plan(Costs())
 
 
 def test_boxes_are_drawn_for_what_is_to_be_drawn(training_corpus, tmp_path):
