@@ -1,6 +1,6 @@
 """Prompts from texts, boxes and images in the order in which a model reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,15 +76,30 @@ class PromptBuilder:
         Raises:
             PromptError: If it is too long for the model.
         """
-        sequence = self.layout.prompt(self.segments, draw=draw)
-        length, longest = len(sequence.token_ids), self.run.model.config.language_model.max_positions
+        prompt = write_prompt(self.layout, self.segments, self.run.image_size, self.images.__getitem__, draw=draw)
+        length, longest = len(prompt.sequence.token_ids), self.run.model.config.language_model.max_positions
         if length >= longest:
             raise PromptError(
                 f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames"
             )
-        boxes, side = boxes_of(self.segments), self.run.image_size
-        images = [self.images[i] if i >= 0 else _canvas(boxes[-1 - i], side) for i in sequence.images]
-        return Prompt(sequence, torch.stack(images) if images else None)
+        return prompt
+
+
+def write_prompt(
+    layout: Layout, segments: Sequence[Segment], side: int, image: Callable[[int], Tensor], *, draw: bool = False
+) -> Prompt:
+    """Write segments as a prompt; where the layout shows boxes as images, they are drawn.
+
+    Args:
+        layout: How prompts are written.
+        segments: Texts and images.
+        side: Side in pixels of the model's images.
+        image: Returns the pixels of an image segment by its index: (3, side, side) uint8.
+        draw: Whether to request an image.
+    """
+    sequence, boxes = layout.prompt(segments, draw=draw), boxes_of(segments)
+    images = [image(i) if i >= 0 else _canvas(boxes[-1 - i], side) for i in sequence.images]
+    return Prompt(sequence, torch.stack(images) if images else None)
 
 
 def _canvas(box: Box, side: int) -> Tensor:

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.box_text import written
+from model.finished_run import FinishedRun
 from model.generation import Prompt
+from model.prompt_builder import write_prompt
 from model.segment import Box, ImageSegment, Segment, Text
+from model.template_layout import ANSWER, boxes_of
 from model.tokenizer import GROUNDING
-from trainer.evaluation.finished_run import FinishedRun
-from trainer.evaluation.prompts import written
 from trainer.tasks.samples import Sample
-from trainer.tasks.templates import ANSWER, box_image, boxes_of
 
 MIN_OVERLAP = 0.5  # intersection over union from which a box is right, as for referring expressions (RefCOCO)
 _BOXES = re.compile(r"\[box:[^\[\]]*:([^\[\]:]*)\]")
@@ -57,15 +58,9 @@ class Question:
         before = list(self.before)
         if self.has_boxes and GROUNDING in run.tokenizer.ids:
             before.append(Text(np.array([run.tokenizer.ids[GROUNDING]], np.int32), ANSWER, continued=True))
-        sequence = run.layout.prompt(before, draw=self.draws)
-        boxes = boxes_of(before)
-        images = [
-            self.sample.image(i, run.image_size)
-            if i >= 0
-            else torch.from_numpy(box_image(boxes[-1 - i], run.image_size)).permute(2, 0, 1)
-            for i in sequence.images
-        ]
-        return Prompt(sequence, torch.stack(images) if images else None)
+        return write_prompt(
+            run.layout, before, run.image_size, lambda i: self.sample.image(i, run.image_size), draw=self.draws
+        )
 
 
 def questions(samples: Iterable[Sample]) -> Iterator[Question]:
