@@ -1,5 +1,6 @@
 """Settings of every test: no outside network, one thread of arithmetic per worker, repeatable random numbers."""
 
+import atexit
 import gc
 import os
 import random
@@ -33,11 +34,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # the collector would visit the half million objects of torch and Beam again and again
+    atexit.register(gc.unfreeze)  # else native libraries report leaks; not before: at its end pytest collects twice
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # else native libraries report leaks
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures
