@@ -4,6 +4,8 @@ A list may be one file of any length, which cannot be cut before it is read. The
 it, and its receipt, which comes last, says how many there are.
 """
 
+from typing import Any
+
 import pyarrow as pa
 
 from pipelines.block_list import BlockList
@@ -57,8 +59,9 @@ class CandidateParts:
         if self._first is None or self.found.rows or self.found.tally.drops:
             self._write()
         assert self._first is not None
-        more = {"num_more": self._num_more} if self._num_more else {}
-        return self._folder.finish(self._name, self._inputs, *self._first, **more)
+        tally, files = self._first
+        more: dict[str, Any] = {"num_more": self._num_more} if self._num_more else {}
+        return self._folder.finish(self._name, self._inputs, tally, files, **more)
 
     def _write(self) -> None:
         name = more_name(self._name, self._num_more + 1) if self._first is not None else self._name

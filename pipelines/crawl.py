@@ -50,7 +50,7 @@ from pipelines.layout import (
     robots_folder,
     traceback_folder,
 )
-from pipelines.parts import PartFolder, num_rows, stage_inputs
+from pipelines.parts import PartFolder, rows_counter, stage_inputs
 from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -141,9 +141,6 @@ class _Crawl:
         storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(asdict(progress)).encode())
         return progress
 
-    def num_done(self) -> int:
-        return num_rows(self.parts)
-
     def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
         """Return the files of finished parts: of the rounds before one, of only one, or of all."""
         return [
@@ -197,7 +194,7 @@ class _Crawl:
         storage.remove(queues)
         with shuffling(self.runner, self.out) as files:
             what = f"crawl {self.name}, round {round_}"
-            run_pipeline(what, self.runner, partial(build, files=files), self.num_done)
+            run_pipeline(what, self.runner, partial(build, files=files), rows_counter(self.parts))
         storage.remove(queues)
 
     def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
@@ -222,7 +219,7 @@ class _Crawl:
             names = pipeline | "ListFiles" >> beam.Create(sorted(hashes.items())) | "Spread" >> beam.Reshuffle()
             _ = names | "IndexFiles" >> beam.ParDo(work)
 
-        run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, lambda: num_rows(folder))
+        run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, rows_counter(folder))
 
     def account(self, retry_round: int) -> None:
         """Write what became of each URL over all rounds: kept, or dropped with its reason."""

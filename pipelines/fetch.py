@@ -53,7 +53,7 @@ from pipelines.media.raw_store import (
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
-from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stable_hash, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, read_rows, rows_counter, stable_hash, stage_inputs, write_table
 from pipelines.running.host_buckets import GroupHosts, read_queue
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
@@ -358,7 +358,7 @@ def _fetch_missing(
 
         storage.remove(queues)
         with shuffling(runner, out) as files:
-            run_pipeline(f"fetch: {what}", runner, partial(build, files=files), lambda: num_rows(store))
+            run_pipeline(f"fetch: {what}", runner, partial(build, files=files), rows_counter(store))
         storage.remove(queues)
 
     def all_media(names: beam.PCollection, _: ShuffleFiles | None) -> beam.PCollection:
