@@ -4,6 +4,8 @@ A list may be one file of any length, which cannot be cut before it is read. The
 it, and its receipt, which comes last, says how many there are.
 """
 
+from typing import Any
+
 import pyarrow as pa
 
 from pipelines.block_list import BlockList
@@ -58,7 +60,7 @@ class CandidateParts:
             self._write()
         assert self._first is not None
         tally, files = self._first
-        more = {"num_more": self._num_more} if self._num_more else {}
+        more: dict[str, Any] = {"num_more": self._num_more} if self._num_more else {}
         return self._folder.finish(self._name, self._inputs, tally, files, **more)
 
     def _write(self) -> None:

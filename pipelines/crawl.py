@@ -22,6 +22,7 @@ from pipelines.crawling.accounts import (
     gone_pages,
     ledger_mentions,
     link_mentions,
+    num_account_parts,
     verdicts,
     write_account,
 )
@@ -281,7 +282,7 @@ class _Crawl:
             judged = (
                 (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
                 | "ByUrl" >> GroupByKey(files)
-                | "Judge" >> beam.FlatMap(verdicts, settings, block)
+                | "Judge" >> beam.FlatMap(verdicts, settings, block, num_account_parts(len(ledgers)))
             )
             gone = pipeline | "ListPurged" >> beam.Create(ledgers) | "ReadPurged" >> beam.FlatMap(gone_pages)
             _ = (

@@ -209,6 +209,13 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str,
 # --- the folder of a stage ------------------------------------------------------------------------------------------
 
 
+MIN_TABLED = 64
+"""Receipts of a stage from which on they are kept in one table too: a store takes a request for each of them."""
+
+_TABLE = ".receipts"
+_TABLE_SCHEMA = pa.schema([("part", pa.string()), ("stamp", pa.string()), ("text", pa.binary())])
+
+
 @dataclass(frozen=True, slots=True)
 class PartFolder:
     """Folder of a stage's parts: files `<path>/<part><suffix>`, and `<path>/<part>.json` for the receipt."""
@@ -235,7 +242,21 @@ class PartFolder:
 
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in order of parts."""
-        return [Receipt.from_json(storage.read_bytes(self.file(name, ".json"))) for name in self.names()]
+        return [Receipt.from_json(text) for _, text in sorted(self._receipt_texts().items())]
+
+    def _receipt_texts(self) -> dict[str, bytes]:
+        """Return the content of each receipt: by one table where the file is as it was when the stage ended."""
+        names = set(self.names())
+        if not storage.exists(table := self.file("stage", _TABLE)):
+            return {name: storage.read_bytes(self.file(name, ".json")) for name in names}
+        kept = {row["part"]: row for row in read_rows(table)}
+        found: dict[str, bytes] = {}
+        for path, stamp in storage.list_stamps(self.path, ".json").items():
+            if (name := path[len(self.path) + 1 :].removesuffix(".json")) in names:
+                row = kept.get(name)
+                is_same = row is not None and row["stamp"] == canonical_json(stamp)
+                found[name] = row["text"] if row is not None and is_same else storage.read_bytes(path)
+        return found
 
     def finish(self, part: str, inputs: str, tally: Tally, files: dict[str, str], **extra: Any) -> Receipt:
         """Write the drops, then the receipt, which finishes the part."""
@@ -255,7 +276,7 @@ class PartFolder:
         """Remove the files of other parts, left by an earlier run with other inputs."""
         for path in storage.list_files(self.path):
             name = path[len(self.path) + 1 :]
-            if name != "stage.json" and name.split(".", 1)[0] not in parts:
+            if not name.startswith("stage.") and name.split(".", 1)[0] not in parts:
                 storage.remove(path)
 
     def drops(self) -> list[str]:
@@ -274,8 +295,17 @@ class PartFolder:
     def begin(self) -> None:
         """Mark the stage as unfinished, and remove what a killed run left."""
         storage.remove(storage.join(self.path, "stage.json"))
+        storage.remove(self.file("stage", _TABLE))
         storage.remove_leftovers(self.path)
 
     def end(self, inputs: str) -> None:
-        """Mark the stage as finished."""
+        """Mark the stage as finished, with its receipts in one table if they are many."""
+        texts = self._receipt_texts()
+        if len(texts) >= MIN_TABLED:
+            stamps = storage.list_stamps(self.path, ".json")
+            rows = [
+                {"part": name, "stamp": canonical_json(stamps[self.file(name, ".json")]), "text": text}
+                for name, text in sorted(texts.items())
+            ]
+            write_table(self.file("stage", _TABLE), rows, _TABLE_SCHEMA)
         storage.write_bytes(storage.join(self.path, "stage.json"), canonical_json({"inputs": inputs}).encode())

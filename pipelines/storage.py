@@ -30,6 +30,7 @@ _STORES = {
 }
 """Packages behind fsspec whose own errors, such as `NoCredentialsError`, fsspec lets through."""
 
+_LAST_BYTES = 1 << 16  # of a log, in which its last line begins
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"}
 
 
@@ -292,6 +293,25 @@ def write_bytes(path: str, data: bytes) -> None:
     """Write a small file in one call."""
     with write_whole(path) as file:
         file.write(data)
+
+
+def append_bytes(path: str, data: bytes) -> None:
+    """Add lines to the end of a small log; a line that a killed process left unfinished is removed first.
+
+    A store cannot append: the file is written there anew.
+    """
+    if not is_local(path):
+        write_bytes(path, (read_bytes(path) if exists(path) else b"") + data)
+        return
+    os.makedirs(parent(path), exist_ok=True)
+    with open(path, "a+b") as file:
+        file.seek(max(0, file.tell() - _LAST_BYTES))
+        end = file.read()
+        if end and not end.endswith(b"\n"):
+            file.truncate(os.fstat(file.fileno()).st_size - len(end) + end.rfind(b"\n") + 1)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def move(source: str, target: str) -> None:

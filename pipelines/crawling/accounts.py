@@ -14,7 +14,8 @@ from pipelines.spec import CrawlSettings
 from pipelines.web import urls
 from pipelines.web.answers import is_transient
 
-ACCOUNT_PARTS = 16
+MIN_PARTS = 16
+LEDGERS_PER_PART = 8  # of a thousand pages each, with what these link to: some 10^5 URLs
 
 
 class Mention(NamedTuple):
@@ -59,8 +60,16 @@ def link_mentions(path: str) -> Iterator[tuple[str, Mention]]:
         yield row["url"], Mention(None, row["depth"])
 
 
+def num_account_parts(num_ledgers: int) -> int:
+    """Return the number of parts of the accounts of a crawl: one worker holds a part."""
+    return max(MIN_PARTS, -(-num_ledgers // LEDGERS_PER_PART))
+
+
 def verdicts(
-    grouped: tuple[str, Iterable[Mention]], settings: CrawlSettings, block: BlockList = NOTHING
+    grouped: tuple[str, Iterable[Mention]],
+    settings: CrawlSettings,
+    block: BlockList = NOTHING,
+    num_parts: int = MIN_PARTS,
 ) -> Iterator[tuple[int, Verdict]]:
     """Yield (part of the accounts, verdict) for each page that a URL stands for, or for a site's file.
 
@@ -83,7 +92,7 @@ def verdicts(
         reason: Reason = scope_reason(url, depth, settings, block) or "over_page_cap"
         verdict = Verdict(url, reason)
     for _ in range(max(num_fetched, 1)):
-        yield stable_hash(url) % ACCOUNT_PARTS, verdict
+        yield stable_hash(url) % num_parts, verdict
 
 
 def gone_pages(path: str) -> Iterator[tuple[int, Verdict]]:

@@ -6,11 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import storage
-from pipelines.parts import stable_hash
+from pipelines.parts import read_table
 from pipelines.shards.manifest import ShardInfo
-from pipelines.shards.sidecar import read_sidecar
 
 SCHEMA = "dromaius-stats/1"
 NUM_DOMAINS = 100
@@ -42,25 +43,19 @@ def collect_stats(corpus: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
     groups: list[np.ndarray[Any, Any]] = []
     for shard in shards:
         counts = sources.setdefault(shard.source, {}).setdefault(shard.split, Counter())
-        digests, members = [], []
-        for row in read_sidecar(storage.join(corpus, shard.sidecar), _COLUMNS):
-            counts["samples"] += 1
-            counts.update({name: row[name] or 0 for name in _SUMS})
-            by["kinds"][row["kind"]] += 1
-            by["languages"][row["lang"] or "unknown"] += 1
-            by["licenses"][row["license"] or "unknown"] += 1
-            by["allowed"][str(bool(row["allowed"])).lower()] += 1
-            domains[row["domain"] or "unknown"] += 1
-            if row["dedup_group"]:
-                members.append(stable_hash(row["dedup_group"]))
-            for media in row["media"]:
-                by["media_licenses"][media["license"] or "unknown"] += 1
-                by["media_types"][media["mime"] or "unknown"] += 1
-                by["media_shorter_side"][_side_class(media["width"], media["height"])] += 1
-                if media["stored_sha256"]:
-                    digests.append(stable_hash(media["stored_sha256"]))
-        images.append(np.array(digests, np.uint64))
-        groups.append(np.array(members, np.uint64))
+        table = read_table(storage.join(corpus, shard.sidecar), list(_COLUMNS))
+        media = pc.list_flatten(table["media"].combine_chunks())
+        counts.update({"samples": len(table)} | {name: pc.sum(table[name]).as_py() or 0 for name in _SUMS})
+        by["kinds"].update(_counted(table["kind"]))
+        by["languages"].update(_counted(table["lang"]))
+        by["licenses"].update(_counted(table["license"]))
+        by["allowed"].update(_counted(pc.cast(pc.fill_null(table["allowed"], False), pa.string())))
+        domains.update(_counted(table["domain"]))
+        by["media_licenses"].update(_counted(pc.struct_field(media, "license")))
+        by["media_types"].update(_counted(pc.struct_field(media, "mime")))
+        by["media_shorter_side"].update(_side_counts(pc.struct_field(media, "width"), pc.struct_field(media, "height")))
+        images.append(_hashes(pc.struct_field(media, "stored_sha256")))
+        groups.append(_hashes(table["dedup_group"]))
     totals: Counter[str] = Counter()
     for found in sources.values():
         for counts in found.values():
@@ -92,19 +87,34 @@ def _ranked(counter: Counter[str], limit: int | None = None) -> dict[str, int]:
 
 def _num_repeated(found: Iterable[np.ndarray[Any, Any]]) -> int:
     """Return the number of images that equal an earlier one."""
-    values = np.concatenate([np.zeros(0, np.uint64), *found])
+    values = np.concatenate([np.zeros(0, np.int64), *found])
     return len(values) - len(np.unique(values))
 
 
 def _num_sharing(found: Iterable[np.ndarray[Any, Any]]) -> int:
-    _, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]), return_counts=True)
+    _, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *found]), return_counts=True)
     return int(counts[counts > 1].sum())
 
 
-def _side_class(width: int | None, height: int | None) -> str:
-    if width is None or height is None:
-        return "unknown"
-    return _side_classes()[int(np.searchsorted(SIDES, min(width, height), side="right"))]
+def _counted(values: pa.Array | pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value occurs; null and the empty text are `unknown`."""
+    found: Counter[str] = Counter()
+    for item in pc.value_counts(values).to_pylist():
+        found[item["values"] or "unknown"] += item["counts"]
+    return found
+
+
+def _hashes(values: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """Return 64 bits for each text that is not empty, equal for equal ones in this process."""
+    return np.fromiter((hash(value) for value in values.to_pylist() if value), np.int64)
+
+
+def _side_counts(widths: pa.Array, heights: pa.Array) -> dict[str, int]:
+    shorter = pc.min_element_wise(widths, heights, skip_nulls=False)
+    known = pc.drop_null(shorter).to_numpy(zero_copy_only=False)
+    classes = np.bincount(np.searchsorted(SIDES, known, side="right"), minlength=len(SIDES) + 1)
+    found = {name: int(num) for name, num in zip(_side_classes(), classes, strict=False) if num}
+    return found | ({"unknown": shorter.null_count} if shorter.null_count else {})
 
 
 def _side_classes() -> list[str]:

@@ -1,7 +1,7 @@
 """One request at a time per host and connection, with a delay between the end of one and the start of the next.
 
 Within a process by one queue per host; between processes of a machine by one lock file per host, which records when
-the last request ended. Neither blocks the event loop.
+the last request ended. Neither blocks the event loop. A host that nobody asks any more is forgotten, with its file.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import fcntl
 import os
 import struct
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from urllib.parse import quote
 # leftover, and `_wait` limits it.
 _now = time.monotonic
 _RECORD = struct.Struct("<dd")  # end of the last request, earliest start of the next, seconds
+MAX_IDLE_HOSTS = 10_000  # remembered by a process, with a file for each
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.002, 0.05
 
 
@@ -42,6 +42,12 @@ class _Queue:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: float = float("-inf")
     not_before: float = 0.0
+    delay_seconds: float = 0.0
+    num_waiting: int = 0  # for a turn, or in one
+
+    def is_idle(self) -> bool:
+        """Return whether nobody waits, and the next request would not have to either."""
+        return self.num_waiting == 0 and max(self.ended + self.delay_seconds, self.not_before) < _now()
 
 
 class HostGate:
@@ -56,9 +62,9 @@ class HostGate:
         self._folder = folder
         self._max_wait_seconds = max_wait_seconds
         self._queues: dict[str, _Queue] = {}  # by lane: a host, or one of its connections
-        self._waiting: Counter[str] = Counter()
         self._resting: dict[str, float] = {}  # hosts that asked for a pause on one connection get it on all
         self._closed: set[str] = set()
+        self._next_sweep = MAX_IDLE_HOSTS
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
 
@@ -74,17 +80,20 @@ class HostGate:
         Raises:
             HostClosedError: If the host is closed; raised at once in all who wait.
         """
-        lane = min((_lane(host, i) for i in range(connections)), key=lambda name: self._waiting[name])
+        lane = min((_lane(host, i) for i in range(connections)), key=self._num_waiting)
         queue = self._queues.setdefault(lane, _Queue())
-        self._waiting[lane] += 1
+        queue.num_waiting += 1
+        queue.delay_seconds = max(queue.delay_seconds, delay_seconds)
         try:
-            async with self._turn_of(queue, host, lane, delay_seconds) as turn:
+            async with self._turn(queue, host, lane, delay_seconds) as turn:
                 yield turn
         finally:
-            self._waiting[lane] -= 1
+            queue.num_waiting -= 1
+        if len(self._queues) >= self._next_sweep:
+            self._forget_idle_lanes()
 
     @contextlib.asynccontextmanager
-    async def _turn_of(self, queue: _Queue, host: str, lane: str, delay_seconds: float) -> AsyncIterator[Turn]:
+    async def _turn(self, queue: _Queue, host: str, lane: str, delay_seconds: float) -> AsyncIterator[Turn]:
         async with queue.lock:
             if host in self._closed:
                 raise HostClosedError
@@ -110,6 +119,30 @@ class HostGate:
         """Refuse all further requests of this process to the host."""
         self._closed.add(host)
 
+    def _num_waiting(self, lane: str) -> int:
+        queue = self._queues.get(lane)
+        return 0 if queue is None else queue.num_waiting
+
+    def _forget_idle_lanes(self) -> None:
+        for lane in [lane for lane, queue in self._queues.items() if queue.is_idle()]:
+            if self._folder is not None:
+                self._remove_file(self._folder, lane)
+            del self._queues[lane]
+        self._resting = {host: until for host, until in self._resting.items() if until > _now()}
+        self._next_sweep = max(MAX_IDLE_HOSTS, 2 * len(self._queues))
+
+    def _remove_file(self, folder: str, lane: str) -> None:
+        """Remove a lane's lock file unless another process uses it, or its next request would have to wait."""
+        with contextlib.suppress(OSError):  # it is gone, or locked
+            file = os.open(_path(folder, lane), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ended, not_before = _read(file)
+                if max(ended + self._queues[lane].delay_seconds, not_before) < _now():
+                    os.unlink(_path(folder, lane))
+            finally:
+                os.close(file)
+
     def _wait(self, host: str, queue: _Queue, delay_seconds: float) -> float:
         ready = max(queue.ended + delay_seconds, queue.not_before, self._resting.get(host, 0.0))
         return min(ready - _now(), self._max_wait_seconds)
@@ -118,21 +151,34 @@ class HostGate:
         """Return the lane's lock file, open and locked; polls, since waiting for a lock would block the event loop."""
         if self._folder is None:
             return None
-        file = os.open(
-            os.path.join(self._folder, quote(lane, safe="")[:200]), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
         seconds = _FIRST_POLL_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            path = _path(self._folder, lane)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(file, path):
                     return file
-                except BlockingIOError:
-                    await asyncio.sleep(seconds)
-                    seconds = min(2 * seconds, _LAST_POLL_SECONDS)
-        except BaseException:
+            except BlockingIOError:
+                pass
+            except BaseException:
+                os.close(file)
+                raise
             os.close(file)
-            raise
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, _LAST_POLL_SECONDS)
+
+
+def _path(folder: str, lane: str) -> str:
+    return os.path.join(folder, quote(lane, safe="")[:200])
+
+
+def _is_at(file: int, path: str) -> bool:
+    """Return whether an open file is the one at a path: another process may have removed it before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lane(host: str, number: int) -> str:

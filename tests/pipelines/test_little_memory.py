@@ -1,4 +1,4 @@
-"""With little memory a build takes more steps: more parts, passes and reads; the shards are the same to the byte."""
+"""With little memory a build takes more parts, passes and reads, and its shards are the same to the byte."""
 
 import json
 from pathlib import Path

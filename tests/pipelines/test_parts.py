@@ -7,11 +7,13 @@ from pipelines.document import Drop
 from pipelines.drop_reasons import http_reason
 from pipelines.parts import (
     DROP_SCHEMA,
+    MIN_TABLED,
     Count,
     PartFolder,
     Tally,
     digest,
     read_rows,
+    rows_counter,
     stable_hash,
     stage_inputs,
     sum_counts,
@@ -83,3 +85,38 @@ def test_a_part_is_made_from_its_stages_code_and_from_what_it_depends_on():
 def test_hashes_do_not_change_between_versions():
     assert stable_hash("a") == 0xCA978112CA1BBDCA
     assert digest("a", 1) != digest("a1")
+
+
+def test_receipts_are_read_from_one_table_once_a_stage_has_ended(tmp_path, monkeypatch):
+    folder = PartFolder(str(tmp_path))
+    for n in range(MIN_TABLED):
+        folder.finish(f"p{n:03d}", "inputs", Tally("extract"), {}, num=n)
+    (tmp_path / "account").mkdir()
+    (tmp_path / "account" / "x.json").write_text("of another folder")
+    before = folder.receipts()
+    folder.end("all")
+    folder.finish("p001", "other inputs", Tally("extract"), {})  # as by a takedown
+    read: list[str] = []
+    plain = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda path: (read.append(path), plain(path))[1])
+    after = folder.receipts()
+    assert [path for path in read if path.endswith(".json")] == [folder.file("p001", ".json")]
+    assert [r.part for r in after] == [r.part for r in before]
+    assert [r.inputs for r in after[:3]] == ["inputs", "other inputs", "inputs"]
+    folder.keep_only({"p001"})
+    assert [r.inputs for r in folder.receipts()] == ["other inputs"]
+    folder.begin()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["p001.json"]
+
+
+def test_progress_reads_each_receipt_once(tmp_path, monkeypatch):
+    folder = PartFolder(str(tmp_path))
+    count = rows_counter(folder)
+    folder.finish("a", "", Tally("fetch"), {}, num=3)
+    assert count() == 3
+    folder.finish("b", "", Tally("fetch"), {}, num=4)
+    read: list[str] = []
+    plain = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda path: (read.append(path), plain(path))[1])
+    assert [count(), count()] == [7, 7]
+    assert read == [folder.file("b", ".json")]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.errors import RunError, UserError
-from pipelines.parts import read_table, write_arrow
+from pipelines.parts import read_table, stable_hash, write_arrow
 from trainer.plan.mixture import Order
 from trainer.plan.steps import PlanState
 
@@ -150,13 +150,24 @@ class ConsumedLog:
         return storage.join(self._folder, f"{first:010d}-{last:010d}.parquet")
 
 
+_QUARANTINED: dict[str, tuple[int, set[int]]] = {}
+"""By path of a `quarantine.jsonl`: its size when this process last saw it, and hashes of its lines."""
+
+
 def append_quarantine(run: str, rows: Sequence[QuarantineRow]) -> None:
-    """Append to `quarantine.jsonl`, each sample once per position."""
+    """Append to `quarantine.jsonl`, each sample once per position.
+
+    What it has is read once by a process, and only new lines are written where the run is on a mounted disk.
+    """
     path = storage.join(run, "quarantine.jsonl")
-    have = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
-    lines = list(dict.fromkeys([*have, *(json.dumps(asdict(row), ensure_ascii=False) for row in rows)]))
-    if len(lines) > len(have):
-        storage.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+    size, known = _QUARANTINED.get(path, (0, set()))
+    if size != (storage.size(path) if storage.exists(path) else 0):  # by another process, or before this one
+        known = {stable_hash(line) for line in storage.read_bytes(path).decode().splitlines()}
+    lines = {line: stable_hash(line) for line in (json.dumps(asdict(row), ensure_ascii=False) for row in rows)}
+    new = [line for line, hashed in lines.items() if hashed not in known]
+    if new:
+        storage.append_bytes(path, "".join(line + "\n" for line in new).encode())
+    _QUARANTINED[path] = storage.size(path) if storage.exists(path) else 0, known | set(lines.values())
 
 
 class BadSampleLimit:

@@ -18,7 +18,7 @@ URL = "http://127.0.0.1:8000/a/1"
 
 def verdict(*asked: Mention, url: str = URL) -> tuple[str, str]:
     ((part, found),) = accounts.verdicts((url, asked), SETTINGS)
-    assert 0 <= part < accounts.ACCOUNT_PARTS
+    assert 0 <= part < accounts.MIN_PARTS
     assert found.url == url
     return found.outcome, found.detail
 
@@ -112,3 +112,12 @@ def test_a_drop_of_a_stored_page_names_the_record_that_holds_it(tmp_path):
     accounts.write_account((0, [row for _, row in accounts.verdicts((URL, asked), SETTINGS)]), folder, "site")
     (drop,) = read_rows(folder.drops()[0])
     assert (drop["reason"], drop["record"], drop["excerpt"]) == ("http_404", "a.warc.gz 512", None)
+
+
+def test_parts_follow_the_size_of_the_crawl():
+    assert accounts.num_account_parts(0) == accounts.num_account_parts(128) == 16
+    assert accounts.num_account_parts(8_001) == 1_001
+    found = {
+        next(accounts.verdicts((f"{URL}?{n}", [Mention(None, 9)]), SETTINGS, num_parts=100))[0] for n in range(900)
+    }
+    assert max(found) < 100 < len(found) + 20

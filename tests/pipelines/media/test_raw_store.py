@@ -16,10 +16,13 @@ from pipelines.media.raw_store import (
     StoredItem,
     StoredLoss,
     StoredMedia,
+    generation_of,
     index_parts,
     load_media,
     read_index,
+    stored_keys,
 )
+from pipelines.parts import stable_hash
 
 URL = "https://a.example/1.jpg"
 FAILED = StoredMedia("https://a.example/gone", "http_404", "Not Found")
@@ -137,3 +140,16 @@ def test_a_blob_beyond_the_end_is_an_error(tmp_path: Path):
     storage.write_bytes(f"{tmp_path}/x.blobs", b"12345")
     with pytest.raises(EOFError, match=r"expected 4 bytes at offset 3, found 2"):
         Blob("x.blobs", 3, 4).read(str(tmp_path))
+
+
+def test_what_a_lost_worker_stored_is_known_by_its_attempt(tmp_path):
+    for attempt, keys in (("run-00001-", "ab"), ("run-00002-", "c"), ("old-00001-", "d")):
+        writer = RawPartWriter(str(tmp_path), 2, attempt)
+        for key in keys:
+            writer.add(StoredMedia(key, "http_404"), "rendition")
+            if key != "b":
+                writer.close()
+        writer.abandon()  # of which nothing is left
+    assert stored_keys(str(tmp_path), "run-00001-") == {stable_hash("rendition a")}
+    assert stored_keys(str(tmp_path), "run-00003-") == set()
+    assert {generation_of(path) for path in index_parts(str(tmp_path))} == {2}

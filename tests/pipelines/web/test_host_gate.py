@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.web import host_gate
 from pipelines.web.host_gate import HostClosedError, HostGate
 
 DELAY = 0.03
@@ -127,5 +128,48 @@ def test_whoever_gives_up_waiting_leaves_the_turn_to_others(tmp_path: Path) -> N
                     pass
         async with asyncio.timeout(5), second.turn("h", 0.0):
             pass
+
+    asyncio.run(main())
+
+
+def test_hosts_that_nobody_asks_are_forgotten_with_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_gate, "MAX_IDLE_HOSTS", 10)
+
+    async def main() -> None:
+        gate, other = HostGate(str(tmp_path), 10.0), HostGate(str(tmp_path), 10.0)
+        async with other.turn("held", 0.0):
+            async with gate.turn("slow", 60.0):
+                pass
+            for i in range(40):
+                async with gate.turn(f"host-{i}", 0.0):
+                    pass
+            gate.close("host-3")
+            names = {path.name for path in tmp_path.iterdir()}
+            assert {"slow", "held"} <= names
+            assert len(names) < 25
+            with pytest.raises(HostClosedError):
+                async with gate.turn("host-3", 0.0):
+                    pass
+        assert gate._wait(gate._queues["slow"], 60.0) == 10.0  # the longest wait: it is remembered
+
+    asyncio.run(main())
+
+
+def test_a_file_that_was_removed_before_it_was_locked_is_opened_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        first, second = HostGate(str(tmp_path), 10.0), HostGate(str(tmp_path), 10.0)
+        begun: list[float] = []
+
+        async def late() -> None:
+            async with second.turn("a", 0.0):
+                begun.append(time.monotonic())
+
+        async with first.turn("a", 0.0):
+            waiting = asyncio.create_task(late())
+            await asyncio.sleep(0.01)
+            (tmp_path / "a").unlink()
+        await waiting
+        assert begun
+        assert (tmp_path / "a").stat().st_size == 16
 
     asyncio.run(main())

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_a_bad_sample_is_noted_once(tmp_path):
         {"source": "pairs", "key": "p1", "position": 17, "reason": "broken JPEG"},
         {"source": "pairs", "key": "p2", "position": None, "reason": "not_allowed"},
     ]
+
+
+def test_what_another_process_noted_stays_and_an_unfinished_line_goes(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    bad = [QuarantineRow("pairs", f"p{n}", n, "broken JPEG") for n in range(4)]
+    append_quarantine(str(tmp_path), bad[:2])
+    inode = path.stat().st_ino
+    other = json.dumps(asdict(bad[2]), ensure_ascii=False)
+    with path.open("a") as file:
+        file.write(other + "\n" + other[:20])  # and then it was killed
+    append_quarantine(str(tmp_path), bad)
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["p0", "p1", "p2", "p3"]
+    assert path.stat().st_ino == inode, "the file is not written anew"
 
 
 def test_too_many_bad_samples_end_the_run():
