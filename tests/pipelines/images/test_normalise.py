@@ -255,10 +255,6 @@ def test_a_bomb_is_refused_by_its_header():
     assert reason(bytes(gif)) == "too_many_pixels"
 
 
-def png_chunk(name, body):
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def test_a_png_with_a_second_and_larger_size_is_not_decoded():
     small, large = (png_chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 8, 0, 0, 0, 0)) for n in (64, 9000))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(9001 * 9000), 9))
