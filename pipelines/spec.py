@@ -155,7 +155,7 @@ class SourceSpec(Settings):
     @classmethod
     def _name_profiles(cls, tree: Any) -> Any:
         """Put the profiles in the place of null, so that the resolved spec shows their thresholds."""
-        if not isinstance(tree, dict) or tree.get("kind") not in PROFILES:
+        if not isinstance(tree, dict) or str(tree.get("kind")) not in PROFILES:
             return tree
         filters = tree.get("filters", {})
         if not isinstance(filters, dict):

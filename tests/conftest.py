@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
 # Read when torch is imported, also in processes that tests start; pytest's workers share the cores.
@@ -17,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seed of random, numpy, torch and hypothesis in each test")
+    parser.addoption(
+        "--fuzz-examples", type=int, default=5000, help="examples of each test under --hypothesis-profile=fuzz"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its own option
@@ -24,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is imported
     # Hypothesis also tries the constants of the project's modules that are loaded: others in each of xdist's processes
     providers._get_local_constants = lambda: providers.Constants()  # no setting turns it off
+    settings.register_profile("bounded", deadline=None)  # by the clock, of which other processes take their share
+    settings.load_profile("bounded")
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    settings.register_profile(
+        "fuzz", max_examples=config.option.fuzz_examples, deadline=None, suppress_health_check=slow, print_blob=True
+    )
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(config.option.seed)
 

@@ -19,6 +19,20 @@ Format = Literal["jpeg", "png", "webp", "gif", "bmp", "avif"]
 
 MIME: dict[Format, str] = {f: f"image/{f}" for f in ("jpeg", "png", "webp", "gif", "bmp", "avif")}
 
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # of AVIF
+    struct.error,
+    MemoryError,
+)
+"""What Pillow raises for files that are damaged; none that is too large, which is `DecompressionBombError`."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
@@ -87,7 +101,7 @@ def read_size(data: bytes, format: Format) -> tuple[int, int]:
             return _webp_size(data)
         with Image.open(io.BytesIO(data), formats=[format.upper()]) as image:
             return image.size
-    except (struct.error, IndexError, OSError, SyntaxError) as error:
+    except PILLOW_ERRORS as error:
         raise ValueError(f"broken {format} header: {error}") from error
 
 

@@ -5,7 +5,6 @@ Everything that looks at images decodes them here, so that all see the same: cor
 
 import io
 import re
-import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pipelines.images.colour import differs_from_srgb, to_srgb
 from pipelines.images.metadata import (
+    PILLOW_ERRORS,
     Format,
     Metadata,
     mended_png,
@@ -26,7 +26,6 @@ from pipelines.images.metadata import (
 
 Pixels = NDArray[np.uint8]
 
-_PILLOW_ERRORS = (OSError, SyntaxError, EOFError, TypeError, LookupError, ValueError, struct.error, MemoryError)
 # Warnings of libjpeg about what damages no pixel: stray bytes before a marker, and headers that are odd.
 _HARMLESS = (
     "extraneous bytes",
@@ -147,7 +146,7 @@ def decode(
         return _decode_with_pillow(data, format, converts_profile)
     except _OtherSizeError:
         raise
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         if format not in ("jpeg", "png"):
             raise ValueError(_reason(error)) from error
     try:
@@ -157,7 +156,7 @@ def decode(
         decoded = _decode_with_pillow(mended, format, converts_profile, metadata.icc)
         simplejpeg.decode_jpeg(mended, "CMYK")  # Pillow has filled in what is missing
         return replace(decoded, orientation=metadata.orientation)
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise ValueError(_reason(error)) from error
 
 

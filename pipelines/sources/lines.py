@@ -27,6 +27,7 @@ from pipelines.text.encodings import text_encoding
 
 MAX_RECORD_BYTES = 256 << 20  # of one line: MMC4 with inline images reaches tens of MB
 _CHUNK = 64 << 10
+_STEP = {"gzip": 16 << 10, "xz": 4 << 10, "zstd": 1 << 10, "bz2": 1 << 10}  # of which a bomb makes tens of megabytes
 _SHOWN_BYTES = 1 << 20  # of the beginning, by which the encoding is told
 _WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
 _SHOWN = 2_000  # bytes or characters of a line that cannot be read, for its drop
@@ -36,14 +37,14 @@ class _Chunks(io.RawIOBase):
     """A raw stream over an iterator of bytes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
+        self._chunks, self._rest = chunks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._rest:
-            self._rest = next(self._chunks, b"")
+            self._rest = memoryview(next(self._chunks, b""))
         num = min(len(buffer), len(self._rest))
         buffer[:num] = self._rest[:num]
         self._rest = self._rest[num:]
@@ -68,7 +69,7 @@ def open_stream(path: str) -> BinaryIO:
     file = storage.open_read(path)
     if kind is None:
         return file
-    chunks = _unzipped(path, file) if kind == "zip" else _decompressed(file, _decoder(kind))
+    chunks = _unzipped(path, file) if kind == "zip" else _decompressed(file, _decoder(kind), _STEP[kind])
     return cast(BinaryIO, io.BufferedReader(_Chunks(chunks), 1 << 20))
 
 
@@ -315,24 +316,32 @@ def _decoder(kind: str) -> Callable[[], Any]:
     return {"gzip": lambda: zlib.decompressobj(31), "bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}[kind]
 
 
-def _decompressed(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield the content of all members or frames, one after the other."""
+def _decompressed(file: BinaryIO, new: Callable[[], Any], step: int) -> Iterator[bytes]:
+    """Yield the content of all members or frames, one after the other.
+
+    Args:
+        file: The compressed file.
+        new: Makes a decoder.
+        step: Bytes that are decoded at once.
+    """
     decoder = None
     with file:
         while chunk := file.read(_CHUNK):
-            while chunk:
+            at = 0
+            while at < len(chunk):
                 if decoder is None:
-                    chunk = chunk.lstrip(b"\0")  # padding between or after members
-                    if not chunk:
+                    at = len(chunk) - len(chunk[at:].lstrip(b"\0"))  # padding between or after members
+                    if at == len(chunk):
                         break
                     decoder = new()
+                part = chunk[at : at + step]
                 try:
-                    data = decoder.decompress(chunk)
+                    data = decoder.decompress(part)
                 except Exception as error:  # each library raises its own error for damaged data
                     raise BrokenFileError(f"damaged: {error}") from error
                 if data:
                     yield data
-                chunk = decoder.unused_data if decoder.eof else b""
+                at += len(part) - (len(decoder.unused_data) if decoder.eof else 0)
                 decoder = None if decoder.eof else decoder
     if decoder is not None:
         raise BrokenFileError("the compressed data ends early")
@@ -352,5 +361,7 @@ def _unzipped(path: str, file: BinaryIO) -> Iterator[bytes]:
             with archive.open(members[0]) as member:
                 while data := member.read(1 << 20):
                     yield data
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(f"{path}: cannot be unpacked: {error}") from error
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
             raise BrokenFileError(f"damaged: {error}") from error

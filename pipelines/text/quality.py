@@ -183,7 +183,7 @@ class TextQuality(Measures):
     @model_validator(mode="before")
     @classmethod
     def _start_from_rules(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or tree.get("rules") not in PROFILES:
+        if not isinstance(tree, dict) or str(tree.get("rules")) not in PROFILES:
             return tree
         base = PROFILES[tree["rules"]]
         merged = {**base, **tree}

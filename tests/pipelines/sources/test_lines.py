@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import lzma
+import tracemalloc
 import zipfile
 
 import pytest
@@ -169,3 +170,22 @@ def test_items_before_a_break_are_kept(tmp_path, data):
 def test_a_file_without_array_or_object_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a JSON array"):
         list(read_json_items(_write(tmp_path, b'"text"')))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_compressed_file_is_unpacked_a_few_megabytes_at_a_time(tmp_path, pack):
+    stream = open_stream(_write(tmp_path, pack(bytes(200 << 20))))
+    tracemalloc.start()
+    num = sum(map(len, iter(lambda: stream.read(1 << 20), b"")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num == 200 << 20
+    assert peak < 90 << 20
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    data = bytearray(_zip(TEXT))
+    data[data.index(b"PK\x03\x04") + 6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(UserError, match=r"x.jsonl: cannot be unpacked: File .* is encrypted"):
+        list(read_lines(Part(_write(tmp_path, bytes(data)), "x")))
