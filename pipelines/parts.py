@@ -236,10 +236,6 @@ class PartFolder:
         found = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
         return sorted(name.removesuffix(".json") for name in found if "/" not in name and name != "stage.json")
 
-    def num_finished(self) -> int:
-        """Return the number of finished parts, by which progress is shown."""
-        return len(self.names())
-
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in order of parts."""
         return [Receipt.from_json(text) for _, text in sorted(self._receipt_texts().items())]
