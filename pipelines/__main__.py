@@ -26,6 +26,11 @@ def commands() -> None:
     """Build a multimodal pretraining corpus from a spec (see corpus_specs/ and README.md)."""
 
 
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Workers at the same time: all cores, or what the cluster is set to."
+)
+
+
 def stage_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every stage to a command."""
     options = [
@@ -33,7 +38,7 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", required=True, help="The corpus's folder, local or an fsspec URL."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec."),
         click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners."),
-        click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores"),
+        WORKERS,
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
     ]
     for option in reversed(options):
@@ -43,18 +48,29 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     """Return spec, output folder and runner by a stage's options. Beam is imported only here: that takes a second."""
-    from pipelines.running.runner import Runner
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
     out = _hold(values["out"])
-    return spec, out, Runner(values["runner"], values["workers"], values["beam_options"])
+    return spec, out, _runner(values["runner"], values["workers"], values["beam_options"], out)
+
+
+def _runner(name: str, workers: int | None, beam_options: tuple[str, ...], out: str) -> Any:
+    """Return the choice of runner for a folder, in which the text of a failed job is kept."""
+    from pipelines.layout import traceback_folder
+    from pipelines.running.runner import Runner
+
+    if workers is None and name == "local":
+        workers = num_cores()
+    return Runner(name, workers, beam_options, traceback_folder(out))
 
 
 def _hold(folder: str) -> str:
-    """Lock a folder, if it is local, until the command ends; returns its path in the usual form."""
+    """Keep other runs from a folder until the command ends; returns its path in the usual form."""
+    from pipelines.lease import hold
+
     path = folder.removeprefix("file://").rstrip("/") or "/"
-    click.get_current_context().with_resource(storage.hold(path))
+    click.get_current_context().with_resource(hold(path))
     from pipelines.layout import takedown_folder
 
     if storage.exists(takedown_folder(path)):
@@ -151,7 +167,7 @@ def shard(**values: Any) -> None:
 @click.option("--train-bpe", type=click.IntRange(min=257), metavar="TOKENS", help="Train a byte-level BPE instead.")
 @click.option("--name", help="Name of the folder below tokens/.")
 @click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners.")
-@click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores")
+@WORKERS
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def tokenize(
     folder: str,
@@ -159,17 +175,18 @@ def tokenize(
     train_bpe: int | None,
     name: str | None,
     runner: str,
-    workers: int,
+    workers: int | None,
     beam_options: tuple[str, ...],
 ) -> None:
     """Write the text of a corpus as ids of one tokenizer, for training, below tokens/."""
-    from pipelines.running.runner import Runner
     from pipelines.shards.manifest import load_manifest
     from pipelines.tokenize import run_tokenize
 
     load_manifest(folder)  # a folder without a corpus is left as it is
     folder = _hold(folder)
-    info = run_tokenize(folder, tokenizer, Runner(runner, workers, beam_options), train_bpe=train_bpe, name=name)
+    info = run_tokenize(
+        folder, tokenizer, _runner(runner, workers, beam_options, folder), train_bpe=train_bpe, name=name
+    )
     print(f"{folder}/tokens/{info.name}: {info.num_tokens:,} tokens of {info.num_samples:,} samples")
 
 

@@ -7,7 +7,7 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -35,16 +35,17 @@ from pipelines.crawling.frontier import (
     scoped_urls,
 )
 from pipelines.crawling.index_archive import IndexArchive
-from pipelines.crawling.ledger import ledger_parts, round_of
+from pipelines.crawling.ledger import ledger_parts, part_name, read_ledger, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
 from pipelines.layout import account_folder, crawl_folder, gate_folder, robots_folder, traceback_folder
-from pipelines.parts import PartFolder, num_rows, stage_inputs
+from pipelines.parts import PartFolder, new_run, num_rows, stage_inputs
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.stopping import run_stoppable
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_buckets import GroupHosts
@@ -62,19 +63,35 @@ shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
-class _CrawlBucket(beam.DoFn):
-    """Request all URLs of a bucket of hosts; yields the names of the parts that it closed."""
+class _CrawlHosts(beam.DoFn):
+    """Request all URLs of a worker's hosts; yields the names of the parts that it closed.
 
-    def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int) -> None:
-        self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
+    Args:
+        spec: The corpus.
+        crawl: Name of the crawl.
+        out: The corpus's folder.
+        round_: The round.
+        run: What the names of this run's parts begin with (`parts.new_run`).
+    """
+
+    def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int, run: str) -> None:
+        self._spec, self._crawl, self._out, self._round, self._run_id = spec, crawl, out, round_, run
         self._block = load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, FrontierUrl]]]) -> Iterator[str]:
+    def process(self, queue: list[tuple[str, FrontierUrl]]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
-        yield from asyncio.run(self._run(sorted(item for _, item in bucket[1])))
+        requested = self._requested_meanwhile()
+        yield from run_stoppable(self._run(sorted(item for _, item in queue if item.url not in requested)))
+
+    def _requested_meanwhile(self) -> set[str]:
+        """Return the pages in parts that are newer than the frontier: those of a worker that was lost, whose work a
+        cluster gives to another one."""
+        folder, of_run = crawl_folder(self._out, self._crawl), part_name(self._round, self._run_id)
+        paths = (folder.file(name, ".parquet") for name in folder.names() if name.startswith(of_run))
+        return {row["url"] for path in paths for row in read_ledger(path, ["url"]) if row["unit"] == "page"}
 
     async def _run(self, frontier: list[FrontierUrl]) -> list[str]:
-        writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
+        writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round, self._run_id)
         new_hosts = {urls.authority(item.url) for item in frontier if item.is_new_host}
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
@@ -95,6 +112,9 @@ class _CrawlBucket(beam.DoFn):
             items = [(urls.authority(item.url), item) for item in frontier]
             try:
                 await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+            except asyncio.CancelledError:
+                writer.close()  # whoever goes on need not request these again
+                raise
             except BaseException as error:
                 writer.abandon(error)
                 raise
@@ -185,7 +205,7 @@ class _Crawl:
             _ = (
                 frontier
                 | "GroupHosts" >> GroupHosts(num_buckets)
-                | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
+                | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, new_run()))
             )
 
         run_pipeline(f"crawl {self.name}, round {round_}", self.runner, build, self.num_done)

@@ -6,7 +6,7 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple
 from typing import Any, NamedTuple, TypedDict
@@ -37,13 +37,15 @@ from pipelines.media.raw_store import (
     generation_of,
     index_parts,
     load_media,
+    part_name,
     read_index,
 )
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
-from pipelines.parts import PartFolder, Receipt, num_rows, read_rows, stage_inputs, write_table
+from pipelines.parts import PartFolder, Receipt, new_run, num_rows, read_rows, stage_inputs, write_table
 from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.stopping import run_stoppable
 from pipelines.spec import CorpusSpec
 from pipelines.web.host_buckets import GroupHosts
 from pipelines.web.host_queues import run_queues
@@ -71,29 +73,50 @@ DOCUMENT_SCHEMA = pa.schema(
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
-class _FetchBucket(beam.DoFn):
-    """Request all media of a bucket of hosts; yields their number."""
+class _FetchHosts(beam.DoFn):
+    """Request all media of a worker's hosts; yields their number.
 
-    def __init__(self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings]) -> None:
-        self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
+    Args:
+        spec: The corpus.
+        out: Its folder.
+        generation: Which retry this is.
+        settings: Media settings by rendition.
+        run: What the names of this run's parts begin with (`parts.new_run`).
+    """
+
+    def __init__(
+        self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings], run: str
+    ) -> None:
+        self._spec, self._out, self._generation, self._settings, self._run_id = spec, out, generation, settings, run
         self._block = load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[tuple[str, Missing]]]) -> Iterator[int]:
+    def process(self, queue: list[tuple[str, Missing]]) -> Iterator[int]:
         keep_tracebacks(traceback_folder(self._out))
-        queued = sorted(bucket[1])
-        writer = RawPartWriter(media_folder(self._out), self._generation)
+        answered = self._answered_meanwhile()
+        queued = sorted(row for row in queue if store_key(row[1].rendition, row[1].key) not in answered)
+        writer = RawPartWriter(media_folder(self._out), self._generation, self._run_id)
         try:
             self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
             # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
             # have their own pool, or a few slow ones would keep every image waiting.
             with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
-                asyncio.run(self._run([row for row in queued if not row[0].startswith(INLINE)], writer, pools))
+                run_stoppable(self._run([row for row in queued if not row[0].startswith(INLINE)], writer, pools))
+        except asyncio.CancelledError:
+            writer.close()  # whoever goes on need not request these again
+            raise
         except BaseException:
             writer.abandon()
             raise
         writer.close()
         yield len(queued)
+
+    def _answered_meanwhile(self) -> set[str]:
+        """Return the results in parts that are newer than the queue: those of a worker that was lost, whose work a
+        cluster gives to another one."""
+        folder, of_run = media_folder(self._out), part_name(self._generation, self._run_id)
+        paths = (path for path in index_parts(folder) if path.rpartition("/")[2].startswith(of_run))
+        return {store_key(row.rendition, row.key) for path in paths for row in read_index(path)}
 
     def _store_inline(self, queued: list[tuple[str, Missing]], writer: RawPartWriter) -> None:
         """Normalise bytes that came with the candidates."""
@@ -308,7 +331,7 @@ def _fetch_missing(
             _ = (
                 missing
                 | "GroupHosts" >> GroupHosts(num_buckets)
-                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings))
+                | "FetchHosts" >> beam.ParDo(_FetchHosts(spec, out, generation, settings, new_run()))
             )
 
         run_pipeline(f"fetch: {what}", runner, build, lambda: num_rows(store))

@@ -7,6 +7,7 @@ receipts and does not depend on a runner's counters.
 
 import hashlib
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -147,6 +148,14 @@ def stage_inputs(version: int, *values: Any) -> str:
     return digest(version, *values)
 
 
+def new_run() -> str:
+    """Return a random word that begins the names of the parts that one run of a pipeline writes.
+
+    A cluster gives the work of a lost worker to another one, which knows by the names what was done meanwhile.
+    """
+    return uuid.uuid4().hex[:8]
+
+
 def stable_hash(text: str) -> int:
     """Return 64 bits of a text's sha256, equal on every machine and in every run, unlike `hash`."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -229,14 +238,14 @@ class PartFolder:
         path = self.file(part, ".json")
         return Receipt.from_json(storage.read_bytes(path)) if storage.exists(path) else None
 
+    def names(self) -> list[str]:
+        """Return the names of all finished parts, in order."""
+        found = (path[len(self.path) + 1 :].removesuffix(".json") for path in storage.list_files(self.path, ".json"))
+        return [name for name in found if "/" not in name and name != "stage"]
+
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in order of parts."""
-        names = (path[len(self.path) + 1 :] for path in storage.list_files(self.path, ".json"))
-        return [
-            Receipt.from_json(storage.read_bytes(storage.join(self.path, name)))
-            for name in names
-            if "/" not in name and name != "stage.json"
-        ]
+        return [Receipt.from_json(storage.read_bytes(self.file(name, ".json"))) for name in self.names()]
 
     def finish(self, part: str, inputs: str, tally: Tally, files: dict[str, str], **extra: Any) -> Receipt:
         """Write the drops, then the receipt, which finishes the part."""

@@ -156,11 +156,16 @@ class RawPartWriter:
     """Collector of one worker's results. It closes a part when large or old enough, so that a kill costs little.
 
     Part names are random: which requests share a part depends on timing, and nothing downstream depends on it.
+
+    Args:
+        folder: The store's folder.
+        generation: Which retry this is.
+        run: What the names of this run's parts begin with (`parts.new_run`).
     """
 
-    def __init__(self, folder: str, generation: int) -> None:
+    def __init__(self, folder: str, generation: int, run: str = "") -> None:
         self.folder = PartFolder(folder)
-        self._generation = generation
+        self._generation, self._run = generation, run
         self._opened = 0.0
         self._rows: list[dict[str, Any]] = []
         self._blobs: IO[bytes] | None = None
@@ -171,7 +176,7 @@ class RawPartWriter:
     def add_bytes(self, data: bytes) -> Blob:
         """Append bytes to the open part; they are kept if `add` follows before `close`."""
         if self._blobs is None:
-            self._name = f"g{self._generation:03d}-{uuid.uuid4().hex[:16]}"
+            self._name = part_name(self._generation, self._run + uuid.uuid4().hex[:16])
             self._opened = time.monotonic()
             self._blobs = self._stack.enter_context(storage.write_whole(self.folder.file(self._name, ".blobs")))
         blob = Blob(f"{self._name}.blobs", self._size, len(data))
@@ -210,6 +215,10 @@ class RawPartWriter:
 def index_parts(folder: str) -> list[str]:
     """Return the paths of the finished parts' indexes."""
     return [path.removesuffix(".json") + ".parquet" for path in storage.list_files(folder, ".json")]
+
+
+def part_name(generation: int, unique: str) -> str:
+    return f"g{generation:03d}-{unique}"
 
 
 def generation_of(path: str) -> int:

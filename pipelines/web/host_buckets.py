@@ -1,10 +1,12 @@
 """Assignment of hosts to workers: all URLs of a host in one bucket, and buckets of similar size."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.parts import stable_hash
 
@@ -16,7 +18,7 @@ def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, i
 
     Args:
         num_urls: URLs by authority.
-        num_buckets: One per worker.
+        num_buckets: `Runner.num_buckets`.
     """
     heap = [(0, bucket) for bucket in range(num_buckets)]
     buckets = {}
@@ -33,8 +35,26 @@ def _to_bucket(row: tuple[str, Any], balanced: dict[str, int], num_buckets: int)
     return stable_hash(authority) % num_buckets if bucket is None else bucket, row
 
 
+class _JoinBuckets(beam.DoFn):
+    """Yield all pairs of the buckets that came to this worker at once.
+
+    A cluster spreads buckets by a hash, so there are several for each worker. One after another, they would take as
+    long as the slowest host of each of them.
+    """
+
+    def start_bundle(self) -> None:
+        self._pairs: list[tuple[str, Any]] = []
+
+    def process(self, bucket: tuple[int, Iterable[tuple[str, Any]]]) -> None:
+        self._pairs += bucket[1]
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._pairs:
+            yield GlobalWindows.windowed_value(self._pairs)
+
+
 class GroupHosts(beam.PTransform):
-    """Turn (authority, item) pairs into (bucket, pairs): one worker's queue of hosts."""
+    """Turn (authority, item) pairs into lists of them: one worker's queue of hosts each."""
 
     def __init__(self, num_buckets: int) -> None:
         super().__init__()
@@ -53,4 +73,5 @@ class GroupHosts(beam.PTransform):
             pairs
             | "ToBucket" >> beam.Map(_to_bucket, beam.pvalue.AsSingleton(balanced), num_buckets)
             | "ByBucket" >> beam.GroupByKey()
+            | "JoinBuckets" >> beam.ParDo(_JoinBuckets())
         )

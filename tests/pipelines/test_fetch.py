@@ -6,8 +6,10 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
+from pipelines import fetch
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.document import Document, Media
 from pipelines.drop_reasons import FETCHED
@@ -18,6 +20,7 @@ from pipelines.media.raw_store import index_parts, load_media, read_index
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
+from pipelines.web.host_buckets import GroupHosts
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 from tests.serving import Quiet, send, serving
 
@@ -140,6 +143,28 @@ def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_
         ("document", "pairs.list b", "A caption of an image."),
         ("media", "pairs.list b", None),
     }
+
+
+class Repeated(GroupHosts):
+    """What a cluster does where a worker is lost at the end of its work: another one gets its queue again."""
+
+    def expand(self, pairs: beam.PCollection) -> beam.PCollection:
+        return super().expand(pairs) | "Twice" >> beam.FlatMap(lambda queue: [queue, queue])
+
+
+def test_a_queue_that_comes_to_a_second_worker_is_not_requested_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch, "GroupHosts", Repeated)
+    page = of(site, "interleaved", 1, 2, "gone", inline=(image_bytes(7),))
+    write(str(tmp_path), "a", pages=[page])
+    run_fetch(corpus(site), str(tmp_path), Runner())
+    assert {path: num for path, num in site.asked.items() if path.endswith(".jpg")} == {
+        f"/{name}.jpg": 1 for name in (1, 2, "gone")
+    }
+    rows = [row for path in index_parts(media_folder(str(tmp_path))) for row in read_index(path)]
+    assert len(rows) == len({row.key for row in rows}) == 4
+    assert len(documents(str(tmp_path))[page.document.key].media) == 3
 
 
 @pytest.mark.slow

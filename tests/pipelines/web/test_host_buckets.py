@@ -3,6 +3,7 @@
 from collections import Counter
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,15 +31,25 @@ def test_buckets_do_not_depend_on_the_order_of_hosts():
 def test_all_urls_of_a_host_meet_in_one_bucket():
     pairs = [(f"host-{i}", f"url-{j}") for i in range(5) for j in range(i + 1)]
 
-    def check(groups: list[tuple[int, list[tuple[str, str]]]]) -> None:
-        groups = [(bucket, list(rows)) for bucket, rows in groups]
-        assert sorted(row for _, rows in groups for row in rows) == sorted(pairs)
-        hosts = [host for _, rows in groups for host in {host for host, _ in rows}]
+    def check(groups: list[list[tuple[str, str]]]) -> None:
+        assert sorted(row for rows in groups for row in rows) == sorted(pairs)
+        hosts = [host for rows in groups for host in {host for host, _ in rows}]
         assert len(hosts) == len(set(hosts))
-        assert sorted(len(rows) for _, rows in groups) == [7, 8]  # 15 URLs
+        assert sorted(len(rows) for rows in groups) == [7, 8]  # 15 URLs
+
+    options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
+    with beam.Pipeline(runner="FnApiRunner", options=options) as pipeline:
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2), check)
+
+
+def test_buckets_that_come_to_one_worker_are_one_queue():
+    pairs = [(f"host-{i}", i) for i in range(30)]
+
+    def check(groups: list[list[tuple[str, int]]]) -> None:
+        assert [sorted(rows) for rows in groups] == [sorted(pairs)]
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2), check)
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(16), check)
 
 
 def test_no_host_gives_no_bucket():
