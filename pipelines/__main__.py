@@ -205,6 +205,16 @@ def index(folder: str) -> None:
     print(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards indexed")
 
 
+@commands.command("worker-pool")
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=50000, show_default=True)
+def worker_pool(host: str, port: int) -> None:
+    """Start workers on this machine for a cluster, beside each of its task managers, until stopped."""
+    from pipelines.running.worker_pool import run_worker_pool
+
+    run_worker_pool(host, port)
+
+
 @commands.command()
 def schema() -> None:
     """Print the JSON Schema of a spec, for editors."""

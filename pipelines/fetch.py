@@ -102,9 +102,6 @@ class _FetchHosts(beam.DoFn):
             with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
                 run_stoppable(self._run([row for row in queued if not row[0].startswith(INLINE)], writer, pools))
-        except asyncio.CancelledError:
-            writer.close()  # whoever goes on need not request these again
-            raise
         except BaseException:
             writer.abandon()
             raise
@@ -147,7 +144,11 @@ class _FetchHosts(beam.DoFn):
                     writer.close()
 
             # Two per host: while an image is decoded, the next one is requested.
-            await run_queues(queued, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+            try:
+                await run_queues(queued, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+            except asyncio.CancelledError:
+                writer.close()  # whoever goes on need not request these again
+                raise
 
 
 # --- documents ------------------------------------------------------------------------------------------------------

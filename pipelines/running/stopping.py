@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_changes = threading.Lock()
+_changes = threading.Condition()
 _running: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
 _is_stopped = False
 
@@ -36,15 +36,17 @@ def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
         finally:
             with _changes:
                 del _running[task]
+                _changes.notify_all()
 
     return asyncio.run(registered())
 
 
-def stop_all() -> None:
-    """Cancel all that runs by `run_stoppable` in this process, and all that will."""
+def stop_all(seconds: float) -> None:
+    """Cancel all that runs by `run_stoppable` in this process, and all that will; wait so long until it has ended."""
     global _is_stopped
     with _changes:
         _is_stopped = True
         for task, loop in _running.items():
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(task.cancel)
+        _changes.wait_for(lambda: not _running, seconds)

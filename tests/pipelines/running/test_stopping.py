@@ -42,7 +42,8 @@ def test_what_runs_is_cancelled_and_puts_away_what_it_has():
     thread = threading.Thread(target=run)
     thread.start()
     assert begun.wait(10)
-    stop_all()
+    stop_all(10)
+    assert kept[0] == "part", "what was running has put away what it has"
     thread.join(10)
     assert kept == ["part", "ended"]
 
@@ -54,7 +55,7 @@ def test_nothing_begins_after_the_stop():
         await asyncio.sleep(0)
         done.append(1)
 
-    stop_all()
+    stop_all(0)
     with pytest.raises(asyncio.CancelledError):
         run_stoppable(work())
     assert not done
