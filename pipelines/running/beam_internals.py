@@ -109,7 +109,9 @@ def worker_pool(address: str, start: Callable[[str, str], None]) -> grpc.Server:
     Raises:
         RuntimeError: If the address is taken.
     """
-    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
+    )  # else two could share one
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(_Pool(start), server)
     server.add_insecure_port(address)
     server.start()
