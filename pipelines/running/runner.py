@@ -34,6 +34,7 @@ T = TypeVar("T", bound=PipelineOptions)
 _STOP_SECONDS = 5.0  # after which a stopped pipeline that has not ended is ended
 _CANCEL_SECONDS = 20.0  # the same of a job on a cluster, which is asked to cancel it first
 _BUCKETS_PER_WORKER = 16  # of a cluster, which spreads them by a hash: with 16 each, few have half as much again
+_NO_FREEZE = "disable_logging_submission_environment"  # else Beam runs `pip freeze` for each pipeline: 1 to 2 s
 _MIN_BUCKETS = 64  # where the cluster decides how many workers there are
 
 
@@ -90,7 +91,7 @@ class Runner:
         if self.is_local:
             ours = [f"--direct_num_workers={self.num_workers or 1}"]
         else:
-            ours = [f"--runner={self.name}", *self._parallelism()]
+            ours = [f"--runner={self.name}", *self._parallelism(), f"--experiments={_NO_FREEZE}"]
         options = _Options([*ours, *self.arguments])
         try:
             with contextlib.redirect_stderr(io.StringIO()) as said:

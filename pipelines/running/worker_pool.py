@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing.process
 import signal
 import sys
+import threading
 import time
 
 import grpc
@@ -53,6 +54,9 @@ def _run_worker(control_address: str, worker_id: str) -> None:
     """Work in this process until the connection to the cluster ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    hook = threading.excepthook
+    # Threads that read from the cluster raise this at its end.
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)
     with contextlib.suppress(grpc.RpcError):  # the cluster's process was killed
         serve_worker(control_address, worker_id)
-    stop_all(_STOP_SECONDS)
+    stop_all(_STOP_SECONDS)  # what still runs is of a job that goes on elsewhere

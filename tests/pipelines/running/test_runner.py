@@ -6,7 +6,7 @@ import apache_beam as beam
 import pytest
 
 from pipelines.errors import RunError, UserError
-from pipelines.running.runner import Runner, run_pipeline
+from pipelines.running.runner import _NO_FREEZE, Runner, run_pipeline
 from tests.pipelines.running.test_failures import FROM_PYTHON
 
 
@@ -17,6 +17,7 @@ from tests.pipelines.running.test_failures import FROM_PYTHON
         (Runner("local", 3, ("--job_name=x",)), {"direct_num_workers": 3, "job_name": "x"}, 3),
         (Runner("FlinkRunner", None, ("--parallelism=8",)), {"runner": "FlinkRunner", "parallelism": 8}, 128),
         (Runner("FlinkRunner"), {"parallelism": -1}, 64),
+        (Runner("FlinkRunner", None, ("--experiments=x",)), {"experiments": [_NO_FREEZE, "x"]}, 64),
         (Runner("PortableRunner", 6), {"runner": "PortableRunner", "parallelism": 6}, 96),
         (Runner("PortableRunner", 2, ("--parallelism=1",)), {"parallelism": 1}, 64),  # the user's counts
         (Runner("DataflowRunner", 6), {"num_workers": 6, "parallelism": -1}, 96),
