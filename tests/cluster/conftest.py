@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus_command import ROOT, build, published, spec_tree, write_spec
+from tests.corpus_command import ROOT, published, spec_tree, start, write_spec
 from tools.cluster.hosts import Host, hosts, wait_until
 from tools.cluster.parts import fetch_parts
 from tools.cluster.services import Bucket, Flink, start_s3
 
 WEB_PORT = 8999
 BUILD_SECONDS = 600
+OF_SITES = ("/robots.txt", "/ai.txt", "/.well-known/tdmrep.json", "/sitemap.xml")
 SLOTS = 2  # of a task manager
 
 
@@ -62,9 +63,12 @@ class Cluster:
         assert code == 0, f"exit {code}\n{self.hosts['driver'].log(name).read_text()[-3000:]}"
 
     def requests(self) -> Counter[str]:
-        """Return how often each page and image was requested since the last call of `forget_requests`."""
+        """Return how often each page and image was requested since the last call of `forget_requests`.
+
+        What a site says of itself is not counted: each worker asks for it.
+        """
         lines = [line for log in self.state.glob("*/requests.log") for line in log.read_text().splitlines()]
-        return Counter(line for line in lines if "/robots.txt" not in line and "/.well-known/" not in line)
+        return Counter(line for line in lines if not line.endswith(OF_SITES))
 
     def forget_requests(self) -> None:
         for log in self.state.glob("*/requests.log"):
@@ -125,7 +129,9 @@ def local_build(cluster: Cluster, name: str) -> dict[str, str]:
     there, here = cluster.stored / name, cluster.work / f"{name}-local"
     for folder in ("work/warc", "work/raw/media"):
         shutil.copytree(there / folder, here / folder)
-    build(cluster.spec, here)
+    process = start("corpus", "--spec", cluster.spec, "--out", here)
+    _, said = process.communicate(timeout=BUILD_SECONDS)
+    assert process.returncode == 0, said
     return published(here)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,10 @@ GO_PROGRAMS = {
     "prism": "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
+OPERATOR = "flink-kubernetes-operator-api"
+OPERATOR_VERSION = "1.10.0"
+OPERATOR_SHA256 = "b1f44814e17514fa8395c61b329a3ee9087123a5bda5b21fe1a495d5182c30b6"
+_OPERATOR_SCHEMA = "META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,11 @@ class Parts:
     @property
     def prism(self) -> Path:
         return self.folder / "bin" / "prism"
+
+    @property
+    def operator_schema(self) -> Path:
+        """What the Flink Kubernetes operator takes, as Kubernetes describes resources of others."""
+        return self.folder / "flinkdeployments.yaml"
 
     @property
     def versitygw(self) -> Path:
@@ -64,7 +74,19 @@ def fetch_parts(folder: Path) -> Parts:
     found = hashes(parts.jars)
     if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         raise RunError(f"{parts.jars / wrong[0]}: is not the jar of jars.sha256; delete the folder and fetch it again")
+    if not parts.operator_schema.exists():
+        _fetch_operator_schema(parts)
     return parts
+
+
+def _fetch_operator_schema(parts: Parts) -> None:
+    artifact = f"-Dartifact=org.apache.flink:{OPERATOR}:{OPERATOR_VERSION}"
+    _call(["mvn", "--quiet", "--batch-mode", "dependency:copy", artifact, f"-DoutputDirectory={parts.folder}"])
+    jar = parts.folder / f"{OPERATOR}-{OPERATOR_VERSION}.jar"
+    if hashlib.sha256(jar.read_bytes()).hexdigest() != OPERATOR_SHA256:
+        raise RunError(f"{jar}: is not the jar that is expected; delete it and fetch it again")
+    with zipfile.ZipFile(jar) as archive:
+        parts.operator_schema.write_bytes(archive.read(_OPERATOR_SCHEMA))
 
 
 @click.command("cluster-parts")
