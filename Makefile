@@ -101,8 +101,8 @@ test-nightly: .venv/.dev ## run the tests that `make test` leaves out: further c
 cluster-parts: .venv/.dev ## fetch Flink, Prism and an S3 server into build/cluster (needs go, mvn, java)
 	$(PY) -m tools cluster-parts --into build/cluster
 
-cluster-test: cluster-parts ## build on Flink and S3, each on a host of its own, and kill some of them; a quarter of an hour
-	$(PY) -m pytest -m cluster -p no:xdist -s tests/cluster $(ARGS)
+cluster-test: cluster-parts ## build on Flink and S3, each on a host of its own, and kill some of them, in half an hour: SUDO=sudo
+	$(SUDO) $(PY) -m pytest -m cluster -p no:xdist -o addopts="--import-mode=importlib -ra" -s tests/cluster $(ARGS)
 
 test-fast: .venv/.dev ## run the tests that are not marked slow: TESTS=tests/... ARGS="..."
 	$(PY) -m pytest -n logical -m "not slow and not nightly and not cluster" $(TESTS) $(ARGS)

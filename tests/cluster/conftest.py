@@ -41,15 +41,17 @@ class Cluster:
         host.kill()
         self.task_managers[name] = self.flink.add_task_manager(host, SLOTS, **self.bucket.variables)
 
-    def start_build(self, name: str, *arguments: str, parallelism: int = 2 * SLOTS) -> subprocess.Popen[bytes]:
-        """Start a build of the small web's corpus in a folder of the bucket."""
+    def start_build(
+        self, name: str, *arguments: str, parallelism: int = 2 * SLOTS, spec: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a build in a folder of the bucket: of the small web's corpus if no other spec is given."""
         command = [
             sys.executable,
             "-m",
             "pipelines",
             "corpus",
             "--spec",
-            self.spec,
+            spec or self.spec,
             "--out",
             f"{self.bucket.url}/{name}",
         ]

@@ -1,16 +1,19 @@
 """Builds on Flink with all state on S3: equal to a local one over the same raw store, whatever is killed meanwhile."""
 
+import json
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.cluster.conftest import Cluster, local_build
-from tests.corpus_command import published
+from tests.corpus_command import published, write_spec
+from tests.mini_web import paragraph
 from tools.cluster.hosts import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -128,3 +131,29 @@ def test_ctrl_c_cancels_the_job_and_a_second_build_is_told_of_the_first(cluster:
     wait_until("the end of the job", lambda: state() in ("CANCELED", "FINISHED", "FAILED"), 60)
     assert state() == "CANCELED"
     assert not list(cluster.stored.glob("stopped/work/lease.json"))
+
+
+NUM_TEXTS = 8000
+
+
+def test_two_task_managers_and_one_give_the_same_bytes(cluster: Cluster, tmp_path: Path):
+    """Also prints how much faster two are: extract to shard of texts, where the processor is the limit."""
+    texts = tmp_path / "texts.jsonl"
+    with texts.open("w") as file:
+        for number in range(NUM_TEXTS):
+            body = "\n\n".join(paragraph(f"{number}-{i}", 12) for i in range(3))
+            file.write(json.dumps({"text": body}) + "\n")
+    given = {"format": "jsonl_text", "files": [str(texts)], "part_bytes": texts.stat().st_size // 16}
+    tree = {"name": "texts", "version": "1.0.0", "sources": {"texts": {"kind": "text", "input": given}}}
+    spec = write_spec(tmp_path / "texts.yaml", tree)
+    seconds = {}
+    for num in (2, 1):
+        began = time.monotonic()
+        build = cluster.start_build(f"texts-{num}", parallelism=num, spec=spec)
+        cluster.finish(build, f"texts-{num}")
+        seconds[num] = time.monotonic() - began
+        cluster.hosts["worker2"].kill()
+    ratio = seconds[1] / seconds[2]
+    print(f"\n{NUM_TEXTS:,} texts: {seconds[1]:.0f} s on one task manager, {seconds[2]:.0f} s on two: {ratio:.2f}")
+    assert published(cluster.stored / "texts-1") == published(cluster.stored / "texts-2")
+    cluster.start_task_manager("worker2")
