@@ -26,10 +26,10 @@ TESTS ?= tests
 # One process more than there are cores: many tests wait for something.
 PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help corpus plan pretrain tune card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help cluster-parts cluster-test corpus plan pretrain tune card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
 
 help: ## show every target
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 .venv/.base:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; name it with PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -110,13 +110,19 @@ build/real-site/gimp-help-en/.done:
 	touch $@
 
 test: .venv/.dev ## run the tests: TESTS=tests/... ARGS="..."
-	$(PYTEST) -m "not nightly" $(TESTS) $(ARGS)
+	$(PYTEST) -m "not nightly and not cluster" $(TESTS) $(ARGS)
 
 test-nightly: .venv/.dev ## run the tests that `make test` leaves out: further combinations of what it tries
 	$(PYTEST) -m nightly $(TESTS) $(ARGS)
 
+cluster-parts: .venv/.dev ## fetch Flink, Prism and an S3 server into build/cluster (needs go, mvn, java)
+	$(PY) -m tools cluster-parts --into build/cluster
+
+cluster-test: cluster-parts ## build on Flink and S3, each on a host of its own, and kill some of them, in half an hour: SUDO=sudo
+	$(SUDO) $(PY) -m pytest -m cluster -p no:xdist -o addopts="--import-mode=importlib -ra" -s tests/cluster $(ARGS)
+
 test-fast: .venv/.dev ## run the tests that are not marked slow: TESTS=tests/... ARGS="..."
-	$(PY) -m pytest -n logical -m "not slow and not nightly" $(TESTS) $(ARGS)
+	$(PY) -m pytest -n logical -m "not slow and not nightly and not cluster" $(TESTS) $(ARGS)
 
 # Only the two libraries are old: the others are the newest that go with them.
 oldest-torch: .venv/.base ## run the model's tests with the oldest torch that pyproject.toml allows

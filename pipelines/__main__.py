@@ -29,6 +29,11 @@ def commands() -> None:
     """Build a multimodal pretraining corpus from a spec (see corpus_specs/ and README.md)."""
 
 
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Workers at the same time: all cores, or what the cluster is set to."
+)
+
+
 def stage_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every stage to a command."""
     options = [
@@ -36,10 +41,10 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", required=True, help="The corpus's folder, local or an fsspec URL."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the spec."),
         click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners."),
-        click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores"),
         click.option("--log-json", metavar="FILE", help="Append the progress as lines of JSON, also to /dev/stderr."),
         click.option("--metrics-file", metavar="FILE", help="Write metrics for node_exporter's textfile collector."),
         click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve the same metrics to Prometheus."),
+        WORKERS,
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
     ]
     for option in reversed(options):
@@ -50,20 +55,32 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
     """Return spec, output folder and runner by a stage's options. Beam is imported only here: that takes a second."""
     from pipelines.running.reports import Reports
-    from pipelines.running.runner import Runner
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
     out = _hold(values["out"])
     reports = Reports(values["log_json"], values["metrics_file"], values["metrics_port"])
     click.get_current_context().with_resource(reports)
-    return spec, out, Runner(values["runner"], values["workers"], values["beam_options"], reports)
+    return spec, out, _runner(values["runner"], values["workers"], values["beam_options"], out, reports)
+
+
+def _runner(name: str, workers: int | None, beam_options: tuple[str, ...], out: str, reports: Any = None) -> Any:
+    """Return the choice of runner for a folder, in which the text of a failed job is kept."""
+    from pipelines.layout import traceback_folder
+    from pipelines.running.runner import Runner
+
+    if workers is None and name == "local":
+        workers = num_cores()
+    given = {} if reports is None else {"reports": reports}
+    return Runner(name, workers, beam_options, traceback_folder(out), **given)
 
 
 def _hold(folder: str) -> str:
-    """Lock a folder, if it is local, until the command ends; returns its path in the usual form."""
+    """Keep other runs from a folder until the command ends; returns its path in the usual form."""
+    from pipelines.lease import hold
+
     path = folder.removeprefix("file://").rstrip("/") or "/"
-    click.get_current_context().with_resource(storage.hold(path))
+    click.get_current_context().with_resource(hold(path))
     from pipelines.layout import takedown_folder
 
     if storage.exists(takedown_folder(path)):
@@ -160,7 +177,7 @@ def shard(**values: Any) -> None:
 @click.option("--train-bpe", type=click.IntRange(min=257), metavar="TOKENS", help="Train a byte-level BPE instead.")
 @click.option("--name", help="Name of the folder below tokens/.")
 @click.option("--runner", default="local", show_default=True, help="local, or one of Beam's runners.")
-@click.option("--workers", type=click.IntRange(1), default=num_cores, show_default="cores")
+@WORKERS
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def tokenize(
     folder: str,
@@ -168,17 +185,18 @@ def tokenize(
     train_bpe: int | None,
     name: str | None,
     runner: str,
-    workers: int,
+    workers: int | None,
     beam_options: tuple[str, ...],
 ) -> None:
     """Write the text of a corpus as ids of one tokenizer, for training, below tokens/."""
-    from pipelines.running.runner import Runner
     from pipelines.shards.manifest import load_manifest
     from pipelines.tokenize import run_tokenize
 
     load_manifest(folder)  # a folder without a corpus is left as it is
     folder = _hold(folder)
-    info = run_tokenize(folder, tokenizer, Runner(runner, workers, beam_options), train_bpe=train_bpe, name=name)
+    info = run_tokenize(
+        folder, tokenizer, _runner(runner, workers, beam_options, folder), train_bpe=train_bpe, name=name
+    )
     print(f"{folder}/tokens/{info.name}: {info.num_tokens:,} tokens of {info.num_samples:,} samples")
 
 
@@ -195,6 +213,16 @@ def index(folder: str) -> None:
         print(f"note: {note}", file=sys.stderr)
     manifest = indexed.manifest
     print(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards)} shards indexed")
+
+
+@commands.command("worker-pool")
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=50000, show_default=True)
+def worker_pool(host: str, port: int) -> None:
+    """Start workers on this machine for a cluster, beside each of its task managers, until stopped."""
+    from pipelines.running.worker_pool import run_worker_pool
+
+    run_worker_pool(host, port)
 
 
 @commands.command()

@@ -8,7 +8,7 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 import asyncio
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -38,7 +38,7 @@ from pipelines.crawling.frontier import (
 )
 from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, indexed_name, parts_to_retry
-from pipelines.crawling.ledger import ledger_parts, round_of
+from pipelines.crawling.ledger import ledger_parts, part_name, read_ledger, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
@@ -54,11 +54,12 @@ from pipelines.layout import (
     robots_folder,
     traceback_folder,
 )
-from pipelines.parts import PartFolder, stage_inputs
-from pipelines.running.host_buckets import GroupHosts, read_queue
+from pipelines.parts import PartFolder, new_run, stage_inputs
+from pipelines.running.host_buckets import GroupHosts, read_queues
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
+from pipelines.running.stopping import run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.sources.files import Part
 from pipelines.sources.warc_index import index_parts
@@ -79,19 +80,34 @@ shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
-class _CrawlBucket(beam.DoFn):
-    """Request all URLs of a bucket of hosts; yields the names of the parts that it closed."""
+class _CrawlHosts(beam.DoFn):
+    """Request all URLs of a worker's hosts; yields the names of the parts that it closed.
 
-    def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int) -> None:
-        self._spec, self._crawl, self._out, self._round = spec, crawl, out, round_
+    Args:
+        spec: The corpus.
+        crawl: Name of the crawl.
+        out: The corpus's folder.
+        round_: The round.
+        run: What the names of this run's parts begin with (`parts.new_run`).
+    """
+
+    def __init__(self, spec: CorpusSpec, crawl: str, out: str, round_: int, run: str) -> None:
+        self._spec, self._crawl, self._out, self._round, self._run_id = spec, crawl, out, round_, run
         self._block = load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[str]]) -> Iterator[str]:
+    def process(self, paths: list[str]) -> Iterator[str]:
         keep_tracebacks(traceback_folder(self._out))
-        yield from asyncio.run(self._run(sorted(bucket[1])))
+        yield from run_stoppable(self._run(paths, self._requested_meanwhile()))
 
-    async def _run(self, queues: list[str]) -> list[str]:
-        writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round)
+    def _requested_meanwhile(self) -> set[str]:
+        """Return the pages in parts that are newer than the frontier: those of a worker that was lost, whose work a
+        cluster gives to another one."""
+        folder, of_run = crawl_folder(self._out, self._crawl), part_name(self._round, self._run_id)
+        paths = (folder.file(name, ".parquet") for name in folder.names() if name.startswith(of_run))
+        return {row["url"] for path in paths for row in read_ledger(path, ["url"]) if row["unit"] == "page"}
+
+    async def _run(self, paths: list[str], requested: set[str]) -> list[str]:
+        writer = CrawlPartWriter(crawl_folder(self._out, self._crawl), self._round, self._run_id)
         known_hosts: set[str] = set()  # whose sitemaps have been followed
         settings = self._spec.crawls[self._crawl]
         policy, gates = self._spec.request_policy, gate_folder(self._out)
@@ -115,9 +131,12 @@ class _CrawlBucket(beam.DoFn):
                 writer.close_if_due()
 
             try:
-                for path in queues:
-                    items = sorted(read_queue(path), key=lambda row: row[1])
+                for queue in read_queues(paths):
+                    items = sorted((row for row in queue if row[1].url not in requested), key=lambda row: row[1])
                     await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+            except asyncio.CancelledError:
+                writer.close()  # whoever goes on need not request these again
+                raise
             except BaseException as error:
                 writer.abandon(error)
                 raise
@@ -202,7 +221,7 @@ class _Crawl:
             _ = (
                 frontier
                 | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
-                | "CrawlBuckets" >> beam.ParDo(_CrawlBucket(self.spec, self.name, self.out, round_))
+                | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, new_run()))
             )
 
         storage.remove(queues)

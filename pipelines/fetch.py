@@ -6,8 +6,7 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
@@ -54,10 +53,11 @@ from pipelines.media.raw_store import (
 from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
-from pipelines.parts import PartFolder, Receipt, read_rows, stable_hash, stage_inputs, write_table
-from pipelines.running.host_buckets import GroupHosts, read_queue
+from pipelines.parts import PartFolder, Receipt, new_run, read_rows, stable_hash, stage_inputs, write_table
+from pipelines.running.host_buckets import GroupHosts, read_queues
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
+from pipelines.running.stopping import run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
 from pipelines.text.judging import named_files
@@ -87,37 +87,36 @@ DOCUMENT_SCHEMA = pa.schema(
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
-class _FetchBucket(beam.DoFn):
-    """Request all media of a bucket of hosts, one queue file after another; yields their number.
+class _FetchHosts(beam.DoFn):
+    """Request all media of a worker's hosts; yields their number.
 
-    Of a bucket that a lost worker has begun, the rest.
+    Of hosts whose requests a lost worker has begun, the rest.
 
     Args:
         spec: The corpus.
         out: Its folder.
-        generation: Number of the retry.
-        settings: Of each rendition.
-        run: Name of this run of the pipeline.
+        generation: Which retry this is.
+        settings: Media settings by rendition.
+        run: What the names of this run's parts begin with (`parts.new_run`).
     """
 
     def __init__(
         self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings], run: str
     ) -> None:
-        self._spec, self._out, self._generation, self._settings = spec, out, generation, settings
-        self._run_name, self._block = run, load_block_list(out)
+        self._spec, self._out, self._generation, self._settings, self._run_id = spec, out, generation, settings, run
+        self._block = load_block_list(out)
 
-    def process(self, bucket: tuple[int, Iterable[str]]) -> Iterator[int]:
+    def process(self, paths: list[str]) -> Iterator[int]:
         keep_tracebacks(traceback_folder(self._out))
-        number, paths = bucket[0], sorted(bucket[1])
-        attempt, store = f"{self._run_name}-{number:05d}-", media_folder(self._out)
-        queues = self._queues(paths, stored_keys(store, attempt))
-        writer = RawPartWriter(store, self._generation, attempt)
+        store = media_folder(self._out)
+        queues = self._queues(paths, stored_keys(store, self._run_id))
+        writer = RawPartWriter(store, self._generation, self._run_id)
         try:
             # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
             # have their own pool, or a few slow ones would keep every image waiting.
             with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
-                num_queued = asyncio.run(self._run(queues, writer, pools))
+                num_queued = run_stoppable(self._run(queues, writer, pools))
         except BaseException:
             writer.abandon()
             raise
@@ -125,9 +124,9 @@ class _FetchBucket(beam.DoFn):
         yield num_queued
 
     def _queues(self, paths: list[str], stored: Set[int]) -> Iterator[list[tuple[str, Missing]]]:
-        """Yield what each queue file has that is not stored yet."""
-        for path in paths:
-            rows = sorted(read_queue(path))
+        """Yield what the queues have that is not stored yet."""
+        for queue in read_queues(paths):
+            rows = sorted(queue)
             yield [row for row in rows if stable_hash(store_key(row[1].rendition, row[1].key)) not in stored]
 
     def _store_inline(self, queued: list[tuple[str, Missing]], writer: RawPartWriter) -> None:
@@ -170,8 +169,12 @@ class _FetchBucket(beam.DoFn):
             for queued in queues:
                 self._store_inline([row for row in queued if row[0].startswith(INLINE)], writer)
                 asked = [row for row in queued if not row[0].startswith(INLINE)]
-                # Two per host: while an image is decoded, the next one is requested.
-                await run_queues(asked, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+                try:
+                    # Two per host: while an image is decoded, the next one is requested.
+                    await run_queues(asked, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+                except asyncio.CancelledError:
+                    writer.close()  # whoever goes on need not request these again
+                    raise
                 num_queued += len(queued)
         if alarm.ends_run:
             writer.close()  # what was fetched is not asked for again
@@ -350,7 +353,7 @@ def _fetch_missing(
     block = load_block_list(out)
     num_buckets, policy = runner.num_buckets, spec.request_policy
 
-    queues, run = queues_folder(out, "fetch"), uuid.uuid4().hex[:8]
+    queues = queues_folder(out, "fetch")
 
     def request(what: str, wanted: Callable[[beam.PCollection, ShuffleFiles | None], beam.PCollection]) -> None:
         """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
@@ -367,7 +370,7 @@ def _fetch_missing(
             _ = (
                 missing
                 | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
-                | "FetchBuckets" >> beam.ParDo(_FetchBucket(spec, out, generation, settings, run))
+                | "FetchHosts" >> beam.ParDo(_FetchHosts(spec, out, generation, settings, new_run()))
             )
 
         storage.remove(queues)

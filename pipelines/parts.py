@@ -7,6 +7,7 @@ receipts and does not depend on a runner's counters.
 
 import hashlib
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,14 @@ def stage_inputs(version: int, *values: Any) -> str:
         values: Settings, and hashes of the files that are read.
     """
     return digest(version, *values)
+
+
+def new_run() -> str:
+    """Return a random word that begins the names of the parts that one run of a pipeline writes.
+
+    A cluster gives the work of a lost worker to another one, which knows by the names what was done meanwhile.
+    """
+    return uuid.uuid4().hex[:8]
 
 
 def stable_hash(text: str) -> int:

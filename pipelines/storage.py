@@ -6,7 +6,6 @@ store makes an upload visible when it is complete. Readers skip names that begin
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import io
@@ -314,6 +313,36 @@ def append_bytes(path: str, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_new(path: str, data: bytes) -> bool:
+    """Write a small file of a store unless there is one; returns whether it was written.
+
+    Where a store offers it, the store decides: of two writers at the same time one is refused.
+
+    Raises:
+        UserError: If it is to be in a bucket that there is not.
+    """
+    if exists(path):
+        return False
+    with remote(path) as (fs, inner):
+        _make_folder(fs, parent(inner))
+        try:
+            fs.pipe_file(inner, data, mode="create")
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: cannot be written: {error_line(error)}; check the address") from error
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_conflict(error):
+                return False
+            raise
+    return True
+
+
+def _is_conflict(error: OSError) -> bool:
+    """Return whether a store refused to create a file because there is one: HTTP 412, or 409 while it is written."""
+    cause = getattr(error.__cause__, "response", None) or {}
+    status = getattr(error, "code", None) or (cause.get("ResponseMetadata") or {}).get("HTTPStatusCode")
+    return str(status) in ("409", "412")
+
+
 def move(source: str, target: str) -> None:
     """Give a finished file another name in the same store, in place of the file that has it.
 
@@ -350,29 +379,6 @@ def remove(path: str) -> None:
     with remote(path) as (fs, inner):
         if fs.exists(inner):
             fs.rm(inner, recursive=True)
-
-
-@contextlib.contextmanager
-def hold(folder: str) -> Iterator[None]:
-    """Lock a local folder for one run; the lock ends with the process, however that ends.
-
-    Raises:
-        UserError: If another run holds the lock, or the folder is not writable.
-    """
-    if not is_local(folder):
-        yield
-        return
-    try:
-        os.makedirs(os.path.join(folder, "work"), exist_ok=True)
-        lock = open(os.path.join(folder, "work", "lock"), "w")  # noqa: SIM115 - closed below
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"{folder}: folder cannot be written to: {error.strerror}") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another run is using this folder; wait for it or use another") from error
-        yield
 
 
 def remove_leftovers(folder: str) -> int:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import yaml
 
 from pipelines.__main__ import main
 from tests import ports
-from tests.mini_web import ADDRESSES, NORTH
+from tests.mini_web import ADDRESSES
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_SECONDS = 120
@@ -31,9 +31,9 @@ def free_port() -> int:
     return ports.free_port(ADDRESSES)
 
 
-def spec_tree(port: int) -> dict:
+def spec_tree(port: int, addresses: Sequence[str] = ADDRESSES) -> dict:
     """Return a spec that takes all five kinds from one crawl of the small web."""
-    hosts = [f"{address}:{port}" for address in ADDRESSES]
+    hosts = [f"{address}:{port}" for address in addresses]
     anything = {"language": None}
     web = {"crawl": "web"}
     return {
@@ -41,7 +41,7 @@ def spec_tree(port: int) -> dict:
         "version": "1.0.0",
         "policy": {"allow_hosts": hosts},
         "http": {"delay_seconds": 0, "backoff_seconds": 0.01, "error_budget": 30},
-        "crawls": {"web": {"seeds": [f"http://{NORTH}:{port}/"], "hosts": hosts}},
+        "crawls": {"web": {"seeds": [f"http://{addresses[0]}:{port}/"], "hosts": hosts}},
         "sources": {
             "stories": {
                 "kind": "interleaved",

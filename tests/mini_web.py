@@ -1,6 +1,6 @@
 """A small web on three loopback addresses: some forty pages of all five kinds, and what must be refused.
 
-    python -m tests.mini_web --port 8999 --state FOLDER
+    python -m tests.mini_web --port 8999 --state FOLDER [--addresses NORTH EAST WEST] [--listen ADDRESS ...]
 
 Every request is one line in `FOLDER/requests.log`. Temporary failures last until `FOLDER/healed` exists.
 """
@@ -227,11 +227,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--addresses", nargs=3, default=ADDRESSES, help="of the three hosts")
+    parser.add_argument("--listen", nargs="+", help="those of them that this process serves; all if not given")
     options = parser.parse_args()
+    global NORTH, EAST, WEST
+    NORTH, EAST, WEST = options.addresses
     options.state.mkdir(parents=True, exist_ok=True)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", MiniWeb(options.port, options.state).answer)
-    web.run_app(app, host=list(ADDRESSES), port=options.port, print=None, handle_signals=True)
+    web.run_app(app, host=list(options.listen or options.addresses), port=options.port, print=None, handle_signals=True)
 
 
 if __name__ == "__main__":

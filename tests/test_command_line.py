@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import storage
 from pipelines.code_version import code_version
 from pipelines.funnel import check_funnel
+from pipelines.lease import hold
 from pipelines.shards.manifest import load_manifest, samples_per_source, verify
 from tests.corpus_command import (
     ROOT,
@@ -194,7 +194,7 @@ def test_a_server_that_does_not_start_is_reported(tmp_path):
 @pytest.mark.parametrize("command", [("tokenize", "--train-bpe", "300"), ("index",)])
 def test_a_corpus_at_which_another_run_is_at_work_is_refused(tmp_path, command):
     build(str(tmp_path / "corpus"), ("pair",))
-    with storage.hold(str(tmp_path / "corpus")):
+    with hold(str(tmp_path / "corpus")):
         assert "another run is using this folder" in complaint(*command, "--corpus", tmp_path / "corpus")
 
 

@@ -18,7 +18,7 @@ ABOVE_STAGES = {
     "__main__",
     "forkserver_preload",
 }  # they run the stages: all in order, by command, in a worker
-RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers", "beam_internals"}
+RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers", "beam_internals", "failures", "worker_pool"}
 BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "shuffle", "index_archive"}
 BEAM_MODULES |= {"find_host_boilerplate", "indexed_records"}
 AUDIT = {

@@ -10,6 +10,7 @@ COMMANDS = {
     "audit": "tools.audit.command:audit",
     "browse": "tools.command_lines:browse",
     "card": "tools.command_lines:card",
+    "cluster-parts": "tools.cluster.parts:cluster_parts",
     "contact-sheet": "tools.command_lines:contact_sheet",
     "demo-web": "tools.command_lines:demo_web",
     "diff": "tools.command_lines:diff",

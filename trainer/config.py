@@ -283,6 +283,11 @@ class CheckpointSettings(Settings):
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
     keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
+    copy_to: str | None = Field(
+        None,
+        description="folder, such as an fsspec URL (s3://...), to which each checkpoint and the run's other files are "
+        "copied while training goes on, and from which a run without checkpoints continues; null: none",
+    )
     skip_damaged: bool = Field(
         False,
         description="resume from the newest whole checkpoint, after reading every byte, and set newer ones that are "

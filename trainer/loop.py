@@ -149,7 +149,7 @@ class Training:
             RunError: If data cannot be read any further, after a save, or the steps were skipped too often.
             KeyboardInterrupt: After Ctrl-C and a save; at once after another one.
         """
-        with self._signals:
+        with self._signals, self.checkpoints:
             return self._run()
 
     def _run(self) -> str:

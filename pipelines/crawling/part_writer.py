@@ -28,10 +28,15 @@ class CrawlPartWriter:
     """Open part of one worker: a WARC file, ledger rows and links, closed together.
 
     `closed` are the names of its finished parts.
+
+    Args:
+        folder: The crawl's folder.
+        round_: The round.
+        run: What the names of this run's parts begin with (`parts.new_run`).
     """
 
-    def __init__(self, folder: PartFolder, round_: int) -> None:
-        self._folder, self._round = folder, round_
+    def __init__(self, folder: PartFolder, round_: int, run: str = "") -> None:
+        self._folder, self._round, self._run = folder, round_, run
         self._stack = ExitStack()
         self.closed: list[str] = []
         self._reset()
@@ -45,7 +50,7 @@ class CrawlPartWriter:
 
     def _open(self) -> None:
         if not self._name:
-            self._name = part_name(self._round, uuid.uuid4().hex[:16])
+            self._name = part_name(self._round, self._run + uuid.uuid4().hex[:16])
             self._opened = time.monotonic()
 
     @property

@@ -164,14 +164,15 @@ class RawPartWriter:
     Part names are random: which requests share a part depends on timing, and nothing downstream depends on it.
 
     Args:
-        folder: Of the store.
-        generation: Number of the retry.
-        attempt: Name of what the worker does, by which `stored_keys` finds what it has stored if it begins again.
+        folder: The store's folder.
+        generation: Which retry this is.
+        run: What the names of this run's parts begin with (`parts.new_run`), by which `stored_keys` finds what it has
+            stored if a worker begins again.
     """
 
-    def __init__(self, folder: str, generation: int, attempt: str = "") -> None:
+    def __init__(self, folder: str, generation: int, run: str = "") -> None:
         self.folder = PartFolder(folder)
-        self._prefix = f"g{generation:03d}-{attempt}"
+        self._generation, self._run = generation, run
         self._opened = 0.0
         self._rows: list[dict[str, Any]] = []
         self._blobs: IO[bytes] | None = None
@@ -182,7 +183,7 @@ class RawPartWriter:
     def add_bytes(self, data: bytes) -> Blob:
         """Append bytes to the open part; they are kept if `add` follows before `close`."""
         if self._blobs is None:
-            self._name = f"{self._prefix}{uuid.uuid4().hex[:16]}"
+            self._name = part_name(self._generation, self._run + uuid.uuid4().hex[:16])
             self._opened = time.monotonic()
             self._blobs = self._stack.enter_context(storage.write_whole(self.folder.file(self._name, ".blobs")))
         blob = Blob(f"{self._name}.blobs", self._size, len(data))
@@ -222,6 +223,10 @@ class RawPartWriter:
 def index_parts(folder: str) -> list[str]:
     """Return the paths of the finished parts' indexes."""
     return [path.removesuffix(".json") + ".parquet" for path in storage.list_files(folder, ".json")]
+
+
+def part_name(generation: int, unique: str) -> str:
+    return f"g{generation:03d}-{unique}"
 
 
 def generation_of(path: str) -> int:

@@ -6,9 +6,12 @@ Checked with Beam 2.76 and 2.77. Everything else uses Beam's documented classes,
 import contextlib
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners import PipelineRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
@@ -76,6 +79,43 @@ def runner_with_workers(start: StartWorker) -> PipelineRunner:
 def serve_worker(control_address: str, worker_id: str) -> None:
     """Do the work that the runner sends to this process, until the runner closes the control channel."""
     SdkHarness(control_address, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
+
+
+class _Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """The service by which a cluster starts workers on a machine."""
+
+    def __init__(self, start: Callable[[str, str], None]) -> None:
+        self._start = start
+
+    def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by Beam
+        try:
+            self._start(request.control_endpoint.url, request.worker_id)
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by Beam
+        """Do nothing: a worker ends with its control channel. Those of several task managers have equal names."""
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+
+def worker_pool(address: str, start: Callable[[str, str], None]) -> grpc.Server:
+    """Return a running server that starts workers when a cluster asks for them.
+
+    Args:
+        address: host:port to listen on.
+        start: Starts a process that calls `serve_worker` with these two arguments.
+
+    Raises:
+        RuntimeError: If the address is taken.
+    """
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
+    )  # else two could share one
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(_Pool(start), server)
+    server.add_insecure_port(address)
+    server.start()
+    return server
 
 
 def without_step(message: str) -> str:

@@ -6,10 +6,12 @@ that none ends with a single host's URLs unless the whole bucket does.
 
 import heapq
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import storage
 from pipelines.parts import stable_hash
@@ -26,7 +28,7 @@ def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, i
 
     Args:
         num_urls: URLs by authority.
-        num_buckets: One per worker.
+        num_buckets: `Runner.num_buckets`.
     """
     heap = [(0, bucket) for bucket in range(num_buckets)]
     buckets = {}
@@ -37,10 +39,20 @@ def assign_buckets(num_urls: Mapping[str, int], num_buckets: int) -> dict[str, i
     return buckets
 
 
-def read_queue(path: str) -> list[tuple[str, Any]]:
-    """Return the (authority, item) pairs of a queue file, in no order."""
-    found: list[tuple[str, Any]] = pickle.loads(storage.read_bytes(path))
-    return found
+def read_queues(paths: Iterable[str]) -> Iterator[list[tuple[str, Any]]]:
+    """Yield the (authority, item) pairs of queue files, in no order.
+
+    Small files of several buckets are joined: one after another, they would take as long as the slowest host of each.
+    """
+    found: list[tuple[str, Any]] = []
+    for path in sorted(paths, key=lambda path: path.rpartition("-")[::-1]):  # the first of each bucket, then the second
+        rows = pickle.loads(storage.read_bytes(path))
+        if found and len(found) + len(rows) > MAX_QUEUED:
+            yield found
+            found = []
+        found += rows
+    if found:
+        yield found
 
 
 def _to_queue(
@@ -64,11 +76,25 @@ def _write_queue(grouped: tuple[tuple[int, int], Iterable[tuple[str, Any]]], fol
     return bucket, path
 
 
+class _JoinBuckets(beam.DoFn):
+    """Yield the queue files of all buckets that came to this worker at once: a cluster spreads several to each."""
+
+    def start_bundle(self) -> None:
+        self._paths: list[str] = []
+
+    def process(self, bucket: tuple[int, Iterable[str]]) -> None:
+        self._paths += bucket[1]
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._paths:
+            yield GlobalWindows.windowed_value(self._paths)
+
+
 class GroupHosts(beam.PTransform):
-    """Turn (authority, item) pairs into (bucket, paths of queue files): what one worker requests.
+    """Turn (authority, item) pairs into lists of queue files: what one worker requests.
 
     Args:
-        num_buckets: One per worker.
+        num_buckets: `Runner.num_buckets`.
         folder: Where all workers write and read queue files, which stay until the caller removes them.
         files: As of `GroupByKey`.
     """
@@ -100,4 +126,5 @@ class GroupHosts(beam.PTransform):
             | "ByQueue" >> GroupByKey(self._files)
             | "WriteQueues" >> beam.Map(_write_queue, self._folder)
             | "ByBucket" >> beam.GroupByKey()
+            | "JoinBuckets" >> beam.ParDo(_JoinBuckets())
         )

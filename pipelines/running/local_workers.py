@@ -30,7 +30,7 @@ class _ForkedWorker:
     """A worker process, and a thread that fails the run if the process ends too early."""
 
     def __init__(self, control_address: str, worker_id: str, abort: Abort) -> None:
-        self._process = _forkserver().Process(target=_run_worker, args=(control_address, worker_id), daemon=True)
+        self._process = forkserver().Process(target=_run_worker, args=(control_address, worker_id), daemon=True)
         self._process.start()
         self._stopping = threading.Event()
         threading.Thread(target=self._watch, args=(abort,), daemon=True).start()
@@ -50,11 +50,12 @@ class _ForkedWorker:
 
 def forking_runner() -> PipelineRunner:
     """Return Beam's in-process runner with forked worker processes."""
-    _forkserver()
+    forkserver()
     return runner_with_workers(_ForkedWorker)
 
 
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
+    """Return the context of processes that are forked from a server that has imported the stages."""
     global _context
     if _context is None:
         _context = multiprocessing.get_context("forkserver")
@@ -74,13 +75,17 @@ def _stop_forkserver() -> None:
 def _run_worker(control_address: str, worker_id: str) -> None:
     """Work in this process until the driver stops it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the driver stops us
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    end_with_parent()
     serve_worker(control_address, worker_id)
 
 
-def _end_with_driver() -> None:
-    """End when the driver is gone, so that a killed run writes nothing more."""
-    driver = multiprocessing.parent_process()  # the process that requested this one, not the forkserver
-    assert driver is not None
-    driver.join()  # waits on a pipe, not on the process id: a zombie or another process may have that
-    os._exit(1)
+def end_with_parent() -> None:
+    """Let this process end when the one that requested it is gone, so that a killed run writes nothing more."""
+    parent = multiprocessing.parent_process()  # not the forkserver
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()  # waits on a pipe, not on the process id: a zombie or another process may have that
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

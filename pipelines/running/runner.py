@@ -18,13 +18,14 @@ from weakref import WeakKeyDictionary
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 from apache_beam.runners import PipelineRunner, create_runner
+from apache_beam.runners.runner import PipelineResult
 
 from pipelines.command_line import RERUN, end_stopped
-from pipelines.errors import RunError, UserError, full_disk
-from pipelines.running.beam_internals import is_interrupt, is_lost_worker, without_step
-from pipelines.running.local_workers import LOST_WORKER, forking_runner
+from pipelines.errors import UserError
+from pipelines.running.failures import failed_job, known_error
+from pipelines.running.local_workers import forking_runner
 from pipelines.running.progress import watching
 from pipelines.running.reports import Reports
 from pipelines.running.watch import Watch
@@ -32,6 +33,10 @@ from pipelines.running.watch import Watch
 T = TypeVar("T", bound=PipelineOptions)
 
 _STOP_SECONDS = 5.0  # after which a stopped pipeline that has not ended is ended
+_CANCEL_SECONDS = 20.0  # the same of a job on a cluster, which is asked to cancel it first
+_BUCKETS_PER_WORKER = 16  # of a cluster, which spreads them by a hash: with 16 each, few have half as much again
+_NO_FREEZE = "disable_logging_submission_environment"  # else Beam runs `pip freeze` for each pipeline: 1 to 2 s
+_MIN_BUCKETS = 64  # where the cluster decides how many workers there are
 
 
 class _Options(PipelineOptions):
@@ -51,18 +56,32 @@ _VIEWS: WeakKeyDictionary[_Options, dict[Any, Any]] = WeakKeyDictionary()
 class Runner:
     """A choice of runner: `name` is `local` or one of Beam's runners; `arguments` are passed to Beam unchanged.
 
-    `reports` are told of the progress of each pipeline.
+    Args:
+        name: Name of the runner.
+        num_workers: Workers; None: one for `local`, and as many as it is configured for where it is another.
+        arguments: Options of Beam.
+        log_folder: Where the whole text of a failed job is kept; None: nowhere.
+        reports: What is told of the progress of each pipeline.
     """
 
     name: str = "local"
-    num_workers: int = 1
+    num_workers: int | None = None
     arguments: tuple[str, ...] = ()
+    log_folder: str | None = None
     reports: Reports = field(default_factory=Reports, compare=False)
 
     @property
+    def is_local(self) -> bool:
+        """True if all work is done by processes of this machine."""
+        return self.name == "local"
+
+    @property
     def num_buckets(self) -> int:
-        """Number of groups of hosts that are fetched at the same time: one per worker."""
-        return self.num_workers if self.name == "local" or self.num_workers > 1 else 64
+        """Number of groups of hosts: one per local worker, and several per worker of a cluster, which joins them."""
+        if self.is_local:
+            return self.num_workers or 1
+        parallelism: int = self.options().view_as(FlinkRunnerOptions).parallelism
+        return max(_MIN_BUCKETS, _BUCKETS_PER_WORKER * max(self.num_workers or 0, parallelism))
 
     def options(self) -> PipelineOptions:
         """Return Beam's options for this runner.
@@ -71,9 +90,18 @@ class Runner:
             UserError: If Beam refuses one. An option that Beam does not know is refused for the local runner only:
                 others may have options of their own.
         """
-        first = f"--runner={self.name}" if self.name != "local" else f"--direct_num_workers={self.num_workers}"
-        _check_options((first, *self.arguments), is_local=self.name == "local")
-        return _Options([first, *self.arguments])
+        if self.is_local:
+            ours = [f"--direct_num_workers={self.num_workers or 1}"]
+        else:
+            ours = [f"--runner={self.name}", *self._parallelism(), f"--experiments={_NO_FREEZE}"]
+        _check_options((*ours, *self.arguments), is_local=self.is_local)
+        return _Options([*ours, *self.arguments])
+
+    def _parallelism(self) -> list[str]:
+        """Return the option by which a cluster uses this many workers; a later option of the user's counts instead."""
+        if self.num_workers is None:
+            return []
+        return [f"--{'num_workers' if self.name == 'DataflowRunner' else 'parallelism'}={self.num_workers}"]
 
     def instance(self) -> PipelineRunner:
         """Return the runner itself.
@@ -81,10 +109,10 @@ class Runner:
         Raises:
             UserError: If Beam has none of that name.
         """
-        if self.name == "local" and self.num_workers > 1:
+        if self.is_local and (self.num_workers or 1) > 1:
             return forking_runner()
         try:
-            return create_runner("FnApiRunner" if self.name == "local" else self.name)
+            return create_runner("FnApiRunner" if self.is_local else self.name)
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"--runner {self.name}: {error}") from error
 
@@ -117,39 +145,33 @@ def run_pipeline(
         UserError, RunError: If a worker raised one; any other error is a bug and keeps its traceback.
     """
     # With one worker the work is done in this process, partly by asyncio, which handles signals in its own way.
-    has_workers = runner.num_workers > 1 and threading.current_thread() is threading.main_thread()
-    in_time = _stopped_in_time() if has_workers else contextlib.nullcontext()
+    has_workers = not runner.is_local or (runner.num_workers or 1) > 1
+    has_workers = has_workers and threading.current_thread() is threading.main_thread()
+    seconds = _STOP_SECONDS if runner.is_local else _CANCEL_SECONDS
+    in_time = _stopped_in_time(seconds) if has_workers else contextlib.nullcontext()
     with _quiet_beam(), watching(label, watch, runner.reports), in_time:
         options = runner.options()
         instance = runner.instance()
         try:
-            with beam.Pipeline(runner=instance, options=options) as pipeline:
-                build(pipeline)
+            pipeline = beam.Pipeline(runner=instance, options=options)
+            build(pipeline)
+            _finish(pipeline.run())
         except Exception as error:
-            raise _known(error) from error
+            if (known := known_error(error)) is not None:
+                raise known from error
+            if not runner.is_local:
+                raise failed_job(label, error, runner.log_folder) from error
+            raise
 
 
-def _known(error: BaseException) -> BaseException:
-    """Return our own error if a worker raised one: only its text crosses processes, and Beam appends the step."""
-    text = _said(error)
-    for kind in (UserError, RunError):
-        marker = f"{kind.__module__}.{kind.__qualname__}: "
-        if marker in text:
-            return kind(without_step(text.rpartition(marker)[2]))
-    if (known := full_disk(text)) is not None:
-        return known
-    if is_interrupt(error):
-        return KeyboardInterrupt()
-    if is_lost_worker(text):
-        return RunError(LOST_WORKER)
-    return error
-
-
-def _said(error: BaseException) -> str:
-    """Return the type and message of an error, or of each error in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return "\n".join(map(_said, error.exceptions))
-    return f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+def _finish(result: PipelineResult) -> None:
+    """Wait for the end of a pipeline; Ctrl-C cancels its job, which a cluster would otherwise go on with."""
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # as where the job server is gone; the local runner has nothing to cancel
+            result.cancel()
+        raise
 
 
 @contextlib.contextmanager
@@ -171,9 +193,9 @@ def _quiet_beam() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopped_in_time() -> Iterator[None]:
+def _stopped_in_time(seconds: float) -> Iterator[None]:
     """End soon after Ctrl-C in any case: its exception is lost if it is raised in one of gRPC's callbacks."""
-    timer = threading.Timer(_STOP_SECONDS, end_stopped, [RERUN])
+    timer = threading.Timer(seconds, end_stopped, [RERUN])
     timer.daemon = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -47,7 +47,7 @@ class ShuffleFiles:
 @contextlib.contextmanager
 def shuffling(runner: Runner, out: str) -> Iterator[ShuffleFiles | None]:
     """Provide a folder for the rows that a pipeline groups, for its time; None if the runner groups by itself."""
-    if runner.name != "local":
+    if not runner.is_local:
         yield None
         return
     above = work_folder(out) if storage.is_local(out) else None
@@ -56,7 +56,7 @@ def shuffling(runner: Runner, out: str) -> Iterator[ShuffleFiles | None]:
         for left in Path(above).glob("shuffle-*"):  # by a killed run
             storage.remove(str(left))
     with tempfile.TemporaryDirectory(prefix="shuffle-", dir=above, ignore_cleanup_errors=True) as folder:
-        yield ShuffleFiles(folder, default_memory_bytes(runner.num_workers))
+        yield ShuffleFiles(folder, default_memory_bytes(runner.num_workers or 1))
 
 
 def default_memory_bytes(num_workers: int) -> int:

@@ -1,6 +1,5 @@
 """Each medium is requested once, a retry requests what can pass, and every lost medium is counted."""
 
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -8,22 +7,22 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
+from pipelines import fetch
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.candidate_parts import CANDIDATE_SCHEMA
 from pipelines.document import Document, Media
 from pipelines.drop_reasons import FETCHED
 from pipelines.errors import RunError
-from pipelines.fetch import _FetchBucket, _PartMedia, _Stored, _to_parts, run_fetch
+from pipelines.fetch import _PartMedia, _Stored, _to_parts, run_fetch
 from pipelines.layout import candidates_folder, documents_folder, media_folder
-from pipelines.media.missing import Missing, Request
 from pipelines.media.raw_store import index_parts, load_media, read_index
-from pipelines.media.requests import rendition
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
+from pipelines.running.host_buckets import GroupHosts
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
-from pipelines.web import urls
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 from tests.serving import Quiet, send, serving
 
@@ -148,19 +147,26 @@ def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_
     }
 
 
-@pytest.mark.slow
-def test_a_bucket_that_is_begun_again_asks_only_for_the_rest(site: Site, tmp_path: Path):
-    out, media = str(tmp_path), corpus(site).sources["pages"].media
-    made = rendition(media, "image")
-    paths = []
-    for name in (1, 2):
-        rows = [(urls.authority(site.url(name)), Missing(made, site.url(name), Request("image", "", "[]")))]
-        paths.append(str(tmp_path / f"queue-{name}"))
-        Path(paths[-1]).write_bytes(pickle.dumps(rows))
-    bucket = _FetchBucket(corpus(site), out, 0, {made: media}, "run")
-    assert list(bucket.process((3, paths[:1]))) == [1]  # and then its worker was lost
-    assert list(bucket.process((3, paths))) == [1]
-    assert {path: num for path, num in site.asked.items() if path.endswith(".jpg")} == {"/1.jpg": 1, "/2.jpg": 1}
+class Repeated(GroupHosts):
+    """What a cluster does where a worker is lost at the end of its work: another one gets its queue again."""
+
+    def expand(self, pairs: beam.PCollection) -> beam.PCollection:
+        return super().expand(pairs) | "Twice" >> beam.FlatMap(lambda queue: [queue, queue])
+
+
+def test_a_queue_that_comes_to_a_second_worker_is_not_requested_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch, "GroupHosts", Repeated)
+    page = of(site, "interleaved", 1, 2, "gone", inline=(image_bytes(7),))
+    write(str(tmp_path), "a", pages=[page])
+    run_fetch(corpus(site), str(tmp_path), Runner())
+    assert {path: num for path, num in site.asked.items() if path.endswith(".jpg")} == {
+        f"/{name}.jpg": 1 for name in (1, 2, "gone")
+    }
+    rows = [row for path in index_parts(media_folder(str(tmp_path))) for row in read_index(path)]
+    assert len(rows) == len({row.key for row in rows}) == 4
+    assert len(documents(str(tmp_path))[page.document.key].media) == 3
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from botocore.exceptions import ClientError
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import storage
@@ -103,23 +104,6 @@ def test_what_a_store_does_not_have_is_no_mistake_of_its_address():
         storage.size("memory://dromaius-test/none")
 
 
-def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path: Path):
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(UserError, match="file/out: folder cannot be written to: Not a directory"),
-        storage.hold(str(tmp_path / "file" / "out")),
-    ):
-        pass
-
-
-def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path):
-    held = storage.hold(str(tmp_path))
-    with held, pytest.raises(UserError, match="another run is using this folder"), storage.hold(str(tmp_path)):
-        pass
-    with storage.hold(str(tmp_path)):
-        pass
-
-
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_a_moved_file_takes_the_place_of_another(scheme: str, tmp_path: Path):
     old, new = f"{scheme}{tmp_path}/old", f"{scheme}{tmp_path}/folder/new"
@@ -183,6 +167,11 @@ class Buckets(MemoryFileSystem):
             raise FileNotFoundError("The specified bucket does not exist.")
         super().put_file(lpath, rpath, **options)
 
+    def pipe_file(self, path, value, mode="overwrite", **options):
+        if "/" + path.split("/")[1] not in self.buckets:
+            raise FileNotFoundError("The specified bucket does not exist.")
+        super().pipe_file(path, value, mode, **options)
+
 
 def test_a_mistyped_bucket_is_not_made():
     fsspec.register_implementation("oss", Buckets, clobber=True)
@@ -190,5 +179,36 @@ def test_a_mistyped_bucket_is_not_made():
     assert storage.read_bytes("oss://there/a/b") == b"1"
     with pytest.raises(UserError, match=r"oss://thare/a/b: cannot be written: .*bucket does not exist.*check the addr"):
         storage.write_bytes("oss://thare/a/b", b"1")
+    with pytest.raises(UserError, match=r"oss://thare/a/b: cannot be written: .*bucket does not exist.*check the addr"):
+        storage.write_new("oss://thare/a/b", b"1")
     assert not storage.exists("oss://thare/a/b")
     storage.remove("oss://there/a")
+
+
+def test_a_file_is_written_only_if_there_is_none():
+    path = "memory://dromaius-test/new"
+    assert storage.write_new(path, b"first")
+    assert not storage.write_new(path, b"second")
+    assert storage.read_bytes(path) == b"first"
+    storage.remove(path)
+
+
+class RacingStore(MemoryFileSystem):
+    """A store in which another writer is always a moment faster."""
+
+    protocol = "racing"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("racing://", "memory://"))
+
+    def pipe_file(self, path, value, mode="overwrite", **options):
+        error = OSError(22, "At least one of the pre-conditions you specified did not hold")
+        if mode == "create":
+            raise error from ClientError({"ResponseMetadata": {"HTTPStatusCode": 412}}, "PutObject")
+        super().pipe_file(path, value, mode, **options)
+
+
+def test_a_store_decides_who_of_two_writes_first():
+    fsspec.register_implementation("racing", RacingStore, clobber=True)
+    assert not storage.write_new("racing://bucket/new", b"1")

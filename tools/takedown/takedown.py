@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.errors import RunError
+from pipelines.lease import hold
 from pipelines.shards.manifest import Manifest, load_manifest
 from pipelines.takedowns.log import Takedown, read_log, version_after
 from pipelines.takedowns.staging import recover
@@ -47,7 +48,7 @@ def takedown(
         return
     if not storage.exists(corpus):
         load_manifest(corpus)  # says that there is none; nothing is locked
-    with storage.hold(corpus):
+    with hold(corpus):
         if (recovered := recover(corpus)) is not None:
             print(recovered, file=sys.stderr)
         manifest = load_manifest(corpus)

@@ -27,6 +27,7 @@ from trainer.config import CheckpointSettings
 from trainer.engine.deepspeed_internals import to_universal
 from trainer.engine.distributed import World, lost_another
 from trainer.engine.engine import Engine
+from trainer.engine.run_copy import RunCopy
 from trainer.plan.steps import STATE_FILE
 
 _TAG = "deepspeed"
@@ -122,13 +123,30 @@ class Checkpoints:
     def __init__(self, run: str, settings: CheckpointSettings, world: World, section: str = "pretrain") -> None:
         self._folder = Path(run) / "checkpoints"
         self._settings, self._world, self._section = settings, world, section
+        self._copy: RunCopy | None = None
+        if settings.copy_to is not None and world.is_first:
+            self._copy = RunCopy(Path(run), storage.join(settings.copy_to, section), settings.keep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the copy of the run; whatever ends it, what has begun is copied."""
+        if self._copy is not None:
+            with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+                self._copy.finish()
 
     def latest(self) -> Checkpoint | None:
         """Return the newest finished checkpoint; damaged ones are set aside if the settings say so.
 
+        Of a run that has none here, but a copy, it is fetched first.
+
         Raises:
-            UserError: If it is damaged.
+            UserError: If it is damaged, or the copy cannot be read.
         """
+        if self._copy is not None and not self._finished() and (name := self._copy.restore()) is not None:
+            self._world.say(f"{name}: fetched from {self._settings.copy_to}")
+        self._world.barrier()
         damaged: dict[Path, str] = {}  # with the reasons, from the newest on
         while True:
             # The first process decides for all: what it finds may not be what another would see a moment later.
@@ -239,6 +257,8 @@ class Checkpoints:
         except UserError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        if self._copy is not None:
+            self._copy.begin(target)
         self._world.barrier()
         return str(target)
 

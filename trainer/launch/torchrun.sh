@@ -10,6 +10,8 @@
 # NODES    number of machines; 1 if not given          MASTER   address of one machine, at which all connect
 # PROCESSES   processes per machine; if not given one per GPU, or one per core without GPUs
 # COMMAND  encoder, pretrain, decoder, all of them (`all`) or tune; pretrain if not given
+# ADDRESS  of this machine, at which the others reach it, where its host name does not say
+# RESTARTS how often a failed run goes on from its last checkpoint, together with a machine that comes back; 0 if not given
 # BIN      .venv/bin if not given
 # More options of the trainer may follow: ... bash trainer/launch/torchrun.sh --set pretrain.steps=100
 #
@@ -35,5 +37,5 @@ name=$(basename "${CONFIG%.*}")
 meet=(--standalone)
 [ "$nodes" = 1 ] || meet=(--rdzv_backend=c10d --rdzv_endpoint="$MASTER:${PORT:-29400}" --rdzv_id="$name")
 exec "$bin/torchrun" --nnodes="$nodes" --nproc_per_node="${PROCESSES:-auto}" "${meet[@]}" \
-    --shutdown_timeout="${GRACE:-600}" -m trainer "${COMMAND:-pretrain}" \
+    --max_restarts="${RESTARTS:-0}" ${ADDRESS:+--local_addr="$ADDRESS"} --shutdown_timeout="${GRACE:-600}" -m trainer "${COMMAND:-pretrain}" \
     --config "$CONFIG" --corpus "$CORPUS" --out "${OUT:-build/runs/$name}" "$@"

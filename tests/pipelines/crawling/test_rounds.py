@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
+from pipelines import crawl
 from pipelines.corpus import print_stage
 from pipelines.crawl import run_crawls
 from pipelines.funnel import funnel_rows
 from pipelines.layout import crawl_folder
 from pipelines.parts import read_rows
+from pipelines.running.host_buckets import GroupHosts
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.serving import Quiet, send, serving
@@ -64,12 +67,9 @@ def counts(out: Path) -> dict[str, tuple[int, dict[str, int]]]:
     return {row.unit: (row.kept, dict(row.dropped)) for row in funnel_rows(str(out), ["web"], [])}
 
 
-@pytest.mark.slow
-def test_a_sitemap_that_failed_is_followed_by_a_retry_and_a_page_that_is_called_one_is_a_page(
-    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def spec_of(site: Site) -> CorpusSpec:
     crawl = {"seeds": [f"{site.base}/in/"], "path_prefixes": ["/in/"], "max_pages_per_host": 4}
-    spec = CorpusSpec.model_validate(
+    return CorpusSpec.model_validate(
         {
             "name": "test",
             "version": "1.0.0",
@@ -79,6 +79,31 @@ def test_a_sitemap_that_failed_is_followed_by_a_retry_and_a_page_that_is_called_
             "sources": {"texts": {"kind": "text", "input": {"crawl": "web"}, "filters": {"language": None}}},
         }
     )
+
+
+class Repeated(GroupHosts):
+    """What a cluster does where a worker is lost at the end of its work: another one gets its queue again."""
+
+    def expand(self, pairs: beam.PCollection) -> beam.PCollection:
+        return super().expand(pairs) | "Twice" >> beam.FlatMap(lambda queue: [queue, queue])
+
+
+def test_a_queue_that_comes_to_a_second_worker_is_not_requested_again(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(crawl, "GroupHosts", Repeated)
+    site.is_healed = True
+    run_crawls(spec_of(site), str(tmp_path), Runner())
+    pages = {path: num for path, num in site.asked.items() if path.startswith("/in/")}
+    assert pages == {"/in/": 1, "/in/sitemap.html": 2, "/in/0": 1, "/in/1": 1}  # read as a sitemap, then as a page
+    assert counts(tmp_path)["page"] == (4, {})
+
+
+@pytest.mark.slow
+def test_a_sitemap_that_failed_is_followed_by_a_retry_and_a_page_that_is_called_one_is_a_page(
+    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of(site)
     out = tmp_path / "out"
     run_crawls(spec, str(out), Runner())
     assert counts(out) == {"page": (2, {}), "site_file": (0, {"http_503": 1})}

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.running import host_buckets
-from pipelines.running.host_buckets import GroupHosts, assign_buckets, read_queue
+from pipelines.running.host_buckets import GroupHosts, assign_buckets, read_queues
 from pipelines.running.shuffle import ShuffleFiles
 
 
@@ -37,16 +38,40 @@ def test_all_urls_of_a_host_meet_in_one_bucket(through_files: bool, tmp_path: Pa
     monkeypatch.setattr(host_buckets, "MAX_QUEUED", 3)  # so that a bucket has several files
     pairs = [(f"host-{i}", f"url-{j}") for i in range(5) for j in range(i + 1)]
 
-    def check(listed: list[tuple[int, list[str]]]) -> None:
-        groups = [(bucket, [row for path in paths for row in read_queue(path)]) for bucket, paths in listed]
-        assert sorted(row for _, rows in groups for row in rows) == sorted(pairs)
-        hosts = [host for _, rows in groups for host in {host for host, _ in rows}]
+    def check(listed: list[list[str]]) -> None:
+        groups = [[row for queue in read_queues(paths) for row in queue] for paths in listed]
+        assert sorted(row for rows in groups for row in rows) == sorted(pairs)
+        hosts = [host for rows in groups for host in {host for host, _ in rows}]
         assert len(hosts) == len(set(hosts))
-        assert all(len(list(paths)) > 1 for _, paths in listed)
-        assert sorted(len(rows) for _, rows in groups) == [7, 8]  # 15 URLs
+        assert all(len(paths) > 1 for paths in listed)
+        assert sorted(len(rows) for rows in groups) == [7, 8]  # 15 URLs
+
+    options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
+    with beam.Pipeline(runner="FnApiRunner", options=options) as pipeline:
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2, str(tmp_path), files), check)
+
+
+def test_buckets_that_come_to_one_worker_are_one_queue(tmp_path: Path):
+    pairs = [(f"host-{i}", i) for i in range(30)]
+
+    def check(listed: list[list[str]]) -> None:
+        assert [sorted(queue) for paths in listed for queue in read_queues(paths)] == [sorted(pairs)]
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | beam.Create(pairs) | GroupHosts(2, str(tmp_path), files), check)
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(16, str(tmp_path)), check)
+
+
+def test_queues_are_read_a_bounded_number_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host_buckets, "MAX_QUEUED", 5)
+    pairs = [("host", i) for i in range(40)]
+
+    def check(listed: list[list[str]]) -> None:
+        queues = [queue for paths in listed for queue in read_queues(paths)]
+        assert sorted(row for queue in queues for row in queue) == pairs
+        assert len(queues) > 3
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(pairs) | GroupHosts(1, str(tmp_path)), check)
 
 
 def test_no_host_gives_no_bucket(tmp_path: Path):

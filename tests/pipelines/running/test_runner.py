@@ -1,15 +1,13 @@
 """Tests of choosing a runner, and of the messages when it fails."""
 
+from pathlib import Path
+
 import apache_beam as beam
 import pytest
 
 from pipelines.errors import RunError, UserError
-from pipelines.running.runner import Runner, _known, run_pipeline
-
-IN_WORKER = (
-    "Traceback (most recent call last):\n  File ...\npipelines.errors.UserError: a.csv: is no table\n\n"
-    "During handling ... :\npipelines.errors.UserError: a.csv: is no table [while running 'Read']\n"
-)
+from pipelines.running.runner import _NO_FREEZE, Runner, run_pipeline
+from tests.pipelines.running.test_failures import FROM_PYTHON
 
 
 @pytest.mark.parametrize(
@@ -17,45 +15,18 @@ IN_WORKER = (
     [
         (Runner(), {"direct_num_workers": 1}, 1),
         (Runner("local", 3, ("--job_name=x",)), {"direct_num_workers": 3, "job_name": "x"}, 3),
-        (Runner("FlinkRunner", 1, ("--parallelism=8",)), {"runner": "FlinkRunner", "parallelism": 8}, 64),
-        (Runner("FlinkRunner", 16), {"runner": "FlinkRunner"}, 16),
+        (Runner("FlinkRunner", None, ("--parallelism=8",)), {"runner": "FlinkRunner", "parallelism": 8}, 128),
+        (Runner("FlinkRunner"), {"parallelism": -1}, 64),
+        (Runner("FlinkRunner", None, ("--experiments=x",)), {"experiments": [_NO_FREEZE, "x"]}, 64),
+        (Runner("PortableRunner", 6), {"runner": "PortableRunner", "parallelism": 6}, 96),
+        (Runner("PortableRunner", 2, ("--parallelism=1",)), {"parallelism": 1}, 64),  # the user's counts
+        (Runner("DataflowRunner", 6), {"num_workers": 6, "parallelism": -1}, 96),
     ],
 )
 def test_options_and_buckets_of_a_runner(runner: Runner, options: dict[str, object], num_buckets: int):
     found = runner.options().get_all_options(retain_unknown_options=True)
     assert options.items() <= found.items()
     assert runner.num_buckets == num_buckets
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "line"),
-    [
-        (UserError("as it is"), UserError, "as it is"),
-        (RunError("in this process [while running 'Read']"), RunError, "in this process"),
-        (RuntimeError(IN_WORKER), UserError, "a.csv: is no table"),
-        (RuntimeError("x\npipelines.errors.RunError: broken\ny"), RunError, "broken"),
-        (
-            RuntimeError("OSError: [Errno 28] No space left on device: 'x' [while running 'Write']"),
-            UserError,
-            "no space left on device: free some space and rerun; finished work is kept",
-        ),
-        (
-            OSError(122, "Disk quota exceeded"),
-            UserError,
-            "disk quota exceeded: free some space and rerun; finished work is kept",
-        ),
-        (OSError(27, "File too large"), UserError, "file too large: free some space and rerun; finished work is kept"),
-    ],
-)
-def test_an_error_of_ours_is_recognised_by_its_text(error: Exception, kind: type[Exception], line: str):
-    found = _known(error)
-    assert type(found) is kind
-    assert str(found) == line
-
-
-def test_any_other_error_is_a_bug_and_stays_as_it_is():
-    error = ValueError("x")
-    assert _known(error) is error
 
 
 @pytest.mark.parametrize(
@@ -72,3 +43,50 @@ def test_any_other_error_is_a_bug_and_stays_as_it_is():
 def test_what_beam_does_not_take_is_a_mistake_of_the_user(runner: Runner, line: str):
     with pytest.raises(UserError, match=line):
         run_pipeline("x", runner, lambda pipeline: pipeline | beam.Create([]))
+
+
+class Job:
+    """A job on a cluster, as Beam's portable runner returns it."""
+
+    def __init__(self, error: BaseException, cancelling: Exception | None = None) -> None:
+        self.error, self.cancelling, self.is_cancelled = error, cancelling, False
+
+    def wait_until_finish(self) -> None:
+        raise self.error
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self.cancelling is not None:
+            raise self.cancelling
+
+
+def run_job(monkeypatch: pytest.MonkeyPatch, job: Job, runner: Runner) -> None:
+    monkeypatch.setattr(beam.Pipeline, "run", lambda pipeline: job)
+    run_pipeline("fetch: media", runner, lambda pipeline: None)
+
+
+@pytest.mark.parametrize("cancelling", [None, OSError("the job server is gone")])
+def test_ctrl_c_cancels_the_job_on_the_cluster(monkeypatch: pytest.MonkeyPatch, cancelling: Exception | None):
+    job = Job(KeyboardInterrupt(), cancelling)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(monkeypatch, job, Runner("PortableRunner"))
+    assert job.is_cancelled
+
+
+def test_a_failed_job_is_one_line_and_its_text_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    job = Job(RuntimeError(f"Pipeline x failed in state FAILED: {FROM_PYTHON}"))
+    with pytest.raises(RunError) as raised:
+        run_job(monkeypatch, job, Runner("PortableRunner", log_folder=str(tmp_path)))
+    assert not job.is_cancelled
+    (log,) = tmp_path.iterdir()
+    assert str(raised.value) == (
+        f"fetch: media: the job failed: ValueError: no such column (all of it: {log}); rerun to continue"
+    )
+    assert FROM_PYTHON in log.read_text()
+
+
+def test_a_bug_in_a_local_run_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    error = ValueError("x")
+    with pytest.raises(ValueError, match="x") as raised:
+        run_job(monkeypatch, Job(error), Runner())
+    assert raised.value is error
