@@ -71,7 +71,7 @@ def fail(n: int) -> None:
 def test_a_failed_job_is_one_line(options: tuple[str, ...], tmp_path: Path):
     runner = Runner("PortableRunner", 2, options, str(tmp_path))
     with pytest.raises(RunError) as raised:
-        run_pipeline("extract", runner, lambda pipeline: pipeline | beam.Create([3]) | beam.Map(fail), lambda: 0)
+        run_pipeline("extract", runner, lambda pipeline: pipeline | beam.Create([3]) | beam.Map(fail))
     (log,) = tmp_path.iterdir()
     assert str(raised.value) == (
         f"extract: the job failed: ValueError: no such column: 3 (all of it: {log}); rerun to continue"

@@ -77,7 +77,7 @@ def test_files_are_gone_after_the_pipeline(num_workers: int, tmp_path: Path):
             lists = rows | GroupByKey(files) | beam.MapTuple(ordered) | beam.combiners.ToList()
             _ = lists | beam.Map(write, path)
 
-        run_pipeline("test", runner, build, lambda: 0)
+        run_pipeline("test", runner, build)
     assert json.loads(path.read_text()) == sorted([key, [n]] for key, n in NAMES)
     assert list((tmp_path / "work").iterdir()) == []
 
