@@ -247,6 +247,26 @@ def test_paths_files_list_the_files_below_the_base(archive: Archive, tmp_path: P
         run_crawls(given, out, Runner())
 
 
+def test_what_the_archive_has_of_robots_txt_judges_its_records(archive: Archive, tmp_path: Path):
+    body = b"User-agent: *\nDisallow: /3\n"
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + body
+    fields = (
+        "WARC-Type: response\r\nWARC-Target-URI: https://site.example/robots.txt\r\nWARC-Date: 2026-01-18T01:58:10Z"
+    )
+    head = f"WARC/1.0\r\n{fields}\r\nContent-Length: {len(block)}\r\n\r\n".encode()
+    (tmp_path / "crawl-data" / "robots.warc.gz").write_bytes(gzip.compress(head + block + b"\r\n\r\n"))
+    (tmp_path / "robotstxt.paths").write_text("crawl-data/robots.warc.gz\n")
+    tree = spec(archive.index(*map(archive.line, archive.places)), str(tmp_path)).model_dump(mode="json")
+    tree["crawls"]["cc"]["robots_files"] = [str(tmp_path / "robotstxt.paths")]
+    given, out = CorpusSpec.model_validate(tree), str(tmp_path / "out")
+    run_crawls(given, out, Runner())
+    run_extract(given, out, Runner())
+    found = {document["source"]["page_url"]: document for document in documents(out)}
+    assert found.keys() == archive.places.keys() - {"https://site.example/3"}
+    (signal, *_) = found["https://site.example/0"]["signals"]
+    assert (signal["kind"], signal["observed_at"]) == ("robots.txt", "2026-01-18T01:58:10Z")
+
+
 def test_a_row_of_an_indexed_part_is_read_as_it_was_written():
     row = LedgerRow("https://a.example/", 0, FETCHED, archive_file=FILE, archive_offset=7, archive_length=9)
     assert LedgerRow.from_columns(row.to_columns()) == row
