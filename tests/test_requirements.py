@@ -75,7 +75,7 @@ def test_locks_agree_name_no_index_and_hold_hashes():
 
 
 WITHOUT = {  # imported where it is asked for, by those who have it
-    "pipelines/images/text_match.py": {"open-clip-torch", "torch"},
+    "pipelines/images/text_match.py": {"open-clip-torch", "safetensors", "torch"},
     "pipelines/shards/energon_cookers.py": {"megatron-energon"},
     "pipelines/shards/readme.py": {"datasets"},
     "pipelines/shards/token_sidecar.py": {"sentencepiece"},

@@ -174,8 +174,8 @@ def collection(facts: Facts) -> str:
     if crawled:
         pages = [row["in"] for row in facts["stages"] if (row["stage"], row["unit"]) == ("crawl", "page")]
         num = f" ({count(pages[0])} were found)" if pages else ""
-        archives = sum(row["warc_files"] for row in facts["crawls"])
-        how = "Pages were read from web archives" if archives else "Web pages were crawled"
+        has_archives = any(row["seeds"] == 0 for row in facts["crawls"])
+        how = "Pages were read from web archives" if has_archives else "Web pages were crawled"
         found.append(f"{how}{num} for the sources {', '.join(crawled)}.")
     if listed:
         names = ", ".join(f"{row['source']} ({row['format']})" for row in listed)

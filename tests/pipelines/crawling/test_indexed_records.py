@@ -125,6 +125,7 @@ def documents(out: str) -> list[dict[str, Any]]:
     return [json.loads(row["document"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_page_is_fetched_by_its_range_and_keeps_the_place_it_has_in_the_archive(
     archive: Archive, server: tuple[str, type[Ranges]], tmp_path: Path
 ):
@@ -145,6 +146,7 @@ def test_a_page_is_fetched_by_its_range_and_keeps_the_place_it_has_in_the_archiv
     assert len(handler.asked) == 1, "a finished crawl asks nobody"
 
 
+@pytest.mark.slow
 def test_a_folder_gives_the_same_documents_as_a_server(
     archive: Archive, server: tuple[str, type[Ranges]], tmp_path: Path
 ):
@@ -197,6 +199,7 @@ def test_a_server_that_sends_the_whole_file_gives_no_page(
     assert outcomes(str(tmp_path / "out")) == {"https://site.example/0": "bad_response"}
 
 
+@pytest.mark.slow
 def test_an_overloaded_server_is_asked_again_and_by_a_retry_only_for_what_failed(
     archive: Archive, server: tuple[str, type[Ranges]], tmp_path: Path
 ):
@@ -220,6 +223,7 @@ def test_an_overloaded_server_is_asked_again_and_by_a_retry_only_for_what_failed
     assert len(documents(out)) == 5
 
 
+@pytest.mark.slow
 def test_what_an_index_names_no_longer_is_removed(archive: Archive, tmp_path: Path):
     out, urls = str(tmp_path / "out"), list(archive.places)
     run_crawls(spec(archive.index(*map(archive.line, urls)), str(archive.folder)), out, Runner())
@@ -228,6 +232,7 @@ def test_what_an_index_names_no_longer_is_removed(archive: Archive, tmp_path: Pa
     assert set(outcomes(out)) == set(urls[:2])
 
 
+@pytest.mark.slow
 def test_paths_files_list_the_files_below_the_base(archive: Archive, tmp_path: Path):
     paths = tmp_path / "warc.paths.gz"
     paths.write_bytes(gzip.compress(f"{FILE}\n".encode()))
@@ -245,6 +250,27 @@ def test_paths_files_list_the_files_below_the_base(archive: Archive, tmp_path: P
     paths.write_bytes(gzip.compress(b"<html>not found</html>\n"))
     with pytest.raises(UserError, match="not a file of paths"):
         run_crawls(given, out, Runner())
+
+
+@pytest.mark.slow
+def test_what_the_archive_has_of_robots_txt_judges_its_records(archive: Archive, tmp_path: Path):
+    body = b"User-agent: *\nDisallow: /3\n"
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + body
+    fields = (
+        "WARC-Type: response\r\nWARC-Target-URI: https://site.example/robots.txt\r\nWARC-Date: 2026-01-18T01:58:10Z"
+    )
+    head = f"WARC/1.0\r\n{fields}\r\nContent-Length: {len(block)}\r\n\r\n".encode()
+    (tmp_path / "crawl-data" / "robots.warc.gz").write_bytes(gzip.compress(head + block + b"\r\n\r\n"))
+    (tmp_path / "robotstxt.paths").write_text("crawl-data/robots.warc.gz\n")
+    tree = spec(archive.index(*map(archive.line, archive.places)), str(tmp_path)).model_dump(mode="json")
+    tree["crawls"]["cc"]["robots_files"] = [str(tmp_path / "robotstxt.paths")]
+    given, out = CorpusSpec.model_validate(tree), str(tmp_path / "out")
+    run_crawls(given, out, Runner())
+    run_extract(given, out, Runner())
+    found = {document["source"]["page_url"]: document for document in documents(out)}
+    assert found.keys() == archive.places.keys() - {"https://site.example/3"}
+    (signal, *_) = found["https://site.example/0"]["signals"]
+    assert (signal["kind"], signal["observed_at"]) == ("robots.txt", "2026-01-18T01:58:10Z")
 
 
 def test_a_row_of_an_indexed_part_is_read_as_it_was_written():

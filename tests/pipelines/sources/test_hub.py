@@ -111,6 +111,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         yield handler
 
 
+@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_read_like_files(hub: type[Hub], read_all):
     found = read_all(MintSettings(files=[f"hf://{REPO}/data_v1_1/*.parquet"]), "interleaved")
     assert found.texts == ["Words 0.", "Words 1."]
