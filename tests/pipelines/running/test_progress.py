@@ -155,13 +155,16 @@ def test_a_bar_shows_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    folder = str(tmp_path)
+    folder, shown = str(tmp_path), ""
+
+    def is_seen() -> bool:
+        nonlocal shown
+        shown += capsys.readouterr().err
+        return "1/40" in shown and " left" in shown
+
     with watching("fetch: documents", Watch(folder, 40), Reports()):
         finish(folder, "a")
-        time.sleep(0.5)
-    shown = capsys.readouterr().err
-    assert "1/40" in shown
-    assert "s left" in shown
+        wait_for(is_seen)
 
 
 @pytest.mark.parametrize(
