@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines import storage
 from pipelines.candidate import MediaRequest, inline_request
@@ -31,6 +31,7 @@ from pipelines.video.frames import FrameSettings, VideoRejected, extract_frames,
 MAX_BYTES = 64 << 20  # of an image
 MAX_VIDEO_BYTES = 512 << 20
 _ARCHIVES = (".tar", ".zip")
+_COMPRESSED = re.compile(r"\.(?:tgz|tar\.\w+|rar|7z)$", re.IGNORECASE)
 _IS_URL = re.compile(r"https?://", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,", re.IGNORECASE)
 
@@ -49,6 +50,13 @@ class WithAttachments(ListFiles):
         "folder are read as they are when the list is",
     )
     num_frames: int = Field(8, ge=1, description="Frames of a video in a folder or archive, at even distances")
+
+    @field_validator("images")
+    @classmethod
+    def _can_be_read_at_places(cls, images: str | None) -> str | None:
+        if images is not None and (match := _COMPRESSED.search(images)):
+            raise ValueError(f"a {match[0]} cannot be read at single images: unpack it, or make it a plain tar or zip")
+        return images
 
     @property
     def archives(self) -> list[tuple[str, str]]:

@@ -63,8 +63,9 @@ def judge_again(document: Document, policy: PolicySettings) -> Judgement:
         missing.append("no robots.txt of its page")
     if not document.media and document.source.crawl is not None and not policy.allows_license(document.source.license):
         reasons.append("license_not_allowed")
-    purpose: Purpose = "video" if document.kind == "video" else "image"
     for i, media in enumerate(document.media):
+        # The frames of a conversation have the address of their video
+        purpose: Purpose = "video" if document.kind == "video" or media.t is not None else "image"
         about = _of(document, f"media:{i}")
         found, is_whole = _verdict(about, media.url, purpose, policy)
         reasons += found.reasons

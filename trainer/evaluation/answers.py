@@ -77,7 +77,7 @@ def questions(samples: Iterable[Sample]) -> Iterator[Question]:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question in words, its true answer, and the model's."""
+    """A question in words, its true answer, and the model's; `box` is the true answer's first, if it has any."""
 
     source: str
     key: str
@@ -85,6 +85,7 @@ class Answered:
     answer: str
     generated: str
     is_right: bool
+    box: Box | None = None
 
 
 def answer_questions(run: FinishedRun, asked: Sequence[Question], max_new_tokens: int) -> list[Answered]:
@@ -95,26 +96,28 @@ def answer_questions(run: FinishedRun, asked: Sequence[Question], max_new_tokens
     for question, result in zip(asked, found, strict=True):
         ids = [i for part in result.parts if isinstance(part, list) for i in part]
         generated, true = written(ids, run.layout).strip(), _words(run, question.answer)
-        is_right = (
-            _overlap(generated, boxes_of(question.answer)) >= MIN_OVERLAP
-            if question.has_boxes
-            else normalised(generated) == normalised(true)
-        )
-        asked_in_words = _words(run, question.before)
-        sample = question.sample
-        answered.append(Answered(sample.source, sample.key, asked_in_words, true, generated, is_right))
+        box = next(iter(boxes_of(question.answer)), None)
+        is_right = normalised(generated) == normalised(true) if box is None else _finds(generated, box)
+        sample, asked_in_words = question.sample, _words(run, question.before)
+        answered.append(Answered(sample.source, sample.key, asked_in_words, true, generated, is_right, box))
     return answered
 
 
 def answer_figures(answered: Sequence[Answered], source: str) -> Figures:
-    """Return the share of right answers of a source, their number, and the share of the most frequent true answer."""
+    """Return the share of right answers of a source in words and in boxes, their number, and what is right by chance.
+
+    By chance the most frequent answer is right, and a box in the middle of all.
+    """
     mine = [one for one in answered if one.source == source]
-    most = Counter(normalised(one.answer) for one in mine).most_common(1)[0][1]
-    return {
-        f"answer_{source}": sum(one.is_right for one in mine) / len(mine),
-        f"chance_answer_{source}": most / len(mine),
-        f"num_answers_{source}": len(mine),
-    }
+    figures: Figures = {}
+    if in_words := [one for one in mine if one.box is None]:
+        most = Counter(normalised(one.answer) for one in in_words).most_common(1)[0][1]
+        figures |= _share("answer", source, [one.is_right for one in in_words], most / len(in_words))
+    if boxes := [one.box for one in mine if one.box is not None]:
+        mean = [sum(values) / len(boxes) for values in zip(*boxes, strict=True)]
+        by_chance = sum(overlap(mean, box) >= MIN_OVERLAP for box in boxes) / len(boxes)
+        figures |= _share("box", source, [one.is_right for one in mine if one.box is not None], by_chance)
+    return figures
 
 
 def drawing_figures(run: FinishedRun, asked: Sequence[Question], source: str) -> Figures:
@@ -131,11 +134,7 @@ def drawing_figures(run: FinishedRun, asked: Sequence[Question], source: str) ->
         )
     )
     nearer = _distance(drawn, true) < _distance(drawn, shown)
-    return {
-        f"drawn_{source}": float(nearer.float().mean()),
-        f"chance_drawn_{source}": 0.5,
-        f"num_drawn_{source}": len(mine),
-    }
+    return _share("drawn", source, nearer.tolist(), 0.5)
 
 
 def to_json_lines(answered: Iterable[Answered]) -> bytes:
@@ -144,9 +143,39 @@ def to_json_lines(answered: Iterable[Answered]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the intersection over union of two boxes; 0 if one is empty."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one, other))
+    return width * height / (areas - width * height)
+
+
 def normalised(text: str) -> str:
     """Return the words of a text in lower case, with single spaces."""
     return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _share(what: str, source: str, are_right: Sequence[bool], by_chance: float) -> Figures:
+    return {
+        f"{what}_{source}": sum(are_right) / len(are_right),
+        f"chance_{what}_{source}": by_chance,
+        f"num_{what}_{source}": len(are_right),
+    }
+
+
+def _finds(generated: str, true: Box) -> bool:
+    """Return whether the first box in a text is the true one."""
+    match = _BOXES.search(generated)
+    if match is None:
+        return False
+    try:
+        x0, y0, x1, y1 = map(float, match[1].split(";")[0].split(","))
+    except ValueError:
+        return False
+    return overlap((x0, y0, x1, y1), true) >= MIN_OVERLAP
 
 
 def _shown(question: Question) -> list[ImageSegment]:
@@ -164,19 +193,3 @@ def _words(run: FinishedRun, segments: Iterable[Segment]) -> str:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() - b.float()).flatten(1).square().sum(1)
-
-
-def _overlap(generated: str, true: Sequence[Box]) -> float:
-    """Return the intersection over union of the first box in a text with the first of the true ones; 0 without any."""
-    match = _BOXES.search(generated)
-    if match is None:
-        return 0.0
-    try:
-        x0, y0, x1, y1 = map(float, match[1].split(";")[0].split(","))
-    except ValueError:
-        return 0.0
-    left, top, right, bottom = true[0]
-    width, height = min(x1, right) - max(x0, left), min(y1, bottom) - max(y0, top)
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - shared
-    return shared / union if union > 0 else 0.0

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from pipelines.errors import UserError
 from pipelines.sources import conversations
@@ -130,6 +131,11 @@ def test_a_damaged_archive_is_named(tmp_path, read_all):
     settings = listed(tmp_path, said("<image> What?", "A.", image="1.jpg"), images=f"{tmp_path}/images.tar")
     with pytest.raises(UserError, match=r"images\.tar: cannot be read as an archive"):
         read_all(settings, "conversation")
+
+
+def test_a_compressed_archive_is_refused():
+    with pytest.raises(ValidationError, match=r"a \.tar\.gz cannot be read at single images"):
+        ConversationSettings(files=["list.json"], images="images.tar.gz")
 
 
 def test_phrases_with_boxes_are_regions_of_the_image_before(tmp_path, read_all):

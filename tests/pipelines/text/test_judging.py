@@ -45,7 +45,7 @@ def judged(given: Document, settings: TextFilters) -> Document:
 
 
 def test_each_kind_has_its_profile():
-    assert PROFILES.keys() == {"interleaved", "pair", "grounded", "video", "text"}
+    assert PROFILES.keys() == {"interleaved", "pair", "grounded", "video", "text", "conversation"}
 
 
 def test_a_text_is_labelled_with_its_language():

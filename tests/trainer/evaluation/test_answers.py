@@ -26,8 +26,7 @@ from tests.trainer.conftest import RUN, changed
 from tests.trainer.ranks import ALONE
 from tests.trainer.trial_runs import overfit
 from trainer.config import TrainConfig
-from trainer.evaluation.answers import Answered, answer_figures, normalised, questions
-from trainer.evaluation.answers import _overlap as overlap
+from trainer.evaluation.answers import Answered, answer_figures, normalised, overlap, questions
 from trainer.evaluation.evaluate import evaluate
 from trainer.reading.corpus import TrainingCorpus
 from trainer.tasks.tune import TuneTask
@@ -65,18 +64,16 @@ def test_an_answer_of_words_and_images_is_not_asked_for(tokenizer: Tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("generated", "expected"),
+    ("box", "expected"),
     [
-        ("[box:it:0.25,0.25,0.75,0.75]", 1.0),
-        ("It is [box:it:0.25,0.25,0.75,0.5].", 0.5),
-        ("[box:it:0,0,0.1,0.1]", 0.0),
-        ("[box:it:0.75,0.75,0.25,0.25]", 0.0),
-        ("[box:it:a,b,c,d]", 0.0),
-        ("top left", 0.0),
+        ((0.25, 0.25, 0.75, 0.75), 1.0),
+        ((0.25, 0.25, 0.75, 0.5), 0.5),
+        ((0.0, 0.0, 0.1, 0.1), 0.0),
+        ((0.75, 0.75, 0.25, 0.25), 0.0),
     ],
 )
-def test_boxes_are_compared_by_their_overlap(generated: str, expected: float):
-    assert overlap(generated, [BOX]) == pytest.approx(expected)
+def test_boxes_are_compared_by_their_overlap(box: tuple[float, ...], expected: float):
+    assert overlap(box, BOX) == pytest.approx(expected)
 
 
 def test_words_are_compared_without_case_and_punctuation():
@@ -89,8 +86,14 @@ def test_chance_is_the_share_of_the_most_frequent_answer():
     assert answer_figures([*rows, Answered("other", "k", "?", "a", "a", True)], "colour") == {
         "answer_colour": 0.5,
         "chance_answer_colour": 0.75,
-        "num_answers_colour": 4,
+        "num_answer_colour": 4,
     }
+
+
+def test_boxes_are_counted_apart_and_by_chance_the_mean_box_is_right():
+    boxes = [BOX, BOX, BOX, (0.0, 0.0, 1.0, 1.0)]
+    rows = [Answered("boxes", str(i), "?", "it", "x", i == 0, box) for i, box in enumerate(boxes)]
+    assert answer_figures(rows, "boxes") == {"box_boxes": 0.25, "chance_box_boxes": 0.75, "num_box_boxes": 4}
 
 
 def sample(number: int, split: str) -> SampleParts:
@@ -159,9 +162,9 @@ def test_a_model_that_has_learned_the_answers_has_them_right(corpus: str, tmp_pa
     overfit(module, task.collate(packs), None, 250, lr=3e-3)
     task.export(module.state_dict(), str(tmp_path / "tune/model"))
     figures = evaluate(config, corpus, str(tmp_path / "tune"))
-    assert figures["num_answers_conversations"] == 8
-    assert figures["chance_answer_conversations"] == 0.5  # "here", of whose boxes the words are not judged
-    assert figures["num_drawn_conversations"] == 4
+    assert [figures[f"num_{what}_conversations"] for what in ("answer", "box", "drawn")] == [4, 4, 4]
+    assert [figures[f"chance_{what}_conversations"] for what in ("answer", "box", "drawn")] == [0.25, 1.0, 0.5]
     rows = [json.loads(line) for line in (tmp_path / "tune/samples/answers.jsonl").read_text().splitlines()]
-    assert figures["answer_conversations"] == sum(row["is_right"] for row in rows) / 8
+    assert figures["answer_conversations"] == sum(row["is_right"] for row in rows if row["box"] is None) / 4
     assert figures["answer_conversations"] >= 0.75
+    assert figures["box_conversations"] == 1.0
