@@ -346,12 +346,17 @@ def _document_failures(text: str, lang: str | None, settings: TextQuality) -> It
     yield from _failures(text, words, lang, settings)
     yield from _word_failures(text, words, lang, settings)
     yield from _line_share_failures(text, words, settings)
-    for n, reason in _TOP_N_GRAMS.items():
-        if (limit := getattr(settings, f"max_top_{n}_gram")) is not None:
-            yield from _above(reason, measures.top_n_gram(words, n), limit)
-    for n, reason in _DUPLICATE_N_GRAMS.items():
-        if (limit := getattr(settings, f"max_duplicate_{n}_gram")) is not None:
-            fraction = measures.duplicate_n_grams(words, n)
+    top_limits = [(n, reason, getattr(settings, f"max_top_{n}_gram")) for n, reason in _TOP_N_GRAMS.items()]
+    limits = [(n, reason, getattr(settings, f"max_duplicate_{n}_gram")) for n, reason in _DUPLICATE_N_GRAMS.items()]
+    if all(limit is None for _, _, limit in top_limits + limits):
+        return
+    repetition = measures.Repetition(words)
+    for n, reason, limit in top_limits:
+        if limit is not None:
+            yield from _above(reason, repetition.top_n_gram(n), limit)
+    for n, reason, limit in limits:
+        if limit is not None:
+            fraction = repetition.duplicate_n_grams(n)
             if fraction == 0:
                 break  # nothing shorter repeats, hence nothing longer
             yield from _above(reason, fraction, limit)
@@ -362,9 +367,9 @@ def _word_failures(text: str, words: Words, lang: str | None, settings: TextQual
         mean = sum(map(len, words.tokens)) / len(words.tokens)
         yield from _below("mean_word_length", mean, settings.min_mean_word_chars)
         yield from _above("mean_word_length", mean, settings.max_mean_word_chars)
-        tokens = text.split()
-        alphabetic = sum(any(map(str.isalpha, token)) for token in tokens) / len(tokens)
-        yield from _below("too_few_alphabetic_words", alphabetic, settings.min_alphabetic_words)
+        if settings.min_alphabetic_words is not None:
+            alphabetic = measures.alphabetic_fraction(text.split())
+            yield from _below("too_few_alphabetic_words", alphabetic, settings.min_alphabetic_words)
     symbols = max(text.count("#"), sum(map(text.count, measures.ELLIPSES)))
     yield from _above("symbol_to_word_ratio", symbols / max(words.number, 1), settings.max_symbols_per_word)
     if lang in CORE_STOP_WORDS:
@@ -374,7 +379,16 @@ def _word_failures(text: str, words: Words, lang: str | None, settings: TextQual
         yield from _below("too_few_sentences", measures.count_sentences(text), settings.min_sentences)
 
 
+_LINE_SHARES = (
+    *("max_bullet_lines", "max_ellipsis_lines", "min_punctuated_lines", "max_short_lines", "max_lines_per_word"),
+    *("min_long_paragraphs", "max_duplicate_lines", "max_duplicate_line_chars", "max_duplicate_paragraphs"),
+    "max_duplicate_paragraph_chars",
+)
+
+
 def _line_share_failures(text: str, words: Words, settings: TextQuality) -> Iterator[_Failure]:
+    if all(getattr(settings, name) is None for name in _LINE_SHARES):
+        return
     lines, paragraphs = measures.split_lines(text), measures.split_paragraphs(text)
     num_lines = len(lines)
     bullets = sum(line.startswith(measures.BULLETS) for line in lines) / num_lines
