@@ -63,6 +63,18 @@ def split_words(text: str) -> Words:
     return Words(list(filter(None, map(stripped.__getitem__, tokens))), 1)
 
 
+def has_words(text: str, least: int) -> bool:
+    """Return whether a text has so many words, as `split_words` counts them; of most only the first are looked at."""
+    if not text.isascii():
+        return split_words(text).number >= least
+    num_words = 0
+    for token in text.split():
+        num_words += token[0].isalnum() or bool(token.strip(_PUNCTUATION))
+        if num_words >= least:
+            return True
+    return num_words >= least
+
+
 def split_lines(text: str) -> list[str]:
     """Return lines that are not blank, stripped."""
     return [line for line in map(str.strip, text.split("\n")) if line]

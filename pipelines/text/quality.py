@@ -252,17 +252,20 @@ def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Coun
     paragraph_rules = settings.paragraph != Measures()
     if not paragraph_rules and not any(getattr(settings, name) for name in _LINE_RULES):
         return text.strip()
+    has_furniture = settings.line_furniture and _is_furniture(text)
     paragraphs = []
     for paragraph in measures.split_paragraphs(text):
         lines = []
         for line in paragraph.split("\n"):
-            reason = _line_failure(line.strip(), settings)
+            reason = _line_failure(line.strip(), settings, has_furniture=has_furniture)
             if reason is None:
                 lines.append(line)
             else:
                 removed[f"line_{reason}"] += 1
         left = "\n".join(lines).strip()
-        failure = next(_failures(left, measures.split_words(left), lang, settings.paragraph), None) if left else None
+        failure = None
+        if left and paragraph_rules:
+            failure = next(_failures(left, measures.split_words(left), lang, settings.paragraph), None)
         if failure is not None:
             removed[f"paragraph_{failure[0]}"] += 1
         elif left:
@@ -273,17 +276,21 @@ def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Coun
 _LINE_RULES = tuple(name for name in TextQuality.model_fields if name.startswith("line_"))
 
 
-def _line_failure(line: str, settings: TextQuality) -> str | None:
+def _is_furniture(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in _FURNITURE)
+
+
+def _line_failure(line: str, settings: TextQuality, *, has_furniture: bool) -> str | None:
+    """Return why a line is removed, or None; furniture is looked for if the whole text has any."""
     if settings.line_terminal_punctuation and (not measures.ends_sentence(line) or line.endswith(measures.ELLIPSES)):
         return "no_terminal_punctuation"
-    if settings.line_min_words is not None and measures.split_words(line).number < settings.line_min_words:
+    if settings.line_min_words is not None and not measures.has_words(line, settings.line_min_words):
         return "too_few_words"
-    if (
-        settings.line_max_word_chars is not None
-        and max(map(len, line.split()), default=0) > settings.line_max_word_chars
-    ):
+    longest = settings.line_max_word_chars
+    if longest is not None and len(line) > longest and max(map(len, line.split()), default=0) > longest:
         return "long_word"
-    if settings.line_furniture and any(word in line.lower() for word in _FURNITURE):
+    if has_furniture and _is_furniture(line):
         return "furniture"
     return None
 
