@@ -63,7 +63,7 @@ UNKNOWN = Language(None, None)
 def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
     """Return the most likely language of each text; `UNKNOWN` if it has fewer than `min_chars` letters (at least 1)."""
     lines = [" ".join(text.split()) for text in texts]
-    clear = [i for i, line in enumerate(lines) if num_letters(line) >= max(min_chars, 1)]
+    clear = [i for i, line in enumerate(lines) if _has_letters(line, max(min_chars, 1))]
     found = [UNKNOWN] * len(lines)
     if clear:
         # A list, not one string: the single-string call of fasttext 0.9.3 breaks on NumPy 2.
@@ -71,6 +71,10 @@ def identify(texts: Sequence[str], min_chars: int = 1) -> list[Language]:
         for i, (label,), (score,) in zip(clear, labels, scores, strict=True):
             found[i] = Language(label.removeprefix(_LABEL), round(min(float(score), 1.0), 4))  # softmax sums to 1.0000x
     return found
+
+
+def _has_letters(text: str, least: int) -> bool:
+    return num_letters(text[: 4 * least]) >= least or num_letters(text) >= least
 
 
 def num_letters(text: str) -> int:

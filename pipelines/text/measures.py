@@ -5,8 +5,10 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 _EAST_ASIAN = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han, kana
 _SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -14,6 +16,10 @@ _UNSPACED = re.compile(f"[{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]")
 _UNSPACED_TOKEN = re.compile(rf"[{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]|[^\W_{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]+")
 _PUNCTUATION = string.punctuation + "“”„‘’‚«»‹›…–—·•¿¡、。，！？：；「」『』（）।؟،"
 
+_ASCII_KINDS = tuple(  # letters and punctuation
+    bytes(code for code in range(128) if unicodedata.category(chr(code))[0] == kind) for kind in "LP"
+)
+_MIN_CHARS_OF_NUMBERS = 500
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’»)\]]*(?=\s|$)|[。！？｡।۔؟]")
 _SENTENCE_MARKS = (*".!?…。！？｡।۔؟", *"\"'”’»』」")
@@ -49,11 +55,24 @@ class Words(NamedTuple):
 def split_words(text: str) -> Words:
     """Split a text into words, by its script."""
     unspaced = [] if text.isascii() else _UNSPACED.findall(text)
-    if 2 * len(unspaced) > sum(map(str.isalpha, text)):
+    if unspaced and 2 * len(unspaced) > sum(map(str.isalpha, text)):
         east_asian = sum(char >= "\u2000" for char in unspaced)
         return Words(_UNSPACED_TOKEN.findall(text.lower()), 2 if 2 * east_asian >= len(unspaced) else 5)
-    stripped = (token.strip(_PUNCTUATION) for token in text.lower().split())
-    return Words([token for token in stripped if token], 1)
+    tokens = text.lower().split()
+    stripped = {token: token.strip(_PUNCTUATION) for token in set(tokens)}
+    return Words(list(filter(None, map(stripped.__getitem__, tokens))), 1)
+
+
+def has_words(text: str, least: int) -> bool:
+    """Return whether a text has so many words, as `split_words` counts them; of most only the first are looked at."""
+    if not text.isascii():
+        return split_words(text).number >= least
+    num_words = 0
+    for token in text.split():
+        num_words += token[0].isalnum() or bool(token.strip(_PUNCTUATION))
+        if num_words >= least:
+            return True
+    return num_words >= least
 
 
 def split_lines(text: str) -> list[str]:
@@ -76,6 +95,12 @@ def count_sentences(text: str) -> int:
     return sum(1 for _ in _SENTENCE_END.finditer(text))
 
 
+def alphabetic_fraction(tokens: Sequence[str]) -> float:
+    """Return the share of the tokens that have a letter; there must be one."""
+    without = {token for token in set(tokens) if not token[0].isalpha() and not any(map(str.isalpha, token))}
+    return sum(token not in without for token in tokens) / len(tokens)
+
+
 def repeated(items: Sequence[str]) -> tuple[float, float]:
     """Return the share of items that repeat an earlier one, and the share of all characters in them."""
     again = _again(items)
@@ -88,43 +113,84 @@ def _again(items: Sequence[str]) -> list[str]:
     return [item for item in items if item in seen or seen.add(item)]  # type: ignore[func-returns-value]
 
 
-def top_n_gram(words: Words, n: int) -> float:
-    """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated."""
-    counts = Counter(_n_grams(words, n))
-    most = max(counts.values(), default=0)
-    if most < 2:
-        return 0.0
-    chars = max(sum(map(len, gram)) for gram, count in counts.items() if count == most)
-    return min(most * chars / sum(map(len, words.tokens)), 1.0)
+class NGrams(NamedTuple):
+    """N-grams of words that occur more than once: the first word of each occurrence, and a number for each n-gram.
+
+    `n` is in tokens. Two n-grams are equal if those of one token less are that begin and that end them: so each length
+    is found among the few places where the one before repeats.
+    """
+
+    n: int
+    starts: np.ndarray  # (num_occurrences,) int64, ascending
+    numbers: np.ndarray  # (num_occurrences,) int64, dense from 0
+    counts: np.ndarray  # (num_different,) int64, all at least 2
 
 
-def duplicate_n_grams(words: Words, n: int) -> float:
-    """Return the share of the words' characters in n-grams that repeat earlier ones, none counted twice."""
-    grams = list(_n_grams(words, n))
-    if len(set(grams)) == len(grams):
-        return 0.0
-    seen: set[tuple[str, ...]] = set()
-    chars = position = 0
-    while position < len(grams):
-        gram = grams[position]
-        if gram in seen:
-            chars += sum(map(len, gram))
-            position += len(gram)
-        else:
-            seen.add(gram)
-            position += 1
-    return chars / sum(map(len, words.tokens))
+class Repetition:
+    """Repetition among the words of a text; the n-grams of each length are found once, on request."""
+
+    def __init__(self, words: Words) -> None:
+        self._per_word = words.chars_per_word
+        self._ends = np.cumsum([0, *map(len, words.tokens)])  # characters before each token
+        numbers = {token: number for number, token in enumerate(dict.fromkeys(words.tokens))}
+        of_token = np.fromiter(map(numbers.__getitem__, words.tokens), np.int64, len(words.tokens))
+        self._n_grams = [_repeating(1, np.arange(len(of_token)), of_token)]
+
+    def top_n_gram(self, n: int) -> float:
+        """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated."""
+        grams = self._repeated(n)
+        if not len(grams.starts):
+            return 0.0
+        most = grams.counts.max()
+        starts = grams.starts[grams.counts[grams.numbers] == most]
+        chars = (self._ends[starts + grams.n] - self._ends[starts]).max()
+        return min(int(most) * int(chars) / int(self._ends[-1]), 1.0)
+
+    def duplicate_n_grams(self, n: int) -> float:
+        """Return the share of the words' characters in n-grams that repeat earlier ones, none counted twice."""
+        grams = self._repeated(n)
+        if not len(grams.starts):
+            return 0.0
+        seen: set[int] = set()
+        chars = position = 0
+        for start, number in zip(grams.starts.tolist(), grams.numbers.tolist(), strict=True):
+            if start < position:
+                continue
+            if number in seen:
+                position = start + grams.n
+                chars += int(self._ends[position] - self._ends[start])
+            else:
+                seen.add(number)
+        return chars / int(self._ends[-1])
+
+    def _repeated(self, n: int) -> NGrams:
+        n *= self._per_word
+        while len(self._n_grams) < n:
+            last = self._n_grams[-1]
+            is_followed = np.diff(last.starts) == 1
+            first, second = last.numbers[:-1][is_followed], last.numbers[1:][is_followed]
+            self._n_grams.append(
+                _repeating(last.n + 1, last.starts[:-1][is_followed], first * len(last.counts) + second)
+            )
+        return self._n_grams[n - 1]
+
+
+def _repeating(n: int, starts: np.ndarray, keys: np.ndarray) -> NGrams:
+    """Keep the places where equal keys stand several times."""
+    _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    is_repeated = counts > 1
+    dense = np.cumsum(is_repeated) - 1
+    is_kept = is_repeated[numbers]
+    return NGrams(n, starts[is_kept], dense[numbers[is_kept]], counts[is_repeated])
 
 
 def word_repetition(words: Words, n: int = 5) -> float:
     """Return the share of the n-grams of words that occur more than once."""
-    counts = Counter(_n_grams(words, n)).values()
-    return sum(count for count in counts if count > 1) / max(sum(counts), 1)
-
-
-def _n_grams(words: Words, n: int) -> Iterator[tuple[str, ...]]:
     n *= words.chars_per_word
-    return zip(*(itertools.islice(words.tokens, i, None) for i in range(n)), strict=False)
+    grams = list(zip(*(itertools.islice(words.tokens, i, None) for i in range(n)), strict=False))
+    if len(set(grams)) == len(grams):
+        return 0.0
+    return sum(count for count in Counter(grams).values() if count > 1) / len(grams)
 
 
 def character_repetition(text: str, n: int = 10) -> float:
@@ -133,12 +199,29 @@ def character_repetition(text: str, n: int = 10) -> float:
     N-grams that occur once are not frequent (the measure of ROOTS, arXiv:2303.03915). Runs of space count as one.
     """
     text = " ".join(text.split())
-    grams = Counter(text[i : i + n] for i in range(len(text) - n + 1))
-    if len(grams) == len(text) - n + 1:
+    if len(text) <= n:
         return 0.0
-    counts = sorted(grams.values(), reverse=True)
-    num_frequent = min(int(len(counts) ** 0.5), sum(count > 1 for count in counts))
-    return sum(counts[:num_frequent]) / max(sum(counts), 1)
+    counts = _substring_counts(text, n)
+    if len(counts) == len(text) - n + 1:
+        return 0.0
+    num_frequent = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
+    return int(np.sort(counts)[len(counts) - num_frequent :].sum()) / int(counts.sum())
+
+
+def _substring_counts(text: str, n: int) -> np.ndarray:
+    """Return how often each substring of n characters occurs."""
+    alphabet = {character: number for number, character in enumerate(sorted(set(text)))}
+    # As digits of a number, 10 characters fit 64 bits up to an alphabet of 84. A short text is counted sooner.
+    if len(text) < _MIN_CHARS_OF_NUMBERS or len(alphabet) ** n > 2**64:
+        return np.array(list(Counter([text[i : i + n] for i in range(len(text) - n + 1)]).values()))
+    digits = np.fromiter(map(alphabet.__getitem__, text), np.uint64, len(text))
+    keys = np.zeros(len(text) - n + 1, np.uint64)
+    for i in range(n):
+        keys *= np.uint64(len(alphabet))
+        keys += digits[i : len(keys) + i]
+    keys.sort()
+    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
+    return np.diff(ends, prepend=-1)
 
 
 class Characters(NamedTuple):
@@ -152,6 +235,10 @@ class Characters(NamedTuple):
 def count_characters(text: str) -> Characters:
     """Count letters (with their marks) and punctuation among all characters."""
     text = " ".join(text.split())
+    if text.isascii():
+        written = text.encode()
+        letters, punctuation = (len(written) - len(written.translate(None, kind)) for kind in _ASCII_KINDS)
+        return Characters(len(written), letters, punctuation)
     kinds: Counter[str] = Counter()
     for char, number in Counter(text).items():
         kinds[unicodedata.category(char)[0]] += number

@@ -106,7 +106,16 @@ _DATE = re.compile(
     r"(?<![0-9])(?:[12][0-9]{3}([-./])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-./])[0-9]{1,2}\2[12][0-9]{3})(?![0-9])"
 )
 _WORTH_A_LOOK = re.compile(r"[@0-9]")
-_SEVEN_DIGITS = re.compile(r"[0-9](?:[^\w]{0,3}[0-9]){6}")  # in every telephone and card number
+# What is in every finding, and is found faster than the finding: one of these decides whether to look, or where.
+_DIGIT_RUN = re.compile(r"[0-9](?:\W{0,3}[0-9])*+")  # holds all digits of a telephone or card number
+_MAX_LEAD, _MAX_LOOKAHEAD = 45, 3  # characters of a telephone number before its first digit, and looked at behind it
+_MIN_PHONE_DIGITS, _MIN_CARD_DIGITS = 7, 14
+_IBAN_START = re.compile(r"[A-Z]{2}[0-9]{2}")
+_IPV4_PART = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+_NATIONAL_ID_PARTS = [
+    re.compile(pattern) for pattern in (r"-[0-9]{2}-[0-9]{4}", r"\.[0-9]{3}-[0-9]{2}", r"[A-Z] ?[0-9]{2} ?[0-9A-Z]")
+]
+_MAX_EMAIL_NAME, _MAX_EMAIL_CHARS = 64, 1 + 8 * 64 + 24 + 1  # before its `@`; from there on, and one behind
 
 
 def mask(text: str, spans: Sequence[Span] = ()) -> Masked:
@@ -207,12 +216,18 @@ def _moved(offset: int, shifts: list[_Shift], *, is_end: bool) -> int:
 
 
 def _emails(text: str) -> Iterator[Span]:
-    if "@" in text:
-        yield from (m.span() for m in _EMAIL.finditer(text) if m["top"].lower() not in _FILE_EXTENSIONS)
+    end, at = 0, text.find("@")
+    while at >= 0:
+        match = _EMAIL.search(text, max(end, at - _MAX_EMAIL_NAME), at + _MAX_EMAIL_CHARS)
+        if match:
+            end = match.end()
+            if match["top"].lower() not in _FILE_EXTENSIONS:
+                yield match.span()
+        at = text.find("@", max(at + 1, end))
 
 
 def _ibans(text: str) -> Iterator[Span]:
-    for match in _IBAN.finditer(text):
+    for match in _IBAN.finditer(text) if _IBAN_START.search(text) else ():
         yield from _longest_valid(match, _is_iban)
 
 
@@ -228,8 +243,19 @@ def _is_iban(text: str) -> bool:
 
 
 def _cards(text: str) -> Iterator[Span]:
-    for match in _CARD.finditer(text) if _SEVEN_DIGITS.search(text) else ():
-        yield from _longest_valid(match, _is_card)
+    for start, end in _number_windows(text, _MIN_CARD_DIGITS):
+        for match in _CARD.finditer(text, start, end):
+            yield from _longest_valid(match, _is_card)
+
+
+def _number_windows(text: str, min_digits: int) -> Iterator[Span]:
+    """Yield the ranges around each run of so many digits in which a pattern of numbers is looked for."""
+    last_end = 0
+    for run in _DIGIT_RUN.finditer(text):
+        start, end = run.span()
+        if end - start >= min_digits and sum(map(str.isdigit, run[0])) >= min_digits:
+            yield max(start - _MAX_LEAD, last_end), end + _MAX_LOOKAHEAD
+        last_end = end
 
 
 def _is_card(text: str) -> bool:
@@ -248,11 +274,12 @@ def _longest_valid(match: re.Match[str], is_valid: Callable[[str], bool], group:
 
 
 def _national_ids(text: str) -> Iterator[Span]:
-    yield from (m.span() for m in _NATIONAL_ID.finditer(text))
+    if any(part.search(text) for part in _NATIONAL_ID_PARTS):
+        yield from (m.span() for m in _NATIONAL_ID.finditer(text))
 
 
 def _ip_addresses(text: str) -> Iterator[Span]:
-    for match in _IPV4.finditer(text):
+    for match in _IPV4.finditer(text) if _IPV4_PART.search(text) else ():
         octets = [int(octet) for octet in match[0].split(".")]
         before = text[max(match.start() - 12, 0) : match.start()]
         is_heading = _HEADING.match(text, match.end()) and _LINE_START.search(before)
@@ -274,9 +301,11 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _phones(text: str) -> Iterator[Span]:
-    for pattern in _PHONES if _SEVEN_DIGITS.search(text) else ():
-        for match in pattern.finditer(text):
-            yield from _longest_valid(match, _is_phone, "number" if "number" in pattern.groupindex else 0)
+    windows = list(_number_windows(text, _MIN_PHONE_DIGITS))
+    for pattern in _PHONES:
+        for start, end in windows:
+            for match in pattern.finditer(text, start, end):
+                yield from _longest_valid(match, _is_phone, "number" if "number" in pattern.groupindex else 0)
 
 
 def _is_phone(text: str) -> bool:

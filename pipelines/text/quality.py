@@ -253,17 +253,20 @@ def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Coun
     paragraph_rules = settings.paragraph != Measures()
     if not paragraph_rules and not any(getattr(settings, name) for name in _LINE_RULES):
         return text.strip()
+    has_furniture = settings.line_furniture and _is_furniture(text)
     paragraphs = []
     for paragraph in measures.split_paragraphs(text):
         lines = []
         for line in paragraph.split("\n"):
-            reason = _line_failure(line.strip(), settings)
+            reason = _line_failure(line.strip(), settings, has_furniture=has_furniture)
             if reason is None:
                 lines.append(line)
             else:
                 removed[f"line_{reason}"] += 1
         left = "\n".join(lines).strip()
-        failure = next(_failures(left, measures.split_words(left), lang, settings.paragraph), None) if left else None
+        failure = None
+        if left and paragraph_rules:
+            failure = next(_failures(left, measures.split_words(left), lang, settings.paragraph), None)
         if failure is not None:
             removed[f"paragraph_{failure[0]}"] += 1
         elif left:
@@ -274,17 +277,21 @@ def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Coun
 _LINE_RULES = tuple(name for name in TextQuality.model_fields if name.startswith("line_"))
 
 
-def _line_failure(line: str, settings: TextQuality) -> str | None:
+def _is_furniture(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in _FURNITURE)
+
+
+def _line_failure(line: str, settings: TextQuality, *, has_furniture: bool) -> str | None:
+    """Return why a line is removed, or None; furniture is looked for if the whole text has any."""
     if settings.line_terminal_punctuation and (not measures.ends_sentence(line) or line.endswith(measures.ELLIPSES)):
         return "no_terminal_punctuation"
-    if settings.line_min_words is not None and measures.split_words(line).number < settings.line_min_words:
+    if settings.line_min_words is not None and not measures.has_words(line, settings.line_min_words):
         return "too_few_words"
-    if (
-        settings.line_max_word_chars is not None
-        and max(map(len, line.split()), default=0) > settings.line_max_word_chars
-    ):
+    longest = settings.line_max_word_chars
+    if longest is not None and len(line) > longest and max(map(len, line.split()), default=0) > longest:
         return "long_word"
-    if settings.line_furniture and any(word in line.lower() for word in _FURNITURE):
+    if has_furniture and _is_furniture(line):
         return "furniture"
     return None
 
@@ -333,6 +340,15 @@ _DUPLICATE_N_GRAMS: dict[int, Reason] = {
 }
 
 
+# C4's recipe has no rule for a document that counts its words.
+_RULES_WITHOUT_WORDS = frozenset(
+    {"rules", "paragraph", "min_chars", "max_chars", "min_sentences", "min_long_paragraphs", "no_lorem_ipsum"}
+    | {"no_curly_bracket", *_LINE_RULES}
+)
+_RULES_OF_WORDS = tuple(name for name in TextQuality.model_fields if name not in _RULES_WITHOUT_WORDS)
+_NO_WORDS = Words([], 1)
+
+
 def _document_failures(text: str, lang: str | None, settings: TextQuality) -> Iterator[_Failure]:
     if not text.strip():
         yield "no_text", None
@@ -343,16 +359,22 @@ def _document_failures(text: str, lang: str | None, settings: TextQuality) -> It
         yield "curly_bracket", None
     if settings.no_lorem_ipsum and "lorem ipsum" in text.lower():
         yield "lorem_ipsum", None
-    words = measures.split_words(text)
+    asks = any(getattr(settings, name) is not None for name in _RULES_OF_WORDS)
+    words = measures.split_words(text) if asks else _NO_WORDS
     yield from _failures(text, words, lang, settings)
     yield from _word_failures(text, words, lang, settings)
     yield from _line_share_failures(text, words, settings)
-    for n, reason in _TOP_N_GRAMS.items():
-        if (limit := getattr(settings, f"max_top_{n}_gram")) is not None:
-            yield from _above(reason, measures.top_n_gram(words, n), limit)
-    for n, reason in _DUPLICATE_N_GRAMS.items():
-        if (limit := getattr(settings, f"max_duplicate_{n}_gram")) is not None:
-            fraction = measures.duplicate_n_grams(words, n)
+    top_limits = [(n, reason, getattr(settings, f"max_top_{n}_gram")) for n, reason in _TOP_N_GRAMS.items()]
+    limits = [(n, reason, getattr(settings, f"max_duplicate_{n}_gram")) for n, reason in _DUPLICATE_N_GRAMS.items()]
+    if all(limit is None for _, _, limit in top_limits + limits):
+        return
+    repetition = measures.Repetition(words)
+    for n, reason, limit in top_limits:
+        if limit is not None:
+            yield from _above(reason, repetition.top_n_gram(n), limit)
+    for n, reason, limit in limits:
+        if limit is not None:
+            fraction = repetition.duplicate_n_grams(n)
             if fraction == 0:
                 break  # nothing shorter repeats, hence nothing longer
             yield from _above(reason, fraction, limit)
@@ -363,9 +385,9 @@ def _word_failures(text: str, words: Words, lang: str | None, settings: TextQual
         mean = sum(map(len, words.tokens)) / len(words.tokens)
         yield from _below("mean_word_length", mean, settings.min_mean_word_chars)
         yield from _above("mean_word_length", mean, settings.max_mean_word_chars)
-        tokens = text.split()
-        alphabetic = sum(any(map(str.isalpha, token)) for token in tokens) / len(tokens)
-        yield from _below("too_few_alphabetic_words", alphabetic, settings.min_alphabetic_words)
+        if settings.min_alphabetic_words is not None:
+            alphabetic = measures.alphabetic_fraction(text.split())
+            yield from _below("too_few_alphabetic_words", alphabetic, settings.min_alphabetic_words)
     symbols = max(text.count("#"), sum(map(text.count, measures.ELLIPSES)))
     yield from _above("symbol_to_word_ratio", symbols / max(words.number, 1), settings.max_symbols_per_word)
     if lang in CORE_STOP_WORDS:
@@ -375,7 +397,16 @@ def _word_failures(text: str, words: Words, lang: str | None, settings: TextQual
         yield from _below("too_few_sentences", measures.count_sentences(text), settings.min_sentences)
 
 
+_LINE_SHARES = (
+    *("max_bullet_lines", "max_ellipsis_lines", "min_punctuated_lines", "max_short_lines", "max_lines_per_word"),
+    *("min_long_paragraphs", "max_duplicate_lines", "max_duplicate_line_chars", "max_duplicate_paragraphs"),
+    "max_duplicate_paragraph_chars",
+)
+
+
 def _line_share_failures(text: str, words: Words, settings: TextQuality) -> Iterator[_Failure]:
+    if all(getattr(settings, name) is None for name in _LINE_SHARES):
+        return
     lines, paragraphs = measures.split_lines(text), measures.split_paragraphs(text)
     num_lines = len(lines)
     bullets = sum(line.startswith(measures.BULLETS) for line in lines) / num_lines

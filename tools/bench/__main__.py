@@ -19,6 +19,7 @@ from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
 from tools.bench.takedown import bench_takedown
+from tools.bench.text import bench_text
 from tools.bench.trace import bench_trace
 from tools.bench.training import bench_training
 
@@ -37,7 +38,7 @@ BENCHES: dict[str, Callable[[Path], None]] = {
 }
 """Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 
-OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html}
+OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench_text}
 """Benchmarks that read a folder of HTML files and make none."""
 
 
@@ -53,7 +54,7 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html}
     "--pages",
     default=Path("build/real-site"),
     type=click.Path(path_type=Path),
-    help="Folder of HTML files for `html`, at any depth; `make real-site` fetches the GIMP manual's.",
+    help="Folder of HTML files for `html` and `text`, at any depth; `make real-site` fetches the GIMP manual's.",
 )
 def main(names: tuple[str, ...], folder: Path, pages: Path) -> None:
     """Run the named benchmarks, or all of them."""

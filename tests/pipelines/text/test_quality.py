@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pipelines.document import Region, Segment
 from pipelines.drop_reasons import TEXTS
 from pipelines.settings import dump_yaml, load_settings
-from pipelines.text.measures import character_repetition, duplicate_n_grams, split_words, top_n_gram
+from pipelines.text.measures import Repetition, character_repetition, split_words
 from pipelines.text.quality import PROFILES, Judged, TextQuality, judge, judge_segments, profile
 from pipelines.text.stop_words import CORE_STOP_WORDS, STOP_WORDS
 
@@ -218,9 +218,9 @@ def test_words_are_reckoned_by_script():
 
 
 def test_measures_of_repetition_have_known_values():
-    assert top_n_gram(split_words("one two three"), 2) == 0.0  # nothing occurs twice
-    assert top_n_gram(split_words("aa bb aa bb cc dd"), 2) == pytest.approx(8 / 12)
-    assert duplicate_n_grams(split_words("aa bb cc aa bb cc"), 3) == 0.5
+    assert Repetition(split_words("one two three")).top_n_gram(2) == 0.0  # nothing occurs twice
+    assert Repetition(split_words("aa bb aa bb cc dd")).top_n_gram(2) == pytest.approx(8 / 12)
+    assert Repetition(split_words("aa bb cc aa bb cc")).duplicate_n_grams(3) == 0.5
     assert character_repetition("abcdefghijklmnop") == 0.0
     assert character_repetition("x" * 100) == 1.0
 
