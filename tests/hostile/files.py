@@ -67,7 +67,7 @@ def _delimited() -> list[FileRow]:
     return [
         FileRow("csv-open-quote", "open.csv", _csv(_row('"never closed'), _row() * 3), ("malformed_row",)),
         FileRow("csv-cells", "cells.csv", _csv(_row(), "a,b,c,d\n", "alone\n"), ("malformed_row",)),
-        FileRow("csv-nul", "nul.csv", _csv(_row("a \0 b"), _row() * 50)),
+        FileRow("csv-nul", "nul.csv", _csv(_row("a \0 b"), _row() * 50), ("private_address",)),  # the NUL is left out, the address is asked
         FileRow("csv-not-utf8", "bytes.csv", _csv(_row("Un \u00e9t\u00e9 \u00e0 la mer") * 50, b"http://127.0.0.1/b.jpg,\xff\xfe\xfa\n"), ("not_utf8",)),
         FileRow("csv-long-cell", "long.csv", _csv(_row("x" * 200_000), _row()), ("malformed_row",)),
         FileRow("csv-binary", "binary.csv", lambda: b"url,caption\n" + bytes(range(256)) * 99, ("malformed_row", "bad_url", "not_utf8")),

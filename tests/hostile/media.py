@@ -172,7 +172,7 @@ def _forbidden_hosts() -> list[Row]:
         Row("host-behind-user", "http://{host}@{canary}:{port}/x.jpg", {}, "media", ("private_address",)),
         Row("host-behind-backslash", "http://{host}\\@{canary}:{port}/x.jpg", {}, "media", ("http_404",)),
         Row("host-behind-fragment", "http://{canary}:{port}#@{host}/x.jpg", {}, "media", ("private_address",)),
-        Row("host-with-credentials", "http://user:secret@{host}/image.jpg", good, "media", ()),
+        Row("host-with-credentials", "http://user:hunter2@{host}/image.jpg", good, "media", ()),
     ]
 
 
@@ -194,7 +194,7 @@ def _schemes() -> list[Row]:
         "ftp": ("ftp://{canary}/x", "scheme_not_allowed"),
         "data": ("data:image/gif;base64,R0lGODlhAQABAAAAACw=", "scheme_not_allowed"),
         "javascript": ("javascript:alert(1)", "scheme_not_allowed"),
-        "credentials": ("http://user:secret@{host}/x", "credentials_in_url"),
+        "credentials": ("http://user:hunter2@{host}/x", "credentials_in_url"),
         "long": ("/" + "x" * 100_000, "invalid_url"),
         "itself": (_PATH, "redirect_loop"),
         "no-host": ("http:///x", "http_404"),

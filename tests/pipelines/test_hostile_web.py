@@ -36,9 +36,9 @@ FILES = sorted(file_rows(), key=lambda row: row.name)
 WEB = [*PAGES, *IMAGES, *VIDEOS]
 BUILT = [row for row in FILES if row.refusal is None]
 
-TIMEOUT_SECONDS = 6.0  # more than a busy machine needs for any answer that comes to an end
+TIMEOUT_SECONDS = 10.0  # more than a busy machine needs for any answer that comes to an end
 MAX_CPU_SECONDS = 120.0
-MAX_GROWTH_MIB = 900.0  # two sitemaps of 50 MiB, and a line of 256 MiB twice
+MAX_GROWTH_MIB = 1400.0  # a line of 256 MiB, the longest that is read, is held a few times over
 MAX_SENT = 64 << 20  # to one host: what lies in buffers when we hang up is sent as well
 
 
@@ -244,7 +244,7 @@ def test_no_file_of_this_machine_is_opened_for_a_stranger(built: Built):
 def test_no_request_carries_what_a_url_had_as_password(built: Built):
     heads = [head.lower() for head in built.web.heads]
     assert heads
-    assert not [head for head in heads if "authorization:" in head or "cookie:" in head or "secret" in head]
+    assert not [head for head in heads if "authorization:" in head or "cookie:" in head or "hunter2" in head]
 
 
 def test_no_hidden_payload_is_stored(built: Built):
