@@ -26,7 +26,7 @@ TESTS ?= tests
 # One process more than there are cores: many tests wait for something.
 PYTEST = $(PY) -m pytest -n $(shell expr $$(nproc --all 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help cluster-parts cluster-test corpus plan pretrain tune card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens torture bench docs schema lock clean
+.PHONY: help cluster-parts cluster-test corpus plan pretrain tune card audit browse serve mixture diff trace takedown real-site test test-fast test-nightly oldest-torch check lint types format goldens fuzz torture bench docs schema lock clean
 
 help: ## show every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
@@ -147,6 +147,9 @@ format: .venv/.dev ## rewrite in the project's format
 
 goldens: .venv/.dev ## write what stages give on fixed inputs, once their VERSIONs are raised
 	$(PY) -m tests.goldens
+
+fuzz: .venv/.dev ## fuzz every parser for longer: TESTS=tests/fuzz/test_web.py ARGS="--fuzz-examples 50000 --seed 7"
+	$(PYTEST) --hypothesis-profile=fuzz $(if $(filter-out file,$(origin TESTS)),$(TESTS),tests/fuzz) $(ARGS)
 
 torture: .venv/.dev ## kill builds at random, a hundred times over all stages, and compare bytes
 	DROMAIUS_KILLS=100 $(PY) -m pytest tests/test_kill_and_resume.py -s $(ARGS)

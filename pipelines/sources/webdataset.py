@@ -67,7 +67,13 @@ def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
     """
     is_plain = lines.compression(part.path) is None
     with lines.open_stream(part.path) as stream:
-        read = ForwardReader(stream).read
+        forward = ForwardReader(stream).read
+
+        def read(offset: int, length: int) -> bytes:
+            if not is_plain and length > lines.MAX_RECORD_BYTES:  # for which a few megabytes of zeros are enough
+                raise ValueError(f"{part.name}: a member of {length} bytes in a compressed tar")
+            return forward(offset, length)
+
         try:
             end = storage.size(part.path) if is_plain else NO_END
             for sample in walk_samples(read, part.name, 0, end, is_whole=True):

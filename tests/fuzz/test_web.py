@@ -180,7 +180,8 @@ def test_the_host_that_is_judged_is_the_host_that_is_asked(url: str):
     try:
         target = parse_target(found)
     except FetchFailure as failure:
-        assert failure.reason == "invalid_url"
+        reason = failure.reason
+        assert reason == "invalid_url"
         return
     parts = urlsplit(found)
     assert (target.raw_host, target.port) == (parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme])

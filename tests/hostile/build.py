@@ -20,7 +20,7 @@ from pipelines.fetch import run_fetch
 from pipelines.images.normalise import load_resizer
 from pipelines.running.runner import Runner
 from pipelines.spec import load_spec
-from pipelines.video import download
+from pipelines.video import download  # noqa: F401
 from tests.hostile.names import NAMES
 
 
@@ -53,8 +53,8 @@ def note_connections(addresses: set[str]) -> None:
     sys.addaudithook(hook)
 
 
-def _peak_mib(who: int = resource.RUSAGE_SELF) -> float:
-    return resource.getrusage(who).ru_maxrss / 1024
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(spec_path: str, out: str, result: str) -> None:
@@ -62,19 +62,15 @@ def main(spec_path: str, out: str, result: str) -> None:
     connections: set[str] = set()
     install_names()
     note_connections(connections)
-    load_resizer(), download  # whose libraries are no growth
+    load_resizer()  # and yt-dlp: libraries are no growth
     spec, runner = load_spec(spec_path), Runner()
     before, begun = _peak_mib(), time.process_time()
-    peaks = {}
     for run in (run_crawls, run_extract, run_fetch):
         run(spec, out, runner)
-        peaks[run.__name__] = (_peak_mib(), time.process_time() - begun)
     measured = {
-        "stages": peaks,
         "cpu_seconds": time.process_time() - begun,
         "mib_before": before,
         "mib_peak": _peak_mib(),
-        "mib_peak_of_ffmpeg": _peak_mib(resource.RUSAGE_CHILDREN),
         "connections": sorted(connections),
     }
     Path(result).write_text(json.dumps(measured))

@@ -63,7 +63,7 @@ def _image_bombs() -> list[Row]:
         _image("png-two-sizes", whole(_PNG_START + two_sizes + chunk(b"IDAT", flat), PNG), "corrupt_image"),
         _image("png-more-than-its-size", whole(_PNG_START + header(64, 64) + chunk(b"IDAT", flat) + chunk(b"IEND", b""), PNG)),
         _image("png-text", whole(good[:33] + text * 4 + good[33:], PNG), "corrupt_image"),
-        _image("png-profile", whole(good[:33] + profile + good[33:], PNG)),
+        _image("png-profile", whole(good[:33] + profile + good[33:], PNG), "corrupt_image"),
         _image("png-negative-size", whole(_PNG_START + header(2**31, 2**31), PNG), "too_many_pixels", "corrupt_image"),
         _image("jpeg-size", whole(bytes(large), JPEG), "too_many_pixels"),
         _image("jpeg-hidden-size", whole(hidden, JPEG), "too_many_pixels"),
@@ -172,7 +172,7 @@ def _forbidden_hosts() -> list[Row]:
         Row("host-behind-user", "http://{host}@{canary}:{port}/x.jpg", {}, "media", ("private_address",)),
         Row("host-behind-backslash", "http://{host}\\@{canary}:{port}/x.jpg", {}, "media", ("http_404",)),
         Row("host-behind-fragment", "http://{canary}:{port}#@{host}/x.jpg", {}, "media", ("private_address",)),
-        Row("host-with-credentials", "http://user:secret@{host}/image.jpg", good, "media", ()),
+        Row("host-with-credentials", "http://user:hunter2@{host}/image.jpg", good, "media", ()),
     ]
 
 
@@ -194,10 +194,10 @@ def _schemes() -> list[Row]:
         "ftp": ("ftp://{canary}/x", "scheme_not_allowed"),
         "data": ("data:image/gif;base64,R0lGODlhAQABAAAAACw=", "scheme_not_allowed"),
         "javascript": ("javascript:alert(1)", "scheme_not_allowed"),
-        "credentials": ("http://user:secret@{host}/x", "credentials_in_url"),
+        "credentials": ("http://user:hunter2@{host}/x", "credentials_in_url"),
         "long": ("/" + "x" * 100_000, "invalid_url"),
         "itself": (_PATH, "redirect_loop"),
-        "no-host": ("http:///x", "http_302"),
+        "no-host": ("http:///x", "http_404"),
     }
     rows += [_image(f"redirect-to-{name}", redirect(where), reason) for name, (where, reason) in redirects.items()]
 
@@ -229,7 +229,8 @@ def film(format: str = "mp4") -> bytes:
 
 def _video(name: str, answer: Answer, *reasons: str, path: str = _FILM, **more: Answer) -> Row:
     others = {f"/{other}": found for other, found in more.items()}
-    return Row(f"video-{name}", f"http://{{host}}{path}", {path: answer, **others}, "video", reasons)
+    answers = {path.partition("#")[0]: answer, **others}
+    return Row(f"video-{name}", f"http://{{host}}{path}", answers, "video", reasons)
 
 
 def _hls(*lines: str, first: str = "#EXT-X-TARGETDURATION:2") -> str:
@@ -284,8 +285,8 @@ def _playlists() -> list[Row]:
     return [
         *rows,
         _video("hls-key-of-a-file", whole(_hls("a.ts", first=key), _HLS), *not_fetched, path="/film.m3u8"),
-        _video("hls-of-itself", whole(f"#EXTM3U\n{itself}", _HLS), *not_fetched, "corrupt_video", path="/film.m3u8"),
-        _video("hls-5000-segments", segments, *not_fetched, path="/film.m3u8"),
+        _video("hls-of-itself", whole(f"#EXTM3U\n{itself}", _HLS), "live_stream", path="/film.m3u8"),
+        _video("hls-5000-segments", segments, "too_long", path="/film.m3u8"),
         _video("xspf", whole(xspf, "application/xspf+xml"), *not_fetched, path="/film.xspf"),
         _video("dash-entities", whole(f"{LAUGHS}<MPD>&j;</MPD>", _DASH), *not_fetched, path="/film.mpd"),
     ]
@@ -303,7 +304,7 @@ def _films() -> list[Row]:
         _video("cut", whole(body[: len(body) // 2], _MP4), "corrupt_video"),
         _video("cut-by-the-connection", Answer([stated + body[:500]]), "incomplete_body"),
         _video("html", whole(PAGE, _MP4), "corrupt_video", "no_video"),
-        _video("avi-of-a-playlist", whole(avi, "video/x-msvideo"), "corrupt_video", path="/film.avi"),
+        _video("avi-of-a-playlist", whole(avi, "video/x-msvideo"), "corrupt_video", "no_video", path="/film.avi"),
         _video("image", whole(saved(), _MP4), "corrupt_video"),
         _video("redirect-to-file", redirect(f"file://{SECRET}"), "scheme_not_allowed"),
         _video("redirect-to-canary", redirect("http://{canary}:{port}/"), "private_address"),

@@ -88,7 +88,9 @@ def _heads() -> list[Row]:
         _page("head-endless-interim", Answer(endless(interim, interim * 100), 0.01), "timeout"),
         _page("head-trickling", Answer(endless(b"HTTP/1.1 200 OK\r\nX: ", b"y"), 0.1), "timeout"),
         _page(
-            "head-control-characters", Answer([b"HTTP/1.1 200 OK\r\nX: \x00\x1b[2J\r\n" + head()[17:] + PAGE.encode()])
+            "head-control-characters",
+            Answer([b"HTTP/1.1 200 OK\r\nX: \x00\x1b[2J\r\n" + head()[17:] + PAGE.encode()]),
+            "bad_response",
         ),
         _page("head-status-no-number", Answer([b"HTTP/1.1 9e9 OK\r\n\r\n" + PAGE.encode()]), "bad_response"),
         _page("head-status-unknown", whole(PAGE, status="999 No"), "http_999"),
@@ -167,7 +169,9 @@ def _elements() -> list[Row]:
     large = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(3 << 20)).decode()
     svg = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><image href="http://{canary}:{port}/x"/></svg>'
     return [
-        holding("data-large", f'<img src="data:image/png;base64,{large}" alt="x">', "invalid_data_uri"),
+        holding(
+            "data-large", f'<img src="data:image/png;base64,{large}" alt="x">', "invalid_data_uri", "placeholder_image"
+        ),
         holding("data-damaged", '<img src="data:image/png;base64,@@@" alt="x">', "invalid_data_uri"),
         holding("data-svg", f"<img src='data:image/svg+xml,{svg}' alt='x'>", "vector_image"),
         holding("data-html", '<iframe src="data:text/html,<script>alert(1)</script>"></iframe>', "embedded_frame"),
@@ -254,9 +258,14 @@ def _sitemaps() -> list[Row]:
         named("index-bomb", again, "malformed_sitemap"),
         named("bomb", whole(gzip_bomb(start), "application/gzip"), "malformed_sitemap"),
         named("coded-bomb", _coded(gzip_bomb(start), "gzip", "text/xml"), "malformed_sitemap"),
-        named("endless", Answer(endless(head(content_type="text/xml") + start, b" " * 65536)), "malformed_sitemap"),
-        named("billion-laughs", urls("http://{host}/&j;", doctype=LAUGHS), "malformed_sitemap"),
-        named("external-entities", urls("http://{host}/&a;&j;", doctype=OUTSIDE), "malformed_sitemap"),
+        named(
+            "endless",
+            Answer(endless(head(content_type="text/xml") + start, b" " * 65536)),
+            "malformed_sitemap",
+            "timeout",
+        ),
+        named("billion-laughs", urls("http://{host}/page&j;", doctype=LAUGHS)),
+        named("external-entities", urls("http://{host}/page&a;&j;", doctype=OUTSIDE)),
         named("files", urls("file:///etc/passwd", "javascript:1", "ftp://{canary}/"), "malformed_sitemap"),
         named("elsewhere", urls("http://{canary}:{port}/", "http://169.254.169.254/")),
         named("index-elsewhere", index("http://{canary}:{port}/sitemap.xml")),

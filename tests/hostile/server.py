@@ -148,6 +148,9 @@ class HostileWeb:
                 row = next((row for row in self._rows.values() if row.url.endswith(f".test:{{port}}{path}")), None)
             if row is not None:
                 await self._send(address, row, path, writer)
+            elif address == HOME:
+                writer.write(b"".join(NOT_FOUND.pieces))  # type: ignore[arg-type]
+                await writer.drain()
         writer.close()
 
     async def _send(self, address: str, row: Row, path: str, writer: asyncio.StreamWriter) -> None:
