@@ -45,11 +45,15 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     type=click.Path(path_type=Path),
     help="Folder for the files that benchmarks make.",
 )
-def main(names: tuple[str, ...], folder: Path) -> None:
+@click.option("--rows", multiple=True, type=click.IntRange(10), help="Rows of a build that `growth` measures.")
+def main(names: tuple[str, ...], folder: Path, rows: tuple[int, ...]) -> None:
     """Run the named benchmarks, or all of them."""
     for name in names or BENCHES:
         click.echo(f"{name:8} on {machine()}")
-        BENCHES[name](folder / name)
+        if name == "growth" and rows:
+            bench_growth(folder / name, rows)
+        else:
+            BENCHES[name](folder / name)
 
 
 if __name__ == "__main__":

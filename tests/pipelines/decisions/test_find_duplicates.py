@@ -73,9 +73,7 @@ def test_an_id_twice_is_an_error():
 def test_components_name_the_smallest_id(through_files: bool, tmp_path: Path):
     files = ShuffleFiles(str(tmp_path)) if through_files else None
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        some, more = (
-            pipeline | "A" >> beam.Create([("c", "b"), ("x", "y")]),
-            pipeline | "B" >> beam.Create([("b", "a")]),
-        )
+        some = pipeline | "Some" >> beam.Create([("c", "b"), ("x", "y")])
+        more = pipeline | "More" >> beam.Create([("b", "a")])
         roots = (some, more) | ConnectedComponents(files)
         assert_that(roots, equal_to([("a", "a"), ("b", "a"), ("c", "a"), ("x", "x"), ("y", "x")]))
