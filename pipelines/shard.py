@@ -12,10 +12,10 @@ import importlib.metadata
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import apache_beam as beam
 
@@ -40,7 +40,7 @@ from pipelines.layout import (
     stats_path,
     work_folder,
 )
-from pipelines.media.raw_store import read_blobs
+from pipelines.media.raw_store import in_batches, read_blobs
 from pipelines.parts import PartFolder, read_rows, read_table, stable_hash, stage_inputs, sum_counts
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
@@ -72,11 +72,9 @@ from pipelines.spec import CorpusSpec, Sharding
 from pipelines.takedowns.log import published_version, version_of_more
 from pipelines.takedowns.staging import Staging, recover
 
-READ_BYTES = 16 << 20  # of documents or media that are read at once
 SAMPLES_PER_BUCKET = 200_000  # a bucket's rows are ordered in memory; its last shard may not be full
 TOOLS = ("apache-beam", "img2dataset", "opencv-python-headless", "fasttext", "yt-dlp", "imageio-ffmpeg", "pillow")
 
-T = TypeVar("T")
 _Bucket = tuple[str, str, int]
 """Source, split and number of a bucket: a plain tuple, whose coder is deterministic as a key's must be."""
 
@@ -178,20 +176,6 @@ def _to_shards(
         yield shard_path(row["source"], row["split"], number), sample
 
 
-def _of_bounded_size(items: Iterable[T], num_bytes: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield lists of items that follow one another, each of about `READ_BYTES` or of one item."""
-    batch: list[T] = []
-    size = 0
-    for item in items:
-        size += num_bytes(item)
-        batch.append(item)
-        if size >= READ_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 class _WriteShard(beam.DoFn):
     """Write a shard, unless it exists and its receipt shows that it was made from the same samples."""
 
@@ -216,7 +200,7 @@ class _WriteShard(beam.DoFn):
             storage.remove(stale)
         kind, number = self._spec.sources[source].kind, int(stem.rpartition("-")[2])
         with ShardWriter(self._out, source, kind, cast(Split, split), number) as writer:
-            for batch in _of_bounded_size(samples, lambda sample: sample.length):
+            for batch in in_batches(samples, lambda sample: sample.length):
                 for finished in self._finish(batch):
                     writer.add(finished)
         assert writer.info is not None
@@ -228,7 +212,7 @@ class _WriteShard(beam.DoFn):
         decisions, raw = decisions_folder(self._out), media_folder(self._out)
         places = [(decisions.file(sample.part, SAMPLES), sample.offset, sample.length) for sample in batch]
         decided = [parse_decided(data) for data in storage.read_ranges(places)]
-        for group in _of_bounded_size(decided, lambda item: sum(blob.length for blob in item[1])):
+        for group in in_batches(decided, lambda item: sum(blob.length for blob in item[1])):
             media = iter(read_blobs(raw, [blob for _, blobs in group for blob in blobs]))
             for text, blobs in group:
                 document = Document.from_json(text)

@@ -1,6 +1,7 @@
 """Duplicates across all workers: Beam transforms that shuffle only small rows, never text or images."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import apache_beam as beam
@@ -19,7 +20,7 @@ from pipelines.decisions.duplicates import (
     read_band_key,
 )
 from pipelines.running.record_coder import shuffle_by_fields
-from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, WriteRows, read_written
 
 shuffle_by_fields(Member, ClusterMember)
 
@@ -80,13 +81,16 @@ class ConnectedComponents(beam.PTransform):
 
     def expand(self, edges: Any) -> beam.PCollection:
         sides = edges if isinstance(edges, tuple) else (edges,)
+        if self._files is None:
+            gathered = sides | "AllEdges" >> beam.Flatten() | "OneGroup" >> beam.Map(lambda edge: (0, edge))
+        else:  # the group is of files, of which the edges are read one after another
+            written = tuple(side | f"Write{i}" >> WriteRows(self._files) for i, side in enumerate(sides))
+            gathered = written | "AllEdges" >> beam.Flatten() | "OneGroup" >> beam.Map(lambda run: (0, run))
+        read = read_written if self._files is not None else None
         return (
-            tuple(
-                side | f"OneGroup{i}" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, Edge])
-                for i, side in enumerate(sides)
-            )
-            | "Gather" >> GroupByKey(self._files)
-            | "Connect" >> beam.FlatMap(_connect).with_output_types(tuple[str, str])
+            gathered
+            | "Gather" >> beam.GroupByKey()
+            | "Connect" >> beam.FlatMap(_connect, read).with_output_types(tuple[str, str])
         )
 
 
@@ -117,8 +121,11 @@ def _priority(fingerprint: Fingerprint) -> tuple[str, float]:
     return fingerprint.id, float(fingerprint.priority)
 
 
-def _connect(grouped: tuple[int, Iterable[Edge]]) -> Iterator[tuple[str, str]]:
-    yield from connected_components(grouped[1]).items()
+def _connect(
+    grouped: tuple[int, Iterable[Any]], read: Callable[[Any], Iterable[Edge]] | None
+) -> Iterator[tuple[str, str]]:
+    edges = grouped[1] if read is None else itertools.chain.from_iterable(map(read, grouped[1]))
+    yield from connected_components(edges)
 
 
 def _member(joined: tuple[str, _JoinedRecord]) -> Iterator[tuple[str, ClusterMember]]:

@@ -13,7 +13,7 @@ from pipelines.images.heads import HeadFilter, head_origin, head_scores
 from pipelines.images.normalise import features
 from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings
 from pipelines.layout import documents_folder, features_folder, media_folder
-from pipelines.media.raw_store import Blob
+from pipelines.media.raw_store import Blob, in_batches, read_blobs
 from pipelines.parts import Receipt, Tally, read_rows, write_table
 from pipelines.text.assignment import sentences_of
 
@@ -72,14 +72,14 @@ class PartMeasurer:
         blobs: list[tuple[Blob, ...]] = []
         measured: list[MeasuredDocument] = []
         tasks: dict[str, list[_MatchTask]] = {}  # by model, which compares all of the part together
-        for completed in read_documents(part, self._out):
+        for completed in self._with_images(read_documents(part, self._out), images):
             settings, texts = self._match_settings.get(completed.source), match_texts(completed.document)
             if settings is not None and completed.blobs and texts:
                 task = _MatchTask(len(measured), settings, completed.blobs, texts)
                 tasks.setdefault(settings.model_dump_json(), []).append(task)
             names.append((completed.source, completed.document.key))
             blobs.append(completed.blobs)
-            measured.append(MeasuredDocument(tuple(self._measure_images(completed, images))))
+            measured.append(MeasuredDocument(tuple(images[m.stored_sha256 or ""] for m in completed.document.media)))
         for _, of_model in sorted(tasks.items()):
             for number, similarity, match_model in self._match(of_model):
                 measured[number] = replace(measured[number], similarity=similarity, match_model=match_model)
@@ -90,13 +90,21 @@ class PartMeasurer:
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, schema)}
         return folder.finish(part, inputs, Tally("features"), files)
 
-    def _measure_images(self, completed: CompletedDocument, known: dict[str, MeasuredImage]) -> Iterator[MeasuredImage]:
-        for media, blob in zip(completed.document.media, completed.blobs, strict=True):
-            name = media.stored_sha256 or ""
-            if name not in known:
-                found = features(blob.read(media_folder(self._out)))
+    def _with_images(
+        self, documents: Iterator[CompletedDocument], known: dict[str, MeasuredImage]
+    ) -> Iterator[CompletedDocument]:
+        """Yield documents whose images are known by then; those of many documents are read at once."""
+        for batch in in_batches(documents, _held_bytes):
+            new = {
+                media.stored_sha256 or "": blob
+                for completed in batch
+                for media, blob in zip(completed.document.media, completed.blobs, strict=True)
+                if (media.stored_sha256 or "") not in known
+            }
+            for name, data in zip(new, read_blobs(media_folder(self._out), list(new.values())), strict=True):
+                found = features(data)
                 known[name] = MeasuredImage(name, found.phash, found.blur, found.mean, found.std)
-            yield known[name]
+            yield from batch
 
     def _score(
         self, names: list[tuple[str, str]], blobs: list[tuple[Blob, ...]], measured: list[MeasuredDocument]
@@ -146,6 +154,11 @@ class PartMeasurer:
             cosines = images[first_image:last_image] @ texts[first_text:last_text].T
             first_image, first_text = last_image, last_text
             yield task.number, cosines.astype(float).round(DECIMALS).tolist(), match_model
+
+
+def _held_bytes(completed: CompletedDocument) -> int:
+    """Return about how many bytes a document takes with its images, of which a text has none."""
+    return 10_000 + sum(blob.length for blob in completed.blobs)
 
 
 def match_texts(document: Document) -> list[str]:

@@ -9,10 +9,10 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, TypeVar
 
 import pyarrow as pa
 
@@ -22,9 +22,12 @@ from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, write_table
 from pipelines.web.permission import stored_signals
 
+READ_BYTES = 16 << 20  # of documents or media that are read at once
 PART_ITEMS = 1000
 PART_BYTES = 256 << 20
 PART_SECONDS = 30.0
+
+T = TypeVar("T")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -55,6 +58,20 @@ class Blob:
 def read_blobs(folder: str, blobs: Sequence[Blob]) -> list[bytes]:
     """Read several from a raw folder; each file is opened once, and a store is asked for all of them at once."""
     return storage.read_ranges([(storage.join(folder, blob.file), blob.offset, blob.length) for blob in blobs])
+
+
+def in_batches(items: Iterable[T], num_bytes: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield lists of items that follow one another, each of about `READ_BYTES` or of one item."""
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        size += num_bytes(item)
+        batch.append(item)
+        if size >= READ_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pipelines.extract import run_extract
 from pipelines.fetch import run_fetch
 from pipelines.filter import run_filter
 from pipelines.layout import candidates_folder
+from pipelines.media import raw_store
 from pipelines.parts import read_rows
 from pipelines.running import shuffle
 from pipelines.running.runner import Runner
@@ -56,7 +57,7 @@ def test_shards_are_the_same_however_little_memory_there_is(tmp_path: Path, monk
             monkeypatch.setattr(candidate_parts, "MAX_BYTES", 4_000)
             monkeypatch.setattr(shuffle, "default_memory_bytes", lambda num_workers: 500)
             monkeypatch.setattr(shuffle, "_ROWS_PER_FLUSH", 10)
-            monkeypatch.setattr(shard, "READ_BYTES", 3_000)
+            monkeypatch.setattr(raw_store, "READ_BYTES", 3_000)
         out = str(tmp_path / name)
         run_extract(given, out, Runner())
         run_fetch(given, out, Runner())

@@ -56,12 +56,15 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench
     type=click.Path(path_type=Path),
     help="Folder of HTML files for `html` and `text`, at any depth; `make real-site` fetches the GIMP manual's.",
 )
-def main(names: tuple[str, ...], folder: Path, pages: Path) -> None:
+@click.option("--rows", multiple=True, type=click.IntRange(10), help="Rows of a build that `growth` measures.")
+def main(names: tuple[str, ...], folder: Path, pages: Path, rows: tuple[int, ...]) -> None:
     """Run the named benchmarks, or all of them."""
     for name in names or [*BENCHES, *OF_PAGES]:
         click.echo(f"{name:8} on {machine()}")
         if name in OF_PAGES:
             OF_PAGES[name](pages)
+        elif name == "growth" and rows:
+            bench_growth(folder / name, rows)
         else:
             BENCHES[name](folder / name)
 

@@ -38,7 +38,8 @@ def clusters_of(fingerprints: list[Fingerprint], settings: DuplicateSettings = S
     for fingerprint in fingerprints:
         for key, member in band_rows(fingerprint, settings):
             bands.setdefault(key, []).append(member)
-    return connected_components(edge for key, members in bands.items() for edge in link_band(key, members, settings))
+    edges = (edge for key, members in bands.items() for edge in link_band(key, members, settings))
+    return dict(connected_components(edges))
 
 
 def near_texts(rng: random.Random, num: int, num_copies: int, share: float) -> list[str]:
@@ -163,7 +164,7 @@ def test_near_images_are_clustered_exactly_as_by_brute_force():
         for i, j in itertools.combinations(range(len(ids)), 2)
         if (hashes[i] ^ hashes[j]).bit_count() <= 5
     ]
-    expected = connected_components(near)
+    expected = dict(connected_components(near))
     assert clusters_of([Fingerprint(i, "s", phash=h) for i, h in zip(ids, hashes, strict=True)]) == expected
 
 
@@ -208,7 +209,7 @@ def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
             frontier += near - reached
             reached |= near
         expected[start] = min(reached)
-    assert connected_components(edges) == expected
+    assert dict(connected_components(edges)) == expected
 
 
 def test_kept_one_has_the_highest_priority_then_the_smallest_id():
