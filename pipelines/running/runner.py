@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.runners import PipelineRunner, create_runner
 from apache_beam.runners.runner import PipelineResult
 from rich.console import Console
@@ -27,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipelines.command_line import RERUN, end_stopped
 from pipelines.errors import UserError
 from pipelines.running.failures import failed_job, known_error
+from pipelines.running.flink_jobs import cancel_jobs
 from pipelines.running.local_workers import forking_runner
 
 T = TypeVar("T", bound=PipelineOptions)
@@ -91,7 +93,8 @@ class Runner:
         if self.is_local:
             ours = [f"--direct_num_workers={self.num_workers or 1}"]
         else:
-            ours = [f"--runner={self.name}", *self._parallelism(), f"--experiments={_NO_FREEZE}"]
+            name = f"--job_name=dromaius-{uuid.uuid4().hex[:12]}"  # by which it is found again
+            ours = [f"--runner={self.name}", *self._parallelism(), f"--experiments={_NO_FREEZE}", name]
         options = _Options([*ours, *self.arguments])
         try:
             with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -140,7 +143,7 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
         try:
             pipeline = beam.Pipeline(runner=instance, options=options)
             build(pipeline)
-            _finish(pipeline.run())
+            _finish(pipeline.run(), options)
         except Exception as error:
             if (known := known_error(error)) is not None:
                 raise known from error
@@ -149,13 +152,16 @@ def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], No
             raise
 
 
-def _finish(result: PipelineResult) -> None:
+def _finish(result: PipelineResult, options: PipelineOptions) -> None:
     """Wait for the end of a pipeline; Ctrl-C cancels its job, which a cluster would otherwise go on with."""
     try:
         result.wait_until_finish()
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):  # as where the job server is gone; the local runner has nothing to cancel
             result.cancel()
+        job_name = options.view_as(GoogleCloudOptions).job_name
+        if job_name is not None:
+            cancel_jobs(options.view_as(FlinkRunnerOptions).flink_master, job_name)
         raise
 
 
