@@ -10,6 +10,7 @@ import io
 import logging
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
@@ -18,13 +19,14 @@ from weakref import WeakKeyDictionary
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.runners import PipelineRunner, create_runner
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines.command_line import RERUN, end_stopped
 from pipelines.errors import UserError
 from pipelines.running.failures import failed_job, known_error
+from pipelines.running.flink_jobs import cancel_jobs
 from pipelines.running.local_workers import forking_runner
 from pipelines.running.progress import watching
 from pipelines.running.reports import Reports
@@ -94,7 +96,9 @@ class Runner:
             ours = [f"--direct_num_workers={self.num_workers or 1}"]
         else:
             ours = [f"--runner={self.name}", *self._parallelism(), f"--experiments={_NO_FREEZE}"]
-        _check_options((*ours, *self.arguments), is_local=self.is_local)
+        _check_options(tuple(ours), self.arguments, is_local=self.is_local)
+        if not self.is_local:
+            ours.append(f"--job_name=dromaius-{uuid.uuid4().hex[:12]}")  # by which it is found again
         return _Options([*ours, *self.arguments])
 
     def _parallelism(self) -> list[str]:
@@ -118,14 +122,14 @@ class Runner:
 
 
 @functools.cache
-def _check_options(arguments: tuple[str, ...], *, is_local: bool) -> None:
+def _check_options(ours: tuple[str, ...], arguments: tuple[str, ...], *, is_local: bool) -> None:
     """Check what is passed to Beam, once for all pipelines: each time its parsers of all options are made anew.
 
     Raises:
         UserError: If Beam refuses one, or, for the local runner, does not know it.
     """
-    given = f"-- {' '.join(arguments[1:])}"
-    options = _Options(list(arguments))
+    given = f"-- {' '.join(arguments)}"
+    options = _Options([*ours, *arguments])
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
             known = options.get_all_options()
@@ -155,7 +159,7 @@ def run_pipeline(
         try:
             pipeline = beam.Pipeline(runner=instance, options=options)
             build(pipeline)
-            _finish(pipeline.run())
+            _finish(pipeline.run(), options)
         except Exception as error:
             if (known := known_error(error)) is not None:
                 raise known from error
@@ -164,13 +168,16 @@ def run_pipeline(
             raise
 
 
-def _finish(result: PipelineResult) -> None:
+def _finish(result: PipelineResult, options: PipelineOptions) -> None:
     """Wait for the end of a pipeline; Ctrl-C cancels its job, which a cluster would otherwise go on with."""
     try:
         result.wait_until_finish()
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):  # as where the job server is gone; the local runner has nothing to cancel
             result.cancel()
+        job_name = options.view_as(GoogleCloudOptions).job_name
+        if job_name is not None:
+            cancel_jobs(options.view_as(FlinkRunnerOptions).flink_master, job_name)
         raise
 
 

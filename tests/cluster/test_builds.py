@@ -18,6 +18,7 @@ from tools.cluster.hosts import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
+IN_FLIGHT = 6  # two of each host
 Tell = Callable[[str], None]
 
 
@@ -34,7 +35,8 @@ def undisturbed(cluster: Cluster) -> Counter[str]:
 def check(cluster: Cluster, name: str, requests: Counter[str]) -> None:
     """Assert that a build has the bytes of a local one, and sent these requests."""
     assert cluster.requests() - requests == Counter(), "requested again"
-    assert requests - cluster.requests() == Counter(), "not requested"
+    left = requests - cluster.requests()
+    assert all(path.endswith("/busy") for path in left), "not requested; only that page answers once that it is busy"
     assert published(cluster.stored / name) == local_build(cluster, name)
     assert not list((cluster.stored / name).rglob("lease.json"))
 
@@ -107,7 +109,8 @@ def test_a_link_is_cut(cluster: Cluster, undisturbed: Counter[str], timed: Tell)
     cluster.start_task_manager("worker1")
     cluster.finish(build, "cut")
     timed("a link cut in fetch for 40 s")
-    assert (cluster.requests() - undisturbed) - before == Counter(), "requested again without need"
+    again = (cluster.requests() - undisturbed) - before
+    assert sum(again.values()) <= IN_FLIGHT, "of the lost worker, only what was in flight at the cut"
     assert published(cluster.stored / "cut") == local_build(cluster, "cut")
 
 

@@ -105,6 +105,7 @@ class Flink:
     def options(self, parallelism: int) -> list[str]:
         """Return the options by which a build runs here."""
         options = ["--runner", "PortableRunner", "--workers", str(parallelism), "--"]
+        options += [f"--flink_master={self._manager.address}:{REST_PORT}"]  # by which Ctrl-C cancels a job
         options += [f"--job_endpoint={self._driver.address}:{JOB_PORT}", "--environment_type=EXTERNAL"]
         return [*options, f"--environment_config=localhost:{POOL_PORT}"]
 

@@ -36,6 +36,8 @@ nodes=${NODES:-1}
 name=$(basename "${CONFIG%.*}")
 meet=(--standalone)
 [ "$nodes" = 1 ] || meet=(--rdzv_backend=c10d --rdzv_endpoint="$MASTER:${PORT:-29400}" --rdzv_id="$name")
+# torchrun tells by the host name whether this machine is MASTER.
+[ -z "${ADDRESS:-}" ] || meet+=(--rdzv_conf="is_host=$([ "$ADDRESS" = "${MASTER:-}" ] && echo true || echo false)")
 exec "$bin/torchrun" --nnodes="$nodes" --nproc_per_node="${PROCESSES:-auto}" "${meet[@]}" \
     --max_restarts="${RESTARTS:-0}" ${ADDRESS:+--local_addr="$ADDRESS"} --shutdown_timeout="${GRACE:-600}" -m trainer "${COMMAND:-pretrain}" \
     --config "$CONFIG" --corpus "$CORPUS" --out "${OUT:-build/runs/$name}" "$@"

@@ -73,6 +73,16 @@ def test_ctrl_c_cancels_the_job_on_the_cluster(monkeypatch: pytest.MonkeyPatch, 
     assert job.is_cancelled
 
 
+def test_ctrl_c_cancels_a_job_that_the_job_server_has_sent_to_flink(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr("pipelines.running.runner.cancel_jobs", lambda *given: asked.append(given))
+    with pytest.raises(KeyboardInterrupt):
+        run_job(monkeypatch, Job(KeyboardInterrupt()), Runner("PortableRunner", 2, ("--flink_master=m:8081",)))
+    ((master, name),) = asked
+    assert master == "m:8081"
+    assert name.startswith("dromaius-")
+
+
 def test_a_failed_job_is_one_line_and_its_text_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     job = Job(RuntimeError(f"Pipeline x failed in state FAILED: {FROM_PYTHON}"))
     with pytest.raises(RunError) as raised:
