@@ -22,6 +22,7 @@ from pipelines.errors import UserError
 from pipelines.shards.tar_samples import member_header, tar_end, walk_members, walk_samples
 from pipelines.sources import FORMATS, lines
 from pipelines.sources.files import Files, Part
+from pipelines.sources.grit import GritSettings
 from pipelines.sources.jsonl_text import JsonlTextSettings
 from pipelines.sources.mmc4 import Mmc4Settings
 from pipelines.sources.obelics import ObelicsSettings
@@ -52,13 +53,15 @@ def outcomes(format: str, settings: Files, kind: str) -> list[Candidate | Drop]:
         if isinstance(outcome, Drop):
             assert outcome.reason != "internal_error", outcome.detail
         else:
-            assert Document.from_json(outcome.document.to_json()) == outcome.document
-            Candidate.from_columns(outcome.document.to_json(), outcome.requests_json(), outcome.record)
+            written = outcome.document.to_json()
+            assert Document.from_json(written).to_json() == written  # of a score, six digits
+            Candidate.from_columns(written, outcome.requests_json(), outcome.record)
     return found
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
+_BOX = [0, 6, 0.1, 0.1, 0.5, 0.5, 0.9]
 _PAIR = {
     "url": "https://x.example/a.jpg",
     "caption": "A boat on the sea",
@@ -83,12 +86,14 @@ _SPEECH = {
     "def": {"start": [1], "end": [2], "text": ["x"]},
 }
 _PILE = {"text": "Words.", "meta": {"pile_set_name": "Github", "url": "https://x.example/"}, "id": "7"}
+_GRIT = {**_PAIR, "noun_chunks": [_BOX], "ref_exps": [_BOX], "clip_similarity_vitb32": 0.3}
 
 JSON_LINES: dict[str, tuple[str, Any, str, list[Any]]] = {
     "url_table": ("url_table", UrlTableSettings, "pair", [_PAIR]),
     "mmc4": ("mmc4", Mmc4Settings, "interleaved", [_MMC4, _INLINE]),
     "video_list": ("video_list", VideoListSettings, "video", [_VIDEO]),
     "pile": ("jsonl_text", JsonlTextSettings, "text", [_PILE]),
+    "grit": ("grit", GritSettings, "grounded", [_GRIT]),
 }
 
 
