@@ -1,4 +1,12 @@
-"""Images as pixels of the model's size: 8-bit, to be normalised on the device."""
+"""Images as pixels of the model's size: 8-bit, to be normalised on the device.
+
+Files are decoded as everywhere in the project (pipelines/images/pixels.py), then resized in one of two ways:
+
+* `bicubic`: all pixels are decoded, then Pillow's bicubic filter, which removes what the smaller size cannot show. So
+  the released models and their encoders were trained, and so they are used.
+* `area`: a JPEG is decoded at the smallest of its eight DCT scales that is not below the wanted size, then resized by
+  area. That is close to the other (about 40 dB), and several times as fast on large photos.
+"""
 
 from typing import Any
 
@@ -9,8 +17,24 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from model.config import Resampling
+from pipelines.images.pixels import decode_upright
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def decode(data: bytes, size: int, resampling: Resampling = "area") -> Pixels:
+    """Decode an image to (size, size, 3) uint8, RGB, upright and on white; its proportions change to a square's.
+
+    Args:
+        data: JPEG, PNG, WebP, GIF, BMP or AVIF.
+        size: Side in pixels.
+        resampling: How it is resized.
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
+    pixels = decode_upright(data, min_side=size if resampling == "area" else None)
+    return np.ascontiguousarray(resize(pixels, size, size, resampling)[:, :, ::-1])
 
 
 def resize(pixels: Pixels, width: int, height: int, resampling: Resampling) -> Pixels:
@@ -25,10 +49,10 @@ def resize(pixels: Pixels, width: int, height: int, resampling: Resampling) -> P
 
 
 def image_tensor(image: Image.Image, size: int, resampling: Resampling) -> Tensor:
-    """Return an image upright, on white and at the model's size: (3, size, size) uint8.
+    """Return an image that somebody has opened: upright, on white and at the model's size, (3, size, size) uint8.
 
     Args:
-        image: In any mode and orientation; its proportions change to a square's.
+        image: In any mode and orientation; its colours are taken for sRGB, its proportions change to a square's.
         size: Side in pixels.
         resampling: How it is resized.
 

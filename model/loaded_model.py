@@ -9,7 +9,6 @@
 A prompt is a list of parts, in the order in which the model reads them: texts, images, boxes, frames of a video.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +25,7 @@ from model.box_text import Region, written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
-from model.images import image_tensor, to_pil
+from model.images import decode, image_tensor, to_pil
 from model.prompt_builder import PromptBuilder
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
 from model.sequence import Layout
@@ -85,7 +84,7 @@ class LoadedModel:
         Raises:
             PromptError: If the image cannot be read, or the model cannot answer.
         """
-        return self._text([self._prompt([_read(image)])], seed, options)[0]
+        return self._text([self._prompt([_path(image)])], seed, options)[0]
 
     def chat(self, messages: Sequence[Message], *, seed: int = 0, **options: Any) -> str:
         """Return the assistant's answer to a conversation.
@@ -120,7 +119,7 @@ class LoadedModel:
         self, image: ImageLike | str, instruction: str, *, seed: int = 0, guidance: float | None = None
     ) -> Image.Image:
         """Return an image changed as an instruction says. Errors as in `draw`."""
-        return self.draw(_read(image), instruction, seed=seed, guidance=guidance)
+        return self.draw(_path(image), instruction, seed=seed, guidance=guidance)
 
     def generate(
         self, *parts: Part, want: Wanted = "text", seed: int = 0, guidance: float | None = None, **options: Any
@@ -205,19 +204,32 @@ class LoadedModel:
 
     def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike) -> None:
         if not isinstance(part, Frames):
-            builder.add_image(self._pixels(_read(part)))
+            builder.add_image(self._pixels(part))
             return
         times = part.times if part.times is not None else [None] * len(part.images)
         if len(times) != len(part.images):
             raise PromptError(f"frames: {len(part.images)} images and {len(times)} times")
         for image, time in zip(part.images, times, strict=True):
-            builder.add_image(self._pixels(_read(image)), frame=True, time=time)
+            builder.add_image(self._pixels(image), frame=True, time=time)
 
-    def _pixels(self, image: Image.Image) -> Tensor:
+    def _pixels(self, image: ImageLike | str) -> Tensor:
+        """Return an image at the model's size: (3, S, S) uint8.
+
+        Raises:
+            PromptError: If it is none, or damaged.
+        """
+        shown = f"{image}: " if isinstance(image, str | Path) else ""
+        size, resampling = self.run.image_size, self.run.resampling
         try:
-            return image_tensor(image, self.run.image_size, self.run.resampling)
-        except (OSError, ValueError, SyntaxError) as error:  # of Pillow's decoders, for damaged files
-            raise PromptError(f"an image cannot be decoded: {error}") from error
+            if isinstance(image, np.ndarray):
+                image = Image.fromarray(image)
+            if isinstance(image, Image.Image):
+                return image_tensor(image, size, resampling)
+            data = image if isinstance(image, bytes) else Path(image).read_bytes()
+            return torch.from_numpy(decode(data, size, resampling)).permute(2, 0, 1)
+        except (OSError, TypeError, ValueError, SyntaxError) as error:  # SyntaxError: of Pillow, for a damaged file
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise PromptError(f"{shown}not a readable image: {why}") from error
 
     def _config(self, options: Mapping[str, Any], want: Wanted) -> GenerationConfig:
         """Return the model's own settings of generation with what is given.
@@ -291,21 +303,9 @@ def _texts(result: Generated, start: int = 0) -> list[list[int]]:
     return [part for part in result.parts[start:] if isinstance(part, list)]
 
 
-def _read(image: ImageLike | str) -> Image.Image:
-    """Open an image.
-
-    Raises:
-        PromptError: If it is none.
-    """
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        if isinstance(image, np.ndarray):
-            return Image.fromarray(image)
-        return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
-        shown = f"{image}: " if isinstance(image, str | Path) else ""
-        raise PromptError(f"{shown}not a readable image: {error}") from error
+def _path(image: ImageLike | str) -> ImageLike:
+    """Return what is an image and no text as a part of a prompt."""
+    return Path(image) if isinstance(image, str) else image
 
 
 def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from model import images
 from pipelines.document import Document, Media, Provenance
 from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.images.text_match import _open
@@ -113,6 +114,10 @@ def of_prompt(data: bytes, path: Path) -> np.ndarray:
     return prompts._image(path, SIDE, "area").permute(1, 2, 0).numpy()
 
 
+def of_model(data: bytes) -> np.ndarray:
+    return images.decode(data, SIDE, "bicubic")
+
+
 def of_sheet(data: bytes) -> np.ndarray:
     return np.asarray(contact_sheet._image(ON_SHEETS, TarSample("k", 0, 0, {"jpg": data}), 0))
 
@@ -125,6 +130,7 @@ def test_all_parts_see_the_same_image(name: str, tmp_path: Path):
         "training, bicubic": decode(data, SIDE, "bicubic"),
         "crops": of_crop(data),
         "prompts": of_prompt(data, tmp_path / "image"),
+        "the model, from Python": of_model(data),
         "filters": np.asarray(_open(data)),
         "sheets": of_sheet(data),
     }
@@ -160,12 +166,13 @@ ALLOWED = {
     "pipelines/images/pixels.py": "the decoder",
     "pipelines/images/metadata.py": "sizes of GIF, BMP and AVIF, without decoding",
     "pipelines/images/normalise.py": "grey values of stored images, which are plain",
+    "pipelines/sources/mint.py": "pages of a TIFF, which become images of a corpus's formats",
 }
 
 
 RESIZERS = {"interpolate", "resize", "thumbnail", "grid_sample"}
 ALLOWED_TO_RESIZE = {
-    "trainer/reading/images.py": "the one way of resizing",
+    "model/images.py": "the one way of resizing",
     "pipelines/images/normalise.py": "a hash of what an image shows",
 }
 

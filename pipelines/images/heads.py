@@ -20,7 +20,7 @@ from pipelines.images.text_match import ImageTextMatch, MatchSettings, load_arra
 from pipelines.settings import Settings
 
 DECIMALS = 4
-_PARAMETER = re.compile(r"(?:(?P<layer>.*)\.)?(?P<what>weight|bias)")
+_LAYER_NAME = re.compile(r"(?:(?P<layer>.*)\.)?(?P<what>weight|bias)")
 
 Array = NDArray[np.float32]
 
@@ -106,7 +106,7 @@ def _layers(path: str, _: str) -> Sequence[tuple[Array, Array]]:
 def _ordered(path: str, arrays: Mapping[str, NDArray[np.generic]]) -> list[tuple[Array, Array]]:
     layers: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
-        match = _PARAMETER.fullmatch(name)
+        match = _LAYER_NAME.fullmatch(name)
         if match is None or array.ndim != (2 if match["what"] == "weight" else 1):
             raise UserError(f"{path}: {name} is no part of a linear layer, of which a head is a chain")
         layers.setdefault(match["layer"] or "", {})[match["what"]] = array.astype(np.float32)

@@ -29,6 +29,7 @@ NUM_CHARS = 100_000
 MAX_SECONDS = 1.0  # of a search that needs milliseconds; a quadratic one needs minutes
 METHODS = ("search", "match", "fullmatch", "sub", "subn", "findall", "finditer", "split")
 BOUNDED = {  # by the text that they are given
+    "pipelines.pages.html._WRITTEN": "what a parser has written, which ends every comment and script",
     "pipelines.text.assignment._WORD_BEFORE": "40 characters",
     "pipelines.web.permission._CONTACT": "the user's own setting",
 }

@@ -21,7 +21,7 @@ from model.box_text import read_boxes
 from model.errors import PromptError
 from model.loaded_model import LoadedModel, Part
 from tools.serve.limits import ApiError, BodyLimit, Limits, Turn, error_response
-from tools.serve.messages import ChatRequest, ImageRequest, open_image
+from tools.serve.messages import ChatRequest, ImageRequest, check_image
 
 Result = TypeVar("Result")
 
@@ -125,7 +125,7 @@ def _routes(service: Service) -> APIRouter:
         files = [*(image or ()), *(images or ())]
         if not 1 <= len(files) <= service.limits.images:
             raise ApiError(400, f"image: {len(files)} files, and 1 to {service.limits.images} are allowed")
-        subjects = [open_image(await file.read(), service.limits, file.filename or "image") for file in files]
+        subjects = [check_image(await file.read(), service.limits, file.filename or "image") for file in files]
         return await _draw(service, [*subjects, *read_boxes(prompt)], n, seed, guidance)
 
     return router

@@ -2,19 +2,17 @@
 
 import base64
 import binascii
-import io
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import BaseModel, Field
 
 from model.box_text import read_boxes
 from model.loaded_model import Part
+from pipelines.images.metadata import read_size, sniff_format
 from tools.serve.limits import ApiError, Limits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _DATA = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
@@ -110,24 +108,27 @@ class ImageRequest(BaseModel):
     guidance: float | None = None
 
 
-def open_image(data: bytes, limits: Limits, what: str) -> Image.Image:
-    """Open an image, without decoding its pixels.
+def check_image(data: bytes, limits: Limits, what: str) -> bytes:
+    """Return an image file whose header says that it is one, and not too large.
 
     Args:
-        data: A file.
+        data: The file.
         limits: How many pixels it may have.
         what: Its name, for messages.
 
     Raises:
-        ApiError: If it is none, or too large.
+        ApiError: If it does not.
     """
+    format = sniff_format(data)
+    if format is None:
+        raise ApiError(400, f"{what}: not a readable image (JPEG, PNG, WebP, GIF, BMP or AVIF)")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ApiError(400, f"{what}: not a readable image ({', '.join(FORMATS)})") from error
-    if image.width * image.height > limits.pixels:
-        raise ApiError(400, f"{what}: {image.width} x {image.height} pixels are more than {limits.pixels:,}")
-    return image
+        width, height = read_size(data, format)
+    except ValueError as error:
+        raise ApiError(400, f"{what}: not a readable image: {error}") from error
+    if width * height > limits.pixels:
+        raise ApiError(400, f"{what}: {width} x {height} pixels are more than {limits.pixels:,}")
+    return data
 
 
 def _parts(content: str | list[TextPart | ImagePart], limits: Limits) -> Iterator[Part]:
@@ -138,11 +139,11 @@ def _parts(content: str | list[TextPart | ImagePart], limits: Limits) -> Iterato
             yield _image(part.image_url.url, limits)
 
 
-def _image(url: str, limits: Limits) -> Image.Image:
+def _image(url: str, limits: Limits) -> bytes:
     if not (match := _DATA.match(url)):
         raise ApiError(400, f"image_url: {url[:40]}: must be data:image/...;base64,...: nothing is fetched from here")
     try:
         data = base64.b64decode(url[match.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
         raise ApiError(400, f"image_url: not base64: {error}") from error
-    return open_image(data, limits, "image_url")
+    return check_image(data, limits, "image_url")

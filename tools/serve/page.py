@@ -1,6 +1,7 @@
 """The page: captions, conversations, drawings, and prompts built from examples."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Never
 
 import gradio as gr
@@ -74,7 +75,7 @@ def _caption_tab(service: Service) -> None:
 def _chat_tab(service: Service) -> None:
     async def reply(message: dict[str, Any], history: list[dict[str, Any]]) -> AsyncIterator[str]:
         turns = [{"role": turn["role"], "content": _contents(turn["content"])} for turn in history]
-        said = [{"role": "user", "content": [*map(_opened, message["files"]), message["text"]]}]
+        said = [{"role": "user", "content": [*map(_file, message["files"]), message["text"]]}]
         try:
             pieces = await run_in_threadpool(service.loaded.stream_chat, [*turns, *said])
             service.turn.check()
@@ -169,8 +170,8 @@ def _given(image: Image.Image | None, request: str) -> Image.Image:
     return image
 
 
-def _opened(file: Any) -> Image.Image:
-    return Image.open(file["path"] if isinstance(file, dict) else file)
+def _file(file: Any) -> Path:
+    return Path(file["path"] if isinstance(file, dict) else file)
 
 
 def _contents(content: Any) -> list[Part]:
@@ -182,5 +183,5 @@ def _contents(content: Any) -> list[Part]:
         elif part.get("type") == "text":
             found.append(part["text"])
         else:
-            found.append(_opened(part.get("file", part)))
+            found.append(_file(part.get("file", part)))
     return found

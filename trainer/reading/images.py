@@ -1,11 +1,6 @@
 """Images of a tar as pixels of the model's size: 8-bit, to be normalised on the device.
 
-They are decoded as everywhere in the project (pipelines/images/pixels.py), then resized in one of two ways:
-
-* `bicubic`: all pixels are decoded, then Pillow's bicubic filter, which removes what the smaller size cannot show. So
-  the released models and their encoders were trained, and so they are used.
-* `area`: a JPEG is decoded at the smallest of its eight DCT scales that is not below the wanted size, then resized by
-  area. That is close to the other (about 40 dB), and several times as fast on large photos.
+See model/images.py for how they are decoded and resized.
 """
 
 import random
@@ -13,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model import images
 from model.config import Resampling
 from model.images import Pixels, resize
 from pipelines.images.pixels import decode_upright
@@ -23,17 +19,15 @@ Crop = tuple[int, int, float, float]
 
 
 def decode(data: bytes, size: int, resampling: Resampling = "area") -> Pixels:
-    """Decode an image to (size, size, 3) uint8, RGB, upright and on white; its proportions change to a square's.
-
-    Args:
-        data: JPEG, PNG, WebP, GIF, BMP or AVIF.
-        size: Side in pixels.
-        resampling: How it is resized.
+    """Decode an image as `model.images.decode` does.
 
     Raises:
         DamagedSample: If it cannot be decoded.
     """
-    return _rgb(resize(_upright(data, size if resampling == "area" else None), size, size, resampling))
+    try:
+        return images.decode(data, size, resampling)
+    except ValueError as error:
+        raise DamagedSample(str(error)) from error
 
 
 def decode_crop(
@@ -54,25 +48,16 @@ def decode_crop(
     Raises:
         DamagedSample: If it cannot be decoded.
     """
-    image = _upright(data, None)
+    try:
+        image = decode_upright(data)
+    except ValueError as error:
+        raise DamagedSample(str(error)) from error
     height, width = image.shape[:2]
     size = max(sizes)
     scale = size * rng.uniform(1.0, max_scale) / min(height, width)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     scaled = resize(image, wide, high, resampling)
     top, left = rng.randint(0, high - size), rng.randint(0, wide - size)
-    square = _rgb(scaled[top : top + size, left : left + size])
+    square = np.ascontiguousarray(scaled[top : top + size, left : left + size, ::-1])  # RGB
     shrinks = sizes[0] / size
     return tuple(resize(square, s, s, resampling) for s in sizes), (height, width, top * shrinks, left * shrinks)
-
-
-def _upright(data: bytes, min_side: int | None) -> Pixels:
-    try:
-        return decode_upright(data, min_side=min_side)
-    except ValueError as error:
-        raise DamagedSample(str(error)) from error
-
-
-def _rgb(pixels: Pixels) -> Pixels:
-    """Return BGR pixels as RGB."""
-    return np.ascontiguousarray(pixels[:, :, ::-1])

@@ -150,7 +150,7 @@ def test_hosts_that_nobody_asks_are_forgotten_with_their_files(tmp_path: Path, m
             with pytest.raises(HostClosedError):
                 async with gate.turn("host-3", 0.0):
                     pass
-        assert gate._wait(gate._queues["slow"], 60.0) == 10.0  # the longest wait: it is remembered
+        assert gate._wait("slow", gate._queues["slow"], 60.0) == 10.0  # the longest wait: it is remembered
 
     asyncio.run(main())
 

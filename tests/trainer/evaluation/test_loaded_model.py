@@ -14,7 +14,6 @@ import model
 from model import Frames, LoadedModel, Region
 from model.errors import PromptError, WeightsError
 from model.generation import Generated
-from model.loaded_model import _read
 from model.sequence import LayoutConfig
 from model.template import TemplateSettings
 from model.template_layout import TemplateLayout
@@ -77,7 +76,7 @@ def test_it_answers_as_the_command_does(emu: LoadedModel, path: Path, tmp_path: 
 def test_an_image_may_be_given_in_any_form(emu: LoadedModel, red: Image.Image, path: Path):
     clear = Image.new("RGBA", (20, 10), (255, 0, 0, 255))
     forms = [red, np.asarray(red), path.read_bytes(), path, str(path), clear]
-    pixels = {emu._pixels(_read(form)).numpy().tobytes() for form in forms}
+    pixels = {emu._pixels(form).numpy().tobytes() for form in forms}
     assert pixels == {np.array([255, 0, 0], np.uint8).repeat(16 * 16).tobytes()}
     assert emu.caption(str(path), **SAMPLED) == emu.generate(red, **SAMPLED)[0]
 
@@ -231,7 +230,7 @@ def test_what_a_model_cannot_do_is_refused(tuned: Callable[..., LoadedModel], em
     ("call", "error"),
     [
         (lambda emu: emu.caption(b"no image"), "not a readable image"),
-        (lambda emu: emu.caption("none.png"), r"none\.png: not a readable image"),
+        (lambda emu: emu.caption("none.png"), r"none\.png: not a readable image: No such file"),
         (lambda emu: emu.caption(np.zeros((4, 4, 9), np.uint8)), "not a readable image"),
         (lambda emu: emu.draw(Region("x", (0.5, 0, 0.2, 1))), r"the box of 'x': \(0\.5, 0, 0\.2, 1\) is not"),
         (lambda emu: emu.generate("x", max_tokens=3), "max_tokens: Extra inputs are not permitted"),
@@ -251,7 +250,7 @@ def test_mistakes_are_one_line(emu: LoadedModel, call: Callable[[LoadedModel], o
 def test_a_cut_image_is_refused(emu: LoadedModel, tmp_path: Path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     noise.save(tmp_path / "whole.png")
-    with pytest.raises(PromptError, match=r"^an image cannot be decoded"):
+    with pytest.raises(PromptError, match=r"^not a readable image: broken PNG: "):
         emu.caption((tmp_path / "whole.png").read_bytes()[:4000])
 
 
