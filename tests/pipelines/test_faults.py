@@ -74,7 +74,7 @@ def kept_urls(out: str) -> set[str]:
     ("module", "name", "stage", "unit"),
     [
         (warc, "decode_body", "crawl", "page"),
-        (warc_ledger, "parse_record", "crawl", "page"),
+        (warc_ledger, "parse_record_links", "crawl", "page"),
         (extract, "parse_record", "extract", "page"),
         (fetched_pages, "page_verdict", "extract", "page"),
         (part_candidates, "judge_text", "extract", "document"),
