@@ -12,9 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from model.config import Resampling
 from pipelines.images.pixels import decode_upright
@@ -48,8 +46,8 @@ def resize(pixels: Pixels, width: int, height: int, resampling: Resampling) -> P
     return found
 
 
-def image_tensor(image: Image.Image, size: int, resampling: Resampling) -> Tensor:
-    """Return an image that somebody has opened: upright, on white and at the model's size, (3, size, size) uint8.
+def pixels_of(image: Image.Image, size: int, resampling: Resampling) -> Pixels:
+    """Return an image that somebody has opened: upright, on white and at the model's size, (size, size, 3) uint8 RGB.
 
     Args:
         image: In any mode and orientation; its colours are taken for sRGB, its proportions change to a square's.
@@ -63,10 +61,4 @@ def image_tensor(image: Image.Image, size: int, resampling: Resampling) -> Tenso
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    pixels = resize(np.asarray(upright.convert("RGB")), size, size, resampling)
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """Return an image (3, H, W) uint8 as Pillow's."""
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    return np.array(resize(np.asarray(upright.convert("RGB")), size, size, resampling))

@@ -25,7 +25,7 @@ from model.box_text import Region, written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
-from model.images import decode, image_tensor, to_pil
+from model.images import decode, pixels_of
 from model.prompt_builder import PromptBuilder
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
 from model.sequence import Layout
@@ -224,12 +224,14 @@ class LoadedModel:
             if isinstance(image, np.ndarray):
                 image = Image.fromarray(image)
             if isinstance(image, Image.Image):
-                return image_tensor(image, size, resampling)
-            data = image if isinstance(image, bytes) else Path(image).read_bytes()
-            return torch.from_numpy(decode(data, size, resampling)).permute(2, 0, 1)
+                pixels = pixels_of(image, size, resampling)
+            else:
+                data = image if isinstance(image, bytes) else Path(image).read_bytes()
+                pixels = decode(data, size, resampling)
         except (OSError, TypeError, ValueError, SyntaxError) as error:  # SyntaxError: of Pillow, for a damaged file
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise PromptError(f"{shown}not a readable image: {why}") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _config(self, options: Mapping[str, Any], want: Wanted) -> GenerationConfig:
         """Return the model's own settings of generation with what is given.
@@ -262,7 +264,7 @@ class LoadedModel:
 
     def _shown(self, result: Generated, drawn: Iterator[Tensor]) -> Iterator[str | Image.Image]:
         for part in result.parts:
-            yield to_pil(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
+            yield _to_pillow(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
 
     def _stream(
         self, prompt: Prompt, want: Wanted, seed: int, guidance: float | None, options: Mapping[str, Any]
@@ -281,7 +283,7 @@ class LoadedModel:
             for part in result.parts[num_done:]:
                 whole = part is not result.parts[-1] or isinstance(part, Tensor)
                 if isinstance(part, Tensor):
-                    yield to_pil(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
+                    yield _to_pillow(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
                 elif whole or _is_stable(part, layout):
                     text = written(part, layout).strip()
                     if piece := text[sent:]:
@@ -333,3 +335,8 @@ def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]
     if len(turns) % 2 == 0:
         raise PromptError("messages: the last one must be the user's" if turns else "messages: there are none")
     return system, turns
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
+    """Return a drawn image (3, H, W) uint8 as Pillow's."""
+    return Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -13,7 +13,6 @@ from pipelines.parts import (
     Tally,
     digest,
     read_rows,
-    rows_counter,
     stable_hash,
     stage_inputs,
     sum_counts,
@@ -107,16 +106,3 @@ def test_receipts_are_read_from_one_table_once_a_stage_has_ended(tmp_path, monke
     assert [r.inputs for r in folder.receipts()] == ["other inputs"]
     folder.begin()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["p001.json"]
-
-
-def test_progress_reads_each_receipt_once(tmp_path, monkeypatch):
-    folder = PartFolder(str(tmp_path))
-    count = rows_counter(folder)
-    folder.finish("a", "", Tally("fetch"), {}, num=3)
-    assert count() == 3
-    folder.finish("b", "", Tally("fetch"), {}, num=4)
-    read: list[str] = []
-    plain = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda path: (read.append(path), plain(path))[1])
-    assert [count(), count()] == [7, 7]
-    assert read == [folder.file("b", ".json")]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from model.box_text import written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
-from model.images import to_pil
 from model.respond import Wanted, check_able, check_room, respond
 from pipelines import storage
 from pipelines.errors import UserError
@@ -139,4 +139,4 @@ def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> I
 
 def _write_png(image: Tensor, path: str) -> None:
     with storage.write_whole(path) as file:
-        to_pil(image).save(file, "PNG")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")

@@ -20,7 +20,7 @@ HOSTILE_TEXT = f"{SCRIPT} {SVG} {BIDI} </textarea>{{{{ 7 * 7 }}}} \x1b[2J"
 HOSTILE_URL = "javascript:alert(3)//https://x.example/"
 TALL_TABLE = "\n".join(f"| row {n} | <b>{n}</b> |" for n in range(100_000))
 KEYS = {name: make_key("pair", "hostile", name) for name in ("script", "table", "group")}
-TURNS = make_key("interleaved", "turns")
+TURNS = make_key("conversation", "turns")
 RTL = make_key("text", "arabic")
 
 
@@ -30,7 +30,7 @@ def hostile_corpus(corpus: str) -> Manifest:
     shards, funnel = list(manifest.shards), list(manifest.funnel)
     for source, kind, samples in (
         ("hostile", "pair", [_script(), _table(), _group()]),
-        ("talks", "interleaved", [_turns()]),
+        ("talks", "conversation", [_turns()]),
         ("arabic", "text", [_arabic()]),
     ):
         with ShardWriter(corpus, source, kind, "train", 0) as writer:  # type: ignore[arg-type]  # kinds of seq/1
@@ -92,13 +92,13 @@ def _group() -> SampleParts:
 
 def _turns() -> SampleParts:
     segments = (
-        Segment("text", "Answer briefly.", role="system"),  # type: ignore[arg-type]  # a role of conversations
-        Segment("text", "What is on it?", role="user"),  # type: ignore[arg-type]
-        Segment("image", media=0, role="user"),  # type: ignore[arg-type]
-        Segment("text", "A lighthouse.", role="assistant", generator="some-model"),  # type: ignore[arg-type]
+        Segment("text", "Answer briefly.", role="system"),
+        Segment("text", "What is on it?", role="user"),
+        Segment("image", media=0, role="user"),
+        Segment("text", "A lighthouse.", role="assistant", generator="some-model"),
     )
     return finish_document(
-        Document("interleaved", TURNS, segments, (media(60),), Provenance("talks", "1")), [image(60)]
+        Document("conversation", TURNS, segments, (media(60),), Provenance("talks", "1")), [image(60)]
     )
 
 
