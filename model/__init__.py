@@ -13,7 +13,7 @@ emu              encoder + bridge + language model; forward gives the losses
 image_decoder    diffusion U-Net and autoencoder
 generation       text, images or both from any prompt
 finished_run     a trained model from a run's folder; respond: its answers to prompts
-loaded_model     the same with texts and pictures: `model.load(run)` gives captions, conversations, drawings
+loaded_model     the same with texts and images: `model.load(run)` gives captions, conversations, drawings
 weights          loads and writes released checkpoints, strictly
 release/         whole released models into a run's folder, and back
 """
