@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import random
+import signal
 import sys
 import zlib
 
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read when torch is imported, also in processes that tests start; pytest's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -89,5 +89,5 @@ def test_a_key_is_the_password_of_the_page(browser: Browser, loaded: LoadedModel
             page.get_by_label("username").fill("me")
             page.get_by_label("password").fill(password)
             page.get_by_role("button", name="Login").click()
-            expect(page.get_by_role("tab", name="Caption")).to_have_count(int(is_right))
+            expect(page.get_by_role("tab", name="Caption")).to_have_count(int(is_right), timeout=30_000)
         page.close()
