@@ -14,7 +14,7 @@ T = TypeVar("T")
 IN_A_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples // 4
 )
-"""Of a test whose examples write over one another's files in the folder of the test: these take longest."""
+"""Settings of a test whose examples write over one another's files in its folder: these take longest."""
 
 MAX_CPU_SECONDS = 5.0
 """Bound of one call on a file of some kilobytes; all are far below, and what takes quadratic time is beyond."""
