@@ -96,6 +96,16 @@ class FinishedRun:
         return self.layout.settings if isinstance(self.layout, TemplateLayout) else None
 
     @property
+    def writes(self) -> bool:
+        """True if it was trained to generate text."""
+        return self.template is None or self.template.chats
+
+    @property
+    def draws(self) -> bool:
+        """True if it was trained to generate images, and has an image decoder."""
+        return self.decoder is not None and (self.template is None or self.template.draws or not self.template.chats)
+
+    @property
     def image_size(self) -> int:
         """Side in pixels of the model's input images."""
         return self.model.config.encoder.image_size

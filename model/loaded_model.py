@@ -71,7 +71,7 @@ class LoadedModel:
     @property
     def draws(self) -> bool:
         """True for a model that generates images."""
-        return self.run.decoder is not None and not self.chats
+        return self.run.draws
 
     @property
     def guidance(self) -> float:
@@ -86,19 +86,21 @@ class LoadedModel:
         """
         return self._text([self._prompt([_path(image)])], seed, options)[0]
 
-    def chat(self, messages: Sequence[Message], *, seed: int = 0, **options: Any) -> str:
+    def chat(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> str:
         """Return the assistant's answer to a conversation.
 
         Args:
             messages: They take turns, the user first, after at most one message of the system; the user's may hold
-                images. A model that was not tuned for conversations continues the only message.
+                images. A model that was not tuned for conversations continues the only message. Or what
+                `conversation` makes of them.
             seed: Seed of sampling.
             **options: Settings of generation.
 
         Raises:
             PromptError: If they do not, if a part cannot be read, or the conversation is too long for the model.
         """
-        return self._text([self.conversation(messages)], seed, options)[0]
+        prompt = messages if isinstance(messages, Prompt) else self.conversation(messages)
+        return self._text([prompt], seed, options)[0]
 
     def draw(self, *parts: Part, seed: int = 0, guidance: float | None = None) -> Image.Image:
         """Return the image that a prompt asks for.
@@ -166,14 +168,15 @@ class LoadedModel:
         """
         return self._stream(self._prompt(parts, draw=want == "image"), want, seed, guidance, options)
 
-    def stream_chat(self, messages: Sequence[Message], *, seed: int = 0, **options: Any) -> Iterator[str]:
+    def stream_chat(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> Iterator[str]:
         """Yield the assistant's answer piece by piece. Arguments and errors as in `chat`."""
-        found = self._stream(self.conversation(messages), "text", seed, None, options)
+        prompt = messages if isinstance(messages, Prompt) else self.conversation(messages)
+        found = self._stream(prompt, "text", seed, None, options)
         return (piece for piece in found if isinstance(piece, str))
 
     def conversation(self, messages: Sequence[Message]) -> Prompt:
         """Return a conversation as a prompt. Errors as in `chat`."""
-        system, turns = _turns(messages)
+        system, turns = _turns(messages, draws=self.draws)
         layout = self.run.layout
         if not isinstance(layout, TemplateLayout) or not layout.settings.chats:
             if system is not None or len(turns) != 1:
@@ -200,17 +203,17 @@ class LoadedModel:
                 builder.add_text(group, role=role)  # type: ignore[arg-type]  # what groupby's key says
                 continue
             for part in group:
-                self._add_images(builder, part)  # type: ignore[arg-type]
+                self._add_images(builder, part, role)  # type: ignore[arg-type]
 
-    def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike) -> None:
+    def _add_images(self, builder: PromptBuilder, part: Frames | ImageLike, role: str) -> None:
         if not isinstance(part, Frames):
-            builder.add_image(self._pixels(part))
+            builder.add_image(self._pixels(part), role=role)
             return
         times = part.times if part.times is not None else [None] * len(part.images)
         if len(times) != len(part.images):
             raise PromptError(f"frames: {len(part.images)} images and {len(times)} times")
         for image, time in zip(part.images, times, strict=True):
-            builder.add_image(self._pixels(image), frame=True, time=time)
+            builder.add_image(self._pixels(image), role=role, frame=True, time=time)
 
     def _pixels(self, image: ImageLike | str) -> Tensor:
         """Return an image at the model's size: (3, S, S) uint8.
@@ -310,8 +313,12 @@ def _path(image: ImageLike | str) -> ImageLike:
     return Path(image) if isinstance(image, str) else image
 
 
-def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]]]:
+def _turns(messages: Sequence[Message], *, draws: bool) -> tuple[str | None, list[Sequence[Part]]]:
     """Return the system's message, if there is one, and what the sides say in turn.
+
+    Args:
+        messages: The messages.
+        draws: Whether the assistant's may hold images.
 
     Raises:
         PromptError: If they do not take turns, the user first and last.
@@ -329,7 +336,7 @@ def _turns(messages: Sequence[Message]) -> tuple[str | None, list[Sequence[Part]
             continue
         if role != (expected := "assistant" if len(turns) % 2 else "user"):
             raise PromptError(f"message {number + 1}: its role is {role!r}, and {expected!r} is due")
-        if expected == "assistant" and not all(isinstance(part, str | Region) for part in parts):
+        if expected == "assistant" and not draws and not all(isinstance(part, str | Region) for part in parts):
             raise PromptError(f"message {number + 1}: the assistant's messages may contain only words")
         turns.append(parts)
     if len(turns) % 2 == 0:

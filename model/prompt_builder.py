@@ -54,9 +54,9 @@ class PromptBuilder:
             text = grounded_text(words.strip(), places, self.run.tokenizer)
             self.segments.append(replace(text, role=role))
 
-    def add_image(self, pixels: Tensor, *, frame: bool = False, time: float | None = None) -> None:
-        """Add an image, or a frame of a video: (3, S, S) uint8, `time` in seconds."""
-        self.segments.append(ImageSegment(len(self.images), frame=frame, time=time))
+    def add_image(self, pixels: Tensor, *, role: str = "body", frame: bool = False, time: float | None = None) -> None:
+        """Add an image, or a frame of a video: (3, S, S) uint8, `time` in seconds; `role` as in `add_text`."""
+        self.segments.append(ImageSegment(len(self.images), role=role, frame=frame, time=time))
         self.images.append(pixels)
 
     def ask_for_boxes(self) -> None:

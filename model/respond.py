@@ -69,13 +69,13 @@ def check_able(run: FinishedRun, wanted: Wanted) -> None:
     Raises:
         PromptError: If it has no image decoder for an image, or was tuned to generate something else.
     """
-    if run.template is not None and wanted != (able := "text" if run.template.chats else "image"):
-        raise PromptError(f"{run.folder}: was tuned to generate only {able}s: use --want {able}")
-    if run.decoder is None and wanted != "text":
-        raise PromptError(
-            f"{run.folder}: has no image decoder to generate images: run `python -m trainer decoder`, or use "
-            "--want text"
-        )
+    if wanted != "image" and not run.writes:
+        raise PromptError(f"{run.folder}: was tuned to generate only images: ask for an image")
+    if wanted == "text" or run.draws:
+        return
+    if run.decoder is not None:
+        raise PromptError(f"{run.folder}: was tuned to generate only texts: ask for text")
+    raise PromptError(f"{run.folder}: has no image decoder to generate images: run `python -m trainer decoder`")
 
 
 def check_room(run: FinishedRun, prompt: Prompt, shown: str, wanted: Wanted, config: GenerationConfig) -> None:

@@ -28,6 +28,10 @@ class TemplateSettings(Config):
         description="questions of the user about an image, whose caption is the answer; one is chosen by the caption",
     )
 
+    draws: bool = Field(
+        False, description="whether images are learned as answers in conversations too; form generation has no others"
+    )
+
     @property
     def chats(self) -> bool:
         """True for conversations, whose two sides have their own tokens."""

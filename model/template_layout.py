@@ -85,7 +85,8 @@ class TemplateLayout(Layout):
     def split(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
         """Return one window with a sample's conversation, or one per image to be drawn; none without captioned images.
 
-        A conversation that is too long loses its last turns, then the end of its first answer.
+        There is none either for a conversation whose answers have images where these are not learned. A conversation
+        that is too long loses its last turns, then the end of its first answer.
 
         Raises:
             ValueError: If the first question alone does not fit, an answer with an image, or an image request.
@@ -138,6 +139,8 @@ class TemplateLayout(Layout):
     def _split_conversation(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
         system, spoken = self._system_turn(segments)
         if self.settings.chats:
+            if not self.settings.draws and any(isinstance(p, ImageSegment) and p.role == ANSWER for p in spoken):
+                return []
             return [self._talk(self._turns(spoken), seq_len, system)]
         windows = []
         for number, image in enumerate(spoken):

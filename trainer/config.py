@@ -511,6 +511,9 @@ class EvaluateSettings(Settings):
     continuations: int = Field(120, ge=1, description="most pages, and most videos, whose next image is predicted")
     max_new_tokens: int = Field(64, ge=1, description="most tokens of a generated caption")
     batch: int = Field(120, ge=1, description="samples that are generated together")
+    judge_corpus: str | None = Field(
+        None, description="corpus with captioned images from which the judge learns; null: the evaluated one"
+    )
     judge_steps: int = Field(350, ge=1, description="training steps of the network that judges generated images")
     seed: int = Field(0, description="seed of the choice of samples and of the initial noise of images")
 

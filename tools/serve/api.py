@@ -149,15 +149,16 @@ def _png(image: Image.Image) -> str:
 
 
 async def _chat(service: Service, body: ChatRequest) -> Response:
-    loaded, messages = service.loaded, body.conversation(service.limits)
+    loaded, messages = service.loaded, await run_in_threadpool(body.conversation, service.limits)
     options = {"max_new_tokens": min(loaded.run.generation.max_new_tokens, service.limits.new_tokens)}
     options |= body.options(service.limits)
-    num_asked = len(loaded.conversation(messages).sequence.token_ids)
-    answer = _Answer(service, num_asked, options["max_new_tokens"])
-    if not body.stream:
-        return JSONResponse(answer.whole(await service.run(lambda: loaded.chat(messages, seed=body.seed, **options))))
     service.turn.check()
-    pieces = loaded.stream_chat(messages, seed=body.seed, **options)
+    prompt = await run_in_threadpool(loaded.conversation, messages)  # decodes images
+    answer = _Answer(service, len(prompt.sequence.token_ids), options["max_new_tokens"])
+    if not body.stream:
+        return JSONResponse(answer.whole(await service.run(lambda: loaded.chat(prompt, seed=body.seed, **options))))
+    service.turn.check()
+    pieces = loaded.stream_chat(prompt, seed=body.seed, **options)
     events = _events(service, answer, pieces, with_usage=body.stream_options.include_usage)
     return StreamingResponse(events, media_type="text/event-stream")
 

@@ -1,5 +1,6 @@
 """The page: captions, conversations, drawings, and prompts built from examples."""
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Never
@@ -31,7 +32,7 @@ def add_page(app: FastAPI, service: Service, key: str | None) -> FastAPI:
         app,
         make_page(service),
         path="/",
-        auth=None if key is None else lambda _, password: password == key,
+        auth=None if key is None else lambda _, password: hmac.compare_digest(password.encode(), key.encode()),
         max_file_size=service.limits.body,
         footer_links=[],
         ssr_mode=False,

@@ -1,7 +1,7 @@
 """Answers of a tuned model to the questions of held-out conversations, each after the true turns before it.
 
-A text is right if it is the true one but for case and punctuation, boxes if they overlap those of the truth, a drawn
-image if its embeddings are nearer to the true image's than to those of the image that was shown last.
+A text is right if it is the true one but for case and punctuation, boxes if they overlap those of the truth; for images
+see drawn_answers.py.
 """
 
 import json
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from model.box_text import written
 from model.finished_run import FinishedRun
@@ -112,29 +110,12 @@ def answer_figures(answered: Sequence[Answered], source: str) -> Figures:
     figures: Figures = {}
     if in_words := [one for one in mine if one.box is None]:
         most = Counter(normalised(one.answer) for one in in_words).most_common(1)[0][1]
-        figures |= _share("answer", source, [one.is_right for one in in_words], most / len(in_words))
+        figures |= share("answer", source, [one.is_right for one in in_words], most / len(in_words))
     if boxes := [one.box for one in mine if one.box is not None]:
         mean = [sum(values) / len(boxes) for values in zip(*boxes, strict=True)]
         by_chance = sum(overlap(mean, box) >= MIN_OVERLAP for box in boxes) / len(boxes)
-        figures |= _share("box", source, [one.is_right for one in mine if one.box is not None], by_chance)
+        figures |= share("box", source, [one.is_right for one in mine if one.box is not None], by_chance)
     return figures
-
-
-def drawing_figures(run: FinishedRun, asked: Sequence[Question], source: str) -> Figures:
-    """Return how often a drawn image is nearer to the true one than to the image shown before, where there is one."""
-    mine = [question for question in asked if question.sample.source == source and _shown(question)]
-    if not mine:
-        return {}
-    drawn = run.generate_embeddings([question.prompt(run) for question in mine])
-    true, shown = (
-        run.embed(torch.stack([question.sample.image(media, run.image_size) for question, media in pairs]))
-        for pairs in (
-            [(question, _media(question.answer[0])) for question in mine],
-            [(question, _media(_shown(question)[-1])) for question in mine],
-        )
-    )
-    nearer = _distance(drawn, true) < _distance(drawn, shown)
-    return _share("drawn", source, nearer.tolist(), 0.5)
 
 
 def to_json_lines(answered: Iterable[Answered]) -> bytes:
@@ -153,17 +134,15 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     return width * height / (areas - width * height)
 
 
+def share(what: str, source: str, are_right: Sequence[bool], by_chance: float | None = None) -> Figures:
+    """Return the share of right answers, their number, and the share that is right by chance if that is known."""
+    figures = {f"{what}_{source}": sum(are_right) / len(are_right), f"num_{what}_{source}": len(are_right)}
+    return figures if by_chance is None else figures | {f"chance_{what}_{source}": by_chance}
+
+
 def normalised(text: str) -> str:
     """Return the words of a text in lower case, with single spaces."""
     return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def _share(what: str, source: str, are_right: Sequence[bool], by_chance: float) -> Figures:
-    return {
-        f"{what}_{source}": sum(are_right) / len(are_right),
-        f"chance_{what}_{source}": by_chance,
-        f"num_{what}_{source}": len(are_right),
-    }
 
 
 def _finds(generated: str, true: Box) -> bool:
@@ -178,18 +157,5 @@ def _finds(generated: str, true: Box) -> bool:
     return overlap((x0, y0, x1, y1), true) >= MIN_OVERLAP
 
 
-def _shown(question: Question) -> list[ImageSegment]:
-    return [part for part in question.before if isinstance(part, ImageSegment)]
-
-
-def _media(segment: Segment) -> int:
-    assert isinstance(segment, ImageSegment)
-    return segment.media
-
-
 def _words(run: FinishedRun, segments: Iterable[Segment]) -> str:
     return " ".join(run.tokenizer.decode(part.ids).strip() for part in segments if isinstance(part, Text))
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    return (a.float() - b.float()).flatten(1).square().sum(1)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,15 +27,10 @@ from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
-from trainer.evaluation.answers import (
-    answer_figures,
-    answer_questions,
-    drawing_figures,
-    questions,
-    to_json_lines,
-)
+from trainer.evaluation.answers import Figures, Question, answer_figures, answer_questions, questions, to_json_lines
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
+from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.open_run import open_run
@@ -47,8 +43,6 @@ from trainer.tasks.single_images import CAPTIONED
 
 SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
 _MAX_JUDGED = 64  # side in pixels of the judge's input images
-
-Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +95,19 @@ class Evaluation:
         self.attributes = Attributes(self.settings.attributes, self.settings.combined)
         self._console = Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
         self._begun = time.perf_counter()
-        shape = self.run.model.config  # which images are resized for, whatever the config says about the encoder
-
-        def opened(split: Split) -> TrainingData:
-            return replace(TrainingData.open(corpus, config.model, section, split), model=shape)
-
-        self._train = opened("train")
+        self._config, self._section = config, section
+        self._train = self._opened(corpus, "train")
         if self._train.tokenizer.base_vocab_size != self.run.tokenizer.base_vocab_size:
             raise UserError(f"{out}/model and the tokens of {corpus} have different tokenizers; set data.tokens")
         manifest = self._train.corpus.manifest
         held_out: tuple[Split, ...] = ("val", "test")
         splits = [split for split in held_out if any(shard.split == split for shard in manifest.shards)]
-        self._held_out = [opened(split) for split in splits]
+        self._held_out = [self._opened(corpus, split) for split in splits]
         self.sets = self._sets(corpus)
+
+    def _opened(self, corpus: str, split: Split) -> TrainingData:
+        """Open a split; images are resized as for the model, whatever the config says about the encoder."""
+        return replace(TrainingData.open(corpus, self._config.model, self._section, split), model=self.run.model.config)
 
     def figures(self) -> Figures:
         """Compute all figures, and write the sheets of samples; of a tuned model, of what it was tuned to do."""
@@ -216,10 +210,41 @@ class Evaluation:
                 answered += found
             to_draw = [question for question in every if question.draws]
             asked = drawn(to_draw, self.settings.images, self.settings.seed)
-            figures |= drawing_figures(self.run, asked, source)
+            figures |= self._drawn_answers(asked, source) if asked else {}
         if answered:
             storage.write_bytes(storage.join(self.out, "samples", "answers.jsonl"), to_json_lines(answered))
         return figures
+
+    def _drawn_answers(self, asked: Sequence[Question], source: str) -> Figures:
+        """Draw the answers to questions, and measure how many are right, by their embeddings and by their pixels."""
+        embeddings = self.run.generate_embeddings([question.prompt(self.run) for question in asked])
+        figures = embedding_figures(asked, source, self.run, embeddings)
+        if (judge := self._judge_of_answers) is None:
+            return figures
+        read = judge.read(self._resized(self.run.draw(embeddings, seed=self.settings.seed), self._judged_side))
+
+        def read_true(number: int, media: int) -> Values:
+            return judge.read(asked[number].sample.image(media, self._judged_side)[None])[0]
+
+        return figures | pixel_figures(asked, source, read, read_true)
+
+    @cached_property
+    def _judge_of_answers(self) -> Judge | None:
+        """A judge of drawn answers; None without a decoder, or without captioned images to learn from."""
+        if self.run.decoder is None:
+            return None
+        pairs = self._train_pairs
+        if (corpus := self.settings.judge_corpus) is not None:
+            pairs = self._pairs([self._opened(corpus, "train")], CAPTIONED)
+            if all(pair.values is None for pair in pairs):
+                raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
+        return self._judge(pairs, self._judged_side) if pairs else None
+
+    @property
+    def _judged_side(self) -> int:
+        """Side in pixels of the images that a judge reads."""
+        assert self.run.decoder is not None
+        return min(self.run.decoder.config.image_size, _MAX_JUDGED)
 
     def _caption_losses(self) -> Figures:
         """Compute the cross-entropy of captions after their own image, and after another sample's image."""
@@ -287,13 +312,12 @@ class Evaluation:
         figures |= _retrieval(torch.cat([*embeddings.values()]), torch.cat([*true.values()]))
         if self.run.decoder is None:
             return {}, figures
-        size = self.run.decoder.config.image_size
-        judge = self._judge(min(size, _MAX_JUDGED)) if self._train_pairs else None
+        size, side = self.run.decoder.config.image_size, self._judged_side
+        judge = self._judge(self._train_pairs, side) if self._train_pairs else None
         drawings = {}
         for name, pairs in sets.items():
             images = self.run.draw(embeddings[name], seed=self.settings.seed)
             if judge is not None:
-                side = min(size, _MAX_JUDGED)
                 figures |= self._right("generated", name, judge.read(self._resized(images, side)), pairs)
                 every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
                 figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
@@ -305,9 +329,9 @@ class Evaluation:
             ]
         return drawings, figures
 
-    def _judge(self, size: int) -> Judge:
-        """Train a judge on the training split's images of single things."""
-        single = [pair for pair in self._train_pairs if pair.values is not None]
+    def _judge(self, pairs: Sequence[Pair], size: int) -> Judge:
+        """Train a judge on those of the images that show single things."""
+        single = [pair for pair in pairs if pair.values is not None]
         pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]

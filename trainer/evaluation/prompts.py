@@ -100,13 +100,13 @@ class _Reader:
 
     def _read_file(self, video: bool, name: str, role: str) -> None:
         path, written = Path(name.strip()), f"[{'video' if video else 'image'}:{name}]"
-        if role == ANSWER:
+        if role == ANSWER and not self.prompt.run.draws:
             raise UserError(f"{written}: the model's turns may contain only words")
         if not _is_file(name):
             raise UserError(f"{written}: there is no file {path}")
         size, how = self.prompt.run.image_size, self.prompt.run.resampling
         for time, image in read_video(path, self.num_frames, size, how) if video else [(None, _image(path, size, how))]:
-            self.prompt.add_image(image, frame=video, time=time)
+            self.prompt.add_image(image, role=role, frame=video, time=time)
 
 
 def _messages(content: str) -> list[str]:

@@ -146,7 +146,7 @@ def test_a_model_that_has_learned_the_answers_has_them_right(corpus: str, tmp_pa
         "mixture.phases": [{"weights": {"conversations": 1.0}}],
         "data.plan": {"seq_len": 192, "global_batch_size": 2, "packing_buffer_size": 12, "seed": 3},
         "stages": [{"lr": {"bridge": 3e-3, "language_model": 3e-3}}],
-        "template": {"system": ""},
+        "template": {"system": "", "draws": True},
     }
     config = TrainConfig.model_validate({"model": {"size": "debug"}, "tune": changed(RUN, changes)})
     opened = TrainingCorpus.open(corpus)

@@ -231,7 +231,7 @@ def test_a_conversation_that_is_none_is_refused(
 def test_a_tuned_model_is_not_asked_for_what_it_cannot_do(
     tuned: Callable[..., FinishedRun], tmp_path: Path, form: str, wanted: str, able: str
 ):
-    with pytest.raises(UserError, match=f"was tuned to generate only {able}s: use --want {able}"):
+    with pytest.raises(UserError, match=f"was tuned to generate only {able}s: ask for"):
         generate(tuned(form=form), ["a dock"], Request(wanted, CHOICE), str(tmp_path))  # type: ignore[arg-type]
 
 

@@ -217,6 +217,24 @@ def test_a_model_without_conversations_continues_one_message(emu: LoadedModel, r
         emu.chat([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}])
 
 
+def test_a_model_for_conversations_that_has_learned_to_draw_edits(
+    training_corpus: str, tmp_path: Path, red: Image.Image
+):
+    write_run(tmp_path, training_corpus, template=TemplateSettings(form="chat", system="Answer.", draws=True))
+    chatting = model.load(tmp_path)
+    edited = chatting.edit(red, "Make it blue.", seed=1)
+    again = chatting.edit(red, "Make it blue.", seed=1)
+    other = chatting.edit(Image.new("RGB", (20, 10), "blue"), "Make it blue.", seed=1)
+    assert np.asarray(edited).tobytes() == np.asarray(again).tobytes() != np.asarray(other).tobytes()
+    turns = [{"role": "user", "content": ["Draw."]}, {"role": "assistant", "content": [red]}]
+    shown = chatting.conversation([*turns, {"role": "user", "content": "What is it?"}])
+    assert shown.images is not None
+    assert len(shown.images) == 1
+    assert chatting.chat(shown, **SAMPLED) == chatting.chat(
+        [*turns, {"role": "user", "content": "What is it?"}], **SAMPLED
+    )
+
+
 def test_what_a_model_cannot_do_is_refused(tuned: Callable[..., LoadedModel], emu: LoadedModel, red: Image.Image):
     with pytest.raises(PromptError, match="was tuned to generate only texts"):
         tuned("chat").draw("a boat")
