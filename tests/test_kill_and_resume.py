@@ -40,7 +40,7 @@ from tests.corpus_command import (
     write_spec,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 NUM_KILLS = int(os.environ.get("DROMAIUS_KILLS", "3"))
 KILLS_PER_BUILD = 6

@@ -110,6 +110,7 @@ def test_duplicates_of_older_samples_are_not_added(second: Path):
     assert row.dropped["near_duplicate_text"] == 5
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_energon_reads_it_whole(second: Path):
     read = {split: energon_samples(second / "texts", split=split) for split in ("train", "val", "test")}

@@ -171,7 +171,7 @@ def _found(drops: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((drop["unit"], drop["reason"]) for drop in drops)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.mark.parametrize("row", PAGES, ids=lambda row: row.name)

@@ -240,6 +240,7 @@ def test_by_the_policy_nobody_is_asked_and_the_sample_says_so(
         assert document.decision.policy == "strict, robots.txt not asked"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_another_policy_judges_the_same_answers(tmp_path: Path, sites: Sites) -> None:
     given, web = source_of("warc", "a.warc.gz", tmp_path, sites, sites.url(SHUT))
@@ -338,6 +339,7 @@ def test_what_the_archive_says_counts_besides_what_is_said_today(tmp_path: Path,
     assert dropped == {"extract": {"robots_disallowed": 1, "robots_unreachable": 1}}  # /old, and what is not there
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_an_archives_own_files_may_be_all_that_counts(tmp_path: Path, sites: Sites) -> None:
     pages = [

@@ -54,6 +54,7 @@ def start_worker(port: int, address: str) -> None:
     channel.close()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_workers_of_several_task_managers_are_started_and_end_with_the_pool():
     port = free_port()

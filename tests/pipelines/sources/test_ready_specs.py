@@ -329,7 +329,9 @@ def instructions(tmp_path: Path, web: str) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava", pytest.param("emu_instruct", marks=pytest.mark.nightly), "emu2_chat"])
+@pytest.mark.parametrize(
+    "name", ["llava", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("emu_instruct", "emu2_chat"))]
+)
 def test_instructions_in_the_form_of_their_releases_give_conversations(tmp_path: Path, web: str, name: str):
     given = instructions(tmp_path, web)
     sources = load_spec(SPECS / f"{name}.yaml", CONTACT).sources

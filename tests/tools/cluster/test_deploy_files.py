@@ -71,6 +71,7 @@ def closed(schema: Any) -> Any:
     return made
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not SCHEMA.exists(), reason="the operator's schema is not at hand: `make cluster-parts` fetches it")
 def test_the_flink_deployment_is_what_the_operator_takes():
     (version,) = yaml.safe_load(SCHEMA.read_text())["spec"]["versions"]

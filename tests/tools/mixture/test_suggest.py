@@ -232,6 +232,7 @@ def test_one_run_becomes_weights_with_a_plot_and_reasons(corpus, probed, found, 
     assert "limits leave" in failure(*one, "--max-epochs", "0.001")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_several_runs_become_weights_by_regression(corpus, probed, found, tmp_path):
     config, _, runs = probed

@@ -125,6 +125,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         yield found
 
 
+@pytest.mark.nightly
 def test_more_of_a_crawl_is_added_after_a_takedown(web: Web, tmp_path: Path):
     spec = spec_tree(web.port) | {"shard": {"order": "append"}}
     spec["sources"] = {"texts": spec["sources"]["texts"]}
