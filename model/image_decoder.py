@@ -8,7 +8,7 @@ B images, S pixels per side, N visual embeddings per image, E their width, C lat
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -66,7 +66,7 @@ class ImageDecoder(nn.Module):
             self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
 
     @classmethod
-    def for_model(cls, config: EmuConfig) -> "ImageDecoder":
+    def for_model(cls, config: EmuConfig) -> Self:
         """Build the decoder that belongs to a model."""
         return cls(config.image_decoder, config.visual_width, config.bridge.image_slots)
 

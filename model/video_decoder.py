@@ -7,7 +7,7 @@ is then what it makes of the frames one by one. Layers and their checkpoints are
 B films, F frames, S pixels per side, N visual embeddings per frame, E their width, C channels, s latents per side
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,7 +15,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from model.config import EmuConfig, ImageDecoderConfig
+from model.config import EmuConfig, ImageDecoderConfig, VideoDecoderConfig
 from model.image_decoder import DiffusionLosses, ImageDecoder
 
 
@@ -87,15 +87,18 @@ class VideoDecoder(ImageDecoder):
     All frames of a film have the same time and, together, their conditioning or none.
     """
 
-    def __init__(self, config: ImageDecoderConfig, visual_width: int, num_slots: int) -> None:
+    def __init__(
+        self, config: ImageDecoderConfig, visual_width: int, num_slots: int, film: VideoDecoderConfig
+    ) -> None:
         super().__init__(config, visual_width, num_slots)
+        self.film = film
         self._num_frames = NumFrames()
         _add_temporal_layers(self.unet, self._num_frames)
 
     @classmethod
-    def for_model(cls, config: EmuConfig) -> "VideoDecoder":
+    def for_model(cls, config: EmuConfig) -> Self:
         """Build the decoder that belongs to a model."""
-        return cls(config.frame_decoder, config.visual_width, config.bridge.image_slots)
+        return cls(config.frame_decoder, config.visual_width, config.bridge.image_slots, config.video_decoder)
 
     def forward(
         self,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from trainer.evaluation.answers import (
 )
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
+from trainer.evaluation.films import Film, draw_films, film_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.open_run import open_run
@@ -123,6 +125,7 @@ class Evaluation:
         drawings: dict[str, list[Drawing]] = {}
         pages: list[Continuation] = []
         videos: list[Continuation] = []
+        films: list[Film] = []
         if template is not None and template.chats:
             figures |= self._answers()
             self._report("answers in conversations")
@@ -142,7 +145,11 @@ class Evaluation:
             videos, found = self._continuations("frame")
             figures |= found
             self._report("pages and videos")
-        write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos)
+        if template is None and self.run.video_decoder is not None:
+            films, found = self._films()
+            figures |= found
+            self._report("films")
+        write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos, films)
         self._report("sheets of samples")
         return figures
 
@@ -288,12 +295,12 @@ class Evaluation:
         if self.run.decoder is None:
             return {}, figures
         size = self.run.decoder.config.image_size
-        judge = self._judge(min(size, _MAX_JUDGED)) if self._train_pairs else None
+        judge = self._judge
         drawings = {}
         for name, pairs in sets.items():
             images = self.run.draw(embeddings[name], seed=self.settings.seed)
             if judge is not None:
-                side = min(size, _MAX_JUDGED)
+                side = self._judged_side
                 figures |= self._right("generated", name, judge.read(self._resized(images, side)), pairs)
                 every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
                 figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
@@ -305,14 +312,24 @@ class Evaluation:
             ]
         return drawings, figures
 
-    def _judge(self, size: int) -> Judge:
-        """Train a judge on the training split's images of single things."""
+    @property
+    def _judged_side(self) -> int:
+        """Side in pixels of the images that the judge sees."""
+        decoder = self.run.decoder or self.run.video_decoder
+        assert decoder is not None
+        return min(decoder.config.image_size, _MAX_JUDGED)
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        """A judge, trained on the training split's images of single things; None if there are none."""
+        if not self._train_pairs:
+            return None
         single = [pair for pair in self._train_pairs if pair.values is not None]
         pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
-        judge.learn(self._images(pairs, size), values, steps=settings.judge_steps, seed=settings.seed)
+        judge.learn(self._images(pairs, self._judged_side), values, steps=settings.judge_steps, seed=settings.seed)
         self._report(f"a judge trained on {len(pairs):,} images")
         return judge
 
@@ -327,6 +344,32 @@ class Evaluation:
             for attribute in self.attributes.words
             if name != ALL
         }
+
+    def _films(self) -> tuple[list[Film], Figures]:
+        """Draw videos; measure squared errors, and how often the judge sees in a frame what it sees in the true one."""
+        samples = [sample for data in self._held_out for sample in samples_of(data, ("video",))]
+        films = draw_films(self.run, drawn(samples, self.settings.films, self.settings.seed), self.settings.seed)
+        if not films:
+            return [], {}
+        figures = film_figures(films)
+        if self._judge is not None:
+            true = torch.stack([film.true for film in films])[:, 1:]
+            first = torch.stack([film.true[:1].expand_as(film.true) for film in films])[:, 1:]
+            seen = self._judged_frames(self._judge, true)
+            for what, frames in (
+                ("film", torch.stack([film.drawn for film in films])[:, 1:]),
+                ("film_continued", torch.stack([film.continued for film in films])[:, 1:]),
+                ("film_copy", first),
+            ):
+                read = self._judged_frames(self._judge, frames)
+                for name in self.attributes.words:
+                    right = [values[name] == wanted[name] for values, wanted in zip(read, seen, strict=True)]
+                    figures[f"{what}_{name}"] = sum(right) / len(right)
+        return films, figures
+
+    def _judged_frames(self, judge: Judge, films: Tensor) -> list[Values]:
+        """Return the attributes that a judge sees in all frames of films (B, F, 3, S, S)."""
+        return judge.read(self._resized(films.flatten(0, 1), self._judged_side))
 
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
         """Predict the next image of pages or frame of videos; measure its squared error, and that of the last image."""
