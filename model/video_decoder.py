@@ -87,9 +87,7 @@ class VideoDecoder(ImageDecoder):
     All frames of a film have the same time and, together, their conditioning or none.
     """
 
-    def __init__(
-        self, config: ImageDecoderConfig, visual_width: int, num_slots: int, film: VideoDecoderConfig
-    ) -> None:
+    def __init__(self, config: ImageDecoderConfig, visual_width: int, num_slots: int, film: VideoDecoderConfig) -> None:
         super().__init__(config, visual_width, num_slots)
         self.film = film
         self._num_frames = NumFrames()

@@ -176,7 +176,9 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 )
 @click.option("--guidance", type=float, default=None, help="Not given: the image decoder's own.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames per video, spread evenly.")
-@click.option("--film-frames", type=click.IntRange(1), default=None, help="With --want video. Not given: the decoder's.")
+@click.option(
+    "--film-frames", type=click.IntRange(1), default=None, help="With --want video. Not given: the decoder's."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
     config_path: str | None,

@@ -16,9 +16,7 @@ FRAMES = 3
 def _config(**image: Any) -> EmuConfig:
     config = SIZES["debug"]
     changed = config.image_decoder.model_copy(update=image)
-    return config.model_copy(
-        update={"image_decoder": changed, "video_decoder": VideoDecoderConfig(frames=FRAMES)}
-    )
+    return config.model_copy(update={"image_decoder": changed, "video_decoder": VideoDecoderConfig(frames=FRAMES)})
 
 
 def _both(**image: Any) -> tuple[VideoDecoder, ImageDecoder]:

@@ -1,4 +1,4 @@
-"""`generate`: continuations of prompts by a finished run, as texts in JSON lines, images in PNG, films in MP4 and WebP."""
+"""`generate`: continuations of prompts by a finished run: texts in JSON lines, images in PNG, films in MP4 and WebP."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -87,9 +87,7 @@ def _generate_videos(run: FinishedRun, prompts: Sequence[str], request: Request,
         for prompt, found in zip(prompts, read, strict=True):
             check_room_for_video(run, found, prompt, num_frames)
         embeddings = generate_frames(run, read, num_frames)
-    drawn = run.draw_videos(
-        embeddings, guidance=request.guidance, seed=request.seed, reconstructing=reconstructing
-    )
+    drawn = run.draw_videos(embeddings, guidance=request.guidance, seed=request.seed, reconstructing=reconstructing)
     rows = []
     for number, (prompt, frames) in enumerate(zip(prompts, drawn, strict=True)):
         for form in FORMATS:

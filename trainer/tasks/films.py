@@ -62,9 +62,7 @@ class FilmData(CorpusData):
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, num_frames)
         size, seen = model.frame_decoder.image_size, model.encoder.image_size
         encoder_size = seen if seen != size else None
-        data = cls(
-            run, tokenizer, model, corpus, sources, fingerprint, size, encoder_size, run.max_scale, num_frames
-        )
+        data = cls(run, tokenizer, model, corpus, sources, fingerprint, size, encoder_size, run.max_scale, num_frames)
         if split == "train" and not any(source.num_samples for source in sources):
             raise UserError(data._without_films())
         return data

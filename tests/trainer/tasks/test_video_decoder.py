@@ -1,13 +1,10 @@
 """Tests of the video decoder's training: from the image decoder, on films, to videos that others can read."""
 
-import io
 import shutil
 
-import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from model.weight_files import read
 from model.weights import load_video_decoder
@@ -21,9 +18,9 @@ from tests.trainer.trial_runs import consumed, killed, losses, overfit, run
 from trainer.config import TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED
+from trainer.reading.images import decode
 from trainer.reading.micro_batches import Group
 from trainer.reading.reader import Loader
-from trainer.reading.images import decode
 from trainer.tasks.films import TOO_FEW_FRAMES
 from trainer.tasks.video_decoder import VideoDecoderTask
 
@@ -33,7 +30,10 @@ def config(changes=None, frames=2, **section):
     weights = {"mixture": {"phases": [{"weights": {"videos": 1.0}}]}}
     film = image_run(stages=[{"lr": {"decoder": 1e-3}}], **weights) | section
     film["held_out"] = {"every": 3, "packs": 4}
-    model = {"size": "debug", "changes": {"video_decoder": {"frames": frames, "frames_per_second": 2}} | (changes or {})}
+    model = {
+        "size": "debug",
+        "changes": {"video_decoder": {"frames": frames, "frames_per_second": 2}} | (changes or {}),
+    }
     return TrainConfig.model_validate({"model": model, "pretrain": RUN, "video_decoder": film})
 
 
@@ -128,7 +128,9 @@ def test_a_batch_overfits_and_held_out_films_keep_their_noise(begun, training_co
     task, module = task_of(config({"image_decoder": {"prediction": "sample"}}), training_corpus, begun)
     packs = first_step(task).packs
     whole = task.collate(packs).of_group(Group(0, 0, (4,))).losses(module, None).values[0]
-    parts = [task.collate(packs[i : i + 1]).of_group(Group(0, i, (4,))).losses(module, None).values[0] for i in range(4)]
+    parts = [
+        task.collate(packs[i : i + 1]).of_group(Group(0, i, (4,))).losses(module, None).values[0] for i in range(4)
+    ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
     found = overfit(module, task.collate(packs), [4], 60, lr=1e-2)
     assert sum(found[-8:]) < 0.7 * sum(found[:8])
