@@ -181,7 +181,7 @@ class ImageDecoder(nn.Module):
         self.latent_scale.copy_(1.0 / latents.std())
 
     def _chances(self, num: int, **draw: Any) -> Tensor:
-        """Draw a number in 0..1 for each of `num` images: when they are denoised, whether their conditioning is kept."""
+        """Draw a number in 0..1 for each of `num` images: for its time, or for whether its conditioning is kept."""
         return torch.rand(num, **draw)
 
     def _predict(self, noisy: Tensor, times: Tensor, conditioning: Tensor, micro: Tensor | None) -> Tensor:
