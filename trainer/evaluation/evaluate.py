@@ -25,6 +25,7 @@ from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
+from pipelines.settings import load_settings
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.evaluation.answers import (
@@ -36,7 +37,7 @@ from trainer.evaluation.answers import (
 )
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
-from trainer.evaluation.films import Film, draw_films, film_figures
+from trainer.evaluation.films import Film, draw_films, film_figures, judged_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.open_run import open_run
@@ -71,7 +72,7 @@ def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
     """Evaluate a run and write the results into its folder.
 
     Args:
-        config: Config of the run.
+        config: Config of the run. What it does not say, if it is that of a decoder alone, is as the run was trained.
         corpus: The corpus's folder.
         out: The run's folder.
 
@@ -90,6 +91,7 @@ class Evaluation:
     """Evaluation of one run on the held-out splits of a corpus. Arguments as in `evaluate`."""
 
     def __init__(self, config: TrainConfig, corpus: str, out: str) -> None:
+        config = _completed(config, out)
         self.settings: EvaluateSettings = config.evaluate
         self.run = open_run(out, config)
         section = config.pretrain or config.tune if self.run.template is None else config.tune or config.pretrain
@@ -352,24 +354,10 @@ class Evaluation:
         if not films:
             return [], {}
         figures = film_figures(films)
-        if self._judge is not None:
-            true = torch.stack([film.true for film in films])[:, 1:]
-            first = torch.stack([film.true[:1].expand_as(film.true) for film in films])[:, 1:]
-            seen = self._judged_frames(self._judge, true)
-            for what, frames in (
-                ("film", torch.stack([film.drawn for film in films])[:, 1:]),
-                ("film_continued", torch.stack([film.continued for film in films])[:, 1:]),
-                ("film_copy", first),
-            ):
-                read = self._judged_frames(self._judge, frames)
-                for name in self.attributes.words:
-                    right = [values[name] == wanted[name] for values, wanted in zip(read, seen, strict=True)]
-                    figures[f"{what}_{name}"] = sum(right) / len(right)
+        if (judge := self._judge) is not None:
+            side = self._judged_side
+            figures |= judged_figures(films, lambda frames: judge.read(self._resized(frames, side)))
         return films, figures
-
-    def _judged_frames(self, judge: Judge, films: Tensor) -> list[Values]:
-        """Return the attributes that a judge sees in all frames of films (B, F, 3, S, S)."""
-        return judge.read(self._resized(films.flatten(0, 1), self._judged_side))
 
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
         """Predict the next image of pages or frame of videos; measure its squared error, and that of the last image."""
@@ -391,6 +379,16 @@ class Evaluation:
             with_text = self.run.generate_embeddings([each.prompt(self.run.layout, with_text=True) for each in found])
             figures["next_frame_with_text_error"] = float(F.mse_loss(with_text.float(), true.float()))
         return found, figures
+
+
+def _completed(config: TrainConfig, out: str) -> TrainConfig:
+    """Return a config, with the main model's sections as they were trained if it has none of its own."""
+    resolved = storage.join(out, "config.resolved.yaml")
+    if config.pretrain is not None or config.tune is not None or not storage.exists(resolved):
+        return config
+    trained = load_settings(TrainConfig, resolved)
+    own = {"evaluate": config.evaluate} if "evaluate" in config.model_fields_set else {}
+    return trained.model_copy(update=own)
 
 
 def _held_out(row: dict[str, Any]) -> Figures:

@@ -3,7 +3,7 @@
 Squared errors are those of pixels in 0..1, of all frames but the first, which a copy of itself always matches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from model.films import generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.segment import ImageSegment, Text
+from trainer.evaluation.attributes import Values
 from trainer.tasks.samples import Sample
 
 
@@ -82,3 +83,25 @@ def film_figures(films: Sequence[Film]) -> dict[str, float]:
         for name, found in kinds.items()
     }
     return errors | {"num_films": len(films)}
+
+
+def judged_figures(films: Sequence[Film], judge: Callable[[Tensor], list[Values]]) -> dict[str, float]:
+    """Return how often a judge sees in a frame what it sees in the true one, by attribute.
+
+    Args:
+        films: The films.
+        judge: Function from frames (B, 3, S, S) uint8 to the attributes of each.
+    """
+    true = torch.stack([film.true for film in films])
+    wanted = judge(true[:, 1:].flatten(0, 1))
+    kinds = {
+        "film": torch.stack([film.drawn for film in films]),
+        "film_continued": torch.stack([film.continued for film in films]),
+        "film_copy": true[:, :1].expand_as(true),
+    }
+    figures = {}
+    for kind, found in kinds.items():
+        seen = judge(found[:, 1:].flatten(0, 1))
+        for name in wanted[0]:
+            figures[f"{kind}_{name}"] = sum(s[name] == w[name] for s, w in zip(seen, wanted, strict=True)) / len(seen)
+    return figures
