@@ -11,8 +11,9 @@ bridge           Emu's causal former; Emu2's pooling and projections
 attention        packed sequences: SDPA, FlexAttention, variable-length Flash
 emu              encoder + bridge + language model; forward gives the losses
 image_decoder    diffusion U-Net and autoencoder
+video_decoder    the same over the frames of a film; video_file: films as files
 generation       text, images or both from any prompt
-finished_run     a trained model from a run's folder; respond: its answers to prompts
+finished_run     a trained model from a run's folder; respond: its answers to prompts; films: its films
 loaded_model     the same with texts and images: `model.load(run)` gives captions, conversations, drawings
 weights          loads and writes released checkpoints, strictly
 release/         whole released models into a run's folder, and back

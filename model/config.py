@@ -257,8 +257,18 @@ class ImageDecoderConfig(Config):
         return self
 
 
+class VideoDecoderConfig(Config):
+    """The image decoder's U-Net over the frames of a film, with layers over time."""
+
+    image: ImageDecoderConfig | None = Field(
+        None, description="the U-Net and autoencoder of the frames; null: as `image_decoder`, from which it can begin"
+    )
+    frames: int = Field(8, gt=1, description="frames of a film in training, and of a generated one by default")
+    frames_per_second: float = Field(8.0, gt=0, description="speed at which generated films are played")
+
+
 class EmuConfig(Config):
-    """One model: vision encoder, bridge, language model and image decoder."""
+    """One model: vision encoder, bridge, language model, image and video decoder."""
 
     name: str
     family: Literal["emu", "emu2"]
@@ -269,6 +279,12 @@ class EmuConfig(Config):
     language_model: LanguageModelConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     image_decoder: ImageDecoderConfig = ImageDecoderConfig()
+    video_decoder: VideoDecoderConfig = VideoDecoderConfig()
+
+    @property
+    def frame_decoder(self) -> ImageDecoderConfig:
+        """U-Net and autoencoder of the video decoder's frames."""
+        return self.video_decoder.image or self.image_decoder
 
     @property
     def visual_width(self) -> int:

@@ -18,14 +18,15 @@ from model.sequence import LAYOUT, Layout, LayoutConfig
 from model.template import TEMPLATE, TemplateSettings
 from model.template_layout import TemplateLayout
 from model.tokenizer import IMAGE_START, Tokenizer
-from model.weights import load_emu, load_image_decoder
+from model.video_decoder import VideoDecoder
+from model.weights import load_emu, load_image_decoder, load_video_decoder
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A trained model, with its image decoder if the run has one.
+    """A trained model, with its image and video decoders if the run has them.
 
     Attributes:
         folder: Folder of the run.
@@ -36,6 +37,7 @@ class FinishedRun:
         device: Device of model and decoder.
         batch: Number of prompts that are continued together.
         generation: The model's own settings of generation.
+        video_decoder: The video decoder, or None.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class FinishedRun:
     device: torch.device
     batch: int
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    video_decoder: VideoDecoder | None = None
 
     @classmethod
     def open(cls, folder: str | Path, *, layout: LayoutConfig | None = None, batch: int = 8) -> Self:
@@ -76,9 +79,9 @@ class FinishedRun:
                 tokenizer = Tokenizer.load(carried, model.config.family, chat=True)
         except ValueError as error:
             raise WeightsError(str(error)) from error
-        folders = (path / "decoder/model", path.parent / "decoder/model")  # the latter for OUT/tune
-        decoder_folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+        decoder_folder, video_folder = _folder_of(path, "decoder"), _folder_of(path, "video_decoder")
         decoder = load_image_decoder(decoder_folder).to(device).eval() if decoder_folder is not None else None
+        video_decoder = load_video_decoder(video_folder).to(device).eval() if video_folder is not None else None
         return cls(
             path,
             model.to(device, dtype).eval(),
@@ -88,6 +91,7 @@ class FinishedRun:
             device,
             batch,
             read_carried(carried / GENERATION, GenerationConfig) or GenerationConfig(),
+            video_decoder,
         )
 
     @property
@@ -155,31 +159,51 @@ class FinishedRun:
         """
         assert self.decoder is not None
         generator = torch.Generator(self.device).manual_seed(seed)
-        null = self._null_of_images if reconstructing else self._null_of_prompts
+        null = self._null(self.decoder, reconstructing=reconstructing)
         parts = [
             self.decoder.sample(part, null=null, guidance=guidance, generator=generator).cpu()
             for part in embeddings.float().split(self.batch)
         ]
         return torch.cat(parts)
 
-    @cached_property
-    def _null_of_prompts(self) -> Tensor | None:
-        """What guidance leads away from when images are generated: (1, N, E); None for zeros."""
-        if not self._leads_from_model:
+    def draw_videos(
+        self, embeddings: Tensor, *, guidance: float | None = None, seed: int = 0, reconstructing: bool = False
+    ) -> Tensor:
+        """Generate films (B, F, 3, S, S) uint8 from the visual embeddings of their frames (B, F, N, E), on the CPU.
+
+        Other arguments as in `draw`.
+        """
+        assert self.video_decoder is not None
+        generator = torch.Generator(self.device).manual_seed(seed)
+        null = self._null(self.video_decoder, reconstructing=reconstructing)
+        parts = [
+            self.video_decoder.sample(part, null=null, guidance=guidance, generator=generator).cpu()
+            for part in embeddings.float().split(max(1, self.batch // embeddings.shape[1]))
+        ]
+        return torch.cat(parts)
+
+    def _null(self, decoder: ImageDecoder, *, reconstructing: bool) -> Tensor | None:
+        """Return what guidance leads away from: (1, N, E); None for zeros."""
+        if decoder.config.null_conditioning == "zeros":
             return None
+        return self._null_of_images if reconstructing else self._null_of_prompts
+
+    @cached_property
+    def _null_of_prompts(self) -> Tensor:
+        """What the model generates for an empty prompt: (1, N, E)."""
         return self.generate_embeddings([Prompt.of(self.layout, [], draw=True)]).float()
 
     @cached_property
-    def _null_of_images(self) -> Tensor | None:
-        """What guidance leads away from when images are reconstructed: (1, N, E); None for zeros."""
-        if not self._leads_from_model:
-            return None
+    def _null_of_images(self) -> Tensor:
+        """Embeddings of a grey image: (1, N, E)."""
         side = self.image_size
         return self.embed(torch.zeros(1, 3, side, side)).float()  # zeros once normalised: the mean colour
 
-    @property
-    def _leads_from_model(self) -> bool:
-        return self.decoder is not None and self.decoder.config.null_conditioning == "model"
+
+def _folder_of(run: Path, part: str) -> Path | None:
+    """Return the folder of one of a run's decoders; that of a tuned model (OUT/tune) lies beside it."""
+    folders = (run / part / "model", run.parent / part / "model")
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _layout(folder: Path, tokenizer: Tokenizer, model: Emu, fallback: LayoutConfig | None) -> Layout:

@@ -36,6 +36,9 @@ class GenerationConfig(Config):
 
     max_new_tokens: int = Field(128, ge=0, description="text tokens at most; 0 for images only")
     max_images: int = Field(0, ge=0, description="images at most, including the one that a prompt requests")
+    num_frames: int = Field(
+        1, ge=1, description="images that follow each other where a prompt requests one: the frames of a video"
+    )
     temperature: float | None = Field(None, gt=0, description="sampling temperature; null chooses the likeliest token")
     top_k: int | None = Field(None, ge=1, description="sample among this many likeliest tokens")
     top_p: float | None = Field(
@@ -153,6 +156,7 @@ def generate_steps(
     results = [row.result for row in rows]
     for row, prompt in zip(rows, prompts, strict=True):
         if int(prompt.sequence.token_ids[-1]) == ids[IMAGE_START] and config.max_images:
+            row.frames_left = config.num_frames
             row.begin_image(num_slots)
         row.settle(config)
     runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
@@ -164,11 +168,14 @@ def generate_steps(
         hidden = runner.step(x)  # (B, D)
         tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # input of finished rows
         in_image = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
-        in_text = [i for i, row in enumerate(rows) if not row.done and not row.slots_left and not row.closing]
+        in_text = [i for i, row in enumerate(rows) if row.in_text]
         for i, row in enumerate(rows):
             if row.closing:
                 tokens[i] = ids[IMAGE_END]
                 row.closing = False
+            elif row.frames_left and not row.slots_left:
+                tokens[i] = ids[IMAGE_START]
+                row.begin_image(num_slots)
         if in_text:
             logits = token_logits(model.language_model, hidden[in_text]).float()
             logits[:, never] = float("-inf")
@@ -206,11 +213,16 @@ class _Row:
 
     result: Generated = field(default_factory=Generated)
     slots_left: int = 0
+    frames_left: int = 0  # images that follow each other, including the one that is begun
     closing: bool = False  # the image is complete, [/IMG] comes next
     num_tokens: int = 0
     drawn: list[Tensor] = field(default_factory=list)
     ended: bool = False
     done: bool = False
+
+    @property
+    def in_text(self) -> bool:
+        return not (self.done or self.slots_left or self.frames_left or self.closing)
 
     def begin_image(self, num_slots: int) -> None:
         self.slots_left = num_slots
@@ -235,9 +247,11 @@ class _Row:
             self.result.parts.append(torch.stack(self.drawn))
             self.drawn = []
             self.closing = True
+            self.frames_left = max(0, self.frames_left - 1)
 
     def settle(self, config: GenerationConfig) -> None:
-        self.done = self.ended or (not self.slots_left and self.num_tokens >= config.max_new_tokens)
+        waits = self.slots_left or self.frames_left
+        self.done = self.ended or (not waits and self.num_tokens >= config.max_new_tokens)
         self.closing &= not self.done
 
 

@@ -8,7 +8,7 @@ B images, S pixels per side, N visual embeddings per image, E their width, C lat
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -66,7 +66,7 @@ class ImageDecoder(nn.Module):
             self.schedule = DDPMScheduler(**_SCHEDULE, prediction_type=config.prediction, clip_sample=False)
 
     @classmethod
-    def for_model(cls, config: EmuConfig) -> "ImageDecoder":
+    def for_model(cls, config: EmuConfig) -> Self:
         """Build the decoder that belongs to a model."""
         return cls(config.image_decoder, config.visual_width, config.bridge.image_slots)
 
@@ -98,11 +98,11 @@ class ImageDecoder(nn.Module):
         if self.config.noise_offset:
             offset = torch.randn(num, latents.shape[1], 1, 1, dtype=latents.dtype, **draw)[here]
             noise = noise + self.config.noise_offset * offset
-        chance = torch.rand(num, **draw)[here]
+        chance = self._chances(num, **draw)[here]
         chance = chance.sqrt() if self.config.high_noise else chance
         times = (chance * self.schedule.config.num_train_timesteps).long()  # (B,)
-        kept = torch.rand(num, 1, 1, **draw)[here] >= self.config.conditioning_dropout
-        conditioning = conditioning.to(latents.dtype) * kept
+        kept = self._chances(num, **draw)[here] >= self.config.conditioning_dropout  # (B,)
+        conditioning = conditioning.to(latents.dtype) * kept[:, None, None]
 
         guess = self._predict(self.schedule.add_noise(latents, noise, times), times, conditioning, micro)
         target = {"epsilon": noise, "sample": latents}.get(self.config.prediction)
@@ -179,6 +179,10 @@ class ImageDecoder(nn.Module):
         self.latent_scale.fill_(1.0)
         latents = torch.cat([self.encode(part).float().flatten() for part in images])
         self.latent_scale.copy_(1.0 / latents.std())
+
+    def _chances(self, num: int, **draw: Any) -> Tensor:
+        """Draw a number in 0..1 for each of `num` images: for its time, or for whether its conditioning is kept."""
+        return torch.rand(num, **draw)
 
     def _predict(self, noisy: Tensor, times: Tensor, conditioning: Tensor, micro: Tensor | None) -> Tensor:
         extra: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.box_text import Region, written
 from model.errors import PromptError
+from model.films import check_draws_videos, check_room_for_video, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.images import decode, pixels_of
@@ -31,6 +32,7 @@ from model.respond import Wanted, check_able, check_room, respond, respond_steps
 from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
 from model.tokenizer import OBJECT_END, OBJECT_START, PHRASE_END, PHRASE_START
+from model.video_file import FORMATS, encode_video
 
 ImageLike = Image.Image | np.ndarray | bytes | Path
 """An image: Pillow's, an array (H, W, 3) uint8 in RGB, a file's bytes, or its path. A `str` in a prompt is text."""
@@ -42,6 +44,19 @@ class Frames:
 
     images: Sequence[ImageLike]
     times: Sequence[float] | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write Pillow images as a video, by the file's ending: .mp4 or .webp.
+
+        Raises:
+            ValueError: If it has another ending.
+        """
+        form = next((form for form in FORMATS if str(path).endswith(f".{form}")), None)
+        if form is None:
+            raise ValueError(f"{path}: a video is written as {' or '.join(f'.{form}' for form in FORMATS)}")
+        frames = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in self.images])
+        rate = 1 / (self.times[1] - self.times[0]) if self.times is not None and len(self.times) > 1 else 1.0
+        Path(path).write_bytes(encode_video(frames, form, rate))
 
 
 _BOXED = (PHRASE_START, PHRASE_END, OBJECT_START, OBJECT_END)
@@ -116,6 +131,33 @@ class LoadedModel:
         [[image]] = self.generate_all([parts], want="image", seed=seed, guidance=guidance)
         assert isinstance(image, Image.Image)
         return image
+
+    def draw_video(
+        self, *parts: Part, frames: int | None = None, seed: int = 0, guidance: float | None = None
+    ) -> Frames:
+        """Return the film that a prompt asks for; `Frames.save` writes it.
+
+        Args:
+            *parts: As in `draw`; frames at the end (`Frames`) are continued.
+            frames: Number of frames; None: as many as the video decoder was trained on.
+            seed: Seed of the film's initial noise.
+            guidance: Strength of classifier-free guidance; None: the decoder's own.
+
+        Raises:
+            PromptError: If a part cannot be read, the prompt is too long, or the model has no video decoder.
+        """
+        check_draws_videos(self.run)
+        assert self.run.video_decoder is not None
+        film = self.run.video_decoder.film
+        num_frames = film.frames if frames is None else frames
+        if num_frames < 1:
+            raise PromptError(f"frames: {num_frames}; a video has at least one")
+        prompt = self._prompt(parts, draw=True)
+        check_room_for_video(self.run, prompt, self._words(prompt), num_frames)
+        embeddings = generate_frames(self.run, [prompt], num_frames)
+        [drawn] = self.run.draw_videos(embeddings, guidance=guidance, seed=seed)
+        times = [number / film.frames_per_second for number in range(num_frames)]
+        return Frames([_to_pillow(image) for image in drawn], times)
 
     def edit(
         self, image: ImageLike | str, instruction: str, *, seed: int = 0, guidance: float | None = None

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_model
@@ -26,9 +26,12 @@ from model.errors import WeightsError
 from model.image_decoder import ImageDecoder
 from model.language_model import stock_weights, token_tables
 from model.lora import merged
+from model.video_decoder import VideoDecoder
 from model.vision_encoder import resize_positions
 from model.weight_files import read
 from model.weight_layouts import ADAPTER, LAYOUTS, ROTARY, Names
+
+Decoder = TypeVar("Decoder", bound=ImageDecoder)
 
 
 @dataclass(frozen=True)
@@ -234,14 +237,22 @@ def load_image_decoder(folder: str | Path) -> ImageDecoder:
     Raises:
         WeightsError: If the folder has none, or its weights are of another decoder.
     """
-    folder = Path(folder)
+    return _load_decoder(ImageDecoder, Path(folder), "image decoder")
+
+
+def load_video_decoder(folder: str | Path) -> VideoDecoder:
+    """Load a video decoder. Argument and errors as for `load_image_decoder`."""
+    return _load_decoder(VideoDecoder, Path(folder), "video decoder")
+
+
+def _load_decoder(kind: type[Decoder], folder: Path, what: str) -> Decoder:
     try:
         config = EmuConfig.model_validate(json.loads((folder / "config.json").read_text()))
         with shapes_only():
-            decoder = ImageDecoder.for_model(config)
+            decoder = kind.for_model(config)
         _assign(decoder, fit(decoder, read(folder / "model.safetensors"), "ours").tensors, torch.float32)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: not a readable image decoder: {error}") from error
+        raise WeightsError(f"{folder}: not a readable {what}: {error}") from error
     return decoder
 
 

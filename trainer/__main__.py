@@ -73,6 +73,13 @@ def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...])
 
 @commands.command()
 @run_options
+def video_decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+    """Train the video decoder on the corpus's videos, from the trained image decoder."""
+    return _train(("video_decoder",), config_path, corpus, out, overrides)
+
+
+@commands.command()
+@run_options
 def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
     """Tune the main model on instructions or on image generation."""
     return _train(("tune",), config_path, corpus, out, overrides)
@@ -153,7 +160,7 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 @click.option("--prompt", "prompts", multiple=True, help="Text with [image:FILE] and [video:FILE]; may be repeated.")
 @click.option("--prompts", "prompts_path", default=None, help='File of JSON lines {"prompt": "..."}.')
 @click.option(
-    "--want", type=click.Choice(["text", "image", "both", "reconstruction"]), default="text", show_default=True
+    "--want", type=click.Choice(["text", "image", "both", "video", "reconstruction"]), default="text", show_default=True
 )
 @click.option("--save-to", default=None, help="Folder of the results; OUT/generated if not given.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=None, help="Not given: the model's own, or 128.")
@@ -169,6 +176,9 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
 )
 @click.option("--guidance", type=float, default=None, help="Not given: the image decoder's own.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames per video, spread evenly.")
+@click.option(
+    "--film-frames", type=click.IntRange(1), default=None, help="With --want video. Not given: the decoder's."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
     config_path: str | None,
@@ -190,9 +200,10 @@ def generate(
     repetition_penalty: float | None,
     guidance: float | None,
     frames: int,
+    film_frames: int | None,
     seed: int,
 ) -> None:
-    """Continue prompts with text, an image, or both in turn. For a tuned model: --out OUT/tune."""
+    """Continue prompts with text, an image, both in turn, or a video. For a tuned model: --out OUT/tune."""
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path or f"{out}/config.resolved.yaml", overrides)
@@ -231,11 +242,12 @@ def generate(
     except ValidationError as error:
         raise UserError(f"generate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     folder = save_to or f"{out}/generated"
-    rows = continue_prompts(run, asked, Request(want, chosen, frames, guidance, seed), folder)
+    rows = continue_prompts(run, asked, Request(want, chosen, frames, film_frames, guidance, seed), folder)
     for row in rows:
-        click.echo("\n".join([row["prompt"], *(f"  {part.get('text', part.get('image'))}" for part in row["parts"])]))
-    num_images = sum(len(row["images"]) for row in rows)
-    click.echo(f"generated: {len(rows)} texts, {num_images} images, {folder}/{RESULTS}")
+        click.echo("\n".join([row["prompt"], *(f"  {next(iter(part.values()))}" for part in row["parts"])]))
+    num_images, num_videos = (sum(len(row.get(name, ())) for row in rows) for name in ("images", "videos"))
+    made = f"{num_videos} videos" if num_videos else f"{len(rows)} texts, {num_images} images"
+    click.echo(f"generated: {made}, {folder}/{RESULTS}")
 
 
 @commands.command()

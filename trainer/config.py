@@ -482,6 +482,21 @@ class DecoderRunSettings(ImageRunSettings):
     )
 
 
+class VideoDecoderRunSettings(DecoderRunSettings):
+    """Settings of `video_decoder`, which trains the diffusion model that generates films.
+
+    A packed sequence is one film of `model.changes.video_decoder.frames` frames; `mixture` names sources of videos.
+    """
+
+    autoencoder: None = Field(None, description="null: the autoencoder comes from `weights`")
+    weights: tuple[WeightsSettings, ...] = Field(
+        (WeightsSettings(path="decoder/model"),),
+        min_length=1,
+        description="image decoders with which it begins, in this order; by default the one of `decoder`",
+    )
+    conditioning: Literal["encoded"] = Field("encoded", description="embeddings of the frames themselves (Emu2)")
+
+
 class TuneSettings(PretrainSettings):
     """Settings of `tune`, which tunes the main model on instructions or on image generation."""
 
@@ -509,6 +524,7 @@ class EvaluateSettings(Settings):
     images: int = Field(120, ge=1, description="most captions of each set for which images are generated")
     answers: int = Field(240, ge=1, description="most questions of each source of conversations that are answered")
     continuations: int = Field(120, ge=1, description="most pages, and most videos, whose next image is predicted")
+    films: int = Field(40, ge=1, description="most videos that the video decoder reconstructs")
     max_new_tokens: int = Field(64, ge=1, description="most tokens of a generated caption")
     batch: int = Field(120, ge=1, description="samples that are generated together")
     judge_corpus: str | None = Field(
@@ -539,5 +555,6 @@ class TrainConfig(Settings):
     )
     pretrain: PretrainSettings | None = None
     decoder: DecoderRunSettings | None = None
+    video_decoder: VideoDecoderRunSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     tune: TuneSettings | None = None

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -136,6 +136,7 @@ def _explained(error: ValidationError) -> str:
         kind: Any = EmuConfig
         for group in groups:
             kind = kind.model_fields[group].annotation
+            kind = next(iter(get_args(kind)), kind)  # of a group that may be left out
         near = difflib.get_close_matches(last, kind.model_fields, n=1, cutoff=0.5)
         return f"{where}: unknown setting. " + (
             f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(kind.model_fields)}"

@@ -544,6 +544,10 @@ def test_a_tokenizer_gets_the_name_by_which_it_is_found(tmp_path: Path, given: t
         (("--set", "encoder.heads=2", "--set", "encoder.heads.x=5"), "heads was set to one value before"),
         (("--set", "encoder=5"), "encoder: Input should be a valid dictionary"),
         (("--set", "encoder.haeds=5"), r"encoder\.haeds: unknown setting. Did you mean 'heads'\?"),
+        (
+            ("--set", "video_decoder.image.haeds=[1, 2]"),
+            r"video_decoder\.image\.haeds: unknown setting. Did you mean 'heads'\?",
+        ),
         (("--set", "encodr.heads=5"), r"encodr: unknown setting. Did you mean 'encoder'\?"),
         (("--set", "encoder.heads=0"), r"encoder\.heads: Input should be greater than 0"),
         (("--set", "language_model.path=/nowhere"), "no model has these settings: /nowhere: not a folder with"),

@@ -10,6 +10,7 @@ import torch
 
 from model.emu import Emu
 from model.image_decoder import ImageDecoder
+from model.video_decoder import VideoDecoder, is_temporal
 from pipelines.settings import load_settings
 from trainer.config import RunSettings, TrainConfig
 
@@ -71,6 +72,7 @@ def test_a_config_begins_with_a_model_that_another_leaves(name):
         ("emu2_stage1_448", 128),
         ("emu2_stage2", 128),
         ("emu2_decoder", 64),
+        ("emu2_video_decoder", 32),
     ],
 )
 def test_a_step_can_be_shared_by_so_many_gpus(name, gpus):
@@ -97,6 +99,18 @@ def test_the_image_decoder_has_the_size_of_its_diffusion_model(name, width, bill
         decoder = ImageDecoder.for_model(model(name))
     assert decoder.unet.config.cross_attention_dim == width
     assert sum(p.numel() for p in decoder.unet.parameters()) / 1e9 == pytest.approx(billions, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_video_decoder_is_stable_diffusion_2_1_with_layers_over_time():
+    with torch.device("meta"):
+        unet = VideoDecoder.for_model(model("emu2_video_decoder")).unet
+    assert unet.config.cross_attention_dim == 1792
+    spatial = {name: p.numel() for name, p in unet.named_parameters() if not is_temporal(name)}
+    # Stable Diffusion 2.1 has 865.91 M; its 32 key and value projections read 1792 instead of 1024 channels.
+    assert sum(spatial.values()) == pytest.approx(865_910_724 + 2 * (1792 - 1024) * 12_480, rel=1e-6)
+    assert all(f"{name.removesuffix('.weight')}.temporal.weight" in dict(unet.named_parameters())
+               for name, p in unet.named_parameters() if p.ndim == 4 and p.shape[-1] == 3)  # fmt: skip
 
 
 def test_samples_seen_are_the_papers():

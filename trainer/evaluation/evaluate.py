@@ -25,12 +25,14 @@ from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.errors import UserError
+from pipelines.settings import load_settings
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.engine.metrics import read_metrics
 from trainer.evaluation.answers import Figures, Question, answer_figures, answer_questions, questions, to_json_lines
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
 from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
+from trainer.evaluation.films import Film, draw_films, film_figures, judged_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.open_run import open_run
@@ -63,7 +65,7 @@ def evaluate(config: TrainConfig, corpus: str, out: str) -> Figures:
     """Evaluate a run and write the results into its folder.
 
     Args:
-        config: Config of the run.
+        config: Config of the run. What it does not say, if it is that of a decoder alone, is as the run was trained.
         corpus: The corpus's folder.
         out: The run's folder.
 
@@ -82,6 +84,7 @@ class Evaluation:
     """Evaluation of one run on the held-out splits of a corpus. Arguments as in `evaluate`."""
 
     def __init__(self, config: TrainConfig, corpus: str, out: str) -> None:
+        config = _completed(config, out)
         self.settings: EvaluateSettings = config.evaluate
         self.run = open_run(out, config)
         section = config.pretrain or config.tune if self.run.template is None else config.tune or config.pretrain
@@ -117,6 +120,7 @@ class Evaluation:
         drawings: dict[str, list[Drawing]] = {}
         pages: list[Continuation] = []
         videos: list[Continuation] = []
+        films: list[Film] = []
         if template is not None and template.chats:
             figures |= self._answers()
             self._report("answers in conversations")
@@ -136,7 +140,11 @@ class Evaluation:
             videos, found = self._continuations("frame")
             figures |= found
             self._report("pages and videos")
-        write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos)
+        if template is None and self.run.video_decoder is not None:
+            films, found = self._films()
+            figures |= found
+            self._report("films")
+        write_samples(self.run, storage.join(self.out, "samples"), captioned, drawings, pages, videos, films)
         self._report("sheets of samples")
         return figures
 
@@ -219,7 +227,7 @@ class Evaluation:
         """Draw the answers to questions, and measure how many are right, by their embeddings and by their pixels."""
         embeddings = self.run.generate_embeddings([question.prompt(self.run) for question in asked])
         figures = embedding_figures(asked, source, self.run, embeddings)
-        if (judge := self._judge_of_answers) is None:
+        if self.run.decoder is None or (judge := self._judge) is None:
             return figures
         read = judge.read(self._resized(self.run.draw(embeddings, seed=self.settings.seed), self._judged_side))
 
@@ -227,24 +235,6 @@ class Evaluation:
             return judge.read(asked[number].sample.image(media, self._judged_side)[None])[0]
 
         return figures | pixel_figures(asked, source, read, read_true)
-
-    @cached_property
-    def _judge_of_answers(self) -> Judge | None:
-        """A judge of drawn answers; None without a decoder, or without captioned images to learn from."""
-        if self.run.decoder is None:
-            return None
-        pairs = self._train_pairs
-        if (corpus := self.settings.judge_corpus) is not None:
-            pairs = self._pairs([self._opened(corpus, "train")], CAPTIONED)
-            if all(pair.values is None for pair in pairs):
-                raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
-        return self._judge(pairs, self._judged_side) if pairs else None
-
-    @property
-    def _judged_side(self) -> int:
-        """Side in pixels of the images that a judge reads."""
-        assert self.run.decoder is not None
-        return min(self.run.decoder.config.image_size, _MAX_JUDGED)
 
     def _caption_losses(self) -> Figures:
         """Compute the cross-entropy of captions after their own image, and after another sample's image."""
@@ -312,8 +302,7 @@ class Evaluation:
         figures |= _retrieval(torch.cat([*embeddings.values()]), torch.cat([*true.values()]))
         if self.run.decoder is None:
             return {}, figures
-        size, side = self.run.decoder.config.image_size, self._judged_side
-        judge = self._judge(self._train_pairs, side) if self._train_pairs else None
+        size, side, judge = self.run.decoder.config.image_size, self._judged_side, self._judge
         drawings = {}
         for name, pairs in sets.items():
             images = self.run.draw(embeddings[name], seed=self.settings.seed)
@@ -329,14 +318,29 @@ class Evaluation:
             ]
         return drawings, figures
 
-    def _judge(self, pairs: Sequence[Pair], size: int) -> Judge:
-        """Train a judge on those of the images that show single things."""
+    @property
+    def _judged_side(self) -> int:
+        """Side in pixels of the images that the judge sees."""
+        decoder = self.run.decoder or self.run.video_decoder
+        assert decoder is not None
+        return min(decoder.config.image_size, _MAX_JUDGED)
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        """A judge, trained on images of single things with their captions; None if there are none."""
+        pairs, corpus = self._train_pairs, self.settings.judge_corpus
+        if corpus is not None:
+            pairs = self._pairs([self._opened(corpus, "train")], CAPTIONED)
         single = [pair for pair in pairs if pair.values is not None]
+        if not single and corpus is not None:
+            raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
+        if not single:
+            return None
         pairs = drawn(single, len(single), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
-        judge.learn(self._images(pairs, size), values, steps=settings.judge_steps, seed=settings.seed)
+        judge.learn(self._images(pairs, self._judged_side), values, steps=settings.judge_steps, seed=settings.seed)
         self._report(f"a judge trained on {len(pairs):,} images")
         return judge
 
@@ -351,6 +355,18 @@ class Evaluation:
             for attribute in self.attributes.words
             if name != ALL
         }
+
+    def _films(self) -> tuple[list[Film], Figures]:
+        """Draw videos; measure squared errors, and how often the judge sees in a frame what it sees in the true one."""
+        samples = [sample for data in self._held_out for sample in samples_of(data, ("video",))]
+        films = draw_films(self.run, drawn(samples, self.settings.films, self.settings.seed), self.settings.seed)
+        if not films:
+            return [], {}
+        figures = film_figures(films)
+        if (judge := self._judge) is not None:
+            side = self._judged_side
+            figures |= judged_figures(films, lambda frames: judge.read(self._resized(frames, side)))
+        return films, figures
 
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
         """Predict the next image of pages or frame of videos; measure its squared error, and that of the last image."""
@@ -372,6 +388,16 @@ class Evaluation:
             with_text = self.run.generate_embeddings([each.prompt(self.run.layout, with_text=True) for each in found])
             figures["next_frame_with_text_error"] = float(F.mse_loss(with_text.float(), true.float()))
         return found, figures
+
+
+def _completed(config: TrainConfig, out: str) -> TrainConfig:
+    """Return a config, with the main model's sections as they were trained if it has none of its own."""
+    resolved = storage.join(out, "config.resolved.yaml")
+    if config.pretrain is not None or config.tune is not None or not storage.exists(resolved):
+        return config
+    trained = load_settings(TrainConfig, resolved)
+    own = {"evaluate": config.evaluate} if "evaluate" in config.model_fields_set else {}
+    return trained.model_copy(update=own)
 
 
 def _held_out(row: dict[str, Any]) -> Figures:

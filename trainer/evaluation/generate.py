@@ -1,4 +1,4 @@
-"""`generate`: continuations of prompts by a finished run, as texts in JSON lines and images in PNG."""
+"""`generate`: continuations of prompts by a finished run: texts in JSON lines, images in PNG, films in MP4 and WebP."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from model.box_text import written
 from model.errors import PromptError
+from model.films import check_draws_videos, check_room_for_video, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.respond import Wanted, check_able, check_room, respond
+from model.video_file import FORMATS, encode_video
 from pipelines import storage
 from pipelines.errors import UserError
-from trainer.evaluation.prompts import is_one_image, read_prompt
+from trainer.evaluation.prompts import is_one_image, is_one_video, read_prompt
 
 RESULTS = "generated.jsonl"
 
@@ -27,16 +29,18 @@ class Request:
     """Options of generation.
 
     Attributes:
-        wanted: Kind of output. `reconstruction`: the prompt's only image, from its own embeddings.
+        wanted: Kind of output. `reconstruction`: the prompt's only image or video, from its own embeddings.
         config: Settings of sampling.
         num_frames: Frames read per video.
+        film_frames: Frames of each generated video; None: as many as the video decoder was trained on.
         guidance: Strength of classifier-free guidance; None: the decoder's own.
         seed: Seed of sampling and of the initial noise of images.
     """
 
-    wanted: Wanted | Literal["reconstruction"]
+    wanted: Wanted | Literal["video", "reconstruction"]
     config: GenerationConfig
     num_frames: int = 8
+    film_frames: int | None = None
     guidance: float | None = None
     seed: int = 0
 
@@ -51,16 +55,52 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         folder: Folder for `generated.jsonl` and the images.
 
     Returns:
-        The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts` (texts and images in order).
+        The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts` (texts and images in order);
+        or `prompt`, `videos` (their MP4 files, with an animated WebP beside each) and `parts`.
 
     Raises:
-        UserError: If a prompt cannot be read, if an image is requested from a run without an image decoder, or if the
-            model was not tuned to generate what is requested.
+        UserError: If a prompt cannot be read, if an image or video is requested from a run without such a decoder, or
+            if the model was not tuned to generate what is requested.
     """
     try:
-        results = _results(run, prompts, request)
+        if request.wanted == "video" or (request.wanted == "reconstruction" and all(map(is_one_video, prompts))):
+            rows = _generate_videos(run, prompts, request, folder)
+        else:
+            rows = _generate(run, prompts, request, folder)
     except PromptError as error:
         raise UserError(str(error)) from error
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_bytes(storage.join(folder, RESULTS), lines.encode())
+    return rows
+
+
+def _generate_videos(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
+    """Write a film for each prompt; return the rows."""
+    check_draws_videos(run)
+    assert run.video_decoder is not None
+    film, reconstructing = run.video_decoder.film, request.wanted == "reconstruction"
+    read = [read_prompt(p, run, draw=not reconstructing, num_frames=request.num_frames) for p in prompts]
+    if reconstructing:
+        embeddings = torch.stack([run.embed(found.images) for found in read if found.images is not None])
+    else:
+        num_frames = request.film_frames or film.frames
+        for prompt, found in zip(prompts, read, strict=True):
+            check_room_for_video(run, found, prompt, num_frames)
+        embeddings = generate_frames(run, read, num_frames)
+    drawn = run.draw_videos(embeddings, guidance=request.guidance, seed=request.seed, reconstructing=reconstructing)
+    rows = []
+    for number, (prompt, frames) in enumerate(zip(prompts, drawn, strict=True)):
+        for form in FORMATS:
+            data = encode_video(frames, form, film.frames_per_second)
+            storage.write_bytes(storage.join(folder, f"video-{number:04d}.{form}"), data)
+        name = f"video-{number:04d}.mp4"
+        rows.append({"prompt": prompt, "videos": [name], "parts": [{"video": name}]})
+    return rows
+
+
+def _generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder: str) -> list[dict[str, Any]]:
+    """Continue prompts with texts and images, which are written; return the rows."""
+    results = _results(run, prompts, request)
     images = _draw(run, results, request)
     rows = []
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -75,8 +115,6 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
         texts = [part["text"] for part in parts if "text" in part]
         names = [part["image"] for part in parts if "image" in part]
         rows.append({"prompt": prompt, "text": "".join(texts).strip(), "images": names, "parts": parts})
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write_bytes(storage.join(folder, RESULTS), lines.encode())
     return rows
 
 
@@ -107,6 +145,7 @@ def _results(run: FinishedRun, prompts: Sequence[str], request: Request) -> list
     if request.wanted == "reconstruction":
         check_able(run, "image")
         return _reconstruct(run, prompts, [read_prompt(p, run, num_frames=request.num_frames) for p in prompts])
+    assert request.wanted != "video"
     check_able(run, request.wanted)
     draw = request.wanted == "image"
     read = [read_prompt(prompt, run, draw=draw, num_frames=request.num_frames) for prompt in prompts]
@@ -120,7 +159,10 @@ def _reconstruct(run: FinishedRun, prompts: Sequence[str], read: Sequence[Prompt
     images = []
     for prompt, found in zip(prompts, read, strict=True):
         if found.images is None or len(found.images) != 1 or not is_one_image(prompt):
-            raise UserError(f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else")
+            raise UserError(
+                f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else; or all are one "
+                "[video:FILE] each"
+            )
         images.append(found.images)
     return [Generated([embeddings]) for embeddings in run.embed(torch.cat(images))]
 

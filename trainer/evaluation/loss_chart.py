@@ -37,6 +37,7 @@ PANELS = (
     Panel("encoder", "contrastive", "Encoder: contrastive loss"),
     Panel("autoencoder", "reconstruction", "Autoencoder: reconstruction"),
     Panel("decoder", "diffusion", "Image decoder: diffusion loss"),
+    Panel("video_decoder", "diffusion", "Video decoder: diffusion loss"),
 )
 
 

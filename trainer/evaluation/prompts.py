@@ -124,9 +124,18 @@ def _messages(content: str) -> list[str]:
 
 def is_one_image(content: str) -> bool:
     """Return whether a prompt is the file of an image and nothing else."""
+    return _is_one(content, "image")
+
+
+def is_one_video(content: str) -> bool:
+    """Return whether a prompt is the file of a video and nothing else."""
+    return _is_one(content, "video")
+
+
+def _is_one(content: str, kind: str) -> bool:
     content = content.strip()
     match = _FILE.match(content)
-    return match is not None and match[1] == "image" and end_of_bracket(content, match, _is_file) == len(content)
+    return match is not None and match[1] == kind and end_of_bracket(content, match, _is_file) == len(content)
 
 
 def _is_file(name: str) -> bool:

@@ -17,6 +17,7 @@ from pipelines import storage
 from pipelines.images.lettering import Run
 from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, side_by_side, stacked
 from trainer.evaluation.continuation import Continuation
+from trainer.evaluation.films import Film
 
 WIDTH = 1200
 MARGIN = 26
@@ -27,6 +28,8 @@ _CELL = 128  # side in pixels to which small images are enlarged
 _COLUMNS = 7
 _MAX_HEIGHT = 4000
 _NUM_VIDEOS = 3
+_NUM_FILMS = 4
+_FRAME_GAP = 4
 _NUM_FRAMES = 3  # frames of a video before the predicted one
 _PAGE_TOKENS = 80
 _PAGE_IMAGES = 2  # most images that the model may generate on its page
@@ -58,6 +61,7 @@ def write_samples(
     drawings: dict[str, list[Drawing]],
     pages: Sequence[Continuation],
     videos: Sequence[Continuation],
+    films: Sequence[Film] = (),
 ) -> None:
     """Write one sheet per kind of result, and one with all of them.
 
@@ -68,6 +72,7 @@ def write_samples(
         drawings: Generated images of each set of samples.
         pages: Pages, of which one is continued.
         videos: Videos, of which some are continued.
+        films: Films that the video decoder has drawn.
     """
     sheets = {"captions": captions_sheet(captioned)} if captioned else {}
     if run.decoder is not None:
@@ -77,6 +82,8 @@ def write_samples(
             sheets["page"] = page_sheet(run, min(pages, key=_places))
         if videos:
             sheets["video"] = video_sheet(run, _chosen(videos))
+    if films:
+        sheets["films"] = films_sheet(films)
     for name, sheet in sheets.items():
         _write(stacked([sheet], WIDTH, MARGIN), storage.join(folder, f"{name}.png"))
     if sheets:
@@ -166,6 +173,26 @@ def video_sheet(run: FinishedRun, videos: Sequence[Continuation]) -> Image.Image
     return stacked(bands, _inner())
 
 
+def films_sheet(films: Sequence[Film]) -> Image.Image:
+    """Return the sheet of films: their frames, and what the decoders and the whole model make of them."""
+    bands = [_title("Frames → film", "held-out videos, drawn from the visual embeddings of their frames")]
+    for film in films[:_NUM_FILMS]:
+        rows = [("the video", film.true), ("drawn by the video decoder", film.drawn)]
+        rows += [("drawn frame by frame by the image decoder", film.alone)] if film.alone is not None else []
+        rows += [("its first frame, then as the model predicts from all its words", film.continued)]
+        strips = []
+        for label, frames in rows:
+            strip = Column(_quarter(), _MAX_HEIGHT)
+            side = (_quarter() + _FRAME_GAP) // len(frames) - _FRAME_GAP
+            strip.image(side_by_side([_image(frame, side) for frame in frames], side, _FRAME_GAP))
+            strip.text([(label, GREY if frames is film.true else OWN)], SMALL)
+            strips.append(strip.done())
+        words = Column(_inner(), 100)
+        words.text([(film.texts.replace("\n", " "), INK)], SMALL)
+        bands += [words.done(), side_by_side(strips, _quarter())]
+    return stacked(bands, _inner())
+
+
 def _chosen(videos: Sequence[Continuation]) -> list[Continuation]:
     """Choose long videos, with and without text about the predicted frame."""
     longest = sorted(videos, key=lambda video: -len(video.context_images))
@@ -233,6 +260,10 @@ def _inner() -> int:
 
 def _cell_width() -> int:
     return (_inner() - (_COLUMNS - 1) * GAP) // _COLUMNS
+
+
+def _quarter() -> int:
+    return (_inner() - 3 * GAP) // 4
 
 
 def _third() -> int:

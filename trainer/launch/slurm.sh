@@ -7,7 +7,7 @@
 #
 # CONFIG   the run's YAML                              CORPUS   the corpus's folder
 # OUT      the run's folder; build/runs/<config's name> if not given
-# COMMAND  encoder, pretrain, decoder, all of them (`all`) or tune; pretrain if not given
+# COMMAND  encoder, pretrain, decoder, video-decoder, all of them (`all`) or tune; pretrain if not given
 # PYTHON   .venv/bin/python if not given
 # More options of the trainer may follow the script's name: ... trainer/launch/slurm.sh --set pretrain.steps=100
 #

@@ -9,7 +9,7 @@
 # OUT      the run's folder; build/runs/<config's name> if not given
 # NODES    number of machines; 1 if not given          MASTER   address of one machine, at which all connect
 # PROCESSES   processes per machine; if not given one per GPU, or one per core without GPUs
-# COMMAND  encoder, pretrain, decoder, all of them (`all`) or tune; pretrain if not given
+# COMMAND  encoder, pretrain, decoder, video-decoder, all of them (`all`) or tune; pretrain if not given
 # ADDRESS  of this machine, at which the others reach it, where its host name does not say
 # RESTARTS how often a failed run goes on from its last checkpoint, together with a machine that comes back; 0 if not given
 # BIN      .venv/bin if not given

@@ -132,8 +132,10 @@ def vocabulary_of(settings: EmuConfig, weights: Sequence[WeightsSettings], run: 
     return found
 
 
-def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str) -> list[str]:
-    """Fill an image decoder from the given checkpoints.
+def load_decoder_weights(
+    decoder: ImageDecoder, weights: Sequence[WeightsSettings], run: str, setting: str = "decoder.weights"
+) -> list[str]:
+    """Fill an image decoder from the given checkpoints. Arguments as for `build_model`.
 
     Returns:
         One line per checkpoint with another conditioning, as released U-Nets have on text: the tensors that stay random
@@ -144,7 +146,7 @@ def load_decoder_weights(decoder: ImageDecoder, weights: Sequence[WeightsSetting
     """
     lines = []
     for named in weights:
-        if anew := _load(decoder, named, run, "decoder.weights"):
+        if anew := _load(decoder, named, run, setting):
             kinds = Counter(".".join(name.split(".")[-3:]) for name in anew)
             which = ", ".join(f"{num} {kind}" for kind, num in kinds.items())
             lines.append(f"{_path(named, run)}: left random, because the conditioning has another width here: {which}")

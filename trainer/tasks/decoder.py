@@ -14,7 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from model.config import AutoencoderConfig
+from model.config import AutoencoderConfig, ImageDecoderConfig
 from model.emu import Emu, VisualEmbedder
 from model.generation import Prompt, generate_embeddings
 from model.image_decoder import ImageDecoder, WeightAverage, autoencoder_loss, build_autoencoder
@@ -38,6 +38,7 @@ from trainer.tasks.build import (
     save_tensors,
     with_carried_layout,
 )
+from trainer.tasks.data import CorpusData
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task
 
@@ -173,8 +174,9 @@ class Conditioning:
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
-        """Return the visual embeddings of images: (B, 3, S, S) uint8 -> (B, N, E)."""
-        return self._embedder.encode_images(images)
+        """Return the visual embeddings of images, or of films' frames: (B, ..., 3, S, S) uint8 -> (B, ..., N, E)."""
+        found = self._embedder.encode_images(images.flatten(0, -4))
+        return found.unflatten(0, images.shape[:-3])
 
     def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
         """Return a prompt that asks for the image of a caption."""
@@ -186,7 +188,7 @@ class Conditioning:
         return generate_embeddings(self._embedder, self._layout.tokenizer, prompts)
 
 
-class _Drawing(nn.Module):
+class Drawing(nn.Module):
     """The decoder that the engine trains, with the average of its weights, which is thus part of checkpoints."""
 
     def __init__(self, decoder: ImageDecoder) -> None:
@@ -205,7 +207,7 @@ class DecoderTask(Task):
     objectives = ("diffusion",)
     modules = ("decoder",)
     run: DecoderRunSettings
-    data: ImageData
+    data: CorpusData
 
     def __init__(self, model: ModelSettings, run: DecoderRunSettings, corpus: str, out: str, world: World) -> None:
         super().__init__(model, with_carried_layout(run, (*model.weights, OWN), out, world.say), corpus, out, world)
@@ -226,11 +228,11 @@ class DecoderTask(Task):
         )
         layout = Layout(self.data.tokenizer, config.bridge, self.run.data.layout)
         self._conditioning = Conditioning(embedder, layout)
-        self._kept: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[str | int, ...], tuple[Tensor, Tensor]] = {}
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()
 
-    def open(self, split: Split) -> ImageData:
+    def open(self, split: Split) -> CorpusData:
         """Open the images of a split, with captions if conditioning is generated from them."""
         run = self.run
         return ImageData.open(
@@ -254,17 +256,17 @@ class DecoderTask(Task):
             )
         for line in load_decoder_weights(decoder, self.run.weights, self._out):
             self._world.say(line)
-        return _Drawing(decoder)
+        return Drawing(decoder)
 
     def begin(self, module: nn.Module, first_images: Iterator[Tensor], device: torch.device) -> None:
         """Set the latents' scale, if the autoencoder was trained in this project."""
-        assert isinstance(module, _Drawing)
+        assert isinstance(module, Drawing)
         if self.run.autoencoder is not None:
             module.decoder.fit_latent_scale(list(fitting_batches(first_images)))
 
     def prepare(self, module: nn.Module, stage: Stage, dtype: torch.dtype) -> None:
         """Move the frozen model to the device of the trained one."""
-        assert isinstance(module, _Drawing)
+        assert isinstance(module, Drawing)
         self._conditioning.to(self._world.device, dtype)
         self._decoder = module.decoder
         if "decoder" in self.run.engine.gradient_checkpointing:
@@ -273,24 +275,32 @@ class DecoderTask(Task):
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> DrawingBatch:
         """Collate images, or their kept latents, and their conditioning to a batch."""
         chunks = [chunk for pack in packs for chunk in pack]
-        images, source = images_of(chunks)
+        images, seen = self._views(chunks)
         conditioning: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
         if self._generated:
             limit = self.run.max_caption_tokens
             prompts = tuple(self._conditioning.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
-        seen = None
-        if self.data.encoder_size is not None:
-            seen = torch.stack([as_tensor(chunk.images[1]) for chunk in chunks])
         if self.run.engine.keep_features:
             images, conditioning = self._keep(chunks, images, images if seen is None else seen, prompts)
             prompts, seen = (), None
         micro = torch.tensor([self._micro(chunk) for chunk in chunks])
+        source = torch.tensor([chunk.source for chunk in chunks])
         return DrawingBatch(images, source, micro, conditioning, prompts, self._conditioning, seen)
+
+    def _views(self, chunks: Sequence[ReadChunk]) -> tuple[Tensor, Tensor | None]:
+        """Return images as the decoder's targets and, if they have another size, as the encoder reads them."""
+        images, *seen = (torch.stack([*map(as_tensor, view)]) for view in zip(*(c.images for c in chunks), strict=True))
+        return images, seen[0] if seen else None
+
+    @property
+    def _shape(self) -> ImageDecoderConfig:
+        """Settings of the decoder that is trained."""
+        return self.data.model.image_decoder
 
     def _micro(self, chunk: ReadChunk) -> list[float]:
         """Return SDXL's micro-conditioning of an image; for a whole image the same as in generation."""
-        side = float(self.data.model.image_decoder.image_size)
+        side = float(self._shape.image_size)
         return [*(chunk.crop or (side, side, 0.0, 0.0)), side, side]
 
     def _keep(
@@ -298,7 +308,7 @@ class DecoderTask(Task):
     ) -> tuple[Tensor, Tensor]:
         """Return latents and conditioning, computed when an image is seen for the first time."""
         assert self._decoder is not None
-        keys = [(chunk.row.shard, chunk.row.key, chunk.row.window) for chunk in chunks]
+        keys = [(chunk.row.shard, chunk.row.key, *chunk.sequence.images) for chunk in chunks]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             new = images[missing].to(self._world.device)
             made = (
@@ -314,7 +324,7 @@ class DecoderTask(Task):
 
     def stepped(self, module: nn.Module) -> None:
         """Update the average of the weights."""
-        assert isinstance(module, _Drawing)
+        assert isinstance(module, Drawing)
         if module.average is None:
             return
         if self.run.engine.zero_stage < 3:
@@ -327,7 +337,7 @@ class DecoderTask(Task):
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the decoder and of its conditioning."""
         config = self.data.model
-        tree: dict[str, Any] = json.loads(config.image_decoder.model_dump_json(exclude={"null_conditioning"}))
+        tree: dict[str, Any] = json.loads(self._shape.model_dump_json(exclude={"null_conditioning"}))
         return tree | {"visual_width": config.visual_width, "image_slots": config.bridge.image_slots}
 
     def flops(self, counts: Totals, targets: Sequence[int], trained: Collection[str]) -> float:

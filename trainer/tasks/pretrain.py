@@ -29,7 +29,7 @@ from trainer.tasks.samples import first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
 from trainer.tasks.task import Task
 
-_NOT_SHAPES = ("name", "objective", "image_decoder")
+_NOT_SHAPES = ("name", "objective", "image_decoder", "video_decoder")
 
 
 @dataclass(frozen=True, slots=True)

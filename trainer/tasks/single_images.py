@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from model.sequence import Sequence as TokenSequence
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.parts import read_table
+from pipelines.shards.manifest import Source
 from trainer.config import ModelSettings, RunSettings
 from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
@@ -68,7 +71,7 @@ class ImageData(CorpusData):
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
-        sources = _sources(corpus, captioned=captioned)
+        sources = sources_by_media(corpus, partial(_num_images, captioned=captioned))
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, captioned)
         size, encoder_size = model.encoder.image_size, None
         if for_decoder:
@@ -98,7 +101,24 @@ def _fingerprint(corpus: str, split: Split, captioned: bool) -> str:
     return hashlib.sha256(json.dumps([VERSION, corpus, split, captioned]).encode()).hexdigest()
 
 
-def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows, ...]:
+def _num_images(source: Source, num_media: int, *, captioned: bool) -> int:
+    """Return how many images of a sample with so many are read."""
+    if not captioned:
+        return num_media
+    return min(num_media, 1) if source.kind in CAPTIONED else 0
+
+
+def sources_by_media(
+    corpus: TrainingCorpus, num_windows: Callable[[Source, int], int | str], *, images: int = 1
+) -> tuple[SourceWindows, ...]:
+    """Return the windows of sources whose samples are read by their media, each a length of one position.
+
+    Args:
+        corpus: The corpus.
+        num_windows: Function from a source, and the number of images or frames of a sample, to that of its windows, or
+            to the reason for which the sample is left out.
+        images: Images of each window.
+    """
     found = []
     for source in corpus.manifest.sources:
         shards = corpus.manifest.shards_of(source.name, corpus.split)
@@ -107,10 +127,8 @@ def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows,
             for s in shards
         ]
         rows = [row for table in tables for row in table]
-        usable = not captioned or source.kind in CAPTIONED
-        counts = np.array([row["num_media"] if usable and row["allowed"] else 0 for row in rows], np.int64)
-        if captioned:
-            counts = np.minimum(counts, 1)
+        decided = [num_windows(source, row["num_media"]) if row["allowed"] else NOT_ALLOWED for row in rows]
+        counts = np.array([0 if isinstance(it, str) else it for it in decided], np.int64)
         numbers = np.flatnonzero(counts)
         ones = np.ones(int(counts.sum()), np.int32)
         found.append(
@@ -122,8 +140,8 @@ def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows,
                 numbers,
                 np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
                 tokens=ones,
-                images=ones,
-                refused=tuple((row["key"], NOT_ALLOWED) for row in rows if not row["allowed"]),
+                images=images * ones,
+                refused=tuple((r["key"], it) for r, it in zip(rows, decided, strict=True) if isinstance(it, str)),
             )
         )
     return tuple(found)

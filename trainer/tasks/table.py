@@ -9,6 +9,7 @@ from trainer.tasks.encoder import EncoderTask
 from trainer.tasks.pretrain import PretrainTask
 from trainer.tasks.task import Task
 from trainer.tasks.tune import TuneTask
+from trainer.tasks.video_decoder import VideoDecoderTask
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ TASKS: dict[str, tuple[TaskRun, ...]] = {
         TaskRun(AutoencoderTask, "decoder.autoencoder", "autoencoder"),
         TaskRun(DecoderTask, "decoder", "decoder"),
     ),
+    "video_decoder": (TaskRun(VideoDecoderTask, "video_decoder", "video_decoder"),),
     "tune": (TaskRun(TuneTask, "tune", "tune"),),
 }
 """The runs of each command. A run whose section the config leaves out is not trained."""

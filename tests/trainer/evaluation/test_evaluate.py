@@ -12,7 +12,7 @@ from tests.trainer.finished_runs import write_run
 from tests.trainer.small_corpus import damage
 from trainer.config import EvaluateSettings, TrainConfig
 from trainer.evaluation.evaluate import Evaluation, evaluate
-from trainer.evaluation.sample_sheets import WIDTH
+from trainer.evaluation.sample_sheets import WIDTH, films_sheet
 from trainer.tasks.samples import drawn
 
 NUMBERS = tuple(f"boat {number}" for number in range(32))  # training captions name 0 to 29
@@ -48,6 +48,25 @@ def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainCo
     assert all(sheet.width == WIDTH for sheet in sheets.values())
     assert sheets["contact_sheet.png"].height > max(s.height for n, s in sheets.items() if n != "contact_sheet.png")
     assert (folder / "loss.png").exists()
+
+
+@pytest.mark.slow
+def test_films_are_compared_with_copies_and_with_frames_drawn_alone(training_corpus: str, tmp_path: Path):
+    config = write_run(tmp_path, training_corpus, video_decoder=True)
+    settings = JUDGED.model_copy(update={"films": 3})
+    evaluation = Evaluation(config.model_copy(update={"evaluate": settings}), training_corpus, str(tmp_path))
+    films, figures = evaluation._films()
+    kinds = ("film", "film_image_decoder", "film_continued", "film_copy")
+    judged = {f"{kind}_{name}" for kind in ("film", "film_continued", "film_copy") for name in ("thing", "number")}
+    assert figures.keys() == {*(f"{kind}_error" for kind in kinds), *judged, "num_films"}
+    assert figures["num_films"] == len(films) == 2
+    film = films[0]
+    assert film.true.shape == film.drawn.shape == film.continued.shape == (2, 3, 16, 16)
+    copies = [(f.true[1].float() - f.true[0].float()).div(255).square().mean() for f in films]
+    assert figures["film_copy_error"] == pytest.approx(float(sum(copies) / len(copies)))
+    drawn = [(f.true[1].float() - f.drawn[1].float()).div(255).square().mean() for f in films]
+    assert figures["film_error"] == pytest.approx(float(sum(drawn) / len(drawn)))
+    assert films_sheet(films).width < WIDTH
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import av
 import imageio_ffmpeg
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from model.box_text import written
+from model.films import generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
@@ -410,6 +413,7 @@ def test_the_command_writes_beside_the_run_and_refuses_what_does_not_fit(run_fol
     assert (run_folder / "generated/image-0000-0.png").exists()
     for options, message in (
         ([], "no prompt"),
+        (["--prompt", "a", "--want", "video"], "has no video decoder to generate videos"),
         (["--prompt", "a", "--beams", "2", "--want", "both"], "--beams works only with --want text"),
         (["--prompt", "a", "--beams", "2", "--temperature", "1"], "without --temperature"),
         (["--prompt", "a", "--top-p", "0.9"], "--top-p needs --temperature"),
@@ -494,3 +498,91 @@ def test_what_just_fits_is_continued(run, tmp_path):
     assert row["prompt"] == "a dock"
     with pytest.raises(UserError, match=f"give --max-new-tokens {256 - length} or fewer"):
         generate(run, ["a dock"], Request("text", GenerationConfig(max_new_tokens=257 - length)), str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def filming(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run with a video decoder of two frames, two per second."""
+    folder = tmp_path_factory.mktemp("filming")
+    write_run(folder, training_corpus, video_decoder=True)
+    return FinishedRun.open(str(folder), batch=2)
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == 2
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_videos_are_written_as_mp4_and_webp(filming: FinishedRun, tmp_path: Path, image: Path):
+    prompts = ["a dock", f"[image:{image}] a boat"]
+    rows = generate(filming, prompts, Request("video", CHOICE), str(tmp_path))
+    assert [json.loads(line) for line in (tmp_path / "generated.jsonl").read_text().splitlines()] == rows
+    assert [row["videos"] for row in rows] == [["video-0000.mp4"], ["video-0001.mp4"]]
+    read = [read_prompt(prompt, filming, draw=True, num_frames=1) for prompt in prompts]
+    drawn = filming.draw_videos(generate_frames(filming, read, 2))
+    for row, film in zip(rows, drawn.permute(0, 1, 3, 4, 2).numpy(), strict=True):
+        path = tmp_path / row["videos"][0]
+        shown = frames_of(path)
+        assert len(shown) == 2
+        assert all(frame.shape == (16, 16, 3) for frame in shown)
+        with Image.open(path.with_suffix(".webp")) as webp:
+            assert webp.n_frames == 2
+            for number, frame in enumerate(film):
+                webp.seek(number)
+                np.testing.assert_array_equal(np.asarray(webp.convert("RGB")), frame)
+    generate(filming, prompts[:1], Request("video", CHOICE, film_frames=5), str(tmp_path))
+    assert len(frames_of(tmp_path / "video-0000.mp4")) == 5
+
+
+def test_frames_follow_each_other_as_in_the_films_of_training(filming: FinishedRun, video: Path):
+    """Two prompts of different lengths, whose frames must be those that follow when each is shown the one before."""
+    read = [
+        read_prompt(f"{text} [video:{video}]", filming, draw=True, num_frames=1) for text in ("a dock", "a boat here")
+    ]
+    found = generate_frames(filming, read, 3)
+    assert found.shape[:2] == (2, 3)
+    for number, prompt in enumerate(read):
+        embeddings = filming.generate_embeddings([prompt])
+        torch.testing.assert_close(found[number, 0], embeddings[0], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found[number, 0], found[number, 1])
+    whole = dataclasses.replace(filming, batch=1)
+    torch.testing.assert_close(generate_frames(whole, read, 3), found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_first_frame_is_announced_as_in_training(filming: FinishedRun, monkeypatch: pytest.MonkeyPatch, video: Path):
+    asked: list[str] = []
+
+    def continued(self: FinishedRun, prompts: list[Prompt], config: GenerationConfig, **named: int) -> list[Generated]:
+        assert (config.max_images, config.num_frames, config.max_new_tokens) == (2, 2, 0)
+        asked.extend(self.tokenizer.decode(p.sequence.token_ids, with_own=True) for p in prompts)
+        return [Generated([torch.zeros(4, 24)] * 2) for _ in prompts]
+
+    monkeypatch.setattr(FinishedRun, "continue_prompts", continued)
+    read = [read_prompt(f"one{more}", filming, draw=True, num_frames=1) for more in ("", f" [video:{video}]")]
+    generate_frames(filming, read, 2)
+    assert asked == ["<s>one[VIDEO][IMG]", f"<s>one[VIDEO][IMG]{'[gIMG]' * 4}[/IMG][IMG]"]
+
+
+def test_a_video_is_reconstructed_from_its_own_embeddings(filming: FinishedRun, tmp_path: Path, video: Path):
+    (row,) = generate(filming, [f"[video:{video}]"], Request("reconstruction", CHOICE, num_frames=4), str(tmp_path))
+    shown = read_prompt(f"[video:{video}]", filming, draw=False, num_frames=4).images
+    assert shown is not None
+    expected = filming.draw_videos(filming.embed(shown)[None], reconstructing=True)[0]
+    with Image.open((tmp_path / row["videos"][0]).with_suffix(".webp")) as webp:
+        for number, frame in enumerate(expected.permute(0, 2, 3, 1).numpy()):
+            webp.seek(number)
+            np.testing.assert_array_equal(np.asarray(webp.convert("RGB")), frame)
+
+
+@pytest.mark.parametrize("wanted", ["video", "reconstruction"])
+def test_a_video_of_a_run_without_video_decoder_is_refused(
+    run: FinishedRun, tmp_path: Path, video: Path, wanted: Literal["video", "reconstruction"]
+):
+    with pytest.raises(UserError, match=r"has no video decoder to generate videos: run .*video-decoder"):
+        generate(run, [f"[video:{video}]"], Request(wanted, CHOICE, num_frames=2), str(tmp_path))
+
+
+def test_videos_that_do_not_fit_the_model_are_refused(filming: FinishedRun, tmp_path: Path):
+    with pytest.raises(UserError, match=r"'a dock': takes \d+ .* video of 99 frames .*: ask for 4\d frames or fewer"):
+        generate(filming, ["a dock"], Request("video", CHOICE, film_frames=99), str(tmp_path))
