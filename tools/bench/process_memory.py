@@ -1,11 +1,11 @@
-"""Memory of a command and of all processes below it while it runs: proportional set sizes, sampled twice a second."""
+"""Memory of a command and of all processes below it while it runs: proportional set sizes, sampled every two seconds."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 2.0  # reading the sizes of a process takes its kernel some milliseconds
 
 
 @dataclass(slots=True)
