@@ -1,7 +1,8 @@
 """Crawl: pages of live sites, breadth-first and politely, into WARC files and a ledger with one row per URL.
 
 A crawl runs in rounds. The frontier of a round is what earlier rounds found and did not request. It is a function of
-their files alone, so a killed round continues with what it has not fetched yet. Within a round each host is one queue
+their files alone, so a killed round continues with what it has not fetched yet; what they say of each URL is carried
+from round to round (`crawling/known_urls.py`). Within a round each host is one queue
 of one worker; workers close a part (WARC, ledger, links, receipt) every thousand pages or half a minute.
 """
 
@@ -34,10 +35,12 @@ from pipelines.crawling.frontier import (
     failed_site_files,
     ledger_marks,
     link_marks,
+    requested_before,
     scoped_urls,
 )
 from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, indexed_name, parts_to_retry
+from pipelines.crawling.known_urls import WriteMarks, carried_marks, carry, known_before, known_marks
 from pipelines.crawling.ledger import ledger_parts, part_name, read_ledger, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
@@ -48,6 +51,7 @@ from pipelines.layout import (
     account_folder,
     alarm_folder,
     crawl_folder,
+    frontier_folder,
     gate_folder,
     index_folder,
     queues_folder,
@@ -174,21 +178,23 @@ class _Crawl:
         storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(asdict(progress)).encode())
         return progress
 
-    def part_files(self, suffix: str, before: int | None = None, only: int | None = None) -> list[str]:
-        """Return the files of finished parts: of the rounds before one, of only one, or of all."""
+    def part_files(self, suffix: str, before: int | None = None, since: int = 0) -> list[str]:
+        """Return the files of finished parts of the rounds since one, and before one; by default of all."""
         return [
             self.parts.file(name, suffix)
             for name in ledger_parts(self.out, self.name)
-            if (before is None or round_of(name) < before) and (only is None or round_of(name) == only)
+            if since <= round_of(name) and (before is None or round_of(name) < before)
         ]
 
     def run_round(self, round_: int, retry_round: int) -> None:
         """Request the frontier of a round."""
-        settings, num_buckets = self.settings, self.runner.num_buckets
-        queues = queues_folder(self.out, "crawl")
-        earlier = self.part_files(".parquet", before=round_)
-        current = self.part_files(".parquet", only=round_)
-        links = self.part_files(".links.parquet", before=round_)
+        settings, num_buckets, run = self.settings, self.runner.num_buckets, new_run()
+        queues, folder = queues_folder(self.out, "crawl"), frontier_folder(self.out, self.name)
+        inputs = stage_inputs(VERSION, settings.model_dump(mode="json"), retry_round)
+        known = known_before(folder, inputs, round_)
+        earlier = self.part_files(".parquet", since=known.round, before=round_)
+        current = self.part_files(".parquet", since=round_, before=round_ + 1)
+        links = self.part_files(".links.parquet", since=known.round, before=round_)
         seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in settings.seeds]
 
         def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
@@ -202,16 +208,18 @@ class _Crawl:
                 | "ListThisLedger" >> beam.Create(current)
                 | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
             )
+            carried = pipeline | "ListKnown" >> beam.Create(known.files) | "ReadKnown" >> beam.FlatMap(known_marks)
             found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
-            by_url = (before, now, found, pipeline | "Seeds" >> beam.Create(seeds)) | "ByUrl" >> GroupByKey(files)
-            in_scope = by_url | "KeepNew" >> beam.FlatMap(scoped_urls, settings, self.block)
-            num_before = (
-                before
-                | "OnlyRequested" >> beam.Filter(lambda row: row[1].state == "requested_before")
-                | "HostOfRequested" >> beam.Map(lambda row: (urls.authority(row[0]), 1))
-            )
+            marks = (carried, before, now, found, pipeline | "Seeds" >> beam.Create(seeds))
+            by_url = marks | "ByUrl" >> GroupByKey(files)
+            if known.round < round_:
+                to_carry = by_url | "KeepMarks" >> beam.FlatMap(carried_marks, settings)
+                _ = to_carry | "CarryMarks" >> beam.ParDo(WriteMarks(folder, run))
             frontier = (
-                {"num_before": num_before, "others": in_scope}
+                {
+                    "num_before": by_url | "CountRequested" >> beam.FlatMap(requested_before),
+                    "others": by_url | "KeepNew" >> beam.FlatMap(scoped_urls, settings, self.block),
+                }
                 | "ByHost" >> CoGroupByKey(files)
                 | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
             )
@@ -221,13 +229,15 @@ class _Crawl:
             _ = (
                 frontier
                 | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
-                | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, new_run()))
+                | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, run))
             )
 
         storage.remove(queues)
         watch = Watch(self.parts.path, queues=queues, alarms=alarm_folder(self.out))
         with shuffling(self.runner, self.out) as files:
             run_pipeline(f"crawl {self.name}, round {round_}", self.runner, partial(build, files=files), watch)
+        if known.round < round_:
+            carry(folder, inputs, round_, run)
         storage.remove(queues)
 
     def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
@@ -355,8 +365,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             progress = replace(progress, rounds=progress.retry_round + 1)
         while not crawl.settings.is_archive:
             crawl.run_round(progress.rounds, progress.retry_round)
-            if not crawl.part_files(".parquet", only=progress.rounds):
+            if not crawl.part_files(".parquet", since=progress.rounds):
                 break
             progress = crawl.save(replace(progress, rounds=progress.rounds + 1))
         crawl.account(progress.retry_round)
         crawl.save(replace(progress, finished=inputs))
+        storage.remove(frontier_folder(out, name))

@@ -15,11 +15,12 @@ from apache_beam.pvalue import TaggedOutput
 
 from pipelines import storage
 from pipelines.block_list import load_block_list
+from pipelines.decisions.components import ConnectedComponents
 from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
 from pipelines.decisions.evaluation_images import evaluation_content
 from pipelines.decisions.features import MeasuredDocument
-from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions.find_duplicates import FindDuplicates
 from pipelines.decisions.fingerprints import fingerprint
 from pipelines.decisions.long_documents import windows
 from pipelines.decisions.measuring import CompletedDocument, PartMeasurer, read_measured

@@ -54,6 +54,11 @@ def crawl_folder(out: str, crawl: str) -> PartFolder:
     return PartFolder(storage.join(stage_folder(out, "crawl"), crawl))
 
 
+def frontier_folder(out: str, crawl: str) -> str:
+    """Return the folder of the URLs that a crawl carries from round to round, until it is finished."""
+    return storage.join(work_folder(out), "frontier", crawl)
+
+
 def account_folder(out: str, crawl: str) -> PartFolder:
     """Return the folder of the counts and drops of a crawl's pages, over all its rounds."""
     return PartFolder(storage.join(crawl_folder(out, crawl).path, "account"))

@@ -92,6 +92,12 @@ def scoped_urls(
         yield urls.authority(url), ScopedUrl(depth, url, "requested_now" in states)
 
 
+def requested_before(grouped: tuple[str, Iterable[Mark]]) -> Iterator[tuple[str, int]]:
+    """Yield (authority, 1) if an earlier round requested a URL as a page."""
+    if any(mark.state == "requested_before" for mark in grouped[1]):
+        yield urls.authority(grouped[0]), 1
+
+
 def failed_site_files(grouped: tuple[str, Iterable[Mark]]) -> Iterator[tuple[str, FrontierUrl]]:
     """Yield (authority, URL) if a URL was requested as a site's file, and only failed for a reason that can pass."""
     url, marks = grouped[0], list(grouped[1])

@@ -91,7 +91,7 @@ def read_ledger(path: str, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 def ledger_parts(out: str, crawl: str) -> list[str]:
     """Return the names of a crawl's finished parts."""
-    return sorted(r.part for r in crawl_folder(out, crawl).receipts() if r.part.startswith("r"))
+    return [name for name in crawl_folder(out, crawl).names() if name.startswith("r")]
 
 
 def part_name(round_: int, unique: str) -> str:

@@ -1,11 +1,14 @@
 """Duplicates across all workers: Beam transforms that shuffle only small rows, never text or images."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypedDict
 
 import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
+from pipelines.decisions.components import ConnectedComponents
 from pipelines.decisions.duplicates import (
     ClusterMember,
     Duplicate,
@@ -15,14 +18,16 @@ from pipelines.decisions.duplicates import (
     Member,
     band_rows,
     choose_kept,
-    connected_components,
     link_band,
     read_band_key,
 )
 from pipelines.running.record_coder import shuffle_by_fields
-from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, WriteRows, read_written
+from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles
 
 shuffle_by_fields(Member, ClusterMember)
+
+MEMBERS_AT_ONCE = 1 << 16
+"""Members of bands that a worker holds to find equal ones: 20 MB."""
 
 
 class _JoinedRecord(TypedDict):
@@ -44,11 +49,16 @@ class FindDuplicates(beam.PTransform):
         self._settings, self._files = dict(settings), files
 
     def expand(self, fingerprints: beam.PCollection) -> beam.PCollection:
-        edges = (
-            fingerprints
-            | "CutIntoBands" >> beam.FlatMap(_band_rows, self._settings).with_output_types(tuple[bytes, Member])
+        cut = fingerprints | "CutIntoBands" >> beam.ParDo(_CutIntoBands(self._settings)).with_outputs(
+            "equal", main="members"
+        )
+        linked = (
+            cut.members
             | "MeetInBands" >> GroupByKey(self._files)
             | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[Edge, int])
+        )
+        edges = (
+            (linked, cut.equal)
             | "SameEdges" >> GroupByKey(self._files)
             | "EachEdgeOnce" >> beam.MapTuple(_strictest).with_output_types(tuple[Edge, int])
         )
@@ -69,33 +79,35 @@ class FindDuplicates(beam.PTransform):
         )
 
 
-class ConnectedComponents(beam.PTransform):
-    """Return (id, smallest id of its component) for every id in edges (id, id) of one or several collections.
+class _CutIntoBands(beam.DoFn):
+    """Yield (key of a band, member), of equal members of a bundle only the first, and the edges to the others.
 
-    One worker loads all edges.
+    So no band has more equal members than there are bundles, however often a text or an image occurs.
     """
 
-    def __init__(self, files: ShuffleFiles | None = None) -> None:
-        super().__init__()
-        self._files = files
+    def __init__(self, settings: Mapping[str, DuplicateSettings]) -> None:
+        self._settings = settings
 
-    def expand(self, edges: Any) -> beam.PCollection:
-        sides = edges if isinstance(edges, tuple) else (edges,)
-        if self._files is None:
-            gathered = sides | "AllEdges" >> beam.Flatten() | "OneGroup" >> beam.Map(lambda edge: (0, edge))
-        else:  # the group is of files, of which the edges are read one after another
-            written = tuple(side | f"Write{i}" >> WriteRows(self._files) for i, side in enumerate(sides))
-            gathered = written | "AllEdges" >> beam.Flatten() | "OneGroup" >> beam.Map(lambda run: (0, run))
-        read = read_written if self._files is not None else None
-        return (
-            gathered
-            | "Gather" >> beam.GroupByKey()
-            | "Connect" >> beam.FlatMap(_connect, read).with_output_types(tuple[str, str])
-        )
+    def start_bundle(self) -> None:
+        self._first: dict[tuple[bytes, bytes], str] = {}
 
+    def process(
+        self, fingerprint: Fingerprint
+    ) -> Iterator[tuple[bytes, Member] | TaggedOutput[Literal["equal"], tuple[Edge, int]]]:
+        for key, member in band_rows(fingerprint, self._settings[fingerprint.scope]):
+            first = self._first.setdefault((key, member.sketch), member.id)
+            if first != member.id:
+                self._first[key, member.sketch] = min(first, member.id)
+                yield TaggedOutput("equal", ((min(first, member.id), max(first, member.id)), read_band_key(key)[0]))
+        if len(self._first) >= MEMBERS_AT_ONCE:
+            yield from self._flush()
 
-def _band_rows(fingerprint: Fingerprint, settings: dict[str, DuplicateSettings]) -> Iterator[tuple[bytes, Member]]:
-    return band_rows(fingerprint, settings[fingerprint.scope])
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._flush())
+
+    def _flush(self) -> Iterator[tuple[bytes, Member]]:
+        yield from ((key, Member(first, sketch)) for (key, sketch), first in self._first.items())
+        self._first = {}
 
 
 def _link_band(
@@ -119,13 +131,6 @@ def _ends(row: tuple[Edge, int]) -> Iterator[tuple[str, int]]:
 
 def _priority(fingerprint: Fingerprint) -> tuple[str, float]:
     return fingerprint.id, float(fingerprint.priority)
-
-
-def _connect(
-    grouped: tuple[int, Iterable[Any]], read: Callable[[Any], Iterable[Edge]] | None
-) -> Iterator[tuple[str, str]]:
-    edges = grouped[1] if read is None else itertools.chain.from_iterable(map(read, grouped[1]))
-    yield from connected_components(edges)
 
 
 def _member(joined: tuple[str, _JoinedRecord]) -> Iterator[tuple[str, ClusterMember]]:

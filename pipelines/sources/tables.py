@@ -18,6 +18,7 @@ from pipelines.sources import lines
 from pipelines.sources.delimited import PEEKED_ROWS, Table, dialect_of, first_rows, is_url, open_delimited
 from pipelines.sources.files import Files, Part, expand
 from pipelines.sources.origin import BrokenFileError, RowError
+from pipelines.sources.parquet_batches import read_batches
 from pipelines.sources.where import MET, UNKNOWN, UNMET, Clause, Condition, clauses_of, partition_columns, wanted_rows
 
 NO_CONDITIONS: Mapping[str, Condition] = MappingProxyType({})
@@ -201,13 +202,13 @@ def read_parquet(
         binary = [field.name for field in file.schema_arrow if _has_binary(field.type)]
         for group in range(part.start, file.num_row_groups if part.stop is None else part.stop):
             try:
-                fallen = _fallen(file, group, clauses, added)
+                fallen = _fallen(file, handle, group, clauses, added)
                 num_rows = file.metadata.row_group(group).num_rows
                 if fallen and np.all(fallen.first < len(clauses)):
                     yield from ((f"{group}/{row}", fallen.row(row)) for row in range(num_rows))
                     continue
                 row = 0
-                for batch in file.iter_batches(256, row_groups=[group], columns=columns):
+                for batch in read_batches(file, handle, group, columns, 256):
                     kept = fallen.kept(row, len(batch)) if fallen else None
                     values = iter((batch if kept is None else batch.filter(pa.array(kept))).to_pylist())
                     for is_kept in [True] * len(batch) if kept is None else kept:
@@ -242,7 +243,9 @@ class _Fallen(NamedTuple):
         return kept
 
 
-def _fallen(file: Any, group: int, clauses: list[Clause], added: Mapping[str, str | None]) -> _Fallen | None:
+def _fallen(
+    file: Any, handle: Any, group: int, clauses: list[Clause], added: Mapping[str, str | None]
+) -> _Fallen | None:
     """Return which rows of a row group fall; None without conditions."""
     if not clauses:
         return None
@@ -255,7 +258,9 @@ def _fallen(file: Any, group: int, clauses: list[Clause], added: Mapping[str, st
         elif (known := _verdict_of_statistics(file, group, clause)) is not None:
             verdicts = np.full(num, known)
         else:
-            verdicts = clause.falls(file.read_row_group(group, columns=[clause.column]).column(0))
+            read = read_batches(file, handle, group, [clause.column], max(num, 1))
+            of_batches = [clause.falls(pa.chunked_array([batch.column(0)])) for batch in read]
+            verdicts = np.concatenate(of_batches) if of_batches else np.full(num, MET)
         falls = (fallen.first == len(clauses)) & (verdicts != MET)
         fallen.first[falls] = i
         fallen.is_unknown[falls] = verdicts[falls] == UNKNOWN

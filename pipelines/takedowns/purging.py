@@ -84,6 +84,7 @@ def purge_work(out: str, block: BlockList) -> None:
             if block.host(unquote(path.rpartition("/")[2]).partition(" ")[0]):
                 storage.remove(path)
     storage.remove(storage.join(work_folder(out), "lookup"))
+    storage.remove(storage.join(work_folder(out), "frontier"))  # an unfinished crawl makes it again of what is left
 
 
 class _Each(Protocol):

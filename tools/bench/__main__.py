@@ -13,7 +13,7 @@ from tools.bench.browse import bench_browse
 from tools.bench.card import bench_card
 from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
-from tools.bench.growth import bench_growth
+from tools.bench.growth import KINDS, NUM_ROWS, bench_growth
 from tools.bench.html import bench_html
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
@@ -57,14 +57,15 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench
     help="Folder of HTML files for `html` and `text`, at any depth; `make real-site` fetches the GIMP manual's.",
 )
 @click.option("--rows", multiple=True, type=click.IntRange(10), help="Rows of a build that `growth` measures.")
-def main(names: tuple[str, ...], folder: Path, pages: Path, rows: tuple[int, ...]) -> None:
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What `growth` builds; default: all.")
+def main(names: tuple[str, ...], folder: Path, pages: Path, rows: tuple[int, ...], kinds: tuple[str, ...]) -> None:
     """Run the named benchmarks, or all of them."""
     for name in names or [*BENCHES, *OF_PAGES]:
         click.echo(f"{name:8} on {machine()}")
         if name in OF_PAGES:
             OF_PAGES[name](pages)
-        elif name == "growth" and rows:
-            bench_growth(folder / name, rows)
+        elif name == "growth":
+            bench_growth(folder / name, rows or NUM_ROWS, kinds or KINDS)
         else:
             BENCHES[name](folder / name)
 

@@ -1,119 +1,156 @@
 """Memory and time of whole local builds by their number of rows: both per row must stay as they are.
 
-The rows are texts in a file of JSON lines, each of its own words; a tenth are copies with other first words. Rules on
-texts are off and duplicates are looked for: what is measured is how rows are moved, stored and grouped.
+Texts are rows of a file of JSON lines, each of its own words; a tenth are copies with other first words. Pairs are rows
+of a list of images, each of a kilobyte and its own, which a server on this machine makes as they are asked for. Rules
+on texts are off and duplicates are looked for: what is measured is how rows are moved, stored and grouped.
 """
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import yaml
 
+from tools.bench.image_server import ADDRESSES
+from tools.bench.process_memory import Peaks, watch_memory
 from tools.bench.report import figure
+from tools.bench.tiny_image_server import image_url
 
 STAGES = ("crawl", "extract", "fetch", "filter", "shard")
-SAMPLE_SECONDS = 0.5
+KINDS = ("texts", "pairs")
+NUM_ROWS = (20_000, 100_000)
+PORT = 8705
 _COPIES = 10  # every tenth text is nearly the one before it
 _NOUNS = (
     "harbour lantern meadow kettle orchard ladder cellar wagon compass basket violin chimney valley anchor mirror "
     "candle bridge garden engine island pebble feather barrel curtain saddle thicket quarry beacon lattice turbine"
-)
-_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid"
-_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers"
-_PLACES = "near beside behind above below around beyond inside across under"
+).split()
+_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid".split()
+_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers".split()
+_PLACES = "near beside behind above below around beyond inside across under".split()
 
 
-@dataclass(slots=True)
-class Peaks:
-    """The most memory at once, in MiB, as proportional set size: pages that processes share count once."""
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What a build took: seconds of each stage, memory, and seconds of processor time."""
 
-    largest: float = 0.0
-    total: float = 0.0
-    by_stage: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    peaks: Peaks
+    processor: float
 
 
-def bench_growth(folder: Path, sizes: Sequence[int] = (20_000, 100_000)) -> None:
-    """Print memory and time of builds of texts for some numbers of rows."""
+def bench_growth(
+    folder: Path, sizes: Sequence[int] = NUM_ROWS, kinds: Sequence[str] = KINDS, num_workers: int = 2
+) -> None:
+    """Print memory and time of builds of some numbers of rows of each kind; what was built is removed again."""
     folder.mkdir(parents=True, exist_ok=True)
-    for num_rows in sizes:
-        texts, spec, out = folder / f"{num_rows}.jsonl", folder / "spec.yaml", folder / "out"
-        if not texts.exists():
-            _write_texts(texts, num_rows)
-        spec.write_text(yaml.safe_dump(_spec(texts)))
-        seconds, peaks, cpu = _measured(spec, out)
-        num_kept = sum(shard["samples"] for shard in json.loads((out / "manifest.json").read_bytes())["shards"])
-        what = f"{num_rows:,} texts"
-        figure("growth", f"{what}: samples kept", num_kept, "samples")
-        figure("growth", f"{what}: largest process", peaks.largest, "MiB")
-        figure("growth", f"{what}: all processes together", peaks.total, "MiB")
-        for stage, took in seconds.items():
-            figure("growth", f"{what}: {stage}", 1e6 * took / num_rows, f"us/row, {peaks.by_stage[stage]:,.0f} MiB")
-        figure("growth", f"{what}: all stages", 1e6 * sum(seconds.values()) / num_rows, "us/row")
-        figure("growth", f"{what}: processor time", 1e6 * cpu / num_rows, "us/row")
+    for kind in kinds:
+        with _serving() if kind == "pairs" else contextlib.nullcontext():
+            for num_rows in sizes:
+                _bench(folder, kind, num_rows, num_workers)
 
 
-def _spec(texts: Path) -> dict[str, object]:
+def _bench(folder: Path, kind: str, num_rows: int, num_workers: int) -> None:
+    rows, spec, out = folder / f"{kind}-{num_rows}.jsonl", folder / f"{kind}.yaml", folder / f"{kind}-{num_rows}"
+    if not rows.exists():
+        _write_rows(rows, kind, num_rows)
+    spec.write_text(yaml.safe_dump(_spec(kind, rows)))
+    build = _built(spec, out, num_workers)
+    num_kept = sum(shard["samples"] for shard in json.loads((out / "manifest.json").read_bytes())["shards"])
+    num_bytes = sum(path.stat().st_size for path in (out / "work").rglob("*") if path.is_file())
+    shutil.rmtree(out)
+    what, peaks = f"{num_rows:,} {kind}", build.peaks
+    figure("growth", f"{what}: samples kept", num_kept, "samples")
+    figure("growth", f"{what}: work/ at the end", num_bytes / num_rows, "bytes/row")
+    figure("growth", f"{what}: largest process", max(peaks.largest.values()), "MiB")
+    figure("growth", f"{what}: all processes together", max(peaks.total.values()), "MiB")
+    for stage, took in build.seconds.items():
+        memory = f"{peaks.largest.get(stage, 0.0):,.0f} MiB of {peaks.total.get(stage, 0.0):,.0f}"
+        figure("growth", f"{what}: {stage}", 1e6 * took / num_rows, f"us/row, {memory}")
+    figure("growth", f"{what}: all stages", 1e6 * sum(build.seconds.values()) / num_rows, "us/row")
+    figure("growth", f"{what}: processor time", 1e6 * build.processor / num_rows, "us/row")
+
+
+def _spec(kind: str, rows: Path) -> dict[str, Any]:
+    files = [str(rows.resolve())]
+    sources: dict[str, dict[str, Any]] = {
+        "texts": {
+            "kind": "text",
+            "input": {"format": "jsonl_text", "files": files},
+            "filters": {"language": None, "text": {}, "mask_personal_data": False},
+        },
+        "pairs": {"kind": "pair", "input": {"format": "url_table", "files": files}, "filters": {"language": None}},
+    }
     return {
         "name": "growth",
         "version": "1.0.0",
-        "policy": {"user_agent": "bench (mailto:bench@example.org)"},
-        "sources": {
-            "texts": {
-                "kind": "text",
-                "input": {"format": "jsonl_text", "files": [str(texts.resolve())]},
-                "filters": {"language": None, "text": {}, "mask_personal_data": False},
-            }
-        },
+        "policy": {"user_agent": "bench (mailto:bench@example.org)", "allow_hosts": list(ADDRESSES)},
+        "http": {"delay_seconds": 0},
+        "sources": {kind: sources[kind]},
     }
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------
 
 
-def _write_texts(path: Path, num_rows: int) -> None:
-    rng, text = np.random.default_rng(0), ""
+def _write_rows(path: Path, kind: str, num_rows: int) -> None:
+    words, text = random.Random(0), ""
     with open(path, "w") as file:
         for number in range(num_rows):
-            is_copy = number % _COPIES == _COPIES - 1
-            text = f"Once more. {text}" if is_copy else "\n\n".join(_paragraphs(rng))
-            file.write(json.dumps({"id": str(number), "text": text}) + "\n")
+            if kind == "pairs":
+                row = {"url": image_url(PORT, number), "caption": _sentence(words)}
+            else:
+                is_copy = number % _COPIES == _COPIES - 1
+                text = f"Once more. {text}" if is_copy else "\n\n".join(_paragraphs(words))
+                row = {"id": str(number), "text": text}
+            file.write(json.dumps(row) + "\n")
 
 
-def _paragraphs(rng: np.random.Generator) -> Iterator[str]:
-    for _ in range(rng.integers(1, 4)):
-        yield " ".join(_sentence(rng) for _ in range(rng.integers(3, 6)))
+def _paragraphs(words: random.Random) -> Iterator[str]:
+    for _ in range(words.randrange(1, 4)):
+        yield " ".join(_sentence(words) for _ in range(words.randrange(3, 6)))
 
 
-def _sentence(rng: np.random.Generator) -> str:
-    def one(words: str) -> str:
-        choices = words.split()
-        return choices[rng.integers(len(choices))]
-
-    middle = f"{one(_VERBS)} {rng.integers(2, 5000)} {one(_ADJECTIVES)} {one(_NOUNS)}s"
+def _sentence(words: random.Random) -> str:
+    one = words.choice
+    middle = f"{one(_VERBS)} {words.randrange(2, 5000)} {one(_ADJECTIVES)} {one(_NOUNS)}s"
     end = (
         f"and it was {one(_ADJECTIVES)} {one(_PLACES)} the {one(_NOUNS)}",
         f"{one(_PLACES)} a {one(_ADJECTIVES)} {one(_NOUNS)}",
         f"while somebody with a {one(_NOUNS)} {one(_VERBS)} the {one(_NOUNS)}",
         f"because that {one(_NOUNS)} {one(_VERBS)} to the {one(_NOUNS)}",
-    )[rng.integers(4)]
+    )[words.randrange(4)]
     return f"The {one(_ADJECTIVES)} {one(_NOUNS)} {middle} {end}."
+
+
+@contextlib.contextmanager
+def _serving() -> Iterator[None]:
+    command = [sys.executable, "-m", "tools.bench.tiny_image_server", str(PORT)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        if server.stdout.readline() != b"ready\n":
+            raise RuntimeError("the server of images does not start")
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
 # --- the build ------------------------------------------------------------------------------------------------------
 
 
-def _measured(spec: Path, out: Path) -> tuple[dict[str, float], Peaks, float]:
-    """Build a corpus anew; returns seconds by stage, memory, and seconds of processor time.
+def _built(spec: Path, out: Path, num_workers: int) -> _Build:
+    """Build a corpus anew.
 
     Raises:
         RuntimeError: If the build failed.
@@ -122,53 +159,23 @@ def _measured(spec: Path, out: Path) -> tuple[dict[str, float], Peaks, float]:
     log = out.with_suffix(".log")
     peaks, seconds = Peaks(), dict.fromkeys(STAGES, 0.0)
     command = [sys.executable, "-m", "pipelines", "corpus", "--spec", str(spec), "--out", str(out)]
+
+    def stage() -> str:
+        done = len(re.findall(rb"^\w+ +[0-9.]+ s$", log.read_bytes(), re.MULTILINE))
+        return STAGES[min(done, len(STAGES) - 1)]
+
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        arguments = [*command, "--workers", str(num_workers)]
+        process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.STDOUT)
         ended = threading.Event()
-        sampler = threading.Thread(target=_sample, args=(process.pid, log, peaks, ended))
-        sampler.start()
+        watch = threading.Thread(target=watch_memory, args=(process.pid, stage, peaks, ended))
+        watch.start()
         _, status, usage = os.wait4(process.pid, 0)  # includes the processes it waited for
         ended.set()
-        sampler.join()
+        watch.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"the build failed: see {log}")
-    for stage, took in re.findall(r"^(\w+) +([0-9.]+) s$", log.read_text(), re.MULTILINE):
-        seconds[stage] = float(took)
-    return seconds, peaks, usage.ru_utime + usage.ru_stime
-
-
-def _sample(root: int, log: Path, peaks: Peaks, ended: threading.Event) -> None:
-    while not ended.wait(SAMPLE_SECONDS):
-        sizes = [size for pid in _tree(root) if (size := _memory(pid)) is not None]
-        if not sizes:
-            continue
-        peaks.largest, peaks.total = max(peaks.largest, *sizes), max(peaks.total, sum(sizes))
-        done = len(re.findall(rb"^\w+ +[0-9.]+ s$", log.read_bytes(), re.MULTILINE))
-        stage = STAGES[min(done, len(STAGES) - 1)]
-        peaks.by_stage[stage] = max(peaks.by_stage.get(stage, 0.0), sum(sizes))
-
-
-def _tree(root: int) -> list[int]:
-    """Return the ids of a process and of all below it."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-        children.setdefault(parent, []).append(int(path.parent.name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
-def _memory(pid: int) -> float | None:
-    """Return a process's proportional set size in MiB; None if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = Counter({name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines[1:])})
-    return sizes["Pss"] / 1024
+    for found, took in re.findall(r"^(\w+) +([0-9.]+) s$", log.read_text(), re.MULTILINE):
+        seconds[found] = float(took)
+    return _Build(seconds, peaks, usage.ru_utime + usage.ru_stime)

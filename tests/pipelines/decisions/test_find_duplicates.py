@@ -5,10 +5,12 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.decisions.duplicates import Duplicate, DuplicateSettings, Fingerprint, minhash
-from pipelines.decisions.find_duplicates import ConnectedComponents, FindDuplicates
+from pipelines.decisions import find_duplicates
+from pipelines.decisions.duplicates import Duplicate, DuplicateSettings, Edge, Fingerprint, Member, minhash
+from pipelines.decisions.find_duplicates import FindDuplicates
 from pipelines.running.shuffle import ShuffleFiles
 
 SETTINGS = DuplicateSettings(max_phash_distance=5)
@@ -69,11 +71,23 @@ def test_an_id_twice_is_an_error():
         _ = pipeline | beam.Create([*RECORDS[:2], RECORDS[0]]) | FindDuplicates(SCOPES)
 
 
-@pytest.mark.parametrize("through_files", [True, False])
-def test_components_name_the_smallest_id(through_files: bool, tmp_path: Path):
-    files = ShuffleFiles(str(tmp_path)) if through_files else None
-    with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        some = pipeline | "Some" >> beam.Create([("c", "b"), ("x", "y")])
-        more = pipeline | "More" >> beam.Create([("b", "a")])
-        roots = (some, more) | ConnectedComponents(files)
-        assert_that(roots, equal_to([("a", "a"), ("b", "a"), ("c", "a"), ("x", "x"), ("y", "x")]))
+def members_of(records: list[Fingerprint]) -> tuple[list[tuple[bytes, Member]], list[tuple[Edge, int]]]:
+    """What a bundle of fingerprints sends to its bands, and the edges that it finds itself."""
+    cut = find_duplicates._CutIntoBands(SCOPES)
+    cut.start_bundle()
+    found: list[object] = [row for record in records for row in cut.process(record)]
+    edges = [row.value for row in found if isinstance(row, TaggedOutput)]
+    members = [row for row in found if not isinstance(row, TaggedOutput)]
+    return [*members, *(row.value for row in cut.finish_bundle())], edges
+
+
+def test_a_text_that_occurs_a_thousand_times_is_in_each_band_once_a_bundle(monkeypatch: pytest.MonkeyPatch):
+    signature = minhash(" ".join(WORDS), SETTINGS)
+    records = [Fingerprint(f"{n:04d}", "pages", sha256="x", signature=signature) for n in range(1000, 0, -1)]
+    members, edges = members_of(records)
+    assert len(members) == 1 + SETTINGS.num_bands
+    assert {member.id for _, member in members} == {"0001"}
+    assert {end for edge, _ in edges for end in edge} == {record.id for record in records}
+    assert len({key for key, _ in members}) == len(members)
+    monkeypatch.setattr(find_duplicates, "MEMBERS_AT_ONCE", 15)
+    assert len(members_of([*records, Fingerprint("a", "pages", sha256="y")])[0]) == 15 * 1000 + 1

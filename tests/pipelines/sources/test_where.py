@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.errors import UserError
+from pipelines.sources import tables
 from pipelines.sources.delimited import PEEKED_ROWS
 from pipelines.sources.grit import GritSettings
 from pipelines.sources.jsonl_text import JsonlTextSettings
@@ -138,18 +139,16 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.columns: list[str] = []
         self.batches = 0
-        group, batches = pq.ParquetFile.read_row_group, pq.ParquetFile.iter_batches
+        batches = tables.read_batches
 
-        def read_row_group(file, i, columns, **more):
-            self.columns += [f"{i}:{name}" for name in columns]
-            return group(file, i, columns=columns, **more)
+        def read_batches(file, handle, group, columns, max_rows):
+            if columns is None:
+                self.batches += 1
+            else:
+                self.columns += [f"{group}:{name}" for name in columns]
+            return batches(file, handle, group, columns, max_rows)
 
-        def iter_batches(file, *given, **more):
-            self.batches += 1
-            return batches(file, *given, **more)
-
-        monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
-        monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+        monkeypatch.setattr(tables, "read_batches", read_batches)
 
 
 def test_of_a_row_group_without_rows_left_nothing_else_is_read(tmp_path, monkeypatch):
