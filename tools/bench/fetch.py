@@ -1,9 +1,10 @@
 """Images per second, from a list of addresses to finished tars: ours and img2dataset's, each by its own command.
 
-Photographs and thumbnails, over http and https. Both get the same list, served by one server on twelve loopback addresses of the same machine, the same image settings
-(shorter side 256, quality 95) and two processes. Ours also requests robots.txt and the like, sends each address one
-request at a time, keeps evidence, judges captions, hashes, filters and shuffles. Over https img2dataset loads the
-machine's certificates again for every image; we keep one TLS context and reuse connections.
+Photographs and thumbnails, over http and https. Both get the same list, served by one server on twelve loopback
+addresses of the same machine, the same image settings (shorter side 256, quality 95) and two processes. Ours also
+requests robots.txt and the like, sends each address one request at a time, keeps evidence, judges captions, hashes,
+filters and shuffles. Over https img2dataset loads the machine's certificates again for every image; we keep one TLS
+context and reuse connections.
 """
 
 import contextlib

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 ADDRESSES = tuple(f"127.0.2.{n}" for n in range(1, 13))
 PORTS = {"http": 8703, "https": 8704}
 WIDTHS = {"photo": range(400, 1301, 100), "thumbnail": range(80, 145, 16)}
-"""Widths of images of each kind, in pixels; heights are three quarters of them. The files have 115 and 2.4 kB on average."""
+"""Widths of images of each kind, in pixels; heights are three quarters. Files have 115 and 2.5 kB on average."""
 
 _KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
 _INDEX, _DATA = "images.json", "images.bin"
