@@ -53,15 +53,40 @@ def stage_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
-    """Return spec, output folder and runner by a stage's options. Beam is imported only here: that takes a second."""
-    from pipelines.running.reports import Reports
+    """Return spec, output folder and runner by a stage's options."""
+    spec, out = _load(values)
+    return spec, out, _reporting_runner(values, out)
+
+
+def _load(values: dict[str, Any]) -> tuple[Any, str]:
+    """Return spec and output folder by a stage's options."""
+    if values["runner"] == "local" and not _has_manifest(values["out"]):
+        _start_forkserver(values["workers"])
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
-    out = _hold(values["out"])
+    return spec, _hold(values["out"])
+
+
+def _has_manifest(out: str) -> bool:
+    return storage.exists(storage.join(_usual_form(out), "manifest.json"))
+
+
+def _start_forkserver(workers: int | None) -> None:
+    """Let the process from which local workers are forked import the stages while this one does the same."""
+    if (workers or num_cores()) > 1:
+        from pipelines.running.forkserver import forkserver
+
+        forkserver()
+
+
+def _reporting_runner(values: dict[str, Any], out: str) -> Any:
+    """Return the runner, which reports to where the options say. Beam is imported only here: that takes a second."""
+    from pipelines.running.reports import Reports
+
     reports = Reports(values["log_json"], values["metrics_file"], values["metrics_port"])
     click.get_current_context().with_resource(reports)
-    return spec, out, _runner(values["runner"], values["workers"], values["beam_options"], out, reports)
+    return _runner(values["runner"], values["workers"], values["beam_options"], out, reports)
 
 
 def _runner(name: str, workers: int | None, beam_options: tuple[str, ...], out: str, reports: Any = None) -> Any:
@@ -75,11 +100,15 @@ def _runner(name: str, workers: int | None, beam_options: tuple[str, ...], out: 
     return Runner(name, workers, beam_options, traceback_folder(out), **given)
 
 
+def _usual_form(folder: str) -> str:
+    return folder.removeprefix("file://").rstrip("/") or "/"
+
+
 def _hold(folder: str) -> str:
     """Keep other runs from a folder until the command ends; returns its path in the usual form."""
     from pipelines.lease import hold
 
-    path = folder.removeprefix("file://").rstrip("/") or "/"
+    path = _usual_form(folder)
     click.get_current_context().with_resource(hold(path))
     from pipelines.layout import takedown_folder
 
@@ -99,9 +128,18 @@ RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Request 
 @RETRY
 def corpus(retry: str | None, **values: Any) -> None:
     """Build a corpus, all stages; a rerun continues where it was interrupted."""
+    from pipelines.finished import finished_corpus
+    from pipelines.summary import print_summary
+
+    spec, out = _load(values)
+    if retry is None and (manifest := finished_corpus(spec, out)) is not None:
+        print_summary(manifest, out, {})
+        return
+    if values["runner"] == "local":
+        _start_forkserver(values["workers"])
     from pipelines.corpus import build_corpus
 
-    build_corpus(*_prepare(values), retry=retry is not None)
+    build_corpus(spec, out, _reporting_runner(values, out), retry=retry is not None)
 
 
 @commands.command()
@@ -109,9 +147,9 @@ def corpus(retry: str | None, **values: Any) -> None:
 @RETRY
 def crawl(retry: str | None, **values: Any) -> None:
     """Crawl pages into WARC files and a ledger."""
-    from pipelines.corpus import print_stage
     from pipelines.crawl import run_crawls
     from pipelines.running.serve import serving
+    from pipelines.summary import print_stage
 
     spec, out, runner = _prepare(values)
     with serving(spec.serve):
@@ -123,9 +161,9 @@ def crawl(retry: str | None, **values: Any) -> None:
 @stage_options
 def extract(**values: Any) -> None:
     """Turn pages and lists into candidates, and judge their text."""
-    from pipelines.corpus import print_stage
     from pipelines.extract import run_extract
     from pipelines.running.serve import serving
+    from pipelines.summary import print_stage
 
     spec, out, runner = _prepare(values)
     with serving(spec.serve):
@@ -138,9 +176,9 @@ def extract(**values: Any) -> None:
 @RETRY
 def fetch(retry: str | None, **values: Any) -> None:
     """Fetch images, videos and subtitles of the candidates into the raw store."""
-    from pipelines.corpus import print_stage
     from pipelines.fetch import run_fetch
     from pipelines.running.serve import serving
+    from pipelines.summary import print_stage
 
     spec, out, runner = _prepare(values)
     with serving(spec.serve):
@@ -152,8 +190,8 @@ def fetch(retry: str | None, **values: Any) -> None:
 @stage_options
 def filter(**values: Any) -> None:
     """Measure images, then decide: thresholds, duplicates, splits."""
-    from pipelines.corpus import print_stage
     from pipelines.filter import run_filter
+    from pipelines.summary import print_stage
 
     spec, out, runner = _prepare(values)
     run_filter(spec, out, runner)
@@ -164,8 +202,8 @@ def filter(**values: Any) -> None:
 @stage_options
 def shard(**values: Any) -> None:
     """Write samples into tars, and the manifest."""
-    from pipelines.corpus import print_summary
     from pipelines.shard import run_shard
+    from pipelines.summary import print_summary
 
     spec, out, runner = _prepare(values)
     print_summary(run_shard(spec, out, runner), out, {})

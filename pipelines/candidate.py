@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pipelines.document import Document, canonical_json
+from pipelines.document import Document, canonical_json, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Candidate:
 
     def requests_json(self) -> str:
         """Return the requests as JSON, for a column of a parquet file."""
-        return canonical_json([asdict(r) for r in self.requests])
+        return canonical_json(plain(self.requests))
 
     @classmethod
     def from_columns(cls, document: str, requests: str, record: str | None) -> Self:

@@ -7,16 +7,16 @@ of one worker; workers close a part (WARC, ledger, links, receipt) every thousan
 """
 
 import asyncio
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import apache_beam as beam
 
-from pipelines import storage
+from pipelines import crawl_inputs, storage
 from pipelines.block_list import load_block_list
+from pipelines.crawl_inputs import CrawlProgress, load_progress, progress_path
 from pipelines.crawling.accounts import (
     Mention,
     Verdict,
@@ -27,6 +27,7 @@ from pipelines.crawling.accounts import (
     verdicts,
     write_account,
 )
+from pipelines.crawling.archive_files import indexed_name
 from pipelines.crawling.archived_robots import index_robots, robots_part
 from pipelines.crawling.frontier import (
     FrontierUrl,
@@ -39,12 +40,12 @@ from pipelines.crawling.frontier import (
     scoped_urls,
 )
 from pipelines.crawling.index_archive import IndexArchive
-from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, indexed_name, parts_to_retry
+from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, parts_to_retry
 from pipelines.crawling.known_urls import WriteMarks, carried_marks, carry, known_before, known_marks
 from pipelines.crawling.ledger import ledger_parts, part_name, read_ledger, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
-from pipelines.crawling.warc_ledger import archive_hashes, index_pages, indexed_part, warc_paths
+from pipelines.crawling.warc_ledger import index_pages, indexed_part
 from pipelines.document import canonical_json
 from pipelines.faults import keep_tracebacks
 from pipelines.layout import (
@@ -58,7 +59,7 @@ from pipelines.layout import (
     robots_folder,
     traceback_folder,
 )
-from pipelines.parts import PartFolder, new_run, stage_inputs
+from pipelines.parts import PartFolder, new_run
 from pipelines.running.host_buckets import GroupHosts, read_queues
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -66,17 +67,11 @@ from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, sh
 from pipelines.running.stopping import run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.sources.files import Part
-from pipelines.sources.warc_index import index_parts
 from pipelines.spec import CorpusSpec
 from pipelines.web import urls
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
-
-# Increment when equal WARC files would give other ledgers, or equal ledgers other accounts. Ledgers of other crawlers'
-# files and all accounts are then made again. Answers to requests stay, and nobody is asked again: delete
-# `work/warc/<crawl>` for that.
-VERSION = 5
 
 shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
 
@@ -152,15 +147,6 @@ class _CrawlHosts(beam.DoFn):
 # --- the rounds -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """State of a crawl between rounds."""
-
-    rounds: int = 0  # complete ones
-    retry_round: int = 0  # transient failures of earlier rounds are requested again
-    finished: str | None = None  # hash of the inputs of the finished crawl; empty while it is being finished again
-
-
 class _Crawl:
     """One crawl of the spec in its folder."""
 
@@ -170,12 +156,8 @@ class _Crawl:
         self.parts = crawl_folder(out, name)
         self.block = load_block_list(out)
 
-    def progress(self) -> _Progress:
-        path = self.parts.file("stage", ".json")
-        return _Progress(**json.loads(storage.read_bytes(path))) if storage.exists(path) else _Progress()
-
-    def save(self, progress: _Progress) -> _Progress:
-        storage.write_bytes(self.parts.file("stage", ".json"), canonical_json(asdict(progress)).encode())
+    def save(self, progress: CrawlProgress) -> CrawlProgress:
+        storage.write_bytes(progress_path(self.out, self.name), canonical_json(asdict(progress)).encode())
         return progress
 
     def part_files(self, suffix: str, before: int | None = None, since: int = 0) -> list[str]:
@@ -255,7 +237,7 @@ class _Crawl:
             if folder is not self.parts or self.settings.warc_files:
                 folder.keep_only(set(map(part_of, hashes)))
             if hashes:
-                work = IndexArchive(folder, part_of, index, VERSION, tracebacks)
+                work = IndexArchive(folder, part_of, index, crawl_inputs.VERSION, tracebacks)
                 self._index(what, hashes, work, folder)
 
     def fetch_index(self, parts: list[tuple[Part, str]], retry_round: int) -> None:
@@ -339,18 +321,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
     """
     for name in spec.crawls:
         crawl = _Crawl(spec, name, out, runner)
-        progress = crawl.progress()
-        base = crawl.settings.warc_base
-        files = warc_paths(crawl.settings.warc_files, base) if crawl.settings.warc_files else []
-        asked = crawl.settings.model_dump(mode="json", exclude={"host_boilerplate"})  # which counts in extract only
-        settings = [asked, spec.request_policy.model_dump(mode="json")]
-        robots = warc_paths(crawl.settings.robots_files, base) if crawl.settings.robots_files else []
-        listed = index_parts(crawl.settings.index) if crawl.settings.index is not None else []
-        hashes = archive_hashes(out, name, [*files, *robots, *dict.fromkeys(part.path for part in listed)])
-        of_files, of_robots = ({path: hashes[path] for path in paths} for paths in (files, robots))
-        indexed = [(part, hashes[part.path]) for part in listed]
-        of_index = [[indexed_name(*part, spec, name) for part in indexed]] if indexed else []
-        inputs = stage_inputs(VERSION, settings, sorted(of_files.items()), sorted(of_robots.items()), *of_index)
+        progress = load_progress(out, name)
+        files = crawl_inputs.archive_files(spec, name, out)
+        inputs = crawl_inputs.crawl_inputs(spec, name, files)
         if progress.finished == inputs and not retry:
             continue
         if retry and progress.finished is not None:
@@ -359,9 +332,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
             progress = crawl.save(replace(progress, finished=""))
         storage.remove_leftovers(crawl.parts.path)
         if crawl.settings.is_archive:
-            crawl.index_archives(of_files, of_robots)
+            crawl.index_archives(files.pages, files.robots)
         if crawl.settings.index is not None:
-            crawl.fetch_index(indexed, progress.retry_round)
+            crawl.fetch_index(files.indexed, progress.retry_round)
             progress = replace(progress, rounds=progress.retry_round + 1)
         while not crawl.settings.is_archive:
             crawl.run_round(progress.rounds, progress.retry_round)

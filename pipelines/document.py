@@ -5,6 +5,7 @@ of a sample is `Document.to_json()`: sorted keys, compact, UTF-8, floats at 6 si
 equal documents are equal bytes.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -17,6 +18,9 @@ from typing import Any, Literal, Self, get_args
 from pipelines.drop_reasons import Reason, Stage, Unit
 
 SCHEMA = "seq/1"
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_LEAVES = frozenset((str, int, bool, type(None)))
 
 Kind = Literal["interleaved", "pair", "grounded", "video", "text", "conversation"]
 SegmentType = Literal["text", "image", "frame"]
@@ -197,7 +201,7 @@ class Document:
 
     def to_json(self) -> str:
         """Return the canonical JSON of seq/1."""
-        record = {"schema": SCHEMA, **_plain(self)}
+        record = {"schema": SCHEMA, **plain(self, digits=6)}
         record |= record.pop("extras")
         return canonical_json(record)
 
@@ -212,7 +216,6 @@ class Document:
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise ValueError(f"not a {SCHEMA} record")
         try:
-            known = {f.name for f in fields(cls)} - {"extras"}
             return cls(
                 kind=record["kind"],
                 key=record["key"],
@@ -232,7 +235,7 @@ class Document:
                 decision=Decision(**{**record["decision"], "reasons": tuple(record["decision"]["reasons"])}),
                 scores=tuple(Score(**s) for s in record["scores"]),
                 build=Build(**record["build"]),
-                extras={k: v for k, v in record.items() if k not in known and k != "schema"},
+                extras={k: v for k, v in record.items() if k not in _KEYS},
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a {SCHEMA} record: {error}") from error
@@ -368,6 +371,9 @@ def with_media(document: Document, segments: Iterable[Segment], places: Sequence
     )
 
 
+_KEYS = {"schema", *(f.name for f in fields(Document))} - {"extras"}
+
+
 def without_media(document: Document, gone: Collection[int]) -> Document:
     """Return the document without some images and their captions; the same object if nothing is gone."""
     if not gone:
@@ -378,7 +384,7 @@ def without_media(document: Document, gone: Collection[int]) -> Document:
 
 def canonical_json(value: Any) -> str:
     """Return reproducible JSON: sorted keys, no spaces, UTF-8 without lone surrogates, no NaN."""
-    return encodable(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+    return encodable(_ENCODER.encode(value))
 
 
 def encodable(text: str) -> str:
@@ -390,14 +396,28 @@ def encodable(text: str) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
-    """Convert dataclasses to dictionaries, tuples to lists, floats to 6 significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, str | int | None):
+def plain(value: Any, *, digits: int | None = None) -> Any:
+    """Convert dataclasses to dictionaries and tuples to lists, as `dataclasses.asdict` does, in a quarter of its time.
+
+    Args:
+        value: A dataclass, or what one may contain.
+        digits: Significant digits of floats; None: all.
+    """
+    kind = type(value)
+    if kind in _LEAVES:
         return value
+    if isinstance(value, float):
+        return value if digits is None else float(f"{value:.{digits}g}")
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [v if type(v) in _LEAVES else plain(v, digits=digits) for v in value]
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {k: v if type(v) in _LEAVES else plain(v, digits=digits) for k, v in value.items()}
+    if isinstance(value, str | int):  # an enumeration, say
+        return value
+    found = ((name, getattr(value, name)) for name in _field_names(kind))
+    return {name: v if type(v) in _LEAVES else plain(v, digits=digits) for name, v in found}
+
+
+@functools.cache
+def _field_names(record: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(record))

@@ -7,19 +7,21 @@ or from one part of a list.
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import apache_beam as beam
 
+from pipelines import extract_inputs
 from pipelines.block_list import load_block_list
 from pipelines.candidate_parts import CandidateParts, parts_of_tasks
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
 from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
-from pipelines.crawling.ledger import LedgerRow, ledger_parts
+from pipelines.crawling.ledger import LedgerRow
 from pipelines.drop_reasons import FETCHED, Reason
+from pipelines.extract_inputs import ListTask, Task
 from pipelines.faults import keep_tracebacks, refusal_of
 from pipelines.gone_rows import drop_gone
 from pipelines.layout import candidates_folder, crawl_folder, robots_folder, traceback_folder
@@ -27,41 +29,21 @@ from pipelines.pages.blocks import PageText
 from pipelines.pages.host_boilerplate import page_groups, without_host_boilerplate
 from pipelines.pages.kinds import KIND_FUNCTIONS, PageOrigin
 from pipelines.part_candidates import Asks, PartCandidates, block_drop, element_drop, page_drop, shown_url
-from pipelines.parts import Receipt, digest, read_rows, stage_inputs
+from pipelines.parts import Receipt, read_rows, stage_inputs
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
-from pipelines.shards.manifest import InputFile
 from pipelines.sources import FORMATS
 from pipelines.sources.archived_page import kinds_of, parse_record
-from pipelines.sources.files import MissingPart, Part, explain_read_errors, missing_parts
-from pipelines.sources.input_files import forget_inputs, record_inputs
+from pipelines.sources.files import MissingPart, explain_read_errors
 from pipelines.sources.origin import Origin
 from pipelines.sources.warc import CrawledPage
 from pipelines.sources.warc_index import archive_name, crawl_id
 from pipelines.spec import CorpusSpec, CrawlInput, SourceSpec
-from pipelines.text.judging import named_files
 from pipelines.web import urls
-
-# Increment when equal pages or lists would give other candidates or drops, by this module or by those of `pages/`,
-# `sources/`, `text/` and `web/` that it uses. All are then extracted again from what was crawled.
-VERSION = 5
 
 _SHOWN_FILES = 5  # of those that are missing
 NEEDS_IMAGES = frozenset({"interleaved", "pair", "grounded"})
-
-
-@dataclass(frozen=True, slots=True)
-class _ListTask:
-    """A part of a source's list; `name` is that of the part of candidates."""
-
-    name: str
-    source: str
-    part: Part
-    content: str  # hash of the file, and of those that are read with it
-
-
-_Task = CrawlTask | _ListTask
 
 
 class _Duplicate(NamedTuple):
@@ -74,7 +56,7 @@ class _Duplicate(NamedTuple):
 class _TaskInput(TypedDict):
     """A task, the only one of its name, and what is known about its pages from all pages."""
 
-    task: list[_Task]
+    task: list[Task]
     duplicates: list[_Duplicate]
     repeated: list[Repeated]
     robots: list[ArchivedRobots]
@@ -111,10 +93,12 @@ class _ExtractPart(beam.DoFn):
         candidates_folder(self._out).once(name, inputs, lambda: self._write(task, inputs, known))
         yield name
 
-    def _inputs(self, task: _Task, known: _Known) -> str:
-        if isinstance(task, _ListTask):
-            settings = _source_settings(self._spec.sources[task.source])
-            return stage_inputs(VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content)
+    def _inputs(self, task: Task, known: _Known) -> str:
+        if isinstance(task, ListTask):
+            settings = extract_inputs.source_settings(self._spec.sources[task.source])
+            return stage_inputs(
+                extract_inputs.VERSION, settings, self._spec.policy.robots_of_others, asdict(task.part), task.content
+            )
         receipt = crawl_folder(self._out, task.crawl).receipt(task.ledger)
         assert receipt is not None
         from_all = (
@@ -122,17 +106,19 @@ class _ExtractPart(beam.DoFn):
             sorted(known.repeated.items()),
             [robots.content for robots in known.robots],
         )
-        return stage_inputs(VERSION, _crawl_settings(self._spec, task.crawl), receipt.files, *from_all)
+        return stage_inputs(
+            extract_inputs.VERSION, extract_inputs.crawl_settings(self._spec, task.crawl), receipt.files, *from_all
+        )
 
-    def _write(self, task: _Task, inputs: str, known: _Known) -> Receipt:
+    def _write(self, task: Task, inputs: str, known: _Known) -> Receipt:
         parts = CandidateParts(self._spec, self._block, candidates_folder(self._out), task.name, inputs)
-        if isinstance(task, _ListTask):
+        if isinstance(task, ListTask):
             self._read_list(task, parts)
         else:
             self._extract_pages(task, known, parts)
         return parts.finish()
 
-    def _read_list(self, task: _ListTask, parts: CandidateParts) -> None:
+    def _read_list(self, task: ListTask, parts: CandidateParts) -> None:
         source = self._spec.sources[task.source]
         assert not isinstance(source.input, CrawlInput)
         parts.found.tally.keep(task.source, "document", 0)
@@ -246,26 +232,6 @@ class _ExtractPart(beam.DoFn):
             found.add(name, [replace(c, record=row.record) for c in candidates], asks=asks)
 
 
-def _source_settings(source: SourceSpec) -> dict[str, Any]:
-    """Return the settings of a source on which its candidates depend."""
-    tree = source.model_dump(mode="json", include={"kind", "input", "pages"})
-    names = {"language", "text", "spoken", "mask_personal_data", "classifiers", "evaluation_sets"}
-    filters = source.filters.model_dump(mode="json", include=names)
-    files = named_files(source.filters)
-    return tree | {"filters": filters} | ({"files": files} if files else {})
-
-
-def _crawl_settings(spec: CorpusSpec, crawl: str) -> list[Any]:
-    """Return the settings on which all candidates from a crawl depend."""
-    drawing = {
-        name: _source_settings(source)
-        for name, source in spec.sources.items()
-        if isinstance(source.input, CrawlInput) and crawl in source.input.crawls
-    }
-    boilerplate = spec.crawls[crawl].model_dump(mode="json", include={"host_boilerplate"})
-    return [drawing, spec.request_policy.model_dump(mode="json"), boilerplate]
-
-
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
@@ -305,72 +271,26 @@ def _page_hosts(task: CrawlTask, out: str) -> Iterator[tuple[str, str]]:
         yield f"{task.crawl} {host}", task.name
 
 
-def _list_tasks(spec: CorpusSpec, out: str) -> list[_ListTask]:
-    """Return the parts of all lists; their files are hashed on the way.
-
-    Raises:
-        UserError: If one cannot be had, or is not of its format.
-    """
-    inputs = {name: source.input for name, source in spec.sources.items() if not isinstance(source.input, CrawlInput)}
-    parts = {name: FORMATS[settings.format].parts(settings) for name, settings in inputs.items()}
-    companions = {name: FORMATS[settings.format].companion_files(settings) for name, settings in inputs.items()}
-    listed = {
-        name: [*((p.path, p.name) for p in parts[name]), *((file.path, file.name) for file in companions[name])]
-        for name in inputs
-    }
-    forget_inputs(out, [*spec.crawls, *inputs])
-    lost = {name: missing_parts(settings, len(parts[name])) for name, settings in inputs.items()}
-    for name, missing in lost.items():
-        if missing:
-            shown = ", ".join(part.path for part in missing[:_SHOWN_FILES]) + (
-                ", ..." if missing[_SHOWN_FILES:] else ""
-            )
-            num = len(missing) + len({part.path for part in parts[name]})
-            print(f"note: sources.{name}: {len(missing)} of {num} files are missing: {shown}", file=sys.stderr)
-    found: dict[tuple[str, str], InputFile] = {}
-    for name, files in listed.items():
-        with explain_read_errors(f"sources.{name}"):
-            found |= record_inputs(out, {name: files})
-    contents: dict[tuple[str, str | None], list[Any]] = {}
-    for name in inputs:
-        for file in companions[name]:
-            contents.setdefault((name, file.of), []).append(found[name, file.path].content)
-    skipped = [_ListTask(f"{name}-{part.index:05d}", name, part, "missing") for name in inputs for part in lost[name]]
-    return skipped + [
-        _ListTask(
-            f"{name}-{i:05d}",
-            name,
-            part,
-            digest(found[name, part.path].content, contents.get((name, part.path)), contents.get((name, None))),
-        )
-        for name in inputs
-        for i, part in enumerate(parts[name])
-    ]
+def _tell_missing(tasks: list[Task]) -> None:
+    """Print a note about each source some of whose files are missing."""
+    listed = [task for task in tasks if isinstance(task, ListTask)]
+    for source in dict.fromkeys(task.source for task in listed if isinstance(task.part, MissingPart)):
+        paths = {task.part.path: isinstance(task.part, MissingPart) for task in listed if task.source == source}
+        missing = [path for path, is_missing in paths.items() if is_missing]
+        shown = ", ".join(missing[:_SHOWN_FILES]) + (", ..." if missing[_SHOWN_FILES:] else "")
+        print(f"note: sources.{source}: {len(missing)} of {len(paths)} files are missing: {shown}", file=sys.stderr)
 
 
 def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     """Extract the candidates of all sources from what was crawled and from the lists."""
-    crawled = [
-        CrawlTask(f"{crawl}-{ledger}", crawl, ledger) for crawl in spec.crawls for ledger in ledger_parts(out, crawl)
-    ]
-    listed = _list_tasks(spec, out)
-    tasks: list[_Task] = [*crawled, *listed]
+    tasks = extract_inputs.extract_tasks(spec, out)
+    _tell_missing(tasks)
+    crawled = [task for task in tasks if isinstance(task, CrawlTask)]
     folder = candidates_folder(out)
     archives = [crawl for crawl, settings in spec.crawls.items() if settings.robots_files]
-    ledgers = {crawl: crawl_folder(out, crawl).fingerprint() for crawl in spec.crawls}
     robots = {crawl: robots_folder(out, crawl) for crawl in archives}
     tables = [(crawl, folder.file(r.part, ".parquet")) for crawl, folder in robots.items() for r in folder.receipts()]
-    settings = [_crawl_settings(spec, crawl) for crawl in spec.crawls]
-    lists = {name: _source_settings(source) for name, source in spec.sources.items()}
-    inputs = stage_inputs(
-        VERSION,
-        ledgers,
-        {crawl: folder.fingerprint() for crawl, folder in robots.items()},
-        settings,
-        lists,
-        spec.policy.robots_of_others,
-        [asdict(task) for task in tasks],
-    )
+    inputs = extract_inputs.extract_inputs(spec, out, tasks)
     if folder.is_finished(inputs):
         return
     folder.begin()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines import storage
+from pipelines import fetch_inputs, storage
 from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
 from pipelines.faults import keep_tracebacks
@@ -50,7 +50,7 @@ from pipelines.media.raw_store import (
     read_index,
     stored_keys,
 )
-from pipelines.media.requests import MediaSettings, fetch_media, rendition, store_image
+from pipelines.media.requests import MediaSettings, fetch_media, store_image
 from pipelines.media.site_files import PagePermission, fetch_site
 from pipelines.part_documents import PartDocuments
 from pipelines.parts import PartFolder, Receipt, new_run, read_rows, stable_hash, stage_inputs, write_table
@@ -60,16 +60,9 @@ from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
 from pipelines.running.stopping import run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
-from pipelines.text.judging import named_files
 from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
-
-# Increment when equal answers would give other media or documents, by this module or by those of `media/`, `images/`,
-# `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
-# as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
-# made again, delete `work/raw`.
-VERSION = 4
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -246,14 +239,6 @@ def _to_parts(joined: tuple[str, _StoredForParts]) -> Iterator[tuple[str, _PartM
             yield part, _PartMedia(store_key, latest.file, latest.offset, latest.length)
 
 
-def _completion_settings(spec: CorpusSpec) -> list[Any]:
-    """Return the settings on which the completion of documents depends."""
-    names = {"language", "spoken", "mask_personal_data", "min_images", "classifiers", "evaluation_sets"}
-    filters = {name: s.filters.model_dump(mode="json", include=names) for name, s in spec.sources.items()}
-    files = [[name, found] for name, s in spec.sources.items() if (found := named_files(s.filters))]
-    return [filters, spec.policy.model_dump(mode="json"), *files]
-
-
 class _CompletePart(beam.DoFn):
     """Write the documents of a part of candidates, unless a receipt shows that they were made from the same inputs."""
 
@@ -267,7 +252,9 @@ class _CompletePart(beam.DoFn):
         folder = documents_folder(self._out)
         candidates = candidates_folder(self._out).receipt(part)
         assert candidates is not None
-        inputs = stage_inputs(VERSION, candidates.files, media, _completion_settings(self._spec))
+        inputs = stage_inputs(
+            fetch_inputs.VERSION, candidates.files, media, fetch_inputs.completion_settings(self._spec)
+        )
         folder.once(part, inputs, lambda: self._complete(part, inputs, media))
         yield part
 
@@ -302,11 +289,8 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         retry: Request again what failed for a reason that can pass.
     """
     candidates, documents, media = candidates_folder(out), documents_folder(out), media_folder(out)
-    renditions = {
-        name: {type_: rendition(source.media, type_) for type_ in ("image", "video", "site")}
-        for name, source in spec.sources.items()
-    }
-    inputs = stage_inputs(VERSION, candidates.fingerprint(), renditions, _completion_settings(spec))
+    renditions = fetch_inputs.renditions_of(spec)
+    inputs = fetch_inputs.fetch_inputs(spec, out)
     if documents.is_finished(inputs) and not retry:
         return
     documents.begin()

@@ -13,12 +13,11 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from pipelines import storage
+from pipelines import filter_inputs
 from pipelines.block_list import load_block_list
 from pipelines.decisions.components import ConnectedComponents
 from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
-from pipelines.decisions.evaluation_images import evaluation_content
 from pipelines.decisions.features import MeasuredDocument
 from pipelines.decisions.find_duplicates import FindDuplicates
 from pipelines.decisions.fingerprints import fingerprint
@@ -39,7 +38,6 @@ from pipelines.document import Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
 from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.gone_rows import drop_gone
-from pipelines.images.text_match import weights_sha256
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
 from pipelines.parts import Receipt, Tally, stage_inputs
 from pipelines.published import Published, earlier_manifest, load_published
@@ -52,12 +50,6 @@ from pipelines.shards.writer import largest_tar_bytes
 from pipelines.spec import CorpusSpec
 from pipelines.text.judging import excerpt
 from pipelines.web.urls import only_url
-
-# Increment the first when equal images would get other features, the second when equal documents and features would
-# lead to other decisions, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
-# all media, decisions only small rows, so they have separate versions.
-FEATURES_VERSION = 2
-VERSION = 4
 
 PUBLISHED_PRIORITY = 2**52
 """Added to the priority of a published document among its duplicates: more than any other has of pixels and text."""
@@ -126,7 +118,7 @@ class _MeasurePart(beam.DoFn):
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
         assert receipt is not None
-        inputs = stage_inputs(FEATURES_VERSION, receipt.files, self._weights)
+        inputs = stage_inputs(filter_inputs.FEATURES_VERSION, receipt.files, self._weights)
         features_folder(self._out).once(part, inputs, lambda: self._measurer.measure(part, inputs))
         yield part
 
@@ -234,12 +226,12 @@ class _DecidePart(beam.DoFn):
         dropped, groups = sorted(sides["dropped"]), sorted(sides["groups"])
         files = [folder(self._out).receipt(part) for folder in (documents_folder, features_folder)]
         inputs = stage_inputs(
-            VERSION,
+            filter_inputs.VERSION,
             [receipt and receipt.files for receipt in files],
             dropped,
             groups,
             sorted(overused.items()),
-            _decision_settings(self._spec),
+            filter_inputs.decision_settings(self._spec),
             self._spec.policy.name,
         )
         decisions_folder(self._out).once(part, inputs, lambda: self._decide(part, inputs, dropped, groups, overused))
@@ -362,13 +354,8 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     documents, measured, decided = documents_folder(out), features_folder(out), decisions_folder(out)
     earlier_manifest(spec, out)  # settings that contradict it are told before anything is decided
     parts = [receipt.part for receipt in documents.receipts()]
-    weights = {  # a checkpoint may be replaced under its name
-        name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
-        for name, s in spec.sources.items()
-        if s.filters.match is not None
-    } | _head_weights(spec)
-    settings = [_decision_settings(spec), weights, spec.split.model_dump(mode="json"), spec.policy.name]
-    inputs = stage_inputs(VERSION, FEATURES_VERSION, documents.fingerprint(), settings)
+    weights = filter_inputs.model_weights(spec)
+    inputs = filter_inputs.filter_inputs(spec, out, weights)
     if decided.is_finished(inputs):
         return
     measured.begin()
@@ -434,29 +421,3 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         run_pipeline("filter: decisions", runner, partial(decide, files=files), watch)
     decided.keep_only(set(parts))
     decided.end(inputs)
-
-
-def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
-    """Return what the scores of images of each source that asks for some depend on."""
-    found: dict[str, list[Any]] = {}
-    for name, source in spec.sources.items():
-        if (scores := source.filters.image_scores) is not None:
-            files = [storage.sha256(head.weights) for head in scores.heads.values()]
-            heads = [[n, h.model_dump(mode="json", exclude={"min", "max"})] for n, h in scores.heads.items()]
-            found[f"scores of {name}"] = [
-                scores.model.model_dump(mode="json"),
-                weights_sha256(scores.model),
-                heads,
-                files,
-            ]
-    return found
-
-
-def _decision_settings(spec: CorpusSpec) -> dict[str, Any]:
-    """Return the settings of sources on which decisions depend."""
-    names = {"kind", "filters", "sharding"}
-    found = {name: source.model_dump(mode="json", include=names) for name, source in spec.sources.items()}
-    for name, source in spec.sources.items():
-        if (images := source.filters.evaluation_images) is not None:
-            found[f"evaluation images of {name}"] = {"content": evaluation_content(images)}
-    return found

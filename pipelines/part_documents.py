@@ -1,12 +1,12 @@
 """The documents of a part: each candidate completed with its media, judged again and kept, or dropped with a reason."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import Candidate
-from pipelines.document import Document, Drop
+from pipelines.document import Document, Drop, plain
 from pipelines.drop_reasons import Refusal, Unit
 from pipelines.faults import refusal_of, unless_fault
 from pipelines.media.completion import complete, failed_completion
@@ -116,7 +116,7 @@ class PartDocuments:
                 "key": document.key,
                 "record": candidate.record,
                 "document": completed,
-                "blobs": [asdict(blob) for blob in result.blobs],
+                "blobs": [plain(blob) for blob in result.blobs],
             }
         )
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import apache_beam as beam
 
 import pipelines
-from pipelines import storage
+from pipelines import shard_inputs, storage
 from pipelines.additions import Addition
 from pipelines.block_list import BlockList, load_block_list
 from pipelines.code_version import code_version
@@ -34,7 +34,6 @@ from pipelines.layout import (
     media_folder,
     readme_path,
     resolved_spec_path,
-    shard_inputs_path,
     shard_list_path,
     shards_folder,
     stats_path,
@@ -47,7 +46,6 @@ from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import GroupByKey, ShuffleFiles, shuffling
 from pipelines.running.watch import Watch
-from pipelines.shard_inputs import MANIFEST_VERSION, VERSION, shard_inputs, write_shard_inputs
 from pipelines.shards.drops import write_drops
 from pipelines.shards.manifest import (
     FILE_NAME,
@@ -58,7 +56,6 @@ from pipelines.shards.manifest import (
     shard_path,
     sidecar_path,
     sort_shards,
-    verify,
     write_manifest,
 )
 from pipelines.shards.reader_indexes import write_reader_indexes
@@ -187,7 +184,7 @@ class _WriteShard(beam.DoFn):
         source, split, name = path.split("/")
         stem = name.removesuffix(".tar")
         contents = [(sample.position, sample.digest.hex()) for sample in samples]
-        inputs = stage_inputs(VERSION, pipelines.__version__, contents, self._config)
+        inputs = stage_inputs(shard_inputs.VERSION, pipelines.__version__, contents, self._config)
         receipt_path = shards_folder(self._out).file(f"{stem}-{split}", ".json")
         target = storage.join(self._out, path)
         files = (target, index_path(target), sidecar_path(target))
@@ -237,8 +234,8 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     num_buckets = {name: 1 + totals.get(name, 0) // SAMPLES_PER_BUCKET for name in spec.sources}
     folder = shards_folder(out)
     storage.remove_leftovers(out)
-    inputs = shard_inputs(spec, out, VERSION, MANIFEST_VERSION)
-    if _is_published(out, inputs):
+    inputs = shard_inputs.shard_inputs(spec, out)
+    if shard_inputs.is_published(out, inputs):
         return load_manifest(out)
     earlier = earlier_manifest(spec, out)
     published = load_published(spec, out)
@@ -285,7 +282,7 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
     _remove_stale(spec, out, shards)
     if earlier is not None:
         return _append(spec, out, shards, earlier)
-    write_shard_inputs(out, inputs)
+    shard_inputs.write_shard_inputs(out, inputs)
     manifest = _publish(spec, out, shards, out, published_version(out, spec.version))
     write_manifest(out, manifest)
     return manifest
@@ -293,13 +290,6 @@ def run_shard(spec: CorpusSpec, out: str, runner: Runner) -> Manifest:
 
 def _write_shard_list(shards: list[ShardInfo], path: str) -> None:
     storage.write_bytes(path, json.dumps([asdict(shard) for shard in shards]).encode())
-
-
-def _is_published(out: str, inputs: str) -> bool:
-    """Return whether the existing manifest was made from these inputs, and its shards are in place."""
-    path = shard_inputs_path(out)
-    is_ours = storage.exists(path) and storage.read_bytes(path).decode() == inputs
-    return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)
 
 
 def _remove_stale(spec: CorpusSpec, out: str, shards: Iterable[ShardInfo]) -> None:

@@ -10,6 +10,7 @@ from pipelines import storage
 from pipelines.funnel import counting_folders
 from pipelines.layout import decisions_folder, shard_inputs_path
 from pipelines.parts import stage_inputs, sum_counts
+from pipelines.shards.manifest import FILE_NAME, verify
 from pipelines.sources.input_files import recorded_inputs
 from pipelines.spec import CorpusSpec
 
@@ -20,7 +21,7 @@ VERSION = 2
 MANIFEST_VERSION = 3
 
 
-def shard_inputs(spec: CorpusSpec, out: str, version: int = VERSION, manifest_version: int = MANIFEST_VERSION) -> str:
+def shard_inputs(spec: CorpusSpec, out: str) -> str:
     """Return the hash of what the manifest is made from: the decisions, and the counts and drops of every stage.
 
     Counts or drops of an earlier stage may change although the decisions stay the same: when a retried page fails for
@@ -31,9 +32,16 @@ def shard_inputs(spec: CorpusSpec, out: str, version: int = VERSION, manifest_ve
     drops = sorted(receipt.files.get(".drops.parquet", "") for receipt in receipts)
     files = [file.content for file in recorded_inputs(out, [*spec.crawls, *spec.sources])]
     made_from = (spec.sha256, decisions_folder(out).fingerprint(), counts, drops, files)
-    return stage_inputs(version, manifest_version, pipelines.__version__, *made_from)
+    return stage_inputs(VERSION, MANIFEST_VERSION, pipelines.__version__, *made_from)
 
 
 def write_shard_inputs(out: str, inputs: str) -> None:
     """Note what the manifest, existing or being written, is made from."""
     storage.write_bytes(shard_inputs_path(out), inputs.encode())
+
+
+def is_published(out: str, inputs: str) -> bool:
+    """Return whether the existing manifest was made from these inputs, and its shards are in place."""
+    path = shard_inputs_path(out)
+    is_ours = storage.exists(path) and storage.read_bytes(path).decode() == inputs
+    return is_ours and storage.exists(storage.join(out, FILE_NAME)) and not verify(out)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import extract, part_candidates
+from pipelines import extract_inputs, part_candidates
 from pipelines.media.requests import rendition
 from pipelines.spec import MediaSettings
 from tests.goldens import check
@@ -32,7 +32,11 @@ OLD = Entry(3, "in", {"a": "1", "b": "2"})
     [
         (OLD._replace(outputs={"a": "1", "b": "9"}), "same version: b. If the change is meant, raise VERSION", False),
         (OLD._replace(outputs={"a": "1"}), "same version: b. If the change is meant, raise VERSION", False),
-        (OLD._replace(version=4), r"VERSION in pipelines/crawl.py was raised, but goldens.json was not written", True),
+        (
+            OLD._replace(version=4),
+            "crawl_inputs.py was raised, but goldens.json was not written",
+            True,
+        ),
         (OLD._replace(version=4, outputs={}), "was raised, but goldens.json was not written", True),
         (OLD._replace(version=2), "is 2 and was 3: versions only rise", False),
         (OLD._replace(inputs="other", outputs={}), "the golden's own inputs are others", True),
@@ -61,11 +65,11 @@ def test_goldens_are_not_written_for_what_moved_under_its_version(tmp_path, monk
     monkeypatch.setattr(part_candidates, "judge_text", changed)
     with pytest.raises(SystemExit):
         check.main()
-    assert "raise VERSION in pipelines/extract.py and run `make goldens`" in capsys.readouterr().err
+    assert "raise VERSION in pipelines/extract_inputs.py and run `make goldens`" in capsys.readouterr().err
     assert file.read_text() == before
-    monkeypatch.setattr(extract, "VERSION", extract.VERSION + 1)
+    monkeypatch.setattr(extract_inputs, "VERSION", extract_inputs.VERSION + 1)
     check.main()
-    assert committed()["extract"].version == extract.VERSION
+    assert committed()["extract"].version == extract_inputs.VERSION
     assert capsys.readouterr().out == f"{file}: extract written anew\n"
 
 

@@ -29,7 +29,7 @@ PUBLIC = {"os._exit", "_make", "_replace"}
 """With an underscore, but documented."""
 
 ELSEWHERE = {  # outside the modules of internals
-    "pipelines/running/local_workers.py": {"multiprocessing.forkserver._forkserver", "_stop"},
+    "pipelines/running/forkserver.py": {"multiprocessing.forkserver._forkserver", "_forkserver_pid", "_stop"},
     "tools/bench/training.py": {"_train", "_after"},  # ours: trainer.loop.Training
 }
 OVERRIDDEN = {  # private names that a library asks subclasses to define, by the class that does

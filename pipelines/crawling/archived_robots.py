@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.crawling.index_archive import Index, path_hash
+from pipelines.crawling.archive_files import path_hash
+from pipelines.crawling.index_archive import Index
 from pipelines.crawling.ledger import warc_record
 from pipelines.document import Drop, Signal
 from pipelines.drop_reasons import Refusal

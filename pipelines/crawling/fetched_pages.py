@@ -1,11 +1,10 @@
 """Pages of a part of a crawl, read again from its WARC file, with the verdict on the use of each."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipelines.crawling.archived_robots import ArchivedRules
-from pipelines.crawling.ledger import LedgerRow
+from pipelines.crawling.ledger import CrawlTask, LedgerRow
 from pipelines.drop_reasons import FETCHED
 from pipelines.layout import crawl_folder, warc_path
 from pipelines.pages.blocks import Page
@@ -14,15 +13,6 @@ from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.sources.warc import CrawledPage, read_pages
 from pipelines.web import urls
 from pipelines.web.permission import PolicySettings, Verdict, page_verdict, response_verdict
-
-
-@dataclass(frozen=True, slots=True)
-class CrawlTask:
-    """A part of a crawl, by the name of its ledger; `name` is that of the part of candidates."""
-
-    name: str
-    crawl: str
-    ledger: str
 
 
 class PagePlace(NamedTuple):

@@ -7,7 +7,8 @@ from typing import NamedTuple, TypedDict
 import apache_beam as beam
 
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules
-from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
+from pipelines.crawling.fetched_pages import PagePlace, fetched_pages, fetched_verdict
+from pipelines.crawling.ledger import CrawlTask
 from pipelines.drop_reasons import FETCHED
 from pipelines.faults import refusal_of
 from pipelines.layout import crawl_folder

@@ -1,6 +1,5 @@
 """Index of another crawler's WARC files: a part per file, made again when the file or our code changes."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -8,11 +7,6 @@ import apache_beam as beam
 
 from pipelines.faults import keep_tracebacks
 from pipelines.parts import PartFolder, Receipt, Tally, stage_inputs
-
-
-def path_hash(path: str) -> str:
-    """Return 16 hexadecimal digits of the hash of a file's path, for the name of its part."""
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 class Index(NamedTuple):

@@ -8,13 +8,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Protocol
 
 import apache_beam as beam
 
 from pipelines import storage
 from pipelines.block_list import BlockList, load_block_list
+from pipelines.crawling.archive_files import indexed_name
 from pipelines.crawling.ledger import INDEXED_SCHEMA, LINK_SCHEMA, LedgerRow, ledger_parts, part_name, round_of
 from pipelines.crawling.part_writer import PART_PAGES
 from pipelines.crawling.warc_ledger import page_row
@@ -173,14 +174,6 @@ class _Wanted(Iterator[IndexedRecord]):
             self._rows = iter(())
             return IndexedRecord(self._name, self._name, 0, 0, "truncated_file", str(error))
         raise StopIteration
-
-
-def indexed_name(part: Part, content: str, spec: CorpusSpec, crawl: str) -> str:
-    """Return the name of what is fetched for a part of an index, which changes with all that it depends on."""
-    settings = spec.crawls[crawl].index
-    assert settings is not None
-    place = {name: value for name, value in asdict(part).items() if name != "index"}
-    return digest(place, content, settings.model_dump(mode="json")["where"], spec.crawls[crawl].warc_base)[:16]
 
 
 def parts_to_retry(out: str, crawl: str, round_: int) -> list[str]:

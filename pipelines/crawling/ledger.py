@@ -45,6 +45,15 @@ RequestedUnit = Literal["page", "site_file"]
 
 
 @dataclass(frozen=True, slots=True)
+class CrawlTask:
+    """A part of a crawl, by the name of its ledger; `name` is that of the part of candidates."""
+
+    name: str
+    crawl: str
+    ledger: str
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """A URL that was requested, or a record of another crawler's WARC file; `INDEXED_SCHEMA` describes the fields."""
 

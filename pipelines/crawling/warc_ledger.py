@@ -2,20 +2,14 @@
 
 from dataclasses import replace
 
-from pipelines import storage
-from pipelines.crawling.index_archive import Index, path_hash
+from pipelines.crawling.archive_files import path_hash
+from pipelines.crawling.index_archive import Index
 from pipelines.crawling.ledger import LEDGER_SCHEMA, LINK_SCHEMA, LedgerRow, part_name, warc_record
 from pipelines.drop_reasons import FETCHED, Outcome, http_reason
-from pipelines.errors import UserError
 from pipelines.faults import refusal_of
-from pipelines.parts import PartFolder, Tally, digest, write_table
+from pipelines.parts import PartFolder, Tally, write_table
 from pipelines.sources.archived_page import parse_record_links
-from pipelines.sources.files import Part, expand, explain_read_errors
-from pipelines.sources.input_files import record_inputs
-from pipelines.sources.lines import read_text_lines
-from pipelines.sources.origin import RowError
 from pipelines.sources.warc import CrawledPage, read_records
-from pipelines.sources.warc_index import archive_name
 from pipelines.web import urls
 from pipelines.web.redirects import parse_refresh
 
@@ -70,39 +64,3 @@ def page_row(page: CrawledPage) -> LedgerRow:
 def indexed_part(path: str) -> str:
     """Return the name of the ledger part of a WARC file."""
     return part_name(0, path_hash(path))
-
-
-def archive_hashes(out: str, crawl: str, paths: list[str]) -> dict[str, str]:
-    """Return the hash of the content of each WARC file of a crawl, by path; they are recorded as its inputs."""
-    with explain_read_errors(f"crawls.{crawl}"):
-        found = record_inputs(out, {crawl: [(path, archive_name(path)) for path in paths]}) if paths else {}
-    return {path: digest(file.content) for (_, path), file in found.items()}
-
-
-def warc_paths(patterns: list[str], base: str = "") -> list[str]:
-    """Return the WARC files that the patterns match, and those that files of paths (`warc.paths.gz`) list.
-
-    Args:
-        patterns: Paths of WARC files and of files of paths.
-        base: What the listed paths are relative to.
-
-    Raises:
-        UserError: If one matches no file. Whether the listed ones exist shows when they are read.
-    """
-    found: dict[str, None] = {}
-    for path, _ in expand(patterns):
-        listed = _listed_paths(path, base) if path.endswith((".paths", ".paths.gz")) else [path]
-        # A path without a folder would be one beside the ledger (`layout.warc_path`).
-        found |= dict.fromkeys(each if "/" in each else f"./{each}" for each in listed)
-    return list(found)
-
-
-def _listed_paths(path: str, base: str) -> list[str]:
-    found: list[str] = []
-    for locator, line in read_text_lines(Part(path, path)):
-        if isinstance(line, RowError) or line.strip().startswith("<"):
-            raise UserError(f"{path}: not a file of paths, one a line: {locator}")
-        found.append(line.strip() if "://" in line else storage.join(base, line.strip().lstrip("/")))
-    if not found:
-        raise UserError(f"{path}: lists no paths")
-    return found

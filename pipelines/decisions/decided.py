@@ -7,12 +7,13 @@ shuffles the rows and reads the documents by their places, as it reads media.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.document import plain
 from pipelines.media.raw_store import Blob
 from pipelines.parts import PartFolder, read_rows, write_table
 
@@ -43,7 +44,7 @@ class DecidedSample:
 
     def to_bytes(self) -> bytes:
         """Return what `parse_decided` reads: the references to media in a line, then the document."""
-        return json.dumps([asdict(blob) for blob in self.blobs]).encode() + b"\n" + self.document.encode() + b"\n"
+        return json.dumps(plain(self.blobs)).encode() + b"\n" + self.document.encode() + b"\n"
 
 
 def parse_decided(data: bytes) -> tuple[str, tuple[Blob, ...]]:

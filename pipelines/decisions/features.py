@@ -1,9 +1,11 @@
 """Features of a document's images: the small rows that decisions read instead of images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
 import pyarrow as pa
+
+from pipelines.document import plain
 
 FEATURE_SCHEMA = pa.schema(
     [
@@ -72,7 +74,7 @@ class MeasuredDocument:
         return {
             "source": source,
             "key": key,
-            "media": [asdict(image) for image in self.images],
+            "media": plain(self.images),
             "similarity": self.similarity,
             "match_model": self.match_model,
             "heads": list(self.heads) or None,

@@ -342,14 +342,13 @@ def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
 
 
 def load_resizer() -> Any:
-    """Import img2dataset, the only place that does, and return its `Resizer`.
+    """Import img2dataset's `Resizer`, which takes half a second, and return it.
 
-    A slow import: all of img2dataset with wandb, pandas and, if installed, torch. Local workers are forked from a
-    process that has already imported it (`pipelines/forkserver_preload.py`).
+    Local workers are forked from a process that has already imported it (`pipelines/forkserver_preload.py`).
     """
-    from img2dataset.resizer import Resizer
+    from pipelines.images.img2dataset_internals import import_resizer
 
-    return Resizer
+    return import_resizer()
 
 
 @functools.lru_cache(maxsize=16)

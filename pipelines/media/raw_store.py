@@ -11,13 +11,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import IO, Any, Literal, Self, TypeVar
 
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.document import Signal, canonical_json
+from pipelines.document import Signal, canonical_json, plain
 from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, write_table
 from pipelines.web.permission import stored_signals
@@ -145,7 +145,7 @@ class StoredMedia:
     site_files: tuple[StoredSiteFile, ...] = ()  # robots.txt first
 
     def to_json(self) -> str:
-        record = asdict(self)
+        record = plain(self)
         if not self.site_files:
             del record["site_files"]  # of media, which are the same as before there were any
         return canonical_json(record)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import MediaRequest
-from pipelines.document import Signal
+from pipelines.document import Signal, plain
 from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.images.embedded_rights import embedded_rights
@@ -154,7 +154,7 @@ def _add_image(writer: RawPartWriter, rendition: str, base: StoredMedia, judged:
             outcome=FETCHED,
             signals=signals,
             items=(_store(writer, judged.image),),
-            box_map=asdict(judged.image.box_map),
+            box_map=plain(judged.image.box_map),
             license=license_id(found.value) if found else None,
             license_evidence=found.kind if found else "none-found",
             credit=next((s.value for s in judged.signals if s.kind == "exif-copyright"), None),

@@ -1,29 +1,23 @@
 """Worker processes of the local runner, forked from a server that has imported everything once.
 
 Beam's own `multi_processing` mode starts an interpreter per worker and pipeline, with three seconds of imports each; a
-corpus takes a dozen pipelines. Here the forkserver of `multiprocessing` imports the stages while the first pipeline is
-being built, and a worker starts in milliseconds.
+corpus takes a dozen pipelines. Here a worker starts in milliseconds.
 """
 
-import atexit
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
 import os
 import signal
 import threading
-from multiprocessing.context import ForkServerContext
 
 from apache_beam.runners import PipelineRunner
 
 from pipelines.errors import RunError
 from pipelines.running.beam_internals import Abort, runner_with_workers, serve_worker
+from pipelines.running.forkserver import forkserver
 
-_PRELOAD = ["pipelines.forkserver_preload"]
 _STOP_SECONDS = 10
 LOST_WORKER = "a worker process was killed, possibly for lack of memory; rerun to continue"
-
-_context: ForkServerContext | None = None
 
 
 class _ForkedWorker:
@@ -52,24 +46,6 @@ def forking_runner() -> PipelineRunner:
     """Return Beam's in-process runner with forked worker processes."""
     forkserver()
     return runner_with_workers(_ForkedWorker)
-
-
-def forkserver() -> ForkServerContext:
-    """Return the context of processes that are forked from a server that has imported the stages."""
-    global _context
-    if _context is None:
-        _context = multiprocessing.get_context("forkserver")
-        _context.set_forkserver_preload(_PRELOAD)
-        multiprocessing.forkserver.ensure_running()
-        atexit.register(_stop_forkserver)
-    return _context
-
-
-def _stop_forkserver() -> None:
-    # `multiprocessing` has no public way to stop its server, which would otherwise end only after this process.
-    stop = getattr(multiprocessing.forkserver._forkserver, "_stop", None)
-    if stop is not None:
-        stop()
 
 
 def _run_worker(control_address: str, worker_id: str) -> None:

@@ -16,7 +16,8 @@ import grpc
 
 from pipelines.errors import UserError
 from pipelines.running.beam_internals import serve_worker, worker_pool
-from pipelines.running.local_workers import end_with_parent, forkserver
+from pipelines.running.forkserver import forkserver
+from pipelines.running.local_workers import end_with_parent
 from pipelines.running.stopping import stop_all
 
 _STOP_SECONDS = 60.0  # in which a worker puts away what it has

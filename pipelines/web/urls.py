@@ -67,6 +67,7 @@ _VALUE_IN_TEXT = re.compile(r"""[^\s&"'<>,|\\]*""")
 _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
 
+@functools.lru_cache(maxsize=1024)  # each stage of a document asks for the same again
 def canonical_url(url: str) -> str:
     """Return the one canonical spelling of an absolute http(s) URL.
 
@@ -166,6 +167,7 @@ def _registered_domain_of_host(host: str) -> str:
     return ".".join(host.split(".")[-2:]) if is_name else host
 
 
+@functools.lru_cache(maxsize=1024)
 def without_credentials(url: str) -> str:
     """Return a URL fit to store and publish: without userinfo and without parameters whose names suggest secrets.
 
@@ -238,6 +240,8 @@ def _is_tracking(parameter: str) -> bool:
 
 def _is_secret(name: str) -> bool:
     for _ in range(5):  # of a URL in a URL
+        if "%" not in name:
+            break
         name = unquote(name)
     spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     words = [w.lower() for w in re.split(r"[^A-Za-z0-9]+", spaced) if w]

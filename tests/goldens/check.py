@@ -16,13 +16,13 @@ MAKERS = {
     for maker in (of_crawl, of_extract, of_fetch, of_filter, of_shard, of_tokenize, of_windows)
 }
 VERSIONS = {
-    "crawl": ("pipelines.crawl", "VERSION"),
-    "extract": ("pipelines.extract", "VERSION"),
-    "fetch": ("pipelines.fetch", "VERSION"),
-    "features": ("pipelines.filter", "FEATURES_VERSION"),
-    "filter": ("pipelines.filter", "VERSION"),
-    "shard": ("pipelines.shard", "VERSION"),
-    "manifest": ("pipelines.shard", "MANIFEST_VERSION"),
+    "crawl": ("pipelines.crawl_inputs", "VERSION"),
+    "extract": ("pipelines.extract_inputs", "VERSION"),
+    "fetch": ("pipelines.fetch_inputs", "VERSION"),
+    "features": ("pipelines.filter_inputs", "FEATURES_VERSION"),
+    "filter": ("pipelines.filter_inputs", "VERSION"),
+    "shard": ("pipelines.shard_inputs", "VERSION"),
+    "manifest": ("pipelines.shard_inputs", "MANIFEST_VERSION"),
     "tokenize": ("pipelines.shards.token_sidecar", "VERSION"),
     "windows": ("trainer.reading.window_tables", "VERSION"),
 }

@@ -31,13 +31,70 @@ KINDS = ("texts", "pairs")
 NUM_ROWS = (20_000, 100_000)
 PORT = 8705
 _COPIES = 10  # every tenth text is nearly the one before it
-_NOUNS = (
-    "harbour lantern meadow kettle orchard ladder cellar wagon compass basket violin chimney valley anchor mirror "
-    "candle bridge garden engine island pebble feather barrel curtain saddle thicket quarry beacon lattice turbine"
-).split()
-_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid".split()
-_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers".split()
-_PLACES = "near beside behind above below around beyond inside across under".split()
+_NOUNS = [
+    "harbour",
+    "lantern",
+    "meadow",
+    "kettle",
+    "orchard",
+    "ladder",
+    "cellar",
+    "wagon",
+    "compass",
+    "basket",
+    "violin",
+    "chimney",
+    "valley",
+    "anchor",
+    "mirror",
+    "candle",
+    "bridge",
+    "garden",
+    "engine",
+    "island",
+    "pebble",
+    "feather",
+    "barrel",
+    "curtain",
+    "saddle",
+    "thicket",
+    "quarry",
+    "beacon",
+    "lattice",
+    "turbine",
+]
+_ADJECTIVES = [
+    "quiet",
+    "narrow",
+    "ancient",
+    "golden",
+    "heavy",
+    "distant",
+    "gentle",
+    "broken",
+    "hollow",
+    "pale",
+    "crooked",
+    "steady",
+    "humble",
+    "vivid",
+]
+_VERBS = [
+    "carries",
+    "follows",
+    "hides",
+    "reaches",
+    "crosses",
+    "repairs",
+    "guards",
+    "measures",
+    "remembers",
+    "warms",
+    "divides",
+    "answers",
+    "gathers",
+]
+_PLACES = ["near", "beside", "behind", "above", "below", "around", "beyond", "inside", "across", "under"]
 
 
 @dataclass(frozen=True, slots=True)

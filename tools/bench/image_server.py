@@ -1,8 +1,8 @@
 """Images for the fetch benchmark, made once, and a server for them: `python -m tools.bench.image_server FOLDER`.
 
-Noise at many scales, like photographs, so that a JPEG has as many bytes as a photograph's: 400x300 to 1600x1200. All
-of them are in one file that the server maps into memory, so that serving costs little compared with fetching. It
-serves http, and https with its own certificate.
+Noise at many scales, like photographs, so that a JPEG has as many bytes as a photograph's. All of them are in one file
+that the server maps into memory, so that serving costs little compared with fetching. It serves http, and https with
+its own certificate.
 """
 
 import asyncio
@@ -28,21 +28,23 @@ from numpy.typing import NDArray
 
 ADDRESSES = tuple(f"127.0.2.{n}" for n in range(1, 13))
 PORTS = {"http": 8703, "https": 8704}
-NUM_IMAGES = 3000
-_WIDTHS = range(400, 1601, 100)
+WIDTHS = {"photo": range(400, 1301, 100), "thumbnail": range(80, 145, 16)}
+"""Widths of images of each kind, in pixels; heights are three quarters. Files have 115 and 2.5 kB on average."""
+
 _KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
+_INDEX, _DATA = "images.json", "images.bin"
 _FIELD = 2400  # pixels per side of the noise that images are cut from
 
 
-def make_images(folder: Path, num_images: int = NUM_IMAGES) -> None:
-    """Write the images into a folder, unless they are already there."""
-    index = folder / f"images-{num_images}.json"
-    if index.exists():
+def make_images(folder: Path, kind: str, num_images: int) -> None:
+    """Write images of a kind into a folder, unless they are already there."""
+    index = folder / _INDEX
+    if index.exists() and len(json.loads(index.read_text())) == num_images:
         return
     folder.mkdir(parents=True, exist_ok=True)
     places: list[tuple[int, int]] = []
-    with open(folder / f"images-{num_images}.bin", "wb") as file:
-        for data in _images(num_images):
+    with open(folder / _DATA, "wb") as file:
+        for data in _images(kind, num_images):
             places.append((file.tell(), len(data)))
             file.write(data)
     index.write_text(json.dumps(places))
@@ -64,11 +66,12 @@ def trusted_certificates(folder: Path) -> Path:
     return both
 
 
-def _images(num_images: int) -> Iterator[bytes]:
+def _images(kind: str, num_images: int) -> Iterator[bytes]:
+    widths = WIDTHS[kind]
     rng = np.random.default_rng(0)
     fields = [_noise(rng) for _ in range(4)]
     for n in range(num_images):
-        width = _WIDTHS[n % len(_WIDTHS)]
+        width = widths[n % len(widths)]
         height = width * 3 // 4
         x, y = rng.integers(0, _FIELD - width), rng.integers(0, _FIELD - height)
         pixels = fields[n % len(fields)][y : y + height, x : x + width]
@@ -112,10 +115,10 @@ def _certificate() -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM) + private
 
 
-async def serve(folder: Path, num_images: int = NUM_IMAGES) -> None:
+async def serve(folder: Path) -> None:
     """Serve the images on all addresses until terminated; one line on stdout says when it is ready."""
-    places = json.loads((folder / f"images-{num_images}.json").read_text())
-    with open(folder / f"images-{num_images}.bin", "rb") as file:
+    places = json.loads((folder / _INDEX).read_text())
+    with open(folder / _DATA, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:

@@ -10,7 +10,6 @@ import apache_beam as beam
 import pytest
 
 from pipelines import crawl
-from pipelines.corpus import print_stage
 from pipelines.crawl import run_crawls
 from pipelines.funnel import funnel_rows
 from pipelines.layout import crawl_folder
@@ -18,6 +17,7 @@ from pipelines.parts import read_rows
 from pipelines.running.host_buckets import GroupHosts
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
+from pipelines.summary import print_stage
 from tests.serving import Quiet, send, serving
 
 HOST = "127.0.2.9"

@@ -12,9 +12,10 @@ from warcio.warcwriter import WARCWriter
 
 from pipelines import storage
 from pipelines.crawl import run_crawls
+from pipelines.crawling.archive_files import warc_paths
 from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.ledger import ledger_parts
-from pipelines.crawling.warc_ledger import index_pages, indexed_part, warc_paths
+from pipelines.crawling.warc_ledger import index_pages, indexed_part
 from pipelines.drop_reasons import FETCHED
 from pipelines.errors import UserError
 from pipelines.extract import run_extract

@@ -9,7 +9,7 @@ import pytest
 from pipelines.decisions.evaluation_images import EvaluationImages, evaluation_content, is_evaluation_image
 from pipelines.decisions.thresholds import judge
 from pipelines.errors import UserError
-from pipelines.filter import _decision_settings
+from pipelines.filter_inputs import decision_settings
 from pipelines.images.normalise import perceptual_hash
 from tests.pipelines.decisions.test_thresholds import page, pair, row, thresholds
 from tests.pipelines.stage_records import image_bytes, spec
@@ -65,9 +65,9 @@ def test_another_set_under_the_same_name_decides_anew(tmp_path: Path):
     file = tmp_path / "hashes.txt"
     given = spec({"pairs": {"kind": "pair", "filters": {"evaluation_images": {"files": [str(file)]}}}})
     file.write_text("0123456789abcdef\n")
-    before = _decision_settings(given)
+    before = decision_settings(given)
     file.write_text("0123456789abcdee\n0123456789abcd00\n")
-    assert _decision_settings(given) != before
+    assert decision_settings(given) != before
     file.unlink()
     with pytest.raises(UserError, match=r"hashes\.txt: no such file"):
         evaluation_content(EvaluationImages(files=[str(file)]))

@@ -93,5 +93,6 @@ def test_a_stopped_run_ends_though_its_exception_is_lost(tmp_path: Path):
 
 
 def test_the_server_that_forks_workers_can_be_stopped() -> None:
-    stop = multiprocessing.forkserver._forkserver._stop
-    assert callable(stop), "it would end after the run, not with it"
+    server = multiprocessing.forkserver._forkserver
+    assert callable(server._stop), "it would end after the run, not with it"
+    assert hasattr(server, "_forkserver_pid"), "a command that ends at once would wait until all is imported"

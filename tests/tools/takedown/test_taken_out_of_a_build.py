@@ -208,12 +208,12 @@ LATER_BUILDS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str | Non
     "without documents": (without("raw/documents", "decisions"), (), None),
     "without candidates": (without("candidates"), (), None),
     "without all but what was crawled": (without("candidates", "raw", "features", "decisions"), (), None),
-    "by a newer crawl": (lambda _: None, (), "pipelines.crawl.VERSION"),
-    "by a newer extract": (lambda _: None, (), "pipelines.extract.VERSION"),
-    "by a newer fetch": (lambda _: None, (), "pipelines.fetch.VERSION"),
-    "by a newer filter": (lambda _: None, (), "pipelines.filter.VERSION"),
-    "by a newer measurement": (lambda _: None, (), "pipelines.filter.FEATURES_VERSION"),
-    "by a newer shard": (lambda _: None, (), "pipelines.shard.VERSION"),
+    "by a newer crawl": (lambda _: None, (), "pipelines.crawl_inputs.VERSION"),
+    "by a newer extract": (lambda _: None, (), "pipelines.extract_inputs.VERSION"),
+    "by a newer fetch": (lambda _: None, (), "pipelines.fetch_inputs.VERSION"),
+    "by a newer filter": (lambda _: None, (), "pipelines.filter_inputs.VERSION"),
+    "by a newer measurement": (lambda _: None, (), "pipelines.filter_inputs.FEATURES_VERSION"),
+    "by a newer shard": (lambda _: None, (), "pipelines.shard_inputs.VERSION"),
 }
 """What changes before a build, its options, and the version that goes up."""
 

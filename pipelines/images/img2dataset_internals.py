@@ -1,0 +1,65 @@
+"""img2dataset's `Resizer` without the rest of its package; a test says what is lost if the parts move.
+
+`import img2dataset.resizer` also imports wandb, pandas and, if it is installed, torch, because the package imports all
+of itself, and so does albumentations, of which the Resizer uses four transforms: five seconds and 300 MB. Here modules
+are imported below packages whose `__init__` has not run.
+
+Checked with img2dataset 1.47 and albumentations 1.4.6.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+_TRANSFORMS = {
+    "SmallestMaxSize": "geometric.resize",
+    "LongestMaxSize": "geometric.resize",
+    "CenterCrop": "crops.transforms",
+    "PadIfNeeded": "geometric.transforms",
+}
+"""Transforms that the Resizer uses, by the module of `albumentations.augmentations` that has each."""
+
+_BARE = (
+    "albumentations",
+    "albumentations.augmentations",
+    "albumentations.augmentations.geometric",
+    "albumentations.augmentations.crops",
+    "img2dataset",
+)
+
+
+def import_resizer() -> Any:
+    """Import the module of the Resizer alone, or all of its package where that fails; return its class `Resizer`."""
+    if not {"img2dataset", "albumentations"} & sys.modules.keys():
+        with contextlib.suppress(ImportError, AttributeError), _bare_packages() as transforms:
+            for name, module in _TRANSFORMS.items():
+                found = importlib.import_module(f"albumentations.augmentations.{module}")
+                setattr(transforms, name, getattr(found, name))
+            return importlib.import_module("img2dataset.resizer").Resizer
+    return importlib.import_module("img2dataset.resizer").Resizer
+
+
+@contextlib.contextmanager
+def _bare_packages() -> Iterator[types.ModuleType]:
+    """Let modules be imported without their packages; yields the one that stands for albumentations.
+
+    Afterwards whoever imports a package gets the whole of it.
+    """
+    for name in _BARE:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        package = types.ModuleType(name)
+        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations or ())
+        sys.modules[name] = package
+    albumentations = sys.modules["albumentations"]
+    albumentations.__version__ = importlib.metadata.version("albumentations")  # type: ignore[attr-defined]
+    try:
+        yield albumentations
+    finally:
+        for name in _BARE:
+            del sys.modules[name]
