@@ -11,42 +11,38 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.conftest import Cluster, local_build
+from tests.cluster.conftest import BUILD_SECONDS, TASK_MANAGERS, Cluster, local_build
 from tests.corpus_command import published, write_spec
 from tests.mini_web import paragraph
 from tools.cluster.hosts import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * BUILD_SECONDS), pytest.mark.usefixtures("flink_cluster")]
 
-IN_FLIGHT = 6  # two of each host
 Tell = Callable[[str], None]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> Counter[str]:
-    """Build once without any disturbance; return how often each URL was requested."""
-    began = time.monotonic()
-    cluster.forget_requests()
-    cluster.finish(cluster.start_build("undisturbed"), "undisturbed")
-    print(f"\nundisturbed: {time.monotonic() - began:.0f} s, {len(cluster.flink.jobs())} jobs")
-    return cluster.requests()
-
-
-def check(cluster: Cluster, name: str, requests: Counter[str]) -> None:
+def check(cluster: Cluster, name: str, expected: Counter[str]) -> None:
     """Assert that a build has the bytes of a local one, and sent these requests."""
-    assert cluster.requests() - requests == Counter(), "requested again"
-    left = requests - cluster.requests()
+    assert cluster.requests() - expected == Counter(), "requested again"
+    left = expected - cluster.requests()
     assert all(path.endswith("/busy") for path in left), "not requested; only that page answers once that it is busy"
+    check_bytes(cluster, name)
+
+
+def check_bytes(cluster: Cluster, name: str) -> None:
+    """Assert that a build has the bytes of a local one over the same raw store, and has left no lock behind."""
     assert published(cluster.stored / name) == local_build(cluster, name)
     assert not list((cluster.stored / name).rglob("lease.json"))
 
 
-def test_a_build_has_the_bytes_of_a_local_one(cluster: Cluster, undisturbed: Counter[str]):
-    assert published(cluster.stored / "undisturbed") == local_build(cluster, "undisturbed")
-    workers = {job["state"] for job in cluster.flink.jobs()}
-    assert workers == {"FINISHED"}
-    counted = Counter(path.rpartition("/")[0] for path in undisturbed)
+def test_a_build_has_the_bytes_of_a_local_one(cluster: Cluster, expected_requests: Counter[str], timed: Tell):
+    cluster.forget_requests()
+    cluster.finish(cluster.start_build("undisturbed"), "undisturbed")
+    timed(f"undisturbed, {len(cluster.flink.jobs())} jobs")
+    assert {job["state"] for job in cluster.flink.jobs()} == {"FINISHED"}
+    counted = Counter(path.rpartition("/")[0] for path in cluster.requests())
     assert len(counted) > 5
+    check(cluster, "undisturbed", expected_requests)
 
 
 def kill_task_manager(cluster: Cluster, name: str) -> None:
@@ -57,7 +53,9 @@ def kill_task_manager(cluster: Cluster, name: str) -> None:
     cluster.start_task_manager(name)
 
 
-def test_task_managers_are_killed_in_crawl_fetch_and_shard(cluster: Cluster, undisturbed: Counter[str], timed: Tell):
+def test_task_managers_are_killed_in_crawl_fetch_and_shard(
+    cluster: Cluster, expected_requests: Counter[str], timed: Tell
+):
     cluster.forget_requests()
     build = cluster.start_build("killed")
     cluster.wait(build, "crawling", lambda: sum(cluster.requests().values()) > 20, "killed")
@@ -69,7 +67,7 @@ def test_task_managers_are_killed_in_crawl_fetch_and_shard(cluster: Cluster, und
     kill_task_manager(cluster, "worker1")
     cluster.finish(build, "killed")
     timed("task managers killed in crawl, fetch and shard")
-    check(cluster, "killed", undisturbed)
+    check(cluster, "killed", expected_requests)
 
 
 def workers_of(cluster: Cluster, name: str) -> list[psutil.Process]:
@@ -79,22 +77,23 @@ def workers_of(cluster: Cluster, name: str) -> list[psutil.Process]:
     return [child for child in children if "forkserver" in " ".join(child.cmdline()) and child.net_connections()]
 
 
-def test_a_worker_is_killed(cluster: Cluster, undisturbed: Counter[str], timed: Tell):
+def test_a_worker_is_killed(cluster: Cluster, expected_requests: Counter[str], timed: Tell):
     cluster.forget_requests()
     build = cluster.start_build("worker-killed")
     cluster.wait(build, "crawling", lambda: sum(cluster.requests().values()) > 20, "worker-killed")
-    before = cluster.requests()
-    for name in ("worker1", "worker2"):
+    before, stored = cluster.requests(), cluster.stored_urls("worker-killed")
+    for name in TASK_MANAGERS:
         for process in workers_of(cluster, name):
             os.kill(process.pid, signal.SIGKILL)
     cluster.finish(build, "worker-killed")
     timed("all workers killed in crawl")
-    again = cluster.requests() - undisturbed
-    assert again - before == Counter(), "only what was in an open part, of which nothing was stored, is requested again"
-    assert published(cluster.stored / "worker-killed") == local_build(cluster, "worker-killed")
+    again = cluster.requests() - expected_requests
+    assert again - before == Counter(), "only what was in an open part is requested again"
+    assert not stored & again.keys(), "what was stored is requested again"
+    check_bytes(cluster, "worker-killed")
 
 
-def test_a_link_is_cut(cluster: Cluster, undisturbed: Counter[str], timed: Tell):
+def test_a_link_is_cut(cluster: Cluster, expected_requests: Counter[str], timed: Tell):
     host = cluster.hosts["worker1"]
     if not host.can_be_cut:
         pytest.skip("no network namespaces here")
@@ -104,14 +103,16 @@ def test_a_link_is_cut(cluster: Cluster, undisturbed: Counter[str], timed: Tell)
     host.cut()
     time.sleep(1)
     before = cluster.requests()  # with those whose answers do not arrive any more
+    stored = cluster.stored_urls("cut")
     time.sleep(40)  # longer than Flink waits for a heartbeat
     host.mend()
     cluster.start_task_manager("worker1")
     cluster.finish(build, "cut")
     timed("a link cut in fetch for 40 s")
-    again = (cluster.requests() - undisturbed) - before
-    assert sum(again.values()) <= IN_FLIGHT, "of the lost worker, only what was in flight at the cut"
-    assert published(cluster.stored / "cut") == local_build(cluster, "cut")
+    again = cluster.requests() - expected_requests
+    assert again - before == Counter(), "only what the lost worker had asked for is requested again"
+    assert not stored & again.keys(), "what was stored is requested again"
+    check_bytes(cluster, "cut")
 
 
 def test_ctrl_c_cancels_the_job_and_a_second_build_is_told_of_the_first(cluster: Cluster):

@@ -199,7 +199,7 @@ def test_a_missing_setting_is_one_line(script, env, message):
 
 
 def test_what_the_files_name_exists():
-    text = "".join(path.read_text() for path in LAUNCH.iterdir())
+    text = "".join(path.read_text() for path in LAUNCH.iterdir() if path.is_file())
     for path in re.findall(r"\btrainer/[\w/.]+\w", text):
         assert Path(path).exists(), path
     named = set(re.findall(r"-m(?:odule)? trainer (\w+)", text)) | set(re.findall(r"COMMAND:-(\w+)", text))

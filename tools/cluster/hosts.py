@@ -76,7 +76,16 @@ class Host:
         return self._logs / f"{self.name}-{label}.log"
 
     def kill(self, *processes: subprocess.Popen[bytes]) -> None:
-        """Send kill -9 to processes and their groups; to all of the host if none is named."""
+        """Send kill -9 to processes and their groups; to all of the host if none is named.
+
+        Of a host with a namespace these are all processes in it, also those that have left their group, such as what
+        torchrun starts.
+        """
+        if self._namespace and not processes:
+            listed = subprocess.run(["ip", "netns", "pids", self._namespace], capture_output=True, text=True)
+            for number in listed.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGKILL)
         for process in processes or tuple(self._running):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.errors import RunError, UserError
+from trainer.engine.signals import end_with_launcher
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # a save on a slow file system may take long
 
@@ -82,6 +83,7 @@ def start() -> World:
         UserError: If this machine has fewer GPUs than processes, a port is in use, or the environment lacks something.
         RunError: If the other processes cannot be reached.
     """
+    end_with_launcher()
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     rank, size, local_rank = join_launcher(os.environ, num_gpus)
     device = torch.device("cuda", local_rank) if num_gpus else torch.device("cpu")

@@ -1,11 +1,26 @@
 """Signals to a run: they are noted when they come, and acted on between two steps."""
 
+import ctypes
 import os
 import signal
+import sys
 from types import TracebackType
 from typing import Any, Self
 
 _STOPPING = b"stopping after this step and a save; press Ctrl-C again to stop at once\n"
+
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
+
+
+def end_with_launcher() -> None:
+    """Have Linux send SIGTERM to this process when the torchrun that started it is killed.
+
+    torchrun gives each process a session of its own. Without a parent it would go on, and keep its GPU, beside the
+    processes that are started in its place.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Signals:

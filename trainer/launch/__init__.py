@@ -1,0 +1,1 @@
+"""Starting a run: `torchrun.sh` without a scheduler (by `elastic.py`), `slurm.sh`, and a hostfile for deepspeed."""
