@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -14,15 +16,17 @@ from model.sequence import Sequence as TokenSequence
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.parts import read_table
+from pipelines.shards.manifest import ShardInfo
 from trainer.config import ModelSettings, RunSettings
 from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
-from trainer.plan.windows import SourceWindows
+from trainer.plan.windows import SourceWindows, ones_of
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode, decode_crop
 from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.reading.window_tables import NOT_ALLOWED
+from trainer.reading.shared_arrays import Arrays, shared_arrays
+from trainer.reading.window_tables import NOT_ALLOWED, table_of, windows_folder
 from trainer.tasks.data import CorpusData, open_corpus
 
 # Raise it when this module would make other chunks of an equal corpus, so that no run resumes with another order than
@@ -68,8 +72,8 @@ class ImageData(CorpusData):
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
-        sources = _sources(corpus, captioned=captioned)
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, captioned)
+        sources = image_sources(corpus, fingerprint, captioned=captioned)
         size, encoder_size = model.encoder.image_size, None
         if for_decoder:
             encoder_size = size if and_encoder and size != model.image_decoder.image_size else None
@@ -98,35 +102,48 @@ def _fingerprint(corpus: str, split: Split, captioned: bool) -> str:
     return hashlib.sha256(json.dumps([VERSION, corpus, split, captioned]).encode()).hexdigest()
 
 
-def _sources(corpus: TrainingCorpus, *, captioned: bool) -> tuple[SourceWindows, ...]:
+def image_sources(corpus: TrainingCorpus, fingerprint: str, *, captioned: bool) -> tuple[SourceWindows, ...]:
+    """Return the images of all sources of a corpus, each as a window of one position.
+
+    Args:
+        corpus: The corpus.
+        fingerprint: Hash of all that they depend on.
+        captioned: Whether to take only images with captions.
+    """
+    folder = windows_folder(corpus.folder, corpus.tokens, fingerprint)
     found = []
     for source in corpus.manifest.sources:
         shards = corpus.manifest.shards_of(source.name, corpus.split)
-        tables = [
-            read_table(storage.join(corpus.folder, s.sidecar), ["key", "num_media", "allowed"]).to_pylist()
-            for s in shards
-        ]
-        rows = [row for table in tables for row in table]
-        usable = not captioned or source.kind in CAPTIONED
-        counts = np.array([row["num_media"] if usable and row["allowed"] else 0 for row in rows], np.int64)
-        if captioned:
-            counts = np.minimum(counts, 1)
-        numbers = np.flatnonzero(counts)
-        ones = np.ones(int(counts.sum()), np.int32)
-        found.append(
-            SourceWindows(
-                source.name,
-                source.kind,
-                tuple(s.path for s in shards),
-                np.cumsum([s.samples for s in shards], dtype=np.int64),
-                numbers,
-                np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
-                tokens=ones,
-                images=ones,
-                refused=tuple((row["key"], NOT_ALLOWED) for row in rows if not row["allowed"]),
-            )
+        arrays = shared_arrays(
+            storage.join(folder, f"{source.name}.arrow"),
+            fingerprint,
+            partial(_count, corpus.folder, shards, captioned=captioned, usable=source.kind in CAPTIONED),
+            is_whole=lambda arrays: {"numbers", "first", "refused"} <= set(arrays),
+            cache=corpus.cache,
         )
+        ones = ones_of(int(arrays["first"][-1]))
+        found.append(table_of(source.name, source.kind, shards, arrays | {"tokens": ones, "images": ones}))
     return tuple(found)
+
+
+def _count(corpus: str, shards: Sequence[ShardInfo], *, captioned: bool, usable: bool) -> Arrays:
+    """Count the images of each sample of a source, from columns of its sidecars."""
+    counts = [np.zeros(0, np.int64)]
+    refused: list[tuple[str, str]] = []
+    for shard in shards:
+        table = read_table(storage.join(corpus, shard.sidecar), ["key", "num_media", "allowed"])
+        allowed = table.column("allowed").fill_null(False).to_numpy()
+        counts.append(np.where(allowed & (usable or not captioned), table.column("num_media").to_numpy(), 0))
+        refused += [(key, NOT_ALLOWED) for key in table.column("key").filter(~allowed).to_pylist()]
+    images = np.concatenate(counts).astype(np.int64)
+    if captioned:
+        images = np.minimum(images, 1)
+    numbers = np.flatnonzero(images)
+    return {
+        "numbers": numbers,
+        "first": np.concatenate([[0], images[numbers].cumsum()]).astype(np.int64),
+        "refused": np.frombuffer(json.dumps(refused).encode(), np.uint8),
+    }
 
 
 class ImageReader(SampleReader):
