@@ -59,7 +59,7 @@ from pipelines.layout import (
     robots_folder,
     traceback_folder,
 )
-from pipelines.parts import PartFolder, new_run
+from pipelines.parts import PartFolder, new_run, stage_inputs
 from pipelines.running.host_buckets import GroupHosts, read_queues
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -172,7 +172,7 @@ class _Crawl:
         """Request the frontier of a round."""
         settings, num_buckets, run = self.settings, self.runner.num_buckets, new_run()
         queues, folder = queues_folder(self.out, "crawl"), frontier_folder(self.out, self.name)
-        inputs = stage_inputs(VERSION, settings.model_dump(mode="json"), retry_round)
+        inputs = stage_inputs(crawl_inputs.VERSION, settings.model_dump(mode="json"), retry_round)
         known = known_before(folder, inputs, round_)
         earlier = self.part_files(".parquet", since=known.round, before=round_)
         current = self.part_files(".parquet", since=round_, before=round_ + 1)

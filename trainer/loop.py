@@ -99,11 +99,7 @@ class Training:
         self.out, self.world = trained.folder(out), world
         self._trained, self._read_config = trained, read_config or (lambda: config)
         make_task = partial(trained.task, config.model, trained.settings(config), corpus, out, world)
-        if world.is_first:  # it computes the tables of windows, which the others then read
-            self.task = make_task()
-        world.barrier()
-        if not world.is_first:
-            self.task = make_task()
+        self.task = world.first_then_others(make_task)  # the first computes the tables of windows, which the others map
         self.data, run = self.task.data, self.task.run
         self.config = trained.replaced(config, run)
         engine = run.engine.model_copy(update={"precision": run.engine.precision or own_precision(world.device)})

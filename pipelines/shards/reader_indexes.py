@@ -5,6 +5,7 @@ equal those of its own `energon prepare`; a test compares them row by row.
 """
 
 import json
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ def write_energon_index(
     }
     by_split = {split: [p for p, s in zip(paths, shards, strict=True) if s.split == split] for split in SPLITS}
     meta = storage.join(into or corpus, name, ".nv-meta")
-    storage.write_bytes(storage.join(meta, "index.sqlite"), energon_tables(corpus, shards))
+    write_energon_tables(storage.join(meta, "index.sqlite"), corpus, shards)
     storage.write_bytes(
         storage.join(meta, "index.uuid"), str(uuid.uuid5(uuid.NAMESPACE_OID, f"{fingerprint} {name}")).encode()
     )
@@ -123,8 +124,11 @@ def wids_index(name: str, shards: Sequence[ShardInfo]) -> str:
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
-def energon_tables(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
-    """Return the content of `index.sqlite`: the offsets of each sample and its parts, in the order of the shards."""
+def write_energon_tables(target: str, corpus: str, shards: Sequence[ShardInfo]) -> None:
+    """Write an `index.sqlite`: the offsets of each sample and its parts, in the order of the shards.
+
+    It is made on a disk of this machine and copied from there; the rows of one shard are in memory.
+    """
     with TemporaryDirectory() as scratch:
         path = Path(scratch, "index.sqlite")
         database = sqlite3.connect(path, isolation_level=None)
@@ -140,7 +144,8 @@ def energon_tables(corpus: str, shards: Sequence[ShardInfo]) -> bytes:
             database.executescript(_INDEXES)
         finally:
             database.close()
-        return path.read_bytes()
+        with path.open("rb") as made, storage.write_whole(target) as file:
+            shutil.copyfileobj(made, file, 1 << 20)
 
 
 class _SampleRow(NamedTuple):

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from braceexpand import braceexpand
 
 from pipelines import storage
 from pipelines.shards.manifest import ShardInfo, sidecar_path
-from pipelines.shards.reader_indexes import energon_tables
+from pipelines.shards.reader_indexes import write_energon_tables
 
 _META = ".nv-meta"
 
@@ -35,13 +35,14 @@ def write_table_without(path: str, target: str, gone: Collection[str]) -> bool:
     return True
 
 
-def energon_files(
-    out: str, left: Mapping[str, ShardInfo], gone: Collection[str], fingerprint: str
-) -> Iterable[tuple[str, bytes]]:
-    """Yield the files of Energon's indexes that change, relative to the corpus.
+def write_energon_files(
+    out: str, into: str, left: Mapping[str, ShardInfo], gone: Collection[str], fingerprint: str
+) -> None:
+    """Write the files of Energon's indexes that change.
 
     Args:
         out: Folder of the corpus.
+        into: Folder to write to, by the same relative paths.
         left: The shards that are left, with their sidecars where they are now, by path.
         gone: Paths of the shards of which nothing is left.
         fingerprint: Fingerprint of the corpus after it.
@@ -57,9 +58,12 @@ def energon_files(
         if not shards or len(shards) < len(tars):
             continue  # of tars that are not in the manifest
         counts = {tar: shard.samples for tar, shard in zip(tars, shards, strict=True)}
-        yield f"{name}.info.json", (json.dumps(info | {"shard_counts": counts}, indent=1) + "\n").encode()
-        yield f"{name}index.sqlite", energon_tables(out, shards)
-        yield f"{name}index.uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{fingerprint} {name}")).encode()
+        target = storage.join(into, name.rstrip("/"))
+        content = json.dumps(info | {"shard_counts": counts}, indent=1) + "\n"
+        storage.write_bytes(storage.join(target, ".info.json"), content.encode())
+        write_energon_tables(storage.join(target, "index.sqlite"), out, shards)
+        number = uuid.uuid5(uuid.NAMESPACE_OID, f"{fingerprint} {name}")
+        storage.write_bytes(storage.join(target, "index.uuid"), str(number).encode())
         split = storage.join(out, name + "split.yaml")
         if storage.exists(split) and any(root + tar in gone for tar in info["shard_counts"]):
             tree = yaml.safe_load(storage.read_bytes(split))
@@ -69,4 +73,5 @@ def energon_files(
                 part: [tar for pattern in patterns for tar in braceexpand(pattern) if root + tar not in gone]
                 for part, patterns in tree["split_parts"].items()
             }
-            yield f"{name}split.yaml", yaml.safe_dump(tree | {"split_parts": parts}, sort_keys=False).encode()
+            text = yaml.safe_dump(tree | {"split_parts": parts}, sort_keys=False)
+            storage.write_bytes(storage.join(target, "split.yaml"), text.encode())

@@ -29,7 +29,7 @@ from pipelines.shards.reader_indexes import write_reader_indexes
 from pipelines.shards.readme import corpus_readme
 from pipelines.shards.stats import collect_stats
 from pipelines.shards.token_sidecar import keep_trained
-from pipelines.takedowns.foreign import energon_files, tables_beside, write_table_without
+from pipelines.takedowns.foreign import tables_beside, write_energon_files, write_table_without
 from pipelines.takedowns.log import ChangedShard, Takedown, read_log, version_after
 from pipelines.takedowns.placing import Placed, moves_and_removals, place_shards, shard_files
 from pipelines.takedowns.purging import redact_drops, taken_down
@@ -246,8 +246,7 @@ def _stage_foreign(out: str, staging: Staging, placed: Sequence[Placed], now: Ma
                 removed.add(name)
     left = {shard.path: shard for shard in now.shards}
     empty = {shard.before.path for shard in placed if shard.info is None}
-    for name, content in energon_files(out, left, empty, now.fingerprint):
-        storage.write_bytes(storage.join(staging.new, name), content)
+    write_energon_files(out, staging.new, left, empty, now.fingerprint)
     return removed
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -26,6 +27,8 @@ from trainer.config import TrainConfig
 from trainer.engine.checkpoint import Damaged, RunState
 from trainer.engine.metrics import read_metrics
 from trainer.loop import FINISHED, TRAINED
+from trainer.reading.byte_store import CacheSettings
+from trainer.reading.shared_arrays import Arrays, shared_arrays
 
 CHANGES = {"checkpoints.keep": 3, "engine.micro_batch_size": 1, "engine.zero_stage": 1}
 SKIP = ("--set", "pretrain.checkpoints.skip_damaged=true")
@@ -80,7 +83,7 @@ def lose(path: Path) -> str:
 def flip(path: Path) -> str:
     """Change one bit in the middle of a tensor."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    data[data.index(read_arrays(path)["first"].tobytes())] ^= 4
     path.write_bytes(data)
     return r"(has changed: .* does not have its checksum|cannot be read: .*)"
 
@@ -241,21 +244,30 @@ def test_the_end_of_a_file_is_not_reported_as_ctrl_c(monkeypatch):
 # --- caches ---------------------------------------------------------------------------------------------------------
 
 
+def read_arrays(path: Path) -> Arrays:
+    return shared_arrays(str(path), "", dict, is_whole=lambda arrays: True, cache=CacheSettings())
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    path.unlink()
+    shared_arrays(str(path), "", lambda: arrays, is_whole=lambda arrays: True, cache=CacheSettings())
+
+
 def swap(path: Path) -> None:
     """Put another table in its place, which is whole but does not fit."""
-    np.savez(path, **{name: np.arange(3) for name in ("first", "tokens", "images", "numbers", "refused")})
+    write_arrays(path, {name: np.arange(3) for name in ("first", "tokens", "images", "numbers", "refused")})
 
 
 def change(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    data[data.index(read_arrays(path)["first"].tobytes())] ^= 4
     path.write_bytes(data)
 
 
 def forget(path: Path) -> None:
-    arrays = dict(np.load(path))
+    arrays = read_arrays(path)
     arrays.pop("first")
-    np.savez(path, **arrays)
+    write_arrays(path, arrays)
 
 
 def clear(path: Path) -> None:
@@ -269,8 +281,9 @@ def halve(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [clear, halve, change, swap, forget, lambda path: path.write_bytes(b"x" * 5000)])
 def test_a_damaged_table_of_windows_is_made_again(training_corpus, tmp_path, spoil: Callable[[Path], object]):
     corpus = str(shutil.copytree(training_corpus, tmp_path / "corpus"))
-    expected = Opened(corpus).sources
-    paths = sorted(Path(corpus).glob("tokens/*/windows/*/*.npz"))
+    names = ("first", "tokens", "images", "refused_json")  # copied: they are mapped from what is spoilt
+    expected = [replace(t, **{name: getattr(t, name).copy() for name in names}) for t in Opened(corpus).sources]
+    paths = sorted(Path(corpus).glob("tokens/*/windows/*/*.arrow"))
     assert len(paths) >= len(expected)
     before = {path: path.read_bytes() for path in paths}
     for path in paths:

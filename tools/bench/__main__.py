@@ -15,6 +15,7 @@ from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
 from tools.bench.growth import KINDS, NUM_ROWS, bench_growth
 from tools.bench.html import bench_html
+from tools.bench.memory import bench_memory
 from tools.bench.reader import bench_reader
 from tools.bench.report import machine
 from tools.bench.stages import bench_stages
@@ -27,6 +28,7 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "fetch": bench_fetch,
     "stages": bench_stages,
     "reader": bench_reader,
+    "memory": bench_memory,
     "training": bench_training,
     "generation": bench_generation,
     "trace": bench_trace,

@@ -305,10 +305,25 @@ def _write(path: str, table: pa.Table) -> None:
 
 
 def _write_tokens(folder: str, shard: ShardInfo, rows: pa.Table, rng: np.random.Generator) -> None:
-    """Write a token sidecar whose lists are empty: its lengths are what is asked for."""
+    """Write a token sidecar with the segments of samples, their images and a text, but without the ids of texts."""
     tokens = np.maximum(1, rows["num_text_chars"].to_numpy() // 4)
-    num = len(rows)
-    columns: dict[str, Any] = {"key": rows["key"], "num_tokens": tokens, "num_media": rows["num_media"]}
+    num_media = rows["num_media"].to_numpy()
+    num_segments, num = num_media + 1, len(rows)
+    ends = np.cumsum(num_segments)
+    is_text = np.zeros(int(ends[-1]) if num else 0, bool)
+    is_text[ends - 1] = True
+    image = token_sidecar.TYPES.index("frame" if shard.kind == "video" else "image")
+    inside = np.arange(len(is_text)) - np.repeat(ends - num_segments, num_segments)
+    columns: dict[str, Any] = {
+        "key": rows["key"],
+        "num_tokens": tokens,
+        "num_media": rows["num_media"],
+        "types": _lists(num_segments, pa.array(np.where(is_text, token_sidecar.TYPES.index("text"), image), pa.int8())),
+        "roles": _lists(num_segments, pa.array(["content", "body"]).take(pa.array(is_text.astype(int)))),
+        "counts": _lists(num_segments, pa.array(np.where(is_text, np.repeat(tokens, num_segments), 0), pa.int32())),
+        "media": _lists(num_segments, pa.array(np.where(is_text, -1, inside), pa.int32())),
+        "times": _lists(num_segments, pa.nulls(len(is_text), pa.float64())),
+    }
     arrays = [
         pa.chunked_array([pa.array(columns[f.name])]) if f.name in columns else pa.array([[]] * num, f.type)
         for f in token_sidecar.SCHEMA

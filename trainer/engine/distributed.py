@@ -1,11 +1,13 @@
 """One process, or one of many under torchrun, deepspeed or srun: ranks, and small messages on the CPU."""
 
+import contextlib
 import datetime
 import os
 import re
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,9 @@ from pipelines.errors import RunError, UserError
 from trainer.engine.signals import end_with_launcher
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # a save on a slow file system may take long
+_BEAT = 10.0  # seconds between two signs of life of a process for which the others wait
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,34 @@ class World:
         """Wait for all processes."""
         if self.size > 1:
             dist.barrier(group=self.control)
+
+    def first_then_others(self, make: Callable[[], Item]) -> Item:
+        """Return what `make` returns on each process, of which the first one is through before the others begin.
+
+        They wait for it however long that takes, and end if it is gone; all must call.
+        """
+        if self.size == 1:
+            return make()
+        if not self.is_first:
+            while not self.sum([0.0])[0]:
+                pass
+            return make()
+        done = threading.Event()
+        beats = threading.Thread(target=self._beat, args=(done,))
+        beats.start()
+        try:
+            made = make()
+        finally:
+            done.set()
+            beats.join()
+        self.sum([1.0])
+        return made
+
+    def _beat(self, done: threading.Event) -> None:
+        """Meet the others from time to time, until the main thread is done or another process is gone."""
+        with contextlib.suppress(RuntimeError):  # which the main thread meets again
+            while not done.wait(_BEAT):
+                self.sum([0.0])
 
 
 def start() -> World:

@@ -4,10 +4,11 @@ The results are written to the run's folder: `evaluation.json`, `samples/*.png` 
 chance level beside it, and each figure the number of samples from which it is computed.
 """
 
+import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,6 +46,7 @@ from trainer.tasks.single_images import CAPTIONED
 
 SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
 _MAX_JUDGED = 64  # side in pixels of the judge's input images
+_MOST_SAMPLES = 20_000  # of a source and split that are held in memory, and among which samples are drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +162,11 @@ class Evaluation:
         if not held_out:
             if not any(True for data in self._held_out for _ in samples_of(data, ("conversation",), 1)):
                 raise UserError(f"{corpus}: no pairs or conversations in a val or test split to evaluate on")
-            self._train_pairs: list[Pair] = []
             return {}
-        self._train_pairs = self._pairs([self._train], CAPTIONED) if self.attributes.words else []
         single = [pair for pair in held_out if pair.values is not None]
         if not single:
             return {ALL: held_out}
-        known = self.attributes.combinations(pair.caption for pair in self._train_pairs)
+        known = self.attributes.combinations(pair.caption for pair in self._read([self._train], CAPTIONED))
         sets: dict[str, list[Pair]] = {SEEN: [], HELD_OUT: []}
         for pair in single:
             assert pair.values is not None
@@ -174,12 +174,15 @@ class Evaluation:
         return {name: pairs for name, pairs in sets.items() if pairs}
 
     def _pairs(self, parts: Sequence[TrainingData], kinds: Sequence[str]) -> list[Pair]:
-        pairs = []
+        return list(self._read(parts, kinds, _MOST_SAMPLES))
+
+    def _read(
+        self, parts: Sequence[TrainingData], kinds: Sequence[str], per_source: int | None = None
+    ) -> Iterator[Pair]:
         for data in parts:
-            for sample in samples_of(data, kinds):
+            for sample in samples_of(data, kinds, per_source):
                 caption = sample.text(self.run.tokenizer)
-                pairs.append(Pair(sample, caption, self.attributes.of_single(caption)))
-        return pairs
+                yield Pair(sample, caption, self.attributes.of_single(caption))
 
     def _some(self, num: int) -> dict[str, list[Pair]]:
         """Return at most `num` pairs of each set."""
@@ -205,7 +208,7 @@ class Evaluation:
 
     def _answers(self) -> Figures:
         """Answer the questions of held-out conversations, and measure how many answers are right, by source."""
-        samples = [sample for data in self._held_out for sample in samples_of(data, ("conversation",))]
+        samples = [sample for data in self._held_out for sample in samples_of(data, ("conversation",), _MOST_SAMPLES)]
         figures: Figures = {}
         answered = []
         for source in dict.fromkeys(sample.source for sample in samples):
@@ -328,15 +331,17 @@ class Evaluation:
     @cached_property
     def _judge(self) -> Judge | None:
         """A judge, trained on images of single things with their captions; None if there are none."""
-        pairs, corpus = self._train_pairs, self.settings.judge_corpus
-        if corpus is not None:
-            pairs = self._pairs([self._opened(corpus, "train")], CAPTIONED)
-        single = [pair for pair in pairs if pair.values is not None]
-        if not single and corpus is not None:
-            raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
-        if not single:
+        if not self.attributes.words:
             return None
-        pairs = drawn(single, len(single), self.settings.seed)
+        corpus = self.settings.judge_corpus
+        data = self._train if corpus is None else self._opened(corpus, "train")
+        single = (pair for pair in self._read([data], CAPTIONED) if pair.values is not None)
+        first = list(itertools.islice(single, _MOST_SAMPLES))
+        if not first and corpus is not None:
+            raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
+        if not first:
+            return None
+        pairs = drawn(first, len(first), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
@@ -371,7 +376,7 @@ class Evaluation:
     def _continuations(self, what: str) -> tuple[list[Continuation], Figures]:
         """Predict the next image of pages or frame of videos; measure its squared error, and that of the last image."""
         kind = "interleaved" if what == "image" else "video"
-        samples = [sample for data in self._held_out for sample in samples_of(data, (kind,))]
+        samples = [sample for data in self._held_out for sample in samples_of(data, (kind,), _MOST_SAMPLES)]
         chosen = drawn(samples, self.settings.continuations, self.settings.seed)
         found = continuations(chosen, self.run, self.seq_len)
         if not found:

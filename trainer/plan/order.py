@@ -6,6 +6,7 @@ not refill a buffer.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,11 +134,11 @@ class Upcoming:
 
     Args:
         order: Order of the source.
-        totals: Positions of each sample.
+        totals: Returns the positions of each of some samples.
     """
 
-    def __init__(self, order: SourceOrder, totals: I64) -> None:
-        self._order, self._all_totals = order, totals
+    def __init__(self, order: SourceOrder, totals: Callable[[I64], I64]) -> None:
+        self._order, self._totals_of = order, totals
         self._ahead = min(_AHEAD, max(64, order.num_samples))  # each epoch is computed separately
         self._base = 0  # ordinal of the first cached sample
         self.epochs = self.samples = self.totals = np.zeros(0, np.int64)
@@ -169,5 +170,5 @@ class Upcoming:
             epochs, samples = self._order.samples(np.arange(have, max(end, have + self._ahead)))
             self.epochs = np.concatenate([self.epochs, epochs])
             self.samples = np.concatenate([self.samples, samples])
-            self.totals = np.concatenate([self.totals, self._all_totals[samples]])
+            self.totals = np.concatenate([self.totals, self._totals_of(samples)])
             self._total_list = self.totals.tolist()

@@ -243,7 +243,7 @@ class Plan:
             sources, samples = columns["sources"][is_new], columns["samples"][is_new]
             added = np.zeros(len(self.sources), np.int64)
             for s in np.unique(sources).tolist():
-                totals = self.sources[s].totals[samples[sources == s]]
+                totals = self.sources[s].totals(samples[sources == s])
                 added[s] = totals.sum()
                 longest = max(longest, int(totals.max()))
         step = start.buffer_step + num_steps

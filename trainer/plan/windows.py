@@ -1,5 +1,6 @@
 """Positions and images of each window of each sample: all that a plan needs of a source, without opening it."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ import numpy as np
 
 I64 = np.ndarray[Any, np.dtype[np.int64]]
 I32 = np.ndarray[Any, np.dtype[np.int32]]
+U8 = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
 class SourceWindows:
     """Windows of a source's samples, in the order of its shards.
+
+    The arrays may be mapped from a file that all processes of a machine share: nothing here copies them.
 
     Attributes:
         name: Name of the source.
@@ -25,7 +29,7 @@ class SourceWindows:
         first: (N + 1,) index in `tokens` of each sample's first window, then the end.
         tokens: (M,) positions of each window, including image slots.
         images: (M,) images in each window.
-        refused: (key, reason) of the samples that are not trained on.
+        refused_json: [key, reason] of the samples that are not trained on, as JSON.
     """
 
     name: str
@@ -36,18 +40,27 @@ class SourceWindows:
     first: I64
     tokens: I32
     images: I32
-    refused: tuple[tuple[str, str], ...] = ()
+    refused_json: U8 | None = None
 
     @property
     def num_samples(self) -> int:
         """Number of samples that are trained on."""
         return len(self.first) - 1
 
-    @cached_property
-    def totals(self) -> I64:
-        """(N,) positions of all windows of each sample together."""
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tokens, dtype=np.int64)])
-        totals: I64 = ends[self.first[1:]] - ends[self.first[:-1]]
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """(key, reason) of the samples that are not trained on."""
+        found = json.loads(bytes(self.refused_json)) if self.refused_json is not None else ()
+        return tuple((key, reason) for key, reason in found)
+
+    def totals(self, samples: I64) -> I64:
+        """Return the positions of all windows of each of some samples together."""
+        if not len(samples):
+            return np.zeros(0, np.int64)
+        first, count = self.first[samples], self.first[samples + 1] - self.first[samples]  # 1 or more of each
+        starts = np.cumsum(count) - count
+        windows = np.repeat(first - starts, count) + np.arange(int(count.sum()))
+        totals: I64 = np.add.reduceat(self.tokens[windows], starts, dtype=np.int64)
         return totals
 
     @cached_property
@@ -72,7 +85,12 @@ def one_window_each(name: str, kind: str, shards: Sequence[str], samples: Sequen
         samples: Number of samples in each shard.
     """
     num = int(sum(samples))
-    ones = np.ones(num, np.int32)
+    ones = ones_of(num)
     return SourceWindows(
         name, kind, tuple(shards), np.cumsum(samples, dtype=np.int64), None, np.arange(num + 1), ones, ones
     )
+
+
+def ones_of(num: int) -> I32:
+    """Return as many ones, which take no memory."""
+    return np.broadcast_to(np.int32(1), (num,))

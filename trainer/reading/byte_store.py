@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import threading
+import zlib
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -15,6 +16,8 @@ from pydantic import Field, field_validator
 from pipelines import storage
 from pipelines.settings import Settings
 from trainer.reading.open_files import open_files
+
+_CHECKSUM_BYTES = 4
 
 
 class CacheSettings(Settings):
@@ -32,6 +35,12 @@ class CacheSettings(Settings):
         if folder is not None and not storage.is_local(folder):
             raise ValueError(f"{folder} is not on a disk of this machine")
         return folder
+
+
+def cache_folder(settings: CacheSettings) -> Path:
+    """Return the folder of the cache, which need not be there."""
+    user = f"{os.getuid()}" if hasattr(os, "getuid") else "user"
+    return Path(settings.folder or os.path.join(gettempdir(), f"dromaius-cache-{user}"))
 
 
 class ByteStore:
@@ -101,14 +110,15 @@ class _ChunkCache:
     """Chunks of remote files in a folder shared by all ranks of a machine; the oldest are removed when it is full.
 
     A chunk appears under its name only when complete (by a rename), so that ranks need no lock. Two that fetch
-    the same chunk at once write the same bytes.
+    the same chunk at once write the same bytes. Its checksum follows it: a process checks a chunk when it first reads
+    from it, fetches one that was damaged again, and reads no more than it needs from then on.
     """
 
     def __init__(self, settings: CacheSettings) -> None:
         self._settings = settings
-        user = f"{os.getuid()}" if hasattr(os, "getuid") else "user"
-        self.folder = Path(settings.folder or os.path.join(gettempdir(), f"dromaius-cache-{user}"))
+        self.folder = cache_folder(settings)
         self._stamps: dict[str, list[Any]] = {}
+        self._checked: set[str] = set()  # names of chunks
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._since_sweep = settings.max_bytes  # sweep at once: another run may have left it full
@@ -130,29 +140,42 @@ class _ChunkCache:
         parts = []
         for number in range(offset // chunk, -(-(offset + num_bytes) // chunk)):
             begin = number * chunk
-            data = self._chunk(path, begin, min(chunk, size - begin))
-            parts.append(data[max(0, offset - begin) : offset + num_bytes - begin])
+            wanted = slice(max(0, offset - begin), min(chunk, offset + num_bytes - begin))
+            parts.append(self._of_chunk(path, begin, min(chunk, size - begin), wanted))
         return b"".join(parts)
 
-    def _chunk(self, path: str, begin: int, num_bytes: int) -> bytes:
+    def _of_chunk(self, path: str, begin: int, num_bytes: int, wanted: slice) -> bytes:
+        """Return some of the bytes of a chunk, which is fetched if it is not there, or is damaged."""
         name = hashlib.sha256(f"{path} {self._stamp(path)} {begin} {num_bytes}".encode()).hexdigest()[:40]
         file = self.folder / name
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         try:
             with lock:  # one request per chunk, for any number of threads
-                with contextlib.suppress(FileNotFoundError):
-                    data = file.read_bytes()
-                    if len(data) == num_bytes:
-                        os.utime(file)
-                        return data
+                if (found := self._kept(file, num_bytes, wanted)) is not None:
+                    return found
                 data = storage.read_range(path, begin, num_bytes)
                 self._make_room(num_bytes)
-                storage.write_bytes(str(file), data)
-                return data
+                storage.write_bytes(str(file), data + _checksum(data))
+                self._checked.add(name)
+                return data[wanted]
         finally:
             with self._lock:
                 self._locks.pop(name, None)
+
+    def _kept(self, file: Path, num_bytes: int, wanted: slice) -> bytes | None:
+        """Return some of the bytes of a chunk in the cache; None if it is not there, or is damaged."""
+        with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size != num_bytes + _CHECKSUM_BYTES:
+                return None
+            if file.name not in self._checked:
+                data = opened.read(num_bytes)
+                if opened.read() != _checksum(data):
+                    return None
+                self._checked.add(file.name)
+            os.utime(file)
+            return os.pread(opened.fileno(), wanted.stop - wanted.start, wanted.start)
+        return None
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove the oldest chunks until all fit; checks the folder each time a sixteenth of it was written."""
@@ -175,3 +198,7 @@ class _ChunkCache:
                 break
             file.unlink(missing_ok=True)
             total -= size
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "big")

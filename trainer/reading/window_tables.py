@@ -1,16 +1,13 @@
-"""Tables of windows, computed once per tokenizer, layout and seq_len, and cached beside the tokens.
+"""Tables of windows, computed once per tokenizer, layout and seq_len, and kept beside the tokens.
 
 Samples that fit are measured from the columns, without their ids; the layout itself cuts those that do not.
 """
 
-import contextlib
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +21,9 @@ from pipelines.parts import read_table
 from pipelines.shards.manifest import Manifest, ShardInfo
 from pipelines.shards.token_sidecar import TYPES, TokensInfo, is_current, token_sidecar_path, tokens_folder
 from trainer.plan.windows import SourceWindows
-from trainer.reading.byte_store import ByteStore
+from trainer.reading.byte_store import ByteStore, CacheSettings
 from trainer.reading.shard_reader import GroupCache, ShardReader
+from trainer.reading.shared_arrays import Arrays, shared_arrays
 
 # Raise it when equal tokens, layouts and lengths would yield other windows, from this module or `Layout.split`: tables
 # are then recomputed, and no run resumes with another order than it began with.
@@ -35,7 +33,6 @@ NOT_ALLOWED = "not_allowed"
 NO_EXAMPLE = "no_example"  # for a template: no captioned image
 TOO_LARGE = "too_large"
 _THREADS = 8
-_ARRAYS = ("first", "tokens", "images", "numbers", "refused")
 _SPOKEN = ("subtitle", "transcript")
 _FRAME, _TEXT = TYPES.index("frame"), TYPES.index("text")
 
@@ -79,62 +76,67 @@ def windows_fingerprint(
 
 
 def source_windows(
-    corpus: str, manifest: Manifest, tokens: TokensInfo, layout: Layout, seq_len: int, split: Split = "train"
+    corpus: str,
+    manifest: Manifest,
+    tokens: TokensInfo,
+    layout: Layout,
+    seq_len: int,
+    split: Split = "train",
+    cache: CacheSettings | None = None,
 ) -> list[SourceWindows]:
     """Return the windows of all sources of a corpus, in the manifest's order.
 
-    They are cached in the corpus's folder if it is writable; otherwise they are computed each time.
+    They are kept in the corpus's folder and mapped from there, or from a copy in the cache; see shared_arrays.py.
 
     Raises:
         UserError: If a token sidecar is missing or stale.
     """
     fingerprint = windows_fingerprint(manifest, tokens, layout, seq_len, split)
-    folder = storage.join(tokens_folder(corpus, tokens.name), "windows", fingerprint[:16])
+    folder = windows_folder(corpus, tokens, fingerprint)
     tables = []
     for source in manifest.sources:
         shards = manifest.shards_of(source.name, split)
-        path = storage.join(folder, f"{source.name}.npz")
         num_samples = sum(s.samples for s in shards)
-        if (arrays := _cached(path, num_samples)) is None:
-            arrays = _measure(corpus, shards, tokens, layout, seq_len)
-            with contextlib.suppress(OSError):  # the corpus may be read-only
-                buffer = io.BytesIO()
-                np.savez(buffer, allow_pickle=False, **arrays)
-                storage.write_bytes(path, buffer.getvalue())
-        refused = json.loads(bytes(arrays.pop("refused")))
-        numbers = arrays.pop("numbers")
-        tables.append(
-            SourceWindows(
-                source.name,
-                source.kind,
-                tuple(s.path for s in shards),
-                np.cumsum([s.samples for s in shards], dtype=np.int64),
-                numbers if len(numbers) < num_samples else None,
-                **arrays,
-                refused=tuple((key, reason) for key, reason in refused),
-            )
+        arrays = shared_arrays(
+            storage.join(folder, f"{source.name}.arrow"),
+            fingerprint,
+            partial(_measure, corpus, shards, tokens, layout, seq_len),
+            is_whole=partial(_fit, num_samples),
+            cache=cache or CacheSettings(),
         )
+        tables.append(table_of(source.name, source.kind, shards, arrays))
     return tables
 
 
-def _cached(path: str, num_samples: int) -> dict[str, np.ndarray] | None:
-    """Return the arrays of a cached table; None if there is none, or it is damaged."""
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _ARRAYS}
-        json.loads(bytes(arrays["refused"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        return None
+def windows_folder(corpus: str, tokens: TokensInfo, fingerprint: str) -> str:
+    """Return the folder of the tables that depend on what has this fingerprint."""
+    return storage.join(tokens_folder(corpus, tokens.name), "windows", fingerprint[:16])
+
+
+def table_of(name: str, kind: str, shards: Sequence[ShardInfo], arrays: Arrays) -> SourceWindows:
+    """Return the windows of a source, from arrays as `SourceWindows` names them."""
+    num_samples, numbers = sum(s.samples for s in shards), arrays["numbers"]
+    return SourceWindows(
+        name,
+        kind,
+        tuple(s.path for s in shards),
+        np.cumsum([s.samples for s in shards], dtype=np.int64),
+        numbers if len(numbers) < num_samples else None,
+        arrays["first"],
+        arrays["tokens"],
+        arrays["images"],
+        arrays["refused"],
+    )
+
+
+def _fit(num_samples: int, arrays: Arrays) -> bool:
+    """Return whether arrays are a table of windows of a source with that many samples."""
     first, numbers, windows = arrays["first"], arrays["numbers"], arrays["tokens"]
     fits = len(first) == len(numbers) + 1 and first[0] == 0 and first[-1] == len(windows) == len(arrays["images"])
-    return arrays if fits and (numbers < num_samples).all() else None
+    return bool(fits and "refused" in arrays and (not len(numbers) or numbers[-1] < num_samples))
 
 
-def _measure(
-    corpus: str, shards: Sequence[ShardInfo], tokens: TokensInfo, layout: Layout, seq_len: int
-) -> dict[str, np.ndarray]:
+def _measure(corpus: str, shards: Sequence[ShardInfo], tokens: TokensInfo, layout: Layout, seq_len: int) -> Arrays:
     folder = tokens_folder(corpus, tokens.name)
 
     def measure(shard: ShardInfo) -> _Part:

@@ -242,7 +242,7 @@ class TrainingData(CorpusData):
         seq_len = checked_seq_len(run, model)
         layout = cls.make_layout(tokenizer, model, run)
         arguments = (corpus.manifest, corpus.tokens, layout, seq_len, split)
-        sources = tuple(source_windows(corpus.folder, *arguments))
+        sources = tuple(source_windows(corpus.folder, *arguments, cache=run.data.cache))
         return cls(run, tokenizer, model, corpus, sources, windows_fingerprint(*arguments), layout)
 
     def fingerprint_of(self, corpus: str) -> str:

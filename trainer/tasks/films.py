@@ -14,7 +14,6 @@ from model.segment import ImageSegment
 from model.sequence import Sequence as TokenSequence
 from pipelines.document import Split
 from pipelines.errors import UserError
-from pipelines.shards.manifest import Source
 from trainer.config import ModelSettings, VideoDecoderRunSettings
 from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
@@ -58,8 +57,14 @@ class FilmData(CorpusData):
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
         num_frames = model.video_decoder.frames
-        sources = sources_by_media(corpus, partial(_num_films, num_frames=num_frames), images=num_frames)
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, num_frames)
+        sources = sources_by_media(
+            corpus,
+            fingerprint,
+            partial(_num_films, num_frames=num_frames),
+            images=num_frames,
+            too_few=TOO_FEW_FRAMES,
+        )
         size, seen = model.frame_decoder.image_size, model.encoder.image_size
         encoder_size = seen if seen != size else None
         data = cls(run, tokenizer, model, corpus, sources, fingerprint, size, encoder_size, run.max_scale, num_frames)
@@ -97,11 +102,9 @@ def _fingerprint(corpus: str, split: Split, num_frames: int) -> str:
     return hashlib.sha256(json.dumps([VERSION, corpus, split, num_frames, "films"]).encode()).hexdigest()
 
 
-def _num_films(source: Source, num_media: int, *, num_frames: int) -> int | str:
-    """Return how many films without common frames a sample has, or why it is left out."""
-    if source.kind != "video":
-        return 0
-    return num_media // num_frames or TOO_FEW_FRAMES
+def _num_films(kind: str, num_media: np.ndarray, *, num_frames: int) -> np.ndarray | None:
+    """Return how many films without common frames each sample has; None for a kind that has none."""
+    return num_media // num_frames if kind == "video" else None
 
 
 class FilmReader(SampleReader):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -16,16 +16,17 @@ from model.sequence import Sequence as TokenSequence
 from pipelines import storage
 from pipelines.document import Split
 from pipelines.parts import read_table
-from pipelines.shards.manifest import Source
+from pipelines.shards.manifest import ShardInfo
 from trainer.config import ModelSettings, RunSettings
 from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
-from trainer.plan.windows import SourceWindows
+from trainer.plan.windows import SourceWindows, ones_of
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.images import decode, decode_crop
 from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import ShardReader
-from trainer.reading.window_tables import NOT_ALLOWED
+from trainer.reading.shared_arrays import Arrays, shared_arrays
+from trainer.reading.window_tables import NOT_ALLOWED, table_of, windows_folder
 from trainer.tasks.data import CorpusData, open_corpus
 
 # Raise it when this module would make other chunks of an equal corpus, so that no run resumes with another order than
@@ -71,8 +72,8 @@ class ImageData(CorpusData):
             UserError: If the corpus, its tokens or the model do not fit each other.
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
-        sources = sources_by_media(corpus, partial(_num_images, captioned=captioned))
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, captioned)
+        sources = sources_by_media(corpus, fingerprint, partial(_num_images, captioned=captioned))
         size, encoder_size = model.encoder.image_size, None
         if for_decoder:
             encoder_size = size if and_encoder and size != model.image_decoder.image_size else None
@@ -101,50 +102,72 @@ def _fingerprint(corpus: str, split: Split, captioned: bool) -> str:
     return hashlib.sha256(json.dumps([VERSION, corpus, split, captioned]).encode()).hexdigest()
 
 
-def _num_images(source: Source, num_media: int, *, captioned: bool) -> int:
-    """Return how many images of a sample with so many are read."""
+def _num_images(kind: str, num_media: np.ndarray, *, captioned: bool) -> np.ndarray | None:
+    """Return how many images of each sample are read; None for a kind of which none are."""
     if not captioned:
         return num_media
-    return min(num_media, 1) if source.kind in CAPTIONED else 0
+    return np.minimum(num_media, 1) if kind in CAPTIONED else None
 
 
 def sources_by_media(
-    corpus: TrainingCorpus, num_windows: Callable[[Source, int], int | str], *, images: int = 1
+    corpus: TrainingCorpus,
+    fingerprint: str,
+    num_windows: Callable[[str, np.ndarray], np.ndarray | None],
+    *,
+    images: int = 1,
+    too_few: str | None = None,
 ) -> tuple[SourceWindows, ...]:
     """Return the windows of sources whose samples are read by their media, each a length of one position.
 
     Args:
         corpus: The corpus.
-        num_windows: Function from a source, and the number of images or frames of a sample, to that of its windows, or
-            to the reason for which the sample is left out.
+        fingerprint: Hash of all that they depend on.
+        num_windows: Function from a source's kind, and the number of images or frames of each of its samples, to those
+            of their windows; None for a kind that is not read.
         images: Images of each window.
+        too_few: Why samples without a window are left out; None: for no reason of theirs.
     """
+    folder = windows_folder(corpus.folder, corpus.tokens, fingerprint)
     found = []
     for source in corpus.manifest.sources:
         shards = corpus.manifest.shards_of(source.name, corpus.split)
-        tables = [
-            read_table(storage.join(corpus.folder, s.sidecar), ["key", "num_media", "allowed"]).to_pylist()
-            for s in shards
-        ]
-        rows = [row for table in tables for row in table]
-        decided = [num_windows(source, row["num_media"]) if row["allowed"] else NOT_ALLOWED for row in rows]
-        counts = np.array([0 if isinstance(it, str) else it for it in decided], np.int64)
-        numbers = np.flatnonzero(counts)
-        ones = np.ones(int(counts.sum()), np.int32)
-        found.append(
-            SourceWindows(
-                source.name,
-                source.kind,
-                tuple(s.path for s in shards),
-                np.cumsum([s.samples for s in shards], dtype=np.int64),
-                numbers,
-                np.concatenate([[0], counts[numbers].cumsum()]).astype(np.int64),
-                tokens=ones,
-                images=images * ones,
-                refused=tuple((r["key"], it) for r, it in zip(rows, decided, strict=True) if isinstance(it, str)),
-            )
+        arrays = shared_arrays(
+            storage.join(folder, f"{source.name}.arrow"),
+            fingerprint,
+            partial(_count, corpus.folder, shards, partial(num_windows, source.kind), too_few),
+            is_whole=lambda arrays: {"numbers", "first", "refused"} <= set(arrays),
+            cache=corpus.cache,
         )
+        ones = ones_of(int(arrays["first"][-1]))
+        tables = arrays | {"tokens": ones, "images": ones * np.int32(images) if images != 1 else ones}
+        found.append(table_of(source.name, source.kind, shards, tables))
     return tuple(found)
+
+
+def _count(
+    corpus: str,
+    shards: Sequence[ShardInfo],
+    num_windows: Callable[[np.ndarray], np.ndarray | None],
+    too_few: str | None,
+) -> Arrays:
+    """Count the windows of each sample of a source, from columns of its sidecars."""
+    counts = [np.zeros(0, np.int64)]
+    refused: list[tuple[str, str]] = []
+    for shard in shards:
+        table = read_table(storage.join(corpus, shard.sidecar), ["key", "num_media", "allowed"])
+        allowed = table.column("allowed").fill_null(False).to_numpy()
+        windows = num_windows(table.column("num_media").to_numpy())
+        counts.append(np.zeros(len(allowed), np.int64) if windows is None else np.where(allowed, windows, 0))
+        refused += [(key, NOT_ALLOWED) for key in table.column("key").filter(~allowed).to_pylist()]
+        if too_few is not None and windows is not None:
+            refused += [(key, too_few) for key in table.column("key").filter(allowed & (windows == 0)).to_pylist()]
+    total = np.concatenate(counts).astype(np.int64)
+    numbers = np.flatnonzero(total)
+    return {
+        "numbers": numbers,
+        "first": np.concatenate([[0], total[numbers].cumsum()]).astype(np.int64),
+        "refused": np.frombuffer(json.dumps(refused).encode(), np.uint8),
+    }
 
 
 class ImageReader(SampleReader):
