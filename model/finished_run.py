@@ -152,6 +152,12 @@ class FinishedRun:
         ]
         return torch.cat(parts)
 
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, S, S) uint8 of the decoder's size after its autoencoder, on the CPU."""
+        assert self.decoder is not None
+        parts = [self.decoder.autoencode(part.to(self.device)).cpu() for part in images.split(self.batch)]
+        return torch.cat(parts)
+
     @cached_property
     def _null_of_prompts(self) -> Tensor | None:
         """What guidance leads away from when images are generated: (1, N, E); None for zeros."""
