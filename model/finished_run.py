@@ -166,6 +166,12 @@ class FinishedRun:
         ]
         return torch.cat(parts)
 
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, S, S) uint8 of the decoder's size after its autoencoder, on the CPU."""
+        assert self.decoder is not None
+        parts = [self.decoder.autoencode(part.to(self.device)).cpu() for part in images.split(self.batch)]
+        return torch.cat(parts)
+
     def draw_videos(
         self, embeddings: Tensor, *, guidance: float | None = None, seed: int = 0, reconstructing: bool = False
     ) -> Tensor:

@@ -170,6 +170,11 @@ class ImageDecoder(nn.Module):
         return images
 
     @torch.no_grad()
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Return images as they come back from their latents, which no drawing is better than: (B, 3, S, S) uint8."""
+        return to_uint8(self.decode(self.encode(images)))
+
+    @torch.no_grad()
     def fit_latent_scale(self, images: Iterable[Tensor]) -> None:
         """Set the latents' scale from a sample of images, after the autoencoder was trained here.
 

@@ -142,11 +142,16 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
+    from rich.console import Console
+
+    from trainer.evaluation.drawing import drawing_table
     from trainer.evaluation.evaluate import evaluate as measure
 
     figures = measure(config, corpus, out)
     for name, value in figures.items():
         click.echo(f"{name:32} {value:,.4g}")
+    if (table := drawing_table(figures, tuple(config.evaluate.attributes))) is not None:
+        Console(width=120).print(table)
     click.echo(f"evaluated: {len(figures)} figures, {out}/evaluation.json, {out}/samples, {out}/loss.png")
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ from trainer.evaluation.answers import Figures, Question, answer_figures, answer
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
 from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
+from trainer.evaluation.drawing import Probe, nearest
 from trainer.evaluation.films import Film, draw_films, film_figures, judged_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
@@ -292,8 +293,7 @@ class Evaluation:
         return [(s, e) for name, value, s, e in self.attributes.found(text) if values.get(name, value) != value]
 
     def _drawings(self) -> tuple[dict[str, list[Drawing]], Figures]:
-        """Generate images for captions; measure retrieval of their embeddings, and attributes by the judge."""
-        figures: Figures = {}
+        """Generate images for captions; measure what is right after each step from a caption to an image."""
         sets = self._some(self.settings.images)
         embeddings, true = {}, {}
         for name, pairs in sets.items():
@@ -302,22 +302,25 @@ class Evaluation:
                 [Prompt.of(self.run.layout, text, draw=True) for text in texts]
             )
             true[name] = self.run.embed(self._images(pairs))
-        figures |= _retrieval(torch.cat([*embeddings.values()]), torch.cat([*true.values()]))
+        figures = self._embedding_figures(sets, embeddings, true)
         if self.run.decoder is None:
             return {}, figures
-        size, side, judge = self.run.decoder.config.image_size, self._judged_side, self._judge
+        size, judge = self.run.decoder.config.image_size, self._judge
         drawings = {}
         for name, pairs in sets.items():
-            images = self.run.draw(embeddings[name], seed=self.settings.seed)
+            images, shown = self.run.draw(embeddings[name], seed=self.settings.seed), self._images(pairs, size)
             if judge is not None:
-                figures |= self._right("generated", name, judge.read(self._resized(images, side)), pairs)
+                figures |= self._judged(judge, "generated", name, images, pairs)
+                drawn_again = self.run.draw(true[name], seed=self.settings.seed, reconstructing=True)
+                figures |= self._judged(judge, "reconstructed", name, drawn_again, pairs)
+                figures |= self._judged(judge, "autoencoded", name, self.run.autoencode(shown), pairs)
                 every = drawn(self.sets[name], len(self.sets[name]), self.settings.seed)
-                figures |= self._right("judge", name, judge.read(self._images(every, side)), every)
+                figures |= self._judged(judge, "judge", name, self._images(every, self._judged_side), every)
                 figures[f"num_judge_{name}"] = len(every)
             figures[f"num_generated_{name}"] = len(pairs)
             drawings[name] = [
                 Drawing(pair.caption, true_image, image)
-                for pair, true_image, image in zip(pairs, self._images(pairs, size), images, strict=True)
+                for pair, true_image, image in zip(pairs, shown, images, strict=True)
             ]
         return drawings, figures
 
@@ -328,20 +331,52 @@ class Evaluation:
         assert decoder is not None
         return min(decoder.config.image_size, _MAX_JUDGED)
 
+    def _embedding_figures(
+        self, sets: Mapping[str, Sequence[Pair]], embeddings: Mapping[str, Tensor], true: Mapping[str, Tensor]
+    ) -> Figures:
+        """Measure what predicted embeddings tell: which image they are nearest to, and what a probe reads from them."""
+        every, pairs = torch.cat([*true.values()]), [pair for part in sets.values() for pair in part]
+        found = nearest(torch.cat([*embeddings.values()]), every).tolist()
+        figures: Figures = {
+            "retrieval_at_1": sum(i == number for number, i in enumerate(found)) / len(every),
+            "chance_retrieval_at_1": 1 / len(every),
+            "num_retrieval": len(every),
+        }
+        if not (known := self._single_things):
+            return figures
+        values = [pair.values for pair in known if pair.values is not None]
+        probe = Probe(self.attributes, self.run.embed(self._images(known)), values)
+        start = 0
+        for name, part in sets.items():
+            here = found[start : start + len(part)]
+            start += len(part)
+            figures |= self._right("retrieved", name, [pairs[i].values or {} for i in here], part)
+            figures |= self._right("encoded", name, probe.read(true[name]), part)
+            figures |= self._right("predicted", name, probe.read(embeddings[name]), part)
+        return figures
+
+    def _judged(self, judge: Judge, what: str, name: str, images: Tensor, pairs: Sequence[Pair]) -> Figures:
+        """Return how often the judge sees what captions name, in images that are resized to what it looks at."""
+        return self._right(what, name, judge.read(self._resized(images, self._judged_side)), pairs)
+
     @cached_property
-    def _judge(self) -> Judge | None:
-        """A judge, trained on images of single things with their captions; None if there are none."""
+    def _single_things(self) -> list[Pair]:
+        """Captioned images of single things from which a judge and a probe learn; none without attributes."""
         if not self.attributes.words:
-            return None
+            return []
         corpus = self.settings.judge_corpus
         data = self._train if corpus is None else self._opened(corpus, "train")
         single = (pair for pair in self._read([data], CAPTIONED) if pair.values is not None)
         first = list(itertools.islice(single, _MOST_SAMPLES))
         if not first and corpus is not None:
             raise UserError(f"evaluate.judge_corpus: {corpus}: no caption names one value of each attribute")
-        if not first:
+        return drawn(first, len(first), self.settings.seed)
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        """A judge, trained on images of single things with their captions; None if there are none."""
+        if not (pairs := self._single_things):
             return None
-        pairs = drawn(first, len(first), self.settings.seed)
         judge = Judge(self.attributes, self.run.device)
         values = [pair.values for pair in pairs if pair.values is not None]
         settings = self.settings
@@ -407,14 +442,3 @@ def _completed(config: TrainConfig, out: str) -> TrainConfig:
 
 def _held_out(row: dict[str, Any]) -> Figures:
     return {name: value for name, value in row.items() if name.startswith("held_out_") and value is not None}
-
-
-def _retrieval(guesses: Tensor, true: Tensor) -> Figures:
-    """Return how often the image nearest to the embeddings generated for a caption is the caption's own."""
-    distances = torch.cdist(guesses.flatten(1).float(), true.flatten(1).float())  # (B, B)
-    right = distances.argmin(1) == torch.arange(len(true), device=true.device)
-    return {
-        "retrieval_at_1": float(right.float().mean()),
-        "chance_retrieval_at_1": 1 / len(true),
-        "num_retrieval": len(true),
-    }

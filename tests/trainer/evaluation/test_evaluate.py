@@ -37,6 +37,11 @@ def test_figures_and_sheets_of_captions_with_attributes(run: tuple[Path, TrainCo
         "retrieval_at_1", "chance_retrieval_at_1", "num_retrieval",
         "generated_thing_held_out", "generated_number_held_out", "num_generated_held_out",
         "judge_thing_held_out", "judge_number_held_out", "num_judge_held_out",
+        "autoencoded_thing_held_out", "autoencoded_number_held_out",
+        "encoded_thing_held_out", "encoded_number_held_out",
+        "reconstructed_thing_held_out", "reconstructed_number_held_out",
+        "predicted_thing_held_out", "predicted_number_held_out",
+        "retrieved_thing_held_out", "retrieved_number_held_out",
         "next_image_error", "next_image_copy_error", "num_next_images",
         "next_frame_error", "next_frame_copy_error", "next_frame_with_text_error", "num_next_frames",
     }  # fmt: skip
