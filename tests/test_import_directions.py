@@ -27,7 +27,7 @@ AUDIT = {
 }
 """The audit runs as a pipeline of its own, on the same runners: it reads tars, which one machine may not be able to."""
 VOCABULARY = {"errors", "document", "drop_reasons", "candidate", "settings", "storage", "parts", "layout", "funnel"}
-ROOMS = {  # folders of the trainer, and what each may import of it; only `__main__` may import all, and `evaluation`
+ROOMS = {  # folders of the trainer, and what each may import of it; only `__main__` may import all
     "__init__": set(),
     "plan": {"plan"},
     "reading": {"plan", "reading"},
@@ -36,6 +36,7 @@ ROOMS = {  # folders of the trainer, and what each may import of it; only `__mai
     "tasks": {"plan", "reading", "config", "engine", "tasks"},
     "loop": {"plan", "reading", "config", "engine", "tasks"},
     "evaluation": {"plan", "reading", "config", "engine", "tasks", "evaluation"},
+    "benchmarks": {"engine", "reading", "evaluation", "benchmarks"},
 }
 DECODER = {ROOT / "model" / "images.py": {"pipelines.images.pixels.decode_upright"}}
 """The model reads image files as corpora do, so that both see the same."""

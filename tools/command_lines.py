@@ -25,6 +25,17 @@ def demo_web(port: int, pages_scale: float, seed: int) -> None:
     asyncio.run(serve(Web(seed, port, pages_scale), ready))
 
 
+@click.command("few-shot-tasks")
+@click.option("--out", required=True, help="Folder to write them into.")
+@click.option("--seed", default=0, help="Seed of the images, words and rows.")
+def few_shot_tasks(out: str, seed: int) -> None:
+    """Write few-shot tasks on images of the demo web, for `trainer evaluate --tasks trainer/benchmarks/demo`."""
+    from tools.demo_web.few_shot import write_few_shot_tasks
+
+    for name, num in write_few_shot_tasks(out, seed).items():
+        click.echo(f"{out}/{name}/rows.jsonl: {num} rows")
+
+
 @click.command("contact-sheet")
 @click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
 @click.option("--out", required=True, help="Image to write: .png or .jpg.")

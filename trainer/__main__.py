@@ -136,9 +136,34 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
 
 
 @commands.command()
-@run_options
-def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> None:
-    """Evaluate a finished run on held-out samples: evaluation.json, samples/ and loss.png in its folder."""
+@click.option("--config", "config_path", default=None, help="YAML file of the run; not needed with --tasks.")
+@click.option("--corpus", default=None, help="The corpus's folder, local or an fsspec URL; not needed with --tasks.")
+@click.option("--out", required=True, callback=_local, help="The run's folder, on a mounted file system.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config, or of tasks."
+)
+@click.option("--tasks", multiple=True, help="YAML file of a benchmark, or a folder of them; may be repeated.")
+@click.option("--data", default=".", show_default=True, help="Folder to which the paths in tasks are relative.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Questions answered together.")
+def evaluate(
+    config_path: str | None,
+    corpus: str | None,
+    out: str,
+    overrides: tuple[str, ...],
+    tasks: tuple[str, ...],
+    data: str,
+    batch: int,
+) -> None:
+    """Evaluate a finished run: on held-out samples of a corpus, or with --tasks on benchmarks.
+
+    On a corpus: evaluation.json, samples/ and loss.png in the run's folder. On benchmarks: benchmarks/<name>/ in it; a
+    rerun continues, and under torchrun the questions are shared.
+    """
+    if tasks:
+        _evaluate_tasks(tasks, overrides, out, data, batch)
+        return
+    if config_path is None or corpus is None:
+        raise UserError("evaluate: give --config and --corpus, or --tasks")
     from trainer.config import TrainConfig
 
     config = load_settings(TrainConfig, config_path, overrides)
@@ -153,6 +178,29 @@ def evaluate(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]
     if (table := drawing_table(figures, tuple(config.evaluate.attributes))) is not None:
         Console(width=120).print(table)
     click.echo(f"evaluated: {len(figures)} figures, {out}/evaluation.json, {out}/samples, {out}/loss.png")
+
+
+def _evaluate_tasks(tasks: tuple[str, ...], overrides: tuple[str, ...], out: str, data: str, batch: int) -> None:
+    from pathlib import Path
+
+    from trainer.benchmarks.settings import load_benchmarks
+
+    benchmarks = load_benchmarks(tasks, overrides)  # mistakes are told before the model is loaded
+    from model.errors import WeightsError
+    from model.finished_run import FinishedRun
+    from trainer.benchmarks.evaluate import evaluate as measure
+    from trainer.engine import distributed
+
+    world = distributed.start()
+    try:
+        results = measure(benchmarks, FinishedRun.open(out, batch=batch), Path(data), world, click.echo)
+        if world.is_first:
+            num = sum(len(one.answered) for found in results.values() for one in found)
+            world.say(f"evaluated: {num} answers to {len(results)} benchmarks, {out}/benchmarks")
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    finally:
+        distributed.stop()
 
 
 @commands.command()

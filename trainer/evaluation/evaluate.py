@@ -32,8 +32,8 @@ from trainer.engine.metrics import read_metrics
 from trainer.evaluation.answers import Figures, Question, answer_figures, answer_questions, questions, to_json_lines
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
-from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
 from trainer.evaluation.drawing import Probe, nearest
+from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
 from trainer.evaluation.films import Film, draw_films, film_figures, judged_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart

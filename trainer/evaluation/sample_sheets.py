@@ -6,7 +6,10 @@ The model's own words are blue, wrong ones red; its input and the truth are blac
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -54,6 +57,29 @@ class Drawing:
     generated: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question with an answer, by files of images.
+
+    Attributes:
+        shown: Images of the question.
+        question: Its words.
+        answer: The model's words.
+        drawn: The model's image, if one was asked for.
+        true: True answers.
+        references: True images.
+        score: What the answer is worth; None if single answers have no score.
+    """
+
+    shown: Sequence[Path]
+    question: str
+    answer: str
+    drawn: Path | None
+    true: str
+    references: Sequence[Path]
+    score: float | None
+
+
 def write_samples(
     run: FinishedRun,
     folder: str,
@@ -88,6 +114,14 @@ def write_samples(
         _write(stacked([sheet], WIDTH, MARGIN), storage.join(folder, f"{name}.png"))
     if sheets:
         _write(stacked([*sheets.values()], WIDTH, MARGIN), storage.join(folder, "contact_sheet.png"))
+
+
+def write_answers(path: str, title: str, answered: Sequence[AnsweredQuestion]) -> None:
+    """Write a sheet of answers to questions: what scores 0 is red."""
+    bands = [_title(title, "what the model answers; below it the truth")]
+    for start in range(0, len(answered), _COLUMNS):
+        bands.append(_row([_answer_cell(cell) for cell in answered[start : start + _COLUMNS]]))
+    _write(stacked(bands, WIDTH, MARGIN), path)
 
 
 def captions_sheet(captioned: dict[str, list[Captioned]]) -> Image.Image:
@@ -214,6 +248,29 @@ def _drawing_cell(cell: Drawing) -> Image.Image:
     column.text([(cell.caption, INK)], BODY - 2)
     column.image(_image(cell.true, _CELL // 2))
     return column.done()
+
+
+def _answer_cell(cell: AnsweredQuestion) -> Image.Image:
+    column = Column(_cell_width(), _MAX_HEIGHT)
+    for path in cell.shown:
+        column.image(_opened(path))
+    if cell.question:
+        column.text([(cell.question, INK)], SMALL)
+    if cell.drawn is not None:
+        column.image(_opened(cell.drawn))
+    else:
+        own = WRONG if cell.score == 0 else OWN
+        column.text([(cell.answer, own)] if cell.answer else [("(nothing)", GREY)], BODY - 2)
+    if cell.true:
+        column.text([(cell.true, GREY)], SMALL)
+    for path in cell.references:
+        column.image(_opened(path, _CELL // 2))
+    return column.done()
+
+
+def _opened(path: Path, side: int = _CELL) -> Image.Image:
+    with Image.open(path) as image:
+        return _image(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), side)
 
 
 def _marked(text: str, wrong: Sequence[tuple[int, int]]) -> list[Run]:
