@@ -26,7 +26,7 @@ from trainer.plan.steps import PlanSettings
 from trainer.reading.byte_store import CacheSettings
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.window_tables import source_windows, windows_fingerprint
-from trainer.tasks.single_images import image_sources
+from trainer.tasks.single_images import sources_by_media
 
 NUM_SAMPLES = 1_000_000
 RANKS = 2
@@ -89,7 +89,7 @@ def opened(folder: str, cache: str) -> list[Any]:
     layout = Layout(tokenizer, BridgeConfig(), LayoutConfig())
     arguments = (corpus.manifest, corpus.tokens, layout, _SEQ_LEN)
     windows = source_windows(folder, *arguments, cache=corpus.cache)
-    images = image_sources(corpus, "images", captioned=False)
+    images = sources_by_media(corpus, "images", lambda kind, num_media: num_media)
     weights = {name: share for name, (_, share) in SOURCES.items()}
     settings = PlanSettings(seq_len=_SEQ_LEN, global_batch_size=8, packing_buffer_size=64)
     plans = [

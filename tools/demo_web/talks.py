@@ -155,9 +155,10 @@ def _box(web: Web, key: str, rng: random.Random) -> Talk:
 
 _LISTS: dict[str, tuple[int, Callable[[Web, str, random.Random], Talk]]] = {
     **{asked: (900, _asked(asked)) for asked in ASKED},
-    "dialogues": (900, _dialogue),
+    "count": (2400, _asked("count")),  # harder than what is asked about a single shape, as are the next
+    "dialogues": (1800, _dialogue),
     "edits": (900, _edit),
-    "boxes": (900, _box),
+    "boxes": (1800, _box),
 }
 """Rows and content of each list."""
 

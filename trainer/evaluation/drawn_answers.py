@@ -22,14 +22,13 @@ Read = Callable[[Tensor], list[Values]]
 
 def embedding_figures(asked: Sequence[Question], source: str, run: FinishedRun, drawn: Tensor) -> Figures:
     """Return how often embeddings (B, N, E) are nearer to the true image's than to those of the image shown last."""
-    chosen = [number for number, question in enumerate(asked) if _shown(question) is not None]
-    if not chosen:
+    edits = [(number, media) for number, question in enumerate(asked) if (media := _shown(question)) is not None]
+    if not edits:
         return {}
-    true, shown = (
-        run.embed(torch.stack([asked[n].sample.image(media(asked[n]), run.image_size) for n in chosen]))
-        for media in (_true, _shown)
-    )
-    found = drawn[chosen]
+    size = run.image_size
+    true = run.embed(torch.stack([asked[n].sample.image(_true(asked[n]), size) for n, _ in edits]))
+    shown = run.embed(torch.stack([asked[n].sample.image(media, size) for n, media in edits]))
+    found = drawn[[number for number, _ in edits]]
     return share("drawn", source, (_distance(found, true) < _distance(found, shown)).tolist(), 0.5)
 
 
