@@ -131,7 +131,7 @@ class VideoDecoder(ImageDecoder):
 
         Args:
             conditioning: (B, F, N, E), of any number of frames.
-            **named: As in `ImageDecoder.sample`; `null` is (1, N, E), for each frame.
+            **named: As in `ImageDecoder.sample`; what guidance leads away from is (1, N, E), for each frame.
 
         Returns:
             (B, F, 3, S, S) uint8.

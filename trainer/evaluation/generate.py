@@ -56,7 +56,7 @@ def generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder:
 
     Returns:
         The rows of `generated.jsonl`: `prompt`, `text`, `images` (their files) and `parts` (texts and images in order);
-        or `prompt`, `videos` (their MP4 files, with an animated WebP beside each) and `parts`.
+        of films also `videos` (MP4 files, with an animated WebP beside each).
 
     Raises:
         UserError: If a prompt cannot be read, if an image or video is requested from a run without such a decoder, or
@@ -94,7 +94,7 @@ def _generate_videos(run: FinishedRun, prompts: Sequence[str], request: Request,
             data = encode_video(frames, form, film.frames_per_second)
             storage.write_bytes(storage.join(folder, f"video-{number:04d}.{form}"), data)
         name = f"video-{number:04d}.mp4"
-        rows.append({"prompt": prompt, "videos": [name], "parts": [{"video": name}]})
+        rows.append({"prompt": prompt, "text": "", "images": [], "videos": [name], "parts": [{"video": name}]})
     return rows
 
 
