@@ -6,6 +6,7 @@ that browsers know, and errors of the markup do not end the parse. What was wron
 
 import html
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from lxml import etree
@@ -18,7 +19,8 @@ MAX_SITEMAP_BYTES = 52_428_800  # uncompressed; sitemaps.org's limit for one fil
 MAX_SITEMAP_URLS = 50_000  # sitemaps.org's limit as well
 
 _ROOTS = frozenset({"urlset", "sitemapindex", "rss", "rdf", "feed"})
-_FEED_BYTES = 1 << 16  # of one step of the parser, so that it can be stopped
+_PIECE = 1 << 16  # characters of one step of the parser, so that it can be stopped
+_LONGEST_REFERENCE = 40  # characters, as the expressions below find them
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _XML_STARTS = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?\sencoding\s{0,9}=\s{0,9}["']([A-Za-z0-9_:.-]{1,40})""")
@@ -26,6 +28,8 @@ _BEGINNING = re.compile(r"<\?xml\s|<(?:[\w-]{1,40}:)?(?:urlset|sitemapindex|rss|
 _BARE_AMPERSAND = re.compile(r"&(?!(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{0,31});)")
 _NAME_OF_HTML = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]{0,31};")
 _NUMBERED = re.compile(r"&#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}));")
+_SKIPPED = re.compile("[\ufeff \t\r\n]*")
+_LINE = re.compile("[^\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")  # as of `str.splitlines`
 _URL_LINE = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
@@ -50,20 +54,36 @@ def parse_sitemap(body: bytes, *, is_cut: bool = False) -> Sitemap:
         is_cut: Whether the body is known to be incomplete.
     """
     problems = ["the file was cut"] if is_cut else []
-    text = _decoded(_uncompressed(body, problems)).lstrip("\ufeff \t\r\n")
-    beginning = _BEGINNING.search(text)
+    text = _decoded(_uncompressed(body, problems))  # the only copy of the file: what follows takes it piece by piece
+    start = _SKIPPED.match(text).end()  # type: ignore[union-attr]  # which also matches nothing
+    beginning = _BEGINNING.search(text, start)
     if beginning is not None:
-        pages, sitemaps = _parse_xml(text[beginning.start() :], problems)
-    elif text.startswith("<"):
+        pages, sitemaps = _parse_xml(text, beginning.start(), problems)
+    elif text.startswith("<", start):
         pages, sitemaps = [], []
     else:
-        lines = [line.strip() for line in text.splitlines()]
-        pages, sitemaps = [line for line in lines if _URL_LINE.fullmatch(line)], []
-        if pages and (num_others := sum(map(bool, lines)) - len(pages)):
-            problems.append(f"{num_others} lines are no URL")
+        pages, sitemaps = _read_lines(text, start, problems), []
     if not pages and not sitemaps and not problems:
         problems.append("no sitemap")
     return Sitemap(_canonical(pages, problems), _canonical(sitemaps, problems), "; ".join(problems) or None)
+
+
+def _read_lines(text: str, start: int, problems: list[str]) -> list[str]:
+    """Return the URLs of a text with one per line, from an offset on."""
+    pages: list[str] = []
+    num_others = 0
+    for match in _LINE.finditer(text, start):
+        line = match[0].strip()
+        if not _URL_LINE.fullmatch(line):
+            num_others += bool(line)
+        elif len(pages) == MAX_SITEMAP_URLS:
+            problems.append(f"more than {MAX_SITEMAP_URLS} URLs")
+            break
+        else:
+            pages.append(line)
+    if pages and num_others:
+        problems.append(f"{num_others} lines are no URL")
+    return pages
 
 
 def _canonical(references: list[str], problems: list[str]) -> tuple[str, ...]:
@@ -144,7 +164,7 @@ class _Collector:
         """Take the end of the file, as lxml demands of a target."""
 
 
-def _parse_xml(text: str, problems: list[str]) -> tuple[list[str], list[str]]:
+def _parse_xml(text: str, start: int, problems: list[str]) -> tuple[list[str], list[str]]:
     collector = _Collector()
     parser = etree.XMLParser(
         target=collector,
@@ -154,10 +174,9 @@ def _parse_xml(text: str, problems: list[str]) -> tuple[list[str], list[str]]:
         load_dtd=False,
         no_network=True,
     )
-    data = _without_bare_ampersands(text).encode("utf-8", "replace")
     try:
-        for at in range(0, len(data), _FEED_BYTES):
-            parser.feed(data[at : at + _FEED_BYTES])
+        for piece in _without_bare_ampersands(text, start):
+            parser.feed(piece.encode("utf-8", "replace"))
         parser.close()
     except _StopReadingError:
         if len(collector.pages) + len(collector.sitemaps) > MAX_SITEMAP_URLS:
@@ -171,17 +190,32 @@ def _parse_xml(text: str, problems: list[str]) -> tuple[list[str], list[str]]:
     return collector.pages[:MAX_SITEMAP_URLS], collector.sitemaps[:MAX_SITEMAP_URLS]
 
 
-def _without_bare_ampersands(text: str) -> str:
-    """Escape ampersands that begin no reference of XML, outside of CDATA; names of HTML's are resolved.
+def _without_bare_ampersands(text: str, start: int) -> Iterator[str]:
+    """Yield pieces of a text in which ampersands that begin no reference of XML, outside of CDATA, are escaped.
 
-    They are the most frequent error, and recovery would drop a parameter of the URL for each.
+    Names of HTML's are resolved. Bare ampersands are the most frequent error, and recovery would drop a parameter of
+    the URL for each.
     """
-    found: list[str] = []
-    at = 0
-    while (start := text.find("<![CDATA[", at)) >= 0 and (end := text.find("]]>", start)) >= 0:
-        found += [_with_references(text[at:start]), text[start:end]]
-        at = end
-    return _NUMBERED.sub(_numbered, "".join([*found, _with_references(text[at:])]))
+    while start < len(text):
+        literal = text.find("<![CDATA[", start)
+        end = text.find("]]>", literal) if literal >= 0 else -1
+        for piece in _pieces(text, start, literal if end >= 0 else len(text)):
+            yield _NUMBERED.sub(_numbered, _with_references(piece))
+        if end < 0:
+            return
+        for piece in _pieces(text, literal, end):
+            yield _NUMBERED.sub(_numbered, piece)
+        start = end
+
+
+def _pieces(text: str, start: int, end: int) -> Iterator[str]:
+    """Yield pieces of a part of a text; none ends within a reference."""
+    while start < end:
+        stop = min(start + _PIECE, end)
+        if stop < end and (at := text.rfind("&", stop - _LONGEST_REFERENCE, stop)) > start:
+            stop = at
+        yield text[start:stop]
+        start = stop
 
 
 def _with_references(text: str) -> str:

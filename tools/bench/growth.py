@@ -6,6 +6,7 @@ on texts are off and duplicates are looked for: what is measured is how rows are
 """
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -31,70 +32,13 @@ KINDS = ("texts", "pairs")
 NUM_ROWS = (20_000, 100_000)
 PORT = 8705
 _COPIES = 10  # every tenth text is nearly the one before it
-_NOUNS = [
-    "harbour",
-    "lantern",
-    "meadow",
-    "kettle",
-    "orchard",
-    "ladder",
-    "cellar",
-    "wagon",
-    "compass",
-    "basket",
-    "violin",
-    "chimney",
-    "valley",
-    "anchor",
-    "mirror",
-    "candle",
-    "bridge",
-    "garden",
-    "engine",
-    "island",
-    "pebble",
-    "feather",
-    "barrel",
-    "curtain",
-    "saddle",
-    "thicket",
-    "quarry",
-    "beacon",
-    "lattice",
-    "turbine",
-]
-_ADJECTIVES = [
-    "quiet",
-    "narrow",
-    "ancient",
-    "golden",
-    "heavy",
-    "distant",
-    "gentle",
-    "broken",
-    "hollow",
-    "pale",
-    "crooked",
-    "steady",
-    "humble",
-    "vivid",
-]
-_VERBS = [
-    "carries",
-    "follows",
-    "hides",
-    "reaches",
-    "crosses",
-    "repairs",
-    "guards",
-    "measures",
-    "remembers",
-    "warms",
-    "divides",
-    "answers",
-    "gathers",
-]
-_PLACES = ["near", "beside", "behind", "above", "below", "around", "beyond", "inside", "across", "under"]
+_NOUNS = (
+    "harbour lantern meadow kettle orchard ladder cellar wagon compass basket violin chimney valley anchor mirror "
+    "candle bridge garden engine island pebble feather barrel curtain saddle thicket quarry beacon lattice turbine"
+)
+_ADJECTIVES = "quiet narrow ancient golden heavy distant gentle broken hollow pale crooked steady humble vivid"
+_VERBS = "carries follows hides reaches crosses repairs guards measures remembers warms divides answers gathers"
+_PLACES = "near beside behind above below around beyond inside across under"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +123,9 @@ def _paragraphs(words: random.Random) -> Iterator[str]:
 
 
 def _sentence(words: random.Random) -> str:
-    one = words.choice
+    def one(choices: str) -> str:
+        return words.choice(_split(choices))
+
     middle = f"{one(_VERBS)} {words.randrange(2, 5000)} {one(_ADJECTIVES)} {one(_NOUNS)}s"
     end = (
         f"and it was {one(_ADJECTIVES)} {one(_PLACES)} the {one(_NOUNS)}",
@@ -188,6 +134,11 @@ def _sentence(words: random.Random) -> str:
         f"because that {one(_NOUNS)} {one(_VERBS)} to the {one(_NOUNS)}",
     )[words.randrange(4)]
     return f"The {one(_ADJECTIVES)} {one(_NOUNS)} {middle} {end}."
+
+
+@functools.cache
+def _split(words: str) -> list[str]:
+    return words.split()
 
 
 @contextlib.contextmanager

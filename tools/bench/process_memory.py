@@ -1,4 +1,4 @@
-"""Memory of a command and of all processes below it while it runs: proportional set sizes, sampled every two seconds."""
+"""Memory of a command and of all processes below it while it runs: proportional set sizes, every two seconds."""
 
 import threading
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Connected components: those of a union-find for any graph, most of them without a single worker."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_clusters_as_bands_link_them_leave_nothing_to_one_worker():
 
 def test_a_long_chain_is_shortened_and_left_to_one_worker():
     names = [f"{n * 7919 % 1000:04d}" for n in range(1000)]
-    chain = list(zip(names, names[1:], strict=False))
+    chain = list(itertools.pairwise(names))
     stars, left = contracted(chain, NUM_CONTRACTIONS)
     assert not stars
     assert dict(connected_components(left)) == dict.fromkeys(names, "0000")

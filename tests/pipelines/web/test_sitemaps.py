@@ -3,6 +3,7 @@
 import gzip
 import re
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -211,6 +212,38 @@ def test_a_file_that_is_cut_says_so() -> None:
 def test_no_more_pages_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sitemaps, "MAX_SITEMAP_URLS", 1)
     assert parse_sitemap(URLSET) == Sitemap(PAGES[:1], (), "more than 1 URLs")
+
+
+def test_no_more_lines_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sitemaps, "MAX_SITEMAP_URLS", 1)
+    assert parse_sitemap(f"x\n{ONE}\n{TWO}\ny".encode()) == Sitemap((ONE,), (), "more than 1 URLs; 1 lines are no URL")
+
+
+REFERENCES = "a&b&amp;c&#49;&#x32;&eacute;&LT;&#xD800;<![CDATA[&d&#xD800;]]>&" + "e" * 33 + ";&"
+
+
+@pytest.mark.parametrize("piece", [41, 42, 50, 57, 64, 99])
+def test_pieces_of_any_length_are_read_alike(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = [made(f"http://a.org/{'x' * n}{REFERENCES * 3}", TWO).encode() for n in range(12)]
+    whole = [parse_sitemap(body) for body in bodies]
+    assert {found.problem for found in whole} == {None}
+    monkeypatch.setattr(sitemaps, "_PIECE", piece)
+    assert [parse_sitemap(body) for body in bodies] == whole
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["<urlset>" + "&a" * 500_000, "x\n" * 100_000, "<urlset>" + "<![CDATA[&]]>" * 20_000],
+    ids=lambda body: repr(body[:12]),
+)
+def test_memory_is_that_of_the_decoded_file(body: str) -> None:
+    data = body.encode()
+    tracemalloc.start()
+    try:
+        parse_sitemap(data)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + (1 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.slow
