@@ -25,8 +25,9 @@ from model.box_text import Region, written
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
-from model.images import decode, pixels_of
+from model.images import decode
 from model.prompt_builder import PromptBuilder
+from model.resizing import pixels_of
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
 from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
