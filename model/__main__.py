@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import click
 import yaml
 
-from model.config import EXPORTED_LAYOUTS, MODEL_LAYOUTS, SIZES
+from model.config import EXPORTED_LAYOUTS, HUB, MODEL_LAYOUTS, SIZES
 from model.errors import WeightsError
 
 
@@ -96,13 +96,33 @@ def import_(
 
 @commands.command()
 @click.option("--run", required=True, type=click.Path(exists=True, file_okay=False), help="The run's folder.")
-@click.option("--layout", required=True, type=click.Choice(EXPORTED_LAYOUTS), help="Naming scheme of the release.")
+@click.option(
+    "--layout",
+    required=True,
+    type=click.Choice([*EXPORTED_LAYOUTS, HUB]),
+    help="Naming scheme of the release; `hub`: a folder that transformers loads by itself.",
+)
 @click.option("--out", required=True, type=_LocalPath(), help="A .safetensors, .bin or .pt file, or a folder.")
-def export(run: str, layout: Any, out: str) -> None:
+@click.option("--name", help="Name on the model card of `hub`; not given: that of the run's folder.")
+@click.option("--license", "license_", help="Licence of the weights on the model card of `hub`, as `apache-2.0`.")
+@click.option(
+    "--corpus",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of the corpus, whose data card the model card of `hub` repeats.",
+)
+def export(run: str, layout: Any, out: str, name: str | None, license_: str | None, corpus: str | None) -> None:
     """Write a run's model, or a part of it, in the files of a release."""
-    from model.release.exporting import export_run
+    if layout == HUB:
+        from model.hub.card import CardSettings
+        from model.hub.export import export_to_hub
 
-    found = export_run(run, layout, out)
+        found = export_to_hub(run, out, CardSettings(name, license_, corpus))
+    else:
+        if name or license_ or corpus:
+            raise click.UsageError(f"--name, --license and --corpus are for the model card of --layout {HUB}")
+        from model.release.exporting import export_run
+
+        found = export_run(run, layout, out)
     click.echo(f"exported: {found.num_parameters:,} parameters, {', '.join(map(str, found.written))}")
 
 

@@ -53,6 +53,10 @@ EXPORTED_LAYOUTS: tuple[LayoutName, ...] = (*MODEL_LAYOUTS, "diffusers", "llama"
 """Layouts to which a run can be exported."""
 
 
+HUB = "hub"
+"""Form of an export that transformers loads by itself: see model/hub/export.py."""
+
+
 class EncoderConfig(Config):
     """A vision transformer that returns the raw tokens of its last block."""
 

@@ -151,27 +151,33 @@ class Emu(VisualEmbedder):
     def _slots_alike(self) -> bool:
         return self.config.bridge.image_slots == self.config.bridge.frame_slots
 
-    def inputs(self, batch: Batch, embeddings: Tensor) -> Tensor:
+    def inputs(self, token_ids: Tensor, slots: Tensor, embeddings: Tensor) -> Tensor:
         """Return the inputs of the language model: token embeddings, with visual embeddings in the slots.
 
         Args:
-            batch: Packed sequences.
-            embeddings: (S or more, E) visual embeddings; those beyond the batch's slots take part with zero weight.
+            token_ids: (B, L) int64.
+            slots: (S,) flat positions of the slots.
+            embeddings: (S or more, E) visual embeddings; those beyond the slots take part with zero weight.
 
         Returns:
             (B, L, D)
         """
         entered = self.bridge.project_up(embeddings)  # (S or more, D)
-        num_slots = len(batch.slots)
-        tokens: Tensor = self.language_model.get_input_embeddings()(batch.token_ids)  # (B, L, D)
-        x = tokens.flatten(0, 1).index_copy(0, batch.slots, entered[:num_slots].to(tokens.dtype))
+        num_slots = len(slots)
+        tokens: Tensor = self.language_model.get_input_embeddings()(token_ids)  # (B, L, D)
+        x = tokens.flatten(0, 1).index_copy(0, slots, entered[:num_slots].to(tokens.dtype))
         if len(entered) > num_slots:
             x = x + 0.0 * entered[num_slots:].sum()
         return x.view_as(tokens)
 
     def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        """Return the last hidden state at every position, flat: (B * L, D). Arguments as for `inputs`."""
-        x = self.inputs(batch, embeddings)
+        """Return the last hidden state at every position, flat: (B * L, D).
+
+        Args:
+            batch: Packed sequences.
+            embeddings: As for `inputs`.
+        """
+        x = self.inputs(batch.token_ids, batch.slots, embeddings)
         language_model = self.language_model
         varlen = has_varlen(language_model.config)
         kernel = choose_kernel(self.config.language_model.attention, x, varlen=varlen)

@@ -159,9 +159,9 @@ def generate_steps(
             row.frames_left = config.num_frames
             row.begin_image(num_slots)
         row.settle(config)
-    runner = _Runner(model.language_model, lengths, use_cache=config.use_cache)
+    runner = StepRunner(model.language_model, lengths, use_cache=config.use_cache)
     embed = model.language_model.get_input_embeddings()
-    never = _never(tokenizer)
+    never = never_chosen(tokenizer)
 
     yield results
     while not all(row.done for row in rows):
@@ -255,7 +255,7 @@ class _Row:
         self.closing &= not self.done
 
 
-class _Runner:
+class StepRunner:
     """Runs the language model step by step, with or without cached keys and values."""
 
     def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
@@ -294,12 +294,12 @@ def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Ten
     lengths = [len(prompt.sequence.token_ids) for prompt in prompts]
     device = model.language_model.device
     batch = collate([[p.sequence] for p in prompts], images, seq_len=max(lengths), pad_id=tokenizer.pad_id).to(device)
-    x = model.inputs(batch, model.embed_images(batch))
+    x = model.inputs(batch.token_ids, batch.slots, model.embed_images(batch))
     rows = [row.roll(max(lengths) - seq_len, 0) for row, seq_len in zip(x, lengths, strict=True)]
     return torch.stack(rows), torch.tensor(lengths, device=device)
 
 
-def _never(tokenizer: Tokenizer) -> list[int]:
+def never_chosen(tokenizer: Tokenizer) -> list[int]:
     """Return tokens that are never chosen as text: they follow from others, only precede it, or stand for nothing."""
     own = [i for name in (PAD, IMAGE_END, IMAGE_SLOT, FRAME_SLOT, VIDEO) if (i := tokenizer.ids.get(name)) is not None]
     return [*own, tokenizer.bos_id, *tokenizer.holes]
@@ -348,7 +348,7 @@ def _beams(
             min_new_tokens=config.min_new_tokens,
             length_penalty=config.length_penalty,
             repetition_penalty=config.repetition_penalty,
-            suppress_tokens=[*_never(tokenizer), tokenizer.ids[IMAGE_START]],
+            suppress_tokens=[*never_chosen(tokenizer), tokenizer.ids[IMAGE_START]],
             eos_token_id=tokenizer.eos_id,
             pad_token_id=tokenizer.eos_id,
         )

@@ -26,8 +26,9 @@ from model.errors import PromptError
 from model.films import check_draws_videos, check_room_for_video, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
-from model.images import decode, pixels_of
+from model.images import decode
 from model.prompt_builder import PromptBuilder
+from model.resizing import pixels_of
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
 from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout

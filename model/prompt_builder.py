@@ -1,19 +1,19 @@
 """Prompts from texts, boxes and images in the order in which a model reads them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.box_text import Region, is_box
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Prompt
+from model.prompts import write_prompt
 from model.segment import Box, ImageSegment, Segment, Text, grounded_text
 from model.sequence import Layout
-from model.template_layout import ANSWER, box_image, boxes_of
+from model.template_layout import ANSWER
 from model.tokenizer import GROUNDING
 
 
@@ -83,24 +83,3 @@ class PromptBuilder:
                 f"a prompt takes {length} of the model's {longest} positions: shorten it, or give fewer frames"
             )
         return prompt
-
-
-def write_prompt(
-    layout: Layout, segments: Sequence[Segment], side: int, image: Callable[[int], Tensor], *, draw: bool = False
-) -> Prompt:
-    """Write segments as a prompt; where the layout shows boxes as images, they are drawn.
-
-    Args:
-        layout: How prompts are written.
-        segments: Texts and images.
-        side: Side in pixels of the model's images.
-        image: Returns the pixels of an image segment by its index: (3, side, side) uint8.
-        draw: Whether to request an image.
-    """
-    sequence, boxes = layout.prompt(segments, draw=draw), boxes_of(segments)
-    images = [image(i) if i >= 0 else _canvas(boxes[-1 - i], side) for i in sequence.images]
-    return Prompt(sequence, torch.stack(images) if images else None)
-
-
-def _canvas(box: Box, side: int) -> Tensor:
-    return torch.from_numpy(box_image(box, side)).permute(2, 0, 1)

@@ -117,6 +117,23 @@ class Tokenizer:
             raise ValueError(f"{path}: not a tokenizer: {error}") from error
         return cls(base, family, chat=chat)
 
+    def to_json(self) -> str:
+        """Return all tokens in the form of the library `tokenizers`, in which texts may hold the model's own.
+
+        Raises:
+            ValueError: If the base has another form, or has ids without a token, which that form does not know.
+        """
+        if not isinstance(self.base, _Fast):
+            raise ValueError("the tokenizer is a sentencepiece model; give the run a tokenizer.json of it")
+        settings = json.loads(self.base.tokenizer.to_str())
+        form = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        settings["added_tokens"] += [{"id": number, "content": name, **form} for name, number in self.ids.items()]
+        content = json.dumps(settings, ensure_ascii=False)
+        made = FastTokenizer.from_str(content)
+        if odd := [name for name, number in self.ids.items() if made.token_to_id(name) != number]:
+            raise ValueError(f"the tokenizer has ids without a token, so that {odd[0]} would have another id")
+        return content
+
     @property
     def base_vocab_size(self) -> int:
         """Tokens of the base vocabulary."""

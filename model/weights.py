@@ -7,18 +7,16 @@ passed to `export`, which then writes the same keys again.
 A `VisualEmbedder` can also be filled from the checkpoint of a whole `Emu`, whose language model is then not used.
 """
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from model.config import EmuConfig, LayoutName, LoraConfig
 from model.emu import Emu
@@ -26,6 +24,7 @@ from model.errors import WeightsError
 from model.image_decoder import ImageDecoder
 from model.language_model import stock_weights, token_tables
 from model.lora import merged
+from model.shapes import shapes_only
 from model.video_decoder import VideoDecoder
 from model.vision_encoder import resize_positions
 from model.weight_files import read
@@ -254,25 +253,6 @@ def _load_decoder(kind: type[Decoder], folder: Path, what: str) -> Decoder:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: not a readable {what}: {error}") from error
     return decoder
-
-
-@contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
-    """Context in which modules get parameters without values, on the meta device, but buffers as always.
-
-    Unlike under `torch.device("meta")`, tables that no checkpoint holds, as those of rotary positions, are computed.
-    """
-
-    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
-        if parameter is None or parameter.is_meta:  # the second time it is tied to another layer
-            return parameter
-        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-
-    hook = register_module_parameter_registration_hook(without_values)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _assign(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -172,7 +172,7 @@ ALLOWED = {
 
 RESIZERS = {"interpolate", "resize", "thumbnail", "grid_sample"}
 ALLOWED_TO_RESIZE = {
-    "model/images.py": "the one way of resizing",
+    "model/resizing.py": "the one way of resizing",
     "pipelines/images/normalise.py": "a hash of what an image shows",
 }
 

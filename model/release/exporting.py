@@ -40,7 +40,7 @@ from model.weights import renamed, unused_names
 _FILES = (".safetensors", ".bin", ".pt")
 _FOLDERS: tuple[LayoutName, ...] = ("emu2-hf", "llama", "diffusers")
 _ENCODERS: tuple[LayoutName, ...] = ("eva-clip", "open-clip")
-_SHARD, _SHARDS = "10GB", "model*.safetensors*"  # size of each, and their names and their index's
+SHARD, _SHARDS = "10GB", "model*.safetensors*"  # size of each, and their names and their index's
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Opened:
     """A run's model and image decoder: settings, and tensors mapped from their files."""
 
     folder: Path
@@ -80,24 +80,29 @@ def export_run(run: str | Path, layout: LayoutName, out: str | Path) -> Exported
         raise WeightsError(f"{out}: layout {layout} is several files; give a folder")
     if not to_file and layout in _ENCODERS:
         raise WeightsError(f"{out}: layout {layout} is one file; give a {', '.join(_FILES)} file")
-    opened = _open(Path(run))
+    opened = open_run(Path(run))
     if opened.decoder_config is None and layout in ("diffusers", "emu2-gen"):
         raise WeightsError(f"{run}: has no image decoder, which belongs to layout {layout}")
     if layout == "diffusers":
-        return _counted(_decoder_tensors(opened), _published(out, lambda folder: _write_pipeline(opened, folder)))
+        return _counted(_decoder_tensors(opened), published(out, lambda folder: _write_pipeline(opened, folder)))
     tensors = _model_tensors(opened, "emu2-hf" if layout == "emu2-gen" and not to_file else layout)
     if to_file:
         write(tensors, out)
         return _counted(tensors, (out,))
-    return _counted(tensors, _published(out, lambda folder: _write_folder(opened, tensors, layout, folder)))
+    return _counted(tensors, published(out, lambda folder: _write_folder(opened, tensors, layout, folder)))
 
 
-def _open(run: Path) -> _Run:
+def open_run(run: Path) -> Opened:
+    """Open a run's model, and its image decoder if it has one.
+
+    Raises:
+        WeightsError: If it has none.
+    """
     config, tensors = _model_in(run / "model")
     decoder = run / "decoder" / "model"
     if not (decoder / "config.json").is_file():
-        return _Run(run, config, tensors, None, {})
-    return _Run(run, config, tensors, *_model_in(decoder))
+        return Opened(run, config, tensors, None, {})
+    return Opened(run, config, tensors, *_model_in(decoder))
 
 
 def _model_in(folder: Path) -> tuple[EmuConfig, dict[str, Tensor]]:
@@ -112,7 +117,7 @@ def _model_in(folder: Path) -> tuple[EmuConfig, dict[str, Tensor]]:
 # --- tensors by the names of a release ---
 
 
-def _model_tensors(run: _Run, layout: LayoutName) -> dict[str, Tensor]:
+def _model_tensors(run: Opened, layout: LayoutName) -> dict[str, Tensor]:
     """Return the model's tensors, and for `emu2-gen` the decoder's, by a layout's names."""
     tensors = dict(run.tensors)
     model = _model(run)
@@ -137,7 +142,7 @@ def _model_tensors(run: _Run, layout: LayoutName) -> dict[str, Tensor]:
     return filler | {name: unused[name] for name in unused_names(unused, layout)} | named
 
 
-def _model(run: _Run) -> Emu:
+def _model(run: Opened) -> Emu:
     try:
         with torch.device("meta"):
             return Emu(run.config)
@@ -178,12 +183,12 @@ def _filler(config: EmuConfig) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
-def _decoder_tensors(run: _Run) -> dict[str, Tensor]:
+def _decoder_tensors(run: Opened) -> dict[str, Tensor]:
     assert run.decoder_config is not None
     return renamed(_decoder(run), run.decoder_tensors, "diffusers")
 
 
-def _decoder(run: _Run) -> ImageDecoder:
+def _decoder(run: Opened) -> ImageDecoder:
     assert run.decoder_config is not None
     with torch.device("meta"):
         return ImageDecoder.for_model(run.decoder_config)
@@ -192,7 +197,7 @@ def _decoder(run: _Run) -> ImageDecoder:
 # --- files ---
 
 
-def _write_folder(run: _Run, tensors: dict[str, Tensor], layout: LayoutName, out: Path) -> tuple[Path, ...]:
+def _write_folder(run: Opened, tensors: dict[str, Tensor], layout: LayoutName, out: Path) -> tuple[Path, ...]:
     """Write the model, and what else is in a release's folder."""
     one = {"emu": "multimodal_encoder/pytorch_model.bin", "emu-i": "Emu-instruct.pt", "emu2": "pytorch_model.bin"}
     if layout in one:
@@ -201,7 +206,7 @@ def _write_folder(run: _Run, tensors: dict[str, Tensor], layout: LayoutName, out
         return (*written, *_write_pipeline(run, out)) if layout == "emu" and run.decoder_config is not None else written
     folder = out / "multimodal_encoder" if layout == "emu2-gen" else out
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, folder, max_shard_size=_SHARD)
+    save_torch_state_dict(tensors, folder, max_shard_size=SHARD)
     settings = _llama_settings(run) if layout == "llama" else _emu2_settings(run)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     for name in TOKENIZER_FILES:
@@ -212,7 +217,7 @@ def _write_folder(run: _Run, tensors: dict[str, Tensor], layout: LayoutName, out
     return (folder, *_write_pipeline(run, out)) if layout == "emu2-gen" else (folder,)
 
 
-def _write_pipeline(run: _Run, out: Path) -> tuple[Path, ...]:
+def _write_pipeline(run: Opened, out: Path) -> tuple[Path, ...]:
     """Write an image decoder as diffusers reads it."""
     tensors, decoder = _decoder_tensors(run), _decoder(run)
     parts: dict[str, Any] = {"unet": decoder.unet, "vae": decoder.autoencoder}
@@ -227,7 +232,7 @@ def _write_pipeline(run: _Run, out: Path) -> tuple[Path, ...]:
     return out / "unet", out / "vae", out / "scheduler"
 
 
-def _published(out: Path, write_all: Callable[[Path], tuple[Path, ...]]) -> tuple[Path, ...]:
+def published(out: Path, write_all: Callable[[Path], tuple[Path, ...]]) -> tuple[Path, ...]:
     """Write a folder beside its place, and put it there when it is complete; return what was written.
 
     If the place is a folder already, its shards are removed and other files stay: remote code may lie there.
@@ -257,13 +262,13 @@ def _counted(tensors: Mapping[str, Tensor], written: tuple[Path, ...]) -> Export
 # --- config.json ---
 
 
-def _llama_settings(run: _Run) -> dict[str, Any]:
+def _llama_settings(run: Opened) -> dict[str, Any]:
     """Return transformers' settings of the language model, with the vocabulary of the base tokenizer."""
     settings: dict[str, Any] = _model(run).language_model.config.to_dict()
     return settings | {"vocab_size": run.config.base_vocab_size}
 
 
-def _chats(run: _Run) -> bool:
+def _chats(run: Opened) -> bool:
     """Return whether the model was tuned to chat, by its template."""
     path = run.folder / "model" / TEMPLATE
     try:
@@ -272,7 +277,7 @@ def _chats(run: _Run) -> bool:
         raise WeightsError(f"{path}: not the settings of a template: {str(error).partition(chr(10))[0]}") from error
 
 
-def _emu2_settings(run: _Run) -> dict[str, Any]:
+def _emu2_settings(run: Opened) -> dict[str, Any]:
     """Return the settings that Emu2's remote code reads; that code itself lies in the release."""
     config = run.config
     lm, vision, stock = config.language_model, config.encoder, _model(run).language_model.config

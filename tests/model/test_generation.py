@@ -39,7 +39,7 @@ def _prompts(it: Any, *, draw: bool) -> list[Prompt]:
 def _inputs(it: Any, prompt: Prompt) -> Tensor:
     images = [] if prompt.images is None else list(prompt.images)
     batch = it.batch([[prompt.sequence]], images, seq_len=len(prompt.sequence.token_ids))
-    return it.model.inputs(batch, it.model.embed_images(batch))
+    return it.model.inputs(batch.token_ids, batch.slots, it.model.embed_images(batch))
 
 
 @torch.no_grad()

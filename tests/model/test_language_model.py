@@ -15,7 +15,7 @@ from model.attention import Kernel, packed, use_kernel
 from model.batch import collate
 from model.config import LanguageModelConfig
 from model.errors import WeightsError
-from model.generation import GenerationConfig, Prompt, _Runner, generate
+from model.generation import GenerationConfig, Prompt, StepRunner, generate
 from model.language_model import (
     FAMILIES,
     backbone,
@@ -164,7 +164,7 @@ def holds_to(ours: PreTrainedModel, stock: PreTrainedModel) -> None:
     with torch.no_grad():
         x = ours.get_input_embeddings()(ids)
         for use_cache in (True, False):
-            runner = _Runner(ours, torch.tensor([9 - padding, 9]), use_cache=use_cache)
+            runner = StepRunner(ours, torch.tensor([9 - padding, 9]), use_cache=use_cache)
             for start, end in ((0, 9), *((n, n + 1) for n in range(9, len(long)))):
                 logits = token_logits(ours, runner.step(x[:, start:end]))
                 for row, (number, shift) in zip(logits, ((0, padding), (1, 0)), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from model.box_text import written
 from model.finished_run import FinishedRun
 from model.generation import Prompt
-from model.prompt_builder import write_prompt
+from model.prompts import write_prompt
 from model.segment import Box, ImageSegment, Segment, Text
 from model.template_layout import ANSWER, boxes_of
 from model.tokenizer import GROUNDING

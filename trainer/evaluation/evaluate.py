@@ -21,7 +21,7 @@ from torch import Tensor
 from model.batch import collate
 from model.finished_run import batches
 from model.generation import Prompt
-from model.images import resize
+from model.resizing import resize
 from model.segment import Text
 from pipelines import storage
 from pipelines.document import Split

@@ -25,8 +25,8 @@ from model.config import Resampling
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import Prompt
-from model.images import resize
 from model.prompt_builder import PromptBuilder
+from model.resizing import resize
 from model.template_layout import ANSWER
 from model.tokenizer import (
     CHAT,

@@ -10,7 +10,7 @@ import numpy as np
 
 from model import images
 from model.config import Resampling
-from model.images import Pixels, resize
+from model.resizing import Pixels, resize
 from pipelines.images.pixels import decode_upright
 from trainer.reading.shard_reader import DamagedSample
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Tensors
-from model.images import Pixels
+from model.resizing import Pixels
 from trainer.reading.reader import RankStep, ReadChunk
 from trainer.reading.streaming import StreamStep
 

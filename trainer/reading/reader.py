@@ -16,7 +16,7 @@ import cv2
 from pydantic import Field
 
 from model.config import Resampling
-from model.images import Pixels
+from model.resizing import Pixels
 from model.segment import Text
 from model.sequence import Layout, Window
 from model.sequence import Sequence as TokenSequence

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from model.config import Resampling
-from model.images import Pixels
+from model.resizing import Pixels
 from model.segment import ImageSegment, Segment, Text, grounded_text, text
 from model.sequence import Layout, Window
 from model.tokenizer import Tokenizer

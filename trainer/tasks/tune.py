@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from model.config import EmuConfig
 from model.emu import Emu
-from model.images import Pixels
 from model.language_model import extend_vocabulary, token_tables
 from model.lora import add_adapters, merged, peft_adapter
+from model.resizing import Pixels
 from model.sequence import Layout
 from model.template import TEMPLATE
 from model.template_layout import TemplateLayout, box_image, boxes_of

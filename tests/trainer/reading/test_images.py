@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from model.config import SIZES
-from model.images import resize
+from model.resizing import resize
 from trainer.reading.images import decode, decode_crop
 from trainer.reading.shard_reader import DamagedSample
 

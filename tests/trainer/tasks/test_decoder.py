@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 
 from model.config import EmuConfig
 from model.image_decoder import ImageDecoder
-from model.images import resize
+from model.resizing import resize
 from model.weight_files import read
 from model.weights import save_emu
 from pipelines.errors import UserError
