@@ -199,6 +199,10 @@ def _evaluate_tasks(tasks: tuple[str, ...], overrides: tuple[str, ...], out: str
             world.say(f"evaluated: {num} answers to {len(results)} benchmarks, {out}/benchmarks")
     except WeightsError as error:
         raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if distributed.lost_another(error):
+            raise RunError("another process of the evaluation has ended; see its own error") from error
+        raise
     finally:
         distributed.stop()
 

@@ -32,7 +32,8 @@ def write_curve(path: str, name: str, figures: Mapping[int, Mapping[str, Figure]
         axes.plot(at, [figure.value for _, figure in found], color=colour, marker="o", markersize=4, label=metric)
         spans = [(n, f.low, f.high) for n, f in found if f.low is not None and f.high is not None]
         if spans:
-            axes.fill_between(*map(list, zip(*spans, strict=True)), color=colour, alpha=0.15, linewidth=0)
+            across, low, high = (list(values) for values in zip(*spans, strict=True))
+            axes.fill_between(across, low, high, color=colour, alpha=0.15, linewidth=0)
         chances = [(number, figure.chance) for number, figure in found if figure.chance is not None]
         if chances:
             style: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 3)), "linewidth": 0.9}
