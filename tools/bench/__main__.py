@@ -60,16 +60,13 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench
     type=click.Path(path_type=Path),
     help="Folder of HTML files for `html` and `text`, at any depth; `make real-site` fetches the GIMP manual's.",
 )
-@click.option("--images", type=click.IntRange(100), help="Images of each kind that `fetch` fetches.")
 @click.option("--rows", multiple=True, type=click.IntRange(10), help="Rows of a build that `growth` measures.")
-def main(names: tuple[str, ...], folder: Path, pages: Path, images: int | None, rows: tuple[int, ...]) -> None:
+def main(names: tuple[str, ...], folder: Path, pages: Path, rows: tuple[int, ...]) -> None:
     """Run the named benchmarks, or all of them."""
     for name in names or [*BENCHES, *OF_PAGES]:
         click.echo(f"{name:8} on {machine()}")
         if name in OF_PAGES:
             OF_PAGES[name](pages)
-        elif name == "fetch" and images is not None:
-            bench_fetch(folder / name, images)
         elif name == "growth" and rows:
             bench_growth(folder / name, rows)
         else:
