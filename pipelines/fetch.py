@@ -74,6 +74,20 @@ DOCUMENT_SCHEMA = pa.schema(
             "blobs",
             pa.list_(pa.struct([("file", pa.string()), ("offset", pa.int64()), ("length", pa.int64())])),
         ),
+        (
+            "features",  # of each blob, as they were measured when it was stored; null of older ones
+            pa.list_(
+                pa.struct(
+                    [
+                        ("version", pa.int32()),
+                        ("phash", pa.uint64()),
+                        ("blur", pa.float64()),
+                        ("mean", pa.float64()),
+                        ("std", pa.float64()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 

@@ -16,7 +16,7 @@ from pipelines.text.judging import named_files
 # `video/` and `text/` that it uses. All documents are then completed again from the raw store. Media in the store stay
 # as they were normalised when they arrived: a change of code must not send every corpus back to its hosts. To have them
 # made again, delete `work/raw`.
-VERSION = 4
+VERSION = 5
 
 
 def renditions_of(spec: CorpusSpec) -> Renditions:

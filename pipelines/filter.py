@@ -38,6 +38,7 @@ from pipelines.document import Decision, Document, Drop
 from pipelines.drop_reasons import Reason, Refusal
 from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.gone_rows import drop_gone
+from pipelines.images import normalise
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
 from pipelines.parts import Receipt, Tally, stage_inputs
 from pipelines.published import Published, earlier_manifest, load_published
@@ -118,7 +119,7 @@ class _MeasurePart(beam.DoFn):
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
         assert receipt is not None
-        inputs = stage_inputs(filter_inputs.FEATURES_VERSION, receipt.files, self._weights)
+        inputs = stage_inputs(normalise.FEATURES_VERSION, receipt.files, self._weights)
         features_folder(self._out).once(part, inputs, lambda: self._measurer.measure(part, inputs))
         yield part
 

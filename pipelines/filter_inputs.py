@@ -7,15 +7,14 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.decisions.evaluation_images import evaluation_content
+from pipelines.images import normalise
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import documents_folder
 from pipelines.parts import stage_inputs
 from pipelines.spec import CorpusSpec
 
-# Increment the first when equal images would get other features, the second when equal documents and features would
-# lead to other decisions, by this module or by those of `images/`, `decisions/` and `text/` that it uses. Features read
-# all media, decisions only small rows, so they have separate versions.
-FEATURES_VERSION = 2
+# Increment when equal documents and features would lead to other decisions, by this stage's module or by those of
+# `images/`, `decisions/` and `text/` that it uses. Features have a version of their own (`images/normalise.py`).
 VERSION = 4
 
 
@@ -28,7 +27,7 @@ def filter_inputs(spec: CorpusSpec, out: str, weights: dict[str, list[Any]]) -> 
         weights: Result of `model_weights`.
     """
     settings = [decision_settings(spec), weights, spec.split.model_dump(mode="json"), spec.policy.name]
-    return stage_inputs(VERSION, FEATURES_VERSION, documents_folder(out).fingerprint(), settings)
+    return stage_inputs(VERSION, normalise.FEATURES_VERSION, documents_folder(out).fingerprint(), settings)
 
 
 def model_weights(spec: CorpusSpec) -> dict[str, list[Any]]:

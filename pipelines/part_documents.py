@@ -11,7 +11,7 @@ from pipelines.drop_reasons import Refusal, Unit
 from pipelines.faults import refusal_of, unless_fault
 from pipelines.media.completion import complete, failed_completion
 from pipelines.media.missing import Renditions, is_blocked_request, store_key
-from pipelines.media.raw_store import StoredMedia
+from pipelines.media.raw_store import Blob, StoredFeatures, StoredMedia
 from pipelines.media.site_files import PagePermission
 from pipelines.part_candidates import shown_url, without_words
 from pipelines.parts import Tally
@@ -49,10 +49,12 @@ class PartDocuments:
         names = self._renditions[source]
         filters = self._spec.sources[source].filters
         document, about = candidate.document, candidate.document
+        features: dict[Blob, StoredFeatures | None] = {}
         try:
             permitted = self._permitted(candidate)
             if isinstance(permitted, Candidate):
                 results = {r.key: self._result(names[r.type], r.key) for r in permitted.requests}
+                features = {item.blob: item.features for found in results.values() for item in found.items}
                 result = complete(permitted, results, filters.min_images, self._spec.policy.allows_license)
                 judged = result.document or result.refusal
             else:
@@ -116,7 +118,8 @@ class PartDocuments:
                 "key": document.key,
                 "record": candidate.record,
                 "document": completed,
-                "blobs": [plain(blob) for blob in result.blobs],
+                "blobs": plain(result.blobs),
+                "features": [plain(features.get(blob)) for blob in result.blobs],
             }
         )
 

@@ -8,9 +8,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipelines import crawl, extract, fetch, filter, part_candidates, part_documents, shard
+from pipelines import (
+    crawl_inputs,
+    extract_inputs,
+    fetch_inputs,
+    filter_inputs,
+    part_candidates,
+    part_documents,
+    shard,
+    shard_inputs,
+)
 from pipelines.crawling import accounts
 from pipelines.decisions import measuring, splits
+from pipelines.images import normalise
 from pipelines.shards.manifest import load_manifest, verify
 from tests.corpus_command import Web, build_here, copy_raw_store, published, served, spec_tree, times, write_spec
 from tests.mini_web import EAST, NORTH
@@ -85,35 +95,37 @@ class Update(NamedTuple):
 
 UPDATES = {
     "crawl": Update(
-        (crawl, "VERSION"),
+        (crawl_inputs, "VERSION"),
         (accounts, "scope_reason"),
         lambda reason: reason and f"renamed_{reason}",
         {"crawl", "manifest"},
     ),
     "extract": Update(
-        (extract, "VERSION"),
+        (extract_inputs, "VERSION"),
         (part_candidates, "judge_text"),
         lambda judged: replace(judged, lang="xx") if hasattr(judged, "lang") else judged,
         {"extract", "fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "fetch": Update(
-        (fetch, "VERSION"),
+        (fetch_inputs, "VERSION"),
         (part_documents, "complete"),
         lambda result: replace(result, document=result.document and replace(result.document, lang="xx")),
         {"fetch", "features", "filter", "shard", "tars", "manifest"},
     ),
     "features": Update(
-        (filter, "FEATURES_VERSION"),
+        (normalise, "FEATURES_VERSION"),
         (measuring, "features"),
         lambda found: replace(found, blur=1.0),
         {"features", "filter"},  # and no decision changes because of it
     ),
     "filter": Update(
-        (filter, "VERSION"), (splits, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
+        (filter_inputs, "VERSION"), (splits, "choose_split"), lambda _: "test", {"filter", "shard", "tars", "manifest"}
     ),
-    "shard": Update((shard, "VERSION"), (shard, "finish_document"), lambda parts: parts, {"shard", "tars", "manifest"}),
+    "shard": Update(
+        (shard_inputs, "VERSION"), (shard, "finish_document"), lambda parts: parts, {"shard", "tars", "manifest"}
+    ),
     "manifest": Update(
-        (shard, "MANIFEST_VERSION"), (shard, "collect_stats"), lambda stats: stats | {"new": 1}, {"manifest"}
+        (shard_inputs, "MANIFEST_VERSION"), (shard, "collect_stats"), lambda stats: stats | {"new": 1}, {"manifest"}
     ),
 }
 
@@ -155,7 +167,7 @@ def test_what_a_stage_gives_again_redoes_nothing_after_it(
 ):
     out = built.copy(tmp_path / "out")
     before = times(out)
-    raise_version(monkeypatch, extract)
+    raise_version(monkeypatch, extract_inputs)
     build_here(built.spec, out)
     assert redone(out, before) == {"extract"}
 

@@ -9,30 +9,37 @@ from numpy.typing import NDArray
 
 from pipelines.decisions.features import FEATURE_SCHEMA, SCORED_SCHEMA, HeadScores, MeasuredDocument, MeasuredImage
 from pipelines.document import Document
+from pipelines.images import normalise
 from pipelines.images.heads import HeadFilter, head_origin, head_scores
 from pipelines.images.normalise import features
 from pipelines.images.text_match import DECIMALS, ImageTextMatch, MatchSettings
 from pipelines.layout import documents_folder, features_folder, media_folder
-from pipelines.media.raw_store import Blob, in_batches, read_blobs
+from pipelines.media.raw_store import Blob, StoredFeatures, in_batches, read_blobs
 from pipelines.parts import Receipt, Tally, read_rows, write_table
 from pipelines.text.assignment import sentences_of
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedDocument:
-    """A document with its media, as the fetch stage wrote it; `blobs[i]` is the bytes of media i."""
+    """A document with its media, as the fetch stage wrote it; `blobs[i]` is the bytes of media i.
+
+    `features[i]` are those that were measured when the bytes were stored; None of older ones.
+    """
 
     source: str
     record: str | None
     document: Document
     blobs: tuple[Blob, ...]
+    features: tuple[StoredFeatures | None, ...]
 
 
 def read_documents(part: str, out: str) -> Iterator[CompletedDocument]:
     """Yield the documents of a part."""
     for row in read_rows(documents_folder(out).file(part, ".parquet")):
         blobs = tuple(Blob(**blob) for blob in row["blobs"])
-        yield CompletedDocument(row["source"], row["record"], Document.from_json(row["document"]), blobs)
+        found = row.get("features") or [None] * len(blobs)
+        features = tuple(None if each is None else StoredFeatures(**each) for each in found)
+        yield CompletedDocument(row["source"], row["record"], Document.from_json(row["document"]), blobs, features)
 
 
 def read_measured(part: str, out: str) -> Iterator[tuple[CompletedDocument, MeasuredDocument]]:
@@ -95,15 +102,19 @@ class PartMeasurer:
     ) -> Iterator[CompletedDocument]:
         """Yield documents whose images are known by then; those of many documents are read at once."""
         for batch in in_batches(documents, _held_bytes):
-            new = {
-                media.stored_sha256 or "": blob
-                for completed in batch
-                for media, blob in zip(completed.document.media, completed.blobs, strict=True)
-                if (media.stored_sha256 or "") not in known
-            }
+            new: dict[str, Blob] = {}
+            for completed in batch:
+                for media, blob, found in zip(
+                    completed.document.media, completed.blobs, completed.features, strict=True
+                ):
+                    name = media.stored_sha256 or ""
+                    if found is not None and found.version == normalise.FEATURES_VERSION:
+                        known[name] = MeasuredImage(name, found.phash, found.blur, found.mean, found.std)
+                    elif name not in known:
+                        new[name] = blob
             for name, data in zip(new, read_blobs(media_folder(self._out), list(new.values())), strict=True):
-                found = features(data)
-                known[name] = MeasuredImage(name, found.phash, found.blur, found.mean, found.std)
+                made = features(data)
+                known[name] = MeasuredImage(name, made.phash, made.blur, made.mean, made.std)
             yield from batch
 
     def _score(

@@ -75,8 +75,22 @@ def in_batches(items: Iterable[T], num_bytes: Callable[[T], int]) -> Iterator[li
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFeatures:
+    """Features of an image (`images.normalise.ImageFeatures`), and the version of the code that measured them."""
+
+    version: int
+    phash: int
+    blur: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`."""
+    """An image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`.
+
+    `features` are those of the image; None of one that was stored before they were.
+    """
 
     blob: Blob
     mime: str
@@ -87,6 +101,7 @@ class StoredItem:
     source_sha256: str
     stored_sha256: str
     t: float | None = None
+    features: StoredFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +170,19 @@ class StoredMedia:
         """Parse the result of `to_json`."""
         record = json.loads(text)
         record["signals"] = stored_signals(record["signals"])
-        record["items"] = tuple(StoredItem(**{**i, "blob": Blob(**i["blob"])}) for i in record["items"])
+        record["items"] = tuple(map(_item, record["items"]))
         record["cues"] = tuple(StoredCue(**c) for c in record["cues"])
         record["lost_texts"] = tuple(StoredLoss(**loss) for loss in record.get("lost_texts", ()))
         files = record.get("site_files", [])
         record["site_files"] = tuple(StoredSiteFile(**{**f, "blob": Blob(**f["blob"])}) for f in files)
         return cls(**{"num_cues": len(record["cues"])} | record)
+
+
+def _item(record: dict[str, Any]) -> StoredItem:
+    found = record.get("features")
+    return StoredItem(
+        **{**record, "blob": Blob(**record["blob"]), "features": None if found is None else StoredFeatures(**found)}
+    )
 
 
 @dataclass(frozen=True, slots=True)

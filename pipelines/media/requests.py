@@ -11,8 +11,8 @@ from pipelines.document import Signal, plain
 from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.images.embedded_rights import embedded_rights
-from pipelines.images.normalise import ImageRejected, ImageSettings, NormalisedImage, normalise
-from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredItem, StoredLoss, StoredMedia
+from pipelines.images.normalise import FEATURES_VERSION, ImageRejected, ImageSettings, NormalisedImage, normalise
+from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredFeatures, StoredItem, StoredLoss, StoredMedia
 from pipelines.media.site_files import RENDITION
 from pipelines.parts import digest
 from pipelines.settings import Settings
@@ -186,6 +186,7 @@ def _add_video(writer: RawPartWriter, rendition: str, key: str, shown: str, vide
 
 
 def _store(writer: RawPartWriter, image: NormalisedImage, t: float | None = None) -> StoredItem:
+    found = image.features
     return StoredItem(
         writer.add_bytes(image.data),
         image.mime,
@@ -196,4 +197,5 @@ def _store(writer: RawPartWriter, image: NormalisedImage, t: float | None = None
         image.source_sha256,
         image.stored_sha256,
         t,
+        StoredFeatures(FEATURES_VERSION, found.phash, found.blur, found.mean, found.std),
     )

@@ -29,6 +29,7 @@ from pipelines.settings import Settings
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _LOCAL_ONLY = {"protocol_whitelist": "file,pipe", "format_whitelist": _CONTAINERS}
+_AS_PPM = {"format": "image2pipe", "vcodec": "ppm", "pix_fmt": "rgb24", "fps_mode": "passthrough", "threads": 1}
 _SHOWN = re.compile(rb"\] n:\s*\d+ .*?pts_time:\s*(-?[\d.]+)")
 _SAME_TIME = 0.002  # seconds: difference between containers' clocks, well below a frame
 _MAX_SELECTED = 2_000  # frames of one video before they are thinned out
@@ -148,13 +149,13 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
         raise VideoRejected("too_long", f"{facts.seconds:.0f} s, at most {settings.max_seconds:.0f}")
     if facts.width * facts.height > settings.image.max_pixels:
         raise VideoRejected("too_many_pixels", f"{size}, at most {settings.image.max_pixels} pixels")
-    num_expected = 1
+    num_expected, most = 1, _MAX_SELECTED
     if settings.frames == "shot_changes":
         gap = f"gte(t-prev_selected_t,{settings.min_shot_seconds})"
         expression = f"isnan(prev_selected_t)+gt(scene,{settings.scene_threshold})*{gap}"
     else:
         times = choose_times(facts, cue_starts, settings)
-        num_expected = len(times)
+        num_expected = most = len(times)
         early = [f"{t - _SAME_TIME:.6f}" for t in times]
         later = [f"gte(t,{t})*lt(prev_selected_t,{t})" for t in early[1:]]
         expression = "+".join([f"isnan(prev_selected_t)*gte(t,{early[0]})", *later])
@@ -162,11 +163,9 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
         source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         images: list[NormalisedImage] = []
-        with _Decoding(path, expression, settings.max_decode_seconds) as decoding:
+        with _Decoding(path, expression, most, settings.max_decode_seconds) as decoding:
             for pixels in decoding.images():
                 images.append(normalise_pixels(pixels, settings.image, source_sha256))
-                if len(images) >= _MAX_SELECTED:
-                    break
     except ImageRejected as rejected:
         raise VideoRejected(rejected.reason, rejected.detail) from rejected
     shown = decoding.times
@@ -178,9 +177,12 @@ def extract_frames(path: str, cue_starts: Sequence[float], settings: FrameSettin
 
 
 class _Decoding:
-    """A running ffmpeg that writes the selected frames as PPM and their times as log lines."""
+    """A running ffmpeg that writes the selected frames as PPM and their times as log lines.
 
-    def __init__(self, path: str, expression: str, max_seconds: float) -> None:
+    It ends after `most` frames: nothing behind the last one is decoded.
+    """
+
+    def __init__(self, path: str, expression: str, most: int, max_seconds: float) -> None:
         self.times: list[float] = []
         self.last_words = ""
         self._is_late = False
@@ -191,7 +193,7 @@ class _Decoding:
             .filter("scale", "max(1,round(iw*sar))", "ih", flags="bicubic+bitexact+accurate_rnd")
             .filter("setsar", 1)
             .filter("showinfo", checksum=0)
-            .output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough", threads=1)
+            .output("pipe:", **{"frames:v": most}, **_AS_PPM)
         )
         self._command = stream.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info").compile(
             cmd=imageio_ffmpeg.get_ffmpeg_exe()

@@ -64,8 +64,8 @@ class _NamedHosts(NamedTuple):
     def hold(self, host: str, port: int) -> bool:
         return (
             self.port in (None, port)
-            and (not self.is_of_addresses or is_address(host))
             and self.pattern.fullmatch(host) is not None
+            and (not self.is_of_addresses or is_address(host))
         )
 
 

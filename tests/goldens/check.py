@@ -19,7 +19,7 @@ VERSIONS = {
     "crawl": ("pipelines.crawl_inputs", "VERSION"),
     "extract": ("pipelines.extract_inputs", "VERSION"),
     "fetch": ("pipelines.fetch_inputs", "VERSION"),
-    "features": ("pipelines.filter_inputs", "FEATURES_VERSION"),
+    "features": ("pipelines.images.normalise", "FEATURES_VERSION"),
     "filter": ("pipelines.filter_inputs", "VERSION"),
     "shard": ("pipelines.shard_inputs", "VERSION"),
     "manifest": ("pipelines.shard_inputs", "MANIFEST_VERSION"),

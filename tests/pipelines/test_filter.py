@@ -13,10 +13,11 @@ from pipelines import storage
 from pipelines.decisions.decided import parse_decided, read_decided
 from pipelines.decisions.features import MeasuredImage
 from pipelines.decisions.fingerprints import fingerprint
+from pipelines.decisions.measuring import PartMeasurer
 from pipelines.document import Document, Segment
 from pipelines.fetch import DOCUMENT_SCHEMA
 from pipelines.filter import run_filter
-from pipelines.images.normalise import ImageSettings, normalise
+from pipelines.images.normalise import FEATURES_VERSION, ImageSettings, normalise
 from pipelines.layout import decisions_folder, documents_folder, features_folder, media_folder, traceback_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
@@ -103,7 +104,12 @@ class Input:
             self._data += stored.data
         return self._blobs[i]
 
-    def write(self, num_parts: int = 2, seed: int = 0) -> None:
+    def _features(self, i: int, version: int) -> dict[str, Any]:
+        found = asdict(self._blobs[i][1].features)
+        return {"version": version} | {name: found[name] for name in ("phash", "blur", "mean", "std")}
+
+    def write(self, num_parts: int = 2, seed: int = 0, features: int | None = None) -> None:
+        """Write the documents; with the features of images as code of a version measured them, unless it is None."""
         storage.write_bytes(storage.join(media_folder(self.out), "g000-x.blobs"), self._data)
         rows = list(self._rows)
         random.Random(seed).shuffle(rows)
@@ -114,7 +120,8 @@ class Input:
             for source, made, images in rows[number::num_parts]:
                 blobs = [asdict(self._blobs[i][0]) for i in images]
                 about = {"source": source, "key": made.key, "record": f"list {made.key}"}
-                written.append(about | {"document": made.to_json(), "blobs": blobs})
+                found = [None if features is None else self._features(i, features) for i in images]
+                written.append(about | {"document": made.to_json(), "blobs": blobs, "features": found})
                 tally.keep(source, "document")
             files = {".parquet": write_table(folder.file(part, ".parquet"), written, DOCUMENT_SCHEMA)}
             folder.finish(part, "", tally, files)
@@ -311,3 +318,19 @@ def test_a_document_on_which_our_code_fails_is_dropped(
     assert set(samples(given.out)) == {keys[0], keys[2]}
     assert [drop[:3] for drop in drops(given.out)] == [("internal_error", "document", keys[1])]
     assert any("in fail" in path.read_text() for path in Path(traceback_folder(given.out)).iterdir())
+
+
+def test_features_that_were_stored_with_an_image_are_measured_by_nobody_again(tmp_path: Path):
+    found: dict[str, bytes] = {}
+    for name, version in (("measured", None), ("stored", FEATURES_VERSION), ("outdated", FEATURES_VERSION - 1)):
+        out = str(tmp_path / name)
+        given, _ = small_corpus(out)
+        given.write(1, features=version)
+        if name == "stored":
+            storage.remove(media_folder(out))
+        PartMeasurer({}, {}, out).measure("part-0", "")
+        found[name] = Path(features_folder(out).file("part-0", ".parquet")).read_bytes()
+    assert found["measured"] == found["stored"] == found["outdated"]
+    storage.remove(media_folder(str(tmp_path / "outdated")))
+    with pytest.raises(OSError, match=r"g000-x\.blobs"):
+        PartMeasurer({}, {}, str(tmp_path / "outdated")).measure("part-0", "")

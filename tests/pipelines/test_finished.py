@@ -11,6 +11,7 @@ import pytest
 from pipelines import crawl_inputs, extract_inputs, fetch_inputs, filter_inputs, shard_inputs
 from pipelines.corpus import build_corpus
 from pipelines.finished import finished_corpus
+from pipelines.images import normalise
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec, load_spec
 from tests.corpus_command import ROOT, write_spec
@@ -92,7 +93,7 @@ def test_another_setting_makes_it_unfinished(built: Path, override: str) -> None
         (extract_inputs, "VERSION"),
         (fetch_inputs, "VERSION"),
         (filter_inputs, "VERSION"),
-        (filter_inputs, "FEATURES_VERSION"),
+        (normalise, "FEATURES_VERSION"),
         (shard_inputs, "VERSION"),
         (shard_inputs, "MANIFEST_VERSION"),
     ],

@@ -23,6 +23,8 @@ from tools.bench.takedown import bench_takedown
 from tools.bench.text import bench_text
 from tools.bench.trace import bench_trace
 from tools.bench.training import bench_training
+from tools.bench.video import bench_video
+from tools.bench.workers import bench_workers
 
 BENCHES: dict[str, Callable[[Path], None]] = {
     "fetch": bench_fetch,
@@ -37,6 +39,8 @@ BENCHES: dict[str, Callable[[Path], None]] = {
     "browse": bench_browse,
     "audit": bench_audit,
     "growth": bench_growth,
+    "video": bench_video,
+    "workers": bench_workers,
 }
 """Benchmarks by name; each takes a folder for the files it makes, which the next run reuses."""
 

@@ -13,6 +13,7 @@ from pipelines.media.raw_store import (
     Blob,
     RawPartWriter,
     StoredCue,
+    StoredFeatures,
     StoredItem,
     StoredLoss,
     StoredMedia,
@@ -29,7 +30,8 @@ FAILED = StoredMedia("https://a.example/gone", "http_404", "Not Found")
 
 
 def stored(writer: RawPartWriter, data: bytes, key: str = URL) -> StoredMedia:
-    item = StoredItem(writer.add_bytes(data), "image/jpeg", 4, 3, 8, 6, "s" * 64, "t" * 64, 1.5)
+    features = StoredFeatures(2, 2**64 - 1, 0.1, 127.25, 3.0)
+    item = StoredItem(writer.add_bytes(data), "image/jpeg", 4, 3, 8, 6, "s" * 64, "t" * 64, 1.5, features)
     return StoredMedia(
         key,
         FETCHED,
@@ -73,6 +75,12 @@ def test_results_of_before_losses_of_text_were_kept_are_read(tmp_path: Path):
     del record["num_cues"], record["lost_texts"]
     media = StoredMedia.from_json(json.dumps(record).encode())
     assert (media.num_cues, media.lost_texts) == (1, ())
+
+
+def test_images_of_before_features_were_kept_have_none(tmp_path: Path):
+    record = json.loads(stored(RawPartWriter(str(tmp_path), 0), b"image").to_json())
+    del record["items"][0]["features"]
+    assert StoredMedia.from_json(json.dumps(record).encode()).items[0].features is None
 
 
 def test_what_no_file_can_hold_is_replaced(tmp_path: Path):

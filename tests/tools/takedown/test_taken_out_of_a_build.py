@@ -212,7 +212,7 @@ LATER_BUILDS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str | Non
     "by a newer extract": (lambda _: None, (), "pipelines.extract_inputs.VERSION"),
     "by a newer fetch": (lambda _: None, (), "pipelines.fetch_inputs.VERSION"),
     "by a newer filter": (lambda _: None, (), "pipelines.filter_inputs.VERSION"),
-    "by a newer measurement": (lambda _: None, (), "pipelines.filter_inputs.FEATURES_VERSION"),
+    "by a newer measurement": (lambda _: None, (), "pipelines.images.normalise.FEATURES_VERSION"),
     "by a newer shard": (lambda _: None, (), "pipelines.shard_inputs.VERSION"),
 }
 """What changes before a build, its options, and the version that goes up."""
