@@ -33,8 +33,13 @@ class TemporalConv2d(nn.Conv2d):
     """
 
     def __init__(self, spatial: nn.Conv2d, num_frames: NumFrames) -> None:
-        sizes: Any = (spatial.in_channels, spatial.out_channels, spatial.kernel_size, spatial.stride, spatial.padding)
-        super().__init__(*sizes, bias=spatial.bias is not None)
+        sizes: Any = (spatial.kernel_size, spatial.stride, spatial.padding)
+        super().__init__(
+            spatial.in_channels,
+            spatial.out_channels,
+            **dict(zip(("kernel_size", "stride", "padding"), sizes, strict=True)),
+            bias=spatial.bias is not None,
+        )
         self.temporal = nn.Conv3d(self.out_channels, self.out_channels, (3, 1, 1), padding=(1, 0, 0))
         nn.init.zeros_(self.temporal.weight)
         assert self.temporal.bias is not None
@@ -67,18 +72,21 @@ class FilmAttention(nn.Module):
         layers = (attention.to_q, attention.to_k, attention.to_v)
         q, k, v = (layer(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2) for layer in layers)
         of_frame = F.scaled_dot_product_attention(q, k, v)  # (B * F, heads, s * s, C / heads)
-        of_film = self._frames(F.scaled_dot_product_attention(*map(self._film, (q, k, v))), x.shape[1])
+        whole = F.scaled_dot_product_attention(self._film(q), self._film(k), self._film(v))
+        of_film = self._frames(whole, x.shape[1])
         x = torch.lerp(of_frame, of_film, self.gate[:, None, None].to(of_film.dtype).expand_as(of_film))
         found: Tensor = attention.to_out[1](attention.to_out[0](x.transpose(1, 2).flatten(2)))
         return found
 
     def _film(self, x: Tensor) -> Tensor:
         """Join the places of all frames: (B * F, heads, s * s, D) -> (B, heads, F * s * s, D)."""
-        return x.unflatten(0, (-1, self._num_frames.value)).transpose(1, 2).flatten(2, 3)
+        joined: Tensor = x.unflatten(0, (-1, self._num_frames.value)).transpose(1, 2).flatten(2, 3)
+        return joined
 
     def _frames(self, x: Tensor, num_places: int) -> Tensor:
         """Undo `_film`."""
-        return x.unflatten(2, (-1, num_places)).transpose(1, 2).flatten(0, 1)
+        frames: Tensor = x.unflatten(2, (-1, num_places)).transpose(1, 2).flatten(0, 1)
+        return frames
 
 
 class VideoDecoder(ImageDecoder):
@@ -137,12 +145,13 @@ class VideoDecoder(ImageDecoder):
             (B, F, 3, S, S) uint8.
         """
         num = self._num_frames.value = conditioning.shape[1]
-        return super().sample(conditioning.flatten(0, 1), **named).unflatten(0, (-1, num))
+        films: Tensor = super().sample(conditioning.flatten(0, 1), **named).unflatten(0, (-1, num))
+        return films
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents of frames, as `ImageDecoder.encode`; also of films: (B, F, 3, S, S) -> (B, F, C, s, s)."""
-        found = super().encode(images.flatten(0, -4))
-        return found.unflatten(0, images.shape[:-3])
+        found: Tensor = super().encode(images.flatten(0, -4)).unflatten(0, images.shape[:-3])
+        return found
 
     def _chances(self, num: int, **draw: Any) -> Tensor:
         """Draw a number in 0..1 for each film, the same for its frames."""
@@ -169,4 +178,5 @@ def _add_temporal_layers(unet: nn.Module, num_frames: NumFrames) -> None:
             if type(part) is nn.Conv2d and max(part.kernel_size) > 1:
                 setattr(module, name, TemporalConv2d(part, num_frames))
         if isinstance(module, BasicTransformerBlock):
-            module.attn1.set_processor(FilmAttention(module.attn1.heads, num_frames))
+            processor: Any = FilmAttention(module.attn1.heads, num_frames)
+            module.attn1.set_processor(processor)

@@ -403,7 +403,7 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
         value: A dataclass, or what one may contain.
         digits: Significant digits of floats; None: all.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _LEAVES:
         return value
     if isinstance(value, float):
@@ -419,5 +419,5 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
 
 
 @functools.cache
-def _field_names(record: type) -> tuple[str, ...]:
+def _field_names(record: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields(record))

@@ -15,7 +15,7 @@ from model.config import Resampling
 from model.resizing import pixels_of
 
 
-class DromaiusImageProcessor(ImageProcessingMixin):  # type: ignore[misc] # transformers' types are incomplete
+class DromaiusImageProcessor(ImageProcessingMixin):
     """Resizes images to the model's square; the model itself normalises them.
 
     Args:
@@ -26,7 +26,7 @@ class DromaiusImageProcessor(ImageProcessingMixin):  # type: ignore[misc] # tran
     model_input_names = ["pixel_values"]
 
     def __init__(self, size: int = 224, resampling: Resampling = "area", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.size, self.resampling = size, resampling
 
     def __call__(self, images: "Image.Image | np.ndarray | Sequence[Any]", **kwargs: Any) -> BatchFeature:

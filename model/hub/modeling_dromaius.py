@@ -46,7 +46,7 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: DromaiusConfig) -> None:
         super().__init__(config)
         self.model = _build(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of tokens."""
@@ -60,7 +60,8 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Return the visual embeddings of images: (N, 3, S, S) uint8 -> (N, R, E)."""
-        return self.model.encode_images(pixel_values)
+        found: Tensor = self.model.encode_images(pixel_values)
+        return found
 
     def forward(
         self,
@@ -141,7 +142,7 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the inputs of a step, of which only the first one reads the images."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             inputs["pixel_values"] = None
         return inputs
@@ -157,11 +158,12 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
         embeddings = self.get_image_features(pixel_values).flatten(0, 1)
         if len(slots) != len(embeddings):
             raise ValueError(f"{len(slots)} image tokens, but {len(pixel_values)} images of {len(embeddings)} in all")
-        return self.model.inputs(input_ids, slots, embeddings)
+        inputs: Tensor = self.model.inputs(input_ids, slots, embeddings)
+        return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what no file holds: tables of rotary positions, which transformers has moved off the meta device."""
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, Encoder):
             with torch.device("cpu"), shapes_only():
                 tables = dict(Encoder(module.config).named_buffers())

@@ -25,7 +25,7 @@ IMAGE = "<image>"
 """What stands for an image in a text."""
 
 
-class DromaiusProcessor(ProcessorMixin):  # type: ignore[misc] # transformers' types are incomplete
+class DromaiusProcessor(ProcessorMixin):
     """Writes prompts as the model has learned to read them.
 
     Args:
@@ -52,7 +52,7 @@ class DromaiusProcessor(ProcessorMixin):  # type: ignore[misc] # transformers' t
     ) -> None:
         self.family, self.chat, self.image_slots = family, chat, image_slots
         self.layout, self.template = layout or {}, template
-        super().__init__(image_processor, tokenizer, **kwargs)
+        super().__init__(image_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
 
     @cached_property
     def own_layout(self) -> Layout:

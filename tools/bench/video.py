@@ -43,10 +43,11 @@ def bench_video(folder: Path) -> None:
         for name, extract in contenders.items():
             runs.setdefault(name, []).append(_measure(extract, films))
     film_seconds = SECONDS * len(films)
-    for what, rate in {
+    per: dict[str, Callable[[_Run], float]] = {
         "of film per second of the clock": lambda run: film_seconds / run.seconds,
         "of film per CPU second": lambda run: film_seconds / run.processor_seconds,
-    }.items():
+    }
+    for what, rate in per.items():
         rates = {name: [rate(run) for run in of] for name, of in runs.items()}
         for name in contenders:
             figure("video", f"{name}: seconds {what}", max(rates[name]), "s")

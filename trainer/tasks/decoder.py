@@ -175,8 +175,8 @@ class Conditioning:
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
         """Return the visual embeddings of images, or of films' frames: (B, ..., 3, S, S) uint8 -> (B, ..., N, E)."""
-        found = self._embedder.encode_images(images.flatten(0, -4))
-        return found.unflatten(0, images.shape[:-3])
+        found: Tensor = self._embedder.encode_images(images.flatten(0, -4)).unflatten(0, images.shape[:-3])
+        return found
 
     def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
         """Return a prompt that asks for the image of a caption."""
@@ -228,7 +228,7 @@ class DecoderTask(Task):
         )
         layout = Layout(self.data.tokenizer, config.bridge, self.run.data.layout)
         self._conditioning = Conditioning(embedder, layout)
-        self._kept: dict[tuple[str | int, ...], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()
 
