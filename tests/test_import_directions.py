@@ -36,6 +36,7 @@ ROOMS = {  # folders of the trainer, and what each may import of it; only `__mai
     "tasks": {"plan", "reading", "config", "engine", "tasks"},
     "loop": {"plan", "reading", "config", "engine", "tasks"},
     "evaluation": {"plan", "reading", "config", "engine", "tasks", "evaluation"},
+    "launch": set(),
 }
 DECODER = {ROOT / "model" / "images.py": {"pipelines.images.pixels.decode_upright"}}
 """The model reads image files as corpora do, so that both see the same."""
