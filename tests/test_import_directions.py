@@ -37,6 +37,7 @@ ROOMS = {  # folders of the trainer, and what each may import of it; only `__mai
     "loop": {"plan", "reading", "config", "engine", "tasks"},
     "evaluation": {"plan", "reading", "config", "engine", "tasks", "evaluation"},
     "benchmarks": {"engine", "reading", "evaluation", "benchmarks"},
+    "launch": set(),
 }
 DECODER = {ROOT / "model" / "images.py": {"pipelines.images.pixels.decode_upright"}}
 """The model reads image files as corpora do, so that both see the same."""
