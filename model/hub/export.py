@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from torch import Tensor
 
 from model.config import read_carried
 from model.emu import Emu
@@ -52,7 +53,7 @@ def export_to_hub(run: str | Path, out: str | Path, card: CardSettings | None = 
     carried = opened.folder / "model"
     tokenizer = _tokenizer(carried, opened.config.family, opened.config.vocab_size)
     model = _empty(carried, opened.config)
-    tensors = {f"model.{name}": tensor for name, tensor in opened.tensors.items()}
+    tensors = _named(model, opened.tensors)
     config = _config(model, tokenizer, next(iter(tensors.values())).dtype)
     try:
         tokens = tokenizer.to_json()
@@ -111,7 +112,16 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             yield node.module
 
 
-# --- settings ---
+# --- weights and settings ---
+
+
+def _named(model: Emu, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by their names in the form; of one that layers share, the name of the first, as transformers."""
+    parameters, first = dict(model.named_parameters(remove_duplicate=False)), dict[int, str]()
+    for name, parameter in parameters.items():
+        first.setdefault(id(parameter), name)
+    names = {name: first[id(parameters[name])] if name in parameters else name for name in tensors}
+    return {f"model.{names[name]}": tensor for name, tensor in tensors.items()}
 
 
 def _empty(folder: Path, config: Any) -> Emu:
@@ -124,8 +134,11 @@ def _empty(folder: Path, config: Any) -> Emu:
 
 def _config(model: Emu, tokenizer: Tokenizer, dtype: torch.dtype) -> DromaiusConfig:
     settings = model.language_model.config
+    emu = json.loads(model.config.model_dump_json())
+    if emu["language_model"]["path"] is not None:  # of a folder here, whose settings are in `text_config`
+        emu["language_model"]["path"] = "text_config"
     return DromaiusConfig(
-        emu=json.loads(model.config.model_dump_json()),
+        emu=emu,
         text_config=settings.to_dict(),
         vocab_size=model.config.vocab_size,
         image_token_id=tokenizer.ids[IMAGE_SLOT],

@@ -41,7 +41,6 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _no_split_modules = ["LlamaDecoderLayer", "EvaBlock"]
 
     def __init__(self, config: DromaiusConfig) -> None:
         super().__init__(config)
