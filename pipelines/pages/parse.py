@@ -56,7 +56,7 @@ def parse_page(body: bytes, url: str, *, content_type: str | None = None, detect
 def parse_links(
     body: bytes, url: str, *, content_type: str | None = None, detected_charset: str | None = None
 ) -> PageLinks:
-    """Parse only what a crawler follows, which takes a third of the time; arguments and errors of `parse_page`."""
+    """Parse only what a crawler follows, in two thirds of the time; arguments and errors of `parse_page`."""
     with _source(body, url, content_type, detected_charset) as source:
         elements, base = source.elements, source.base
         return PageLinks(

@@ -1,7 +1,7 @@
 """Figures of a build, computed from counts of its sources by measured constants."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.planning import measured
@@ -35,14 +35,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """Hours of one core: extract, which parses pages and judges texts, and the stages after it."""
+    """Hours of one core: extract, which parses pages and judges texts, the images of all stages, and the rows of texts.
+
+    What it takes to move a row with an image through the stages is among the image's.
+    """
 
     extract: float
     media: float
+    rows: float
 
     @property
     def all(self) -> float:
-        return self.extract + self.media
+        return self.extract + self.media + self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def figures_of(spec: CorpusSpec, counts: dict[str, Counts], num_pages: int | Non
     texts = sum(each.num_texts or 0 for each in counts.values())
     documents = sum(each.num_documents or 0 for each in counts.values())
     json_bytes = sum(each.document_bytes for each in counts.values())
-    with_media = sum(each.num_documents or 0 for name, each in counts.items() if spec.sources[name].kind != "text")
+    rows = sum(each.num_texts or 0 for name, each in counts.items() if spec.sources[name].kind == "text")
     hosts: Counter[str] = Counter()
     for each in counts.values():
         hosts.update(each.by_host)
@@ -139,6 +143,7 @@ def figures_of(spec: CorpusSpec, counts: dict[str, Counts], num_pages: int | Non
     hours = Hours(
         extract=(num_pages / measured.PAGES.value + texts / measured.TEXTS.value) / 3600,
         media=(images + inline) / measured.IMAGES.value / 3600,
+        rows=rows / measured.TEXT_ROWS.value / 3600,
     )
     stored = (images + inline) * measured.STORED_IMAGE_BYTES.value
     return Figures(
@@ -150,9 +155,7 @@ def figures_of(spec: CorpusSpec, counts: dict[str, Counts], num_pages: int | Non
         raw_bytes=stored,
         work_bytes=json_bytes * measured.WORK_PER_BYTE.value,
         tar_bytes=stored + json_bytes + documents * measured.TAR_OVERHEAD.value,
-        memory_bytes=measured.BASE_MEMORY.value
-        + with_media * measured.PAIR_MEMORY.value
-        + (documents - with_media) * measured.TEXT_MEMORY.value,
+        memory_bytes=measured.PROCESS_MEMORY.value + documents * measured.ROW_MEMORY.value,
         unknown=tuple(unknown),
     )
 
@@ -162,7 +165,7 @@ def to_record(figures: Figures, num_cores: int, num_machines: int) -> dict[str, 
     return {
         "media_requests": figures.num_media,
         "fetched_bytes": _whole(figures.fetched_bytes),
-        "core_hours": figures.core_hours and {"extract": figures.core_hours.extract, "media": figures.core_hours.media},
+        "core_hours": figures.core_hours and asdict(figures.core_hours),
         "hours_on_one_machine": figures.hours(num_cores),
         "hours_on_all_machines": figures.hours(num_cores, num_machines),
         "cores": num_cores,

@@ -19,11 +19,11 @@ TEXTS = Measured(237, "texts judged per second and core", "stages: texts of 2,89
 IMAGES = Measured(80, "images per second and core", "fetch: http, less start, 160 images/s on two cores")
 IMAGE_BYTES = Measured(163_000, "bytes of an image as fetched", "fetch: mean of the images")
 STORED_IMAGE_BYTES = Measured(75_400, "bytes of a stored image, shorter side 448", "disk: an image in the raw store")
-WORK_PER_BYTE = Measured(0.5, "bytes in work/ per byte of documents", "disk: work/ without the raw store")
+TEXT_ROWS = Measured(616, "texts moved through all stages per second and core", "growth: processor time of 4,000 texts")
+WORK_PER_BYTE = Measured(1.3, "bytes in work/ per byte of documents", "growth: work/ at the end, less the raw store")
 TAR_OVERHEAD = Measured(3_900, "bytes of a tar and its indexes per document", "disk: tars, without images and text")
-PAIR_MEMORY = Measured(8_960, "bytes of memory per document with media", "memory: pairs from a list")
-TEXT_MEMORY = Measured(12_500, "bytes of memory per text", "memory: texts")
-BASE_MEMORY = Measured(500e6, "bytes of memory of any build", "memory: pairs from a list, without those of pairs")
+PROCESS_MEMORY = Measured(597e6, "bytes of memory of the largest process", "growth: largest process, texts")
+ROW_MEMORY = Measured(72, "further bytes of it per document", "growth: memory that is not flat")
 SITE_FILES = 3
 """Requests to each host before the first image: robots.txt, tdmrep.json, ai.txt (`web/site_rules.py`)."""
 SMALL_SAMPLE = 5

@@ -52,8 +52,8 @@ def _most_row_bytes(file: Any, handle: Any, group: int, columns: list[str] | Non
     as_stored = pq.ParquetFile(handle, metadata=file.metadata, read_dictionary=paths)
     row = next(as_stored.iter_batches(1, row_groups=[group], columns=paths))
     longest = max((size for column in row.columns for size in _longest_entries(column)), default=0)
-    entries: int = sum(-(-chunk.num_values // metadata.num_rows) for chunk in in_dictionaries)
-    return longest * entries
+    num_values: int = sum(-(-chunk.num_values // metadata.num_rows) for chunk in in_dictionaries)
+    return longest * num_values
 
 
 def _longest_entries(array: pa.Array) -> Iterator[int]:

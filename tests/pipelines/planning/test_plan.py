@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -71,6 +72,15 @@ def test_the_head_of_a_ready_spec_states_what_a_plan_prints(name: str):
         f"{hours(figures.hours(16))} on one machine of 16 cores, {hours(figures.hours(16, 100))} on a hundred" in head
     )
     assert not figures.fetched_bytes or f"{size(figures.fetched_bytes)} of images" in head
+
+
+@pytest.mark.parametrize("name", ["pile", "laion"])
+def test_ten_million_documents_take_less_than_two_gibibytes(name: str):
+    spec = load_spec(SPECS / f"{name}.yaml", CONTACT)
+    counts = dict.fromkeys(spec.sources, NO_COUNTS) | {name: replace(NO_COUNTS, num_documents=10 * MILLION)}
+    memory = figures_of(spec, counts, 0).memory_bytes
+    assert memory is not None
+    assert memory < 2 << 30
 
 
 def test_the_head_of_common_crawl_states_what_a_plan_prints():
