@@ -414,10 +414,11 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
         return {k: v if type(v) in _LEAVES else plain(v, digits=digits) for k, v in value.items()}
     if isinstance(value, str | int):  # an enumeration, say
         return value
-    found = ((name, getattr(value, name)) for name in _field_names(kind))
+    names: tuple[str, ...] = _field_names(kind)
+    found = ((name, getattr(value, name)) for name in names)
     return {name: v if type(v) in _LEAVES else plain(v, digits=digits) for name, v in found}
 
 
 @functools.cache
-def _field_names(record: type) -> tuple[str, ...]:
+def _field_names(record: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields(record))

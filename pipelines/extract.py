@@ -17,9 +17,9 @@ from pipelines import extract_inputs
 from pipelines.block_list import load_block_list
 from pipelines.candidate_parts import CandidateParts, parts_of_tasks
 from pipelines.crawling.archived_robots import ArchivedRobots, ArchivedRules, robots_for_tasks, robots_of_table
-from pipelines.crawling.fetched_pages import CrawlTask, PagePlace, fetched_pages, fetched_verdict
+from pipelines.crawling.fetched_pages import PagePlace, fetched_pages, fetched_verdict
 from pipelines.crawling.find_host_boilerplate import FindHostBoilerplate, Repeated
-from pipelines.crawling.ledger import LedgerRow
+from pipelines.crawling.ledger import CrawlTask, LedgerRow
 from pipelines.drop_reasons import FETCHED, Reason
 from pipelines.extract_inputs import ListTask, Task
 from pipelines.faults import keep_tracebacks, refusal_of
