@@ -414,7 +414,8 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
         return {k: v if type(v) in _LEAVES else plain(v, digits=digits) for k, v in value.items()}
     if isinstance(value, str | int):  # an enumeration, say
         return value
-    found = ((name, getattr(value, name)) for name in _field_names(kind))
+    names: tuple[str, ...] = _field_names(kind)
+    found = ((name, getattr(value, name)) for name in names)
     return {name: v if type(v) in _LEAVES else plain(v, digits=digits) for name, v in found}
 
 

@@ -4,6 +4,7 @@ from pipelines import crawl_inputs, extract_inputs, fetch_inputs, filter_inputs,
 from pipelines.errors import UserError
 from pipelines.layout import candidates_folder, decisions_folder, documents_folder
 from pipelines.published import earlier_manifest
+from pipelines.running.serve import serving
 from pipelines.shards.manifest import FILE_NAME, Manifest, load_manifest
 from pipelines.spec import CorpusSpec
 
@@ -11,15 +12,19 @@ from pipelines.spec import CorpusSpec
 def finished_corpus(spec: CorpusSpec, out: str) -> Manifest | None:
     """Return the manifest of a corpus of which a build would change nothing; None of any other folder.
 
-    Each stage is asked, in order, what its result is made from, as it asks itself before it begins.
+    Each stage is asked, in order, what its result is made from, as it asks itself before it begins. The spec's servers
+    start only if a list cannot be read without them.
     """
     if not storage.exists(storage.join(out, FILE_NAME)):
         return None
-    try:
-        is_finished = _is_crawled(spec, out) and _are_stages_finished(spec, out)
-    except (UserError, OSError):  # such as a list that is served only during a build: the stage says what is wrong
-        return None
-    return load_manifest(out) if is_finished else None
+    for served in ([], spec.serve) if spec.serve else ([],):
+        try:
+            with serving(served):
+                is_finished = _is_crawled(spec, out) and _are_stages_finished(spec, out)
+        except (UserError, OSError):  # a build says what is wrong
+            continue
+        return load_manifest(out) if is_finished else None
+    return None
 
 
 def _is_crawled(spec: CorpusSpec, out: str) -> bool:

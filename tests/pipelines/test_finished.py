@@ -14,6 +14,7 @@ from pipelines.finished import finished_corpus
 from pipelines.images import normalise
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec, load_spec
+from tests import ports
 from tests.corpus_command import ROOT, write_spec
 from tests.mini_web import paragraph
 
@@ -155,3 +156,21 @@ def test_a_crawl_is_finished_by_the_inputs_that_it_notes(tmp_path: Path) -> None
     other = spec.crawls["web"].model_copy(update={"max_pages_per_host": 3})
     changed = spec.model_copy(update={"crawls": {"web": other}})
     assert crawl_inputs.crawl_inputs(changed, "web", files) != inputs
+
+
+@pytest.mark.slow
+def test_a_list_that_the_spec_itself_serves_is_read_from_its_server(built: Path, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{ports.free_port(['127.0.0.1'])}"
+    (tmp_path / "served").mkdir()
+    listed = tmp_path / "served" / "texts.jsonl"
+    listed.write_bytes((built / "texts.jsonl").read_bytes())
+    spec = spec_of(
+        built,
+        f"sources.texts.input.files=[http://{address}/texts.jsonl]",
+        f"serve=[{{addresses: [{address}], folder: {listed.parent}}}]",
+    )
+    out = str(tmp_path / "out")
+    manifest = build_corpus(spec, out, Runner())
+    assert finished_corpus(spec, out) == manifest
+    listed.write_text(listed.read_text().replace("text 0", "text nil", 1) + "\n")
+    assert finished_corpus(spec, out) is None

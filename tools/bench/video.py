@@ -43,12 +43,9 @@ def bench_video(folder: Path) -> None:
         for name, extract in contenders.items():
             runs.setdefault(name, []).append(_measure(extract, films))
     film_seconds = SECONDS * len(films)
-    per: dict[str, Callable[[_Run], float]] = {
-        "of film per second of the clock": lambda run: film_seconds / run.seconds,
-        "of film per CPU second": lambda run: film_seconds / run.processor_seconds,
-    }
-    for what, rate in per.items():
-        rates = {name: [rate(run) for run in of] for name, of in runs.items()}
+    by_clock = {name: [film_seconds / run.seconds for run in of] for name, of in runs.items()}
+    by_processor = {name: [film_seconds / run.processor_seconds for run in of] for name, of in runs.items()}
+    for what, rates in {"of film per second": by_clock, "of film per CPU second": by_processor}.items():
         for name in contenders:
             figure("video", f"{name}: seconds {what}", max(rates[name]), "s")
         ratio("video", f"seconds {what}", rates["dromaius"], rates["ffmpeg"])
