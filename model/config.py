@@ -178,7 +178,7 @@ class ObjectiveConfig(Config):
     )
 
 
-_FOREGROUND_WEIGHT = "additional weight of errors where an image differs from its background; ours"
+_FOREGROUND_WEIGHT = "additional weight of errors where an image differs from its background, and next to it; ours"
 
 
 class AutoencoderConfig(Config):
@@ -188,6 +188,7 @@ class AutoencoderConfig(Config):
     layers_per_block: int = 2
     latent_channels: int = Field(4, gt=0)
     norm_groups: int = Field(32, gt=0)
+    attention: bool = Field(True, description="self-attention at the coarsest resolution, as in SD; off: faster")
     scaling_factor: float = Field(0.18215, description="latents are multiplied by it; 0.18215 SD 1.5, 0.13025 SDXL")
     kl_weight: float = Field(1e-6, description="weight of the KL term in training (LDM, arXiv:2112.10752)")
     foreground_weight: float = Field(0.0, description=_FOREGROUND_WEIGHT)
@@ -373,7 +374,7 @@ SIZES: dict[str, EmuConfig] = {
                 prediction="sample", sampler="ddim", high_noise=True, foreground_weight=5.0, noise_offset=0.0,
                 ema_decay=0.99, steps=12, guidance=1.5,
                 autoencoder=AutoencoderConfig(channels=(16, 16), layers_per_block=0, latent_channels=8, norm_groups=4,
-                                              foreground_weight=5.0, scaling_factor=1.0),
+                                              attention=False, foreground_weight=5.0, scaling_factor=1.0),
             ),
         ),
         EmuConfig(

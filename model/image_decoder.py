@@ -28,6 +28,8 @@ from model.config import AutoencoderConfig, EmuConfig, ImageDecoderConfig
 # Distance from the background from which pixels (-1..1) and latents (of unit variance) are foreground. It finds 94 % of
 # the latents of the demo's shapes; 38 % of what it finds is beside them.
 _PIXELS_APART, _LATENTS_APART = 0.22, 0.4
+_MARGIN = 1  # pixels or latents around the foreground that count as foreground: they tell shapes apart too
+_INITIAL_LOG_VARIANCE = -6.0  # of latents
 _TIME_WIDTH = 256  # SDXL: channels of each of the six micro-conditions
 # Stable Diffusion's noise schedule, used in both papers.
 _SCHEDULE = {
@@ -249,6 +251,7 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
         layers_per_block=config.layers_per_block,
         latent_channels=config.latent_channels,
         norm_num_groups=config.norm_groups,
+        mid_block_add_attention=config.attention,
         scaling_factor=config.scaling_factor,
     )
     # Residual branches begin at zero: after 200 steps from scratch this halves the demo's squared error.
@@ -257,6 +260,12 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
             last = part.conv2 if isinstance(part, ResnetBlock2D) else part.to_out[0]
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
+    # Latents begin with little noise: with a variance of 1 the first steps go into outgrowing it, and after 900 steps
+    # the demo's reconstructions show the right shape in 64 % instead of 85 %.
+    assert isinstance(autoencoder.quant_conv, nn.Module)
+    log_variance = slice(config.latent_channels, None)
+    nn.init.zeros_(autoencoder.quant_conv.weight[log_variance])
+    nn.init.constant_(autoencoder.quant_conv.bias[log_variance], _INITIAL_LOG_VARIANCE)
     return autoencoder
 
 
@@ -361,13 +370,13 @@ def _part(rows: tuple[int, int] | None, num: int) -> tuple[slice, int]:
 def _weights(x: Tensor, apart: float, foreground: float) -> Tensor:
     """Return weights of errors: (B, C, s, s) pixels or latents -> (B, 1, s, s).
 
-    Values further than `apart` from an image's median weigh 1 + `foreground`, all others 1: small shapes on an even
-    background would otherwise count for almost nothing.
+    Values further than `apart` from an image's median, and those next to them, weigh 1 + `foreground`, all others 1:
+    small shapes on an even background would otherwise count for almost nothing.
     """
     x = x.float()
     median = x.flatten(2).median(-1).values[:, :, None, None]
     distance = (x - median).square().mean(1, keepdim=True).sqrt()
-    return 1.0 + foreground * (distance > apart)
+    return 1.0 + foreground * F.max_pool2d((distance > apart).float(), 2 * _MARGIN + 1, 1, _MARGIN)
 
 
 def _coordinates(x: Tensor) -> Tensor:

@@ -161,11 +161,12 @@ def test_times_may_lean_to_high_noise() -> None:
     assert drawn[True].max() < 1000
 
 
-def test_foreground_may_weigh_more() -> None:
+def test_foreground_and_what_is_next_to_it_may_weigh_more() -> None:
     latents = 0.05 * torch.randn(2, 4, 8, 8, generator=_seed())
     latents[0, :, 2:4, 2:4] += 4.0
-    foreground, background = torch.zeros(2, 2, 1, 8, 8)
+    foreground, beside, background = torch.zeros(3, 2, 1, 8, 8)
     foreground[0, :, 2:4, 2:4] = 1.0
+    beside[0, :, 4, 1:5] = 1.0
     background[0, :, 6:, 6:] = 1.0
 
     def error(wrong: Tensor, weight: float) -> Tensor:
@@ -177,6 +178,7 @@ def test_foreground_may_weigh_more() -> None:
     torch.testing.assert_close(error(foreground, 0.0), plain)
     torch.testing.assert_close(error(background, 0.0), plain)
     torch.testing.assert_close(error(foreground, 3.0), 4 * plain)
+    torch.testing.assert_close(error(beside, 3.0), 4 * plain)
     torch.testing.assert_close(error(background, 3.0), plain)
 
 
@@ -185,6 +187,20 @@ def test_a_fresh_autoencoder_begins_without_its_residual_branches() -> None:
     x = torch.randn(1, 8, 4, 4)
     torch.testing.assert_close(autoencoder.encoder.mid_block(x), x)
     torch.testing.assert_close(autoencoder.decoder.mid_block(x), x)
+
+
+def test_a_fresh_autoencoder_begins_with_little_noise_in_its_latents() -> None:
+    latents = _decoder().autoencoder.encode(torch.randn(2, 3, 16, 16, generator=_seed())).latent_dist
+    torch.testing.assert_close(latents.std, torch.full_like(latents.mean, 0.0498), rtol=0.01, atol=0.0)
+
+
+def test_an_autoencoder_may_be_without_attention() -> None:
+    config = AutoencoderConfig(channels=(8, 8), layers_per_block=0, norm_groups=4, attention=False)
+    names = build_autoencoder(config).state_dict()
+    assert not any("attentions" in name for name in names)
+    assert any(
+        "attentions" in name for name in build_autoencoder(config.model_copy(update={"attention": True})).state_dict()
+    )
 
 
 @pytest.mark.parametrize(
