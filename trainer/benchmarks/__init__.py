@@ -2,7 +2,7 @@
 
 ```
 settings.py    a benchmark's YAML file
-example.py     one question with its true answers · formats/  the forms in which sets are published
+formats/       the forms in which sets are published, each read as examples: one question with its true answers
 shots.py       which examples come before a question: at random, or by similarity (RICES)
 prompts.py     examples and question as the model reads them, as many as it has room for
 answer_file.py answers as they are made, one JSON line each; a rerun continues

@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 from model.finished_run import FinishedRun, batches
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
+from trainer.benchmarks.formats.image_files import read_image
 from trainer.benchmarks.metrics.figure import Answered, Figure, mean
-from trainer.benchmarks.prompts import read_image
-from trainer.benchmarks.settings import MetricModels, ModelPath
+from trainer.benchmarks.metrics.models import MetricModels, ModelPath
 from trainer.evaluation.answers import overlap
 
 _DINO = "vit_small_patch16_224.dino"  # of DreamBooth (arXiv:2208.12242)
