@@ -258,7 +258,8 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
                 nn.init.zeros_(parameter)
     # Latents begin with little noise: with a variance of 1 the first steps go into outgrowing it, and after 900 steps
     # the demo's reconstructions show the right shape in 64 % instead of 85 %.
-    assert isinstance(autoencoder.quant_conv, nn.Module)
+    assert isinstance(autoencoder.quant_conv, nn.Conv2d)
+    assert autoencoder.quant_conv.bias is not None
     log_variance = slice(config.latent_channels, None)
     nn.init.zeros_(autoencoder.quant_conv.weight[log_variance])
     nn.init.constant_(autoencoder.quant_conv.bias[log_variance], _INITIAL_LOG_VARIANCE)
