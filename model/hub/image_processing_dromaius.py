@@ -4,7 +4,7 @@ This file is part of exported models, beside copies of the modules that it impor
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from model.config import Resampling
 from model.resizing import pixels_of
 
 
-class DromaiusImageProcessor(ImageProcessingMixin):  # type: ignore[misc] # transformers' types are incomplete
+class DromaiusImageProcessor(ImageProcessingMixin):
     """Resizes images to the model's square; the model itself normalises them.
 
     Args:
@@ -23,7 +23,7 @@ class DromaiusImageProcessor(ImageProcessingMixin):  # type: ignore[misc] # tran
         resampling: How images are resized.
     """
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar[Any] = ["pixel_values"]
 
     def __init__(self, size: int = 224, resampling: Resampling = "area", **kwargs: Any) -> None:
         super().__init__(**kwargs)

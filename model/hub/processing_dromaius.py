@@ -25,7 +25,7 @@ IMAGE = "<image>"
 """What stands for an image in a text."""
 
 
-class DromaiusProcessor(ProcessorMixin):  # type: ignore[misc] # transformers' types are incomplete
+class DromaiusProcessor(ProcessorMixin):
     """Writes prompts as the model has learned to read them.
 
     Args:
@@ -38,6 +38,9 @@ class DromaiusProcessor(ProcessorMixin):  # type: ignore[misc] # transformers' t
         template: Settings of the template with which the model was tuned; None for a pretrained one.
         **kwargs: As of transformers' processors.
     """
+
+    image_processor: Any
+    tokenizer: Any
 
     def __init__(
         self,
