@@ -3,7 +3,7 @@
 This file is part of exported models, beside copies of the modules that it imports.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
@@ -21,7 +21,7 @@ class DromaiusConfig(PreTrainedConfig):
     """
 
     model_type = "dromaius"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs: ClassVar[Any] = {"text_config": AutoConfig}
 
     def __init__(
         self,

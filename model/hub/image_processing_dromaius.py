@@ -4,7 +4,7 @@ This file is part of exported models, beside copies of the modules that it impor
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class DromaiusImageProcessor(ImageProcessingMixin):
         resampling: How images are resized.
     """
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar[Any] = ["pixel_values"]
 
     def __init__(self, size: int = 224, resampling: Resampling = "area", **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]

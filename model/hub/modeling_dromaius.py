@@ -113,7 +113,8 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
         visual = self.model.bridge.project_down(hidden) if output_visual_embeddings else None
-        return DromaiusOutput(loss, logits, output.past_key_values, visual_embeddings=visual)
+        found: dict[str, Any] = {"loss": loss, "logits": logits, "past_key_values": output.past_key_values}
+        return DromaiusOutput(**found, visual_embeddings=visual)
 
     @torch.no_grad()
     def generate_image_embeddings(

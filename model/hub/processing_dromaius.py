@@ -39,6 +39,9 @@ class DromaiusProcessor(ProcessorMixin):
         **kwargs: As of transformers' processors.
     """
 
+    image_processor: Any
+    tokenizer: Any
+
     def __init__(
         self,
         image_processor: Any = None,

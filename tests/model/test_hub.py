@@ -174,7 +174,7 @@ class Ours:
         return token_logits(self.model.language_model, hidden), self.model.bridge.project_down(hidden)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # another process imports transformers
 @pytest.mark.parametrize("name", VARIANTS)
 def test_transformers_computes_the_same_without_this_project(
     exported: dict[str, Path], images: list[Path], name: str
@@ -189,7 +189,7 @@ def test_transformers_computes_the_same_without_this_project(
     torch.testing.assert_close(torch.from_numpy(found["features"]), seen, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # another process imports transformers
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_generates_the_same_text_and_image(exported: dict[str, Path], images: list[Path], name: str) -> None:
     ours, found = Ours(exported[name] / "run", images, chat=name == "chat"), np.load(exported[name] / "out/found.npz")
