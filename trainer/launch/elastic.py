@@ -4,7 +4,7 @@ It differs from torchrun in three things:
 
 * A machine that is started again joins a run that goes on. By default the store of the first round is shared with
   later ones, in which its address is not written again: a new machine waits for it until it gives up, and the others
-  fail waiting for that machine's `role_info` (torch 2.4 to 2.15).
+  fail waiting for that machine's `role_info` (seen with torch 2.15).
 * The exit code is the trainer's where the trainer has ended the run: a supervisor sees its 75 (saved, start it again).
 * A failure is one line instead of a traceback.
 """
