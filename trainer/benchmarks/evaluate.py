@@ -30,11 +30,11 @@ from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from pipelines.settings import dump_yaml
 from trainer.benchmarks.answer_file import AnswerFile, Row, key_of, model_digest
 from trainer.benchmarks.curve import write_curve
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.drawings import Drawn
 from trainer.benchmarks.formats import read
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.metrics import captions, text
 from trainer.benchmarks.metrics.figure import Answered, Figure
-from trainer.benchmarks.metrics.images import Drawn
 from trainer.benchmarks.prompts import PromptWriter, read_image
 from trainer.benchmarks.settings import BenchmarkSettings, MetricModels
 from trainer.benchmarks.shots import Shots, Vectors, first_file

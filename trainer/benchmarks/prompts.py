@@ -24,7 +24,7 @@ from model.segment import Box
 from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
 from pipelines.errors import UserError
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.formats.questions import most_frequent
 from trainer.benchmarks.settings import BenchmarkSettings
 from trainer.evaluation.prompts import read_video, segment_middles

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.settings import ShotSettings
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from model.box_text import Region
 from pipelines.errors import UserError
 from tests.trainer.benchmarks.small_sets import write_coco, write_images, write_json, write_vqa
-from trainer.benchmarks.example import Example
 from trainer.benchmarks.formats import BenchmarkData, read
+from trainer.benchmarks.formats.example import Example
 
 ANSWERS = [{"answer": "net", "answer_confidence": "yes", "answer_id": 1}, {"answer": "a net", "answer_id": 2}]
 

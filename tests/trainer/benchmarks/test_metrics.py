@@ -6,7 +6,7 @@ import pytest
 
 from model.box_text import Region
 from pipelines.errors import UserError
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.metrics import captions
 from trainer.benchmarks.metrics.figure import Answered, Figure, bootstrap, mean, wilson
 from trainer.benchmarks.metrics.text import cleaned, scores

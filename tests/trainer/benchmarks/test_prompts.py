@@ -18,7 +18,7 @@ from model.tokenizer import Tokenizer
 from pipelines.errors import UserError
 from tests.trainer.benchmarks.small_sets import write_images
 from tests.trainer.finished_runs import write_run
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.prompts import PromptWriter, read_image
 from trainer.benchmarks.settings import BenchmarkSettings
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from trainer.benchmarks.example import Example
 from trainer.benchmarks.formats import boxes, captions, questions, rows, subjects, videos
+from trainer.benchmarks.formats.example import Example
 
 BenchmarkData = Annotated[
     captions.CaptionData

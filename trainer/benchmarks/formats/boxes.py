@@ -16,7 +16,7 @@ from pydantic import Field
 from model.box_text import Region, is_box
 from model.segment import Box
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example, read_rows
+from trainer.benchmarks.formats.example import Example, read_rows
 
 PLACEHOLDERS = ("objects",)
 

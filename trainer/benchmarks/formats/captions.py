@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example, read_rows
+from trainer.benchmarks.formats.example import Example, read_rows
 
 PLACEHOLDERS = ("caption",)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example, read_rows
+from trainer.benchmarks.formats.example import Example, read_rows
 
 PLACEHOLDERS = ("question",)
 

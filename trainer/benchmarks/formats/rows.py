@@ -19,7 +19,7 @@ from pydantic import Field
 from model.box_text import Region, is_box
 from pipelines.errors import UserError
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.formats.questions import answers_of
 
 PLACEHOLDERS = None  # any

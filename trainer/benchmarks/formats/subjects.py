@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pipelines.errors import UserError
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 
 PLACEHOLDERS = ("caption", "class", "subject")
 _LIVE = ("cat", "dog")

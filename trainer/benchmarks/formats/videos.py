@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipelines.errors import UserError
 from pipelines.settings import Settings
-from trainer.benchmarks.example import Example, read_json, read_rows
+from trainer.benchmarks.formats.example import Example, read_json, read_rows
 
 PLACEHOLDERS = ("question",)
 

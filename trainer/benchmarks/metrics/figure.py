@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.benchmarks.example import Example
+from trainer.benchmarks.formats.example import Example
 
 _Z = 1.959964  # 97.5th percentile of the normal distribution
 _RESAMPLES = 1_000
