@@ -81,7 +81,7 @@ WITHOUT = {  # imported where it is asked for, by those who have it
     "pipelines/shards/token_sidecar.py": {"sentencepiece"},
     "trainer/benchmarks/lmms_eval_model.py": {"lmms-eval"},
     "trainer/benchmarks/metrics/captions.py": {"pycocoevalcap"},
-    "trainer/benchmarks/metrics/images.py": {"torch-fidelity"},
+    "trainer/benchmarks/drawings.py": {"torch-fidelity"},
     "trainer/engine/metrics.py": {"wandb"},
 }
 EXTRAS = {"model": ("train",), "trainer": ("train",), "pipelines": ("crawl",), "tools": ("dev",)}

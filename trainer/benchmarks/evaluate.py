@@ -30,15 +30,13 @@ from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from pipelines.settings import dump_yaml
 from trainer.benchmarks.answer_file import AnswerFile, Row, key_of, model_digest
 from trainer.benchmarks.curve import write_curve
+from trainer.benchmarks.drawings import Drawn
 from trainer.benchmarks.formats import read
 from trainer.benchmarks.formats.example import Example
-from trainer.benchmarks.formats.image_files import read_image
 from trainer.benchmarks.metrics import captions, text
 from trainer.benchmarks.metrics.figure import Answered, Figure
-from trainer.benchmarks.metrics.images import Drawn
-from trainer.benchmarks.metrics.models import MetricModels
-from trainer.benchmarks.prompts import PromptWriter
-from trainer.benchmarks.settings import BenchmarkSettings
+from trainer.benchmarks.prompts import PromptWriter, read_image
+from trainer.benchmarks.settings import BenchmarkSettings, MetricModels
 from trainer.benchmarks.shots import Shots, Vectors, first_file
 from trainer.engine.distributed import World
 from trainer.evaluation.sample_sheets import AnsweredQuestion, write_answers
@@ -220,8 +218,7 @@ class BenchmarkRun:
         return names
 
     def _image(self, row: Row, num_shots: int) -> Path:
-        name: str = row["answer"]
-        return self.folder / f"images-{num_shots}" / name
+        return self.folder / f"images-{num_shots}" / row["answer"]
 
     # --- what they are worth ---
 

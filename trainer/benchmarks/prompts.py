@@ -8,6 +8,9 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from torch import Tensor
 
 from model.box_text import Region
@@ -22,13 +25,16 @@ from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
 from pipelines.errors import UserError
 from trainer.benchmarks.formats.example import Example
-from trainer.benchmarks.formats.image_files import read_image
 from trainer.benchmarks.formats.questions import most_frequent
 from trainer.benchmarks.settings import BenchmarkSettings
 from trainer.evaluation.prompts import read_video, segment_middles
+from trainer.reading.images import decode
+from trainer.reading.shard_reader import DamagedSample
 
 _PLACEHOLDER = re.compile(r"(\{\w+\})")
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+_MARK = (255, 0, 0)  # red, the colour in which visual prompts work best (arXiv:2304.06712)
+_MARK_WIDTH = 0.02  # of the image's side
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,25 @@ class PromptWriter:
             return
         for time, frame in _frames(shown.path, self.settings.num_frames, size, how):
             builder.add_image(frame, frame=True, time=time)
+
+
+@lru_cache(maxsize=256)  # shots come again and again
+def read_image(path: Path, size: int, resampling: Resampling, mark: Box | None = None) -> Tensor:
+    """Return an image at the model's size, (3, size, size) uint8, with a box drawn on it if one is given.
+
+    Raises:
+        UserError: If the file is missing or cannot be decoded.
+    """
+    try:
+        pixels = decode(path.read_bytes(), size, resampling)
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}; the benchmark names it") from error
+    except DamagedSample as error:
+        raise UserError(f"{path}: {error}") from error
+    if mark is not None:
+        x0, y0, x1, y1 = (min(size - 1, round(value * size)) for value in mark)
+        pixels = cv2.rectangle(pixels.copy(), (x0, y0), (x1, y1), _MARK, max(1, round(_MARK_WIDTH * size)))  # type: ignore[assignment]
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=32)

@@ -17,11 +17,11 @@ from model.finished_run import FinishedRun
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from tests.trainer.finished_runs import write_run
+from trainer.benchmarks import drawings as module
+from trainer.benchmarks.drawings import Drawn
 from trainer.benchmarks.formats.example import Example
-from trainer.benchmarks.metrics import images as module
 from trainer.benchmarks.metrics.figure import Answered, Figure
-from trainer.benchmarks.metrics.images import Drawn
-from trainer.benchmarks.metrics.models import MetricModels, ModelPath
+from trainer.benchmarks.settings import MetricModels, ModelPath
 
 CLIP = {
     "embed_dim": 16,

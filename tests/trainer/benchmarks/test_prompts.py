@@ -19,8 +19,7 @@ from pipelines.errors import UserError
 from tests.trainer.benchmarks.small_sets import write_images
 from tests.trainer.finished_runs import write_run
 from trainer.benchmarks.formats.example import Example
-from trainer.benchmarks.formats.image_files import read_image
-from trainer.benchmarks.prompts import PromptWriter
+from trainer.benchmarks.prompts import PromptWriter, read_image
 from trainer.benchmarks.settings import BenchmarkSettings
 
 

@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 from model.finished_run import FinishedRun, batches
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
-from trainer.benchmarks.formats.image_files import read_image
 from trainer.benchmarks.metrics.figure import Answered, Figure, mean
-from trainer.benchmarks.metrics.models import MetricModels, ModelPath
+from trainer.benchmarks.prompts import read_image
+from trainer.benchmarks.settings import MetricModels, ModelPath
 from trainer.evaluation.answers import overlap
 
 _DINO = "vit_small_patch16_224.dino"  # of DreamBooth (arXiv:2208.12242)
@@ -191,7 +191,7 @@ def _dino_embedder(model: ModelPath, device: torch.device) -> Callable[[Sequence
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"models.dino.weights: {weights}: not weights of {name}: {first}") from error
     network.to(device).eval()
-    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))  # type: ignore[attr-defined, no-untyped-call]
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
 
     @torch.inference_mode()
     def embed(paths: Sequence[Path]) -> Vectors:
