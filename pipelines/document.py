@@ -5,7 +5,6 @@ of a sample is `Document.to_json()`: sorted keys, compact, UTF-8, floats at 6 si
 equal documents are equal bytes.
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -414,11 +413,15 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
         return {k: v if type(v) in _LEAVES else plain(v, digits=digits) for k, v in value.items()}
     if isinstance(value, str | int):  # an enumeration, say
         return value
-    names: tuple[str, ...] = _field_names(kind)
-    found = ((name, getattr(value, name)) for name in names)
+    found = ((name, getattr(value, name)) for name in _field_names(kind))
     return {name: v if type(v) in _LEAVES else plain(v, digits=digits) for name, v in found}
 
 
-@functools.cache
-def _field_names(record: Any) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(record))
+def _field_names(record: type) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields, looked up once."""
+    if record not in _NAMES:
+        _NAMES[record] = tuple(f.name for f in fields(record))
+    return _NAMES[record]
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
