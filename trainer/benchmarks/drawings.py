@@ -191,7 +191,7 @@ def _dino_embedder(model: ModelPath, device: torch.device) -> Callable[[Sequence
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"models.dino.weights: {weights}: not weights of {name}: {first}") from error
     network.to(device).eval()
-    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))  # type: ignore[attr-defined, no-untyped-call]
 
     @torch.inference_mode()
     def embed(paths: Sequence[Path]) -> Vectors:

@@ -218,7 +218,8 @@ class BenchmarkRun:
         return names
 
     def _image(self, row: Row, num_shots: int) -> Path:
-        return self.folder / f"images-{num_shots}" / row["answer"]
+        name: str = row["answer"]
+        return self.folder / f"images-{num_shots}" / name
 
     # --- what they are worth ---
 

@@ -211,7 +211,7 @@ def read_image(path: Path, size: int, resampling: Resampling, mark: Box | None =
         raise UserError(f"{path}: {error}") from error
     if mark is not None:
         x0, y0, x1, y1 = (min(size - 1, round(value * size)) for value in mark)
-        pixels = cv2.rectangle(pixels.copy(), (x0, y0), (x1, y1), _MARK, max(1, round(_MARK_WIDTH * size)))  # type: ignore[assignment]
+        pixels = cv2.rectangle(pixels.copy(), (x0, y0), (x1, y1), _MARK, max(1, round(_MARK_WIDTH * size)))
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 

@@ -87,5 +87,9 @@ def _may_show(shot: Example, asked: Example) -> bool:
 
 def first_file(example: Example) -> Path:
     """Return the file by which an example is compared with others: what it shows, or is to show, first."""
-    found = (*example.images, *example.references, *(() if example.video is None else (example.video,)))
+    found: tuple[Path, ...] = (
+        *example.images,
+        *example.references,
+        *(() if example.video is None else (example.video,)),
+    )
     return found[0]

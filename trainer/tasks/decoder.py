@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
@@ -272,7 +273,9 @@ class DecoderTask(Task):
         if "decoder" in self.run.engine.gradient_checkpointing:
             module.decoder.unet.enable_gradient_checkpointing()
         if self._world.device.type == "cpu":  # there PyTorch's fused attention is slow in bf16: 18 % of the demo's step
-            module.decoder.unet.set_default_attn_processor()
+            for part in module.decoder.unet.modules():
+                if isinstance(part, Attention) and isinstance(part.processor, AttnProcessor2_0):
+                    part.set_processor(AttnProcessor())
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> DrawingBatch:
         """Collate images, or their kept latents, and their conditioning to a batch."""

@@ -73,7 +73,7 @@ class ImageData(CorpusData):
         """
         corpus, tokenizer, model = open_corpus(folder, wanted, run, split)
         fingerprint = _fingerprint(corpus.manifest.fingerprint, split, captioned)
-        sources = sources_by_media(corpus, fingerprint, partial(_num_images, captioned=captioned))
+        sources = sources_by_media(corpus, fingerprint, partial(num_images, captioned=captioned))
         size, encoder_size = model.encoder.image_size, None
         if for_decoder:
             encoder_size = size if and_encoder and size != model.image_decoder.image_size else None
@@ -102,7 +102,7 @@ def _fingerprint(corpus: str, split: Split, captioned: bool) -> str:
     return hashlib.sha256(json.dumps([VERSION, corpus, split, captioned]).encode()).hexdigest()
 
 
-def _num_images(kind: str, num_media: np.ndarray, *, captioned: bool) -> np.ndarray | None:
+def num_images(kind: str, num_media: np.ndarray, *, captioned: bool) -> np.ndarray | None:
     """Return how many images of each sample are read; None for a kind of which none are."""
     if not captioned:
         return num_media

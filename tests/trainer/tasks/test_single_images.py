@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from pipelines.shards.sidecar import read_sidecar
 from tests.pipelines.corpus_builder import sample
 from tests.trainer.small_corpus import build
 from trainer.reading.corpus import TrainingCorpus
-from trainer.tasks.single_images import image_sources
+from trainer.tasks.single_images import num_images, sources_by_media
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +17,7 @@ def corpus(tmp_path_factory) -> TrainingCorpus:
 
 @pytest.mark.parametrize("captioned", [False, True])
 def test_every_image_that_is_allowed_is_a_window(corpus, captioned):
-    for source in image_sources(corpus, f"images-{captioned}", captioned=captioned):
+    for source in sources_by_media(corpus, f"images-{captioned}", partial(num_images, captioned=captioned)):
         expected = [
             (shard, row, number)
             for shard, path in enumerate(source.shards)
@@ -39,7 +41,7 @@ def test_samples_that_are_not_allowed_are_told_by_their_keys(tmp_path):
     corpus = TrainingCorpus.open(folder)
     refused = {sample("pair", 3).key, sample("pair", 21).key}
     _forbid(folder, corpus, refused)
-    (source,) = image_sources(corpus, "images", captioned=True)
+    (source,) = sources_by_media(corpus, "images", partial(num_images, captioned=True))
     assert {key for key, reason in source.refused if reason == "not_allowed"} == refused
     keys = {corpus.reader(source.shards[s]).key(row) for s, row in map(source.locate, range(source.num_samples))}
     assert keys == {sample("pair", n).key for n in range(30)} - refused

@@ -347,7 +347,7 @@ def test_of_a_conversation_only_what_the_assistant_says_is_learned_token_by_toke
 
 
 def test_an_image_of_the_assistant_is_regressed_and_those_of_the_user_are_not(layout):
-    chat = layout(system="")
+    chat = layout(system="", draws=True)
     turns = [("user", 0), ("user", "Red."), ("assistant", "So:"), ("assistant", 1), ("user", "Blue."), ("assistant", 2)]
     (sequence,) = written(chat, *said(chat, *turns))
     assert shown(chat, sequence) == (
@@ -357,6 +357,12 @@ def test_an_image_of_the_assistant_is_regressed_and_those_of_the_user_are_not(la
     assert shown(chat, sequence, VISUAL) == "<image>" * 8
     assert sequence.images == (0, 1, 2)
     assert not sequence.targets[: sequence.token_ids.tolist().index(chat.ids["[ASSISTANT]"])].any()
+
+
+def test_a_conversation_with_an_image_as_answer_is_no_example_where_these_are_not_learned(layout):
+    turns = [("user", "Red."), ("assistant", "So:"), ("assistant", 1)]
+    assert written(layout(), *said(layout(), *turns)) == []
+    assert len(written(layout(), *said(layout(), *turns[:2]))) == 1
 
 
 def test_a_conversations_own_system_turn_replaces_the_released_one_and_is_only_text(layout):
@@ -370,7 +376,7 @@ def test_a_conversations_own_system_turn_replaces_the_released_one_and_is_only_t
 
 
 def test_a_prompt_is_the_beginning_of_the_conversation_that_was_learned(layout):
-    chat = layout()
+    chat = layout(draws=True)
     turns = [("system", "S."), ("user", 0), ("user", "Red?"), ("assistant", "No"), ("user", "Draw."), ("assistant", 1)]
     (sequence,) = written(chat, *said(chat, *turns))
     ids = sequence.token_ids.tolist()
@@ -394,7 +400,7 @@ def test_boxes_of_questions_and_answers_are_tokens_of_which_the_answers_are_lear
 
 
 def test_a_long_conversation_loses_whole_turns_and_one_that_never_fits_is_refused(layout):
-    chat = layout(system="")
+    chat = layout(system="", draws=True)
     turns = [("user", 0), ("user", "Hi?"), ("assistant", "Yo"), ("user", 1), ("user", "So?"), ("assistant", "No")]
     (whole,) = written(chat, *said(chat, *turns))
     (cut,) = written(chat, *said(chat, *turns), seq_len=len(whole.token_ids) - 1)

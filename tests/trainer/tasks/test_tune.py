@@ -227,7 +227,7 @@ def conversations(tmp_path_factory):
     return small_corpus.build(tmp_path_factory.mktemp("conversations") / "corpus", ("conversation",))
 
 
-TALKING = {"mixture.phases": [{"weights": {"conversations": 1.0}}]}
+TALKING = {"mixture.phases": [{"weights": {"conversations": 1.0}}], "template.draws": True}
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ TALKING = {"mixture.phases": [{"weights": {"conversations": 1.0}}]}
     ],
 )
 def test_conversations_teach_what_the_assistant_says_and_draws(conversations, tmp_path, size, form, objectives):
-    config = tuning(size, **TALKING, **{"template.form": form, "template.draws": form != "generation"})
+    config = tuning(size, **TALKING, **{"template.form": form})
     pretrained(config, conversations, tmp_path)
     task = task_of(config, conversations, tmp_path)
     module, batch = task.build().train(), first_batch(task)
