@@ -7,6 +7,7 @@ B prompts, L tokens, V vocabulary, N images, S pixels per side, R visual embeddi
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from model.generation import StepRunner
 from model.hub.configuration_dromaius import DromaiusConfig
 from model.language_model import backbone, token_logits
 from model.shapes import shapes_only
-from model.vision_encoder import Encoder
 
 
 @dataclass
@@ -45,6 +45,10 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: DromaiusConfig) -> None:
         super().__init__(config)
         self.model = _build(config)
+        if config.tie_word_embeddings:
+            names = {id(part): f"{name}.weight" for name, part in self.named_modules()}
+            table, logits = (names[id(part)] for part in (self.get_input_embeddings(), self.get_output_embeddings()))
+            self._tied_weights_keys = {logits: table}
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
@@ -162,14 +166,20 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what no file holds: tables of rotary positions, which transformers has moved off the meta device."""
+        """Fill what no file holds: buffers that transformers has moved off the meta device without their values."""
         super()._init_weights(module)  # type: ignore[no-untyped-call]
-        if isinstance(module, Encoder):
-            with torch.device("cpu"), shapes_only():
-                tables = dict(Encoder(module.config).named_buffers())
-            for name, buffer in module.named_buffers():
-                if name not in module.state_dict():
-                    buffer.copy_(tables[name])
+        held = module.state_dict()
+        lost = {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in held}
+        if lost:
+            path = next(name for name, part in self.model.named_modules() if part is module)
+            for name, buffer in lost.items():
+                buffer.copy_(self._tables[f"{path}.{name}"])
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
+        """The buffers of a new model, by their names."""
+        with torch.device("cpu"), shapes_only():
+            return dict(_build(self.config).named_buffers())
 
 
 def _build(config: DromaiusConfig) -> Emu:

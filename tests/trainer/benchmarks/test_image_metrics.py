@@ -146,6 +146,9 @@ def test_fid_of_equal_sets_is_zero(
     with monkeypatch.context() as patched:  # random weights of the right shapes
         patched.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
         network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=str(weights))
+    for part in network.modules():  # so that features neither vanish nor explode
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
     torch.save(network.state_dict(), weights)
     same = [(path, Example(str(i), references=(path,))) for i, path in enumerate(files)]
     other = [(files[0], Example(str(i), references=(path,))) for i, path in enumerate(files)]
