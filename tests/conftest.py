@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -64,3 +65,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name long or binary bytes by their argument: those of gzip contain a time and differ between processes."""
     return argname if isinstance(val, bytes) and (len(val) > 32 or val.startswith(b"\x1f\x8b")) else None
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Undo what a test changes in the environment, as a run does that a test starts in its own process."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ |= {name: value for name, value in before.items() if name != "PYTEST_CURRENT_TEST"}

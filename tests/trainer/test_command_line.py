@@ -190,7 +190,7 @@ def test_a_wrong_corpus_path_is_one_line_before_torch_is_loaded(tmp_path):
     given = arguments(tmp_path, tmp_path / "none", tmp_path / "out")
     program = "import sys; sys.modules['torch'] = None; from trainer.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/none")
     assert not (tmp_path / "out").exists()
