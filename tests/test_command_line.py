@@ -132,6 +132,7 @@ def test_a_source_that_ends_empty_fails_the_build_unless_it_may(tmp_path, rows, 
     assert load_manifest(str(tmp_path / "out")).num_samples == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_manifest_names_the_code_and_every_input_and_a_changed_one_is_read_again(tmp_path):
     def write(words: str) -> None:
@@ -253,6 +254,7 @@ def small_files(max_bytes: int):
     return limit
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "max_bytes"), [pytest.param("fetch", 100_000, marks=pytest.mark.nightly), ("shard", 30_000)]

@@ -172,6 +172,7 @@ def test_what_a_stage_gives_again_redoes_nothing_after_it(
     assert redone(out, before) == {"extract"}
 
 
+@pytest.mark.nightly
 def test_no_version_makes_anybody_be_asked_again(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = built.copy(tmp_path / "out")
     asked, before = built.web.requests(), times(out)
@@ -185,6 +186,7 @@ def test_no_version_makes_anybody_be_asked_again(built: Built, tmp_path: Path, m
     assert published(out) == published(built.out)
 
 
+@pytest.mark.nightly
 def test_who_deletes_what_was_fetched_has_it_asked_for_again(built: Built, tmp_path: Path):
     out = built.copy(tmp_path / "out")
     num = len(built.web.requests())

@@ -158,6 +158,7 @@ def test_a_crawl_is_finished_by_the_inputs_that_it_notes(tmp_path: Path) -> None
     assert crawl_inputs.crawl_inputs(changed, "web", files) != inputs
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_list_that_the_spec_itself_serves_is_read_from_its_server(built: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{ports.free_port(['127.0.0.1'])}"

@@ -48,6 +48,7 @@ def test_a_long_list_becomes_several_parts_and_a_shorter_one_leaves_none(tmp_pat
     assert [len(part) for part in keys(again)] == [3]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_shards_are_the_same_however_little_memory_there_is(tmp_path: Path, monkeypatch):
     given = listed(tmp_path / "texts.jsonl", 60)

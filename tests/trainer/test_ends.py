@@ -170,6 +170,7 @@ def test_an_exhausted_source_ends_the_run_after_a_save(training_corpus, tmp_path
     assert run_findings(str(tmp_path / "out"), training_corpus) == []
 
 
+@pytest.mark.nightly
 def test_a_run_continues_without_an_exhausted_source(training_corpus, tmp_path):
     limits = {"pairs": 1.5, "texts": 1}
     changes = {
@@ -253,6 +254,7 @@ def command_with_signal(world: Any, rank: int, number: int, *given: str) -> tupl
     return code, said, err, time.monotonic() - sent[0]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("size", "rank", "number"),
     [
@@ -279,6 +281,7 @@ def test_a_run_whose_stream_stalls_saves_when_it_is_told_to_end(training_corpus,
     is_whole(tmp_path / "out", 40)
 
 
+@pytest.mark.nightly
 def test_a_stream_that_stalls_for_too_long_breaks(training_corpus, tars, tmp_path):
     flag = tmp_path / "flag"
     flag.touch()

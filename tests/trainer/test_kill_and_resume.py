@@ -37,6 +37,7 @@ def run_killed(world, config, corpus, out, rank, steps, seconds):
     return training.run()
 
 
+@pytest.mark.nightly
 def test_five_kills_and_other_world_sizes_change_nothing(training_corpus, config, tmp_path, pytestconfig):
     chosen = config(steps=STEPS, **{"engine.zero_stage": 1, "engine.micro_batch_size": 1})
     whole, cut = tmp_path / "whole", tmp_path / "cut"

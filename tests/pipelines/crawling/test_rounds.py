@@ -99,6 +99,7 @@ def test_a_queue_that_comes_to_a_second_worker_is_not_requested_again(
     assert counts(tmp_path)["page"] == (4, {})
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_sitemap_that_failed_is_followed_by_a_retry_and_a_page_that_is_called_one_is_a_page(
     tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]

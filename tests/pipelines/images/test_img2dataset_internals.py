@@ -35,6 +35,7 @@ def resized(resizer) -> list[str]:
     return [f"{data.hex()} {rest}" for data, *rest in made]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_resizer_is_the_same_without_its_package_and_loads_a_fraction_of_it():
     def run(how: str) -> list[list[str]]:

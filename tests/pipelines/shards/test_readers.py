@@ -165,6 +165,7 @@ def test_energon_reads_the_other_split(corpus):
     assert len(energon_samples(corpus[0] / "pairs", split="val")) == NUM_SAMPLES["val"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_energon_leaves_out_an_excluded_sample(corpus, tmp_path):
     folder, manifest = corpus

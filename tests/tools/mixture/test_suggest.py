@@ -197,6 +197,7 @@ def probe_arguments(corpus: str, config: str, out: str) -> tuple[str, ...]:
 
 
 @pytest.mark.nightly
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_probes_are_runs_with_other_weights(corpus, probed):
     config, out, runs = probed
@@ -213,6 +214,7 @@ def test_probes_are_runs_with_other_weights(corpus, probed):
     assert "of other probes" in mistake("probe", *probe_arguments(corpus, config, out), "--seed", "1")
 
 
+@pytest.mark.nightly
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_one_run_becomes_weights_with_a_plot_and_reasons(corpus, probed, found, tmp_path):
@@ -255,6 +257,7 @@ def test_several_runs_become_weights_by_regression(corpus, probed, found, tmp_pa
     assert (tmp_path / "fit.png").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_runs_that_cannot_be_used_are_told_in_one_line(corpus, probed, tmp_path):
     _, _, runs = probed

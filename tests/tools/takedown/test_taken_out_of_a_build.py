@@ -147,6 +147,7 @@ def test_the_next_build_changes_nothing_and_asks_for_nothing(web: Web, taken: Pa
     assert audit(tmp_path / "again" / "out") == []
 
 
+@pytest.mark.nightly
 def test_a_build_from_the_beginning_does_not_bring_it_back(web: Web, built: Path, taken: Path, tmp_path: Path):
     shutil.copytree(taken, tmp_path / "again")
     out = tmp_path / "again" / "out"
@@ -262,6 +263,7 @@ def test_parts_may_be_purged_in_processes(
     assert ours == theirs
 
 
+@pytest.mark.nightly
 def test_a_page_that_holds_the_bytes_of_the_image_itself_is_overwritten(web: Web, tmp_path: Path):
     tree, out = spec_tree(web.port), tmp_path / "out"
     tree["crawls"]["web"] |= {"seeds": [f"http://{WEST}:{web.port}/inline"], "max_depth": 0}

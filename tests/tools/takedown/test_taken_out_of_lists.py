@@ -108,6 +108,7 @@ def test_equal_texts_of_other_sources_go_too(lists: Path, tmp_path: Path):
         assert sorted(texts(out)) == before
 
 
+@pytest.mark.nightly
 def test_a_source_of_which_all_was_taken(lists: Path, tmp_path: Path):
     out = shutil.copytree(lists / "out", tmp_path / "out")
     spec = tree(lists)

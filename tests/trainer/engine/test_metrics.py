@@ -61,6 +61,7 @@ def test_tensorboard_has_the_rows_of_a_resumed_run(tmp_path):
         assert [(s.step, s.value) for s in found.Scalars(name)] == [(row["step"], row[name]) for row in rows]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_weights_and_biases_has_the_rows_of_a_resumed_run_as_one_run(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")

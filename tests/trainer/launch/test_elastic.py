@@ -54,6 +54,7 @@ def test_a_meeting_place_that_does_not_answer_is_one_line(capfd):
     assert line.startswith(f"error: 127.0.0.1:{port}: the machine at which all meet does not answer; start the same")
 
 
+@pytest.mark.nightly
 def test_a_machine_that_does_not_come_is_one_line(capfd):
     port = free_port()
     assert launch([*meet(port, is_host=True, join_timeout=1), "--no_python", "true"]) == 1

@@ -67,6 +67,7 @@ def test_a_run_has_the_files_of_every_run(trained, training_corpus):
     assert decoder.film.frames == 2
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_not_been_killed(begun, trained, training_corpus, tmp_path):
     out = tmp_path / "run"
