@@ -197,7 +197,6 @@ def probe_arguments(corpus: str, config: str, out: str) -> tuple[str, ...]:
 
 
 @pytest.mark.nightly
-@pytest.mark.nightly
 @pytest.mark.slow
 def test_probes_are_runs_with_other_weights(corpus, probed):
     config, out, runs = probed
@@ -214,7 +213,6 @@ def test_probes_are_runs_with_other_weights(corpus, probed):
     assert "of other probes" in mistake("probe", *probe_arguments(corpus, config, out), "--seed", "1")
 
 
-@pytest.mark.nightly
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_one_run_becomes_weights_with_a_plot_and_reasons(corpus, probed, found, tmp_path):
