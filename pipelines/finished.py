@@ -1,4 +1,4 @@
-"""Whether a corpus is already what a build would make, found without the stages, which take a second to import."""
+"""Tells whether a corpus is already what a build would make, without the stages, which take a second to import."""
 
 from pipelines import crawl_inputs, extract_inputs, fetch_inputs, filter_inputs, shard_inputs, storage
 from pipelines.errors import UserError

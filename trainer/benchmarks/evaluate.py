@@ -106,7 +106,7 @@ class BenchmarkRun:
         self._model = model_digest(folders)
 
     def _chosen(self, every: Sequence[Example]) -> tuple[list[Example], int]:
-        """Return the examples that are asked, and the number of those that are left out for want of truth."""
+        """Return the examples that are asked, and the number of those left out, which have no true answer."""
         if not every:
             raise UserError(f"{self.name}: no example in the set: look at its `data`")
         ids = [one.id for one in every]

@@ -16,7 +16,7 @@ from pipelines.errors import UserError
 from trainer.benchmarks.metrics.figure import Answered, Figure, mean
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_EMPTY = "."  # METEOR's process waits for ever for the score of a caption without a word
+_EMPTY = "."  # METEOR's process waits endlessly for the score of a caption without a word
 Texts = dict[str, list[str]]
 
 
