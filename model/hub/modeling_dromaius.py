@@ -37,6 +37,7 @@ class DromaiusOutput(CausalLMOutputWithPast):
 class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
     """Vision encoder, bridge and language model."""
 
+    config: DromaiusConfig
     config_class = DromaiusConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
@@ -153,7 +154,8 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
         """Return the inputs of the language model: (B, L, width)."""
-        slots = (input_ids == self.config.image_token_id).flatten().nonzero()[:, 0]
+        assert self.config.image_token_id is not None
+        slots = input_ids.eq(self.config.image_token_id).flatten().nonzero()[:, 0]
         if pixel_values is None:
             if len(slots):
                 raise ValueError(f"{len(slots)} image tokens, but no pixel_values: give the processor the images")
