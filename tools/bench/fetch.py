@@ -7,22 +7,16 @@ filters and shuffles. Over https img2dataset loads the machine's certificates ag
 context and reuse connections.
 """
 
-import contextlib
 import csv
-import os
-import re
-import shutil
-import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from tools.bench import image_server
+from tools.bench.command import Ran, build_anew, run_anew, serving
 from tools.bench.report import figure, ratio
 
 ROUNDS = 3
@@ -33,30 +27,21 @@ NUM_THREADS = 32  # of img2dataset, per process; 128 were no faster on two cores
 _WORDS = ("harbour", "lantern", "meadow", "orchard", "violin", "kettle", "bridge", "ladder", "garden", "window")
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Wall-clock and CPU seconds of one command, and for ours the wall-clock seconds of each stage."""
-
-    seconds: float
-    processor_seconds: float
-    stages: dict[str, float]
-
-
 def bench_fetch(folder: Path, num_images: int = NUM_IMAGES) -> None:
     """Print images/s of both over http and https, and the ratios, for each kind of images."""
     for kind in image_server.WIDTHS:
         of_kind = folder / kind
         image_server.make_images(of_kind, kind, num_images)
         trusted = image_server.trusted_certificates(of_kind)
-        with _serving(of_kind):
+        with serving("tools.bench.image_server", str(of_kind)):
             for scheme in image_server.PORTS:
                 _bench_scheme(of_kind, f"{kind}s over {scheme}", scheme, num_images, trusted)
 
 
 def _bench_scheme(folder: Path, label: str, scheme: str, num: int, trusted: Path) -> None:
     few, many = (_write_list(folder, scheme, n) for n in (NUM_FEW, num))
-    runs: dict[str, list[_Run]] = {}
-    contenders: dict[str, Callable[[Path, int], _Run]] = {
+    runs: dict[str, list[Ran]] = {}
+    contenders: dict[str, Callable[[Path, int], Ran]] = {
         "dromaius": lambda urls, num: _ours(folder, urls, num, trusted),
         "img2dataset": lambda urls, num: _img2dataset(folder, urls, num, trusted),
     }
@@ -94,20 +79,7 @@ def _write_list(folder: Path, scheme: str, num_images: int) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _serving(folder: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "tools.bench.image_server", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        if server.stdout.readline() != b"ready\n":
-            raise RuntimeError("the server of images does not start")
-        try:
-            yield
-        finally:
-            server.terminate()
-
-
-def _ours(folder: Path, url_list: Path, num_images: int, trusted: Path) -> _Run:
+def _ours(folder: Path, url_list: Path, num_images: int, trusted: Path) -> Ran:
     out, spec = folder / "ours", folder / "spec.yaml"
     settings = {
         "name": "bench",
@@ -125,11 +97,10 @@ def _ours(folder: Path, url_list: Path, num_images: int, trusted: Path) -> _Run:
         },
     }
     spec.write_text(yaml.safe_dump(settings))
-    arguments = ["pipelines", "corpus", "--spec", str(spec), "--out", str(out), "--workers", str(NUM_WORKERS)]
-    return _measure([sys.executable, "-m", *arguments], out, num_images, trusted)
+    return _checked(build_anew(spec, out, NUM_WORKERS, environment=_trusting(trusted)), out, num_images)
 
 
-def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -> _Run:
+def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -> Ran:
     out = folder / "img2dataset"
     options = {
         "url_list": url_list,
@@ -147,29 +118,24 @@ def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -
         "enable_wandb": False,
     }
     command = [str(Path(sys.executable).with_name("img2dataset"))]
-    return _measure([*command, *(f"--{name}={value}" for name, value in options.items())], out, num_images, trusted)
+    command += [f"--{name}={value}" for name, value in options.items()]
+    return _checked(run_anew(command, out, environment=_trusting(trusted)), out, num_images)
 
 
-def _measure(command: list[str], out: Path, num_images: int, trusted: Path) -> _Run:
-    """Run a command and check that its output is complete.
+def _trusting(certificates: Path) -> dict[str, str]:
+    return {"SSL_CERT_FILE": str(certificates)}
+
+
+def _checked(ran: Ran, out: Path, num_images: int) -> Ran:
+    """Return what a command took, if its output is complete.
 
     Raises:
         RuntimeError: If it failed or lost images.
     """
-    shutil.rmtree(out, ignore_errors=True)
-    environment = os.environ | {"SSL_CERT_FILE": str(trusted)}
-    log = out.with_suffix(".log")
-    began = time.perf_counter()
-    with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)  # includes the processes it waited for
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
     found = sum(_count(path) for path in sorted(out.rglob("*.tar")))
-    if process.returncode != 0 or found != num_images:
-        raise RuntimeError(f"{found} of {num_images} images, exit code {process.returncode}: see {log}")
-    stages = re.findall(r"^(\w+) +([0-9.]+) s$", log.read_text(errors="replace"), re.MULTILINE)
-    return _Run(seconds, usage.ru_utime + usage.ru_stime, {name: float(took) for name, took in stages})
+    if ran.exit_code != 0 or found != num_images:
+        raise RuntimeError(f"{found} of {num_images} images, exit code {ran.exit_code}: see {ran.log}")
+    return ran
 
 
 def _count(path: Path) -> int:

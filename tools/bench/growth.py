@@ -6,24 +6,19 @@ on texts are off and duplicates are looked for: what is measured is how rows are
 """
 
 import contextlib
-import functools
 import json
-import os
 import random
-import re
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tools.bench.command import build_anew, serving, stages_in
 from tools.bench.image_server import ADDRESSES
-from tools.bench.process_memory import Peaks, watch_memory
+from tools.bench.process_memory import Peaks, watching
 from tools.bench.report import figure
 from tools.bench.tiny_image_server import image_url
 
@@ -41,22 +36,13 @@ _VERBS = "carries follows hides reaches crosses repairs guards measures remember
 _PLACES = "near beside behind above below around beyond inside across under"
 
 
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """What a build took: seconds of each stage, memory, and seconds of processor time."""
-
-    seconds: dict[str, float]
-    peaks: Peaks
-    processor: float
-
-
 def bench_growth(
     folder: Path, sizes: Sequence[int] = NUM_ROWS, kinds: Sequence[str] = KINDS, num_workers: int = 2
 ) -> None:
     """Print memory and time of builds of some numbers of rows of each kind; what was built is removed again."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in kinds:
-        with _serving() if kind == "pairs" else contextlib.nullcontext():
+        with serving("tools.bench.tiny_image_server", str(PORT)) if kind == "pairs" else contextlib.nullcontext():
             for num_rows in sizes:
                 _bench(folder, kind, num_rows, num_workers)
 
@@ -66,20 +52,26 @@ def _bench(folder: Path, kind: str, num_rows: int, num_workers: int) -> None:
     if not rows.exists():
         _write_rows(rows, kind, num_rows)
     spec.write_text(yaml.safe_dump(_spec(kind, rows)))
-    build = _built(spec, out, num_workers)
+    peaks = Peaks()
+    build = build_anew(spec, out, num_workers, beside=lambda pid, log: watching(pid, partial(_stage, log), peaks))
     num_kept = sum(shard["samples"] for shard in json.loads((out / "manifest.json").read_bytes())["shards"])
     num_bytes = sum(path.stat().st_size for path in (out / "work").rglob("*") if path.is_file())
     shutil.rmtree(out)
-    what, peaks = f"{num_rows:,} {kind}", build.peaks
+    what, stages = f"{num_rows:,} {kind}", dict.fromkeys(STAGES, 0.0) | build.stages
     figure("growth", f"{what}: samples kept", num_kept, "samples")
     figure("growth", f"{what}: work/ at the end", num_bytes / num_rows, "bytes/row")
     figure("growth", f"{what}: largest process", max(peaks.largest.values()), "MiB")
     figure("growth", f"{what}: all processes together", max(peaks.total.values()), "MiB")
-    for stage, took in build.seconds.items():
+    for stage, took in stages.items():
         memory = f"{peaks.largest.get(stage, 0.0):,.0f} MiB of {peaks.total.get(stage, 0.0):,.0f}"
         figure("growth", f"{what}: {stage}", 1e6 * took / num_rows, f"us/row, {memory}")
-    figure("growth", f"{what}: all stages", 1e6 * sum(build.seconds.values()) / num_rows, "us/row")
-    figure("growth", f"{what}: processor time", 1e6 * build.processor / num_rows, "us/row")
+    figure("growth", f"{what}: all stages", 1e6 * sum(stages.values()) / num_rows, "us/row")
+    figure("growth", f"{what}: processor time", 1e6 * build.processor_seconds / num_rows, "us/row")
+
+
+def _stage(log: Path) -> str:
+    """Return the stage that a build is in."""
+    return STAGES[min(len(stages_in(log)), len(STAGES) - 1)]
 
 
 def _spec(kind: str, rows: Path) -> dict[str, Any]:
@@ -136,54 +128,6 @@ def _sentence(words: random.Random) -> str:
     return f"The {one(_ADJECTIVES)} {one(_NOUNS)} {middle} {end}."
 
 
-@functools.cache
+@cache
 def _split(words: str) -> list[str]:
     return words.split()
-
-
-@contextlib.contextmanager
-def _serving() -> Iterator[None]:
-    command = [sys.executable, "-m", "tools.bench.tiny_image_server", str(PORT)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        if server.stdout.readline() != b"ready\n":
-            raise RuntimeError("the server of images does not start")
-        try:
-            yield
-        finally:
-            server.terminate()
-
-
-# --- the build ------------------------------------------------------------------------------------------------------
-
-
-def _built(spec: Path, out: Path, num_workers: int) -> _Build:
-    """Build a corpus anew.
-
-    Raises:
-        RuntimeError: If the build failed.
-    """
-    shutil.rmtree(out, ignore_errors=True)
-    log = out.with_suffix(".log")
-    peaks, seconds = Peaks(), dict.fromkeys(STAGES, 0.0)
-    command = [sys.executable, "-m", "pipelines", "corpus", "--spec", str(spec), "--out", str(out)]
-
-    def stage() -> str:
-        done = len(re.findall(rb"^\w+ +[0-9.]+ s$", log.read_bytes(), re.MULTILINE))
-        return STAGES[min(done, len(STAGES) - 1)]
-
-    with open(log, "wb") as file:
-        arguments = [*command, "--workers", str(num_workers)]
-        process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.STDOUT)
-        ended = threading.Event()
-        watch = threading.Thread(target=watch_memory, args=(process.pid, stage, peaks, ended))
-        watch.start()
-        _, status, usage = os.wait4(process.pid, 0)  # includes the processes it waited for
-        ended.set()
-        watch.join()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"the build failed: see {log}")
-    for found, took in re.findall(r"^(\w+) +([0-9.]+) s$", log.read_text(), re.MULTILINE):
-        seconds[found] = float(took)
-    return _Build(seconds, peaks, usage.ru_utime + usage.ru_stime)

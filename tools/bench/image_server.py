@@ -12,7 +12,7 @@ import mmap
 import signal
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,20 +121,34 @@ async def serve(folder: Path) -> None:
     with open(folder / _DATA, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def image(number: int) -> bytes:
+        offset, length = places[number]
+        return data[offset : offset + length]
+
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "server.pem")
+    await serve_images(image, {PORTS["http"]: None, PORTS["https"]: tls})
+
+
+async def serve_images(image: Callable[[int], bytes], ports: Mapping[int, ssl.SSLContext | None]) -> None:
+    """Serve JPEGs by their numbers on all addresses until terminated; one line on stdout says when it is ready.
+
+    Args:
+        image: Returns the file of an image.
+        ports: The ports; those with a context speak TLS.
+    """
+
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         name = request.path.removeprefix("/").removesuffix(".jpg")
         if not name.isdigit():
             return web.Response(status=404)
-        offset, length = places[int(name)]
-        return web.Response(body=data[offset : offset + length], content_type="image/jpeg")
+        return web.Response(body=image(int(name)), content_type="image/jpeg")
 
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(folder / "server.pem")
     server = web.ServerRunner(web.Server(answer))
     await server.setup()
     for address in ADDRESSES:
-        await web.TCPSite(server, address, PORTS["http"]).start()
-        await web.TCPSite(server, address, PORTS["https"], ssl_context=tls).start()
+        for port, tls in ports.items():
+            await web.TCPSite(server, address, port, ssl_context=tls).start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)

@@ -1,7 +1,8 @@
 """Memory of a command and of all processes below it while it runs: proportional set sizes, every two seconds."""
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,18 +22,29 @@ class Peaks:
         self.total[label] = max(self.total.get(label, 0.0), sum(sizes))
 
 
-def watch_memory(root: int, label: Callable[[], str], peaks: Peaks, ended: threading.Event) -> None:
-    """Sample the processes below and including `root` until the event is set.
+@contextlib.contextmanager
+def watching(root: int, label: Callable[[], str], peaks: Peaks) -> Iterator[None]:
+    """Sample the processes below and including `root` meanwhile.
 
     Args:
         root: Id of a process.
         label: Returns what is going on, such as a stage.
         peaks: Takes the samples.
-        ended: Ends the watch.
     """
-    while not ended.wait(SAMPLE_SECONDS):
-        if sizes := [size for pid in process_tree(root) if (size := proportional_mib(pid)) is not None]:
-            peaks.add(label(), sizes)
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            if sizes := [size for pid in process_tree(root) if (size := proportional_mib(pid)) is not None]:
+                peaks.add(label(), sizes)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def process_tree(root: int) -> list[int]:

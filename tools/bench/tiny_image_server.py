@@ -4,14 +4,12 @@ Each is made of its number when it is requested, so that no list of them is kept
 """
 
 import asyncio
-import signal
 import sys
 
 import cv2
 import numpy as np
-from aiohttp import web
 
-from tools.bench.image_server import ADDRESSES
+from tools.bench.image_server import ADDRESSES, serve_images
 
 _SIDE = 64
 
@@ -28,25 +26,5 @@ def image_bytes(number: int) -> bytes:
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
-async def serve(port: int) -> None:
-    """Serve images on all addresses until terminated; one line on stdout says when it is ready."""
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        name = request.path.removeprefix("/").removesuffix(".jpg")
-        if not name.isdigit():
-            return web.Response(status=404)
-        return web.Response(body=image_bytes(int(name)), content_type="image/jpeg")
-
-    server = web.ServerRunner(web.Server(answer))
-    await server.setup()
-    for address in ADDRESSES:
-        await web.TCPSite(server, address, port).start()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print("ready", flush=True)
-    await stop.wait()
-    await server.cleanup()
-
-
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    asyncio.run(serve_images(image_bytes, {int(sys.argv[1]): None}))

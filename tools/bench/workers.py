@@ -5,19 +5,13 @@ the command itself, two are processes beside it. On a machine with fewer than tw
 """
 
 import json
-import os
 import random
-import re
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from tools.bench.command import Ran, build_anew
 from tools.bench.report import figure, ratio
 
 ROUNDS = 3
@@ -34,22 +28,13 @@ _PATTERN = "the old house has the house near the old house near the house"
 STAGES = ("extract", "filter", "shard")
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Wall-clock seconds of each stage and of the whole command, and its CPU seconds."""
-
-    stages: dict[str, float]
-    seconds: float
-    processor_seconds: float
-
-
 def bench_workers(folder: Path) -> None:
     """Print seconds of each stage with one worker and with two, and how many times as fast the two are."""
     spec = _prepare(folder)
-    runs: dict[int, list[_Run]] = {1: [], 2: []}
+    runs: dict[int, list[Ran]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for num, of in runs.items():
-            of.append(_build(spec, folder / "out", num))
+            of.append(build_anew(spec, folder / "out", num))
     for stage in STAGES:
         for num, of in runs.items():
             figure("workers", f"{stage}, {num} workers, by the clock", min(run.stages[stage] for run in of), "s")
@@ -95,26 +80,3 @@ def _rows(seed: int) -> Iterator[str]:
 def _sentence(words: random.Random) -> str:
     chosen = " ".join(words.choice(_WORDS[kind].split()) for kind in _PATTERN.split()[: words.randrange(6, 14)])
     return f"{chosen.capitalize()}."
-
-
-def _build(spec: Path, out: Path, num_workers: int) -> _Run:
-    """Build a corpus anew.
-
-    Raises:
-        RuntimeError: If the build failed.
-    """
-    shutil.rmtree(out, ignore_errors=True)
-    log = out.with_suffix(".log")
-    arguments = ["corpus", "--spec", str(spec), "--out", str(out), "--workers", str(num_workers)]
-    began = time.perf_counter()
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *arguments], stdout=file, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)  # includes the processes it waited for
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"the build failed: see {log}")
-    stages = {name: float(took) for name, took in re.findall(r"^(\w+) +([0-9.]+) s$", log.read_text(), re.MULTILINE)}
-    return _Run(stages, seconds, usage.ru_utime + usage.ru_stime)
