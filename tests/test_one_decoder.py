@@ -168,7 +168,6 @@ ALLOWED = {
     "pipelines/images/normalise.py": "grey values of stored images, which are plain",
     "pipelines/sources/mint.py": "pages of a TIFF, which become images of a corpus's formats",
     "trainer/benchmarks/drawings.py": "what the networks of published metrics see, read as their authors do",
-    "trainer/evaluation/sample_sheets.py": "drawn images, which this project has written",
 }
 
 

@@ -1,11 +1,9 @@
 """Tests of the filter stage with a CLIP: a tiny open_clip model with weights on disk, and real images."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 
@@ -18,25 +16,14 @@ from pipelines.parts import read_rows
 from pipelines.running.runner import Runner
 from tests.pipelines.stage_records import image, spec, text
 from tests.pipelines.test_filter import Input, drops, samples, words
+from tests.tiny_clip import write_clip
 
 pytestmark = pytest.mark.slow
-
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("clip")
-    config, weights = folder / "tiny-filter.json", folder / "tiny.pt"
-    config.write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(str(config))
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("tiny-filter").state_dict(), weights)
-    return {"model": str(config), "weights": str(weights)}
+    return write_clip(tmp_path_factory.mktemp("clip"), "tiny-filter")
 
 
 def sources(**match: Any) -> dict[str, Any]:

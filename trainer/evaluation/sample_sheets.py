@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,6 +18,7 @@ from model.segment import ImageSegment, Text
 from pipelines import storage
 from pipelines.images.lettering import Run
 from pipelines.images.paper import BODY, GAP, GREY, HEADING, INK, SMALL, Column, side_by_side, stacked
+from pipelines.images.pixels import decode_upright
 from trainer.evaluation.continuation import Continuation
 from trainer.evaluation.films import Film
 
@@ -269,8 +269,8 @@ def _answer_cell(cell: AnsweredQuestion) -> Image.Image:
 
 
 def _opened(path: Path, side: int = _CELL) -> Image.Image:
-    with Image.open(path) as image:
-        return _image(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), side)
+    pixels = decode_upright(path.read_bytes())[:, :, ::-1]  # RGB
+    return _image(torch.from_numpy(pixels.copy()).permute(2, 0, 1), side)
 
 
 def _marked(text: str, wrong: Sequence[tuple[int, int]]) -> list[Run]:

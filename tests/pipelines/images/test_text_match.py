@@ -1,5 +1,4 @@
 import io
-import json
 import subprocess
 import sys
 
@@ -12,23 +11,12 @@ from pydantic import ValidationError
 
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
-
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+from tests.tiny_clip import write_clip
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    config, weights = folder / "tiny-test.json", folder / "tiny.pt"
-    config.write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(str(config))
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("tiny-test").state_dict(), weights)
-    return MatchSettings(model=str(config), weights=str(weights), batch_size=4)
+    return MatchSettings(**write_clip(tmp_path_factory.mktemp("clip"), "tiny-test"), batch_size=4)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import timm
 import torch
@@ -16,6 +15,7 @@ from model.box_text import Region
 from model.finished_run import FinishedRun
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
+from tests.tiny_clip import write_clip
 from tests.trainer.finished_runs import write_run
 from trainer.benchmarks import drawings as module
 from trainer.benchmarks.drawings import Drawn
@@ -23,11 +23,6 @@ from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.metrics.figure import Answered, Figure
 from trainer.benchmarks.settings import MetricModels, ModelPath
 
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 BOX = (0.25, 0.25, 0.75, 0.75)
 
 
@@ -51,13 +46,7 @@ def run(training_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Finis
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> MatchSettings:
-    folder = tmp_path_factory.mktemp("clip")
-    config, weights = folder / "tiny-judge.json", folder / "tiny.pt"
-    config.write_text(json.dumps(CLIP))
-    open_clip.add_model_config(str(config))
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model("tiny-judge").state_dict(), weights)
-    return MatchSettings(model=str(config), weights=str(weights), batch_size=4)
+    return MatchSettings.model_validate(write_clip(tmp_path_factory.mktemp("clip"), "tiny-judge") | {"batch_size": 4})
 
 
 def drawn(run: FinishedRun, pairs: list[tuple[Path, Example]], **models: object) -> Drawn:

@@ -34,7 +34,7 @@ def test_answers_are_normalised_as_in_the_challenge(answer: str, expected: str):
 
 @pytest.mark.parametrize(("num_equal", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_an_answer_is_worth_what_nine_of_ten_people_say(num_equal: int, expected: float):
-    """Of n equal answers each is left out once: n times min(1, (n - 1) / 3), and 10 - n times min(1, n / 3)."""
+    """Each of n equal answers is left out once: n times min(1, (n - 1) / 3), and 10 - n times min(1, n / 3)."""
     assert accuracy("net", ["net"] * num_equal + ["ball"] * (10 - num_equal)) == pytest.approx(expected)
 
 
