@@ -49,6 +49,12 @@ def read_boxes(content: str) -> Iterator[str | Region]:
     yield content[end:]
 
 
+def write_boxes(region: Region) -> str:
+    """Return a phrase with its boxes in the form of prompts."""
+    boxes = ";".join(",".join(f"{value:.3g}" for value in box) for box in region.boxes)
+    return f"[box:{region.phrase}:{boxes}]"
+
+
 def boxes_in(inside: str) -> Region | None:
     """Return the phrase and its boxes that stand in brackets, without `box:`; None if they are none."""
     phrase, _, places = inside.rpartition(":")
@@ -96,8 +102,7 @@ def written(token_ids: Sequence[int], layout: Layout) -> str:
         found = [re.findall(_LOCATION, place) for place in places.split(NEXT_BOX)]
         if any(len(names) != 4 for names in found):
             return phrase
-        boxes = [layout.box([layout.ids[name] for name in names]) for names in found]
-        return f"[box:{phrase}:{';'.join(','.join(f'{value:.3g}' for value in box) for box in boxes)}]"
+        return write_boxes(Region(phrase, *(layout.box([layout.ids[name] for name in names]) for names in found)))
 
     text = _LOCATED.sub(located, layout.tokenizer.decode(token_ids, with_own=True))
     return re.sub("|".join(map(re.escape, layout.ids)), "", text)

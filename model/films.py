@@ -11,6 +11,7 @@ from torch import Tensor
 from model.errors import PromptError
 from model.finished_run import FinishedRun
 from model.generation import GenerationConfig, Prompt
+from model.respond import abbreviated
 from model.tokenizer import VIDEO
 
 
@@ -45,10 +46,9 @@ def check_room_for_video(run: FinishedRun, prompt: Prompt, shown: str, num_frame
     of_frame = run.model.config.bridge.image_slots + 2
     if length + 1 + num_frames * of_frame <= most:
         return
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     room = max(0, (most - length - 1) // of_frame)
     raise PromptError(
-        f"{shown!r}: takes {length} of the model's {most} positions, and a video of {num_frames} frames "
+        f"{abbreviated(shown)!r}: takes {length} of the model's {most} positions, and a video of {num_frames} frames "
         f"{num_frames * of_frame + 1} more: " + (f"ask for {room} frames or fewer" if room else "shorten it")
     )
 

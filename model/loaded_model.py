@@ -158,7 +158,7 @@ class LoadedModel:
         embeddings = generate_frames(self.run, [prompt], num_frames)
         [drawn] = self.run.draw_videos(embeddings, guidance=guidance, seed=seed)
         times = [number / film.frames_per_second for number in range(num_frames)]
-        return Frames([_to_pillow(image) for image in drawn], times)
+        return Frames([to_pillow(image) for image in drawn], times)
 
     def edit(
         self, image: ImageLike | str, instruction: str, *, seed: int = 0, guidance: float | None = None
@@ -227,8 +227,7 @@ class LoadedModel:
                     f"{self.run.folder}: was not tuned for conversations: give one user message, or run `tune` first"
                 )
         elif system is not None:
-            settings = layout.settings.model_copy(update={"system": system})
-            layout = TemplateLayout(layout.tokenizer, self.run.model.config.bridge, layout.config, settings)
+            layout = layout.with_system(system)
         builder = PromptBuilder(self.run, layout)
         for number, parts in enumerate(turns):
             self._add(builder, parts, ANSWER if number % 2 else "body")
@@ -310,7 +309,7 @@ class LoadedModel:
 
     def _shown(self, result: Generated, drawn: Iterator[Tensor]) -> Iterator[str | Image.Image]:
         for part in result.parts:
-            yield _to_pillow(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
+            yield to_pillow(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
 
     def _stream(
         self, prompt: Prompt, want: Wanted, seed: int, guidance: float | None, options: Mapping[str, Any]
@@ -329,7 +328,7 @@ class LoadedModel:
             for part in result.parts[num_done:]:
                 whole = part is not result.parts[-1] or isinstance(part, Tensor)
                 if isinstance(part, Tensor):
-                    yield _to_pillow(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
+                    yield to_pillow(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
                 elif whole or _is_stable(part, layout):
                     text = written(part, layout).strip()
                     if piece := text[sent:]:
@@ -387,6 +386,6 @@ def _turns(messages: Sequence[Message], *, draws: bool) -> tuple[str | None, lis
     return system, turns
 
 
-def _to_pillow(image: Tensor) -> Image.Image:
+def to_pillow(image: Tensor) -> Image.Image:
     """Return a drawn image (3, H, W) uint8 as Pillow's."""
     return Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -99,16 +99,20 @@ def check_room(run: FinishedRun, prompt: Prompt, shown: str, wanted: Wanted, con
     room = most - length - of_images
     if num_tokens <= room:
         return
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     remedy = "shorten it"
     if num_tokens and room > 0:
         remedy += f", or give --max-new-tokens {room} or fewer"
     elif num_images > 1:
         remedy += ", or give fewer --max-images"
     raise PromptError(
-        f"{shown!r}: takes {length} of the model's {most} positions, and its continuation up to "
+        f"{abbreviated(shown)!r}: takes {length} of the model's {most} positions, and its continuation up to "
         f"{num_tokens + of_images} more: {remedy}"
     )
+
+
+def abbreviated(shown: str) -> str:
+    """Return a prompt's words, or their beginning, for a message."""
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 def _settings(run: FinishedRun, wanted: Wanted, config: GenerationConfig, *, video: bool) -> GenerationConfig:

@@ -77,10 +77,15 @@ class TemplateLayout(Layout):
         self, tokenizer: Tokenizer, bridge: BridgeConfig, config: LayoutConfig, settings: TemplateSettings
     ) -> None:
         super().__init__(tokenizer, bridge, config)
-        self.settings = settings
+        self.settings, self._bridge = settings, bridge
         self.template = settings.model_dump_json()
         if self.emu2:  # the question asks for boxes, so the answer need not learn <grounding>
             self.ignored = np.append(self.ignored, np.int32(self.ids[GROUNDING]))
+
+    def with_system(self, system: str) -> "TemplateLayout":
+        """Return the layout with another message before each conversation."""
+        settings = self.settings.model_copy(update={"system": system})
+        return TemplateLayout(self.tokenizer, self._bridge, self.config, settings)
 
     def split(self, segments: Sequence[Segment], seq_len: int) -> list[Window]:
         """Return one window with a sample's conversation, or one per image to be drawn; none without captioned images.

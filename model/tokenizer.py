@@ -99,6 +99,16 @@ class Tokenizer:
         return cls.of_file(str(path), path.read_bytes(), family, chat=chat)
 
     @classmethod
+    def of_model(cls, folder: str | Path, family: Family, vocab_size: int) -> "Tokenizer":
+        """Load the tokenizer of a model's folder, with the tokens of the two sides if the vocabulary has them.
+
+        Raises:
+            ValueError: If the folder has none.
+        """
+        plain = cls.load(folder, family)
+        return plain if plain.vocab_size >= vocab_size else cls.load(folder, family, chat=True)
+
+    @classmethod
     def of_file(cls, path: str, content: bytes, family: Family, *, chat: bool = False) -> "Tokenizer":
         """Return the tokenizer of a file that was read, from wherever it lies.
 

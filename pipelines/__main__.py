@@ -60,8 +60,8 @@ def _prepare(values: dict[str, Any]) -> tuple[Any, str, Any]:
 
 def _load(values: dict[str, Any]) -> tuple[Any, str]:
     """Return spec and output folder by a stage's options."""
-    if values["runner"] == "local" and not _has_manifest(values["out"]):
-        _start_forkserver(values["workers"])
+    if not _has_manifest(values["out"]):
+        _start_forkserver(values)
     from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
@@ -72,9 +72,9 @@ def _has_manifest(out: str) -> bool:
     return storage.exists(storage.join(_usual_form(out), "manifest.json"))
 
 
-def _start_forkserver(workers: int | None) -> None:
+def _start_forkserver(values: dict[str, Any]) -> None:
     """Let the process from which local workers are forked import the stages while this one does the same."""
-    if (workers or num_cores()) > 1:
+    if values["runner"] == "local" and (values["workers"] or num_cores()) > 1:
         from pipelines.running.forkserver import forkserver
 
         forkserver()
@@ -135,8 +135,7 @@ def corpus(retry: str | None, **values: Any) -> None:
     if retry is None and (manifest := finished_corpus(spec, out)) is not None:
         print_summary(manifest, out, {})
         return
-    if values["runner"] == "local":
-        _start_forkserver(values["workers"])
+    _start_forkserver(values)
     from pipelines.corpus import build_corpus
 
     build_corpus(spec, out, _reporting_runner(values, out), retry=retry is not None)

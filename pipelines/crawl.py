@@ -2,8 +2,8 @@
 
 A crawl runs in rounds. The frontier of a round is what earlier rounds found and did not request. It is a function of
 their files alone, so a killed round continues with what it has not fetched yet; what they say of each URL is carried
-from round to round (`crawling/known_urls.py`). Within a round each host is one queue
-of one worker; workers close a part (WARC, ledger, links, receipt) every thousand pages or half a minute.
+from round to round (`crawling/known_urls.py`). Within a round each host is one queue of one worker; workers close a
+part (WARC, ledger, links, receipt) every thousand pages or half a minute.
 """
 
 import asyncio

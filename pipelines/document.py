@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import groupby
 from typing import Any, Literal, Self, get_args
 
@@ -417,11 +418,7 @@ def plain(value: Any, *, digits: int | None = None) -> Any:
     return {name: v if type(v) in _LEAVES else plain(v, digits=digits) for name, v in found}
 
 
-def _field_names(record: type) -> tuple[str, ...]:
+@cache
+def _field_names(record: Any) -> tuple[str, ...]:
     """Return the names of a dataclass's fields, looked up once."""
-    if record not in _NAMES:
-        _NAMES[record] = tuple(f.name for f in fields(record))
-    return _NAMES[record]
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}
+    return tuple(f.name for f in fields(record))

@@ -41,10 +41,10 @@ def extract_tasks(spec: CorpusSpec, out: str) -> list[Task]:
         UserError: If a list cannot be had, or is not of its format.
     """
     crawled = (CrawlTask(f"{crawl}-{name}", crawl, name) for crawl in spec.crawls for name in ledger_parts(out, crawl))
-    return [*crawled, *list_tasks(spec, out)]
+    return [*crawled, *_list_tasks(spec, out)]
 
 
-def list_tasks(spec: CorpusSpec, out: str) -> list[ListTask]:
+def _list_tasks(spec: CorpusSpec, out: str) -> list[ListTask]:
     """Return the parts of all lists; their files are hashed on the way.
 
     Raises:

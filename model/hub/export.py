@@ -23,7 +23,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from model.config import read_carried
+from model.config import EmuConfig, read_carried
 from model.emu import Emu
 from model.errors import WeightsError
 from model.generation import GENERATION, GenerationConfig, never_chosen
@@ -51,7 +51,7 @@ def export_to_hub(run: str | Path, out: str | Path, card: CardSettings | None = 
     """
     opened = open_run(Path(run))
     carried = opened.folder / "model"
-    tokenizer = _tokenizer(carried, opened.config.family, opened.config.vocab_size)
+    tokenizer = _tokenizer(carried, opened.config)
     model = _empty(carried, opened.config)
     tensors = _named(model, opened.tensors)
     config = _config(model, tokenizer, next(iter(tensors.values())).dtype)
@@ -124,7 +124,7 @@ def _named(model: Emu, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"model.{names[name]}": tensor for name, tensor in tensors.items()}
 
 
-def _empty(folder: Path, config: Any) -> Emu:
+def _empty(folder: Path, config: EmuConfig) -> Emu:
     try:
         with torch.device("meta"):
             return Emu(config)
@@ -223,10 +223,9 @@ def _generation(carried: Path, tokenizer: Tokenizer) -> dict[str, Any]:
 # --- the tokenizer ---
 
 
-def _tokenizer(folder: Path, family: Any, vocab_size: int) -> Tokenizer:
+def _tokenizer(folder: Path, config: EmuConfig) -> Tokenizer:
     try:
-        plain = Tokenizer.load(folder, family)
-        return plain if plain.vocab_size >= vocab_size else Tokenizer.load(folder, family, chat=True)
+        return Tokenizer.of_model(folder, config.family, config.vocab_size)
     except ValueError as error:
         raise WeightsError(str(error)) from error
 

@@ -19,11 +19,11 @@ from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from trainer.benchmarks.metrics.figure import Answered, Figure, mean
 from trainer.benchmarks.prompts import read_image
 from trainer.benchmarks.settings import MetricModels, ModelPath
+from trainer.benchmarks.shots import Vectors
 from trainer.evaluation.answers import overlap
 
 _DINO = "vit_small_patch16_224.dino"  # of DreamBooth (arXiv:2208.12242)
 _BATCH = 32
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Drawn:
@@ -70,7 +70,8 @@ class Drawn:
         true = list(dict.fromkeys(path for paths in self._references("fid") for path in paths))
         if min(len(true), len(self._paths)) < 2:
             raise UserError("fid: compares two sets of images, and needs at least two in each")
-        side = min(Image.open(path).width for path in self._paths[:1])
+        with Image.open(self._paths[0]) as image:
+            side = image.width
         found = calculate_metrics(
             input1=_Pixels(self._paths, side),
             input2=_Pixels(true, side),

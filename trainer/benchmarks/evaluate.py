@@ -7,6 +7,7 @@ images are asked for, `images-<n>/`; `results.json`, `sheet.png`, and `curve.png
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich import progress
 from rich.console import Console
 from torch import Tensor
 
 from model.box_text import written
 from model.errors import PromptError
-from model.finished_run import FinishedRun, batches
+from model.finished_run import FinishedRun, batches, decoder_folder
 from model.generation import GenerationConfig, Prompt
 from model.respond import check_able, respond
 from pipelines import storage
@@ -39,6 +39,7 @@ from trainer.benchmarks.prompts import PromptWriter, read_image
 from trainer.benchmarks.settings import BenchmarkSettings, MetricModels
 from trainer.benchmarks.shots import Shots, Vectors, first_file
 from trainer.engine.distributed import World
+from trainer.evaluation.generate import write_png
 from trainer.evaluation.sample_sheets import AnsweredQuestion, write_answers
 
 _SHOWN = 14  # answers on the sheet
@@ -100,10 +101,8 @@ class BenchmarkRun:
         self._shots = Shots(settings.shots, [one for one in pool if _can_be_shot(one, draws=draws)], self._embed)
         limits = {"num_beams": 1, "max_images": 1} if draws else {"max_images": 0}
         self.config = GenerationConfig.model_validate(run.generation.model_dump() | settings.generation | limits)
-        folders = [run.folder / "model"]
-        if draws:
-            folders += [run.folder / "decoder/model", run.folder.parent / "decoder/model"]
-        self._model = model_digest(folders)
+        decoder = decoder_folder(run.folder, "decoder") if draws else None
+        self._model = model_digest([run.folder / "model", *([decoder] if decoder is not None else [])])
 
     def _chosen(self, every: Sequence[Example]) -> tuple[list[Example], int]:
         """Return the examples that are asked, and the number of those left out, which have no true answer."""
@@ -111,7 +110,7 @@ class BenchmarkRun:
             raise UserError(f"{self.name}: no example in the set: look at its `data`")
         ids = [one.id for one in every]
         if len(set(ids)) < len(ids):
-            twice = next(name for name in ids if ids.count(name) > 1)
+            twice = next(name for name, num in Counter(ids).items() if num > 1)
             raise UserError(f"{self.name}: two examples with the id {twice}: answers are kept by it")
         known = [one for one in every if one.has_truth] if self.settings.metrics else list(every)
         if not known:
@@ -212,8 +211,7 @@ class BenchmarkRun:
             seed = random.Random(f"{self.settings.seed} {one.example.id}").getrandbits(32)
             image = self.run.draw(embedding[None], guidance=self.settings.guidance, seed=seed)[0]
             name = "".join(c if c.isalnum() or c in "-_" else "_" for c in one.example.id)[:80] + ".png"
-            with storage.write_whole(str(folder / name)) as file:
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+            write_png(image, str(folder / name))
             names.append(name)
         return names
 

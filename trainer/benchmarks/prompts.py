@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.box_text import Region
+from model.box_text import Region, write_boxes
 from model.config import Resampling
 from model.errors import PromptError
 from model.finished_run import FinishedRun
@@ -184,8 +184,7 @@ class PromptWriter:
         layout, system = self.run.layout, self.settings.prompt.system
         if system is None or not isinstance(layout, TemplateLayout):
             return layout
-        changed = layout.settings.model_copy(update={"system": system})
-        return TemplateLayout(layout.tokenizer, self.run.model.config.bridge, layout.config, changed)
+        return layout.with_system(system)
 
     def _add(self, builder: PromptBuilder, shown: Shown) -> None:
         size, how = self.run.image_size, self.run.resampling
@@ -240,8 +239,7 @@ def _words(turns: Iterable[Turn]) -> str:
         if isinstance(part, str):
             return part
         if isinstance(part, Region):
-            boxes = ";".join(",".join(f"{value:.3g}" for value in box) for box in part.boxes)
-            return f"[box:{part.phrase}:{boxes}]"
+            return write_boxes(part)
         return f"[{'video' if part.is_video else 'image'}:{part.path.name}]"
 
     return "\n".join("".join(map(word, parts)) for parts, _ in turns)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from model.box_text import written
@@ -15,6 +14,7 @@ from model.errors import PromptError
 from model.films import check_draws_videos, check_room_for_video, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
+from model.loaded_model import to_pillow
 from model.respond import Wanted, check_able, check_room, respond
 from model.video_file import FORMATS, encode_video
 from pipelines import storage
@@ -108,7 +108,7 @@ def _generate(run: FinishedRun, prompts: Sequence[str], request: Request, folder
         for part in result.parts:
             if isinstance(part, Tensor):
                 name = f"image-{number:04d}-{sum('image' in p for p in parts)}.png"
-                _write_png(next(images), storage.join(folder, name))
+                write_png(next(images), storage.join(folder, name))
                 parts.append({"image": name})
             else:
                 parts.append({"text": written(part, run.layout)})
@@ -179,6 +179,7 @@ def _draw(run: FinishedRun, results: Sequence[Generated], request: Request) -> I
     return iter(drawn)
 
 
-def _write_png(image: Tensor, path: str) -> None:
+def write_png(image: Tensor, path: str) -> None:
+    """Write a drawn image (3, H, W) uint8 as a file."""
     with storage.write_whole(path) as file:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+        to_pillow(image).save(file, "PNG")

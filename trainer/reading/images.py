@@ -30,6 +30,18 @@ def decode(data: bytes, size: int, resampling: Resampling = "area") -> Pixels:
         raise DamagedSample(str(error)) from error
 
 
+def decode_views(
+    data: bytes, sizes: Sequence[int], key: int, max_scale: float, resampling: Resampling
+) -> tuple[tuple[Pixels, ...], Crop | None]:
+    """Decode an image at several sizes: whole if `max_scale` is 1, otherwise a crop, which follows from `key`.
+
+    Other arguments and errors as in `decode_crop`.
+    """
+    if max_scale == 1.0:
+        return tuple(decode(data, size, resampling) for size in sizes), None
+    return decode_crop(data, sizes, random.Random(key), max_scale, resampling)
+
+
 def decode_crop(
     data: bytes, sizes: Sequence[int], rng: random.Random, max_scale: float, resampling: Resampling = "area"
 ) -> tuple[tuple[Pixels, ...], Crop]:

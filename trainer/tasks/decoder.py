@@ -5,9 +5,10 @@ generates for a caption. The models that compute conditioning and latents are fr
 """
 
 import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -207,6 +208,7 @@ class DecoderTask(Task):
 
     objectives = ("diffusion",)
     modules = ("decoder",)
+    _decoder_kind: ClassVar[type[ImageDecoder]] = ImageDecoder
     run: DecoderRunSettings
     data: CorpusData
 
@@ -299,6 +301,11 @@ class DecoderTask(Task):
         return images, seen[0] if seen else None
 
     @property
+    def _frames(self) -> tuple[int, ...]:
+        """Frames of what is drawn at once; none of single images."""
+        return ()
+
+    @property
     def _shape(self) -> ImageDecoderConfig:
         """Settings of the decoder that is trained."""
         return self.data.model.image_decoder
@@ -365,20 +372,15 @@ class DecoderTask(Task):
 
     def _forward_flops(self) -> tuple[float, float]:
         """Return the FLOPs per image of encoder and autoencoder together, and of the U-Net."""
-        config = self.data.model
-        decoder_config = config.image_decoder
-        side = decoder_config.image_size
-        latents = (
-            1,
-            decoder_config.autoencoder.latent_channels,
-            *(2 * (side // decoder_config.autoencoder.downscale,)),
-        )
+        config, shape, frames = self.data.model, self._shape, self._frames
+        channels, side, seen_side = shape.autoencoder.latent_channels, shape.latent_side, config.encoder.image_size
         with torch.device("meta"):
-            image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-            known = torch.zeros(1, config.bridge.image_slots, config.visual_width)
-            noise = torch.zeros(latents)
-            seen = torch.zeros(1, 3, *(2 * (config.encoder.image_size,)))
+            image = torch.zeros(1, *frames, 3, shape.image_size, shape.image_size, dtype=torch.uint8)
+            known = torch.zeros(1, *frames, config.bridge.image_slots, config.visual_width)
+            noise = torch.zeros(1, *frames, channels, side, side)
+            seen = torch.zeros(math.prod(frames), 3, seen_side, seen_side)
+        kind = self._decoder_kind
         seeing = measured_flops(lambda: VisualEmbedder(config), lambda embedder: embedder.image_features(seen))
-        encoding = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder.encode(image))
-        drawing = measured_flops(lambda: ImageDecoder.for_model(config), lambda decoder: decoder(noise, known))
+        encoding = measured_flops(lambda: kind.for_model(config), lambda decoder: decoder.encode(image))
+        drawing = measured_flops(lambda: kind.for_model(config), lambda decoder: decoder(noise, known))
         return seeing + encoding, drawing

@@ -19,7 +19,7 @@ from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows
 from trainer.reading.corpus import TrainingCorpus
-from trainer.reading.images import Crop, decode, decode_crop
+from trainer.reading.images import Crop, decode_views
 from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import DamagedSample, ShardReader
 from trainer.tasks.data import CorpusData, open_corpus
@@ -160,7 +160,5 @@ class FilmReader(SampleReader):
 
     def _frame(self, chunk: Chunk, data: bytes) -> tuple[tuple[np.ndarray, ...], Crop | None]:
         """Decode a frame in all sizes; the crop is the same for all frames of a film."""
-        if self._max_scale == 1.0:
-            return tuple(decode(data, size, self._resampling) for size in self._sizes), None
-        rng = random.Random(key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, chunk.window))
-        return decode_crop(data, self._sizes, rng, self._max_scale, self._resampling)
+        key = key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, chunk.window)
+        return decode_views(data, self._sizes, key, self._max_scale, self._resampling)

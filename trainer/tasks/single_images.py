@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from trainer.plan.order import key_of
 from trainer.plan.steps import Chunk
 from trainer.plan.windows import SourceWindows, ones_of
 from trainer.reading.corpus import TrainingCorpus
-from trainer.reading.images import decode, decode_crop
+from trainer.reading.images import decode_views
 from trainer.reading.reader import ChunkData, SampleReader
 from trainer.reading.shard_reader import ShardReader
 from trainer.reading.shared_arrays import Arrays, shared_arrays
@@ -213,8 +212,6 @@ class ImageReader(SampleReader):
         nothing = np.zeros(len(caption), np.uint8)
         sequence = TokenSequence(caption, nothing, nothing.astype(bool), (media,), (False,), (0,))
         data = reader.image(row, media)
-        if self._max_scale == 1.0:
-            return ChunkData(sequence, tuple(decode(data, size, self._resampling) for size in self._sizes))
-        rng = random.Random(key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, media))
-        images, crop = decode_crop(data, self._sizes, rng, self._max_scale, self._resampling)
+        key = key_of("crop", self._seed, chunk.source, chunk.epoch, chunk.sample, media)
+        images, crop = decode_views(data, self._sizes, key, self._max_scale, self._resampling)
         return ChunkData(sequence, images, crop)

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ImageDecoderConfig
-from model.emu import VisualEmbedder
 from model.image_decoder import ImageDecoder
 from model.video_decoder import VideoDecoder, begin_from
 from pipelines.document import Split
 from pipelines.errors import UserError
 from trainer.config import VideoDecoderRunSettings
-from trainer.engine.flops import measured_flops
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import load_decoder_weights
@@ -29,6 +27,7 @@ from trainer.tasks.films import FilmData
 class VideoDecoderTask(DecoderTask):
     """Training of the video decoder; needs the main model's weights, and an image decoder's."""
 
+    _decoder_kind = VideoDecoder
     run: VideoDecoderRunSettings
     data: FilmData
 
@@ -57,6 +56,10 @@ class VideoDecoderTask(DecoderTask):
         return super().architecture() | {"frames": self.data.num_frames}
 
     @property
+    def _frames(self) -> tuple[int, ...]:
+        return (self.data.num_frames,)
+
+    @property
     def _shape(self) -> ImageDecoderConfig:
         return self.data.model.frame_decoder
 
@@ -68,17 +71,3 @@ class VideoDecoderTask(DecoderTask):
             torch.stack([torch.stack([*map(as_tensor, chunk.images[part])]) for chunk in chunks]) for part in parts
         )
         return images, seen[0] if seen else None
-
-    def _forward_flops(self) -> tuple[float, float]:
-        """Return the FLOPs per film of encoder and autoencoder together, and of the U-Net."""
-        config, shape, num = self.data.model, self._shape, self.data.num_frames
-        channels, side = shape.autoencoder.latent_channels, shape.latent_side
-        with torch.device("meta"):
-            images = torch.zeros(1, num, 3, shape.image_size, shape.image_size, dtype=torch.uint8)
-            known = torch.zeros(1, num, config.bridge.image_slots, config.visual_width)
-            noise = torch.zeros(1, num, channels, side, side)
-            seen = torch.zeros(num, 3, config.encoder.image_size, config.encoder.image_size)
-        seeing = measured_flops(lambda: VisualEmbedder(config), lambda embedder: embedder.image_features(seen))
-        encoding = measured_flops(lambda: VideoDecoder.for_model(config), lambda decoder: decoder.encode(images))
-        drawing = measured_flops(lambda: VideoDecoder.for_model(config), lambda decoder: decoder(noise, known))
-        return seeing + encoding, drawing
