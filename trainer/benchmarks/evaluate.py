@@ -4,6 +4,7 @@ Into `<run>/benchmarks/<name>/`: `benchmark.resolved.yaml`; for each number of s
 images are asked for, `images-<n>/`; `results.json`, `sheet.png`, and `curve.png` for several numbers of shots.
 """
 
+import hashlib
 import json
 import random
 import sys
@@ -210,7 +211,7 @@ class BenchmarkRun:
         for one, embedding in zip(asked, embeddings, strict=True):
             seed = random.Random(f"{self.settings.seed} {one.example.id}").getrandbits(32)
             image = self.run.draw(embedding[None], guidance=self.settings.guidance, seed=seed)[0]
-            name = "".join(c if c.isalnum() or c in "-_" else "_" for c in one.example.id)[:80] + ".png"
+            name = image_name(one.example.id)
             write_png(image, str(folder / name))
             names.append(name)
         return names
@@ -347,6 +348,12 @@ def _on_sheet(results: ShotResults) -> list[AnsweredQuestion]:
             )
         )
     return shown
+
+
+def image_name(example: str) -> str:
+    """Return the name of the file of an example's drawing, by its id: another one for each id."""
+    plain = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "_" for c in example)[:80]
+    return f"{plain}.png" if plain == example else f"{plain}-{hashlib.sha256(example.encode()).hexdigest()[:12]}.png"
 
 
 def _can_be_shot(example: Example, *, draws: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,11 @@ def test_ranks_share_the_questions(folder: Path, root: Path):
 
 def _measured_in_rank(world: World, folder: str, root: str) -> list[str]:
     return measured(Path(folder), Path(root), VQA, world)
+
+
+def test_each_id_has_a_file_of_its_own():
+    ids = ["12", "a/b", "a_b", "a b", "x" * 80, "x" * 81, "ÿ", "y"]
+    names = [module.image_name(name) for name in ids]
+    assert len(set(names)) == len(ids)
+    assert names[0] == "12.png"
+    assert all(re.fullmatch(r"[\w-]+\.png", name, re.ASCII) for name in names)
