@@ -15,7 +15,7 @@ from pipelines import __main__ as command
 from pipelines.running.forkserver import forkserver
 found = []
 for workers in (1, 2, 2):
-    command._start_forkserver(workers)
+    command._start_forkserver({"runner": "local", "workers": workers})
     found.append(multiprocessing.forkserver._forkserver._forkserver_pid)
 print(json.dumps([found, "apache_beam" in sys.modules]))
 """
