@@ -12,6 +12,8 @@ CORPUS ?= build/corpus/demo
 CONFIG ?= trainer/configs/demo.yaml
 pretrain: OUT ?= build/runs/$(basename $(notdir $(CONFIG)))
 RUN ?= build/runs/demo
+# Of training: one per GPU, or per core, where small models gain more from processes than from threads.
+PROCESSES ?= auto
 
 # Bytecode is kept, out of the way: uv installs none, and without it each process compiles torch and Beam again, for 5 to
 # 15 seconds. Container images often set the variable that forbids it.
@@ -53,11 +55,11 @@ corpus: .venv/.crawl ## build a corpus: SPEC=corpus_specs/demo.yaml OUT=build/co
 plan: .venv/.crawl ## tell what a build takes before anything is fetched: SPEC=corpus_specs/... ARGS="--machines N --json F"
 	$(PY) -m pipelines plan --spec $(SPEC) $(ARGS)
 
-pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/demo CONFIG=trainer/configs/demo.yaml OUT=build/runs/<name> ARGS="..."
+pretrain: .venv/.dev ## train encoder, model and decoder: CORPUS=build/corpus/demo CONFIG=trainer/configs/demo.yaml OUT=build/runs/<name> PROCESSES=auto ARGS="..."
 	@[[ $(CORPUS) != build/corpus/demo || -e $(CORPUS)/manifest.json ]] || $(MAKE) corpus SPEC=corpus_specs/demo.yaml OUT=$(CORPUS) ARGS=
 	@[[ -n "$$(find $(CORPUS)/tokens -name tokens.json -newer $(CORPUS)/manifest.json 2>/dev/null)" ]] || \
 		$(PY) -m pipelines tokenize --corpus $(CORPUS) --train-bpe 1000 $(if $(WORKERS),--workers $(WORKERS))
-	$(PY) -m trainer all --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
+	$(PY) -m trainer all --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) --processes $(PROCESSES) $(ARGS)
 	$(PY) -m trainer evaluate --config $(CONFIG) --corpus $(CORPUS) --out $(OUT) $(ARGS)
 
 # The tokens are the model's own: its folder holds its tokenizer.
@@ -68,7 +70,7 @@ tune: .venv/.dev ## tune a model on conversations and evaluate its answers: CORP
 	@[[ $(CHAT) != build/corpus/demo_chat || -e $(CHAT)/manifest.json ]] || $(MAKE) corpus SPEC=corpus_specs/demo_chat.yaml OUT=$(CHAT) ARGS=
 	@[[ -n "$$(find $(CHAT)/tokens -name tokens.json -newer $(CHAT)/manifest.json 2>/dev/null)" ]] || \
 		$(PY) -m pipelines tokenize --corpus $(CHAT) --tokenizer $(RUN)/model $(if $(WORKERS),--workers $(WORKERS))
-	$(PY) -m trainer tune --config $(TUNING) --corpus $(CHAT) --out $(RUN) $(ARGS)
+	$(PY) -m trainer tune --config $(TUNING) --corpus $(CHAT) --out $(RUN) --processes $(PROCESSES) $(ARGS)
 	$(PY) -m trainer evaluate --config $(TUNING) --corpus $(CHAT) --out $(RUN)/tune $(ARGS)
 
 card: .venv/.crawl ## a corpus's data card in all forms: CORPUS=build/corpus/demo ARGS="--release --against OLD"

@@ -2,17 +2,23 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from pipelines import storage
-from pipelines.command_line import run_commands
+from pipelines.command_line import num_cores, run_commands
 from pipelines.errors import RunError, UserError
 from pipelines.settings import load_settings
 from pipelines.shards.manifest import manifest_path
+
+if TYPE_CHECKING:
+    from trainer.config import RunSettings
+
+_SECTIONS = ("encoder", "pretrain", "decoder", "video_decoder", "tune")
+_SAVING = 600  # seconds that processes have for a checkpoint after the first signal, as in launch/torchrun.sh
 
 
 def main() -> None:
@@ -37,13 +43,30 @@ def _local(context: click.Context, parameter: click.Parameter, folder: str | Non
     return folder
 
 
+def _processes(context: click.Context, parameter: click.Parameter, value: str) -> int | Literal["auto"]:
+    """Return a number of processes, or `auto`."""
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or value == "0":
+        raise click.BadParameter(f"{value!r} is neither a number above 0 nor auto")
+    return int(value)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that trains or evaluates."""
+    """Add the options of every command that trains."""
     options = [
         click.option("--config", "config_path", required=True, help="YAML file of the run."),
         click.option("--corpus", required=True, help="The corpus's folder, local or an fsspec URL."),
         click.option("--out", required=True, callback=_local, help="The run's folder, on a mounted file system."),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting of the config."),
+        click.option(
+            "--processes",
+            default="1",
+            show_default=True,
+            callback=_processes,
+            help="Processes to start on this machine. auto: one per GPU, or per core without GPUs, as far as they "
+            "divide the global batch sizes.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -52,44 +75,44 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @commands.command()
 @run_options
-def encoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def encoder(**options: Any) -> int:
     """Train a vision encoder on the corpus's pairs, if no released one is used."""
-    return _train(("encoder",), config_path, corpus, out, overrides)
+    return _train(("encoder",), **options)
 
 
 @commands.command()
 @run_options
-def pretrain(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def pretrain(**options: Any) -> int:
     """Train the main model; rerun to continue from the last checkpoint."""
-    return _train(("pretrain",), config_path, corpus, out, overrides)
+    return _train(("pretrain",), **options)
 
 
 @commands.command()
 @run_options
-def decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def decoder(**options: Any) -> int:
     """Train the image decoder, and before it its autoencoder if the config has a section for it."""
-    return _train(("decoder",), config_path, corpus, out, overrides)
+    return _train(("decoder",), **options)
 
 
 @commands.command()
 @run_options
-def video_decoder(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def video_decoder(**options: Any) -> int:
     """Train the video decoder on the corpus's videos, from the trained image decoder."""
-    return _train(("video_decoder",), config_path, corpus, out, overrides)
+    return _train(("video_decoder",), **options)
 
 
 @commands.command()
 @run_options
-def tune(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def tune(**options: Any) -> int:
     """Tune the main model on instructions or on image generation."""
-    return _train(("tune",), config_path, corpus, out, overrides)
+    return _train(("tune",), **options)
 
 
 @commands.command("all")
 @run_options
-def every(config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def every(**options: Any) -> int:
     """Train everything that has a section in the config, from encoder to tuning; skip what is finished."""
-    return _train(None, config_path, corpus, out, overrides)
+    return _train(None, **options)
 
 
 def _is_alone() -> bool:
@@ -97,7 +120,14 @@ def _is_alone() -> bool:
     return "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
 
 
-def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+def _train(
+    names: tuple[str, ...] | None,
+    config_path: str,
+    corpus: str,
+    out: str,
+    overrides: tuple[str, ...],
+    processes: int | Literal["auto"],
+) -> int:
     """Train the named commands; None trains every section of the config that is not finished."""
     from trainer.config import TrainConfig
 
@@ -108,6 +138,11 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
             raise UserError(f"{config_path}: has no section `{name}:`")
         if not settings.data.streams and _is_alone():
             manifest_path(corpus)
+    if processes != 1 and _is_alone():
+        runs = [run for name in names or _SECTIONS if (run := getattr(config, name)) is not None]
+        number = _fitting_processes(runs) if processes == "auto" else processes
+        if number > 1:
+            return _train_in_processes(number, config_path, corpus, out, overrides)
     from trainer.engine import distributed
     from trainer.loop import STOPPED, is_finished, train
     from trainer.tasks.table import TASKS
@@ -133,6 +168,26 @@ def _train(names: tuple[str, ...] | None, config_path: str, corpus: str, out: st
     finally:
         distributed.stop()
     return 0
+
+
+def _fitting_processes(runs: "Iterable[RunSettings]") -> int:
+    """Return the largest number of processes for this machine among which all runs can divide their batches."""
+    import torch
+
+    parts = [part for run in runs for part in (run, getattr(run, "autoencoder", None)) if part is not None]
+    sizes = [part.data.plan.global_batch_size // (part.engine.micro_batch_size or 1) for part in parts]
+    most = torch.cuda.device_count() or num_cores()
+    return max(number for number in range(1, most + 1) if not any(size % number for size in sizes))
+
+
+def _train_in_processes(number: int, config_path: str, corpus: str, out: str, overrides: tuple[str, ...]) -> int:
+    """Start this command once for each process, under torchrun, and return the exit code."""
+    from trainer.launch.elastic import launch
+
+    command = click.get_current_context().info_name
+    options = ["--config", config_path, "--corpus", corpus, "--out", out, *(f"--set={one}" for one in overrides)]
+    agent = ["--standalone", f"--nproc_per_node={number}", f"--shutdown_timeout={_SAVING}"]
+    return launch([*agent, "-m", "trainer", str(command), *options])
 
 
 @commands.command()

@@ -9,6 +9,7 @@ It differs from torchrun in three things:
 * A failure is one line instead of a traceback.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def launch(arguments: Sequence[str]) -> int:
     Args:
         arguments: The command line of torchrun.
     """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says below what it says in six lines
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     options = parse_args(list(arguments))
     try:
