@@ -530,7 +530,7 @@ class EvaluateSettings(Settings):
     judge_corpus: str | None = Field(
         None, description="corpus with captioned images from which the judge learns; null: the evaluated one"
     )
-    judge_steps: int = Field(350, ge=1, description="training steps of the network that judges generated images")
+    judge_steps: int = Field(1000, ge=1, description="training steps of the network that judges generated images")
     seed: int = Field(0, description="seed of the choice of samples and of the initial noise of images")
 
     @model_validator(mode="after")

@@ -155,10 +155,12 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _varied(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Vary images at random: shifted, brighter or darker, with noise."""
+    """Vary images at random: shifted, blurred as drawn ones often are, brighter or darker, with noise."""
     side, margin = x.shape[-1], x.shape[-1] // 16
     left, top = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
     x = F.pad(x, (margin,) * 4, mode="replicate")[:, :, top : top + side, left : left + side]
+    blurred = F.avg_pool2d(F.pad(x, (1,) * 4, mode="replicate"), 3, stride=1)
+    x = x.lerp(blurred, torch.rand(len(x), 1, 1, 1, generator=draw))
     contrast = 1 + _JITTER * torch.randn(len(x), 1, 1, 1, generator=draw)
     levels = _JITTER * torch.randn(len(x), 3, 1, 1, generator=draw)
     return x * contrast + levels + _GRAIN * torch.randn(x.shape, generator=draw)
