@@ -13,6 +13,7 @@ import click
 from pipelines import storage
 from pipelines.command_line import RERUN, end_on_sigterm, num_cores, run_commands
 from pipelines.errors import UserError
+from pipelines.running.quick_imports import quick_imports
 
 
 def main() -> None:
@@ -62,7 +63,8 @@ def _load(values: dict[str, Any]) -> tuple[Any, str]:
     """Return spec and output folder by a stage's options."""
     if not _has_manifest(values["out"]):
         _start_forkserver(values)
-    from pipelines.spec import load_spec
+    with quick_imports():
+        from pipelines.spec import load_spec
 
     spec = load_spec(values["spec_path"], values["overrides"])
     return spec, _hold(values["out"])
@@ -128,15 +130,17 @@ RETRY = click.option("--retry", type=click.Choice(["transient"]), help="Request 
 @RETRY
 def corpus(retry: str | None, **values: Any) -> None:
     """Build a corpus, all stages; a rerun continues where it was interrupted."""
-    from pipelines.finished import finished_corpus
-    from pipelines.summary import print_summary
-
     spec, out = _load(values)
+    with quick_imports():
+        from pipelines.finished import finished_corpus
+        from pipelines.summary import print_summary
+
     if retry is None and (manifest := finished_corpus(spec, out)) is not None:
         print_summary(manifest, out, {})
         return
     _start_forkserver(values)
-    from pipelines.corpus import build_corpus
+    with quick_imports():
+        from pipelines.corpus import build_corpus
 
     build_corpus(spec, out, _reporting_runner(values, out), retry=retry is not None)
 

@@ -38,13 +38,6 @@ MIN_TEXT_CHARS = 200
 """Length from which the text of a page with images is enough to know it again: some sentences, no title."""
 
 _ADDRESS = re.compile(r"https?://\S+")
-_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-# Most addresses, which are their own normal form: no default port, escape, parameter or dot segment
-_PLAIN = re.compile(
-    rf"https?://(?:(?:[a-z0-9-]+\.)*[a-z][a-z0-9-]*|{_OCTET}(?:\.{_OCTET}){{3}})(?::[1-9][0-9]{{3}})?"
-    r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*)?"
-)
-_MAX_PLAIN_CHARS = 200
 _MAX_SET = 1 << 18  # values of a type that are looked up in a set, which is faster and larger than a sorted array
 _DIGEST_BYTES = 16  # two of a billion values agree in so many with a probability of 10^-21
 
@@ -65,8 +58,6 @@ def sha256_of(value: str) -> str:
 
 def normal_url(url: str) -> str | None:
     """Return the spelling of a URL by which URLs are compared, without credentials; None if it is no http(s) URL."""
-    if len(url) <= _MAX_PLAIN_CHARS and _PLAIN.fullmatch(url):
-        return url
     try:
         return urls.canonical_url(urls.without_credentials(url))
     except ValueError:

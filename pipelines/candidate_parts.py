@@ -13,9 +13,12 @@ from pipelines.part_candidates import PartCandidates
 from pipelines.parts import PartFolder, Receipt, Tally, write_table
 from pipelines.spec import CorpusSpec
 
-MAX_ROWS = 20_000
+MAX_ROWS = 5_000
 MAX_BYTES = 32 << 20
-"""Candidates of a part, and bytes of their documents: later stages hold a part in memory, several times over."""
+"""Candidates of a part, and bytes of their documents: later stages hold a part in memory, several times over.
+
+A list of 20,000 rows so has parts for four workers after it was read by one.
+"""
 
 MAX_DROPS = 100_000
 CANDIDATE_SCHEMA = pa.schema(

@@ -5,6 +5,7 @@ the documents that are left, the groups that must stay in one split, and the spl
 rule repeats only the decisions; nothing before this stage is repeated.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,7 @@ from pipelines.faults import keep_tracebacks, refusal_of, unless_fault
 from pipelines.gone_rows import drop_gone
 from pipelines.images import normalise
 from pipelines.layout import decisions_folder, documents_folder, features_folder, traceback_folder
-from pipelines.parts import Receipt, Tally, stage_inputs
+from pipelines.parts import Receipt, Tally, read_rows, stage_inputs
 from pipelines.published import Published, earlier_manifest, load_published
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
@@ -129,13 +130,14 @@ class _MeasurePart(beam.DoFn):
 
 def _uses(part: str, out: str) -> Iterator[tuple[str, _ImageUse]]:
     """Yield (image's hash, use) for the images of the documents of a part, each once."""
-    yield from sorted(
-        {
-            (image.stored_sha256, _ImageUse(completed.document.build.dedup_group, part))
-            for completed, measured in read_measured(part, out)
-            for image in measured.images
-        }
-    )
+    documents = read_rows(documents_folder(out).file(part, ".parquet"), ["document"])
+    measured = read_rows(features_folder(out).file(part, ".parquet"), ["media"])
+    uses: set[tuple[str, _ImageUse]] = set()
+    for row, features in zip(documents, measured, strict=True):
+        if features["media"]:  # of the document nothing but its group is needed
+            use = _ImageUse(json.loads(row["document"])["build"]["dedup_group"], part)
+            uses |= {(image["stored_sha256"], use) for image in features["media"]}
+    yield from sorted(uses)
 
 
 def _overused(grouped: tuple[str, Iterable[_ImageUse]], least: int) -> Iterator[tuple[str, tuple[str, int]]]:

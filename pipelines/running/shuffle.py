@@ -96,8 +96,7 @@ class GroupByKey(beam.PTransform):
         if self._files is None:
             joined = sides | "Join" >> beam.Flatten() if len(sides) > 1 else sides[0]
             return joined | "Group" >> beam.GroupByKey()
-        grouped = _grouped(self._files, [(0, side) for side in sides], 1)
-        return grouped | "Values" >> beam.MapTuple(lambda key, found: (key, found[0]))
+        return _grouped(self._files, [(0, side) for side in sides], None)
 
 
 class CoGroupByKey(beam.PTransform):
@@ -114,9 +113,7 @@ class CoGroupByKey(beam.PTransform):
     def expand(self, sides: Mapping[str, beam.PCollection]) -> beam.PCollection:
         if self._files is None:
             return sides | "Group" >> beam.CoGroupByKey()
-        names = list(sides)
-        grouped = _grouped(self._files, list(enumerate(sides.values())), len(names))
-        return grouped | "ByName" >> beam.Map(_by_name, names)
+        return _grouped(self._files, list(enumerate(sides.values())), list(sides))
 
 
 class WriteRows(beam.PTransform):
@@ -144,19 +141,17 @@ def read_written(written: tuple[int, "_Run"]) -> Iterator[tuple[Any, Any]]:
     yield from ((key, value) for _, key, value in _read_run(written[1]))
 
 
-def _by_name(grouped: tuple[Any, tuple[list[Any], ...]], names: list[str]) -> tuple[Any, dict[str, list[Any]]]:
-    return grouped[0], dict(zip(names, grouped[1], strict=True))
-
-
-def _grouped(files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], num_sides: int) -> beam.PCollection:
-    """Return (key, a list of values for each side)."""
+def _grouped(
+    files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], names: list[str] | None
+) -> beam.PCollection:
+    """Return (key, lists of values by the names of sides), or of one side without a name (key, values)."""
     runs = tuple(
         rows | f"WriteRuns{place}" >> beam.ParDo(_WriteRuns(files.folder, side))
         for place, (side, rows) in enumerate(sides)
     )
     listed = runs | "JoinRuns" >> beam.Flatten() if len(runs) > 1 else runs[0]
     partitions = listed | "ByPartition" >> beam.GroupByKey()
-    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, num_sides, files.memory_bytes)
+    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, names, files.memory_bytes)
 
 
 class _Run(NamedTuple):
@@ -212,9 +207,12 @@ def key_hash(key: Any) -> int:
 
 
 def _read_partition(
-    partition: tuple[int, Iterable[_Run]], num_sides: int, memory_bytes: int
-) -> Iterator[tuple[Any, tuple[list[Any], ...]]]:
-    """Yield each key of a partition with its values, in as many passes as its rows are times the memory."""
+    partition: tuple[int, Iterable[_Run]], names: list[str] | None, memory_bytes: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each key of a partition with its values, in as many passes as its rows are times the memory.
+
+    Values are a list, or lists by the names of sides.
+    """
     found = sorted(partition[1])
     size = sum(sum(array("q", run.ranges)[1::2]) for run in found)
     num_passes = -(-size * OBJECT_BYTES // memory_bytes)
@@ -225,10 +223,11 @@ def _read_partition(
                 if hashed // NUM_PARTITIONS % num_passes == number:
                     sides = groups.get(key)
                     if sides is None:
-                        sides = groups[key] = tuple([] for _ in range(num_sides))
+                        sides = groups[key] = tuple([] for _ in names or ("",))
                     sides[run.side].append(value)
         while groups:
-            yield groups.popitem()
+            key, sides = groups.popitem()
+            yield key, sides[0] if names is None else dict(zip(names, sides, strict=True))
 
 
 def _read_run(run: _Run) -> Iterator[tuple[int, Any, Any]]:

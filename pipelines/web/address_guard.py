@@ -5,6 +5,7 @@ second answer of the name server has no effect.
 """
 
 import asyncio
+import functools
 import ipaddress
 import re
 import socket
@@ -27,6 +28,7 @@ _IPV6_INSIDE = tuple(  # prefixes that embed an IPv4 address, and the number of 
 )
 _IPV4_SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))  # is_global varies by release
 _TEREDO = ipaddress.IPv6Network("2001::/32")
+_MAX_JUDGED = 10_000  # addresses whose kind is remembered: each request asks for it two or three times
 
 # Codes of getaddrinfo that mean "there is no such name", as opposed to "the lookup failed".
 _NO_SUCH_NAME = frozenset(
@@ -43,6 +45,7 @@ class AddressError(OSError):
         self.detail = detail
 
 
+@functools.lru_cache(maxsize=_MAX_JUDGED)
 def is_public(address: str) -> bool:
     """Return whether an IP address is on the public internet; an IPv4 address embedded in IPv6 is judged itself."""
     ip: Address = ipaddress.ip_address(address)
@@ -127,6 +130,7 @@ def _named_hosts(entry: str) -> _NamedHosts:
     return _NamedHosts(pattern, port or None, re.fullmatch(r"[.*]*[0-9][0-9.*]*", host) is not None)
 
 
+@functools.lru_cache(maxsize=_MAX_JUDGED)
 def is_address(host: str) -> bool:
     """Return whether a host is an IP address, not a name."""
     try:
@@ -213,6 +217,7 @@ class AddressGuard(AbstractResolver):
         return addresses
 
 
+@functools.lru_cache(maxsize=_MAX_JUDGED)
 def is_loopback(address: str) -> bool:
     """Return whether an IP address is this machine itself."""
     return ipaddress.ip_address(address).is_loopback

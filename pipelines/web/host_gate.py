@@ -7,6 +7,7 @@ the last request ended. Neither blocks the event loop. A host that nobody asks a
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import struct
 import time
@@ -169,6 +170,7 @@ class HostGate:
             seconds = min(2 * seconds, _LAST_POLL_SECONDS)
 
 
+@functools.lru_cache(maxsize=MAX_IDLE_HOSTS)
 def _path(folder: str, lane: str) -> str:
     return os.path.join(folder, quote(lane, safe="")[:200])
 

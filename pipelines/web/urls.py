@@ -25,6 +25,13 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _PATH = _UNRESERVED | frozenset(b"!$&'()*+,;=:@/")  # RFC 3986, 3.3
 _QUERY = _PATH | frozenset(b"?[]|")  # brackets and bars appear unescaped in too many working URLs
 _ESCAPE_OR_BYTE = re.compile(rb"%[0-9A-Fa-f]{2}|.", re.DOTALL)
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+# Most addresses, which are their own normal form: no default port, escape, parameter or dot segment
+_PLAIN = re.compile(
+    rf"https?://((?:[a-z0-9-]+\.)*[a-z][a-z0-9-]*|{_OCTET}(?:\.{_OCTET}){{3}})(?::[1-9][0-9]{{3}})?"
+    r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*)?"
+)
+_MAX_PLAIN_CHARS = 200
 
 
 def _words(text: str) -> frozenset[str]:
@@ -78,6 +85,8 @@ def canonical_url(url: str) -> str:
     Raises:
         ValueError: If it is not an absolute http(s) URL with a valid host and port, or is longer than `MAX_URL_CHARS`.
     """
+    if (plain := _plain(url)) is not None and canonical_host(plain[1]) == plain[1]:
+        return url
     url = re.sub(r"[\t\r\n]", "", url.strip("".join(map(chr, range(33)))))
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"URL of {len(url)} characters; at most {MAX_URL_CHARS}")
@@ -173,6 +182,8 @@ def without_credentials(url: str) -> str:
 
     So are the URLs in its parameters, as those to which a login leads back.
     """
+    if _plain(url) is not None:
+        return url
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -231,6 +242,11 @@ def only_url(found: Iterable[str | None]) -> str | None:
     different = set(found)
     only = different.pop() if len(different) == 1 else None
     return without_credentials(only) if only else None
+
+
+def _plain(url: str) -> re.Match[str] | None:
+    """Return the match of an address without userinfo, parameter, fragment and escape, group 1 its host; else None."""
+    return _PLAIN.fullmatch(url) if len(url) <= _MAX_PLAIN_CHARS else None
 
 
 def _is_tracking(parameter: str) -> bool:

@@ -93,6 +93,7 @@ def _ours(folder: Path, url_list: Path, num_images: int, trusted: Path) -> Ran:
                 "media": {"images": {"image_size": 256, "encode_quality": 95, "resize_only_if_bigger": False}},
                 # Made images and captions resemble each other; img2dataset keeps them all.
                 "filters": {"duplicates": {"max_phash_distance": None, "min_jaccard": None}},
+                "sharding": {"max_samples": _shard_samples(num_images)},
             }
         },
     }
@@ -114,12 +115,17 @@ def _img2dataset(folder: Path, url_list: Path, num_images: int, trusted: Path) -
         "image_size": 256,
         "resize_mode": "keep_ratio",
         "encode_quality": 95,
-        "number_sample_per_shard": -(-num_images // (2 * NUM_WORKERS)),
+        "number_sample_per_shard": _shard_samples(num_images),
         "enable_wandb": False,
     }
     command = [str(Path(sys.executable).with_name("img2dataset"))]
     command += [f"--{name}={value}" for name, value in options.items()]
     return _checked(run_anew(command, out, environment=_trusting(trusted)), out, num_images)
+
+
+def _shard_samples(num_images: int) -> int:
+    """Return the samples of a shard of which each process has two."""
+    return -(-num_images // (2 * NUM_WORKERS))
 
 
 def _trusting(certificates: Path) -> dict[str, str]:

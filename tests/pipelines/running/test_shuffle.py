@@ -99,7 +99,7 @@ def test_a_pass_holds_no_more_rows_than_the_memory_takes(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(shuffle, "_read_run", counting)
     memory = size * shuffle.OBJECT_BYTES // 4
-    found = [key for key, _ in shuffle._read_partition((0, [run]), 1, memory)]
+    found = [key for key, _ in shuffle._read_partition((0, [run]), None, memory)]
     assert sorted(found) == list(range(20_000))
     assert len(held) in (4, 5)
 

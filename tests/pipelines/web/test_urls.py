@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.web import urls
 from pipelines.web.urls import (
     MAX_URL_CHARS,
     BaseUrl,
@@ -331,3 +332,52 @@ def test_srcset_is_read_by_the_html_algorithm(
     value: str, candidates: list[tuple[str, int | None, float | None]]
 ) -> None:
     assert [tuple(c) for c in parse_srcset(value)] == candidates
+
+
+def test_what_is_told_at_once_is_what_parsing_gives(monkeypatch: pytest.MonkeyPatch):
+    hosts = (
+        "example.org",
+        "a.b-c.example",
+        "xn--bcher-kva.example",
+        "-.org",
+        "127.0.0.1",
+        "1.2.3.256",
+        "a..b",
+        "0x7f.org",
+    )
+    ends = ("", ":8080", ":80", ":443", ":0080", ":99999")
+    paths = (
+        "",
+        "/",
+        "/a/b-1_2.~x",
+        "/.",
+        "/a/../b",
+        "/a..b/",
+        "//a",
+        "/a;b=c",
+        "/a?b",
+        "/a#b",
+        "/%7Ea",
+        "/" + "a" * 200,
+    )
+    addresses = [f"{s}://{h}{e}{p}" for s in ("http", "https", "HTTP") for h in hosts for e in ends for p in paths]
+
+    def found() -> list[tuple[str | None, str]]:
+        urls.canonical_url.cache_clear()
+        urls.without_credentials.cache_clear()
+        return [(canonical_or_none(url), urls.without_credentials(url)) for url in addresses]
+
+    at_once = found()
+    monkeypatch.setattr(urls, "_plain", lambda url: None)
+    assert at_once == found()
+    assert (
+        at_once[addresses.index("http://a.b-c.example:8080/a/b-1_2.~x")]
+        == ("http://a.b-c.example:8080/a/b-1_2.~x",) * 2
+    )
+
+
+def canonical_or_none(url: str) -> str | None:
+    try:
+        return urls.canonical_url(url)
+    except ValueError:
+        return None
