@@ -96,7 +96,7 @@ _STRIPPED = _Stripped()
 
 def split_words(text: str) -> Words:
     """Split a text into words, by its script."""
-    unspaced = [] if text.isascii() else _unspaced_chars(text)
+    unspaced = [] if text.isascii() else unspaced_chars(text)
     if unspaced and 2 * len(unspaced) > sum(map(str.isalpha, text)):
         east_asian = sum(char >= "\u2000" for char in unspaced)
         tokens = _UNSPACED_TOKEN.findall(text.lower())
@@ -105,7 +105,7 @@ def split_words(text: str) -> Words:
     return Words(list(filter(None, map(_STRIPPED.__getitem__, written))), 1, len(written))
 
 
-def _unspaced_chars(text: str) -> list[str]:
+def unspaced_chars(text: str) -> list[str]:
     """Return the characters of scripts written without spaces; that there are none is found out soonest by numbers."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     later = codes[codes >= ord(_FIRST_UNSPACED)]
