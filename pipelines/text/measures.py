@@ -24,8 +24,9 @@ _PUNCTUATION = string.punctuation + "“”„‘’‚«»‹›…–—·•�
 _ASCII_KINDS = tuple(  # letters and punctuation
     bytes(code for code in range(128) if unicodedata.category(chr(code))[0] == kind) for kind in "LP"
 )
-_MIN_CHARS_OF_NUMBERS = 500
+_MIN_CHARS_OF_NUMBERS = 200
 _MAX_STRIPPED, _MAX_STRIPPED_CHARS = 1 << 15, 50  # words that are remembered, some 6 MB, and the longest of them
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’»)\]]*(?=\s|$)|[。！？｡।۔؟]")
 _SENTENCE_MARKS = frozenset(".!?…。！？｡।۔؟\"'”’»』」")
@@ -76,7 +77,7 @@ class Words:
 
     def fraction_in(self, words: frozenset[str]) -> float:
         """Return the share of the tokens that are in `words`."""
-        return sum(map(self.counts.__getitem__, self.counts.keys() & words)) / max(len(self.tokens), 1)
+        return sum(map(words.__contains__, self.tokens)) / max(len(self.tokens), 1)
 
 
 class _Stripped(dict[str, str]):
@@ -280,26 +281,45 @@ def character_repetition(text: str, n: int = 10) -> float:
     if len(text) <= n:
         return 0.0
     counts = _substring_counts(text, n)
-    if len(counts) == len(text) - n + 1:
+    if counts is None:
         return 0.0
     num_frequent = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
     return int(np.sort(counts)[len(counts) - num_frequent :].sum()) / int(counts.sum())
 
 
-def _substring_counts(text: str, n: int) -> np.ndarray:
-    """Return how often each substring of n characters occurs."""
-    alphabet = {character: number for number, character in enumerate(sorted(set(text)))}
-    # As digits of a number, 10 characters fit 64 bits up to an alphabet of 84. A short text is counted sooner.
-    if len(text) < _MIN_CHARS_OF_NUMBERS or len(alphabet) ** n > 2**64:
-        return np.array(list(Counter([text[i : i + n] for i in range(len(text) - n + 1)]).values()))
-    digits = np.fromiter(map(alphabet.__getitem__, text), np.uint64, len(text))
-    keys = np.zeros(len(text) - n + 1, np.uint64)
-    for i in range(n):
-        keys *= np.uint64(len(alphabet))
-        keys += digits[i : len(keys) + i]
+def _substring_counts(text: str, n: int) -> np.ndarray | None:
+    """Return how often each substring of n characters occurs; None if each occurs once."""
+    keys = _substring_keys(text, n) if len(text) >= _MIN_CHARS_OF_NUMBERS else None
+    if keys is None:
+        substrings = [text[i : i + n] for i in range(len(text) - n + 1)]
+        return np.array([*Counter(substrings).values()]) if len(set(substrings)) < len(substrings) else None
     keys.sort()
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    return np.diff(ends, prepend=-1)
+    ends = np.flatnonzero(keys[1:] != keys[:-1])
+    return np.diff(ends, prepend=-1, append=len(keys) - 1) if len(ends) < len(keys) - 1 else None
+
+
+def _substring_keys(text: str, n: int) -> np.ndarray | None:
+    """Return each substring of n characters as the digits of a number; None if they do not fit 64 bits.
+
+    10 characters do so up to an alphabet of 84.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_used = np.zeros(int(codes.max()) + 1, bool)
+    is_used[codes] = True
+    base = np.count_nonzero(is_used)
+    if base**n > 2**64:
+        return None
+    return _join_digits((is_used.cumsum(dtype=np.uint64) - np.uint64(1))[codes], base, n)
+
+
+def _join_digits(digits: np.ndarray, base: int, n: int) -> np.ndarray:
+    """Return the number that each n adjacent digits make up, from those of half as many."""
+    if n == 1:
+        return digits
+    half = n // 2
+    numbers = _join_digits(digits, base, half)
+    numbers = numbers[:-half] * np.uint64(base**half) + numbers[half:]
+    return numbers[:-1] * np.uint64(base) + digits[n - 1 :] if n % 2 else numbers
 
 
 class Characters(NamedTuple):
@@ -313,11 +333,11 @@ class Characters(NamedTuple):
 def count_characters(text: str) -> Characters:
     """Count letters (with their marks) and punctuation among all characters."""
     text = " ".join(text.split())
-    if text.isascii():
-        written = text.encode()
-        letters, punctuation = (len(written) - len(written.translate(None, kind)) for kind in _ASCII_KINDS)
-        return Characters(len(written), letters, punctuation)
-    kinds: Counter[str] = Counter()
-    for char, number in Counter(text).items():
-        kinds[unicodedata.category(char)[0]] += number
-    return Characters(len(text), kinds["L"] + kinds["M"], kinds["P"])
+    written = text.encode("ascii", "ignore")
+    letters, punctuation = (len(written) - len(written.translate(None, kind)) for kind in _ASCII_KINDS)
+    if len(written) < len(text):
+        for char, number in Counter("".join(_NOT_ASCII.findall(text))).items():
+            kind = unicodedata.category(char)[0]
+            letters += number * (kind in "LM")
+            punctuation += number * (kind == "P")
+    return Characters(len(text), letters, punctuation)
