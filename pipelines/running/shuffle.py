@@ -85,18 +85,19 @@ class GroupByKey(beam.PTransform):
 
     Args:
         files: Where rows are written meanwhile; None: the runner groups by itself.
+        least: Values of a key that matter: a key with fewer may be left out.
     """
 
-    def __init__(self, files: ShuffleFiles | None) -> None:
+    def __init__(self, files: ShuffleFiles | None, least: int = 1) -> None:
         super().__init__()
-        self._files = files
+        self._files, self._least = files, least
 
     def expand(self, rows: Any) -> beam.PCollection:
         sides = rows if isinstance(rows, tuple) else (rows,)
         if self._files is None:
             joined = sides | "Join" >> beam.Flatten() if len(sides) > 1 else sides[0]
             return joined | "Group" >> beam.GroupByKey()
-        grouped = _grouped(self._files, [(0, side) for side in sides], 1)
+        grouped = _grouped(self._files, [(0, side) for side in sides], 1, self._least)
         return grouped | "Values" >> beam.MapTuple(lambda key, found: (key, found[0]))
 
 
@@ -148,15 +149,17 @@ def _by_name(grouped: tuple[Any, tuple[list[Any], ...]], names: list[str]) -> tu
     return grouped[0], dict(zip(names, grouped[1], strict=True))
 
 
-def _grouped(files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], num_sides: int) -> beam.PCollection:
-    """Return (key, a list of values for each side)."""
+def _grouped(
+    files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], num_sides: int, least: int = 1
+) -> beam.PCollection:
+    """Return (key, a list of values for each side) of each key with at least `least` values."""
     runs = tuple(
         rows | f"WriteRuns{place}" >> beam.ParDo(_WriteRuns(files.folder, side))
         for place, (side, rows) in enumerate(sides)
     )
     listed = runs | "JoinRuns" >> beam.Flatten() if len(runs) > 1 else runs[0]
     partitions = listed | "ByPartition" >> beam.GroupByKey()
-    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, num_sides, files.memory_bytes)
+    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, num_sides, files.memory_bytes, least)
 
 
 class _Run(NamedTuple):
@@ -212,9 +215,9 @@ def key_hash(key: Any) -> int:
 
 
 def _read_partition(
-    partition: tuple[int, Iterable[_Run]], num_sides: int, memory_bytes: int
+    partition: tuple[int, Iterable[_Run]], num_sides: int, memory_bytes: int, least: int = 1
 ) -> Iterator[tuple[Any, tuple[list[Any], ...]]]:
-    """Yield each key of a partition with its values, in as many passes as its rows are times the memory."""
+    """Yield each key of a partition that has enough values, in as many passes as its rows are times the memory."""
     found = sorted(partition[1])
     size = sum(sum(array("q", run.ranges)[1::2]) for run in found)
     num_passes = -(-size * OBJECT_BYTES // memory_bytes)
@@ -228,7 +231,9 @@ def _read_partition(
                         sides = groups[key] = tuple([] for _ in range(num_sides))
                     sides[run.side].append(value)
         while groups:
-            yield groups.popitem()
+            key, values = groups.popitem()
+            if least == 1 or sum(map(len, values)) >= least:
+                yield key, values
 
 
 def _read_run(run: _Run) -> Iterator[tuple[int, Any, Any]]:
