@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 _EAST_ASIAN = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han, kana
 _SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -298,7 +299,7 @@ def _substring_counts(text: str, n: int) -> np.ndarray | None:
     return np.diff(ends, prepend=-1, append=len(keys) - 1) if len(ends) < len(keys) - 1 else None
 
 
-def _substring_keys(text: str, n: int) -> np.ndarray | None:
+def _substring_keys(text: str, n: int) -> NDArray[np.uint64] | None:
     """Return each substring of n characters as the digits of a number; None if they do not fit 64 bits.
 
     10 characters do so up to an alphabet of 84.
@@ -306,20 +307,22 @@ def _substring_keys(text: str, n: int) -> np.ndarray | None:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     is_used = np.zeros(int(codes.max()) + 1, bool)
     is_used[codes] = True
-    base = np.count_nonzero(is_used)
+    base = int(np.count_nonzero(is_used))
     if base**n > 2**64:
         return None
     return _join_digits((is_used.cumsum(dtype=np.uint64) - np.uint64(1))[codes], base, n)
 
 
-def _join_digits(digits: np.ndarray, base: int, n: int) -> np.ndarray:
+def _join_digits(digits: NDArray[np.uint64], base: int, n: int) -> NDArray[np.uint64]:
     """Return the number that each n adjacent digits make up, from those of half as many."""
     if n == 1:
         return digits
     half = n // 2
     numbers = _join_digits(digits, base, half)
     numbers = numbers[:-half] * np.uint64(base**half) + numbers[half:]
-    return numbers[:-1] * np.uint64(base) + digits[n - 1 :] if n % 2 else numbers
+    if n % 2:
+        numbers = numbers[:-1] * np.uint64(base) + digits[n - 1 :]
+    return numbers
 
 
 class Characters(NamedTuple):

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _bench_records(label: str, records: list[Record]) -> None:
         "MinHash signature": lambda record: minhash(record.text, duplicates),
     }
     for what, work in parts.items():
-        (rates,) = interleave(ROUNDS, lambda work=work: _rate(work, records))
+        (rates,) = interleave(ROUNDS, partial(_rate, work, records))
         figure("text", f"{label}: {what}", max(rates), f"docs/s, {max(rates) * megabytes:.2f} MB/s")
 
 
