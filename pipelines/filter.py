@@ -402,7 +402,7 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         )
         edges = (
             joined.clusters | "ByCluster" >> GroupByKey(files) | "BindClusters" >> beam.FlatMap(bind),
-            found.images | "ByImage" >> GroupByKey(files) | "BindImages" >> beam.FlatMap(bind),
+            found.images | "ByImage" >> GroupByKey(files, least=2) | "BindImages" >> beam.FlatMap(bind),
         )
         roots = edges | "FindRoots" >> ConnectedComponents(files)
         groups = (

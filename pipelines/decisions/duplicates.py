@@ -21,6 +21,8 @@ from pydantic import Field, model_validator
 
 from pipelines.drop_reasons import Reason
 from pipelines.settings import Settings
+from pipelines.text.measures import unspaced_chars
+from pipelines.text.ngram_hashes import ngram_hashes
 
 RULES: tuple[Reason, ...] = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
 """Reasons to drop a record of a cluster: the strictest of the rules that put it there."""
@@ -102,6 +104,8 @@ _TOKEN = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
     "|[^\\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+_WORD = re.compile(r"[^\W_]+")
+_ASCII_WORDS = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
 _BLOCK = 2_048  # n-grams hashed at once, so that a book needs no more memory than an article
 
 
@@ -111,18 +115,10 @@ def minhash(text: str, settings: DuplicateSettings) -> bytes | None:
     Case, punctuation and space are ignored. A text shorter than an n-gram is one n-gram; a text without words has no
     signature, and no duplicates.
     """
-    words = _TOKEN.findall(text.lower())
+    words = _words(text)
     if not words:
         return None
-    n = min(settings.ngram_words, len(words))
-    hashes = {
-        word: int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") for word in set(words)
-    }
-    word_hashes = np.array([hashes[word] for word in words], np.uint64)
-    grams = np.zeros(len(words) - n + 1, np.uint64)
-    for i in range(n):  # a polynomial in the words' hashes, modulo 2^64
-        grams = grams * _MULTIPLIER + word_hashes[i : i + len(grams)]
-    grams = np.unique(grams)
+    grams = ngram_hashes(words, min(settings.ngram_words, len(words)))
     seeds = _seeds(settings.num_bands * settings.rows_per_band)
     lowest = np.full(len(seeds), np.iinfo(np.uint64).max, np.uint64)
     for start in range(0, len(grams), _BLOCK):
@@ -131,7 +127,11 @@ def minhash(text: str, settings: DuplicateSettings) -> bytes | None:
     return lowest.astype("<u8").tobytes()
 
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+def _words(text: str) -> list[str]:
+    """Return the words of a text in lower case, the way that is fastest for its characters."""
+    if text.isascii():
+        return text.translate(_ASCII_WORDS).split()
+    return (_TOKEN if unspaced_chars(text) else _WORD).findall(text.lower())
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

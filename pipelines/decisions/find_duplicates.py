@@ -24,10 +24,14 @@ from pipelines.decisions.duplicates import (
 from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles
 
-shuffle_by_fields(Member, ClusterMember)
+shuffle_by_fields(ClusterMember)
 
 MEMBERS_AT_ONCE = 1 << 16
 """Members of bands that a worker holds to find equal ones: 20 MB."""
+
+
+_Row = tuple[bytes, tuple[str, bytes]]
+"""The key of a band and the fields of a `Member`: a text has 15 of them, and a plain tuple is written fastest."""
 
 
 class _JoinedRecord(TypedDict):
@@ -54,7 +58,7 @@ class FindDuplicates(beam.PTransform):
         )
         linked = (
             cut.members
-            | "MeetInBands" >> GroupByKey(self._files)
+            | "MeetInBands" >> GroupByKey(self._files, least=2)
             | "LinkInBands" >> beam.FlatMap(_link_band, self._settings).with_output_types(tuple[Edge, int])
         )
         edges = (
@@ -91,9 +95,7 @@ class _CutIntoBands(beam.DoFn):
     def start_bundle(self) -> None:
         self._first: dict[tuple[bytes, bytes], str] = {}
 
-    def process(
-        self, fingerprint: Fingerprint
-    ) -> Iterator[tuple[bytes, Member] | TaggedOutput[Literal["equal"], tuple[Edge, int]]]:
+    def process(self, fingerprint: Fingerprint) -> Iterator[_Row | TaggedOutput[Literal["equal"], tuple[Edge, int]]]:
         for key, member in band_rows(fingerprint, self._settings[fingerprint.scope]):
             first = self._first.setdefault((key, member.sketch), member.id)
             if first != member.id:
@@ -105,17 +107,17 @@ class _CutIntoBands(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from map(GlobalWindows.windowed_value, self._flush())
 
-    def _flush(self) -> Iterator[tuple[bytes, Member]]:
-        yield from ((key, Member(first, sketch)) for (key, sketch), first in self._first.items())
+    def _flush(self) -> Iterator[_Row]:
+        yield from ((key, (first, sketch)) for (key, sketch), first in self._first.items())
         self._first = {}
 
 
 def _link_band(
-    grouped: tuple[bytes, Iterable[Member]], settings: dict[str, DuplicateSettings]
+    grouped: tuple[bytes, Iterable[tuple[str, bytes]]], settings: dict[str, DuplicateSettings]
 ) -> Iterator[tuple[Edge, int]]:
     key, members = grouped
     rule, scope = read_band_key(key)
-    for edge in link_band(key, members, settings[scope]):
+    for edge in link_band(key, map(Member._make, members), settings[scope]):
         yield edge, rule
 
 

@@ -30,6 +30,7 @@ _IMAGE_SOURCE = re.compile(
 )
 # TeX in an attribute: MathJax 4 and Tiptap, Zhihu, KaTeX's auto-render, mdnice.
 _TEX_ATTRIBUTES = ("data-latex", "data-tex", "data-katex", "data-formula")
+_TEX_ATTRIBUTE = re.compile(r" data-(?:latex|tex|katex|formula|value|mathml)=")
 _FLAG = re.compile(r"true|false|\d+", re.IGNORECASE)  # in such an attribute: a setting or a number
 _TEX_SIGN = re.compile(r"[\\^_{}]")
 _WORD = re.compile(r"[^\W\d_\u0370-\u03ff]{2,}")  # Greek letters side by side are symbols
@@ -38,11 +39,18 @@ _MAX_NESTED = 8  # elements in one another that may be formulas: what is below e
 _MAX_BEFORE = 8  # elements that MathJax puts before its script; it takes two
 _MAX_BESIDE = 100  # elements looked at for the MathML of an image
 
-# One of these is in the source of every page that has a formula, but for those with images of class `tex`.
-_MARKS = (
-    *("<math", "math/", "math-", "mjx-", "latex", "katex", "texrender", "ql-img", "ql-formula", "equation?tex="),
-    *("?formula=", "data-tex", "data-mathml", "data-formula", "data-value"),
-)
+# One of these is in the source of every page that has a formula, but for those with images of class `tex`. They are
+# looked for where what they have in common is there.
+_MARKS = {
+    b"math": (b"<math", b"math/", b"math-", b"data-mathml"),
+    b"mjx-": (b"mjx-",),
+    b"atex": (b"latex", b"katex"),
+    b"texrender": (b"texrender",),
+    b"ql-img": (b"ql-img",),
+    b"formula": (b"ql-formula", b"?formula=", b"data-formula"),
+    b"tex=": (b"equation?tex=",),
+    b"data-": (b"data-tex", b"data-value"),
+}
 
 _INVISIBLE_OPERATORS = {"\u2061": "", "\u2062": "", "\u2063": ",", "\u2064": "+"}
 _SCRIPTS = frozenset({"msup", "msub", "msubsup", "mover", "munder", "munderover", "mmultiscripts"})
@@ -52,8 +60,17 @@ _UNSEEN = frozenset({"annotation", "annotation-xml", "mphantom", "maligngroup", 
 
 def may_hold_formula(source: str, elements: Iterable[Element]) -> bool:
     """Return False for a page that has no formula, by its source and its elements: most have none."""
-    lowered = source.lower()
-    return any(mark in lowered for mark in _MARKS) or any(e.tag == "img" and "tex" in e.classes for e in elements)
+    lowered = source.encode("utf-8", "replace").lower()
+    is_marked = any(common in lowered and any(mark in lowered for mark in marks) for common, marks in _MARKS.items())
+    return is_marked or any(e.tag == "img" and "tex" in e.classes for e in elements)
+
+
+def may_replace_elements(source: str) -> bool:
+    """Return False for a page in which no element but scripts and images is reduced to a formula, or goes with one."""
+    if "<math" in source or "<mjx-" in source or _TEX_ATTRIBUTE.search(source):
+        return True
+    lowered = source.encode("utf-8", "replace").lower()
+    return b"katex" in lowered or b"math/" in lowered
 
 
 def reduce_formulas(root: Element) -> None:

@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.pages.formulas import is_formula_script, may_hold_formula, reduce_formulas, source_attributes
+from pipelines.pages.formulas import (
+    is_formula_script,
+    may_hold_formula,
+    may_replace_elements,
+    reduce_formulas,
+    source_attributes,
+)
 from pipelines.pages.image_references import is_image_name
 from pipelines.pages.tree import INVISIBLE, Element
 
@@ -43,16 +49,28 @@ _VOID = frozenset(
 _DOUBLY_ESCAPED = r"(?i:<script)[\s/>](?:[^<-]++|-(?!->)|<(?!/(?i:script)[\s/>]))*+(?:</(?i:script)[\s/>]|(?=-->)|\Z)"
 _ESCAPED = rf"(?:[^<-]++|-(?!->)|<(?!/?(?i:script)[\s/>])|{_DOUBLY_ESCAPED})*+(?:-->|(?=</script>)|\Z)"
 _SCRIPT = rf"(?:[^<]++|<(?!/script>|!--)|<!--(?:-*+>|{_ESCAPED}))*+"
+_RAW = "(?P<raw>(?P<script>script)|style|xmp|iframe|noembed|noframes|(?P<last>plaintext))(?=[ >])(?P<of_raw>[^>]*)>"
+_WITHIN = f"(?(script){_SCRIPT}|(?(last).*(?=</plaintext>)|.*?))"
 _WRITTEN = re.compile(
     rf"""<(?:
-    (?P<raw>(?P<script>script)|style|xmp|iframe|noembed|noframes|(?P<last>plaintext))(?=[ >])(?P<of_raw>[^>]*)>
-    (?P<within>(?(script){_SCRIPT}|(?(last).*(?=</plaintext>)|.*?)))(?:</(?P=raw)>|\Z)
+    {_RAW}(?P<within>{_WITHIN})(?:</(?P=raw)>|\Z)
     |(?P<name>/?[A-Za-z][^ \t\n\f/>]*)(?P<attributes>[^>]*)>
     |!--.*?-->
     |[!?][^>]*>
     )(?P<text>[^<]*)""",
     re.DOTALL | re.VERBOSE,
 )
+LEADING = frozenset({"a", "area", "base", "frame", "iframe", "link", "meta"})
+"""Elements that lead to other pages, or tell what such a reference is relative to."""
+_LEADING = re.compile(
+    rf"""<(?:
+    {_RAW}{_WITHIN}(?:</(?P=raw)>|\Z)
+    |(?P<name>a|area|base|frame|link|meta|/?noscript)(?=[ >])(?P<attributes>[^>]*)>
+    |!--.*?-->
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
+_HIDDEN = re.compile(r"<(?:template|object|amp-)")  # of what these hold some is not shown
 _WRITTEN_ATTRIBUTE = re.compile(r' ([^ \t\n\f/>][^ \t\n\f/>=]*)="([^"]*)"')
 
 
@@ -69,8 +87,38 @@ def parse_html(text: str) -> Tree:
     Declarative shadow roots take the place of what their hosts hold, and what shows an image or a video by another
     element is an `img` or a `video`: those of AMP, `<object>`, `<embed>`, and a `<picture>` without an `<img>`.
     """
+    return _tree(_written(text))
+
+
+def parse_leading(text: str) -> list[Element]:
+    """Return the elements of a page that lead elsewhere, in document order, each below a `noscript` if it is in one.
+
+    They are those of `parse_html`, found without making a tree, unless parts of the page are not shown or are formulas.
+    """
+    written = _written(text)
+    if _HIDDEN.search(written) or may_replace_elements(written):
+        return [element for element in _tree(written).elements if element.tag in LEADING]
+    elements: list[Element] = []
+    enclosing: list[Element] = []  # `noscript` elements
+    for raw, _, _, of_raw, name, attributes in _LEADING.findall(written):
+        if name == "/noscript":
+            enclosing = enclosing[:-1]
+        elif name or raw in LEADING:
+            element = Element(name or raw, _attributes(attributes or of_raw), enclosing[-1] if enclosing else None)
+            if name == "noscript":
+                enclosing.append(element)
+            else:
+                elements.append(element)
+    return elements
+
+
+def _written(text: str) -> str:
+    """Return a page as the parser writes it."""
     document = HTMLTree.parse(_with_few_attributes(text)).document
-    written = document.html if document is not None else ""
+    return document.html if document is not None else ""
+
+
+def _tree(written: str) -> Tree:
     root, elements = _read(written)
     named_anew = [element for element in elements if element.tag in _NAMED_ANEW]
     if named_anew:

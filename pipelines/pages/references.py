@@ -5,9 +5,9 @@ from urllib.parse import urlsplit
 
 from pipelines.web.urls import BaseUrl
 
-# A path below the base's folder, and a fragment: what needs no rule but to be put behind the folder. A folder may not
-# begin with a dot, nor a name hold `;`, which may begin a session's id.
-_PLAIN = re.compile(r"([A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?(?:#.*)?", re.ASCII)
+# A path below the base's folder: what needs no rule but to be put behind the folder. A folder may not begin with a dot,
+# nor a name hold `;`, which may begin a session's id.
+_PLAIN = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?", re.ASCII)
 _MAX_PLAIN_CHARS = 500
 
 
@@ -31,7 +31,13 @@ class References:
             return self._resolved[reference]
         except KeyError:
             pass
-        match = _PLAIN.fullmatch(reference) if len(reference) < _MAX_PLAIN_CHARS else None
-        found = f"{self._folder}{match[1]}" if match and match[1] else self._base.resolve(reference)
+        is_short = len(reference) < _MAX_PLAIN_CHARS
+        whole, mark, _ = reference.partition("#")
+        if mark and is_short and whole[-1:].strip() == whole[-1:]:  # else its last space would count
+            found = self.resolve(whole)
+        elif is_short and _PLAIN.fullmatch(reference):
+            found = f"{self._folder}{reference}"
+        else:
+            found = self._base.resolve(reference)
         self._resolved[reference] = found
         return found

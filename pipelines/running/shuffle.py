@@ -85,18 +85,19 @@ class GroupByKey(beam.PTransform):
 
     Args:
         files: Where rows are written meanwhile; None: the runner groups by itself.
+        least: Values of a key that matter: a key with fewer may be left out.
     """
 
-    def __init__(self, files: ShuffleFiles | None) -> None:
+    def __init__(self, files: ShuffleFiles | None, least: int = 1) -> None:
         super().__init__()
-        self._files = files
+        self._files, self._least = files, least
 
     def expand(self, rows: Any) -> beam.PCollection:
         sides = rows if isinstance(rows, tuple) else (rows,)
         if self._files is None:
             joined = sides | "Join" >> beam.Flatten() if len(sides) > 1 else sides[0]
             return joined | "Group" >> beam.GroupByKey()
-        return _grouped(self._files, [(0, side) for side in sides], None)
+        return _grouped(self._files, [(0, side) for side in sides], None, self._least)
 
 
 class CoGroupByKey(beam.PTransform):
@@ -142,16 +143,19 @@ def read_written(written: tuple[int, "_Run"]) -> Iterator[tuple[Any, Any]]:
 
 
 def _grouped(
-    files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], names: list[str] | None
+    files: ShuffleFiles, sides: list[tuple[int, beam.PCollection]], names: list[str] | None, least: int = 1
 ) -> beam.PCollection:
-    """Return (key, lists of values by the names of sides), or of one side without a name (key, values)."""
+    """Return (key, lists of values by the names of sides), or of one side without a name (key, values).
+
+    Keys with fewer than `least` values are left out.
+    """
     runs = tuple(
         rows | f"WriteRuns{place}" >> beam.ParDo(_WriteRuns(files.folder, side))
         for place, (side, rows) in enumerate(sides)
     )
     listed = runs | "JoinRuns" >> beam.Flatten() if len(runs) > 1 else runs[0]
     partitions = listed | "ByPartition" >> beam.GroupByKey()
-    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, names, files.memory_bytes)
+    return partitions | "ReadPartitions" >> beam.FlatMap(_read_partition, names, files.memory_bytes, least)
 
 
 class _Run(NamedTuple):
@@ -207,9 +211,9 @@ def key_hash(key: Any) -> int:
 
 
 def _read_partition(
-    partition: tuple[int, Iterable[_Run]], names: list[str] | None, memory_bytes: int
+    partition: tuple[int, Iterable[_Run]], names: list[str] | None, memory_bytes: int, least: int = 1
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield each key of a partition with its values, in as many passes as its rows are times the memory.
+    """Yield each key that has enough values with them, in as many passes as its rows are times the memory.
 
     Values are a list, or lists by the names of sides.
     """
@@ -227,7 +231,8 @@ def _read_partition(
                     sides[run.side].append(value)
         while groups:
             key, sides = groups.popitem()
-            yield key, sides[0] if names is None else dict(zip(names, sides, strict=True))
+            if least == 1 or sum(map(len, sides)) >= least:
+                yield key, sides[0] if names is None else dict(zip(names, sides, strict=True))
 
 
 def _read_run(run: _Run) -> Iterator[tuple[int, Any, Any]]:

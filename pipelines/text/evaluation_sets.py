@@ -4,24 +4,20 @@ Of the sets only 64-bit hashes of their n-grams are kept in memory, 8 bytes each
 """
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.settings import Settings
+from pipelines.text.ngram_hashes import Hashes, ngram_hashes
 
 _WORD = re.compile(r"\w+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-Hashes = NDArray[np.uint64]
 
 
 class EvaluationSets(Settings):
@@ -47,7 +43,7 @@ def find_overlap(text: str, settings: EvaluationSets) -> tuple[str, int] | None:
     Raises:
         UserError: If a file of the sets cannot be read, or has no n-gram.
     """
-    own = ngram_hashes(text, settings.ngram)
+    own = _different(text, settings.ngram)
     if not len(own):
         return None
     for name, hashes in _sets(tuple(settings.files), settings.ngram):
@@ -58,21 +54,9 @@ def find_overlap(text: str, settings: EvaluationSets) -> tuple[str, int] | None:
     return None
 
 
-def ngram_hashes(text: str, ngram: int) -> Hashes:
-    """Return the sorted, different hashes of the n-grams of a text's words; none if it has fewer words."""
-    words = _WORD.findall(text.lower())
-    if len(words) < ngram:
-        return np.zeros(0, np.uint64)
-    known = {word: _word_hash(word) for word in set(words)}
-    hashes = np.array([known[word] for word in words], np.uint64)
-    grams = np.zeros(len(words) - ngram + 1, np.uint64)
-    for i in range(ngram):  # a polynomial in the words' hashes, modulo 2^64
-        grams = grams * _MULTIPLIER + hashes[i : i + len(grams)]
-    return np.unique(grams)
-
-
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def _different(text: str, ngram: int) -> Hashes:
+    """Return the sorted, different hashes of the n-grams of a text's words."""
+    return np.unique(ngram_hashes(_WORD.findall(text.lower()), ngram))
 
 
 @functools.lru_cache(maxsize=4)
@@ -80,7 +64,7 @@ def _sets(files: tuple[str, ...], ngram: int) -> list[_Set]:
     """Read the sets, once per process."""
     found: list[_Set] = []
     for path in files:
-        grams = [ngram_hashes(item, ngram) for item in _items(path)]
+        grams = [_different(item, ngram) for item in _items(path)]
         hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))
         if not len(hashes):
             raise UserError(f"{path}: no item of the evaluation set has {ngram} words")

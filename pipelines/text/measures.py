@@ -1,17 +1,23 @@
 """Counts of a text: words, repetition, punctuation. The rules on these numbers are in quality.py."""
 
+import functools
 import itertools
+import math
 import re
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 _EAST_ASIAN = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han, kana
 _SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+_FIRST_UNSPACED = "\u0e00"
+_LATER = re.compile(f"[{_FIRST_UNSPACED}-\U0010ffff]")
 _UNSPACED = re.compile(f"[{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]")
 _UNSPACED_TOKEN = re.compile(rf"[{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]|[^\W_{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]+")
 _PUNCTUATION = string.punctuation + "“”„‘’‚«»‹›…–—·•¿¡、。，！？：；「」『』（）।؟،"
@@ -19,23 +25,34 @@ _PUNCTUATION = string.punctuation + "“”„‘’‚«»‹›…–—·•�
 _ASCII_KINDS = tuple(  # letters and punctuation
     bytes(code for code in range(128) if unicodedata.category(chr(code))[0] == kind) for kind in "LP"
 )
-_MIN_CHARS_OF_NUMBERS = 500
+_MIN_CHARS_OF_NUMBERS = 200
+_MAX_STRIPPED, _MAX_STRIPPED_CHARS = 1 << 15, 50  # words that are remembered, some 6 MB, and the longest of them
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’»)\]]*(?=\s|$)|[。！？｡।۔؟]")
-_SENTENCE_MARKS = (*".!?…。！？｡।۔؟", *"\"'”’»』」")
+_SENTENCE_MARKS = frozenset(".!?…。！？｡।۔؟\"'”’»』」")
+_CLOSING = ")]） "
 ELLIPSES = ("...", "…")
-BULLETS = ("•", "‣", "◦", "▪", "■", "●", "-", "–", "*")
+BULLETS = frozenset("•‣◦▪■●-–*")
 
 
-class Words(NamedTuple):
+@dataclass(frozen=True)
+class Words:
     """Words of a text in lower case without surrounding punctuation; punctuation alone is no word.
 
     If most letters are of a script written without spaces, `tokens` are its characters (and runs of other letters), and
     `chars_per_word` of them count as a word: 2 in Chinese and Japanese, 5 in Thai, Lao, Burmese and Khmer.
+    `num_between_spaces` also counts what is no word.
     """
 
     tokens: list[str]
     chars_per_word: int
+    num_between_spaces: int
+
+    @functools.cached_property
+    def counts(self) -> Counter[str]:
+        """How often each different token occurs, in order of the first ones."""
+        return Counter(self.tokens)
 
     @property
     def number(self) -> float:
@@ -47,32 +64,67 @@ class Words(NamedTuple):
         """True if tokens are words."""
         return self.chars_per_word == 1
 
+    @property
+    def mean_chars(self) -> float:
+        """Characters of a token on average; there must be one."""
+        return sum(map(len, self.tokens)) / len(self.tokens)
+
+    @property
+    def alphabetic_fraction(self) -> float:
+        """The share of what stands between spaces that has a letter; there must be one."""
+        unsure = [token for token in self.counts if not token[0].isalpha()]
+        num_without = sum(self.counts[token] for token in unsure if not any(map(str.isalpha, token)))
+        return (len(self.tokens) - num_without) / self.num_between_spaces
+
     def fraction_in(self, words: frozenset[str]) -> float:
         """Return the share of the tokens that are in `words`."""
-        return sum(token in words for token in self.tokens) / max(len(self.tokens), 1)
+        return sum(map(words.__contains__, self.tokens)) / max(len(self.tokens), 1)
+
+
+class _Stripped(dict[str, str]):
+    """What stands between spaces, without its punctuation: the words of a language repeat from text to text."""
+
+    def __missing__(self, token: str) -> str:
+        stripped = token.strip(_PUNCTUATION)
+        if len(token) <= _MAX_STRIPPED_CHARS:
+            if len(self) >= _MAX_STRIPPED:
+                self.clear()
+            self[token] = stripped
+        return stripped
+
+
+_STRIPPED = _Stripped()
 
 
 def split_words(text: str) -> Words:
     """Split a text into words, by its script."""
-    unspaced = [] if text.isascii() else _UNSPACED.findall(text)
+    unspaced = [] if text.isascii() else unspaced_chars(text)
     if unspaced and 2 * len(unspaced) > sum(map(str.isalpha, text)):
         east_asian = sum(char >= "\u2000" for char in unspaced)
-        return Words(_UNSPACED_TOKEN.findall(text.lower()), 2 if 2 * east_asian >= len(unspaced) else 5)
-    tokens = text.lower().split()
-    stripped = {token: token.strip(_PUNCTUATION) for token in set(tokens)}
-    return Words(list(filter(None, map(stripped.__getitem__, tokens))), 1)
+        tokens = _UNSPACED_TOKEN.findall(text.lower())
+        return Words(tokens, 2 if 2 * east_asian >= len(unspaced) else 5, len(text.split()))
+    written = text.lower().split()
+    return Words(list(filter(None, map(_STRIPPED.__getitem__, written))), 1, len(written))
+
+
+def unspaced_chars(text: str) -> list[str]:
+    """Return the characters of scripts written without spaces; that there are none is found out soonest by numbers."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    later = codes[codes >= ord(_FIRST_UNSPACED)]
+    return _UNSPACED.findall(later.tobytes().decode("utf-32-le", "surrogatepass")) if len(later) else []
 
 
 def has_words(text: str, least: int) -> bool:
     """Return whether a text has so many words, as `split_words` counts them; of most only the first are looked at."""
-    if not text.isascii():
-        return split_words(text).number >= least
-    num_words = 0
-    for token in text.split():
-        num_words += token[0].isalnum() or bool(token.strip(_PUNCTUATION))
-        if num_words >= least:
-            return True
-    return num_words >= least
+    if text.isascii() or not (_LATER.search(text) and _UNSPACED.search(text)):
+        num_words, tokens = 0, text.split(None, 2 * least)
+        for token in tokens[: 2 * least]:  # the one behind them is the rest of the text
+            num_words += token[0].isalnum() or bool(token.strip(_PUNCTUATION))
+            if num_words == least:
+                return True
+        if len(tokens) <= 2 * least:
+            return num_words >= least
+    return split_words(text).number >= least
 
 
 def split_lines(text: str) -> list[str]:
@@ -87,25 +139,22 @@ def split_paragraphs(text: str) -> list[str]:
 
 def ends_sentence(line: str) -> bool:
     """Return whether a line ends like a sentence, with or without a bracket after it."""
-    return line.rstrip(")]） ").endswith(_SENTENCE_MARKS)
+    last = line[-1:]
+    return last in _SENTENCE_MARKS or (last in _CLOSING and line.rstrip(_CLOSING)[-1:] in _SENTENCE_MARKS)
 
 
-def count_sentences(text: str) -> int:
-    """Return the number of sentence ends; abbreviations count as well, as in C4."""
-    return sum(1 for _ in _SENTENCE_END.finditer(text))
-
-
-def alphabetic_fraction(tokens: Sequence[str]) -> float:
-    """Return the share of the tokens that have a letter; there must be one."""
-    without = {token for token in set(tokens) if not token[0].isalpha() and not any(map(str.isalpha, token))}
-    return sum(token not in without for token in tokens) / len(tokens)
+def count_sentences(text: str, most: int | None = None) -> int:
+    """Return the number of sentence ends, counted up to `most`; abbreviations count as well, as in C4."""
+    return sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(text), most))
 
 
 def repeated(items: Sequence[str]) -> tuple[float, float]:
     """Return the share of items that repeat an earlier one, and the share of all characters in them."""
+    if len(set(items)) == len(items):
+        return 0.0, 0.0
     again = _again(items)
     chars = sum(map(len, items))
-    return len(again) / max(len(items), 1), sum(map(len, again)) / max(chars, 1)
+    return len(again) / len(items), sum(map(len, again)) / max(chars, 1)
 
 
 def _again(items: Sequence[str]) -> list[str]:
@@ -114,16 +163,17 @@ def _again(items: Sequence[str]) -> list[str]:
 
 
 class NGrams(NamedTuple):
-    """N-grams of words that occur more than once: the first word of each occurrence, and a number for each n-gram.
+    """N-grams of words that occur more than once: the first word of each occurrence, and a number for each n-gram."""
 
-    `n` is in tokens. Two n-grams are equal if those of one token less are that begin and that end them: so each length
-    is found among the few places where the one before repeats.
-    """
-
-    n: int
+    n: int  # tokens
     starts: np.ndarray  # (num_occurrences,) int64, ascending
     numbers: np.ndarray  # (num_occurrences,) int64, dense from 0
     counts: np.ndarray  # (num_different,) int64, all at least 2
+
+    @property
+    def most(self) -> int:
+        """Occurrences of the most frequent one; 1 if none is repeated."""
+        return int(self.counts.max(initial=1))
 
 
 class Repetition:
@@ -131,24 +181,33 @@ class Repetition:
 
     def __init__(self, words: Words) -> None:
         self._per_word = words.chars_per_word
-        self._ends = np.cumsum([0, *map(len, words.tokens)])  # characters before each token
-        numbers = {token: number for number, token in enumerate(dict.fromkeys(words.tokens))}
-        of_token = np.fromiter(map(numbers.__getitem__, words.tokens), np.int64, len(words.tokens))
-        self._n_grams = [_repeating(1, np.arange(len(of_token)), of_token)]
+        numbers = dict(zip(words.counts, itertools.count(), strict=False))
+        self._tokens = np.fromiter(map(numbers.__getitem__, words.tokens), np.int64, len(words.tokens))
+        lengths = np.fromiter(map(len, numbers), np.int64, len(numbers))
+        self._ends = np.concatenate(([0], lengths[self._tokens].cumsum()))  # characters before each token
+        self._base = max(len(numbers), 2)
+        self._num_digits = int(62 / math.log2(self._base))  # tokens that fit 63 bits, as digits of one number
+        self._n_grams: dict[int, NGrams] = {}
 
-    def top_n_gram(self, n: int) -> float:
-        """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated."""
+    def top_n_gram(self, n: int, limit: float = 0.0) -> float:
+        """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated.
+
+        A share of at most `limit` may be given as 0: it is not computed where no shorter n-gram is frequent enough.
+        """
+        n *= self._per_word
+        chars = self._ends[n:] - self._ends[:-n]
+        most = min((grams.most for m, grams in self._n_grams.items() if m < n), default=len(self._tokens))
+        if not len(chars) or most * int(chars.max()) <= limit * int(self._ends[-1]):
+            return 0.0
         grams = self._repeated(n)
         if not len(grams.starts):
             return 0.0
-        most = grams.counts.max()
-        starts = grams.starts[grams.counts[grams.numbers] == most]
-        chars = (self._ends[starts + grams.n] - self._ends[starts]).max()
-        return min(int(most) * int(chars) / int(self._ends[-1]), 1.0)
+        longest = chars[grams.starts[grams.counts[grams.numbers] == grams.most]].max()
+        return min(grams.most * int(longest) / int(self._ends[-1]), 1.0)
 
     def duplicate_n_grams(self, n: int) -> float:
         """Return the share of the words' characters in n-grams that repeat earlier ones, none counted twice."""
-        grams = self._repeated(n)
+        grams = self._repeated(n * self._per_word)
         if not len(grams.starts):
             return 0.0
         seen: set[int] = set()
@@ -163,25 +222,46 @@ class Repetition:
                 seen.add(number)
         return chars / int(self._ends[-1])
 
+    def repeated_fraction(self, n: int) -> float:
+        """Return the share of the words' characters in n-grams that occur more than once, each time included.
+
+        `duplicate_n_grams` gives no more than that for `n`, nor for a longer one, whose characters are among these.
+        """
+        grams = self._repeated(n * self._per_word)
+        if not len(grams.starts):
+            return 0.0
+        stops = np.minimum(grams.starts + grams.n, np.append(grams.starts[1:], len(self._tokens)))
+        return int((self._ends[stops] - self._ends[grams.starts]).sum()) / int(self._ends[-1])
+
     def _repeated(self, n: int) -> NGrams:
-        n *= self._per_word
-        while len(self._n_grams) < n:
-            last = self._n_grams[-1]
-            is_followed = np.diff(last.starts) == 1
-            first, second = last.numbers[:-1][is_followed], last.numbers[1:][is_followed]
-            self._n_grams.append(
-                _repeating(last.n + 1, last.starts[:-1][is_followed], first * len(last.counts) + second)
-            )
-        return self._n_grams[n - 1]
+        if n not in self._n_grams:
+            if n <= self._num_digits and n - 1 not in self._n_grams:
+                starts = np.arange(len(self._tokens) - n + 1)
+                keys = self._tokens[: len(starts)]
+                for i in range(1, n):
+                    keys = keys * self._base + self._tokens[i : len(starts) + i]
+            else:
+                # Two n-grams are equal if those of one token less are that begin and that end them: so each length is
+                # found among the few places where the one before repeats.
+                last = self._repeated(n - 1)
+                is_followed = np.diff(last.starts) == 1
+                first, second = last.numbers[:-1][is_followed], last.numbers[1:][is_followed]
+                starts, keys = last.starts[:-1][is_followed], first * len(last.counts) + second
+            self._n_grams[n] = _repeating(n, starts, keys)
+        return self._n_grams[n]
 
 
 def _repeating(n: int, starts: np.ndarray, keys: np.ndarray) -> NGrams:
     """Keep the places where equal keys stand several times."""
-    _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    is_repeated = counts > 1
-    dense = np.cumsum(is_repeated) - 1
-    is_kept = is_repeated[numbers]
-    return NGrams(n, starts[is_kept], dense[numbers[is_kept]], counts[is_repeated])
+    order = keys.argsort()
+    ordered = keys[order]
+    is_same = np.zeros(len(keys) + 1, bool)  # as the one before, in order of keys
+    np.equal(ordered[1:], ordered[:-1], out=is_same[1:-1])
+    is_repeated = is_same[1:] | is_same[:-1]
+    order = order[is_repeated]
+    numbers = np.cumsum(~is_same[:-1][is_repeated]) - 1
+    places = order.argsort()
+    return NGrams(n, starts[order[places]], numbers[places], np.bincount(numbers))
 
 
 def word_repetition(words: Words, n: int = 5) -> float:
@@ -202,26 +282,47 @@ def character_repetition(text: str, n: int = 10) -> float:
     if len(text) <= n:
         return 0.0
     counts = _substring_counts(text, n)
-    if len(counts) == len(text) - n + 1:
+    if counts is None:
         return 0.0
     num_frequent = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
     return int(np.sort(counts)[len(counts) - num_frequent :].sum()) / int(counts.sum())
 
 
-def _substring_counts(text: str, n: int) -> np.ndarray:
-    """Return how often each substring of n characters occurs."""
-    alphabet = {character: number for number, character in enumerate(sorted(set(text)))}
-    # As digits of a number, 10 characters fit 64 bits up to an alphabet of 84. A short text is counted sooner.
-    if len(text) < _MIN_CHARS_OF_NUMBERS or len(alphabet) ** n > 2**64:
-        return np.array(list(Counter([text[i : i + n] for i in range(len(text) - n + 1)]).values()))
-    digits = np.fromiter(map(alphabet.__getitem__, text), np.uint64, len(text))
-    keys = np.zeros(len(text) - n + 1, np.uint64)
-    for i in range(n):
-        keys *= np.uint64(len(alphabet))
-        keys += digits[i : len(keys) + i]
+def _substring_counts(text: str, n: int) -> np.ndarray | None:
+    """Return how often each substring of n characters occurs; None if each occurs once."""
+    keys = _substring_keys(text, n) if len(text) >= _MIN_CHARS_OF_NUMBERS else None
+    if keys is None:
+        substrings = [text[i : i + n] for i in range(len(text) - n + 1)]
+        return np.array([*Counter(substrings).values()]) if len(set(substrings)) < len(substrings) else None
     keys.sort()
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    return np.diff(ends, prepend=-1)
+    ends = np.flatnonzero(keys[1:] != keys[:-1])
+    return np.diff(ends, prepend=-1, append=len(keys) - 1) if len(ends) < len(keys) - 1 else None
+
+
+def _substring_keys(text: str, n: int) -> NDArray[np.uint64] | None:
+    """Return each substring of n characters as the digits of a number; None if they do not fit 64 bits.
+
+    10 characters do so up to an alphabet of 84.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_used = np.zeros(int(codes.max()) + 1, bool)
+    is_used[codes] = True
+    base = int(np.count_nonzero(is_used))
+    if base**n > 2**64:
+        return None
+    return _join_digits((is_used.cumsum(dtype=np.uint64) - np.uint64(1))[codes], base, n)
+
+
+def _join_digits(digits: NDArray[np.uint64], base: int, n: int) -> NDArray[np.uint64]:
+    """Return the number that each n adjacent digits make up, from those of half as many."""
+    if n == 1:
+        return digits
+    half = n // 2
+    numbers = _join_digits(digits, base, half)
+    numbers = numbers[:-half] * np.uint64(base**half) + numbers[half:]
+    if n % 2:
+        numbers = numbers[:-1] * np.uint64(base) + digits[n - 1 :]
+    return numbers
 
 
 class Characters(NamedTuple):
@@ -235,11 +336,11 @@ class Characters(NamedTuple):
 def count_characters(text: str) -> Characters:
     """Count letters (with their marks) and punctuation among all characters."""
     text = " ".join(text.split())
-    if text.isascii():
-        written = text.encode()
-        letters, punctuation = (len(written) - len(written.translate(None, kind)) for kind in _ASCII_KINDS)
-        return Characters(len(written), letters, punctuation)
-    kinds: Counter[str] = Counter()
-    for char, number in Counter(text).items():
-        kinds[unicodedata.category(char)[0]] += number
-    return Characters(len(text), kinds["L"] + kinds["M"], kinds["P"])
+    written = text.encode("ascii", "ignore")
+    letters, punctuation = (len(written) - len(written.translate(None, kind)) for kind in _ASCII_KINDS)
+    if len(written) < len(text):
+        for char, number in Counter("".join(_NOT_ASCII.findall(text))).items():
+            kind = unicodedata.category(char)[0]
+            letters += number * (kind in "LM")
+            punctuation += number * (kind == "P")
+    return Characters(len(text), letters, punctuation)

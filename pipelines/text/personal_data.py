@@ -105,16 +105,14 @@ _PHONES = [
 _DATE = re.compile(
     r"(?<![0-9])(?:[12][0-9]{3}([-./])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-./])[0-9]{1,2}\2[12][0-9]{3})(?![0-9])"
 )
-_WORTH_A_LOOK = re.compile(r"[@0-9]")
 # What is in every finding, and is found faster than the finding: one of these decides whether to look, or where.
 _DIGIT_RUN = re.compile(r"[0-9](?:\W{0,3}[0-9])*+")  # holds all digits of a telephone or card number
 _MAX_LEAD, _MAX_LOOKAHEAD = 45, 3  # characters of a telephone number before its first digit, and looked at behind it
 _MIN_PHONE_DIGITS, _MIN_CARD_DIGITS = 7, 14
-_IBAN_START = re.compile(r"[A-Z]{2}[0-9]{2}")
 _IPV4_PART = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
-_NATIONAL_ID_PARTS = [
-    re.compile(pattern) for pattern in (r"-[0-9]{2}-[0-9]{4}", r"\.[0-9]{3}-[0-9]{2}", r"[A-Z] ?[0-9]{2} ?[0-9A-Z]")
-]
+_IPV6_PART = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_NATIONAL_ID_PARTS = [re.compile(pattern) for pattern in (r"-[0-9]{2}-[0-9]{4}", r"\.[0-9]{3}-[0-9]{2}")]
+_LETTERED_ID_DIGITS = re.compile(r"[0-9]{2}(?: ?[0-9]{2}){2} ?[A-D]|[0-9]{2}[A-Z][0-9]{2}[A-Z]")  # behind its letters
 _MAX_EMAIL_NAME, _MAX_EMAIL_CHARS = 64, 1 + 8 * 64 + 24 + 1  # before its `@`; from there on, and one behind
 
 
@@ -129,7 +127,7 @@ def mask(text: str, spans: Sequence[Span] = ()) -> Masked:
         spans: Half-open ranges of `text` to move with it; one that begins or ends inside a finding covers its whole
             placeholder.
     """
-    found = _find(text) if _WORTH_A_LOOK.search(text) else []
+    found = _find(text)
     if not found:
         return Masked(text, {}, tuple(spans))
     pieces: list[str] = []
@@ -194,9 +192,10 @@ def _mask_extras(extras: dict[str, Any]) -> dict[str, Any]:
 
 def _find(text: str) -> list[_Finding]:
     """Return the findings in order, without overlap; of two that overlap, the one by the stricter rule."""
+    runs = [match.span() for match in _DIGIT_RUN.finditer(text)]
     found: list[_Finding] = []
     for name, find in _FINDERS.items():
-        for start, end in find(text):
+        for start, end in find(text, runs):
             at = bisect.bisect(found, (start, end))
             is_free = (at == 0 or found[at - 1].end <= start) and (at == len(found) or end <= found[at].start)
             if is_free:
@@ -215,7 +214,7 @@ def _moved(offset: int, shifts: list[_Shift], *, is_end: bool) -> int:
     return offset + shift
 
 
-def _emails(text: str) -> Iterator[Span]:
+def _emails(text: str, _: list[Span]) -> Iterator[Span]:
     end, at = 0, text.find("@")
     while at >= 0:
         match = _EMAIL.search(text, max(end, at - _MAX_EMAIL_NAME), at + _MAX_EMAIL_CHARS)
@@ -226,9 +225,12 @@ def _emails(text: str) -> Iterator[Span]:
         at = text.find("@", max(at + 1, end))
 
 
-def _ibans(text: str) -> Iterator[Span]:
-    for match in _IBAN.finditer(text) if _IBAN_START.search(text) else ():
-        yield from _longest_valid(match, _is_iban)
+def _ibans(text: str, runs: list[Span]) -> Iterator[Span]:
+    end = 0
+    for start, _ in runs:  # which an account number's first digits begin, since letters stand before them
+        if start - 2 >= end and text[start - 1].isupper() and (match := _IBAN.match(text, start - 2)):
+            end = match.end()
+            yield from _longest_valid(match, _is_iban)
 
 
 def _is_iban(text: str) -> bool:
@@ -242,18 +244,17 @@ def _is_iban(text: str) -> bool:
     return mod_97_10.is_valid(characters[4:] + characters[:4])
 
 
-def _cards(text: str) -> Iterator[Span]:
-    for start, end in _number_windows(text, _MIN_CARD_DIGITS):
+def _cards(text: str, runs: list[Span]) -> Iterator[Span]:
+    for start, end in _number_windows(text, runs, _MIN_CARD_DIGITS):
         for match in _CARD.finditer(text, start, end):
             yield from _longest_valid(match, _is_card)
 
 
-def _number_windows(text: str, min_digits: int) -> Iterator[Span]:
+def _number_windows(text: str, runs: list[Span], min_digits: int) -> Iterator[Span]:
     """Yield the ranges around each run of so many digits in which a pattern of numbers is looked for."""
     last_end = 0
-    for run in _DIGIT_RUN.finditer(text):
-        start, end = run.span()
-        if end - start >= min_digits and sum(map(str.isdigit, run[0])) >= min_digits:
+    for start, end in runs:
+        if end - start >= min_digits and sum(map(str.isdigit, text[start:end])) >= min_digits:
             yield max(start - _MAX_LEAD, last_end), end + _MAX_LOOKAHEAD
         last_end = end
 
@@ -273,19 +274,25 @@ def _longest_valid(match: re.Match[str], is_valid: Callable[[str], bool], group:
             return
 
 
-def _national_ids(text: str) -> Iterator[Span]:
-    if any(part.search(text) for part in _NATIONAL_ID_PARTS):
+def _national_ids(text: str, runs: list[Span]) -> Iterator[Span]:
+    if any(_is_behind_letters(text, start) for start, _ in runs) or any(p.search(text) for p in _NATIONAL_ID_PARTS):
         yield from (m.span() for m in _NATIONAL_ID.finditer(text))
 
 
-def _ip_addresses(text: str) -> Iterator[Span]:
+def _is_behind_letters(text: str, start: int) -> bool:
+    """Return whether digits may be the first ones of a national ID that begins with letters."""
+    before = text[max(start - 2, 0) : start].rstrip(" ")
+    return before[-1:].isupper() and _LETTERED_ID_DIGITS.match(text, start) is not None
+
+
+def _ip_addresses(text: str, _: list[Span]) -> Iterator[Span]:
     for match in _IPV4.finditer(text) if _IPV4_PART.search(text) else ():
         octets = [int(octet) for octet in match[0].split(".")]
         before = text[max(match.start() - 12, 0) : match.start()]
         is_heading = _HEADING.match(text, match.end()) and _LINE_START.search(before)
         if octets[0] not in (0, 127, 255) and max(octets) > 9 and not _NUMBERED.search(before) and not is_heading:
             yield match.span()
-    if "::" in text or text.count(":") >= 7:
+    if _IPV6_PART.search(text) and ("::" in text or text.count(":") >= 7):
         yield from (m.span() for m in _IPV6.finditer(text) if _is_ipv6(m[0]))
 
 
@@ -300,8 +307,8 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _phones(text: str) -> Iterator[Span]:
-    windows = list(_number_windows(text, _MIN_PHONE_DIGITS))
+def _phones(text: str, runs: list[Span]) -> Iterator[Span]:
+    windows = list(_number_windows(text, runs, _MIN_PHONE_DIGITS))
     for pattern in _PHONES:
         for start, end in windows:
             for match in pattern.finditer(text, start, end):
@@ -316,7 +323,7 @@ def _is_phone(text: str) -> bool:
 
 
 # The stricter rule first: of two findings that overlap, it decides.
-_FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
+_FINDERS: dict[str, Callable[[str, list[Span]], Iterator[Span]]] = {
     "EMAIL": _emails,
     "IBAN": _ibans,
     "CARD_NUMBER": _cards,

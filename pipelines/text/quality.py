@@ -243,9 +243,8 @@ def judge_segments(segments: Sequence[Segment], lang: str | None, settings: Text
 
 
 _Failure = tuple[Reason, str | None]
-_FURNITURE = (
-    *("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
-)
+_FURNITURE = ("javascript", "terms of use", "privacy policy")
+_COOKIES = ("cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
 def _keep_good(text: str, lang: str | None, settings: TextQuality, removed: Counter[str]) -> str:
@@ -279,7 +278,9 @@ _LINE_RULES = tuple(name for name in TextQuality.model_fields if name.startswith
 
 def _is_furniture(text: str) -> bool:
     lowered = text.lower()
-    return any(word in lowered for word in _FURNITURE)
+    return any(word in lowered for word in _FURNITURE) or (
+        "cookie" in lowered and any(word in lowered for word in _COOKIES)
+    )
 
 
 def _line_failure(line: str, settings: TextQuality, *, has_furniture: bool) -> str | None:
@@ -346,7 +347,7 @@ _RULES_WITHOUT_WORDS = frozenset(
     | {"no_curly_bracket", *_LINE_RULES}
 )
 _RULES_OF_WORDS = tuple(name for name in TextQuality.model_fields if name not in _RULES_WITHOUT_WORDS)
-_NO_WORDS = Words([], 1)
+_NO_WORDS = Words([], 1, 0)
 
 
 def _document_failures(text: str, lang: str | None, settings: TextQuality) -> Iterator[_Failure]:
@@ -364,37 +365,42 @@ def _document_failures(text: str, lang: str | None, settings: TextQuality) -> It
     yield from _failures(text, words, lang, settings)
     yield from _word_failures(text, words, lang, settings)
     yield from _line_share_failures(text, words, settings)
-    top_limits = [(n, reason, getattr(settings, f"max_top_{n}_gram")) for n, reason in _TOP_N_GRAMS.items()]
-    limits = [(n, reason, getattr(settings, f"max_duplicate_{n}_gram")) for n, reason in _DUPLICATE_N_GRAMS.items()]
-    if all(limit is None for _, _, limit in top_limits + limits):
+    top_limits = _limits(settings, "max_top_{}_gram", _TOP_N_GRAMS)
+    limits = _limits(settings, "max_duplicate_{}_gram", _DUPLICATE_N_GRAMS)
+    if not top_limits and not limits:
         return
     repetition = measures.Repetition(words)
     for n, reason, limit in top_limits:
-        if limit is not None:
-            yield from _above(reason, repetition.top_n_gram(n), limit)
-    for n, reason, limit in limits:
-        if limit is not None:
-            fraction = repetition.duplicate_n_grams(n)
-            if fraction == 0:
-                break  # nothing shorter repeats, hence nothing longer
-            yield from _above(reason, fraction, limit)
+        yield from _above(reason, repetition.top_n_gram(n, limit), limit)
+    for i, (n, reason, limit) in enumerate(limits):
+        if repetition.repeated_fraction(n) <= min(limit for _, _, limit in limits[i:]):
+            break  # too little repeats for this limit and those of longer n-grams
+        yield from _above(reason, repetition.duplicate_n_grams(n), limit)
+
+
+def _limits(settings: TextQuality, name: str, reasons: dict[int, Reason]) -> list[tuple[int, Reason, float]]:
+    """Return the lengths of n-grams that have a limit, in ascending order, with reason and limit."""
+    limits = [(n, reason, getattr(settings, name.format(n))) for n, reason in reasons.items()]
+    return [(n, reason, limit) for n, reason, limit in limits if limit is not None]
 
 
 def _word_failures(text: str, words: Words, lang: str | None, settings: TextQuality) -> Iterator[_Failure]:
     if words.are_spaced and words.tokens:
-        mean = sum(map(len, words.tokens)) / len(words.tokens)
-        yield from _below("mean_word_length", mean, settings.min_mean_word_chars)
-        yield from _above("mean_word_length", mean, settings.max_mean_word_chars)
+        if settings.min_mean_word_chars is not None or settings.max_mean_word_chars is not None:
+            yield from _below("mean_word_length", words.mean_chars, settings.min_mean_word_chars)
+            yield from _above("mean_word_length", words.mean_chars, settings.max_mean_word_chars)
         if settings.min_alphabetic_words is not None:
-            alphabetic = measures.alphabetic_fraction(text.split())
-            yield from _below("too_few_alphabetic_words", alphabetic, settings.min_alphabetic_words)
-    symbols = max(text.count("#"), sum(map(text.count, measures.ELLIPSES)))
-    yield from _above("symbol_to_word_ratio", symbols / max(words.number, 1), settings.max_symbols_per_word)
-    if lang in CORE_STOP_WORDS:
-        found = len(CORE_STOP_WORDS[lang].intersection(words.tokens))
-        yield from _below("too_few_stop_words", found, settings.min_stop_words)
+            yield from _below("too_few_alphabetic_words", words.alphabetic_fraction, settings.min_alphabetic_words)
+    if settings.max_symbols_per_word is not None:
+        symbols = max(text.count("#"), sum(map(text.count, measures.ELLIPSES)))
+        yield from _above("symbol_to_word_ratio", symbols / max(words.number, 1), settings.max_symbols_per_word)
+    if settings.min_stop_words is not None and lang in CORE_STOP_WORDS:
+        yield from _below(
+            "too_few_stop_words", len(words.counts.keys() & CORE_STOP_WORDS[lang]), settings.min_stop_words
+        )
     if settings.min_sentences is not None:
-        yield from _below("too_few_sentences", measures.count_sentences(text), settings.min_sentences)
+        num_sentences = measures.count_sentences(text, settings.min_sentences)
+        yield from _below("too_few_sentences", num_sentences, settings.min_sentences)
 
 
 _LINE_SHARES = (
@@ -409,17 +415,22 @@ def _line_share_failures(text: str, words: Words, settings: TextQuality) -> Iter
         return
     lines, paragraphs = measures.split_lines(text), measures.split_paragraphs(text)
     num_lines = len(lines)
-    bullets = sum(line.startswith(measures.BULLETS) for line in lines) / num_lines
-    yield from _above("bullet_lines", bullets, settings.max_bullet_lines)
-    ellipses = sum(line.endswith(measures.ELLIPSES) for line in lines) / num_lines
-    yield from _above("ellipsis_lines", ellipses, settings.max_ellipsis_lines)
-    punctuated = sum(map(measures.ends_sentence, lines)) / num_lines
-    yield from _below("no_terminal_punctuation", punctuated, settings.min_punctuated_lines)
-    short = sum(len(line) <= 30 for line in lines) / num_lines
-    yield from _above("short_lines", short, settings.max_short_lines)
+    if settings.max_bullet_lines is not None:
+        bullets = sum([line[0] in measures.BULLETS for line in lines]) / num_lines
+        yield from _above("bullet_lines", bullets, settings.max_bullet_lines)
+    if settings.max_ellipsis_lines is not None:
+        ellipses = sum([line.endswith(measures.ELLIPSES) for line in lines]) / num_lines
+        yield from _above("ellipsis_lines", ellipses, settings.max_ellipsis_lines)
+    if settings.min_punctuated_lines is not None:
+        punctuated = sum(map(measures.ends_sentence, lines)) / num_lines
+        yield from _below("no_terminal_punctuation", punctuated, settings.min_punctuated_lines)
+    if settings.max_short_lines is not None:
+        short = sum([len(line) <= 30 for line in lines]) / num_lines
+        yield from _above("short_lines", short, settings.max_short_lines)
     yield from _above("too_many_lines", (num_lines - 1) / max(words.number, 1), settings.max_lines_per_word)
-    long_paragraphs = sum(len(paragraph) >= 200 for paragraph in paragraphs)
-    yield from _below("too_few_long_paragraphs", long_paragraphs, settings.min_long_paragraphs)
+    if settings.min_long_paragraphs is not None:
+        long_paragraphs = sum(len(paragraph) >= 200 for paragraph in paragraphs)
+        yield from _below("too_few_long_paragraphs", long_paragraphs, settings.min_long_paragraphs)
     fraction, chars = measures.repeated(lines)
     yield from _above("duplicate_lines", fraction, settings.max_duplicate_lines)
     yield from _above("duplicate_lines", chars, settings.max_duplicate_line_chars)

@@ -12,6 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipelines.pages.charset import decode_html
+from pipelines.pages.html import LEADING, parse_html, parse_leading
 from pipelines.pages.parse import parse_links, parse_page
 from pipelines.text.encoding_standard import encoding_name, percent_encoded
 from pipelines.text.encodings import charset_of, decode_text
@@ -375,6 +376,8 @@ def test_any_page_gives_blocks_that_can_be_stored(body: bytes, content_type: str
         links = parse_links(body, URL, content_type=content_type)
     decoded = decode_html(body, content_type)
     decoded.text.encode()
+    of_tree = [element for element in parse_html(decoded.text).elements if element.tag in LEADING]
+    assert [(e.tag, e.attributes) for e in parse_leading(decoded.text)] == [(e.tag, e.attributes) for e in of_tree]
     for link in links.links:
         assert canonical_url(link.url) == link.url
     for image in page.images:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from resiliparse.parse.html import HTMLTree, NodeType, traverse_dom
 
-from pipelines.pages.html import parse_html
+from pipelines.pages.html import LEADING, parse_html, parse_leading
 from pipelines.pages.tree import Element
 
 Node = tuple[str, dict[str, str], list[Any]]
@@ -77,3 +77,31 @@ def test_deeper_elements_stand_beside_each_other() -> None:
     assert last.tag == "p"
     assert last.parent is not None
     assert last.parent.tag == "body"
+
+
+LEADING_PAGES = {
+    **PAGES,
+    "links": "<base href=/b/><a href=1>x<a href='2#&amp;' rel=nofollow>y</a><area href=3><iframe src=4><a></iframe>",
+    "frames": "<frameset><frame src=1><noframes><a href=2></noframes><frame src=3></frameset>",
+    "a refresh without scripts": "<noscript><meta http-equiv=refresh content=1></noscript><meta content=2>",
+    "what looks like links": "<p title='<a href=1>'>&lt;a href=2><!-- <a> --><script>'<a>'</script><style><a></style>",
+    "a shadow root": "<div><a href=1></a><template shadowrootmode=open><a href=2></a><slot></slot></template></div>",
+    "a template": "<template><a href=1></a></template><a href=2></a>",
+    "images in the place of links": "<object data=a.png><a href=1></a></object><amp-img><a href=2></a></amp-img>",
+    "a formula": "<p><math><annotation-xml encoding=text/html><a href=1>x</a></annotation-xml></math><a href=2>y</a>",
+    "a drawn formula": "<b class=MathJax><a href=1>x</a></b><script type='math/tex'>x</script><a data-latex='x^2'>",
+    "names that only begin alike": "<abbr href=1>x</abbr><article></article><links href=3></links><metal></metal>",
+}
+
+
+@pytest.mark.parametrize("name", LEADING_PAGES)
+def test_what_leads_elsewhere_is_found_without_a_tree_as_in_the_tree(name: str):
+    def shown(elements: list[Element]) -> list[tuple[str, dict[str, str], bool]]:
+        return [
+            (e.tag, e.attributes, any(above.tag == "noscript" for above in e.ancestors()))
+            for e in elements
+            if e.tag in LEADING
+        ]
+
+    text = LEADING_PAGES[name]
+    assert shown(parse_leading(text)) == shown(parse_html(text).elements)

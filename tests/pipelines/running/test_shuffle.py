@@ -104,6 +104,13 @@ def test_a_pass_holds_no_more_rows_than_the_memory_takes(tmp_path: Path, monkeyp
     assert len(held) in (4, 5)
 
 
+def test_keys_with_too_few_values_are_left_out(tmp_path: Path):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([("alone", 1), ("shared", 2), ("shared", 3)])
+        found = rows | GroupByKey(ShuffleFiles(str(tmp_path)), least=2) | beam.MapTuple(ordered)
+        assert_that(found, equal_to([("shared", [2, 3])]))
+
+
 def test_other_runners_group_by_themselves(tmp_path: Path):
     with shuffling(Runner("PortableRunner"), str(tmp_path)) as files:
         assert files is None
