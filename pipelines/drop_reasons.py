@@ -193,6 +193,7 @@ DeclaredReason = Literal[
     "too_small",
     "image_area",
     "aspect_ratio",
+    "face_found",
     # video files
     "no_video",
     "video_unavailable",
@@ -425,6 +426,7 @@ IMAGE_FILES: dict[str, str] = {
     "too_small": "a side is shorter than min_image_size",
     "image_area": "more pixels than max_image_area",
     "aspect_ratio": "the longer side is too many times the shorter, as fetched or as stored",
+    "face_found": "a face is in it, and the source's `media.images.faces` drops such images",
 }
 VIDEO_FILES: dict[str, str] = {
     "no_video": "no video at the address, or no video stream in the file",
