@@ -226,6 +226,7 @@ DeclaredReason = Literal[
     "exact_duplicate",
     "near_duplicate_image",
     "near_duplicate_text",
+    "semantic_duplicate",
     # shards
     "window_without_media",
     # takedowns
@@ -463,6 +464,7 @@ DUPLICATES: dict[str, str] = {
     "exact_duplicate": "the same text and images as a document that is kept",
     "near_duplicate_image": "nearly the same image as a document that is kept",
     "near_duplicate_text": "nearly the same text as a document that is kept",
+    "semantic_duplicate": "its image shows the same as that of a document that is kept, by their embeddings",
 }
 SHARDS: dict[str, str] = {
     "window_without_media": "a window of a long document that contains none of its images",
