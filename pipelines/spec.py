@@ -167,9 +167,7 @@ class SourceSpec(Settings):
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:
         if self.filters.duplicates.semantic is not None and self.kind not in CAPTIONED:
-            raise ValueError(
-                f"filters.duplicates.semantic compares the one image of a pair; a {self.kind} may have more"
-            )
+            raise ValueError("filters.duplicates.semantic compares pairs and grounded samples, by their one image")
         if isinstance(self.input, CrawlInput):
             if self.kind == "conversation":
                 raise ValueError("a crawl gives no conversation; a list of format conversations, vqa or edits does")
