@@ -81,11 +81,28 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Face:
+    """A face in an image: [x0, y0, x1, y1] in 0..1 from the top left, and the detector's score."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the face of a parsed JSON record.
+
+        Raises:
+            TypeError: If it has other keys.
+        """
+        return cls(**{**record, "box": tuple(record["box"])})
+
+
+@dataclass(frozen=True, slots=True)
 class Media:
     """One image of the document. Sizes, hashes, `part`, `mime` and `fetched_at` are None until the bytes are fetched.
 
     `stored_sha256` is of the bytes in the tar, `source_sha256` of the bytes as fetched; `part` is the member's name
-    after the key; `t` is the time of a frame in seconds.
+    after the key; `t` is the time of a frame in seconds. `faces` is None, and not in the JSON, if none were searched.
     """
 
     url: str | None
@@ -104,6 +121,18 @@ class Media:
     license: str | None = None
     license_evidence: str = "none-found"
     credit: str | None = None
+    faces: tuple[Face, ...] | None = None
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the media of a parsed JSON record.
+
+        Raises:
+            TypeError: If it has other keys.
+        """
+        if (faces := record.get("faces")) is not None:
+            record = record | {"faces": tuple(map(Face.from_record, faces))}
+        return cls(**record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +233,9 @@ class Document:
         """Return the canonical JSON of seq/1."""
         record = {"schema": SCHEMA, **plain(self, digits=6)}
         record |= record.pop("extras")
+        for media in record["media"]:
+            if media["faces"] is None:  # of media in which none were searched, as before there were any
+                del media["faces"]
         return canonical_json(record)
 
     @classmethod
@@ -230,7 +262,7 @@ class Document:
                     )
                     for s in record["segments"]
                 ),
-                media=tuple(Media(**m) for m in record["media"]),
+                media=tuple(Media.from_record(m) for m in record["media"]),
                 source=Provenance(**record["source"]),
                 signals=tuple(Signal(**s) for s in record["signals"]),
                 decision=Decision(**{**record["decision"], "reasons": tuple(record["decision"]["reasons"])}),

@@ -193,6 +193,7 @@ DeclaredReason = Literal[
     "too_small",
     "image_area",
     "aspect_ratio",
+    "face_found",
     # video files
     "no_video",
     "video_unavailable",
@@ -225,6 +226,7 @@ DeclaredReason = Literal[
     "exact_duplicate",
     "near_duplicate_image",
     "near_duplicate_text",
+    "semantic_duplicate",
     # shards
     "window_without_media",
     # takedowns
@@ -425,6 +427,7 @@ IMAGE_FILES: dict[str, str] = {
     "too_small": "a side is shorter than min_image_size",
     "image_area": "more pixels than max_image_area",
     "aspect_ratio": "the longer side is too many times the shorter, as fetched or as stored",
+    "face_found": "a face is in it, and the source's `media.images.faces` drops such images",
 }
 VIDEO_FILES: dict[str, str] = {
     "no_video": "no video at the address, or no video stream in the file",
@@ -461,6 +464,7 @@ DUPLICATES: dict[str, str] = {
     "exact_duplicate": "the same text and images as a document that is kept",
     "near_duplicate_image": "nearly the same image as a document that is kept",
     "near_duplicate_text": "nearly the same text as a document that is kept",
+    "semantic_duplicate": "its image shows the same as that of a document that is kept, by their embeddings",
 }
 SHARDS: dict[str, str] = {
     "window_without_media": "a window of a long document that contains none of its images",

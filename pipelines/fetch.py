@@ -20,6 +20,7 @@ from pipelines.block_list import load_block_list
 from pipelines.candidate import Candidate
 from pipelines.faults import keep_tracebacks
 from pipelines.gone_rows import drop_gone
+from pipelines.images.faces import check_detector
 from pipelines.layout import (
     alarm_folder,
     candidates_folder,
@@ -350,6 +351,8 @@ def _fetch_missing(
     settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
     block = load_block_list(out)
     num_buckets, policy = runner.num_buckets, spec.request_policy
+    for faces in fetch_inputs.face_settings(spec):
+        check_detector(faces)
 
     queues = queues_folder(out, "fetch")
 

@@ -5,6 +5,7 @@ Not in the stage, which needs Beam: that takes a second to import.
 
 from typing import Any
 
+from pipelines.images.faces import FaceSettings
 from pipelines.layout import candidates_folder
 from pipelines.media.missing import Renditions
 from pipelines.media.requests import rendition
@@ -23,6 +24,12 @@ def renditions_of(spec: CorpusSpec) -> Renditions:
     """Return the names of the ways in which each source's media are normalised, by type."""
     types = ("image", "video", "site")
     return {name: {type_: rendition(s.media, type_) for type_ in types} for name, s in spec.sources.items()}
+
+
+def face_settings(spec: CorpusSpec) -> list[FaceSettings]:
+    """Return how faces are searched in the images and videos of sources."""
+    found = (faces for s in spec.sources.values() for faces in (s.media.images.faces, s.media.video.image.faces))
+    return [faces for faces in found if faces is not None]
 
 
 def completion_settings(spec: CorpusSpec) -> list[Any]:

@@ -19,11 +19,13 @@ from pipelines.block_list import load_block_list
 from pipelines.decisions.components import ConnectedComponents
 from pipelines.decisions.decided import DecidedSample, write_decided
 from pipelines.decisions.duplicates import Duplicate, Fingerprint
-from pipelines.decisions.features import MeasuredDocument
+from pipelines.decisions.features import MeasuredDocument, MeasuredImage
+from pipelines.decisions.find_clusters import find_clusters, read_clusters
 from pipelines.decisions.find_duplicates import FindDuplicates
 from pipelines.decisions.fingerprints import fingerprint
 from pipelines.decisions.long_documents import windows
 from pipelines.decisions.measuring import CompletedDocument, PartMeasurer, read_measured
+from pipelines.decisions.semantic import Clusters
 from pipelines.decisions.splits import (
     BoundGroup,
     GroupPart,
@@ -115,7 +117,8 @@ class _MeasurePart(beam.DoFn):
         self._out, self._weights = out, weights
         models = {name: s.filters.match.model for name, s in spec.sources.items() if s.filters.match is not None}
         scores = {n: s.filters.image_scores for n, s in spec.sources.items() if s.filters.image_scores is not None}
-        self._measurer = PartMeasurer(models, scores, out)
+        semantic = {name: found.model for name, found in filter_inputs.semantic_settings(spec).items()}
+        self._measurer = PartMeasurer(models, scores, semantic, out)
 
     def process(self, part: str) -> Iterator[str]:
         receipt = documents_folder(self._out).receipt(part)
@@ -157,6 +160,9 @@ class _FingerprintPart(beam.DoFn):
     def __init__(self, spec: CorpusSpec, out: str, published: Published) -> None:
         self._spec, self._out, self._published = spec, out, published
 
+    def setup(self) -> None:
+        self._clusters: dict[str, Clusters] = {}
+
     def process(
         self, joined: tuple[str, _PartImages]
     ) -> Iterator[
@@ -178,7 +184,7 @@ class _FingerprintPart(beam.DoFn):
                 continue
             kept = [measured.images[i] for i in judged.places]
             try:
-                found = fingerprint(completed.source, source.filters.duplicates, judged.document, kept)
+                found = self._fingerprint(completed.source, judged.document, kept, measured.embedding)
             except Exception as error:
                 reason, detail = refusal_of(error)
                 yield TaggedOutput("faults", (part, _DroppedDocument(document.key, reason, detail or "")))
@@ -193,6 +199,14 @@ class _FingerprintPart(beam.DoFn):
             yield TaggedOutput("groups", (group, GroupPart(rule, part)))
         for pair in sorted(images):
             yield TaggedOutput("images", pair)
+
+    def _fingerprint(
+        self, source: str, document: Document, images: list[MeasuredImage], embedding: bytes | None
+    ) -> Fingerprint:
+        settings = self._spec.sources[source].filters.duplicates
+        if settings.semantic is not None and embedding is not None and source not in self._clusters:
+            self._clusters[source] = read_clusters(self._out, source)
+        return fingerprint(source, settings, document, images, embedding, self._clusters.get(source))
 
 
 def _judged(document: Document, measured: MeasuredDocument, filters: Thresholds, overused: Mapping[str, int]) -> Judged:
@@ -370,6 +384,8 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
 
     run_pipeline("filter: features", runner, measure, Watch(measured.path, len(parts)))
     measured.keep_only(set(parts))
+    if semantic := filter_inputs.semantic_settings(spec):
+        find_clusters(semantic, out, runner)
     limits = [s.filters.images.max_uses for s in spec.sources.values() if s.filters.images.max_uses is not None]
     least = min(limits, default=None)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.decisions.evaluation_images import evaluation_content
+from pipelines.decisions.semantic import SemanticDuplicates
 from pipelines.images import normalise
 from pipelines.images.text_match import weights_sha256
 from pipelines.layout import documents_folder
@@ -32,11 +33,15 @@ def filter_inputs(spec: CorpusSpec, out: str, weights: dict[str, list[Any]]) -> 
 
 def model_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
     """Return what the scores of models depend on, by what they are for."""
-    return {  # a checkpoint may be replaced under its name
-        name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
-        for name, s in spec.sources.items()
-        if s.filters.match is not None
-    } | _head_weights(spec)
+    return (
+        {  # a checkpoint may be replaced under its name
+            name: [s.filters.match.model_dump(mode="json"), weights_sha256(s.filters.match.model)]
+            for name, s in spec.sources.items()
+            if s.filters.match is not None
+        }
+        | _head_weights(spec)
+        | _semantic_weights(spec)
+    )
 
 
 def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
@@ -53,6 +58,20 @@ def _head_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
                 files,
             ]
     return found
+
+
+def semantic_settings(spec: CorpusSpec) -> dict[str, SemanticDuplicates]:
+    """Return how images are compared by what they show, by source."""
+    found = {name: source.filters.duplicates.semantic for name, source in spec.sources.items()}
+    return {name: semantic for name, semantic in found.items() if semantic is not None}
+
+
+def _semantic_weights(spec: CorpusSpec) -> dict[str, list[Any]]:
+    """Return what the embeddings of each source that compares images by what they show depend on."""
+    return {
+        f"embeddings of {name}": [semantic.model.model_dump(mode="json"), weights_sha256(semantic.model)]
+        for name, semantic in semantic_settings(spec).items()
+    }
 
 
 def decision_settings(spec: CorpusSpec) -> dict[str, Any]:

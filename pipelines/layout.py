@@ -107,6 +107,11 @@ def features_folder(out: str) -> PartFolder:
     return PartFolder(storage.join(work_folder(out), "features"))
 
 
+def clusters_path(out: str, source: str) -> str:
+    """Return the path of the clusters in which a source's images are compared by what they show."""
+    return storage.join(work_folder(out), "clusters", f"{source}.npz")
+
+
 def decisions_folder(out: str) -> PartFolder:
     """Return the folder of the samples that were decided for, with their splits."""
     return PartFolder(storage.join(stage_folder(out, "filter"), "samples"))

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pipelines.decisions.duplicates import DuplicateSettings
 from pipelines.decisions.splits import SplitSettings
 from pipelines.decisions.thresholds import Thresholds
-from pipelines.document import Kind
+from pipelines.document import CAPTIONED, Kind
 from pipelines.errors import UserError
 from pipelines.layout import RESERVED_FOLDERS
 from pipelines.media.requests import MediaSettings
@@ -166,6 +166,8 @@ class SourceSpec(Settings):
 
     @model_validator(mode="after")
     def _fits_its_input(self) -> Self:
+        if self.filters.duplicates.semantic is not None and self.kind not in CAPTIONED:
+            raise ValueError("filters.duplicates.semantic compares pairs and grounded samples, by their one image")
         if isinstance(self.input, CrawlInput):
             if self.kind == "conversation":
                 raise ValueError("a crawl gives no conversation; a list of format conversations, vqa or edits does")

@@ -14,6 +14,7 @@ COMMANDS = {
     "contact-sheet": "tools.command_lines:contact_sheet",
     "demo-web": "tools.command_lines:demo_web",
     "diff": "tools.command_lines:diff",
+    "export": "tools.command_lines:export",
     "few-shot-tasks": "tools.command_lines:few_shot_tasks",
     "mixture": "tools.mixture.commands:mixture",
     "serve": "tools.command_lines:serve",

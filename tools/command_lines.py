@@ -103,6 +103,23 @@ def diff(old: str, new: str, json_path: str | None) -> int:
     return 0 if compare(old.rstrip("/"), new.rstrip("/"), json_path) else 1
 
 
+@click.command("export")
+@click.option("--corpus", required=True, help="Folder of a finished corpus, local or an fsspec URL.")
+@click.option(
+    "--layout",
+    required=True,
+    type=click.Choice(["mint-html", "mint-pdf", "curator-tar", "curator-parquet"]),
+    help="MINT-1T's parquet of webpages, its tars of documents, or NeMo Curator's tars or tables.",
+)
+@click.option("--out", required=True, help="Folder to write into.")
+@click.option("--source", "sources", multiple=True, show_default="all", help="Interleaved or video source; repeatable.")
+def export(corpus: str, layout: Any, out: str, sources: tuple[str, ...]) -> None:
+    """Write interleaved samples in the layouts of MINT-1T, which NeMo Curator reads."""
+    from tools.export import export as export_corpus
+
+    export_corpus(corpus.rstrip("/"), out.rstrip("/"), layout, sources)
+
+
 @click.command("serve")
 @click.option("--run", required=True, help="Folder of a finished run; of a tuned model its tune/.")
 @click.option("--host", default="127.0.0.1", help="Name or address to listen on; any but loopback needs a key.")

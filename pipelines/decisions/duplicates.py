@@ -1,4 +1,4 @@
-"""Duplicates: equal hashes, images with close perceptual hashes, texts that share most words.
+"""Duplicates: equal hashes, images with close perceptual hashes or close embeddings, texts that share most words.
 
 Candidate pairs are found by banding (records that share a band's value meet), verified, and joined into clusters; one
 record of each cluster is kept. Everything here is plain functions on small rows; find_duplicates.py runs them in Beam.
@@ -19,20 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipelines.decisions.semantic import SemanticDuplicates, near_embeddings
 from pipelines.drop_reasons import Reason
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings
 from pipelines.text.measures import unspaced_chars
 from pipelines.text.ngram_hashes import ngram_hashes
 
-RULES: tuple[Reason, ...] = ("exact_duplicate", "near_duplicate_image", "near_duplicate_text")
+RULES: tuple[Reason, ...] = (
+    "exact_duplicate",
+    "near_duplicate_image",
+    "near_duplicate_text",
+    "semantic_duplicate",
+)
 """Reasons to drop a record of a cluster: the strictest of the rules that put it there."""
 
-EXACT, IMAGE, TEXT = range(3)
+EXACT, IMAGE, TEXT, SEMANTIC = range(4)
 PHASH_BITS = 64
 
 
-class DuplicateSettings(Settings):
+class DuplicateSettings(GrownSettings):
     """Criteria for duplicates; null turns one off."""
+
+    LATER = frozenset({"semantic"})
 
     exact: bool = Field(default=True, description="Equal SHA-256")
     max_phash_distance: int | None = Field(
@@ -55,6 +63,9 @@ class DuplicateSettings(Settings):
         ge=1,
         description="Records of a band that the others are compared with: bounds the work, not the recall",
     )
+    semantic: SemanticDuplicates | None = Field(
+        default=None, description="Images that show the same, by their CLIP embeddings (SemDeDup); null: not compared"
+    )
 
     @model_validator(mode="after")
     def _hashes_suffice(self) -> Self:
@@ -73,6 +84,8 @@ class Fingerprint:
         sha256: Hash of what makes two records equal; None: never equal.
         phash: 64 bits, unsigned.
         signature: Result of `minhash`, by the settings of the scope.
+        embedding: Of its image, float16.
+        places: Groups of the scope in which embeddings are compared.
         priority: The highest of a cluster is kept; among equal ones the smallest id.
     """
 
@@ -81,6 +94,8 @@ class Fingerprint:
     sha256: str | None = None
     phash: int | None = None
     signature: bytes | None = None
+    embedding: bytes | None = None
+    places: tuple[str, ...] = ()
     priority: float = 0.0
 
 
@@ -187,6 +202,9 @@ def band_rows(fingerprint: Fingerprint, settings: DuplicateSettings) -> Iterator
         sketch = fingerprint.signature[::8]
         for i in range(settings.num_bands):
             yield _band_key(TEXT, scope, i, fingerprint.signature[i * size : (i + 1) * size]), Member(key, sketch)
+    if settings.semantic is not None and fingerprint.embedding is not None:
+        for place in fingerprint.places:
+            yield _band_key(SEMANTIC, scope, 0, place.encode()), Member(key, fingerprint.embedding)
 
 
 def _band_key(rule: int, scope: bytes, band: int, value: bytes) -> bytes:
@@ -194,7 +212,7 @@ def _band_key(rule: int, scope: bytes, band: int, value: bytes) -> bytes:
 
 
 def read_band_key(key: bytes) -> tuple[int, str]:
-    """Return the rule (`EXACT`, `IMAGE` or `TEXT`) and the scope in a band's key."""
+    """Return the rule (`EXACT`, `IMAGE`, `TEXT` or `SEMANTIC`) and the scope in a band's key."""
     return key[0], key[1:-13].decode()
 
 
@@ -218,7 +236,7 @@ def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings
     """Yield edges that join the duplicates in a band, as few as necessary: never one for every pair.
 
     Members are compared with the first `max_anchors` in order of ids, so that the time is proportional to the size of
-    the band; equal ones are merged beforehand.
+    the band; equal ones are merged beforehand. Embeddings, whose bands are many, are compared with all.
     """
     ids_by_sketch: dict[bytes, list[str]] = {}
     for member in sorted(members):
@@ -226,21 +244,27 @@ def link_band(key: bytes, members: Iterable[Member], settings: DuplicateSettings
     for first, *others in ids_by_sketch.values():
         yield from ((first, other) for other in others if other != first)
     if len(ids_by_sketch) > 1:
-        yield from _link_similar(
-            [ids[0] for ids in ids_by_sketch.values()],
-            np.frombuffer(b"".join(ids_by_sketch), np.uint8).reshape(len(ids_by_sketch), -1),
-            _is_near_image(settings) if read_band_key(key)[0] == IMAGE else _is_near_text(settings),
-            settings.max_anchors,
-        )
+        ids = [equal[0] for equal in ids_by_sketch.values()]
+        yield from _link_similar(ids, _near_before(read_band_key(key)[0], list(ids_by_sketch), settings))
 
 
 _IsNear = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 
 
-def _link_similar(ids: list[str], values: NDArray[np.uint8], is_near: _IsNear, max_anchors: int) -> Iterator[Edge]:
+def _near_before(rule: int, sketches: list[bytes], settings: DuplicateSettings) -> Callable[[int], NDArray[np.bool_]]:
+    """Return a function that says which of the sketches before one, by its index, are near it."""
+    if rule == SEMANTIC:
+        assert settings.semantic is not None
+        return near_embeddings(sketches, settings.semantic.min_similarity)
+    values = np.frombuffer(b"".join(sketches), np.uint8).reshape(len(sketches), -1)
+    is_near = _is_near_image(settings) if rule == IMAGE else _is_near_text(settings)
+    return lambda i: is_near(values[: min(i, settings.max_anchors)], values[i])
+
+
+def _link_similar(ids: list[str], near_before: Callable[[int], NDArray[np.bool_]]) -> Iterator[Edge]:
     cluster = np.arange(len(ids))  # index of the first member of each one's cluster
     for i in range(1, len(ids)):
-        near = np.flatnonzero(is_near(values[: min(i, max_anchors)], values[i]))
+        near = np.flatnonzero(near_before(i))
         if len(near):
             met = np.unique(cluster[near])
             cluster[i] = met[0]

@@ -29,16 +29,16 @@ FEATURE_SCHEMA = pa.schema(
         ("match_model", pa.string()),
     ]
 )
-SCORED_SCHEMA = pa.schema(
-    [
-        *FEATURE_SCHEMA,
-        (
-            "heads",
-            pa.list_(pa.struct([("name", pa.string()), ("origin", pa.string()), ("values", pa.list_(pa.float64()))])),
-        ),
-    ]
+_HEADS = pa.field(
+    "heads", pa.list_(pa.struct([("name", pa.string()), ("origin", pa.string()), ("values", pa.list_(pa.float64()))]))
 )
-"""With the scores of images, where a source of the corpus asks for some."""
+_EMBEDDING = pa.field("embedding", pa.binary())
+
+
+def feature_schema(*, has_heads: bool, has_embeddings: bool) -> pa.Schema:
+    """Return the columns of features: further ones where a source of the corpus asks for what they hold."""
+    more = [*([_HEADS] if has_heads else []), *([_EMBEDDING] if has_embeddings else [])]
+    return pa.schema([*FEATURE_SCHEMA, *more])
 
 
 class HeadScores(TypedDict):
@@ -68,6 +68,7 @@ class MeasuredDocument:
     similarity: list[list[float]] | None = None  # (images, texts), 4 decimals
     match_model: str | None = None
     heads: tuple[HeadScores, ...] = ()
+    embedding: bytes | None = None  # of its one image, if its source compares images by what they show
 
     def to_columns(self, source: str, key: str) -> dict[str, Any]:
         """Return the document's row in the parquet file."""
@@ -78,10 +79,12 @@ class MeasuredDocument:
             "similarity": self.similarity,
             "match_model": self.match_model,
             "heads": list(self.heads) or None,
+            "embedding": self.embedding,
         }
 
     @classmethod
     def from_columns(cls, row: dict[str, Any]) -> Self:
         """Return the features that `to_columns` wrote."""
         images = tuple(MeasuredImage(**image) for image in row["media"])
-        return cls(images, row["similarity"], row["match_model"], tuple(row.get("heads") or ()))
+        heads = tuple(row.get("heads") or ())
+        return cls(images, row["similarity"], row["match_model"], heads, row.get("embedding"))

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 
 from pipelines.decisions.duplicates import DuplicateSettings, Fingerprint, minhash
 from pipelines.decisions.features import MeasuredImage
+from pipelines.decisions.semantic import Clusters
 from pipelines.document import CAPTIONED, Document
 from pipelines.parts import digest
 
 
 def fingerprint(
-    scope: str, settings: DuplicateSettings, document: Document, images: Sequence[MeasuredImage]
+    scope: str,
+    settings: DuplicateSettings,
+    document: Document,
+    images: Sequence[MeasuredImage],
+    embedding: bytes | None = None,
+    clusters: Clusters | None = None,
 ) -> Fingerprint:
     """Return the fingerprint of a document.
 
@@ -18,6 +24,8 @@ def fingerprint(
         settings: Those of the scope.
         document: Any; a text has no images, only captioned images are compared by what they show.
         images: All its images, in order.
+        embedding: Of its one image, if the scope compares images by what they show.
+        clusters: Those of the scope; None without embeddings.
     """
     is_single = document.kind in CAPTIONED
     content = [image.stored_sha256 for image in images] + [s.text for s in document.segments if s.text]
@@ -29,5 +37,7 @@ def fingerprint(
         sha256=digest(content),
         phash=images[0].phash if is_single else None,
         signature=minhash(document.text, settings) if wants_text else None,
+        embedding=embedding,
+        places=() if embedding is None or clusters is None else clusters.places(document.key, embedding),
         priority=size + document.num_text_chars,
     )

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.decisions.features import FEATURE_SCHEMA, SCORED_SCHEMA, HeadScores, MeasuredDocument, MeasuredImage
+from pipelines.decisions.features import HeadScores, MeasuredDocument, MeasuredImage, feature_schema
+from pipelines.decisions.semantic import to_embedding
 from pipelines.document import Document
 from pipelines.images import normalise
 from pipelines.images.heads import HeadFilter, head_origin, head_scores
@@ -65,15 +66,24 @@ class PartMeasurer:
     Args:
         models: CLIP models of sources, by source.
         heads: Scores of images that sources ask for, by source.
+        semantic: CLIP models by which sources compare images with one another, by source.
         out: The corpus's folder.
     """
 
-    def __init__(self, models: Mapping[str, MatchSettings], heads: Mapping[str, HeadFilter], out: str) -> None:
-        self._match_settings, self._heads, self._out = models, heads, out
+    def __init__(
+        self,
+        models: Mapping[str, MatchSettings],
+        heads: Mapping[str, HeadFilter],
+        semantic: Mapping[str, MatchSettings],
+        out: str,
+    ) -> None:
+        self._match_settings, self._heads, self._semantic, self._out = models, heads, semantic, out
         self._models: dict[str, ImageTextMatch] = {}
+        self._embedded: dict[tuple[str, Blob], NDArray[np.float32]] = {}  # of the part, by model
 
     def measure(self, part: str, inputs: str) -> Receipt:
         """Write the features of a part of documents; `inputs` is the hash of what they are made from."""
+        self._embedded.clear()
         images: dict[str, MeasuredImage] = {}  # one page gives several documents with the same images
         names: list[tuple[str, str]] = []
         blobs: list[tuple[Blob, ...]] = []
@@ -91,9 +101,10 @@ class PartMeasurer:
             for number, similarity, match_model in self._match(of_model):
                 measured[number] = replace(measured[number], similarity=similarity, match_model=match_model)
         self._score(names, blobs, measured)
+        self._add_embeddings(names, blobs, measured)
         folder = features_folder(self._out)
         rows = [found.to_columns(source, key) for (source, key), found in zip(names, measured, strict=True)]
-        schema = SCORED_SCHEMA if self._heads else FEATURE_SCHEMA
+        schema = feature_schema(has_heads=bool(self._heads), has_embeddings=bool(self._semantic))
         files = {".parquet": write_table(folder.file(part, ".parquet"), rows, schema)}
         return folder.finish(part, inputs, Tally("features"), files)
 
@@ -126,7 +137,7 @@ class PartMeasurer:
             if not mine:
                 continue
             model = self._model(filter_.model)
-            vectors = self._embed(model, [blob for number in mine for blob in blobs[number]], filter_.model.batch_size)
+            vectors = np.stack(self._embed(filter_.model, [blob for number in mine for blob in blobs[number]]))
             scores = {name: head_scores(vectors, head) for name, head in filter_.heads.items()}
             first = 0
             for number in mine:
@@ -138,17 +149,34 @@ class PartMeasurer:
                 measured[number] = replace(measured[number], heads=found)
                 first = last
 
+    def _add_embeddings(
+        self, names: list[tuple[str, str]], blobs: list[tuple[Blob, ...]], measured: list[MeasuredDocument]
+    ) -> None:
+        """Add to the documents of a part the embedding of their image, where their sources compare them."""
+        for source, settings in sorted(self._semantic.items()):
+            mine = [number for number, (name, _) in enumerate(names) if name == source and blobs[number]]
+            if not mine:
+                continue
+            vectors = self._embed(settings, [blobs[number][0] for number in mine])
+            for number, vector in zip(mine, vectors, strict=True):
+                measured[number] = replace(measured[number], embedding=to_embedding(vector))
+
     def _model(self, settings: MatchSettings) -> ImageTextMatch:
         name = settings.model_dump_json()
         if name not in self._models:
             self._models[name] = ImageTextMatch(settings)
         return self._models[name]
 
-    def _embed(self, model: ImageTextMatch, blobs: list[Blob], batch_size: int) -> NDArray[np.float32]:
-        """Return (images, width) embeddings; only some files are in memory at once."""
-        size, raw = 16 * batch_size, media_folder(self._out)
-        chunks = (blobs[i : i + size] for i in range(0, len(blobs), size))
-        return np.concatenate([model.embed_images([blob.read(raw) for blob in chunk]) for chunk in chunks])
+    def _embed(self, settings: MatchSettings, blobs: list[Blob]) -> list[NDArray[np.float32]]:
+        """Return the embedding of each image, which a model computes once for a part; few files are in memory."""
+        model, name = self._model(settings), settings.model_dump_json()
+        size, raw = 16 * settings.batch_size, media_folder(self._out)
+        missing = [blob for blob in dict.fromkeys(blobs) if (name, blob) not in self._embedded]
+        for start in range(0, len(missing), size):
+            chunk = missing[start : start + size]
+            vectors = model.embed_images([blob.read(raw) for blob in chunk])
+            self._embedded.update(((name, blob), vector) for blob, vector in zip(chunk, vectors, strict=True))
+        return [self._embedded[name, blob] for blob in blobs]
 
     def _match(self, tasks: list[_MatchTask]) -> Iterator[tuple[int, list[list[float]], str]]:
         """Yield (number, similarity, model's name) for the documents of a part that one model judges.
@@ -156,7 +184,7 @@ class PartMeasurer:
         A batch is filled from many documents: for a single pair it would consist of one image and 31 of padding.
         """
         model = self._model(tasks[0].settings)
-        images = self._embed(model, [blob for task in tasks for blob in task.blobs], tasks[0].settings.batch_size)
+        images = np.stack(self._embed(tasks[0].settings, [blob for task in tasks for blob in task.blobs]))
         texts = model.embed_texts([text for task in tasks for text in task.texts])
         match_model = f"{model.model_id}@{model.weights_sha256[:16]}"
         first_image = first_text = 0

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import io
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -16,9 +16,10 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from pipelines.drop_reasons import Reason
+from pipelines.images.faces import FaceSettings, FoundFaces, blur_faces, find_faces
 from pipelines.images.metadata import MIME, Format, read_size, sniff_format, strip_metadata
 from pipelines.images.pixels import Pixels, decode
-from pipelines.settings import Settings
+from pipelines.settings import GrownSettings
 
 Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
@@ -33,8 +34,10 @@ _MAX_SIDE = {"jpg": 65_535, "png": 1_000_000, "webp": 16_383}  # limits of the f
 FEATURES_VERSION = 2
 
 
-class ImageSettings(Settings):
+class ImageSettings(GrownSettings):
     """Form in which images are stored; options that img2dataset also has bear its names."""
+
+    LATER = frozenset({"faces"})
 
     image_size: int = Field(
         default=448, gt=0, description="Side in pixels that resize_mode refers to; 448 is what Emu2 reads."
@@ -76,6 +79,9 @@ class ImageSettings(Settings):
         le=Image.MAX_IMAGE_PIXELS or 0,
         description="Pixels of source or result, by the header, before anything is decoded: 150 MB in memory. At most"
         " Pillow's own limit.",
+    )
+    faces: FaceSettings | None = Field(
+        default=None, description="Faces that are blurred, counted, or a reason to drop the image; null: not searched."
     )
 
     @model_validator(mode="after")
@@ -128,6 +134,7 @@ class NormalisedImage:
     stored_sha256: str
     box_map: BoxMap
     features: "ImageFeatures"
+    faces: FoundFaces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +179,15 @@ def normalise(data: bytes, settings: ImageSettings) -> NormalisedImage:
         raise ImageRejected("corrupt_image", str(error)) from error
     if decoded.orientation >= 5:
         width, height = height, width
-    stored = _encode(decoded.upright(), settings) if kept is None else (kept, width, height)
-    return _normalised(*stored, width, height, hashlib.sha256(data).hexdigest(), decoded.orientation, settings)
+    box_map = _box_map(width, height, decoded.orientation, settings)
+    stored = None if kept is None else (kept, width, height)
+    faces = None
+    if stored is None or settings.faces is not None:
+        upright = decoded.upright()
+        shown, faces = _without_faces(upright, box_map, settings)
+        if stored is None or shown is not upright:
+            stored = _encode(shown, settings)
+    return _normalised(stored, (width, height), hashlib.sha256(data).hexdigest(), box_map, faces, settings)
 
 
 def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str) -> NormalisedImage:
@@ -189,7 +203,9 @@ def normalise_pixels(pixels: Pixels, settings: ImageSettings, source_sha256: str
     """
     height, width = pixels.shape[:2]
     _check_size(width, height, settings)
-    return _normalised(*_encode(pixels, settings), width, height, source_sha256, 1, settings)
+    box_map = _box_map(width, height, 1, settings)
+    pixels, faces = _without_faces(pixels, box_map, settings)
+    return _normalised(_encode(pixels, settings), (width, height), source_sha256, box_map, faces, settings)
 
 
 def features(data: bytes) -> ImageFeatures:
@@ -235,27 +251,46 @@ def _phash(grey: Pixels) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
+def _without_faces(pixels: Pixels, box_map: BoxMap, settings: ImageSettings) -> tuple[Pixels, FoundFaces | None]:
+    """Return an upright image as it may be stored, and its faces with their boxes on the stored image.
+
+    Raises:
+        ImageRejected: `face_found`, if that is what the settings ask for.
+    """
+    if settings.faces is None:
+        return pixels, None
+    found = find_faces(pixels, settings.faces)
+    boxes = {face: box_map.map_box(face.box, is_upright=True) for face in found.faces}
+    shown = tuple(face for face in found.faces if boxes[face] is not None)  # no part of the others is stored
+    if shown and settings.faces.action == "drop":
+        raise ImageRejected("face_found", f"{len(shown)}, by {found.detector}")
+    if shown and settings.faces.action == "blur":
+        pixels = blur_faces(pixels, shown)
+    faces = tuple(replace(face, box=box) for face, box in boxes.items() if box is not None)
+    return pixels, replace(found, faces=faces)
+
+
 def _normalised(
-    stored: bytes,
-    stored_width: int,
-    stored_height: int,
-    width: int,
-    height: int,
+    stored: tuple[bytes, int, int],
+    size: tuple[int, int],
     source_sha256: str,
-    orientation: int,
+    box_map: BoxMap,
+    faces: FoundFaces | None,
     settings: ImageSettings,
 ) -> NormalisedImage:
+    data, width, height = stored
     return NormalisedImage(
-        data=stored,
+        data=data,
         mime=MIME[_ENCODED[settings.encode_format]],
-        width=stored_width,
-        height=stored_height,
-        source_width=width,
-        source_height=height,
+        width=width,
+        height=height,
+        source_width=size[0],
+        source_height=size[1],
         source_sha256=source_sha256,
-        stored_sha256=hashlib.sha256(stored).hexdigest(),
-        box_map=_box_map(width, height, orientation, settings),
-        features=features(stored),
+        stored_sha256=hashlib.sha256(data).hexdigest(),
+        box_map=box_map,
+        features=features(data),
+        faces=faces,
     )
 
 

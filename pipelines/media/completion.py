@@ -1,11 +1,11 @@
 """Completion of a document: a candidate and the results of its requests give a document with media."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.candidate import Candidate
-from pipelines.document import NEEDS_ALL_MEDIA, Document, Media, Segment, merge_text, without_media
+from pipelines.document import NEEDS_ALL_MEDIA, Document, Media, Score, Segment, merge_text, without_media
 from pipelines.drop_reasons import FETCHED, Reason, Refusal
 from pipelines.images.normalise import BoxMap
 from pipelines.media.raw_store import Blob, StoredItem, StoredLoss, StoredMedia
@@ -99,6 +99,7 @@ def _complete_images(
             *left.signals,
             *(replace(s, target=f"media:{i}") for i, found in enumerate(fetched) for s in found.signals),
         ),
+        scores=(*left.scores, *_face_scores([found.items[0] for found in fetched])),
     )
     _check_order(completed)
     media = completed.media
@@ -153,6 +154,7 @@ def _complete_video(
         media=media,
         lang=document.lang or found.cues_lang,
         signals=(*document.signals, *(replace(s, target="media:0") for s in found.signals)),
+        scores=(*document.scores, *_face_scores(found.items)),
     )
     return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
 
@@ -166,7 +168,8 @@ def _complete_filmed(document: Document, found: StoredMedia, shown: str | None) 
         frames = (replace(segment, media=i, t0=item.t) for i, item in enumerate(media))
         segments += frames if is_place else [segment]
     signals = (*document.signals, *(replace(s, target="media:0") for s in found.signals))
-    completed = replace(document, segments=tuple(segments), media=media, signals=signals)
+    scores = (*document.scores, *_face_scores(found.items))
+    completed = replace(document, segments=tuple(segments), media=media, signals=signals, scores=scores)
     return Completion(completed, tuple(item.blob for item in found.items), (), (shown,))
 
 
@@ -185,7 +188,15 @@ def _media(wanted: Media, found: StoredMedia, item: StoredItem) -> Media:
         license=wanted.license or found.license,
         license_evidence=wanted.license_evidence if wanted.license else found.license_evidence,
         credit=wanted.credit or found.credit,
+        faces=None if item.faces is None else item.faces.faces,
     )
+
+
+def _face_scores(items: Sequence[StoredItem]) -> Iterator[Score]:
+    """Yield the number of faces of each image in which some were searched."""
+    for i, item in enumerate(items):
+        if item.faces is not None:
+            yield Score("num_faces", f"media:{i}", float(len(item.faces.faces)), item.faces.detector)
 
 
 def _box_map(found: StoredMedia) -> BoxMap:

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, Self, TypeVar
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.document import Signal, canonical_json, plain
+from pipelines.document import Face, Signal, canonical_json, plain
 from pipelines.drop_reasons import Outcome, Reason
 from pipelines.parts import PartFolder, Tally, read_rows, stable_hash, write_table
 from pipelines.web.permission import stored_signals
@@ -86,10 +86,19 @@ class StoredFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFaces:
+    """Faces of a stored image, and what found them (`images.faces.FoundFaces`)."""
+
+    detector: str
+    faces: tuple[Face, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredItem:
     """An image, or a frame at `t` seconds. Sizes in pixels; `stored_sha256` is of the bytes at `blob`.
 
-    `features` are those of the image; None of one that was stored before they were.
+    `features` are those of the image; None of one that was stored before they were. `faces` is None if none were
+    searched.
     """
 
     blob: Blob
@@ -102,6 +111,7 @@ class StoredItem:
     stored_sha256: str
     t: float | None = None
     features: StoredFeatures | None = None
+    faces: StoredFaces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,9 @@ class StoredMedia:
         record = plain(self)
         if not self.site_files:
             del record["site_files"]  # of media, which are the same as before there were any
+        for item in record["items"]:
+            if item["faces"] is None:  # likewise
+                del item["faces"]
         return canonical_json(record)
 
     @classmethod
@@ -179,10 +192,15 @@ class StoredMedia:
 
 
 def _item(record: dict[str, Any]) -> StoredItem:
-    found = record.get("features")
-    return StoredItem(
-        **{**record, "blob": Blob(**record["blob"]), "features": None if found is None else StoredFeatures(**found)}
-    )
+    found, faces = record.get("features"), record.get("faces")
+    made = {
+        "blob": Blob(**record["blob"]),
+        "features": None if found is None else StoredFeatures(**found),
+        "faces": None
+        if faces is None
+        else StoredFaces(faces["detector"], tuple(map(Face.from_record, faces["faces"]))),
+    }
+    return StoredItem(**{**record, **made})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import tempfile
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 
+from pipelines import storage
 from pipelines.block_list import NOTHING, BlockList
 from pipelines.candidate import MediaRequest
 from pipelines.document import Signal, plain
@@ -12,7 +13,15 @@ from pipelines.drop_reasons import FETCHED, Refusal
 from pipelines.faults import refusal_of, without_stop_iteration
 from pipelines.images.embedded_rights import embedded_rights
 from pipelines.images.normalise import FEATURES_VERSION, ImageRejected, ImageSettings, NormalisedImage, normalise
-from pipelines.media.raw_store import RawPartWriter, StoredCue, StoredFeatures, StoredItem, StoredLoss, StoredMedia
+from pipelines.media.raw_store import (
+    RawPartWriter,
+    StoredCue,
+    StoredFaces,
+    StoredFeatures,
+    StoredItem,
+    StoredLoss,
+    StoredMedia,
+)
 from pipelines.media.site_files import RENDITION
 from pipelines.parts import digest
 from pipelines.settings import Settings
@@ -37,12 +46,17 @@ def rendition(settings: MediaSettings, type_: str) -> str:
     """Return the name of the way in which media of a type are normalised: a hash of its settings.
 
     Settings that came later count only where they are not at their default, so that what is stored stays stored.
+
+    Raises:
+        UserError: If the weights of a face detector are missing.
     """
     if type_ == "site":
         return RENDITION
     part = settings.images if type_ == "image" else settings.video
     tree = part.model_dump(mode="json")
     for place in (tree, tree.get("image", {})):
+        if "faces" in place:  # by what the detector is, not by where it lies
+            place["faces"]["weights"] = storage.sha256(place["faces"]["weights"])
         for name, default in _DEFAULTS_ADDED_LATER.items():
             if place.get(name) == default:
                 del place[name]
@@ -198,4 +212,5 @@ def _store(writer: RawPartWriter, image: NormalisedImage, t: float | None = None
         image.stored_sha256,
         t,
         StoredFeatures(FEATURES_VERSION, found.phash, found.blur, found.mean, found.std),
+        None if image.faces is None else StoredFaces(image.faces.detector, image.faces.faces),
     )

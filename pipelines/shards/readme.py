@@ -32,13 +32,16 @@ _PAIR_EXTRAS: dict[str, Any] = {
 _GROUNDED_EXTRAS: dict[str, Any] = {"noun_chunks": list[list[float]], "ref_exps": list[list[float]]}
 
 
-def feature_list(kind: Kind, parts: Iterable[str], *, has_other_captions: bool = False) -> list[dict[str, Any]]:
+def feature_list(
+    kind: Kind, parts: Iterable[str], *, has_other_captions: bool = False, has_faces: bool = False
+) -> list[dict[str, Any]]:
     """Return the columns of a source, in the form of the card's `dataset_info.features`.
 
     Args:
         kind: Kind of the source.
         parts: All names of parts that occur in it (`json`, `jpg`, `000.webp` ...), see `part_names`.
         has_other_captions: Whether its samples have more captions than the one that is used.
+        has_faces: Whether faces were searched in its images.
     """
     hints = {"schema": str, **get_type_hints(Document)}
     del hints["extras"]
@@ -49,6 +52,9 @@ def feature_list(kind: Kind, parts: Iterable[str], *, has_other_captions: bool =
     if has_other_captions:
         hints["other_captions"] = list[OtherCaption]
     columns = [{"name": "json", "struct": _struct(hints)}]
+    if not has_faces:
+        media = next(column for column in columns[0]["struct"] if column["name"] == "media")
+        media["list"] = [column for column in media["list"] if column["name"] != "faces"]
     for part in sorted(set(parts) - {"json"}):
         columns.append({"name": part, "dtype": "image" if part.rpartition(".")[2] in _IMAGES else "string"})
     return [*columns, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
@@ -97,8 +103,10 @@ def front_matter(corpus: str, manifest: Manifest) -> dict[str, Any]:
         if is_foreign:
             continue
         shards = manifest.shards_of(source.name)
-        has_more = source.kind in CAPTIONED and any(_first_has_other_captions(corpus, shard) for shard in shards)
-        columns = feature_list(source.kind, part_names(corpus, shards), has_other_captions=has_more)
+        has_more = source.kind in CAPTIONED and _has_key(corpus, shards, "other_captions")
+        has_faces = source.kind != "text" and _has_key(corpus, shards, "faces")
+        parts = part_names(corpus, shards)
+        columns = feature_list(source.kind, parts, has_other_captions=has_more, has_faces=has_faces)
         infos.append({"config_name": source.name, "features": columns})
     front = {"pretty_name": manifest.name, "configs": configs}
     return front if is_foreign else {**front, "dataset_info": infos}
@@ -120,9 +128,10 @@ def _folder(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def _first_has_other_captions(corpus: str, shard: ShardInfo) -> bool:
-    sample = next(iter(read_samples(storage.join(corpus, shard.path))))
-    return b'"other_captions"' in sample.parts["json"]
+def _has_key(corpus: str, shards: Sequence[ShardInfo], name: str) -> bool:
+    """Return whether the JSON of the first sample of a shard has a key."""
+    firsts = (next(iter(read_samples(storage.join(corpus, shard.path)))) for shard in shards)
+    return any(f'"{name}":'.encode() in sample.parts["json"] for sample in firsts)
 
 
 def corpus_readme(corpus: str, manifest: Manifest) -> str:

@@ -34,8 +34,7 @@ def region_faults(document: Document) -> Iterator[str]:
     """Yield the faults of regions: boxes that are none within the image, ranges that are none within the text."""
     for i, segment in enumerate(document.segments):
         for region in segment.regions:
-            x0, y0, x1, y1 = (float(f"{x:.6g}") for x in region.box)  # as written
-            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            if not _is_box(region.box):
                 yield f"segment {i}: box {list(region.box)} is not x0 < x1, y0 < y1 within 0..1"
             if not 0 <= region.start < region.end <= len(segment.text or ""):
                 yield f"segment {i}: region {region.start}..{region.end} of {len(segment.text or '')} characters"
@@ -102,6 +101,9 @@ def _media_faults(document: Document) -> Iterator[str]:
             yield f"media {i}: its size is unknown"
         if media.url is not None and not media.url.startswith(("http://", "https://", "data:")):
             yield f"media {i}: its URL is not http(s) or data"
+        for face in media.faces or ():
+            if not _is_box(face.box):
+                yield f"media {i}: the box of a face, {list(face.box)}, is not x0 < x1, y0 < y1 within 0..1"
 
 
 def _time_faults(document: Document) -> Iterator[str]:
@@ -121,6 +123,11 @@ def _time_faults(document: Document) -> Iterator[str]:
         if now < clock:
             yield f"segment {i}: {segment.t0} s after {clock[0]} s"
         clock = now
+
+
+def _is_box(box: tuple[float, float, float, float]) -> bool:
+    x0, y0, x1, y1 = (float(f"{x:.6g}") for x in box)  # as written
+    return 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
 
 
 def _is_encodable(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Each medium is requested once, a retry requests what can pass, and every lost medium is counted."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -8,23 +9,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import apache_beam as beam
+import cv2
+import numpy as np
 import pytest
 
 from pipelines import fetch
 from pipelines.candidate import Candidate, MediaRequest, inline_request
 from pipelines.candidate_parts import CANDIDATE_SCHEMA
-from pipelines.document import Document, Media
+from pipelines.document import Document, Media, Score
 from pipelines.drop_reasons import FETCHED
-from pipelines.errors import RunError
+from pipelines.errors import RunError, UserError
 from pipelines.fetch import _PartMedia, _Stored, _to_parts, run_fetch
+from pipelines.images.faces import FaceSettings, find_faces
+from pipelines.images.pixels import decode_upright
 from pipelines.layout import candidates_folder, documents_folder, media_folder
-from pipelines.media.raw_store import index_parts, load_media, read_index
+from pipelines.media.raw_store import Blob, index_parts, load_media, read_index
+from pipelines.media.requests import MediaSettings
 from pipelines.parts import Tally, read_rows, sum_counts, write_table
 from pipelines.running.host_buckets import GroupHosts
 from pipelines.running.runner import Runner
 from pipelines.spec import CorpusSpec
 from tests.pipelines.stage_records import document, image, image_bytes, spec, text
 from tests.serving import Quiet, send, serving
+from tests.tiny_yunet import SIDE, write_yunet
 
 
 def test_the_latest_generation_is_valid():
@@ -61,9 +68,18 @@ class Answer(Quiet, BaseHTTPRequestHandler):
         status, body = (200, image_bytes(int(name))) if name.isdigit() else (404, b"")
         if name == "broken":
             status, body = 200, image_bytes(0)[:300]
+        if name == "face":
+            status, body = 200, portrait()
         if name == "busy":
             status, body = (503, b"") if self.path in self.server.busy else (200, image_bytes(99))
         send(self, status, body, "image/jpeg")
+
+
+def portrait() -> bytes:
+    """Return an image whose top left quarter the detector of the tests takes for a face."""
+    pixels = np.full((64, 64, 3), 120, np.uint8)
+    pixels[:SIDE, :SIDE] = (0, 0, 255)
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 @pytest.fixture
@@ -145,6 +161,59 @@ def test_each_image_is_asked_for_once_and_every_loss_is_counted(site: Site, tmp_
         ("document", "pairs.list b", "A caption of an image."),
         ("media", "pairs.list b", None),
     }
+
+
+def searched(site: Site, weights: str, action: str) -> CorpusSpec:
+    faces = {"images": {"faces": {"weights": weights, "action": action}}}
+    given = corpus(site)
+    media = MediaSettings.model_validate(faces)
+    sources = {name: source.model_copy(update={"media": media}) for name, source in given.sources.items()}
+    return given.model_copy(update={"sources": sources})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:value is deprecated, use fill:DeprecationWarning")
+def test_faces_are_blurred_and_the_record_says_how_many_and_where(site: Site, tmp_path: Path):
+    weights = write_yunet(tmp_path / "yunet.onnx")
+    page, pair = of(site, "interleaved", 1, "face"), of(site, "pair", "face")
+    out = str(tmp_path / "blurred")
+    write(out, "a", pages=[page], pairs=[pair])
+    run_fetch(searched(site, weights, "blur"), out, Runner())
+    found = documents(out)
+    without, with_one = found[page.document.key].media
+    assert without.faces == ()
+    (face,) = with_one.faces or ()
+    assert face.box == (0, 0, 0.5, 0.5)
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    detector = f"yunet@{digest[:16]}+blur"
+    assert found[page.document.key].scores == (
+        Score("num_faces", "media:0", 0.0, detector),
+        Score("num_faces", "media:1", 1.0, detector),
+    )
+    assert with_one.source_sha256 == hashlib.sha256(portrait()).hexdigest()
+    rows = [row for row in read_rows(documents_folder(out).file("a", ".parquet")) if row["source"] == "pairs"]
+    stored = Blob(**rows[0]["blobs"][0]).read(media_folder(out))
+    assert hashlib.sha256(stored).hexdigest() == with_one.stored_sha256
+    assert find_faces(decode_upright(stored), FaceSettings(weights=weights)).faces == ()
+    assert '"faces":[{"box":[0.0,0.0,0.5,0.5],"score":' in rows[0]["document"]
+
+    moved = write_yunet(tmp_path / "moved.onnx")
+    site.asked.clear()
+    run_fetch(searched(site, moved, "blur"), out, Runner())
+    assert not site.asked  # the same weights elsewhere are the same rendition
+    run_fetch(searched(site, weights, "drop"), out, Runner())
+    assert site.asked["/face.jpg"] == 1
+    assert counts(out)["pairs", "document"] == (0, {"face_found": 1})
+    assert counts(out)["pages", "media"] == (0, {"face_found": 1, "document_dropped": 1})
+
+
+def test_weights_that_are_none_end_the_run_before_anything_is_asked(site: Site, tmp_path: Path):
+    weights = tmp_path / "yunet.onnx"
+    weights.write_bytes(b"nothing")
+    write(str(tmp_path), "a", pairs=[of(site, "pair", "face")])
+    with pytest.raises(UserError, match=r"yunet\.onnx: not YuNet's face detector in ONNX"):
+        run_fetch(searched(site, str(weights), "blur"), str(tmp_path), Runner())
+    assert not site.asked
 
 
 class Repeated(GroupHosts):

@@ -328,9 +328,9 @@ def test_features_that_were_stored_with_an_image_are_measured_by_nobody_again(tm
         given.write(1, features=version)
         if name == "stored":
             storage.remove(media_folder(out))
-        PartMeasurer({}, {}, out).measure("part-0", "")
+        PartMeasurer({}, {}, {}, out).measure("part-0", "")
         found[name] = Path(features_folder(out).file("part-0", ".parquet")).read_bytes()
     assert found["measured"] == found["stored"] == found["outdated"]
     storage.remove(media_folder(str(tmp_path / "outdated")))
     with pytest.raises(OSError, match=r"g000-x\.blobs"):
-        PartMeasurer({}, {}, str(tmp_path / "outdated")).measure("part-0", "")
+        PartMeasurer({}, {}, {}, str(tmp_path / "outdated")).measure("part-0", "")

@@ -4,17 +4,19 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipelines.document import Document
 from pipelines.filter import run_filter
+from pipelines.images.normalise import ImageSettings, normalise
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from pipelines.layout import features_folder, media_folder
 from pipelines.media.raw_store import Blob
 from pipelines.parts import read_rows
 from pipelines.running.runner import Runner
-from tests.pipelines.stage_records import image, spec, text
+from tests.pipelines.stage_records import image, image_bytes, spec, text
 from tests.pipelines.test_filter import Input, drops, samples, words
 from tests.tiny_clip import write_clip
 
@@ -139,3 +141,32 @@ def test_images_are_assigned_to_their_best_sentences(model, tmp_path: Path):
         if i != j
     )
     assert sum(matched) == pytest.approx(best, abs=1e-3)
+
+
+def test_of_images_that_show_the_same_the_larger_document_is_kept(model, tmp_path: Path):
+    given = Input(str(tmp_path / "out"))
+    keys = [given.add("pairs", f"/{i}", image(0), text(words(i, 8)), images=(i,)) for i in range(6)]
+    given.write(2)
+    clip = ImageTextMatch(MatchSettings.model_validate(model))
+    vectors = clip.embed_images([normalise(image_bytes(i), ImageSettings()).data for i in range(6)])
+    cosines = np.triu(vectors @ vectors.T, 1)
+    first, second = np.unravel_index(cosines.argmax(), cosines.shape)
+    best, next_best = np.sort(cosines.ravel())[:-3:-1]
+    assert best - next_best > 1e-3  # float16 keeps them apart
+    semantic = {"model": model, "min_similarity": float(best + next_best) / 2}
+    asked = {"pairs": {"kind": "pair", "filters": {"duplicates": {"semantic": semantic}}}}
+    run_filter(spec(asked), given.out, Runner())
+    found = samples(given.out)
+    lost = set(keys) - found.keys()
+    assert len(lost) == 1
+    assert lost < {keys[first], keys[second]}
+    assert [drop[:3] for drop in drops(given.out) if drop[1] == "document"] == [
+        ("semantic_duplicate", "document", lost.pop())
+    ]
+    before = features_folder(given.out).fingerprint()
+    semantic["min_similarity"] = 1.0
+    run_filter(spec(asked), given.out, Runner())
+    assert samples(given.out).keys() == set(keys)
+    assert features_folder(given.out).fingerprint() == before  # another limit measures nothing again
+    run_filter(spec({"pairs": {"kind": "pair"}}), given.out, Runner())
+    assert features_folder(given.out).fingerprint() != before

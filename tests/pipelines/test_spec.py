@@ -84,6 +84,11 @@ def load(tree: dict[str, Any], folder: Path, overrides: tuple[str, ...] = ()) ->
         ("serve", [{"addresses": ["127.example.org:80"], "folder": "a"}], "is not a loopback address such as"),
         ("sources.list", LIST, "policy.user_agent: must hold a contact address"),
         ("sources.pages.filters.text", {"min_wrods": 5}, "unknown key"),
+        (
+            "sources.pages.filters.duplicates.semantic",
+            {"model": {"model": "ViT-B-32", "weights": "w.pt"}},
+            "sources.pages: filters.duplicates.semantic compares pairs and grounded samples, by their one image",
+        ),
         ("sources", {}, "sources: "),
         ("name", "News!", "name: "),
         ("version", "1", "version: "),

@@ -71,7 +71,7 @@ def parse_images(sample: TarSample) -> Document | SampleFault:
     """
     try:
         record = json.loads(sample.parts["json"])
-        media = tuple(Media(**m) for m in record["media"])
+        media = tuple(Media.from_record(m) for m in record["media"])
         return Document(record["kind"], record["key"], (), media, _NOWHERE)
     except (ValueError, RecursionError, TypeError, KeyError):
         found = parse(sample)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.block_list import Entry, EntryType, normal_url, read_entries, sha256_of
+from pipelines.decisions.duplicates import RULES
 from pipelines.layout import drops_folder, media_folder, stage_folder
 from pipelines.shards.manifest import Manifest
 from tools.queries.tables import Tables
@@ -270,7 +271,7 @@ def _drop_files(tables: Tables, corpus: str, entries: list[Entry]) -> list[str]:
     document = _DOCUMENT.format(key="key")
     tables.run(
         "CREATE TABLE copies AS SELECT DISTINCT key, page_url FROM dropped WHERE key IS NOT NULL AND "
-        "reason IN ('exact_duplicate', 'near_duplicate_image', 'near_duplicate_text') "
+        f"reason IN ({', '.join(repr(str(reason)) for reason in RULES)}) "
         f"AND detail IN (SELECT {document} FROM taken)"
     )
     entries += [Entry("key", sha256_of(key), None, number) for (key,) in tables.rows("SELECT key FROM copies")]

@@ -91,6 +91,15 @@ def test_the_head_of_common_crawl_states_what_a_plan_prints():
     assert shown in (SPECS / "common_crawl.yaml").read_text()
 
 
+def test_the_head_of_storyboards_states_what_a_plan_prints():
+    spec = load_spec(SPECS / "youtube_storyboards.yaml", CONTACT)
+    (source,) = spec.sources
+    frames = replace(NO_COUNTS, num_rows=18 * MILLION, num_inline=1_800 * MILLION)
+    figures = figures_of(spec, {source: frames}, 0)
+    shown = f"{hours(figures.hours(16))} on one machine of 16 cores, {hours(figures.hours(16, 100))} on a hundred"
+    assert shown in (SPECS / "youtube_storyboards.yaml").read_text()
+
+
 ROWS = {"laion": (2, 2, 2), "capsfusion": (2, 2, 2), "coyo": (3, 2, 2), "cc12m": (2, 2, 2), "mmc4": (1, 1, 2)}
 ROWS |= {"obelics": (1, 1, 1), "grit": (3, 1, 1), "webvid": (1, 1, 0), "pile": (2, 1, 0), "fineweb": (2, 1, 0)}
 

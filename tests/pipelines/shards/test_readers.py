@@ -110,6 +110,13 @@ def test_card_and_call_spell_the_same_features(kind):
     assert features(kind, parts) == datasets.Features._from_yaml_list(feature_list(kind, parts))
 
 
+def test_faces_are_a_column_where_they_were_searched():
+    columns = [feature_list("pair", ["json", "jpg"], has_faces=has_faces) for has_faces in (False, True)]
+    media = [datasets.Features._from_yaml_list(found)["json"]["media"].feature for found in columns]
+    box = datasets.List(datasets.Value("float64"))
+    assert media[1] == media[0] | {"faces": datasets.List({"box": box, "score": datasets.Value("float64")})}
+
+
 # --- Megatron-Energon -----------------------------------------------------------------------------------------------
 
 
