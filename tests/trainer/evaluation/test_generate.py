@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from model.box_text import written
-from model.films import generate_frames
+from model.errors import PromptError
+from model.films import check_draws_videos, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
@@ -581,6 +582,20 @@ def test_a_video_of_a_run_without_video_decoder_is_refused(
 ):
     with pytest.raises(UserError, match=r"has no video decoder to generate videos: run .*video-decoder"):
         generate(run, [f"[video:{video}]"], Request(wanted, CHOICE, num_frames=2), str(tmp_path))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_model_for_conversations_makes_films_if_it_has_learned_to_draw(filming: FinishedRun, draws: bool):
+    tokenizer = Tokenizer(filming.tokenizer.base, "emu2", chat=True)
+    layout = TemplateLayout(
+        tokenizer, filming.model.config.bridge, filming.layout.config, TemplateSettings(form="chat", draws=draws)
+    )
+    tuned = dataclasses.replace(filming, layout=layout)
+    if draws:
+        check_draws_videos(tuned)
+        return
+    with pytest.raises(PromptError, match=r"was tuned to generate only texts: ask for text$"):
+        check_draws_videos(tuned)
 
 
 def test_videos_that_do_not_fit_the_model_are_refused(filming: FinishedRun, tmp_path: Path):
