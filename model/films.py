@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.finished_run import FinishedRun
 from model.generation import GenerationConfig, Prompt
-from model.respond import abbreviated
 from model.tokenizer import VIDEO
 
 

@@ -52,6 +52,13 @@ def test_vqa_accuracy_needs_the_answers_of_several_people():
         scores(said(("two", ("2",))), ["vqa_accuracy"])
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "cider"])
+def test_an_answer_without_a_true_one_in_words_is_refused(metric: str):
+    drawn = Answered(Example("7", objects=(Region("a boat", (0, 0, 1, 1)),)), "a boat")
+    with pytest.raises(UserError, match=f"{metric}: the example 7 has no true answer in words"):
+        scores([drawn], [metric])
+
+
 def test_a_box_is_right_if_half_of_both_overlaps():
     boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
     texts = ["it is [box:a cat:0,0,0.5,0.4]", "[box:a cat:0,0,0.5,0.5]"]
@@ -117,6 +124,6 @@ def test_answers_are_cleaned(text: str, how: str, expected: str):
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap.bleu.bleu", None)
+    monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap", None)
     with pytest.raises(UserError, match="need pycocoevalcap: install the extra `evaluate`"):
         scores(said(("a", ("a",))), ["cider"])

@@ -143,6 +143,29 @@ def test_what_is_almost_a_file_or_a_box_is_a_mistake(run: FinishedRun, content: 
         read_prompt(content, run, draw=False, num_frames=2)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("word " * 200_000, r"^a prompt takes \d+ of the model's 256 positions: shorten it"),
+        ("a" * 1_000_000, r"^a prompt takes \d+ of the model's 256 positions: shorten it"),
+        ("[image " + " " * 1_000_000 + "x", r"^a prompt takes"),
+        ("[image:" + "a" * 1_000_000, r"^\[image:a{53}\.\.\.: without a closing bracket$"),
+        ("[image:" + "]" * 1_000_000, r"^\[image:\]: there is no file \.$"),
+        ("[box:" + "a" * 2_000 + ":1]", r"^\[box:a{55}\.\.\.: not \[box:PHRASE"),
+    ],
+)
+def test_a_prompt_of_a_million_characters_is_one_line(run: FinishedRun, content: str, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        read_prompt(content, run, num_frames=2)
+    assert len(str(caught.value)) < 500
+
+
+def test_prompts_that_are_not_utf_8_are_one_line(tmp_path: Path):
+    (tmp_path / "prompts.jsonl").write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(UserError, match=r"prompts\.jsonl: prompts must be in UTF-8"):
+        read_prompts(str(tmp_path / "prompts.jsonl"))
+
+
 def test_a_file_is_known_by_its_place_whatever_its_name(run: FinishedRun, image: Path):
     path = image.rename(image.with_name("image"))
     for content in (f"[img: {path}]", f"[Image {path}]"):
