@@ -189,7 +189,7 @@ def test_images_are_described_once_before_they_are_asked_about(
     asked.clear()
     measured(folder, root, VQA, **changes)
     assert asked == []
-    with pytest.raises(UserError, match="describe: .*there is no room for it and its description"):
+    with pytest.raises(UserError, match=r"describe: .*there is no room for it and its description"):
         measured(folder, root, VQA, **changes | {"describe": {"ask": "{image}" * 60}})
 
 
