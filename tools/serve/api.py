@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from model.box_text import read_boxes
 from model.errors import PromptError
-from model.loaded_model import Answer, LoadedModel, Part
+from model.loaded_model import Answer, LoadedModel
+from model.parts import Part
 from tools.serve.limits import ApiError, BodyLimit, Limits, Turn, error_response
 from tools.serve.messages import ChatRequest, ImageRequest, check_image
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from model.box_text import read_boxes
 from model.errors import PromptError
-from model.loaded_model import Part
+from model.parts import Part
 from tools.serve.api import Result, Service
 from tools.serve.messages import check_image
 
