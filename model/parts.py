@@ -1,4 +1,4 @@
-"""What prompts are made of, as one writes them in Python: parts in the order in which a model reads them, or messages."""
+"""What prompts are made of, as one writes them in Python: parts in the order in which a model reads them, messages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
