@@ -84,7 +84,7 @@ class LoadedModel:
         Raises:
             PromptError: If the image cannot be read, or the model cannot answer.
         """
-        return self._text_of(self._texts_of([self._prompt([_path(image)])], seed, options)[0])
+        return self._text_of(self._generated([self._prompt([_path(image)])], seed, options)[0])
 
     def chat(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> str:
         """Return the assistant's answer to a conversation.
@@ -103,7 +103,7 @@ class LoadedModel:
 
     def answer(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> Answer:
         """Return the assistant's answer, and how it ended. Arguments and errors as in `chat`."""
-        [result] = self._texts_of([self._given(messages)], seed, options)
+        [result] = self._generated([self._given(messages)], seed, options)
         return Answer(self._text_of(result), result.num_tokens, result.ended)
 
     def draw(self, *parts: Part, seed: int = 0, guidance: float | None = None) -> Image.Image:
@@ -293,7 +293,7 @@ class LoadedModel:
             check_room(self.run, prompt, self._words(prompt), want, config)
         return respond(self.run, prompts, want, config, seed=seed)
 
-    def _texts_of(self, prompts: Sequence[Prompt], seed: int, options: Mapping[str, Any]) -> list[Generated]:
+    def _generated(self, prompts: Sequence[Prompt], seed: int, options: Mapping[str, Any]) -> list[Generated]:
         check_able(self.run, "text")
         return self._respond(prompts, "text", self._config(options, "text"), seed)
 
