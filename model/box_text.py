@@ -15,6 +15,7 @@ from model.tokenizer import NEXT_BOX, OBJECT_END, OBJECT_START, PHRASE_END, PHRA
 BOX_FORM = "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]"
 
 _BOX = re.compile(r"\[box:")
+_CLOSING = re.compile(r"\]")
 _MOST_INSIDE = 10_000  # characters in a bracket: at each closing one all are read, and names may hold closing ones
 _LOCATION = r"<patch_index_\d{4}>"
 _PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
@@ -83,13 +84,13 @@ def end_of_bracket(content: str, begin: re.Match[str], fits: Callable[[str], boo
     Raises:
         PromptError: If nothing closes it.
     """
-    within = content[: begin.end() + _MOST_INSIDE]
-    closings = [match.end() for match in re.compile(r"\]").finditer(within, begin.end())]
+    closings: list[int] = []
+    for match in _CLOSING.finditer(content, begin.end(), begin.end() + _MOST_INSIDE):
+        closings.append(match.end())
+        if fits(content[begin.end() : match.start()]):
+            return match.end()
     if not closings:
         raise PromptError(f"{abbreviated(content[begin.start() :])}: without a closing bracket")
-    for end in closings:
-        if fits(content[begin.end() : end - 1]):
-            return end
     depth, last = 1, begin.end()
     for end in closings:
         depth += content.count("[", last, end) - 1
