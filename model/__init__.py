@@ -15,6 +15,7 @@ video_decoder    the same over the frames of a film; video_file: films as files
 generation       text, images or both from any prompt
 finished_run     a trained model from a run's folder; respond: its answers to prompts; films: its films
 loaded_model     the same with texts and images: `model.load(run)` gives captions, conversations, drawings
+parts            what its prompts are made of; box_text: boxes in texts; text_pieces: texts while their tokens come
 weights          loads and writes released checkpoints, strictly
 release/         whole released models into a run's folder, and back
 """
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model.box_text import Region
-    from model.loaded_model import Frames, LoadedModel
+    from model.loaded_model import LoadedModel
+    from model.parts import Frames
 
 __all__ = ["Frames", "LoadedModel", "Region", "load"]
 

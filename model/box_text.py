@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.segment import Box
 from model.sequence import Layout
 from model.tokenizer import NEXT_BOX, OBJECT_END, OBJECT_START, PHRASE_END, PHRASE_START
@@ -15,6 +15,8 @@ from model.tokenizer import NEXT_BOX, OBJECT_END, OBJECT_START, PHRASE_END, PHRA
 BOX_FORM = "[box:PHRASE:LEFT,TOP,RIGHT,BOTTOM]"
 
 _BOX = re.compile(r"\[box:")
+_CLOSING = re.compile(r"\]")
+_MOST_INSIDE = 10_000  # characters in a bracket: at each closing one all are read, and names may hold closing ones
 _LOCATION = r"<patch_index_\d{4}>"
 _PHRASE = f"{PHRASE_START}([^<]*){PHRASE_END}"
 _PLACES = f"{OBJECT_START}((?:{_LOCATION}|{NEXT_BOX})*){OBJECT_END}"
@@ -44,7 +46,7 @@ def read_boxes(content: str) -> Iterator[str | Region]:
         yield content[end : match.start()]
         end = end_of_bracket(content, match, lambda inside: boxes_in(inside) is not None)
         if (found := boxes_in(content[match.end() : end - 1])) is None:
-            raise PromptError(f"{content[match.start() : end]}: not {BOX_FORM} with numbers in 0..1")
+            raise PromptError(f"{abbreviated(content[match.start() : end])}: not {BOX_FORM} with numbers in 0..1")
         yield found
     yield content[end:]
 
@@ -82,16 +84,20 @@ def end_of_bracket(content: str, begin: re.Match[str], fits: Callable[[str], boo
     Raises:
         PromptError: If nothing closes it.
     """
-    closings = [match.end() for match in re.finditer(r"\]", content) if match.start() >= begin.end()]
+    closings: list[int] = []
+    for match in _CLOSING.finditer(content, begin.end(), begin.end() + _MOST_INSIDE):
+        closings.append(match.end())
+        if fits(content[begin.end() : match.start()]):
+            return match.end()
     if not closings:
-        raise PromptError(f"{content[begin.start() :][:60]}: without a closing bracket")
+        raise PromptError(f"{abbreviated(content[begin.start() :])}: without a closing bracket")
+    depth, last = 1, begin.end()
     for end in closings:
-        if fits(content[begin.end() : end - 1]):
+        depth += content.count("[", last, end) - 1
+        if not depth:
             return end
-    inside = (
-        end for end in closings if content[begin.start() : end].count("[") == content[begin.start() : end].count("]")
-    )
-    return next(inside, closings[0])
+        last = end
+    return closings[0]
 
 
 def written(token_ids: Sequence[int], layout: Layout) -> str:

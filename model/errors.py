@@ -14,3 +14,8 @@ class WeightsError(ValueError):
 
 class PromptError(ValueError):
     """A prompt that a model cannot read or answer; the message says what would be right."""
+
+
+def abbreviated(shown: str) -> str:
+    """Return a prompt's words, or their beginning, for a message."""
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.finished_run import FinishedRun
 from model.generation import GenerationConfig, Prompt
-from model.respond import abbreviated
 from model.tokenizer import VIDEO
 
 
@@ -19,14 +18,14 @@ def check_draws_videos(run: FinishedRun) -> None:
     """Refuse a run that cannot generate films.
 
     Raises:
-        PromptError: If it has no video decoder, or was tuned for conversations.
+        PromptError: If it has no video decoder, or was tuned to generate only texts.
     """
-    if run.template is not None and run.template.chats:
-        raise PromptError(f"{run.folder}: was tuned to generate only texts: use --want text")
+    if not run.learned_images:
+        raise PromptError(f"{run.folder}: was tuned to generate only texts: ask for text")
     if run.video_decoder is None:
         raise PromptError(
-            f"{run.folder}: has no video decoder to generate videos: run `python -m trainer video-decoder`, or use "
-            "--want image"
+            f"{run.folder}: has no video decoder to generate videos: run `python -m trainer video-decoder`, or ask for "
+            "an image"
         )
 
 

@@ -103,9 +103,14 @@ class FinishedRun:
         return self.template is None or self.template.chats
 
     @property
+    def learned_images(self) -> bool:
+        """True if the model was trained to generate the embeddings of images."""
+        return self.template is None or self.template.draws or not self.template.chats
+
+    @property
     def draws(self) -> bool:
         """True if it was trained to generate images, and has an image decoder."""
-        return self.decoder is not None and (self.template is None or self.template.draws or not self.template.chats)
+        return self.decoder is not None and self.learned_images
 
     @property
     def image_size(self) -> int:

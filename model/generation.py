@@ -91,14 +91,25 @@ class Prompt:
 
 @dataclass(slots=True)
 class Generated:
-    """The continuation of a prompt: runs of token ids, and images as visual embeddings (N, E), in order."""
+    """The continuation of a prompt.
+
+    Attributes:
+        parts: Runs of token ids, and images as visual embeddings (N, E), in order.
+        ended: True if the model ended it, rather than a limit.
+    """
 
     parts: list[list[int] | Tensor] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def images(self) -> list[Tensor]:
         """Return only the images."""
         return [part for part in self.parts if isinstance(part, Tensor)]
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of text tokens, without the end."""
+        return sum(len(part) for part in self.parts if isinstance(part, list))
 
     def text(self, tokenizer: Tokenizer, *, with_own: bool = False) -> str:
         """Return only the text."""
@@ -217,7 +228,6 @@ class _Row:
     closing: bool = False  # the image is complete, [/IMG] comes next
     num_tokens: int = 0
     drawn: list[Tensor] = field(default_factory=list)
-    ended: bool = False
     done: bool = False
 
     @property
@@ -230,7 +240,7 @@ class _Row:
     def take_token(self, token: int, eos_id: int, image_start_id: int, num_slots: int) -> None:
         self.num_tokens += 1
         if token == eos_id:
-            self.ended = True
+            self.result.ended = True
         elif token == image_start_id:
             self.begin_image(num_slots)
         else:
@@ -251,7 +261,7 @@ class _Row:
 
     def settle(self, config: GenerationConfig) -> None:
         waits = self.slots_left or self.frames_left
-        self.done = self.ended or (not waits and self.num_tokens >= config.max_new_tokens)
+        self.done = self.result.ended or (not waits and self.num_tokens >= config.max_new_tokens)
         self.closing &= not self.done
 
 
@@ -354,6 +364,7 @@ def _beams(
         )
     rows = []
     for row in found.tolist():
-        text = row[: row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row
-        rows.append(Generated([text] if text else []))
+        ended = tokenizer.eos_id in row
+        text = row[: row.index(tokenizer.eos_id)] if ended else row
+        rows.append(Generated([text] if text else [], ended))
     return rows

@@ -11,7 +11,7 @@ A prompt is a list of parts, in the order in which the model reads them: texts, 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +27,27 @@ from model.films import check_draws_videos, check_room_for_video, generate_frame
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.images import decode
+from model.parts import Frames, ImageLike, Message, Part, turns_of
 from model.prompt_builder import PromptBuilder
 from model.resizing import pixels_of
 from model.respond import Wanted, check_able, check_room, respond, respond_steps
-from model.sequence import Layout
 from model.template_layout import ANSWER, TemplateLayout
-from model.tokenizer import OBJECT_END, OBJECT_START, PHRASE_END, PHRASE_START
-from model.video_file import FORMATS, encode_video
-
-ImageLike = Image.Image | np.ndarray | bytes | Path
-"""An image: Pillow's, an array (H, W, 3) uint8 in RGB, a file's bytes, or its path. A `str` in a prompt is text."""
+from model.text_pieces import TextPieces
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
-    """Frames of a video in order, and their times in seconds if the model reads them."""
+class Answer:
+    """An answer in a conversation, or what is new of it.
 
-    images: Sequence[ImageLike]
-    times: Sequence[float] | None = None
+    Attributes:
+        text: Its text.
+        num_tokens: Tokens of the answer so far, without its end.
+        ended: True if the model ended it, rather than the limit on tokens.
+    """
 
-    def save(self, path: str | Path) -> None:
-        """Write Pillow images as a video, by the file's ending: .mp4 or .webp.
-
-        Raises:
-            ValueError: If it has another ending.
-        """
-        form = next((form for form in FORMATS if str(path).endswith(f".{form}")), None)
-        if form is None:
-            raise ValueError(f"{path}: a video is written as {' or '.join(f'.{form}' for form in FORMATS)}")
-        frames = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in self.images])
-        rate = 1 / (self.times[1] - self.times[0]) if self.times is not None and len(self.times) > 1 else 1.0
-        Path(path).write_bytes(encode_video(frames, form, rate))
-
-
-_BOXED = (PHRASE_START, PHRASE_END, OBJECT_START, OBJECT_END)
-Part = str | Region | Frames | ImageLike
-Message = Mapping[str, Any]
-"""`{"role": "system" | "user" | "assistant", "content": a text, or a list of parts}`."""
+    text: str
+    num_tokens: int
+    ended: bool
 
 
 class LoadedModel:
@@ -100,7 +84,7 @@ class LoadedModel:
         Raises:
             PromptError: If the image cannot be read, or the model cannot answer.
         """
-        return self._text([self._prompt([_path(image)])], seed, options)[0]
+        return self._text_of(self._generated([self._prompt([_path(image)])], seed, options)[0])
 
     def chat(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> str:
         """Return the assistant's answer to a conversation.
@@ -115,8 +99,12 @@ class LoadedModel:
         Raises:
             PromptError: If they do not, if a part cannot be read, or the conversation is too long for the model.
         """
-        prompt = messages if isinstance(messages, Prompt) else self.conversation(messages)
-        return self._text([prompt], seed, options)[0]
+        return self.answer(messages, seed=seed, **options).text
+
+    def answer(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> Answer:
+        """Return the assistant's answer, and how it ended. Arguments and errors as in `chat`."""
+        [result] = self._generated([self._given(messages)], seed, options)
+        return Answer(self._text_of(result), result.num_tokens, result.ended)
 
     def draw(self, *parts: Part, seed: int = 0, guidance: float | None = None) -> Image.Image:
         """Return the image that a prompt asks for.
@@ -209,17 +197,23 @@ class LoadedModel:
         Together the pieces are what `generate` returns. Beam search has no pieces: set `num_beams` to 1.
         Arguments and errors as in `generate_all`.
         """
-        return self._stream(self._prompt(parts, draw=want == "image"), want, seed, guidance, options)
+        steps = self._steps(self._prompt(parts, draw=want == "image"), want, seed, options)
+        return self._pieces(steps, seed, guidance)
 
     def stream_chat(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> Iterator[str]:
         """Yield the assistant's answer piece by piece. Arguments and errors as in `chat`."""
-        prompt = messages if isinstance(messages, Prompt) else self.conversation(messages)
-        found = self._stream(prompt, "text", seed, None, options)
-        return (piece for piece in found if isinstance(piece, str))
+        return (answer.text for answer in self.stream_answer(messages, seed=seed, **options) if answer.text)
+
+    def stream_answer(self, messages: Sequence[Message] | Prompt, *, seed: int = 0, **options: Any) -> Iterator[Answer]:
+        """Yield each new piece of the assistant's answer with its state; at last that in which it ended, without text.
+
+        Arguments and errors as in `chat`.
+        """
+        return self._answers(self._steps(self._given(messages), "text", seed, options))
 
     def conversation(self, messages: Sequence[Message]) -> Prompt:
         """Return a conversation as a prompt. Errors as in `chat`."""
-        system, turns = _turns(messages, draws=self.draws)
+        system, turns = turns_of(messages, draws=self.draws)
         layout = self.run.layout
         if not isinstance(layout, TemplateLayout) or not layout.settings.chats:
             if system is not None or len(turns) != 1:
@@ -299,10 +293,15 @@ class LoadedModel:
             check_room(self.run, prompt, self._words(prompt), want, config)
         return respond(self.run, prompts, want, config, seed=seed)
 
-    def _text(self, prompts: Sequence[Prompt], seed: int, options: Mapping[str, Any]) -> list[str]:
+    def _generated(self, prompts: Sequence[Prompt], seed: int, options: Mapping[str, Any]) -> list[Generated]:
         check_able(self.run, "text")
-        results = self._respond(prompts, "text", self._config(options, "text"), seed)
-        return ["".join(written(part, self.run.layout) for part in _texts(result)).strip() for result in results]
+        return self._respond(prompts, "text", self._config(options, "text"), seed)
+
+    def _text_of(self, result: Generated) -> str:
+        return "".join(written(part, self.run.layout) for part in _texts(result)).strip()
+
+    def _given(self, messages: Sequence[Message] | Prompt) -> Prompt:
+        return messages if isinstance(messages, Prompt) else self.conversation(messages)
 
     def _words(self, prompt: Prompt) -> str:
         return self.run.tokenizer.decode(prompt.sequence.token_ids)
@@ -311,39 +310,37 @@ class LoadedModel:
         for part in result.parts:
             yield to_pillow(next(drawn)) if isinstance(part, Tensor) else written(part, self.run.layout).strip()
 
-    def _stream(
-        self, prompt: Prompt, want: Wanted, seed: int, guidance: float | None, options: Mapping[str, Any]
-    ) -> Iterator[str | Image.Image]:
+    def _steps(self, prompt: Prompt, want: Wanted, seed: int, options: Mapping[str, Any]) -> Iterator[Generated]:
+        """Return the states of an answer as it grows, once it is clear that there can be one."""
         check_able(self.run, want)
         config = self._config({"num_beams": 1, **options}, want)
         if config.num_beams > 1:
             raise PromptError("num_beams: beam search has no pieces to stream; set it to 1")
         check_room(self.run, prompt, self._words(prompt), want, config)
-        return self._pieces(respond_steps(self.run, prompt, want, config, seed=seed), seed, guidance)
+        return respond_steps(self.run, prompt, want, config, seed=seed)
 
     def _pieces(self, results: Iterable[Generated], seed: int, guidance: float | None) -> Iterator[str | Image.Image]:
         """Yield what each state of a growing result has more than the one before."""
-        layout, num_done, sent, result = self.run.layout, 0, 0, Generated()
+        num_done, pieces, result = 0, TextPieces(self.run.layout), Generated()
         for result in results:
             for part in result.parts[num_done:]:
                 whole = part is not result.parts[-1] or isinstance(part, Tensor)
                 if isinstance(part, Tensor):
                     yield to_pillow(self.run.draw(part[None], guidance=guidance, seed=seed)[0])
-                elif whole or _is_stable(part, layout):
-                    text = written(part, layout).strip()
-                    if piece := text[sent:]:
-                        yield piece
-                    sent = len(text)
-                num_done, sent = (num_done + 1, 0) if whole else (num_done, sent)
+                elif piece := pieces.take(part, whole=whole):
+                    yield piece
+                if whole:
+                    num_done, pieces = num_done + 1, TextPieces(self.run.layout)
         for part in _texts(result, num_done):
-            if piece := written(part, layout).strip()[sent:]:
+            if piece := pieces.take(part, whole=True):
                 yield piece
 
-
-def _is_stable(token_ids: Sequence[int], layout: Layout) -> bool:
-    """Return whether what follows cannot change the text so far: no character and no box is unfinished."""
-    counts = {token_ids.count(layout.ids[name]) for name in _BOXED if name in layout.ids}
-    return len(counts) <= 1 and not layout.tokenizer.decode(token_ids).endswith("\ufffd")
+    def _answers(self, results: Iterator[Generated]) -> Iterator[Answer]:
+        result = next(results)  # always the same object
+        for piece in self._pieces(chain([result], results), 0, None):
+            assert isinstance(piece, str)
+            yield Answer(piece, result.num_tokens, result.ended)
+        yield Answer("", result.num_tokens, result.ended)
 
 
 def _texts(result: Generated, start: int = 0) -> list[list[int]]:
@@ -353,37 +350,6 @@ def _texts(result: Generated, start: int = 0) -> list[list[int]]:
 def _path(image: ImageLike | str) -> ImageLike:
     """Return what is an image and no text as a part of a prompt."""
     return Path(image) if isinstance(image, str) else image
-
-
-def _turns(messages: Sequence[Message], *, draws: bool) -> tuple[str | None, list[Sequence[Part]]]:
-    """Return the system's message, if there is one, and what the sides say in turn.
-
-    Args:
-        messages: The messages.
-        draws: Whether the assistant's may hold images.
-
-    Raises:
-        PromptError: If they do not take turns, the user first and last.
-    """
-    system, turns = None, list[Sequence[Part]]()
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        parts = [content] if isinstance(content, str) else content
-        if not isinstance(parts, Sequence) or not any(not isinstance(p, str) or p.strip() for p in parts):
-            raise PromptError(f"message {number + 1}: has no content")
-        if role == "system" and not number:
-            if not all(isinstance(part, str) for part in parts):
-                raise PromptError("message 1: the system's message may contain only words")
-            system = "".join(map(str, parts))
-            continue
-        if role != (expected := "assistant" if len(turns) % 2 else "user"):
-            raise PromptError(f"message {number + 1}: its role is {role!r}, and {expected!r} is due")
-        if expected == "assistant" and not draws and not all(isinstance(part, str | Region) for part in parts):
-            raise PromptError(f"message {number + 1}: the assistant's messages may contain only words")
-        turns.append(parts)
-    if len(turns) % 2 == 0:
-        raise PromptError("messages: the last one must be the user's" if turns else "messages: there are none")
-    return system, turns
 
 
 def to_pillow(image: Tensor) -> Image.Image:

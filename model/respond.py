@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt, generate_steps
 from model.segment import Text
@@ -108,11 +108,6 @@ def check_room(run: FinishedRun, prompt: Prompt, shown: str, wanted: Wanted, con
         f"{abbreviated(shown)!r}: takes {length} of the model's {most} positions, and its continuation up to "
         f"{num_tokens + of_images} more: {remedy}"
     )
-
-
-def abbreviated(shown: str) -> str:
-    """Return a prompt's words, or their beginning, for a message."""
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 def _settings(run: FinishedRun, wanted: Wanted, config: GenerationConfig, *, video: bool) -> GenerationConfig:

@@ -214,7 +214,6 @@ class _Crawl:
                 | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, run))
             )
 
-        storage.remove(queues)
         watch = Watch(self.parts.path, queues=queues, alarms=alarm_folder(self.out))
         with shuffling(self.runner, self.out) as files:
             run_pipeline(f"crawl {self.name}, round {round_}", self.runner, partial(build, files=files), watch)

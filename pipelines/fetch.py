@@ -374,7 +374,6 @@ def _fetch_missing(
                 | "FetchHosts" >> beam.ParDo(_FetchHosts(spec, out, generation, settings, new_run()))
             )
 
-        storage.remove(queues)
         watch = Watch(media, queues=queues, alarms=alarm_folder(out))
         with shuffling(runner, out) as files:
             run_pipeline(f"fetch: {what}", runner, partial(build, files=files), watch)

@@ -471,8 +471,11 @@ class DecoderRunSettings(ImageRunSettings):
         description="conditioning of the decoder: embeddings of the image itself (Emu2), or those that the model "
         "generates for its caption (Emu)",
     )
-    max_caption_tokens: int = Field(
-        150, description="tokens to which captions are cut for `generated` (Emu leaves longer ones out)"
+    max_caption_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens to which captions are cut for `generated` (Emu leaves out those over 150); null: as many "
+        "as the model's positions hold beside an image",
     )
     max_scale: float = Field(
         1.0,
@@ -480,6 +483,15 @@ class DecoderRunSettings(ImageRunSettings):
         description="images are scaled at random to between the decoder's size and this multiple of it before a square "
         "is cropped (Emu2 does so, without giving the number); 1: whole images",
     )
+
+    @model_validator(mode="after")
+    def _reads_captions(self) -> Self:
+        if self.max_caption_tokens is not None and self.conditioning != "generated":
+            raise ValueError(
+                f"max_caption_tokens has no effect with conditioning: {self.conditioning}, which reads no caption: "
+                "leave it out"
+            )
+        return self
 
 
 class VideoDecoderRunSettings(DecoderRunSettings):

@@ -20,7 +20,8 @@ storyboard.py   yt-dlp's storyboards and subtitles on disk                      
 conversations.py  LLaVA, ShareGPT, chat messages, Alpaca                          conversation
 vqa.py          VQAv2, OK-VQA, GQA, TextVQA, VizWiz                               conversation
 edits.py        InstructPix2Pix and its like                                      conversation
-turns.py        order of turns · attachments.py: images of a folder, archive or URL, for these three
+subjects.py     subjects cut from grounded pairs in tars                          conversation
+turns.py        order of turns · attachments.py: images of a folder, archive or URL, for the first three
 jsonl_text.py   The Pile, JSON Lines, text files                                  text
 webdataset.py   our corpora, img2dataset's tars, plain pairs, MMC4 in base64      any
 warc.py         pages that a crawl stored; the extract stage reads them like any crawl
@@ -49,6 +50,7 @@ from pipelines.sources import (
     mmc4,
     obelics,
     storyboard,
+    subjects,
     url_table,
     video_list,
     vqa,
@@ -70,6 +72,7 @@ SourceSettings = Annotated[
     | conversations.ConversationSettings
     | vqa.VqaSettings
     | edits.EditSettings
+    | subjects.SubjectSettings
     | webdataset.WebDatasetSettings,
     Field(discriminator="format"),
 ]
@@ -102,5 +105,6 @@ FORMATS: dict[str, Format] = {
     "conversations": Format(conversations.KINDS, conversations.parts, conversations.read, attachments.companion_files),
     "vqa": Format(vqa.KINDS, vqa.parts, vqa.read, vqa.companion_files),
     "edits": Format(edits.KINDS, edits.parts, edits.read, attachments.companion_files),
+    "subjects": Format(subjects.KINDS, subjects.parts, subjects.read),
     "webdataset": Format(webdataset.KINDS, webdataset.parts, webdataset.read),
 }

@@ -37,15 +37,20 @@ _ASPECT_TOLERANCE = 0.02  # of width over height, beyond the rounding of a pixel
 _UPRIGHT = ("", "1", "Horizontal (normal)")
 
 
-class WebDatasetSettings(Files):
+class TarSettings(Files):
+    """Tars (also .tar.gz) of samples."""
+
+    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs; null: none did")
+
+
+class WebDatasetSettings(TarSettings):
     """Tars (also .tar.gz) whose samples are of the source's kind; others are dropped."""
 
     format: Literal["webdataset"] = "webdataset"
-    generator: str | None = Field(None, description="Model that wrote the captions of foreign pairs; null: none did")
     image_side: Literal["before", "after"] = Field("before", description="MMC4: where to put an image, by its sentence")
 
 
-def parts(settings: WebDatasetSettings) -> list[Part]:
+def parts(settings: TarSettings) -> list[Part]:
     """Return one part per tar."""
     return whole_files(settings)
 
@@ -53,13 +58,13 @@ def parts(settings: WebDatasetSettings) -> list[Part]:
 def read(part: Part, settings: WebDatasetSettings, source_name: str, kind: Kind) -> Iterator[Outcome]:
     """Yield one candidate per sample, with its bytes."""
 
-    def convert(origin: Origin, locator: str, sample: TarSample) -> list[Outcome]:
-        return _convert(origin, locator, sample, settings)
+    def convert_sample(origin: Origin, locator: str, sample: TarSample) -> list[Outcome]:
+        return convert(origin, locator, sample, settings)
 
-    return convert_rows(Origin(source_name, kind, part, settings), _samples(part), convert)
+    return convert_rows(Origin(source_name, kind, part, settings), samples(part), convert_sample)
 
 
-def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
+def samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
     """Yield the samples of a tar, by the offset of their first member.
 
     Raises:
@@ -82,7 +87,7 @@ def _samples(part: Part) -> Iterator[tuple[str, TarSample | RowError]]:
             raise BrokenFileError(str(error)) from error
 
 
-def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatasetSettings) -> list[Outcome]:
+def convert(origin: Origin, locator: str, sample: TarSample, settings: TarSettings) -> list[Outcome]:
     """Return the candidate of a sample.
 
     Raises:
@@ -99,7 +104,8 @@ def _convert(origin: Origin, locator: str, sample: TarSample, settings: WebDatas
         return [_own(origin, locator, sample)]
     if "image_info" in record and "text_list" in record:
         _check_kind(origin, "interleaved")
-        return mmc4.page_of(origin, locator, record, settings.image_side)
+        side = settings.image_side if isinstance(settings, WebDatasetSettings) else "before"
+        return mmc4.page_of(origin, locator, record, side)
     if "final_meta.json" in sample.parts:
         _check_kind(origin, "video")
         return [builder_document(origin, locator, sample)]
@@ -124,7 +130,7 @@ def _own(origin: Origin, locator: str, sample: TarSample) -> Candidate:
 
 
 def _foreign(
-    origin: Origin, locator: str, sample: TarSample, record: dict[str, Any], settings: WebDatasetSettings
+    origin: Origin, locator: str, sample: TarSample, record: dict[str, Any], settings: TarSettings
 ) -> Candidate:
     """Return the candidate of a sample that another tool wrote."""
     found = _document(origin, sample)

@@ -241,9 +241,27 @@ def test_an_edit_changes_the_one_thing_that_it_names():
         )
 
 
+def test_a_subject_is_shown_alone_and_drawn_in_another_scene():
+    places = set()
+    for number, row in enumerate(rows_of("subjects"), 1):
+        talk = talk_of(WEB, "subjects", number)
+        (shown,), (wanted,) = talk.scenes[""].items, talk.scenes["-after"].items
+        assert (shown.colour, shown.shape) == (wanted.colour, wanted.shape)
+        assert talk.scenes[""].variation != talk.scenes["-after"].variation
+        asked = attributes_of(row["conversations"][0]["value"])
+        assert asked == {"size": wanted.size, "position": wanted.position}  # the rest is only in the image
+        places.add(wanted.position != shown.position)
+    assert places == {True, False}
+    cut, whole = talk.picture(""), talk.picture("-after")
+    assert cut.shape[0] == cut.shape[1] != whole.shape[0]
+    rows, _, _ = np.nonzero((cut < 255).any(-1, keepdims=True))
+    assert rows.max() - rows.min() > 40  # pixels of the subject, which its square holds entirely
+    assert talk.picture("-other") is None
+
+
 def test_the_talks_images_are_served_and_nothing_else_is():
     site = sites(WEB)[ADDRESSES["talks"]]
-    for name in ("colour", "edits", "boxes"):
+    for name in ("colour", "edits", "boxes", "subjects"):
         for url in rows_of(name)[0]["image"]:
             assert site.answer(url.partition(":8700")[2]).content_type == "image/jpeg"
     for path in ("/colour/0000.jpg", "/colour/9999.jpg", "/colour/0001-after.jpg", "/other.jsonl", "/other/0001.jpg"):

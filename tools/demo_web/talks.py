@@ -1,4 +1,4 @@
-"""The talks: lists of conversations in LLaVA's form: questions about images, dialogues, edits, and boxes.
+"""The talks: lists of conversations in LLaVA's form: questions about images, dialogues, edits, boxes, and subjects.
 
 Each list is at `/<list>.jsonl`, its images at `/<list>/0001.jpg`, changed ones at `/<list>/0001-after.jpg`. Each row
 has an image of its own, and every answer follows from its scene.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from pipelines.images.cutting import cut_out
 from tools.demo_web.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -18,6 +19,7 @@ from tools.demo_web.scene import (
     POSITIONS,
     SIZES,
     Item,
+    Picture,
     Scene,
     boxes,
     draw,
@@ -72,14 +74,35 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 FINDING = ("Where is the {name}?", "Show me the {name}.", "Find the {name}.", "Point at the {name}.")
 PLACING = ("Draw {phrase}.", "Please draw {phrase}.", "I want to see {phrase}.")
+SHOWING = (
+    "Draw this at the {position}, and make it {size}.",
+    "Now draw it {size}, at the {position}.",
+    "Put this at the {position}; it should be {size}.",
+)
+"""Instructions to draw a subject that is shown alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A conversation: the scenes of its images by the ending of their names, and its turns, the user first."""
+    """A conversation: the scenes of its images by the ending of their names, and its turns, the user first.
+
+    Of the image with the ending `cut` only the first item is shown, on white.
+    """
 
     scenes: dict[str, Scene]
     turns: tuple[str, ...]
+    cut: str | None = None
+
+    def picture(self, ending: str) -> Picture | None:
+        """Return one of its images, or None if there is none with this ending."""
+        scene = self.scenes.get(ending)
+        if scene is None:
+            return None
+        if ending != self.cut:
+            return draw(scene, SIDE)
+        side = 4 * SIDE  # so that the part has about the size of a whole image
+        x0, y0, x1, y1 = (value / side for value in boxes(scene, side)[0])
+        return cut_out(draw(scene, side), (x0, y0, x1, y1))
 
 
 def answer_to(asked: str, scene: Scene) -> str:
@@ -141,6 +164,16 @@ def _edit(web: Web, key: str, rng: random.Random) -> Talk:
     return Talk({"": scene, "-after": replace(scene, items=(after,))}, (f"<image>\n{words}", "<image>"))
 
 
+def _subject(web: Web, key: str, rng: random.Random) -> Talk:
+    """Return an item cut out of one scene, and another scene in which it is to be drawn."""
+    shown = _single(web, f"{key} shown", rng)
+    (item,) = shown.items
+    wanted = replace(item, size=rng.choice(tuple(SIZES)), position=rng.choice(tuple(POSITIONS)))
+    after = Scene((wanted,), rng.choice(tuple(BACKGROUNDS)), f"{web.seed} {key}")
+    words = rng.choice(SHOWING).format(size=wanted.size, position=wanted.position)
+    return Talk({"": shown, "-after": after}, (f"<image>\n{words}", "<image>"), cut="")
+
+
 def _box(web: Web, key: str, rng: random.Random) -> Talk:
     """Return a question that a box answers, or a box in which something is to be drawn."""
     scene = _several(web, key, rng) if rng.random() < 0.5 else _single(web, key, rng)
@@ -159,6 +192,7 @@ _LISTS: dict[str, tuple[int, Callable[[Web, str, random.Random], Talk]]] = {
     "dialogues": (1800, _dialogue),
     "edits": (900, _edit),
     "boxes": (1800, _box),
+    "subjects": (900, _subject),
 }
 """Rows and content of each list."""
 
@@ -191,8 +225,8 @@ class Talks(Site):
             return None
         if not 1 <= int(match[2]) <= self.num_rows(match[1]):
             return NOT_FOUND
-        scene = talk_of(self.web, match[1], int(match[2])).scenes.get(match[3] or "")
-        return image_reply(draw(scene, SIDE), "jpg") if scene is not None else NOT_FOUND
+        picture = talk_of(self.web, match[1], int(match[2])).picture(match[3] or "")
+        return image_reply(picture, "jpg") if picture is not None else NOT_FOUND
 
     def _row(self, name: str, number: int) -> dict[str, object]:
         talk = talk_of(self.web, name, number)

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from model.box_text import read_boxes
 from model.errors import PromptError
-from model.loaded_model import LoadedModel, Part
+from model.loaded_model import Answer, LoadedModel
+from model.parts import Part
 from tools.serve.limits import ApiError, BodyLimit, Limits, Turn, error_response
 from tools.serve.messages import ChatRequest, ImageRequest, check_image
 
@@ -51,10 +52,6 @@ class Service:
         self.turn.check()
         async with self.turn.taken():
             return await run_in_threadpool(work)
-
-    def num_tokens(self, text: str) -> int:
-        """Return how many tokens a text has."""
-        return len(self.loaded.run.tokenizer.encode(text)) if text else 0
 
 
 def make_api(service: Service, *, key: str | None = None, hosts: Sequence[str] | None = None) -> FastAPI:
@@ -154,42 +151,47 @@ async def _chat(service: Service, body: ChatRequest) -> Response:
     options |= body.options(service.limits)
     service.turn.check()
     prompt = await run_in_threadpool(loaded.conversation, messages)  # decodes images
-    answer = _Answer(service, len(prompt.sequence.token_ids), options["max_new_tokens"])
+    reply = _Reply(service, len(prompt.sequence.token_ids))
     if not body.stream:
-        return JSONResponse(answer.whole(await service.run(lambda: loaded.chat(prompt, seed=body.seed, **options))))
+        return JSONResponse(reply.whole(await service.run(lambda: loaded.answer(prompt, seed=body.seed, **options))))
     service.turn.check()
-    pieces = loaded.stream_chat(prompt, seed=body.seed, **options)
-    events = _events(service, answer, pieces, with_usage=body.stream_options.include_usage)
+    answers = loaded.stream_answer(prompt, seed=body.seed, **options)
+    events = _events(service, reply, answers, with_usage=body.stream_options.include_usage)
     return StreamingResponse(events, media_type="text/event-stream")
 
 
 async def _events(
-    service: Service, answer: "_Answer", pieces: Iterator[str], *, with_usage: bool
+    service: Service, reply: "_Reply", answers: Iterator[Answer], *, with_usage: bool
 ) -> AsyncIterator[bytes]:
     """Yield an answer as server-sent events; the model is free again when the client has it all, or has hung up."""
-    said = ""
+    last = Answer("", 0, False)
     async with service.turn.taken():
-        yield answer.chunk({"role": "assistant", "content": ""})
-        while (piece := await run_in_threadpool(next, pieces, None)) is not None:
-            said += piece
-            yield answer.chunk({"content": piece})
-    yield answer.chunk({}, finished=answer.reason(said))
+        yield reply.chunk({"role": "assistant", "content": ""})
+        while (answer := await run_in_threadpool(next, answers, None)) is not None:
+            last = answer
+            if answer.text:
+                yield reply.chunk({"content": answer.text})
+    yield reply.chunk({}, finished=_reason(last))
     if with_usage:
-        yield answer.event({"choices": [], "usage": answer.usage(said)})
+        yield reply.event({"choices": [], "usage": reply.usage(last)})
     yield _DONE
 
 
-class _Answer:
+def _reason(answer: Answer) -> str:
+    return "stop" if answer.ended else "length"
+
+
+class _Reply:
     """The forms in which an answer is sent."""
 
-    def __init__(self, service: Service, num_asked: int, max_new_tokens: int) -> None:
-        self.service, self.num_asked, self.max_new_tokens = service, num_asked, max_new_tokens
+    def __init__(self, service: Service, num_asked: int) -> None:
+        self.num_asked = num_asked
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
 
-    def whole(self, text: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": self.reason(text), "logprobs": None}
-        return {**self.head, "object": "chat.completion", "choices": [choice], "usage": self.usage(text)}
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text}
+        choice = {"index": 0, "message": message, "finish_reason": _reason(answer), "logprobs": None}
+        return {**self.head, "object": "chat.completion", "choices": [choice], "usage": self.usage(answer)}
 
     def chunk(self, delta: dict[str, str], *, finished: str | None = None) -> bytes:
         return self.event({"choices": [{"index": 0, "delta": delta, "finish_reason": finished}]})
@@ -197,10 +199,6 @@ class _Answer:
     def event(self, content: dict[str, Any]) -> bytes:
         return b"data: " + json.dumps({**self.head, "object": "chat.completion.chunk", **content}).encode() + b"\n\n"
 
-    def reason(self, text: str) -> str:
-        return "length" if self.service.num_tokens(text) >= self.max_new_tokens else "stop"
-
-    def usage(self, text: str) -> dict[str, int]:
-        answered = self.service.num_tokens(text)
-        asked = self.num_asked
+    def usage(self, answer: Answer) -> dict[str, int]:
+        asked, answered = self.num_asked, answer.num_tokens
         return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from model.box_text import read_boxes
-from model.loaded_model import Part
+from model.parts import Part
 from pipelines.images.metadata import read_size, sniff_format
 from tools.serve.limits import ApiError, Limits
 

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 
 from model.box_text import read_boxes
 from model.errors import PromptError
-from model.loaded_model import Part
+from model.parts import Part
 from tools.serve.api import Result, Service
+from tools.serve.messages import check_image
 
 _MOST_SHOTS = 8
 _BOXES = "Boxes: [box:a red circle:0.1,0.1,0.5,0.5], as left, top, right, bottom."
@@ -64,20 +65,25 @@ def make_page(service: Service) -> Any:
 
 def _caption_tab(service: Service) -> None:
     with gr.Row():
-        image = gr.Image(type="pil", label="Image")
+        image = _image("Image")
         caption = gr.Textbox(label="Caption", lines=4)
 
-    async def describe(image: Image.Image | None) -> str:
-        return await _answer(service, lambda: service.loaded.caption(_given(image, "Give an image.")))
+    async def describe(path: str | None) -> str:
+        def work() -> str:
+            if path is None:
+                raise PromptError("Give an image.")
+            return service.loaded.caption(_read(path, service))
+
+        return await _answer(service, work)
 
     gr.Button("Caption", variant="primary").click(describe, image, caption, api_visibility="private")
 
 
 def _chat_tab(service: Service) -> None:
     async def reply(message: dict[str, Any], history: list[dict[str, Any]]) -> AsyncIterator[str]:
-        turns = [{"role": turn["role"], "content": _contents(turn["content"])} for turn in history]
-        said = [{"role": "user", "content": [*map(_file, message["files"]), message["text"]]}]
         try:
+            turns = [{"role": turn["role"], "content": _contents(turn["content"], service)} for turn in history]
+            said = [{"role": "user", "content": [*(_file(f, service) for f in message["files"]), message["text"]]}]
             pieces = await run_in_threadpool(service.loaded.stream_chat, [*turns, *said])
             service.turn.check()
         except (PromptError, HTTPException) as error:
@@ -96,16 +102,15 @@ def _draw_tab(service: Service) -> None:
     with gr.Row():
         with gr.Column():
             prompt = gr.Textbox(label="Prompt", lines=3, info=_BOXES)
-            subjects = gr.Gallery(label="Images before the prompt: subjects, a style, or what to edit", type="pil")
+            subjects = gr.Gallery(label="Images before the prompt: subjects, a style, or what to edit", type="filepath")
             guidance = gr.Slider(1, 15, label="Guidance", value=service.loaded.guidance)
             seed = gr.Number(0, label="Seed", precision=0)
             button = gr.Button("Draw", variant="primary")
         drawn = gr.Image(label="Drawn", format="png")
 
     async def draw(prompt: str, subjects: Sequence[Any] | None, guidance: float, seed: int) -> Image.Image:
-        images = [image for image, _ in subjects or ()]
-
         def work() -> Image.Image:
+            images = [_read(path, service) for path, _ in subjects or ()]
             return service.loaded.draw(*images, *read_boxes(prompt), seed=int(seed), guidance=guidance)
 
         return await _answer(service, work)
@@ -120,7 +125,7 @@ def _examples_tab(service: Service) -> None:
     rows = []
     for number in range(_MOST_SHOTS):
         with gr.Row(visible=number < 2) as row:
-            shots += [gr.Image(type="pil", label=f"Image {number + 1}", height=160), gr.Textbox(label="Text", lines=4)]
+            shots += [_image(f"Image {number + 1}", height=160), gr.Textbox(label="Text", lines=4)]
         rows.append(row)
     shown = gr.State(2)
     with gr.Row():
@@ -137,8 +142,8 @@ def _examples_tab(service: Service) -> None:
     async def continue_prompt(want: str, *shots: Any) -> tuple[str, Image.Image | None]:
         def work() -> list[str | Image.Image]:
             parts: list[Part] = []
-            for shot in shots:
-                parts += [*read_boxes(shot)] if isinstance(shot, str) else [] if shot is None else [shot]
+            for path, words in zip(shots[::2], shots[1::2], strict=True):
+                parts += [*([_read(path, service)] if path else ()), *read_boxes(words or "")]
             if not any(parts):
                 raise PromptError("Give an example.")
             return service.loaded.generate(*parts, want="image" if want == "image" else "text")
@@ -165,17 +170,25 @@ def _show(error: PromptError | HTTPException) -> Never:
     raise gr.Error(words, print_exception=False) from error
 
 
-def _given(image: Image.Image | None, request: str) -> Image.Image:
-    if image is None:
-        raise PromptError(request)
-    return image
+def _image(label: str, **options: Any) -> gr.Image:
+    """Make a field for an image, which is given on as the file that it is: nothing decodes it before it is judged."""
+    return gr.Image(type="filepath", image_mode=None, label=label, **options)
 
 
-def _file(file: Any) -> Path:
-    return Path(file["path"] if isinstance(file, dict) else file)
+def _read(path: str, service: Service) -> bytes:
+    """Return the file of an image.
+
+    Raises:
+        ApiError: If it is none, or too large.
+    """
+    return check_image(Path(path).read_bytes(), service.limits, "the image")
 
 
-def _contents(content: Any) -> list[Part]:
+def _file(file: Any, service: Service) -> bytes:
+    return _read(file["path"] if isinstance(file, dict) else file, service)
+
+
+def _contents(content: Any, service: Service) -> list[Part]:
     """Return what one side said, in the forms in which Gradio keeps it, as parts."""
     found: list[Part] = []
     for part in content if isinstance(content, list) else [content]:
@@ -184,5 +197,5 @@ def _contents(content: Any) -> list[Part]:
         elif part.get("type") == "text":
             found.append(part["text"])
         else:
-            found.append(_file(part.get("file", part)))
+            found.append(_file(part.get("file", part), service))
     return found

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from model.finished_run import FinishedRun, batches
 from pipelines.errors import UserError
 from pipelines.images.text_match import ImageTextMatch, MatchSettings
-from trainer.benchmarks.metrics.figure import Answered, Figure, mean
+from trainer.benchmarks.metrics.figure import Answered, Figure, mean, of_others
 from trainer.benchmarks.prompts import read_image
 from trainer.benchmarks.settings import MetricModels, ModelPath
 from trainer.benchmarks.shots import Vectors
@@ -90,7 +90,12 @@ class Drawn:
             raise UserError(f"clip_t: the example {self._answered[texts.index('')].example.id} has no `caption`")
         clip = _clip(self._models.clip_t)
         images = clip.embed_images([path.read_bytes() for path in self._paths])
-        return mean([float(value) for value in (images * clip.embed_texts(texts)).sum(1)])
+        captions = dict(zip(texts, clip.embed_texts(texts), strict=True))
+
+        def similarity(texts: Sequence[str]) -> list[float]:
+            return [float(image @ captions[text]) for image, text in zip(images, texts, strict=True)]
+
+        return mean(similarity(texts), chance=_mean_of(similarity, of_others(texts)))
 
     def _clip_i(self) -> Figure:
         clip = _clip(self._models.clip_i)
@@ -101,17 +106,17 @@ class Drawn:
         return self._similarity("dino", _dino_embedder(self._models.dino, self._run.device))
 
     def _similarity(self, name: str, embed: Callable[[Sequence[Path]], Vectors]) -> Figure:
-        """Return the mean cosine of each drawn image with all its true ones (DreamBooth)."""
+        """Return the mean cosine of each drawn image with all its true ones (DreamBooth), and with those of others."""
         references = self._references(name)
         files = list(dict.fromkeys(path for paths in references for path in paths))
         true = dict(zip(files, embed(files), strict=True))
         drawn = embed(self._paths)
-        return mean(
-            [
-                float(np.mean([vector @ true[path] for path in paths]))
-                for vector, paths in zip(drawn, references, strict=True)
-            ]
-        )
+
+        def similarity(references: Sequence[tuple[Path, ...]]) -> list[float]:
+            pairs = zip(drawn, references, strict=True)
+            return [float(np.mean([vector @ true[path] for path in paths])) for vector, paths in pairs]
+
+        return mean(similarity(references), chance=_mean_of(similarity, of_others(references)))
 
     def _nearest(self) -> Figure:
         """Return how often the model's embeddings of a drawn image are nearer to the true one's than to any other's."""
@@ -139,12 +144,19 @@ class Drawn:
         assert self._models.box_iou is not None
         detect = _detector(self._models.box_iou, self._run.device)
         scores = []
+        every = [box for one in self._answered for region in one.example.objects for box in region.boxes]
+        middle = [sum(values) / len(every) for values in zip(*every, strict=True)]
         for one, path in zip(self._answered, self._paths, strict=True):
             asked = [(region.phrase, box) for region in one.example.objects for box in region.boxes]
             found = detect(path, sorted({phrase for phrase, _ in asked}))
             best = [max((overlap(box, b) for name, b in found if name == phrase), default=0.0) for phrase, box in asked]
             scores.append(sum(best) / len(best))
-        return mean(scores)
+        return mean(scores, chance=sum(overlap(middle, box) for box in every) / len(every))
+
+
+def _mean_of(scores: Callable[[Sequence[Any]], list[float]], others: Sequence[Any] | None) -> float | None:
+    """Return the mean score of drawings with what other examples ask for; None if all ask for the same."""
+    return None if others is None else float(np.mean(scores(others)))
 
 
 class _Pixels(torch.utils.data.Dataset[Tensor]):

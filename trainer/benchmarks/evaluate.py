@@ -31,6 +31,7 @@ from pipelines.images.text_match import ImageTextMatch, MatchSettings
 from pipelines.settings import dump_yaml
 from trainer.benchmarks.answer_file import AnswerFile, Row, key_of, model_digest
 from trainer.benchmarks.curve import write_curve
+from trainer.benchmarks.descriptions import Descriptions
 from trainer.benchmarks.drawings import Drawn
 from trainer.benchmarks.formats import read
 from trainer.benchmarks.formats.example import Example
@@ -104,6 +105,9 @@ class BenchmarkRun:
         self.config = GenerationConfig.model_validate(run.generation.model_dump() | settings.generation | limits)
         decoder = decoder_folder(run.folder, "decoder") if draws else None
         self._model = model_digest([run.folder / "model", *([decoder] if decoder is not None else [])])
+        self._descriptions = (
+            Descriptions(run, settings, self.folder, self._model, world) if settings.describe is not None else None
+        )
 
     def _chosen(self, every: Sequence[Example]) -> tuple[list[Example], int]:
         """Return the examples that are asked, and the number of those left out, which have no true answer."""
@@ -149,6 +153,11 @@ class BenchmarkRun:
     def _questions(self, writer: PromptWriter, num_shots: int) -> list[Question]:
         """Return what is asked, without its images: those of a large set would not fit into memory."""
         shots = self._shots.of(self.examples, num_shots or self.settings.shots.text_only)
+        examples = self.examples
+        if self._descriptions is not None:
+            flat = iter(self._descriptions.added_to([*examples, *(one for several in shots for one in several)]))
+            examples = [next(flat) for _ in examples]
+            shots = [[next(flat) for _ in several] for several in shots]
         answer_from = {
             "generation": self.config.model_dump(mode="json"),
             "guidance": self.settings.guidance,
@@ -159,7 +168,7 @@ class BenchmarkRun:
         }
         return [
             Question(example, chosen, key_of(self._model, answer_from, writer.digest(example, chosen)))
-            for example, chosen in zip(self.examples, shots, strict=True)
+            for example, chosen in zip(examples, shots, strict=True)
         ]
 
     def _done(self, file: AnswerFile, asked: Sequence[Question], num_shots: int) -> dict[str, Row]:

@@ -22,7 +22,7 @@ from model.box_text import written
 from model.errors import PromptError
 from model.finished_run import batches
 from model.generation import GenerationConfig, Prompt
-from model.loaded_model import Part
+from model.parts import Part
 from model.respond import check_room, respond
 from trainer.evaluation.prompts import read_video
 

@@ -16,6 +16,8 @@ from trainer.benchmarks.formats import BenchmarkData, placeholders
 TextMetric = Literal["cider", "bleu", "rouge_l", "meteor", "vqa_accuracy", "exact_match", "box_accuracy"]
 ImageMetric = Literal["fid", "clip_t", "clip_i", "dino", "box_iou", "nearest"]
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
+DESCRIPTION = "description"
+"""Placeholder of what the model itself has said of an image."""
 _OF_ALL = ("image", "answer", "objects", "group")
 
 
@@ -64,6 +66,15 @@ class PromptSettings(Settings):
     )
 
 
+class DescribeSettings(Settings):
+    """A first question about each image, whose answer then stands in the prompt as `{description}`."""
+
+    ask: str = Field("{image}", description="the question; its answer is cut after the first sentence")
+    generation: dict[str, Any] = Field(
+        default_factory=dict, description="settings of generation that differ from the model's own"
+    )
+
+
 class ModelPath(Settings):
     """Weights of a model that a metric needs; nothing is downloaded."""
 
@@ -87,6 +98,9 @@ class BenchmarkSettings(Settings):
     data: BenchmarkData
     want: Literal["text", "image"] = Field("text", description="what is asked for")
     prompt: PromptSettings
+    describe: DescribeSettings | None = Field(
+        None, description="what the model is asked first of each image, also of those of shots (Emu); null: nothing"
+    )
     shots: ShotSettings = ShotSettings()
     generation: dict[str, Any] = Field(
         default_factory=dict, description="settings of generation that differ from the model's own"
@@ -113,11 +127,9 @@ class BenchmarkSettings(Settings):
         needed = [name for name in self.metrics if name in MetricModels.model_fields]
         if missing := [name for name in needed if getattr(self.models, name) is None]:
             raise ValueError(f"models.{missing[0]}: missing: the metric {missing[0]} needs a model's weights")
-        try:
-            GenerationConfig.model_validate(self.generation)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"generation: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        _check_generation("generation", self.generation)
+        if self.describe is not None:
+            _check_generation("describe.generation", self.describe.generation)
         self._check_placeholders()
         return self
 
@@ -125,7 +137,7 @@ class BenchmarkSettings(Settings):
         of_set = placeholders(self.data)
         if of_set is None:
             return
-        names = (*_OF_ALL, *of_set)
+        names = (*_OF_ALL, *of_set, *(() if self.describe is None else (DESCRIPTION,)))
         prompt = self.prompt
         for key in ("begin", "ask", "ask_without_shots", "answer"):
             for name in _PLACEHOLDER.findall(getattr(prompt, key) or ""):
@@ -133,6 +145,14 @@ class BenchmarkSettings(Settings):
                     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
                     hint = f"did you mean {{{near[0]}}}?" if near else "known: " + ", ".join(f"{{{n}}}" for n in names)
                     raise ValueError(f"prompt.{key}: {{{name}}} is not in this set; {hint}")
+
+
+def _check_generation(key: str, settings: dict[str, Any]) -> None:
+    try:
+        GenerationConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{key}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def load_benchmarks(paths: tuple[str, ...], overrides: tuple[str, ...] = ()) -> dict[str, BenchmarkSettings]:

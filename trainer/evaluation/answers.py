@@ -93,10 +93,10 @@ def answer_questions(run: FinishedRun, asked: Sequence[Question], max_new_tokens
     answered = []
     for question, result in zip(asked, found, strict=True):
         ids = [i for part in result.parts if isinstance(part, list) for i in part]
-        generated, true = written(ids, run.layout).strip(), _words(run, question.answer)
+        generated, true = written(ids, run.layout).strip(), in_words(run, question.answer)
         box = next(iter(boxes_of(question.answer)), None)
         is_right = normalised(generated) == normalised(true) if box is None else _finds(generated, box)
-        sample, asked_in_words = question.sample, _words(run, question.before)
+        sample, asked_in_words = question.sample, in_words(run, question.before)
         answered.append(Answered(sample.source, sample.key, asked_in_words, true, generated, is_right, box))
     return answered
 
@@ -157,5 +157,6 @@ def _finds(generated: str, true: Box) -> bool:
     return overlap((x0, y0, x1, y1), true) >= MIN_OVERLAP
 
 
-def _words(run: FinishedRun, segments: Iterable[Segment]) -> str:
+def in_words(run: FinishedRun, segments: Iterable[Segment]) -> str:
+    """Return the texts of segments, without their images and boxes."""
     return " ".join(run.tokenizer.decode(part.ids).strip() for part in segments if isinstance(part, Text))

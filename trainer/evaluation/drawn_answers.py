@@ -13,8 +13,10 @@ from torch import Tensor
 
 from model.finished_run import FinishedRun
 from model.segment import ImageSegment, Segment
-from trainer.evaluation.answers import Figures, Question, share
+from model.template_layout import box_image, boxes_of
+from trainer.evaluation.answers import Figures, Question, in_words, share
 from trainer.evaluation.attributes import Values
+from trainer.evaluation.sample_sheets import DrawnAnswer
 
 Read = Callable[[Tensor], list[Values]]
 """Returns the attributes of images (B, 3, S, S) uint8, of the judge's side."""
@@ -62,6 +64,19 @@ def pixel_figures(
     if edits:
         figures |= share("drawn_change", source, changed) | share("drawn_rest", source, kept)
     return figures
+
+
+def to_look_at(asked: Sequence[Question], images: Tensor, run: FinishedRun) -> list[DrawnAnswer]:
+    """Return questions with the images (B, 3, S, S) that were drawn for them; boxes are shown as places."""
+    found = []
+    for question, image in zip(asked, images, strict=False):
+        side = image.shape[-1]
+        media = [part.media for part in question.before if isinstance(part, ImageSegment)]
+        shown = [question.sample.image(i, side) for i in media]
+        places = [torch.from_numpy(box_image(box, side)).permute(2, 0, 1) for box in boxes_of(question.before)]
+        true = question.sample.image(_true(question), side)
+        found.append(DrawnAnswer([*shown, *places], in_words(run, question.before), image, true))
+    return found
 
 
 def _true(question: Question) -> int:

@@ -33,12 +33,12 @@ from trainer.evaluation.answers import Figures, Question, answer_figures, answer
 from trainer.evaluation.attributes import Attributes, Values
 from trainer.evaluation.continuation import Continuation, continuations
 from trainer.evaluation.drawing import Probe, nearest
-from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures
+from trainer.evaluation.drawn_answers import embedding_figures, pixel_figures, to_look_at
 from trainer.evaluation.films import Film, draw_films, film_figures, judged_figures
 from trainer.evaluation.judge import Judge
 from trainer.evaluation.loss_chart import write_loss_chart
 from trainer.evaluation.open_run import open_run
-from trainer.evaluation.sample_sheets import Captioned, Drawing, write_samples
+from trainer.evaluation.sample_sheets import Captioned, Drawing, DrawnAnswer, write_drawn_answers, write_samples
 from trainer.reading.micro_batches import as_tensor
 from trainer.tasks.build import with_layout
 from trainer.tasks.data import TrainingData
@@ -47,6 +47,7 @@ from trainer.tasks.single_images import CAPTIONED
 
 SEEN, HELD_OUT, ALL = "seen", "held_out", "all"
 _MAX_JUDGED = 64  # side in pixels of the judge's input images
+_SHOWN = 7  # drawn answers of a source on the sheet
 _MOST_SAMPLES = 20_000  # of a source and split that are held in memory, and among which samples are drawn
 
 
@@ -212,6 +213,7 @@ class Evaluation:
         samples = [sample for data in self._held_out for sample in samples_of(data, ("conversation",), _MOST_SAMPLES)]
         figures: Figures = {}
         answered = []
+        drawings: dict[str, list[DrawnAnswer]] = {}
         for source in dict.fromkeys(sample.source for sample in samples):
             every = list(questions(sample for sample in samples if sample.source == source))
             in_text = [question for question in every if not question.draws]
@@ -222,23 +224,32 @@ class Evaluation:
                 answered += found
             to_draw = [question for question in every if question.draws]
             asked = drawn(to_draw, self.settings.images, self.settings.seed)
-            figures |= self._drawn_answers(asked, source) if asked else {}
+            if asked:
+                of_images, cells = self._drawn_answers(asked, source)
+                figures |= of_images
+                drawings |= {source: cells} if cells else {}
+        if drawings:
+            write_drawn_answers(storage.join(self.out, "samples", "drawn_answers.png"), drawings)
         if answered:
             storage.write_bytes(storage.join(self.out, "samples", "answers.jsonl"), to_json_lines(answered))
         return figures
 
-    def _drawn_answers(self, asked: Sequence[Question], source: str) -> Figures:
+    def _drawn_answers(self, asked: Sequence[Question], source: str) -> tuple[Figures, list[DrawnAnswer]]:
         """Draw the answers to questions, and measure how many are right, by their embeddings and by their pixels."""
         embeddings = self.run.generate_embeddings([question.prompt(self.run) for question in asked])
         figures = embedding_figures(asked, source, self.run, embeddings)
-        if self.run.decoder is None or (judge := self._judge) is None:
-            return figures
-        read = judge.read(self._resized(self.run.draw(embeddings, seed=self.settings.seed), self._judged_side))
+        if self.run.decoder is None:
+            return figures, []
+        images = self.run.draw(embeddings, seed=self.settings.seed)
+        shown = to_look_at(asked[:_SHOWN], images[:_SHOWN], self.run)
+        if (judge := self._judge) is None:
+            return figures, shown
+        read = judge.read(self._resized(images, self._judged_side))
 
         def read_true(number: int, media: int) -> Values:
             return judge.read(asked[number].sample.image(media, self._judged_side)[None])[0]
 
-        return figures | pixel_figures(asked, source, read, read_true)
+        return figures | pixel_figures(asked, source, read, read_true), shown
 
     def _caption_losses(self) -> Figures:
         """Compute the cross-entropy of captions after their own image, and after another sample's image."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.box_text import written
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.films import check_draws_videos, check_room_for_video, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
@@ -127,7 +127,11 @@ def read_prompts(path: str) -> list[str]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file of prompts")
     prompts = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: prompts must be in UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -160,8 +164,8 @@ def _reconstruct(run: FinishedRun, prompts: Sequence[str], read: Sequence[Prompt
     for prompt, found in zip(prompts, read, strict=True):
         if found.images is None or len(found.images) != 1 or not is_one_image(prompt):
             raise UserError(
-                f"{prompt!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else; or all are one "
-                "[video:FILE] each"
+                f"{abbreviated(prompt)!r}: to be reconstructed, a prompt is one [image:FILE] and nothing else; or all "
+                "are one [video:FILE] each"
             )
         images.append(found.images)
     return [Generated([embeddings]) for embeddings in run.embed(torch.cat(images))]

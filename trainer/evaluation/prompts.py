@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.box_text import BOX_FORM, Region, boxes_in, end_of_bracket, read_boxes
 from model.config import Resampling
-from model.errors import PromptError
+from model.errors import PromptError, abbreviated
 from model.finished_run import FinishedRun
 from model.generation import Prompt
 from model.prompt_builder import PromptBuilder
@@ -41,7 +41,7 @@ _FILE = re.compile(r"\[(image|video):")
 _FORMS = ("[image:FILE]", "[video:FILE]", BOX_FORM)
 _MISTAKEN = re.compile(
     r"\[(?:img|images?|pic|pictures?|photos?|vid|videos?|movie|clip|bbox|box(?:es)?)"
-    r"(?:(?P<plain>:)(?=\S)|[:=\s]\s*(?P<inside>[^\[\]]*)\])",
+    r"(?:(?P<plain>:)(?=\S)|[:=\s](?P<inside>[^\[\]]*)\])",
     re.IGNORECASE,
 )
 _MEDIA = re.compile(r".*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|mp4|webm|mkv|mov|avi|m4v)\s*", re.IGNORECASE)
@@ -95,7 +95,9 @@ class _Reader:
         parts = list(read_boxes(content))
         words = "".join(part.phrase if isinstance(part, Region) else part for part in parts)
         if mistaken := next((match for match in _MISTAKEN.finditer(words) if _is_meant(match)), None):
-            raise PromptError(f"{mistaken[0]}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}")
+            raise PromptError(
+                f"{abbreviated(mistaken[0])}: unknown: files and boxes in a prompt are {', '.join(_FORMS)}"
+            )
         self.prompt.add_text(parts, role=role)
 
     def _read_file(self, video: bool, name: str, role: str) -> None:
@@ -116,9 +118,9 @@ def _messages(content: str) -> list[str]:
         first, rest = rest[1], rest[2:]
     messages = [first, *rest[1::2]]
     if any(side != CHAT[1 - number % 2] for number, side in enumerate(rest[::2])):
-        raise UserError(f"{content!r}: {CHAT[0]}: and {CHAT[1]}: must take turns, the user first")
+        raise UserError(f"{abbreviated(content)!r}: {CHAT[0]}: and {CHAT[1]}: must take turns, the user first")
     if not all(message.strip() for message in messages[:-1] or messages):
-        raise UserError(f"{content!r}: an empty message")
+        raise UserError(f"{abbreviated(content)!r}: an empty message")
     return messages
 
 

@@ -80,6 +80,16 @@ class AnsweredQuestion:
     score: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class DrawnAnswer:
+    """What a tuned model was shown and told, the image that it drew, and the true one; images (3, S, S)."""
+
+    shown: Sequence[Tensor]
+    words: str
+    generated: Tensor
+    true: Tensor
+
+
 def write_samples(
     run: FinishedRun,
     folder: str,
@@ -121,6 +131,16 @@ def write_answers(path: str, title: str, answered: Sequence[AnsweredQuestion]) -
     bands = [_title(title, "what the model answers; below it the truth")]
     for start in range(0, len(answered), _COLUMNS):
         bands.append(_row([_answer_cell(cell) for cell in answered[start : start + _COLUMNS]]))
+    _write(stacked(bands, WIDTH, MARGIN), path)
+
+
+def write_drawn_answers(path: str, answers: dict[str, list[DrawnAnswer]]) -> None:
+    """Write the sheet of images with which a tuned model answers, by source."""
+    bands = [_title("Request → image", "what is shown and said; what the model draws; a true image of it")]
+    for source, cells in answers.items():
+        column = Column(_inner(), 100)
+        column.text([(source, INK)], BODY)
+        bands += [column.done(), _row([_drawn_answer_cell(cell) for cell in cells[:_COLUMNS]])]
     _write(stacked(bands, WIDTH, MARGIN), path)
 
 
@@ -246,6 +266,16 @@ def _drawing_cell(cell: Drawing) -> Image.Image:
     column = Column(_cell_width(), _MAX_HEIGHT)
     column.image(_image(cell.generated))
     column.text([(cell.caption, INK)], BODY - 2)
+    column.image(_image(cell.true, _CELL // 2))
+    return column.done()
+
+
+def _drawn_answer_cell(cell: DrawnAnswer) -> Image.Image:
+    column = Column(_cell_width(), _MAX_HEIGHT)
+    for image in cell.shown:
+        column.image(_image(image, _CELL // 2))
+    column.text([(cell.words, INK)], SMALL)
+    column.image(_image(cell.generated))
     column.image(_image(cell.true, _CELL // 2))
     return column.done()
 

@@ -90,6 +90,25 @@ def test_a_stream_has_the_same_words(client: openai.OpenAI):
     assert chunks[-1].usage == whole.usage
 
 
+def test_how_an_answer_ended_is_told_by_its_tokens(client: openai.OpenAI):
+    # Of random weights: bytes that, written out, would be read as other tokens.
+    found = set()
+    for seed in range(30):
+        asked = asking("a", max_tokens=40, temperature=8.0, seed=seed)
+        whole = client.chat.completions.create(**asked)
+        assert whole.usage is not None
+        reason = whole.choices[0].finish_reason
+        assert (reason == "length") == (whole.usage.completion_tokens == 40)
+        if reason not in found:
+            found.add(reason)
+            pieces = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+            assert pieces[-2].choices[0].finish_reason == reason
+            assert pieces[-1].usage == whole.usage
+        if found == {"length", "stop"}:
+            break
+    assert found == {"length", "stop"}
+
+
 def test_a_conversation_is_continued(chatting: LoadedModel):
     messages: list = [
         {"role": "system", "content": "Be brief."},
@@ -143,6 +162,15 @@ def bomb() -> bytes:
         (asking("x", seed="one"), "seed: Input should be a valid integer"),
         (asking({"type": "audio"}), "messages.0.content"),
         (asking("word " * 20_000), "a prompt takes"),
+        (asking("a" * 1_000_000), "a prompt takes"),
+        (asking("[box:a:0,0,1,1]" * 66_000), "a prompt takes"),
+        (asking("[box:" + "]" * 1_000_000), "[box:]: not [box:PHRASE"),
+        (asking("[box:" + "a" * 1_000_000), "[box:aaaaa"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}, "message 2: has no"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None}]},
+            "messages.1.content",
+        ),
         (asking("[box:boat:0.5,0,0.1,1]"), "[box:boat:0.5,0,0.1,1]: not [box:PHRASE"),
         (asking(*[shown(png(BLACK))] * 4), "messages: 4 images are more than 3"),
         (asking(shown(b"nothing")), "image_url: not a readable image (JPEG, PNG, WebP"),

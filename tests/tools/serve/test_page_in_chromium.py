@@ -68,6 +68,20 @@ def test_captions_drawings_and_examples(browser: Browser, loaded: LoadedModel, r
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
+def test_an_image_of_too_many_pixels_is_refused_and_the_page_goes_on(
+    browser: Browser, loaded: LoadedModel, tmp_path: Path
+):
+    Image.new("1", (200, 200)).save(tmp_path / "large.png")
+    with serving(loaded, with_page=True) as address:
+        page = opened(browser, address, [])
+        page.get_by_role("tab", name="Caption").click()
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
+        expect(page.locator("img").first).to_be_visible()
+        page.get_by_role("button", name="Caption", exact=True).click()
+        expect(page.get_by_text("200 x 200 pixels are more than 10,000")).to_be_visible(timeout=30_000)
+        page.close()
+
+
 def test_a_conversation(browser: Browser, chatting: LoadedModel):
     asked: list[str] = []
     with serving(chatting, with_page=True) as address:

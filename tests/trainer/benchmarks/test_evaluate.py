@@ -16,8 +16,10 @@ from tests.trainer.benchmarks.small_sets import write_coco, write_vqa
 from tests.trainer.finished_runs import write_run
 from tests.trainer.ranks import ALONE, in_ranks
 from trainer.__main__ import commands
+from trainer.benchmarks import descriptions
 from trainer.benchmarks import evaluate as module
 from trainer.benchmarks.evaluate import evaluate
+from trainer.benchmarks.metrics.text import cleaned
 from trainer.benchmarks.settings import BenchmarkSettings
 from trainer.engine.distributed import World
 
@@ -157,6 +159,38 @@ def test_the_most_similar_images_come_last_with_rices(folder: Path, root: Path):
     vectors = benchmark._embed([asked, *pool])
     near = sorted(pool, key=lambda one: float(vectors[0] @ vectors[1 + pool.index(one)]))[-2:]
     assert [one.id for one in benchmark._shots.of([asked], 2)[0]] == [one.id for one in near]
+
+
+@pytest.mark.slow
+def test_images_are_described_once_before_they_are_asked_about(
+    folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    respond = descriptions.respond
+
+    def counted(run: FinishedRun, prompts: list, *rest: Any, **more: Any) -> list:
+        asked.append(len(prompts))
+        return respond(run, prompts, *rest, **more)
+
+    monkeypatch.setattr(descriptions, "respond", counted)
+    changes: dict[str, Any] = {
+        "describe": {"ask": "{image}a picture of", "generation": {"max_new_tokens": 4, "min_new_tokens": 4}},
+        "prompt": {"ask": "{image}a picture of {description}. {question}"},
+    }
+    measured(folder, root, VQA, **changes)
+    assert sum(asked) == 5, "shots are other images of the same set"
+    rows = [json.loads(line) for line in (folder / "benchmarks/task/descriptions.jsonl").read_text().splitlines()]
+    said = {Path(row["id"]).name: cleaned(row["answer"], "sentence").removesuffix(".") for row in rows}
+    assert len(said) == 5
+    for row in answers(folder, 2):
+        shown = re.findall(r"\[image:(.*?)\]a picture of ", row["prompt"])
+        assert len(shown) == row["num_shots"] + 1
+        assert all(f"[image:{name}]a picture of {said[name]}. what colour" in row["prompt"] for name in shown)
+    asked.clear()
+    measured(folder, root, VQA, **changes)
+    assert asked == []
+    with pytest.raises(UserError, match=r"describe: .*there is no room for it and its description"):
+        measured(folder, root, VQA, **changes | {"describe": {"ask": "{image}" * 60}})
 
 
 def test_text_only_shots_show_no_image(folder: Path, root: Path):

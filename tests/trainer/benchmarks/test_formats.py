@@ -1,6 +1,7 @@
 """Tests of the forms in which benchmarks are published, on a few rows of each."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,65 @@ def test_a_wrong_row_is_named_by_its_line(tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"id": 1}\n{"id": 2, "box": [0, 0, 2, 1]}\n')
     with pytest.raises(UserError, match=r"r.jsonl, line 2: not a row: the box \[0, 0, 2, 1\] is not"):
         examples(tmp_path, format="rows", files=["r.jsonl"])
+
+
+def write_refcoco(root: Path, references: Any) -> dict[str, str]:
+    """Write a set of expressions about one image; return its settings."""
+    write_json(
+        root / "instances.json",
+        {
+            "images": [{"id": 9, "file_name": "9.jpg", "width": 200, "height": 100}],
+            "annotations": [{"id": 1, "image_id": 9, "bbox": [20, 10, 100, 50], "category_id": 3}],
+        },
+    )
+    (root / "refs(unc).p").write_bytes(pickle.dumps(references, protocol=0))  # as Python 2 wrote them
+    return {"format": "referring", "expressions": "refs(unc).p", "instances": "instances.json", "images": "i"}
+
+
+def test_refcoco_in_its_pickle(tmp_path: Path):
+    sentences = [{"sent_id": 4, "sent": "left cat "}, {"sent_id": 5, "sent": "grey cat"}]
+    reference = {"ann_id": 1, "image_id": 9, "split": "val", "ref_id": 0, "sentences": sentences}
+    data = write_refcoco(tmp_path, [reference, reference | {"split": "train"}])
+    found = examples(tmp_path, **data, split="val")
+    assert [(one.id, one.texts["expression"]) for one in found] == [("4", "left cat"), ("5", "grey cat")]
+    assert found[0].objects == (Region("left cat", (0.1, 0.1, 0.6, 0.6)),)
+    assert found[0].images == (tmp_path / "i/9.jpg",)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("it runs code",)
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        (Harmful(), r"refs\(unc\)\.p: not a pickle of RefCOCO's expressions: it names .*print, which is not read"),
+        (None, "not a pickle of RefCOCO's expressions"),
+        (
+            [{"ann_id": 2, "image_id": 9, "split": "val", "sentences": []}],
+            r"instances\.json: not a file of the boxes of refs",
+        ),
+    ],
+)
+def test_a_pickle_runs_nothing_and_a_wrong_one_is_one_line(tmp_path: Path, references: Any, message: str, capsys):
+    data = write_refcoco(tmp_path, references)
+    if references is None:
+        (tmp_path / "refs(unc).p").write_bytes(b"no pickle")
+    with pytest.raises(UserError, match=message) as caught:
+        examples(tmp_path, **data)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_rows_that_are_not_utf_8_are_one_line(tmp_path: Path):
+    (tmp_path / "r.jsonl").write_bytes(b'{"id": "\xff"}')
+    with pytest.raises(UserError, match=r"r\.jsonl: rows must be in UTF-8"):
+        examples(tmp_path, format="rows", files=["r.jsonl"])
+
+
+def test_names_of_videos_that_are_no_mapping_are_one_line(tmp_path: Path):
+    write_json(tmp_path / "names.json", ["a"])
+    write_json(tmp_path / "q.json", [{"video_id": 1, "question": "?", "answer": "a"}])
+    with pytest.raises(UserError, match=r"names\.json: not a mapping of videos to their names"):
+        examples(tmp_path, format="video_qa", questions="q.json", videos="v", names="names.json")

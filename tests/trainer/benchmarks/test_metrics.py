@@ -8,7 +8,7 @@ from model.box_text import Region
 from pipelines.errors import UserError
 from trainer.benchmarks.formats.example import Example
 from trainer.benchmarks.metrics import captions
-from trainer.benchmarks.metrics.figure import Answered, Figure, bootstrap, mean, wilson
+from trainer.benchmarks.metrics.figure import Answered, Figure, bootstrap, mean, of_others, wilson
 from trainer.benchmarks.metrics.text import cleaned, scores
 
 
@@ -52,6 +52,13 @@ def test_vqa_accuracy_needs_the_answers_of_several_people():
         scores(said(("two", ("2",))), ["vqa_accuracy"])
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "cider"])
+def test_an_answer_without_a_true_one_in_words_is_refused(metric: str):
+    drawn = Answered(Example("7", objects=(Region("a boat", (0, 0, 1, 1)),)), "a boat")
+    with pytest.raises(UserError, match=f"{metric}: the example 7 has no true answer in words"):
+        scores([drawn], [metric])
+
+
 def test_a_box_is_right_if_half_of_both_overlaps():
     boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
     texts = ["it is [box:a cat:0,0,0.5,0.4]", "[box:a cat:0,0,0.5,0.5]"]
@@ -78,6 +85,22 @@ def test_captions_score_as_defined(monkeypatch: pytest.MonkeyPatch):
     # CIDEr-D: 10 times the mean over 1- to 4-grams of the cosine of tf-idf vectors; three words hold no 4-gram.
     assert found["cider"].scores[0] == pytest.approx(7.5, rel=1e-3)
     assert found["cider"].scores[1] == 0.0
+
+
+def test_the_chance_of_captions_is_what_those_of_other_images_score(monkeypatch: pytest.MonkeyPatch):
+    by_definition(monkeypatch)
+    right = said(("a red wall", ("a red wall",)), ("two dogs", ("two dogs",)), ("a red wall", ("a red wall",)))
+    found = scores(right, ["rouge_l", "bleu"])
+    assert (found["rouge_l"].value, found["rouge_l"].chance) == (1.0, 0.0)
+    assert found["bleu_1"].chance == pytest.approx(0.0, abs=1e-6)
+    alike = scores(said(("a red wall", ("a red wall",)), ("x", ("a red wall",))), ["rouge_l"])
+    assert alike["rouge_l"].chance is None  # there is no other caption
+
+
+def test_each_is_compared_with_the_next_other_one():
+    assert of_others(["a", "a", "b", "c"]) == ["b", "b", "c", "a"]
+    assert of_others(["a", "a"]) is None
+    assert of_others(["a"]) is None
 
 
 def test_captions_without_a_word_count_as_wrong(monkeypatch: pytest.MonkeyPatch):
@@ -117,6 +140,6 @@ def test_answers_are_cleaned(text: str, how: str, expected: str):
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap.bleu.bleu", None)
+    monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap", None)
     with pytest.raises(UserError, match="need pycocoevalcap: install the extra `evaluate`"):
         scores(said(("a", ("a",))), ["cider"])

@@ -33,7 +33,7 @@ def test_the_benchmarks_of_the_project_can_be_read(folder: str):
         ({"data": {**GOOD["data"], "image": "i"}}, "data.image: unknown key. Did you mean 'images'"),
         (
             {"data": {"format": "coco"}},
-            "data: needs a known 'format'. Known: boxes, captions, dreambench, rows, video_qa, vqa",
+            "data: needs a known 'format'. Known: boxes, captions, dreambench, referring, rows, video_qa, vqa",
         ),
         (
             {"prompt": {"ask": "{image}{quesiton}"}},

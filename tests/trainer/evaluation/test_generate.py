@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from model.box_text import written
-from model.films import generate_frames
+from model.errors import PromptError
+from model.films import check_draws_videos, generate_frames
 from model.finished_run import FinishedRun
 from model.generation import Generated, GenerationConfig, Prompt
 from model.segment import grounded_text
@@ -140,6 +141,29 @@ def test_a_phrase_may_hold_brackets(run: FinishedRun):
 def test_what_is_almost_a_file_or_a_box_is_a_mistake(run: FinishedRun, content: str, message: str):
     with pytest.raises(UserError, match=message):
         read_prompt(content, run, draw=False, num_frames=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("word " * 200_000, r"^a prompt takes \d+ of the model's 256 positions: shorten it"),
+        ("a" * 1_000_000, r"^a prompt takes \d+ of the model's 256 positions: shorten it"),
+        ("[image " + " " * 1_000_000 + "x", r"^a prompt takes"),
+        ("[image:" + "a" * 1_000_000, r"^\[image:a{53}\.\.\.: without a closing bracket$"),
+        ("[image:" + "]" * 1_000_000, r"^\[image:\]: there is no file \.$"),
+        ("[box:" + "a" * 2_000 + ":1]", r"^\[box:a{55}\.\.\.: not \[box:PHRASE"),
+    ],
+)
+def test_a_prompt_of_a_million_characters_is_one_line(run: FinishedRun, content: str, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        read_prompt(content, run, num_frames=2)
+    assert len(str(caught.value)) < 500
+
+
+def test_prompts_that_are_not_utf_8_are_one_line(tmp_path: Path):
+    (tmp_path / "prompts.jsonl").write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(UserError, match=r"prompts\.jsonl: prompts must be in UTF-8"):
+        read_prompts(str(tmp_path / "prompts.jsonl"))
 
 
 def test_a_file_is_known_by_its_place_whatever_its_name(run: FinishedRun, image: Path):
@@ -581,6 +605,20 @@ def test_a_video_of_a_run_without_video_decoder_is_refused(
 ):
     with pytest.raises(UserError, match=r"has no video decoder to generate videos: run .*video-decoder"):
         generate(run, [f"[video:{video}]"], Request(wanted, CHOICE, num_frames=2), str(tmp_path))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_model_for_conversations_makes_films_if_it_has_learned_to_draw(filming: FinishedRun, draws: bool):
+    tokenizer = Tokenizer(filming.tokenizer.base, "emu2", chat=True)
+    layout = TemplateLayout(
+        tokenizer, filming.model.config.bridge, filming.layout.config, TemplateSettings(form="chat", draws=draws)
+    )
+    tuned = dataclasses.replace(filming, layout=layout)
+    if draws:
+        check_draws_videos(tuned)
+        return
+    with pytest.raises(PromptError, match=r"was tuned to generate only texts: ask for text$"):
+        check_draws_videos(tuned)
 
 
 def test_videos_that_do_not_fit_the_model_are_refused(filming: FinishedRun, tmp_path: Path):

@@ -254,6 +254,8 @@ def test_what_a_model_cannot_do_is_refused(tuned: Callable[..., LoadedModel], em
         (lambda emu: emu.generate("x", max_tokens=3), "max_tokens: Extra inputs are not permitted"),
         (lambda emu: emu.generate("x", temperature=0), "temperature: Input should be greater than 0"),
         (lambda emu: emu.generate("word " * 4000), "a prompt takes"),
+        (lambda emu: emu.generate("a" * 1_000_000), "a prompt takes"),
+        (lambda emu: emu.generate(*[Image.new("RGB", (4, 4))] * 60), "a prompt takes .* or give fewer"),
         (lambda emu: emu.generate("word", max_new_tokens=100_000), "give --max-new-tokens"),
         (lambda emu: emu.generate(Frames([b"x"], [0.0, 1.0])), "frames: 1 images and 2 times"),
         (lambda emu: emu.stream("x", num_beams=4), "num_beams: beam search has no pieces"),

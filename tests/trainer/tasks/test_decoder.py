@@ -18,7 +18,7 @@ from tests.pipelines.corpus_builder import image
 from tests.trainer.conftest import RUN
 from tests.trainer.ranks import ALONE, in_ranks
 from tests.trainer.trial_runs import consumed, killed, losses, overfit, run
-from trainer.config import PretrainSettings, TrainConfig
+from trainer.config import PretrainSettings, TrainConfig, VideoDecoderRunSettings
 from trainer.engine.metrics import read_metrics
 from trainer.engine.placement import place
 from trainer.loop import FINISHED, Training
@@ -309,3 +309,17 @@ def test_captions_that_leave_no_room_for_an_image_are_refused(training_corpus, t
         UserError, match=r"max_caption_tokens is 250: with an image of 4 .* 256 positions; at most 249 fit"
     ):
         DecoderTask(chosen.model, chosen.decoder, training_corpus, str(tmp_path), ALONE)
+
+
+def test_captions_are_cut_only_where_they_are_read(training_corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"max_caption_tokens has no effect with conditioning: encoded"):
+        config(max_caption_tokens=5)
+    with pytest.raises(ValueError, match=r"max_caption_tokens has no effect with conditioning: encoded"):
+        VideoDecoderRunSettings.model_validate(
+            image_run(stages=[{"lr": {"decoder": 1e-3}}]) | {"max_caption_tokens": 5}
+        )
+    begin(chosen := config(conditioning="generated", max_caption_tokens=5, autoencoder=None), training_corpus, tmp_path)
+    task = DecoderTask(chosen.model, chosen.decoder, training_corpus, str(tmp_path), ALONE)
+    packs = next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs
+    lengths = [len(prompt.sequence.token_ids) for prompt in task.collate(packs).prompts]
+    assert max(lengths) == 1 + 5 + 1  # <s>, the caption, [IMG]

@@ -5,6 +5,7 @@ captions.py   COCO, NoCaps, Flickr30k: captions of images
 questions.py  VQAv2, OK-VQA, GQA, TextVQA, VizWiz
 videos.py     MSVD-QA, MSRVTT-QA, NExT-QA
 boxes.py      COCO's boxes, for drawings of what stands where
+referring.py  RefCOCO, RefCOCO+, RefCOCOg
 subjects.py   DreamBench
 rows.py       JSON Lines, for all else
 ```
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from trainer.benchmarks.formats import boxes, captions, questions, rows, subjects, videos
+from trainer.benchmarks.formats import boxes, captions, questions, referring, rows, subjects, videos
 from trainer.benchmarks.formats.example import Example
 
 BenchmarkData = Annotated[
@@ -24,6 +25,7 @@ BenchmarkData = Annotated[
     | questions.QuestionData
     | videos.VideoData
     | boxes.BoxData
+    | referring.ReferringData
     | subjects.SubjectData
     | rows.RowData,
     Field(discriminator="format"),
@@ -34,6 +36,7 @@ _MODULES: dict[str, Any] = {
     "vqa": questions,
     "video_qa": videos,
     "boxes": boxes,
+    "referring": referring,
     "dreambench": subjects,
     "rows": rows,
 }

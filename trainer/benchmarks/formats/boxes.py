@@ -43,7 +43,7 @@ def read(data: BoxData, root: Path, *, draw: bool, seed: int) -> list[Example]:
             if not row.get("iscrowd"):
                 boxes[row["image_id"]].append((names[row["category_id"]], row["bbox"]))
         for row in content["images"]:
-            found = [(name, _box(box, row["width"], row["height"])) for name, box in boxes[row["id"]]]
+            found = [(name, of_image(box, row["width"], row["height"])) for name, box in boxes[row["id"]]]
             large = [(name, box) for name, box in found if is_box(box) and _area(box) >= data.min_area]
             if 1 <= len(large) <= data.max_objects:
                 objects = tuple(Region(name, box) for name, box in large)
@@ -53,7 +53,8 @@ def read(data: BoxData, root: Path, *, draw: bool, seed: int) -> list[Example]:
     return read_rows(root / data.annotations, examples, "a file of boxes in the form of COCO's instances")
 
 
-def _box(bbox: list[float], width: int, height: int) -> Box:
+def of_image(bbox: list[float], width: int, height: int) -> Box:
+    """Return a box of COCO's, which has its width and height, as left, top, right, bottom in 0..1."""
     x, y, w, h = bbox
     return (max(0.0, x / width), max(0.0, y / height), min(1.0, (x + w) / width), min(1.0, (y + h) / height))
 

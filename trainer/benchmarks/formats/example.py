@@ -57,11 +57,21 @@ def read_json(path: Path) -> Any:
         UserError: If it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}: give its folder by --data") from error
+        return json.loads(read_bytes(path))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of a set.
+
+    Raises:
+        UserError: If it is missing.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}: give its folder by --data") from error
 
 
 def read_rows(path: Path, read: Callable[[Any], Any], form: str) -> list[Any]:

@@ -41,6 +41,8 @@ def read(data: RowData, root: Path, *, draw: bool, seed: int) -> list[Example]:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise UserError(f"{path}: {(error.strerror or str(error)).lower()}: give its folder by --data") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: rows must be in UTF-8: {error}") from error
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:

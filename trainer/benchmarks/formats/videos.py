@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipelines.errors import UserError
 from pipelines.settings import Settings
-from trainer.benchmarks.formats.example import Example, read_json, read_rows
+from trainer.benchmarks.formats.example import Example, read_rows
 
 PLACEHOLDERS = ("question",)
 
@@ -66,9 +66,10 @@ def read(data: VideoData, root: Path, *, draw: bool, seed: int) -> list[Example]
 def _names(path: Path) -> dict[str, str]:
     """Return the names of videos by the ids that questions give."""
     if path.suffix == ".json":
-        return {str(key): str(name) for key, name in read_json(path).items()}
+        pairs = read_rows(path, lambda content: content.items(), "a mapping of videos to their names")
+        return {str(key): str(name) for key, name in pairs}
     try:
-        pairs = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {number.removeprefix("vid"): name for name, number in pairs}
+        named = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {number.removeprefix("vid"): name for name, number in named}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not lines of a video's name and its number, as in MSVD-QA: {error}") from error

@@ -2,7 +2,7 @@
 
 Captions are split into words by Stanford's PTB tokenizer, as everywhere these figures are given. It needs Java; where
 there is none, words are cut at white space and punctuation, which moves the figures a little, and the results say so.
-METEOR is in Java itself.
+METEOR is in Java itself. By chance is what the captions of other images would score.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.errors import UserError
-from trainer.benchmarks.metrics.figure import Answered, Figure, mean
+from trainer.benchmarks.metrics.figure import Answered, Figure, mean, of_others
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _EMPTY = "."  # METEOR's process waits endlessly for the score of a caption without a word
@@ -36,9 +36,7 @@ def scores(answered: Sequence[Answered], names: Sequence[str]) -> dict[str, Figu
         UserError: If pycocoevalcap is not installed, or METEOR is asked for without Java.
     """
     try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
+        import pycocoevalcap  # noqa: F401
     except ImportError as error:
         raise UserError("cider, bleu, rouge_l, meteor: need pycocoevalcap: install the extra `evaluate`") from error
     if "meteor" in names and tokenizer() != "ptb":
@@ -47,26 +45,32 @@ def scores(answered: Sequence[Answered], names: Sequence[str]) -> dict[str, Figu
         )
     true = _words({str(i): list(one.example.answers) for i, one in enumerate(answered)})
     said = _words({str(i): [one.text] for i, one in enumerate(answered)})
+    others = of_others(list(true.values()))
+    by_chance = None if others is None else dict(zip(true, others, strict=True))
     figures: dict[str, Figure] = {}
     for name in names:
-        if name == "bleu":
-            values, _ = _quietly(Bleu(4), true, said)
-            figures |= {f"bleu_{n}": Figure(float(value), len(answered)) for n, value in enumerate(values, 1)}
-        elif name == "meteor":
-            figures[name] = _meteor(true, said)
-        else:
-            _, each = _quietly({"cider": Cider, "rouge_l": Rouge}[name](), true, said)
-            figures[name] = mean([float(score) for score in each])
+        without_looking = {} if by_chance is None else _scored(name, by_chance, said)
+        for key, (value, each) in _scored(name, true, said).items():
+            found = mean(each) if each else Figure(value, len(answered))
+            chance = without_looking[key][0] if without_looking else None
+            figures[key] = Figure(value, found.num, found.low, found.high, chance, found.scores)
     return figures
 
 
-def _meteor(true: Texts, said: Texts) -> Figure:
+def _scored(name: str, true: Texts, said: Texts) -> dict[str, tuple[float, list[float]]]:
+    """Return the figures of a metric by name, each with the score of each caption; of BLEU there are none."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
 
-    scorer = Meteor()
-    value, each = _quietly(scorer, true, {key: [texts[0] or _EMPTY] for key, texts in said.items()})
-    found = mean([float(score) for score in each])
-    return Figure(float(value), found.num, found.low, found.high, scores=found.scores)
+    if name == "bleu":
+        values, _ = _quietly(Bleu(4), true, said)
+        return {f"bleu_{n}": (float(value), []) for n, value in enumerate(values, 1)}
+    if name == "meteor":
+        said = {key: [texts[0] or _EMPTY] for key, texts in said.items()}
+    value, each = _quietly({"cider": Cider, "rouge_l": Rouge, "meteor": Meteor}[name](), true, said)
+    return {name: (float(value), [float(score) for score in each])}
 
 
 def _words(texts: Texts) -> Texts:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from trainer.benchmarks.formats.example import Example
 
 _Z = 1.959964  # 97.5th percentile of the normal distribution
 _RESAMPLES = 1_000
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Figure:
         num: Examples from which it is computed.
         low: Lower end of the 95 % confidence interval; None where there is no score per example.
         high: Upper end.
-        chance: What is reached without looking: by the best answer that is always the same, or by guessing.
+        chance: What is reached without looking: by the best answer that is always the same, by guessing, or by the
+            answers to other questions.
         scores: Score of each example, in order; empty if there are none.
     """
 
@@ -46,6 +49,17 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         """Return the figure without the single scores."""
         return {name: value for name, value in asdict(self).items() if name != "scores"}
+
+
+def of_others(items: Sequence[Item]) -> list[Item] | None:
+    """Return for each item the next one that differs from it, the first after the last; None if all are equal."""
+    found = []
+    for number, item in enumerate(items):
+        following = (items[(number + step) % len(items)] for step in range(1, len(items)))
+        if (other := next((one for one in following if one != item), None)) is None:
+            return None
+        found.append(other)
+    return found
 
 
 def mean(scores: Sequence[float], *, chance: float | None = None) -> Figure:

@@ -25,6 +25,10 @@ def scores(answered: Sequence[Answered], names: Sequence[str]) -> dict[str, Figu
     """
     figures: dict[str, Figure] = {}
     for name in names:
+        if name != "box_accuracy" and (
+            bare := next((one.example for one in answered if not one.example.answers), None)
+        ):
+            raise UserError(f"{name}: the example {bare.id} has no true answer in words")
         if name in _OF_CAPTIONS:
             if name not in figures and not any(n.startswith(name) for n in figures):
                 figures |= captions.scores(answered, [n for n in names if n in _OF_CAPTIONS])
