@@ -8,6 +8,7 @@ template         settings of the templates of tuned models; template_layout: sam
 batch            packed sequences as tensors
 vision_encoder   EVA-CLIP's vision towers, and open_clip's own
 bridge           Emu's causal former; Emu2's pooling and projections
+compiling        compiles a model block by block
 attention        packed sequences: SDPA, FlexAttention, variable-length Flash
 emu              encoder + bridge + language model; forward gives the losses
 image_decoder    diffusion U-Net and autoencoder
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["Frames", "LoadedModel", "Region", "load"]
 
 
-def load(run: str | Path, *, batch: int = 8) -> "LoadedModel":
+def load(run: str | Path, *, batch: int = 8, compile_decoders: bool = False) -> "LoadedModel":
     """Load the model of a finished run, with its image decoder if it has one, onto the GPU if there is one.
 
     Args:
         run: The run's folder; that of a tuned model is its `tune/`.
         batch: Number of prompts that are continued together.
+        compile_decoders: Whether to compile the blocks of image and video decoder: the first image takes a minute
+            longer, later ones less.
 
     Raises:
         WeightsError: If the run has no weights, or they cannot be read.
@@ -44,7 +47,7 @@ def load(run: str | Path, *, batch: int = 8) -> "LoadedModel":
     from model.finished_run import FinishedRun
     from model.loaded_model import LoadedModel
 
-    return LoadedModel(FinishedRun.open(run, batch=batch))
+    return LoadedModel(FinishedRun.open(run, batch=batch, compile_decoders=compile_decoders))
 
 
 def __getattr__(name: str) -> Any:

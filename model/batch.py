@@ -122,7 +122,7 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, 
         documents=torch.from_numpy(documents),
         boundaries=torch.tensor(ends, dtype=torch.int32),
         longest=int(np.diff(ends).max()),
-        images=torch.stack([images[i] for i in order]) if order else None,
+        images=_stacked([images[i] for i in order]) if order else None,
         num_frames=sum(is_frame),
         slots=torch.from_numpy(slots),
         text_at=torch.from_numpy(text - 1),
@@ -130,3 +130,13 @@ def collate(packs: Many[Many[Sequence]], images: Many[Tensor], *, seq_len: int, 
         visual_at=torch.from_numpy(visual - 1),
         visual_rows=torch.from_numpy(row_of[visual]),
     )
+
+
+def _stacked(images: Many[Tensor]) -> Tensor:
+    """Return images as one tensor, with their channels last in memory if they have them so, as decoded ones do.
+
+    Then it is a plain copy of bytes; the device turns them around.
+    """
+    if images[0].ndim == 3 and not images[0].is_contiguous():
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.stack([*images])

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model.attention import choose_kernel, packed, use_kernel
@@ -22,9 +21,11 @@ from model.language_model import (
     backbone,
     blocks,
     build_language_model,
+    cross_entropy,
     family_of,
     has_varlen,
     token_logits,
+    token_losses,
     with_folders_sizes,
 )
 from model.vision_encoder import Encoder
@@ -35,8 +36,10 @@ class Losses(NamedTuple):
 
     Attributes:
         loss: Scalar.
-        text: (T,) cross-entropy of each text target in nats, detached, in the order of `Batch.text_at`.
-        visual: (R,) squared error of each regression target, detached, in the order of `Batch.visual_at`.
+        text: (T,) cross-entropy of each text target in nats, detached, in the order of `Batch.text_at`; (0,) in
+            training if its weight is 0.
+        visual: (R,) squared error of each regression target, detached, in the order of `Batch.visual_at`; (0,) in
+            training if its weight is 0.
     """
 
     loss: Tensor
@@ -83,18 +86,24 @@ class VisualEmbedder(nn.Module):
 
 
 class Emu(VisualEmbedder):
-    """The whole model: vision encoder, bridge and language model."""
+    """The whole model: vision encoder, bridge and language model.
+
+    Attributes:
+        logits_chunk: Text targets whose logits are in memory at a time; None: all of a batch.
+    """
 
     def __init__(self, config: EmuConfig) -> None:
         config = config.model_copy(update={"language_model": with_folders_sizes(config.language_model)})
         super().__init__(config)
         self.language_model = build_language_model(config.language_model, config.vocab_size)
+        self.logits_chunk: int | None = None
+        self._cross_entropy = cross_entropy
 
     def forward(self, batch: Batch, num_text: int | None = None, num_visual: int | None = None) -> Losses:
         """Compute the unified objective on packed sequences.
 
-        Every module takes part in every call, with zero weight if the batch has no data for it: distributed
-        optimizers wait for all modules.
+        Every module takes part in every call, with zero weight if the batch or the objective has none for it:
+        distributed optimizers wait for all modules.
 
         Args:
             batch: Packed sequences.
@@ -106,22 +115,41 @@ class Emu(VisualEmbedder):
         num_slots = len(batch.slots)
         hidden = self.hidden(batch, self._noisy(embeddings))  # (B * L, D)
 
-        logits = token_logits(self.language_model, hidden[batch.text_at])  # (T, vocabulary)
-        text = F.cross_entropy(logits.float(), batch.text_targets, reduction="none")  # (T,)
-
-        aim = embeddings[:num_slots].detach()
-        if self.config.family == "emu":  # the embedding of [/IMG] is the last of the targets
-            aim = torch.cat([aim, self._token_embedding(self.config.image_end_id).to(aim.dtype)])
-        guess = self.bridge.project_down(hidden[batch.visual_at])  # (R, E)
-        visual = (guess.float() - aim[batch.visual_rows].float()).square()
         settings = self.config.objective
-        visual = visual.sum(-1) if settings.reduction == "sum" else visual.mean(-1)  # (R,)
+        visual_weight = settings.visual_weight if settings.regression else 0.0
+        nothing = hidden.new_zeros(0, dtype=torch.float32)
+        text = self._text_losses(hidden, batch) if self._counts(settings.text_weight) else nothing
+        visual = self._visual_losses(hidden, batch, embeddings[:num_slots]) if self._counts(visual_weight) else nothing
 
         text_loss = text.sum() / max(1, len(text) if num_text is None else num_text)
         visual_loss = visual.sum() / max(1, len(visual) if num_visual is None else num_visual)
-        visual_weight = settings.visual_weight if settings.regression else 0.0
         loss = settings.text_weight * text_loss + visual_weight * visual_loss
+        if not self._counts(settings.text_weight):
+            loss = loss + 0.0 * token_logits(self.language_model, hidden[:1]).sum()
+        if not self._counts(visual_weight):
+            loss = loss + 0.0 * self.bridge.project_down(hidden[:1]).sum()
         return Losses(loss, text.detach(), visual.detach())
+
+    def _counts(self, weight: float) -> bool:
+        """Return whether losses of an objective are computed: in training only if they have a weight."""
+        return weight != 0 or not self.training
+
+    def _text_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of each text target: (B * L, D) -> (T,)."""
+        # index_select: the gradient of a plain index sorts the positions, which are all different here.
+        at_targets = hidden.index_select(0, batch.text_at)  # (T, D)
+        return token_losses(
+            self.language_model, at_targets, batch.text_targets, chunk=self.logits_chunk, loss=self._cross_entropy
+        )
+
+    def _visual_losses(self, hidden: Tensor, batch: Batch, embeddings: Tensor) -> Tensor:
+        """Return the squared error of each regression target: (B * L, D), (S, E) -> (R,)."""
+        aim = embeddings.detach()
+        if self.config.family == "emu":  # the embedding of [/IMG] is the last of the targets
+            aim = torch.cat([aim, self._token_embedding(self.config.image_end_id).to(aim.dtype)])
+        guess = self.bridge.project_down(hidden.index_select(0, batch.visual_at))  # (R, E)
+        errors = (guess.float() - aim[batch.visual_rows].float()).square()
+        return errors.sum(-1) if self.config.objective.reduction == "sum" else errors.mean(-1)
 
     def embed_images(self, batch: Batch) -> Tensor:
         """Return the visual embeddings of a batch's images, slot by slot.
@@ -168,7 +196,7 @@ class Emu(VisualEmbedder):
         x = tokens.flatten(0, 1).index_copy(0, slots, entered[:num_slots].to(tokens.dtype))
         if len(entered) > num_slots:
             x = x + 0.0 * entered[num_slots:].sum()
-        return x.view_as(tokens)
+        return x.view_as(tokens).clone()  # no view: compiled, the first block would need a graph of its own for one
 
     def hidden(self, batch: Batch, embeddings: Tensor) -> Tensor:
         """Return the last hidden state at every position, flat: (B * L, D).
@@ -192,6 +220,10 @@ class Emu(VisualEmbedder):
         yield from self.encoder.blocks()
         yield from self.bridge.blocks()
         yield from blocks(self.language_model)
+
+    def compile_losses(self) -> None:
+        """Compile the cross-entropy: on a GPU two fused kernels instead of copies of all logits in float32."""
+        self._cross_entropy = torch.compile(cross_entropy, dynamic=True)
 
     def set_gradient_checkpointing(self, *, encoder: bool, bridge: bool, language_model: bool) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations, module by module."""

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
+from model.compiling import compile_blocks
 from model.config import Resampling, read_carried
 from model.emu import Emu
 from model.errors import WeightsError
@@ -51,7 +52,14 @@ class FinishedRun:
     video_decoder: VideoDecoder | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, *, layout: LayoutConfig | None = None, batch: int = 8) -> Self:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        layout: LayoutConfig | None = None,
+        batch: int = 8,
+        compile_decoders: bool = False,
+    ) -> Self:
         """Load the last weights of a run, onto the GPU if there is one.
 
         The layout is the one in which the model was trained; that of a tuned model is its template's.
@@ -60,6 +68,7 @@ class FinishedRun:
             folder: The run's folder.
             layout: Settings of the layout of a model that does not carry its own.
             batch: Number of prompts that are continued together.
+            compile_decoders: Whether to compile the blocks of image and video decoder.
 
         Raises:
             WeightsError: If the run has no weights, or its weights or settings cannot be read.
@@ -80,6 +89,9 @@ class FinishedRun:
         of_images, of_videos = decoder_folder(path, "decoder"), decoder_folder(path, "video_decoder")
         decoder = load_image_decoder(of_images).to(device).eval() if of_images is not None else None
         video_decoder = load_video_decoder(of_videos).to(device).eval() if of_videos is not None else None
+        if compile_decoders:
+            for part in (decoder, video_decoder):
+                compile_blocks(part.blocks() if part is not None else (), varying=False)
         return cls(
             path,
             model.to(device, dtype).eval(),

@@ -16,15 +16,16 @@ from typing import Any, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from model.attention import use_kernel
 from model.batch import collate
 from model.config import Config
 from model.emu import Emu
-from model.language_model import backbone, family_of, token_logits
+from model.language_model import family_of, token_logits
 from model.segment import Segment
 from model.sequence import Layout, Sequence
+from model.step_runner import StepRunner
 from model.tokenizer import FRAME_SLOT, IMAGE_END, IMAGE_SLOT, IMAGE_START, PAD, VIDEO, Tokenizer
 
 GENERATION = "generation.json"
@@ -60,6 +61,11 @@ class GenerationConfig(Config):
     )
     use_cache: bool = Field(
         True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
+    )
+    fixed_cache: bool | None = Field(
+        None,
+        description="cache in memory of a fixed size, with which a GPU runs each step as one CUDA graph, where the "
+        "language model can; null: on a GPU",
     )
 
     @model_validator(mode="after")
@@ -170,13 +176,23 @@ def generate_steps(
             row.frames_left = config.num_frames
             row.begin_image(num_slots)
         row.settle(config)
-    runner = StepRunner(model.language_model, lengths, use_cache=config.use_cache)
+    fixed = x.is_cuda if config.fixed_cache is None else config.fixed_cache
+    room = config.max_new_tokens + max(config.max_images, config.num_frames) * (num_slots + 2) if fixed else None
+    runner = StepRunner(model.language_model, lengths, use_cache=config.use_cache, room=room)
     embed = model.language_model.get_input_embeddings()
-    never = never_chosen(tokenizer)
+    never = torch.tensor(never_chosen(tokenizer), device=x.device)
 
     yield results
     while not all(row.done for row in rows):
         hidden = runner.step(x)  # (B, D)
+        if all(row.slots_left and not row.done for row in rows):  # nothing to choose: no indices for the device
+            embeddings = model.bridge.project_down(hidden)
+            x = model.bridge.project_up(embeddings)[:, None].to(x.dtype)
+            for row, embedding in zip(rows, embeddings, strict=True):
+                row.take_embedding(embedding)
+                row.settle(config)
+            yield results
+            continue
         tokens = torch.full((len(rows),), tokenizer.pad_id, device=x.device)  # input of finished rows
         in_image = [i for i, row in enumerate(rows) if not row.done and row.slots_left]
         in_text = [i for i, row in enumerate(rows) if row.in_text]
@@ -263,37 +279,6 @@ class _Row:
         waits = self.slots_left or self.frames_left
         self.done = self.result.ended or (not waits and self.num_tokens >= config.max_new_tokens)
         self.closing &= not self.done
-
-
-class StepRunner:
-    """Runs the language model step by step, with or without cached keys and values."""
-
-    def __init__(self, language_model: PreTrainedModel, lengths: Tensor, *, use_cache: bool) -> None:
-        use_kernel(language_model, "sdpa", family_of(language_model.config).masked)  # with masks, for the padding
-        self.model = backbone(language_model)
-        self.lengths = lengths  # (B,) tokens of each row so far, padding excluded
-        self.cache = DynamicCache(config=language_model.config) if use_cache else None
-        self.seen: Tensor | None = None  # all inputs so far, if there is no cache
-        self.total = 0  # columns so far, padding included
-
-    def step(self, x: Tensor) -> Tensor:
-        """Read (B, L, D) more inputs and return the last hidden state (B, D)."""
-        if self.total:
-            self.lengths = self.lengths + x.shape[1]
-        self.total += x.shape[1]
-        if self.cache is None:
-            self.seen = x = x if self.seen is None else torch.cat([self.seen, x], dim=1)
-        columns = torch.arange(self.total, device=x.device)
-        positions = columns - (self.total - self.lengths)[:, None]  # (B, total), negative in the padding
-        output = self.model(
-            inputs_embeds=x,
-            attention_mask=(positions >= 0).long(),
-            position_ids=positions[:, -x.shape[1] :].clamp(min=0),
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-        )
-        last: Tensor = output.last_hidden_state
-        return last[:, -1]
 
 
 def _embed(model: Emu, tokenizer: Tokenizer, prompts: Many[Prompt]) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,12 @@ B images, S pixels per side, N visual embeddings per image, E their width, C lat
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
@@ -55,6 +56,7 @@ class ImageDecoder(nn.Module):
     def __init__(self, config: ImageDecoderConfig, visual_width: int, num_slots: int) -> None:
         super().__init__()
         self.config = config
+        self._format = torch.contiguous_format
         self.unet = build_unet(config, visual_width, num_slots)
         self.autoencoder = build_autoencoder(config.autoencoder).requires_grad_(False)
         self.register_buffer("latent_scale", torch.tensor(config.autoencoder.scaling_factor))
@@ -159,16 +161,28 @@ class ImageDecoder(nn.Module):
             x = sampler.step(guess, time, x, return_dict=False)[0]
         return to_uint8(self.decode(x))
 
+    def use_channels_last(self) -> None:
+        """Keep images and latents with their channels last in memory, for which convolutions on GPUs are written."""
+        self._format = torch.channels_last
+        self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's own stub lacks it
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield the blocks of U-Net and autoencoder that are worth compiling: residual ones and transformers'."""
+        for part in (*self.unet.modules(), *self.autoencoder.modules()):
+            if isinstance(part, ResnetBlock2D | BasicTransformerBlock):
+                yield part
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return latents of images, scaled to about unit variance: (B, 3, S, S) uint8 -> (B, C, s, s)."""
-        pixels = from_uint8(images).to(self.autoencoder.dtype)
+        pixels = from_uint8(images).to(self.autoencoder.dtype, memory_format=self._format)
         latents: Tensor = self.autoencoder.encode(pixels).latent_dist.mode()
         return latents * self.latent_scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images of latents: (B, C, s, s) -> (B, 3, S, S) in -1..1."""
-        images: Tensor = self.autoencoder.decode(latents.to(self.autoencoder.dtype) / self.latent_scale).sample
+        latents = latents.to(self.autoencoder.dtype, memory_format=self._format)
+        images: Tensor = self.autoencoder.decode(latents / self.latent_scale).sample
         return images
 
     @torch.no_grad()
@@ -204,7 +218,7 @@ class ImageDecoder(nn.Module):
             parts.append(_coordinates(noisy).expand(len(noisy), -1, -1, -1))
         if self.config.canvas:
             parts.append(self.canvas(conditioning.flatten(1)).view(len(noisy), self.config.canvas, *noisy.shape[2:]))
-        noisy = torch.cat(parts, dim=1)
+        noisy = torch.cat(parts, dim=1).contiguous(memory_format=self._format)
         if self.config.conditioning_positions:
             conditioning = conditioning + self.positions
         guess: Tensor = self.unet(noisy, times, encoder_hidden_states=conditioning, **extra).sample

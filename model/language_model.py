@@ -5,12 +5,14 @@ sequences, and with cached keys and values (tests/model/test_language_model.py d
 All others are refused by name. What a family does to its logits after the last layer is done here too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from model.attention import use_kernel, varlen_runs
@@ -153,6 +155,38 @@ def token_logits(language_model: PreTrainedModel, hidden: Tensor) -> Tensor:
     if (cap := getattr(settings, "final_logit_softcapping", None)) is not None:  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each token in nats, float32: (T, vocabulary) -> (T,)."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def token_losses(
+    language_model: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Tensor:
+    """Return the cross-entropy of tokens from the hidden states before them: (T, D) -> (T,).
+
+    Args:
+        language_model: The model whose head predicts them.
+        hidden: (T, D) last hidden states.
+        targets: (T,) ids of the tokens that follow.
+        chunk: Tokens whose logits are in memory at a time; the backward pass computes them again. None: all.
+        loss: `cross_entropy`, or the same compiled.
+    """
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return loss(token_logits(language_model, hidden), targets)
+
+    if chunk is None or len(hidden) <= chunk:
+        return losses(hidden, targets)
+    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
 
 
 def with_folders_sizes(config: LanguageModelConfig) -> LanguageModelConfig:

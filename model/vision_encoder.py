@@ -6,17 +6,31 @@ and open_clip's (MIT); what Emu and Emu2 do not use (the final norm, the project
 B images, S pixels per side, P patches, D width
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from open_clip.transformer import VisionTransformer
+from timm.layers.mlp import SwiGLU
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.eva import Eva
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import EncoderConfig
+from model.sub_norm_mlp import SubNormMlp
+
+# In the order of their speed on whole images; cuDNN's takes 0.34 + 1.07 ms a layer of EVA-02-L on an H200 where Flash
+# takes 0.43 + 1.69 (forward + backward).
+_KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+_HOPPER = 9  # compute capability from which cuDNN's attention is the fastest
 
 
 class Encoder(nn.Module):
@@ -37,7 +51,8 @@ class Encoder(nn.Module):
             (B, 1 + P, D)
         """
         x = self.normalize(images) if images.dtype == torch.uint8 else images
-        tokens: Tensor = self.tower(x.to(next(self.tower.parameters()).dtype))
+        with _fastest_attention(images.device):
+            tokens: Tensor = self.tower(x.to(next(self.tower.parameters()).dtype))
         return tokens
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -49,9 +64,22 @@ class Encoder(nn.Module):
         blocks = "blocks" if self.config.kind == "eva" else "transformer.resblocks"
         yield from self.tower.get_submodule(blocks).children()
 
+    def pad_mlps(self, multiple: int) -> None:
+        """Compute MLPs whose width is no multiple of a number on padded widths; parameters stay as they are."""
+        for part in self.tower.modules():
+            if isinstance(part, SubNormMlp):
+                part.multiple = multiple
+
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.tower.set_grad_checkpointing(enabled)
+
+
+def _fastest_attention(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Context in which attention over whole images takes the fastest kernel of a GPU."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _HOPPER:
+        return contextlib.nullcontext()
+    return sdpa_kernel(_KERNELS, set_priority=True)
 
 
 def normalize(images: Tensor, config: EncoderConfig) -> Tensor:
@@ -117,7 +145,7 @@ def build_tower(config: EncoderConfig) -> Eva | VisionTransformer:
             mlp_ratio=config.mlp_hidden / config.width,
         )
     sub_norm = config.sub_norm
-    return _EvaTower(
+    tower = _EvaTower(
         img_size=config.image_size,
         patch_size=config.patch_size,
         num_classes=0,
@@ -136,3 +164,7 @@ def build_tower(config: EncoderConfig) -> Eva | VisionTransformer:
         use_post_transformer_norm=False,  # raw tokens: neither model uses the tower's own final norm
         use_fc_norm=False,
     )
+    for block in tower.blocks:
+        if isinstance(block.mlp, SwiGLU):
+            block.mlp = SubNormMlp.of(block.mlp)
+    return tower

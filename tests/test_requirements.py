@@ -82,6 +82,7 @@ WITHOUT = {  # imported where it is asked for, by those who have it
     "trainer/benchmarks/lmms_eval_model.py": {"lmms-eval"},
     "trainer/benchmarks/metrics/captions.py": {"pycocoevalcap"},
     "trainer/benchmarks/drawings.py": {"torch-fidelity"},
+    "trainer/engine/fp8.py": {"torchao"},
     "trainer/engine/metrics.py": {"wandb"},
 }
 EXTRAS = {"model": ("train",), "trainer": ("train",), "pipelines": ("crawl",), "tools": ("dev",)}

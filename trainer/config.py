@@ -253,9 +253,40 @@ class EngineSettings(Settings):
     gradient_checkpointing: frozenset[str] = Field(
         frozenset(), description="modules whose activations are recomputed in the backward pass instead of kept"
     )
-    compile: bool = Field(False, description="compile each transformer block; with zero_stage 0 to 2")
+    compile: bool = Field(
+        False,
+        description="compile each transformer block (of an image decoder also each residual block) and the "
+        "cross-entropy; with zero_stage 0 to 2",
+    )
+    mlp_multiple: int | None = Field(
+        None,
+        ge=1,
+        description="EVA-02's MLPs, whose width is odd, are computed with columns of zeros up to a multiple of this "
+        "number; weights keep their shapes. null: 64 on a GPU with zero_stage 0 to 2, else 1",
+    )
+    fp8: bool = Field(
+        False,
+        description="linear layers of the language model's blocks multiply in FP8, with scales by tensor; weights, "
+        "gradients and optimizer are as without. Needs the torchao package, and a GPU with FP8",
+    )
+    logits_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="text targets whose logits are in memory at a time, and are computed again in the backward pass; "
+        "null: all of a micro-batch",
+    )
+    channels_last: bool | None = Field(
+        None, description="the image decoder's activations have their channels last in memory; null: on a GPU"
+    )
     keep_features: bool = Field(
-        False, description="keep the features of a frozen encoder in memory; for small corpora and many epochs"
+        False,
+        description="compute the features of frozen models once for each image, an image decoder's latents and "
+        "conditioning too, and keep them in memory; for small corpora and many epochs",
+    )
+    features_folder: str | None = Field(
+        None,
+        description="local folder in which kept features are instead, one file per process; runs with the same frozen "
+        "models find them there again. null: in memory",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads per rank; null: PyTorch's choice")
     peak_flops: float | None = Field(
@@ -269,6 +300,8 @@ class EngineSettings(Settings):
     def _compiles(self) -> Self:
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile works with zero_stage 0 to 2: at 3 a block's weights are gathered inside it")
+        if (self.mlp_multiple or 1) > 1 and self.zero_stage == 3:
+            raise ValueError("mlp_multiple works with zero_stage 0 to 2: at 3 only a layer itself gathers its weights")
         return self
 
     @property

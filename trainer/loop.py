@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.compiling import compile_blocks
 from pipelines import storage
 from pipelines.errors import RunError, UserError
 from pipelines.settings import dump_yaml
@@ -26,10 +27,12 @@ from trainer.engine.signals import Signals
 from trainer.plan.mixture import MixtureSettings, append_phase, cut_phases
 from trainer.plan.order import key_of
 from trainer.reading.consumed import ConsumedLog, ConsumedRow, QuarantineRow, append_quarantine
-from trainer.reading.micro_batches import Batches, RankBatch
+from trainer.reading.micro_batches import Batches, Collated, RankBatch
 from trainer.reading.reader import RankStep
+from trainer.reading.reading_process import ReadingProcess
 from trainer.reading.streaming import StreamStep
 from trainer.tasks.data import ResumedFrom
+from trainer.tasks.detached import reading_process
 from trainer.tasks.held_out import HeldOut
 from trainer.tasks.step_data import StepData
 from trainer.tasks.table import TASKS, TaskRun
@@ -124,7 +127,8 @@ class Training:
         torch.manual_seed(key_of("weights", settings.data.plan.seed))
         with filled_once(world):
             module = self.task.build()
-        self.loader = self.data.loader(self.task.costs(), world, self._resumed_data(found) if found else None)
+        resumed = self._resumed_data(found) if found else None
+        self.loader = reading_process(self.task, world, resumed) or self.data.loader(self.task.costs(), world, resumed)
         if found is None and world.is_first:
             self.task.begin(module, self.data.first_images(self.task.costs()), world.device)
         self.engine = self._engine(module)
@@ -150,9 +154,7 @@ class Training:
 
     def _run(self) -> str:
         on_gpu = self.world.device.type == "cuda"
-        batches = Batches(
-            self.loader, micro_batch_size=self.engine.micro_batch_size, collate=self.task.collate, pin=on_gpu
-        )
+        batches = Batches(self._read(), pin=on_gpu)
         data = StepData(
             self.task, self.loader, batches, self.world, self._signals, self._save_new, self._mixture_wanted
         )
@@ -186,6 +188,13 @@ class Training:
             batches.close()
             if log is not None:
                 log.close()
+
+    def _read(self) -> Callable[[], RankBatch]:
+        """Return what reads the next step."""
+        size = self.engine.micro_batch_size
+        if isinstance(self.loader, ReadingProcess):
+            return partial(self.loader.read, size)
+        return Collated(self.loader, micro_batch_size=size, collate=self.task.collate)
 
     def _train(self, batch: RankBatch, targets: list[int]) -> StepResult:
         number = batch.read.step.number
@@ -287,8 +296,7 @@ class Training:
         settings, stage = self.settings, self.settings.stages[self.stage]
         self.task.prepare(module, stage, DTYPES[settings.engine.resolved_precision])
         if settings.engine.compile:
-            for block in self.task.blocks(module):
-                block.compile()
+            compile_blocks(self.task.blocks(module), varying=self.task.sizes_vary)
         task = self.task
         return Engine(module, stage, task.modules, settings, self.world, task.objectives, len(self.data.names))
 

@@ -17,10 +17,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from model.config import EmuConfig
 from model.emu import Emu
-from model.generation import StepRunner
 from model.hub.configuration_dromaius import DromaiusConfig
 from model.language_model import backbone, token_logits
 from model.shapes import shapes_only
+from model.step_runner import StepRunner
 
 
 @dataclass
@@ -138,6 +138,7 @@ class DromaiusForCausalLM(PreTrainedModel, GenerationMixin):
             self.model.language_model,
             lengths if attention_mask is None else attention_mask.sum(-1),
             use_cache=True,
+            room=self.model.config.bridge.image_slots if input_ids.is_cuda else None,
         )
         x, found = self._embed(input_ids, pixel_values), []
         for _ in range(self.model.config.bridge.image_slots):

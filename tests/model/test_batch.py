@@ -80,3 +80,14 @@ def test_images_must_match_their_places(small: Callable[..., Any]) -> None:
     it = small("emu2")
     with pytest.raises(ValueError, match="2 images, but the sequences have places for 1"):
         it.batch([[it.sequence(ImageSegment(0))]], it.images(2))
+
+
+def test_decoded_images_keep_their_channels_last_and_their_values(small: Callable[..., Any]) -> None:
+    it = small("emu2")
+    images = it.images(2)
+    decoded = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]  # as from a file
+    packs = [[it.sequence("a", ImageSegment(0)), it.sequence("b", ImageSegment(0))]]
+    plain, found = (it.batch(packs, chosen).images for chosen in (images, decoded))
+    assert torch.equal(plain, found)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(it.model.encoder(plain), it.model.encoder(found))

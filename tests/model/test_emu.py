@@ -241,3 +241,43 @@ def test_attention_of_a_lone_sequence_is_the_stock_models(small: Callable[..., A
     torch.testing.assert_close(hidden, expected)
     assert F.mse_loss(hidden, expected) < 1e-10
     assert isinstance(it.model, Emu)
+
+
+@pytest.mark.parametrize("off", [{"regression": False}, {"text_weight": 0.0}])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_objective_without_weight_is_not_computed_in_training(
+    small: Callable[..., Any], family: str, off: dict[str, Any]
+) -> None:
+    """Losses and gradients are those of a forward pass that computes it, and every parameter still takes part."""
+    documents, images = _documents(it := small(family, objective=ObjectiveConfig(**off)))
+    batch = it.batch([documents[:2], documents[2:]], [i for part in images for i in part])
+    results = []
+    for training in (False, True):
+        it.model.train(training).zero_grad()
+        losses = it.model(batch)
+        losses.loss.backward()
+        results.append((losses, [p.grad for p in it.model.parameters()]))
+    (plain, expected), (found, gradients) = results
+    torch.testing.assert_close(found.loss, plain.loss, rtol=1e-6, atol=1e-6)
+    for one, other in zip(gradients, expected, strict=True):
+        assert one is not None
+        torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other, rtol=1e-5, atol=1e-6)
+    skipped, kept = (found.text, found.visual) if "text_weight" in off else (found.visual, found.text)
+    assert len(skipped) == 0
+    assert len(kept) > 0
+    assert len(plain.text) > 0
+    assert len(plain.visual) > 0
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_logits_in_chunks_give_the_same_loss_and_gradient(small: Callable[..., Any], chunk: int) -> None:
+    documents, images = _documents(it := small("emu2"))
+    batch = it.batch([documents[:2], documents[2:]], [i for part in images for i in part])
+    results = []
+    for it.model.logits_chunk in (None, chunk):
+        it.model.train().zero_grad()
+        losses = it.model(batch)
+        losses.loss.backward()
+        results.append([losses.loss, losses.text, *(p.grad for p in it.model.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

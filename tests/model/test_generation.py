@@ -74,13 +74,16 @@ def _text_only(it: Any) -> None:
         head[it.tokenizer.eos_id] = 0
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
+CACHES = [{"use_cache": False}, {"use_cache": True}, {"fixed_cache": True}]
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=["without", "growing", "fixed"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_text_is_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
+def test_text_is_what_whole_forward_passes_give(small: Callable[..., Any], family: str, cache: dict[str, bool]) -> None:
     it = small(family)
     _text_only(it)
     prompts = _prompts(it, draw=False)
-    found = generate(it.model, it.tokenizer, prompts, TEXT.model_copy(update={"use_cache": use_cache}))
+    found = generate(it.model, it.tokenizer, prompts, TEXT.model_copy(update=cache))
     for prompt, result in zip(prompts, found, strict=True):
         expected = _text_by_hand(it, prompt, 8)
         if it.tokenizer.eos_id in expected:
@@ -88,12 +91,14 @@ def test_text_is_what_whole_forward_passes_give(small: Callable[..., Any], famil
         assert result.parts == ([expected] if expected else [])
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("cache", CACHES, ids=["without", "growing", "fixed"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_images_are_what_whole_forward_passes_give(small: Callable[..., Any], family: str, use_cache: bool) -> None:
+def test_images_are_what_whole_forward_passes_give(
+    small: Callable[..., Any], family: str, cache: dict[str, bool]
+) -> None:
     it = small(family)
     prompts = _prompts(it, draw=True)
-    found = generate(it.model, it.tokenizer, prompts, IMAGE.model_copy(update={"use_cache": use_cache}))
+    found = generate(it.model, it.tokenizer, prompts, IMAGE.model_copy(update=cache))
     for prompt, result in zip(prompts, found, strict=True):
         (image,) = result.parts
         torch.testing.assert_close(image, _image_by_hand(it, prompt), rtol=1e-4, atol=1e-5)
@@ -112,10 +117,11 @@ def test_images_and_text_in_turn(small: Callable[..., Any]) -> None:
     first, second = generate(it.model, it.tokenizer, prompts, config)
     kinds = [["image" if isinstance(p, Tensor) else len(p) for p in r.parts] for r in (first, second)]
     assert kinds == [["image", "image", 5], ["image", "image", 4]]  # beginning an image takes one token
-    cached = generate(it.model, it.tokenizer, prompts, config.model_copy(update={"use_cache": False}))
-    for one, other in zip((first, second), cached, strict=True):
-        torch.testing.assert_close(one.images, other.images, rtol=1e-4, atol=1e-5)
-        assert one.text(it.tokenizer) == other.text(it.tokenizer)
+    for cache in CACHES:
+        again = generate(it.model, it.tokenizer, prompts, config.model_copy(update=cache))
+        for one, other in zip((first, second), again, strict=True):
+            torch.testing.assert_close(one.images, other.images, rtol=1e-4, atol=1e-5)
+            assert one.text(it.tokenizer) == other.text(it.tokenizer)
 
 
 def test_text_continues_after_the_requested_image(small: Callable[..., Any]) -> None:

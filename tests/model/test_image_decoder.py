@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from model.compiling import compile_blocks
 from model.config import SIZES, AutoencoderConfig, ImageDecoderConfig
 from model.image_decoder import (
     ImageDecoder,
@@ -386,3 +387,36 @@ def test_pixels_survive_the_round_trip() -> None:
 def test_settings_are_checked(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ImageDecoderConfig(**(TINY.model_dump() | change))
+
+
+def test_channels_last_change_neither_losses_nor_images() -> None:
+    plain, other = _decoder(), _decoder()
+    other.use_channels_last()
+    images, conditioning = _images(), _conditioning()
+    for decoder in (plain, other):
+        decoder(images, conditioning, generator=_seed()).loss.backward()
+    assert other.encode(images).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(other.encode(images), plain.encode(images), rtol=1e-5, atol=1e-6)
+    gradients = ([p.grad for p in decoder.unet.parameters() if p.grad is not None] for decoder in (plain, other))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    drawn = [decoder.sample(conditioning, generator=_seed()).int() for decoder in (plain, other)]
+    assert (drawn[0] - drawn[1]).abs().max() <= 1
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses_gradients_and_images() -> None:
+    torch.compiler.reset()
+    plain, other = _decoder(), _decoder()
+    compile_blocks(other.blocks(), varying=False, backend="aot_eager")
+    images, conditioning = _images(), _conditioning()
+    losses = [decoder.train()(images, conditioning, generator=_seed()).loss for decoder in (plain, other)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    gradients = ([p.grad for p in decoder.unet.parameters() if p.grad is not None] for decoder in (plain, other))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    drawn = [decoder.eval().sample(conditioning, generator=_seed()).int() for decoder in (plain, other)]
+    assert (drawn[0] - drawn[1]).abs().max() <= 1
+    torch.compiler.reset()

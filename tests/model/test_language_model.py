@@ -15,7 +15,7 @@ from model.attention import Kernel, packed, use_kernel
 from model.batch import collate
 from model.config import LanguageModelConfig
 from model.errors import WeightsError
-from model.generation import GenerationConfig, Prompt, StepRunner, generate
+from model.generation import GenerationConfig, Prompt, generate
 from model.language_model import (
     FAMILIES,
     backbone,
@@ -29,6 +29,7 @@ from model.language_model import (
 )
 from model.segment import ImageSegment
 from model.sequence import Sequence
+from model.step_runner import StepRunner, has_fixed_size
 from model.weights import load, read_for
 from tests.model.test_attention import _of_torch_2_12, stand_in
 from tests.model.tiny_language_models import tiny_settings
@@ -163,8 +164,9 @@ def holds_to(ours: PreTrainedModel, stock: PreTrainedModel) -> None:
     ids = torch.stack([torch.cat([torch.zeros(padding, dtype=torch.long), short]), long])
     with torch.no_grad():
         x = ours.get_input_embeddings()(ids)
-        for use_cache in (True, False):
-            runner = StepRunner(ours, torch.tensor([9 - padding, 9]), use_cache=use_cache)
+        rooms = (None, len(long)) if has_fixed_size(ours.config) else (None,)
+        for use_cache, room in ((False, None), *((True, room) for room in rooms)):
+            runner = StepRunner(ours, torch.tensor([9 - padding, 9]), use_cache=use_cache, room=room)
             for start, end in ((0, 9), *((n, n + 1) for n in range(9, len(long)))):
                 logits = token_logits(ours, runner.step(x[:, start:end]))
                 for row, (number, shift) in zip(logits, ((0, padding), (1, 0)), strict=True):

@@ -13,6 +13,7 @@ from tools.bench.browse import bench_browse
 from tools.bench.card import bench_card
 from tools.bench.fetch import bench_fetch
 from tools.bench.generation import bench_generation
+from tools.bench.gpu import PARTS, bench_gpu
 from tools.bench.growth import KINDS, NUM_ROWS, bench_growth
 from tools.bench.html import bench_html
 from tools.bench.memory import bench_memory
@@ -49,7 +50,7 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("names", nargs=-1, type=click.Choice([*BENCHES, *OF_PAGES]))
+@click.argument("names", nargs=-1, type=click.Choice([*BENCHES, "gpu", *OF_PAGES]))
 @click.option(
     "--folder",
     default=Path("build/bench"),
@@ -64,14 +65,24 @@ OF_PAGES: dict[str, Callable[[Path], None]] = {"html": bench_html, "text": bench
 )
 @click.option("--rows", multiple=True, type=click.IntRange(10), help="Rows of a build that `growth` measures.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What `growth` builds; default: all.")
-def main(names: tuple[str, ...], folder: Path, pages: Path, rows: tuple[int, ...], kinds: tuple[str, ...]) -> None:
-    """Run the named benchmarks, or all of them."""
+@click.option("--part", "parts", multiple=True, type=click.Choice([*PARTS]), help="What `gpu` measures; default: all.")
+def main(
+    names: tuple[str, ...],
+    folder: Path,
+    pages: Path,
+    rows: tuple[int, ...],
+    kinds: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    """Run the named benchmarks, or all of them but `gpu`."""
     for name in names or [*BENCHES, *OF_PAGES]:
         click.echo(f"{name:8} on {machine()}")
         if name in OF_PAGES:
             OF_PAGES[name](pages)
         elif name == "growth":
             bench_growth(folder / name, rows or NUM_ROWS, kinds or KINDS)
+        elif name == "gpu":
+            bench_gpu(folder / name, parts)
         else:
             BENCHES[name](folder / name)
 

@@ -40,6 +40,8 @@ def deepspeed_config(
         config["bf16"] = {"enabled": True}
         if engine.zero_stage > 0:  # without ZeRO, DeepSpeed cannot mix the two
             config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if engine.zero_stage == 1:  # gradients are added to those in fp32 as they come, not in a loop after each pass
+            config["bf16"]["immediate_grad_update"] = True
     return config
 
 

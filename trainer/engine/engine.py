@@ -1,5 +1,6 @@
 """DeepSpeed around the model: one step over micro-batches, the same for every ZeRO stage and number of processes."""
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,8 +250,11 @@ class Engine:
                 state["step"] = state["step"].to(parameter.device, copy=True)
 
     def close(self) -> None:
-        """Release what DeepSpeed holds."""
+        """Release what DeepSpeed holds, and the model; nothing else of this object may be used afterwards."""
         self.deepspeed.destroy()
+        self.optimizer.read_norm = None
+        del self.deepspeed, self.optimizer
+        gc.collect()  # they refer to each other, and on a GPU to more than half of its memory
 
     def _no_sums(self) -> Tensor:
         num = 2 * len(self._objectives) * self._num_sources + 1
@@ -261,6 +265,8 @@ class Engine:
         size = self._num_sources
         ones = torch.ones((), dtype=sums.dtype, device=sums.device)
         for row, (sources, values) in enumerate(zip(micro.sources, losses.values, strict=True)):
+            if not len(values):  # no targets, or an objective of weight 0
+                continue
             at = 2 * row * size
             sums[at : at + size].index_add_(0, sources, values.to(sums.dtype))
             sums[at + size : at + 2 * size].index_add_(0, sources, ones.expand(len(sources)))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ class Losses(NamedTuple):
 
     Attributes:
         loss: Scalar to minimise: this micro-batch's part of the global batch's loss, so that parts add up.
-        values: Loss of every target, by objective, detached.
+        values: Loss of every target, by objective, detached; empty for an objective that is not computed.
     """
 
     loss: Tensor
@@ -161,21 +161,40 @@ Item = TypeVar("Item")
 Collate = Callable[[Sequence[Sequence[ReadChunk]]], MicroBatch]
 
 
-class Batches:
-    """Collates the steps of a loader in a thread, one ahead.
+class Collated:
+    """Steps of a loader with their micro-batches; each call returns the next. After an error it may be called again.
 
     Args:
         steps: Steps of a loader.
         micro_batch_size: Packed sequences per micro-batch.
         collate: Function from packed sequences to a micro-batch.
+    """
+
+    def __init__(self, steps: Iterable[RankStep | StreamStep], *, micro_batch_size: int, collate: Collate) -> None:
+        self._steps, self._reading = steps, iter(steps)
+        self._micro_batch_size, self._collate = micro_batch_size, collate
+
+    def __call__(self) -> RankBatch:
+        """Return the next step; errors of the loader are raised."""
+        try:
+            read = next(self._reading)
+        except Exception:
+            self._reading = iter(self._steps)  # the old iterator has ended with the error
+            raise
+        size = self._micro_batch_size
+        return RankBatch(read, [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)])
+
+
+class Batches:
+    """Fetches the steps in a thread, one ahead.
+
+    Args:
+        read: Returns the next step.
         pin: Whether to lock pages, for copies to a GPU.
     """
 
-    def __init__(
-        self, steps: Iterable[RankStep | StreamStep], *, micro_batch_size: int, collate: Collate, pin: bool = False
-    ) -> None:
-        self._steps, self._reading = steps, iter(steps)
-        self._micro_batch_size, self._collate, self._pin = micro_batch_size, collate, pin
+    def __init__(self, read: Callable[[], RankBatch], *, pin: bool = False) -> None:
+        self._read, self._pin = read, pin
         self._pool = ThreadPoolExecutor(1, "batches")
         self._coming: Future[RankBatch] | None = None
 
@@ -201,11 +220,5 @@ class Batches:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _next(self) -> RankBatch:
-        try:
-            read = next(self._reading)
-        except Exception:
-            self._reading = iter(self._steps)  # the old iterator has ended with the error
-            raise
-        size = self._micro_batch_size
-        micros = [self._collate(read.packs[i : i + size]) for i in range(0, len(read.packs), size)]
-        return RankBatch(read, [micro.pin_memory() for micro in micros] if self._pin else micros)
+        batch = self._read()
+        return replace(batch, micros=[micro.pin_memory() for micro in batch.micros]) if self._pin else batch

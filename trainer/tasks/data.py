@@ -29,6 +29,7 @@ from trainer.reading.consumed import QuarantineRow, consumed_of_buffer
 from trainer.reading.corpus import TrainingCorpus
 from trainer.reading.micro_batches import as_tensor
 from trainer.reading.reader import Loader, RankStep, SampleReader, SequenceReader
+from trainer.reading.reading_process import ReadingProcess
 from trainer.reading.stream_state import StreamState
 from trainer.reading.streaming import StreamLoader, StreamStep
 from trainer.reading.window_tables import source_windows, windows_fingerprint
@@ -198,10 +199,14 @@ class CorpusData(RunData):
 
     def loader(self, costs: Costs, world: World, state: Mapping[str, str] | None) -> Loader:
         """Return the loader of a rank's steps. Arguments and errors as in `RunData.loader`."""
-        plan = self.plan(costs, PlanState.from_json(state[STATE_FILE]) if state is not None else None)
-        return Loader(plan, self.reader(), self.run.data.reader, world.rank, world.size)
+        return self.loader_of_rank(costs, world.rank, world.size, state)
 
-    def change(self, loader: Loader, mixture: MixtureSettings) -> int:
+    def loader_of_rank(self, costs: Costs, rank: int, world_size: int, state: Mapping[str, str] | None) -> Loader:
+        """Return the loader of a rank of so many. Other arguments and errors as in `RunData.loader`."""
+        plan = self.plan(costs, PlanState.from_json(state[STATE_FILE]) if state is not None else None)
+        return Loader(plan, self.reader(), self.run.data.reader, rank, world_size)
+
+    def change(self, loader: Loader | ReadingProcess, mixture: MixtureSettings) -> int:
         """Change a loader's mixture. Arguments and errors as in `RunData.change`."""
         return loader.change(self._phases(mixture))
 

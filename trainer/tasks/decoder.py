@@ -41,8 +41,9 @@ from trainer.tasks.build import (
     with_carried_layout,
 )
 from trainer.tasks.data import CorpusData
+from trainer.tasks.kept_features import KeptFeatures, shared_hash
 from trainer.tasks.single_images import ImageData
-from trainer.tasks.task import Task
+from trainer.tasks.task import Task, mlp_multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +168,25 @@ class Conditioning:
     """
 
     def __init__(self, embedder: VisualEmbedder, layout: Layout) -> None:
-        self._embedder = embedder.requires_grad_(False).eval()
+        self.embedder = embedder.requires_grad_(False).eval()
         self._layout = layout
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the frozen model to the device and data type of the training."""
-        self._embedder.to(device, dtype)
+        self.embedder.to(device, dtype)
+
+    def pad_mlps(self, multiple: int) -> None:
+        """Pad the encoder's MLPs, as `Encoder.pad_mlps` does."""
+        self.embedder.encoder.pad_mlps(multiple)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Return the encoder's transformer blocks."""
+        return self.embedder.encoder.blocks()
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
         """Return the visual embeddings of images, or of films' frames: (B, ..., 3, S, S) uint8 -> (B, ..., N, E)."""
-        found: Tensor = self._embedder.encode_images(images.flatten(0, -4)).unflatten(0, images.shape[:-3])
+        found: Tensor = self.embedder.encode_images(images.flatten(0, -4)).unflatten(0, images.shape[:-3])
         return found
 
     def prompt(self, caption: Sequence[int] | np.ndarray) -> Prompt:
@@ -186,8 +195,8 @@ class Conditioning:
 
     def generated(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the visual embeddings that the model generates for captions: (B, N, E)."""
-        assert isinstance(self._embedder, Emu)
-        return generate_embeddings(self._embedder, self._layout.tokenizer, prompts)
+        assert isinstance(self.embedder, Emu)
+        return generate_embeddings(self.embedder, self._layout.tokenizer, prompts)
 
 
 class Drawing(nn.Module):
@@ -208,6 +217,7 @@ class DecoderTask(Task):
 
     objectives = ("diffusion",)
     modules = ("decoder",)
+    sizes_vary = False
     _decoder_kind: ClassVar[type[ImageDecoder]] = ImageDecoder
     run: DecoderRunSettings
     data: CorpusData
@@ -234,7 +244,7 @@ class DecoderTask(Task):
         )
         layout = Layout(self.data.tokenizer, config.bridge, self.run.data.layout)
         self._conditioning = Conditioning(embedder, layout)
-        self._kept: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+        self._kept: KeptFeatures | None = None
         self._decoder: ImageDecoder | None = None
         self._flops = self._forward_flops()
 
@@ -275,12 +285,28 @@ class DecoderTask(Task):
         assert isinstance(module, Drawing)
         self._conditioning.to(self._world.device, dtype)
         self._decoder = module.decoder
-        if "decoder" in self.run.engine.gradient_checkpointing:
+        on_gpu, engine = self._world.device.type == "cuda", self.run.engine
+        self._conditioning.pad_mlps(mlp_multiple(engine, self._world.device))
+        if on_gpu if engine.channels_last is None else engine.channels_last:
+            module.decoder.use_channels_last()
+        if "decoder" in engine.gradient_checkpointing:
             module.decoder.unet.enable_gradient_checkpointing()
-        if self._world.device.type == "cpu":  # there PyTorch's fused attention is slow in bf16: 18 % of the demo's step
+        if engine.keep_features:
+            models = self._conditioning.embedder, module.decoder.autoencoder
+            scale = module.decoder.latent_scale
+            others = self.data.model, self._corpus, self._generated, None if scale.is_meta else float(scale)
+            made_by = shared_hash(self._world, models, *others)
+            self._kept = KeptFeatures(engine.features_folder, made_by, self._world.rank)
+        if not on_gpu:  # there PyTorch's fused attention is slow in bf16: 18 % of the demo's step
             for part in module.decoder.unet.modules():
                 if isinstance(part, Attention) and isinstance(part.processor, AttnProcessor2_0):
                     part.set_processor(AttnProcessor())
+
+    def blocks(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Return the blocks of U-Net and autoencoder, and those of the frozen encoder."""
+        assert isinstance(module, Drawing)
+        yield from module.decoder.blocks()
+        yield from self._conditioning.blocks()
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> DrawingBatch:
         """Collate images, or their kept latents, and their conditioning to a batch."""
@@ -323,6 +349,7 @@ class DecoderTask(Task):
     ) -> tuple[Tensor, Tensor]:
         """Return latents and conditioning, computed when an image is seen for the first time."""
         assert self._decoder is not None
+        assert self._kept is not None
         keys = [(chunk.row.shard, chunk.row.key, *chunk.sequence.images) for chunk in chunks]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             new = images[missing].to(self._world.device)
@@ -332,8 +359,8 @@ class DecoderTask(Task):
                 else self._conditioning.encoded(seen[missing].to(self._world.device))
             )
             latents = self._decoder.encode(new)
-            for i, *tensors in zip(missing, latents.cpu(), made.cpu(), strict=True):
-                self._kept[keys[i]] = (tensors[0], tensors[1])
+            found = zip(latents.cpu(), made.cpu(), strict=True)
+            self._kept.add((keys[i], tensors) for i, tensors in zip(missing, found, strict=True))
         kept = [self._kept[key] for key in keys]
         return torch.stack([latent for latent, _ in kept]), torch.stack([condition for _, condition in kept])
 

@@ -1,9 +1,9 @@
 """`pretrain`: training of the main model on sequences of text and images."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,21 +13,24 @@ from torch import Tensor, nn
 from model.batch import Batch, Tensors, collate
 from model.emu import Emu
 from model.generation import GENERATION, GenerationConfig, Prompt, generate
+from model.language_model import backbone
 from model.weights import load_emu
 from pipelines import storage
 from pipelines.document import Split
 from trainer.config import MODULES, ModelSettings, PretrainSettings, Stage, WeightsSettings
 from trainer.engine.distributed import World
 from trainer.engine.flops import ModelFlops
+from trainer.engine.fp8 import use_fp8
 from trainer.engine.metrics import Totals
 from trainer.plan.steps import Costs
-from trainer.reading.micro_batches import Losses, as_tensor
+from trainer.reading.micro_batches import Collate, Losses, as_tensor
 from trainer.reading.reader import ReadChunk
 from trainer.tasks.build import build_model, carried_file, fit_features, save_model, with_carried_layout
-from trainer.tasks.data import RunData, StreamData, TrainingData
+from trainer.tasks.data import CorpusData, RunData, StreamData, TrainingData
+from trainer.tasks.kept_features import KeptFeatures, shared_hash
 from trainer.tasks.samples import first_image, images_of, samples_of
 from trainer.tasks.single_images import CAPTIONED
-from trainer.tasks.task import Task
+from trainer.tasks.task import Task, mlp_multiple
 
 _NOT_SHAPES = ("name", "objective", "image_decoder", "video_decoder")
 
@@ -106,7 +109,7 @@ class PretrainTask(Task):
         super().__init__(
             model, with_carried_layout(run, self.weights_of(model, run), out, world.say), corpus, out, world
         )
-        self._features = _Features() if run.engine.keep_features else None
+        self._features = _Features(run.engine.features_folder, corpus, world) if run.engine.keep_features else None
 
     def open(self, split: Split) -> TrainingData | StreamData:
         """Open a split of the corpus, or streams, as sequences."""
@@ -131,7 +134,14 @@ class PretrainTask(Task):
         """Set the objective, gradient checkpointing and the data type of buffers."""
         assert isinstance(module, Emu)
         self.change(module, stage)
-        chosen = self.run.engine.gradient_checkpointing
+        engine = self.run.engine
+        module.logits_chunk = engine.logits_chunk
+        module.encoder.pad_mlps(mlp_multiple(engine, self._world.device))
+        if engine.fp8:
+            use_fp8(backbone(module.language_model), self._world.device)
+        if engine.compile:
+            module.compile_losses()
+        chosen = engine.gradient_checkpointing
         module.set_gradient_checkpointing(
             encoder="encoder" in chosen and "encoder" in stage.lr,
             bridge="bridge" in chosen,
@@ -141,7 +151,7 @@ class PretrainTask(Task):
             for buffer in part.buffers():
                 buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data
         if self._features is not None and "encoder" not in stage.lr:
-            self._features.model = module
+            self._features.begin(module)
 
     def change(self, module: nn.Module, stage: Stage) -> None:
         """Set the objective."""
@@ -155,12 +165,18 @@ class PretrainTask(Task):
 
     def collate(self, packs: Sequence[Sequence[ReadChunk]]) -> SequenceBatch:
         """Collate packed sequences to one micro-batch."""
-        return sequence_batch(
-            packs,
-            seq_len=self.run.data.plan.seq_len,
-            pad_id=self.data.tokenizer.pad_id,
-            image_source=self._features if self._features is not None and self._features.model is not None else pixels,
-        )
+        keeps = self._features is not None and self._features.model is not None
+        return self._collate(packs, image_source=self._features if keeps and self._features is not None else pixels)
+
+    def detached(self) -> tuple[Callable[[], CorpusData], Collate] | None:
+        """Return how another process reads the corpus; None for streams, and if features are kept."""
+        if self._features is not None or not isinstance(self.data, TrainingData):
+            return None
+        return partial(type(self.data).open, self._corpus, self._model, self.run), self._collate
+
+    @property
+    def _collate(self) -> "partial[SequenceBatch]":
+        return partial(sequence_batch, seq_len=self.run.data.plan.seq_len, pad_id=self.data.tokenizer.pad_id)
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings of the model, including its vocabulary."""
@@ -222,17 +238,31 @@ class PretrainTask(Task):
 class _Features:
     """Cache of image features from a frozen encoder.
 
+    Args:
+        folder: As `engine.features_folder`.
+        corpus: The corpus's folder.
+        world: Processes of the run.
+
     Attributes:
         model: The model with the encoder; None before the first stage that freezes the encoder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str | None, corpus: str, world: World) -> None:
         self.model: Emu | None = None
-        self._kept: dict[tuple[str, str, int], Tensor] = {}
+        self._folder, self._corpus, self._world = folder, corpus, world
+        self._kept: KeptFeatures | None = None
+
+    def begin(self, model: Emu) -> None:
+        """Keep the features of a model from now on."""
+        self.model = model
+        if self._kept is None:  # a later stage has the same encoder
+            made_by = shared_hash(self._world, [model.encoder], model.config.encoder, model.config.bridge, self._corpus)
+            self._kept = KeptFeatures(self._folder, made_by, self._world.rank)
 
     def __call__(self, chunk: ReadChunk) -> list[Tensor]:
         """Return the features of a chunk's images."""
         assert self.model is not None
+        assert self._kept is not None
         sequence, row = chunk.sequence, chunk.row
         keys = [(row.shard, row.key, media) for media in sequence.images]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
@@ -240,5 +270,5 @@ class _Features:
             images = torch.stack([as_tensor(chunk.images[i]) for i in missing]).to(device)
             with torch.no_grad():
                 found = self.model.image_features(images).cpu()
-            self._kept |= {keys[i]: tensor for i, tensor in zip(missing, found, strict=True)}
-        return [self._kept[key] for key in keys]
+            self._kept.add((keys[i], (tensor,)) for i, tensor in zip(missing, found, strict=True))
+        return [self._kept[key][0] for key in keys]

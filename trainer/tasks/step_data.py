@@ -11,6 +11,7 @@ from trainer.engine.signals import Signals
 from trainer.plan.mixture import MixtureSettings, listed
 from trainer.reading.micro_batches import Batches, RankBatch
 from trainer.reading.reader import Loader
+from trainer.reading.reading_process import ReadingProcess
 from trainer.reading.streaming import SourceEnded, StreamLoader
 from trainer.tasks.task import Task
 
@@ -34,7 +35,7 @@ class StepData:
     def __init__(
         self,
         task: Task,
-        loader: Loader | StreamLoader,
+        loader: Loader | ReadingProcess | StreamLoader,
         batches: Batches,
         world: World,
         signals: Signals,

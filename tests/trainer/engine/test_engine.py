@@ -1,5 +1,6 @@
 """Tests of steps under DeepSpeed: they are equal at every ZeRO stage and number of processes, and never hang."""
 
+import gc
 import math
 import shutil
 
@@ -103,6 +104,33 @@ def test_compiled_blocks_give_the_same_loss_and_gradient(training_corpus, config
 def test_blocks_whose_weights_are_split_are_not_compiled(config):
     with pytest.raises(ValidationError, match="compile works with zero_stage 0 to 2"):
         config(**{"engine.zero_stage": 3, "engine.compile": True})
+
+
+def left_after_close(world, corpus, config):
+    """Return the elements of all tensors before an engine, with it, and after its `close`."""
+
+    def live():
+        gc.collect()
+        return sum(it.numel() for it in gc.get_objects() if isinstance(it, torch.Tensor) and not it.is_meta)
+
+    before = live()
+    engine, micros = make(world, corpus, config)
+    engine.step(micros, targets(world, micros), RATES, SpikeGuard(NO_GUARD))
+    during = live()
+    engine.close()
+    del micros
+    return before, during, live()
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [(1, "bf16"), (2, "fp32"), *(pytest.param(s, "bf16", marks=pytest.mark.nightly) for s in (2, 3))],
+)
+def test_nothing_is_left_after_close(training_corpus, config, stage, precision):
+    chosen = config(**ONE_LAYER, **{"engine.zero_stage": stage, "engine.precision": precision})
+    ((before, during, after),) = in_ranks(1, left_after_close, training_corpus, chosen)
+    assert during > before + 50_000
+    assert after < before + 1_000
 
 
 def one_rank_without_images(world, corpus, config):
