@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipelines.decisions.duplicates import (
     EXACT,
     IMAGE,
+    SEMANTIC,
     TEXT,
     ClusterMember,
     Duplicate,
@@ -213,13 +214,14 @@ def test_components_are_those_of_a_walk(edges: list[tuple[str, str]]):
 
 
 def test_kept_one_has_the_highest_priority_then_the_smallest_id():
-    rows = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT)]
+    rows = [("c", 1.0, TEXT), ("b", 5.0, EXACT), ("a", 1.0, IMAGE), ("d", 5.0, EXACT), ("e", 0.0, SEMANTIC)]
     members = [ClusterMember(*row) for row in rows]
     expected = [
         Duplicate("b", "a", "b", None),
         Duplicate("d", "a", "b", "exact_duplicate"),
         Duplicate("a", "a", "b", "near_duplicate_image"),
         Duplicate("c", "a", "b", "near_duplicate_text"),
+        Duplicate("e", "a", "b", "semantic_duplicate"),
     ]
     for order in itertools.permutations(members):
         assert list(choose_kept("a", order)) == expected
