@@ -504,11 +504,8 @@ class DecoderRunSettings(ImageRunSettings):
         description="conditioning of the decoder: embeddings of the image itself (Emu2), or those that the model "
         "generates for its caption (Emu)",
     )
-    max_caption_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="tokens to which captions are cut for `generated` (Emu leaves out those over 150); null: as many "
-        "as the model's positions hold beside an image",
+    max_caption_tokens: int = Field(
+        150, description="tokens to which captions are cut for `generated` (Emu leaves longer ones out)"
     )
     max_scale: float = Field(
         1.0,
@@ -519,7 +516,8 @@ class DecoderRunSettings(ImageRunSettings):
 
     @model_validator(mode="after")
     def _reads_captions(self) -> Self:
-        if self.max_caption_tokens is not None and self.conditioning != "generated":
+        default = type(self).model_fields["max_caption_tokens"].default  # which config.resolved.yaml always has
+        if self.max_caption_tokens != default and self.conditioning != "generated":
             raise ValueError(
                 f"max_caption_tokens has no effect with conditioning: {self.conditioning}, which reads no caption: "
                 "leave it out"

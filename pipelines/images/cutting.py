@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.images.pixels import Pixels
+from pipelines.images.pixels import MAX_PIXELS, Pixels
 
 Mask = NDArray[np.bool_]
 """(height, width), True where the object is."""
+
+_FARTHEST = 1e6  # pixels of a corner from the image's: far below what OpenCV's integers hold
 
 
 def cut_out(pixels: Pixels, box: Sequence[float], mask: Mask | None = None) -> Pixels:
@@ -56,6 +58,8 @@ def read_mask(segmentation: Any, drawn_in: tuple[float, float], size: tuple[int,
         if isinstance(segmentation, dict):
             rows, columns = (int(value) for value in segmentation["size"])
             runs = np.asarray(segmentation["counts"], np.int64)
+            if rows * columns > MAX_PIXELS or (runs < 0).any() or runs.sum() != rows * columns:
+                raise ValueError(f"counts that are not {rows} x {columns} pixels")
             flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
             found = flat.reshape(rows, columns, order="F").astype(np.uint8)
             found = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)
@@ -63,6 +67,8 @@ def read_mask(segmentation: Any, drawn_in: tuple[float, float], size: tuple[int,
             found = np.zeros((height, width), np.uint8)
             scale = np.array(size) / np.array(drawn_in)
             shapes = [np.asarray(polygon, np.float64).reshape(-1, 2) * scale for polygon in segmentation]
+            if not all(np.abs(shape).max(initial=0) < _FARTHEST for shape in shapes):  # NaN is not below it either
+                raise ValueError("a corner far from the image")
             cv2.fillPoly(found, [shape.round().astype(np.int32) for shape in shapes], 1)
     except (TypeError, ValueError, KeyError, OverflowError, cv2.error) as error:
         raise ValueError(f"neither polygons nor counts by columns: {str(error)[:100]}") from error

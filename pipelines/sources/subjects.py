@@ -63,6 +63,8 @@ def read(part: Part, settings: SubjectSettings, source_name: str, kind: Kind) ->
     def convert(origin: Origin, locator: str, sample: TarSample) -> list[Outcome]:
         [pair] = webdataset.convert(of_pairs, locator, sample, settings)
         assert isinstance(pair, Candidate)  # other kinds, which may have drops, are refused
+        if len(pair.document.media) != 1:
+            raise RowError("malformed_sample", f"{len(pair.document.media)} images, a grounded sample has one")
         caption = next((segment for segment in pair.document.segments if segment.regions), None)
         if caption is None:
             raise RowError("missing_regions", url=pair.document.media[0].url)
@@ -111,8 +113,11 @@ def _file(pixels: Pixels, region: Region, segmentations: "_Segmentations", setti
     """Return the file of a subject.
 
     Raises:
-        RowError: `subject_too_small`, `subject_too_large` or `bad_mask`.
+        RowError: `bad_box`, `subject_too_small`, `subject_too_large` or `bad_mask`.
     """
+    x0, y0, x1, y1 = region.box
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise RowError("bad_box", f"{region.box}")
     columns, rows = places(pixels, region.box)
     longer = max(columns.stop - columns.start, rows.stop - rows.start)
     if (area := _area(region)) < settings.min_area or longer < settings.min_side:

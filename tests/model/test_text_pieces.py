@@ -51,7 +51,7 @@ def test_pieces_are_the_text(base: str, llama: Tokenizer, tokenizers: dict[str, 
     texts += [rng.choices([*known, *tokenizer.ids.values()], k=60) for _ in range(20)]
     for token_ids in texts:
         assert "".join(pieces_of(token_ids, layout)) == written(token_ids, layout).strip()
-    assert len([piece for piece in pieces_of(texts[0], layout) if piece]) > 20
+    assert len([piece for piece in pieces_of(texts[0], layout) if piece]) > 10
     assert [piece for piece in pieces_of(texts[1], layout) if "[box:" in piece and "]" in piece]
 
 

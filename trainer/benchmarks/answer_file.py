@@ -35,7 +35,7 @@ class AnswerFile:
         found: dict[str, Row] = {}
         for path in (self._path, *self._of_ranks()):
             if path.exists():
-                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028
                     if (row := _row(line)) is not None:
                         found[row["id"]] = row
         return found

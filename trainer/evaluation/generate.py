@@ -128,7 +128,7 @@ def read_prompts(path: str) -> list[str]:
         raise UserError(f"{path}: no such file of prompts")
     prompts = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # not at U+2028, which JSON may hold
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: prompts must be in UTF-8: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -226,14 +226,11 @@ class DecoderTask(Task):
         super().__init__(model, with_carried_layout(run, (*model.weights, OWN), out, world.say), corpus, out, world)
         self._generated = run.conditioning == "generated"
         slots, longest = self.data.model.bridge.image_slots, self.data.model.language_model.max_positions
-        self._max_caption_tokens = longest - slots - 3  # <s>, [IMG] and [/IMG]
-        if run.max_caption_tokens is not None:
-            if run.max_caption_tokens > self._max_caption_tokens:
-                raise UserError(
-                    f"decoder.max_caption_tokens is {run.max_caption_tokens}: with an image of {slots} they take more "
-                    f"than the model's {longest} positions; at most {self._max_caption_tokens} fit"
-                )
-            self._max_caption_tokens = run.max_caption_tokens
+        if self._generated and run.max_caption_tokens + slots + 3 > longest:  # <s>, [IMG] and [/IMG]
+            raise UserError(
+                f"decoder.max_caption_tokens is {run.max_caption_tokens}: with an image of {slots} they take more than "
+                f"the model's {longest} positions; at most {longest - slots - 3} fit"
+            )
         if run.engine.keep_features and run.max_scale > 1:
             raise UserError("decoder: engine.keep_features and max_scale exclude each other: every crop is different")
         config = self.data.model
@@ -315,7 +312,7 @@ class DecoderTask(Task):
         conditioning: Tensor | None = None
         prompts: tuple[Prompt, ...] = ()
         if self._generated:
-            limit = self._max_caption_tokens
+            limit = self.run.max_caption_tokens
             prompts = tuple(self._conditioning.prompt(chunk.sequence.token_ids[:limit]) for chunk in chunks)
         if self.run.engine.keep_features:
             images, conditioning = self._keep(chunks, images, images if seen is None else seen, prompts)

@@ -126,6 +126,8 @@ def test_an_expression_that_repeats_a_phrase_is_no_subject_of_its_own(tmp_path, 
         ((0.0, 0.0, 0.1, 0.1), {}, "subject_too_small"),
         ((0.0, 0.0, 0.3, 0.5), {"min_side": 30}, "subject_too_small"),
         ((0.0, 0.0, 1.0, 1.0), {}, "subject_too_large"),
+        ((0.5, 0.0, 0.4, 1.0), {}, "bad_box"),
+        ((0.0, 0.0, 2.0, 1.0), {}, "bad_box"),
     ],
 )
 def test_a_subject_that_cannot_be_cut_is_counted(tmp_path, read_all, box, settings, reason):
@@ -147,6 +149,7 @@ def test_the_largest_subjects_are_taken(tmp_path, read_all):
     [
         (document(segments=(IMAGE, Segment("text", CAPTION, role="caption"))), None, "missing_regions"),
         (document(kind="pair"), None, "other_kind"),
+        (document(media=(Media(URL, "png"), Media(URL, "png"))), None, "malformed_sample"),
         (document(), b"\x89PNG\r\n\x1a\n", "corrupt_image"),
     ],
 )  # fmt: skip
@@ -186,6 +189,11 @@ def test_a_mask_covers_what_is_not_the_subject(tmp_path, read_all):
         ([TRIANGLE, {"size": [4, 8], "counts": [1, 2]}], "bad_mask"),
         ([TRIANGLE, [[0, 0, 1]]], "bad_mask"),
         ([TRIANGLE, []], "bad_mask"),
+        ([TRIANGLE, [[]]], "bad_mask"),
+        ([TRIANGLE, [[0, 0, 1e12, 0, 0, 40]]], "bad_mask"),
+        ([TRIANGLE, [[0, 0, float("nan"), 0, 0, 40]]], "bad_mask"),
+        ([TRIANGLE, {"size": [10**6, 10**6], "counts": [10**12]}], "bad_mask"),
+        ([TRIANGLE, {"size": [4, 8], "counts": [-8, 40]}], "bad_mask"),
         ([TRIANGLE, 7], "bad_mask"),
         ([TRIANGLE], "length_mismatch"),
     ],

@@ -94,11 +94,11 @@ def test_how_an_answer_ended_is_told_by_its_tokens(client: openai.OpenAI):
     # Of random weights: bytes that, written out, would be read as other tokens.
     found = set()
     for seed in range(30):
-        asked = asking("a", max_tokens=40, temperature=8.0, seed=seed)
+        asked = asking("a", max_tokens=200, temperature=8.0, seed=seed)
         whole = client.chat.completions.create(**asked)
         assert whole.usage is not None
         reason = whole.choices[0].finish_reason
-        assert (reason == "length") == (whole.usage.completion_tokens == 40)
+        assert (reason == "length") == (whole.usage.completion_tokens == 200)
         if reason not in found:
             found.add(reason)
             pieces = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))

@@ -214,6 +214,12 @@ def test_a_pickle_runs_nothing_and_a_wrong_one_is_one_line(tmp_path: Path, refer
     assert capsys.readouterr().out == ""
 
 
+def test_a_row_may_hold_any_character(tmp_path: Path):
+    row = {"id": "1", "question": "two\u2028lines\x85?", "answer": "a"}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n")
+    assert examples(tmp_path, format="rows", files=["r.jsonl"])[0].texts["question"] == row["question"]
+
+
 def test_rows_that_are_not_utf_8_are_one_line(tmp_path: Path):
     (tmp_path / "r.jsonl").write_bytes(b'{"id": "\xff"}')
     with pytest.raises(UserError, match=r"r\.jsonl: rows must be in UTF-8"):

@@ -38,7 +38,7 @@ def read(data: RowData, root: Path, *, draw: bool, seed: int) -> list[Example]:
     for name in data.files:
         path = root / name
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # not at U+2028, which JSON may hold
         except OSError as error:
             raise UserError(f"{path}: {(error.strerror or str(error)).lower()}: give its folder by --data") from error
         except UnicodeDecodeError as error:
