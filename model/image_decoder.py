@@ -164,7 +164,7 @@ class ImageDecoder(nn.Module):
     def use_channels_last(self) -> None:
         """Keep images and latents with their channels last in memory, for which convolutions on GPUs are written."""
         self._format = torch.channels_last
-        self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's own stub lacks it
+        nn.Module.to(self.autoencoder, memory_format=torch.channels_last)
 
     def blocks(self) -> Iterator[nn.Module]:
         """Yield the blocks of U-Net and autoencoder that are worth compiling: residual ones and transformers'."""

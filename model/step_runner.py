@@ -9,6 +9,7 @@ B prompts, L inputs of a step, C columns of a cache, D width of the language mod
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
 
 from model.attention import use_kernel
 from model.language_model import backbone, family_of
@@ -144,6 +145,7 @@ class _FixedSteps:
                 self._next(self._x)
             self._column.sub_(_WARM_UP)
             for layer in self._cache.layers:
+                assert isinstance(layer, StaticLayer)
                 layer.cumulative_length.sub_(_WARM_UP)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()

@@ -39,7 +39,7 @@ class SubNormMlp(SwiGLU):
         """(B, T, D) -> (B, T, D)"""
         padding = -self.fc1_g.out_features % self.multiple
         if not padding:
-            plain: Tensor = super().forward(x)
+            plain: Tensor = super().forward(x)  # type: ignore[no-untyped-call] # timm's
             return plain
         gate = _padded_rows(self.fc1_g, x, padding)  # (B, T, P)
         hidden = F.silu(gate) * _padded_rows(self.fc1_x, x, padding)  # zeros in the padding

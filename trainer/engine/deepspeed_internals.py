@@ -52,6 +52,34 @@ def whole_weights(engine: Any) -> dict[str, Tensor]:
     return {} if state is None else state
 
 
+def release(engine: Any) -> None:
+    """Free the tensors of a destroyed ZeRO-3 engine, its model's too; none of them may be used afterwards.
+
+    What ZeRO 3 attaches to each parameter keeps all of them alive, whoever lets go of the engine.
+    """
+    seen: set[int] = set()
+
+    def free(it: Any) -> None:
+        if id(it) in seen:
+            return
+        seen.add(id(it))
+        if isinstance(it, Tensor):
+            it.grad = None
+            it.data = it.data.new_empty(0)
+            free(vars(it))
+        elif isinstance(it, dict):
+            for value in it.values():
+                free(value)
+        elif isinstance(it, list | tuple | set):
+            for value in it:
+                free(value)
+        elif isinstance(it, torch.optim.Optimizer) or type(it).__module__.startswith("deepspeed.runtime.zero"):
+            free(vars(it))
+
+    free(list(engine.module.parameters()))
+    free(engine.optimizer)
+
+
 @contextlib.contextmanager
 def loading_universal(engine: Any, universal: bool) -> Iterator[None]:
     """Choose whether checkpoints are read in the universal format; the public setting holds for an engine's lifetime.

@@ -18,6 +18,7 @@ from trainer.engine.deepspeed_internals import (
     load_untrained,
     loading_universal,
     quiet,
+    release,
     whole_weights,
 )
 from trainer.engine.distributed import World, lost_another
@@ -252,6 +253,8 @@ class Engine:
     def close(self) -> None:
         """Release what DeepSpeed holds, and the model; nothing else of this object may be used afterwards."""
         self.deepspeed.destroy()
+        if self.run.engine.zero_stage == 3:
+            release(self.deepspeed)
         self.optimizer.read_norm = None
         del self.deepspeed, self.optimizer
         gc.collect()  # they refer to each other, and on a GPU to more than half of its memory

@@ -41,7 +41,7 @@ from trainer.tasks.build import (
     with_carried_layout,
 )
 from trainer.tasks.data import CorpusData
-from trainer.tasks.kept_features import KeptFeatures, shared_hash
+from trainer.tasks.kept_features import KeptFeatures, Key, shared_hash
 from trainer.tasks.single_images import ImageData
 from trainer.tasks.task import Task, mlp_multiple
 
@@ -347,7 +347,7 @@ class DecoderTask(Task):
         """Return latents and conditioning, computed when an image is seen for the first time."""
         assert self._decoder is not None
         assert self._kept is not None
-        keys = [(chunk.row.shard, chunk.row.key, *chunk.sequence.images) for chunk in chunks]
+        keys: list[Key] = [(chunk.row.shard, chunk.row.key, *chunk.sequence.images) for chunk in chunks]
         if missing := [i for i, key in enumerate(keys) if key not in self._kept]:
             new = images[missing].to(self._world.device)
             made = (

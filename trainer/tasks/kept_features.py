@@ -142,7 +142,8 @@ def hash_of(modules: Iterable[nn.Module], *others: object) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    found: memoryview = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return found
 
 
 def _record_bytes(header: dict[str, Any]) -> int:

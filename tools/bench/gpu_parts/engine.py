@@ -118,7 +118,7 @@ def _totals(micros: list[SequenceBatch]) -> list[int]:
 def _bare_seconds(bench: Bench, config: EmuConfig, packs: list[list[Sequence]], steps: int) -> float:
     """Return the seconds of a step of transformers' own model: compiled layers, fused AdamW on fp32 masters."""
     with quick_weights(on_gpu=bench.on_gpu):
-        model = Emu(config).language_model.to(bench.device, bench.dtype)
+        model = Emu(config).to(bench.device, bench.dtype).language_model
     assert isinstance(model, LlamaForCausalLM)
     model.set_attn_implementation("sdpa")
     if bench.on_gpu:

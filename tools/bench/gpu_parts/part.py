@@ -104,7 +104,8 @@ class Bench:
     @property
     def embedder_file(self) -> Path:
         """File with the weights of an encoder and bridge, for the image decoder."""
-        return self.folder / self.size("embedder.safetensors", "toy-embedder.safetensors")
+        name: str = self.size("embedder.safetensors", "toy-embedder.safetensors")
+        return self.folder / name
 
 
 def _live_gb() -> float:
