@@ -62,11 +62,14 @@ _WRITTEN = re.compile(
 )
 LEADING = frozenset({"a", "area", "base", "frame", "iframe", "link", "meta"})
 """Elements that lead to other pages, or tell what such a reference is relative to."""
+_NAMES = "a|area|base|frame|link|meta|/?noscript"
+_READ = f"(?:script|style|xmp|iframe|noembed|noframes|plaintext|{_NAMES})[ >]|!--"
 _LEADING = re.compile(
     rf"""<(?:
     {_RAW}{_WITHIN}(?:</(?P=raw)>|\Z)
-    |(?P<name>a|area|base|frame|link|meta|/?noscript)(?=[ >])(?P<attributes>[^>]*)>
+    |(?P<name>{_NAMES})(?=[ >])(?P<attributes>[^>]*)>
     |!--.*?-->
+    |[^>]*>[^<]*+(?:<(?!{_READ})[^>]*>[^<]*+)*+  # all other tags up to the next of these, for a name may hold a `<`
     )""",
     re.DOTALL | re.VERBOSE,
 )

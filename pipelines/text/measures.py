@@ -170,11 +170,6 @@ class NGrams(NamedTuple):
     numbers: np.ndarray  # (num_occurrences,) int64, dense from 0
     counts: np.ndarray  # (num_different,) int64, all at least 2
 
-    @property
-    def most(self) -> int:
-        """Occurrences of the most frequent one; 1 if none is repeated."""
-        return int(self.counts.max(initial=1))
-
 
 class Repetition:
     """Repetition among the words of a text; the n-grams of each length are found once, on request."""
@@ -188,22 +183,26 @@ class Repetition:
         self._base = max(len(numbers), 2)
         self._num_digits = int(62 / math.log2(self._base))  # tokens that fit 63 bits, as digits of one number
         self._n_grams: dict[int, NGrams] = {}
+        # By the length of n-grams less one: how often the rarest token of each occurs.
+        self._rarest = [np.fromiter(words.counts.values(), np.int64, len(numbers))[self._tokens]]
 
     def top_n_gram(self, n: int, limit: float = 0.0) -> float:
         """Return the share of the words' characters in the most frequent n-gram; 0 if none is repeated.
 
-        A share of at most `limit` may be given as 0: it is not computed where no shorter n-gram is frequent enough.
+        A share of at most `limit` may be given as 0: it is not computed where no n-gram has tokens frequent enough.
         """
         n *= self._per_word
         chars = self._ends[n:] - self._ends[:-n]
-        most = min((grams.most for m, grams in self._n_grams.items() if m < n), default=len(self._tokens))
-        if not len(chars) or most * int(chars.max()) <= limit * int(self._ends[-1]):
+        while len(self._rarest) < n:
+            self._rarest.append(np.minimum(self._rarest[-1][:-1], self._rarest[0][len(self._rarest) :]))
+        if int((self._rarest[n - 1] * chars).max(initial=0)) <= limit * int(self._ends[-1]):
             return 0.0
         grams = self._repeated(n)
         if not len(grams.starts):
             return 0.0
-        longest = chars[grams.starts[grams.counts[grams.numbers] == grams.most]].max()
-        return min(grams.most * int(longest) / int(self._ends[-1]), 1.0)
+        most = grams.counts.max()
+        longest = chars[grams.starts[grams.counts[grams.numbers] == most]].max()
+        return min(int(most) * int(longest) / int(self._ends[-1]), 1.0)
 
     def duplicate_n_grams(self, n: int) -> float:
         """Return the share of the words' characters in n-grams that repeat earlier ones, none counted twice."""

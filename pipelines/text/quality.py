@@ -365,8 +365,7 @@ def _document_failures(text: str, lang: str | None, settings: TextQuality) -> It
     yield from _failures(text, words, lang, settings)
     yield from _word_failures(text, words, lang, settings)
     yield from _line_share_failures(text, words, settings)
-    top_limits = _limits(settings, "max_top_{}_gram", _TOP_N_GRAMS)
-    limits = _limits(settings, "max_duplicate_{}_gram", _DUPLICATE_N_GRAMS)
+    top_limits, limits = _limits(settings, _TOP_N_GRAMS), _limits(settings, _DUPLICATE_N_GRAMS)
     if not top_limits and not limits:
         return
     repetition = measures.Repetition(words)
@@ -378,9 +377,9 @@ def _document_failures(text: str, lang: str | None, settings: TextQuality) -> It
         yield from _above(reason, repetition.duplicate_n_grams(n), limit)
 
 
-def _limits(settings: TextQuality, name: str, reasons: dict[int, Reason]) -> list[tuple[int, Reason, float]]:
+def _limits(settings: TextQuality, reasons: dict[int, Reason]) -> list[tuple[int, Reason, float]]:
     """Return the lengths of n-grams that have a limit, in ascending order, with reason and limit."""
-    limits = [(n, reason, getattr(settings, name.format(n))) for n, reason in reasons.items()]
+    limits = [(n, reason, getattr(settings, f"max_{reason}")) for n, reason in reasons.items()]
     return [(n, reason, limit) for n, reason, limit in limits if limit is not None]
 
 

@@ -88,6 +88,7 @@ def test_signature_estimates_jaccard():
 def test_case_punctuation_and_space_do_not_count():
     assert minhash("A red barn, by the SEA.\n", SETTINGS) == minhash("a red   barn by the sea", SETTINGS)
     assert minhash("a red barn by the sea", SETTINGS) != minhash("a red barn by the bay", SETTINGS)
+    assert minhash("A_red barn;by (the) SEA2", SETTINGS) == minhash("a red… barn by the «sea2»", SETTINGS)
 
 
 def test_short_text_is_one_n_gram():

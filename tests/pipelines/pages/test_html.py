@@ -90,6 +90,7 @@ LEADING_PAGES = {
     "images in the place of links": "<object data=a.png><a href=1></a></object><amp-img><a href=2></a></amp-img>",
     "a formula": "<p><math><annotation-xml encoding=text/html><a href=1>x</a></annotation-xml></math><a href=2>y</a>",
     "a drawn formula": "<b class=MathJax><a href=1>x</a></b><script type='math/tex'>x</script><a data-latex='x^2'>",
+    "names with signs of markup": "<m<meta charset=x><p <a=1 <!--=2><a href=3>x</a><!-- --><q<!--><a href=4>y</a>",
     "names that only begin alike": "<abbr href=1>x</abbr><article></article><links href=3></links><metal></metal>",
 }
 

@@ -1,5 +1,8 @@
 """Tests of quality rules: each rejects with its own reason, removes what it should, and leaves good text unchanged."""
 
+import random
+from collections import Counter
+
 import pytest
 from pydantic import ValidationError
 
@@ -226,6 +229,42 @@ def test_measures_of_repetition_have_known_values():
     assert Repetition(split_words("aa bb cc aa bb cc")).duplicate_n_grams(3) == 0.5
     assert character_repetition("abcdefghijklmnop") == 0.0
     assert character_repetition("x" * 100) == 1.0
+
+
+def _top(tokens: list[str], n: int) -> float:
+    counts = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+    most = max(counts.values(), default=1)
+    longest = max((sum(map(len, gram)) for gram, count in counts.items() if count == most), default=0)
+    return min(most * longest / sum(map(len, tokens)), 1.0) if most > 1 else 0.0
+
+
+def _duplicate(tokens: list[str], n: int) -> float:
+    seen, chars, i = set(), 0, 0
+    while i <= len(tokens) - n:
+        gram = tuple(tokens[i : i + n])
+        if gram in seen:
+            chars += sum(map(len, gram))
+            i += n
+        else:
+            seen.add(gram)
+            i += 1
+    return chars / sum(map(len, tokens))
+
+
+@pytest.mark.parametrize("vocabulary", [2, 9, 60, 20_000])
+def test_repetition_is_what_counting_n_grams_gives_and_bounds_hold(vocabulary: int):
+    rng = random.Random(vocabulary)
+    words = [f"w{'x' * rng.randint(0, 6)}{number}" for number in range(vocabulary)]
+    for _ in range(6):
+        phrase = rng.choices(words, k=12)
+        tokens = [*rng.choices(words, k=rng.randint(1, 90)), *phrase * rng.randint(0, 3), *rng.choices(words, k=9)]
+        found = Repetition(split_words(" ".join(tokens)))
+        for n in rng.sample(range(2, 11), 9):
+            limit = rng.choice([0.01, 0.1, 0.3])
+            assert found.top_n_gram(n) == pytest.approx(_top(tokens, n))
+            assert (Repetition(split_words(" ".join(tokens))).top_n_gram(n, limit) > limit) == (_top(tokens, n) > limit)
+            assert found.duplicate_n_grams(n) == pytest.approx(_duplicate(tokens, n))
+            assert all(found.repeated_fraction(n) >= _duplicate(tokens, longer) for longer in range(n, 11))
 
 
 def test_rules_are_defaults_that_settings_override():
