@@ -271,6 +271,11 @@ def _page_hosts(task: CrawlTask, out: str) -> Iterator[tuple[str, str]]:
         yield f"{task.crawl} {host}", task.name
 
 
+def _alone(task: Task) -> tuple[str, _TaskInput]:
+    """Return (name, task) of a list."""
+    return task.name, {"task": [task], "duplicates": [], "repeated": [], "robots": []}
+
+
 def _tell_missing(tasks: list[Task]) -> None:
     """Print a note about each source some of whose files are missing."""
     listed = [task for task in tasks if isinstance(task, ListTask)]
@@ -296,6 +301,10 @@ def run_extract(spec: CorpusSpec, out: str, runner: Runner) -> None:
     folder.begin()
 
     def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
+        if not crawled:  # of lists nothing needs to be known from all of them
+            listed = pipeline | "ListTasks" >> beam.Create(tasks) | "Spread" >> beam.Reshuffle()
+            _ = listed | "Alone" >> beam.Map(_alone) | "ExtractParts" >> beam.ParDo(_ExtractPart(spec, out))
+            return
         of_crawls = pipeline | "ListCrawled" >> beam.Create(crawled)
         by_url = of_crawls | "ReadNames" >> beam.FlatMap(_page_names, out) | "ByCanonicalUrl" >> GroupByKey(files)
         duplicates = by_url | "FindDuplicates" >> beam.FlatMap(_duplicates)

@@ -92,6 +92,9 @@ DOCUMENT_SCHEMA = pa.schema(
     ]
 )
 
+# Of which one resizes, one at a time in a process, and the other decodes and measures. More only wait for one another.
+_IMAGE_THREADS = 2
+
 # --- one worker -----------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +125,7 @@ class _FetchHosts(beam.DoFn):
         try:
             # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
             # have their own pool, or a few slow ones would keep every image waiting.
-            with ThreadPoolExecutor(max_workers=8) as images, ThreadPoolExecutor(max_workers=8) as videos:
+            with ThreadPoolExecutor(_IMAGE_THREADS) as images, ThreadPoolExecutor(max_workers=8) as videos:
                 pools: dict[str, Executor] = {"image": images, "video": videos}
                 num_queued = run_stoppable(self._run(queues, writer, pools))
         except BaseException:

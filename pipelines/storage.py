@@ -30,6 +30,7 @@ _STORES = {
 """Packages behind fsspec whose own errors, such as `NoCredentialsError`, fsspec lets through."""
 
 _LAST_BYTES = 1 << 16  # of a log, in which its last line begins
+_BUFFER_BYTES = 1 << 18  # written at once: each write lets another thread go on, and waits for it
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"}
 
 
@@ -276,7 +277,7 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
     os.makedirs(folder or ".", exist_ok=True)
     temporary = os.path.join(folder, f"{TEMPORARY}{name}.{uuid.uuid4().hex[:12]}")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", _BUFFER_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

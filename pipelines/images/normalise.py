@@ -5,7 +5,6 @@ Metadata is removed. Equal bytes and settings give equal bytes. The result also 
 
 import functools
 import hashlib
-import io
 import threading
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from pydantic import Field, model_validator
 
 from pipelines.drop_reasons import Reason
 from pipelines.images.faces import FaceSettings, FoundFaces, blur_faces, find_faces
+from pipelines.images.img2dataset_internals import import_resizer, resize_pixels
 from pipelines.images.metadata import MIME, Format, read_size, sniff_format, strip_metadata
 from pipelines.images.pixels import Pixels, decode
 from pipelines.settings import GrownSettings
@@ -369,13 +369,9 @@ def _reduction(width: int, height: int, settings: ImageSettings) -> int:
 
 
 def _encode(pixels: Pixels, settings: ImageSettings) -> tuple[bytes, int, int]:
-    """Return the file that the Resizer makes of pixels, and its width and height.
-
-    The Resizer reads files; Sun raster is the fastest of OpenCV's lossless formats.
-    """
-    file = io.BytesIO(cv2.imencode(".ras", pixels)[1].data)
+    """Return the file that the Resizer makes of pixels, and its width and height."""
     with _RESIZING:
-        stored, width, height, _, _, error = _resizer(settings)(file)
+        stored, width, height, _, _, error = resize_pixels(_resizer(settings), pixels)
     if error is None:
         return stored, width, height
     if error.startswith("[Errno"):  # no file descriptor is left for its redirection; the image is fine
@@ -388,8 +384,6 @@ def load_resizer() -> Any:
 
     Local workers are forked from a process that has already imported it (`pipelines/forkserver_preload.py`).
     """
-    from pipelines.images.img2dataset_internals import import_resizer
-
     return import_resizer()
 
 

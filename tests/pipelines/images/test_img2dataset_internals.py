@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from pipelines.images.img2dataset_internals import import_resizer, resize_pixels
+
 MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 _CODE = """
 import io, json, sys, warnings
@@ -33,6 +35,16 @@ def resized(resizer) -> list[str]:
     cases = itertools.product(MODES, (64, 200))
     made = [resizer(size, mode, False)(io.BytesIO(file)) for mode, size in cases]
     return [f"{data.hex()} {rest}" for data, *rest in made]
+
+
+def test_pixels_are_resized_as_those_of_a_file():
+    drawn = np.random.default_rng(0).integers(0, 255, (90, 150, 3), np.uint8)
+    for pixels, mode, size in itertools.product((drawn, drawn[:, ::-1, ::-1]), MODES, (64, 200)):
+        resizer = import_resizer()(size, mode, False)
+        *of_file, error = resizer(io.BytesIO(cv2.imencode(".png", pixels)[1].tobytes()))
+        assert error is None
+        assert resize_pixels(resizer, pixels) == (*of_file, None)
+    assert sys.modules[type(resizer).__module__].cv2 is cv2
 
 
 @pytest.mark.nightly
