@@ -1,9 +1,9 @@
 """Crawl: pages of live sites, breadth-first and politely, into WARC files and a ledger with one row per URL.
 
-A crawl runs in rounds. The frontier of a round is what earlier rounds found and did not request. It is a function of
-their files alone, so a killed round continues with what it has not fetched yet; what they say of each URL is carried
-from round to round (`crawling/known_urls.py`). Within a round each host is one queue of one worker; workers close a
-part (WARC, ledger, links, receipt) every thousand pages or half a minute.
+A crawl runs in rounds, on a cluster several in one pipeline. The frontier of a round is what earlier rounds found and
+did not request. It is a function of their files alone, so a killed round continues with what it has not fetched yet;
+what they say of each URL is carried from round to round (`crawling/known_urls.py`). Within a round each host is one
+queue of one worker; workers close a part (WARC, ledger, links, receipt) every thousand pages or half a minute.
 """
 
 import asyncio
@@ -17,33 +17,15 @@ import apache_beam as beam
 from pipelines import crawl_inputs, storage
 from pipelines.block_list import load_block_list
 from pipelines.crawl_inputs import CrawlProgress, load_progress, progress_path
-from pipelines.crawling.accounts import (
-    Mention,
-    Verdict,
-    gone_pages,
-    ledger_mentions,
-    link_mentions,
-    num_account_parts,
-    verdicts,
-    write_account,
-)
 from pipelines.crawling.archive_files import indexed_name
 from pipelines.crawling.archived_robots import index_robots, robots_part
-from pipelines.crawling.frontier import (
-    FrontierUrl,
-    Mark,
-    cap_host,
-    failed_site_files,
-    ledger_marks,
-    link_marks,
-    requested_before,
-    scoped_urls,
-)
+from pipelines.crawling.frontier import FrontierUrl, Mark, ledger_marks, link_marks
 from pipelines.crawling.index_archive import IndexArchive
 from pipelines.crawling.indexed_records import FetchIndexed, RetryIndexed, parts_to_retry
-from pipelines.crawling.known_urls import WriteMarks, carried_marks, carry, known_before, known_marks
+from pipelines.crawling.known_urls import KnownUrls, WriteMarks, carried_marks, carry, known_before, known_marks
 from pipelines.crawling.ledger import ledger_parts, part_name, read_ledger, round_of
 from pipelines.crawling.part_writer import CrawlPartWriter
+from pipelines.crawling.rounds import FindFrontier, MarksAfter, WriteAccounts, ended_by
 from pipelines.crawling.visits import follow_sitemap, follow_sitemaps, store_site_files, visit
 from pipelines.crawling.warc_ledger import index_pages, indexed_part
 from pipelines.document import canonical_json
@@ -61,10 +43,9 @@ from pipelines.layout import (
 )
 from pipelines.parts import PartFolder, new_run, stage_inputs
 from pipelines.running.host_buckets import GroupHosts, read_queues
-from pipelines.running.record_coder import shuffle_by_fields
 from pipelines.running.runner import Runner, run_pipeline
-from pipelines.running.shuffle import CoGroupByKey, GroupByKey, ShuffleFiles, shuffling
-from pipelines.running.stopping import run_stoppable
+from pipelines.running.shuffle import ShuffleFiles, shuffling
+from pipelines.running.stopping import is_stopped, run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.sources.files import Part
 from pipelines.spec import CorpusSpec
@@ -73,7 +54,10 @@ from pipelines.web.host_queues import run_queues
 from pipelines.web.http_client import PoliteClient
 from pipelines.web.success_alarm import SuccessAlarm
 
-shuffle_by_fields(Mark, Mention, Verdict)  # one per link of every page
+
+def rounds_at_once(runner: Runner) -> int:
+    """Return how many rounds are in one pipeline: several on a cluster, where starting one takes seconds."""
+    return 1 if runner.is_local else 4
 
 
 # --- one worker -----------------------------------------------------------------------------------------------------
@@ -132,7 +116,7 @@ class _CrawlHosts(beam.DoFn):
             try:
                 for queue in read_queues(paths):
                     items = sorted((row for row in queue if row[1].url not in requested), key=lambda row: row[1])
-                    await run_queues(items, work, max_hosts=self._spec.http.max_in_flight)
+                    await run_queues(items, work, max_hosts=self._spec.http.max_in_flight, is_stopped=is_stopped)
             except asyncio.CancelledError:
                 writer.close()  # whoever goes on need not request these again
                 raise
@@ -168,58 +152,81 @@ class _Crawl:
             if since <= round_of(name) and (before is None or round_of(name) < before)
         ]
 
-    def run_round(self, round_: int, retry_round: int) -> None:
-        """Request the frontier of a round."""
-        settings, num_buckets, run = self.settings, self.runner.num_buckets, new_run()
-        queues, folder = queues_folder(self.out, "crawl"), frontier_folder(self.out, self.name)
-        inputs = stage_inputs(crawl_inputs.VERSION, settings.model_dump(mode="json"), retry_round)
-        known = known_before(folder, inputs, round_)
+    @property
+    def latest_round(self) -> int:
+        """The latest round that has requested anything, before which all are complete; -1 if none has."""
+        return max(map(round_of, ledger_parts(self.out, self.name)), default=-1)
+
+    def run_rounds(self, first: int, last: int, retry_round: int) -> None:
+        """Request the frontiers of rounds, one after another; if the last has none, write the accounts."""
+        spec, name, out, run = self.spec, self.name, self.out, new_run()
+        queues, folder = queues_folder(out, "crawl"), frontier_folder(out, name)
+        inputs = stage_inputs(crawl_inputs.VERSION, self.settings.model_dump(mode="json"), retry_round)
+        known = known_before(folder, inputs, first)
+        carries = known.round < last
+
+        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
+            marks = self.marks_before(pipeline, known, first, retry_round)
+            for round_ in range(first, last + 1):
+                again = round_ == retry_round and self.settings.sitemaps
+                find = FindFrontier(spec, name, self.block, files, retries_site_files=again)
+                found = marks | f"FindFrontier{round_}" >> find
+                closed = (
+                    found["frontier"]
+                    | f"GroupHosts{round_}" >> GroupHosts(self.runner.num_buckets, f"{queues}/{round_}", files)
+                    | f"CrawlHosts{round_}" >> beam.ParDo(_CrawlHosts(spec, name, out, round_, run))
+                )
+                if round_ < last:
+                    marks = found["known"] | f"MarksAfter{round_}" >> MarksAfter(spec, name, out, round_, closed)
+                elif carries:
+                    to_carry = found["known"] | "KeepMarks" >> beam.FlatMap(carried_marks, self.settings)
+                    _ = to_carry | "CarryMarks" >> beam.ParDo(WriteMarks(folder, run))
+            ends = pipeline | "LastRound" >> beam.Create([last])
+            ended = ends | "HasEnded" >> beam.FlatMap(ended_by, beam.pvalue.AsList(closed), out, name)
+            _ = ended | "Account" >> WriteAccounts(spec, name, out, self.block, retry_round, files)
+
+        storage.remove(queues)
+        storage.remove(account_folder(out, name).path)
+        label = f"crawl {name}, round {first}" + (f" to {last}" if last > first else "")
+        watch = Watch(self.parts.path, queues=queues, alarms=alarm_folder(out))
+        with shuffling(self.runner, out) as files:
+            run_pipeline(label, self.runner, partial(build, files=files), watch)
+        if carries:
+            carry(folder, inputs, last, run)
+        storage.remove(queues)
+
+    def run_to_end(self, progress: CrawlProgress) -> CrawlProgress:
+        """Run rounds until one finds nothing to request; returns the state after it."""
+        while True:
+            first = max(progress.rounds, self.latest_round)
+            last = first + rounds_at_once(self.runner) - 1
+            self.run_rounds(first, last, progress.retry_round)
+            latest = self.latest_round
+            progress = self.save(replace(progress, rounds=max(first, latest + 1)))
+            if latest < last:
+                return progress
+
+    def marks_before(
+        self, pipeline: beam.Pipeline, known: KnownUrls, round_: int, retry_round: int
+    ) -> tuple[beam.PCollection, ...]:
+        """Return what is known before a round, and what it has requested itself before it was killed."""
         earlier = self.part_files(".parquet", since=known.round, before=round_)
         current = self.part_files(".parquet", since=round_, before=round_ + 1)
         links = self.part_files(".links.parquet", since=known.round, before=round_)
-        seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in settings.seeds]
-
-        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
-            before = (
-                pipeline
-                | "ListEarlierLedgers" >> beam.Create(earlier)
-                | "ReadEarlierLedgers" >> beam.FlatMap(ledger_marks, "requested_before", retry_round)
-            )
-            now = (
-                pipeline
-                | "ListThisLedger" >> beam.Create(current)
-                | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
-            )
-            carried = pipeline | "ListKnown" >> beam.Create(known.files) | "ReadKnown" >> beam.FlatMap(known_marks)
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
-            marks = (carried, before, now, found, pipeline | "Seeds" >> beam.Create(seeds))
-            by_url = marks | "ByUrl" >> GroupByKey(files)
-            if known.round < round_:
-                to_carry = by_url | "KeepMarks" >> beam.FlatMap(carried_marks, settings)
-                _ = to_carry | "CarryMarks" >> beam.ParDo(WriteMarks(folder, run))
-            frontier = (
-                {
-                    "num_before": by_url | "CountRequested" >> beam.FlatMap(requested_before),
-                    "others": by_url | "KeepNew" >> beam.FlatMap(scoped_urls, settings, self.block),
-                }
-                | "ByHost" >> CoGroupByKey(files)
-                | "CapHosts" >> beam.FlatMap(cap_host, settings.max_pages_per_host)
-            )
-            if round_ == retry_round and settings.sitemaps:
-                again = by_url | "KeepFailedSiteFiles" >> beam.FlatMap(failed_site_files)
-                frontier = (frontier, again) | "JoinFrontier" >> beam.Flatten()
-            _ = (
-                frontier
-                | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
-                | "CrawlHosts" >> beam.ParDo(_CrawlHosts(self.spec, self.name, self.out, round_, run))
-            )
-
-        watch = Watch(self.parts.path, queues=queues, alarms=alarm_folder(self.out))
-        with shuffling(self.runner, self.out) as files:
-            run_pipeline(f"crawl {self.name}, round {round_}", self.runner, partial(build, files=files), watch)
-        if known.round < round_:
-            carry(folder, inputs, round_, run)
-        storage.remove(queues)
+        seeds = [(urls.canonical_url(seed), Mark("found", 0)) for seed in self.settings.seeds]
+        before = (
+            pipeline
+            | "ListEarlierLedgers" >> beam.Create(earlier)
+            | "ReadEarlierLedgers" >> beam.FlatMap(ledger_marks, "requested_before", retry_round)
+        )
+        now = (
+            pipeline
+            | "ListThisLedger" >> beam.Create(current)
+            | "ReadThisLedger" >> beam.FlatMap(ledger_marks, "requested_now", 0)
+        )
+        carried = pipeline | "ListKnown" >> beam.Create(known.files) | "ReadKnown" >> beam.FlatMap(known_marks)
+        found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_marks)
+        return carried, before, now, found, pipeline | "Seeds" >> beam.Create(seeds)
 
     def index_archives(self, pages: dict[str, str], robots: dict[str, str]) -> None:
         """Index another crawler's WARC files, and remove what was made of files that the spec no longer names.
@@ -275,31 +282,13 @@ class _Crawl:
         run_pipeline(f"crawl {self.name}, reading {what} files", self.runner, build, Watch(folder.path, len(hashes)))
 
     def account(self, retry_round: int) -> None:
-        """Write what became of each URL over all rounds: kept, or dropped with its reason."""
-        ledgers, links = self.part_files(".parquet"), self.part_files(".links.parquet")
-        seeds = [(urls.canonical_url(seed), Mention(None, 0)) for seed in self.settings.seeds]
-        name, settings, block = self.name, self.settings, self.block
-        folder = account_folder(self.out, name)
+        """Write what became of each record of an archive."""
+        folder = account_folder(self.out, self.name)
         storage.remove(folder.path)
 
         def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
-            rows = (
-                pipeline
-                | "ListLedgers" >> beam.Create(ledgers)
-                | "ReadLedgers" >> beam.FlatMap(ledger_mentions, retry_round)
-            )
-            found = pipeline | "ListLinks" >> beam.Create(links) | "ReadLinks" >> beam.FlatMap(link_mentions)
-            judged = (
-                (rows, found, pipeline | "Seeds" >> beam.Create(seeds))
-                | "ByUrl" >> GroupByKey(files)
-                | "Judge" >> beam.FlatMap(verdicts, settings, block, num_account_parts(len(ledgers)))
-            )
-            gone = pipeline | "ListPurged" >> beam.Create(ledgers) | "ReadPurged" >> beam.FlatMap(gone_pages)
-            _ = (
-                (judged, gone)
-                | "ByPart" >> GroupByKey(files)
-                | "WriteAccounts" >> beam.Map(write_account, folder, name)
-            )
+            accounts = WriteAccounts(self.spec, self.name, self.out, self.block, retry_round, files)
+            _ = pipeline | "HasEnded" >> beam.Create([True]) | "Account" >> accounts
 
         with shuffling(self.runner, self.out) as files:
             watch = Watch(folder.path)
@@ -335,11 +324,9 @@ def run_crawls(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = Fals
         if crawl.settings.index is not None:
             crawl.fetch_index(files.indexed, progress.retry_round)
             progress = replace(progress, rounds=progress.retry_round + 1)
-        while not crawl.settings.is_archive:
-            crawl.run_round(progress.rounds, progress.retry_round)
-            if not crawl.part_files(".parquet", since=progress.rounds):
-                break
-            progress = crawl.save(replace(progress, rounds=progress.rounds + 1))
-        crawl.account(progress.retry_round)
+        if crawl.settings.is_archive:
+            crawl.account(progress.retry_round)
+        else:
+            progress = crawl.run_to_end(progress)
         crawl.save(replace(progress, finished=inputs))
         storage.remove(frontier_folder(out, name))

@@ -6,7 +6,7 @@ for a reason that can pass. Then candidates and the store are joined by small ro
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
@@ -58,7 +58,7 @@ from pipelines.parts import PartFolder, Receipt, new_run, read_rows, stable_hash
 from pipelines.running.host_buckets import GroupHosts, read_queues
 from pipelines.running.runner import Runner, run_pipeline
 from pipelines.running.shuffle import CoGroupByKey, ShuffleFiles, shuffling
-from pipelines.running.stopping import run_stoppable
+from pipelines.running.stopping import is_stopped, run_stoppable
 from pipelines.running.watch import Watch
 from pipelines.spec import CorpusSpec
 from pipelines.web.host_queues import run_queues
@@ -114,14 +114,14 @@ class _FetchHosts(beam.DoFn):
     def __init__(
         self, spec: CorpusSpec, out: str, generation: int, settings: dict[str, MediaSettings], run: str
     ) -> None:
-        self._spec, self._out, self._generation, self._settings, self._run_id = spec, out, generation, settings, run
+        self._spec, self.out, self.generation, self._settings, self._run_id = spec, out, generation, settings, run
         self._block = load_block_list(out)
 
     def process(self, paths: list[str]) -> Iterator[int]:
-        keep_tracebacks(traceback_folder(self._out))
-        store = media_folder(self._out)
+        keep_tracebacks(traceback_folder(self.out))
+        store = media_folder(self.out)
         queues = self._queues(paths, stored_keys(store, self._run_id))
-        writer = RawPartWriter(store, self._generation, self._run_id)
+        writer = RawPartWriter(store, self.generation, self._run_id)
         try:
             # The pools outlive the loop: a thread that waits for a request is released when the loop cancels it. Videos
             # have their own pool, or a few slow ones would keep every image waiting.
@@ -143,7 +143,7 @@ class _FetchHosts(beam.DoFn):
     def _store_inline(self, queued: list[tuple[str, Missing]], writer: RawPartWriter) -> None:
         """Normalise bytes that came with the candidates."""
         for queue, rows in itertools.groupby(queued, key=lambda row: row[0]):
-            path = candidates_folder(self._out).file(queue.removeprefix(INLINE), ".parquet")
+            path = candidates_folder(self.out).file(queue.removeprefix(INLINE), ".parquet")
             data = {blob["sha256"]: blob["data"] for row in read_rows(path, ["inline"]) for blob in row["inline"]}
             for _, missing in rows:
                 settings = self._settings[missing.rendition].images
@@ -156,9 +156,9 @@ class _FetchHosts(beam.DoFn):
         self, queues: Iterator[list[tuple[str, Missing]]], writer: RawPartWriter, pools: dict[str, Executor]
     ) -> int:
         """Request what is queued; returns how much that was."""
-        policy, gates = self._spec.request_policy, gate_folder(self._out)
+        policy, gates = self._spec.request_policy, gate_folder(self.out)
         loop = asyncio.get_running_loop()
-        alarm = SuccessAlarm(self._spec.http.alarm, alarm_folder(self._out))
+        alarm = SuccessAlarm(self._spec.http.alarm, alarm_folder(self.out))
         async with PoliteClient(
             policy, self._spec.http, gate_folder=gates, is_blocked=self._block.url, count_outcome=alarm.count_outcome
         ) as client:
@@ -182,7 +182,8 @@ class _FetchHosts(beam.DoFn):
                 asked = [row for row in queued if not row[0].startswith(INLINE)]
                 try:
                     # Two per host: while an image is decoded, the next one is requested.
-                    await run_queues(asked, work, max_hosts=self._spec.http.max_in_flight, max_items=2)
+                    most = self._spec.http.max_in_flight
+                    await run_queues(asked, work, max_hosts=most, max_items=2, is_stopped=is_stopped)
                 except asyncio.CancelledError:
                     writer.close()  # whoever goes on need not request these again
                     raise
@@ -294,7 +295,72 @@ class _CompletePart(beam.DoFn):
         return documents.finish(part, inputs, found.tally, files)
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
+# --- the stage ------------------------------------------------------------------------------------------------------
+
+
+class _FetchMissing(beam.PTransform):
+    """Request what the store does not have of `wanted`, (store key, request), by the files of its index, `indexes`.
+
+    Args:
+        what: Name of the queues.
+        fetch: Fetches the queues of a worker.
+        runner: How to run.
+        retry: Whether to request again what failed for a reason that can pass.
+        files: As of `GroupByKey`.
+    """
+
+    def __init__(self, what: str, fetch: _FetchHosts, runner: Runner, retry: bool, files: ShuffleFiles | None) -> None:
+        super().__init__()
+        self._what, self._fetch, self._runner, self._retry, self._files = what, fetch, runner, retry, files
+
+    def expand(self, sides: dict[str, beam.PCollection]) -> beam.PCollection:
+        """Return the files of the index after it."""
+        fetch, out = self._fetch, self._fetch.out
+        queues = storage.join(queues_folder(out, "fetch"), self._what)
+        known = sides["indexes"] | "ReadIndexes" >> beam.FlatMap(known_outcomes)
+        fetched = (
+            {"wanted": sides["wanted"], "known": known}
+            | "ByMedia" >> CoGroupByKey(self._files)
+            | "KeepMissing" >> beam.FlatMap(missing_media, fetch.generation, self._retry, load_block_list(out))
+            | "GroupHosts" >> GroupHosts(self._runner.num_buckets, queues, self._files)
+            | "FetchHosts" >> beam.ParDo(fetch)
+        )
+        return (
+            sides["wanted"].pipeline
+            | "Store" >> beam.Create([media_folder(out)])
+            | "ListIndexes" >> beam.FlatMap(_indexes_after, beam.pvalue.AsList(fetched))
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
+def _indexes_after(media: str, fetched: Sequence[int]) -> list[str]:
+    """Return the files of the store's index; `fetched` is complete by then."""
+    return index_parts(media)
+
+
+class _Permitted(beam.PTransform):
+    """Keep the media of `parts` that the site files of their pages' hosts permit: (store key, request)."""
+
+    def __init__(self, spec: CorpusSpec, out: str, renditions: Renditions, files: ShuffleFiles | None) -> None:
+        super().__init__()
+        self._policy, self._out, self._renditions, self._files = spec.request_policy, out, renditions, files
+
+    def expand(self, sides: dict[str, beam.PCollection]) -> beam.PCollection:
+        candidates, renditions = candidates_folder(self._out), self._renditions
+        wanted = sides["parts"] | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
+        stored = sides["indexes"] | "ReadStored" >> beam.FlatMap(_stored)
+        found = (
+            {"parts": wanted | "WantedSites" >> beam.Filter(lambda row: is_site_key(row[0])), "stored": stored}
+            | "BySite" >> CoGroupByKey(self._files)
+            | "SitesToParts" >> beam.FlatMap(_to_parts)
+            | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))
+        )
+        return (
+            {"part": sides["parts"] | "EveryPart" >> beam.Map(lambda part: (part, None)), "sites": found}
+            | "ByPart" >> CoGroupByKey(self._files)
+            | "PermittedRequests"
+            >> beam.FlatMap(permitted_requests, candidates, renditions, self._policy, media_folder(self._out))
+        )
 
 
 def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False) -> None:
@@ -307,105 +373,50 @@ def run_fetch(spec: CorpusSpec, out: str, runner: Runner, *, retry: bool = False
         retry: Request again what failed for a reason that can pass.
     """
     candidates, documents, media = candidates_folder(out), documents_folder(out), media_folder(out)
-    renditions = fetch_inputs.renditions_of(spec)
+    renditions, queues = fetch_inputs.renditions_of(spec), queues_folder(out, "fetch")
     inputs = fetch_inputs.fetch_inputs(spec, out)
     if documents.is_finished(inputs) and not retry:
         return
+    for faces in fetch_inputs.face_settings(spec):
+        check_detector(faces)
     documents.begin()
     storage.remove_leftovers(media)
-    parts = candidates.names()
-    _fetch_missing(spec, out, runner, parts, renditions, retry)
-
-    indexes = index_parts(media)
+    parts, stored_before = candidates.names(), index_parts(media)
+    generation = max(map(generation_of, stored_before), default=0) + retry
+    settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
 
     def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
-        wanted = (
-            pipeline
-            | "ListCandidates" >> beam.Create(parts)
-            | "ReadWanted" >> beam.FlatMap(_wanted_by, candidates, renditions)
-        )
-        stored = pipeline | "ListIndexes" >> beam.Create(indexes) | "ReadIndexes" >> beam.FlatMap(_stored)
+        def fetch(what: str) -> _FetchMissing:
+            hosts = _FetchHosts(spec, out, generation, settings, new_run())
+            return _FetchMissing(what, hosts, runner, retry, files)
+
+        names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
+        indexes = pipeline | "ListIndexes" >> beam.Create(stored_before)
+        if spec.asks_for_others:  # first site files of others' pages, then the media that these permit
+            sites = names | "ReadSiteRequests" >> beam.FlatMap(wanted_requests, candidates, renditions, only_sites=True)
+            indexes = {"wanted": sites, "indexes": indexes} | "FetchSiteFiles" >> fetch("sites")
+            wanted = {"parts": names, "indexes": indexes} | "Permitted" >> _Permitted(spec, out, renditions, files)
+        else:
+            wanted = names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
+        indexes = {"wanted": wanted, "indexes": indexes} | "FetchMedia" >> fetch("media")
+        needed = names | "ReadWanted" >> beam.FlatMap(_wanted_by, candidates, renditions)
         found = (
-            {"parts": wanted, "stored": stored}
+            {"parts": needed, "stored": indexes | "ReadIndexes" >> beam.FlatMap(_stored)}
             | "ByMedia" >> CoGroupByKey(files)
             | "ToParts" >> beam.FlatMap(_to_parts)
         )
-        every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
+        every = names | "EveryPart" >> beam.Map(lambda part: (part, None))
         _ = (
             {"part": every, "media": found}
             | "ByPart" >> CoGroupByKey(files)
             | "CompleteDocuments" >> beam.ParDo(_CompletePart(spec, out, renditions))
         )
 
+    storage.remove(queues)
+    requests = Watch(media, queues=queues, alarms=alarm_folder(out), step="media")
     with shuffling(runner, out) as files:
-        watch = Watch(documents.path, len(parts))
-        run_pipeline("fetch: documents", runner, partial(build, files=files), watch)
+        completion = Watch(documents.path, len(parts), step="documents")
+        run_pipeline("fetch", runner, partial(build, files=files), requests, completion)
+    storage.remove(queues)
     documents.keep_only(set(parts))
     documents.end(inputs)
-
-
-def _fetch_missing(
-    spec: CorpusSpec, out: str, runner: Runner, parts: list[str], renditions: Renditions, retry: bool
-) -> None:
-    """Request what the store does not have: first site files of others' pages, then the media that these permit."""
-    media, candidates = media_folder(out), candidates_folder(out)
-    latest = max((generation_of(path) for path in index_parts(media)), default=0)
-    generation = latest + 1 if retry else latest
-    settings = {made: spec.sources[name].media for name, both in renditions.items() for made in both.values()}
-    block = load_block_list(out)
-    num_buckets, policy = runner.num_buckets, spec.request_policy
-    for faces in fetch_inputs.face_settings(spec):
-        check_detector(faces)
-
-    queues = queues_folder(out, "fetch")
-
-    def request(what: str, wanted: Callable[[beam.PCollection, ShuffleFiles | None], beam.PCollection]) -> None:
-        """Request what the store does not have of the (store key, request) pairs that `wanted` makes of the parts."""
-
-        def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
-            names = pipeline | "ListCandidates" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-            indexes = pipeline | "ListIndexes" >> beam.Create(index_parts(media))
-            known = indexes | "ReadIndexes" >> beam.FlatMap(known_outcomes)
-            missing = (
-                {"wanted": wanted(names, files), "known": known}
-                | "ByMedia" >> CoGroupByKey(files)
-                | "KeepMissing" >> beam.FlatMap(missing_media, generation, retry, block)
-            )
-            _ = (
-                missing
-                | "GroupHosts" >> GroupHosts(num_buckets, queues, files)
-                | "FetchHosts" >> beam.ParDo(_FetchHosts(spec, out, generation, settings, new_run()))
-            )
-
-        watch = Watch(media, queues=queues, alarms=alarm_folder(out))
-        with shuffling(runner, out) as files:
-            run_pipeline(f"fetch: {what}", runner, partial(build, files=files), watch)
-        storage.remove(queues)
-
-    def all_media(names: beam.PCollection, _: ShuffleFiles | None) -> beam.PCollection:
-        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions)
-
-    def site_files(names: beam.PCollection, _: ShuffleFiles | None) -> beam.PCollection:
-        return names | "ReadRequests" >> beam.FlatMap(wanted_requests, candidates, renditions, only_sites=True)
-
-    def permitted_media(names: beam.PCollection, files: ShuffleFiles | None) -> beam.PCollection:
-        wanted = names | "ReadSites" >> beam.FlatMap(_wanted_by, candidates, renditions)
-        indexes = names.pipeline | "ListStored" >> beam.Create(index_parts(media))
-        stored = indexes | "ReadStored" >> beam.FlatMap(_stored)
-        found = (
-            {"parts": wanted | "WantedSites" >> beam.Filter(lambda row: is_site_key(row[0])), "stored": stored}
-            | "BySite" >> CoGroupByKey(files)
-            | "SitesToParts" >> beam.FlatMap(_to_parts)
-            | "ByKey" >> beam.MapTuple(lambda part, place: (part, (place.key, place.blob)))
-        )
-        return (
-            {"part": names | "EveryPart" >> beam.Map(lambda part: (part, None)), "sites": found}
-            | "ByPart" >> CoGroupByKey(files)
-            | "PermittedRequests" >> beam.FlatMap(permitted_requests, candidates, renditions, policy, media)
-        )
-
-    if not spec.asks_for_others:
-        request("media", all_media)
-        return
-    request("robots.txt", site_files)
-    request("media", permitted_media)

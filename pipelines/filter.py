@@ -378,22 +378,22 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
     measured.begin()
     decided.begin()
 
-    def measure(pipeline: beam.Pipeline) -> None:
-        names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-        _ = names | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out, weights))
+    def measure(pipeline: beam.Pipeline) -> beam.PCollection:
+        documents = pipeline | "ListDocuments" >> beam.Create(parts) | "SpreadDocuments" >> beam.Reshuffle()
+        return documents | "MeasureParts" >> beam.ParDo(_MeasurePart(spec, out, weights))
 
-    run_pipeline("filter: features", runner, measure, Watch(measured.path, len(parts)))
-    measured.keep_only(set(parts))
-    if semantic := filter_inputs.semantic_settings(spec):
+    if semantic := filter_inputs.semantic_settings(spec):  # clusters are made of the features of all parts
+        run_pipeline("filter: features", runner, measure, Watch(measured.path, len(parts)))
+        measured.keep_only(set(parts))
         find_clusters(semantic, out, runner)
     limits = [s.filters.images.max_uses for s in spec.sources.values() if s.filters.images.max_uses is not None]
     least = min(limits, default=None)
 
     published = load_published(spec, out)
 
-    def decide(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
-        names = pipeline | "ListDocuments" >> beam.Create(parts) | "Spread" >> beam.Reshuffle()
-        every = pipeline | "EveryPart" >> beam.Create([(part, None) for part in parts])
+    def build(pipeline: beam.Pipeline, files: ShuffleFiles | None) -> None:
+        names = measure(pipeline) | "Spread" >> beam.Reshuffle()
+        every = names | "EveryPart" >> beam.Map(lambda part: (part, None))
         uses = names if least is not None else pipeline | "NoPart" >> beam.Create([])
         overused = (
             uses
@@ -436,7 +436,8 @@ def run_filter(spec: CorpusSpec, out: str, runner: Runner) -> None:
         )
 
     with shuffling(runner, out) as files:
-        watch = Watch(decided.path, len(parts))
-        run_pipeline("filter: decisions", runner, partial(decide, files=files), watch)
+        steps = Watch(measured.path, len(parts), step="features"), Watch(decided.path, len(parts), step="decisions")
+        run_pipeline("filter", runner, partial(build, files=files), *steps)
+    measured.keep_only(set(parts))
     decided.keep_only(set(parts))
     decided.end(inputs)

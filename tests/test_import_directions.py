@@ -20,7 +20,7 @@ ABOVE_STAGES = {
 }  # they run the stages: all in order, by command, in a worker
 RIM = STAGES | ABOVE_STAGES | {"runner", "local_workers", "beam_internals", "failures", "worker_pool"}
 BEAM_MODULES = RIM | {"duplicates", "find_duplicates", "host_buckets", "record_coder", "shuffle", "index_archive"}
-BEAM_MODULES |= {"find_host_boilerplate", "indexed_records", "known_urls", "components", "find_clusters"}
+BEAM_MODULES |= {"find_host_boilerplate", "indexed_records", "known_urls", "rounds", "components", "find_clusters"}
 AUDIT = {
     ROOT / "tools" / "audit" / "command.py": {"runner"},
     ROOT / "tools" / "audit" / "pipeline.py": {"runner"},

@@ -56,9 +56,9 @@ def read_queues(paths: Iterable[str]) -> Iterator[list[tuple[str, Any]]]:
 
 
 def _to_queue(
-    row: tuple[str, Any], balanced: dict[str, int], total: int, num_buckets: int
+    row: tuple[str, Any], plan: tuple[dict[str, int], int], num_buckets: int
 ) -> tuple[tuple[int, int], tuple[str, Any]]:
-    authority, item = row
+    (authority, item), (balanced, total) = row, plan
     bucket = balanced.get(authority)  # of the largest hosts; the others go by hash
     if bucket is None:
         bucket = stable_hash(authority) % num_buckets
@@ -113,16 +113,16 @@ class GroupHosts(beam.PTransform):
             written = pairs | "WriteItems" >> WriteRows(self._files)
             counts = written | "ByHash" >> beam.GroupByKey() | "CountPerHost" >> beam.FlatMap(count_keys)
             pairs = written | "Spread" >> beam.Reshuffle() | "ReadItems" >> beam.FlatMap(read_written)
-        balanced = (
+        largest = beam.combiners.TopCombineFn(MAX_BALANCED_HOSTS, key=lambda row: (row[1], row[0]))
+        plan = (
             counts
-            | "LargestHosts" >> beam.combiners.Top.Of(MAX_BALANCED_HOSTS, key=lambda row: (row[1], row[0]))
-            | "BalanceHosts" >> beam.Map(lambda rows: assign_buckets(dict(rows), num_buckets))
+            | "WithNumber" >> beam.Map(lambda row: (row, row[1]))
+            | "LargestHosts" >> beam.CombineGlobally(beam.combiners.TupleCombineFn(largest, sum)).without_defaults()
+            | "BalanceHosts" >> beam.MapTuple(lambda rows, num: (assign_buckets(dict(rows), num_buckets), num))
         )
-        total = counts | "NumItems" >> beam.Values() | "Total" >> beam.CombineGlobally(sum)
-        single = beam.pvalue.AsSingleton
         return (
             pairs
-            | "ToQueue" >> beam.Map(_to_queue, single(balanced), single(total), num_buckets)
+            | "ToQueue" >> beam.Map(_to_queue, beam.pvalue.AsSingleton(plan), num_buckets)
             | "ByQueue" >> GroupByKey(self._files)
             | "WriteQueues" >> beam.Map(_write_queue, self._folder)
             | "ByBucket" >> beam.GroupByKey()

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -19,11 +19,20 @@ _MAX_POLL_SHARE = 0.05  # of the time; the folder of a large build takes seconds
 
 
 class _Step:
-    """A step that runs: polls its watch, and tells the bar and the reports."""
+    """A step that runs: polls its watch, and tells the bar and the reports.
 
-    def __init__(self, label: str, watch: Watch, reports: Reports, console: Console) -> None:
-        self._stage, self._name = split_label(label)
-        self._label, self._watch, self._reports, self._console = label, watch, reports, console
+    Args:
+        label: Of its pipeline.
+        watch: What is polled.
+        reports: What is told, but nothing of a step that waits.
+        console: For warnings.
+        waits: Whether it begins after another step of the pipeline, which is seen by its first unit.
+    """
+
+    def __init__(self, label: str, watch: Watch, reports: Reports, console: Console, *, waits: bool = False) -> None:
+        self._label = f"{label}: {watch.step}" if watch.step else label
+        self._stage, self._name = split_label(self._label)
+        self._watch, self._reports, self._console, self._waits = watch, reports, console, waits
         self._bar: tuple[Bar, TaskID] | None = None
         self._began = self._reported = time.monotonic()
         self._at_start = 0
@@ -53,8 +62,13 @@ class _Step:
             self._reports.alarm(self._stage, text)
         if not self._is_shown:
             return
-        state = self._state(self._watch.poll())
+        work = self._watch.poll()
         self._pause = max(_BAR_SECONDS, (time.monotonic() - before) / _MAX_POLL_SHARE)
+        if self._waits and not is_end and work.done <= self._at_start:
+            self._began = before
+            return
+        self._waits = False
+        state = self._state(work)
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=state.work.done, total=state.work.total, eta=_time_left(state.eta_seconds))
@@ -84,15 +98,18 @@ def _time_left(seconds: float | None) -> str:
 
 
 @contextlib.contextmanager
-def watching(label: str, watch: Watch | None, reports: Reports) -> Iterator[None]:
-    """Tell the progress of a step while the block runs: on stderr, if that is a terminal, and to the reports."""
-    if watch is None:
-        yield
-        return
+def watching(label: str, watches: Sequence[Watch], reports: Reports) -> Iterator[None]:
+    """Tell the progress of steps while the block runs: on stderr, if that is a terminal, and to the reports.
+
+    Args:
+        label: Of the pipeline.
+        watches: Of its steps, in their order.
+        reports: Where to tell it.
+    """
     console = Console(stderr=True, highlight=False)
-    step = _Step(label, watch, reports, console)
+    steps = [_Step(label, watch, reports, console, waits=number > 0) for number, watch in enumerate(watches)]
     with contextlib.ExitStack() as stack:
-        if sys.stderr.isatty():
+        if steps and sys.stderr.isatty():
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -101,15 +118,21 @@ def watching(label: str, watch: Watch | None, reports: Reports) -> Iterator[None
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[eta]}"),
             )
-            step.show(stack.enter_context(Bar(*columns, console=console, transient=True)))
-        step.begin()
+            bar = stack.enter_context(Bar(*columns, console=console, transient=True))
+            for step in steps:
+                step.show(bar)
+        for step in steps:
+            step.begin()
         stop = threading.Event()
-        thread = threading.Thread(target=step.run, args=(stop,), daemon=True)
-        thread.start()
+        threads = [threading.Thread(target=step.run, args=(stop,), daemon=True) for step in steps]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             stop.set()
-            thread.join()
-            with contextlib.suppress(OSError, ValueError):
-                step.update(is_end=True)
+            for thread in threads:
+                thread.join()
+            for step in steps:
+                with contextlib.suppress(OSError, ValueError):
+                    step.update(is_end=True)

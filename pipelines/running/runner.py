@@ -140,10 +140,8 @@ def _check_options(ours: tuple[str, ...], arguments: tuple[str, ...], *, is_loca
         raise UserError(f"{given}: Beam has no option --{min(unknown)}")
 
 
-def run_pipeline(
-    label: str, runner: Runner, build: Callable[[beam.Pipeline], None], watch: Watch | None = None
-) -> None:
-    """Build a pipeline and run it to its end, telling what `watch` sees.
+def run_pipeline(label: str, runner: Runner, build: Callable[[beam.Pipeline], object], *watches: Watch) -> None:
+    """Build a pipeline and run it to its end, telling what the watches of its steps see.
 
     Raises:
         UserError, RunError: If a worker raised one; any other error is a bug and keeps its traceback.
@@ -153,7 +151,7 @@ def run_pipeline(
     has_workers = has_workers and threading.current_thread() is threading.main_thread()
     seconds = _STOP_SECONDS if runner.is_local else _CANCEL_SECONDS
     in_time = _stopped_in_time(seconds) if has_workers else contextlib.nullcontext()
-    with _quiet_beam(), watching(label, watch, runner.reports), in_time:
+    with _quiet_beam(), watching(label, watches, runner.reports), in_time:
         options = runner.options()
         instance = runner.instance()
         try:

@@ -33,6 +33,7 @@ class Watch:
         queues: Folder of queues, of which each is announced. Then not parts are counted but requests since the watch
             began.
         alarms: Folder in which workers leave warnings; None: they leave none.
+        step: Name of the step, where a pipeline has several.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Watch:
         suffix: str = ".json",
         queues: str | None = None,
         alarms: str | None = None,
+        step: str = "",
     ) -> None:
+        self.step = step
         self.unit = "parts" if queues is None else "requests"
         self.alarms = alarms
         self._folder, self._total, self._suffix, self._queues = folder, total, suffix, queues

@@ -14,6 +14,7 @@ async def run_queues(
     *,
     max_hosts: int,
     max_items: int = 1,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run `work` on every item, started in order within a host, up to `max_hosts` hosts at once.
 
@@ -23,6 +24,10 @@ async def run_queues(
         max_hosts: Hosts in flight.
         max_items: Items of a host in flight. If `work` also waits for other things than the host (which has its own
             gate, `HostGate`), 2 lets the host be used meanwhile.
+        is_stopped: Whether to begin no further item.
+
+    Raises:
+        CancelledError: If it was stopped, once the items that had begun have ended.
     """
     queues: dict[str, list[T]] = defaultdict(list)
     for authority, item in items:
@@ -31,6 +36,8 @@ async def run_queues(
 
     async def take(queue: Iterator[T]) -> None:
         for item in queue:
+            if is_stopped():
+                return
             await work(item)
 
     async def drain(queue: list[T]) -> None:
@@ -44,3 +51,5 @@ async def run_queues(
     async with asyncio.TaskGroup() as group:
         for _, queue in ordered:
             group.create_task(drain(queue))
+    if is_stopped():
+        raise asyncio.CancelledError

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.crawling.ledger import ledger_parts, read_ledger
 from pipelines.media.raw_store import index_parts, read_index
-from tests.corpus_command import ROOT, published, spec_tree, start, write_spec
+from tests.corpus_command import ROOT, published, spec_tree, write_spec
 from tools.cluster.hosts import Host, hosts, wait_until
 from tools.cluster.parts import Parts, fetch_parts
 from tools.cluster.services import Bucket, Flink, start_s3
@@ -65,9 +65,11 @@ class Cluster:
         out = f"{self.bucket.url}/{name}"
         return self._start(name, out, spec or self.spec, [*arguments, *self.flink.options(parallelism)])
 
-    def start_local_build(self, name: str, out: str | Path | None = None) -> subprocess.Popen[bytes]:
+    def start_local_build(
+        self, name: str, out: str | Path | None = None, spec: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a build by two processes of the driver's host, in a folder of the bucket if no other is given."""
-        return self._start(name, str(out or f"{self.bucket.url}/{name}"), self.spec, ["--workers", "2"])
+        return self._start(name, str(out or f"{self.bucket.url}/{name}"), spec or self.spec, ["--workers", "2"])
 
     def _start(self, name: str, out: str, spec: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pipelines", "corpus", "--spec", str(spec), "--out", out, *arguments]
@@ -159,14 +161,12 @@ def expected_requests(cluster: Cluster) -> Counter[str]:
     return cluster.requests()
 
 
-def local_build(cluster: Cluster, name: str) -> dict[str, str]:
+def local_build(cluster: Cluster, name: str, spec: Path | None = None) -> dict[str, str]:
     """Build locally over the raw store of a build in the bucket; return the sha256 of each file."""
     there, here = cluster.stored / name, cluster.work / f"{name}-local"
     for folder in ("work/warc", "work/raw/media"):
         shutil.copytree(there / folder, here / folder)
-    process = start("corpus", "--spec", cluster.spec, "--out", here)
-    _, said = process.communicate(timeout=BUILD_SECONDS)
-    assert process.returncode == 0, said
+    cluster.finish(cluster.start_local_build(here.name, here, spec), here.name)
     return published(here)
 
 

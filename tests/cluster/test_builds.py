@@ -19,6 +19,7 @@ from tools.cluster.hosts import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * BUILD_SECONDS), pytest.mark.usefixtures("flink_cluster")]
 
 Tell = Callable[[str], None]
+STAGES = ("crawl", "extract", "fetch", "filter", "shard")
 
 
 def check(cluster: Cluster, name: str, expected: Counter[str]) -> None:
@@ -38,8 +39,10 @@ def check_bytes(cluster: Cluster, name: str) -> None:
 def test_a_build_has_the_bytes_of_a_local_one(cluster: Cluster, expected_requests: Counter[str], timed: Tell):
     cluster.forget_requests()
     cluster.finish(cluster.start_build("undisturbed"), "undisturbed")
-    timed(f"undisturbed, {len(cluster.flink.jobs())} jobs")
-    assert {job["state"] for job in cluster.flink.jobs()} == {"FINISHED"}
+    jobs = sorted(cluster.flink.jobs(), key=lambda job: job["start-time"])
+    timed(f"undisturbed, {len(jobs)} jobs of {[job['tasks']['total'] for job in jobs]} tasks")
+    print(f"each in {[round(job['duration'] / 1000) for job in jobs]} s")
+    assert [job["state"] for job in jobs] == ["FINISHED"] * len(STAGES), "one pipeline each; four rounds are one"
     counted = Counter(path.rpartition("/")[0] for path in cluster.requests())
     assert len(counted) > 5
     check(cluster, "undisturbed", expected_requests)

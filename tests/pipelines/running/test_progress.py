@@ -54,7 +54,7 @@ def test_a_label_begins_with_its_stage(label: str, stage: str, step: str):
 
 def test_a_step_is_logged_at_intervals_and_at_its_end(tmp_path: Path):
     folder, log = str(tmp_path / "parts"), tmp_path / "log.jsonl"
-    with Reports(str(log)) as given, watching("fetch: documents", Watch(folder, 2), given):
+    with Reports(str(log)) as given, watching("fetch: documents", [Watch(folder, 2)], given):
         wait_for(lambda: lines(log))
         finish(folder, "a")
         wait_for(lambda: lines(log)[-1]["done"] == 1)
@@ -75,9 +75,28 @@ def test_a_step_is_logged_at_intervals_and_at_its_end(tmp_path: Path):
     assert found[-1]["time"].endswith("Z")
 
 
+def test_a_step_that_waits_for_another_is_told_of_from_its_first_unit_on(tmp_path: Path):
+    first, second, log = str(tmp_path / "first"), str(tmp_path / "second"), tmp_path / "log.jsonl"
+    watches = [Watch(first, 1, step="media"), Watch(second, 2, step="documents")]
+    with Reports(str(log)) as given, watching("fetch", watches, given):
+        wait_for(lambda: lines(log) and lines(log)[-1]["seconds"] >= 1)
+        assert {line["step"] for line in lines(log)} == {"media"}
+        finish(first, "a")
+        finish(second, "a")
+        wait_for(lambda: "documents" in [line["step"] for line in lines(log)])
+    found = [line for line in lines(log) if line["step"] == "documents"]
+    assert {line["stage"] for line in found} == {"fetch"}
+    assert (found[-1]["event"], found[-1]["done"], found[-1]["total"]) == ("end", 1, 2)
+    assert found[0]["seconds"] < 1, "its time does not begin with that of the first"
+
+
 def test_a_step_that_fails_has_its_end_in_the_log_too(tmp_path: Path):
     log = tmp_path / "log.jsonl"
-    with Reports(str(log)) as given, pytest.raises(ZeroDivisionError), watching("x", Watch(str(tmp_path / "p")), given):
+    with (
+        Reports(str(log)) as given,
+        pytest.raises(ZeroDivisionError),
+        watching("x", [Watch(str(tmp_path / "p"))], given),
+    ):
         _ = 1 / 0
     assert lines(log)[-1]["event"] == "end"
 
@@ -143,7 +162,7 @@ def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path, option: s
 def test_a_warning_of_a_worker_is_printed_and_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log, alarms = tmp_path / "log.jsonl", tmp_path / "alarms"
     watch = Watch(str(tmp_path / "media"), alarms=str(alarms))
-    with Reports(str(log)) as given, watching("fetch: media", watch, given):
+    with Reports(str(log)) as given, watching("fetch: media", [watch], given):
         write_bytes(str(alarms / "x"), b"40% of requests succeeded [timeout 6]")
         wait_for(lambda: "alarm" in [line["event"] for line in lines(log)])
     assert "warning: 40% of requests succeeded [timeout 6]\n" in capsys.readouterr().err
@@ -162,7 +181,7 @@ def test_a_bar_shows_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         shown += capsys.readouterr().err
         return "1/40" in shown and " left" in shown
 
-    with watching("fetch: documents", Watch(folder, 40), Reports()):
+    with watching("fetch: documents", [Watch(folder, 40)], Reports()):
         finish(folder, "a")
         wait_for(is_seen)
 

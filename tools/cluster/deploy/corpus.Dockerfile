@@ -19,7 +19,7 @@ COPY model model
 RUN sed -E '/^ *--hash/d; s/ *\\$//' requirements/dev.lock > /tmp/versions && \
     pip install --no-cache-dir -c /tmp/versions '.[s3]' && rm /tmp/versions
 
-USER nobody
+USER 65534:65534
 # A pool by default; a runner that brings its own entry point replaces it.
 ENTRYPOINT ["python", "-m", "pipelines"]
 CMD ["worker-pool", "--host", "127.0.0.1", "--port", "50000"]

@@ -17,6 +17,6 @@ COPY model model
 RUN sed -E '/^ *--hash/d; s/ *\\$//' requirements/dev.lock > /tmp/versions && \
     pip install --no-cache-dir -c /tmp/versions '.[train,s3]' && rm /tmp/versions
 
-USER nobody
+USER 65534:65534
 ENTRYPOINT ["python", "-m", "trainer"]
 CMD ["--help"]
