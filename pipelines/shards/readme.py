@@ -51,7 +51,7 @@ def feature_list(
         hints |= _GROUNDED_EXTRAS
     if has_other_captions:
         hints["other_captions"] = list[OtherCaption]
-    columns = [{"name": "json", "struct": _struct(hints)}]
+    columns: list[dict[str, Any]] = [{"name": "json", "struct": _struct(hints)}]
     if not has_faces:
         media = next(column for column in columns[0]["struct"] if column["name"] == "media")
         media["list"] = [column for column in media["list"] if column["name"] != "faces"]
