@@ -26,6 +26,7 @@ class Counts:
     document_bytes: int = 0
     num_hosts: int = 0
     by_host: dict[str, float] = field(default_factory=dict)
+    film_seconds: float | None = None  # None if the list states the length of no video
 
     @property
     def num_requests(self) -> int | None:
@@ -35,7 +36,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """Hours of one core: extract, which parses pages and judges texts, the images of all stages, and the rows of texts.
+    """Hours of one core: extract, which parses pages and judges texts; images and films in all stages; rows of texts.
 
     What it takes to move a row with an image through the stages is among the image's.
     """
@@ -106,7 +107,15 @@ def counts_of(kind: str, sample: Sample, num_rows: int | None = None) -> Counts:
         document_bytes=scaled(sample.document_bytes),
         num_hosts=len(sample.hosts),
         by_host=_by_host(sample, factor),
+        film_seconds=_film_seconds(sample, scaled(sample.requests["video"])),
     )
+
+
+def _film_seconds(sample: Sample, num_videos: int) -> float | None:
+    """Return the length of all videos, by the mean of those whose length is stated."""
+    if not sample.num_timed:
+        return None
+    return num_videos * sample.film_seconds / sample.num_timed
 
 
 def _by_host(sample: Sample, factor: float) -> dict[str, float]:
@@ -126,13 +135,17 @@ def figures_of(spec: CorpusSpec, counts: dict[str, Counts], num_pages: int | Non
     """
     unsampled = [name for name, each in counts.items() if each.num_rows is None]
     unknown = [f"what {', '.join(unsampled)} take"] if unsampled else []
-    if any(each.num_videos for each in counts.values()):
-        unknown.append("bytes of videos and what their frames cost: neither was measured, both are left out")
+    if videos := [each for each in counts.values() if each.num_videos]:
+        costs = (
+            " and what their frames cost, since no length is stated" if any(not v.film_seconds for v in videos) else ""
+        )
+        unknown.append(f"bytes of videos{costs}: left out")
     if num_pages is None or unsampled:
         return Figures(None, None, None, None, None, None, None, None, None, tuple(unknown))
     images = sum(each.num_images or 0 for each in counts.values())
     inline = sum(each.num_inline or 0 for each in counts.values())
     texts = sum(each.num_texts or 0 for each in counts.values())
+    film = sum(each.film_seconds or 0.0 for each in counts.values())
     documents = sum(each.num_documents or 0 for each in counts.values())
     json_bytes = sum(each.document_bytes for each in counts.values())
     rows = sum(each.num_texts or 0 for name, each in counts.items() if spec.sources[name].kind == "text")
@@ -142,7 +155,7 @@ def figures_of(spec: CorpusSpec, counts: dict[str, Counts], num_pages: int | Non
     largest, most = max(hosts.items(), key=lambda item: (item[1], item[0]), default=(None, 0.0))
     hours = Hours(
         extract=(num_pages / measured.PAGES.value + texts / measured.TEXTS.value) / 3600,
-        media=(images + inline) / measured.IMAGES.value / 3600,
+        media=(images + inline) / measured.IMAGES.value / 3600 + film / measured.FILM.value / 3600,
         rows=rows / measured.TEXT_ROWS.value / 3600,
     )
     stored = (images + inline) * measured.STORED_IMAGE_BYTES.value

@@ -19,6 +19,7 @@ TEXTS = Measured(237, "texts judged per second and core", "stages: texts of 2,89
 IMAGES = Measured(80, "images per second and core", "fetch: http, less start, 160 images/s on two cores")
 IMAGE_BYTES = Measured(163_000, "bytes of an image as fetched", "fetch: mean of the images")
 STORED_IMAGE_BYTES = Measured(75_400, "bytes of a stored image, shorter side 448", "disk: an image in the raw store")
+FILM = Measured(6.93, "seconds of film decoded per second of a core", "video: seconds of film, ours, films of 720p")
 TEXT_ROWS = Measured(616, "texts moved through all stages per second and core", "growth: processor time of 4,000 texts")
 WORK_PER_BYTE = Measured(1.3, "bytes in work/ per byte of documents", "growth: work/ at the end, less the raw store")
 TAR_OVERHEAD = Measured(3_900, "bytes of a tar and its indexes per document", "disk: tars, without images and text")

@@ -5,6 +5,7 @@ Nothing is fetched: of a remote list the beginnings of some files are read, of p
 """
 
 import contextlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ class Sample:
     requests: Counter[str] = field(default_factory=Counter)
     hosts: Counter[str] = field(default_factory=Counter)
     num_inline: int = 0
+    film_seconds: float = 0.0  # of the videos whose length the list states,
+    num_timed: int = 0  # and the number of these
     num_candidates: int = 0
     num_pages: int = 0
 
@@ -167,9 +170,18 @@ def fill(sample: Sample, found: PartCandidates, source: str) -> None:
             sample.requests[request.type] += 1
             if request.type != "site":
                 sample.hosts[urls.authority(request.url)] += 1
+            if request.type == "video" and (seconds := _stated_length(row["document"])) is not None:
+                sample.film_seconds += seconds
+                sample.num_timed += 1
     for drop in found.tally.drops:
         if drop.source == source and drop.unit == "document":
             sample.dropped[drop.reason] += 1
+
+
+def _stated_length(document: str) -> float | None:
+    """Return the length of a document's video in seconds, if the list states it."""
+    scores = json.loads(document)["scores"]
+    return next((score["value"] for score in scores if score["name"] == "duration_seconds"), None)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ IMAGES = {
 }
 """Images that the heads of the ready specs state, before `where`."""
 TEXTS = {"mmc4": 77_700_000, "obelics": 134_648_855, "pile": 220 * MILLION, "fineweb": 15 * MILLION}
+FILM = {"webvid": 52_000 * 3600.0}
+"""Seconds of film that they state."""
 MIXTURES = {"emu": ["laion", "laion-coco", "mmc4"], "emu2": ["laion", "capsfusion", "mmc4", "grit", "pile"]}
 NO_COUNTS = Counts(0, "stated", num_documents=0, num_images=0, num_videos=0, num_inline=0, num_texts=0)
 
@@ -58,14 +60,21 @@ def stated(name: str, num_pages: int = 0) -> Figures:
     spec = load_spec(SPECS / f"{name}.yaml", CONTACT)
     parts = MIXTURES.get(name, [name])
     counts = dict.fromkeys(spec.sources, NO_COUNTS) | {
-        part: Counts(1, "stated", num_images=IMAGES.get(part, 0), num_videos=0, num_texts=TEXTS.get(part, 0))
+        part: Counts(
+            1,
+            "stated",
+            num_images=IMAGES.get(part, 0),
+            num_videos=0,
+            num_texts=TEXTS.get(part, 0),
+            film_seconds=FILM.get(part),
+        )
         for part in parts
         if part in spec.sources
     }
     return figures_of(spec, counts, num_pages)
 
 
-@pytest.mark.parametrize("name", [*(name for name in ALONE if name != "webvid"), *MIXTURES])
+@pytest.mark.parametrize("name", [*ALONE, *MIXTURES])
 def test_the_head_of_a_ready_spec_states_what_a_plan_prints(name: str):
     head, figures = (SPECS / f"{name}.yaml").read_text().partition("\nname:")[0], stated(name)
     assert (
@@ -115,6 +124,7 @@ def test_rows_documents_and_requests_of_each_ready_spec_are_told(tmp_path: Path,
     assert plan.obstacles == []
     assert (found.num_rows, found.num_documents, found.num_images) == ROWS[name]
     assert found.num_videos == (name == "webvid")
+    assert found.film_seconds == (2 if name == "webvid" else None)
     assert found.how == "counted in 1 file"
 
 
