@@ -62,7 +62,7 @@ def read_mask(segmentation: Any, drawn_in: tuple[float, float], size: tuple[int,
                 raise ValueError(f"counts that are not {rows} x {columns} pixels")
             flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
             found = flat.reshape(rows, columns, order="F").astype(np.uint8)
-            found = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)
+            found = found[np.arange(height) * rows // height][:, np.arange(width) * columns // width]  # the nearest
         else:
             found = np.zeros((height, width), np.uint8)
             scale = np.array(size) / np.array(drawn_in)
