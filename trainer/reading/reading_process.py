@@ -73,7 +73,7 @@ class ReadingProcess:
             self._process.join(1.0)
             raise RunError(
                 f"the process that reads samples has ended with exit code {self._process.exitcode}: see its own error, "
-                "or look for want of memory"
+                "or whether memory ran out"
             ) from error
         if isinstance(found, Exception):
             raise found
