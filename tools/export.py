@@ -309,7 +309,8 @@ class _TarWriter(_Writer):
         texts, images = parallel_lists(document, names)
         places = [s.media for s in document.segments if s.media is not None]
         page = document.source.page_url
-        record: dict[str, Any] = {"sample_id": document.key, "texts": texts, "images": images, "url": page, "page_url": page}
+        record: dict[str, Any] = {"sample_id": document.key, "texts": texts, "images": images}
+        record |= {"url": page, "page_url": page}
         record |= {"lang": document.lang, "metadata": _origin(document)}
         record["image_metadata"] = _described(document, places)
         self._add_member(f"{document.key}.json", canonical_json(record).encode())
