@@ -108,6 +108,7 @@ def test_a_link_is_cut(cluster: Cluster, expected_requests: Counter[str], timed:
     before = cluster.requests()  # with those whose answers do not arrive any more
     stored = cluster.stored_urls("cut")
     time.sleep(40)  # longer than Flink waits for a heartbeat
+    host.kill()  # first: what waits in its connections would arrive as soon as the link is back
     host.mend()
     cluster.start_task_manager("worker1")
     cluster.finish(build, "cut")
