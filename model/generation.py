@@ -62,10 +62,10 @@ class GenerationConfig(Config):
     use_cache: bool = Field(
         True, description="cache keys and values; off: run the whole prefix at each step, as the released code"
     )
-    fixed_cache: bool | None = Field(
-        None,
+    fixed_cache: bool = Field(
+        False,
         description="cache in memory of a fixed size, with which a GPU runs each step as one CUDA graph, where the "
-        "language model can; null: on a GPU",
+        "language model can",
     )
 
     @model_validator(mode="after")
@@ -176,8 +176,8 @@ def generate_steps(
             row.frames_left = config.num_frames
             row.begin_image(num_slots)
         row.settle(config)
-    fixed = x.is_cuda if config.fixed_cache is None else config.fixed_cache
-    room = config.max_new_tokens + max(config.max_images, config.num_frames) * (num_slots + 2) if fixed else None
+    most_images = max(config.max_images, config.num_frames)
+    room = config.max_new_tokens + most_images * (num_slots + 2) if config.fixed_cache else None
     runner = StepRunner(model.language_model, lengths, use_cache=config.use_cache, room=room)
     embed = model.language_model.get_input_embeddings()
     never = torch.tensor(never_chosen(tokenizer), device=x.device)

@@ -51,10 +51,10 @@ class ReaderSettings(Settings):
     num_threads: int = Field(
         2, ge=0, description="threads per rank that read and decode; 0: read in the training's thread"
     )
-    own_process: bool | None = Field(
-        None,
-        description="read and collate in a process beside the one that trains, one per rank; null: on a GPU. Streams, "
-        "and images of which features are kept, are read in the training's own",
+    own_process: bool = Field(
+        False,
+        description="read and collate in a process beside the one that trains, one per rank. Streams, and images of "
+        "which features are kept, are read in the training's own",
     )
     prefetch_steps: int = Field(2, ge=1, description="steps read ahead")
     max_bad_fraction: float = Field(

@@ -23,8 +23,7 @@ def reading_process(task: Task, world: World, state: Mapping[str, str] | None) -
     Raises:
         UserError: If the mixture does not fit the data, or the state belongs to other data.
     """
-    wanted = task.run.data.reader.own_process
-    if not (world.device.type == "cuda" if wanted is None else wanted):
+    if not task.run.data.reader.own_process:
         return None
     if (detached := task.detached()) is None:
         return None

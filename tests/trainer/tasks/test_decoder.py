@@ -318,7 +318,9 @@ def test_captions_are_cut_only_where_they_are_read(training_corpus, tmp_path):
         VideoDecoderRunSettings.model_validate(
             image_run(stages=[{"lr": {"decoder": 1e-3}}]) | {"max_caption_tokens": 5}
         )
-    begin(chosen := config(conditioning="generated", max_caption_tokens=5, autoencoder=None), training_corpus, tmp_path)
+    phases = {"phases": [{"weights": {"pairs": 1.0}}]}
+    chosen = config(conditioning="generated", max_caption_tokens=5, autoencoder=None, mixture=phases)
+    begin(chosen, training_corpus, tmp_path)
     task = DecoderTask(chosen.model, chosen.decoder, training_corpus, str(tmp_path), ALONE)
     packs = next(iter(Loader(task.data.plan(task.costs()), task.data.reader()))).packs
     lengths = [len(prompt.sequence.token_ids) for prompt in task.collate(packs).prompts]

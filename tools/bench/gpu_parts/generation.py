@@ -1,4 +1,4 @@
-"""Generation: images of 64 embeddings by the config's model, with the cache and without."""
+"""Generation: images of 64 embeddings by the config's model, with either cache and without."""
 
 from model.emu import Emu
 from model.generation import GenerationConfig, Prompt, generate
@@ -7,9 +7,15 @@ from model.sequence import Layout
 from model.tokenizer import Tokenizer
 from tools.bench.gpu_parts.part import Bench, quick_weights
 
+CACHES = {
+    "a growing cache": GenerationConfig(max_new_tokens=0, max_images=1),
+    "a fixed cache": GenerationConfig(max_new_tokens=0, max_images=1, fixed_cache=True),
+    "no cache": GenerationConfig(max_new_tokens=0, max_images=1, use_cache=False),
+}
+
 
 def generation(bench: Bench) -> None:
-    """Images of 64 embeddings by the config's model after a caption, with the cache and without."""
+    """Images of 64 embeddings by the config's model after a caption, with either cache and without."""
     config, tokenizer = bench.model_of_corpus()
     with quick_weights(on_gpu=bench.on_gpu):
         model = Emu(config).to(bench.device, bench.dtype).eval()
@@ -18,17 +24,12 @@ def generation(bench: Bench) -> None:
     prompt = Prompt.of(layout, [text(caption, tokenizer, role="caption")], draw=True)
     for num in (1, 8):
         speeds = {}
-        for name, use_cache in (("with the cache", True), ("without a cache", False)):
-            settings = GenerationConfig(max_new_tokens=0, max_images=1, use_cache=use_cache)
+        for name, settings in CACHES.items():
             speeds[name] = _images_a_second(bench, model, tokenizer, [prompt] * num, settings)
             bench.add(f"images at batch {num}, {name}", speeds[name], "/s")
-        bench.add(
-            f"at batch {num}, with the cache to without", speeds["with the cache"] / speeds["without a cache"], "x"
-        )
-    found = [
-        generate(model, tokenizer, [prompt], GenerationConfig(max_new_tokens=0, max_images=1, use_cache=use_cache))
-        for use_cache in (True, False)
-    ]
+        for name in ("a growing cache", "a fixed cache"):
+            bench.add(f"at batch {num}, {name} to none", speeds[name] / speeds["no cache"], "x")
+    found = [generate(model, tokenizer, [prompt], CACHES[name]) for name in ("a fixed cache", "no cache")]
     cached, again = (results[0].images[0].float() for results in found)
     bench.add("first embedding, cached to uncached: largest difference", float((cached - again)[0].abs().max()), "")
     bench.add("last embedding, cached to uncached: largest difference", float((cached - again)[-1].abs().max()), "")
