@@ -23,8 +23,8 @@ FILM = Measured(6.93, "seconds of film decoded per second of a core", "video: se
 TEXT_ROWS = Measured(616, "texts moved through all stages per second and core", "growth: processor time of 4,000 texts")
 WORK_PER_BYTE = Measured(1.3, "bytes in work/ per byte of documents", "growth: work/ at the end, less the raw store")
 TAR_OVERHEAD = Measured(3_900, "bytes of a tar and its indexes per document", "disk: tars, without images and text")
-PROCESS_MEMORY = Measured(597e6, "bytes of memory of the largest process", "growth: largest process, texts")
-ROW_MEMORY = Measured(72, "further bytes of it per document", "growth: memory that is not flat")
+PROCESS_MEMORY = Measured(204e6, "bytes of memory of the largest process", "growth: largest process, less its rows")
+ROW_MEMORY = Measured(170, "further bytes of it per document", "growth: largest process, by difference")
 SITE_FILES = 3
 """Requests to each host before the first image: robots.txt, tdmrep.json, ai.txt (`web/site_rules.py`)."""
 SMALL_SAMPLE = 5
