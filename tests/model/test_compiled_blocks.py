@@ -33,7 +33,7 @@ def batches(it):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_batches_of_any_size_take_one_graph_per_kind_of_block(small, counted, frozen):
     it = small("emu2")
     it.model.encoder.requires_grad_(not frozen)

@@ -28,7 +28,7 @@ def test_as_many_processes_as_divide_all_batches(monkeypatch, gpus, cores, numbe
     assert command_line._fitting_processes(runs) == number
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_command_starts_ends_and_continues_two_processes(training_corpus, tmp_path, monkeypatch):
     for name in ("RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)

@@ -2,15 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from pipelines.errors import RunError, UserError
 from tests.trainer import small_corpus, trial_runs
-from tests.trainer.ranks import ALONE, in_ranks
+from tests.trainer.conftest import TREE, changed
+from tests.trainer.ranks import ALONE
 from trainer.plan.mixture import Phase
 from trainer.reading.micro_batches import Collated
 from trainer.tasks.detached import reading_process
@@ -18,6 +23,7 @@ from trainer.tasks.pretrain import PretrainTask
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[3]
 OWN = {"data.reader.own_process": True}
 
 
@@ -62,6 +68,7 @@ def test_steps_and_a_changed_mixture_are_the_same_in_another_process(both):
     assert {row.source for row in there.read.rows} == {"pairs"}
 
 
+@pytest.mark.nightly
 def test_errors_of_the_loader_are_raised_here_and_it_may_be_asked_again(both):
     process, _, read = both
     with pytest.raises(UserError, match="nowhere"):
@@ -69,6 +76,7 @@ def test_errors_of_the_loader_are_raised_here_and_it_may_be_asked_again(both):
     assert_equal(read(), process.read(2))
 
 
+@pytest.mark.nightly
 def test_a_process_that_is_gone_is_named_and_signals_to_the_run_do_not_end_it(both):
     process, _, read = both
     child = process._process.pid
@@ -81,6 +89,7 @@ def test_a_process_that_is_gone_is_named_and_signals_to_the_run_do_not_end_it(bo
         process.read(2)
 
 
+@pytest.mark.nightly
 def test_nothing_is_left_after_close(both):
     process, _, _ = both
     process.close()
@@ -94,10 +103,15 @@ def test_kept_features_and_streams_are_read_in_the_trainings_own_process(trainin
 
 
 @pytest.mark.nightly
-def test_a_run_that_reads_beside_itself_trains_the_same(training_corpus, config, tmp_path):
+def test_a_run_that_reads_beside_itself_trains_the_same(training_corpus, tmp_path):
     chosen = {"steps": 6, "stages": [{"lr": {"bridge": 1e-3, "language_model": 1e-3}}]}
-    for own in (False, True):
-        run = config(**chosen, **{"data.reader.own_process": own})
-        in_ranks(1, trial_runs.run, "pretrain", run, training_corpus, tmp_path / str(own))
+    for own in (False, True):  # as a command: the test's own processes may have no children
+        tree = changed(
+            TREE, {f"pretrain.{key}": value for key, value in {**chosen, "data.reader.own_process": own}.items()}
+        )
+        path = tmp_path / f"{own}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        given = ["--config", str(path), "--corpus", training_corpus, "--out", str(tmp_path / str(own))]
+        subprocess.run([sys.executable, "-m", "trainer", "pretrain", *given], cwd=ROOT, check=True)
     assert trial_runs.losses(tmp_path / "True") == trial_runs.losses(tmp_path / "False")
     assert trial_runs.consumed(tmp_path / "True") == trial_runs.consumed(tmp_path / "False")
