@@ -218,7 +218,7 @@ def crawled(tmp_path_factory):
     return spec, folder / "out"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_truncated_warc_gives_what_it_holds_and_a_counted_drop(crawled, tmp_path):
     warcs = sorted((crawled[1] / "work" / "warc" / "web").glob("*.warc.gz"), key=lambda p: p.stat().st_size)
     whole = warcs[-1].read_bytes()

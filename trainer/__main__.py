@@ -186,6 +186,7 @@ def _train_in_processes(number: int, config_path: str, corpus: str, out: str, ov
 
     command = click.get_current_context().info_name
     options = ["--config", config_path, "--corpus", corpus, "--out", out, *(f"--set={one}" for one in overrides)]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with four lines about it
     agent = ["--standalone", f"--nproc_per_node={number}", f"--shutdown_timeout={_SAVING}"]
     return launch([*agent, "-m", "trainer", str(command), *options])
 

@@ -404,7 +404,7 @@ def test_channels_last_change_neither_losses_nor_images() -> None:
     assert (drawn[0] - drawn[1]).abs().max() <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_blocks_give_the_same_losses_gradients_and_images() -> None:
     torch.compiler.reset()
     plain, other = _decoder(), _decoder()

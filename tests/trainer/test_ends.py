@@ -101,7 +101,7 @@ def is_whole(out: Path, steps: int) -> None:
 # --- a source that runs dry, a stream that breaks -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_stream_that_breaks_ends_the_run_after_a_save(training_corpus, tars, tmp_path, size):
     flag = tmp_path / "flag"
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -156,7 +156,7 @@ def test_a_run_ends_if_no_stream_remains(training_corpus, tars, tmp_path):
     assert len(checkpoints(tmp_path / "out")) == 1
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_an_exhausted_source_ends_the_run_after_a_save(training_corpus, tmp_path, size):
     changes = {"mixture.max_epochs": {"pairs": 1.5}, "checkpoints.every": NEVER, "steps": 60}
     given = arguments(tmp_path, training_corpus, changes)
@@ -330,7 +330,8 @@ def test_a_real_command_that_stalls_heeds_the_first_signal(training_corpus, tars
         assert out.splitlines()[-1].startswith("pretrain: stopped, saved in ")
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.nightly
 def test_ctrl_c_saves_in_the_middle_of_a_run_and_a_second_one_does_not_wait(training_corpus, tmp_path, times):
     process = start(arguments(tmp_path, training_corpus, {"checkpoints.every": NEVER, "steps": 100_000}))
     metrics = tmp_path / "out/metrics.jsonl"

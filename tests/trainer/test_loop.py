@@ -41,7 +41,7 @@ def captured(world, chosen, corpus, out):
     return end, said.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_made_longer_says_how_its_rate_jumps_or_keeps_its_curve(training_corpus, config, tmp_path):
     stage = {"lr": {"language_model": 1e-3}, "schedule": {"warmup": 0}}
     for folder in ("jumps", "keeps"):

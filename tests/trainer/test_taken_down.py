@@ -39,6 +39,7 @@ def take_down(corpus: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [6, pytest.param(4, marks=pytest.mark.nightly)], ids=["within a buffer", "between"])
+@pytest.mark.nightly
 def test_a_run_continues_only_if_it_is_told_to(copy, config, tmp_path, at):
     chosen = config(**{"checkpoints.every": 2, "steps": 24})
     out = tmp_path / "run"

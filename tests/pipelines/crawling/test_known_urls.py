@@ -125,6 +125,7 @@ def counted_links(path: str) -> Iterator[tuple[str, Mark]]:
     yield from link_marks(path)
 
 
+@pytest.mark.nightly
 def test_a_crawl_reads_the_links_of_each_round_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crawl, "link_marks", counted_links)
     READ.clear()

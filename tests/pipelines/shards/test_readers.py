@@ -157,6 +157,7 @@ def test_energon_reads_all_segments_of_a_text(corpus):
 @pytest.mark.parametrize(
     "kind", ["interleaved", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("video", "grounded"))]
 )
+@pytest.mark.nightly
 def test_energon_reads_crude_kinds_with_the_shipped_cooker(corpus, kind):
     folder = corpus[0] / f"{kind}s"
     read = energon_samples(folder, [shipped_cookers(folder)["cook_interleaved"]])
@@ -167,7 +168,7 @@ def test_energon_reads_crude_kinds_with_the_shipped_cooker(corpus, kind):
         assert all(x.shape == (3, 24, 32) for x in record.sequence if isinstance(x, torch.Tensor))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_energon_reads_the_other_split(corpus):
     assert len(energon_samples(corpus[0] / "pairs", split="val")) == NUM_SAMPLES["val"]
 

@@ -540,6 +540,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("every", [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
 def test_a_kill_leaves_the_old_or_the_new_corpus(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ):
@@ -595,6 +596,7 @@ for number in range(1, 1000):
 """
 
 
+@pytest.mark.nightly
 def test_a_process_that_is_killed_at_any_rename_is_brought_to_the_same_end(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

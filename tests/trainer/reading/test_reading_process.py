@@ -56,6 +56,7 @@ def assert_equal(here, there):
         assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
 
+@pytest.mark.nightly
 def test_steps_and_a_changed_mixture_are_the_same_in_another_process(both):
     process, loader, read = both
     for _ in range(3):

@@ -85,7 +85,7 @@ def test_both_parts_leave_what_they_promise(trained):
     assert float(decoder.latent_scale) != 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_resumes_as_if_it_had_not_been_killed(trained, training_corpus, tmp_path):
     begin(config(), training_corpus, tmp_path)
     killed(1, "decoder", config(), training_corpus, tmp_path, 3)

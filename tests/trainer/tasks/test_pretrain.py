@@ -86,6 +86,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been_killed(training_corpus, conf
         (3, (1, 2, 1)),
     ],
 )
+@pytest.mark.nightly
 def test_a_run_resumes_at_another_world_size(training_corpus, config, tmp_path, stage, sizes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     held_out = {"every": 5, "packs": 1, "samples": 1}
@@ -273,7 +274,7 @@ def run_edited_while_late(world, config, corpus, out, edits, late):
     return run_edited(world, config, corpus, out, edits)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_processes_change_their_mixture_at_one_step_while_one_is_late(training_corpus, config, tmp_path):
     first, second = ({name: 1.0} for name in ("pairs", "texts"))
     chosen, edited = (config(steps=24, **{"mixture.phases": [{"weights": weights}]}) for weights in (first, second))

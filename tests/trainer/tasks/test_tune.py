@@ -191,6 +191,7 @@ def test_adapters_are_tuned_and_the_base_is_left_alone(training_corpus, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
 def test_a_killed_run_ends_with_the_same_weights(training_corpus, tmp_path, zero_stage):
     lora = LORA | {"dropout": 0.1}
     config = tuning(**{"steps": 6, "lora": lora, "engine.zero_stage": zero_stage, "checkpoints.every": 2})
